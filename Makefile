@@ -1,0 +1,56 @@
+# `make demo` and `make test` set up everything they need; the other targets build on them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO ?= demo
+export MPLBACKEND := Agg
+
+.PHONY: help demo test check prove bench clean
+help:
+	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate"
+	@echo "make test     lint, type-check and test everything"
+	@echo "make check    lint and type-check only"
+	@echo "make prove    the long forms of the proofs"
+	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
+	@echo "make clean    remove the virtual environment and the demo"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[model,dev]"
+	@touch $@
+
+# Without biome and eco_region, so that probing the biome is fair.
+demo: $(READY)
+	$(BIN)/mmearth-data build --recipe demo --out $(DEMO)/planet.zarr
+	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr
+	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr --figure $(DEMO)/tile.png --map $(DEMO)/map.png
+	$(BIN)/mmearth-train pretrain $(DEMO)/planet.zarr --recipe demo --exclude biome,eco_region --out $(DEMO)/run
+	$(BIN)/mmearth-train evaluate $(DEMO)/run --task store:biome
+	@echo
+	@echo "$(DEMO)/planet.zarr  the store: 256 synthetic tiles (mmearth-data inspect, xarray.open_zarr)"
+	@echo "$(DEMO)/tile.png     all modalities of one tile"
+	@echo "$(DEMO)/map.png      where the tiles lie"
+	@echo "$(DEMO)/run          the pretrained model and its logs"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+prove: $(READY)
+	$(BIN)/pytest -m slow
+
+BENCHES := $(patsubst tests/benchmarks/bench_%.py,bench-%,$(sort $(wildcard tests/benchmarks/bench_*.py)))
+.PHONY: $(BENCHES)
+bench: $(BENCHES)
+$(BENCHES): bench-%: $(READY)
+	$(BIN)/python tests/benchmarks/bench_$*.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)
