@@ -1,0 +1,130 @@
+"""Build and read multi-modal Earth-observation stores.
+
+Everything that users need is importable from here; names are loaded on first use, so that
+``import mmearth_data`` stays instant and a training machine needs few libraries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from mmearth_data.errors import (
+    CatalogError,
+    FileInputError,
+    InputError,
+    MMEarthError,
+    RetryLater,
+    StoreDamaged,
+    TileUnavailable,
+)
+from mmearth_data.resources import resource_path
+
+if TYPE_CHECKING:
+    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare
+    from mmearth_data.building.executor import Progress
+    from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
+    from mmearth_data.commands import CommandGroup
+    from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
+    from mmearth_data.loading.loader import Batch, Loader
+    from mmearth_data.modality import ClassLabel, Kind, Modality
+    from mmearth_data.recipe import BuildRecipe, make_recipe
+    from mmearth_data.sampling import write_sample
+    from mmearth_data.store import verify
+    from mmearth_data.store.derived import derived
+    from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
+
+__version__ = version("mmearth")
+
+_HOME = {
+    "Batch": "loading.loader",
+    "BuildRecipe": "recipe",
+    "Catalog": "catalog",
+    "ClassLabel": "modality",
+    "CommandGroup": "commands",
+    "Kind": "modality",
+    "Loader": "loading.loader",
+    "Modality": "modality",
+    "Place": "tile",
+    "PreparedBuild": "api",
+    "Progress": "building.executor",
+    "Store": "api",
+    "TileGrid": "tile",
+    "build": "api",
+    "derived": "store.derived",
+    "describe_modality": "catalog",
+    "draw_sample": "api",
+    "format_tile_id": "tile",
+    "load_catalog": "catalog",
+    "make_recipe": "recipe",
+    "map_figure": "inspection",
+    "open_store": "api",
+    "parse_tile_id": "tile",
+    "prepare": "api",
+    "render_catalog": "catalog",
+    "render_modality": "catalog",
+    "render_summary": "inspection",
+    "sample_map": "inspection",
+    "summarise": "inspection",
+    "tile_figure": "inspection",
+    "verify": "store",
+    "write_sample": "sampling",
+}
+
+__all__ = [
+    "Batch",
+    "BuildRecipe",
+    "Catalog",
+    "CatalogError",
+    "ClassLabel",
+    "CommandGroup",
+    "FileInputError",
+    "InputError",
+    "Kind",
+    "Loader",
+    "MMEarthError",
+    "Modality",
+    "Place",
+    "PreparedBuild",
+    "Progress",
+    "RetryLater",
+    "Store",
+    "StoreDamaged",
+    "TileGrid",
+    "TileUnavailable",
+    "__version__",
+    "build",
+    "derived",
+    "describe_modality",
+    "draw_sample",
+    "format_tile_id",
+    "load_catalog",
+    "make_recipe",
+    "map_figure",
+    "open_store",
+    "parse_tile_id",
+    "prepare",
+    "render_catalog",
+    "render_modality",
+    "render_summary",
+    "resource_path",
+    "sample_map",
+    "summarise",
+    "tile_figure",
+    "verify",
+    "write_sample",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the module that defines it, on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,336 @@
+"""The front door: everything that a user of the package calls, in one place.
+
+Heavy libraries are imported where they are used, so that reading a finished store needs few of them.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from mmearth_data.errors import InputError
+from mmearth_data.store.reader import Store as StoredTiles
+from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from geopandas import GeoDataFrame
+
+    from mmearth_data.building.executor import Progress
+    from mmearth_data.building.plan import BuildPlan
+    from mmearth_data.catalog import Catalog
+    from mmearth_data.loading.loader import Loader
+    from mmearth_data.modality import Modality
+    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.sampling import Sample
+    from mmearth_data.sources.base import Source, SourceWithEcoregions, SourceWithPlaces
+
+
+class Store(StoredTiles):
+    """Tiles of a store, or of a selection of it; see `mmearth_data.store.reader.Store`."""
+
+    def loader(self, **options: Any) -> Loader:
+        """Deliver the selected tiles in batches of raw arrays; the options are those of `Loader`.
+
+        Examples
+        --------
+        >>> train = open_store("planet.zarr").select(split="train")  # doctest: +SKIP
+        >>> for batch in train.loader(batch_size=64, seed=0):  # doctest: +SKIP
+        ...     batch["sentinel2"].shape
+        (64, 13, 64, 64)
+        """
+        from mmearth_data.loading.loader import Loader
+
+        return Loader(self, **options)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store, or what is committed of one that is being built.
+
+    Parameters
+    ----------
+    path
+        Folder of the store.
+
+    Returns
+    -------
+    Store
+        Lazy: values are read when they are asked for.
+
+    Raises
+    ------
+    InputError
+        When there is no store.
+    StoreDamaged
+        When it does not hold what its records promise, here or on first use of the part in question.
+    """
+    return Store.open(path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedBuild:
+    """A build resolved into values: what will be read from where, before anything happens.
+
+    Attributes
+    ----------
+    recipe
+        The options.
+    source
+        Delivers the pixels.
+    plan
+        Shards, slots and reserves.
+    sample
+        How the places were chosen; None where the source brought them.
+    """
+
+    recipe: BuildRecipe
+    source: Source
+    plan: BuildPlan
+    sample: Sample | None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready account of what a build would do: tiles, shards, bytes before compression."""
+        layout = self.plan.layout
+        per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
+        return {
+            "source": {"name": self.source.name, "synthetic": self.source.synthetic},
+            "tiles": layout.tiles,
+            "tile_size_px": layout.size_px,
+            "shards": layout.shards,
+            "tiles_per_shard": layout.tiles_per_shard,
+            "raw_bytes_per_tile": per_tile,
+            "raw_bytes": layout.tiles * sum(per_tile.values()),
+            "sample": None if self.sample is None else self.sample.report.to_dict(),
+        }
+
+
+def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> PreparedBuild:
+    """Resolve a recipe: source, places, splits, shards. Reads input files, writes nothing.
+
+    Raises
+    ------
+    InputError
+        When any input cannot be used.
+    """
+    from mmearth_data.building.plan import plan_given, plan_sampled
+    from mmearth_data.catalog import load_catalog
+
+    catalog = catalog or load_catalog()
+    ecoregions = _read_ecoregions(recipe)
+    source = make_source(recipe, catalog, ecoregions)
+    modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
+    if recipe.source_file is not None:
+        given = cast("SourceWithPlaces", source).places(recipe.tile_size)
+        layout = _layout(recipe, modalities, len(given))
+        plan = plan_given(given, recipe.split_shares, recipe.seed, layout)
+        return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None)
+    if ecoregions is None:
+        ecoregions = cast("SourceWithEcoregions", source).ecoregions()
+    drawn = draw_sample(recipe, ecoregions)
+    layout = _layout(recipe, modalities, drawn.report.tiles)
+    return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(drawn.frame, layout), sample=drawn)
+
+
+def build(
+    recipe: BuildRecipe,
+    out: str | Path,
+    *,
+    catalog: Catalog | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Store:
+    """Build a store, or continue one that was interrupted.
+
+    Parameters
+    ----------
+    recipe
+        What to build.
+    out
+        Folder of the store; new, or an unfinished store of the same recipe.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+    report
+        Called with the progress after each shard.
+
+    Returns
+    -------
+    Store
+        The finished store, opened.
+
+    Raises
+    ------
+    InputError
+        When an input cannot be used, or ``out`` holds something else.
+    """
+    from mmearth_data.building.executor import run
+    from mmearth_data.store.writer import StoreWriter
+
+    out = Path(out)
+    existing = _existing_store(out)
+    identity = recipe.identity()
+    if existing is not None:
+        _refuse_other(existing, "recipe", existing.recipe, identity)
+    prepared = prepare(recipe, catalog=catalog)
+    source_identity = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
+    if existing is not None:
+        _refuse_other(existing, "source", existing.source, source_identity)
+        if existing.finished:
+            return existing
+        writer = StoreWriter.resume(out)
+    else:
+        writer = StoreWriter.create(
+            out,
+            prepared.plan.layout,
+            recipe=identity,
+            source=source_identity,
+            synthetic=prepared.source.synthetic,
+        )
+    try:
+        run(prepared.plan, prepared.source, writer, threads=recipe.threads, report=report or (lambda progress: None))
+    except InputError:
+        if existing is None and not writer.committed():
+            shutil.rmtree(out)
+        raise
+    writer.finish()
+    return open_store(out)
+
+
+def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> Sample:
+    """Choose the places of a build: deterministic in the recipe's seed.
+
+    Parameters
+    ----------
+    recipe
+        Region, number of tiles, balance and splits.
+    ecoregions
+        Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or asks the source.
+    """
+    from mmearth_data.regions import resolve_region
+    from mmearth_data.sampling import SamplingOptions, read_sample, sample
+
+    if ecoregions is None:
+        ecoregions = sample_ecoregions(recipe)
+    options = SamplingOptions(
+        tiles=recipe.tiles,
+        size_px=recipe.tile_size,
+        seed=recipe.seed,
+        balance=recipe.balance,
+        oversample=recipe.oversample,
+        split=recipe.split or "block",
+        split_shares=recipe.split_shares,
+        split_guard_m=recipe.split_guard_m,
+        min_distance_m=recipe.min_distance_m,
+        threads=recipe.threads,
+    )
+    if recipe.tiles_file is not None:
+        return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options)
+    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options)
+
+
+def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
+    """Ecoregions to sample in: the recipe's file, or those of its source."""
+    from mmearth_data.catalog import load_catalog
+
+    ecoregions = _read_ecoregions(recipe)
+    if ecoregions is not None:
+        return ecoregions
+    if recipe.source_file is not None:
+        raise InputError("Expected ecoregions to sample in: give --ecoregions FILE, or --source synthetic.")
+    return cast("SourceWithEcoregions", make_source(recipe, load_catalog(), None)).ecoregions()
+
+
+def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
+    """Source that a recipe names.
+
+    Raises
+    ------
+    InputError
+        When there is no such source.
+    """
+    if recipe.source_name == "synthetic" and recipe.source_file is None:
+        from mmearth_data.sources.synthetic import SyntheticSource
+
+        return SyntheticSource(
+            recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent
+        )
+    if recipe.source_name == "rasters" and recipe.source_file is not None:
+        from mmearth_data.sources.rasters import RasterSource
+
+        return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
+    raise InputError(f"Expected --source synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+
+
+def _existing_store(out: Path) -> Store | None:
+    """Store that stands at ``out``, or None where nothing does."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise InputError(f"{out}: expected a folder for the store, got a file; choose another --out.")
+    if not any(out.iterdir()):
+        return None
+    if not (out / "zarr.json").is_file():
+        raise InputError(f"{out}: expected a new or empty folder, or an MMEarth store, got a folder of other files.")
+    return open_store(out)
+
+
+def _refuse_other(existing: Store, what: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    from mmearth_data.recipe import differences
+
+    lines = differences({what: dict(stored)}, {what: dict(wanted)})
+    if lines:
+        raise InputError(
+            f"{existing.path}: expected the {what} that this store was begun with, got another one "
+            f"(stored -> given): {'; '.join(lines)}. Use the stored values, or another --out."
+        )
+
+
+def _read_ecoregions(recipe: BuildRecipe) -> GeoDataFrame | None:
+    if recipe.ecoregions is None:
+        return None
+    from mmearth_data.ecoregions import read_ecoregions
+
+    return read_ecoregions(recipe.ecoregions)
+
+
+def _wanted(catalog: Catalog, recipe: BuildRecipe) -> tuple[Modality, ...]:
+    """Modalities that were asked for; a raster mapping asks for all that it has, also those switched off by default."""
+    if recipe.modalities is None and recipe.source_file is not None:
+        return tuple(catalog.modalities.values())
+    return catalog.select(recipe.modalities)
+
+
+def _labelled(recipe: BuildRecipe) -> bool:
+    """Whether places of this build know their biome and ecoregion."""
+    return recipe.source_file is None or recipe.ecoregions is not None
+
+
+def _deliverable(
+    source: Source, wanted: tuple[Modality, ...], recipe: BuildRecipe, *, labelled: bool
+) -> tuple[Modality, ...]:
+    """Modalities that the store will have: what the source delivers, derived ones, and labels of places."""
+    from mmearth_data.modality import Kind
+
+    labels = {m.name for m in wanted if m.kind is Kind.TILE_CATEGORICAL} if labelled else set()
+    pixels = {m.name for m in source.modalities([m for m in wanted if m.stored])}
+    kept = tuple(m for m in wanted if m.name in pixels | labels or not m.stored)
+    missing = [m.name for m in wanted if m not in kept]
+    if recipe.modalities is not None and missing:
+        raise InputError(
+            f"--modalities: expected modalities that the source {recipe.source} delivers, got {', '.join(missing)}; "
+            f"it has {', '.join(m.name for m in kept)}."
+        )
+    if not any(m.kind.is_raster for m in kept):
+        raise InputError(f"Expected at least one raster modality, got {', '.join(m.name for m in kept) or 'none'}.")
+    return kept
+
+
+def _layout(recipe: BuildRecipe, modalities: tuple[Modality, ...], tiles: int) -> StoreLayout:
+    return StoreLayout(
+        modalities=modalities,
+        tiles=tiles,
+        size_px=recipe.tile_size,
+        tiles_per_shard=recipe.tiles_per_shard or default_tiles_per_shard(tiles),
+    )

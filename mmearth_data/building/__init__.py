@@ -1,0 +1,1 @@
+"""Plan a build, fill its shards, run them."""

@@ -1,0 +1,186 @@
+"""The one effect of a build: fill a shard from a source."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.building.plan import NO_BIOME, NO_ECO_REGION, Reserve, ShardPlan, Slot
+from mmearth_data.errors import TileUnavailable
+from mmearth_data.modality import Kind, Modality
+from mmearth_data.sources.base import Rejection, Source, Survey
+from mmearth_data.tile import LEVEL_NONE, NO_TIME, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Executor
+
+    from mmearth_data.store.schema import StoreLayout
+
+SPLIT_NONE = 255
+
+
+@dataclass
+class FilledShard:
+    """Arrays of one shard, ready to be written.
+
+    Attributes
+    ----------
+    columns
+        One array (or list) per 1-D name of the store, one entry per slot.
+    rasters
+        Raster modality -> (slots, band, y, x), stored dtype.
+    rejected
+        Rows for ``rejected.parquet``.
+    filled
+        Number of slots that hold a tile.
+    """
+
+    columns: dict[str, Any]
+    rasters: dict[str, np.ndarray[Any, Any]]
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    filled: int = 0
+
+
+def fill_shard(plan: ShardPlan, source: Source, layout: StoreLayout, pool: Executor) -> FilledShard:
+    """Read every slot's tile; failed slots take reserves, round after round.
+
+    The outcome depends on the plan and the source alone: within a round the order in which tiles
+    arrive does not matter, and reserves are dealt between rounds, in slot order.
+
+    Parameters
+    ----------
+    plan
+        Slots and reserves.
+    source
+        Delivers surveys and pixels; called from the pool's threads.
+    layout
+        Gives modalities and shapes.
+    pool
+        Runs the reading of tiles.
+    """
+    shard = empty_shard(plan, layout)
+    wanted = _asked_of_source(layout)
+    first_row = plan.slots[0].row
+    reserves = list(plan.reserves)
+    candidates: list[tuple[Slot, Place]] = [(slot, slot.place) for slot in plan.slots]
+    while candidates:
+        answers = source.survey([place for _, place in candidates])
+        reads = pool.map(lambda answer: _read(source, answer, wanted), answers)
+        failed: list[Slot] = []
+        for (slot, place), answer in zip(candidates, reads, strict=True):
+            if isinstance(answer, Rejection):
+                shard.rejected.append(_rejected_row(slot, answer))
+                failed.append(slot)
+            else:
+                _store_tile(shard, slot.row - first_row, slot, place, *answer)
+        candidates = _replacements(failed, reserves)
+    return shard
+
+
+def empty_shard(plan: ShardPlan, layout: StoreLayout) -> FilledShard:
+    """Shard in which every slot is still empty."""
+    n = len(plan.slots)
+    columns: dict[str, Any] = {
+        "tile_id": np.zeros(n, np.uint64),
+        "lon": np.full(n, np.nan),
+        "lat": np.full(n, np.nan),
+        "epsg": np.zeros(n, np.int32),
+        "ulx": np.full(n, np.nan),
+        "uly": np.full(n, np.nan),
+        "time": np.full(n, NO_TIME, np.int64),
+        "s2_level": np.full(n, LEVEL_NONE, np.uint8),
+        "s1_asc_days": np.full(n, np.nan, np.float32),
+        "s1_desc_days": np.full(n, np.nan, np.float32),
+        "split": np.full(n, SPLIT_NONE, np.uint8),
+        "facts": ["{}"] * n,
+    }
+    for modality in layout.tabular:
+        columns[modality.name] = modality.empty((n, *modality.array_shape(layout.size_px)))
+    rasters = {m.name: m.empty((n, *m.array_shape(layout.size_px))) for m in layout.rasters}
+    return FilledShard(columns=columns, rasters=rasters)
+
+
+def _asked_of_source(layout: StoreLayout) -> tuple[Modality, ...]:
+    """Modalities that a source reads: class labels of a whole tile come with its place instead."""
+    return tuple(m for m in (*layout.rasters, *layout.tabular) if m.kind is not Kind.TILE_CATEGORICAL)
+
+
+def _read(
+    source: Source, answer: Survey | Rejection, wanted: Sequence[Modality]
+) -> tuple[Survey, dict[str, np.ndarray[Any, Any]]] | Rejection:
+    if isinstance(answer, Rejection):
+        return answer
+    try:
+        return answer, source.read(answer, [m for m in wanted if m.name not in answer.values])
+    except TileUnavailable as refusal:
+        return Rejection(place=answer.place, reason=refusal.reason, detail=refusal.detail)
+
+
+def _store_tile(
+    shard: FilledShard, i: int, slot: Slot, place: Place, survey: Survey, arrays: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    values = {
+        "tile_id": place.tile_id,
+        "lon": place.lon,
+        "lat": place.lat,
+        "epsg": survey.grid.epsg,
+        "ulx": survey.grid.ulx,
+        "uly": survey.grid.uly,
+        "time": survey.time_ms,
+        "s2_level": survey.s2_level,
+        "s1_asc_days": survey.s1_asc_days,
+        "s1_desc_days": survey.s1_desc_days,
+        "split": slot.split,
+        "facts": json.dumps(dict(survey.facts), sort_keys=True),
+        **_labels(place, shard.columns),
+        **{name: array for name, array in survey.values.items() if name in shard.columns},
+    }
+    for name, value in values.items():
+        shard.columns[name][i] = value
+    for name, array in arrays.items():
+        target = shard.rasters[name] if name in shard.rasters else shard.columns[name]
+        target[i] = array
+    shard.filled += 1
+
+
+def _labels(place: Place, columns: Iterable[str]) -> dict[str, int]:
+    """Class labels that the place carries, for those that the store keeps."""
+    known = {
+        "biome": NO_BIOME if place.biome is None else place.biome,
+        "eco_region": NO_ECO_REGION if place.eco_region is None else place.eco_region,
+    }
+    return {name: code for name, code in known.items() if name in columns}
+
+
+def _rejected_row(slot: Slot, rejection: Rejection) -> dict[str, Any]:
+    place = rejection.place
+    return {
+        "tile_id": place.tile_id,
+        "lon": place.lon,
+        "lat": place.lat,
+        "reason": rejection.reason,
+        "detail": rejection.detail,
+        "slot": slot.row,
+    }
+
+
+def _replacements(failed: list[Slot], reserves: list[Reserve]) -> list[tuple[Slot, Place]]:
+    """Give each failed slot, in slot order, the next unused reserve: same ecoregion, else biome, else split."""
+    taken: list[tuple[Slot, Place]] = []
+    for slot in failed:
+        match = next((r for r in _preferred(slot, reserves)), None)
+        if match is not None:
+            reserves.remove(match)
+            taken.append((slot, match.place))
+    return taken
+
+
+def _preferred(slot: Slot, reserves: list[Reserve]) -> Iterable[Reserve]:
+    same_split = [r for r in reserves if r.split == slot.split]
+    yield from (r for r in same_split if r.place.eco_region == slot.place.eco_region)
+    yield from (r for r in same_split if r.place.biome == slot.place.biome)
+    yield from same_split

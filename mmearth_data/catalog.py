@@ -1,0 +1,441 @@
+"""The catalog: every modality described once, in a YAML file, and read from there by everybody.
+
+An entry is checked twice. Its shape (field names, types) is checked against `ModalityEntry`; what the
+fields say together is checked by `Modality` itself. Either way a broken entry is refused with the file, the
+line and the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmearth_data.errors import CatalogError, FileInputError
+from mmearth_data.modality import ClassLabel, Modality, PretextNorm, Resampling, StatisticsBy
+from mmearth_data.resources import resource_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+    from rich.console import Group
+    from rich.table import Table
+
+DTypeName = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+
+
+class _Entry(BaseModel):
+    """Base of the file shapes: no conversions between types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class LicenceEntry(_Entry):
+    """Terms of use, as a catalog file spells them."""
+
+    name: str
+    url: str
+    attribution: str
+
+
+class DisplayEntry(_Entry):
+    """How to draw it, as a catalog file spells it."""
+
+    bands: list[str] = []
+    false_colour: list[str] = []
+    range: Pair | None = None
+    colormap: str = "viridis"
+
+
+class ClassEntry(_Entry):
+    """One class, as a catalog file spells it."""
+
+    code: int
+    name: str
+    colour: Colour | None = None
+
+
+class RecipeEntry(_Entry):
+    """How a source obtains it, as a catalog file spells it."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class ModalityEntry(_Entry):
+    """Shape of one file of ``catalog/modalities``; the meaning of the fields is told at `Modality`."""
+
+    name: str
+    kind: Literal["raster/continuous", "raster/categorical", "raster/mask", "tile/continuous", "tile/categorical"]
+    long_name: str
+    bands: list[str] = []
+    dtype: DTypeName
+    nodata: int | float | Literal["NaN"]
+    order: int = 1000
+    enabled: bool = True
+    units: str = "1"
+    band_units: dict[str, str] = {}
+    scale: float = 1.0
+    offset: float = 0.0
+    resampling: Resampling = "nearest"
+    asset: dict[str, str] = {}
+    asset_bands: dict[str, str] = {}
+    bands_by_level: dict[Literal["L1C", "L2A"], list[str]] = {}
+    recipe: RecipeEntry | None = None
+    derived_from: list[str] = []
+    statistics_by: StatisticsBy = "none"
+    histogram_range: Pair | None = None
+    histogram_ranges: dict[str, Pair] = {}
+    histogram_bins: int = 2048
+    input: bool = False
+    model_bands: list[str] = []
+    pretext: bool = False
+    pretext_norm: PretextNorm = "none"
+    classes: list[ClassEntry] = []
+    """In a file also the path of a CSV table, from the file's own folder."""
+    display: DisplayEntry = DisplayEntry()
+    doi: str = ""
+    source: str = ""
+    licence: LicenceEntry
+
+
+@dataclass(frozen=True, slots=True)
+class EcoRegion:
+    """One terrestrial ecoregion, with the ids that MMEarth published.
+
+    Attributes
+    ----------
+    id
+        Class id of the modality ``eco_region``.
+    name
+        ``ECO_NAME`` of RESOLVE Ecoregions 2017.
+    biome
+        Class id of the modality ``biome``.
+    realm
+        Biogeographic realm.
+    area_km2
+        Area as published, km2.
+    """
+
+    id: int
+    name: str
+    biome: int
+    realm: str
+    area_km2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All modalities that are known, in catalog order.
+
+    Attributes
+    ----------
+    modalities
+        Name -> modality, those that are not enabled included.
+    """
+
+    modalities: Mapping[str, Modality]
+
+    def find(self, name: str) -> Modality:
+        """Return the modality of that name.
+
+        Raises
+        ------
+        CatalogError
+            When there is none; the message names the closest one.
+        """
+        if name not in self.modalities:
+            hint = _did_you_mean(name, self.modalities)
+            raise CatalogError(f"Expected the name of a modality in the catalog, got {name!r}; {hint}.")
+        return self.modalities[name]
+
+    def select(self, names: Sequence[str] | None = None) -> tuple[Modality, ...]:
+        """Modalities by name, in catalog order and each once; without names the enabled ones.
+
+        Raises
+        ------
+        CatalogError
+            When a name is unknown.
+        """
+        if names is None:
+            return tuple(modality for modality in self.modalities.values() if modality.enabled)
+        wanted = {self.find(name).name for name in names}
+        return tuple(modality for modality in self.modalities.values() if modality.name in wanted)
+
+
+def load_catalog(extra: Path | None = None) -> Catalog:
+    """Read the catalog that ships with the package, and the user's own entries on top.
+
+    Parameters
+    ----------
+    extra
+        Folder with files ``*.yaml``, one modality each. A name that the shipped catalog has too replaces the
+        shipped entry as a whole.
+
+    Raises
+    ------
+    FileInputError
+        When the folder is missing or empty, or an entry is broken (with the line and the reason).
+
+    Examples
+    --------
+    >>> [modality.name for modality in load_catalog().select(["sentinel1", "sentinel2"])]
+    ['sentinel2', 'sentinel1']
+    """
+    entries = _read_folder(resource_path("catalog") / "modalities")
+    if extra is not None:
+        entries |= _read_folder(Path(extra))
+    ordered = sorted(entries.values(), key=lambda modality: (modality.order, modality.name))
+    return Catalog(modalities={modality.name: modality for modality in ordered})
+
+
+@lru_cache(maxsize=1)
+def eco_regions() -> tuple[EcoRegion, ...]:
+    """Return the 846 ecoregions of RESOLVE 2017 (without "Rock and Ice"); the index is the published class id."""
+    path = resource_path("catalog") / "ecoregions.csv"
+    return tuple(
+        EcoRegion(int(row["code"]), row["name"], int(row["biome"]), row["realm"], float(row["area_km2"]))
+        for _, row in _read_table(path, ("code", "name", "biome", "realm", "area_km2"))
+    )
+
+
+@lru_cache(maxsize=1)
+def biomes() -> tuple[ClassLabel, ...]:
+    """Return the 14 biomes of RESOLVE 2017; the index is the published class id."""
+    return read_classes(resource_path("catalog") / "classes" / "biome.csv")
+
+
+def read_classes(path: Path) -> tuple[ClassLabel, ...]:
+    """Read a table of classes.
+
+    Parameters
+    ----------
+    path
+        CSV file in UTF-8 with the columns ``code``, ``name`` and, if wanted, ``colour`` (``#rrggbb``). Other
+        columns, and lines that start with ``#``, are ignored.
+
+    Raises
+    ------
+    FileInputError
+        When the table cannot be read, with the line and the reason.
+    """
+    labels: dict[int, ClassLabel] = {}
+    for line, row in _read_table(path, ("code", "name")):
+        try:
+            entry = ClassEntry(code=int(row["code"]), name=row["name"], colour=row.get("colour") or None)
+        except ValueError:
+            problem = f"expected an integer code and a colour like #00ff7f, got {row['code']!r}, {row.get('colour')!r}."
+            raise FileInputError(path, problem, line) from None
+        if entry.code in labels:
+            problem = f"class code {entry.code} is taken by {labels[entry.code].name!r}; give each class its own."
+            raise FileInputError(path, problem, line)
+        labels[entry.code] = ClassLabel(entry.code, entry.name, entry.colour)
+    return tuple(labels.values())
+
+
+def describe_modality(modality: Modality) -> dict[str, Any]:
+    """Everything that the catalog says about one modality, JSON-ready."""
+    return modality.to_dict() | {"stored": modality.stored}
+
+
+def render_catalog(modalities: Sequence[Modality]) -> Table:
+    """Table of modalities for a terminal, one a row; licences stand in the entries themselves."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, whole in (("modality", True), ("kind", True), ("stored as", True), ("holds", False)):
+        table.add_column(title, no_wrap=whole)
+    for m in modalities:
+        what = f"{len(m.classes)} classes" if m.kind.is_categorical else " ".join(m.bands)
+        unit = "" if m.units == "1" or m.kind.is_categorical else f", {m.units}"
+        wanted = "" if m.enabled else " (on request)"
+        table.add_row(m.name, str(m.kind), m.dtype.name if m.stored else "derived", what + unit + wanted)
+    return table
+
+
+def render_modality(modality: Modality) -> Group:
+    """One modality for a terminal: its facts, then its classes in their colours."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in describe_modality(modality).items():
+        if name != "classes" and value not in ("", {}, (), None):
+            facts.add_row(name, Text(_as_text(value)))
+    if not modality.classes:
+        return Group(facts)
+    classes = Table("code", "class", "colour", box=None, pad_edge=False, header_style="bold")
+    for label in modality.classes:
+        swatch = Text("      ", style=f"on {label.colour}") if label.colour else Text("")
+        classes.add_row(str(label.code), Text(label.name), swatch)
+    return Group(facts, "", classes)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_as_text(item)}" for key, item in value.items() if item not in ("", {}, (), None))
+    return " ".join(map(_as_text, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _read_folder(folder: Path) -> dict[str, Modality]:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise FileInputError(folder, f"expected a folder of catalog entries (*.yaml), found {found}; name the folder.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"} and path.is_file())
+    if not paths:
+        others = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "nothing"
+        problem = (
+            f"expected catalog entries (*.yaml, one modality each), found {others}; add one or name another folder."
+        )
+        raise FileInputError(folder, problem)
+    entries: dict[str, Modality] = {}
+    homes: dict[str, Path] = {}
+    for path in paths:
+        modality = read_modality(path)
+        if modality.name in entries:
+            problem = f"the modality {modality.name!r} is described in {homes[modality.name].name} too; keep one."
+            raise FileInputError(path, problem)
+        entries[modality.name], homes[modality.name] = modality, path
+    return entries
+
+
+def read_modality(path: Path) -> Modality:
+    """Read one catalog entry.
+
+    Raises
+    ------
+    FileInputError
+        When the file is not YAML, has another shape than `ModalityEntry`, or contradicts itself.
+    """
+    node, values = _compose(path)
+    if isinstance(values.get("classes"), str):
+        values["classes"] = _table_of(path, values["classes"], _line_of(node, ("classes",)))
+    try:
+        entry = ModalityEntry.model_validate(values).model_dump()
+    except ValidationError as error:
+        problems = error.errors()
+        first = min(problems, key=lambda problem: _line_of(node, problem["loc"]))
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise FileInputError(path, _shape_problem(node, first) + more, _line_of(node, first["loc"])) from None
+    entry["recipe"] = entry["recipe"] or {}
+    try:
+        return Modality.from_dict(entry)
+    except CatalogError as error:
+        keys = tuple((error.field or "name").split("."))
+        raise FileInputError(path, error.message, _line_of(node, keys)) from None
+
+
+def _table_of(entry: Path, name: str, line: int) -> list[dict[str, Any]]:
+    table = entry.parent / name
+    if not table.is_file():
+        raise FileInputError(entry, f"expected a table of classes at {table}, found none; correct the path.", line)
+    return [{"code": label.code, "name": label.name, "colour": label.colour} for label in read_classes(table)]
+
+
+def _compose(path: Path) -> tuple[yaml.MappingNode, Any]:
+    """Read a YAML file as nodes, which remember their lines, and as values."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        _refuse_twice(node, path)
+        values = None if node is None else loader.construct_document(node)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileInputError(path, f"expected a YAML file in UTF-8, got one that cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise FileInputError(path, f"not YAML: {problem}.", None if mark is None else mark.line + 1) from None
+    except (ValueError, RecursionError) as error:
+        raise FileInputError(path, f"a value cannot be read: {error}; quote it if it is text.") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise FileInputError(path, "expected one modality as `field: value` lines, got none; see catalog/modalities.")
+    return node, values
+
+
+def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
+    """YAML keeps the last of two equal keys; an entry that says two things is refused instead."""
+    for mapping in _mappings(node):
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if str(key.value) in seen:
+                raise FileInputError(path, f"the field {key.value!r} stands twice; keep one.", key.start_mark.line + 1)
+            seen.add(str(key.value))
+
+
+def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
+
+
+def _line_of(node: yaml.Node, keys: Sequence[str | int]) -> int:
+    """1-based line of the deepest node on the way that the keys name."""
+    lines = [line for _, line in _way(node, keys)]
+    return lines[-1] if lines else 1
+
+
+def _way(node: yaml.Node, keys: Sequence[str | int]) -> Iterator[tuple[str | int, int]]:
+    """Keys that lead down from a node, as far as they exist, each with its 1-based line."""
+    for wanted in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(wanted)), None)
+            if found is None:
+                return
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(wanted, int):
+            node = node.value[wanted]
+            line = node.start_mark.line + 1
+        else:  # pydantic goes on with the branches of a union, which are no place in the file
+            return
+        yield wanted, line
+
+
+def _shape_problem(node: yaml.Node, problem: ErrorDetails) -> str:
+    *_, last = problem["loc"]
+    where = ".".join(str(key) for key, _ in _way(node, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"the field {'.'.join(filter(None, (where, str(last))))!r} is missing; add it."
+    if problem["type"] == "extra_forbidden":
+        remedy = _did_you_mean(str(last), ModalityEntry.model_fields) if where == last else "remove it"
+        return f"unknown field {where!r}; {remedy}."
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}."
+
+
+def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"the closest is {close[0]!r}" if close else f"known are {', '.join(known)}"
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV table with their 1-based lines; lines that start with # are comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileInputError(path, f"expected a CSV table in UTF-8, got one that cannot be read: {error}.") from None
+    numbered = [(number, text) for number, text in enumerate(lines, 1) if text.strip() and not text.startswith("#")]
+    rows = csv.reader(text for _, text in numbered)
+    header = next(rows, [])
+    missing = [column for column in columns if column not in header]
+    if missing:
+        line = numbered[0][0] if numbered else 1
+        raise FileInputError(path, f"expected the columns {', '.join(columns)}, lacks {', '.join(missing)}.", line)
+    for (number, _), row in zip(numbered[1:], rows, strict=True):
+        if len(row) != len(header):
+            raise FileInputError(path, f"expected {len(header)} columns, got {len(row)}.", number)
+        yield number, dict(zip(header, row, strict=True))

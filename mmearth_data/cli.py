@@ -1,0 +1,301 @@
+"""The command ``mmearth-data``: parse, call the front door, print the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mmearth_data import CommandGroup, InputError, StoreDamaged, __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mmearth_data import BuildRecipe, Catalog, Progress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+@click.group(cls=CommandGroup)
+@click.version_option(__version__, prog_name="mmearth-data")
+def cli() -> None:
+    """Build, inspect and check multi-modal Earth-observation stores.
+
+    \b
+    A first store, without an account:
+      mmearth-data build --source synthetic --tiles 64 --tile-size 64 --out planet.zarr
+      mmearth-data inspect planet.zarr --figure tile.png --map map.png
+    """
+
+
+# ---------------------------------------------------------------- building
+
+
+def sampling_options(command: Command) -> Command:
+    """Options that decide where the tiles lie; `build` and `sample` share them."""
+    options = [
+        click.option("--region", metavar="REGION", help="global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.  [default: global]"),
+        click.option("--mainland", is_flag=True, default=None, help="Keep the largest part of the region only."),
+        click.option("--tiles", type=int, metavar="N", help="Number of tiles.  [default: 1000]"),
+        click.option("--tile-size", type=int, metavar="PX", help="Pixels a side, 10 m each.  [default: 128]"),
+        click.option("--seed", type=int, metavar="N", help="Decides places, splits and draws.  [default: 0]"),
+        click.option("--ecoregions", type=FILE, metavar="FILE", help="Vector file of ecoregions (RESOLVE 2017 columns)."),
+        click.option("--tiles-file", type=FILE, metavar="FILE", help="Take the places from a sample, GeoJSON, CSV or GeoParquet file."),
+        click.option("--balance", type=click.Choice(["biome", "biome-ecoregion", "ecoregion", "area"]), help="How tiles are shared out over the land.  [default: biome]"),
+        click.option("--oversample", type=float, metavar="F", help="Places drawn per tile, so that refused ones can be replaced.  [default: 1.3]"),
+        click.option("--split", type=click.Choice(["block", "random"]), help="Spatial blocks, or at random.  [default: block; random for rasters]"),
+        click.option("--split-shares", metavar="T,V,T", help="Train, val and test in per cent.  [default: 90,5,5]"),
+        click.option("--split-guard", "split_guard_m", type=float, metavar="M", help="Metres between a tile and the cells of another split.  [default: 2000]"),
+        click.option("--min-distance", "min_distance_m", type=float, metavar="M", help="Metres between tile centres.  [default: 0]"),
+        click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe in pipelines/build or a YAML file."),
+        click.option("--threads", type=int, metavar="N", help="Threads; never changes the result.  [default: 2]"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@sampling_options
+@click.option("--source", metavar="SOURCE", help="synthetic, or rasters:FILE.yaml.  [default: synthetic]")
+@click.option("--out", type=FILE, metavar="STORE", help="Folder of the store.  [default: mmearth-REGION.zarr]")
+@click.option("--modalities", metavar="A,B,...", help="Modalities to store.  [default: all of the catalog]")
+@click.option("--level", type=click.Choice(["L1C", "L2A"]), help="Sentinel-2 level, where a raster mapping has both.")
+@click.option("--years", metavar="Y,Y,...", help="Years of the scenes.  [default: 2017,2018,2019,2020]")
+@click.option("--levels", metavar="L,L", help="Sentinel-2 levels to draw from.  [default: L2A,L1C]")
+@click.option(
+    "--cloud", "cloud_percent", type=float, metavar="PCT", help="Scenes with fewer clouds only.  [default: 10]"
+)
+@click.option("--tiles-per-shard", type=int, metavar="N", help="Rows of one shard.")
+@click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def build(
+    recipe: str | None, out: Path | None, catalog_dir: Path | None, dry_run: bool, as_json: bool, **options: Any
+) -> None:
+    """Build a store, or continue an interrupted build.
+
+    Running the same command again continues where it stopped; a finished store is left as it is.
+    """
+    from mmearth_data import build as build_store
+    from mmearth_data import prepare
+
+    chosen = _recipe(recipe, options)
+    catalog = _catalog(catalog_dir)
+    target = out or Path(
+        f"mmearth-{_slug(chosen.region if chosen.source_file is None else chosen.source_file.stem)}.zarr"
+    )
+    if dry_run:
+        plan = prepare(chosen, catalog=catalog).describe()
+        click.echo(json.dumps(plan, indent=2))
+        return
+    with _progress(f"Building {target}") as report:
+        store = build_store(chosen, target, catalog=catalog, report=report)
+    if as_json:
+        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
+        return
+    synthetic = "synthetic " if store.synthetic else ""
+    click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+
+
+@cli.command()
+@sampling_options
+@click.option("--out", type=FILE, required=True, metavar="FILE", help="GeoParquet file to write.")
+@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw the places.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, **options: Any) -> None:
+    """Choose places for tiles.
+
+    Nothing is built; `build --tiles-file` takes the file.
+    """
+    from mmearth_data import draw_sample, sample_map, write_sample
+
+    chosen = _recipe(recipe, options)
+    _check_picture(map_file)
+    drawn = draw_sample(chosen)
+    write_sample(drawn, out)
+    if map_file is not None:
+        # Without ecoregions of the user's own, biomes are those of the synthetic planet.
+        made_up = chosen.source_name == "synthetic" and chosen.ecoregions is None
+        sample_map(drawn.frame, map_file, synthetic=made_up)
+    click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
+
+
+# ---------------------------------------------------------------- looking
+
+
+@cli.command()
+@click.argument("store", type=FILE, required=False)
+@click.option("--tile", metavar="ID|INDEX", help="Tile to draw, by id or position.  [default: the first]")
+@click.option("--figure", type=FILE, metavar="PNG", help="Draw all modalities of a tile.")
+@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw where the tiles lie.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
+    """Show what a store holds.
+
+    Without STORE, the one in the current folder.
+    """
+    from rich.console import Console
+
+    from mmearth_data import map_figure, open_store, render_summary, summarise, tile_figure
+
+    opened = open_store(store or _only_store())
+    summary = summarise(opened)
+    if as_json:
+        click.echo(json.dumps(summary.to_dict(), indent=2))
+    elif figure is None and map_file is None:
+        Console().print(render_summary(summary))
+    if tile is not None and figure is None:
+        raise click.UsageError("--tile needs --figure PNG, the picture to draw.")
+    for path in (figure, map_file):
+        _check_picture(path)
+    if figure is not None:
+        tile_figure(opened, _tile(tile), figure)
+        click.echo(f"Drew {figure}", err=True)
+    if map_file is not None:
+        map_figure(opened, map_file)
+        click.echo(f"Drew {map_file}", err=True)
+
+
+@cli.command()
+@click.argument("store", type=FILE, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def verify(store: Path | None, as_json: bool) -> None:
+    """Check every file of a store.
+
+    Against the store's own records; exit code 1 when something is damaged.
+    """
+    from mmearth_data import verify as verify_store
+
+    path = store or _only_store()
+    report = verify_store(path)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        for problem in report.problems:
+            click.echo(f"{problem.part}: {problem.problem}")
+        state = "sound" if report.finished else "sound as far as it is built"
+        verdict = f"{len(report.problems)} problems" if report.problems else state
+        click.echo(f"{path}: {verdict} ({report.checked_files} files, {report.checked_bytes / 2**20:.1f} MiB checked)")
+    if report.problems:
+        click.get_current_context().exit(StoreDamaged.exit_code)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
+    """List the modalities, or show one of them."""
+    from mmearth_data import describe_modality, load_catalog, render_catalog, render_modality
+
+    entries = load_catalog(catalog_dir)
+    if name is None:
+        modalities = tuple(entries.modalities.values())
+        rows = [describe_modality(modality) for modality in modalities]
+        _show(rows, lambda: render_catalog(modalities), as_json=as_json)
+        return
+    (modality,) = entries.select([name])
+    _show(describe_modality(modality), lambda: render_modality(modality), as_json=as_json)
+
+
+# ---------------------------------------------------------------- shared pieces
+
+
+def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
+    from mmearth_data import make_recipe
+
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in ("modalities", "levels"):
+        if key in given:
+            given[key] = [part.strip() for part in given[key].split(",") if part.strip()]
+    for key, number in (("years", int), ("split_shares", float)):
+        if key in given:
+            given[key] = _numbers(key, given[key], number)
+    return make_recipe(base, given)
+
+
+def _numbers(option: str, text: str, number: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [number(part) for part in text.split(",")]
+    except ValueError:
+        flag = "--" + option.replace("_", "-")
+        raise InputError(f"{flag}: expected numbers separated by commas, got {text!r}.") from None
+
+
+def _catalog(folder: Path | None) -> Catalog:
+    from mmearth_data import load_catalog
+
+    return load_catalog(folder)
+
+
+def _only_store() -> Path:
+    """Find the one store in the current folder."""
+    found = sorted(path.parent for path in Path().glob("*/zarr.json"))
+    if len(found) != 1:
+        names = ", ".join(str(path) for path in found) or "none"
+        raise InputError(f"Expected one store in the current folder, got {names}; name the one you mean: STORE.")
+    return found[0]
+
+
+def _tile(text: str | None) -> int | str:
+    if text is None:
+        return 0
+    return int(text) if text.isdigit() and len(text) < 16 else text
+
+
+def _check_picture(path: Path | None) -> None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise InputError(f"{path}: expected the name of a PNG picture; write {path.with_suffix('.png')}.")
+
+
+def _slug(text: str) -> str:
+    kept = "".join(c if c.isalnum() else "-" for c in Path(text).stem.lower())
+    return "-".join(filter(None, kept.split("-"))) or "store"
+
+
+def _show(rows: object, renderable: Callable[[], RenderableType], *, as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        Console().print(renderable())
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[Progress], None]]:
+    """Live bar on a terminal, one line every tenth otherwise; always on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} tiles/s, {task.fields[rejected]} rejected"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None, rate=0.0, rejected=0)
+        printed = -1
+
+        def report(progress: Progress) -> None:
+            nonlocal printed
+            rate = progress.filled / progress.seconds if progress.seconds else 0.0
+            done, total = progress.rows_done, progress.rows_total
+            bar.update(task, completed=done, total=total, rate=rate, rejected=progress.rejected)
+            tenth = 10 * done // max(1, total)
+            if not console.is_terminal and tenth > printed:
+                printed = tenth
+                click.echo(f"{title}: {done}/{total} tiles, {rate:.0f}/s, {progress.rejected} rejected", err=True)
+
+        yield report

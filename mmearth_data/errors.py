@@ -1,0 +1,152 @@
+"""Errors, sorted by what can be done about them.
+
+===================  =========================================  =========
+family               remedy                                     exit code
+===================  =========================================  =========
+`RetryLater`         the same call may succeed in a while       1
+`TileUnavailable`    this tile cannot be had: record why, take   1
+                     the next
+`InputError`         the user changes what was given            2
+`StoreDamaged`       stop; repair or rebuild the named part     1
+===================  =========================================  =========
+
+Every exception hands all its arguments to ``super().__init__``, so that it survives pickling between
+processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class MMEarthError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    exit_code = EXIT_FAILURE
+
+
+class RetryLater(MMEarthError):  # noqa: N818 - named by its remedy
+    """The service or the network failed in a way that passes.
+
+    Parameters
+    ----------
+    message
+        What happened.
+    wait_s
+        Seconds that the service asked to wait, if it said so.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None) -> None:
+        super().__init__(message, wait_s)
+        self.message = message
+        self.wait_s = wait_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TileUnavailable(MMEarthError):  # noqa: N818 - named by its remedy
+    """One tile cannot be had; the build records why and takes the next candidate.
+
+    Parameters
+    ----------
+    reason
+        A short machine-readable code such as ``sentinel2_nodata``.
+    detail
+        The words of whoever refused it, or the numbers behind the reason.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class InputError(MMEarthError):
+    """Something that the user gave cannot be used.
+
+    The text is one line that says what was expected, what came, and how to fix it.
+    """
+
+    exit_code = EXIT_INPUT
+
+
+class CatalogError(InputError):
+    """A catalog entry contradicts itself or misses something.
+
+    Parameters
+    ----------
+    message
+        What was expected, what came, how to fix it.
+    field
+        The entry's field at fault (dotted where nested), from which a reader of files finds the line.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message, field)
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class FileInputError(InputError):
+    """A file that the user gave cannot be used.
+
+    Parameters
+    ----------
+    path
+        The file.
+    problem
+        What was expected, what came, how to fix it.
+    line
+        1-based line in the file, where one is known.
+    """
+
+    def __init__(self, path: str | Path, problem: str, line: int | None = None) -> None:
+        super().__init__(str(path), problem, line)
+        self.path = str(path)
+        self.problem = problem
+        self.line = line
+
+    def __str__(self) -> str:
+        where = self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{where}: {self.problem}"
+
+
+class StoreDamaged(MMEarthError):  # noqa: N818 - named by its remedy
+    """A store does not hold what its own records promise.
+
+    Parameters
+    ----------
+    store
+        The store's path or URL.
+    part
+        The file or shard in question, relative to the store.
+    problem
+        What is wrong with it.
+    """
+
+    def __init__(self, store: str | Path, part: str, problem: str) -> None:
+        super().__init__(str(store), part, problem)
+        self.store = str(store)
+        self.part = part
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"{self.store}: {self.part} is damaged: {self.problem}. "
+            f"Run `mmearth-data verify {self.store}` for the whole extent."
+        )

@@ -1,0 +1,303 @@
+"""A sheet of pixels to draw figures on: matplotlib's Agg renderer and its fonts, without pyplot.
+
+Positions are pixels from the upper-left corner; later calls paint over earlier ones. No style is taken from
+matplotlib's global settings, so that a figure comes out the same wherever it is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, get_font
+from matplotlib.image import FigureImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Rectangle
+from matplotlib.path import Path as Outline
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.transforms import IdentityTransform
+
+from mmearth_data.errors import FileInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.artist import Artist
+    from numpy.typing import NDArray
+
+DPI = 200
+INK, SOFT, FAINT, PAPER, WARNING = "#18181b", "#52525b", "#a1a1aa", "#ffffff", "#b42318"
+"""Colours of text, of second-rank text, of rules, of the sheet, and of what must not be overlooked."""
+
+DRAWING = threading.Lock()
+"""Held while a figure is drawn: matplotlib says of itself that it is not thread-safe (its fonts are shared)."""
+
+
+Align = Literal["left", "center", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text on a sheet: its anchor on the baseline, in pixels."""
+
+    words: str
+    x: float
+    y: float
+    size: float
+    bold: bool
+    align: Align
+
+
+class Canvas:
+    """A white sheet of a fixed size in pixels.
+
+    Parameters
+    ----------
+    width, height
+        Pixels.
+
+    Attributes
+    ----------
+    lines
+        Every line of text on it, in the order in which they were written.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+        self._figure.set_layout_engine("none")
+        self._agg = FigureCanvasAgg(self._figure)
+        self._painted = 0
+        self.lines: list[Line] = []
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        size: float = 7.0,
+        bold: bool = False,
+        colour: str = INK,
+        align: Align = "left",
+        halo: str | None = None,
+    ) -> None:
+        """Write a line whose baseline runs through (x, y); ``size`` is in points."""
+        words = spell(words)
+        text = Text(
+            x,
+            self.height - y,
+            words,
+            color=colour,
+            fontproperties=_font(size, bold),
+            horizontalalignment=align,
+            verticalalignment="baseline",
+            usetex=False,
+            parse_math=False,
+            antialiased=True,
+        )
+        if halo:
+            text.set_path_effects([withStroke(linewidth=1.6, foreground=halo)])
+        self._add(text)
+        self.lines.append(Line(words, x, y, size, bold, align))
+
+    def image(self, x: int, y: int, rgb: NDArray[np.uint8]) -> None:
+        """Copy an image (y, x, 3) pixel by pixel, its upper-left corner at (x, y)."""
+        picture = FigureImage(self._figure, offsetx=x, offsety=self.height - y - rgb.shape[0], origin="upper")
+        picture.set_data(rgb)
+        self._painted += 1
+        picture.set_zorder(self._painted)
+        self._figure.images.append(picture)
+        picture.stale_callback = None
+
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        fill: str | None = None,
+        edge: str | None = None,
+        line: float = 0.5,
+        rounding: float = 0.0,
+    ) -> None:
+        """Draw a rectangle, its upper-left corner at (x, y); ``line`` is in points, ``rounding`` in pixels."""
+        style: dict[str, Any] = {"facecolor": fill or "none", "edgecolor": edge or "none"}
+        style["linewidth"] = line if edge else 0.0
+        bottom = self.height - y - height
+        patch: Patch
+        if rounding:
+            rounded = f"round,pad=0,rounding_size={rounding}"
+            patch = FancyBboxPatch((x, bottom), width, height, boxstyle=rounded, antialiased=True, **style)
+        else:
+            patch = Rectangle((x, bottom), width, height, antialiased=False, snap=True, **style)
+        self._add(patch)
+
+    def line(
+        self,
+        x: NDArray[np.float64] | list[float],
+        y: NDArray[np.float64] | list[float],
+        *,
+        colour: str = FAINT,
+        width: float = 0.5,
+        frame: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Draw a line through points, inside ``frame``; ``width`` is in points."""
+        style: dict[str, Any] = {"linestyle": "-", "linewidth": width, "color": colour, "marker": "None"}
+        caps: dict[str, Any] = {"solid_capstyle": "butt", "solid_joinstyle": "round", "drawstyle": "default"}
+        self._add(Line2D(np.asarray(x), self.height - np.asarray(y), antialiased=True, **style, **caps), frame)
+
+    def markers(
+        self,
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        *,
+        marker: str,
+        size: float,
+        fill: str,
+        edge: str,
+        edge_width: float,
+    ) -> None:
+        """Set a marker at every point; ``size`` and ``edge_width`` are in points."""
+        line = Line2D(
+            x,
+            self.height - y,
+            linestyle="None",
+            marker=marker,
+            markersize=size,
+            markerfacecolor=fill,
+            markeredgecolor=edge,
+            markeredgewidth=edge_width,
+            fillstyle="full",
+            antialiased=True,
+        )
+        self._add(line)
+
+    def polygons(
+        self,
+        rings: Sequence[NDArray[np.float64]],
+        *,
+        fill: str | None = None,
+        edge: str | None = None,
+        line: float = 0.5,
+        frame: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Fill closed rings of (n, 2) pixel positions, holes included; only what lies inside ``frame`` is shown."""
+        if not rings:
+            return
+        style: dict[str, Any] = {"facecolor": fill or "none", "edgecolor": edge or "none", "linewidth": line}
+        patch = PathPatch(self._outline(rings), antialiased=True, **style)
+        self._add(patch, frame)
+
+    def _outline(self, rings: Sequence[NDArray[np.float64]]) -> Outline:
+        vertices = np.concatenate([np.column_stack([ring[:, 0], self.height - ring[:, 1]]) for ring in rings])
+        codes = np.full(len(vertices), Outline.LINETO, dtype=Outline.code_type)
+        starts = np.cumsum([0, *(len(ring) for ring in rings[:-1])])
+        codes[starts] = Outline.MOVETO
+        codes[[*(starts[1:] - 1), -1]] = Outline.CLOSEPOLY
+        return Outline(vertices, codes)
+
+    def png(self) -> bytes:
+        """Encode the sheet as PNG; the same drawing gives the same bytes."""
+        buffer = io.BytesIO()
+        self._agg.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        return buffer.getvalue()
+
+    def _add(self, artist: Artist, frame: NDArray[np.float64] | None = None) -> None:
+        self._painted += 1
+        artist.set_zorder(self._painted)
+        artist.set_transform(IdentityTransform())
+        self._figure.add_artist(artist)
+        if frame is not None:
+            artist.set_clip_path(self._outline([frame]), IdentityTransform())
+
+
+def spell(words: str) -> str:
+    """Replace what the font cannot write: control characters by spaces, other signs by the sign for that."""
+    font = get_font(_font_file(bold=False))
+    plain = "".join(sign if sign.isprintable() else " " for sign in words)
+    return "".join(sign if font.get_char_index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in plain)
+
+
+@lru_cache(maxsize=8192)
+def text_width(words: str, *, size: float = 7.0, bold: bool = False) -> float:
+    """Width of a line in pixels."""
+    width, _, _ = _ruler().get_text_width_height_descent(spell(words), _font(size, bold), False)  # type: ignore[no-untyped-call]
+    return float(width)
+
+
+def fit(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> str:
+    """Cut a line to a width in pixels, with an ellipsis where something was cut."""
+    if text_width(words, size=size, bold=bold) <= width:
+        return words
+    kept = words
+    while kept and text_width(kept.rstrip() + "…", size=size, bold=bold) > width:
+        kept = kept[:-1]
+    return kept.rstrip(" ,.;:&/") + "…"
+
+
+def wrap(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> list[str]:
+    """Break a text at spaces into lines that fit a width in pixels."""
+    lines: list[str] = []
+    for word in words.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size=size, bold=bold) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(fit(word, width, size=size, bold=bold))
+    return lines
+
+
+def check_picture(path: str | Path) -> Path:
+    """Return the path of a picture that can be written.
+
+    Raises
+    ------
+    FileInputError
+        When the name does not end in ``.png``, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise FileInputError(path, f"expected the name of a PNG picture, got {path.suffix or 'no suffix'}; write .png.")
+    if path.is_dir():
+        raise FileInputError(path, "expected a file to write, got a folder; name a .png file inside it.")
+    if not path.parent.is_dir():
+        raise FileInputError(path, f"expected an existing folder, got {path.parent}; make it first.")
+    return path
+
+
+def write_picture(path: Path, png: bytes) -> None:
+    """Publish a picture whole or not at all."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        beside.write_bytes(png)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=64)
+def _font(size: float, bold: bool) -> FontProperties:
+    return FontProperties(fname=_font_file(bold=bold), size=size)
+
+
+def _font_file(*, bold: bool) -> Path:
+    """Font that ships with matplotlib: the same on every machine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return Path(mpl.get_data_path()) / "fonts" / "ttf" / name
+
+
+@lru_cache(maxsize=1)
+def _ruler() -> RendererAgg:
+    return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]

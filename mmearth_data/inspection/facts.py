@@ -1,0 +1,174 @@
+"""What a tile's figure says in words and numbers, as plain values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.inspection.panels import factor_bands
+from mmearth_data.modality import Kind
+from mmearth_data.tile import LEVEL_NAMES, PIXEL_M
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
+
+SPLIT_NAMES = {0: "train", 1: "val", 2: "test"}
+NOT_OBSERVED = "not observed"
+NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactTable:
+    """A small table: the first cell of a row names it.
+
+    Attributes
+    ----------
+    title
+        What the table is about.
+    columns
+        Heads of the columns after the first; empty where there is nothing to tell apart.
+    rows
+        Cells; as many as there are columns, and the name.
+    colours
+        Colour of each row's swatch, or None.
+    """
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    columns: tuple[str, ...] = ()
+    colours: tuple[str | None, ...] = ()
+
+
+def level_name(coordinates: Mapping[str, Any]) -> str | None:
+    """Product level of a tile's scene, None where it has none."""
+    return LEVEL_NAMES.get(int(coordinates["s2_level"]))
+
+
+def format_lonlat(lon: float, lat: float, decimals: int = 4) -> str:
+    """Coordinates as people write them, latitude first.
+
+    Examples
+    --------
+    >>> format_lonlat(-61.5, -3.25)
+    '3.2500° S, 61.5000° W'
+    """
+    return f"{abs(lat):.{decimals}f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.{decimals}f}° {'E' if lon >= 0 else 'W'}"
+
+
+def format_time(time: Any) -> str:  # noqa: ANN401 - a datetime64, or milliseconds since 1970
+    """UTC date and minute of a scene, or that it is not known."""
+    moment = np.asarray(time).astype("datetime64[ms]")
+    return "date not known" if np.isnat(moment) else str(moment.astype("datetime64[m]")).replace("T", " ") + " UTC"
+
+
+def format_number(value: float) -> str:
+    """Show a value with about four digits, and no more decimals than they need."""
+    if value == 0 or not np.isfinite(value):
+        return "0" if value == 0 else NOTHING
+    decimals = int(np.clip(3 - np.floor(np.log10(abs(value))), 0, 4))
+    text = f"{value:,.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text and decimals > 1 else text).replace("-", MINUS)
+
+
+def format_ends(low: float, high: float) -> tuple[str, str]:
+    """Both ends of a scale, with the decimals that tell a hundredth of it.
+
+    Examples
+    --------
+    >>> format_ends(0.0099, 0.4516), format_ends(12.0, 1031.0)
+    (('0.01', '0.45'), ('12', '1,031'))
+    """
+    decimals = max(0, 1 - math.floor(math.log10(high - low)))
+    texts = [f"{value:,.{decimals}f}" for value in (low, high)]
+    bare = ["0" if float(text.replace(",", "")) == 0 else text.replace("-", MINUS) for text in texts]
+    return bare[0], bare[1]
+
+
+def plan_facts(tile: Mapping[str, Any], modalities: Iterable[Modality]) -> tuple[FactTable, ...]:
+    """Tables for everything of a tile that is not an image.
+
+    Parameters
+    ----------
+    tile
+        Modality name -> array as stored; ``tile`` -> its coordinates.
+    modalities
+        Those of the store. Derived ones are left out: the coordinates that they are computed from are shown.
+
+    Returns
+    -------
+    tuple of FactTable
+        Scene and grid first, then the labels, then one table a tile-level quantity.
+    """
+    present = [m for m in modalities if m.stored and m.name in tile]
+    labels = [m for m in present if m.kind is Kind.TILE_CATEGORICAL]
+    quantities = [m for m in present if m.kind is Kind.TILE_CONTINUOUS]
+    tables = [_scene(tile["tile"])]
+    if labels:
+        tables.append(_labels([(m, tile[m.name]) for m in labels]))
+    tables += [_quantities(m, np.asarray(tile[m.name])) for m in quantities]
+    return tuple(tables)
+
+
+def _scene(coordinates: Mapping[str, Any]) -> FactTable:
+    rows = [
+        ("centre", format_lonlat(float(coordinates["lon"]), float(coordinates["lat"]), 6)),
+        ("scene", format_time(coordinates["time"])),
+        ("level", level_name(coordinates) or NOTHING),
+        ("split", SPLIT_NAMES.get(int(coordinates["split"]), "none")),
+    ]
+    if "epsg" in coordinates:
+        rows.append(("grid", f"EPSG:{int(coordinates['epsg'])}, {PIXEL_M} m"))
+    if "ulx" in coordinates:
+        rows.append(("corner", f"{float(coordinates['ulx']):,.0f} E, {float(coordinates['uly']):,.0f} N"))
+    for name, text in (("s1_asc_days", "S1 ascending"), ("s1_desc_days", "S1 descending")):
+        days = float(coordinates.get(name, np.nan))
+        if np.isfinite(days):
+            rows.append((text, f"{days:+.1f} days".replace("-", MINUS)))
+    return FactTable(title="Scene and grid", rows=tuple(rows))
+
+
+def _labels(labelled: Sequence[tuple[Modality, Any]]) -> FactTable:
+    rows, colours = [], []
+    for m, code in labelled:
+        known = next((label for label in m.classes if label.code == int(code)), None)
+        missing = not bool(m.observed(np.asarray(code)))
+        rows.append((m.long_name, NOT_OBSERVED if missing else known.name if known else f"unknown code {int(code)}"))
+        colours.append(known.colour if known else None)
+    return FactTable(title="Labels", rows=tuple(rows), colours=tuple(colours))
+
+
+def _quantities(m: Modality, values: NDArray[Any]) -> FactTable:
+    """One cell a band; bands that are all combinations of two things make a table of rows and columns."""
+    seen = m.observed(values)
+    cells = {
+        band: format_number(float(value) * m.scale + m.offset) if ok else NOTHING
+        for band, value, ok in zip(m.bands, values, seen, strict=True)
+    }
+    factors = factor_bands(m.bands)
+    if not seen.any():
+        return FactTable(title=m.long_name, rows=((NOT_OBSERVED,),))
+    if factors is None:
+        pairs = tuple((band.replace("_", " "), with_unit(cells[band], m.units_of(band))) for band in m.bands)
+        return FactTable(title=m.long_name, rows=pairs)
+    names, columns = factors
+    units = [{m.units_of(f"{name}_{column}") for name in names} for column in columns]
+    heads = tuple(
+        with_unit(column.replace("_", " "), next(iter(unit)), brackets=True) if len(unit) == 1 else column
+        for column, unit in zip(columns, units, strict=True)
+    )
+    rows = tuple((name.replace("_", " "), *(cells[f"{name}_{column}"] for column in columns)) for name in names)
+    return FactTable(title=m.long_name, rows=rows, columns=heads)
+
+
+def with_unit(text: str, unit: str, *, brackets: bool = False) -> str:
+    """Append a unit, unless the number is a plain one."""
+    if unit in {"", "1"}:
+        return text
+    return f"{text} ({unit})" if brackets else f"{text} {unit}"

@@ -1,0 +1,379 @@
+"""Where tiles lie, as a map: coloured by label, shaped by split, on an equal-area projection."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmearth_data.catalog import load_catalog
+from mmearth_data.inspection import canvas as sheet
+from mmearth_data.inspection.canvas import INK, PAPER, SOFT, WARNING, Canvas, fit, text_width, wrap
+from mmearth_data.inspection.facts import SPLIT_NAMES
+from mmearth_data.inspection.projection import (
+    Projection,
+    choose_projection,
+    grid_lines,
+    grid_steps,
+    land_rings,
+    outline,
+)
+from mmearth_data.inspection.summary import is_label
+from mmearth_data.resources import resource_path
+from mmearth_data.store import Store
+from mmearth_data.tile import PIXEL_M
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from geopandas import GeoDataFrame
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
+
+WIDTH, MARGIN, TITLE, LINE = 2100, 56, 110, 32
+LEAST_WIDTH, REGION_HEIGHT = 1400, 1300
+SEA, LAND, COAST, GRID = "#f5f8fb", "#e6e5e1", "#b9b8b3", "#dbe3ea"
+UNLABELLED = "#71717a"
+MARKERS = {0: "o", 1: "^", 2: "s"}
+OTHER_MARKER = "D"
+MARKER_SCALE = {"o": 1.0, "^": 1.25, "s": 1.0, "D": 0.9}
+"""Triangles look smaller than circles of the same size."""
+MOST_COLOURS = 24
+LAYERS = 8
+"""Points are drawn in this many mixed parts, so that no class hides the others by coming last."""
+PLAIN_FROM = 20_000
+"""From this many points on, markers have no edges: they would be nothing but edges."""
+SCALE_LENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+SYNTHETIC = "SYNTHETIC"
+LAND_CREDIT = "Land: Natural Earth (public domain)."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """What a map shows.
+
+    Attributes
+    ----------
+    lon, lat
+        Degrees, (n,).
+    split
+        Split codes, (n,).
+    label
+        Modality that colours the points, or None.
+    codes
+        Its class codes, (n,).
+    """
+
+    lon: NDArray[np.float64]
+    lat: NDArray[np.float64]
+    split: NDArray[np.uint8]
+    label: Modality | None
+    codes: NDArray[np.int64]
+    title: str
+    details: tuple[str, ...]
+    synthetic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Part of the sheet that holds the map, and how metres become pixels there."""
+
+    projection: Projection
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def pixels(self, metres: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, 2) positions on the sheet."""
+        west, south, east, north = self.projection.window
+        x = self.x + (metres[:, 0] - west) / (east - west) * self.width
+        y = self.y + (north - metres[:, 1]) / (north - south) * self.height
+        return np.column_stack([x, y])
+
+
+def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
+    """Draw where the tiles of a store lie, as a PNG.
+
+    Parameters
+    ----------
+    tiles
+        An open store or a selection of it; or a frame, see `sample_map`.
+    path
+        PNG file to write.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        When the picture cannot be written there.
+    """
+    if not isinstance(tiles, Store):
+        return sample_map(tiles, path)
+    target = sheet.check_picture(path)
+    sheet.write_picture(target, draw_map(_places_of_store(tiles)))
+    return target
+
+
+def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False) -> Path:
+    """Draw sampled places, as a PNG.
+
+    Parameters
+    ----------
+    frame
+        Columns lon, lat, split; labels by their modality's name (``biome``); ``slot``, null for reserves, which
+        are counted and not drawn.
+    path
+        PNG file to write.
+    synthetic
+        True where the labels come from a made-up planet.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        When the picture cannot be written there.
+    """
+    target = sheet.check_picture(path)
+    sheet.write_picture(target, draw_map(_places_of_frame(frame, synthetic)))
+    return target
+
+
+def _places_of_store(store: Store) -> Places:
+    coords = store.coords
+    label = coloured_label(store.modalities.values())
+    codes = store.read(label.name, slice(0, store.layout.tiles))[store.rows] if label else np.zeros(len(store))
+    side_m = store.layout.size_px * PIXEL_M
+    return Places(
+        lon=coords["lon"],
+        lat=coords["lat"],
+        split=coords["split"],
+        label=label,
+        codes=codes.astype(np.int64),
+        title=store.path.name,
+        details=(f"{len(store):,} tiles of {side_m:,} m",),
+        synthetic=store.synthetic,
+    )
+
+
+def _places_of_frame(frame: GeoDataFrame, synthetic: bool) -> Places:
+    reserves = frame["slot"].isna().to_numpy() if "slot" in frame.columns else np.zeros(len(frame), dtype=bool)
+    shown = frame[~reserves]
+    label = coloured_label(m for name, m in load_catalog().modalities.items() if name in frame.columns)
+    details = [f"{len(shown):,} places", *([f"{int(reserves.sum()):,} reserves not shown"] if reserves.any() else [])]
+    return Places(
+        lon=shown["lon"].to_numpy(np.float64),
+        lat=shown["lat"].to_numpy(np.float64),
+        split=shown["split"].to_numpy(np.uint8),
+        label=label,
+        codes=shown[label.name].to_numpy(np.int64) if label else np.zeros(len(shown), dtype=np.int64),
+        title="Sampled places",
+        details=tuple(details),
+        synthetic=synthetic,
+    )
+
+
+def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
+    """First label that has few enough classes to tell apart, and a colour for each."""
+    for m in modalities:
+        if is_label(m) and len(m.classes) <= MOST_COLOURS and all(label.colour for label in m.classes):
+            return m
+    return None
+
+
+def draw_map(places: Places) -> bytes:
+    """PNG of a map; the same places give the same bytes."""
+    with sheet.DRAWING:
+        return compose_map(places)[0].png()
+
+
+def compose_map(places: Places) -> tuple[Canvas, Window]:
+    """Lay out a map; returns the sheet, and where on it places lie."""
+    projection = choose_projection(places.lon, places.lat)
+    west, south, east, north = projection.window
+    aspect = (north - south) / (east - west)
+    width = WIDTH - 2 * MARGIN
+    if not projection.world:
+        width = min(width, round(REGION_HEIGHT / aspect))
+    window = Window(projection, MARGIN, MARGIN + TITLE - 14, width, round(width * aspect))
+    return _draw(places, window, max(width + 2 * MARGIN, LEAST_WIDTH)), window
+
+
+def _draw(places: Places, window: Window, width: int) -> Canvas:
+    entries = legend_entries(places)
+    columns = 3 if width == WIDTH else 2
+    rows = -(-len(entries) // columns)
+    top = round(window.y + window.height) + (36 if window.projection.world else 64)
+    credit = wrap(" ".join(credits_of(places)), width - 2 * MARGIN, size=5.5)
+    legend_height = LINE * rows + (16 if rows else 0) + LINE
+    canvas = Canvas(width, top + legend_height + 12 + 20 * len(credit) + MARGIN - 16)
+    _title(canvas, places, window.projection)
+    _ground(canvas, window)
+    _points(canvas, places, window)
+    if not window.projection.world:
+        _frame(canvas, window)
+        _scale_bar(canvas, window)
+    _splits(canvas, places, top)
+    _classes(canvas, entries, columns, top + LINE + 16)
+    for number, line in enumerate(credit):
+        canvas.text(MARGIN, top + legend_height + 12 + 20 * number, line, size=5.5, colour=SOFT)
+    return canvas
+
+
+def credits_of(places: Places) -> list[str]:
+    """Whom to credit for the land and the labels; nobody for labels of a made-up planet."""
+    if places.synthetic:
+        return ["Synthetic: labels and pixels were computed, never measured.", LAND_CREDIT]
+    return [*([f"{places.label.licence.attribution}."] if places.label else []), LAND_CREDIT]
+
+
+def legend_entries(places: Places) -> list[tuple[str, str, int]]:
+    """(name, colour, points) of every class on the map, in the catalog's order."""
+    if places.label is None:
+        return []
+    entries = [(c.name, c.colour or UNLABELLED, int((places.codes == c.code).sum())) for c in places.label.classes]
+    rest = len(places.codes) - sum(count for *_, count in entries)
+    return [entry for entry in (*entries, ("not labelled", UNLABELLED, rest)) if entry[2]]
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def _title(canvas: Canvas, places: Places, projection: Projection) -> None:
+    x, baseline = float(MARGIN), MARGIN + 30
+    if places.synthetic:
+        width = text_width(SYNTHETIC, size=9, bold=True) + 36
+        canvas.box(x, baseline - 34, width, 46, fill=WARNING, rounding=8)
+        canvas.text(x + width / 2, baseline, SYNTHETIC, size=9, bold=True, colour=PAPER, align="center")
+        x += width + 22
+    canvas.text(x, baseline, fit(places.title, canvas.width - MARGIN - x, size=12, bold=True), size=12, bold=True)
+    details = "   ·   ".join((*places.details, f"{projection.name} projection"))
+    canvas.text(MARGIN, baseline + 44, details, size=8, colour=SOFT)
+
+
+def _ground(canvas: Canvas, window: Window) -> None:
+    """Sea, grid, land and the frame's line."""
+    frame = window.pixels(outline(window.projection))
+    canvas.polygons([frame], fill=SEA)
+    for _, _, metres in grid_lines(window.projection):
+        canvas.line(*window.pixels(metres[np.isfinite(metres).all(axis=1)]).T, colour=GRID, width=0.5, frame=frame)
+    rings = [window.pixels(ring) for ring in land_rings(_land(), window.projection)]
+    canvas.polygons(rings, fill=LAND, edge=COAST, line=0.25, frame=frame)
+
+
+def _land() -> NDArray[np.object_]:
+    import geopandas as gpd
+
+    path = resource_path("catalog") / "regions" / "land.parquet"
+    geometry: NDArray[np.object_] = gpd.read_parquet(path).geometry.to_numpy()
+    return geometry
+
+
+def _points(canvas: Canvas, places: Places, window: Window) -> None:
+    count = len(places.lon)
+    if not count:
+        return
+    at = window.pixels(window.projection.forward(places.lon, places.lat))
+    size = float(np.clip(11 * count**-0.2, 0.8, 5.0))
+    edge_width = 0.35 if count < PLAIN_FROM else 0.0
+    colours = {label.code: label.colour or UNLABELLED for label in places.label.classes} if places.label else {}
+    layer = np.random.default_rng(0).permutation(count) % LAYERS
+    for split in sorted(set(places.split.tolist()), key=lambda code: (code not in MARKERS, code)):
+        marker = MARKERS.get(split, OTHER_MARKER)
+        for part in range(LAYERS if count > LAYERS else 1):
+            chosen = (places.split == split) & ((layer == part) | (count <= LAYERS))
+            for code in np.unique(places.codes[chosen]).tolist():
+                here = chosen & (places.codes == code)
+                fill = colours.get(code, UNLABELLED)
+                x, y = at[here].T
+                scale = size * MARKER_SCALE[marker]
+                canvas.markers(x, y, marker=marker, size=scale, fill=fill, edge=INK, edge_width=edge_width)
+
+
+def _splits(canvas: Canvas, places: Places, y: float) -> None:
+    x = float(MARGIN)
+    for code, name in (*SPLIT_NAMES.items(), (255, "no split")):
+        count = int((places.split == code).sum())
+        if not count:
+            continue
+        marker = MARKERS.get(code, OTHER_MARKER)
+        canvas.markers(
+            np.array([x + 10]),
+            np.array([y - 8]),
+            marker=marker,
+            size=5 * MARKER_SCALE[marker],
+            fill=PAPER,
+            edge=INK,
+            edge_width=0.7,
+        )
+        words = f"{name}  {count:,}"
+        canvas.text(x + 30, y, words, size=7.5)
+        x += 30 + text_width(words, size=7.5) + 48
+
+
+def _classes(canvas: Canvas, entries: Sequence[tuple[str, str, int]], columns: int, y: float) -> None:
+    rows = -(-len(entries) // columns)
+    width = (canvas.width - 2 * MARGIN - (columns - 1) * 48) / columns
+    for number, (name, colour, count) in enumerate(entries):
+        x = MARGIN + (number // rows) * (width + 48)
+        baseline = y + (number % rows) * LINE
+        words = f"{count:,}"
+        canvas.box(x, baseline - 17, 20, 20, fill=colour, edge=SOFT, line=0.3)
+        canvas.text(x + 32, baseline, fit(name, width - 48 - text_width(words, size=7), size=7), size=7)
+        canvas.text(x + width, baseline, words, size=7, colour=SOFT, align="right")
+
+
+def _frame(canvas: Canvas, window: Window) -> None:
+    """Frame of a regional map, with degrees where the grid meets its left and lower edge."""
+    canvas.box(window.x, window.y, window.width, window.height, edge=SOFT, line=0.5)
+    lon_decimals, lat_decimals = (max(0, -math.floor(math.log10(step))) for step in grid_steps(window.projection))
+    for axis, value, metres in grid_lines(window.projection):
+        points = window.pixels(metres)
+        bottom, left = window.y + window.height, window.x
+        if axis == "lon":
+            x = _crossing(points[:, ::-1], bottom)
+            if x is not None and left < x < left + window.width:
+                words = _degrees((value + 180) % 360 - 180, "EW", lon_decimals)
+                canvas.text(x, bottom + 24, words, size=6, colour=SOFT, align="center")
+        else:
+            y = _crossing(points, left)
+            if y is not None and window.y + 30 < y < bottom - 10:
+                canvas.text(left + 8, y - 6, _degrees(value, "NS", lat_decimals), size=6, colour=SOFT, halo=PAPER)
+
+
+def _crossing(points: NDArray[np.float64], at: float) -> float | None:
+    """Second coordinate where a line first crosses a value of its first one."""
+    side = points[:, 0] >= at
+    changes = np.flatnonzero(side[1:] != side[:-1])
+    if not len(changes):
+        return None
+    (x0, y0), (x1, y1) = points[changes[0]], points[changes[0] + 1]
+    return float(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
+
+
+def _degrees(value: float, letters: str, decimals: int) -> str:
+    letter = "" if abs(value) < 1e-9 else f" {letters[0] if value > 0 else letters[1]}"
+    return f"{abs(value):.{decimals}f}°{letter}"
+
+
+def _scale_bar(canvas: Canvas, window: Window) -> None:
+    west, _, east, _ = window.projection.window
+    km = (east - west) / 1000
+    length_km = max((length for length in SCALE_LENGTHS_KM if length <= km / 4), default=SCALE_LENGTHS_KM[0])
+    length = window.width * length_km / km
+    right, bottom = window.x + window.width - 24, window.y + window.height - 24
+    canvas.box(right - length - 3, bottom - 9, length + 6, 12, fill=PAPER)
+    canvas.box(right - length, bottom - 6, length, 6, fill=INK)
+    canvas.text(right - length / 2, bottom - 16, f"{length_km:,} km", size=7, align="center", halo=PAPER)

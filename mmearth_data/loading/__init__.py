@@ -1,0 +1,1 @@
+"""Deliver tiles in seeded, shuffled batches."""

@@ -1,0 +1,399 @@
+"""A modality: one layer of a tile, as stored and as learned. A value, never a branch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from mmearth_data.errors import CatalogError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Resampling = Literal["bilinear", "nearest"]
+StatisticsBy = Literal["s2_level", "none"]
+PretextNorm = Literal["patch", "none"]
+
+CODE_DTYPES = ("uint8", "uint16")
+"""Stored types of class codes: small enough that a table over all values is cheap."""
+DERIVABLE_FROM = ("lon", "lat", "time")
+"""Coordinates of a tile from which a modality can be computed on read."""
+
+
+class Kind(StrEnum):
+    """What a modality is; everything downstream follows from it."""
+
+    RASTER_CONTINUOUS = "raster/continuous"
+    RASTER_CATEGORICAL = "raster/categorical"
+    RASTER_MASK = "raster/mask"
+    TILE_CONTINUOUS = "tile/continuous"
+    TILE_CATEGORICAL = "tile/categorical"
+
+    @property
+    def is_raster(self) -> bool:
+        """True where every pixel has a value, false where the tile as a whole has one."""
+        return self.value.startswith("raster/")
+
+    @property
+    def is_continuous(self) -> bool:
+        """True where values are quantities that can be averaged."""
+        return self.value.endswith("/continuous")
+
+    @property
+    def is_categorical(self) -> bool:
+        """True where values are class codes."""
+        return self.value.endswith("/categorical")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """One class of a categorical modality."""
+
+    code: int
+    name: str
+    colour: str | None = None
+    """Display colour, ``#rrggbb``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How a modality is drawn."""
+
+    bands: tuple[str, ...] = ()
+    """Bands of the picture: three for a colour composite, one for a colour map."""
+    false_colour: tuple[str, ...] = ()
+    """Three bands of a second composite, beside that of ``bands``."""
+    range: tuple[float, float] | None = None
+    """Stored values that map to the ends of the scale."""
+    colormap: str = "viridis"
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """Terms under which a modality's data are used, and what they ask to be said."""
+
+    name: str
+    url: str
+    attribution: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modality:
+    """One layer of a tile, as stored and as learned.
+
+    Attributes
+    ----------
+    name
+        Name of the array in the store.
+    kind
+        Decides everything downstream.
+    bands
+        Band names in stored order; empty for ``tile/categorical``, whose array has no band axis.
+    dtype
+        Stored type.
+    nodata
+        Stored value that means "never observed" (NaN for floats).
+    scale, offset
+        Physical value = stored * scale + offset.
+    asset
+        Earth Engine asset ids by role (the role is the recipe's business), empty for derived modalities.
+    asset_bands
+        Stored band -> the asset's own name of it.
+    bands_by_level
+        Sentinel-2 level (``L1C``, ``L2A``) -> bands that exist in it; empty means all bands, always.
+    recipe
+        Named way in which a source obtains the modality, and its parameters.
+    derived_from
+        Coordinates (``lat``, ``lon``, ``time``) from which it is computed on read; empty when stored.
+    statistics_by
+        ``s2_level`` where the distribution depends on the product level of the scene.
+    histogram_range
+        Stored values between which percentiles are resolved; None for categories and masks.
+    histogram_ranges
+        Band -> range of its own, where one range does not suit all bands (elevation and slope).
+    histogram_bins
+        At most 2,048.
+    band_units
+        Band -> its unit, where the bands do not share one; ``units`` then names all of them.
+    input
+        May feed the encoder.
+    model_bands
+        Bands that the model sees, in its order.
+    pretext
+        Is a pretraining target.
+    pretext_norm
+        ``patch``: the target is normalised within each patch.
+    """
+
+    name: str
+    kind: Kind
+    long_name: str
+    bands: tuple[str, ...]
+    dtype: np.dtype[Any]
+    nodata: float
+    order: int = 1000
+    enabled: bool = True
+    units: str = "1"
+    band_units: Mapping[str, str] = field(default_factory=dict)
+    scale: float = 1.0
+    offset: float = 0.0
+    resampling: Resampling = "nearest"
+    asset: Mapping[str, str] = field(default_factory=dict)
+    asset_bands: Mapping[str, str] = field(default_factory=dict)
+    bands_by_level: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    derived_from: tuple[str, ...] = ()
+    statistics_by: StatisticsBy = "none"
+    histogram_range: tuple[float, float] | None = None
+    histogram_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    histogram_bins: int = 2048
+    input: bool = False
+    model_bands: tuple[str, ...] = ()
+    pretext: bool = False
+    pretext_norm: PretextNorm = "none"
+    classes: tuple[ClassLabel, ...] = ()
+    display: Display = field(default_factory=Display)
+    doi: str = ""
+    source: str = ""
+    licence: Licence
+
+    def __post_init__(self) -> None:
+        problem = _first_problem(self)
+        if problem:
+            raise CatalogError(f"{self.name}: {problem.text}", problem.field)
+        if not self.model_bands:
+            object.__setattr__(self, "model_bands", self.bands)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by what is written down: NaN no-data equals NaN no-data."""
+        return self.to_dict() == other.to_dict() if isinstance(other, Modality) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.kind, self.bands, self.dtype))
+
+    @property
+    def stored(self) -> bool:
+        """True where the store holds an array of it; derived modalities are computed on read."""
+        return not self.derived_from
+
+    @property
+    def channels(self) -> int:
+        """Length of the band axis (1 for class ids of a whole tile)."""
+        return max(1, len(self.bands))
+
+    def array_shape(self, size_px: int) -> tuple[int, ...]:
+        """Shape of one tile's array: ``(band, y, x)``, ``(band,)`` or ``()``."""
+        if self.kind.is_raster:
+            return (len(self.bands), size_px, size_px)
+        return () if self.kind.is_categorical else (len(self.bands),)
+
+    def observed(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Elementwise: is this a value, or "never observed"?"""
+        seen: np.ndarray[Any, np.dtype[np.bool_]] = (
+            ~np.isnan(values) if math.isnan(self.nodata) else values != self.dtype.type(self.nodata)
+        )
+        return seen
+
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """Array of the stored type in which nothing was observed."""
+        return np.full(shape, self.nodata, dtype=self.dtype)
+
+    def band_indices(self, bands: tuple[str, ...]) -> list[int]:
+        """Positions of the named bands on the stored band axis.
+
+        Raises
+        ------
+        CatalogError
+            When a band is not one of this modality's.
+        """
+        unknown = [band for band in bands if band not in self.bands]
+        if unknown:
+            raise CatalogError(f"{self.name} has no band {', '.join(unknown)}; its bands are {', '.join(self.bands)}.")
+        return [self.bands.index(band) for band in bands]
+
+    def histogram_range_of(self, band: str) -> tuple[float, float] | None:
+        """Return the stored values between which the percentiles of one band are resolved."""
+        return self.histogram_ranges.get(band, self.histogram_range)
+
+    def units_of(self, band: str) -> str:
+        """Return the unit of one band."""
+        return self.band_units.get(band, self.units)
+
+    def class_code_index(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Lookup from stored code to class index (position in ``classes``), -1 where no class has the code."""
+        lookup = np.full(int(np.iinfo(self.dtype).max) + 1, -1, dtype=np.int64)
+        for index, label in enumerate(self.classes):
+            lookup[label.code] = index
+        return lookup
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, as it travels in a store's attributes (NaN no-data is spelled ``"NaN"``)."""
+        entry = dataclasses.asdict(self)
+        entry["kind"] = str(self.kind)
+        entry["dtype"] = self.dtype.name
+        entry["nodata"] = "NaN" if math.isnan(self.nodata) else self.nodata
+        return entry
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; also accepts an entry as a catalog file spells it.
+
+        Raises
+        ------
+        CatalogError
+            When the entry contradicts itself.
+        """
+        values = dict(entry)
+        try:
+            values["kind"] = Kind(values["kind"])
+            values["dtype"] = np.dtype(values["dtype"])
+            values["nodata"] = float(values["nodata"]) if values["nodata"] == "NaN" else values["nodata"]
+            for name in ("bands", "derived_from", "model_bands"):
+                values[name] = tuple(values.get(name) or ())
+            if values.get("histogram_range") is not None:
+                values["histogram_range"] = tuple(values["histogram_range"])
+            values["histogram_ranges"] = {k: tuple(v) for k, v in (values.get("histogram_ranges") or {}).items()}
+            values["bands_by_level"] = {k: tuple(v) for k, v in (values.get("bands_by_level") or {}).items()}
+            values["classes"] = tuple(ClassLabel(**label) for label in values.get("classes") or ())
+            values["display"] = _display(values.get("display") or {})
+            values["licence"] = Licence(**values["licence"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CatalogError(f"{entry.get('name', 'unnamed entry')}: {error}") from error
+
+
+def _display(entry: Mapping[str, Any]) -> Display:
+    values = dict(entry)
+    for name in ("bands", "false_colour"):
+        values[name] = tuple(values.get(name) or ())
+    if values.get("range") is not None:
+        values["range"] = tuple(values["range"])
+    return Display(**values)
+
+
+def fits(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether ``value`` can be stored in ``dtype`` and comes back equal."""
+    if dtype.kind == "f":
+        return True
+    if dtype.kind not in "iu" or not float(value).is_integer():
+        return False
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max)
+
+
+class _Problem(NamedTuple):
+    """What is wrong with an entry, and in which of its fields (dotted where nested)."""
+
+    field: str
+    text: str
+
+
+def _first_problem(modality: Modality) -> _Problem | None:
+    """Say what is wrong with an entry, or None; most fundamental first."""
+    checks = (_storage_problem, _histogram_problem, _band_problem, _band_name_problem, _class_problem, _role_problem)
+    return next((problem for check in checks if (problem := check(modality))), None)
+
+
+def _storage_problem(m: Modality) -> _Problem | None:
+    if not m.name.isidentifier():
+        text = f"the name {m.name!r} must be a plain identifier, since it names an array; use letters, digits and _."
+        return _Problem("name", text)
+    if not fits(m.nodata, m.dtype):
+        return _Problem("nodata", f"nodata {m.nodata} does not fit {m.dtype.name}; widen one of them.")
+    if m.dtype.kind == "f" and not math.isnan(m.nodata):
+        text = f"floating-point modalities mark missing values by NaN, got nodata {m.nodata}; write NaN."
+        return _Problem("nodata", text)
+    if m.kind.is_categorical and m.dtype.name not in CODE_DTYPES:
+        text = f"class codes are stored as {' or '.join(CODE_DTYPES)}, got dtype {m.dtype.name}; write one of them."
+        return _Problem("dtype", text)
+    if m.kind is Kind.RASTER_MASK and m.dtype.kind == "f":
+        return _Problem("dtype", f"masks are integers, got dtype {m.dtype.name}; write uint8 or uint16.")
+    return None
+
+
+def _histogram_problem(m: Modality) -> _Problem | None:
+    if m.kind.is_continuous and m.histogram_range is None:
+        text = "a continuous modality needs histogram_range [low, high], between which percentiles are resolved."
+        return _Problem("histogram_range", text)
+    ranges = {"histogram_range": m.histogram_range} | {
+        f"histogram_ranges.{b}": r for b, r in m.histogram_ranges.items()
+    }
+    for where, limits in ranges.items():
+        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+            return _Problem(where, f"{where} must rise, got {list(limits)}; write [low, high].")
+    if not 1 <= m.histogram_bins <= 2048:
+        return _Problem("histogram_bins", f"histogram_bins must lie in 1..2048, got {m.histogram_bins}.")
+    return None
+
+
+def _band_problem(m: Modality) -> _Problem | None:
+    if m.kind is Kind.TILE_CATEGORICAL:
+        text = f"tile/categorical has no band axis, got bands {list(m.bands)}; leave them out."
+        return _Problem("bands", text) if m.bands else None
+    if not m.bands:
+        return _Problem("bands", "at least one band is needed; list them under bands.")
+    if len(set(m.bands)) != len(m.bands):
+        return _Problem("bands", f"band names must differ, got {list(m.bands)}.")
+    if m.kind is Kind.RASTER_CATEGORICAL and len(m.bands) != 1:
+        return _Problem("bands", f"raster/categorical has exactly one band, got {list(m.bands)}.")
+    if m.kind.is_raster and not m.kind.is_continuous and m.resampling != "nearest":
+        text = f"class codes and masks cannot be interpolated, got resampling {m.resampling}; write nearest."
+        return _Problem("resampling", text)
+    return None
+
+
+def _band_name_problem(m: Modality) -> _Problem | None:
+    named = {
+        "model_bands": m.model_bands,
+        "display.bands": m.display.bands,
+        "display.false_colour": m.display.false_colour,
+        "asset_bands": tuple(m.asset_bands),
+        "band_units": tuple(m.band_units),
+        "histogram_ranges": tuple(m.histogram_ranges),
+        **{f"bands_by_level.{level}": bands for level, bands in m.bands_by_level.items()},
+    }
+    for where, bands in named.items():
+        unknown = [band for band in bands if band not in m.bands]
+        if unknown:
+            return _Problem(where, f"{where} names {', '.join(unknown)}, but the bands are {', '.join(m.bands)}.")
+    if len(set(m.model_bands)) != len(m.model_bands):
+        return _Problem("model_bands", f"model_bands must differ, got {list(m.model_bands)}.")
+    return None
+
+
+def _class_problem(m: Modality) -> _Problem | None:
+    if m.kind.is_categorical and not m.classes:
+        return _Problem("classes", "a categorical modality needs its classes (code, name, colour).")
+    codes = [label.code for label in m.classes]
+    if len(set(codes)) != len(codes):
+        clashing = sorted({code for code in codes if codes.count(code) > 1})
+        return _Problem("classes", f"class codes must differ, got {', '.join(map(str, clashing))} more than once.")
+    if m.nodata in codes:
+        text = f"class code {int(m.nodata)} is also the nodata value; give one of them another number."
+        return _Problem("classes", text)
+    wide = [code for code in codes if not fits(code, m.dtype)]
+    if wide:
+        text = f"class codes {', '.join(map(str, wide))} do not fit {m.dtype.name}; widen the dtype."
+        return _Problem("classes", text)
+    return None
+
+
+def _role_problem(m: Modality) -> _Problem | None:
+    if m.pretext and m.kind is Kind.RASTER_MASK:
+        return _Problem("pretext", "a raster/mask cannot be a pretext task; set pretext: false.")
+    if m.pretext_norm == "patch" and m.kind is not Kind.RASTER_CONTINUOUS:
+        text = f"only raster/continuous has patches to normalise within, got kind {m.kind}; write pretext_norm: none."
+        return _Problem("pretext_norm", text)
+    unknown = [name for name in m.derived_from if name not in DERIVABLE_FROM]
+    if unknown:
+        text = f"derived_from names {', '.join(unknown)}; what can be derived from is {', '.join(DERIVABLE_FROM)}."
+        return _Problem("derived_from", text)
+    if m.derived_from and m.kind is not Kind.TILE_CONTINUOUS:
+        text = f"only tile/continuous is derived on read, got kind {m.kind}; leave derived_from out."
+        return _Problem("derived_from", text)
+    return None

@@ -1,0 +1,248 @@
+"""A build, as data: everything that decides what ends up in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.resources import resource_path
+from mmearth_data.tile import check_tile_size
+
+MAX_SEED = 2**64 - 1
+"""Seeds enter the draws as 8 bytes."""
+NOT_IDENTITY = frozenset({"source", "threads"})
+"""Fields that a store does not record: the source describes itself, and speed decides no byte."""
+FILES = ("ecoregions", "tiles_file")
+"""Fields that name a file; a store records the digest of its content, never a path."""
+PLACING = frozenset({"region", "mainland", "tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
+"""Fields without meaning where the places are given."""
+SCENES = frozenset({"years", "levels", "cloud_percent"})
+"""Fields without meaning for a source whose scenes are given too."""
+
+
+class BuildRecipe(BaseModel):
+    """Options of one build; the same recipe and source always give the same bytes.
+
+    Attributes
+    ----------
+    source
+        ``synthetic`` or ``rasters:FILE.yaml``.
+    region
+        ``global``, a country, continent or ISO code, ``bbox:W,S,E,N`` or a vector file.
+    mainland
+        Keep the largest part of the region only.
+    tiles
+        Number of tiles N; a source that brings its own places ignores it.
+    tile_size
+        Pixels a side, 10 m each.
+    seed
+        Decides places, splits and draws.
+    modalities
+        Names to store; None takes all that the catalog has switched on.
+    ecoregions
+        Vector file of ecoregions; None asks the source.
+    tiles_file
+        File of places to use instead of sampling.
+    balance, oversample, split, split_shares, split_guard_m, min_distance_m
+        See `mmearth_data.sampling`.
+        ``split`` None means ``block``, and ``random`` where the source brings its own places.
+    level
+        Sentinel-2 level to take where a raster mapping offers both.
+    years, levels, cloud_percent
+        Years of the scenes, product levels to draw from, and the cloud limit in per cent.
+    tiles_per_shard
+        Rows of one shard; None lets the store decide.
+    threads
+        Threads that read tiles; never changes a byte of the result.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = "synthetic"
+    region: str = "global"
+    mainland: bool = False
+    tiles: int = Field(default=1000, ge=1)
+    tile_size: int = 128
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    modalities: tuple[str, ...] | None = None
+    ecoregions: Path | None = None
+    tiles_file: Path | None = None
+    balance: Literal["biome", "biome-ecoregion", "ecoregion", "area"] = "biome"
+    oversample: float = Field(default=1.3, ge=1, le=10)
+    split: Literal["block", "random"] | None = None
+    split_shares: tuple[float, float, float] = (90.0, 5.0, 5.0)
+    split_guard_m: float = Field(default=2000.0, ge=0)
+    min_distance_m: float = Field(default=0.0, ge=0)
+    level: Literal["L1C", "L2A"] | None = None
+    years: tuple[int, ...] = (2017, 2018, 2019, 2020)
+    levels: tuple[Literal["L2A", "L1C"], ...] = ("L2A", "L1C")
+    cloud_percent: float = Field(default=10.0, gt=0, le=100)
+    tiles_per_shard: int | None = Field(default=None, ge=1, le=65536)
+    threads: int = Field(default=2, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _split_fits_source(self) -> Self:
+        own_places = self.source_file is not None
+        if own_places and self.split == "block":
+            raise InputError(f"split: expected random for {self.source}, whose sites are few and near, got block.")
+        if self.split is None:
+            object.__setattr__(self, "split", "random" if own_places else "block")
+        return self
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        if re.fullmatch(r"synthetic|rasters:.+", value) is None:
+            raise InputError(f"source: expected synthetic or rasters:FILE.yaml, got {value!r}.")
+        return value
+
+    @field_validator("tile_size")
+    @classmethod
+    def _size(cls, value: int) -> int:
+        return check_tile_size(value)
+
+    @field_validator("split_shares")
+    @classmethod
+    def _shares(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or abs(sum(value) - 100) > 1e-6:
+            raise InputError(f"split_shares: expected three shares that add up to 100, got {list(value)}; try 90,5,5.")
+        return value
+
+    @field_validator("years")
+    @classmethod
+    def _years(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 2015 or max(value) > 2100:
+            raise InputError(f"years: expected years of the Sentinel-2 era (2015 on), got {list(value)}.")
+        return tuple(sorted(set(value)))
+
+    @field_validator("levels")
+    @classmethod
+    def _levels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise InputError(f"levels: expected L2A, L1C or both, once each, got {list(value)}.")
+        return value
+
+    @property
+    def source_name(self) -> str:
+        """Name of the source, without its file."""
+        return self.source.partition(":")[0]
+
+    @property
+    def source_file(self) -> Path | None:
+        """File of the source (``rasters:FILE``), if it has one."""
+        _, colon, file = self.source.partition(":")
+        return Path(file) if colon else None
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready part that a store records and compares; files stand in it by digest.
+
+        Raises
+        ------
+        FileInputError
+            When a file cannot be read.
+        """
+        without = NOT_IDENTITY
+        if self.source_file is not None or self.tiles_file is not None:
+            without |= PLACING
+        if self.source_file is not None:
+            without |= SCENES
+        digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
+        return self.model_dump(mode="json", exclude=set(without)) | digests
+
+
+def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
+    """Combine a named or written recipe with options that override it.
+
+    Parameters
+    ----------
+    base
+        Name of a recipe in ``pipelines/build``, path of a YAML file, or None.
+    overrides
+        Field -> value.
+
+    Raises
+    ------
+    InputError
+        With the field, what was expected and what came.
+    """
+    values: dict[str, Any] = {} if base is None else read_recipe(base)
+    values.update(overrides)
+    try:
+        return BuildRecipe(**values)
+    except ValidationError as error:
+        raise InputError(describe_validation(error)) from None
+
+
+def read_recipe(name_or_file: str) -> dict[str, Any]:
+    """Fields of a recipe: a name in ``pipelines/build`` or a YAML file.
+
+    Raises
+    ------
+    FileInputError
+        When there is no such recipe, or it is not a mapping of fields.
+    """
+    named = resource_path("pipelines") / "build" / f"{name_or_file}.yaml"
+    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        known = ", ".join(recipe_names())
+        raise FileInputError(path, f"expected a recipe ({known}) or a YAML file, got: {one_line(error)}.") from None
+    if not isinstance(content, dict):
+        raise FileInputError(path, f"expected a mapping of recipe fields, got {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes; ``pipelines/build`` also holds mappings of raster files, which are none."""
+    shipped = sorted((resource_path("pipelines") / "build").glob("*.yaml"))
+    return [
+        path.stem for path in shipped if set(yaml.safe_load(path.read_text("utf-8"))) <= set(BuildRecipe.model_fields)
+    ]
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file's content, 32 hex digits.
+
+    Raises
+    ------
+    FileInputError
+        When it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise FileInputError(path, f"expected a file that can be read, got: {error.strerror}.") from None
+
+
+def describe_validation(error: ValidationError) -> str:
+    """Pydantic's findings as one line."""
+    findings = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"]) or "recipe"
+        findings.append(f"{field}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
+    return "; ".join(findings) + "."
+
+
+def one_line(error: BaseException) -> str:
+    """Text of an exception without line breaks."""
+    return " ".join(str(error).split())
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Say which fields of two recipes differ, as ``field: stored -> wanted``."""
+    lines: list[str] = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += [f"{key}.{line}" for line in differences(old, new)]
+        elif old != new:
+            lines.append(f"{key}: {old!r} -> {new!r}")
+    return lines

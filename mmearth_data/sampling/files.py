@@ -1,0 +1,207 @@
+"""Sample files: GeoParquet with the places and how they came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import FileInputError
+from mmearth_data.sampling.options import Sample, SampleReport
+from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
+from mmearth_data.tile import WGS84, tile_ids, unpack_tile_id
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
+    import pyarrow as pa
+
+    from mmearth_data.sampling.options import SamplingOptions
+
+METADATA_KEY = b"mmearth:sample"
+COLUMNS = ("tile_id", "lon", "lat", "biome", "eco_region", "split", "slot", "rank")
+TYPES = {"lon": "f8", "lat": "f8", "biome": "u1", "eco_region": "u2", "split": "u1", "slot": "Int64", "rank": "u1"}
+ROWS_PER_GROUP = 65_536
+
+
+def write_sample(sample: Sample, path: Path) -> None:
+    """Write a sample as GeoParquet (WKB points, EPSG:4326), whole or not at all.
+
+    The report is kept in the file's metadata under ``mmearth:sample``. The same sample gives the same bytes.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    table = _table(sample)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    os.close(descriptor)
+    beside = Path(name)
+    try:
+        pq.write_table(table, beside, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        beside.chmod(0o666 & ~_umask())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_sample(
+    path: Path, *, ecoregions: gpd.GeoDataFrame | None = None, options: SamplingOptions | None = None
+) -> Sample:
+    """Read places from a file: one that `write_sample` wrote, or any table of points.
+
+    Parameters
+    ----------
+    path
+        GeoParquet, Parquet, CSV, or a vector file of points (GeoJSON, GeoPackage, ...). Coordinates come from columns
+        ``lon`` and ``lat`` in degrees, or from the geometry. Columns ``split`` (0, 1, 2 or train, val, test) and
+        ``biome`` with ``eco_region`` are kept where they stand.
+    ecoregions
+        Label the places that have no labels; as `mmearth_data.ecoregions.read_ecoregions` gives them.
+    options
+        Tile size, seed and split of places that have none; needed for all but sample files.
+
+    Raises
+    ------
+    FileInputError
+        A file that cannot be read, lacks columns, names a place twice or places at sea, or was made for another tile
+        size.
+    """
+    path = Path(path)
+    table, report = _read_table(path)
+    if all(name in table.columns for name in COLUMNS):
+        sample = _as_sample(path, table, report)
+        if options is not None:
+            _check_size(path, sample, options.size_px)
+        return sample
+    if options is None:
+        missing = ", ".join(name for name in COLUMNS if name not in table.columns)
+        raise FileInputError(path, f"expected a file made by `mmearth-data sample`, this one lacks {missing}.")
+    return sample_of_places(path, table, ecoregions, options)
+
+
+def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
+    """Read the rows of a file, and the report of its making where it carries one."""
+    import geopandas as gpd
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise FileInputError(path, "no such file; check the path.")
+    report = None
+    try:
+        if path.suffix.lower() in (".parquet", ".geoparquet"):
+            metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+            if METADATA_KEY in metadata:
+                report = SampleReport.from_dict(json.loads(metadata[METADATA_KEY]))
+            table = gpd.read_parquet(path) if b"geo" in metadata else pd.read_parquet(path)
+        elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
+            table = pd.read_csv(path, sep=_separator(path), dtype={"tile_id": str})
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # GDAL's remarks on a file that is read all the same
+                table = gpd.read_file(path)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        problem = f"expected a table of places (GeoParquet, CSV, GeoJSON, ...), could not read it: {reason}"
+        raise FileInputError(path, problem) from None
+    return table, report
+
+
+def _separator(path: Path) -> str:
+    """Find the character that divides the columns of a text table: the most frequent one of its first line."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    return max(",;\t", key=header.count)
+
+
+def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> Sample:
+    """Check a table with all columns of a sample file."""
+    import geopandas as gpd
+
+    try:
+        table["tile_id"] = _parsed_ids(table["tile_id"])
+        table = table.astype(TYPES)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise FileInputError(path, f"expected the columns of a sample file, one has other values: {error}") from None
+    check_unique(path, table["tile_id"].to_numpy())
+    _check_ids(path, table)
+    slots = np.sort(table["slot"].dropna().to_numpy(np.int64))
+    if not np.array_equal(slots, np.arange(len(slots))) or not len(slots):
+        raise FileInputError(path, f"expected slots 0 to {max(len(slots) - 1, 0)}, each once; sample the places anew.")
+    if not isinstance(table, gpd.GeoDataFrame):
+        points = gpd.points_from_xy(table["lon"], table["lat"])
+        table = gpd.GeoDataFrame(table, geometry=points, crs=WGS84)
+    return Sample(table, report or report_of_places(path.name, table))
+
+
+def _parsed_ids(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Tile ids as numbers; texts are 16 hex digits or decimal."""
+    if column.dtype.kind in "iu":
+        return column.to_numpy(np.uint64)
+    return np.array([int(text, 16 if len(text) == 16 else 10) for text in column.astype(str)], dtype=np.uint64)
+
+
+def _check_ids(path: Path, table: pd.DataFrame) -> None:
+    """Refuse ids that do not say where their tile lies."""
+    size = unpack_tile_id(int(table["tile_id"].iloc[0]))[2]
+    known = size > 0 and np.array_equal(tile_ids(table["lon"], table["lat"], size), table["tile_id"])
+    if not known:
+        raise FileInputError(path, "expected tile_id to follow from lon, lat and one tile size; leave the column out.")
+
+
+def _check_size(path: Path, sample: Sample, size_px: int) -> None:
+    size = unpack_tile_id(int(sample.frame["tile_id"].iloc[0]))[2]
+    if size != size_px:
+        raise FileInputError(
+            path, f"expected places for tiles of {size_px} px, got {size} px; give --tile-size {size} or sample anew."
+        )
+
+
+def _table(sample: Sample) -> pa.Table:
+    import pyarrow as pa
+
+    frame = sample.frame
+    columns: dict[str, Any] = {name: frame[name].to_numpy() for name in COLUMNS if name != "slot"}
+    slot = frame["slot"]
+    missing = slot.isna().to_numpy()
+    columns["slot"] = pa.array(slot.fillna(0).to_numpy(np.int64), mask=missing)
+    columns["geometry"] = _points_as_wkb(frame["lon"].to_numpy(), frame["lat"].to_numpy())
+    table = pa.table({name: columns[name] for name in (*COLUMNS, "geometry")})
+    report = json.dumps(sample.report.to_dict(), sort_keys=True).encode()
+    return table.replace_schema_metadata({b"geo": _geo_metadata(frame), METADATA_KEY: report})
+
+
+def _points_as_wkb(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> pa.Array:
+    """WKB of points, laid out at once: byte order, geometry type 1, x, y (OGC 06-103r4, 8.2)."""
+    import pyarrow as pa
+
+    wkb = np.empty(len(lon), dtype=np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")]))
+    wkb["order"], wkb["type"], wkb["x"], wkb["y"] = 1, 1, lon, lat
+    offsets = np.arange(len(lon) + 1, dtype=np.int32) * np.int32(wkb.itemsize)
+    return pa.Array.from_buffers(pa.binary(), len(lon), [None, pa.py_buffer(offsets), pa.py_buffer(wkb.tobytes())])
+
+
+def _geo_metadata(frame: gpd.GeoDataFrame) -> bytes:
+    from pyproj import CRS
+
+    lon, lat = frame["lon"].to_numpy(), frame["lat"].to_numpy()
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["Point"],
+        "crs": CRS.from_epsg(WGS84).to_json_dict(),
+        "bbox": [float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())],
+    }
+    return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}).encode()
+
+
+def _umask() -> int:
+    """Look up the mask of file modes of this process; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

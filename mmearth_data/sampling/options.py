@@ -1,0 +1,186 @@
+"""What is asked of the sampler, and what it reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from mmearth_data.catalog import biomes
+from mmearth_data.errors import InputError
+from mmearth_data.sampling.quotas import BALANCES, Balance
+from mmearth_data.tile import check_tile_size
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+SplitMethod = Literal["block", "random"]
+SPLIT_METHODS: tuple[str, ...] = get_args(SplitMethod)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingOptions:
+    """What is asked of the sampler.
+
+    Attributes
+    ----------
+    tiles
+        Primary places.
+    size_px
+        Side of a tile at 10 m.
+    seed
+        Decides everything that is random.
+    balance
+        ``biome``: equal per biome present, within it in proportion to area; ``biome-ecoregion``: equal per biome,
+        then per ecoregion; ``ecoregion``: equal per ecoregion; ``area``: uniform on land.
+    oversample
+        Primary and reserve places together, over ``tiles``.
+    split
+        ``block`` (spatial) or ``random``.
+    split_shares
+        Per cent of train, val and test.
+    split_guard_m
+        Distance between a tile's centre and cells of the other splits.
+    min_distance_m
+        Least distance between centres, besides that no two tiles overlap.
+    threads
+        Threads; the sample does not depend on them.
+
+    Raises
+    ------
+    InputError
+        When a value is out of range.
+    """
+
+    tiles: int
+    size_px: int = 128
+    seed: int = 0
+    balance: Balance = "biome"
+    oversample: float = 1.3
+    split: SplitMethod = "block"
+    split_shares: tuple[float, float, float] = (90.0, 5.0, 5.0)
+    split_guard_m: float = 2000.0
+    min_distance_m: float = 0.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_tile_size(self.size_px)
+        for problem in (self._range_problem(), self._split_problem()):
+            if problem:
+                raise InputError(problem)
+
+    def _range_problem(self) -> str | None:
+        if self.tiles < 1:
+            return f"Expected at least one tile, got {self.tiles}; ask for 1 or more."
+        if self.seed < 0 or self.seed >= 2**64:
+            return f"Expected a seed from 0 to 2^64 - 1, got {self.seed}."
+        if not 1 <= self.oversample <= 10:
+            return f"Expected an oversampling factor from 1 (no reserves) to 10, got {self.oversample:g}; 1.3 is usual."
+        if self.balance not in BALANCES:
+            return f"Expected a balance out of {', '.join(BALANCES)}, got {self.balance!r}."
+        if not 0 <= self.min_distance_m <= 2_000_000:
+            return f"Expected a minimum distance from 0 to 2,000,000 m, got {self.min_distance_m:g}."
+        return None
+
+    def _split_problem(self) -> str | None:
+        if self.split not in SPLIT_METHODS:
+            return f"Expected a split method out of {', '.join(SPLIT_METHODS)}, got {self.split!r}."
+        shares = self.split_shares
+        usable = len(shares) == 3 and all(math.isfinite(share) and share >= 0 for share in shares)
+        if not usable or not math.isclose(sum(shares), 100, abs_tol=1e-6):
+            return f"Expected three split shares (train,val,test) that add up to 100, got {','.join(map(str, shares))}."
+        if not 0 <= self.split_guard_m <= 100_000:
+            return f"Expected a split guard from 0 to 100,000 m, got {self.split_guard_m:g}."
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReport:
+    """How a sample came about.
+
+    Attributes
+    ----------
+    region
+        Its name.
+    tiles, reserves
+        Places.
+    area_km2
+        Eligible land: inside region and ecoregions, from 80 S to 84 N.
+    options
+        What was asked for, JSON-ready, without the threads.
+    cell_width_m, cells
+        Width of the split blocks and their number per split; None and empty for a random split.
+    guard_m
+        Guard in force between splits.
+    splits
+        Tiles per split.
+    biomes
+        Biome id -> ``{"wanted", "placed", "reserves"}``.
+    moved
+        What strata could not hold and others took over: ``{"biome", "eco_region", "wanted", "placed"}``.
+    reserves_wanted
+        Reserves that were asked for.
+    notes
+        Sentences for people.
+    """
+
+    region: str
+    tiles: int
+    reserves: int
+    area_km2: float
+    options: dict[str, Any]
+    cell_width_m: float | None
+    cells: dict[str, int]
+    guard_m: float
+    splits: dict[str, int]
+    biomes: dict[int, dict[str, int]]
+    moved: list[dict[str, int]] = field(default_factory=list)
+    reserves_wanted: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        entry = asdict(self)
+        entry["biomes"] = {str(biome): counts for biome, counts in self.biomes.items()}
+        return entry
+
+    def lines(self) -> list[str]:
+        """Lines for people."""
+        names = {label.code: label.name for label in biomes()}
+        blocks = f"blocks of {self.cell_width_m / 1000:.3g} km, guard {self.guard_m:.0f} m" if self.cell_width_m else ""
+        moved = [f"{names[m['biome']]}: placed {m['placed']} of {m['wanted']}" for m in self.moved]
+        return [
+            f"{self.region}: {self.tiles} tiles and {self.reserves} reserves on {self.area_km2:,.0f} km2 of eligible land",
+            "splits: "
+            + ", ".join(f"{name} {count}" for name, count in self.splits.items())
+            + (blocks and f" ({blocks})"),
+            *(f"{counts['placed']:>8}  {names.get(code, 'no biome')}" for code, counts in self.biomes.items()),
+            *(f"full, the rest went to others: {line}" for line in moved),
+            *self.notes,
+        ]
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> SampleReport:
+        """Inverse of `to_dict`."""
+        values = dict(entry)
+        values["biomes"] = {int(biome): counts for biome, counts in values["biomes"].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Places for a store.
+
+    Attributes
+    ----------
+    frame
+        One row a place, primaries in order of slot, then reserves in the order in which they are dealt:
+        ``tile_id`` uint64, ``lon``, ``lat`` float64 degrees, ``biome`` uint8, ``eco_region`` uint16, ``split`` uint8
+        (0 train, 1 val, 2 test), ``slot`` Int64 (null for reserves), ``rank`` uint8 (0 primary, 1 reserve),
+        ``geometry`` points in EPSG:4326.
+    report
+        How it came about.
+    """
+
+    frame: gpd.GeoDataFrame
+    report: SampleReport

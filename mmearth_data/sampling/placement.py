@@ -1,0 +1,201 @@
+"""Placing points: drawn uniformly in their polygons, kept apart, until every quota is met or nothing more fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from mmearth_data.equal_area import X_PER_DEGREE, Floats, Ints, latitude_of_y, sums, y_of_latitude
+from mmearth_data.pieces import Pieces, contains
+from mmearth_data.tile import round_lonlat
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmearth_data.sampling.blocks import Blocks
+    from mmearth_data.sampling.spacing import Placed
+
+SPARE = 1.03
+"""A little more is drawn than is expected to be needed, so that few rounds are left for the rest."""
+MOST_DRAWN = 4_000_000
+"""Points in one round at most: bounds the memory."""
+PATIENCE = 40
+"""Draws per room for one tile, after which what is not placed counts as not fitting."""
+RESERVE_PATIENCE = 4
+LEAST_TRIES = 400
+
+
+@dataclass(frozen=True)
+class Points:
+    """Places, one entry each.
+
+    Attributes
+    ----------
+    lon, lat
+        Degrees, rounded to 1e-6.
+    piece
+        Position of the piece that each was drawn in.
+    """
+
+    lon: Floats
+    lat: Floats
+    piece: Ints
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Points:
+        """Select points."""
+        return Points(self.lon[index], self.lat[index], self.piece[index])
+
+    @classmethod
+    def join(cls, parts: list[Points]) -> Points:
+        """Put points together, in order."""
+        if not parts:
+            return cls(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("lon", "lat", "piece")))
+
+
+class Field:
+    """The land that points are drawn on: pieces, sorted into bins (a stratum in a split each).
+
+    Parameters
+    ----------
+    pieces
+        Polygons cut at the cells of the blocks.
+    bin_of_piece
+        Bin of each piece.
+    bins
+        Number of bins.
+    blocks
+        Splits of the cells; None where splits do not go by place.
+    guard_m
+        Distance kept from cells of later splits.
+    threads
+        Threads for point-in-polygon tests; results do not depend on it.
+    """
+
+    def __init__(
+        self, pieces: Pieces, bin_of_piece: Ints, bins: int, blocks: Blocks | None, guard_m: float, threads: int
+    ) -> None:
+        order = np.argsort(bin_of_piece, kind="stable")
+        self._blocks, self._guard_m, self._threads = blocks, guard_m, threads
+        self._order = order
+        self._bin = bin_of_piece[order]
+        self._geometry = pieces.geometry[order]
+        shapely.prepare(self._geometry)
+        self._west, self._south, self._east, self._north = self._boxes(pieces, order)
+        self._low, self._high = y_of_latitude(self._south), y_of_latitude(self._north)
+        ends = np.cumsum((self._east - self._west) * (self._high - self._low))
+        last = np.searchsorted(self._bin, np.arange(bins), side="right") - 1
+        first = np.searchsorted(self._bin, np.arange(bins), side="left")
+        self._first, self._last, self._ends = first, last, ends
+        self._start = np.where(first > 0, ends[first - 1], 0.0) if len(ends) else np.zeros(bins)
+        self._stop = np.where(last >= first, ends[last], self._start) if len(ends) else np.zeros(bins)
+        self.area_m2 = sums(bin_of_piece, pieces.area_m2, bins)
+
+    @staticmethod
+    def _boxes(pieces: Pieces, order: Ints) -> tuple[Floats, Floats, Floats, Floats]:
+        boxes = np.column_stack(pieces.grid.bounds_of(pieces.cell[order]))
+        part = ~shapely.is_missing(pieces.geometry[order])
+        boxes[part] = shapely.bounds(pieces.geometry[order][part])
+        return boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
+
+    def draw(self, wanted: Ints, rng: np.random.Generator) -> tuple[Points, Ints]:
+        """Draw points in bins, each uniform in its bin's polygons or dropped.
+
+        Parameters
+        ----------
+        wanted
+            Draws per bin.
+        rng
+            Source of randomness.
+
+        Returns
+        -------
+        points : Points
+            Those that fell inside a polygon and off the guard, in random order.
+        tried : ndarray of int64
+            Points per bin that fell inside a polygon, guard or not.
+        """
+        in_bin = np.repeat(np.arange(len(wanted)), wanted)
+        target = self._start[in_bin] + rng.random(len(in_bin)) * (self._stop - self._start)[in_bin]
+        at = np.clip(np.searchsorted(self._ends, target, side="right"), self._first[in_bin], self._last[in_bin])
+        lon = self._west[at] + rng.random(len(at)) * (self._east - self._west)[at]
+        lat = latitude_of_y(self._low[at] + rng.random(len(at)) * (self._high - self._low)[at])
+        lon, lat = round_lonlat(lon), round_lonlat(lat)
+        # Rounding may carry a point over an edge by half a millionth of a degree; 180 E is 180 W.
+        within = (lon > self._west[at]) & (lon < self._east[at]) & (lat > self._south[at]) & (lat < self._north[at])
+        index = np.flatnonzero(within & (np.abs(lon) < 180))
+        index = index[contains(self._geometry[at[index]], lon[index], lat[index], self._threads)]
+        tried = np.bincount(in_bin[index], minlength=len(wanted))
+        index = index[rng.permutation(len(index))]
+        points = Points(lon[index], lat[index], self._order[at[index]])
+        return self._off_guard(points), tried
+
+    def _off_guard(self, points: Points) -> Points:
+        if self._blocks is None:
+            return points
+        split = self._blocks.split_of(self._blocks.grid.cell_of(points.lon, points.lat)).astype(np.int64)
+        return points.take(~self._blocks.too_close(points.lon, points.lat, split, self._guard_m))
+
+    def efficiency(self) -> Floats:
+        """Estimate the fraction of draws that fall inside a polygon, per bin."""
+        boxes = (self._stop - self._start) * X_PER_DEGREE
+        return np.where(boxes > 0, self.area_m2 / np.maximum(boxes, 1e-300), 1.0)
+
+
+@dataclass
+class Filling:
+    """State of the filling of bins."""
+
+    field: Field
+    placed: Placed
+    bin_of_piece: Ints
+    rng: np.random.Generator
+
+    def fill(self, quota: Ints, patience: float) -> tuple[list[Points], Ints]:
+        """Place up to ``quota`` points per bin.
+
+        Returns
+        -------
+        points
+            What was placed, in the order of placing.
+        count : ndarray of int64
+            Points per bin; fewer than asked where no more fit.
+        """
+        count = np.zeros_like(quota)
+        tried = np.zeros_like(quota)
+        room = self.field.area_m2 / self.placed.spacing.footprint_m2()
+        limit = np.where(self.field.area_m2 > 0, patience * room + LEAST_TRIES, 0)
+        success = self.field.efficiency()
+        parts: list[Points] = []
+        while (short := np.where(tried < limit, quota - count, 0)).any():
+            draws = np.ceil(short / np.maximum(success, 0.02) * SPARE + np.sqrt(short))
+            draws = _bounded(draws, np.where(short > 0, limit - tried, 0))
+            points, inside = self.field.draw(draws, self.rng)
+            tried += np.maximum(inside, 1) * (draws > 0)
+            new = points.take(self.placed.choose(points.lon, points.lat))
+            new, per_bin = self._within_quota(new, quota - count)
+            self.placed.add(new.lon, new.lat)
+            count += per_bin
+            parts.append(new)
+            success = np.where(draws > 0, (per_bin + 0.5) / (np.maximum(draws, 1) + 1), success)
+        return parts, count
+
+    def _within_quota(self, points: Points, open_: Ints) -> tuple[Points, Ints]:
+        """Keep the first points of each bin, as many as it still takes."""
+        bins = self.bin_of_piece[points.piece]
+        order = np.argsort(bins, kind="stable")
+        starts = np.searchsorted(bins[order], np.arange(len(open_)))
+        nth = np.empty(len(bins), dtype=np.int64)
+        nth[order] = np.arange(len(bins)) - starts[bins[order]]
+        keep = nth < open_[bins]
+        return points.take(keep), np.bincount(bins[keep], minlength=len(open_))
+
+
+def _bounded(draws: Floats, left: Floats) -> Ints:
+    """Whole draws per bin: no more than could still be tried, and not too many at once."""
+    draws = np.minimum(draws, 4 * left + 8 * (left > 0))
+    bounded: Ints = np.ceil(draws * min(1.0, MOST_DRAWN / max(draws.sum(), 1.0))).astype(np.int64)
+    return bounded

@@ -1,0 +1,225 @@
+"""Places that somebody else chose: checked, labelled, split and put in order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.ecoregions import NO_BIOME, label_points
+from mmearth_data.equal_area import MAX_X, MAX_Y, X_PER_DEGREE, CellGrid, Floats, Ints, y_of_latitude
+from mmearth_data.errors import FileInputError
+from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES, assign_blocks, cell_width_m
+from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions
+from mmearth_data.sampling.quotas import split_totals
+from mmearth_data.sampling.spacing import Placed, Spacing
+from mmearth_data.tile import MAX_LAT, MIN_LAT, WGS84, format_tile_id, round_lonlat, tile_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import geopandas as gpd
+    import pandas as pd
+    from numpy.typing import NDArray
+
+LON_NAMES = ("lon", "longitude", "lng", "long")
+LAT_NAMES = ("lat", "latitude")
+SHOWN = 3
+"""Rows that a message names at most."""
+
+
+def sample_of_places(
+    path: Path, table: pd.DataFrame, ecoregions: gpd.GeoDataFrame | None, options: SamplingOptions
+) -> Sample:
+    """Make a sample of given places: all primaries, no reserves.
+
+    Parameters
+    ----------
+    path
+        File that they come from, for messages.
+    table
+        One row a place; see `mmearth_data.sampling.files.read_sample`.
+    ecoregions
+        Label places without labels.
+    options
+        Tile size, seed, split method and shares.
+
+    Raises
+    ------
+    FileInputError
+        Columns that are missing, places twice, beyond the UTM zones or in no ecoregion.
+    """
+    import geopandas as gpd
+    import pandas as pd
+
+    if not len(table):
+        raise FileInputError(path, "expected places, got a table without rows.")
+    lon, lat = _coordinates(path, table)
+    tile_id = tile_ids(lon, lat, options.size_px)
+    check_unique(path, tile_id)
+    biome, eco_region = _labels(path, table, ecoregions, lon, lat)
+    split, width = _splits(path, table, lon, lat, options)
+    shuffled = np.random.default_rng(options.seed).permutation(len(lon))
+    order = shuffled[np.argsort(split[shuffled], kind="stable")]
+    frame = gpd.GeoDataFrame(
+        {
+            "tile_id": tile_id[order],
+            "lon": lon[order],
+            "lat": lat[order],
+            "biome": biome[order],
+            "eco_region": eco_region[order],
+            "split": split[order],
+            "slot": pd.array(np.arange(len(lon)), dtype="Int64"),
+            "rank": np.zeros(len(lon), dtype=np.uint8),
+        },
+        geometry=shapely.points(lon[order], lat[order]),
+        crs=WGS84,
+    )
+    return Sample(frame, report_of_places(path.name, frame, options, width))
+
+
+def report_of_places(
+    name: str, frame: pd.DataFrame, options: SamplingOptions | None = None, width_m: float | None = None
+) -> SampleReport:
+    """Report on places whose making is not known."""
+    primary = frame["slot"].notna().to_numpy()
+    biome, split = frame["biome"].to_numpy(), frame["split"].to_numpy()
+    asked: dict[str, Any] = {}
+    notes = []
+    if options is not None:
+        asked = {key: value for key, value in asdict(options).items() if key in ("size_px", "seed", "split")}
+        close = _overlapping(frame, options.size_px)
+        if close:
+            notes.append(f"{close} of {len(frame)} tiles overlap another one.")
+    biomes = {}
+    for code in np.unique(biome):
+        placed = int((primary & (biome == code)).sum())
+        biomes[int(code)] = {"wanted": placed, "placed": placed, "reserves": int((~primary & (biome == code)).sum())}
+    return SampleReport(
+        region=name,
+        tiles=int(primary.sum()),
+        reserves=int((~primary).sum()),
+        reserves_wanted=int((~primary).sum()),
+        area_km2=0.0,
+        options=asked,
+        cell_width_m=width_m,
+        cells={},
+        guard_m=0.0,
+        splits={label: int((split[primary] == code).sum()) for code, label in SPLIT_NAMES.items()},
+        biomes=biomes,
+        notes=notes,
+    )
+
+
+def _overlapping(frame: pd.DataFrame, size_px: int) -> int:
+    lon, lat = frame["lon"].to_numpy(np.float64), frame["lat"].to_numpy(np.float64)
+    return int((~Placed(Spacing(size_px)).choose(lon, lat)).sum())
+
+
+def check_unique(path: Path, tile_id: NDArray[np.uint64]) -> None:
+    """Refuse places that stand twice.
+
+    Raises
+    ------
+    FileInputError
+        With the first ids and their lines.
+    """
+    ids, inverse, counts = np.unique(tile_id, return_inverse=True, return_counts=True)
+    twice = np.flatnonzero(counts > 1)
+    if len(twice):
+        first = twice[0]
+        rows = ", ".join(str(row) for row in np.flatnonzero(inverse == first)[:SHOWN])
+        raise FileInputError(
+            path,
+            f"expected every place once, got {len(twice)} of {len(ids)} ids more than once, first "
+            f"{format_tile_id(int(ids[first]))} in rows {rows}; remove the copies.",
+        )
+
+
+def _coordinates(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Longitudes and latitudes, rounded to 1e-6 degree and checked."""
+    import geopandas as gpd
+    import pandas as pd
+
+    columns = {str(name).casefold(): name for name in table.columns}
+    lon_name = next((columns[name] for name in LON_NAMES if name in columns), None)
+    lat_name = next((columns[name] for name in LAT_NAMES if name in columns), None)
+    if lon_name is not None and lat_name is not None:
+        lon = pd.to_numeric(table[lon_name], errors="coerce").to_numpy(np.float64)
+        lat = pd.to_numeric(table[lat_name], errors="coerce").to_numpy(np.float64)
+    elif isinstance(table, gpd.GeoDataFrame) and bool((table.geom_type == "Point").all()):
+        points = table.geometry if table.crs is None else table.to_crs(WGS84).geometry
+        lon, lat = points.x.to_numpy(np.float64), points.y.to_numpy(np.float64)
+    else:
+        found = ", ".join(str(name) for name in table.columns)
+        raise FileInputError(path, f"expected columns lon and lat in degrees, or points; got the columns {found}.")
+    lon, lat = round_lonlat(lon), round_lonlat(lat)
+    _refuse(path, ~((np.abs(lon) <= 180) & (np.abs(lat) <= 90)), lon, lat, "have no longitude and latitude in range")
+    _refuse(path, (lat < MIN_LAT) | (lat > MAX_LAT), lon, lat, "lie beyond 84 N or 80 S, where UTM ends")
+    return lon, lat
+
+
+def _refuse(path: Path, bad: NDArray[np.bool_], lon: Floats, lat: Floats, what: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        shown = "; ".join(f"row {row}: {lon[row]:g}, {lat[row]:g}" for row in rows[:SHOWN])
+        raise FileInputError(path, f"{len(rows)} of {len(bad)} places {what} ({shown}); correct or remove them.")
+
+
+def _labels(
+    path: Path, table: pd.DataFrame, ecoregions: gpd.GeoDataFrame | None, lon: Floats, lat: Floats
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    if "biome" in table.columns and "eco_region" in table.columns:
+        biome, eco_region = (table[name].to_numpy() for name in ("biome", "eco_region"))
+        if all(np.issubdtype(column.dtype, np.integer) for column in (biome, eco_region)):
+            return biome.astype(np.uint8), eco_region.astype(np.uint16)
+    if ecoregions is None:
+        raise FileInputError(path, "has no columns biome and eco_region; give --ecoregions FILE to look them up.")
+    found, eco = label_points(ecoregions, lon, lat)
+    _refuse(path, found == NO_BIOME, lon, lat, "lie in no ecoregion (sea, ice or beyond the ecoregion file)")
+    return found, eco
+
+
+def _splits(
+    path: Path, table: pd.DataFrame, lon: Floats, lat: Floats, options: SamplingOptions
+) -> tuple[NDArray[np.uint8], float | None]:
+    """Split of each place, and the width of the blocks that decided it."""
+    if "split" in table.columns:
+        return _given_splits(path, table), None
+    if options.split == "random":
+        totals = split_totals(len(lon), options.split_shares)
+        split = np.repeat(np.arange(len(SPLIT_NAMES), dtype=np.uint8), totals)
+        return np.random.default_rng([options.seed, 1]).permutation(split), None
+    width = cell_width_m(_extent_m2(lon, lat))
+    grid = CellGrid(width)
+    cells, index, counts = np.unique(grid.cell_of(lon, lat), return_inverse=True, return_counts=True)
+    blocks = assign_blocks(grid, cells, counts.astype(np.float64), options.split_shares, options.seed)
+    return blocks.split[index], width
+
+
+def _extent_m2(lon: Floats, lat: Floats) -> float:
+    """Area of the box around the points, at most the Earth's, at least what keeps a block wider than a tile."""
+    ordered = np.sort(lon)
+    gap = max(float(np.diff(ordered).max(initial=0)), float(ordered[0] + 360 - ordered[-1]))
+    east_m = min((360 - gap) * X_PER_DEGREE, 2 * MAX_X)  # without the widest gap: right across 180 degrees as well
+    north_m = min(float(np.ptp(y_of_latitude(lat))), 2 * MAX_Y)
+    return max(east_m * north_m, LEAST_EXTENT_M2)
+
+
+LEAST_EXTENT_M2 = 200 * 2_000.0**2
+"""Blocks of given places are 2 km wide at least."""
+
+
+def _given_splits(path: Path, table: pd.DataFrame) -> NDArray[np.uint8]:
+    codes: dict[str, int] = {name: code for code, name in SPLIT_NAMES.items()}
+    codes |= {str(code): code for code in SPLIT_NAMES}
+    split = np.array([codes.get(str(value).strip().lower(), NO_SPLIT) for value in table["split"]], dtype=np.uint8)
+    bad: Ints = np.flatnonzero(split == NO_SPLIT)
+    if len(bad):
+        value = table["split"].iloc[int(bad[0])]
+        raise FileInputError(
+            path, f"expected splits train, val, test or 0, 1, 2; got {value!r} in row {bad[0]} and {len(bad)} in all."
+        )
+    return split

@@ -1,0 +1,264 @@
+"""How many tiles each stratum and each split gets: whole numbers that add up exactly.
+
+Everything here is arithmetic on small tables; nothing is placed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from mmearth_data.equal_area import sums
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from mmearth_data.equal_area import Floats, Ints
+
+Balance = Literal["biome", "biome-ecoregion", "ecoregion", "area"]
+BALANCES: tuple[str, ...] = get_args(Balance)
+NO_LIMIT = 2**40
+
+
+@dataclass(frozen=True)
+class Strata:
+    """What is balanced: strata, in groups that share equally (or one group).
+
+    Attributes
+    ----------
+    group
+        Group of each stratum, 0, 1, ...
+    weight
+        Share of each stratum within its group, any scale.
+    group_weight
+        Share of each group.
+    """
+
+    group: Ints
+    weight: Floats
+    group_weight: Floats
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def shares(self) -> Floats:
+        """Fraction of all tiles that each stratum is to get."""
+        within = self.weight / np.maximum(sums(self.group, self.weight, len(self.group_weight))[self.group], 1e-300)
+        shares: Floats = within * (self.group_weight / self.group_weight.sum())[self.group]
+        return shares
+
+    def allot(self, total: int, limit: Ints, tie_break: Ints) -> Ints:
+        """Share out tiles: first among the groups, then within each.
+
+        Parameters
+        ----------
+        total
+            Tiles.
+        limit
+            What each stratum can hold at most.
+        tie_break
+            Order in which equal remainders are served, one rank per stratum.
+
+        Returns
+        -------
+        ndarray of int64
+            Tiles per stratum; they add up to ``total``, or to all that fits.
+        """
+        group_limit = np.minimum(np.bincount(self.group, limit, minlength=len(self.group_weight)), NO_LIMIT)
+        ranks = np.full(len(self.group_weight), NO_LIMIT)
+        np.minimum.at(ranks, self.group, tie_break)
+        totals = largest_remainder(self.group_weight, total, group_limit.astype(np.int64), ranks)
+        allotted = np.zeros(len(self), dtype=np.int64)
+        for group, amount in enumerate(totals):
+            members = np.flatnonzero(self.group == group)
+            allotted[members] = largest_remainder(self.weight[members], amount, limit[members], tie_break[members])
+        return allotted
+
+
+def make_strata(balance: str, biome: Ints, area_m2: Floats) -> Strata:
+    """Strata of a balance, from the biome and area of each ecoregion that is present.
+
+    For ``area`` all land is one stratum: rounding per ecoregion would never sample the small ones.
+    """
+    biomes, index = np.unique(biome, return_inverse=True)
+    if balance == "area":
+        return Strata(np.zeros(1, np.int64), np.ones(1), np.ones(1))
+    if balance == "ecoregion":
+        return Strata(np.zeros(len(biome), np.int64), np.ones(len(biome)), np.ones(1))
+    weight = area_m2 if balance == "biome" else np.ones(len(biome))
+    return Strata(index.astype(np.int64), weight, np.ones(len(biomes)))
+
+
+def largest_remainder(
+    weights: ArrayLike, total: int, limit: ArrayLike | None = None, tie_break: ArrayLike | None = None
+) -> Ints:
+    """Share out a whole number in proportion to weights, by largest remainders.
+
+    What exceeds a limit goes to the others, in proportion again.
+
+    Parameters
+    ----------
+    weights
+        Non-negative; nothing goes where the weight is 0.
+    total
+        Number to share out.
+    limit
+        Most that each may get; none by default.
+    tie_break
+        Ranks that decide between equal remainders, smallest first; position by default.
+
+    Returns
+    -------
+    ndarray of int64
+        They add up to ``total``, or to the sum of the limits where that is less.
+
+    Examples
+    --------
+    >>> largest_remainder([1, 1, 1], 10).tolist()
+    [4, 3, 3]
+    >>> largest_remainder([90, 5, 5], 10).tolist()
+    [9, 1, 0]
+    >>> largest_remainder([1, 1, 1], 10, limit=[1, 9, 9]).tolist()
+    [1, 5, 4]
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    size = len(weights)
+    limit = np.full(size, NO_LIMIT) if limit is None else np.asarray(limit, dtype=np.int64)
+    limit = np.where(weights > 0, limit, 0)
+    ranks = np.arange(size) if tie_break is None else np.asarray(tie_break)
+    total = int(min(total, limit.sum(dtype=np.float64)))
+    exact = _filled(total, weights, limit)
+    whole = np.minimum(np.floor(exact + 1e-9).astype(np.int64), limit)
+    while (missing := total - int(whole.sum())) > 0:
+        open_ = np.flatnonzero(whole < limit)
+        remainder = np.round(exact[open_] - whole[open_], 9)
+        best = open_[np.lexsort((ranks[open_], -remainder))[:missing]]
+        whole[best] += 1
+    return whole
+
+
+def _filled(total: int, weights: Floats, limit: Ints) -> Floats:
+    """Real-valued shares in proportion to weights under limits."""
+    exact = np.zeros(len(weights))
+    free = limit > 0
+    while free.any():
+        left = total - exact[~free].sum()
+        trial = left * weights / weights[free].sum()
+        over = free & (trial > limit)
+        exact[free] = np.minimum(trial, limit)[free]
+        if not over.any():
+            break
+        free &= ~over
+    return exact
+
+
+def fit_table(rows: Ints, columns: Ints, weight: Floats, limit: Ints) -> Floats:
+    """Real-valued table with given column sums, row sums as near as possible, in proportion to weights.
+
+    Iterative proportional fitting (Deming & Stephan 1940) with limits per entry. The column sums are those of the
+    splits and come first; where rows cannot be met, they share what there is.
+
+    Parameters
+    ----------
+    rows
+        Wanted row sums, int64 (stratum,).
+    columns
+        Wanted column sums, int64 (split,).
+    weight
+        Eligible areas, float64 (stratum, split); an entry without area stays 0.
+    limit
+        Most that each entry may hold, int64 (stratum, split).
+    """
+    table: Floats = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300) * rows[:, None]
+    table = np.minimum(table, limit)
+    for _ in range(500):
+        before = table.copy()
+        table = _scaled(table, rows, limit, axis=1)
+        table = _scaled(table, columns, limit, axis=0)
+        if np.abs(table - before).max(initial=0) < 1e-7:
+            break
+    return table
+
+
+def _scaled(table: Floats, wanted: Ints, limit: Ints, axis: int) -> Floats:
+    """Scale rows (axis 1) or columns (axis 0) to their sums; entries at their limit stay there."""
+    table = table.copy()
+    scaled: Floats
+    for _ in range(8):
+        full = table >= limit
+        fixed = np.where(full, limit, 0).sum(axis=axis)
+        free = np.where(full, 0, table).sum(axis=axis)
+        factor: Floats = np.where(free > 0, np.maximum(wanted - fixed, 0) / np.maximum(free, 1e-300), 1.0)
+        scaled = np.where(full, table, table * np.expand_dims(factor, axis))
+        # A table that holds too much even in its full entries gives way there too.
+        excess = np.where(fixed > wanted, wanted / np.maximum(fixed, 1), 1.0)
+        table = np.minimum(np.where(full, table * np.expand_dims(excess, axis), scaled), limit)
+        if np.abs(table.sum(axis=axis) - wanted).max(initial=0) < 1e-9:
+            break
+    return table
+
+
+def round_table(table: Floats, rows: Ints, columns: Ints, limit: Ints) -> Ints:
+    """Round a table to whole numbers whose columns add up exactly and whose rows do where that is possible.
+
+    Entries are rounded down, then ones are dealt out: first by the largest remainders of each row, then by moving
+    ones along a row (or between rows) from columns that got too many to columns that lack some.
+    """
+    whole = np.minimum(np.floor(table + 1e-6).astype(np.int64), limit)
+    remainder = np.where(whole < limit, table - whole, -np.inf)
+    for _ in range(table.shape[1]):
+        missing = rows - whole.sum(axis=1)
+        best = remainder.argmax(axis=1)
+        give = np.flatnonzero((missing > 0) & np.isfinite(remainder.max(axis=1)))
+        whole[give, best[give]] += 1
+        remainder[give, best[give]] = -np.inf
+    _settle(whole, table, columns, limit)
+    return whole
+
+
+def _settle(whole: Ints, table: Floats, columns: Ints, limit: Ints) -> None:
+    """Move ones between columns, at the least cost, until the columns add up; in place."""
+    for _ in range(4 * int(np.abs(columns - whole.sum(axis=0)).sum()) + 8):
+        surplus = whole.sum(axis=0) - columns
+        if not surplus.any():
+            return
+        many, few = int(surplus.argmax()), int(surplus.argmin())
+        room = whole < limit
+        take: int | None = many
+        give: int | None = few
+        if surplus[many] <= 0:  # too few overall: rows give way
+            take, cost = None, np.where(room[:, few], whole[:, few] - table[:, few], np.inf)
+        elif surplus[few] >= 0:  # too many overall
+            give, cost = None, np.where(whole[:, many] > 0, table[:, many] - whole[:, many], np.inf)
+        else:
+            along = (whole[:, many] > 0) & room[:, few] & (table[:, few] > 0)
+            cost = np.where(along, table[:, many] - whole[:, many] + whole[:, few] - table[:, few], np.inf)
+            if not np.isfinite(cost.min(initial=np.inf)):
+                give, cost = None, np.where(whole[:, many] > 0, table[:, many] - whole[:, many], np.inf)
+        row = int(cost.argmin())
+        if not np.isfinite(cost[row]):
+            return
+        if take is not None:
+            whole[row, take] -= 1
+        if give is not None:
+            whole[row, give] += 1
+
+
+def split_totals(tiles: int, shares: tuple[float, float, float]) -> Ints:
+    """Tiles per split (train, val, test) by largest remainder; a split that was asked for gets one at least."""
+    totals = largest_remainder(shares, tiles)
+    asked = np.asarray(shares) > 0
+    if tiles >= asked.sum():
+        for empty in np.flatnonzero(asked & (totals == 0)):
+            totals[totals.argmax()] -= 1
+            totals[empty] = 1
+    return totals
+
+
+def as_ranks(values: NDArray[Any]) -> Ints:
+    """Position of each value in sorted order."""
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks

@@ -1,0 +1,1 @@
+"""Where pixels come from: one protocol, several implementations."""

@@ -1,0 +1,9 @@
+"""Raster files of the user's own as a source: a mapping file says which file holds what.
+
+`mmearth_data.sources.rasters.mapping` describes the mapping file.
+"""
+
+from mmearth_data.sources.rasters.source import RasterSource
+from mmearth_data.sources.rasters.terrain import slope_degrees
+
+__all__ = ["RasterSource", "slope_degrees"]

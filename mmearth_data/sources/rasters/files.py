@@ -1,0 +1,243 @@
+"""Raster files: opening them, and everything about one that can be known before its pixels are read."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from mmearth_data.errors import FileInputError
+from mmearth_data.sources.rasters.tiff import missing_end
+from mmearth_data.tile import NO_TIME, PIXEL_M, TileGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.sources.rasters.mapping import Layer
+
+SAME_GRID_PX = 1e-3
+"""Grids that differ by less than this everywhere are one grid: far below what can be seen in the pixels."""
+DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
+"""Formats that hold their pixels themselves; a VRT's digest would say nothing of the files behind it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RasterGrid:
+    """Pixel grid of a file.
+
+    Attributes
+    ----------
+    crs
+        WKT.
+    epsg
+        Its EPSG code, None where it has none.
+    transform
+        Affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
+    height, width
+        Pixels.
+    """
+
+    crs: str
+    epsg: int | None
+    transform: tuple[float, float, float, float, float, float]
+    height: int
+    width: int
+
+    def tile(self, row: int, col: int, size_px: int) -> TileGrid:
+        """Grid of the tile whose upper-left pixel is (row, col); the grid must be a base grid."""
+        a, _, c, _, e, f = self.transform
+        return TileGrid(epsg=self.epsg or 0, ulx=c + a * col, uly=f + e * row, size_px=size_px)
+
+    def shift(self, tile: TileGrid) -> tuple[int, int] | None:
+        """(row, col) of a tile's upper-left pixel where the tile lies on this grid, else None."""
+        if tile.epsg != self.epsg:
+            return None
+        rows, cols = self.pixels(np.array(tile.bounds[0::2]), np.array(tile.bounds[3::-2]))
+        row, col = round(rows[0]), round(cols[0])
+        off = max(abs(rows - [row, row + tile.size_px]).max(), abs(cols - [col, col + tile.size_px]).max())
+        axes = abs(self.transform[1]) + abs(self.transform[3])
+        return (row, col) if off < SAME_GRID_PX and axes * tile.size_px < SAME_GRID_PX * PIXEL_M else None
+
+    def pixels(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(rows, cols) of points in the grid's CRS; 0 is the outer edge of the first pixel."""
+        a, b, c, d, e, f = self.transform
+        determinant = a * e - b * d
+        rows = (a * (y - f) - d * (x - c)) / determinant
+        cols = (e * (x - c) - b * (y - f)) / determinant
+        return rows, cols
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteFile:
+    """One file of one site, inspected.
+
+    Attributes
+    ----------
+    path
+        The file.
+    name
+        Its path relative to the mapping's root.
+    layer
+        How it is read at this site.
+    modality
+        What it fills.
+    grid
+        Its pixels.
+    nodata
+        Number that marks missing pixels: the mapping's, else the file's; None without one.
+    masked
+        True where the file carries a mask or an alpha band of its own.
+    time_ms
+        UTC milliseconds since 1970, or `NO_TIME`.
+    """
+
+    path: Path
+    name: str
+    layer: Layer
+    modality: Modality
+    grid: RasterGrid
+    nodata: float | None
+    masked: bool
+    time_ms: int
+
+
+@contextmanager
+def open_raster(path: Path) -> Iterator[Any]:
+    """Open a raster file for one thread.
+
+    Raises
+    ------
+    FileInputError
+        When it cannot be opened, or a read inside the context fails: the file is broken.
+    """
+    try:
+        with rasterio.open(path) as dataset:
+            yield dataset
+    except RasterioError as error:
+        words = " ".join(str(error.__cause__ or error).split())
+        raise FileInputError(
+            path, f"expected a whole GeoTIFF or JPEG 2000, got one that cannot be read ({words}); copy it anew."
+        ) from None
+
+
+@contextmanager
+def quiet_georeferencing() -> Iterator[None]:
+    """Silence rasterio's warning about files without a grid; `inspect` refuses them in its own words.
+
+    Python's warning filters belong to the whole process, so this is entered once, around all threads.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile:
+    """Look at a file's header and check what can be checked there.
+
+    Raises
+    ------
+    FileInputError
+        When the file is truncated or no GeoTIFF, has no grid, another number of bands than the mapping says, or no
+        date where the mapping expects one.
+    """
+    _check_whole(path)
+    with open_raster(path) as dataset:
+        problem = _header_problem(dataset, layer)
+        if problem:
+            raise FileInputError(path, problem)
+        grid = RasterGrid(
+            crs=dataset.crs.to_wkt(),
+            epsg=dataset.crs.to_epsg(),
+            transform=tuple(dataset.transform)[:6],
+            height=dataset.height,
+            width=dataset.width,
+        )
+        own = {MaskFlags.per_dataset, MaskFlags.alpha}
+        return SiteFile(
+            path=path,
+            name=name,
+            layer=layer,
+            modality=modality,
+            grid=grid,
+            nodata=dataset.nodata if layer.nodata is None else layer.nodata,
+            masked=any(own & set(flags) for flags in dataset.mask_flag_enums),
+            time_ms=_date(path, layer, dataset.tags()),
+        )
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        end, size = missing_end(path), path.stat().st_size
+    except OSError as error:
+        raise FileInputError(path, f"expected a file that can be read, got: {error.strerror}; correct it.") from None
+    if end is not None:
+        raise FileInputError(path, f"expected at least {end} bytes, got {size}: it is truncated; copy it anew.")
+
+
+def _date(path: Path, layer: Layer, tags: Mapping[str, str]) -> int:
+    if layer.date is None:
+        return NO_TIME
+    try:
+        return layer.date.time_ms(path.name, tags)
+    except ValueError as error:
+        raise FileInputError(path, f"{error}; correct the date of {layer.modality} in the mapping.") from None
+
+
+def base_problem(file: SiteFile) -> str | None:
+    """Say why a file's grid cannot be the grid of tiles, or None."""
+    a, b, _, d, e, _ = file.grid.transform
+    longest = max(file.grid.height, file.grid.width)
+    if file.grid.epsg is None or not rasterio.CRS.from_epsg(file.grid.epsg).is_projected:
+        return (
+            f"expected a base grid in a projected CRS with an EPSG code (UTM), got {_crs_name(file.grid.crs)}; warp it."
+        )
+    if rasterio.CRS.from_epsg(file.grid.epsg).linear_units_factor[1] != 1:
+        return f"expected a base grid in metres, got {_crs_name(file.grid.crs)}; warp it to UTM."
+    if (abs(b) + abs(d)) * longest > SAME_GRID_PX * PIXEL_M:
+        return f"expected a base grid with north up, got the rotated transform {file.grid.transform}; warp it."
+    if max(abs(a - PIXEL_M), abs(e + PIXEL_M)) * longest > SAME_GRID_PX * PIXEL_M:
+        return (
+            f"expected a base grid of 10 m pixels with north up, got {a:g} x {-e:g} m; warp it, or choose another base."
+        )
+    return None
+
+
+def _header_problem(dataset: Any, layer: Layer) -> str | None:  # noqa: ANN401 - rasterio has no types
+    if dataset.driver not in DRIVERS:
+        return f"expected a GeoTIFF or JPEG 2000, got the format {dataset.driver}; convert it."
+    if dataset.count != len(layer.bands):
+        return (
+            f"expected {len(layer.bands)} bands as the mapping lists them, got {dataset.count}; "
+            "list one name per band of the file, null for those to skip."
+        )
+    if dataset.crs is None:
+        return "expected a CRS, got none; assign the right one (gdal_edit.py -a_srs EPSG:...)."
+    if dataset.transform.is_identity or dataset.transform.determinant == 0:
+        return "expected a geotransform, got none; assign the right one (gdal_edit.py -a_ullr ...)."
+    if any(np.dtype(t).kind not in "iuf" for t in dataset.dtypes):
+        return f"expected integers or floating-point numbers, got {dataset.dtypes[0]}; convert it."
+    return None
+
+
+def _crs_name(wkt: str) -> str:
+    name = wkt.split('"')[1] if '"' in wkt else wkt
+    return name or "an unnamed CRS"
+
+
+def is_nodata(values: NDArray[np.float64], file: SiteFile) -> NDArray[np.bool_]:
+    """Elementwise: does the file mark this number as missing?"""
+    missing = ~np.isfinite(values)
+    if file.nodata is not None and not math.isnan(file.nodata):
+        missing |= values == file.nodata
+    return missing

@@ -1,0 +1,151 @@
+"""A mapping, matched with the catalog: what will be read for one Sentinel-2 level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmearth_data.errors import FileInputError
+from mmearth_data.modality import fits
+from mmearth_data.sources.rasters.mapping import PASSES, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mmearth_data.catalog import Catalog
+    from mmearth_data.modality import Modality
+    from mmearth_data.sources.rasters.mapping import Layer, RasterMapping
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MappedLayer:
+    """A layer of the mapping with the modality that it fills."""
+
+    layer: Layer
+    modality: Modality
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The layers of one level.
+
+    Attributes
+    ----------
+    level
+        ``L1C``, ``L2A``, or None where no layer has a level.
+    layers
+        In the mapping's order.
+    base, scene_time
+        Positions in ``layers`` of the one that gives the grid, and of the one that gives the time (None where the
+        base has no date).
+    """
+
+    level: str | None
+    layers: tuple[MappedLayer, ...]
+    base: int
+    scene_time: int | None
+
+
+def select_layers(mapping: RasterMapping, path: Path, catalog: Catalog, level: str | None) -> Selection:
+    """Choose the layers of a level and check them against the catalog.
+
+    Parameters
+    ----------
+    mapping, path
+        The mapping and its file, for messages.
+    catalog
+        Describes the modalities.
+    level
+        ``L1C`` or ``L2A``; None takes the mapping's own choice, else L2A, else the only one there is.
+
+    Raises
+    ------
+    FileInputError
+        When a modality, band, class code or level does not exist, or two layers fill one band.
+    """
+    for layer in mapping.layers:
+        if layer.modality not in catalog.modalities:
+            hint = did_you_mean(layer.modality, catalog.modalities)
+            raise FileInputError(path, f"expected a modality of the catalog, got {layer.modality!r}; {hint}")
+    chosen = _choose_level(mapping, path, level)
+    layers = tuple(
+        MappedLayer(layer=layer, modality=catalog.modalities[layer.modality])
+        for layer in mapping.layers
+        if layer.level in {None, chosen}
+    )
+    for mapped in layers:
+        problem = _first_problem(mapped)
+        if problem:
+            raise FileInputError(path, f"layer {mapped.layer.path!r} ({mapped.modality.name}): {problem}")
+    base = _position(mapping.base, "base", layers, path)
+    time: int | None = base if layers[base].layer.date else None
+    if mapping.scene_time is not None:
+        time = _position(mapping.scene_time, "scene_time", layers, path)
+        if layers[time].layer.date is None:
+            raise FileInputError(path, f"scene_time is {mapping.scene_time}, which has no date; add one to its layer.")
+    return Selection(level=chosen, layers=layers, base=base, scene_time=time)
+
+
+def _choose_level(mapping: RasterMapping, path: Path, level: str | None) -> str | None:
+    mapped = sorted({layer.level for layer in mapping.layers if layer.level is not None})
+    wanted = level or mapping.level
+    if wanted is not None and wanted not in mapped:
+        raise FileInputError(
+            path, f"expected layers of level {wanted}, got {' and '.join(mapped) or 'no level at all'}; choose another."
+        )
+    return wanted or ("L2A" if "L2A" in mapped else next(iter(mapped), None))
+
+
+def _position(name: str, field: str, layers: Sequence[MappedLayer], path: Path) -> int:
+    """Where the layers of a modality begin."""
+    names = [mapped.modality.name for mapped in layers]
+    if name not in names:
+        raise FileInputError(
+            path, f"{field}: expected a modality of the layers, got {name!r}; {did_you_mean(name, names)}"
+        )
+    return names.index(name)
+
+
+def _first_problem(mapped: MappedLayer) -> str | None:
+    """Say what is wrong with a layer, or with its form at a single site, or None."""
+    if not (mapped.modality.kind.is_raster and mapped.modality.stored):
+        return f"expected a stored raster modality, got {mapped.modality.kind}; leave the layer out."
+    forms = [mapped.layer, *(mapped.layer.at(site) for site in mapped.layer.sites)]
+    problems = (_band_problem(form, mapped.modality) for form in forms)
+    return next(filter(None, problems), None) or _code_problem(mapped)
+
+
+def _band_problem(layer: Layer, modality: Modality) -> str | None:
+    known = modality.bands_by_level.get(layer.level or "", modality.bands)
+    for band in layer.targets:
+        if band not in known:
+            where = f" of level {layer.level}" if band in modality.bands else ""
+            return f"expected bands{where} of the catalog, got {band!r}; {did_you_mean(band, known)}"
+    if len(set(layer.targets)) != len(layer.targets):
+        return f"expected every band once, got {', '.join(layer.targets)}; write null for those to skip."
+    for derived, origin in layer.derive.items():
+        if origin not in layer.stored_bands:
+            return f"derive: {derived} comes from {origin!r}, which is not among the layer's bands; map it too."
+    return _pass_problem(layer)
+
+
+def _pass_problem(layer: Layer) -> str | None:
+    for other in PASSES:
+        odd = [band for band in layer.targets if band.startswith(f"{other}_")]
+        if layer.orbit_pass not in {None, other} and odd:
+            return f"pass is {layer.orbit_pass}, but the bands are {', '.join(odd)}; correct one of them."
+    return None
+
+
+def _code_problem(mapped: MappedLayer) -> str | None:
+    layer, modality = mapped.layer, mapped.modality
+    if layer.codes is None:
+        return None
+    if modality.kind.is_continuous:
+        return "codes are for categories and masks; use scale and offset."
+    allowed = {label.code for label in modality.classes} | {int(modality.nodata)}
+    for code in layer.codes.values():
+        if not fits(code, modality.dtype) or (modality.classes and code not in allowed):
+            return f"codes: expected class codes of the catalog, got {code}; known are {sorted(allowed)}."
+    return None

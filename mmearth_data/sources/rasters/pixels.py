@@ -1,0 +1,247 @@
+"""The pixels of one file on the grid of one tile: copied where the grids agree, warped where they do not."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform as warp_transform
+from rasterio.windows import Window
+
+from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.sources.base import to_stored
+from mmearth_data.sources.rasters.files import SiteFile, is_nodata, open_raster
+from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
+from mmearth_data.tile import PIXEL_M
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmearth_data.tile import TileGrid
+
+WARP_TOLERANCE_PX = 1e-3
+"""Error of GDAL's interpolated coordinates; rasterio's default is 0.125, and 0 makes rasterio 1.4 fail."""
+KERNEL_PX = 2
+"""Reach of bilinear interpolation, plus one pixel for the coordinates' own error."""
+EDGE_POINTS = 21
+"""Points a side by which a tile is followed into another CRS, where its edges are curves."""
+
+
+def read_stored(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[Any]]:
+    """Read what a file has for a tile.
+
+    Parameters
+    ----------
+    file
+        An inspected file.
+    tile
+        Where.
+
+    Returns
+    -------
+    dict
+        Stored band -> (y, x) array of the modality's stored type, no-data where the file has nothing.
+
+    Raises
+    ------
+    FileInputError
+        When the file is broken, holds a class code that nobody knows, or numbers that do not fit.
+    """
+    bands = read_bands(file, tile)
+    values = np.stack(list(bands.values()))
+    try:
+        stored = to_stored(values, np.isfinite(values), file.modality)
+    except InputError as error:
+        raise FileInputError(file.path, str(error)) from None
+    return dict(zip(bands, stored, strict=True))
+
+
+def read_bands(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[np.float64]]:
+    """Read what a file has for a tile, in stored units before rounding; NaN is no-data.
+
+    Bands that are derived from others are derived on the file's own grid, from pixels beyond the tile's border
+    too, so that tiles fit together; then all of them are brought onto the tile's grid.
+    """
+    shift = file.grid.shift(tile)
+    reach = 1 if file.layer.derive else 0
+    if shift is not None:
+        row, col = shift
+        window = Window(col - reach, row - reach, tile.size_px + 2 * reach, tile.size_px + 2 * reach)
+    else:
+        window = _source_window(file, tile, reach)
+    values = _calibrated(file, _read_window(file, window))
+    bands = [band for band in file.layer.stored_bands if band is not None]
+    native = dict(zip(bands, values, strict=True))
+    for derived, origin in file.layer.derive.items():
+        native[derived] = _slope(file, native[origin], window)
+    if shift is not None:
+        inner = slice(reach, reach + tile.size_px)
+        return {band: array[inner, inner] for band, array in native.items()}
+    stack = np.stack(list(native.values()))
+    if stack.size == 0:
+        return {band: np.full((tile.size_px, tile.size_px), np.nan) for band in native}
+    return dict(zip(native, _warp(file, stack, window, tile), strict=True))
+
+
+def unknown_codes(file: SiteFile) -> list[int]:
+    """Class codes in a file that neither the mapping nor the catalog knows; reads it block by block."""
+    known = _code_map(file)
+    if known is None:
+        return []
+    found: set[float] = set()
+    with open_raster(file.path) as dataset:
+        for number, band in enumerate(file.layer.stored_bands, 1):
+            if band is None:
+                continue
+            for _, window in dataset.block_windows(number):
+                values = dataset.read(number, window=window, masked=file.masked)
+                found.update(np.unique(np.ma.compressed(values)).tolist())
+    present = np.array(sorted(found), dtype=np.float64)
+    return [int(code) for code in present[~is_nodata(present, file)] if code not in known]
+
+
+def _read_window(file: SiteFile, window: Window) -> NDArray[np.float64]:
+    """Read the mapped bands of a window as (band, y, x); NaN where the file has no data, or ends."""
+    wanted = [number for number, band in enumerate(file.layer.stored_bands, 1) if band is not None]
+    whole = np.full((len(wanted), window.height, window.width), np.nan)
+    top, left = max(0, -window.row_off), max(0, -window.col_off)
+    bottom = min(window.height, file.grid.height - window.row_off)
+    right = min(window.width, file.grid.width - window.col_off)
+    if bottom <= top or right <= left:
+        return whole
+    inside = Window(window.col_off + left, window.row_off + top, right - left, bottom - top)
+    with open_raster(file.path) as dataset:
+        values = dataset.read(wanted, window=inside).astype(np.float64)
+        if file.masked:
+            values[dataset.read_masks(wanted, window=inside) == 0] = np.nan
+    values[is_nodata(values, file)] = np.nan
+    whole[:, top:bottom, left:right] = values
+    return whole
+
+
+def _calibrated(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """File numbers to stored numbers: codes mapped, or scale, offset and clip applied."""
+    known = _code_map(file)
+    if known is None:
+        stored = values * file.layer.scale + file.layer.offset
+        if file.layer.clip is None:
+            return stored
+        low, high = file.layer.clip
+        return stored.clip(low, high)
+    mapped = np.full(values.shape, np.nan)
+    for code in np.unique(values[np.isfinite(values)]).tolist():
+        if code not in known:
+            raise FileInputError(file.path, code_problem(file, [code]))
+        mapped[values == code] = known[code]
+    return mapped
+
+
+def _code_map(file: SiteFile) -> dict[float, float] | None:
+    """File code -> catalog code; None where the numbers are no codes."""
+    if file.layer.codes is not None:
+        return {float(code): float(target) for code, target in file.layer.codes.items()}
+    if not file.modality.kind.is_categorical:
+        return None
+    codes = [*(label.code for label in file.modality.classes), file.modality.nodata]
+    return {float(code): float(code) for code in codes}
+
+
+def code_problem(file: SiteFile, codes: list[int]) -> str:
+    """Words for class codes that nobody knows."""
+    got = ", ".join(f"{code:g}" for code in codes[:5])
+    known = ", ".join(f"{code:g}" for code in sorted(_code_map(file) or {}))
+    return f"expected class codes of {file.modality.name} ({known}), got {got}; add codes or nodata to the mapping."
+
+
+def _slope(file: SiteFile, elevation: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+    """Slope on the file's own grid, in stored units, from elevation in stored units."""
+    modality = file.modality
+    a, b, _, d, e, _ = file.grid.transform
+    dx, dy = math.hypot(a, d), math.hypot(b, e)
+    crs = rasterio.CRS.from_wkt(file.grid.crs)
+    if crs.is_geographic:
+        rows = window.row_off + np.arange(window.height) + 0.5
+        lat = d * (window.col_off + window.width / 2) + e * rows + file.grid.transform[5]
+        per_lon, per_lat = metres_per_degree(lat[:, None])
+        slope = slope_degrees(elevation * modality.scale + modality.offset, dx * per_lon, dy * per_lat)
+    else:
+        unit = crs.linear_units_factor[1]
+        slope = slope_degrees(elevation * modality.scale + modality.offset, dx * unit, dy * unit)
+    return (slope - modality.offset) / modality.scale
+
+
+def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:
+    """Pixels of a file that a tile needs, within the file."""
+    west, south, east, north = tile.bounds
+    along = np.linspace(0, 1, EDGE_POINTS)
+    low, high = np.zeros(EDGE_POINTS), np.ones(EDGE_POINTS)
+    x = west + (east - west) * np.concatenate([along, along, low, high])
+    y = south + (north - south) * np.concatenate([low, high, along, along])
+    pixels = np.stack(file.grid.pixels(*_transform(tile.epsg, file.grid.crs, x, y)))
+    margin = KERNEL_PX * np.array(_source_pixels_per_pixel(file, tile)) + reach
+    limits = [file.grid.height, file.grid.width]
+    row0, col0 = np.floor(pixels.min(axis=1) - margin).clip(0, limits).astype(int).tolist()
+    row1, col1 = np.ceil(pixels.max(axis=1) + margin).clip(0, limits).astype(int).tolist()
+    return Window(col0, row0, col1 - col0, row1 - row0)
+
+
+def _source_pixels_per_pixel(file: SiteFile, tile: TileGrid) -> tuple[int, int]:
+    """Rows and columns of a file that one pixel at the centre of a tile spans, rounded, at least 1."""
+    west, south, east, north = tile.bounds
+    x, y = (west + east) / 2, (south + north) / 2
+    points = np.array([x, x + PIXEL_M, x]), np.array([y, y, y + PIXEL_M])
+    rows, cols = file.grid.pixels(*_transform(tile.epsg, file.grid.crs, *points))
+    spans = [math.hypot(axis[1] - axis[0], axis[2] - axis[0]) for axis in (rows, cols)]
+    return max(1, round(spans[0])), max(1, round(spans[1]))
+
+
+def _transform(epsg: int, crs: str, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    xs, ys = warp_transform(rasterio.CRS.from_epsg(epsg), rasterio.CRS.from_wkt(crs), x, y)
+    return np.asarray(xs), np.asarray(ys)
+
+
+def _warp(file: SiteFile, values: NDArray[np.float64], window: Window, tile: TileGrid) -> NDArray[np.float64]:
+    """Bring (band, y, x) from a window of a file onto a tile's grid, with the catalog's resampling.
+
+    A finer source is averaged under a kernel of whole source pixels. Left to itself GDAL takes a kernel of broken
+    width, also where the pixels are equal and the grids merely turned, and cuts it off unevenly: planes come back
+    shifted by up to 0.13 px (measured, GDAL 3.10), with whole widths by less than 0.0001 px.
+    """
+    a, b, c, d, e, f = file.grid.transform
+    x, y = c + a * window.col_off + b * window.row_off, f + d * window.col_off + e * window.row_off
+    profile = {
+        "driver": "GTiff",
+        "count": len(values),
+        "height": window.height,
+        "width": window.width,
+        "dtype": "float64",
+        "crs": rasterio.CRS.from_wkt(file.grid.crs),
+        "transform": rasterio.Affine(a, b, x, d, e, y),
+        "nodata": math.nan,
+    }
+    rows_per_pixel, cols_per_pixel = _source_pixels_per_pixel(file, tile)
+    with MemoryFile() as memory:
+        with memory.open(**profile) as native:
+            native.write(values)
+        with (
+            memory.open() as native,
+            WarpedVRT(
+                native,
+                crs=rasterio.CRS.from_epsg(tile.epsg),
+                transform=rasterio.Affine(*tile.transform),
+                height=tile.size_px,
+                width=tile.size_px,
+                resampling=Resampling[file.modality.resampling],
+                tolerance=WARP_TOLERANCE_PX,
+                XSCALE=1 / cols_per_pixel,
+                YSCALE=1 / rows_per_pixel,
+                UNIFIED_SRC_NODATA="NO",  # by default a pixel is missing only where all bands of the file miss it
+            ) as warped,
+        ):
+            pixels: NDArray[np.float64] = warped.read()
+            return pixels

@@ -1,0 +1,191 @@
+"""Which sites there are, and which file of each layer belongs to them."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import FileInputError
+from mmearth_data.sources.rasters.files import SiteFile, base_problem, inspect, quiet_georeferencing
+from mmearth_data.sources.rasters.mapping import SITE, did_you_mean
+from mmearth_data.sources.rasters.pixels import code_problem, unknown_codes
+from mmearth_data.tile import NO_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mmearth_data.sources.rasters.layers import MappedLayer, Selection
+    from mmearth_data.sources.rasters.mapping import RasterMapping
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """One place with a file of each layer that has one there.
+
+    Attributes
+    ----------
+    name
+        What stood for ``{site}``.
+    base
+        The file whose grid the tiles keep.
+    files
+        In the mapping's order, the base among them.
+    time_ms
+        Time of the scene, UTC milliseconds since 1970, or `NO_TIME`.
+    """
+
+    name: str
+    base: SiteFile
+    files: tuple[SiteFile, ...]
+    time_ms: int
+
+    def windows(self, size_px: int) -> Iterator[tuple[int, int]]:
+        """(row, col) of the upper-left pixels of all full tiles, row by row.
+
+        Raises
+        ------
+        FileInputError
+            When not even one tile fits.
+        """
+        height, width = self.base.grid.height, self.base.grid.width
+        if min(height, width) < size_px:
+            raise FileInputError(
+                self.base.path,
+                f"expected at least {size_px} x {size_px} px for one tile, got {height} x {width}; "
+                "choose a smaller --tile-size or leave the site out.",
+            )
+        for row in range(0, height - size_px + 1, size_px):
+            for col in range(0, width - size_px + 1, size_px):
+                yield row, col
+
+
+def find_sites(mapping: RasterMapping, path: Path, selection: Selection, root: Path) -> tuple[Site, ...]:
+    """Find and inspect all files.
+
+    Parameters
+    ----------
+    mapping, path
+        The mapping and its file, for messages.
+    selection
+        The layers to read.
+    root
+        Folder that the layers' paths start from.
+
+    Returns
+    -------
+    tuple of Site
+        Sorted by name.
+
+    Raises
+    ------
+    FileInputError
+        When a pattern finds nothing, a site lacks its base file, or a file cannot be used.
+    """
+    of_base = _find(selection.layers[selection.base], path, root, mapping.sites)
+    base = {name or file.stem: file for name, file in of_base.items()}
+    names = sorted(base if mapping.sites is None else mapping.sites)
+    missing = next((name for name in names if name not in base), None)
+    if missing is not None:
+        pattern = selection.layers[selection.base].layer.path
+        raise FileInputError(path, f"sites: no file {pattern!r} for {missing!r}; {did_you_mean(missing, base)}")
+    for mapped in selection.layers:
+        unknown = next((name for name in mapped.layer.sites if name not in names), None)
+        if unknown is not None:
+            hint = did_you_mean(unknown, names)
+            raise FileInputError(path, f"layer {mapped.layer.path!r}: there is no site {unknown!r}; {hint}")
+    found: list[Mapping[Any, Path]] = [
+        base if position == selection.base else _find(mapped, path, root, names)
+        for position, mapped in enumerate(selection.layers)
+    ]
+    inspector = _Inspector(root, selection, found)
+    with quiet_georeferencing(), ThreadPoolExecutor() as pool:
+        return tuple(pool.map(inspector.site, names))
+
+
+def _find(mapped: MappedLayer, path: Path, root: Path, names: Sequence[str] | None) -> dict[str | None, Path]:
+    """Site -> file; None stands for all sites where the pattern has no ``{site}``."""
+    pattern = mapped.layer.path
+    site = "[^/]+" if names is None else "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    shape = _shape(pattern, site)
+    found: dict[str | None, Path] = {}
+    for file in sorted(root.glob(re.sub(r"[\[\]?]", r"[\g<0>]", pattern).replace(SITE, "*"))):
+        name = file.relative_to(root).as_posix()
+        match = shape.fullmatch(name)
+        if match is None or not file.is_file():
+            continue
+        key = match.groupdict().get("site")
+        if key in found:
+            other = found[key].relative_to(root).as_posix()
+            problem = f"layer {pattern!r}: expected one file a site, got {other} and {name}; narrow the pattern."
+            raise FileInputError(path, problem)
+        found[key] = file
+    if not found:
+        where = f"layer {pattern!r} ({mapped.modality.name})"
+        raise FileInputError(
+            path, f"{where}: the pattern finds no files in {root}; correct the path or the root folder."
+        )
+    return found
+
+
+def _check_bands_once(files: Sequence[SiteFile]) -> None:
+    filled: dict[tuple[str, str], SiteFile] = {}
+    for file in files:
+        for band in file.layer.targets:
+            other = filled.setdefault((file.modality.name, band), file)
+            if other is not file:
+                problem = f"{file.modality.name} gets its band {band} from {other.name} too; map it once."
+                raise FileInputError(file.path, problem)
+
+
+def _shape(pattern: str, site: str) -> re.Pattern[str]:
+    """Regular expression of a path pattern; ``{site}`` stands for the same text wherever it stands."""
+    parts = re.split(r"(\{site\}|\*)", pattern)
+    first = parts.index(SITE) if SITE in parts else -1
+    spelled = {first: f"(?P<site>{site})"} if first >= 0 else {}
+    wild = {SITE: "(?P=site)", "*": "[^/]*"}
+    return re.compile("".join(spelled.get(i) or wild.get(part) or re.escape(part) for i, part in enumerate(parts)))
+
+
+class _Inspector:
+    """Inspects the files of sites; a file that serves all sites is inspected once."""
+
+    def __init__(self, root: Path, selection: Selection, found: Sequence[Mapping[str | None, Path]]) -> None:
+        self._root = root
+        self._selection = selection
+        self._found = found
+        self._shared: dict[int, SiteFile] = {}
+
+    def site(self, name: str) -> Site:
+        files = {
+            position: self._file(position, name)
+            for position, paths in enumerate(self._found)
+            if name in paths or None in paths
+        }
+        base = files[self._selection.base]
+        problem = base_problem(base)
+        if problem:
+            raise FileInputError(base.path, problem)
+        _check_bands_once(list(files.values()))
+        time_file = None if self._selection.scene_time is None else files.get(self._selection.scene_time)
+        time_ms = NO_TIME if time_file is None else time_file.time_ms
+        return Site(name=name, base=base, files=tuple(files.values()), time_ms=time_ms)
+
+    def _file(self, position: int, name: str) -> SiteFile:
+        mapped, paths = self._selection.layers[position], self._found[position]
+        layer = mapped.layer.at(name)
+        own = paths.get(name)
+        if own is None and layer is mapped.layer and position in self._shared:
+            return self._shared[position]
+        path = paths[None] if own is None else own
+        file = inspect(path, path.relative_to(self._root).as_posix(), layer, mapped.modality)
+        if own is None:
+            if layer is mapped.layer:
+                self._shared[position] = file
+            return file
+        codes = unknown_codes(file)
+        if codes:
+            raise FileInputError(path, code_problem(file, codes))
+        return file

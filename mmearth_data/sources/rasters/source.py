@@ -1,0 +1,258 @@
+"""The raster source: sites that somebody has already cut out and aligned, as tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import FileInputError
+from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.rasters.layers import Selection, select_layers
+from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
+from mmearth_data.sources.rasters.pixels import read_stored
+from mmearth_data.sources.rasters.sites import Site, find_sites
+from mmearth_data.tile import (
+    LEVEL_NAMES,
+    LEVEL_NONE,
+    NO_TIME,
+    Place,
+    as_datetime64_ms,
+    check_tile_size,
+    round_lonlat,
+    tile_ids,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from geopandas import GeoDataFrame
+
+    from mmearth_data.catalog import Catalog
+    from mmearth_data.modality import Modality
+    from mmearth_data.sources.base import SourceWithPlaces
+    from mmearth_data.sources.rasters.files import SiteFile
+    from mmearth_data.sources.rasters.mapping import RasterMapping
+    from mmearth_data.tile import TileGrid
+
+DAY_MS = 86_400_000
+NO_BIOME, NO_ECO_REGION = 255, 65535
+"""What `mmearth_data.ecoregions.label_points` says of a point outside all polygons."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileRef:
+    """Where a tile lies: a site, and the row and column of its upper-left pixel there."""
+
+    site: int
+    row: int
+    col: int
+
+
+class RasterSource:
+    """Delivers tiles cut from raster files, as a mapping file describes them.
+
+    Nothing is read when it is made; the first question reads the mapping and the headers of all files.
+
+    Parameters
+    ----------
+    mapping
+        The mapping file; see `mmearth_data.sources.rasters.mapping`.
+    level
+        Sentinel-2 level to take where the mapping has both, ``L1C`` or ``L2A``.
+    catalog
+        Describes the modalities.
+    ecoregions
+        Polygons that give places their biome and ecoregion; without them places have none.
+
+    Raises
+    ------
+    InputError
+        By every method, when the mapping or a file cannot be used.
+    """
+
+    name = "rasters"
+    synthetic = False
+
+    def __init__(
+        self,
+        mapping: Path,
+        *,
+        level: str | None = None,
+        catalog: Catalog,
+        ecoregions: GeoDataFrame | None = None,
+    ) -> None:
+        self._path = Path(mapping)
+        self._level = level
+        self._catalog = catalog
+        self._ecoregions = ecoregions
+        self._cut: dict[int, tuple[list[Place], dict[int, TileRef]]] = {}
+
+    @cached_property
+    def mapping(self) -> RasterMapping:
+        """The mapping, as read from its file."""
+        return read_mapping(self._path)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """Layers of the chosen level, checked against the catalog."""
+        return select_layers(self.mapping, self._path, self._catalog, self._level)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites with their inspected files."""
+        return find_sites(self.mapping, self._path, self.selection, root_folder(self.mapping, self._path))
+
+    def identity(self) -> dict[str, Any]:
+        """Say what decides the pixels: mapping, level, content of all source files; no machine paths."""
+        sites = [site.name for site in self.sites]
+        return {
+            "name": self.name,
+            "mapping": _digest(self._path),
+            "level": self.selection.level,
+            "sites": sites,
+            "files": self._file_digests,
+            "notes": self.notes,
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user of the store should know about the files."""
+        layers = [f"{m.modality.name}: {note}" for m in self.selection.layers for note in m.layer.notes]
+        return [*self.mapping.notes, *layers]
+
+    def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
+        """Those of the wanted modalities that a layer of the mapping fills."""
+        filled = {mapped.modality.name for mapped in self.selection.layers}
+        return tuple(modality for modality in wanted if modality.name in filled)
+
+    def places(self, size_px: int) -> list[Place]:
+        """Full tiles of all sites, row by row; sites by name."""
+        return list(self._tiles(size_px)[0])
+
+    def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
+        """One answer per place; places of another origin are rejected."""
+        return [self._survey(place) for place in places]
+
+    def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
+        """Arrays of one tile. Modalities without a file at this site are left out."""
+        site = self.sites[survey.request.site]
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        for modality in modalities:
+            files = [file for file in site.files if file.modality.name == modality.name]
+            if files:
+                arrays[modality.name] = _assemble(files, survey.grid, modality)
+        return arrays
+
+    @cached_property
+    def _file_digests(self) -> dict[str, dict[str, Any]]:
+        by_modality: dict[str, dict[str, Path]] = defaultdict(dict)
+        for site in self.sites:
+            for file in site.files:
+                by_modality[file.modality.name][file.name] = file.path
+        with ThreadPoolExecutor() as pool:
+            return {name: _digest_all(files, pool) for name, files in by_modality.items()}
+
+    def _tiles(self, size_px: int) -> tuple[list[Place], dict[int, TileRef]]:
+        if size_px not in self._cut:
+            self._cut[size_px] = self._cut_tiles(check_tile_size(size_px))
+        return self._cut[size_px]
+
+    def _cut_tiles(self, size_px: int) -> tuple[list[Place], dict[int, TileRef]]:
+        refs = [
+            TileRef(number, row, col) for number, site in enumerate(self.sites) for row, col in site.windows(size_px)
+        ]
+        centres = [self.sites[ref.site].base.grid.tile(ref.row, ref.col, size_px).centre_lonlat for ref in refs]
+        lonlat = round_lonlat(centres)
+        ids = tile_ids(lonlat[:, 0], lonlat[:, 1], size_px).tolist()
+        by_id: dict[int, TileRef] = {}
+        for tile_id, ref in zip(ids, refs, strict=True):
+            if tile_id in by_id:
+                one, two = self.sites[by_id[tile_id].site].base, self.sites[ref.site].base
+                raise FileInputError(
+                    two.path, f"expected sites at different places, got the place of {one.name}; keep one."
+                )
+            by_id[tile_id] = ref
+        labels = self._labels(lonlat)
+        places = [
+            Place(tile_id=tile_id, lon=lon, lat=lat, size_px=size_px, biome=biome, eco_region=eco_region)
+            for tile_id, (lon, lat), (biome, eco_region) in zip(ids, lonlat.tolist(), labels, strict=True)
+        ]
+        return places, by_id
+
+    def _labels(self, lonlat: np.ndarray[Any, Any]) -> list[tuple[int | None, int | None]]:
+        if self._ecoregions is None:
+            return [(None, None)] * len(lonlat)
+        from mmearth_data.ecoregions import label_points
+
+        biome, eco_region = label_points(self._ecoregions, lonlat[:, 0], lonlat[:, 1])
+        return [
+            (None if b == NO_BIOME else b, None if e == NO_ECO_REGION else e)
+            for b, e in zip(biome.tolist(), eco_region.tolist(), strict=True)
+        ]
+
+    def _survey(self, place: Place) -> Survey | Rejection:
+        ref = self._tiles(place.size_px)[1].get(place.tile_id)
+        if ref is None:
+            return Rejection(place=place, reason="not_in_source", detail="no site of the mapping has a tile there")
+        site = self.sites[ref.site]
+        levels = {name: code for code, name in LEVEL_NAMES.items()}
+        days = _day_differences(site)
+        return Survey(
+            place=place,
+            grid=site.base.grid.tile(ref.row, ref.col, place.size_px),
+            time_ms=site.time_ms,
+            s2_level=levels.get(self.selection.level or "", LEVEL_NONE),
+            s1_asc_days=days["asc"],
+            s1_desc_days=days["desc"],
+            facts=_facts(site, ref),
+            request=ref,
+        )
+
+
+def _assemble(files: Sequence[SiteFile], grid: TileGrid, modality: Modality) -> np.ndarray[Any, Any]:
+    """Put the bands of several files where they belong."""
+    array = modality.empty(modality.array_shape(grid.size_px))
+    for file in files:
+        for band, values in read_stored(file, grid).items():
+            array[modality.bands.index(band)] = values
+    return array
+
+
+def _day_differences(site: Site) -> dict[str, float]:
+    """Days from the scene to the layer of each orbit pass; NaN where either time is not known."""
+    days = {"asc": math.nan, "desc": math.nan}
+    for file in site.files:
+        orbit_pass = file.layer.day_difference
+        if orbit_pass and NO_TIME not in {file.time_ms, site.time_ms}:
+            days[orbit_pass] = (file.time_ms - site.time_ms) / DAY_MS
+    return days
+
+
+def _facts(site: Site, ref: TileRef) -> dict[str, Any]:
+    dates = {file.modality.name: str(as_datetime64_ms(file.time_ms)) for file in site.files if file.time_ms != NO_TIME}
+    return {"site": site.name, "row": ref.row, "col": ref.col, "dates": dates}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _digest_all(files: Mapping[str, Path], pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Return number, size and one digest over names, sizes and contents."""
+    sizes = [path.stat().st_size for path in files.values()]
+    total = hashlib.blake2b(digest_size=16)
+    for name, size, digest in zip(files, sizes, pool.map(_digest, files.values()), strict=True):
+        total.update(f"{name}\0{size}\0{digest}\n".encode())
+    return {"files": len(files), "bytes": sum(sizes), "blake2b": total.hexdigest()}
+
+
+if TYPE_CHECKING:
+    _: type[SourceWithPlaces] = RasterSource

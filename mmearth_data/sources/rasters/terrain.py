@@ -1,0 +1,73 @@
+"""Slope of a surface given on a grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+WGS84_A_M = 6_378_137.0
+WGS84_E2 = 0.006_694_379_990_14
+"""Equatorial radius and squared eccentricity of the ellipsoid (NIMA TR8350.2)."""
+
+
+def slope_degrees(elevation_m: NDArray[np.floating[Any]], dx_m: ArrayLike, dy_m: ArrayLike) -> NDArray[np.float64]:
+    """Steepness of a surface from its four neighbours.
+
+    The gradient is the central difference along each axis, as in ``ee.Terrain.slope``. Where one neighbour
+    is missing (border of the grid, no-data) the difference to the other one takes its place, so that a plane
+    has the same slope everywhere.
+
+    Parameters
+    ----------
+    elevation_m
+        Heights in metres, (y, x); NaN where there is none.
+    dx_m, dy_m
+        Distance between pixel centres along x and y in metres: numbers, or arrays that broadcast to (y, x).
+
+    Returns
+    -------
+    NDArray[np.float64]
+        Degrees from the horizontal, (y, x). NaN where the pixel itself, or both neighbours along an axis, are
+        missing.
+
+    Examples
+    --------
+    >>> slope_degrees(np.array([[0.0, 10.0], [0.0, 10.0]]), 10, 10).tolist()
+    [[45.0, 45.0], [45.0, 45.0]]
+    """
+    z = np.asarray(elevation_m, dtype=np.float64)
+    gradient_x = _mean_difference(z, axis=1) / np.asarray(dx_m)
+    gradient_y = _mean_difference(z, axis=0) / np.asarray(dy_m)
+    slope: NDArray[np.float64] = np.degrees(np.arctan(np.hypot(gradient_x, gradient_y)))
+    return slope
+
+
+def metres_per_degree(lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Length of one degree of longitude and of latitude on the WGS84 ellipsoid, metres.
+
+    Parameters
+    ----------
+    lat
+        Degrees, any shape.
+    """
+    phi = np.radians(np.asarray(lat, dtype=np.float64))
+    w2 = 1 - WGS84_E2 * np.sin(phi) ** 2
+    along_lon = np.cos(phi) * WGS84_A_M / np.sqrt(w2)
+    along_lat = WGS84_A_M * (1 - WGS84_E2) / w2**1.5
+    return np.radians(along_lon), np.radians(along_lat)
+
+
+def _mean_difference(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Mean of the differences to the next and from the previous element: the central difference of each."""
+    gap = np.full([1 if i == axis else n for i, n in enumerate(z.shape)], np.nan)
+    step = np.diff(z, axis=axis)
+    forward = np.concatenate([step, gap], axis=axis)
+    backward = np.concatenate([gap, step], axis=axis)
+    forward = np.where(np.isnan(forward), backward, forward)
+    backward = np.where(np.isnan(backward), forward, backward)
+    mean: NDArray[np.float64] = (forward + backward) / 2
+    return mean

@@ -1,0 +1,176 @@
+"""What a store holds, from wherever it stands: sealed arrays, or the commit records of an unfinished store."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from mmearth_data.errors import StoreDamaged
+from mmearth_data.store.arrays import ArrayReader
+from mmearth_data.store.commits import committed_shards, place_rows, read_commit
+from mmearth_data.store.manifest import Manifest, check_object, read_manifest
+from mmearth_data.store.objects import Objects
+from mmearth_data.store.root import Root, parse_root, read_root
+from mmearth_data.store.schema import MANIFEST_KEY, ROOT_KEY
+from mmearth_data.store.stats import StatisticsMerger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mmearth_data.store.commits import Commit
+    from mmearth_data.store.schema import ArraySpec, StoreLayout
+
+READERS = 4
+"""Threads that read commit records."""
+
+
+class Content:
+    """Values of one store by array and row, checked on first use.
+
+    Parameters
+    ----------
+    objects
+        Its bytes.
+    root
+        Its root metadata.
+    manifest
+        Its manifest, None before it is finished.
+    engine
+        See `ArrayReader`.
+    """
+
+    def __init__(self, objects: Objects, root: Root, manifest: Manifest | None, engine: str | None) -> None:
+        self.objects = objects
+        self.root = root
+        self.manifest = manifest
+        self.engine = engine
+        self._columns: dict[str, np.ndarray[Any, Any]] = {}
+        self._readers: dict[str, ArrayReader] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its path: a graph of thousands of tasks must not carry the catalog in each of them.
+        return (_reopened, (str(self.objects.root), self.engine, self.state))
+
+    @property
+    def state(self) -> str:
+        """Tell apart what the store holds now from what it may hold later."""
+        return f"{len(self.commits)} commits" if self.manifest is None else str(self.manifest["digest"])
+
+    @classmethod
+    def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
+        """Open what stands at a path; raises as `mmearth_data.store.reader.open_store` says."""
+        objects = Objects(path)
+        if not objects.root.is_dir():
+            read_root(objects)
+        manifest = read_manifest(objects)
+        if manifest is None:
+            return cls(objects, read_root(objects), None, engine)
+        data = check_object(objects, ROOT_KEY, _entry(objects, manifest, ROOT_KEY))
+        return cls(objects, parse_root(objects, data), manifest, engine)
+
+    @property
+    def layout(self) -> StoreLayout:
+        """Rows, shards and arrays."""
+        return self.root.layout
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Root attributes."""
+        return self.root.attributes
+
+    @cached_property
+    def commits(self) -> dict[int, Commit]:
+        """Commit records by shard, in order: what is there of an unfinished store."""
+        shards = sorted(committed_shards(self.objects))
+        with ThreadPoolExecutor(READERS) as pool:
+            return dict(zip(shards, pool.map(partial(read_commit, self.objects, self.layout), shards), strict=True))
+
+    @cached_property
+    def statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Statistics and class histograms: as sealed, or of what is committed."""
+        if self.manifest is not None:
+            return self.attributes["statistics"], self.attributes["class_histograms"]
+        merger = StatisticsMerger(self.layout.modalities)
+        for commit in self.commits.values():
+            merger.add(commit.statistics)
+        return merger.statistics(), merger.class_histograms()
+
+    def spec(self, name: str) -> ArraySpec:
+        """Describe an array."""
+        return next(spec for spec in self.layout.arrays if spec.name == name)
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """All rows of a 1-D array, kept in memory; read-only."""
+        if name not in self._columns:
+            spec = self.spec(name)
+            if self.manifest is None:
+                values = place_rows(spec, list(self.commits.values()), range(self.layout.tiles))
+            else:
+                values = self.reader(name).read(slice(0, self.layout.tiles))
+            values.flags.writeable = False
+            self._columns[name] = values
+        return self._columns[name]
+
+    def read(self, name: str, rows: range) -> np.ndarray[Any, Any]:
+        """Raw values of consecutive rows of any array along ``tile``."""
+        spec = self.spec(name)
+        if not spec.sharded:
+            return self.column(name)[rows.start : rows.stop].copy()
+        if not rows:
+            return np.empty((0, *spec.shape[1:]), dtype=spec.dtype)
+        if self.manifest is not None:
+            return self.reader(name).read(slice(rows.start, rows.stop))
+        return self._read_committed(spec, rows)
+
+    def _read_committed(self, spec: ArraySpec, rows: range) -> np.ndarray[Any, Any]:
+        """Rows of an unfinished raster: no data where no shard is committed, whatever a killed build left there."""
+        parts = []
+        size = self.layout.tiles_per_shard
+        for shard in range(rows.start // size, -(-rows.stop // size)):
+            start, stop = max(rows.start, shard * size), min(rows.stop, (shard + 1) * size)
+            if shard in self.commits:
+                parts.append(self.reader(spec.name).read(slice(start, stop)))
+            else:
+                parts.append(np.full((stop - start, *spec.shape[1:]), spec.empty, dtype=spec.dtype))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def reader(self, name: str) -> ArrayReader:
+        """Open one array, with its metadata checked."""
+        if name not in self._readers:
+            self.check(f"{name}/{ROOT_KEY}")
+            spec = self.spec(name)
+            check = self._check_size if spec.sharded else self.check
+            self._readers[name] = ArrayReader(self.objects, spec, engine=self.engine, check=check)
+        return self._readers[name]
+
+    def check(self, key: str) -> None:
+        """Compare an object with the manifest, where there is one."""
+        if self.manifest is not None:
+            check_object(self.objects, key, _entry(self.objects, self.manifest, key))
+
+    def _check_size(self, key: str) -> None:
+        """Compare the size of a raster's object with its commit, where commits are known anyway."""
+        if self.manifest is not None:
+            return
+        shard = int(key.split("/")[2])
+        entry = self.commits[shard].objects[key]
+        size = self.objects.size(key)
+        if size != entry["size"]:
+            raise StoreDamaged(self.objects.root, key, f"it should have {entry['size']} bytes and has {size}")
+
+
+@lru_cache(maxsize=16)
+def _reopened(path: str, engine: str | None, state: str) -> Content:
+    """Open a store once in each process that takes part in reading it."""
+    return Content.open(path, engine=engine)
+
+
+def _entry(objects: Objects, manifest: Manifest, key: str) -> Mapping[str, Any]:
+    entry: Mapping[str, Any] | None = manifest["files"].get(key)
+    if entry is None:
+        raise StoreDamaged(objects.root, MANIFEST_KEY, f"it does not mention {key}")
+    return entry

@@ -1,0 +1,162 @@
+"""The tables of a store: ``tiles.parquet`` (GeoParquet, one row a tile) and ``rejected.parquet``."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import InputError
+from mmearth_data.store.commits import COMPRESSION, tiles_table
+from mmearth_data.store.encoding import to_json
+from mmearth_data.tile import PIXEL_M, WGS84, transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from mmearth_data.store.commits import Commit
+    from mmearth_data.store.schema import StoreLayout
+
+GEOMETRY_TYPES = {3: "Polygon", 6: "MultiPolygon"}
+"""Outlines of tiles, by shapely's type id."""
+REJECTED_FIELDS = ("tile_id", "lon", "lat", "reason", "detail", "slot")
+
+
+def check_crs(epsg: int) -> None:
+    """Refuse a coordinate reference system whose tiles could not be drawn on a map.
+
+    Raises
+    ------
+    InputError
+        When PROJ does not know it.
+    """
+    from pyproj.exceptions import CRSError
+
+    try:
+        transformer(epsg, WGS84)
+    except CRSError as error:
+        raise InputError(f"epsg: expected the EPSG code of a coordinate reference system, got {epsg}.") from error
+
+
+def tile_outlines(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> np.ndarray[Any, Any]:
+    """Squares of tiles as shapely geometries in EPSG:4326.
+
+    Parameters
+    ----------
+    columns
+        ``epsg``, ``ulx``, ``uly``, each (n,).
+    size_px
+        Side of the tiles.
+
+    Returns
+    -------
+    ndarray
+        (n,) polygons, longitude before latitude, counterclockwise; a tile across 180 degrees is two polygons.
+    """
+    import shapely
+
+    side = PIXEL_M * size_px
+    corners = np.array([[0, -side], [side, -side], [side, 0], [0, 0], [0, -side]], dtype=np.float64)
+    ring = np.stack([columns["ulx"], columns["uly"]], axis=-1)[:, None, :] + corners
+    for epsg in np.unique(columns["epsg"]).tolist():
+        members = columns["epsg"] == epsg
+        lon, lat = transformer(epsg, WGS84).transform(ring[members, :, 0], ring[members, :, 1])
+        ring[members] = np.stack([lon, lat], axis=-1)
+    crosses = np.ptp(ring[:, :, 0], axis=1) > 180
+    outlines = np.empty(len(ring), dtype=object)
+    outlines[~crosses] = shapely.polygons(ring[~crosses])
+    for position in np.flatnonzero(crosses):
+        outlines[position] = _cut_at_180(ring[position])
+    return outlines
+
+
+def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely geometry
+    import shapely
+    from shapely.affinity import translate
+
+    eastward = ring.copy()
+    eastward[:, 0] = np.where(ring[:, 0] < 0, ring[:, 0] + 360, ring[:, 0])
+    whole = shapely.Polygon(eastward)
+    west = whole.intersection(shapely.box(0, -90, 180, 90))
+    east = translate(whole.intersection(shapely.box(180, -90, 360, 90)), xoff=-360)
+    return shapely.orient_polygons(west.union(east))
+
+
+def geo_metadata(bounds: Sequence[float], types: Sequence[str]) -> dict[str, Any]:
+    """GeoParquet 1.1 file metadata of a column ``geometry`` in EPSG:4326."""
+    from pyproj import CRS
+
+    column = {
+        "encoding": "WKB",
+        "geometry_types": list(types),
+        "crs": CRS.from_epsg(WGS84).to_json_dict(),
+        "orientation": "counterclockwise",
+        "edges": "planar",
+        "bbox": list(bounds),
+    }
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+@contextmanager
+def tiles_writer(path: Path, layout: StoreLayout) -> Iterator[Callable[[Sequence[Commit]], None]]:
+    """Write ``tiles.parquet``: yields a function that adds the rows of some commits as one row group.
+
+    So memory does not grow with the store, and neither do thousands of small row groups with the footer.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import shapely
+
+    writer: pq.ParquetWriter | None = None
+    bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+    types: set[str] = set()
+
+    def add(commits: Sequence[Commit]) -> None:
+        nonlocal writer
+        parts = [tile_outlines(commit.columns, layout.size_px) for commit in commits]
+        outlines = np.concatenate(parts)
+        if len(outlines):
+            west, south, east, north = shapely.total_bounds(outlines)
+            types.update(GEOMETRY_TYPES[code] for code in np.unique(shapely.get_type_id(outlines)).tolist())
+            bounds[:] = [min(bounds[0], west), min(bounds[1], south), max(bounds[2], east), max(bounds[3], north)]
+        table = pa.concat_tables([tiles_table(commit, layout.tabular) for commit in commits]).combine_chunks()
+        table = table.append_column("geometry", pa.array(shapely.to_wkb(outlines), type=pa.binary()))
+        writer = writer or pq.ParquetWriter(path, table.schema, compression=COMPRESSION)
+        writer.write_table(table)
+
+    try:
+        yield add
+        if writer is not None:
+            box = bounds.tolist() if np.isfinite(bounds).all() else [-180.0, -90.0, 180.0, 90.0]
+            writer.add_key_value_metadata({b"geo": to_json(geo_metadata(box, sorted(types)))})
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def rejected_table(rejected: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Candidates that could not be had, as `mmearth_data.store.writer` records them."""
+    import pyarrow as pa
+
+    types = {
+        "tile_id": pa.uint64(),
+        "lon": pa.float64(),
+        "lat": pa.float64(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "slot": pa.int64(),
+    }
+    columns = {name: [entry[name] for entry in rejected] for name in REJECTED_FIELDS}
+    columns["tile_id"] = [int(text, 16) for text in columns["tile_id"]]
+    return pa.table({name: pa.array(columns[name], type=types[name]) for name in REJECTED_FIELDS})
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression=COMPRESSION)

@@ -1,0 +1,76 @@
+"""The manifest: digests of everything that no commit record vouches for. Written last, it seals a store.
+
+It names the metadata, the 1-D arrays and the Parquet files with size and digest; the commit records among
+them name the rasters. So every byte of a finished store hangs on the manifest's own digest, which also
+serves as the identity of the store.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmearth_data.errors import StoreDamaged
+from mmearth_data.store.encoding import digest_of, to_json
+from mmearth_data.store.schema import FORMAT, FORMAT_VERSION, MANIFEST_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmearth_data.store.objects import Objects
+
+Manifest: TypeAlias = "Mapping[str, Any]"
+Entry: TypeAlias = dict[str, Any]
+"""``{"size": bytes, "digest": hex}`` of one object."""
+
+
+def entry_of(data: bytes) -> Entry:
+    """Size and digest of an object."""
+    return {"size": len(data), "digest": digest_of(data)}
+
+
+def encode_manifest(files: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Bytes of a manifest; keys are sorted, so that the order of writing leaves no trace."""
+    body = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": {key: files[key] for key in sorted(files)}}
+    return to_json({**body, "digest": digest_of(to_json(body))})
+
+
+def read_manifest(objects: Objects) -> Manifest | None:
+    """Read the manifest, None where there is none: the store is not finished.
+
+    Raises
+    ------
+    StoreDamaged
+        When it is not what was written.
+    """
+    try:
+        data = objects.get(MANIFEST_KEY)
+    except FileNotFoundError:
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        intact = encode_manifest(manifest["files"]) == data
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreDamaged(objects.root, MANIFEST_KEY, f"it cannot be read ({error})") from error
+    if not intact:
+        raise StoreDamaged(objects.root, MANIFEST_KEY, "its digest does not match its content")
+    return manifest
+
+
+def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
+    """Bytes of an object that the manifest or a commit vouches for.
+
+    Raises
+    ------
+    StoreDamaged
+        When it is missing, of another size or of another content.
+    """
+    try:
+        data = objects.get(key)
+    except FileNotFoundError as error:
+        raise StoreDamaged(objects.root, key, "the file is missing") from error
+    if len(data) != entry["size"]:
+        raise StoreDamaged(objects.root, key, f"it should have {entry['size']} bytes and has {len(data)}")
+    if digest_of(data) != entry["digest"]:
+        raise StoreDamaged(objects.root, key, "its digest is not the recorded one")
+    return data

@@ -1,0 +1,193 @@
+"""Moments and histograms of numbers, taken in parts and merged.
+
+Means and variances merge by Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
+
+PERCENTILES = (1, 2, 25, 50, 75, 98, 99)
+SUMMARY = ("mean", "std", "min", "max", *(f"p{q}" for q in PERCENTILES))
+NARROW_BYTES = 2
+"""Integers up to this width are counted value by value: exact, and one pass over the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Bins of equal width between two numbers, and one on either side for what lies outside.
+
+    Attributes
+    ----------
+    low, high
+        Ends of the range.
+    count
+        Bins within it.
+    """
+
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, modality: Modality, band: str) -> Self:
+        """Bins that the catalog asks for."""
+        low, high = modality.histogram_range_of(band) or (0.0, 1.0)
+        return cls(float(low), float(high), modality.histogram_bins)
+
+    @property
+    def width(self) -> float:
+        """Width of one bin."""
+        return (self.high - self.low) / self.count
+
+    def place(self, numbers: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Bin of each number: 0 below the range, 1 to ``count``, ``count + 1`` above it; ``high`` is within."""
+        position = np.floor((numbers - self.low) * (self.count / (self.high - self.low)))
+        position[numbers == self.high] = self.count - 1
+        clipped: NDArray[np.intp] = np.clip(position, -1, self.count).astype(np.intp)
+        return clipped + 1
+
+    def edges(self, least: float, most: float) -> NDArray[np.float64]:
+        """(count + 3,) edges of all bins, none outside of the numbers that were seen."""
+        inner = np.linspace(self.low, self.high, self.count + 1)
+        edges: NDArray[np.float64] = np.clip(np.concatenate([[least], inner, [most]]), least, most)
+        return edges
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What is kept of the numbers of one band.
+
+    Attributes
+    ----------
+    count, mean, m2, low, high
+        Number of values, their mean, sum of squared deviations, minimum and maximum.
+    histogram
+        (bins + 2,) counts, see `Bins.place`.
+    """
+
+    count: int
+    mean: float
+    m2: float
+    low: float
+    high: float
+    histogram: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, bins: Bins) -> Self:
+        """Of no values."""
+        return cls(0, 0.0, 0.0, math.inf, -math.inf, np.zeros(bins.count + 2, dtype=np.int64))
+
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any], modality: Modality, bins: Bins) -> Self:
+        """Of the observed ones among raw stored values, any shape."""
+        if modality.dtype.kind in "iu" and modality.dtype.itemsize <= NARROW_BYTES:
+            codes, counts = count_codes(values)
+            kept = modality.observed(codes)
+            return cls._weighted(codes[kept].astype(np.float64), counts[kept], bins)
+        return cls._plain(values[modality.observed(values)].astype(np.float64), bins)
+
+    @classmethod
+    def _plain(cls, numbers: NDArray[np.float64], bins: Bins) -> Self:
+        if not numbers.size:
+            return cls.none(bins)
+        # Deviations, not squares of the numbers themselves, which would cancel where the mean is large.
+        shift = float(numbers[0])
+        offset = float(np.mean(numbers - shift))
+        m2 = float(np.square(numbers - shift - offset).sum())
+        histogram = np.bincount(bins.place(numbers), minlength=bins.count + 2)
+        return cls(numbers.size, shift + offset, m2, float(numbers.min()), float(numbers.max()), histogram)
+
+    @classmethod
+    def _weighted(cls, numbers: NDArray[np.float64], weights: NDArray[np.int64], bins: Bins) -> Self:
+        """Of distinct ascending numbers, each of which occurs ``weights`` times."""
+        if not numbers.size:
+            return cls.none(bins)
+        count = int(weights.sum())
+        mean = float((numbers * weights).sum() / count)
+        m2 = float((np.square(numbers - mean) * weights).sum())
+        histogram = np.bincount(bins.place(numbers), weights, minlength=bins.count + 2).astype(np.int64)
+        return cls(count, mean, m2, float(numbers[0]), float(numbers[-1]), histogram)
+
+    def merge(self, other: Self) -> Self:
+        """Of both sets of values together."""
+        if not other.count:
+            return self
+        if not self.count:
+            return other
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return type(self)(
+            count=count,
+            mean=self.mean + delta * (other.count / count),
+            m2=self.m2 + other.m2 + delta * delta * (self.count * (other.count / count)),
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+            histogram=self.histogram + other.histogram,
+        )
+
+    def to_json(self) -> list[Any]:
+        """``[count, mean, m2, low, high, bins, counts]`` with the occupied bins only, ``[0]`` of no values."""
+        if not self.count:
+            return [0]
+        occupied = np.flatnonzero(self.histogram)
+        counts = self.histogram[occupied].tolist()
+        return [self.count, self.mean, self.m2, self.low, self.high, occupied.tolist(), counts]
+
+    @classmethod
+    def from_json(cls, entry: Sequence[Any], bins: Bins) -> Self:
+        """Inverse of `to_json`."""
+        if not entry[0]:
+            return cls.none(bins)
+        histogram = np.zeros(bins.count + 2, dtype=np.int64)
+        histogram[entry[5]] = entry[6]
+        count, mean, m2, low, high = entry[:5]
+        return cls(count, mean, m2, low, high, histogram)
+
+    def summary(self, bins: Bins) -> dict[str, float | int | None]:
+        """Count, mean, std, min, max and percentiles; all but the count null where there is no value."""
+        if not self.count:
+            return {"count": 0, **dict.fromkeys(SUMMARY)}
+        numbers = (self.mean, math.sqrt(self.m2 / self.count), self.low, self.high, *self.percentiles(bins))
+        return {"count": self.count, **dict(zip(SUMMARY, numbers, strict=True))}
+
+    def percentiles(self, bins: Bins) -> list[float]:
+        """Percentiles as `numpy.percentile` defines them, right to one bin within the range of the bins.
+
+        A percentile lies between two order statistics. Which bin holds each of them is known; its place in
+        the bin is interpolated. The outer bins reach to the minimum and the maximum.
+        """
+        ranks = np.array([(self.count - 1) * q / 100 for q in PERCENTILES])
+        edges = bins.edges(self.low, self.high)
+        below, above = (self._order_statistic(rounded, edges) for rounded in (np.floor(ranks), np.ceil(ranks)))
+        return [float(v) for v in below + (ranks - np.floor(ranks)) * (above - below)]
+
+    def _order_statistic(self, ranks: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+        ends = np.cumsum(self.histogram)
+        at = np.searchsorted(ends, ranks, side="right")
+        within = (ranks - (ends[at] - self.histogram[at]) + 0.5) / self.histogram[at]
+        estimate: NDArray[np.float64] = edges[at] + within * (edges[at + 1] - edges[at])
+        return estimate
+
+
+def count_codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
+    """Distinct integers and how often each occurs."""
+    if values.dtype.itemsize > NARROW_BYTES or values.dtype.kind not in "iu":
+        codes, counts = np.unique(values, return_counts=True)
+        return codes, counts
+    lowest = int(np.iinfo(values.dtype).min)
+    flat = values.ravel()
+    occurrences = np.bincount(flat if lowest == 0 else flat.astype(np.int32) - lowest)
+    present = np.flatnonzero(occurrences)
+    return (present + lowest).astype(values.dtype), occurrences[present]

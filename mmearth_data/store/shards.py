@@ -1,0 +1,203 @@
+"""What may go into a shard: checks of everything that a build hands over, before any of it is written."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import InputError
+from mmearth_data.store.index import REJECTED_FIELDS, check_crs
+from mmearth_data.store.moments import count_codes
+from mmearth_data.store.schema import GIVEN_COORDINATES, SPLIT_NAMES, SPLIT_NONE
+from mmearth_data.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.store.schema import StoreLayout
+
+Columns = dict[str, np.ndarray[Any, Any]]
+
+
+def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -> tuple[Columns, list[str]]:
+    """Coordinates and tile modalities in their stored types, and the facts.
+
+    Raises
+    ------
+    InputError
+        Naming the column, what was expected and what came.
+    """
+    expected: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+        c.name: ((count,), c.dtype) for c in GIVEN_COORDINATES
+    }
+    expected |= {m.name: ((count, *m.array_shape(layout.size_px)), m.dtype) for m in layout.tabular}
+    _check_names("column", set(columns), {*expected, "facts"})
+    checked = {name: _stored_type(name, columns[name], shape, dtype) for name, (shape, dtype) in expected.items()}
+    _check_coordinates(checked)
+    for m in layout.tabular:
+        check_values(m, checked[m.name])
+    return checked, _check_facts(columns["facts"], count)
+
+
+def check_rasters(
+    layout: StoreLayout, tile_ids: NDArray[np.uint64], rasters: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    """Refuse rasters of a wrong shape or type, values that cannot be, and pixels in empty rows.
+
+    Raises
+    ------
+    InputError
+        Naming the array, what was expected and what came.
+    """
+    _check_names("raster", set(rasters), {m.name for m in layout.rasters})
+    empty = np.flatnonzero(tile_ids == 0)
+    for m in layout.rasters:
+        values = rasters[m.name]
+        shape = (len(tile_ids), *m.array_shape(layout.size_px))
+        if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != m.dtype:
+            raise InputError(f"{m.name}: expected an array {shape} of {m.dtype.name}, got {_describe(values)}.")
+        check_values(m, values)
+        if empty.size and m.observed(values[empty]).any():
+            raise InputError(f"{m.name}: expected no data in rows without a tile (tile_id 0), got values there.")
+
+
+def check_values(m: Modality, values: np.ndarray[Any, Any]) -> None:
+    """Refuse infinities, and class codes that the catalog does not know.
+
+    Raises
+    ------
+    InputError
+        Naming the modality.
+    """
+    if m.dtype.kind == "f" and np.isinf(values).any():
+        raise InputError(f"{m.name}: expected finite values or NaN, got infinities; mark them as missing.")
+    unknown = unknown_codes(m, values)
+    if unknown:
+        raise InputError(
+            f"{m.name}: expected the class codes of its catalog entry, got {', '.join(map(str, unknown))}; "
+            "map them to known codes, or add them to the catalog."
+        )
+
+
+def unknown_codes(m: Modality, values: np.ndarray[Any, Any]) -> list[int]:
+    """Codes in a categorical modality that none of its classes has."""
+    if not m.kind.is_categorical:
+        return []
+    codes, _ = count_codes(values)
+    known = {label.code for label in m.classes}
+    return [code for code in codes[m.observed(codes)].tolist() if code not in known]
+
+
+def valid_bits(
+    modalities: Sequence[Modality], arrays: Mapping[str, np.ndarray[Any, Any]], count: int
+) -> NDArray[np.uint32]:
+    """(n,) bit k is set where the k-th stored modality has at least one observed value."""
+    bits = np.zeros(count, dtype=np.uint32)
+    for k, m in enumerate(modalities):
+        values = arrays[m.name]
+        # Tile by tile where tiles are large, so that the mask of one stays in the cache.
+        parts = values if m.kind.is_raster else values.reshape(count, 1, -1)
+        seen = [bool(m.observed(part).any()) for part in parts] if m.kind.is_raster else m.observed(parts).any((1, 2))
+        bits |= np.asarray(seen, dtype=np.uint32) << np.uint32(k)
+    return bits
+
+
+def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rejected candidates as a commit records them: JSON-ready, the tile id in hex.
+
+    Raises
+    ------
+    InputError
+        When a row lacks a field or has one too many.
+    """
+    rows = []
+    for entry in rejected:
+        _check_names("field of rejected", set(entry), set(REJECTED_FIELDS))
+        slot = entry["slot"]
+        if not (np.isfinite(entry["lon"]) and np.isfinite(entry["lat"])):
+            raise InputError(f"rejected: expected a place, got lon {entry['lon']} and lat {entry['lat']}.")
+        rows.append(
+            {
+                "tile_id": format_tile_id(int(entry["tile_id"])),
+                "lon": float(entry["lon"]),
+                "lat": float(entry["lat"]),
+                "reason": str(entry["reason"]),
+                "detail": str(entry["detail"]),
+                "slot": None if slot is None else int(slot),
+            }
+        )
+    return rows
+
+
+def _check_names(what: str, got: set[str], expected: set[str]) -> None:
+    if got != expected:
+        missing, extra = sorted(expected - got), sorted(got - expected)
+        parts = ([f"missing {', '.join(missing)}"] if missing else []) + (
+            [f"unknown {', '.join(extra)}"] if extra else []
+        )
+        raise InputError(f"Expected one {what} per name of the layout, got {'; '.join(parts)}.")
+
+
+def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:  # noqa: ANN401
+    """Column in its stored type; only a change that loses nothing is made."""
+    array = np.asarray(values)
+    if array.shape != shape or array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
+        raise InputError(f"{name}: expected an array {shape} of {dtype.name}, got {_describe(values)}.")
+    if dtype.kind != "f" and array.size:
+        limits = np.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise InputError(f"{name}: expected numbers that fit {dtype.name}, got {array.min()} to {array.max()}.")
+    return array.astype(dtype)
+
+
+def _check_coordinates(columns: Columns) -> None:
+    """Coordinates of rows that hold a tile, within what they can be."""
+    tiles = columns["tile_id"] != 0
+    known = {
+        "lon": np.abs(columns["lon"]) <= 180,
+        "lat": np.abs(columns["lat"]) <= 90,
+        "ulx": np.isfinite(columns["ulx"]),
+        "uly": np.isfinite(columns["uly"]),
+        "s2_level": np.isin(columns["s2_level"], [*LEVEL_NAMES, LEVEL_NONE]),
+        "split": np.isin(columns["split"], [*SPLIT_NAMES, SPLIT_NONE]),
+        "s1_asc_days": ~np.isinf(columns["s1_asc_days"]),
+        "s1_desc_days": ~np.isinf(columns["s1_desc_days"]),
+    }
+    for name, right in known.items():
+        wrong = np.flatnonzero(tiles & ~right)
+        if wrong.size:
+            raise InputError(
+                f"{name}: expected a possible value in every row with a tile, got {columns[name][wrong[0]]}."
+            )
+    for epsg in np.unique(columns["epsg"][tiles]).tolist():
+        check_crs(epsg)
+    pairs = np.stack([columns["tile_id"][tiles].view(np.int64), columns["time"][tiles]], axis=-1)
+    if len(np.unique(pairs, axis=0)) != len(pairs):
+        raise InputError("tile_id: expected rows that differ in (tile_id, time), got one twice.")
+
+
+def _check_facts(facts: Any, count: int) -> list[str]:  # noqa: ANN401 - whatever came
+    texts = list(facts)
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"facts: expected {count} JSON texts, got {_describe(facts)}.")
+    for text in texts:
+        try:
+            json.loads(text, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise InputError(f"facts: expected JSON texts, got {text[:80]!r} ({error}).") from error
+    return texts
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _describe(values: Any) -> str:  # noqa: ANN401 - whatever came
+    if isinstance(values, np.ndarray):
+        return f"{values.shape} of {values.dtype.name}"
+    return f"{len(values)} values in a {type(values).__name__}" if hasattr(values, "__len__") else type(values).__name__

@@ -1,0 +1,327 @@
+"""Check a store against everything that its own records say about it."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.store.commits import commit_key, committed_shards, place_rows, read_commit, table_columns
+from mmearth_data.store.content import Content
+from mmearth_data.store.encoding import digest_of, digest_stream, object_key
+from mmearth_data.store.manifest import Manifest, read_manifest
+from mmearth_data.store.objects import Objects
+from mmearth_data.store.root import read_root
+from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY
+from mmearth_data.store.shards import unknown_codes, valid_bits
+from mmearth_data.store.stats import StatisticsMerger
+from mmearth_data.store.writer import fixed_objects
+from mmearth_data.tile import format_tile_id, tile_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.store.commits import Commit
+    from mmearth_data.store.root import Root
+
+_T = TypeVar("_T")
+CHECKERS = 4
+"""Shards that are checked at the same time."""
+STATISTICS_TOLERANCE = 1e-9
+"""Relative; sums may come out differently in the last bits on another machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it should be.
+
+    Attributes
+    ----------
+    part
+        File, relative to the store.
+    problem
+        What is wrong with it.
+    """
+
+    part: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    problems
+        Everything that is wrong; none where the store is sound.
+    checked_files, checked_bytes
+        Files that were read, and their size.
+    finished
+        Whether the store is sealed; of an unfinished one, what is committed was checked.
+    """
+
+    problems: tuple[Problem, ...]
+    checked_files: int
+    checked_bytes: int
+    finished: bool
+
+
+def verify(path: str | Path) -> VerifyReport:
+    """Check every file of a store, and what the files say about each other.
+
+    Digests of all files (manifest, commit records, rasters); every pixel decoded; class codes known; the bits
+    of ``valid`` those of the values; the index equal to the 1-D arrays and the commit records; no tile twice;
+    statistics those of the commit records.
+
+    Parameters
+    ----------
+    path
+        Folder of the store, finished or not.
+
+    Raises
+    ------
+    InputError
+        When nothing there looks like a store.
+    """
+    objects = Objects(path)
+    if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
+        read_root(objects)
+    found = _Findings(objects)
+    manifest = _check_files(found)
+    root = found.attempt(ROOT_KEY, lambda: read_root(objects))
+    if root is not None:
+        found.read(ROOT_KEY)
+        _check_seal(found, root, manifest)
+        _check_content(found, Content(objects, root, manifest, None))
+    return VerifyReport(
+        problems=tuple(found.problems[part] for part in sorted(found.problems)),
+        checked_files=len(found.checked),
+        checked_bytes=sum(found.checked.values()),
+        finished=manifest is not None,
+    )
+
+
+class _Findings:
+    """Problems so far, one a file, and the files that were read."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.problems: dict[str, Problem] = {}
+        self.checked: dict[str, int] = {}
+
+    def report(self, part: str, problem: str) -> None:
+        """Note a problem; what else is wrong with a broken file follows from the first."""
+        self.problems.setdefault(part, Problem(part, problem))
+
+    def attempt(self, part: str, act: Callable[[], _T]) -> _T | None:
+        """Read something; None where that shows a problem."""
+        if part in self.problems:
+            return None
+        try:
+            return act()
+        except StoreDamaged as error:
+            self.report(error.part, error.problem)
+        except InputError as error:
+            self.report(part, str(error))
+        return None
+
+    def read(self, key: str) -> None:
+        """Count a file as checked."""
+        self.checked[key] = self.objects.size(key) or 0
+
+    def check_file(self, key: str, entry: Mapping[str, Any]) -> None:
+        """Compare one file with its recorded size and digest."""
+        size = self.objects.size(key)
+        if size is None:
+            self.report(key, "the file is missing")
+            return
+        self.read(key)
+        with self.objects.open(key) as stream:
+            digest = digest_stream(stream)
+        if size != entry["size"]:
+            self.report(key, f"it should have {entry['size']} bytes and has {size}")
+        elif digest != entry["digest"]:
+            self.report(key, "its digest is not the recorded one")
+
+    def check_bytes(self, key: str, expected: bytes) -> None:
+        """Compare one small file with what it must hold."""
+        self.check_file(key, {"size": len(expected), "digest": digest_of(expected)})
+
+
+def _check_files(found: _Findings) -> Manifest | None:
+    """Check the manifest, and every file that it names."""
+    manifest = found.attempt(MANIFEST_KEY, lambda: read_manifest(found.objects))
+    if manifest is not None:
+        found.read(MANIFEST_KEY)
+        for key, entry in manifest["files"].items():
+            found.check_file(key, entry)
+    return manifest
+
+
+def _check_seal(found: _Findings, root: Root, manifest: Manifest | None) -> None:
+    """Check that the manifest is there when it should be, and names the files that it must."""
+    if manifest is None:
+        if root.attributes["statistics"] is not None:
+            found.report(MANIFEST_KEY, "the file is missing, though the store was finished or about to be")
+        return
+    layout = root.layout
+    chunks = range(-(-layout.tiles // layout.column_chunk_rows))
+    expected = {ROOT_KEY, TILES_KEY, REJECTED_KEY, *(key for key, _ in fixed_objects(root))}
+    expected |= {commit_key(shard) for shard in range(layout.shards)}
+    expected |= {object_key(spec, position) for spec in layout.columns for position in chunks}
+    if expected != set(manifest["files"]):
+        names = ", ".join(sorted(expected ^ set(manifest["files"]))[:5])
+        found.report(MANIFEST_KEY, f"it does not name the files that this store has: {names}")
+
+
+def _check_content(found: _Findings, content: Content) -> None:
+    """Check what the files say, about the world and about each other."""
+    for key, data in fixed_objects(content.root):
+        found.check_bytes(key, data)
+    merger = StatisticsMerger(content.layout.modalities)
+    commits = []
+    shards = sorted(committed_shards(content.objects))
+    with ThreadPoolExecutor(CHECKERS) as pool:
+        for commit in pool.map(partial(_check_shard, found, content), shards):
+            if commit is not None:
+                merger.add(commit.statistics)
+                commits.append((commit.columns["tile_id"], commit.columns["time"], len(commit.rejected)))
+    if commits:
+        _check_unique(found, *(np.concatenate([entry[k] for entry in commits]) for k in (0, 1)))
+    if content.manifest is not None and len(commits) == content.layout.shards:
+        _check_statistics(found, content, merger)
+        _check_index(found, content, sum(entry[2] for entry in commits))
+
+
+def _check_shard(found: _Findings, content: Content, shard: int) -> Commit | None:
+    """Check one shard: its record, its objects, and the values in them."""
+    key = commit_key(shard)
+    commit = found.attempt(key, lambda: read_commit(content.objects, content.layout, shard))
+    if commit is None:
+        return None
+    found.read(key)
+    if commit.shard != shard or commit.arrays != content.root.arrays_digest():
+        found.report(key, "it was written for another shard or for other arrays")
+        return None
+    for name, entry in commit.objects.items():
+        found.check_file(name, entry)
+    _check_rows(found, content, commit)
+    _check_values(found, content, commit)
+    return commit
+
+
+def _check_rows(found: _Findings, content: Content, commit: Commit) -> None:
+    """Compare the 1-D values of a shard with the arrays, and ids with places."""
+    layout = content.layout
+    key = commit_key(commit.shard)
+    ids = tile_ids(commit.columns["lon"], commit.columns["lat"], layout.size_px)
+    if not np.array_equal(ids, commit.columns["tile_id"]):
+        found.report(key, "a tile id is not that of its longitude, latitude and size")
+    if content.manifest is None:
+        return
+    rows = layout.rows(commit.shard)
+    for spec in layout.columns:
+        part = object_key(spec, rows.start // layout.column_chunk_rows)
+        values = found.attempt(part, partial(content.column, spec.name))
+        if values is not None and not _same(values[rows.start : rows.stop], place_rows(spec, [commit], rows)):
+            found.report(part, f"it differs from {key}")
+
+
+def _check_values(found: _Findings, content: Content, commit: Commit) -> None:
+    """Decode the values of a shard: class codes known, rows without a tile empty, bits of `valid` true."""
+    layout = content.layout
+    rows = layout.rows(commit.shard)
+    specs = {spec.name: spec for spec in layout.arrays}
+    if {object_key(specs[m.name], commit.shard) for m in layout.rasters} != set(commit.objects):
+        found.report(commit_key(commit.shard), "it does not name one object for each raster")
+    bits = np.zeros(len(rows), dtype=np.uint32)
+    unread = np.uint32(0)
+    for k, m in enumerate(layout.stored):
+        part = object_key(specs[m.name], commit.shard) if m.kind.is_raster else commit_key(commit.shard)
+        values = (
+            found.attempt(part, partial(content.read, m.name, rows))
+            if m.kind.is_raster
+            else place_rows(specs[m.name], [commit], rows)
+        )
+        if values is None:
+            unread |= np.uint32(1 << k)
+            continue
+        _check_codes(found, part, m, values)
+        bits |= valid_bits([m], {m.name: values}, len(rows)) << np.uint32(k)
+    expected = place_rows(specs["valid"], [commit], rows)
+    if not np.array_equal(expected & ~unread, bits):
+        found.report(commit_key(commit.shard), "the bits of valid are not those of the values")
+
+
+def _check_codes(found: _Findings, part: str, m: Modality, values: np.ndarray[Any, Any]) -> None:
+    unknown = unknown_codes(m, values)
+    if unknown:
+        found.report(part, f"it holds class codes that {m.name} does not know: {', '.join(map(str, unknown[:5]))}")
+
+
+def _check_unique(found: _Findings, ids: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> None:
+    """Check that no two rows show the same place at the same time."""
+    pairs, counts = np.unique(np.stack([ids.view(np.int64), times], axis=-1), axis=0, return_counts=True)
+    twice = pairs[counts > 1, 0].view(np.uint64)
+    if len(twice):
+        found.report(COMMITS, f"the tile {format_tile_id(int(twice[0]))} and its time occur more than once")
+
+
+def _check_statistics(found: _Findings, content: Content, merger: StatisticsMerger) -> None:
+    """Compare the statistics of the root with those of the commit records."""
+    for name, expected in (("statistics", merger.statistics()), ("class_histograms", merger.class_histograms())):
+        if not _close(content.attributes[name], expected):
+            found.report(ROOT_KEY, f"its {name} are not those of the commit records")
+
+
+def _check_index(found: _Findings, content: Content, rejected: int) -> None:
+    """Compare the tables with the 1-D arrays and the commit records."""
+    import pyarrow.parquet as pq
+
+    def opened(key: str) -> Any:  # noqa: ANN401 - pyarrow ships no types
+        return pq.ParquetFile(content.objects.path(key), pre_buffer=False)
+
+    def read_tiles() -> None:
+        table = opened(TILES_KEY)
+        rows = np.flatnonzero(content.column("tile_id"))
+        start = 0
+        for group in range(table.num_row_groups):
+            part = table.read_row_group(group, use_threads=False)
+            here = rows[start : start + len(part)]
+            start += len(part)
+            columns = table_columns(part, content.layout)
+            same = all(_same(columns[name], content.column(name)[here]) for name in columns)
+            if not same or not np.array_equal(part["row"].to_numpy(), here):
+                raise StoreDamaged(content.objects.root, TILES_KEY, f"row group {group} differs from the 1-D arrays")
+        if start != len(rows):
+            raise StoreDamaged(content.objects.root, TILES_KEY, f"it has {start} rows for {len(rows)} tiles")
+
+    found.attempt(TILES_KEY, read_tiles)
+    if REJECTED_KEY not in found.problems:
+        count = opened(REJECTED_KEY).metadata.num_rows
+        if count != rejected:
+            found.report(REJECTED_KEY, f"it has {count} rows for {rejected} rejected candidates")
+
+
+def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
+    return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+
+
+def _close(left: Any, right: Any) -> bool:  # noqa: ANN401 - nested JSON
+    """Equal but for the last bits of numbers."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_close(left[key], right[key]) for key in left)
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
+    return bool(left == right)

@@ -1,0 +1,327 @@
+"""Write a store, shard by shard. Each is published whole or not at all; the store is its own progress record."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.store.commits import (
+    Commit,
+    commit_key,
+    committed_shards,
+    decode_commit,
+    encode_commit,
+    place_rows,
+)
+from mmearth_data.store.encoding import (
+    encode_chunk,
+    encode_names,
+    encode_shard,
+    object_key,
+    to_json,
+)
+from mmearth_data.store.index import rejected_table, tiles_writer, write_table
+from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_manifest
+from mmearth_data.store.objects import Objects, flush
+from mmearth_data.store.root import Root, new_root, read_root
+from mmearth_data.store.schema import MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
+from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, valid_bits
+from mmearth_data.store.stats import StatisticsMerger, partial_statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mmearth_data.store.schema import ArraySpec
+
+ENCODERS = 4
+"""Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""
+
+
+class StoreWriter:
+    """Writes the shards of one store; use `create` or `resume`.
+
+    Shards may be written from any number of threads and processes at once, in any order; the bytes of the
+    finished store do not depend on it. The writer itself is a small value that can be pickled.
+    """
+
+    def __init__(self, path: str | Path, root: Root) -> None:
+        self.path = Path(path)
+        self._root = root
+        self._objects = Objects(path)
+        self._specs = {spec.name: spec for spec in root.layout.arrays}
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        layout: StoreLayout,
+        *,
+        recipe: Mapping[str, Any],
+        source: Mapping[str, Any],
+        synthetic: bool,
+    ) -> Self:
+        """Lay out a new store in which nothing is committed yet.
+
+        Parameters
+        ----------
+        path
+            Folder that does not exist, or is empty.
+        layout
+            Its arrays.
+        recipe, source
+            What the store is made from, JSON-ready, without anything that differs between two equal builds.
+        synthetic
+            Whether the pixels were never measured.
+
+        Raises
+        ------
+        InputError
+            When something else stands at the path.
+        """
+        path = Path(path)
+        _check_free(path)
+        root = new_root(layout, recipe=recipe, source=source, synthetic=synthetic)
+        # Laid out beside and moved into place as a whole: a folder with half of it would be no store to anybody.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        try:
+            staging.mkdir()
+            _lay_out(Objects(staging), root)
+            staging.replace(path)
+            flush(path.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return cls(path, root)
+
+    @classmethod
+    def resume(cls, path: str | Path) -> Self:
+        """Continue a store that was begun.
+
+        Raises
+        ------
+        InputError
+            When there is no store at the path.
+        StoreDamaged
+            When its metadata are broken.
+        """
+        objects = Objects(path)
+        root = read_root(objects)
+        objects.discard_staged()
+        return cls(path, root)
+
+    @property
+    def layout(self) -> StoreLayout:
+        """Rows, shards and arrays of the store."""
+        return self._root.layout
+
+    @property
+    def finished(self) -> bool:
+        """True once the store is sealed."""
+        return read_manifest(self._objects) is not None
+
+    def committed(self) -> frozenset[int]:
+        """Shards that are complete on disk."""
+        return committed_shards(self._objects)
+
+    def write_shard(
+        self,
+        shard: int,
+        columns: Mapping[str, np.ndarray[Any, Any]],
+        rasters: Mapping[str, np.ndarray[Any, Any]],
+        rejected: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Write one shard: its rasters, then, as the last thing, its commit record.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard; n = ``len(layout.rows(shard))`` rows.
+        columns
+            One array (n,) per coordinate but ``valid`` (``time`` in int64 milliseconds), (n,) or (n, band) per
+            stored tile modality, and ``facts``, n JSON texts. A row without a tile has the tile id 0; whatever
+            else stands in it is dropped.
+        rasters
+            (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile.
+        rejected
+            Candidates that could not be had: dicts of tile_id, lon, lat, reason, detail, slot.
+
+        Raises
+        ------
+        InputError
+            Naming the array that is not as expected; nothing is written then.
+        """
+        if self._objects.size(MANIFEST_KEY) is not None:
+            raise InputError(f"{self.path}: expected a store that is being built, got a finished one.")
+        count = len(self.layout.rows(shard))
+        checked, facts = check_columns(self.layout, count, columns)
+        check_rasters(self.layout, checked["tile_id"], rasters)
+        notes = check_rejected(rejected)
+        arrays = {**checked, **rasters}
+        kept = np.flatnonzero(checked["tile_id"])
+        with ThreadPoolExecutor(ENCODERS) as pool:
+            writing = {
+                m.name: pool.submit(self._put_raster, self._specs[m.name], shard, rasters[m.name])
+                for m in self.layout.rasters
+            }
+            checked["valid"] = valid_bits(self.layout.stored, arrays, count)
+            statistics = partial_statistics(self.layout.modalities, arrays, checked)
+            written = dict(future.result() for future in writing.values())
+        commit = Commit(
+            shard=shard,
+            rows=kept + self.layout.rows(shard).start,
+            columns={name: column[kept] for name, column in checked.items()},
+            facts=[facts[k] for k in kept],
+            objects=written,
+            arrays=self._root.arrays_digest(),
+            statistics_json=to_json(statistics),
+            rejected=notes,
+        )
+        self._objects.put(commit_key(shard), encode_commit(commit, self.layout.tabular))
+
+    def _put_raster(self, spec: ArraySpec, shard: int, values: np.ndarray[Any, Any]) -> tuple[str, Entry]:
+        data = encode_shard(values, self.layout.tiles_per_shard)
+        key = object_key(spec, shard)
+        self._objects.put(key, data)
+        return key, entry_of(data)
+
+    def finish(self) -> None:
+        """Write 1-D arrays, statistics and index from the commit records, and seal the store.
+
+        May be called again when it was interrupted: it starts over and ends in the same bytes.
+
+        Raises
+        ------
+        InputError
+            When shards are missing.
+        StoreDamaged
+            When a commit record or an object that it names is missing or broken.
+        """
+        missing = sorted(set(range(self.layout.shards)) - self.committed())
+        if missing:
+            raise InputError(
+                f"{self.path}: expected all {self.layout.shards} shards, {len(missing)} are missing "
+                f"(the first is {missing[0]}); run the same build command again."
+            )
+        if not self.finished:
+            _Finish(self._objects, self._root).run()
+
+
+class _Finish:
+    """One run of `StoreWriter.finish`: gathers while it walks through the commits once."""
+
+    def __init__(self, objects: Objects, root: Root) -> None:
+        self.objects = objects
+        self.root = root
+        self.layout = root.layout
+        self.arrays = root.arrays_digest()
+        self.files: dict[str, Entry] = {}
+        self.rejected: list[Mapping[str, Any]] = []
+        self.merger = StatisticsMerger(root.layout.modalities)
+
+    def run(self) -> None:
+        self._vouch_for_fixed_objects()
+        # A plain reader keeps to rows with valid > 0, so that array comes when all others stand.
+        valid: dict[str, bytes] = {}
+        with (
+            self.objects.staged(TILES_KEY) as path,
+            tiles_writer(path, self.layout) as add_tiles,
+        ):
+            for position, shards in enumerate(self._chunks()):
+                commits = [self._commit(shard) for shard in shards]
+                add_tiles(commits)
+                for commit in commits:
+                    self.merger.add(commit.statistics)
+                    self.rejected.extend(commit.rejected)
+                valid |= self._put_columns(position, commits)
+        with self.objects.staged(REJECTED_KEY) as path:
+            write_table(rejected_table(self.rejected), path)
+        for key, data in valid.items():
+            self._put(key, data)
+        self._seal()
+
+    def _vouch_for_fixed_objects(self) -> None:
+        """Enter what `StoreWriter.create` wrote."""
+        for key, data in fixed_objects(self.root):
+            self._put(key, data)
+
+    def _chunks(self) -> Iterator[range]:
+        """Shards whose rows make up each chunk of the 1-D arrays."""
+        step = self.layout.column_chunk_rows // self.layout.tiles_per_shard
+        for start in range(0, self.layout.shards, step):
+            yield range(start, min(start + step, self.layout.shards))
+
+    def _commit(self, shard: int) -> Commit:
+        key = commit_key(shard)
+        data = self.objects.get(key)
+        try:
+            commit = decode_commit(data, self.layout)
+        except Exception as error:  # pyarrow raises many kinds for a broken file
+            raise StoreDamaged(self.objects.root, key, f"it cannot be read ({error})") from error
+        if commit.arrays != self.arrays:
+            raise StoreDamaged(self.objects.root, key, "it was written for other arrays than the store has")
+        for name, entry in commit.objects.items():
+            if self.objects.size(name) != entry["size"]:
+                raise StoreDamaged(self.objects.root, name, "a committed object is missing or of another size")
+        self.files[key] = entry_of(data)
+        return commit
+
+    def _put_columns(self, position: int, commits: Sequence[Commit]) -> dict[str, bytes]:
+        """Write one chunk of every 1-D array but `valid`, which is returned."""
+        size = self.layout.column_chunk_rows
+        rows = range(position * size, min((position + 1) * size, self.layout.tiles))
+        held = {}
+        for spec in self.layout.columns:
+            values = place_rows(spec, commits, rows)
+            data = encode_chunk(values, size, spec.empty)
+            if spec.name == "valid":
+                held[object_key(spec, position)] = data
+            else:
+                self._put(object_key(spec, position), data)
+        return held
+
+    def _seal(self) -> None:
+        attributes = {
+            **self.root.attributes,
+            "statistics": self.merger.statistics(),
+            "class_histograms": self.merger.class_histograms(),
+        }
+        self._put(ROOT_KEY, Root(self.layout, attributes, self.root.arrays).encode())
+        for key in (TILES_KEY, REJECTED_KEY):
+            self.files[key] = entry_of(self.objects.get(key))
+        self.objects.put(MANIFEST_KEY, encode_manifest(self.files))
+        self.objects.discard_staged()
+
+    def _put(self, key: str, data: bytes) -> None:
+        self.objects.put(key, data)
+        self.files[key] = entry_of(data)
+
+
+def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes of what never changes while a store is built: array metadata and band names."""
+    for name, metadata in root.arrays.items():
+        yield f"{name}/{ROOT_KEY}", to_json(metadata)
+    for m in root.layout.stored:
+        if m.bands:
+            yield f"{m.name}_band/c/0", encode_names(m.bands)
+
+
+def _lay_out(objects: Objects, root: Root) -> None:
+    for key, data in fixed_objects(root):
+        objects.put(key, data)
+    objects.put(ROOT_KEY, root.encode())
+    objects.discard_staged()
+
+
+def _check_free(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a folder for the store, got a file; choose another path.")
+    if any(path.iterdir()):
+        raise InputError(f"{path}: expected a new or empty folder, got one with files in it; choose another path.")
