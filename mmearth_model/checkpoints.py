@@ -1,0 +1,306 @@
+"""Checkpoints: a folder of numbers (safetensors) and words (JSON); nothing is ever unpickled.
+
+::
+
+    CHECKPOINT/model.safetensors         weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
+    CHECKPOINT/config.json               shape of the model, normalisation, recipe, store: all that is needed to use it
+    CHECKPOINT/state/optimizer.safetensors, progress.json    what continuing the run needs, and nobody else
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mmearth_data import FileInputError, InputError, Modality
+from mmearth_model.losses import LossConfig, MultiTaskLoss
+from mmearth_model.mpmae import MPMAE, MPMAEConfig
+from mmearth_model.runs import Run
+from mmearth_model.targets import Normaliser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from mmearth_model.encoder import ConvNeXtV2
+
+Value = TypeVar("Value")
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+OPTIMIZER_FILE = "state/optimizer.safetensors"
+PROGRESS_FILE = "state/progress.json"
+FORMAT = 1
+ARCHITECTURE = "mp-mae"
+SECTIONS = ("model", "loss", "normaliser", "recipe", "store", "progress")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk, its words read and checked, its numbers not yet.
+
+    Attributes
+    ----------
+    folder
+        Where it lies.
+    config
+        Content of ``config.json``.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """From raw batches to this model's input and targets."""
+        return _of_file(self.folder / CONFIG_FILE, Normaliser.from_config, self.config["normaliser"])
+
+    @property
+    def model_config(self) -> MPMAEConfig:
+        """Shape of the model."""
+        return _of_file(self.folder / CONFIG_FILE, MPMAEConfig.from_dict, self.config["model"])
+
+    @property
+    def learned(self) -> tuple[Modality, ...]:
+        """Modalities that were predicted while training."""
+        normaliser = self.normaliser
+        return tuple(normaliser.modalities[name] for name in normaliser.targets)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["recipe"].get("seed", 0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights, by name.
+
+        Raises
+        ------
+        FileInputError
+            When the file is missing, cut short or damaged.
+        """
+        return read_tensors(self.folder / MODEL_FILE)
+
+    def model(self) -> MPMAE:
+        """Load the whole network with its weights, on the CPU, in evaluation mode.
+
+        Raises
+        ------
+        FileInputError
+            When the weights are damaged or those of another architecture.
+        """
+        model = MPMAE(self.model_config)
+        self.load_into({"model": model})
+        return model.eval()
+
+    def encoder(self) -> ConvNeXtV2:
+        """Load the encoder with its weights, on the CPU, in evaluation mode; see `model`."""
+        return self.model().encoder
+
+    def load_into(self, modules: Mapping[str, nn.Module]) -> None:
+        """Copy the weights into modules, by prefix of their names.
+
+        Raises
+        ------
+        FileInputError
+            When names or shapes do not fit.
+        """
+        tensors = self.tensors()
+        for prefix, module in modules.items():
+            own = {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
+            _check_fit(self.folder / MODEL_FILE, module.state_dict(), own)
+            module.load_state_dict(own)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Open a checkpoint folder, or the last checkpoint of a run folder.
+
+        Raises
+        ------
+        InputError
+            When there is none, or it was written by something else.
+        """
+        folder = find_checkpoint(path)
+        file = folder / CONFIG_FILE
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileInputError(file, f"expected the configuration of a checkpoint, got: {error}.") from None
+        found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
+        if found != (ARCHITECTURE, FORMAT):
+            raise FileInputError(
+                file, f"expected architecture {ARCHITECTURE!r} in format {FORMAT}, got {found}; use another version."
+            )
+        missing = [section for section in SECTIONS if section not in config]
+        if missing:
+            raise FileInputError(file, f"expected a whole configuration, got one without {', '.join(missing)}.")
+        return cls(folder, config)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Folder of a checkpoint: the given one, or the last of a run.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    if (path / CONFIG_FILE).is_file():
+        return path
+    latest = Run(path).latest()
+    if latest is None:
+        what = "a folder without" if path.is_dir() else "a file" if path.exists() else "nothing there"
+        raise InputError(
+            f"{path}: expected a checkpoint ({MODEL_FILE}, {CONFIG_FILE}) or a run that has one, got {what}."
+        )
+    return latest
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a checkpoint: its folder, or a run's folder (the last checkpoint).
+
+    Raises
+    ------
+    InputError
+        When there is none, or it was written by something else.
+    """
+    return Checkpoint.read(Path(path))
+
+
+def load_encoder(path: str | Path) -> ConvNeXtV2:
+    """Load the pretrained encoder of a checkpoint, dense, on the CPU, in evaluation mode.
+
+    Examples
+    --------
+    >>> encoder = load_encoder("runs/planet")  # doctest: +SKIP
+    >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
+    """
+    return load_checkpoint(path).encoder()
+
+
+def write_checkpoint(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+    *,
+    optimizer: Mapping[str, Tensor] | None = None,
+    progress: Mapping[str, Any] | None = None,
+) -> None:
+    """Fill a folder with a checkpoint (see `mmearth_model.runs.publish_folder` for doing so atomically).
+
+    Parameters
+    ----------
+    folder
+        Exists and is empty.
+    modules
+        Prefix -> module.
+    config
+        The `SECTIONS`.
+    optimizer, progress
+        Training state; None writes a checkpoint that cannot be continued.
+    """
+    weights = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
+    _save(weights, folder / MODEL_FILE)
+    content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if optimizer is not None and progress is not None:
+        (folder / "state").mkdir()
+        _save(optimizer, folder / OPTIMIZER_FILE)
+        (folder / PROGRESS_FILE).write_text(json.dumps(dict(progress), indent=1) + "\n", encoding="utf-8")
+
+
+def loss_of(checkpoint: Checkpoint) -> MultiTaskLoss:
+    """Load the losses of a checkpoint, with their learned weights."""
+    losses = MultiTaskLoss(checkpoint.model_config.tasks, LossConfig(**checkpoint.config["loss"]))
+    checkpoint.load_into({"losses": losses})
+    return losses
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """State of an optimiser as named tensors; ``names``: id of a parameter -> its name."""
+    return {
+        f"{key}/{names[id(parameter)]}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_tensors`, on the parameters' device."""
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        key, _, parameter = name.partition("/")
+        by_parameter.setdefault(parameter, {})[key] = tensor
+    ordered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    whole = optimizer.state_dict()
+    whole["state"] = {i: by_parameter[name] for i, name in enumerate(ordered) if name in by_parameter}
+    optimizer.load_state_dict(whole)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises
+    ------
+    FileInputError
+        When it is missing, cut short or not such a file.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise FileInputError(file, f"expected a whole safetensors file, got: {' '.join(str(error).split())}.") from None
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Where training stood; see `write_checkpoint`.
+
+    Raises
+    ------
+    FileInputError
+        When the checkpoint has no training state.
+    """
+    file = folder / PROGRESS_FILE
+    try:
+        progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileInputError(
+            file, f"expected the training state of a run, got: {error}; choose another --out."
+        ) from None
+    return progress
+
+
+def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}, file)
+
+
+def _check_fit(file: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    wrong = sorted(name for name in expected.keys() & got.keys() if expected[name].shape != got[name].shape)
+    for what, names in (
+        ("without", sorted(expected.keys() - got.keys())),
+        ("with the unknown", sorted(got.keys() - expected.keys())),
+        ("with another shape of", wrong),
+    ):
+        if names:
+            raise FileInputError(
+                file,
+                f"expected the weights of the architecture that {CONFIG_FILE} describes, got {len(got)} tensors {what} "
+                f"{names[0]} ({len(names)} such); use the two files that were written together.",
+            )
+
+
+def _of_file(file: Path, build: Callable[[Mapping[str, Any]], Value], entry: Mapping[str, Any]) -> Value:
+    """Build a value from a section of a file, and name the file when it does not fit."""
+    try:
+        return build(entry)
+    except FileInputError:
+        raise
+    except InputError as error:
+        raise FileInputError(file, str(error)) from None

@@ -1,0 +1,51 @@
+"""Chance that depends on nothing but (seed, position in the stream, purpose).
+
+A run that was cut can go on anywhere, because no generator has to be advanced to where it was.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the stream of micro-batches.
+
+    Attributes
+    ----------
+    epoch
+        Pass over the store, from 0.
+    batch
+        Micro-batch within it, from 0.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+
+
+def derive_seed(seed: int, position: Position, purpose: str) -> int:
+    """63 bits that depend on all three."""
+    entropy = [seed, position.epoch, position.batch, *purpose.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(seed: int, position: Position, purpose: str) -> torch.Generator:
+    """Make a generator for one purpose at one position, on the CPU."""
+    return torch.Generator().manual_seed(derive_seed(seed, position, purpose))
+
+
+@contextmanager
+def seeded(seed: int, position: Position | None = None, purpose: str = "weights") -> Iterator[None]:
+    """Have torch's own generators start from a seed inside, and leave them outside as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, position or Position(), purpose))
+        yield

@@ -1,0 +1,387 @@
+"""ConvNeXt V2 whose hidden pixels do not exist.
+
+Woo et al., *ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders*, CVPR 2023,
+arXiv 2301.00808; the modified stem is that of Nedungadi et al., *MMEarth*, ECCV 2024, arXiv 2405.02771.
+
+Axes: B batch, H W pixels, h w positions of a stage, C channels, L patches. Inside, features are
+(B, h, w, C): what acts on one position (norms, linear layers) reads whole rows of memory, and the
+convolutions run channels-last.
+
+Hidden patches and missing pixels do not exist for the network; `mmearth_model.positions` says how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmearth_data import InputError
+from mmearth_model.positions import Engine, Everywhere, Positions, positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+Stem = Literal["modified", "original"]
+Padding = Literal["same", "reference"]
+Pool = Literal["sample", "batch"]
+
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+"""Size -> (blocks per stage, channels per stage)."""
+
+EVERYWHERE = Everywhere()
+NORM_EPS = 1e-6
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Shape and behaviour of a `ConvNeXtV2`.
+
+    Attributes
+    ----------
+    size
+        Key of `SIZES`.
+    patch_size
+        Pixels along a side of a patch, one position of the last stage; a multiple of 8.
+    image_size
+        Pixels along a side of what it is trained on; the network itself takes any multiple of a patch.
+    in_channels
+        Bands of the input.
+    stem
+        ``modified``: 3 x 3 convolution, LayerNorm, GELU, then a depthwise convolution with kernel = stride =
+        patch_size / 8, LayerNorm. ``original``: one convolution with kernel = stride = patch_size / 8, LayerNorm.
+    padding
+        ``same``: stages agree with the patch grid. ``reference``: as the released classification model,
+        first convolution unpadded, stem padded by (patch_size / 8) // 2; takes no mask.
+    grn
+        Where a mask is given, GRN's norm runs over the visible positions of each ``sample`` or of the whole
+        ``batch``; without one always over each sample.
+    grn_eps
+        1e-6 in the released sparse encoder, 1e-4 in the released dense one.
+    drop_path
+        Stochastic depth of the last block; it grows linearly from 0.
+    depths, widths
+        Blocks and channels per stage, instead of those of ``size``.
+    """
+
+    size: str = "atto"
+    patch_size: int = 8
+    image_size: int = 56
+    in_channels: int = 12
+    stem: Stem = "modified"
+    padding: Padding = "same"
+    grn: Pool = "sample"
+    grn_eps: float = 1e-6
+    drop_path: float = 0.0
+    depths: tuple[int, ...] | None = None
+    widths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        problem = _first_problem(self)
+        if problem:
+            raise InputError(problem)
+        depths, widths = SIZES[self.size]
+        object.__setattr__(self, "depths", tuple(self.depths or depths))
+        object.__setattr__(self, "widths", tuple(self.widths or widths))
+
+    @property
+    def stem_stride(self) -> int:
+        """Pixels along a side of one position of the first stage."""
+        return self.patch_size // 8
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image of ``image_size``."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+def _first_problem(config: EncoderConfig) -> str | None:
+    patch, image = config.patch_size, config.image_size
+    if config.size not in SIZES:
+        return f"expected an encoder size of {', '.join(SIZES)}, got {config.size!r}."
+    if patch < 8 or patch % 8:
+        return f"expected a patch size that is a multiple of 8 px, got {patch}; 8 and 16 are usual."
+    if image < patch or image % patch:
+        return f"expected an image size that is a multiple of the {patch} px patch, got {image}."
+    if config.in_channels < 1:
+        return f"expected at least one band of input, got {config.in_channels}; name an input modality."
+    for field, choices in (("stem", Stem), ("padding", Padding), ("grn", Pool)):
+        if getattr(config, field) not in get_args(choices):
+            return f"expected {field} {' or '.join(get_args(choices))}, got {getattr(config, field)!r}."
+    if not 0 <= config.drop_path < 1:
+        return f"expected a drop path rate in [0, 1), got {config.drop_path}."
+    for field in ("depths", "widths"):
+        if len(getattr(config, field) or range(4)) != 4:
+            return f"expected {field} of four stages, got {getattr(config, field)}."
+    return None
+
+
+class Convolution(nn.Conv2d):
+    """`torch.nn.Conv2d` over (B, h, w, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, in) to (B, h', w', out)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class GRN(nn.Module):
+    """Global response normalisation: channels compete by their norm over the positions.
+
+    Parameters
+    ----------
+    channels
+        Width.
+    eps
+        Added to the mean norm.
+    over
+        Positions of each ``sample``, or of the whole ``batch`` where a mask is given.
+    """
+
+    def __init__(self, channels: int, eps: float = NORM_EPS, over: str = "sample") -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.over = over
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Features of the given positions to the same."""
+        axes = (0, 1, 2) if self.over == "batch" and where.partial else (1, 2)
+        norm = torch.linalg.vector_norm(where.hide(x), dim=axes, keepdim=True)
+        response = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)
+        return torch.addcmul(self.beta, x, 1 + self.gamma * response)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, drop a residual branch for whole samples and scale up the rest."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) to the same."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.full((len(x),) + (1,) * (x.ndim - 1), 1 - self.rate, dtype=x.dtype, device=x.device)
+        return x * torch.bernoulli(keep) / keep
+
+
+class Block(nn.Module):
+    """ConvNeXt V2 block over (B, h, w, C)."""
+
+    def __init__(
+        self, channels: int, *, grn_eps: float = NORM_EPS, grn_over: str = "sample", drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dwconv = Convolution(channels, channels, kernel_size=7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.grn = GRN(4 * channels, grn_eps, grn_over)
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Features of the given positions to the same."""
+        y = self.norm(where.around(self.dwconv, x))
+        y = self.grn(functional.gelu(self.pwconv1(y)), where)
+        branch: Tensor = self.drop_path(self.pwconv2(y))
+        return x + branch
+
+
+class ModifiedStem(nn.Module):
+    """3 x 3 convolution at full resolution, then a depthwise convolution down to the first stage."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__()
+        stride, same = config.stem_stride, config.padding == "same"
+        self.conv = Convolution(config.in_channels, channels, kernel_size=3, padding=1 if same else 0)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.dwconv = Convolution(
+            channels, channels, kernel_size=stride, stride=stride, padding=0 if same else stride // 2, groups=channels
+        )
+        self.dwnorm = nn.LayerNorm(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Pixels to features of the first stage."""
+        y = functional.gelu(self.norm(where.around(self.conv, x)))
+        down: Tensor = self.dwnorm(self.dwconv(where.hide(y)))
+        return down
+
+
+class OriginalStem(nn.Module):
+    """One convolution with kernel = stride."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__()
+        stride = config.stem_stride
+        self.conv = Convolution(config.in_channels, channels, kernel_size=stride, stride=stride)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Pixels to features of the first stage."""
+        y: Tensor = self.norm(self.conv(where.hide(x)))
+        return y
+
+
+class Downsample(nn.Module):
+    """LayerNorm, then a 2 x 2 convolution with stride 2, between stages."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.conv = Convolution(channels, out_channels, kernel_size=2, stride=2)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Features of one stage to those of the next, half as many a side."""
+        y: Tensor = self.conv(where.hide(self.norm(x)))
+        return y
+
+
+class ConvNeXtV2(nn.Module):
+    """ConvNeXt V2, dense or masked.
+
+    Parameters
+    ----------
+    config
+        Its shape.
+    engine
+        How hidden patches are left out; all give the same numbers to rounding.
+    """
+
+    def __init__(self, config: EncoderConfig | None = None, engine: Engine = "auto") -> None:
+        super().__init__()
+        self.engine: Engine = engine
+        self.config = config = config or EncoderConfig()
+        self.depths, self.widths = config.depths or (), config.widths or ()
+        stem = ModifiedStem if config.stem == "modified" else OriginalStem
+        self.stem = stem(config, self.widths[0])
+        self.downsample = nn.ModuleList(Downsample(*pair) for pair in zip(self.widths, self.widths[1:], strict=False))
+        blocks = sum(self.depths)
+        rates = (config.drop_path * block / max(1, blocks - 1) for block in range(blocks))
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                Block(width, grn_eps=config.grn_eps, grn_over=config.grn, drop_path=next(rates)) for _ in range(depth)
+            )
+            for depth, width in zip(self.depths, self.widths, strict=True)
+        )
+        initialise(self)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage."""
+        return self.widths[-1]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+        """Features of the last stage.
+
+        Parameters
+        ----------
+        x
+            (B, in_channels, H, W) float; H and W are multiples of the patch size.
+        mask
+            (B, L) bool, True where a patch is hidden; patches run row by row. None: all are visible.
+        pixels
+            (B, H, W) bool, False where a pixel does not exist, whatever the mask says. None: all exist.
+
+        Returns
+        -------
+        Tensor
+            (B, out_channels, H / patch_size, W / patch_size), 0 where hidden.
+        """
+        return self.encode(x, mask, pixels).permute(0, 3, 1, 2)
+
+    def encode(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+        """Features of the last stage as (B, h, w, C); see `forward`."""
+        where = self._where(x, mask, pixels)
+        *_, features = self._stages(x, where)
+        return where.leave(features)
+
+    def forward_features(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> list[Tensor]:
+        """Features of all stages, (B, C, h, w) each, from fine to coarse; see `forward`."""
+        where = self._where(x, mask, pixels)
+        return [where.leave(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
+
+    def _stages(self, x: Tensor, where: Positions) -> Iterator[Tensor]:
+        y = self.stem(where.enter(x.permute(0, 2, 3, 1)), where)
+        for stage, blocks in enumerate(self.stages):
+            if stage:
+                y = self.downsample[stage - 1](y, where)
+            for block in blocks:  # type: ignore[attr-defined]
+                y = block(y, where)
+            yield y
+
+    def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None) -> Positions:
+        self._check(x, mask)
+        strides = (self.config.stem_stride, *(2 for _ in self.downsample))
+        return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine)
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        patch = self.config.patch_size
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.shape[2] % patch or x.shape[3] % patch:
+            raise InputError(
+                f"expected images of {self.config.in_channels} bands whose sides {patch} px patches divide, "
+                f"got shape {tuple(x.shape)}; select bands, or crop or pad the images."
+            )
+        if mask is None:
+            return
+        if self.config.padding == "reference":
+            raise InputError("padding: reference is the released classification model, which takes no mask; use same.")
+        patches = (x.shape[2] // patch) * (x.shape[3] // patch)
+        if mask.dtype != torch.bool or mask.shape != (len(x), patches):
+            raise InputError(
+                f"expected a boolean mask of shape {(len(x), patches)} (sample, patch), True where hidden, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}."
+            )
+
+
+class Classifier(nn.Module):
+    """Encoder, global average pool, LayerNorm, linear: the network that is fine-tuned.
+
+    Parameters
+    ----------
+    encoder
+        Its features.
+    classes
+        Outputs.
+    """
+
+    def __init__(self, encoder: ConvNeXtV2, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(encoder.out_channels, eps=NORM_EPS)
+        self.head = nn.Linear(encoder.out_channels, classes)
+        initialise(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, classes)."""
+        logits: Tensor = self.head(self.norm(self.encoder(x).mean(dim=(-2, -1))))
+        return logits
+
+
+def initialise(module: nn.Module, std: float | None = INIT_STD) -> None:
+    """Draw the weights of all convolutions and linear layers from a normal distribution cut at 2 std; biases 0.
+
+    Without ``std`` each output of a layer takes 1 / sqrt(its inputs), which keeps the scale of what passes.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            spread = layer.weight[0].numel() ** -0.5 if std is None else std
+            nn.init.trunc_normal_(layer.weight, std=spread, a=-2 * spread, b=2 * spread)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,89 @@
+"""Which patches the encoder sees, and the order of values within a patch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmearth_data import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def visible_patches(patches: int, ratio: float) -> int:
+    """Patches that the encoder sees: ``int(patches * (1 - ratio))``, e.g. 19 of 49 at 0.6.
+
+    Raises
+    ------
+    InputError
+        When no patch would be visible, or the ratio is not one.
+    """
+    if not 0 <= ratio < 1 or int(patches * (1 - ratio)) < 1:
+        raise InputError(
+            f"expected a mask ratio in [0, 1) that leaves at least one of {patches} patches visible, got {ratio}; "
+            "the paper's is 0.6."
+        )
+    return int(patches * (1 - ratio))
+
+
+def random_mask(
+    batch: int,
+    patches: int,
+    ratio: float,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Hide patches at random, equally many in every sample.
+
+    Parameters
+    ----------
+    batch, patches
+        Size of the mask; patches run row by row.
+    ratio
+        Share of hidden patches, in [0, 1).
+    generator
+        Source of chance, on whichever device; None takes torch's own.
+    device
+        Where the mask is wanted; default: the generator's device, else the CPU.
+
+    Returns
+    -------
+    Tensor
+        (batch, patches) bool, True where hidden; ``patches - int(patches * (1 - ratio))`` in each row.
+    """
+    keep = visible_patches(patches, ratio)
+    drawn_on = generator.device if generator is not None else (device or "cpu")
+    order_BL = torch.rand(batch, patches, generator=generator, device=drawn_on).argsort(dim=1)
+    hidden_BL = torch.ones(batch, patches, dtype=torch.bool, device=drawn_on)
+    hidden_BL.scatter_(1, order_BL[:, :keep], value=False)
+    return hidden_BL if device is None else hidden_BL.to(device, non_blocking=True)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) to (B, L, patch_size**2 * C).
+
+    Patches run row by row; within one, a value stands at ``(row * patch_size + column) * C + channel``.
+    """
+    B, C, H, W = images.shape
+    h, w = H // patch_size, W // patch_size
+    if (h * patch_size, w * patch_size) != (H, W):
+        raise InputError(f"expected sides that {patch_size} px patches divide, got {H} x {W}; crop the tiles.")
+    blocks = images.reshape(B, C, h, patch_size, w, patch_size)
+    return blocks.permute(0, 2, 4, 3, 5, 1).reshape(B, h * w, patch_size**2 * C)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int] | None = None) -> Tensor:
+    """Inverse of `patchify`; ``grid`` is (rows, columns) of patches, default a square."""
+    B, L, D = patches.shape
+    h, w = grid or (round(L**0.5), round(L**0.5))
+    if h * w != L:
+        raise InputError(f"expected {h} x {w} patches, got {L}; give grid=(rows, columns).")
+    blocks = patches.reshape(B, h, w, patch_size, patch_size, D // patch_size**2)
+    return blocks.permute(0, 5, 1, 3, 2, 4).reshape(B, -1, h * patch_size, w * patch_size)
+
+
+def upsample_mask(mask: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+    """(B, L) per patch to (B, rows * factor, columns * factor) per pixel."""
+    return mask.reshape(-1, *grid).repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)

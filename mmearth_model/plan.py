@@ -1,0 +1,214 @@
+"""What a run will do with a store, as plain values: resolved and checked before anything is written."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data import InputError
+from mmearth_model.encoder import EncoderConfig
+from mmearth_model.masking import visible_patches
+from mmearth_model.mpmae import MPMAEConfig, tasks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from mmearth_data import Modality, Store
+    from mmearth_model.recipe import TrainRecipe
+
+SPLIT = "train"
+CROP_OF_TILE = 7 / 8
+"""56 px of 64, 112 px of 128: the paper's crops."""
+PATCHES_ACROSS = 7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainPlan:
+    """A recipe, resolved for a store.
+
+    Attributes
+    ----------
+    recipe
+        What was asked.
+    inputs
+        Modalities that feed the encoder.
+    pretext
+        Modalities that are predicted.
+    image_size, patch_size
+        Pixels a side of the crop and of a patch.
+    tile_size
+        Pixels a side of the store's tiles.
+    tiles
+        Training tiles.
+    steps_per_epoch
+        Optimiser steps; what does not fill a batch is left out, other tiles each epoch.
+    """
+
+    recipe: TrainRecipe
+    inputs: tuple[Modality, ...]
+    pretext: tuple[Modality, ...]
+    image_size: int
+    patch_size: int
+    tile_size: int
+    tiles: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.recipe.epochs
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """All that take part, inputs first, each once."""
+        return tuple({m.name: m for m in (*self.inputs, *self.pretext)}.values())
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Stored modalities that a batch must hold."""
+        return tuple(m.name for m in self.modalities if m.stored)
+
+    def model_config(self) -> MPMAEConfig:
+        """Shape of the model."""
+        recipe = self.recipe
+        encoder = EncoderConfig(
+            size=recipe.size,
+            stem=recipe.stem,
+            depths=recipe.depths,
+            widths=recipe.widths,
+            drop_path=recipe.drop_path,
+            patch_size=self.patch_size,
+            image_size=self.image_size,
+            in_channels=sum(len(m.model_bands) for m in self.inputs),
+        )
+        changes: dict[str, Any] = {"decoder_dim": recipe.decoder_dim, "decoder_depth": recipe.decoder_depth}
+        changes |= {field: value for field in ("decoder", "init") if (value := getattr(recipe, field)) is not None}
+        return MPMAEConfig.of_preset(recipe.preset, encoder, tasks_of(self.pretext, recipe.preset), **changes)
+
+    def learning_rate(self, step: int) -> float:
+        """Rate of an optimiser step, counted from 0: linear warm-up, then half a cosine down to ``min_lr``."""
+        recipe = self.recipe
+        warm = round(recipe.warmup * self.steps)
+        if step < warm:
+            return recipe.peak_lr * (step + 1) / warm
+        progress = (step - warm) / max(1, self.steps - warm)
+        return recipe.min_lr + (recipe.peak_lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready form, for people."""
+        recipe = self.recipe
+        return {
+            "tiles": self.tiles,
+            "tile_size": self.tile_size,
+            "inputs": [m.name for m in self.inputs],
+            "tasks": [m.name for m in self.pretext],
+            "encoder": f"{recipe.size}, {self.image_size} px crops in {self.patch_size} px patches",
+            "visible_patches": visible_patches((self.image_size // self.patch_size) ** 2, recipe.mask_ratio),
+            "epochs": recipe.epochs,
+            "steps": self.steps,
+            "batch_size": recipe.batch_size,
+            "accumulate": recipe.accumulate,
+            "peak_lr": recipe.peak_lr,
+        }
+
+
+def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
+    """Resolve a recipe for a store.
+
+    Raises
+    ------
+    InputError
+        When the store is not finished, lacks modalities that training needs, has tiles smaller than the
+        crop, or holds fewer training tiles than a batch.
+    """
+    if not store.finished:
+        raise InputError(
+            f"{store.path}: expected a finished store, got one that is being built; finish the build first."
+        )
+    chosen = choose_modalities(store.path, store.modalities, recipe)
+    inputs = tuple(m for m in chosen if m.input)
+    pretext = tuple(m for m in chosen if m.pretext)
+    _check_roles(store.path, store.modalities, inputs, pretext)
+    tile_size = store.layout.size_px
+    image_size, patch_size = _crop(store.path, tile_size, recipe)
+    visible_patches((image_size // patch_size) ** 2, recipe.mask_ratio)
+    tiles = len(store.select(split=SPLIT))
+    if tiles < recipe.batch_size:
+        raise InputError(
+            f"{store.path}: expected at least one batch of {recipe.batch_size} tiles in the split {SPLIT}, got {tiles}; "
+            f"lower --batch-size, or build more tiles."
+        )
+    return TrainPlan(
+        recipe=recipe,
+        inputs=inputs,
+        pretext=pretext,
+        image_size=image_size,
+        patch_size=patch_size,
+        tile_size=tile_size,
+        tiles=tiles,
+        steps_per_epoch=tiles // recipe.batch_size,
+    )
+
+
+def choose_modalities(path: Path, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
+    """Those of the store that the recipe lets take part, in the store's order.
+
+    Raises
+    ------
+    InputError
+        When a name is not in the store.
+    """
+    for option, names in (("--modalities", recipe.modalities or ()), ("--exclude", recipe.exclude)):
+        for name in names:
+            if name not in available:
+                raise InputError(
+                    f"{option}: {path} has no {name}{_meant(name, list(available))}; it has {_list(available)}."
+                )
+    wanted = available if recipe.modalities is None else recipe.modalities
+    return tuple(m for m in available.values() if m.name in wanted and m.name not in recipe.exclude)
+
+
+def _check_roles(
+    path: Path, available: Mapping[str, Modality], inputs: Sequence[Modality], pretext: Sequence[Modality]
+) -> None:
+    if not inputs:
+        raise InputError(
+            f"{path}: expected a modality that can feed the encoder (input: true in its catalog entry), got "
+            f"{_list(m for m in available if not available[m].input)} to learn from; build the store with one."
+        )
+    unlike = [m.name for m in inputs if not (m.kind.is_raster and m.kind.is_continuous)]
+    if unlike:
+        raise InputError(f"{path}: expected inputs of kind raster/continuous, got {_list(unlike)}; set input: false.")
+    if not pretext:
+        raise InputError(
+            f"{path}: expected a modality to predict (pretext: true in its catalog entry), got none among the chosen "
+            "ones; choose more with --modalities or exclude fewer."
+        )
+
+
+def _crop(path: Path, tile_size: int, recipe: TrainRecipe) -> tuple[int, int]:
+    image_size = recipe.image_size or int(tile_size * CROP_OF_TILE)
+    if tile_size < image_size:
+        raise InputError(
+            f"{path}: expected tiles of at least the {image_size} px crop, got {tile_size} px; "
+            f"lower --image-size, or build larger tiles."
+        )
+    patch_size = recipe.patch_size or image_size // PATCHES_ACROSS
+    if image_size % patch_size or patch_size % 8:
+        raise InputError(
+            f"expected an image size that a patch size divides, and a patch size that 8 divides, got {image_size} px in "
+            f"{patch_size} px patches; give --image-size and --patch-size."
+        )
+    return image_size, patch_size
+
+
+def _meant(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"

@@ -1,0 +1,260 @@
+"""Which positions of an image exist, and how a network computes on those alone.
+
+Hidden positions do not exist: a convolution sees zeros there and has no outputs there, and statistics are
+taken over the rest (the semantics of submanifold sparse convolutions; Graham and van der Maaten, 2017,
+arXiv 1706.01307). Three forms, of one interface: `Everywhere` hides nothing; `Gathered` keeps the visible patches
+only; `Masked` computes everywhere and puts zeros before every convolution. Where both apply, the latter two
+compute the same; `Masked` is simpler and also knows single missing pixels, `Gathered` saves the work.
+
+Features are (B, h, w, C) outside. Axes: B batch, h w positions, C channels, V visible patches, s positions along
+a side of a patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
+
+import torch
+from torch.nn import functional
+
+from mmearth_data import InputError
+from mmearth_model.masking import upsample_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+Engine = Literal["auto", "masked", "gathered"]
+"""How hidden patches are left out: ``auto`` gathers where it can."""
+
+
+class Positions(Protocol):
+    """What exists of the images of a batch.
+
+    Attributes
+    ----------
+    partial
+        Whether something may be missing.
+    """
+
+    partial: ClassVar[bool]
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Bring (B, h, w, C) into the inner form; whatever stood at hidden positions has no effect."""
+        ...
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Bring the inner form back to (B, h, w, C), 0 where hidden."""
+        ...
+
+    def hide(self, x: Tensor) -> Tensor:
+        """Put zeros where nothing exists; same form."""
+        ...
+
+    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply a layer that looks beyond its position and keeps the resolution; same form."""
+        ...
+
+
+class Everywhere:
+    """All positions exist."""
+
+    partial: ClassVar[bool] = False
+
+    def enter(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return x
+
+    def hide(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return x
+
+    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return layer(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Some positions do not exist, and are computed all the same; what comes out there is never read.
+
+    Attributes
+    ----------
+    visible
+        Rows of a resolution -> (B, h, w, 1), 1 where a position exists, else 0.
+    """
+
+    partial: ClassVar[bool] = True
+    visible: dict[int, Tensor]
+
+    @classmethod
+    def of(cls, pixels: Tensor, strides: tuple[int, ...]) -> Self:
+        """Existing pixels (B, H, W) bool, and the strides between one resolution and the next.
+
+        A position exists where any of those under it does, as in a sparse convolution whose kernel is its stride.
+        """
+        level = pixels[:, None].float()
+        visible = {level.shape[2]: level}
+        for stride in strides:
+            level = functional.max_pool2d(level, stride)
+            visible[level.shape[2]] = level
+        return cls({rows: level.permute(0, 2, 3, 1) for rows, level in visible.items()})
+
+    def enter(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return torch.where(self.visible[x.shape[1]] > 0, x, 0.0)  # not a product: NaN times 0 is NaN
+
+    def leave(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return self.hide(x)
+
+    def hide(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return x * self.visible[x.shape[1]].to(x.dtype)
+
+    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return layer(self.hide(x))
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The visible patches of each sample alone, one below the other in a strip (B, V * s, s, C).
+
+    To whatever stays inside a patch (norms, linear layers, convolutions with kernel = stride) the strip is an
+    image like any other. What looks around is computed on the whole grid.
+
+    Attributes
+    ----------
+    rows, columns
+        (B, V) int64, where each patch lies on the grid.
+    grid
+        Rows and columns of patches.
+    """
+
+    partial: ClassVar[bool] = True
+    rows: Tensor
+    columns: Tensor
+    grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: Tensor, grid: tuple[int, int]) -> Self | None:
+        """Visible patches of a mask (B, L); None where samples have unequally many, or none."""
+        counts = (~mask).sum(dim=1)
+        visible = int(counts[0])
+        if visible == 0 or bool((counts != visible).any()):
+            return None
+        order = mask.byte().argsort(dim=1, stable=True)[:, :visible]
+        return cls(order // grid[1], order % grid[1], grid)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        strip: Tensor = _Gather.apply(x, self)  # type: ignore[no-untyped-call]
+        return strip
+
+    def leave(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        image: Tensor = _Spread.apply(x, self)  # type: ignore[no-untyped-call]
+        return image
+
+    def hide(self, x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return x
+
+    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """See `Positions`."""
+        return self.enter(layer(self.leave(x)))
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) to (B, V * s, s, C)."""
+        batch, _, width, channels = x.shape
+        side = width // self.grid[1]
+        blocks = x.reshape(batch, self.grid[0], side, self.grid[1], side, channels)
+        return blocks[self._samples(), self.rows, :, self.columns].reshape(batch, -1, side, channels)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(B, V * s, s, C) to (B, h, w, C), 0 where hidden."""
+        batch, _, side, channels = x.shape
+        blocks = x.new_zeros(batch, self.grid[0], side, self.grid[1], side, channels)
+        blocks[self._samples(), self.rows, :, self.columns] = x.reshape(batch, -1, side, side, channels)
+        return blocks.reshape(batch, self.grid[0] * side, self.grid[1] * side, channels)
+
+    def _samples(self) -> Tensor:
+        return torch.arange(len(self.rows), device=self.rows.device)[:, None]
+
+
+class _Gather(torch.autograd.Function):
+    """Gathering and spreading are each other's gradient: a patch is taken once, so nothing accumulates."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strip: Gathered) -> Tensor:  # noqa: ANN401 - torch's context
+        ctx.strip = strip
+        return strip.gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return ctx.strip.leave(gradient), None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strip: Gathered) -> Tensor:  # noqa: ANN401
+        ctx.strip = strip
+        return strip.spread(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return ctx.strip.enter(gradient), None
+
+
+def positions(
+    size: Sequence[int],
+    patch_size: int,
+    mask: Tensor | None,
+    pixels: Tensor | None,
+    strides: tuple[int, ...],
+    engine: Engine = "auto",
+) -> Positions:
+    """Find out what exists.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of pixels.
+    patch_size
+        Pixels along a side of a patch.
+    mask
+        (B, L) bool, True where a patch is hidden; None: none is.
+    pixels
+        (B, H, W) bool, False where a pixel is missing; None: none is.
+    strides
+        Of the network, from pixels to its coarsest resolution.
+    engine
+        How to leave them out.
+
+    Raises
+    ------
+    InputError
+        When the engine cannot do that.
+    """
+    if engine not in get_args(Engine):
+        raise InputError(f"expected an engine of {', '.join(get_args(Engine))}, got {engine!r}.")
+    if mask is None:
+        return Everywhere() if pixels is None else Masked.of(pixels, strides)
+    grid = (size[0] // patch_size, size[1] // patch_size)
+    visible = ~upsample_mask(mask, grid, patch_size)
+    whole = pixels is None or bool((pixels | ~visible).all())
+    gathered = Gathered.of(mask, grid) if whole and engine != "masked" else None
+    if gathered is not None:
+        return gathered
+    if engine == "gathered":
+        raise InputError(
+            "engine gathered needs equally many visible patches in every sample and no missing pixels; use auto."
+        )
+    return Masked.of(visible if pixels is None else visible & pixels, strides)

@@ -1,0 +1,205 @@
+"""A training run, as data: everything that decides the weights, apart from the store."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmearth_data import FileInputError, InputError, resource_path
+
+DEFAULT_RECIPE = "default"
+MAX_SEED = 2**63 - 1
+"""PyTorch's generators take no more."""
+NOT_IDENTITY = frozenset({"description", "checkpoint_epochs", "keep"})
+"""Fields that decide what is kept, not what is learned."""
+
+
+class TrainRecipe(BaseModel):
+    """Options of one pretraining run; the same recipe, store and machine give the same weights.
+
+    Attributes
+    ----------
+    description
+        One line for people.
+    preset
+        How missing values, normalisation and decoders are treated: ``default``, ``paper``, ``reference``
+        (see `mmearth_model.losses`).
+    modalities
+        Names that take part; None takes all that the store has.
+    exclude
+        Names that are not learned, whatever ``modalities`` says.
+    size, stem, depths, widths
+        Encoder, see `mmearth_model.encoder`; depths and widths replace those of ``size``.
+    image_size
+        Pixels a side of the random crop; None takes 7/8 of the tile (56 of 64, 112 of 128).
+    patch_size
+        Pixels a side of a patch; None takes a seventh of the crop (8 of 56, 16 of 112).
+    mask_ratio
+        Share of the patches that is hidden.
+    decoder
+        ``shared`` or ``per-task``; None follows the preset.
+    decoder_dim, decoder_depth
+        Width and number of blocks of a decoder.
+    drop_path
+        Stochastic depth of the encoder.
+    init
+        Initial weights, see `mmearth_model.mpmae.MPMAEConfig`; None follows the preset.
+    weighting
+        ``uncertainty`` (learned) or ``unweighted``.
+    epochs
+        Passes over the training tiles.
+    warmup
+        Share of all steps in which the learning rate rises linearly (0.2: the paper's 40 of 200 epochs).
+    batch_size
+        Tiles of one optimiser step.
+    device_batch
+        Tiles that go through the model at once, at most; the gradients of the rest of the batch are accumulated.
+    base_lr
+        Peak learning rate of a batch of 256; the rate in force is ``base_lr * batch_size / 256``.
+    min_lr
+        Learning rate at the end of the cosine.
+    betas, weight_decay
+        AdamW. Decay spares biases and one-dimensional parameters (the mask token is decayed).
+    clip_norm
+        Largest gradient norm; None does not clip (as the paper).
+    slice_images
+        Images per forward pass on a CPU, whose cache holds few; None chooses.
+    precision
+        ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a GPU that has it.
+    seed
+        Decides initial weights, order, crops and masks.
+    checkpoint_epochs
+        Epochs between checkpoints.
+    keep
+        Checkpoints that are kept, the latest ones.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = ""
+    preset: Literal["default", "paper", "reference"] = "default"
+    modalities: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    size: Literal["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"] = "atto"
+    stem: Literal["modified", "original"] = "modified"
+    depths: tuple[int, ...] | None = Field(default=None, min_length=4, max_length=4)
+    widths: tuple[int, ...] | None = Field(default=None, min_length=4, max_length=4)
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    patch_size: int | None = Field(default=None, ge=8, le=64)
+    mask_ratio: float = Field(default=0.6, ge=0, lt=1)
+    decoder: Literal["shared", "per-task"] | None = None
+    decoder_dim: int = Field(default=512, ge=1)
+    decoder_depth: int = Field(default=1, ge=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    init: Literal["default", "reference", "fan-in"] | None = None
+    weighting: Literal["uncertainty", "unweighted"] = "uncertainty"
+    epochs: int = Field(default=200, ge=1)
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    batch_size: int = Field(default=256, ge=1)
+    device_batch: int = Field(default=256, ge=1)
+    base_lr: float = Field(default=1.5e-4, gt=0)
+    min_lr: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    slice_images: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    checkpoint_epochs: int = Field(default=10, ge=1)
+    keep: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _batches(self) -> TrainRecipe:
+        if self.micro_batch < min(self.device_batch, self.batch_size) / 4:
+            raise InputError(
+                f"batch_size: expected a number with a divisor near device_batch {self.device_batch}, got "
+                f"{self.batch_size}; the batch is accumulated from equal parts."
+            )
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Tiles that go through the model at once: the largest part of the batch that ``device_batch`` allows."""
+        limit = min(self.device_batch, self.batch_size)
+        return next(part for part in range(limit, 0, -1) if self.batch_size % part == 0)
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of one optimiser step."""
+        return self.batch_size // self.micro_batch
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up."""
+        return self.base_lr * self.batch_size / 256
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready part that a run records and compares when it is continued."""
+        return self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+
+
+def make_recipe(base: str = DEFAULT_RECIPE, overrides: dict[str, Any] | None = None) -> TrainRecipe:
+    """Combine a named or written recipe with options that override it.
+
+    Parameters
+    ----------
+    base
+        Name of a recipe in ``pipelines/train``, or path of a YAML file.
+    overrides
+        Field -> value.
+
+    Raises
+    ------
+    InputError
+        With the field, what was expected and what came.
+    """
+    try:
+        return TrainRecipe(**{**read_recipe(base), **(overrides or {})})
+    except ValidationError as error:
+        raise InputError(_describe(error)) from None
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the recipes that ship with the package."""
+    return tuple(sorted(path.stem for path in (resource_path("pipelines") / "train").glob("*.yaml")))
+
+
+def read_recipe(name_or_file: str) -> dict[str, Any]:
+    """Fields of a recipe: a name in ``pipelines/train`` or a YAML file.
+
+    Raises
+    ------
+    FileInputError
+        When there is no such recipe, or it is not a mapping of fields.
+    """
+    named = resource_path("pipelines") / "train" / f"{name_or_file}.yaml"
+    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        expected = f"expected a recipe ({', '.join(recipe_names())}) or a YAML file"
+        raise FileInputError(path, f"{expected}, got: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise FileInputError(path, f"expected a mapping of recipe fields, got {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Say which fields of two recipes differ, as ``field: stored -> wanted``."""
+    return [
+        f"{key}: {stored.get(key)!r} -> {wanted.get(key)!r}"
+        for key in sorted(stored.keys() | wanted.keys())
+        if stored.get(key) != wanted.get(key)
+    ]
+
+
+def _describe(error: ValidationError) -> str:
+    findings = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"]) or "recipe"
+        findings.append(f"{field}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
+    return "; ".join(findings) + "."
