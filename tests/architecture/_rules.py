@@ -1,0 +1,470 @@
+"""The rules of the house as functions of source text, so that each can be shown a violation.
+
+A rule takes one `Module` and returns what it finds wrong there. What a rule allows stands in tables that repeat
+the layer table of the README.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DATA, MODEL = "mmearth_data", "mmearth_model"
+
+ROWS: tuple[tuple[int, frozenset[str]], ...] = (
+    (0, frozenset({"errors", "modality", "tile", "resources"})),
+    (1, frozenset({"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces"})),
+    (1, frozenset({"commands"})),  # what the command lines share; of click and the errors only
+    (2, frozenset({"sources"})),
+    (2, frozenset({"store"})),
+    (3, frozenset({"building"})),
+    (3, frozenset({"loading"})),
+    (3, frozenset({"interchange"})),
+    (3, frozenset({"emulator"})),
+    (3, frozenset({"inspection"})),
+    (4, frozenset({"api", ""})),  # "" is the package itself: its __init__ re-exports api
+    (5, frozenset({"cli"})),
+)
+"""Rows of the layer table: what stands in one row may import its row and the layers below."""
+
+FRONT_DOOR = frozenset({"", "api"})
+"""All that cli may import of its own package."""
+
+LAYER_0_LIBRARIES = frozenset({"numpy", "pyproj"})
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "zarr": ("mmearth_data.store",),
+    "dask": ("mmearth_data.building", "mmearth_data.loading"),
+    "distributed": ("mmearth_data.building", "mmearth_data.loading"),
+    "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),
+    "matplotlib": ("mmearth_data.inspection", "mmearth_model"),
+    "ee": ("mmearth_data.sources.earthengine",),
+    "rasterio": ("mmearth_data.sources.rasters", "mmearth_data.interchange", "mmearth_model.tasks"),
+    "torch": ("mmearth_model",),
+    "lightning": ("mmearth_model",),
+    "torchmetrics": ("mmearth_model",),
+    "safetensors": ("mmearth_model",),
+    "sklearn": ("mmearth_model",),
+}
+"""Library -> the packages that may import it. What is not named here is free above layer 0."""
+
+AMBIGUOUS_NAMES = frozenset({"lat", "lon", "month", "biome", "eco_region"})
+"""Modalities that share their name with a coordinate or a column; only a comparison with a `.name` is one of theirs."""
+
+TEXT_TESTS = frozenset({"startswith", "endswith", "removeprefix", "removesuffix"})
+
+MAX_BODY_LINES = 60
+P90_BODY_LINES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file.
+
+    Attributes
+    ----------
+    name
+        Dotted name, without ``__init__``.
+    tree
+        Its syntax tree.
+    is_package
+        True for an ``__init__``.
+    """
+
+    name: str
+    tree: ast.Module
+    is_package: bool = False
+
+    @classmethod
+    def parse(cls, name: str, source: str, *, is_package: bool = False) -> Module:
+        """Module of a source text."""
+        return cls(name, ast.parse(source), is_package)
+
+    @property
+    def part(self) -> str:
+        """Name of the module or package directly below the distribution's package; "" for that package itself."""
+        return [*self.name.split("."), ""][1]
+
+    @property
+    def is_cli(self) -> bool:
+        """True for the one module of each package that prints."""
+        return self.name.rpartition(".")[2] == "cli"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that a rule forbids."""
+
+    module: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line}: {self.what}"
+
+
+def read_package(root: Path) -> list[Module]:
+    """All modules of a package, by name."""
+    modules = []
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        modules.append(Module.parse(name, path.read_text(encoding="utf-8"), is_package=is_package))
+    return modules
+
+
+# ---------------------------------------------------------------- imports
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported name.
+
+    Attributes
+    ----------
+    target
+        Module that is imported, dotted; of ``from a import b`` it is ``a.b`` where that is a module of ours.
+    line
+        Where.
+    typing_only
+        Under ``if TYPE_CHECKING``.
+    """
+
+    target: str
+    line: int
+    typing_only: bool
+
+    @property
+    def library(self) -> str:
+        """First part of the dotted name."""
+        return self.target.partition(".")[0]
+
+
+def imports(module: Module, ours: frozenset[str]) -> list[Import]:
+    """Every import of a module, those inside functions and under ``if TYPE_CHECKING`` included.
+
+    Parameters
+    ----------
+    module
+        Where to look.
+    ours
+        Dotted names of all modules of the distribution, which tell a submodule from a name in a module.
+    """
+    typing_nodes = {id(child) for node in ast.walk(module.tree) if _is_type_checking(node) for child in _body(node)}
+    found = []
+    for node in ast.walk(module.tree):
+        for target in _targets(node, module, ours):
+            line = getattr(node, "lineno", 0)
+            found.append(Import(target, line, id(node) in typing_nodes))
+    return found
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    if not isinstance(node, ast.If):
+        return False
+    test = node.test
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _body(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.If):
+        for statement in node.body:
+            yield from ast.walk(statement)
+
+
+def _targets(node: ast.AST, module: Module, ours: frozenset[str]) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = _absolute(node, module)
+        for alias in node.names:
+            longer = f"{base}.{alias.name}"
+            yield longer if longer in ours else base
+    elif isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__"}:
+        first = node.args[0] if node.args else None
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            yield first.value
+
+
+def _absolute(node: ast.ImportFrom, module: Module) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.name.split(".")
+    kept = parts[: len(parts) - node.level + (1 if module.is_package else 0)]
+    return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def _called(node: ast.Call) -> str:
+    """Last part of what is called."""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def names_imported_from(module: Module, package: str) -> set[str]:
+    """Return the names that a module takes from a package's front door."""
+    return {
+        alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and _absolute(node, module) == package
+        for alias in node.names
+    }
+
+
+def layering(module: Module, ours: frozenset[str]) -> list[Violation]:
+    """Layers import downwards only; mmearth_data never imports mmearth_model, which uses the front door only."""
+    found = []
+    for entry in imports(module, ours):
+        problem = _layer_problem(module, entry)
+        if problem:
+            found.append(Violation(module.name, entry.line, f"imports {entry.target}: {problem}"))
+    return list(dict.fromkeys(found))  # one statement may import several names
+
+
+def _layer_problem(module: Module, entry: Import) -> str | None:
+    home = module.name.partition(".")[0]
+    if entry.library not in {DATA, MODEL}:
+        return None
+    if home == DATA and entry.library == MODEL:
+        return f"{DATA} never imports {MODEL}"
+    if home == MODEL:
+        return None if entry.library == MODEL or entry.target == DATA else f"{MODEL} uses the front door of {DATA} only"
+    target = Module(entry.target, module.tree).part
+    if module.part == "cli":
+        return None if target in FRONT_DOOR else "cli uses the front door only"
+    (layer, row), (below, other) = _row_of(module.part), _row_of(target)
+    if other == row or below < layer:
+        return _never(module, entry)
+    return f"layer {layer} ({module.part or 'front door'}) may import what lies below it only, not layer {below}"
+
+
+def _never(module: Module, entry: Import) -> str | None:
+    if module.part == "emulator" and entry.target.startswith(f"{DATA}.sources.earthengine"):
+        return "the emulator must not know its client"
+    return None
+
+
+def _row_of(part: str) -> tuple[int, frozenset[str]]:
+    for layer, row in ROWS:
+        if part in row:
+            return layer, row
+    raise LookupError(f"{part!r} stands in no row of the layer table; give it a layer")
+
+
+def libraries(module: Module, ours: frozenset[str]) -> list[Violation]:
+    """Each library of the layer table is imported in its place only (for typing it may be named anywhere)."""
+    found = []
+    for entry in imports(module, ours):
+        if entry.typing_only or entry.library in {DATA, MODEL} or entry.library in sys.stdlib_module_names:
+            continue
+        homes = ONLY_IN.get(entry.library)
+        if homes is not None and not any(module.name == home or module.name.startswith(f"{home}.") for home in homes):
+            found.append(Violation(module.name, entry.line, f"imports {entry.library}, which only {homes} may"))
+        elif module.name.startswith(f"{DATA}.") and _layer_of(module) == 0 and entry.library not in LAYER_0_LIBRARIES:
+            allowed = " and ".join(sorted(LAYER_0_LIBRARIES))
+            found.append(Violation(module.name, entry.line, f"imports {entry.library}; layer 0 has {allowed} only"))
+    return found
+
+
+def _layer_of(module: Module) -> int:
+    return _row_of(module.part)[0]
+
+
+def computed_imports(module: Module) -> list[Violation]:
+    """A name that is computed cannot be checked, unless it plainly lies below the module itself."""
+    return [
+        Violation(module.name, node.lineno, "imports a computed name")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and _called(node) in {"import_module", "__import__"}
+        and not (node.args and _is_checkable(node.args[0], module))
+    ]
+
+
+def _is_checkable(name: ast.expr, module: Module) -> bool:
+    below = isinstance(name, ast.JoinedStr) and ast.unparse(name).startswith(("f'{__name__}.", 'f"{__name__}.'))
+    return isinstance(name, ast.Constant) or (below and module.is_package)
+
+
+# ---------------------------------------------------------------- a modality is a value, not a branch
+
+
+def name_comparisons(module: Module, names: frozenset[str]) -> list[Violation]:
+    """Nobody compares a modality's name with a literal: behaviour follows its kind and its other attributes."""
+    found = []
+    for node in ast.walk(module.tree):
+        for literal, operands in _comparisons(node):
+            named = any(isinstance(operand, ast.Attribute) and operand.attr == "name" for operand in operands)
+            if literal in names and (named or literal not in AMBIGUOUS_NAMES):
+                line = getattr(node, "lineno", 0)
+                found.append(Violation(module.name, line, f"asks for the modality {literal!r} by its name"))
+    return found
+
+
+def _comparisons(node: ast.AST) -> Iterator[tuple[str, list[ast.expr]]]:
+    """Literal texts of a comparison, each with the operands that it is compared with."""
+    if isinstance(node, ast.Compare):
+        operands = [node.left, *node.comparators]
+        for operand in operands:
+            others = [other for other in operands if other is not operand]
+            for literal in _literals(operand):
+                yield literal, others
+    elif isinstance(node, ast.Match):
+        for case in node.cases:
+            for part in ast.walk(case.pattern):
+                if isinstance(part, ast.MatchValue):
+                    for literal in _literals(part.value):
+                        yield literal, [node.subject]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TEXT_TESTS:
+        for argument in node.args:
+            for literal in _literals(argument):
+                yield literal, [node.func.value]
+
+
+def _literals(node: ast.expr) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        for element in node.elts:
+            yield from _literals(element)
+    elif isinstance(node, ast.Call) and _called(node) in {"frozenset", "set", "tuple", "list"}:
+        for argument in node.args:
+            yield from _literals(argument)
+
+
+def name_tables(module: Module, names: frozenset[str]) -> list[Violation]:
+    """No table by modality stands in code: what is known of a modality stands in the catalog."""
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Dict):
+            keys = {literal for key in node.keys if key is not None for literal in _literals(key)}
+            known = sorted(keys & (names - AMBIGUOUS_NAMES))
+            if len(known) > 1:
+                found.append(Violation(module.name, node.lineno, f"has a table by modality: {', '.join(known)}"))
+    return found
+
+
+# ---------------------------------------------------------------- habits
+
+
+def prints(module: Module) -> list[Violation]:
+    """Only cli prints."""
+    if module.is_cli:
+        return []
+    return [
+        Violation(module.name, node.lineno, f"prints ({ast.unparse(node.func)}); return it, and let cli print")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and _is_print(node)
+    ]
+
+
+def _is_print(node: ast.Call) -> bool:
+    text = ast.unparse(node.func)
+    streams = ("sys.stdout.", "sys.stderr.", "sys.__stdout__.", "sys.__stderr__.", "stdout.write", "stderr.write")
+    return _called(node) in {"print", "pprint", "echo", "secho"} or text.startswith(streams)
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(module: Module) -> Iterator[Function]:
+    """Every function and method, nested ones included."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, Function):
+            yield node
+
+
+def body_lines(function: Function) -> int:
+    """Lines of a body, without the docstring."""
+    body = function.body
+    if (
+        isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
+    ):
+        body = body[1:]
+    if not body:
+        return 0
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+def long_functions(module: Module) -> list[Violation]:
+    """No body is longer than a screen."""
+    return [
+        Violation(module.name, function.lineno, f"{function.name} has {body_lines(function)} lines; split it")
+        for function in functions(module)
+        if body_lines(function) > MAX_BODY_LINES
+    ]
+
+
+def missing_annotations(module: Module) -> list[Violation]:
+    """Everything is annotated."""
+    found = []
+    for function in functions(module):
+        arguments = function.args
+        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        bare = [a.arg for a in named if a is not None and a.annotation is None and a.arg not in {"self", "cls"}]
+        if function.returns is None:
+            bare.append("return")
+        if bare:
+            what = f"{function.name} does not annotate {', '.join(bare)}"
+            found.append(Violation(module.name, function.lineno, what))
+    return found
+
+
+def environment_at_import(module: Module) -> list[Violation]:
+    """The environment is read where it is used, never at import."""
+    inside = {
+        id(node)
+        for outer in ast.walk(module.tree)
+        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for statement in (outer.body if isinstance(outer.body, list) else [outer.body])
+        for node in ast.walk(statement)
+    }
+    return [
+        Violation(module.name, node.lineno, f"reads os.{node.attr} at import")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"environ", "getenv"}
+        and ast.unparse(node.value) == "os"
+        and id(node) not in inside
+    ]
+
+
+def swallowed_errors(module: Module) -> list[Violation]:
+    """Nothing is swallowed: no handler takes every error and goes on as if none had been."""
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
+            if all(isinstance(s, (ast.Pass, ast.Continue)) or _is_text(s) for s in node.body):
+                found.append(Violation(module.name, node.lineno, "swallows every error"))
+        elif isinstance(node, ast.Call) and _called(node) == "suppress" and any(_is_broad(a) for a in node.args):
+            found.append(Violation(module.name, node.lineno, "swallows every error"))
+    return found
+
+
+def _is_broad(kind: ast.expr | None) -> bool:
+    return kind is None or ast.unparse(kind) in {"Exception", "BaseException"}
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def unverified_connections(module: Module) -> list[Violation]:
+    """TLS is always verified."""
+    return [
+        Violation(module.name, node.value.lineno, f"switches verification off ({node.arg}=False)")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.keyword)
+        and node.arg in {"verify", "verify_ssl", "disable_ssl_certificate_validation"}
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is (node.arg == "disable_ssl_certificate_validation")
+    ]

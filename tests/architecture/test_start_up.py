@@ -1,0 +1,132 @@
+"""What is imported when: nothing heavy for --help, and only what a machine needs for its job."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cache
+
+import pytest
+from _processes import run_python
+
+from mmearth_data import resource_path
+
+MODEL_LIBRARIES = frozenset({"torch", "lightning", "lightning_utilities", "torchmetrics", "safetensors", "sklearn"})
+
+NOT_FOR_TRAINING = frozenset({"pyarrow", "geopandas", "shapely", "rasterio", "h5py", "ee"})
+"""A training machine reads a finished store without these."""
+
+HEAVY = frozenset(
+    {
+        *MODEL_LIBRARIES,
+        *NOT_FOR_TRAINING,
+        "dask",
+        "distributed",
+        "matplotlib",
+        "numpy",
+        "pandas",
+        "pydantic",
+        "pyproj",
+        "scipy",
+        "xarray",
+        "zarr",
+        "zarrs",
+    }
+)
+
+IMPORT_ALL = """
+    import importlib, pkgutil
+    import mmearth_data
+    for info in pkgutil.walk_packages(mmearth_data.__path__, "mmearth_data."):
+        importlib.import_module(info.name)
+    for name in mmearth_data.__all__:
+        getattr(mmearth_data, name)
+    print("done")
+"""
+
+
+def test_mmearth_data_works_without_torch() -> None:
+    assert run_python(IMPORT_ALL, blocked=MODEL_LIBRARIES) == "done\n"
+
+
+def test_a_blocked_library_is_missing_indeed() -> None:
+    with pytest.raises(AssertionError, match="No module named 'torch'"):
+        run_python("import torch", blocked=MODEL_LIBRARIES)
+
+
+def test_the_reading_side_imports_with_few_libraries() -> None:
+    program = """
+    from mmearth_data import Batch, Kind, Loader, Modality, Store, load_catalog, open_store, verify
+    load_catalog()
+    print("done")
+    """
+    assert run_python(program, blocked=NOT_FOR_TRAINING | MODEL_LIBRARIES) == "done\n"
+
+
+def test_the_training_side_imports_with_few_libraries() -> None:
+    program = """
+    import mmearth_model
+    from mmearth_model import encoder, losses, masking, mpmae, pretraining, targets
+    print("done")
+    """
+    assert run_python(program, blocked=NOT_FOR_TRAINING) == "done\n"
+
+
+HELP = """
+    import contextlib, importlib, io, json, sys
+    entry = getattr(importlib.import_module({module!r}), {attribute!r})
+    sys.argv = [{program!r}, *{arguments!r}]
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        try:
+            code = entry()
+        except SystemExit as end:
+            code = end.code
+    loaded = sorted({{name.partition(".")[0] for name in sys.modules}})
+    print(json.dumps([code or 0, text.getvalue(), loaded]))
+"""
+
+COMMANDS = {
+    "mmearth-data": ["build", "inspect", "sample", "verify", "catalog"],
+    "mmearth-train": ["pretrain", "evaluate"],
+}
+
+
+@cache
+def entry_points() -> dict[str, str]:
+    """Return what each program of the distribution calls."""
+    content = tomllib.loads((resource_path("catalog").parent / "pyproject.toml").read_text(encoding="utf-8"))
+    scripts: dict[str, str] = content["project"]["scripts"]
+    return scripts
+
+
+def ask(program: str, *arguments: str) -> tuple[int, str, set[str]]:
+    """Exit code, text and loaded libraries of a program that is called."""
+    module, _, attribute = entry_points()[program].partition(":")
+    code, text, loaded = json.loads(
+        run_python(HELP.format(module=module, attribute=attribute, program=program, arguments=arguments))
+    )
+    return code, text, set(loaded)
+
+
+def test_both_programs_are_known() -> None:
+    assert set(COMMANDS) == set(entry_points())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"{program} {option}" for program in COMMANDS for option in ("--help", "--version")]
+    + [f"{program} {command} --help" for program, commands in COMMANDS.items() for command in commands],
+)
+def test_help_answers_without_heavy_libraries(line: str) -> None:
+    program, *arguments = line.split()
+    code, text, loaded = ask(program, *arguments)
+    assert code == 0
+    assert program in text
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_help_names_every_command(program: str) -> None:
+    _, text, _ = ask(program, "--help")
+    assert all(command in text for command in COMMANDS[program])

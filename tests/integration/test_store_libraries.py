@@ -1,0 +1,85 @@
+"""A machine that only trains needs few libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_making import begin_store, make_store, write_shard
+
+ABSENT = ("pyarrow", "geopandas", "shapely", "rasterio", "h5py", "ee", "pyproj", "pydantic", "matplotlib")
+
+BLOCK = """
+import importlib.metadata, sys
+
+class Absent:
+    names = set(sys.argv[2].split(","))
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ImportError(f"{name} is not installed here")
+
+def installed(found=importlib.metadata.distributions, **chosen):
+    return (one for one in found(**chosen) if one.metadata["Name"] not in Absent.names)
+
+sys.meta_path.insert(0, Absent())
+importlib.metadata.distributions = installed
+"""
+
+
+def run(code: str, path: Path, absent: tuple[str, ...]) -> str:
+    """Output of a script in a process that lacks some libraries."""
+    command = [sys.executable, "-W", "error", "-c", BLOCK + code, str(path), ",".join(absent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished store."""
+    path = tmp_path_factory.mktemp("few") / "s.zarr"
+    make_store(path)
+    return path
+
+
+READ = """
+from mmearth_data.store import open_store
+store = open_store(sys.argv[1]).select(split="train")
+tile = store[0]
+print(tile["optical"].dtype, tile["weather"].shape, len(store), store.statistics["train"]["radar"]["-"]["vv"]["count"])
+print(store.digest == open_store(sys.argv[1]).digest, store.dataset["cover"].shape)
+"""
+
+
+def test_a_finished_store_is_read_without_them(path: Path) -> None:
+    assert run(READ, path, ABSENT) == run(READ, path, ())
+
+
+def test_it_is_read_without_zarrs(path: Path) -> None:
+    engine = """
+from mmearth_data.store import open_store
+from mmearth_data.store.arrays import zarrs_pipeline
+print(open_store(sys.argv[1]).read("optical", slice(0, 21)).sum(), file=sys.stderr if zarrs_pipeline() else sys.stdout)
+"""
+    with_zarrs = run(engine, path, ())
+    assert with_zarrs == "", "zarrs decodes where it is installed"
+    assert int(run(engine, path, ("zarrs",))) > 0
+
+
+def test_opening_imports_none_of_them(path: Path) -> None:
+    code = """
+from mmearth_data.store import open_store
+len(open_store(sys.argv[1]))
+print(*sorted(Absent.names & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", "import sys\nclass Absent: names = set(sys.argv[2].split(','))\n" + code]
+    done = subprocess.run([*command, str(path), ",".join(ABSENT)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_an_unfinished_store_needs_pyarrow_only(tmp_path: Path) -> None:
+    write_shard(begin_store(tmp_path / "s.zarr"), 0)
+    code = "from mmearth_data.store import open_store\nprint(len(open_store(sys.argv[1])))"
+    assert run(code, tmp_path / "s.zarr", tuple(name for name in ABSENT if name != "pyarrow")) == "7\n"

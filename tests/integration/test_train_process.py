@@ -1,0 +1,108 @@
+"""`mmearth-train` as a process: interrupted, killed, continued, and on a machine with few libraries."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toy_store import write_store
+
+from mmearth_model import load_checkpoint
+from mmearth_model.runs import Run
+
+RECIPE = """
+depths: [1, 1, 1, 1]
+widths: [8, 12, 16, 24]
+image_size: 24
+patch_size: 8
+decoder_dim: 16
+precision: float32
+epochs: 40
+batch_size: 18
+checkpoint_epochs: 3
+"""
+STEPS = 80
+
+NOT_FOR_TRAINING = ("pyarrow", "geopandas", "shapely", "rasterio", "h5py", "ee")
+"""DESIGN 2: reading a finished store and training need none of them."""
+
+BLOCKED = f"""
+import sys
+class Missing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {NOT_FOR_TRAINING}:
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+sys.meta_path.insert(0, Missing)
+from mmearth_model.cli import cli
+cli()
+"""
+
+RUN = "from mmearth_model.cli import cli; cli()"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("process")
+    write_store(folder / "toy.zarr")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder
+
+
+def start(folder: Path, out: str, program: str = RUN) -> subprocess.Popen[str]:
+    arguments = ["toy.zarr", "--recipe", "tiny.yaml", "--out", out, "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def steps(out: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in Run(out).checkpoints()]
+
+
+def end_after(process: subprocess.Popen[str], out: Path, step: int, number: signal.Signals) -> str:
+    """Send a signal once a later checkpoint stands; return what was said on stderr."""
+    begin = time.monotonic()
+    while not steps(out) or steps(out)[-1] <= step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - begin < 200
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.communicate(timeout=100)[1]
+
+
+def test_what_was_stopped_goes_on_and_ends_in_the_same_weights(folder: Path) -> None:
+    """Once by Ctrl-C, once by kill -9; the run beside it is never stopped, and has few libraries."""
+    straight = start(folder, "straight", BLOCKED)
+    out = folder / "stopped"
+
+    process = start(folder, out.name)
+    stderr = end_after(process, out, 0, signal.SIGINT)
+    assert process.returncode == 130
+    assert "the same command continues" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    (first,) = steps(out)
+    assert 0 < first < STEPS
+
+    process = start(folder, out.name)
+    end_after(process, out, first, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert first < steps(out)[-1] < STEPS
+
+    for process in (start(folder, out.name), straight):
+        _, stderr = process.communicate(timeout=200)
+        assert process.returncode == 0, stderr
+    ours, theirs = (load_checkpoint(run).tensors() for run in (out, folder / "straight"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

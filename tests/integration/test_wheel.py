@@ -1,0 +1,171 @@
+"""The distribution as a user gets it: a wheel, in a fresh environment without PyTorch, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from email.parser import Parser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mmearth_data import load_catalog, resource_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from email.message import Message
+
+REPOSITORY = resource_path("catalog").parent
+NO_NETWORK = ("NewConnectionError", "Temporary failure in name resolution", "Network is unreachable")
+SHIPPED = ("catalog", "pipelines")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that holds the installed wheel."""
+
+    folder: Path
+
+    def run(self, *command: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment, cut off from this checkout."""
+        variables = {
+            k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "MMEARTH", "COV"))
+        }
+        variables["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{variables.get('PATH', '')}"
+        return subprocess.run(
+            [str(self.folder / "bin" / command[0]), *command[1:]],
+            cwd=cwd,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+
+def pip(*arguments: str) -> None:
+    """Run pip; without a network the test is skipped, any other failure fails."""
+    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and any(sign in done.stderr for sign in NO_NETWORK):
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    pip("wheel", str(REPOSITORY), "--no-deps", "--wheel-dir", str(folder))
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    environment = Environment(folder)
+    # pip of the tests' environment installs into the fresh one; compiling every file ahead would take half the time.
+    pip("--python", str(folder / "bin" / "python"), "install", "--no-compile", str(wheel))
+    yield environment
+    shutil.rmtree(folder)  # nearly a gigabyte
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode("utf-8"))
+
+
+def tracked(folder: str) -> set[str]:
+    """Return the files of a folder that belong to the project."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", folder],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        return {p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / folder).rglob("*") if p.is_file()}
+    return {name for name in listed.stdout.split("\0") if name and (REPOSITORY / name).is_file()}
+
+
+def test_the_wheel_carries_all_data_files(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for folder in SHIPPED:
+            for name in tracked(folder):
+                assert archive.read(f"mmearth_data/_resources/{name}") == (REPOSITORY / name).read_bytes(), name
+
+
+def test_the_wheel_carries_both_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {"mmearth_data/py.typed", "mmearth_model/py.typed"} <= set(names)
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"mmearth_data", "mmearth_model", "mmearth"}
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_core_needs_no_torch(metadata: Message) -> None:
+    core = [line for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line]
+    assert core
+    assert not [line for line in core if line.startswith(("torch", "lightning", "scikit-learn", "safetensors"))]
+    assert set(metadata.get_all("Provides-Extra") or []) >= {"model", "cloud", "dev"}
+    assert metadata["License-Expression"] == "Apache-2.0"
+
+
+def test_an_installed_catalog_is_the_shipped_one(installed: Environment, empty: Path) -> None:
+    done = installed.run("mmearth-data", "catalog", "--json", cwd=empty)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["name"] for row in rows] == list(load_catalog().modalities)
+    table = installed.run("mmearth-data", "catalog", cwd=empty)
+    assert table.returncode == 0, table.stderr
+    assert "sentinel2" in table.stdout
+    one = installed.run("mmearth-data", "catalog", "esa_worldcover", cwd=empty)
+    assert "Mangroves" in one.stdout
+    assert list(empty.iterdir()) == []
+
+
+def test_a_tiny_store_is_built_and_read_in_an_empty_folder(installed: Environment, empty: Path) -> None:
+    command = "mmearth-data build --source synthetic --tiles 4 --tile-size 64 --out t.zarr"
+    done = installed.run(*command.split(), cwd=empty)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in empty.iterdir()] == ["t.zarr"]
+    program = "import xarray; d = xarray.open_zarr('t.zarr'); print(d.sizes['tile'], d['sentinel2'].shape)"
+    read = installed.run("python", "-W", "error", "-c", program, cwd=empty)
+    assert read.returncode == 0, read.stderr
+    assert read.stdout == "4 (4, 13, 64, 64)\n"
+    again = installed.run(*command.split(), cwd=empty)
+    assert again.returncode == 0, again.stderr
+
+
+def test_versions_agree(installed: Environment, empty: Path, metadata: Message) -> None:
+    for program in ("mmearth-data", "mmearth-train"):
+        done = installed.run(program, "--version", cwd=empty)
+        assert done.returncode == 0, done.stderr
+        assert metadata["Version"] in done.stdout
+
+
+def test_training_without_torch_says_what_to_install(installed: Environment, empty: Path) -> None:
+    assert installed.run("python", "-c", "import torch", cwd=empty).returncode == 1
+    assert installed.run("mmearth-train", "--help", cwd=empty).returncode == 0
+    done = installed.run("mmearth-train", "pretrain", "t.zarr", cwd=empty)
+    assert done.returncode in {1, 2}
+    assert "Traceback" not in done.stderr
+    assert "mmearth[model]" in done.stderr

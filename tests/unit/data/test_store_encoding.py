@@ -1,0 +1,201 @@
+"""Stored bytes against the Zarr specification and other people's encoders and decoders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numcodecs.blosc
+import numpy as np
+import pytest
+import tensorstore as ts
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_making import make_rasters, make_values, small_layout
+from zarr.abc.store import Store as ZarrStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from mmearth_data.store.arrays import ArrayReader
+from mmearth_data.store.encoding import (
+    array_metadata,
+    digest_all,
+    digest_of,
+    digest_stream,
+    encode_chunk,
+    encode_names,
+    encode_shard,
+    object_key,
+    smallest_shard_bytes,
+    to_json,
+)
+from mmearth_data.store.objects import Objects
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmearth_data.store.schema import ArraySpec
+
+LAYOUT = small_layout()
+SPECS = {spec.name: spec for spec in LAYOUT.arrays}
+RASTERS = [spec for spec in LAYOUT.arrays if spec.sharded]
+COLUMNS = list(LAYOUT.columns)
+
+
+def stored_bytes(store: ZarrStore, key: str) -> bytes:
+    """What a zarr store holds."""
+    value = asyncio.run(store.get(key, default_buffer_prototype()))
+    assert value is not None, key
+    return value.to_bytes()
+
+
+def zarr_encodes(spec: ArraySpec, values: np.ndarray[Any, Any], start: int) -> bytes:
+    """The object that zarr-python writes for some rows."""
+    store = MemoryStore()
+    metadata = zarr.core.metadata.ArrayV3Metadata.from_dict(array_metadata(spec))
+    asyncio.run(store.set("zarr.json", default_buffer_prototype().buffer.from_bytes(to_json(metadata.to_dict()))))
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(store, mode="r+", zarr_format=3)[start : start + len(values)] = values
+    position = start // spec.chunk_shape[0]
+    return stored_bytes(store, object_key(spec, position).removeprefix(f"{spec.name}/"))
+
+
+@pytest.mark.parametrize("spec", RASTERS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("shard", [0, 2], ids=["whole", "last"])
+def test_a_shard_equals_that_of_zarr_python(spec: ArraySpec, shard: int) -> None:
+    values = make_rasters(LAYOUT, shard)[spec.name]
+    expected = zarr_encodes(spec, values, LAYOUT.rows(shard).start)
+    assert encode_shard(values, LAYOUT.tiles_per_shard) == expected
+
+
+@pytest.mark.parametrize("spec", COLUMNS, ids=lambda spec: spec.name)
+def test_a_chunk_of_a_column_equals_that_of_zarr_python(spec: ArraySpec) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.integers(0, 200, (21, *spec.shape[1:])).astype(spec.dtype)
+    assert encode_chunk(values, spec.chunk_shape[0], spec.empty) == zarr_encodes(spec, values, 0)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=9), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_names_are_read_back_by_zarr_python(names: list[str]) -> None:
+    spec = SPECS["optical_band"]
+    metadata = array_metadata(spec)
+    metadata["shape"] = metadata["chunk_grid"]["configuration"]["chunk_shape"] = [len(names)]
+    store = MemoryStore()
+    for key, data in (("zarr.json", to_json(metadata)), ("c/0", encode_names(names))):
+        asyncio.run(store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+    assert zarr.open_array(store, mode="r")[:].tolist() == names
+
+
+def test_inner_chunks_stand_in_index_order_and_only_those_of_rows_that_exist() -> None:
+    values = make_rasters(LAYOUT, 2)["optical"]
+    shard = encode_shard(values, LAYOUT.tiles_per_shard)
+    size = smallest_shard_bytes(LAYOUT.tiles_per_shard)
+    offsets, lengths = np.frombuffer(shard[-size:-4], dtype="<u8").reshape(-1, 2).T
+    rows = len(values)
+    assert offsets[:rows].tolist() == [0, *np.cumsum(lengths[: rows - 1]).tolist()]
+    assert int(offsets[rows - 1] + lengths[rows - 1]) == len(shard) - size
+    assert set(offsets[rows:].tolist()) | set(lengths[rows:].tolist()) == {2**64 - 1}, "absent, says the codec"
+
+
+def test_tiles_without_any_data_are_written_all_the_same() -> None:
+    missing = np.full((3, 1, 16, 16), np.nan, dtype=np.float32)
+    shard = encode_shard(missing, 8)
+    assert len(shard) > smallest_shard_bytes(8)
+
+
+@pytest.mark.parametrize("spec", RASTERS, ids=lambda spec: spec.name)
+def test_ten_times_the_same_shard_are_ten_times_the_same_bytes(spec: ArraySpec) -> None:
+    values = make_values(next(m for m in LAYOUT.rasters if m.name == spec.name), LAYOUT, 0)
+    with ThreadPoolExecutor(4) as pool:
+        digests = set(pool.map(lambda _: digest_of(encode_shard(values.copy(), 8)), range(10)))
+    assert len(digests) == 1
+
+
+def test_bytes_do_not_depend_on_the_pipeline_a_process_has_configured() -> None:
+    values = make_rasters(LAYOUT, 0)["optical"]
+    before = encode_shard(values, 8)
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        assert encode_shard(values, 8) == before
+
+
+@pytest.mark.parametrize("threads", [None, True])
+def test_bytes_do_not_depend_on_the_threads_of_blosc(threads: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(1500, 300, (1, 13, 512, 512)).astype(np.uint16)
+    digests = set()
+    for _ in range(6):
+        monkeypatch.setattr(numcodecs.blosc, "use_threads", threads)
+        digests |= {digest_of(encode_shard(values, 1)), digest_of(encode_shard(values, 1))}
+    assert len(digests) == 1
+
+
+def test_memory_order_of_the_values_leaves_no_trace() -> None:
+    values = make_rasters(LAYOUT, 0)["optical"]
+    turned = np.asfortranarray(values)
+    assert encode_shard(turned, 8) == encode_shard(values, 8)
+    swapped = values.astype(values.dtype.newbyteorder(">"))
+    assert encode_shard(swapped, 8) == encode_shard(values, 8)
+
+
+@pytest.fixture
+def raster(tmp_path: Path) -> tuple[Path, ArraySpec, np.ndarray[Any, Any]]:
+    """The array `optical` on disk, all three shards."""
+    spec = SPECS["optical"]
+    objects = Objects(tmp_path)
+    objects.put(f"{spec.name}/zarr.json", to_json(array_metadata(spec)))
+    parts = [make_rasters(LAYOUT, shard)[spec.name] for shard in range(LAYOUT.shards)]
+    for shard, part in enumerate(parts):
+        objects.put(object_key(spec, shard), encode_shard(part, LAYOUT.tiles_per_shard))
+    return tmp_path, spec, np.concatenate(parts)
+
+
+@pytest.mark.parametrize("engine", ["zarrs", "zarr"])
+@pytest.mark.parametrize("rows", [slice(0, 21), slice(7, 9), slice(20, 21), slice(3, 3)], ids=str)
+def test_our_reader_reads_it(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]], engine: str, rows: slice) -> None:
+    path, spec, values = raster
+    np.testing.assert_array_equal(ArrayReader(Objects(path), spec, engine=engine).read(rows), values[rows])
+
+
+def test_zarr_python_reads_it(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]]) -> None:
+    path, spec, values = raster
+    np.testing.assert_array_equal(zarr.open_array(path / spec.name, mode="r")[:], values)
+
+
+def test_tensorstore_reads_it(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]]) -> None:
+    path, spec, values = raster
+    source = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / spec.name)}}
+    array = ts.open(source, read=True).result()
+    np.testing.assert_array_equal(array.read().result(), values)
+    assert array.schema.domain.labels == spec.dimensions
+
+
+def test_reading_leaves_zarr_configuration_alone(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]]) -> None:
+    path, spec, _ = raster
+    before = zarr.config.get("codec_pipeline.path")
+    ArrayReader(Objects(path), spec).read(slice(0, 3))
+    assert zarr.config.get("codec_pipeline.path") == before
+    pipeline = zarr.open_array(path / spec.name, mode="r").async_array.codec_pipeline
+    assert type(pipeline).__name__ == "BatchedCodecPipeline", "arrays of others decode as they did"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
+def test_json_never_says_nan(value: Any) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        to_json(value)
+
+
+def test_json_is_compact_and_keeps_order() -> None:
+    assert to_json({"b": 1, "a": ["é", None]}) == '{"b":1,"a":["é",null]}'.encode()
+    assert json.loads(to_json(0.1)) == 0.1
+
+
+def test_digests(tmp_path: Path) -> None:
+    empty = "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8"  # b2sum -l 256 /dev/null
+    assert digest_of(b"") == empty
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    with (tmp_path / "x").open("rb") as stream:
+        assert digest_stream(stream) == digest_of(b"abc" * 100_000)
+    assert digest_all([b"ab", b"c"]) != digest_all([b"a", b"bc"])

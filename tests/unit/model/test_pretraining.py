@@ -1,0 +1,298 @@
+"""Pretraining on a toy store: what it computes, what it repeats, how it continues and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from toy_store import MODALITIES, TINY, write_store
+
+from mmearth_data import InputError, Store, format_tile_id
+from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
+from mmearth_model.checkpoints import MODEL_FILE, OPTIMIZER_FILE, read_tensors
+from mmearth_model.draws import Position, generator
+from mmearth_model.pretraining import Stream, prepare
+from mmearth_model.recording import refuse_nan
+from mmearth_model.runs import Run, read_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mmearth_model import TrainProgress, TrainRecipe
+
+BATCH = 12
+"""The toy store has 36 training tiles: three steps an epoch."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("toy") / "toy.zarr")
+
+
+def recipe(**changes: Any) -> TrainRecipe:
+    fields = {"epochs": 2, "batch_size": BATCH, "device_batch": 6, "base_lr": 2e-2, "checkpoint_epochs": 1}
+    return make_recipe("demo", {**TINY, **fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def straight(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a run that nothing interrupted."""
+    return pretrain(store, recipe(), tmp_path_factory.mktemp("straight") / "run", device="cpu")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = (read_tensors(folder / MODEL_FILE) for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def losses(checkpoint: Path) -> list[dict[str, str]]:
+    """Rows of the log but for what the clock says."""
+    rows = read_log(checkpoint.parent / "log.csv")
+    return [{k: v for k, v in row.items() if k not in ("images_per_s", "waiting")} for row in rows]
+
+
+# ---------------------------------------------------------------- what it computes
+
+
+def test_one_seed_gives_the_same_weights_to_the_last_bit_and_another_does_not(
+    store: Store, straight: Path, tmp_path: Path
+) -> None:
+    again = pretrain(store, recipe(), tmp_path / "again", device="cpu")
+    assert same_weights(straight, again)
+    assert losses(straight) == losses(again)
+    assert not same_weights(straight, pretrain(store, recipe(seed=1), tmp_path / "other", device="cpu"))
+
+
+def test_every_loss_is_logged_and_falls(store: Store, tmp_path: Path) -> None:
+    checkpoint = pretrain(store, recipe(epochs=12, base_lr=0.2, weighting="unweighted"), tmp_path / "run", device="cpu")
+    rows = losses(checkpoint)
+    assert [int(row["step"]) for row in rows] == list(range(3, 37, 3))
+    for name in MODALITIES:
+        first, last = float(rows[0][name]), float(rows[-1][name])
+        assert math.isfinite(first)
+        assert last < first, name
+    assert float(rows[-1]["loss"]) == pytest.approx(sum(float(rows[-1][name]) for name in MODALITIES), rel=1e-5)
+
+
+def test_the_gradient_of_a_step_is_the_mean_over_its_micro_batches(store: Store, tmp_path: Path) -> None:
+    """AdamW's first moment after one step is (1 - beta1) times the gradient."""
+    one_step = recipe(epochs=1, batch_size=36, device_batch=12)
+    checkpoint = pretrain(store, one_step, tmp_path / "run", device="cpu")
+    plan = plan_training(store, one_step)
+    module = prepare(plan, store, None, 0)
+    for position, raw in Stream(store, plan, Position()):
+        total, _ = module.learn(raw, *module.draw(position, 12))
+        (total / 3).backward()
+    moments = read_tensors(checkpoint / OPTIMIZER_FILE)
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        torch.testing.assert_close(moments[f"exp_avg/{name}"], 0.1 * parameter.grad, rtol=1e-4, atol=1e-9)
+
+
+def test_slices_of_a_batch_predict_what_the_batch_does(store: Store) -> None:
+    plan = plan_training(store, recipe(slice_images=5))
+    module = prepare(plan, store, None, 0)
+    _, raw = next(iter(Stream(store, plan, Position())))
+    window, mask = module.draw(Position(), 6)
+    images = module.normaliser(raw, "cpu", window).images
+    whole = module.model(images, mask)
+    for name, prediction in module.predict(images, mask).items():
+        torch.testing.assert_close(prediction, whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(store: Store, straight: Path) -> None:
+    plan = plan_training(store, recipe(epochs=100, warmup=0.2, min_lr=1e-5, base_lr=1e-2))
+    assert plan.steps == 300
+    peak = 1e-2 * BATCH / 256
+    rates = [plan.learning_rate(step) for step in range(plan.steps)]
+    assert rates[:60] == pytest.approx([peak * (step + 1) / 60 for step in range(60)])
+    assert rates[60] == pytest.approx(peak)
+    assert rates[60 + 120] == pytest.approx((peak + 1e-5) / 2)  # half way down
+    assert rates[-1] == pytest.approx(1e-5, abs=1e-7)
+    logged = [float(row["lr"]) for row in losses(straight)]
+    assert logged == pytest.approx([plan_training(store, recipe()).learning_rate(step) for step in (2, 5)])
+
+
+def test_chance_depends_on_seed_position_and_purpose_and_on_nothing_else() -> None:
+    def draw(seed: int, epoch: int, batch: int, purpose: str) -> list[int]:
+        return torch.randint(1 << 40, (4,), generator=generator(seed, Position(epoch, batch), purpose)).tolist()
+
+    places = [(s, e, b, p) for s in (0, 1) for e in (0, 1) for b in (0, 1) for p in ("crop", "mask")]
+    assert len({tuple(draw(*place)) for place in places}) == len(places)
+    torch.rand(7)  # what happened before does not matter
+    assert draw(1, 1, 0, "mask") == draw(1, 1, 0, "mask")
+
+
+def test_training_leaves_the_callers_generator_alone(store: Store, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    pretrain(store, recipe(epochs=1, drop_path=0.2), tmp_path / "run", device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_excluded_is_not_learned(store: Store, tmp_path: Path) -> None:
+    chosen = recipe(epochs=1, exclude=("biome", "eco_region"), modalities=("sentinel2", "biome", "era5", "eco_region"))
+    checkpoint = load_checkpoint(pretrain(store, chosen, tmp_path / "run", device="cpu"))
+    assert [m.name for m in checkpoint.learned] == ["sentinel2", "era5"]
+    assert not [name for name in checkpoint.tensors() if "biome" in name or "eco_region" in name]
+    assert checkpoint.config["store"]["synthetic"] is True
+
+
+# ---------------------------------------------------------------- how it continues
+
+
+def stop_at(step: int, act: Callable[[], None]) -> Callable[[TrainProgress], None]:
+    def report(progress: TrainProgress) -> None:
+        if progress.step == step:
+            act()
+
+    return report
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_a_signal_the_same_call_ends_in_the_same_weights(
+    store: Store, straight: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """In the middle of an epoch: the signal comes in step 4 of 6, which is saved."""
+    out = tmp_path / "run"
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingInterrupted, match="the same command continues") as error:
+        pretrain(store, recipe(), out, device="cpu", report=stop_at(4, lambda: os.kill(os.getpid(), number)))
+    assert error.value.exit_code == 130
+    assert signal.getsignal(number) is before
+    assert [p.name for p in Run(out).checkpoints()] == ["step-00000004"]
+    finished = pretrain(store, recipe(), out, device="cpu")
+    assert same_weights(straight, finished)
+    assert [row["step"] for row in losses(finished)] == ["3", "6"]
+
+
+def test_a_second_signal_ends_at_once(store: Store, straight: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterrupted, match="step-00000003 is saved"):
+        pretrain(store, recipe(), tmp_path / "run", device="cpu", report=stop_at(4, twice))
+    assert [p.name for p in Run(tmp_path / "run").checkpoints()] == ["step-00000003"]
+    assert same_weights(straight, pretrain(store, recipe(), tmp_path / "run", device="cpu"))
+
+
+def test_after_a_crash_the_same_call_ends_in_the_same_weights(store: Store, straight: Path, tmp_path: Path) -> None:
+    """Nothing of steps 4 and 5 was saved: they are done again from the checkpoint of step 3."""
+    out = tmp_path / "run"
+
+    def crash() -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
+    assert [p.name for p in Run(out).checkpoints()] == ["step-00000003"]
+    (out / ".partial-step-00000005").mkdir()
+    finished = pretrain(store, recipe(), out, device="cpu")
+    assert same_weights(straight, finished)
+    assert losses(straight) == losses(finished)
+    assert not list(out.glob(".partial*"))
+
+
+def test_a_finished_run_is_left_as_it_is(store: Store, straight: Path) -> None:
+    stamp = (straight / MODEL_FILE).stat().st_mtime_ns
+    assert pretrain(store, recipe(), straight.parent, device="cpu") == straight
+    assert (straight / MODEL_FILE).stat().st_mtime_ns == stamp
+
+
+def test_another_recipe_does_not_continue_a_run(store: Store, straight: Path) -> None:
+    with pytest.raises(InputError, match=r"mask_ratio: 0\.6 -> 0\.5"):
+        pretrain(store, recipe(mask_ratio=0.5), straight.parent, device="cpu")
+
+
+def test_a_truncated_checkpoint_does_not_continue(store: Store, straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight.parent, tmp_path / "run")
+    checkpoint = tmp_path / "run" / straight.name
+    checkpoint.rename(checkpoint.with_name("step-00000003"))
+    progress = checkpoint.with_name("step-00000003") / "state" / "progress.json"
+    progress.write_text('{"step": 3}')
+    weights = checkpoint.with_name("step-00000003") / MODEL_FILE
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="expected a whole safetensors file"):
+        pretrain(store, recipe(), tmp_path / "run", device="cpu")
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize("guilty", [[4], [0, 1, 2, 3, 4, 5]])
+def test_a_loss_that_is_no_number_names_tasks_and_tiles(store: Store, guilty: list[int]) -> None:
+    plan = plan_training(store, recipe())
+    module = prepare(plan, store, None, 0)
+    position, raw = next(iter(Stream(store, plan, Position())))
+    for name in ("sentinel1", "era5"):
+        raw[name] = raw[name].copy()
+        raw[name][guilty] = np.inf
+    with pytest.raises(
+        TrainingDiverged, match="The loss of sentinel1, era5 is not a finite number in epoch 1"
+    ) as error:
+        module.training_step((position, raw), 0)
+    ids = [format_tile_id(int(tile)) for tile in raw["tile"]["tile_id"]]
+    assert [tile for tile in ids if tile in str(error.value)] == [ids[i] for i in guilty]
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_never_saved() -> None:
+    broken = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        broken.bias[1] = torch.nan
+    with pytest.raises(TrainingDiverged, match=r"model\.bias"):
+        refuse_nan({"model": broken}, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 48}, "expected at least one batch of 48 tiles in the split train, got 36"),
+        ({"image_size": 64, "patch_size": 8}, "expected tiles of at least the 64 px crop, got 32 px"),
+        ({"image_size": 24, "patch_size": 16}, "expected an image size that a patch size divides"),
+        ({"exclude": ("biom",)}, r"--exclude: .* has no biom \(did you mean biome\?\)"),
+        ({"modalities": ("sentinel2", "aster")}, "--modalities: .* has no aster"),
+        ({"modalities": ("biome",)}, "expected a modality that can feed the encoder"),
+        ({"mask_ratio": 0.95}, "expected a mask ratio"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_store_leaves_nothing_behind(
+    store: Store, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(InputError, match=expected) as error:
+        pretrain(store, recipe(**{"device_batch": 64, **changes}), tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"names": ("sentinel1", "biome")}, "expected a modality that can feed the encoder"),
+        ({"shares": (0.0, 0.5)}, "expected at least one batch of 12 tiles in the split train, got 0"),
+        ({"finish": False}, "expected a finished store"),
+    ],
+)
+def test_a_store_that_cannot_be_learned_from_is_refused(tmp_path: Path, options: Any, expected: str) -> None:
+    store = write_store(tmp_path / "toy.zarr", **options)
+    with pytest.raises(InputError, match=expected):
+        pretrain(store, recipe(), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "tpu", "meta"])
+def test_a_device_that_is_not_there_is_refused(store: Store, tmp_path: Path, device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="--device"):
+        pretrain(store, recipe(), tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()

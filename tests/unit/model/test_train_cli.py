@@ -1,0 +1,112 @@
+"""The command ``mmearth-train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from toy_store import write_store
+
+from mmearth_model.cli import cli
+
+RECIPE = """
+depths: [1, 1, 1, 1]
+widths: [8, 12, 16, 24]
+image_size: 24
+patch_size: 8
+decoder_dim: 16
+precision: float32
+epochs: 1
+batch_size: 12
+exclude: [biome, eco_region]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_store(folder / "toy.zarr")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_without_arguments_it_helps() -> None:
+    result = run()
+    assert "mmearth-train STORE is short for mmearth-train pretrain STORE" in result.output
+    assert "evaluate" in result.output
+
+
+@pytest.mark.parametrize("long_form", [True, False])
+def test_a_store_alone_is_pretrained_on_and_then_probed(here: Path, long_form: bool) -> None:
+    out = f"runs/{long_form}"
+    result = run(
+        *["pretrain"] * long_form, "toy.zarr", "--recipe", "tiny.yaml", "--out", out, "--device", "cpu", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"run": out, "checkpoint": f"{out}/step-00000003"}
+    assert "images/s" in result.stderr
+    assert (here / out / "step-00000003" / "model.safetensors").is_file()
+
+    probed = run("evaluate", out, "--task", "store:biome", "--task", "store:esa_worldcover", "--seeds", "1", "--protocol", "knn", "--json")  # fmt: skip
+    assert probed.exit_code == 0, probed.output
+    answer = json.loads(probed.stdout)
+    assert answer["synthetic"] is True
+    leaky = {(row["task"], row["encoder"]) for row in answer["rows"] if row["leaky"]}
+    assert leaky == {("store:esa_worldcover", f"{out}/step-00000003")}
+
+
+def test_people_get_a_table_that_says_what_is_leaky_and_synthetic(here: Path) -> None:
+    run("toy.zarr", "--recipe", "tiny.yaml", "--out", "runs/table", "--device", "cpu")
+    result = run("evaluate", "runs/table", "--task", "store:dynamic_world", "--seeds", "2", "--store", "toy.zarr")
+    assert result.exit_code == 0, result.output
+    assert "synthetic" in result.stdout
+    assert "leaky" in result.stdout
+    assert "random init" in result.stdout
+
+
+def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
+    result = run("toy.zarr", "--recipe", "tiny.yaml", "--out", "runs/dry", "--dry-run")
+    plan = json.loads(result.stdout)
+    assert (plan["tiles"], plan["steps"], plan["visible_patches"]) == (36, 3, int(9 * 0.4))
+    assert "biome" not in plan["tasks"]
+    assert not (here / "runs" / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evalute", "x"], "Did you mean evaluate?"),
+        (["nothing.zarr"], "nothing.zarr: expected"),
+        (["tiny.yaml"], "tiny.yaml: expected"),
+        (["empty"], "empty: expected"),
+        (["toy.zarr", "--recipe", "nosuch"], "expected a recipe (default, demo, learning, paper-atto-64"),
+        (["toy.zarr", "--recipe", "tiny.yaml", "--batch-size", "1000"], "lower --batch-size"),
+        (["toy.zarr", "--recipe", "tiny.yaml", "--epochs", "0"], "epochs"),
+        (["toy.zarr", "--recipe", "tiny.yaml", "--exclude", "biom"], "did you mean biome"),
+        (["toy.zarr", "--recipe", "tiny.yaml", "--out", "tiny.yaml/run"], "expected a folder that can be written"),
+        (["toy.zarr", "--recipe", "tiny.yaml", "--device", "warp"], "--device"),
+        (["evaluate", "empty", "--task", "store:biome"], "expected a checkpoint"),
+        (["evaluate"], "Missing argument"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(here: Path, arguments: list[str], expected: str) -> None:
+    (here / "empty").mkdir(exist_ok=True)
+    before = sorted(here.rglob("*"))
+    result = run(*arguments)
+    assert result.exit_code == 2
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert expected in error
+    assert "Traceback" not in result.output
+    assert sorted(here.rglob("*")) == before

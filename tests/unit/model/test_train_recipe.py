@@ -1,0 +1,133 @@
+"""Training recipes and run folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmearth_data import FileInputError, InputError
+from mmearth_model.recipe import make_recipe, recipe_names
+from mmearth_model.runs import Run, publish_folder, read_log
+
+
+def test_every_shipped_recipe_is_whole() -> None:
+    assert {"default", "demo", "paper-atto-64"} <= set(recipe_names())
+    for name in recipe_names():
+        assert make_recipe(name).description
+
+
+def test_the_paper_trains_as_it_says() -> None:
+    """arXiv 2405.02771, section 5 and appendix."""
+    recipe = make_recipe("paper-atto-64")
+    assert recipe.peak_lr == pytest.approx(1.5e-4 * 4096 / 256)
+    assert (recipe.epochs, recipe.epochs * recipe.warmup) == (200, 40)
+    assert (recipe.betas, recipe.weight_decay, recipe.mask_ratio) == ((0.9, 0.95), 0.05, 0.6)
+    assert (recipe.size, recipe.image_size, recipe.patch_size) == ("atto", 56, 8)
+    assert recipe.accumulate * recipe.micro_batch == 4096
+
+
+def test_options_override_a_written_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 3\nexclude: [biome]\n")
+    recipe = make_recipe(str(file), {"epochs": 4})
+    assert (recipe.epochs, recipe.exclude) == (4, ("biome",))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("mask_ratio", 1.5, "mask_ratio"),
+        ("epochs", 0, "epochs"),
+        ("epohcs", 3, "epohcs"),
+        ("size", "gigantic", "atto"),
+        ("weighting", "fair", "unweighted"),
+        ("batch_size", 257, "batch_size: expected a number with a divisor near device_batch 32, got 257"),
+    ],
+)
+def test_a_wrong_field_is_named_in_one_line(field: str, value: object, expected: str) -> None:
+    with pytest.raises(InputError, match=expected) as error:
+        make_recipe("demo", {field: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(64, 2), (100, 4), (32, 1), (7, 1), (1000, 40)])
+def test_a_batch_is_accumulated_from_equal_parts_of_at_most_the_device_batch(batch: int, parts: int) -> None:
+    recipe = make_recipe("demo", {"batch_size": batch, "device_batch": 32})
+    assert recipe.accumulate == parts
+    assert recipe.micro_batch * parts == batch
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "epochs: [3\n", None])
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "broken.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(FileInputError, match=r"broken\.yaml") as error:
+        make_recipe(str(file))
+    assert "\n" not in str(error.value)
+
+
+IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "store": {"digest": "abc"}, "version": "1"}
+
+
+def test_a_run_is_continued_by_the_same_recipe_only(tmp_path: Path) -> None:
+    Run.check(tmp_path / "run", IDENTITY).begin(IDENTITY)
+    Run.check(tmp_path / "run", IDENTITY)
+    other = {**IDENTITY, "recipe": {"epochs": 4, "seed": 0}, "store": {"digest": "def"}}
+    with pytest.raises(InputError, match=r"epochs: 3 -> 4; digest: 'abc' -> 'def'"):
+        Run.check(tmp_path / "run", other)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="choose another --out"):
+        Run.check(tmp_path, IDENTITY)
+    with pytest.raises(InputError, match="choose another --out"):
+        Run.check(tmp_path / "thesis.tex", IDENTITY)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder that can be written"):
+        Run(tmp_path / "file" / "run").begin(IDENTITY)
+
+
+def test_a_folder_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "step-00000001"
+    publish_folder(target, lambda folder: (folder / "a").write_text("1").__class__)
+
+    def fails(folder: Path) -> None:
+        (folder / "a").write_text("2")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        publish_folder(target, fails)
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+    assert (target / "a").read_text() == "1"
+
+
+def test_only_whole_checkpoints_count_and_the_last_ones_are_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin(IDENTITY)
+    (run.folder / ".partial-step-00000099").mkdir()
+    (run.folder / ".partial-log.csv").write_text("half a li")
+    for step in (9, 10, 100):
+        run.publish(step, lambda folder: None, keep=2)
+    assert [p.name for p in run.checkpoints()] == ["step-00000010", "step-00000100"]
+    run.begin(IDENTITY)
+    assert not list(run.folder.glob(".partial-*"))
+    assert json.loads((run.folder / "run.json").read_text())["recipe"] == IDENTITY["recipe"]
+
+
+def test_a_log_is_rewound_to_where_a_run_continues(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    log = run.log(["epoch", "step", "loss"])
+    log.rewind(0)
+    for step in (1, 2, 3):
+        log.append({"epoch": 1, "step": step, "loss": 1 / step})
+    log.rewind(2)
+    log.append({"epoch": 2, "step": 3})
+    assert [(row["step"], row["loss"]) for row in read_log(log.path)] == [("1", "1.0"), ("2", "0.5"), ("3", "")]
