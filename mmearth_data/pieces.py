@@ -136,13 +136,27 @@ def polygons_of(geometries: Geometries) -> tuple[Geometries, Ints]:
     return parts[keep], first[second[keep]]
 
 
-def contains(geometry: Geometries, lon: Floats, lat: Floats, threads: int = 1) -> NDArray[np.bool_]:
-    """Whether each point lies inside the geometry beside it; None contains everything."""
-    inside = shapely.is_missing(geometry)
+def contains(geometry: Geometries, of: Ints, lon: Floats, lat: Floats, threads: int = 1) -> NDArray[np.bool_]:
+    """Whether each point lies inside its geometry.
+
+    Parameters
+    ----------
+    geometry
+        (m,) prepared polygons; None contains everything.
+    of
+        (n,) position of each point's geometry.
+    lon, lat
+        (n,) degrees.
+    threads
+        Threads to share the work among.
+    """
+    inside = np.asarray(shapely.is_missing(geometry), dtype=bool)[of]
     test = np.flatnonzero(~inside)
+    test = test[np.argsort(of[test], kind="stable")]
     if len(test):
-        inside[test] = _in_chunks(shapely.contains_xy, threads, geometry[test], lon[test], lat[test])
-    return inside.astype(bool)
+        points = geometry[of[test]], lon[test], lat[test]
+        inside[test] = _in_chunks(shapely.contains_xy, threads, *points, group=of[test])
+    return inside
 
 
 def _cell_range(bounds: Floats, grid: CellGrid) -> Ranges:
@@ -212,13 +226,22 @@ def _measured(grid: CellGrid, owner: Ints, cell: Ints, geometry: Geometries) -> 
     return Pieces(grid, owner, cell, area, geometry).take(area > 0)
 
 
-def _in_chunks(function: Callable[..., Any], threads: int, *arrays: NDArray[Any]) -> NDArray[Any]:
-    """Elementwise function over arrays, shared among threads (shapely releases the interpreter lock)."""
+def _in_chunks(
+    function: Callable[..., Any], threads: int, *arrays: NDArray[Any], group: Ints | None = None
+) -> NDArray[Any]:
+    """Elementwise function over arrays, shared among threads (shapely releases the interpreter lock).
+
+    A ``group``, sorted, is never divided: GEOS builds the index of a prepared polygon when it is first asked, without
+    a lock, so that two threads with the same polygon corrupt the heap.
+    """
     if threads <= 1 or len(arrays[0]) <= _CHUNK:
         result: NDArray[Any] = np.asarray(function(*arrays))
         return result
-    starts = range(0, len(arrays[0]), _CHUNK)
-    chunks = [[array[start : start + _CHUNK] for array in arrays] for start in starts]
+    starts = np.arange(0, len(arrays[0]), _CHUNK)
+    if group is not None:
+        starts = np.unique(np.searchsorted(group, group[starts]))
+    ends = [*starts[1:].tolist(), len(arrays[0])]
+    chunks = [[array[start:end] for array in arrays] for start, end in zip(starts.tolist(), ends, strict=True)]
     with ThreadPoolExecutor(threads) as pool:
         return np.concatenate(list(pool.map(partial(_call, function), chunks)))
 

@@ -127,7 +127,7 @@ class Field:
         # Rounding may carry a point over an edge by half a millionth of a degree; 180 E is 180 W.
         within = (lon > self._west[at]) & (lon < self._east[at]) & (lat > self._south[at]) & (lat < self._north[at])
         index = np.flatnonzero(within & (np.abs(lon) < 180))
-        index = index[contains(self._geometry[at[index]], lon[index], lat[index], self._threads)]
+        index = index[contains(self._geometry, at[index], lon[index], lat[index], self._threads)]
         tried = np.bincount(in_bin[index], minlength=len(wanted))
         index = index[rng.permutation(len(index))]
         points = Points(lon[index], lat[index], self._order[at[index]])
