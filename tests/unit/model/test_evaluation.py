@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_near
 from toy_store import KINDS, TINY, kinds, write_store
 
 from mmearth_data import InputError, Store
@@ -45,7 +46,7 @@ def test_features_are_the_mean_of_the_last_map_whatever_the_slices(store: Store,
     images = checkpoint.normaliser.images(batch)
     with torch.inference_mode():
         maps = encoder.forward_features(images)[-1]
-    np.testing.assert_allclose(features.values, maps.mean(dim=(2, 3)).numpy(), rtol=1e-4, atol=1e-6)
+    assert_near(torch.from_numpy(features.values), maps.mean(dim=(2, 3)), "features")
     assert features.labels["store:biome"].tolist() == kinds(96).tolist()
 
 

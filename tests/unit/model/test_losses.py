@@ -109,7 +109,7 @@ def test_the_reference_skips_patches_that_are_predicted_exactly() -> None:
     prediction[2, 1] = exact[2, 1]
     per_patch = ((prediction - exact) ** 2).mean(dim=-1)[mask()]
     loss = task_loss(continuous(1), prediction, target, mask(), REFERENCE)
-    assert float(loss) == pytest.approx(float(per_patch.sum()) / (len(per_patch) - 2), rel=1e-6)
+    assert float(loss) == pytest.approx(float(per_patch.sum()) / (len(per_patch) - 2), rel=1e-5)
 
 
 def test_a_normalised_patch_has_mean_0_and_variance_1() -> None:
@@ -196,7 +196,7 @@ def test_the_unweighted_total_is_the_sum() -> None:
     criterion = MultiTaskLoss(ALL_KINDS, LossConfig(weighting="unweighted"))
     total, losses = criterion(predictions, targets, mask())
     assert list(losses) == [task.name for task in ALL_KINDS]
-    assert float(total.detach()) == pytest.approx(sum(float(loss.detach()) for loss in losses.values()), rel=1e-6)
+    assert float(total.detach()) == pytest.approx(sum(float(loss.detach()) for loss in losses.values()), rel=1e-5)
     assert not list(criterion.parameters())
 
 

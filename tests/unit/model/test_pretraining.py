@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_near
 from toy_store import MODALITIES, TINY, write_store
 
 from mmearth_data import InputError, Store, format_tile_id
@@ -93,7 +94,7 @@ def test_the_gradient_of_a_step_is_the_mean_over_its_micro_batches(store: Store,
     moments = read_tensors(checkpoint / OPTIMIZER_FILE)
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
-        torch.testing.assert_close(moments[f"exp_avg/{name}"], 0.1 * parameter.grad, rtol=1e-4, atol=1e-9)
+        assert_near(moments[f"exp_avg/{name}"], 0.1 * parameter.grad, name, gradient=True)
 
 
 def test_slices_of_a_batch_predict_what_the_batch_does(store: Store) -> None:
@@ -104,7 +105,7 @@ def test_slices_of_a_batch_predict_what_the_batch_does(store: Store) -> None:
     images = module.normaliser(raw, "cpu", window).images
     whole = module.model(images, mask)
     for name, prediction in module.predict(images, mask).items():
-        torch.testing.assert_close(prediction, whole[name], rtol=1e-5, atol=1e-6)
+        assert_near(prediction, whole[name], name)
 
 
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(store: Store, straight: Path) -> None:
