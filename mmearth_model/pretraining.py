@@ -150,7 +150,8 @@ class Pretraining(LightningModule):
     def predict(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Forward pass, in slices that fit the cache where samples do not see each other."""
         whole = self.model.config.encoder.grn == "batch"
-        length = len(images) if whole else slice_length(self.device, len(images), self.plan.recipe.slice_images)
+        wanted = len(images) if whole else self.plan.recipe.slice_images
+        length = slice_length(self.device, len(images), wanted, training=True)
         slices = zip(torch.split(images, length), torch.split(mask, length), strict=True)
         parts = [self.model(*part) for part in slices]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
