@@ -1,41 +1,74 @@
-"""Labelled tasks cut from a store: what a categorical modality says of each tile."""
+"""Labelled tasks cut from a store: what one of its modalities says of each tile, or of each pixel."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import hashlib
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mmearth_data import InputError, Kind
+from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Modality
+    from mmearth_data import Modality, Store
+    from mmearth_model.targets import Normaliser
+    from mmearth_model.tasks.labelled import Batch
 
 PREFIX = "store:"
+READ_TILES = 64
+"""Tiles that are read together."""
+
+Form = Literal["tile", "shares", "pixels"]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreTask:
-    """Name the class of a tile; of a map of classes, the one that covers most of the tile.
+    """Say what a modality shows of a tile.
 
     Attributes
     ----------
     modality
-        Categorical modality that holds the labels.
+        Holds the labels.
+    form
+        ``tile``: the class of a tile, or the one that covers most of it; of a quantity, its mean.
+        ``shares``: how much of a tile each class covers. ``pixels``: the map itself.
+    band
+        Of a quantity with several bands: which one.
     """
 
     modality: Modality
+    form: Form = "tile"
+    band: str | None = None
 
     @property
     def name(self) -> str:
         """As written on the command line."""
-        return f"{PREFIX}{self.modality.name}"
+        band = f".{self.band}" if self.band else ""
+        return f"{PREFIX}{self.modality.name}{band}{'' if self.form == 'tile' else '/' + self.form}"
+
+    @property
+    def kind(self) -> TaskKind:
+        """What is asked."""
+        continuous = self.modality.kind.is_continuous
+        if self.form == "pixels":
+            return TaskKind.PIXEL_REGRESSION if continuous else TaskKind.SEGMENTATION
+        return TaskKind.REGRESSION if continuous or self.form == "shares" else TaskKind.SINGLE_LABEL
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or of the regression targets."""
+        if self.modality.kind.is_categorical:
+            return tuple(label.name for label in self.modality.classes)
+        return (self.band or self.modality.name,)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -48,37 +81,174 @@ class StoreTask:
         Labels of whole tiles are nested in each other (an ecoregion lies in one biome), and maps of
         classes describe the same ground: categorical modalities of one kind give each other away.
         """
-        return modality.kind is self.modality.kind
+        if self.modality.kind.is_categorical:
+            return modality.kind is self.modality.kind
+        return modality.name == self.modality.name
 
-    def labels(self, batch: Mapping[str, Any]) -> NDArray[np.int64]:
-        """Class index of every tile of a raw batch.
+    def labels(self, batch: Mapping[str, Any]) -> NDArray[Any]:
+        """Label of every tile of a raw batch.
 
         Parameters
         ----------
         batch
-            Holds the modality as stored: (B,) or (B, 1, H, W) class codes.
+            Holds the modality as stored.
 
         Returns
         -------
         numpy.ndarray
-            (B,) int64, position in ``modality.classes``; -1 where nothing was observed. Of classes that
-            cover equal parts the first counts.
+            Classes: (B,) int64, position in ``modality.classes``; `IGNORED` where nothing was observed; of classes
+            that cover equal parts the first counts. Quantities and shares: (B, T) float64, NaN there.
         """
+        if self.modality.kind.is_continuous:
+            return _means(self._quantities(batch))
         indices: NDArray[np.int64] = self.modality.class_code_index()[batch[self.modality.name]]
         if not self.modality.kind.is_raster:
             return indices
         flat = indices.reshape(len(indices), -1)
         counts = np.stack([(flat == index).sum(axis=1) for index in range(len(self.modality.classes))], axis=1)
-        return np.where(counts.any(axis=1), counts.argmax(axis=1), -1).astype(np.int64)
+        if self.form == "shares":
+            total = counts.sum(axis=1, keepdims=True)
+            return np.where(total > 0, counts / np.maximum(total, 1), np.nan)
+        return np.where(counts.any(axis=1), counts.argmax(axis=1), IGNORED).astype(np.int64)
+
+    def masks(self, batch: Mapping[str, Any]) -> NDArray[Any]:
+        """Every pixel of a raw batch: (B, H, W) class indices, `IGNORED` where nothing was observed; or float64, NaN."""
+        if self.modality.kind.is_continuous:
+            return self._quantities(batch)
+        indices: NDArray[Any] = self.modality.class_code_index()[batch[self.modality.name]][:, 0]
+        return indices.astype(np.int64)
+
+    def _quantities(self, batch: Mapping[str, Any]) -> NDArray[np.float64]:
+        """(B, ...) physical values of the band, NaN where not observed."""
+        modality = self.modality
+        raw = batch[modality.name][:, modality.bands.index(self.band or modality.bands[0])]
+        missing = np.isnan(raw) if math.isnan(modality.nodata) else raw == modality.nodata
+        values: NDArray[np.float64] = np.where(missing, np.nan, raw * modality.scale + modality.offset)
+        return values
+
+
+def _means(quantities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B, ...) to (B, 1): mean of what was observed, NaN where nothing was."""
+    flat = quantities.reshape(len(quantities), -1)
+    seen = np.isfinite(flat).sum(axis=1)
+    means: NDArray[np.float64] = np.where(seen > 0, np.nansum(flat, axis=1) / np.maximum(seen, 1), np.nan)
+    return means[:, None]
+
+
+@dataclass(frozen=True)
+class StoreImages:
+    """The tiles of a store, or of a selection of it, as images."""
+
+    store: Store
+    _labels: dict[str, NDArray[Any]] = field(default_factory=dict, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def modalities(self) -> Mapping[str, Modality]:
+        """Those of the store."""
+        return self.store.modalities
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the store and the rows that are selected; an unfinished store's is never the same twice."""
+        content = hashlib.blake2b(digest_size=16)
+        content.update(f"{self.store.digest or id(self.store)}".encode())
+        content.update(np.ascontiguousarray(self.store.rows).tobytes())
+        return content.hexdigest()
+
+    def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
+        """Raw batches of the given tiles, in their order."""
+        known = self.store.modalities
+        stored = [name for name in modalities if name in known and known[name].stored]
+        for start in range(0, len(rows), size):
+            inside = self.store.rows[rows[start : start + size]]
+            tile = {name: column[inside] for name, column in self.store.tile_columns.items()}
+            yield {**{name: self._read(name, inside) for name in stored}, "tile": tile}
+
+    def _read(self, name: str, inside: NDArray[np.intp]) -> NDArray[Any]:
+        """Rows of one array: what lies together in one read, else tile by tile."""
+        first, last = int(inside.min()), int(inside.max()) + 1
+        if last - first <= 4 * len(inside):
+            return self.store.read(name, slice(first, last))[inside - first]
+        return np.concatenate([self.store.read(name, slice(int(row), int(row) + 1)) for row in inside])
+
+    def own_normaliser(self, train: NDArray[np.intp]) -> Normaliser | None:
+        """None: a store is normalised as the checkpoint does."""
+        return None
+
+    def found_bands(self, modality: Modality) -> tuple[str, ...]:
+        """All model bands of what the store has."""
+        return modality.model_bands if modality.name in self.modalities else ()
+
+    def labels(self, task: StoreTask) -> NDArray[Any]:
+        """Label of every tile; see `StoreTask.labels`. Of maps only whether a tile has any, (N, 0) or (N, 1) bool."""
+        if task.name not in self._labels:
+            rows = np.arange(len(self), dtype=np.intp)
+            parts = [_label(task, batch) for batch in self.batches(rows, READ_TILES, task.reads)]
+            self._labels[task.name] = np.concatenate(parts)
+        return self._labels[task.name]
+
+
+def _label(task: StoreTask, batch: Batch) -> NDArray[Any]:
+    if task.form != "pixels":
+        return task.labels(batch)
+    masks = task.masks(batch)
+    observed: NDArray[Any] = (np.isfinite(masks) if task.modality.kind.is_continuous else masks != IGNORED).any(
+        axis=(1, 2)
+    )
+    return observed
+
+
+def open_store_task(images: StoreImages, task: StoreTask) -> LabelledSet:
+    """Make a labelled set of a store's tiles, divided as the store says."""
+    store = images.store
+    found = images.labels(task)
+    observed = labelled_rows(task.kind, found)
+    codes = store.coords["split"]
+    return LabelledSet(
+        name=task.name,
+        kind=task.kind,
+        classes=task.classes,
+        images=images,
+        parts=Parts(*(np.flatnonzero(observed & (codes == code)) for code in range(3))),
+        labels=np.zeros((len(store), 0)) if task.kind.per_pixel else found,
+        masks=_mask_reader(images, task) if task.kind.per_pixel else None,
+        conflicts=task.conflicts,
+        synthetic=store.synthetic,
+    )
+
+
+def labelled_rows(kind: TaskKind, labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) whether a tile has a label."""
+    if kind.per_pixel:
+        return labels.astype(bool)
+    seen: NDArray[np.bool_] = np.isfinite(labels).all(axis=1) if kind is TaskKind.REGRESSION else labels != IGNORED
+    return seen
+
+
+def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
+    """Test on a seeded share of all labelled samples, and hold out none for validation."""
+    order = np.random.default_rng(seed).permutation(task.parts.used)
+    test = round(test_share * len(order))
+    return task.with_parts(Parts(train=order[test:], validation=order[:0], test=order[:test]))
+
+
+def _mask_reader(images: StoreImages, task: StoreTask) -> Callable[[NDArray[np.intp]], NDArray[Any]]:
+    def read(rows: NDArray[np.intp]) -> NDArray[Any]:
+        return np.concatenate([task.masks(batch) for batch in images.batches(rows, READ_TILES, task.reads)])
+
+    return read
 
 
 def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
-    """Task of a name such as ``store:biome``.
+    """Task of a name such as ``store:biome``, ``store:esa_worldcover/shares``, ``store:aster.elevation/pixels``.
 
     Parameters
     ----------
     text
-        ``store:`` and the name of a stored categorical modality.
+        ``store:``, the name of a stored modality, ``.BAND`` of a quantity, and ``/shares`` or ``/pixels`` of a map.
     modalities
         What the store has.
 
@@ -87,14 +257,22 @@ def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
     InputError
         When the store has no such labels.
     """
-    known = {PREFIX + m.name: m for m in modalities.values() if m.stored and _has_labels(m)}
+    known = {task.name: task for m in modalities.values() if m.stored for task in tasks_of(m)}
     if text in known:
-        return StoreTask(known[text])
-    raise InputError(f"--task: expected {_listed(known)}, got {text!r}.{_meant(text, known)}")
+        return known[text]
+    short = [name for name, task in known.items() if task.form == "tile"]
+    raise InputError(f"--task: expected {_listed(short)}, got {text!r}.{_meant(text, known)}")
 
 
-def _has_labels(modality: Modality) -> bool:
-    return modality.kind in (Kind.TILE_CATEGORICAL, Kind.RASTER_CATEGORICAL)
+def tasks_of(modality: Modality) -> list[StoreTask]:
+    """All that can be asked of a modality."""
+    if modality.kind is Kind.TILE_CATEGORICAL:
+        return [StoreTask(modality)]
+    if modality.kind is Kind.RASTER_CATEGORICAL:
+        return [StoreTask(modality, form) for form in ("tile", "shares", "pixels")]
+    if modality.kind is Kind.RASTER_CONTINUOUS and not modality.input:
+        return [StoreTask(modality, form, band) for band in modality.bands for form in ("tile", "pixels")]
+    return []
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -41,13 +41,17 @@ def test_labels_of_one_kind_give_each_other_away_and_nothing_else_does(kind: Kin
         assert [other for other, modality in CATALOG.items() if task.conflicts(modality)] == kin
 
 
-def test_every_categorical_modality_is_a_task_and_no_other_is() -> None:
+def test_what_a_store_can_be_asked_follows_from_the_kinds_of_its_modalities() -> None:
     for name, modality in CATALOG.items():
         if modality.kind.is_categorical:
             assert parse_task(f"store:{name}", CATALOG).modality is modality
         else:
             with pytest.raises(InputError, match="--task: expected store:"):
                 parse_task(f"store:{name}", CATALOG)
+    assert parse_task("store:aster.elevation", CATALOG).kind == "regression"
+    assert parse_task("store:esa_worldcover/shares", CATALOG).kind == "regression"
+    assert parse_task("store:esa_worldcover/pixels", CATALOG).kind == "segmentation"
+    assert parse_task("store:aster.slope/pixels", CATALOG).kind == "pixel-regression"
 
 
 @pytest.mark.parametrize("text", ["biome", "store:biom", "store:Biome"])
@@ -55,3 +59,20 @@ def test_a_slip_of_the_pen_gets_the_right_name(text: str) -> None:
     with pytest.raises(InputError, match=r"Did you mean store:biome\?") as error:
         parse_task(text, CATALOG)
     assert "\n" not in str(error.value)
+
+
+def test_shares_and_means_are_of_what_was_observed() -> None:
+    cover, canopy = CATALOG["esa_worldcover"], CATALOG["canopy_height_eth"]
+    codes = [label.code for label in cover.classes]
+    tiles = np.full((2, 1, 8, 8), cover.nodata, dtype=cover.dtype)
+    tiles[0, 0, :3], tiles[0, 0, 3] = codes[5], codes[0]
+    shares = StoreTask(cover, "shares").labels({cover.name: tiles})
+    assert (shares[0, 5], shares[0, 0], shares[0].sum()) == (0.75, 0.25, 1)
+    assert np.isnan(shares[1]).all()
+    heights = np.full((2, 2, 8, 8), canopy.nodata, dtype=canopy.dtype)
+    heights[0, 0, :2], heights[0, 0, 2:4] = 10, 20
+    task = parse_task("store:canopy_height_eth.height", CATALOG)
+    assert task.labels({canopy.name: heights})[0] == 15
+    assert np.isnan(task.labels({canopy.name: heights})[1])
+    pixels = parse_task("store:canopy_height_eth.height/pixels", CATALOG).masks({canopy.name: heights})
+    assert (pixels[0, 0, 0], np.isnan(pixels[0, 5]).all()) == (10, True)

@@ -1,0 +1,163 @@
+"""Reads the pickles of GEO-Bench without trusting them.
+
+A pickle is a program that may call anything that it can name. Here it can name the classes of GEO-Bench and of the
+few libraries that appear in its files, and each of these names stands for a class of this module that only keeps
+what it is given. Whatever else a pickle asks for is refused before anything of it runs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import pickle
+from collections import OrderedDict
+from typing import Any, Self
+
+import numpy as np
+
+from mmearth_data import InputError
+
+MAX_BYTES = 16 * 2**20
+"""GEO-Bench's own are a few KB."""
+
+
+class Refused(pickle.UnpicklingError):
+    """A pickle asks for what it has no business with."""
+
+
+class Bag:
+    """Stands for an object of GEO-Bench: its attributes, and no behaviour."""
+
+    def __new__(cls, *_: Any) -> Self:
+        """Take any arguments, as the class that it stands for may have."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Keep a state that is a mapping; what else a class may have as its state is of no use here."""
+        if isinstance(state, dict):
+            self.__dict__.update({str(key): value for key, value in state.items()})
+
+    def get(self, name: str, default: object = None) -> Any:  # noqa: ANN401 - whatever was pickled
+        """Return an attribute, or the default where the pickle has none."""
+        return self.__dict__.get(name, default)
+
+
+class DType:
+    """Stands for `numpy.dtype`; plain numbers only."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or np.dtype(code).kind not in "biuf":
+            raise Refused(f"an array of {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class Array:
+    """Stands for `numpy.ndarray`."""
+
+    def __init__(self, *_: Any) -> None:
+        self.values: np.ndarray[Any, Any] = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, DType) or not isinstance(data, bytes):
+            raise Refused("an array of objects")
+        self.values = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _reconstruct(*_: Any) -> Array:
+    return Array()
+
+
+def _scalar(dtype: DType, data: bytes) -> Any:  # noqa: ANN401 - a number of any type
+    if not isinstance(dtype, DType) or not isinstance(data, bytes):
+        raise Refused("a scalar of objects")
+    return np.frombuffer(data, dtype.dtype)[0].item()
+
+
+_PACKAGES = ("geobench", "ccb.io", "ccb")
+_CLASSES = {
+    "task": ("TaskSpecifications",),
+    "dataset": (
+        "Band", "BandInfo", "SpectralBand", "Sentinel1", "Sentinel2", "Landsat8", "ElevationBand", "Mask", "MultiBand",
+        "HyperSpectralBands", "CloudProbability", "MultiResolutionBand", "SegmentationClasses", "Sample",
+    ),
+    "label": (
+        "LabelType", "Classification", "MultiLabelClassification", "SemanticSegmentation", "SegmentationClasses",
+        "Regression", "Detection", "PointAnnotation",
+    ),
+}  # fmt: skip
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    **{
+        (f"{package}.{module}", name): type(name, (Bag,), {})
+        for package in _PACKAGES
+        for module, names in _CLASSES.items()
+        for name in names
+    },
+    ("affine", "Affine"): type("Affine", (Bag,), {}),
+    ("rasterio.crs", "CRS"): type("CRS", (Bag,), {}),
+    ("rasterio._crs", "_CRS"): type("CRS", (Bag,), {}),
+    ("rasterio.coords", "BoundingBox"): type("BoundingBox", (Bag,), {}),
+    ("datetime", "date"): datetime.date,
+    ("datetime", "datetime"): datetime.datetime,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("numpy", "dtype"): DType,
+    ("numpy", "ndarray"): Array,
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+}
+"""(module, name) in a pickle -> what it stands for here."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401 - pickle's signature
+        """Only what `ALLOWED` names; nothing is imported."""
+        try:
+            return ALLOWED[module_name, global_name]
+        except KeyError:
+            raise Refused(f"{module_name}.{global_name}") from None
+
+
+def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was pickled
+    """Value of a pickle of GEO-Bench.
+
+    Raises
+    ------
+    InputError
+        When it asks for anything else, or is damaged; nothing of it was run.
+    """
+    if len(data) > MAX_BYTES:
+        raise InputError(f"expected a pickle of at most {MAX_BYTES} bytes, got {len(data)}; refused.")
+    try:
+        return _plain(_Unpickler(io.BytesIO(data)).load())
+    except Refused as error:
+        raise InputError(
+            f"expected a pickle of GEO-Bench's own classes, got one that asks for {error}; refused, nothing of it was run."
+        ) from None
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        EOFError,
+        AttributeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        raise InputError(f"expected a pickle of GEO-Bench's own classes, got a damaged one ({error}).") from None
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any value
+    """Replace stand-ins for arrays by the arrays."""
+    if isinstance(value, Array):
+        return value.values
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,185 @@
+"""A task file: what a labelled data set on disk holds, and where; read strictly."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmearth_data import FileInputError, InputError, load_catalog, resource_path
+from mmearth_model.tasks.labelled import TaskKind
+
+Layout = Literal["geobench", "folder", "table"]
+MEAN = "mean"
+"""Fill a missing band with its mean: nothing is known of it."""
+
+
+class Splits(BaseModel):
+    """How the samples are divided.
+
+    Attributes
+    ----------
+    shares
+        Of train, validation and test, drawn with ``seed`` and balanced over the classes.
+    column
+        Table: column that says train, val (or valid) or test.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shares: tuple[float, float, float] = (70, 15, 15)
+    seed: int = 0
+    column: str | None = None
+
+
+class TaskSpec(BaseModel):
+    """One task file.
+
+    Attributes
+    ----------
+    name
+        Under which it is asked for.
+    layout
+        ``geobench``: HDF5 samples with partitions; ``folder``: ``class/*.tif`` or a zip of it; ``table``: CSV or
+        GeoParquet with a column of raster paths and a label column or mask files.
+    kind
+        See `mmearth_model.tasks.labelled.TaskKind`.
+    modality
+        Modality of the catalog whose bands these are.
+    bands
+        The files' name of a band -> the catalog's. Where files do not name their bands: their order.
+    level
+        Product level (``L1C``, ``L2A``) where the modality's statistics depend on it.
+    scale, offset
+        Value in the catalog's units = file's value * scale + offset (-1000 for Sentinel-2 baselines from 04.00 on).
+    nodata
+        File's value that means missing; NaN always does.
+    fill
+        Band that the files lack -> the band that stands in for it, or ``mean``. Bands not named here: ``mean``.
+    size_px
+        Side to which images are resampled (bilinear; masks nearest); None leaves them.
+    normalise
+        ``task``: by the training samples' own mean and deviation; ``checkpoint``: by those of the pretraining.
+    classes
+        Names in order of their index; empty reads them from the data.
+    path, label, mask, ids
+        Table: columns of the raster, the label (several for multi-label and regression) and the mask file, and of
+        the sample's name.
+    separator
+        Table, multi-label in one column: what stands between labels.
+    ignore
+        Mask value that means unlabelled.
+    date
+        GEO-Bench samples with several dates: the one that is used.
+    augment
+        What fine-tuning may do to images.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    long_name: str = ""
+    layout: Layout
+    kind: TaskKind
+    modality: str = "sentinel2"
+    bands: dict[str, str] | list[str]
+    level: Literal["L1C", "L2A"] | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+    fill: dict[str, str] = {}
+    size_px: int | None = Field(default=None, ge=8, le=1024)
+    normalise: Literal["task", "checkpoint"] = "task"
+    classes: tuple[str, ...] = ()
+    path: str = "path"
+    label: str | tuple[str, ...] = "label"
+    mask: str | None = None
+    ids: str | None = None
+    separator: str = ","
+    ignore: int | None = None
+    date: Literal["first", "last"] = "first"
+    splits: Splits = Splits()
+    augment: tuple[Literal["flip", "crop"], ...] = ("flip", "crop")
+    source: str = ""
+    doi: str = ""
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _fits_the_catalog(self) -> TaskSpec:
+        known = load_catalog().modalities
+        if self.modality not in known:
+            raise InputError(f"modality: expected one of the catalog ({', '.join(known)}), got {self.modality!r}.")
+        bands = known[self.modality].bands
+        fills = [*self.fill, *(band for band in self.fill.values() if band != MEAN)]
+        unknown = [band for band in (*self.catalog_bands, *fills) if band not in bands]
+        if unknown:
+            raise InputError(f"bands: expected bands of {self.modality} ({', '.join(bands)}), got {unknown[0]!r}.")
+        if self.kind.per_pixel and self.layout == "table" and self.mask is None:
+            raise InputError("mask: expected the column of the mask files, got none; name it.")
+        if self.kind.per_pixel and self.layout == "folder":
+            raise InputError(
+                "layout: expected table or geobench for masks, got folder; list rasters and masks in a CSV."
+            )
+        return self
+
+    @property
+    def catalog_bands(self) -> tuple[str, ...]:
+        """Bands of the catalog that the files have, in the files' order."""
+        return tuple(self.bands.values() if isinstance(self.bands, dict) else self.bands)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Columns of a table that hold the label."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+
+def task_names() -> tuple[str, ...]:
+    """Names of the task files that ship with the package."""
+    return tuple(sorted(path.stem for path in (resource_path("catalog") / "tasks").glob("*.yaml")))
+
+
+def read_spec(name_or_file: str) -> TaskSpec:
+    """Read a task file: a name in ``catalog/tasks``, or a path.
+
+    Raises
+    ------
+    FileInputError
+        When there is none, or it says what it may not; with the field, what was expected and what came.
+    """
+    named = resource_path("catalog") / "tasks" / f"{name_or_file}.yaml"
+    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        if not path.suffix:
+            raise InputError(_unknown(name_or_file)) from None
+        raise FileInputError(path, f"expected a task file, got: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise FileInputError(path, f"expected a mapping of fields, got {type(content).__name__}.")
+    try:
+        return TaskSpec(**{str(key): value for key, value in content.items()})
+    except ValidationError as error:
+        raise FileInputError(path, _describe(error)) from None
+    except InputError as error:
+        raise FileInputError(path, str(error)) from None
+
+
+def _unknown(name: str) -> str:
+    known = task_names()
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return (
+        f"--task: expected store:MODALITY, NAME=FOLDER with NAME of {', '.join(known)}, or FILE.yaml=FOLDER, "
+        f"got {name!r}.{hint}"
+    )
+
+
+def _describe(error: ValidationError) -> str:
+    item = error.errors()[0]
+    where = ".".join(str(part) for part in item["loc"]) or "task"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}{more}."
