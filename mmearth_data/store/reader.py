@@ -82,6 +82,11 @@ class Store:
         return self._content.objects.root
 
     @property
+    def content(self) -> Content:
+        """Values by array and store row, for whoever reads in a way of his own."""
+        return self._content
+
+    @property
     def layout(self) -> StoreLayout:
         """Rows, shards and arrays of the whole store."""
         return self._content.layout
