@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
 
@@ -141,6 +143,9 @@ def build(
     *,
     catalog: Catalog | None = None,
     report: Callable[[Progress], None] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Store:
     """Build a store, or continue one that was interrupted.
 
@@ -154,6 +159,12 @@ def build(
         Descriptions of the modalities; the shipped ones by default.
     report
         Called with the progress after each shard.
+    workers
+        Processes to spread the shards over; None stays in this one.
+    scheduler
+        Address of a running Dask scheduler (``tcp://HOST:8786``) to hand the shards to instead.
+    note
+        Called with what is worth knowing, such as an earlier build that was cut off.
 
     Returns
     -------
@@ -163,39 +174,55 @@ def build(
     Raises
     ------
     InputError
-        When an input cannot be used, or ``out`` holds something else.
+        When an input cannot be used, ``out`` holds something else, or another build is at work there.
+    RetryLater
+        When the disk is full or the cluster is gone; what is committed stays.
     """
-    from mmearth_data.building.executor import run
+    from mmearth_data.building.running import run_build, storage_errors
+    from mmearth_data.store.lock import hold
     from mmearth_data.store.writer import StoreWriter
 
     out = Path(out)
-    existing = _existing_store(out)
-    identity = recipe.identity()
-    if existing is not None:
-        _refuse_other(existing, "recipe", existing.recipe, identity)
-    prepared = prepare(recipe, catalog=catalog)
-    source_identity = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
-    if existing is not None:
-        _refuse_other(existing, "source", existing.source, source_identity)
-        if existing.finished:
-            return existing
-        writer = StoreWriter.resume(out)
-    else:
-        writer = StoreWriter.create(
-            out,
-            prepared.plan.layout,
-            recipe=identity,
-            source=source_identity,
-            synthetic=prepared.source.synthetic,
-        )
-    try:
-        run(prepared.plan, prepared.source, writer, threads=recipe.threads, report=report or (lambda progress: None))
-    except InputError:
-        if existing is None and not writer.committed():
-            shutil.rmtree(out)
-        raise
-    writer.finish()
+    with ExitStack() as held:
+        held.enter_context(storage_errors(out))
+        existing = _existing_store(out)
+        if existing is not None:
+            _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
+            if not existing.finished:
+                _hold(held, hold(out), note)
+        prepared = prepare(recipe, catalog=catalog)
+        source = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
+        if existing is not None:
+            _refuse_other(existing, "source", existing.source, source)
+            if existing.finished:
+                return existing
+            writer = StoreWriter.resume(out)
+        else:
+            identity, synthetic = recipe.identity(), prepared.source.synthetic
+            writer = StoreWriter.create(out, prepared.plan.layout, recipe=identity, source=source, synthetic=synthetic)
+            _hold(held, hold(out), note)
+        try:
+            run_build(
+                prepared.plan,
+                prepared.source,
+                writer,
+                threads=recipe.threads,
+                workers=workers,
+                scheduler=scheduler,
+                report=report,
+            )
+        except InputError:
+            if existing is None and not writer.committed():
+                shutil.rmtree(out)
+            raise
     return open_store(out)
+
+
+def _hold(held: ExitStack, lock: AbstractContextManager[str | None], note: Callable[[str], None] | None) -> None:
+    """Hold a store until the end of a build, and tell what an earlier build left behind."""
+    stale = held.enter_context(lock)
+    if stale is not None and note is not None:
+        note(stale)
 
 
 def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> Sample:

@@ -74,10 +74,19 @@ def sampling_options(command: Command) -> Command:
 )
 @click.option("--tiles-per-shard", type=int, metavar="N", help="Rows of one shard.")
 @click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
+@click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
+@click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
-    recipe: str | None, out: Path | None, catalog_dir: Path | None, dry_run: bool, as_json: bool, **options: Any
+    recipe: str | None,
+    out: Path | None,
+    catalog_dir: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Build a store, or continue an interrupted build.
 
@@ -96,7 +105,15 @@ def build(
         click.echo(json.dumps(plan, indent=2))
         return
     with _progress(f"Building {target}") as report:
-        store = build_store(chosen, target, catalog=catalog, report=report)
+        store = build_store(
+            chosen,
+            target,
+            catalog=catalog,
+            report=report,
+            workers=workers,
+            scheduler=scheduler,
+            note=lambda text: click.echo(text, err=True),
+        )
     if as_json:
         click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
         return
