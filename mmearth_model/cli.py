@@ -74,6 +74,8 @@ def cli() -> None:
 @click.option("--seed", type=int, metavar="N", help="Decides weights, order, crops and masks.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Arithmetic of the model.")
+@click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of what is reconstructed; 0: none.")  # fmt: skip
+@click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, beside log.csv. Repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def pretrain(
@@ -81,12 +83,13 @@ def pretrain(
 ) -> None:
     """Pretrain on STORE, or continue an interrupted run.
 
-    Running the same command again continues where it stopped; a finished run is left as it is.
+    Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun several
+    processes or machines share each batch, and learn what one process that accumulates it would have learned.
     """
     from mmearth_model import make_recipe, plan_training
     from mmearth_model import pretrain as pretrain_model
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in ("modalities", "exclude"):
         if key in given:
             given[key] = _names(given[key])
