@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmearth_model.mpmae import TaskSpec
     from mmearth_model.targets import Normalised, Target
 
-    Picture = np.ndarray[Any, np.dtype[np.float32]]
+    Picture = np.ndarray[Any, np.dtype[Any]]
 
 COLUMNS = ("input", "mask", "prediction", "truth")
 CELL_INCHES = 1.7
@@ -148,7 +148,7 @@ def _shown_bands(modality: Modality) -> list[int]:
     return [modality.model_bands.index(band) for band in bands]
 
 
-def _colours(modality: Modality) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _colours(modality: Modality) -> Picture:
     values = [[int((label.colour or "#888888")[i : i + 2], 16) for i in (1, 3, 5)] for label in modality.classes]
     return np.array(values, dtype=np.float32) / 255
 
