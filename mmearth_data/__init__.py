@@ -19,7 +19,7 @@ from mmearth_data.errors import (
     StoreDamaged,
     TileUnavailable,
 )
-from mmearth_data.resources import resource_path
+from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
     from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare
@@ -95,6 +95,7 @@ __all__ = [
     "TileUnavailable",
     "__version__",
     "build",
+    "cache_folder",
     "derived",
     "describe_modality",
     "draw_sample",

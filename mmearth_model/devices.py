@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import torch
 
 from mmearth_data import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 CPU_SLICE = 4
 """Images per forward pass on a CPU: what fits its cache runs several times as fast (measured on two cores)."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core inside: steps of a small layer take longer to divide than to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
