@@ -169,6 +169,58 @@ def evaluate(
     _print_table(result, opened)
 
 
+@cli.command()
+@click.argument("checkpoint", type=FILE, metavar="CKPT")
+@click.option("--task", "task", required=True, metavar="TASK", help="As of evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.")  # fmt: skip
+@click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of CKPT]")  # fmt: skip
+@click.option("--out", type=FILE, metavar="DIR", help="Keep the fine-tuned network and its result here.")
+@click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
+@click.option("--frozen", is_flag=True, help="Train what stands on the encoder alone (of maps: a UNet decoder).")
+@click.option("--epochs", type=int, metavar="N", help="Passes, at most.  [default: 100]")
+@click.option("--patience", type=int, metavar="N", help="Epochs without a better validation value before it stops.  [default: 15]")  # fmt: skip
+@click.option("--batch-size", type=int, metavar="N", help="Samples of a step.  [default: 32]")
+@click.option("--lr", type=float, metavar="F", help="Learning rate of the head.  [default: 0.001]")
+@click.option("--layer-decay", type=float, metavar="F", help="Rate of a layer over that of the next.  [default: 0.9]")
+@click.option("--drop-path", type=float, metavar="F", help="Stochastic depth.  [default: 0.1]")
+@click.option("--weight-decay", type=float, metavar="F", help="Of matrices.  [default: 0.3]")
+@click.option("--seed", type=int, metavar="N", help="Decides head, order, mirrors, crops.  [default: 0]")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def finetune(
+    checkpoint: Path,
+    task: str,
+    store: Path | None,
+    out: Path | None,
+    labels: str,
+    frozen: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune a pretrained encoder on a labelled task, and test it.
+
+    The epoch that is best on the validation samples counts.
+    """
+    from mmearth_model import load_checkpoint
+    from mmearth_model.evaluation.finetune import FineTuneRecipe
+    from mmearth_model.evaluation.finetune import finetune as finetune_encoder
+    from mmearth_model.tasks import LabelShare, open_task
+
+    loaded = load_checkpoint(checkpoint)
+    opened = _store_of((task,), store, [loaded])
+    recipe = FineTuneRecipe(frozen=frozen, **{key: value for key, value in options.items() if value is not None})
+
+    def report(epoch: int, loss: float, value: float) -> None:
+        click.echo(f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}, validation {value:.3f}", err=True)
+
+    share = LabelShare.parse(labels)
+    result = finetune_encoder(loaded, open_task(task, opened), recipe, labels=share, device=device, out=out, report=report)  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    _print_table(result, opened)
+
+
 # ---------------------------------------------------------------- shared pieces
 
 

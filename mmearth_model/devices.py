@@ -18,11 +18,14 @@ CPU_SLICE = 4
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one core inside: steps of a small layer take longer to divide than to do."""
+    """Compute on one core inside: what is small takes longer to divide than to do, many times so on a busy machine."""
+    from threadpoolctl import threadpool_limits
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
 

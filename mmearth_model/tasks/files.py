@@ -44,7 +44,7 @@ class Reader(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileImages:
     """Samples that are files, each read when it is asked for.
 
