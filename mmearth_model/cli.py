@@ -221,6 +221,55 @@ def finetune(
     _print_table(result, opened)
 
 
+# ---------------------------------------------------------------- embedding
+
+
+@cli.command()
+@click.argument("source", type=FILE, metavar="STORE|FOLDER")
+@click.option("--checkpoint", type=FILE, required=True, metavar="CKPT", help="Checkpoint folder, or a run folder.")
+@click.option("--task", metavar="NAME|FILE", help="Of a folder, zip or table: the task file that tells its bands.")
+@click.option("--out", "outs", multiple=True, type=FILE, metavar="FILE", help="x.parquet (GeoParquet) or x.zarr. Repeatable.")  # fmt: skip
+@click.option("--neighbours", metavar="TILE", help="Draw the tiles most like this one, into --figure.")
+@click.option("--figure", type=FILE, metavar="PNG", default="neighbours.png", show_default=True, help="Where --neighbours is drawn.")  # fmt: skip
+@click.option("--map", "map_path", type=FILE, metavar="PNG", help="Draw a 2-D map of the embeddings (UMAP if installed).")  # fmt: skip
+@click.option("--cache", type=FILE, metavar="DIR", help="Keep features here.  [default: the user's cache folder]")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def embed(
+    source: Path,
+    checkpoint: Path,
+    task: str | None,
+    outs: tuple[Path, ...],
+    neighbours: str | None,
+    figure: Path,
+    map_path: Path | None,
+    cache: Path | None,
+    device: str,
+) -> None:
+    """Embed the tiles of STORE, or the rasters of FOLDER, with a pretrained encoder."""
+    from mmearth_data import cache_folder
+    from mmearth_model import embedding, load_checkpoint
+    from mmearth_model.tasks import open_task
+
+    wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
+    if wrong or not (outs or neighbours or map_path):
+        raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
+    if task is not None and neighbours:
+        raise click.UsageError("--neighbours draws tiles of a store, got files.")
+    loaded = load_checkpoint(checkpoint)
+    store = _open(source) if task is None else None
+    found = embedding.embed(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
+    for path in outs:
+        (embedding.write_zarr if path.suffix == ".zarr" else embedding.write_parquet)(found, path)
+    if map_path is not None:
+        embedding.map_figure(found, store).savefig(map_path, dpi=150)
+    click.echo(f"{len(found.values)} embeddings of {found.values.shape[1]} numbers.")
+    if neighbours is not None and store is not None:
+        row = found.position(neighbours)
+        embedding.neighbours_figure(found, store, row).savefig(figure, dpi=150)
+        for place, similarity in found.neighbours(row):
+            click.echo(f"{found.names[place]}  {similarity:.3f}")
+
+
 # ---------------------------------------------------------------- shared pieces
 
 

@@ -263,10 +263,14 @@ class FineTuner:
             scaled = outputs[:, 0] if self.kind.per_pixel else outputs
             quantities: NDArray[np.float64] = scaled * self.spread + self.centre
             return quantities
-        return outputs.argmax(axis=1)
+        classes: NDArray[np.int64] = outputs.argmax(axis=1)
+        return classes
 
     def _restored(self, answers: NDArray[Any]) -> NDArray[Any]:
-        return answers * self.spread + self.centre if self.kind.continuous else answers
+        if not self.kind.continuous:
+            return answers
+        restored: NDArray[np.float64] = answers * self.spread + self.centre
+        return restored
 
     def score(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], dict[str, float]]:
         """Return sums, and all metrics, on test samples."""
