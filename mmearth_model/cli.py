@@ -111,14 +111,19 @@ def pretrain(
 
 
 @cli.command()
-@click.argument("checkpoints", type=FILE, nargs=-1, required=True, metavar="CKPT...")
-@click.option("--task", "tasks", multiple=True, required=True, metavar="TASK", help="store:MODALITY, a categorical one; of a map, the class that covers most of a tile. Repeatable.")  # fmt: skip
-@click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles.  [default: the store of the first CKPT]")
-@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["knn", "linear"]), help="knn: k = 5 and 20, cosine; linear: L-BFGS. Repeatable.  [default: both]")  # fmt: skip
+@click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
+@click.option("--task", "tasks", multiple=True, required=True, metavar="TASK", help="store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data. Repeatable.")  # fmt: skip
+@click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of the first CKPT]")  # fmt: skip
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["knn", "linear", "probe"]), help="knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW, 100 epochs. Repeatable.  [default: knn, linear]")  # fmt: skip
+@click.option("--baseline", "baselines", multiple=True, type=click.Choice(["random", "statistics", "rcf", "none"]), help="random weights; image statistics; random convolutional features. Repeatable.  [default: random]")  # fmt: skip
+@click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB) as one more baseline.")
+@click.option("--labels", metavar="1%,5%,...", default="100%", show_default=True, help="Shares of the training labels, or shots (10-shot).")  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Random encoders, splits, hold-outs."
 )
 @click.option("--test-share", type=float, metavar="F", help="Test on a seeded share of all tiles instead of the store's splits.")  # fmt: skip
+@click.option("--out", type=FILE, metavar="DIR", help="Write results.md, .csv, .json and .png.")
+@click.option("--cache", type=FILE, metavar="DIR", help="Keep features here.  [default: the user's cache folder]")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(
@@ -126,36 +131,146 @@ def evaluate(
     tasks: tuple[str, ...],
     store: Path | None,
     protocols: tuple[Any, ...],
-    seeds: int,
-    test_share: float | None,
-    device: str,
+    baselines: tuple[Any, ...],
+    labels: str,
+    out: Path | None,
     as_json: bool,
+    cache: Path | None,
+    **options: Any,
 ) -> None:
-    """Probe frozen encoders beside randomly initialised ones.
+    """Probe frozen encoders beside baselines that learned nothing.
 
-    CKPT is a checkpoint folder or a run folder (its last checkpoint).
+    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, baselines are compared.
     """
+    from mmearth_data import cache_folder
     from mmearth_model import evaluate as evaluate_encoders
     from mmearth_model import load_checkpoint
+    from mmearth_model.evaluation import write_results
+    from mmearth_model.tasks import LabelShare
 
     loaded = [load_checkpoint(path) for path in checkpoints]
-    opened = _open(store or Path(loaded[0].config["store"]["path"]))
+    opened = _store_of(tasks, store, loaded)
     with _evaluation_bar() as report:
         result = evaluate_encoders(
             loaded,
             opened,
             tasks,
             protocols=protocols or ("knn", "linear"),
-            seeds=seeds,
-            test_share=test_share,
-            device=device,
+            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            labels=[LabelShare.parse(text) for text in _names(labels)],
+            cache=cache or cache_folder() / "features",
             report=report,
+            **options,
         )
+    about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
+    about["test_share"] = options["test_share"]
+    if out is not None:
+        write_results(result, out, about)
     if as_json:
-        about = {"store": str(opened.path), "synthetic": opened.synthetic, "test_share": test_share}
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
-    _print_table(result, opened, loaded)
+    _print_table(result, opened)
+
+
+@cli.command()
+@click.argument("checkpoint", type=FILE, metavar="CKPT")
+@click.option("--task", "task", required=True, metavar="TASK", help="As of evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.")  # fmt: skip
+@click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of CKPT]")  # fmt: skip
+@click.option("--out", type=FILE, metavar="DIR", help="Keep the fine-tuned network and its result here.")
+@click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
+@click.option("--frozen", is_flag=True, help="Train what stands on the encoder alone (of maps: a UNet decoder).")
+@click.option("--epochs", type=int, metavar="N", help="Passes, at most.  [default: 100]")
+@click.option("--patience", type=int, metavar="N", help="Epochs without a better validation value before it stops.  [default: 15]")  # fmt: skip
+@click.option("--batch-size", type=int, metavar="N", help="Samples of a step.  [default: 32]")
+@click.option("--lr", type=float, metavar="F", help="Learning rate of the head.  [default: 0.001]")
+@click.option("--layer-decay", type=float, metavar="F", help="Rate of a layer over that of the next.  [default: 0.9]")
+@click.option("--drop-path", type=float, metavar="F", help="Stochastic depth.  [default: 0.1]")
+@click.option("--weight-decay", type=float, metavar="F", help="Of matrices.  [default: 0.3]")
+@click.option("--seed", type=int, metavar="N", help="Decides head, order, mirrors, crops.  [default: 0]")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def finetune(
+    checkpoint: Path,
+    task: str,
+    store: Path | None,
+    out: Path | None,
+    labels: str,
+    frozen: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune a pretrained encoder on a labelled task, and test it.
+
+    The epoch that is best on the validation samples counts.
+    """
+    from mmearth_model import load_checkpoint
+    from mmearth_model.evaluation.finetune import FineTuneRecipe
+    from mmearth_model.evaluation.finetune import finetune as finetune_encoder
+    from mmearth_model.tasks import LabelShare, open_task
+
+    loaded = load_checkpoint(checkpoint)
+    opened = _store_of((task,), store, [loaded])
+    recipe = FineTuneRecipe(frozen=frozen, **{key: value for key, value in options.items() if value is not None})
+
+    def report(epoch: int, loss: float, value: float) -> None:
+        click.echo(f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}, validation {value:.3f}", err=True)
+
+    share = LabelShare.parse(labels)
+    result = finetune_encoder(loaded, open_task(task, opened), recipe, labels=share, device=device, out=out, report=report)  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    _print_table(result, opened)
+
+
+# ---------------------------------------------------------------- embedding
+
+
+@cli.command()
+@click.argument("source", type=FILE, metavar="STORE|FOLDER")
+@click.option("--checkpoint", type=FILE, required=True, metavar="CKPT", help="Checkpoint folder, or a run folder.")
+@click.option("--task", metavar="NAME|FILE", help="Of a folder, zip or table: the task file that tells its bands.")
+@click.option("--out", "outs", multiple=True, type=FILE, metavar="FILE", help="x.parquet (GeoParquet) or x.zarr. Repeatable.")  # fmt: skip
+@click.option("--neighbours", metavar="TILE", help="Draw the tiles most like this one, into --figure.")
+@click.option("--figure", type=FILE, metavar="PNG", default="neighbours.png", show_default=True, help="Where --neighbours is drawn.")  # fmt: skip
+@click.option("--map", "map_path", type=FILE, metavar="PNG", help="Draw a 2-D map of the embeddings (UMAP if installed).")  # fmt: skip
+@click.option("--cache", type=FILE, metavar="DIR", help="Keep features here.  [default: the user's cache folder]")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def embed(
+    source: Path,
+    checkpoint: Path,
+    task: str | None,
+    outs: tuple[Path, ...],
+    neighbours: str | None,
+    figure: Path,
+    map_path: Path | None,
+    cache: Path | None,
+    device: str,
+) -> None:
+    """Embed the tiles of STORE, or the rasters of FOLDER, with a pretrained encoder."""
+    from mmearth_data import cache_folder
+    from mmearth_model import embedding, load_checkpoint
+    from mmearth_model.tasks import open_task
+
+    wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
+    if wrong or not (outs or neighbours or map_path):
+        raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
+    if task is not None and neighbours:
+        raise click.UsageError("--neighbours draws tiles of a store, got files.")
+    loaded = load_checkpoint(checkpoint)
+    store = _open(source) if task is None else None
+    found = embedding.embed(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
+    for path in outs:
+        (embedding.write_zarr if path.suffix == ".zarr" else embedding.write_parquet)(found, path)
+    if map_path is not None:
+        embedding.map_figure(found, store).savefig(map_path, dpi=150)
+    click.echo(f"{len(found.values)} embeddings of {found.values.shape[1]} numbers.")
+    if neighbours is not None and store is not None:
+        row = found.position(neighbours)
+        embedding.neighbours_figure(found, store, row).savefig(figure, dpi=150)
+        for place, similarity in found.neighbours(row):
+            click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
 # ---------------------------------------------------------------- other people's weights
@@ -225,23 +340,36 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _print_table(result: Evaluation, store: Store, checkpoints: list[Checkpoint]) -> None:
+def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
+    """Store that the tasks are cut from: the given one, or that of the first checkpoint."""
+    if store is None and all("=" in task for task in tasks):
+        return None
+    if store is None and not checkpoints:
+        raise click.UsageError(
+            "expected a store to cut the tasks from, got none; give --store, or NAME=PATH as --task."
+        )
+    return _open(store or Path(checkpoints[0].config["store"]["path"]))
+
+
+def _print_table(result: Evaluation, store: Store | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    tiles = {(row.task, row.train_tiles, row.test_tiles) for row in result.rows}
-    synthetic = ", synthetic" if store.synthetic else ""
-    table = Table(title=f"Accuracy of frozen encoders on {store.path}{synthetic}", title_justify="left")
-    for column in ("task", "protocol", "encoder", "accuracy", "seeds", "note"):
-        table.add_column(column, justify="right" if column in ("accuracy", "seeds") else "left", overflow="fold")
+    from mmearth_model.evaluation.results import notes, shown
+
+    synthetic = f" on {store.path}{', synthetic' if store.synthetic else ''}" if store else ""
+    table = Table(title=f"Frozen encoders{synthetic}", title_justify="left")
+    for column in ("task", "protocol", "labels", "encoder", "metric", "mean", "95 % interval", "seeds", "note"):
+        table.add_column(column, justify="right" if column in ("mean", "seeds") else "left", overflow="fold")
     for s in result.summaries():
-        notes = ["leaky: trained on these labels or their kin"] * s.leaky + ["not converged"] * (not s.converged)
-        accuracy = f"{100 * s.mean:.1f} ± {100 * s.deviation:.1f}" if s.seeds > 1 else f"{100 * s.mean:.1f}"
-        table.add_row(s.task, s.protocol, s.encoder, accuracy, str(s.seeds), "; ".join(notes))
+        interval = f"{shown(s.metric, s.low)} to {shown(s.metric, s.high)}"
+        table.add_row(s.task, s.protocol, s.labels, s.encoder, s.metric, shown(s.metric, s.mean), interval, str(s.seeds), notes(s))  # fmt: skip
     console = Console()
     console.print(table)
-    for task, train, test in sorted(tiles):
-        console.print(f"{task}: fitted to {train} tiles, tested on {test}; ± is the standard deviation over seeds.")
+    for task, train, test in sorted({(row.task, row.train_tiles, row.test_tiles) for row in result.rows}):
+        console.print(f"{task}: fitted to {train} tiles, tested on {test}; intervals by bootstrap over the test tiles.")
+    for (task, encoder), bands in result.filled.items():
+        console.print(f"{task}: {encoder} takes bands that it has not, filled with their mean: {', '.join(bands)}.")
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:

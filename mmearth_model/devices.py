@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import torch
 
 from mmearth_data import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CPU_SLICE = 4
 """Images per forward pass on a CPU: what fits its cache runs several times as fast (measured on two cores)."""
 CPU_TRAINING_SLICE = 8
 """The same while training, where most patches are hidden (a tenth faster than 4, `make bench-encoder`)."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core inside: what is small takes longer to divide than to do, many times so on a busy machine."""
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(name: str = "auto") -> torch.device:

@@ -1,5 +1,27 @@
-"""How good a representation is: probes of frozen encoders on labelled tasks."""
+"""How good a representation is: probes of frozen encoders, and fine-tuning, on labelled tasks."""
 
-from mmearth_model.evaluation.evaluate import PROTOCOLS, RANDOM, Evaluation, Protocol, Row, Summary, evaluate
+from mmearth_model.evaluation.evaluate import (
+    BASELINES,
+    DEFAULT_PROTOCOLS,
+    PROTOCOLS,
+    RANDOM,
+    Baseline,
+    Protocol,
+    evaluate,
+)
+from mmearth_model.evaluation.results import Difference, Evaluation, Row, Summary, write_results
 
-__all__ = ["PROTOCOLS", "RANDOM", "Evaluation", "Protocol", "Row", "Summary", "evaluate"]
+__all__ = [
+    "BASELINES",
+    "DEFAULT_PROTOCOLS",
+    "PROTOCOLS",
+    "RANDOM",
+    "Baseline",
+    "Difference",
+    "Evaluation",
+    "Protocol",
+    "Row",
+    "Summary",
+    "evaluate",
+    "write_results",
+]

@@ -1,134 +1,57 @@
-"""Compare frozen encoders on labelled tasks, beside encoders that learned nothing."""
+"""Compare frozen encoders on labelled tasks, beside encoders and features that learned nothing."""
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from mmearth_data import InputError
 from mmearth_model.devices import resolve_device
-from mmearth_model.evaluation.features import Features, check_inputs, extract
-from mmearth_model.evaluation.probes import LabelledFeatures, Score, check_classes, knn, linear
+from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
+from mmearth_model.evaluation.baselines import (  # fmt: skip
+    CONVNEXT,
+    RCF,
+    STATISTICS,
+    ImageStatistics,
+    RandomFilters,
+    load_convnext,
+    own_input,
+)
+from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
+from mmearth_model.evaluation.metrics import PRIMARY, all_metrics, bootstrap, interval, sample_sums
+from mmearth_model.evaluation.pixels import probe_pixels
+from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
+from mmearth_model.evaluation.results import Evaluation, Row
 from mmearth_model.mpmae import MPMAE
-from mmearth_model.tasks import parse_task
+from mmearth_model.targets import Normaliser
+from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
+from mmearth_model.tasks.store import redraw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from mmearth_data import Store
     from mmearth_model.checkpoints import Checkpoint
-    from mmearth_model.encoder import ConvNeXtV2
-    from mmearth_model.targets import Normaliser
-    from mmearth_model.tasks import StoreTask
+    from mmearth_model.evaluation.features import Extractor
 
-Protocol = Literal["knn", "linear"]
-PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
+Protocol = Literal["knn", "linear", "probe"]
+Baseline = Literal["random", "statistics", "rcf"]
+PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe")
+DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
+BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf")
 RANDOM = "random init"
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """Rows of the store's tiles, by what they are used for.
-
-    Attributes
-    ----------
-    train, validation, test
-        Positions among the tiles.
-    """
-
-    train: NDArray[np.intp]
-    validation: NDArray[np.intp]
-    test: NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One probe of one encoder.
-
-    Attributes
-    ----------
-    task
-        ``store:biome``, ...
-    encoder
-        Checkpoint folder, or `RANDOM`.
-    seed
-        Of the random encoder, of the split where it is drawn, and of what is held out for validation.
-    protocol, accuracy, balanced_accuracy, converged, chosen
-        See `mmearth_model.evaluation.probes.Score`.
-    leaky
-        The encoder was trained on these labels, or on their kin: the figure proves nothing.
-    train_tiles, test_tiles
-        Labelled tiles that were fitted to (validation included) and tested on.
-    """
-
-    task: str
-    encoder: str
-    seed: int
-    protocol: str
-    accuracy: float
-    balanced_accuracy: float
-    converged: bool | None
-    chosen: str
-    leaky: bool
-    train_tiles: int
-    test_tiles: int
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """An encoder's rows of one task and protocol, over the seeds.
-
-    Attributes
-    ----------
-    mean, deviation
-        Of the accuracy; unbiased, 0 for one seed.
-    seeds
-        How many.
-    """
-
-    task: str
-    encoder: str
-    protocol: str
-    mean: float
-    deviation: float
-    seeds: int
-    leaky: bool
-    converged: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Results.
-
-    Attributes
-    ----------
-    rows
-        Every probe.
-    """
-
-    rows: tuple[Row, ...]
-
-    def summaries(self) -> list[Summary]:
-        """Means over the seeds, in the order of the rows."""
-        groups: dict[tuple[str, str, str], list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault((row.task, row.protocol, row.encoder), []).append(row)
-        return [_summary(rows) for rows in groups.values()]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {"rows": [asdict(row) for row in self.rows], "summary": [asdict(s) for s in self.summaries()]}
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
-    """An encoder to be probed.
+    """Something that makes features.
 
     Attributes
     ----------
@@ -136,172 +59,314 @@ class Candidate:
         For the table.
     seeds
         Seeds under which it is probed.
-    leaky_for
-        Tasks whose labels it has seen.
+    normaliser
+        Of a checkpoint's input; None where the task's own images are taken as they are.
+    encoder
+        Loads the network; None where there is none.
+    make
+        Extractor for a task, its input's normaliser, a seed and a device.
+    learned
+        Modalities that it was trained to predict.
     """
 
     name: str
-    encoder: Callable[[], ConvNeXtV2]
-    normaliser: Normaliser
     seeds: tuple[int, ...]
-    leaky_for: frozenset[str] = frozenset()
+    normaliser: Normaliser | None
+    make: Callable[[LabelledSet, Normaliser, int, torch.device], Extractor]
+    encoder: Callable[[], ConvNeXtV2] | None = None
+    learned: tuple[Any, ...] = ()
+    seeded: bool = False
+
+    def leaky_for(self, task: LabelledSet) -> bool:
+        """Whether it has seen the task's labels, or their kin."""
+        return any(task.conflicts(modality) for modality in self.learned)
+
+    def input(self, task: LabelledSet) -> Normaliser:
+        """Return how the task's images reach it."""
+        return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that stays the same while candidates are probed."""
+
+    tasks: Sequence[LabelledSet]
+    protocols: Sequence[Protocol]
+    labels: Sequence[LabelShare]
+    test_share: float | None
+    device: torch.device
+    cache: Path | None
+    report: Callable[[str, int, int], None]
+    memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
+
+    @cached_property
+    def divided(self) -> dict[tuple[str, int], LabelledSet]:
+        """(task, seed) -> the task as that seed divides it."""
+        return {}
+
+    def task(self, task: LabelledSet, seed: int) -> LabelledSet:
+        """Divide a task as a seed does."""
+        if self.test_share is None or not isinstance(task.images, StoreImages):
+            return task
+        return self.divided.setdefault((task.name, seed), redraw(task, self.test_share, seed))
+
+    def features(self, candidate: Candidate, task: LabelledSet, seed: int) -> NDArray[np.float32]:
+        """(N, D) features of a task's samples; those of one set of images are made once."""
+        normaliser = candidate.input(task)
+        fitted = seed if candidate.seeded else -1
+        parts = hash(task.parts.train.tobytes()) if candidate.seeded else 0
+        key = (candidate.name, candidate.seeds[0] if fitted < 0 else fitted, task.images.digest, parts)
+        if key not in self.memo:
+            extractor = candidate.make(task, normaliser, seed, self.device)
+            self.memo[key] = extract(
+                extractor, normaliser, task.images, self.device, cache=self.cache, report=self._count(candidate, task)
+            )
+        return self.memo[key]
+
+    def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None]:
+        seen = 0
+
+        def count(tiles: int) -> None:
+            nonlocal seen
+            seen += tiles
+            self.report(candidate.name, seen, len(task))
+
+        return count
 
 
 def evaluate(
     checkpoints: Sequence[Checkpoint],
-    store: Store,
-    tasks: Sequence[str],
+    store: Store | None,
+    tasks: Sequence[str | LabelledSet],
     *,
-    protocols: Sequence[Protocol] = PROTOCOLS,
+    protocols: Sequence[Protocol] = DEFAULT_PROTOCOLS,
     seeds: int = 3,
     test_share: float | None = None,
+    labels: Sequence[LabelShare] = (WHOLE,),
+    baselines: Sequence[Baseline] = ("random",),
+    convnext: Path | None = None,
+    cache: Path | None = None,
     device: str = "auto",
     report: Callable[[str, int, int], None] = lambda encoder, tiles, total: None,
 ) -> Evaluation:
-    """Probe frozen encoders, and one with random weights per seed.
+    """Probe frozen encoders, and what they must beat.
 
     Parameters
     ----------
     checkpoints
-        From `mmearth_model.load_checkpoint`.
+        From `mmearth_model.load_checkpoint`; none compares the baselines alone.
     store
-        Labelled tiles.
+        Tiles of the tasks that are cut from a store; None where there are none.
     tasks
-        ``store:MODALITY``: a class of each tile, or the class that covers most of it.
+        Sets, or names of them: ``store:MODALITY``, ``NAME=PATH``; see `mmearth_model.tasks.open_task`.
     protocols
-        ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS).
+        ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (AdamW, 100 epochs). Tasks per pixel have one
+        linear probe, whatever is asked.
     seeds
         How many.
     test_share
-        Share of all labelled tiles, drawn per seed, to test on; None uses the store's own splits.
+        Share of all labelled tiles of a store, drawn per seed, to test on; None uses the store's own splits.
+    labels
+        Shares of the training labels.
+    baselines
+        ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features).
+    convnext
+        File of plain ConvNeXt V2 weights, compared as one more baseline.
+    cache
+        Folder in which features are kept.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
-        Told how many tiles of how many an encoder has seen.
+        Told how many samples of how many an encoder has seen.
 
     Raises
     ------
     InputError
-        When store, tasks and checkpoints do not fit each other.
+        When tasks, data and checkpoints do not fit each other.
     """
     if test_share is not None and not 0 < test_share < 1:
         raise InputError(f"--test-share: expected a share between 0 and 1, got {test_share}; 0.3 is usual.")
-    if seeds < 1 or not checkpoints:
-        raise InputError(f"expected a checkpoint and a seed at least, got {len(checkpoints)} and {seeds}.")
-    parsed = [parse_task(task, store.modalities) for task in dict.fromkeys(tasks)]
-    for checkpoint in checkpoints:
-        check_inputs(checkpoint.normaliser, store)
-    where = resolve_device(device)
-    rows: list[Row] = []
-    for candidate in candidates(checkpoints, parsed, seeds):
-        features = _features(candidate, store, parsed, where, report)
-        for task in parsed:
-            rows += _probe(candidate, task, features, store, protocols, test_share)
-    return Evaluation(tuple(rows))
+    if seeds < 1 or not (checkpoints or baselines or convnext):
+        raise InputError(f"expected a checkpoint or a baseline, and a seed, got none and {seeds}.")
+    images = None if store is None else StoreImages(store)
+    opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
+    job = Job(opened, protocols, labels, test_share, resolve_device(device), cache, report)
+    found = candidates(checkpoints, opened, seeds, baselines=baselines, convnext=convnext)
+    _check(found, job)
+    results = [result for candidate in found for result in _probe(candidate, job)]
+    filled = {
+        (task.name, c.name): bands for c in found for task in opened if (bands := missing_bands(c.input(task), task))
+    }
+    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled)
 
 
-def candidates(checkpoints: Sequence[Checkpoint], tasks: Sequence[StoreTask], seeds: int) -> list[Candidate]:
-    """List the given encoders, then random ones of each distinct shape, one per seed."""
+def candidates(
+    checkpoints: Sequence[Checkpoint],
+    tasks: Sequence[LabelledSet],
+    seeds: int,
+    *,
+    baselines: Sequence[Baseline] = ("random",),
+    convnext: Path | None = None,
+) -> list[Candidate]:
+    """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
+    every = tuple(range(seeds))
+    found = [
+        Candidate(str(c.folder), every, c.normaliser, _pooled(c.encoder), c.encoder, c.learned) for c in checkpoints
+    ]
+    if "random" in baselines:
+        found += _random(checkpoints, tasks, every)
+    first = checkpoints[0].normaliser if checkpoints else None
+    if "statistics" in baselines:
+        found.append(Candidate(STATISTICS, every, first, lambda task, n, seed, device: ImageStatistics(n.in_channels)))
+    if "rcf" in baselines:
+        found.append(
+            Candidate(RCF, every, first, lambda task, n, seed, device: RandomFilters.draw(task, n, seed), seeded=True)
+        )
+    return found + ([] if convnext is None else [_convnext(convnext, tasks, every)])
+
+
+def _pooled(
+    load: Callable[[], ConvNeXtV2],
+) -> Callable[[LabelledSet, Normaliser, int, torch.device], Extractor]:
+    return lambda task, normaliser, seed, device: Pooled(load().to(device).eval())
+
+
+def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
+    shapes = {f"{c.model_config.encoder} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
+    loaders: list[tuple[Any, Normaliser | None]] = [
+        (RandomEncoder(checkpoint=c), c.normaliser) for c in reversed(shapes.values())
+    ]
+    if not checkpoints:
+        channels = {own_input(task).in_channels for task in tasks}
+        if len(channels) > 1:
+            raise InputError(
+                "expected tasks with the same bands where no checkpoint is given; evaluate them one by one."
+            )
+        loaders = [(RandomEncoder(config=EncoderConfig(in_channels=n)), None) for n in channels]
     found = []
-    shapes: dict[str, Checkpoint] = {}
-    for checkpoint in checkpoints:
-        leaky = frozenset(task.name for task in tasks if any(task.conflicts(m) for m in checkpoint.learned))
-        name = str(checkpoint.folder)
-        found.append(Candidate(name, checkpoint.encoder, checkpoint.normaliser, tuple(range(seeds)), leaky))
-        shapes.setdefault(f"{checkpoint.model_config.encoder} {checkpoint.normaliser.inputs}", checkpoint)
-    for number, checkpoint in enumerate(shapes.values(), start=1):
-        name = RANDOM if len(shapes) == 1 else f"{RANDOM} {number}"
-        for seed in range(seeds):
-            encoder = _RandomEncoder(checkpoint, seed)
-            found.append(Candidate(name, encoder, checkpoint.normaliser, (seed,)))
+    for number, (loader, normaliser) in enumerate(loaders, start=1):
+        name = RANDOM if len(loaders) == 1 else f"{RANDOM} {number}"
+        for seed in seeds:
+            encoder = loader.of(seed)
+            found.append(Candidate(name, (seed,), normaliser, _pooled(encoder), encoder))
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _RandomEncoder:
-    """An encoder of a checkpoint's shape, as it is before training."""
+def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) -> Candidate:
+    known = {name: modality for task in tasks for name, modality in task.images.modalities.items()}
+    pictured = next((m for m in known.values() if m.input and len(m.display.bands) == 3), None)
+    if pictured is None:
+        raise InputError("--convnext: expected tasks with red, green and blue bands, got none.")
+    encoder, rgb = load_convnext(path, pictured)
+    statistics: dict[str, Any] = {}
+    for task in tasks:
+        if isinstance(task.images, StoreImages):
+            statistics = dict(task.images.store.statistics)
+    normaliser = Normaliser([rgb], statistics, inputs=[rgb.name])
+    return Candidate(f"{CONVNEXT} ({path.name})", seeds, normaliser, _pooled(lambda: encoder), lambda: encoder)
 
-    checkpoint: Checkpoint
-    seed: int
+
+@dataclass(frozen=True, slots=True)
+class RandomEncoder:
+    """An encoder as it is before training: of a checkpoint's shape, or of a given one."""
+
+    checkpoint: Checkpoint | None = None
+    config: EncoderConfig | None = None
+    seed: int = 0
+
+    def of(self, seed: int) -> RandomEncoder:
+        """Return the one of a seed."""
+        return RandomEncoder(self.checkpoint, self.config, seed)
 
     def __call__(self) -> ConvNeXtV2:
+        """Draw its weights."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return MPMAE(self.checkpoint.model_config).encoder
+            if self.checkpoint is not None:
+                return MPMAE(self.checkpoint.model_config).encoder
+            return ConvNeXtV2(self.config)
 
 
-def split_tiles(store: Store, labelled: NDArray[np.bool_], test_share: float | None, seed: int) -> Split:
-    """Divide the labelled tiles: by the store's splits, or a seeded share of them all."""
-    if test_share is None:
-        codes = store.coords["split"]
-        parts = [np.flatnonzero(labelled & (codes == code)) for code in range(3)]
-        return Split(*parts)
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(labelled))
-    test = round(test_share * len(order))
-    return Split(train=order[test:], validation=order[:0], test=order[:test])
+def _check(found: Sequence[Candidate], job: Job) -> None:
+    """Refuse what will not work before the first image is read."""
+    for task in job.tasks:
+        seeds = sorted({seed for candidate in found for seed in candidate.seeds})
+        for seed in seeds if job.test_share is not None else seeds[:1]:
+            job.task(task, seed).check()
+        for candidate in found:
+            candidate.input(task)
 
 
-def _features(
+def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.float64]]]:
+    for task in job.tasks:
+        for seed in candidate.seeds:
+            divided = job.task(task, seed)
+            for share in job.labels:
+                train = share.choose(divided, seed)
+                for prediction, sums, metrics in _answers(candidate, divided, train, seed, job):
+                    yield _row(candidate, divided, seed, share, len(train), prediction, sums, metrics), sums
+
+
+def _answers(
+    candidate: Candidate, task: LabelledSet, train: NDArray[np.intp], seed: int, job: Job
+) -> Iterator[tuple[Prediction, NDArray[np.float64], dict[str, float]]]:
+    if task.kind.per_pixel:
+        if candidate.encoder is not None:
+            yield probe_pixels(candidate.encoder().to(job.device).eval(), candidate.input(task), task, train, seed)
+        return
+    whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
+    fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
+    question = Question(task.kind, _outputs(task), fit, choose, test, seed)
+    truth = question.test.labels
+    for prediction in _predictions(question, job.protocols):
+        sums = sample_sums(task.kind, prediction.predicted, truth, question.classes)
+        yield prediction, sums, all_metrics(task.kind, prediction.predicted, truth, question.classes, prediction.scores)
+
+
+def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:
+    if "knn" in protocols:
+        yield from knn(question)
+    if "linear" in protocols:
+        yield linear(question)
+    if "probe" in protocols:
+        yield adamw(question)
+
+
+def _outputs(task: LabelledSet) -> int:
+    """Classes, or targets, of a task."""
+    if task.labels.ndim == 2:
+        return int(task.labels.shape[1])
+    return max(len(task.classes), int(task.labels.max()) + 1)
+
+
+def _row(
     candidate: Candidate,
-    store: Store,
-    tasks: Sequence[StoreTask],
-    device: torch.device,
-    report: Callable[[str, int, int], None],
-) -> Features:
-    seen = 0
-
-    def count(tiles: int) -> None:
-        nonlocal seen
-        seen += tiles
-        report(candidate.name, seen, len(store))
-
-    return extract(candidate.encoder(), candidate.normaliser, store, tasks, device, count)
-
-
-def _probe(
-    candidate: Candidate,
-    task: StoreTask,
-    features: Features,
-    store: Store,
-    protocols: Sequence[Protocol],
-    test_share: float | None,
-) -> list[Row]:
-    rows = []
-    labels = features.labels[task.name]
-    everything = LabelledFeatures(features.values, labels)
-    for seed in candidate.seeds:
-        split = split_tiles(store, labels >= 0, test_share, seed)
-        train, validation, test = (everything.take(i) for i in (split.train, split.validation, split.test))
-        check_classes(train, test, task.name)
-        scores: list[Score] = []
-        if "knn" in protocols:
-            scores += knn(everything.take(np.concatenate([split.train, split.validation])), test)
-        if "linear" in protocols:
-            scores.append(linear(train, test, validation if len(validation) else None, seed=seed))
-        rows += [
-            Row(
-                task=task.name,
-                encoder=candidate.name,
-                seed=seed,
-                leaky=task.name in candidate.leaky_for,
-                train_tiles=len(train) + len(validation),
-                test_tiles=len(test),
-                **asdict(score),
-            )
-            for score in scores
-        ]
-    return rows
-
-
-def _summary(rows: Sequence[Row]) -> Summary:
-    values = [row.accuracy for row in rows]
-    return Summary(
-        task=rows[0].task,
-        encoder=rows[0].encoder,
-        protocol=rows[0].protocol,
-        mean=statistics.fmean(values),
-        deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
-        seeds=len(values),
-        leaky=any(row.leaky for row in rows),
-        converged=all(row.converged is not False for row in rows),
+    task: LabelledSet,
+    seed: int,
+    share: LabelShare,
+    train: int,
+    prediction: Prediction,
+    sums: NDArray[np.float64],
+    metrics: dict[str, float],
+) -> Row:
+    low, high = interval(bootstrap(task.kind, [sums]))
+    metric = PRIMARY[task.kind]
+    return Row(
+        task=task.name,
+        kind=task.kind.value,
+        encoder=candidate.name,
+        seed=seed,
+        protocol=prediction.protocol,
+        labels=share.text,
+        metric=metric,
+        value=metrics[metric],
+        low=low,
+        high=high,
+        metrics=metrics,
+        validation=prediction.validation,
+        converged=prediction.converged,
+        chosen=prediction.chosen,
+        leaky=candidate.leaky_for(task),
+        train_tiles=train,
+        test_tiles=len(task.parts.test),
     )

@@ -1,91 +1,211 @@
-"""What a frozen encoder makes of every tile of a store."""
+"""What a frozen encoder makes of every sample of a task, kept on disk under a digest of all that decides it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from mmearth_data import InputError
 from mmearth_model.devices import slice_length
-from mmearth_model.targets import Window
+from mmearth_model.targets import Normaliser, Window
+from mmearth_model.tasks import StoreImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mmearth_data import Store
     from mmearth_model.encoder import ConvNeXtV2
-    from mmearth_model.targets import Normaliser
-    from mmearth_model.tasks.store import StoreTask
+    from mmearth_model.tasks import ImageSource, LabelledSet
 
 READ_TILES = 64
-"""Tiles of one batch of the loader."""
+"""Tiles that are read together."""
+
+
+class Extractor(Protocol):
+    """Makes features of images, and knows what decides them."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a feature."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Equal digests, equal features of equal images."""
+        ...
+
+    def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """(B, bands, H, W) normalised images to (B, width)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
-    """Features and labels of the tiles of a store, in its order.
+class Pooled:
+    """Global average of an encoder's last map.
 
     Attributes
     ----------
-    values
-        (N, D) float32: global average pool of the encoder's last map.
-    labels
-        Task -> (N,) int64 class index, -1 where there is none.
+    encoder
+        In evaluation mode, where it shall run.
     """
 
-    values: NDArray[np.float32]
-    labels: dict[str, NDArray[np.int64]]
+    encoder: ConvNeXtV2
+
+    @property
+    def width(self) -> int:
+        """Channels of the last stage."""
+        return self.encoder.out_channels
+
+    @property
+    def digest(self) -> str:
+        """Of the weights and the shape."""
+        return weights_digest(self.encoder)
+
+    def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """(B, bands, H, W) to (B, D); what patches do not divide is cut around the middle."""
+        return pooled(self.encoder, whole_patches(self.encoder, images))
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """Digest of a module's weights and of what its configuration says."""
+    content = hashlib.blake2b(str(getattr(module, "config", "")).encode(), digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def extract(
-    encoder: ConvNeXtV2,
+    extractor: Extractor,
     normaliser: Normaliser,
-    store: Store,
-    tasks: Sequence[StoreTask],
+    images: ImageSource,
     device: torch.device,
+    *,
+    cache: Path | None = None,
     report: Callable[[int], None] = lambda tiles: None,
-) -> Features:
-    """Run a frozen encoder over the whole of each tile.
+) -> NDArray[np.float32]:
+    """Features of every sample.
 
     Parameters
     ----------
-    encoder, normaliser
-        The network and its input, as of one checkpoint.
-    store
-        The tiles; a selection of a store is a store.
-    tasks
-        Labels to read in passing.
+    extractor, normaliser
+        From raw batches to features.
+    images
+        The samples.
     device
-        Where to run; on a CPU in slices that fit its cache.
+        Where images are normalised.
+    cache
+        Folder in which features are kept; None keeps none.
     report
-        Told of every batch's tiles.
+        Told of every batch's samples.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, D) float32, in one piece: filled in place, or mapped from the cache.
+    """
+    file = None if cache is None else cache / f"{features_key(extractor, normaliser, images)}.npy"
+    if file is not None and file.is_file():
+        report(len(images))
+        found: NDArray[np.float32] = np.load(file, mmap_mode="r")
+        return found
+    shape = (len(images), extractor.width)
+    if file is None:
+        values = np.empty(shape, dtype=np.float32)
+        _fill(values, extractor, normaliser, images, device, report)
+        return values
+    partial = file.with_name(f".partial-{os.getpid()}-{file.name}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mapped = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        _fill(mapped, extractor, normaliser, images, device, report)
+        mapped.flush()
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return mapped
+
+
+def features_key(extractor: Extractor, normaliser: Normaliser, images: ImageSource) -> str:
+    """Digest of all that decides the features."""
+    parts = [extractor.digest, json.dumps(normaliser.to_config(), sort_keys=True), images.digest]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _fill(
+    values: NDArray[np.float32],
+    extractor: Extractor,
+    normaliser: Normaliser,
+    images: ImageSource,
+    device: torch.device,
+    report: Callable[[int], None],
+) -> None:
+    filled = 0
+    for batch in images.batches(np.arange(len(images), dtype=np.intp), READ_TILES, normaliser.stored):
+        tiles = len(batch["tile"]["tile_id"])
+        values[filled : filled + tiles] = extractor(normaliser.images(batch, device))
+        filled += tiles
+        report(tiles)
+
+
+def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
+    """Normalise an encoder's input by the task's own statistics where it has some, else by the checkpoint's.
 
     Raises
     ------
     InputError
-        When the store lacks what the encoder takes.
+        When the task has nothing of what the encoder takes.
     """
-    check_inputs(normaliser, store)
-    encoder = encoder.to(device).eval()
-    reads = dict.fromkeys([*_stored_inputs(normaliser), *(name for task in tasks for name in task.reads)])
-    loader = store.loader(batch_size=READ_TILES, shuffle=False, modalities=tuple(reads))
-    values = np.empty((len(store), encoder.out_channels), dtype=np.float32)
-    labels = {task.name: np.empty(len(store), dtype=np.int64) for task in tasks}
-    filled = 0
-    for batch in loader:
-        tiles = len(batch["tile"]["tile_id"])
-        rows = slice(filled, filled + tiles)
-        values[rows] = pooled(encoder, whole_patches(encoder, normaliser.images(batch, device)))
-        for task in tasks:
-            labels[task.name][rows] = task.labels(batch)
-        filled += tiles
-        report(tiles)
-    return Features(values, labels)
+    _check_bands(of_encoder, task)
+    own = task.images.own_normaliser(task.parts.train)
+    modalities = [of_encoder.modalities[name] for name in of_encoder.inputs]
+    statistics = of_encoder.statistics if own is None else own.statistics
+    return Normaliser(modalities, {"train": statistics}, inputs=of_encoder.inputs)
+
+
+def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
+    """Bands that the encoder takes and the task fills with their mean."""
+    return tuple(
+        f"{name}.{band}"
+        for name in normaliser.inputs
+        for band in normaliser.modalities[name].model_bands
+        if band not in task.images.found_bands(normaliser.modalities[name])
+    )
+
+
+def _check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
+    if isinstance(task.images, StoreImages):
+        check_inputs(normaliser, task.images.store)
+    wanted = [(name, normaliser.modalities[name]) for name in normaliser.inputs]
+    if not any(task.images.found_bands(modality) for _, modality in wanted):
+        raise InputError(
+            f"{task.name}: expected a checkpoint that takes {_bands_of(task)}, got one that takes "
+            f"{'; '.join(_banded(name, m.model_bands) for name, m in wanted)}; choose another checkpoint."
+        )
+    for name, modality in wanted:
+        found = task.images.modalities.get(name)
+        if found is not None and found.bands != modality.bands:
+            raise InputError(
+                f"{task.name}: expected {name} as in the checkpoint ({', '.join(modality.bands)}), got "
+                f"{', '.join(found.bands)}; use the same catalog entry."
+            )
+
+
+def _bands_of(task: LabelledSet) -> str:
+    return "; ".join(_banded(m.name, task.images.found_bands(m)) for m in task.images.modalities.values())
+
+
+def _banded(name: str, bands: Sequence[str]) -> str:
+    return f"{name} ({', '.join(bands)})"
 
 
 @torch.inference_mode()
@@ -126,7 +246,3 @@ def check_inputs(normaliser: Normaliser, store: Store) -> None:
                 f"{store.path}: expected {name} as in the checkpoint ({', '.join(wanted.bands)}; {wanted.dtype}), "
                 f"got {', '.join(found.bands)}; {found.dtype}; build the store with the same catalog entry."
             )
-
-
-def _stored_inputs(normaliser: Normaliser) -> list[str]:
-    return [name for name in normaliser.inputs if normaliser.modalities[name].stored]

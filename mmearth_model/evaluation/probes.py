@@ -1,41 +1,57 @@
-"""Frozen features to scores: nearest neighbours and logistic regression, both by scikit-learn."""
+"""Frozen features to answers: nearest neighbours, linear models by L-BFGS, and the paper's linear probe by AdamW.
+
+What is fitted is fitted to training samples only; validation samples choose between fits. So a curve over label shares
+means what it says.
+"""
 
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from mmearth_data import InputError
+from mmearth_model.devices import one_thread
+from mmearth_model.draws import seeded
+from mmearth_model.evaluation.metrics import from_sums, sample_sums
+from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 NEIGHBOURS = (5, 20)
 REGULARISATION = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""Inverse strengths C tried on the validation tiles, strongest regularisation first."""
+"""Inverse strengths C tried on the validation samples, strongest regularisation first."""
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 2000
+EPOCHS = 100
+"""Of the paper's probe."""
+LEARNING_RATES = (3e-4, 3e-3, 3e-2)
+BATCH_SIZE = 64
+SMALL = 4_000_000
+"""Numbers of a table of features that one core fits faster than several."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
-    """Features of some tiles and what they are.
+    """Features of some samples and what they are.
 
     Attributes
     ----------
     values
         (N, D) float.
     labels
-        (N,) int64 class index, none missing.
+        (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; none missing.
     """
 
     values: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,144 +62,337 @@ class LabelledFeatures:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """What one probe made of one set of features.
+class Prediction:
+    """What one probe says of the test samples.
 
     Attributes
     ----------
     protocol
         ``knn-5``, ``linear``, ...
-    accuracy
-        Share of test tiles that were named right (micro).
-    balanced_accuracy
-        Mean over the classes of the test tiles of the share that was named right.
+    predicted
+        As the labels of `LabelledFeatures`.
+    scores
+        Multi-label: (N, K) how sure each label is.
+    validation
+        The task's metric on the validation samples that something was chosen by; None where nothing was.
     converged
         Whether the optimiser met its tolerance; None where there is nothing to converge.
     chosen
-        What was chosen on validation tiles, for people.
+        What was chosen on validation samples, for people.
     """
 
     protocol: str
-    accuracy: float
-    balanced_accuracy: float
+    predicted: NDArray[Any]
+    scores: NDArray[Any] | None = None
+    validation: float | None = None
     converged: bool | None = None
     chosen: str = ""
 
 
-def check_classes(train: LabelledFeatures, test: LabelledFeatures, task: str) -> None:
-    """Refuse what cannot be scored.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A probe's task: what it is fitted to, chosen by and asked.
 
-    Raises
-    ------
-    InputError
-        When a part is empty or the training tiles hold one class only.
+    Attributes
+    ----------
+    kind
+        Of the task; not per pixel.
+    classes
+        How many there are, or targets.
+    train, validation, test
+        Features with labels. Without validation samples a fifth of the training samples, drawn with ``seed``, takes
+        their place, and what was chosen is fitted again to all of them.
+    seed
+        Decides who is held out, and the order of training.
     """
-    if not len(train) or not len(test):
-        raise InputError(
-            f"{task}: expected labelled tiles to train and to test on, got {len(train)} and {len(test)}; "
-            "cut the test tiles from the whole store with --test-share 0.3."
-        )
-    classes = np.unique(train.labels)
-    if len(classes) < 2:
-        raise InputError(f"{task}: expected at least two classes among the {len(train)} training tiles, got one only.")
+
+    kind: TaskKind
+    classes: int
+    train: LabelledFeatures
+    validation: LabelledFeatures
+    test: LabelledFeatures
+    seed: int = 0
+
+    def held_out(self) -> tuple[LabelledFeatures, LabelledFeatures]:
+        """Return what is fitted to and what is chosen by."""
+        if len(self.validation):
+            return self.train, self.validation
+        order = np.random.default_rng(self.seed).permutation(len(self.train))
+        cut = max(1, len(self.train) // 5)
+        return self.train.take(order[cut:]), self.train.take(order[:cut])
+
+    def value(self, predicted: NDArray[Any], truth: NDArray[Any]) -> float:
+        """Return the metric that the task is judged by."""
+        return float(from_sums(self.kind, sample_sums(self.kind, predicted, truth, self.classes).sum(axis=0)))
 
 
-def knn(train: LabelledFeatures, test: LabelledFeatures, neighbours: Sequence[int] = NEIGHBOURS) -> list[Score]:
-    """Majority of the k most similar training tiles (cosine), for each k.
+def knn(question: Question, neighbours: Sequence[int] = NEIGHBOURS) -> list[Prediction]:
+    """Majority (or mean) of the k most similar training samples (cosine), for each k, by scikit-learn.
 
     Parameters
     ----------
-    train, test
-        Features (N, D) with labels.
+    question
+        What is asked.
     neighbours
-        Values of k; each is cut to the number of training tiles.
+        Values of k; each is cut to the number of training samples.
     """
-    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    scores = []
+    train, test = question.train, question.test
+    found = []
     for k in neighbours:
-        model = KNeighborsClassifier(n_neighbors=min(k, len(train)), metric="cosine", algorithm="brute")
-        model.fit(train.values, train.labels)
-        scores.append(_score(f"knn-{k}", model.predict(test.values), test.labels))
-    return scores
+        maker = KNeighborsRegressor if question.kind.continuous else KNeighborsClassifier
+        model = maker(n_neighbors=min(k, len(train)), metric="cosine", algorithm="brute").fit(
+            train.values, train.labels
+        )
+        scores = None
+        if question.kind is TaskKind.MULTI_LABEL:
+            nearest = model.kneighbors(test.values, return_distance=False)
+            scores = train.labels[nearest].mean(axis=1)
+        found.append(Prediction(f"knn-{k}", model.predict(test.values), scores))
+    return found
 
 
 def linear(
-    train: LabelledFeatures,
-    test: LabelledFeatures,
-    validation: LabelledFeatures | None = None,
-    *,
-    seed: int = 0,
-    regularisation: Sequence[float] = REGULARISATION,
-    max_iterations: int = MAX_ITERATIONS,
-) -> Score:
-    """L-BFGS logistic regression on standardised features.
+    question: Question, *, regularisation: Sequence[float] = REGULARISATION, max_iterations: int = MAX_ITERATIONS
+) -> Prediction:
+    """Linear model on standardised features in double precision, its regularisation chosen on validation samples.
 
-    The strength of the regularisation is chosen on the validation tiles (the best accuracy; of equals the
-    strongest), then the probe is fitted again to training and validation tiles together.
+    Logistic regression by L-BFGS, one for each label of a multi-label task; ridge regression of quantities. Of equal
+    values the strongest regularisation counts.
 
     Parameters
     ----------
-    train, test, validation
-        Features (N, D) with labels. Without validation tiles a fifth of the training tiles, drawn with
-        ``seed``, takes their place.
+    question
+        What is asked.
     regularisation
-        Inverse strengths to choose from, ascending.
+        Inverse strengths to choose from, ascending; each fit starts from the one before.
     max_iterations
         A probe that needs more is reported as not converged.
     """
-    whole = train if validation is None else _join(train, validation)
-    if validation is None or not len(validation):
-        train, validation = _hold_out(train, seed)
-    best, best_accuracy = regularisation[0], -1.0
-    for strength in regularisation:
-        predicted, _ = _fit_predict(train, validation, strength, max_iterations)
-        accuracy = float(np.mean(predicted == validation.labels))
-        if accuracy > best_accuracy:
-            best, best_accuracy = strength, accuracy
-    predicted, converged = _fit_predict(whole, test, best, max_iterations)
-    return _score("linear", predicted, test.labels, converged=converged, chosen=f"C={best:g}")
-
-
-def _fit_predict(
-    train: LabelledFeatures, test: LabelledFeatures, strength: float, max_iterations: int
-) -> tuple[NDArray[np.int64], bool]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    if len(np.unique(train.labels)) < 2:
-        return np.full(len(test), train.labels[0]), True
-    scaler = StandardScaler().fit(train.values.astype(np.float64))
-    model = LogisticRegression(C=strength, tol=TOLERANCE, max_iter=max_iterations)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(scaler.transform(train.values.astype(np.float64)), train.labels)
-    converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-    predicted: NDArray[np.int64] = model.predict(scaler.transform(test.values.astype(np.float64)))
-    return predicted, converged
-
-
-def _hold_out(train: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, LabelledFeatures]:
-    order = np.random.default_rng(seed).permutation(len(train))
-    cut = max(1, len(train) // 5)
-    return train.take(order[cut:]), train.take(order[:cut])
-
-
-def _join(first: LabelledFeatures, second: LabelledFeatures) -> LabelledFeatures:
-    return LabelledFeatures(
-        np.concatenate([first.values, second.values]), np.concatenate([first.labels, second.labels])
+    strength, model, best = fit_path(question, regularisation, max_iterations)
+    values = question.test.values
+    return Prediction(
+        "linear",
+        model.predict(values),
+        model.scores(values),
+        validation=best,
+        converged=model.converged,
+        chosen=f"C={strength:g}",
     )
 
 
-def _score(
-    protocol: str,
-    predicted: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    *,
-    converged: bool | None = None,
-    chosen: str = "",
-) -> Score:
-    right = predicted == labels
-    recalls = [float(right[labels == label].mean()) for label in np.unique(labels)]
-    return Score(protocol, float(right.mean()), float(np.mean(recalls)), converged, chosen)
+def fit_path(
+    question: Question, regularisation: Sequence[float] = REGULARISATION, max_iterations: int = MAX_ITERATIONS
+) -> tuple[float, Linear, float]:
+    """Return the chosen strength, its model, and its value on the validation samples; see `linear`."""
+    train, validation = question.held_out()
+    path = _fits(question, train, regularisation, max_iterations)
+    strength, model, best = _best(question, validation, path)
+    if not len(question.validation):
+        (_, model), *_ = _fits(question, question.train, [strength], max_iterations)
+    return strength, model, best
+
+
+def adamw(question: Question, *, epochs: int = EPOCHS, rates: Sequence[float] = LEARNING_RATES) -> Prediction:
+    """Train a linear layer as in the paper: AdamW, 100 epochs, cosine; the learning rate is chosen on validation samples.
+
+    The features are frozen, so the paper's augmentations, which act on images, are left out.
+
+    Parameters
+    ----------
+    question
+        What is asked.
+    epochs
+        Passes over the training samples.
+    rates
+        Learning rates to choose from.
+    """
+    train, validation = question.held_out()
+    path = ((rate, _layer(question, train, rate, epochs)) for rate in rates)
+    rate, model, best = _best(question, validation, path)
+    if not len(question.validation):
+        model = _layer(question, question.train, rate, epochs)
+    values = question.test.values
+    return Prediction("probe", model.predict(values), model.scores(values), validation=best, chosen=f"lr={rate:g}")
+
+
+def _best(
+    question: Question, validation: LabelledFeatures, path: Iterator[tuple[float, Linear]]
+) -> tuple[float, Linear, float]:
+    """Return the setting, model and value of the best fit of a path, the first of equals."""
+    best: tuple[float, Linear, float] | None = None
+    for setting, model in path:
+        value = question.value(model.predict(validation.values), validation.labels)
+        if best is None or value > best[2]:
+            best = (setting, model, value)
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Standardise, then a linear function."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    answer: Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[Any] | None]]
+    converged: bool = True
+
+    @classmethod
+    def standardise(cls, values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and deviation of features, in double precision; a constant one is only centred."""
+        wide = np.asarray(values, dtype=np.float64)
+        deviation = wide.std(axis=0)
+        return wide.mean(axis=0), np.where(deviation > 1e-12, deviation, 1.0)
+
+    def predict(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(N, D) to answers."""
+        return self.answer((values - self.mean) / self.deviation)[0]
+
+    def scores(self, values: NDArray[Any]) -> NDArray[Any] | None:
+        """(N, D) to certainties."""
+        return self.answer((values - self.mean) / self.deviation)[1]
+
+
+def _fits(
+    question: Question, train: LabelledFeatures, path: Sequence[float], max_iterations: int
+) -> Iterator[tuple[float, Linear]]:
+    mean, deviation = Linear.standardise(train.values)
+    values = (np.asarray(train.values, dtype=np.float64) - mean) / deviation
+    if question.kind is TaskKind.REGRESSION:
+        yield from ((c, Linear(mean, deviation, _ridge(values, train.labels, c))) for c in path)
+        return
+    columns = [train.labels] if question.kind is TaskKind.SINGLE_LABEL else list(train.labels.T)
+    models = [Logistic(max_iterations) for _ in columns]
+    for strength in path:
+        for model, labels in zip(models, columns, strict=True):
+            model.fit(values, labels, strength)
+        answer = _one_answer(models[0]) if question.kind is TaskKind.SINGLE_LABEL else _many_answers(models)
+        yield strength, Linear(mean, deviation, answer, all(model.converged for model in models))
+
+
+class Logistic:
+    """Logistic regression by scikit-learn's L-BFGS, each fit starting from the one before; a single class is kept."""
+
+    def __init__(self, max_iterations: int) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self.model = LogisticRegression(tol=TOLERANCE, max_iter=max_iterations, warm_start=True)
+        self.only: int | None = None
+        self.converged = True
+
+    def fit(self, values: NDArray[np.float64], labels: NDArray[Any], strength: float) -> None:
+        """Fit to standardised features."""
+        from sklearn.exceptions import ConvergenceWarning
+
+        if len(np.unique(labels)) < 2:
+            self.only = int(labels[0])
+            return
+        self.model.C = strength
+        small = one_thread() if values.size < SMALL else nullcontext()
+        with small, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            self.model.fit(values, labels)
+        self.converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+
+    def frozen(self) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
+        """Classes, (K or 1, D) weights and (K or 1,) offsets as they are now."""
+        if self.only is not None:
+            return np.array([self.only]), np.zeros((1, 1)), np.zeros(1)
+        return self.model.classes_, self.model.coef_.copy(), self.model.intercept_.copy()
+
+
+def _one_answer(model: Logistic) -> Callable[[NDArray[np.float64]], tuple[NDArray[Any], None]]:
+    classes, weight, offset = model.frozen()
+
+    def answer(values: NDArray[np.float64]) -> tuple[NDArray[Any], None]:
+        if len(classes) == 1:
+            return np.full(len(values), classes[0]), None
+        logits = values @ weight.T + offset
+        index = (logits[:, 0] > 0).astype(int) if len(classes) == 2 else logits.argmax(axis=1)
+        return classes[index], None
+
+    return answer
+
+
+def _many_answers(models: Sequence[Logistic]) -> Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[Any]]]:
+    frozen = [model.frozen() for model in models]
+
+    def answer(values: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        logits = np.stack([_logit(values, *part) for part in frozen], axis=1)
+        return (logits > 0).astype(np.int64), 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+
+    return answer
+
+
+def _logit(
+    values: NDArray[np.float64], classes: NDArray[Any], weight: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    if len(classes) == 1:
+        return np.full(len(values), np.inf if classes[0] else -np.inf)
+    logit: NDArray[np.float64] = values @ weight[0] + offset[0]
+    return logit
+
+
+def _ridge(
+    values: NDArray[np.float64], labels: NDArray[Any], strength: float
+) -> Callable[[NDArray[np.float64]], tuple[NDArray[Any], None]]:
+    from sklearn.linear_model import Ridge
+
+    centre, spread = Linear.standardise(labels)
+    model = Ridge(alpha=1 / strength).fit(values, (labels - centre) / spread)
+
+    def answer(given: NDArray[np.float64]) -> tuple[NDArray[Any], None]:
+        return model.predict(given).reshape(len(given), -1) * spread + centre, None
+
+    return answer
+
+
+def _layer(question: Question, train: LabelledFeatures, rate: float, epochs: int) -> Linear:
+    """Train one linear layer on standardised features."""
+    mean, deviation = Linear.standardise(train.values)
+    x = torch.from_numpy(((train.values - mean) / deviation).astype(np.float32))
+    centre, spread = Linear.standardise(train.labels) if question.kind.continuous else (np.zeros(1), np.ones(1))
+    y = torch.from_numpy((train.labels - centre) / spread if question.kind.continuous else train.labels)
+    loss_of = loss_function(question.kind)
+    with seeded(question.seed, purpose="probe"), one_thread():
+        layer = nn.Linear(x.shape[1], question.classes)
+        nn.init.trunc_normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=rate)
+        steps = epochs * -(-len(x) // BATCH_SIZE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(epochs):
+            for rows in torch.split(torch.randperm(len(x)), BATCH_SIZE):
+                optimizer.zero_grad()
+                loss_of(layer(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+
+    @torch.inference_mode()
+    def answer(values: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        outputs = layer(torch.from_numpy(values.astype(np.float32))).numpy().astype(np.float64)
+        return decide(question.kind, outputs, centre, spread)
+
+    return Linear(mean, deviation, answer)
+
+
+def loss_function(kind: TaskKind) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return what a network's outputs (B, K) and labels are compared by: cross-entropy, of each label, or squared error."""
+    if kind is TaskKind.SINGLE_LABEL:
+        return nn.functional.cross_entropy
+    if kind is TaskKind.MULTI_LABEL:
+        return lambda outputs, labels: nn.functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
+    return lambda outputs, labels: nn.functional.mse_loss(outputs, labels.to(outputs.dtype))
+
+
+def decide(
+    kind: TaskKind, outputs: NDArray[np.float64], centre: NDArray[np.float64], spread: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Turn outputs of a network, (N, K), into answers and, of a multi-label task, certainties."""
+    if kind is TaskKind.SINGLE_LABEL:
+        return outputs.argmax(axis=1), None
+    if kind is TaskKind.MULTI_LABEL:
+        return (outputs > 0).astype(np.int64), 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
+    return outputs * spread + centre, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,7 +44,7 @@ class Reader(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileImages:
     """Samples that are files, each read when it is asked for.
 
@@ -170,7 +170,8 @@ class FileImages:
         if key not in self._cache:
             self._cache[key] = self.statistics(train)
         statistics = {self.modality.name: {self._level_key: self._cache[key]}}
-        return Normaliser([self.modality], {"train": statistics}, inputs=[self.modality.name])
+        seen = replace(self.modality, model_bands=self.found_bands(self.modality))
+        return Normaliser([seen], {"train": statistics}, inputs=[seen.name])
 
     @property
     def _level_key(self) -> str:

@@ -95,7 +95,7 @@ class Parts:
         return np.unique(np.concatenate([self.train, self.validation, self.test]))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledSet:
     """Samples, what they show, and how they are divided.
 

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from closeness import assert_near
+from matplotlib import image
+from safetensors.torch import save_file
 from toy_store import KINDS, TINY, kinds, write_store
 
-from mmearth_data import InputError, Store
-from mmearth_model import Checkpoint, evaluate, load_checkpoint, make_recipe, pretrain
-from mmearth_model.evaluation import RANDOM
-from mmearth_model.evaluation.evaluate import candidates, split_tiles
-from mmearth_model.evaluation.features import extract, pooled, whole_patches
-from mmearth_model.tasks import parse_task
+from mmearth_data import InputError, Store, load_catalog
+from mmearth_model import (
+    Checkpoint,
+    ConvNeXtV2,
+    EncoderConfig,
+    Normaliser,
+    evaluate,
+    load_checkpoint,
+    make_recipe,
+    pretrain,
+)
+from mmearth_model.evaluation import RANDOM, write_results
+from mmearth_model.evaluation.baselines import ImageStatistics, RandomFilters, load_convnext, own_input
+from mmearth_model.evaluation.evaluate import candidates
+from mmearth_model.evaluation.features import Pooled, extract, features_key, pooled, whole_patches
+from mmearth_model.tasks import LabelShare, StoreImages, open_task
+from mmearth_model.tasks.store import redraw
 
 TASKS = ("store:biome", "store:esa_worldcover")
 
@@ -39,15 +55,34 @@ def checkpoint(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Checkp
 
 def test_features_are_the_mean_of_the_last_map_whatever_the_slices(store: Store, checkpoint: Checkpoint) -> None:
     encoder = checkpoint.encoder()
-    task = parse_task("store:biome", store.modalities)
-    features = extract(encoder, checkpoint.normaliser, store, [task], torch.device("cpu"))
-    assert features.values.shape == (96, TINY["widths"][-1])  # type: ignore[index]
+    task = open_task("store:biome", store)
+    features = extract(Pooled(encoder), checkpoint.normaliser, task.images, torch.device("cpu"))
+    assert features.shape == (96, TINY["widths"][-1])  # type: ignore[index]
     batch = next(iter(store.loader(batch_size=96, shuffle=False)))
     images = checkpoint.normaliser.images(batch)
     with torch.inference_mode():
         maps = encoder.forward_features(images)[-1]
-    assert_near(torch.from_numpy(features.values), maps.mean(dim=(2, 3)), "features")
-    assert features.labels["store:biome"].tolist() == kinds(96).tolist()
+    assert_near(torch.from_numpy(features), maps.mean(dim=(2, 3)), "features")
+    assert task.labels.tolist() == kinds(96).tolist()
+
+
+def test_features_are_kept_under_what_decides_them(store: Store, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    task = open_task("store:biome", store)
+    extractor, seen = Pooled(checkpoint.encoder()), list[int]()
+    first = extract(extractor, checkpoint.normaliser, task.images, torch.device("cpu"), cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    again = extract(
+        extractor, checkpoint.normaliser, task.images, torch.device("cpu"), cache=tmp_path, report=seen.append
+    )
+    assert np.array_equal(first, again)
+    assert seen == [96]  # one report, none of a batch
+    key = features_key(extractor, checkpoint.normaliser, task.images)
+    assert file.name == f"{key}.npy"
+    half = StoreImages(store.select(split="train"))
+    assert features_key(extractor, checkpoint.normaliser, half) != key
+    with torch.no_grad():
+        extractor.encoder.stages[0][0].norm.weight[0] += 1e-3  # type: ignore[index, union-attr]
+    assert features_key(extractor, checkpoint.normaliser, task.images) != key
 
 
 def test_what_patches_do_not_divide_is_cut_around_the_middle(checkpoint: Checkpoint) -> None:
@@ -67,7 +102,7 @@ def test_every_encoder_is_probed_under_every_seed_and_protocol(store: Store, che
         for protocol in ("knn-5", "knn-20", "linear")
     }
     assert len(found) == len(result.rows)
-    assert {(row.train_tiles, row.test_tiles) for row in result.rows} == {(72, 24)}
+    assert {(row.train_tiles, row.test_tiles) for row in result.rows} == {(48, 24)}
     for summary in result.summaries():
         rows = [
             r.accuracy
@@ -78,6 +113,7 @@ def test_every_encoder_is_probed_under_every_seed_and_protocol(store: Store, che
             (np.mean(rows), np.std(rows, ddof=1), 2)
         )
         assert summary.mean > 1 / KINDS  # the toy's bands tell its kinds apart
+        assert summary.low <= summary.mean <= summary.high
 
 
 def test_only_a_run_that_has_seen_the_labels_or_their_kin_is_leaky(
@@ -87,8 +123,8 @@ def test_only_a_run_that_has_seen_the_labels_or_their_kin_is_leaky(
     sees_kin = checkpoint_of(store, tmp_path / "kin", modalities=("sentinel2", "eco_region", "dynamic_world"))
     sees_none = checkpoint_of(store, tmp_path / "none", modalities=("sentinel2", "sentinel1", "era5"))
     runs = [checkpoint, sees_kin, sees_none]
-    tasks = [parse_task(task, store.modalities) for task in TASKS]
-    leaky = {c.name: c.leaky_for for c in candidates(runs, tasks, seeds=1)}
+    tasks = [open_task(task, store) for task in TASKS]
+    leaky = {c.name: {t.name for t in tasks if c.leaky_for(t)} for c in candidates(runs, tasks, seeds=1)}
     assert leaky == {
         str(checkpoint.folder): {"store:esa_worldcover"},
         str(sees_kin.folder): set(TASKS),
@@ -101,22 +137,144 @@ def test_only_a_run_that_has_seen_the_labels_or_their_kin_is_leaky(
 
 def test_random_encoders_are_the_seeds_and_nothing_else(store: Store, checkpoint: Checkpoint) -> None:
     found = [c for c in candidates([checkpoint], [], seeds=2) if c.name == RANDOM]
-    weights = [c.encoder().stem.conv.weight for c in (*found, *found)]  # type: ignore[union-attr]
+    weights = [c.encoder().stem.conv.weight for c in (*found, *found)]  # type: ignore[misc, union-attr]
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], checkpoint.encoder().stem.conv.weight)  # type: ignore[arg-type, union-attr]
 
 
 def test_tiles_are_divided_as_the_store_says_or_by_a_seeded_share(store: Store) -> None:
-    labelled = np.ones(96, dtype=bool)
-    labelled[[0, 95]] = False
-    own = split_tiles(store, labelled, None, seed=0)
-    assert [len(part) for part in (own.train, own.validation, own.test)] == [47, 24, 23]
-    shares = [split_tiles(store, labelled, 0.3, seed) for seed in (0, 0, 1)]
-    assert [len(part) for part in (shares[0].train, shares[0].validation, shares[0].test)] == [66, 0, 28]
-    assert sorted([*shares[0].train, *shares[0].test]) == np.flatnonzero(labelled).tolist()
+    task = open_task("store:biome", store)
+    assert [len(part) for part in (task.parts.train, task.parts.validation, task.parts.test)] == [48, 24, 24]
+    shares = [redraw(task, 0.3, seed).parts for seed in (0, 0, 1)]
+    assert [len(part) for part in (shares[0].train, shares[0].validation, shares[0].test)] == [67, 0, 29]
+    assert sorted([*shares[0].train, *shares[0].test]) == list(range(96))
     assert shares[0].test.tolist() == shares[1].test.tolist()
     assert set(shares[0].test) != set(shares[2].test)
+
+
+def test_every_kind_of_store_task_is_probed(store: Store, checkpoint: Checkpoint) -> None:
+    tasks = ["store:esa_worldcover/shares", "store:esa_worldcover/pixels", "store:biome"]
+    result = evaluate(
+        [checkpoint], store, tasks, protocols=["knn", "linear"], seeds=1, device="cpu",
+        labels=[LabelShare.parse(text) for text in ("50%", "100%")], baselines=["random", "statistics", "rcf"],
+    )  # fmt: skip
+    by_kind = {row.task: row.metric for row in result.rows}
+    assert by_kind == dict(zip(tasks, ("r2", "jaccard", "accuracy"), strict=True))
+    assert {row.protocol for row in result.rows if row.task == tasks[1]} == {"pixels"}
+    assert {row.train_tiles for row in result.rows if row.task == "store:biome"} == {24, 48}
+    assert all(row.low <= row.value <= row.high for row in result.rows if row.metric != "r2")  # R2 of few is skewed
+    differences = result.differences(RANDOM)
+    assert {d.encoder for d in differences} >= {
+        str(checkpoint.folder),
+        "image statistics",
+        "random convolutional features",
+    }
+    for d in differences:
+        values = {row.encoder: row.value for row in result.rows if (row.task, row.protocol, row.labels) == (d.task, d.protocol, d.labels)}  # fmt: skip
+        assert d.value == pytest.approx(values[d.encoder] - values[RANDOM])
+        assert d.low <= d.value <= d.high
+
+
+def test_results_are_written_as_tables_and_a_figure(store: Store, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    shares = [LabelShare.parse(text) for text in ("25%", "100%")]
+    result = evaluate([checkpoint], store, TASKS, protocols=["knn"], seeds=2, labels=shares, device="cpu")
+    write_results(result, tmp_path / "out", {"synthetic": True})
+    summaries = result.summaries()
+    markdown = (tmp_path / "out" / "results.md").read_text().splitlines()
+    assert len(markdown) == 2 + len(summaries)
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["mean"] for row in rows] == [f"{100 * s.mean:.1f}" for s in summaries]
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["rows"]) == len(result.rows)
+    assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
+
+
+def test_image_statistics_are_numpys() -> None:
+    images = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = ImageStatistics(2)(images)
+    flat = images.numpy().reshape(3, 2, -1)
+    expected = np.concatenate([flat.mean(-1), flat.std(-1, ddof=1), flat.min(-1), flat.max(-1)], axis=1)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_random_filters_are_products_of_whitened_patches(store: Store, checkpoint: Checkpoint) -> None:
+    task = open_task("store:biome", store)
+    one, same, other = (RandomFilters.draw(task, own_input(task), seed) for seed in (0, 0, 1))
+    assert one.digest == same.digest != other.digest
+    (batch,) = task.images.batches(np.arange(4), 4, ("sentinel2",))
+    images = own_input(task).images(batch)
+    filters, offsets = one.filters[0], one.offsets[0]
+    patches = torch.nn.functional.unfold(images, filters.shape[-1])  # (B, C k k, L)
+    response = torch.einsum("fc,bcl->bfl", filters.flatten(1), patches) + offsets[:, None]
+    expected = (response - 1).relu().mean(-1)
+    assert_near(torch.from_numpy(one(images)[:, : len(filters)]), expected, "filters")
+
+
+def test_plain_convnext_weights_are_read_under_both_names(tmp_path: Path) -> None:
+    """Written as the authors and as timm name them, from the same numbers, and run to the same features."""
+    encoder = ConvNeXtV2(EncoderConfig(size="atto", stem="original", patch_size=32, image_size=224, in_channels=3))
+    authors, timm = {}, {}
+    for name, tensor in encoder.state_dict().items():
+        tensor = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1
+        parts = name.split(".")
+        shaped = tensor.reshape(1, 1, 1, -1) if "grn" in name else tensor
+        if parts[0] == "stem":
+            authors[f"downsample_layers.0.{int(parts[1] == 'norm')}.{parts[2]}"] = tensor
+            timm[f"stem.{int(parts[1] == 'norm')}.{parts[2]}"] = tensor
+        elif parts[0] == "downsample":
+            stage, second = int(parts[1]) + 1, int(parts[2] == "conv")
+            authors[f"downsample_layers.{stage}.{second}.{parts[3]}"] = tensor
+            timm[f"stages.{stage}.downsample.{second}.{parts[3]}"] = tensor
+        else:
+            authors[name] = shaped
+            tail = ".".join(parts[3:])
+            for ours, theirs in {"dwconv": "conv_dw", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2", "grn.gamma": "mlp.grn.weight", "grn.beta": "mlp.grn.bias"}.items():  # fmt: skip
+                tail = tail.replace(ours, theirs)
+            timm[f"stages.{parts[1]}.blocks.{parts[2]}.{tail}"] = tensor
+    torch.save({"model": authors}, tmp_path / "authors.pth")
+    save_file(timm, tmp_path / "timm.safetensors")
+    sentinel2 = load_catalog().find("sentinel2")
+    loaded = [load_convnext(tmp_path / name, sentinel2) for name in ("authors.pth", "timm.safetensors")]
+    assert loaded[0][1].model_bands == ("B4", "B3", "B2")
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded[0][0](images), loaded[1][0](images))
+    assert torch.equal(loaded[0][0].stages[2][1].pwconv1.weight, authors["stages.2.1.pwconv1.weight"])  # type: ignore[index, union-attr]
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="expected the weights of a ConvNeXt V2"):
+        load_convnext(tmp_path / "other.safetensors", sentinel2)
+
+
+def test_a_file_task_reaches_a_checkpoint_by_band_names(checkpoint: Checkpoint, test_data: Path) -> None:
+    """EuroSAT's order is its own; what the encoder sees is the checkpoint's, and what RGB lacks is said."""
+    task = f"eurosat-ms={test_data / 'eurosat_ms'}"
+    result = evaluate([checkpoint], None, [task], seeds=1, device="cpu", baselines=["statistics"])
+    assert {row.test_tiles for row in result.rows} == {10}
+    assert not result.filled
+    opened = open_task(task)
+    candidate = candidates([checkpoint], [opened], 1)[0]
+    (batch,) = opened.images.batches(np.array([3]), 1, ("sentinel2",))
+    image = candidate.input(opened).images(batch)[0]
+    with rasterio.open(test_data / "eurosat_ms" / opened.ids[3]) as file:
+        b8a = file.read(13)
+    own = own_input(opened).statistics["sentinel2"]["L1C"]["B8A"]
+    place = checkpoint.normaliser.modalities["sentinel2"].model_bands.index("B8A")
+    assert image[place].numpy() == pytest.approx((b8a - own["mean"]) / own["std"], abs=1e-4)
+
+
+def test_a_checkpoint_of_other_bands_is_refused(store: Store, tmp_path: Path, test_data: Path) -> None:
+    from dataclasses import replace
+
+    from mmearth_model.evaluation.features import input_normaliser
+
+    sentinel1 = load_catalog().find("sentinel1")
+    statistics = {"train": {"sentinel1": {"-": {b: {"count": 1, "mean": 0.0, "std": 1.0} for b in sentinel1.bands}}}}
+    normaliser = Normaliser([replace(sentinel1, input=True)], statistics, inputs=["sentinel1"])
+    task = open_task(f"eurosat-ms={test_data / 'eurosat_ms'}")
+    with pytest.raises(
+        InputError, match=r"expected a checkpoint that takes sentinel2 \(B1, .* got one that takes sentinel1"
+    ):
+        input_normaliser(normaliser, task)
 
 
 def test_a_checkpoint_is_all_that_is_needed_of_the_store_it_was_trained_on(

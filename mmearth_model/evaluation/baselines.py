@@ -1,0 +1,246 @@
+"""What a pretrained encoder must beat: features that nothing was learned for, or learned elsewhere.
+
+Random convolutional features are those of Rolf et al., *A generalizable and accessible approach to machine learning
+with global satellite imagery*, Nature Communications 2021 (MOSAIKS), after Coates and Ng: patches drawn from the
+training images, whitened, as the filters of one convolution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from mmearth_data import FileInputError, InputError
+from mmearth_model.checkpoints import read_tensors
+from mmearth_model.devices import slice_length
+from mmearth_model.encoder import SIZES, ConvNeXtV2, EncoderConfig
+from mmearth_model.targets import Normaliser
+from mmearth_model.tasks import StoreImages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from mmearth_data import Modality
+    from mmearth_model.tasks import LabelledSet
+
+STATISTICS = "image statistics"
+RCF = "random convolutional features"
+CONVNEXT = "ConvNeXt V2"
+
+FILTERS = 512
+FILTER_PX = (3, 7)
+"""Sides of the filters, half of them each."""
+PATCHES = 20_000
+"""Patches that are drawn to whiten by."""
+PATCH_IMAGES = 500
+WHITENING = 0.1
+"""Added to the variance of each direction, of patches of unit variance: what is weaker is noise."""
+BIAS = 1.0
+CONVNEXT_PATCH_PX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """Mean, deviation, least and largest value of every band.
+
+    Attributes
+    ----------
+    bands
+        Of the images.
+    """
+
+    bands: int
+
+    @property
+    def width(self) -> int:
+        """Four numbers a band."""
+        return 4 * self.bands
+
+    @property
+    def digest(self) -> str:
+        """Always the same."""
+        return f"{STATISTICS} {self.bands}"
+
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        """(B, bands, H, W) to (B, width)."""
+        flat = images.flatten(2)
+        found = torch.cat([flat.mean(-1), flat.std(-1), flat.amin(-1), flat.amax(-1)], dim=1)
+        values: NDArray[np.float32] = found.float().cpu().numpy()
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class RandomFilters:
+    """One convolution with whitened patches as filters: mean of what exceeds a threshold, either way.
+
+    Attributes
+    ----------
+    filters
+        (F, bands, k, k) each.
+    offsets
+        (F,) each: what whitening subtracts.
+    """
+
+    filters: tuple[Tensor, ...]
+    offsets: tuple[Tensor, ...]
+
+    @property
+    def width(self) -> int:
+        """Two numbers a filter."""
+        return 2 * sum(len(part) for part in self.filters)
+
+    @property
+    def digest(self) -> str:
+        """Of the filters."""
+        content = hashlib.blake2b(digest_size=16)
+        for part in (*self.filters, *self.offsets):
+            content.update(part.numpy().tobytes())
+        return content.hexdigest()
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        """(B, bands, H, W) to (B, width)."""
+        parts = [self._some(part) for part in torch.split(images, slice_length(images.device, len(images)))]
+        values: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+        return values
+
+    def _some(self, images: Tensor) -> Tensor:
+        found = []
+        for filters, offsets in zip(self.filters, self.offsets, strict=True):
+            response = functional.conv2d(images, filters.to(images.device), offsets.to(images.device)).flatten(2)
+            found += [(response - BIAS).relu().mean(-1), (-response - BIAS).relu().mean(-1)]
+        return torch.cat(found, dim=1)
+
+    @classmethod
+    def draw(cls, task: LabelledSet, normaliser: Normaliser, seed: int) -> RandomFilters:
+        """Draw filters from the training images of a task; deterministic in the seed."""
+        rng = np.random.default_rng([seed, 11])
+        chosen = rng.permutation(task.parts.train)[:PATCH_IMAGES]
+        batches = task.images.batches(np.sort(chosen), 64, normaliser.stored)
+        images = torch.cat([normaliser.images(batch) for batch in batches])
+        pairs = [
+            _whitened_filters(images, min(side, images.shape[-1]), FILTERS // len(FILTER_PX), rng) for side in FILTER_PX
+        ]
+        return cls(tuple(f for f, _ in pairs), tuple(o for _, o in pairs))
+
+
+def _whitened_filters(images: Tensor, side: int, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Make filters and offsets so that a convolution is the product of a whitened patch with a whitened unit patch."""
+    which = rng.integers(len(images), size=PATCHES)
+    tops, lefts = (rng.integers(images.shape[axis] - side + 1, size=PATCHES) for axis in (2, 3))
+    patches = torch.stack(
+        [images[i, :, t : t + side, left : left + side] for i, t, left in zip(which, tops, lefts, strict=True)]
+    )
+    x = patches.flatten(1).double()
+    mean = x.mean(0)
+    scale = (x - mean).std().clamp(min=1e-9)
+    values, vectors = torch.linalg.eigh(torch.cov(((x - mean) / scale).T))
+    whiten = (vectors * (values.clamp(min=0) + WHITENING).rsqrt()) @ vectors.T / scale
+    units = functional.normalize((x[:count] - mean) @ whiten, dim=1)
+    filters = units @ whiten
+    return filters.reshape(count, images.shape[1], side, side).float(), -(filters @ mean).float()
+
+
+def own_input(task: LabelledSet) -> Normaliser:
+    """How a task's images are normalised where no checkpoint says so: by its own training samples, or by its store's.
+
+    Raises
+    ------
+    InputError
+        When a store has nothing that can be an input.
+    """
+    if isinstance(task.images, StoreImages):
+        store = task.images.store
+        inputs = [m for m in store.modalities.values() if m.input]
+        if not inputs:
+            raise InputError(
+                f"{store.path}: expected a modality that can be an input, got {', '.join(store.modalities)}."
+            )
+        return Normaliser(inputs, store.statistics, inputs=[m.name for m in inputs])
+    own = task.images.own_normaliser(task.parts.train)
+    if own is None:
+        raise InputError(f"{task.name}: expected a checkpoint to normalise by, got none; set normalise: task.")
+    return own
+
+
+def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]:
+    """Load plain ConvNeXt V2 weights, as its authors or timm publish them, and the modality cut to its RGB bands.
+
+    Parameters
+    ----------
+    path
+        A safetensors file, or a ``.pth`` of tensors alone (read with ``weights_only``: nothing in it can run).
+    modality
+        Whose picture bands are red, green and blue.
+
+    Raises
+    ------
+    FileInputError
+        When it holds another architecture.
+    """
+    tensors = _own_names(path, _read_weights(path))
+    size = next((name for name, (_, widths) in SIZES.items() if _fits(tensors, name, widths)), None)
+    if size is None:
+        raise FileInputError(path, "expected the weights of a ConvNeXt V2, got those of another architecture.")
+    config = EncoderConfig(size=size, stem="original", patch_size=CONVNEXT_PATCH_PX, image_size=224, in_channels=3)
+    encoder = ConvNeXtV2(config)
+    wanted = encoder.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors or tensors[name].numel() != tensor.numel():
+            raise FileInputError(path, f"expected the weights of ConvNeXt V2 {size}, got none for {name}.")
+    encoder.load_state_dict({name: tensors[name].reshape(t.shape) for name, t in wanted.items()})
+    return encoder.eval(), replace(modality, model_bands=modality.display.bands)
+
+
+def _fits(tensors: Mapping[str, Tensor], size: str, widths: tuple[int, ...]) -> bool:
+    blocks = sum(name.endswith("dwconv.weight") for name in tensors)
+    stem = tensors.get("stem.conv.weight")
+    return stem is not None and stem.shape == (widths[0], 3, 4, 4) and blocks == sum(SIZES[size][0])
+
+
+def _read_weights(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    import pickle
+
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise FileInputError(path, f"expected tensors and nothing else, got: {str(error).splitlines()[0]}.") from None
+    found = content.get("model", content) if isinstance(content, dict) else {}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def _own_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename ``downsample_layers.*`` (the authors) or ``stem.*`` and ``stages.*.blocks.*`` (timm) as our encoder does."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        parts = name.removeprefix("encoder.").split(".")
+        if parts[0] == "downsample_layers":
+            home = ["stem"] if parts[1] == "0" else ["downsample", str(int(parts[1]) - 1)]
+            conv = parts[2] == ("0" if parts[1] == "0" else "1")
+            parts = [*home, "conv" if conv else "norm", parts[3]]
+        elif parts[0] == "stem" and parts[1] in ("0", "1"):
+            parts[1] = "conv" if parts[1] == "0" else "norm"
+        elif parts[0] == "stages" and parts[2] == "downsample":
+            parts = ["downsample", str(int(parts[1]) - 1), "norm" if parts[3] == "0" else "conv", parts[4]]
+        elif parts[0] == "stages" and parts[2] == "blocks":
+            parts = [*parts[:2], *parts[3:]]
+            swaps = {"conv_dw": "dwconv", "fc1": "pwconv1", "fc2": "pwconv2", "grn.weight": "grn.gamma", "grn.bias": "grn.beta"}  # fmt: skip
+            tail = ".".join(parts[3:]).removeprefix("mlp.")
+            parts = [*parts[:3], *next((tail.replace(a, b) for a, b in swaps.items() if tail.startswith(a)), tail).split(".")]  # fmt: skip
+        renamed[".".join(parts)] = tensor
+    if "stem.conv.weight" not in renamed:
+        raise FileInputError(
+            path, f"expected the weights of a ConvNeXt V2, got {next(iter(tensors), 'no tensors')}, ..."
+        )
+    return renamed

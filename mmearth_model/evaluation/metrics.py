@@ -1,0 +1,160 @@
+"""How right answers are: metrics by torchmetrics, intervals by the bootstrap over test samples.
+
+The metric that a task is judged by is a function of sums over the test samples (hits, overlaps, squared errors). So a
+sample leaves a few numbers behind, and an interval, or the difference of two encoders on the same samples, is a matter
+of summing them again with other weights.
+
+Axes: N samples, K classes, T targets, S numbers of a sample, R draws.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torchmetrics import functional
+
+from mmearth_model.tasks import IGNORED, TaskKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Sums = NDArray[np.float64]
+
+PRIMARY = {
+    TaskKind.SINGLE_LABEL: "accuracy",
+    TaskKind.MULTI_LABEL: "f1",
+    TaskKind.REGRESSION: "r2",
+    TaskKind.SEGMENTATION: "jaccard",
+    TaskKind.PIXEL_REGRESSION: "r2",
+}
+"""The metric that a task is judged by."""
+CONSTANT = 1e-12
+"""A target whose variance is a smaller part of its mean square does not vary, and no R2 is asked of it."""
+DRAWS = 1000
+COVERAGE = (2.5, 97.5)
+"""Percentiles of a 95 % interval."""
+
+
+def sample_sums(kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> Sums:
+    """(N, S) what each test sample adds to the sums that `from_sums` reads.
+
+    Parameters
+    ----------
+    kind
+        Of the task.
+    predicted, truth
+        Single-label (N,); multi-label (N, K) 0 or 1; regression (N, T); per pixel (N, H, W), unlabelled ones
+        `IGNORED` or NaN in ``truth``.
+    classes
+        K; of a segmentation.
+    """
+    if kind is TaskKind.SINGLE_LABEL:
+        return np.stack([predicted == truth, np.ones(len(truth))], axis=1).astype(np.float64)
+    if kind is TaskKind.MULTI_LABEL:
+        both = (predicted * truth).sum(axis=1)
+        return np.stack([2 * both, predicted.sum(axis=1) + truth.sum(axis=1)], axis=1).astype(np.float64)
+    if kind is TaskKind.SEGMENTATION:
+        return np.stack([confusion(p, t, classes).ravel() for p, t in zip(predicted, truth, strict=True)])
+    if kind is TaskKind.PIXEL_REGRESSION:
+        predicted, truth = predicted.reshape(len(truth), -1, 1), truth.reshape(len(truth), -1, 1)
+    else:
+        predicted, truth = predicted[:, None], truth[:, None]
+    seen = np.isfinite(truth)
+    y, error = np.where(seen, truth, 0.0), np.where(seen, truth - predicted, 0.0)
+    parts = [part.sum(axis=1) for part in (seen.astype(float), y, y**2, error**2)]
+    sums: Sums = np.concatenate(parts, axis=1).astype(np.float64)
+    return sums
+
+
+def confusion(predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> NDArray[np.float64]:
+    """(K, K) pixels by true and predicted class, unlabelled ones left out."""
+    known = truth != IGNORED
+    counts = np.bincount(truth[known].astype(np.int64) * classes + predicted[known], minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.float64)
+
+
+def from_sums(kind: TaskKind, sums: Sums) -> NDArray[np.float64]:
+    """(..., S) sums to (...) values of the metric that the task is judged by."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if kind in (TaskKind.SINGLE_LABEL, TaskKind.MULTI_LABEL):
+            return np.asarray(sums[..., 0] / sums[..., 1])
+        if kind is TaskKind.SEGMENTATION:
+            classes = round(sums.shape[-1] ** 0.5)
+            matrix = sums.reshape(*sums.shape[:-1], classes, classes)
+            hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+            union = matrix.sum(axis=-1) + matrix.sum(axis=-2) - hits
+            present = union > 0
+            return np.asarray(np.where(present, hits / union, 0).sum(axis=-1) / present.sum(axis=-1))
+        count, first, second, error = np.split(sums, 4, axis=-1)
+        spread = second - first**2 / count
+        varies = spread > CONSTANT * second
+        return np.asarray(np.where(varies, 1 - error / spread, 0).sum(axis=-1) / varies.sum(axis=-1))
+
+
+def weights(samples: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float32]:
+    """(R, N) how often each sample is drawn, with replacement."""
+    rng = np.random.default_rng([seed, samples])
+    return rng.multinomial(samples, np.full(samples, 1 / samples), size=draws).astype(np.float32)
+
+
+def bootstrap(kind: TaskKind, sums: Sequence[Sums], draws: int = DRAWS) -> NDArray[np.float64]:
+    """(R,) the metric on resampled test samples, averaged over runs; the same samples are drawn for each of them."""
+    values = [from_sums(kind, weights(len(part), draws).astype(np.float64) @ part) for part in sums]
+    mean: NDArray[np.float64] = np.mean(values, axis=0)
+    return mean
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of resampled values."""
+    low, high = np.nanpercentile(values, COVERAGE)
+    return float(low), float(high)
+
+
+def all_metrics(
+    kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int, scores: NDArray[Any] | None = None
+) -> dict[str, float]:
+    """Every metric of a kind of task, by torchmetrics; not those per pixel, see `pixel_metrics`.
+
+    Parameters
+    ----------
+    kind, predicted, truth, classes
+        As of `sample_sums`.
+    scores
+        Multi-label: (N, K) how sure each label is, for mAP.
+    """
+    p, t = torch.from_numpy(np.ascontiguousarray(predicted)), torch.from_numpy(np.ascontiguousarray(truth))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class without positives: torchmetrics leaves it out, and says so each time
+        if kind is TaskKind.SINGLE_LABEL:
+            return {
+                "accuracy": float(functional.classification.multiclass_accuracy(p, t, classes, average="micro")),
+                "accuracy_macro": float(functional.classification.multiclass_accuracy(p, t, classes, average="macro")),
+            }
+        if kind is TaskKind.MULTI_LABEL:
+            found = {"f1": float(functional.classification.multilabel_f1_score(p, t, classes, average="micro"))}
+            if scores is not None:
+                s = torch.from_numpy(np.ascontiguousarray(scores))
+                found["map"] = float(functional.classification.multilabel_average_precision(s, t, classes))
+            return found
+        varies = t.var(dim=0, correction=0) > CONSTANT * (t**2).mean(dim=0)
+        return {
+            "r2": float(functional.r2_score(p[:, varies], t[:, varies])) if varies.any() else float("nan"),
+            "rmse": float(functional.mean_squared_error(p, t, squared=False)),
+        }
+
+
+def pixel_metrics(kind: TaskKind, sums: Sums) -> dict[str, float]:
+    """Metrics per pixel, of the sums of all test samples."""
+    total = sums.sum(axis=0)
+    value = float(from_sums(kind, total))
+    if kind is TaskKind.SEGMENTATION:
+        classes = round(len(total) ** 0.5)
+        matrix = total.reshape(classes, classes)
+        return {"jaccard": value, "accuracy": float(np.trace(matrix) / matrix.sum())}
+    count, _, _, error = np.split(total, 4)
+    return {"r2": value, "rmse": float(np.sqrt(error / count)[0])}

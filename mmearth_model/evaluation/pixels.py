@@ -1,0 +1,129 @@
+"""A linear probe of every pixel: the encoder's maps of all stages, brought to the pixel, then one linear model.
+
+Hypercolumns after Hariharan et al., CVPR 2015. The model is fitted to a seeded draw of training pixels, as many from each
+image, and asked about every pixel of the test images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from mmearth_model.devices import slice_length
+from mmearth_model.evaluation.features import whole_patches
+from mmearth_model.evaluation.metrics import pixel_metrics, sample_sums
+from mmearth_model.evaluation.probes import LabelledFeatures, Linear, Prediction, Question, fit_path
+from mmearth_model.tasks import IGNORED, TaskKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from mmearth_model.encoder import ConvNeXtV2
+    from mmearth_model.targets import Normaliser
+    from mmearth_model.tasks import LabelledSet
+
+TRAIN_PIXELS = 20_000
+VALIDATION_PIXELS = 10_000
+READ_TILES = 32
+
+
+def probe_pixels(
+    encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, train: NDArray[np.intp], seed: int
+) -> tuple[Prediction, NDArray[np.float64], dict[str, float]]:
+    """Fit the probe and ask it about the test images.
+
+    Returns
+    -------
+    tuple
+        What was chosen (without the answers, which are many), what each test image adds to the metric's sums, and all
+        metrics.
+    """
+    rng = np.random.default_rng([seed, 13])
+    held_out = task.parts.validation
+    if not len(held_out):
+        order = rng.permutation(train)
+        held_out, train = order[: max(1, len(order) // 5)], order[max(1, len(order) // 5) :]
+    fit, choose = (
+        _drawn(encoder, normaliser, task, rows, pixels, rng)
+        for rows, pixels in ((train, TRAIN_PIXELS), (held_out, VALIDATION_PIXELS))
+    )
+    answer_kind = pixel_kind(task.kind)
+    question = Question(answer_kind, len(task.classes), fit, choose, choose, seed=seed)
+    strength, model, best = fit_path(question)
+    sums = np.concatenate(list(_test_sums(encoder, normaliser, task, model)))
+    done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
+    return done, sums, pixel_metrics(task.kind, sums)
+
+
+def pixel_kind(kind: TaskKind) -> TaskKind:
+    """Return what a single pixel is asked for."""
+    return TaskKind.REGRESSION if kind.continuous else TaskKind.SINGLE_LABEL
+
+
+def _test_sums(
+    encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, model: Linear
+) -> Iterator[NDArray[np.float64]]:
+    for columns, masks in _maps(encoder, normaliser, task, task.parts.test):
+        answers = model.predict(columns.permute(0, 2, 3, 1).reshape(-1, columns.shape[1]).numpy())
+        predicted = answers.reshape(masks.shape)
+        yield sample_sums(task.kind, predicted, masks, len(task.classes))
+
+
+def _drawn(
+    encoder: ConvNeXtV2,
+    normaliser: Normaliser,
+    task: LabelledSet,
+    rows: NDArray[np.intp],
+    pixels: int,
+    rng: np.random.Generator,
+) -> LabelledFeatures:
+    """Hypercolumns of labelled pixels, as many of each image, into one array."""
+    each = max(1, pixels // len(rows))
+    values = np.empty((each * len(rows), sum(encoder.widths)), dtype=np.float32)
+    labels: list[NDArray[Any]] = []
+    filled = 0
+    for columns, masks in _maps(encoder, normaliser, task, np.sort(rows)):
+        for column, mask in zip(columns, masks, strict=True):
+            known = np.flatnonzero(np.isfinite(mask) if task.kind.continuous else mask != IGNORED)
+            chosen = rng.permutation(known)[:each]
+            values[filled : filled + len(chosen)] = column.flatten(1).T[torch.from_numpy(chosen)].numpy()
+            filled += len(chosen)
+            labels.append(mask.ravel()[chosen])
+    found = np.concatenate(labels)
+    return LabelledFeatures(values[:filled], found[:, None] if task.kind.continuous else found)
+
+
+def _maps(
+    encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, rows: NDArray[np.intp]
+) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
+    """Hypercolumns (B, C, H, W) and masks (B, H, W), in slices."""
+    assert task.masks is not None
+    device = next(encoder.parameters()).device
+    length = slice_length(device, READ_TILES)
+    done = 0
+    for batch in task.images.batches(rows, READ_TILES, normaliser.stored):
+        images = whole_patches(encoder, normaliser.images(batch, device))
+        masks = cut_masks(task.masks(rows[done : done + len(images)]), images.shape[-1])
+        done += len(images)
+        for start in range(0, len(images), length):
+            yield hypercolumns(encoder, images[start : start + length]), masks[start : start + length]
+
+
+@torch.inference_mode()
+def hypercolumns(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
+    """(B, bands, H, W) to (B, all channels, H, W): the maps of all stages, bilinear at the size of the image."""
+    maps = encoder.forward_features(images)
+    size = images.shape[-2:]
+    grown = [functional.interpolate(m.float(), size=size, mode="bilinear", align_corners=False) for m in maps]
+    return torch.cat(grown, dim=1).cpu()
+
+
+def cut_masks(masks: NDArray[Any], side: int) -> NDArray[Any]:
+    """Cut the middle out of (B, H, W), as `whole_patches` does of the images."""
+    offset = (masks.shape[-1] - side) // 2
+    return masks[:, offset : offset + side, offset : offset + side]

@@ -1,0 +1,346 @@
+"""What an evaluation found: rows, means over the seeds with intervals, tables and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_model.evaluation.metrics import bootstrap, interval
+from mmearth_model.runs import write_text
+from mmearth_model.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
+"""Metrics that people read in per cent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One probe of one encoder.
+
+    Attributes
+    ----------
+    task
+        ``store:biome``, ``m-eurosat``, ...
+    kind
+        Of the task.
+    encoder
+        Checkpoint folder, or a baseline.
+    seed
+        Of the random encoder, of the split and labels where they are drawn, and of what is held out for validation.
+    protocol, converged, chosen, validation
+        See `mmearth_model.evaluation.probes.Prediction`.
+    labels
+        Share of the training labels that was used.
+    metric, value
+        What the task is judged by, on the test samples.
+    low, high
+        95 % interval of it, by the bootstrap over the test samples.
+    metrics
+        All metrics.
+    leaky
+        The encoder was trained on these labels, or on their kin: the figure proves nothing.
+    train_tiles, test_tiles
+        Samples that were fitted to and tested on.
+    """
+
+    task: str
+    kind: str
+    encoder: str
+    seed: int
+    protocol: str
+    labels: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    metrics: dict[str, float]
+    validation: float | None
+    converged: bool | None
+    chosen: str
+    leaky: bool
+    train_tiles: int
+    test_tiles: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of test samples that was named right."""
+        return self.metrics["accuracy"]
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What rows of several seeds have in common."""
+        return (self.task, self.protocol, self.labels, self.encoder)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """An encoder's rows of one task, protocol and label share, over the seeds.
+
+    Attributes
+    ----------
+    mean, deviation
+        Of the metric; unbiased, 0 for one seed.
+    low, high
+        95 % interval of the mean, by the bootstrap over the test samples.
+    seeds
+        How many.
+    """
+
+    task: str
+    encoder: str
+    protocol: str
+    labels: str
+    metric: str
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    seeds: int
+    leaky: bool
+    converged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much better one encoder is than another on the same test samples.
+
+    Attributes
+    ----------
+    value, low, high
+        Of the metric, with its 95 % interval (paired bootstrap).
+    """
+
+    task: str
+    protocol: str
+    labels: str
+    encoder: str
+    baseline: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results.
+
+    Attributes
+    ----------
+    rows
+        Every probe.
+    sums
+        For each row, (test samples, S) what each test sample added; see `mmearth_model.evaluation.metrics`.
+    filled
+        Task and encoder -> bands that the encoder takes and the task has not, filled with their mean.
+    """
+
+    rows: tuple[Row, ...]
+    sums: tuple[NDArray[np.float64], ...] = ()
+    filled: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+    def groups(self) -> dict[tuple[str, str, str, str], list[int]]:
+        """(task, protocol, labels, encoder) -> rows, in order."""
+        found: dict[tuple[str, str, str, str], list[int]] = {}
+        for index, row in enumerate(self.rows):
+            found.setdefault(row.group, []).append(index)
+        return found
+
+    def draws(self, group: tuple[str, str, str, str]) -> NDArray[np.float64]:
+        """(R,) mean of the metric over a group's seeds, on resampled test samples."""
+        rows = self.groups()[group]
+        return bootstrap(TaskKind(self.rows[rows[0]].kind), [self.sums[i] for i in rows])
+
+    def summaries(self) -> list[Summary]:
+        """Means over the seeds, in the order of the rows."""
+        return [self._summary(group, [self.rows[i] for i in rows]) for group, rows in self.groups().items()]
+
+    def _summary(self, group: tuple[str, str, str, str], rows: Sequence[Row]) -> Summary:
+        values = [row.value for row in rows]
+        if len(rows) == 1 or not self.sums:
+            low, high = statistics.fmean(row.low for row in rows), statistics.fmean(row.high for row in rows)
+        else:
+            low, high = interval(self.draws(group))
+        return Summary(
+            task=rows[0].task,
+            encoder=rows[0].encoder,
+            protocol=rows[0].protocol,
+            labels=rows[0].labels,
+            metric=rows[0].metric,
+            mean=statistics.fmean(values),
+            deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
+            low=low,
+            high=high,
+            seeds=len(values),
+            leaky=any(row.leaky for row in rows),
+            converged=all(row.converged is not False for row in rows),
+        )
+
+    def differences(self, baseline: str) -> list[Difference]:
+        """Every encoder against one of them, task by task; paired, so what all find hard does not blur it."""
+        found = []
+        groups = self.groups()
+        means = {group: statistics.fmean(self.rows[i].value for i in rows) for group, rows in groups.items()}
+        for group in groups:
+            other = (*group[:3], baseline)
+            if group[3] == baseline or other not in groups:
+                continue
+            low, high = interval(self.draws(group) - self.draws(other))
+            found.append(Difference(*group, baseline, means[group] - means[other], low, high))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "summary": [asdict(s) for s in self.summaries()],
+            "filled": [{"task": t, "encoder": e, "bands": list(b)} for (t, e), b in self.filled.items()],
+        }
+
+    def merged(self, *others: Evaluation) -> Evaluation:
+        """One evaluation of several."""
+        every = (self, *others)
+        return Evaluation(
+            tuple(row for e in every for row in e.rows),
+            tuple(part for e in every for part in e.sums),
+            {key: bands for e in every for key, bands in e.filled.items()},
+        )
+
+
+def shown(metric: str, value: float) -> str:
+    """Write a value as people read it: per cent where it is a share."""
+    return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.3f}"
+
+
+def notes(summary: Summary) -> str:
+    """Say what a reader must know of a figure."""
+    texts = ["leaky: trained on these labels or their kin"] * summary.leaky + ["not converged"] * (
+        not summary.converged
+    )
+    return "; ".join(texts)
+
+
+COLUMNS = ("task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "note")
+
+
+def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
+    """Cells under `COLUMNS`."""
+    return [
+        (
+            s.task,
+            s.protocol,
+            s.labels,
+            s.encoder,
+            s.metric,
+            *(shown(s.metric, v) for v in (s.mean, s.low, s.high, s.deviation)),
+            str(s.seeds),
+            notes(s),
+        )
+        for s in summaries
+    ]
+
+
+def to_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a CSV table."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    return text.getvalue()
+
+
+def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> None:
+    """Write ``results.md``, ``.csv``, ``.json`` and ``.png`` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = table_rows(result.summaries())
+    write_text(folder / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
+    write_text(folder / "results.csv", to_csv(COLUMNS, cells))
+    write_text(folder / "results.md", to_markdown(COLUMNS, cells))
+    figure = results_figure(result, synthetic=bool(about.get("synthetic")))
+    figure.savefig(folder / "results.png", dpi=150)
+
+
+def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
+    """Draw every encoder's metric with its 95 % interval: a panel a task and protocol; curves over label shares."""
+    from matplotlib.figure import Figure
+
+    summaries = result.summaries()
+    panels: dict[tuple[str, str], list[Summary]] = {}
+    for s in summaries:
+        panels.setdefault((s.task, s.protocol), []).append(s)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    encoders = list(dict.fromkeys(s.encoder for s in summaries))
+    height = 1.2 + 0.36 * len(encoders)
+    figure = Figure(figsize=(5.2 * columns, max(2.2, height) * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, ((task, protocol), entries) in zip(axes, panels.items(), strict=False):
+        many = len({s.labels for s in entries}) > 1
+        (_draw_curves if many else _draw_bars)(axis, entries, encoders)
+        axis.set_title(f"{task}, {protocol}{' (synthetic)' if synthetic else ''}", fontsize=9, loc="left")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def short_name(encoder: str, most: int = 34) -> str:
+    """Shorten a checkpoint's path for a label."""
+    return encoder if len(encoder) <= most else "…" + encoder[1 - most :]
+
+
+def _factor(metric: str) -> float:
+    return 100.0 if metric in PERCENT else 1.0
+
+
+def _draw_bars(axis: Any, entries: Sequence[Summary], encoders: Sequence[str]) -> None:  # noqa: ANN401 - matplotlib axes
+    metric = entries[0].metric
+    scale = _factor(metric)
+    for s in entries:
+        place = encoders.index(s.encoder)
+        colour = f"C{place % 10}"
+        bars = [[scale * max(0.0, s.mean - s.low)], [scale * max(0.0, s.high - s.mean)]]
+        axis.errorbar(scale * s.mean, place, xerr=bars, fmt="o", color=colour, capsize=3, markersize=5)
+        label = f"{scale * s.mean:.1f}" if scale > 1 else f"{s.mean:.2f}"
+        axis.annotate(label + ("*" if s.leaky else ""), (scale * s.mean, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+    axis.set_yticks(range(len(encoders)), [short_name(e) for e in encoders], fontsize=8)
+    axis.set_ylim(len(encoders) - 0.4, -0.7)
+    axis.set_xlabel(_unit(metric) + ("   * leaky" if any(s.leaky for s in entries) else ""), fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def _draw_curves(axis: Any, entries: Sequence[Summary], encoders: Sequence[str]) -> None:  # noqa: ANN401 - matplotlib axes
+    metric = entries[0].metric
+    scale = _factor(metric)
+    shares = list(dict.fromkeys(s.labels for s in entries))
+    for place, encoder in enumerate(encoders):
+        mine = [s for s in entries if s.encoder == encoder]
+        x = np.array([shares.index(s.labels) for s in mine]) + 0.03 * (place - len(encoders) / 2)
+        mean = scale * np.array([s.mean for s in mine])
+        bars = np.abs(scale * np.array([[s.low for s in mine], [s.high for s in mine]]) - mean)
+        axis.errorbar(x, mean, yerr=bars, fmt="o-", color=f"C{place % 10}", capsize=3, markersize=4, label=short_name(encoder))  # fmt: skip
+    axis.set_xticks(range(len(shares)), shares)
+    axis.set_xlabel("training labels", fontsize=8)
+    axis.set_ylabel(_unit(metric), fontsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+
+
+def _unit(metric: str) -> str:
+    return f"{metric}, %" if metric in PERCENT else metric
