@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmearth_model.checkpoints import Checkpoint, load_checkpoint, load_encoder
+    from mmearth_model.dataset import TileDataset
     from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.mpmae import MPMAE, MPMAEConfig
@@ -26,6 +27,7 @@ _HOME = {
     "MPMAE": "mpmae",
     "MPMAEConfig": "mpmae",
     "Normaliser": "targets",
+    "TileDataset": "dataset",
     "TrainPlan": "plan",
     "TrainProgress": "pretraining",
     "TrainRecipe": "recipe",
@@ -47,6 +49,7 @@ __all__ = [
     "Evaluation",
     "MPMAEConfig",
     "Normaliser",
+    "TileDataset",
     "TrainPlan",
     "TrainProgress",
     "TrainRecipe",
