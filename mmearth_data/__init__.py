@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmearth_data.commands import CommandGroup
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
     from mmearth_data.loading.loader import Batch, Loader
+    from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
     from mmearth_data.recipe import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
@@ -46,6 +47,7 @@ _HOME = {
     "Kind": "modality",
     "Loader": "loading.loader",
     "Modality": "modality",
+    "NO_LEVEL": "loading.scaling",
     "Place": "tile",
     "PreparedBuild": "api",
     "Progress": "building.executor",
@@ -65,7 +67,9 @@ _HOME = {
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
+    "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
+    "scale_of": "loading.scaling",
     "summarise": "inspection",
     "tile_figure": "inspection",
     "verify": "store",
@@ -73,6 +77,7 @@ _HOME = {
 }
 
 __all__ = [
+    "NO_LEVEL",
     "Batch",
     "BuildRecipe",
     "Catalog",
@@ -109,8 +114,10 @@ __all__ = [
     "render_catalog",
     "render_modality",
     "render_summary",
+    "resolve_statistics",
     "resource_path",
     "sample_map",
+    "scale_of",
     "summarise",
     "tile_figure",
     "verify",

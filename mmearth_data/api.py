@@ -49,6 +49,29 @@ class Store(StoredTiles):
 
         return Loader(self, **options)
 
+    def plot(self, tile: int | str, path: str | Path | None = None) -> Path:
+        """Draw all modalities of one tile as a PNG, as ``mmearth-data inspect --tile --figure`` does.
+
+        Parameters
+        ----------
+        tile
+            Position in the selection, or a tile id of 16 hex digits.
+        path
+            File to write; by default the tile id and ``.png``, in the current folder.
+
+        Raises
+        ------
+        InputError
+            When there is no such tile, or the picture cannot be written there.
+        """
+        from mmearth_data.inspection import tile_figure
+        from mmearth_data.inspection.figures import find_tile
+        from mmearth_data.tile import format_tile_id
+
+        if path is None:
+            path = f"{format_tile_id(int(self.coords['tile_id'][find_tile(self, tile)]))}.png"
+        return tile_figure(self, tile, path)
+
 
 def open_store(path: str | Path) -> Store:
     """Open a store, or what is committed of one that is being built.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmearth_model.benchmarking import Timing, Workload, bench
     from mmearth_model.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.converting import convert
+    from mmearth_model.dataset import TileDataset
     from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.mpmae import MPMAE, MPMAEConfig
@@ -28,6 +29,7 @@ _HOME = {
     "MPMAE": "mpmae",
     "MPMAEConfig": "mpmae",
     "Normaliser": "targets",
+    "TileDataset": "dataset",
     "Timing": "benchmarking",
     "TrainPlan": "plan",
     "TrainProgress": "pretraining",
@@ -53,6 +55,7 @@ __all__ = [
     "Evaluation",
     "MPMAEConfig",
     "Normaliser",
+    "TileDataset",
     "Timing",
     "TrainPlan",
     "TrainProgress",

@@ -41,6 +41,10 @@ class BufferPool:
         self._allocate = allocate
         self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Memory stays in its process.
+        return (BufferPool, (self._allocate,))
+
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Array of any content."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -49,7 +53,7 @@ class BufferPool:
         except IndexError:
             memory = self._allocate(size)
         # The memoryview is what keeps numpy from making `memory` itself the base of every view.
-        array = np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
+        array = np.frombuffer(memory.data, dtype=dtype).reshape(shape)
         owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
         weakref.finalize(owner, self._take_back, memory).atexit = False
         return array

@@ -91,7 +91,7 @@ class Kernel:
         return tuple(layer for layer in self.layers if layer.modality.kind.is_raster)
 
     def fetch(self, rows: NDArray[np.intp], names: Sequence[str] | None = None) -> dict[str, list[bytes]]:
-        """Encoded tiles of some rows of one shard.
+        """Fetch the encoded tiles of some rows of one shard.
 
         Raises
         ------

@@ -172,11 +172,18 @@ class Loader:
             if not self.infinite:
                 return
 
-    def batches(self, numbers: range) -> Iterator[Batch]:
-        """Some batches of the current epoch, by number: workers that share it take every so-manieth each."""
+    @property
+    def cores(self) -> int:
+        """Threads that decode in this process."""
+        return self.threads or _cores()
+
+    def batches(self, numbers: range, *, threads: int | None = None) -> Iterator[Batch]:
+        """Yield some batches of the current epoch, by number: workers that share it take every so-manieth each."""
         windows = self._windows()
         spans = spans_of([len(window.order) for window in windows], self.batch_size, drop_last=self.drop_last)
-        return self._pipeline().batches(windows, spans[: len(self)][numbers.start : numbers.stop : numbers.step])
+        return self._pipeline(threads or self.cores).batches(
+            windows, spans[: len(self)][numbers.start : numbers.stop : numbers.step]
+        )
 
     def rows(self) -> NDArray[np.intp]:
         """Store rows of the current epoch in the order of their delivery; nothing is read."""
@@ -193,10 +200,9 @@ class Loader:
             share=self.share,
         )
 
-    def _pipeline(self) -> ThreadPipeline | ClusterPipeline:
+    def _pipeline(self, threads: int) -> ThreadPipeline | ClusterPipeline:
         if self.client is not None:
             return ClusterPipeline(self.kernel, self.client, prefetch=self.prefetch)
-        threads = self.threads or _cores()
         return ThreadPipeline(self.kernel, threads=threads, prefetch=self.prefetch, buffers=self._buffers)
 
     def _identity(self) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def _check_numbers(**numbers: int) -> None:
 def _layers(
     store: Store, names: Sequence[str] | None, bands: Mapping[str, Sequence[str]], *, normalise: bool
 ) -> tuple[Layer, ...]:
-    """What is delivered: modalities in the order asked for."""
+    """Resolve what is delivered: modalities in the order asked for."""
     stored = {m.name: m for m in store.modalities.values() if m.stored}
     wanted = tuple(stored) if names is None else tuple(dict.fromkeys(names))
     missing = [name for name in (*wanted, *bands) if name not in stored]
@@ -257,4 +263,3 @@ def _layer(store: Store, m: Modality, bands: Sequence[str] | None, *, normalise:
         raise InputError(f"{m.name}: expected at least one of the bands {', '.join(m.bands)}, got none.")
     scaling = Scaling.of(m, store.statistics, chosen) if normalise and m.kind.is_continuous else None
     return Layer(modality=m, picks=picks, scaling=scaling)
-

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import dask
 import numpy as np
+from dask.base import compute
 from dask.delayed import delayed
 
 from mmearth_data.errors import RetryLater
 from mmearth_data.loading.kernel import whole_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 Span: TypeAlias = "tuple[tuple[int, int, int], ...]"
 """Where the tiles of a batch stand in the plan: (window, first, end) of its order, one or more."""
+
+Encoded: TypeAlias = "dict[str, list[bytes]]"
+"""Raster modality -> encoded tiles."""
+Source: TypeAlias = "tuple[WindowTiles, Future[Encoded]]"
+"""A window, and its encoded tiles once they are fetched."""
 
 TASK_TILES = 16
 """Tiles of one decoding task: few, so that threads end together, and more than what a task costs."""
@@ -53,7 +58,7 @@ def spans_of(sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> list[
                 window += 1
             begin, end = ends[window] - sizes[window], min(stop, ends[window])
             span.append((window, first - begin, end - begin))
-            first = end  # noqa: PLW2901 - the rest of the batch stands in the next window
+            first = end
         spans.append(tuple(span))
     return spans
 
@@ -76,8 +81,18 @@ class WindowTiles:
         for first, end in wanted:
             mask[self.order[first:end]] = True
         self.blocks = [
-            (begin + np.flatnonzero(mask[begin:end])) for begin, end in _bounds(window.blocks) if mask[begin:end].any()
+            begin + np.flatnonzero(mask[begin:end]) for begin, end in _bounds(window.blocks) if mask[begin:end].any()
         ]
+        """Positions of the wanted tiles of each block, among the window's tiles laid end to end."""
+
+    def take(self, packed: Encoded, first: int, end: int) -> tuple[NDArray[np.intp], Encoded]:
+        """Store rows and encoded tiles of a part of the order; the tiles are handed out once and then forgotten."""
+        positions = self.order[first:end]
+        taken = {name: [parts[position] for position in positions] for name, parts in packed.items()}
+        for parts in packed.values():
+            for position in positions:
+                parts[position] = b""
+        return self.rows[positions], taken
 
 
 def _bounds(blocks: Sequence[Block]) -> list[tuple[int, int]]:
@@ -119,7 +134,7 @@ class ThreadPipeline:
     def batches(self, windows: Sequence[Window], spans: Sequence[Span]) -> Iterator[Batch]:
         """Yield the batches of some spans, in order."""
         tiles = windows_of(windows, spans)
-        fetched: dict[int, Future[dict[str, list[bytes | None]]]] = {}
+        fetched: dict[int, Future[Encoded]] = {}
         upcoming = deque(sorted(tiles))
         pending: deque[Future[list[Batch]]] = deque()
         with _workers("fetch", 1) as fetcher, _workers("decode", 1) as decoder, self._pools() as (readers, threads):
@@ -140,14 +155,14 @@ class ThreadPipeline:
 
     @contextmanager
     def _pools(self) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-        with _workers("read", FAR_READERS if self.far else LOCAL_READERS) as readers:
-            with _workers("tiles", self.threads) as threads:
-                yield readers, threads
+        readers_count = FAR_READERS if self.far else LOCAL_READERS
+        with _workers("read", readers_count) as readers, _workers("tiles", self.threads) as threads:
+            yield readers, threads
 
-    def _fetch(self, tiles: WindowTiles, pool: ThreadPoolExecutor) -> dict[str, list[bytes | None]]:
-        """Encoded tiles of a window by modality, laid out as its blocks are; None where not wanted."""
+    def _fetch(self, tiles: WindowTiles, pool: ThreadPoolExecutor) -> Encoded:
+        """Fetch the wanted tiles of a window, and lay them out as its blocks are."""
         names = [layer.modality.name for layer in self.kernel.rasters]
-        packed: dict[str, list[bytes | None]] = {name: [None] * len(tiles.rows) for name in names}
+        packed: Encoded = {name: [b""] * len(tiles.rows) for name in names}
 
         def fetch(positions: NDArray[np.intp], some: list[str]) -> None:
             for name, parts in self.kernel.fetch(tiles.rows[positions], some).items():
@@ -159,31 +174,19 @@ class ThreadPipeline:
         _run([partial(fetch, positions, some) for positions in tiles.blocks for some in groups], pool)
         return packed
 
-    def _decode(
-        self,
-        group: Sequence[Span],
-        sources: dict[int, tuple[WindowTiles, Future[dict[str, list[bytes | None]]]]],
-        pool: ThreadPoolExecutor,
-    ) -> list[Batch]:
+    def _decode(self, group: Sequence[Span], sources: Mapping[int, Source], pool: ThreadPoolExecutor) -> list[Batch]:
         """Decode some batches together."""
-        ready = {index: (tiles, future.result()) for index, (tiles, future) in sources.items()}
         batches, tasks = [], []
         for span in group:
-            rows = np.concatenate([ready[w][0].rows[ready[w][0].order[a:b]] for w, a, b in span])
+            parts = [sources[w][0].take(sources[w][1].result(), first, end) for w, first, end in span]
+            rows = np.concatenate([some for some, _ in parts])
+            packed = {name: [tile for _, taken in parts for tile in taken[name]] for name in parts[0][1]}
             batch = self.kernel.batch(rows, self.buffers.array)
-            packed = {
-                name: [taken[p] for w, a, b in span for taken in [ready[w][1][name]] for p in ready[w][0].order[a:b]]
-                for name in next(iter(ready.values()))[1]
-            }
             for first in range(0, len(rows), TASK_TILES):
                 places = range(first, min(first + TASK_TILES, len(rows)))
-                some: Any = {name: parts[places.start : places.stop] for name, parts in packed.items()}
-                tasks.append(partial(self.kernel.decode, rows, some, batch, places))
+                some_tiles = {name: tiles[places.start : places.stop] for name, tiles in packed.items()}
+                tasks.append(partial(self.kernel.decode, rows, some_tiles, batch, places))
             batches.append(batch)
-            for w, a, b in span:  # decoded once: the bytes need not wait for the window's end
-                for parts in ready[w][1].values():
-                    for position in ready[w][0].order[a:b].tolist():
-                        parts[position] = None
         _run(tasks, pool)
         return batches
 
@@ -198,7 +201,7 @@ def _groups(spans: Sequence[Span], size: int) -> Iterator[Sequence[Span]]:
 
 def _run(tasks: Sequence[Callable[[], None]], pool: ThreadPoolExecutor) -> None:
     graph = [delayed(task, pure=False, traverse=False)() for task in tasks]
-    dask.compute(*graph, scheduler="threads", pool=pool, optimize_graph=False)
+    compute(*graph, scheduler="threads", pool=pool, optimize_graph=False)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -257,7 +260,9 @@ class ClusterPipeline:
 
     def _submit(self, kernel: Any, span: Span, tiles: dict[int, WindowTiles], fetched: dict[int, list[Any]]) -> Any:  # noqa: ANN401
         """Start one batch: it depends on the blocks that its tiles stand in."""
-        rows, index, blocks = [], [], []
+        rows: list[NDArray[np.intp]] = []
+        index: list[tuple[int, int]] = []
+        blocks: list[Any] = []
         for w, first, end in span:
             positions = tiles[w].order[first:end]
             rows.append(tiles[w].rows[positions])

@@ -112,7 +112,7 @@ def plan_epoch(
     window_blocks: int,
     seed: int,
     epoch: int,
-    share: Share = Share(),  # noqa: B008 - a frozen value
+    share: Share = Share(),
 ) -> list[Window]:
     """Windows of one epoch, in order.
 

@@ -57,7 +57,9 @@ class PackedReader:
         key = object_key(self.spec, shard)
         entries = self._index(key)[rows - int(rows[0]) + first]
         if (entries == ABSENT).any():
-            raise StoreDamaged(self._objects.root, key, f"the inner chunks of rows {rows[0]} to {rows[-1]} are not there")
+            raise StoreDamaged(
+                self._objects.root, key, f"the inner chunks of rows {rows[0]} to {rows[-1]} are not there"
+            )
         return self._ranges(key, [(offset, length) for offset, length in entries.tolist()])
 
     def decode(self, row: int, data: bytes, out: np.ndarray[Any, Any]) -> None:
