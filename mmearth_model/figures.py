@@ -159,7 +159,9 @@ def _draw(row: Any, pictures: tuple[Picture, Picture], hidden: Any, fed: Picture
     for axis, picture in zip(row, (seen, 1.0 - 0.6 * hidden, prediction, truth), strict=True):
         axis.set_xticks([])
         axis.set_yticks([])
-        if picture is not None:
+        if picture is None:
+            axis.spines[:].set_visible(False)
+        else:
             axis.imshow(picture, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
 
 
@@ -174,4 +176,5 @@ def _write(row: Any, task: TaskSpec, modality: Modality, target: Target, predict
     for axis, text in zip(row, ("", "", *texts), strict=True):
         axis.set_xticks([])
         axis.set_yticks([])
+        axis.spines[:].set_visible(bool(text))
         axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=5, wrap=True)
