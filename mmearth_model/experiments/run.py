@@ -145,7 +145,7 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     with claim(setting.out / "claims" / "store") as ours:
         if ours:
             report(f"building {path}")
-            build(make_build_recipe(**(scale.build or {})), path)
+            build(make_build_recipe(None, dict(scale.build or {})), path)
     while not (path / "zarr.json").is_file() or not open_store(path).finished:
         time.sleep(POLL_S)
     return replace(setting, stores={**setting.stores, "default": path})

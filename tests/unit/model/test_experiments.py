@@ -18,6 +18,8 @@ from matplotlib import image
 from toy_store import TINY, write_store
 
 from mmearth_data import FileInputError, InputError, Store, load_catalog
+from mmearth_data import make_recipe as make_build_recipe
+from mmearth_model import make_recipe
 from mmearth_model.cli import cli
 from mmearth_model.experiments import Setting, experiment_names, read_experiment, run_experiment
 from mmearth_model.experiments import run as running
@@ -69,6 +71,10 @@ def test_every_shipped_experiment_can_be_planned_at_its_scales() -> None:
             units = plan_units(experiment, scale, MODALITIES, {})
             assert experiment.baseline in {unit.name for unit in units}, name
             assert len({unit.key for unit in units}) == len(units)
+            for unit in units:
+                make_recipe(scale.recipe, {"exclude": scale.exclude, **scale.train, **unit.variant.train})
+            if scale.build is not None:
+                assert make_build_recipe(None, dict(scale.build)).source == "synthetic"
 
 
 def test_one_is_left_out_at_a_time() -> None:
