@@ -327,6 +327,62 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     _print_timings(found, work)
 
 
+# ---------------------------------------------------------------- experiments
+
+
+@cli.command()
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--scale", type=click.Choice(["demo", "paper"]), default="demo", show_default=True, help="demo: minutes on a laptop, on a synthetic store of its own; paper: as in the paper, on yours.")  # fmt: skip
+@click.option("--out", type=FILE, metavar="DIR", help="Folder of the experiment.  [default: runs/NAME-SCALE]")
+@click.option("--store", "stores", multiple=True, metavar="[NAME=]STORE", help="Store to learn from and to probe. Repeatable where variants name stores.")  # fmt: skip
+@click.option("--data", multiple=True, metavar="TASK=PATH", help="Data of a task that is not cut from a store. Repeatable.")  # fmt: skip
+@click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB), where a variant asks for them.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--scheduler", metavar="URL", help="Dask scheduler whose workers run it instead.")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def experiment(
+    name: str,
+    scale: str,
+    out: Path | None,
+    stores: tuple[str, ...],
+    data: tuple[str, ...],
+    convnext: Path | None,
+    workers: int,
+    scheduler: str | None,
+    device: str,
+) -> None:
+    """Run an experiment of pipelines/experiments: a grid of runs, a table and a figure.
+
+    The same command again continues it, and never repeats a finished run; started several times (as by a Slurm array),
+    the processes share the work. NAME list tells what there is.
+    """
+    from mmearth_model.experiments import Setting, experiment_names, read_experiment, run_experiment
+
+    if name == "list":
+        for known in experiment_names():
+            click.echo(f"{known:20} {read_experiment(known).question}")
+        return
+    found = read_experiment(name)
+    setting = Setting(
+        experiment=found,
+        scale=scale,
+        out=out or Path("runs") / f"{found.name}-{scale}",
+        stores={key or "default": Path(path) for key, path in (_pair(text) for text in stores)},
+        data={key: Path(path) for key, path in (_pair(text) for text in data)},
+        convnext=convnext,
+        device=device,
+    )
+    run_experiment(setting, workers=workers, scheduler=scheduler, report=lambda line: click.echo(line, err=True))
+    click.echo((setting.out / "results.md").read_text(encoding="utf-8"), nl=False)
+    click.echo(f"{setting.out}: results.md, results.csv, results.json, results.png", err=True)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """``NAME=PATH`` to both; a path alone has no name."""
+    name, equals, path = text.partition("=")
+    return (name, path) if equals else ("", text)
+
+
 # ---------------------------------------------------------------- shared pieces
 
 

@@ -41,7 +41,7 @@ LAYER_0_LIBRARIES = frozenset({"numpy", "pyproj"})
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "zarr": ("mmearth_data.store",),
     "dask": ("mmearth_data.building", "mmearth_data.loading"),
-    "distributed": ("mmearth_data.building", "mmearth_data.loading"),
+    "distributed": ("mmearth_data.building", "mmearth_data.loading", "mmearth_model.experiments"),
     "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),
     "matplotlib": ("mmearth_data.inspection", "mmearth_model"),
     "ee": ("mmearth_data.sources.earthengine",),

@@ -88,7 +88,7 @@ HELP = """
 
 COMMANDS = {
     "mmearth-data": ["build", "inspect", "sample", "verify", "catalog"],
-    "mmearth-train": ["pretrain", "evaluate"],
+    "mmearth-train": ["pretrain", "evaluate", "finetune", "embed", "experiment"],
 }
 
 

@@ -502,3 +502,16 @@ def test_label_shares_and_shots(test_data: Path) -> None:
     for wrong in ("0%", "200%", "five", "0-shot", "-1%"):
         with pytest.raises(InputError, match="--labels"):
             LabelShare.parse(wrong)
+
+
+def test_one_class_only_and_empty_parts_are_refused(tmp_path: Path) -> None:
+    rows = "path,label,part\n0.tif,a,train\n1.tif,a,train\n2.tif,b,test\n"
+    task = open_files(rgb(layout="table", splits={"column": "part"}), table(tmp_path / "a", rows))
+    with pytest.raises(
+        InputError, match="mine: expected at least two classes among the 2 training tiles, got one only"
+    ):
+        task.check()
+    rows = "path,label,part\n0.tif,a,train\n1.tif,b,train\n"
+    task = open_files(rgb(layout="table", splits={"column": "part"}), table(tmp_path / "b", rows))
+    with pytest.raises(InputError, match="expected labelled tiles to train and to test on, got 2 and 0"):
+        task.check()

@@ -1,0 +1,299 @@
+"""Run an experiment: a grid of runs, each finished once, by one process or several, on one machine or many.
+
+::
+
+    OUT/experiment.json            what is asked; must not change
+    OUT/store.zarr                 a store of its own, where the scale says so
+    OUT/runs/VARIANT-SEED/         pretrain/ (the run, until it is probed), result.json, sums.npz; result.json is last
+    OUT/claims/                    who works on what
+    OUT/results.{md,csv,json,png}  the answer
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import InputError, build, open_store
+from mmearth_data import make_recipe as make_build_recipe
+from mmearth_model.checkpoints import load_checkpoint
+from mmearth_model.evaluation import Evaluation, Row, evaluate
+from mmearth_model.experiments.claims import claim
+from mmearth_model.experiments.report import write_report
+from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
+from mmearth_model.pretraining import pretrain
+from mmearth_model.recipe import make_recipe
+from mmearth_model.runs import write_text
+from mmearth_model.tasks import PREFIX, LabelShare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mmearth_data import Store
+
+RESULT_FILE = "result.json"
+SUMS_FILE = "sums.npz"
+EXPERIMENT_FILE = "experiment.json"
+POLL_S = 2.0
+YEAR_0 = 1970
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """An experiment where it runs.
+
+    Attributes
+    ----------
+    experiment, scale
+        What is asked.
+    out
+        Its folder.
+    stores
+        Name -> store; ``default`` is probed.
+    data
+        Task -> its data, of tasks that are not cut from a store.
+    convnext
+        Plain ConvNeXt V2 weights; None where there are none.
+    device
+        ``auto``, ``cpu``, ``cuda``, ...
+    """
+
+    experiment: Experiment
+    scale: str
+    out: Path
+    stores: dict[str, Path]
+    data: dict[str, Path]
+    convnext: Path | None = None
+    device: str = "auto"
+
+    def folder(self, unit: Unit) -> Path:
+        """Where a run lies."""
+        return self.out / "runs" / unit.key
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks with the places of their data."""
+        names = self.experiment.scale(self.scale).tasks
+        return tuple(name if name.startswith(PREFIX) else f"{name}={self.data[name]}" for name in names)
+
+
+def run_experiment(
+    setting: Setting,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """Run what is not finished, and write the answer.
+
+    The same call continues; several processes that make it at the same time share the work.
+
+    Parameters
+    ----------
+    setting
+        What, and where.
+    workers
+        Processes of this machine.
+    scheduler
+        Address of a Dask scheduler, whose workers see the same folders.
+    report
+        Told in a line what happens.
+
+    Raises
+    ------
+    InputError
+        When folder, stores and data do not fit the experiment; nothing was run.
+    """
+    setting = prepare(setting, report)
+    while True:
+        units = _planned(setting)
+        todo = [unit for unit in units if not finished(setting, unit)]
+        if not todo:
+            break
+        report(f"{len(units) - len(todo)} of {len(units)} known runs finished.")
+        if not _run_all(setting, todo, workers, scheduler, report):
+            time.sleep(POLL_S)
+    result = collect(setting, units)
+    write_report(setting.experiment, setting.scale, result, setting.out, synthetic=open_store(setting.stores["default"]).synthetic)  # fmt: skip
+    return result
+
+
+def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
+    """Check that an experiment can run here, record what is asked, and build its store if it has one of its own."""
+    scale = setting.experiment.scale(setting.scale)
+    lacking = [name for name in scale.tasks if not name.startswith(PREFIX) and name not in setting.data]
+    if lacking:
+        raise InputError(f"{setting.experiment.name}: expected the data of {', '.join(lacking)}; give --data {lacking[0]}=PATH.")  # fmt: skip
+    variants = setting.experiment.variants.values()
+    if setting.convnext is None and any(v.network == "convnext" for v in variants):
+        raise InputError(f"{setting.experiment.name}: expected plain ConvNeXt V2 weights; give --convnext FILE.")
+    if "default" not in setting.stores and scale.build is None:
+        raise InputError(f"{setting.experiment.name} --scale {setting.scale}: expected a store; give --store STORE.")
+    absent = {v.store for v in variants} - {*setting.stores, "default"}
+    if absent:
+        raise InputError(f"{setting.experiment.name}: expected the store {min(absent)!r}; give --store {min(absent)}=STORE.")  # fmt: skip
+    _record(setting)
+    if "default" in setting.stores:
+        return setting
+    path = setting.out / "store.zarr"
+    with claim(setting.out / "claims" / "store") as ours:
+        if ours:
+            report(f"building {path}")
+            build(make_build_recipe(None, dict(scale.build or {})), path)
+    while not (path / "zarr.json").is_file() or not open_store(path).finished:
+        time.sleep(POLL_S)
+    return replace(setting, stores={**setting.stores, "default": path})
+
+
+def _record(setting: Setting) -> None:
+    """Write what is asked, or refuse a folder that was asked something else."""
+    asked = {"experiment": setting.experiment.model_dump(mode="json"), "scale": setting.scale}
+    file = setting.out / EXPERIMENT_FILE
+    if file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != asked:
+            raise InputError(f"{setting.out}: expected the experiment that stands there, got another one; choose another --out.")  # fmt: skip
+        return
+    if setting.out.exists() and any(setting.out.iterdir()) and not (setting.out / "claims").is_dir():
+        raise InputError(f"{setting.out}: expected a new folder or an experiment, got something else; choose another --out.")  # fmt: skip
+    setting.out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(asked, indent=1) + "\n")
+
+
+def _planned(setting: Setting) -> list[Unit]:
+    modalities = tuple(open_store(setting.stores["default"]).modalities.values())
+    scale = setting.experiment.scale(setting.scale)
+    known: dict[str, float] = {}
+    while True:
+        units = plan_units(setting.experiment, scale, modalities, known)
+        names = {unit.name for unit in units} - known.keys()
+        fresh = {name: _validation(setting, [u for u in units if u.name == name]) for name in names}
+        done = {name: value for name, value in fresh.items() if value is not None}
+        if not done:
+            return units
+        known |= done
+
+
+def _validation(setting: Setting, units: Sequence[Unit]) -> float | None:
+    """Mean of the first task's validation value over a variant's seeds; None unless all are finished."""
+    if not all(finished(setting, unit) for unit in units):
+        return None
+    rows = [row for unit in units for row in read_result(setting, unit).rows]
+    first = [row.validation for row in rows if row.task == rows[0].task and row.validation is not None]
+    return float(np.mean(first)) if first else 0.0
+
+
+def _run_all(
+    setting: Setting, todo: Sequence[Unit], workers: int, scheduler: str | None, report: Callable[[str], None]
+) -> bool:
+    """Run what can be had; True if this call finished any."""
+    if scheduler is not None:
+        from distributed import Client
+
+        with Client(scheduler) as client:  # type: ignore[no-untyped-call]
+            return any(client.gather(client.map(run_unit, [setting] * len(todo), todo, pure=False)))
+    if workers > 1:
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            return any(list(pool.map(run_unit, [setting] * len(todo), todo)))
+    done = False
+    for unit in todo:
+        begin = time.perf_counter()
+        ran = run_unit(setting, unit)
+        done |= ran
+        report(f"{unit.key}: {f'{time.perf_counter() - begin:.0f} s' if ran else 'another process has it'}")
+    return done
+
+
+def finished(setting: Setting, unit: Unit) -> bool:
+    """Whether a run has its result."""
+    return (setting.folder(unit) / RESULT_FILE).is_file()
+
+
+def run_unit(setting: Setting, unit: Unit) -> bool:
+    """Pretrain and probe one variant under one seed, unless it is done or another process is at it."""
+    with claim(setting.out / "claims" / unit.key) as ours:
+        if not ours or finished(setting, unit):
+            return False
+        folder = setting.folder(unit)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = _probe(setting, unit, _checkpoint(setting, unit, folder / "pretrain"))
+        np.savez_compressed(folder / SUMS_FILE, *result.sums)
+        write_text(folder / RESULT_FILE, json.dumps([asdict(row) for row in result.rows], indent=1) + "\n")
+        return True
+
+
+def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
+    """Train, or go on training; None where nothing is trained."""
+    variant, scale = unit.variant, setting.experiment.scale(setting.scale)
+    if variant.network != "trained":
+        return None
+    store = select(open_store(setting.stores[variant.store]), variant.select)
+    known = store.modalities
+    exclude = [name for name in scale.exclude if name in known]
+    given = {"exclude": exclude, **scale.train, **variant.train, "seed": unit.seed}
+    return pretrain(store, make_recipe(scale.recipe, given), folder, device=setting.device)
+
+
+def _probe(setting: Setting, unit: Unit, checkpoint: Path | None) -> Evaluation:
+    scale = setting.experiment.scale(setting.scale)
+    network = unit.variant.network
+    result = evaluate(
+        [] if checkpoint is None else [load_checkpoint(checkpoint)],
+        select(open_store(setting.stores["default"]), setting.experiment.probe),
+        setting.tasks,
+        protocols=scale.protocols,
+        labels=[LabelShare.parse(text) for text in scale.labels],
+        seeds=unit.seed + 1 if network == "random" else 1,
+        baselines=("random",) if network == "random" else (),
+        convnext=setting.convnext if network == "convnext" else None,
+        device=setting.device,
+    )
+    kept = [i for i, row in enumerate(result.rows) if network != "random" or row.seed == unit.seed]
+    rows = tuple(replace(result.rows[i], encoder=unit.name, seed=unit.seed) for i in kept)
+    return Evaluation(rows, tuple(result.sums[i] for i in kept))
+
+
+def read_result(setting: Setting, unit: Unit) -> Evaluation:
+    """Read what a finished run found."""
+    folder = setting.folder(unit)
+    rows: list[dict[str, Any]] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    with np.load(folder / SUMS_FILE) as file:
+        sums = tuple(file[f"arr_{index}"] for index in range(len(rows)))
+    return Evaluation(tuple(Row(**row) for row in rows), sums)
+
+
+def collect(setting: Setting, units: Sequence[Unit]) -> Evaluation:
+    """Put the results of all runs together."""
+    first, *others = (read_result(setting, unit) for unit in units)
+    return first.merged(*others)
+
+
+def select(store: Store, selection: Selection) -> Store:
+    """Take the tiles that a selection names.
+
+    Raises
+    ------
+    InputError
+        When there are none.
+    """
+    coords = store.coords
+    keep = np.ones(len(store), dtype=bool)
+    if selection.years is not None:
+        year = coords["time"].astype("datetime64[ms]").astype("datetime64[Y]").astype(int) + YEAR_0
+        keep &= np.isin(year, selection.years)
+    if selection.bboxes is not None:
+        lon, lat = coords["lon"], coords["lat"]
+        keep &= np.any([(w <= lon) & (lon < e) & (s <= lat) & (lat < n) for w, s, e, n in selection.bboxes], axis=0)
+    if selection.tiles is not None:
+        train = coords["split"] == 0
+        keep &= ~train | (np.cumsum(train & keep) <= selection.tiles)
+    if not keep.any():
+        raise InputError(f"{store.path}: expected tiles of {selection.model_dump(exclude_none=True)}, got none.")
+    return store if keep.all() else store.select(where=keep)

@@ -1,0 +1,266 @@
+"""An experiment file: a question, the variants that answer it, and at which scales it is asked."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmearth_data import FileInputError, InputError, resource_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmearth_data import Modality
+
+Search = Literal["grid", "leave-one-out", "greedy"]
+Network = Literal["trained", "random", "convnext"]
+
+
+class Selection(BaseModel):
+    """Which tiles of a store are used.
+
+    Attributes
+    ----------
+    years
+        Of the scene.
+    bboxes
+        West, south, east, north in degrees; a tile lies in one of them.
+    tiles
+        The first so many training tiles (any run of them is a fair sample); others are kept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    years: tuple[int, ...] | None = None
+    bboxes: tuple[tuple[float, float, float, float], ...] | None = None
+    tiles: int | None = Field(default=None, ge=1)
+
+
+class Variant(BaseModel):
+    """One answer that is tried.
+
+    Attributes
+    ----------
+    train
+        Fields of the training recipe that differ.
+    select
+        Tiles that are learned from.
+    network
+        ``trained``; ``random`` weights; plain ``convnext`` weights of the user.
+    store
+        Name of the store that is learned from, where several are given; ``default`` is the one of the tasks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: dict[str, Any] = {}
+    select: Selection = Selection()
+    network: Network = "trained"
+    store: str = "default"
+
+
+class Scale(BaseModel):
+    """How large an experiment is asked.
+
+    Attributes
+    ----------
+    build
+        Fields of the build recipe of a store of its own; None needs the user's.
+    recipe, train
+        Training recipe, and fields that differ in every variant.
+    exclude
+        Modalities that no variant learns: what the tasks ask.
+    tiles
+        Numbers of training tiles, a variant each.
+    tasks, protocols, labels, seeds
+        As of `mmearth_model.evaluate`.
+    axes
+        Instead of those of the experiment.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    build: dict[str, Any] | None = None
+    recipe: str = "default"
+    exclude: tuple[str, ...] = ()
+    train: dict[str, Any] = {}
+    tasks: tuple[str, ...] = Field(min_length=1)
+    protocols: tuple[Literal["knn", "linear", "probe"], ...] = ("knn", "linear")
+    labels: tuple[str, ...] = ("100%",)
+    seeds: int = Field(default=3, ge=1)
+    axes: dict[str, tuple[Any, ...]] = {}
+    tiles: tuple[int, ...] = ()
+
+
+class Experiment(BaseModel):
+    """One file of ``pipelines/experiments``.
+
+    Attributes
+    ----------
+    name, question
+        For people.
+    baseline
+        Variant that the others are compared with.
+    search
+        ``grid``: the variants, or the product of ``axes``; ``leave-one-out``: all modalities, then all but each;
+        ``greedy``: add the modality that helps most on the validation tiles, until none does.
+    start
+        Modalities that a greedy search begins with.
+    variants
+        Name -> what differs.
+    axes
+        Field of the training recipe -> values.
+    probe
+        Tiles that are probed.
+    scales
+        ``demo``, ``paper``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    question: str
+    baseline: str
+    search: Search = "grid"
+    start: tuple[str, ...] = ("sentinel2",)
+    variants: dict[str, Variant] = {}
+    axes: dict[str, tuple[Any, ...]] = {}
+    probe: Selection = Selection()
+    scales: dict[Literal["demo", "paper"], Scale] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_its_baseline(self) -> Experiment:
+        axes = [scale.axes or self.axes for scale in self.scales.values()]
+        known = {*self.variants, *(name for part in axes for name, _ in axis_variants(part))}
+        known |= {_tiles_name(n) for scale in self.scales.values() for n in scale.tiles}
+        known |= (
+            {"all"} if self.search == "leave-one-out" else {joined(self.start)} if self.search == "greedy" else set()
+        )
+        if self.baseline not in known:
+            raise InputError(f"baseline: expected one of {', '.join(sorted(known))}, got {self.baseline!r}.")
+        return self
+
+    def scale(self, name: str) -> Scale:
+        """Return the scale of a name.
+
+        Raises
+        ------
+        InputError
+            When the experiment is not asked at that scale.
+        """
+        for known, scale in self.scales.items():
+            if known == name:
+                return scale
+        raise InputError(f"{self.name}: expected --scale {' or '.join(self.scales)}, got {name}; a store of its own would lack what it asks.")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One run: a variant under a seed."""
+
+    name: str
+    variant: Variant
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of its folder."""
+        return f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', self.name)}-{self.seed}"
+
+
+def joined(modalities: Sequence[str]) -> str:
+    """Name of a set of modalities."""
+    return "+".join(modalities)
+
+
+def axis_variants(axes: Mapping[str, Sequence[Any]]) -> list[tuple[str, Variant]]:
+    """All combinations of the axes' values, by name."""
+    if not axes:
+        return []
+    found = []
+    for values in itertools.product(*axes.values()):
+        given = dict(zip(axes, values, strict=True))
+        found.append((", ".join(f"{key} {value}" for key, value in given.items()), Variant(train=given)))
+    return found
+
+
+def _tiles_name(count: int) -> str:
+    return f"{count} tiles"
+
+
+def plan_units(
+    experiment: Experiment, scale: Scale, modalities: Sequence[Modality], validations: Mapping[str, float]
+) -> list[Unit]:
+    """List all runs that are known to be needed; a pure function of what is finished.
+
+    Parameters
+    ----------
+    experiment, scale
+        What is asked.
+    modalities
+        Of the store.
+    validations
+        Variant -> mean of the metric on validation tiles, of variants whose runs are all finished.
+    """
+    named = list(experiment.variants.items()) + axis_variants(scale.axes or experiment.axes)
+    named += [(_tiles_name(n), Variant(select=Selection(tiles=n))) for n in scale.tiles]
+    pretext = [m.name for m in modalities if m.pretext and m.name not in scale.exclude]
+    if experiment.search == "leave-one-out":
+        inputs = [m.name for m in modalities if m.input]
+        named += [("all", Variant())]
+        named += [(f"without {n}", Variant(train={"exclude": [*scale.exclude, n]})) for n in pretext if n not in inputs]  # fmt: skip
+    elif experiment.search == "greedy":
+        named += [(joined(s), Variant(train={"modalities": list(s)})) for s in greedy(experiment.start, pretext, validations)]  # fmt: skip
+    return [Unit(name, variant, seed) for name, variant in named for seed in range(scale.seeds)]
+
+
+def greedy(start: Sequence[str], pool: Sequence[str], validations: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """List the sets that a greedy search has tried and wants to try next, given what is known of some."""
+    chosen = tuple(start)
+    tried = [chosen]
+    while joined(chosen) in validations:
+        following = [(*chosen, name) for name in pool if name not in chosen]
+        tried += following
+        if not following or any(joined(s) not in validations for s in following):
+            break
+        best = max(following, key=lambda s: validations[joined(s)])
+        if validations[joined(best)] <= validations[joined(chosen)]:
+            break
+        chosen = best
+    return tried
+
+
+def experiment_names() -> tuple[str, ...]:
+    """Names of the experiments that ship with the package."""
+    return tuple(sorted(path.stem for path in (resource_path("pipelines") / "experiments").glob("*.yaml")))
+
+
+def read_experiment(name_or_file: str) -> Experiment:
+    """Read an experiment: a name in ``pipelines/experiments`` or a YAML file.
+
+    Raises
+    ------
+    FileInputError
+        When there is none, or it says what it may not.
+    """
+    named = resource_path("pipelines") / "experiments" / f"{name_or_file}.yaml"
+    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        expected = f"expected an experiment ({', '.join(experiment_names())}) or a YAML file"
+        raise FileInputError(path, f"{expected}, got: {' '.join(str(error).split())}.") from None
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        item = error.errors()[0]
+        where = ".".join(str(part) for part in item["loc"]) or "experiment"
+        raise FileInputError(path, f"{where}: {item['msg']}, got {item['input']!r}.") from None
+    except InputError as error:
+        raise FileInputError(path, str(error)) from None

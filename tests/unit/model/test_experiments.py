@@ -1,0 +1,205 @@
+"""Experiments: what is planned, that nothing is run twice, and what the answer says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from matplotlib import image
+from toy_store import TINY, write_store
+
+from mmearth_data import FileInputError, InputError, Store, load_catalog
+from mmearth_data import make_recipe as make_build_recipe
+from mmearth_model import make_recipe
+from mmearth_model.cli import cli
+from mmearth_model.experiments import Setting, experiment_names, read_experiment, run_experiment
+from mmearth_model.experiments import run as running
+from mmearth_model.experiments.claims import claim
+from mmearth_model.experiments.spec import Experiment, Selection, greedy, joined, plan_units
+
+MODALITIES = tuple(load_catalog().modalities.values())
+TOY: dict[str, Any] = {
+    "name": "toy",
+    "question": "Does the biome help?",
+    "baseline": "sentinel2",
+    "variants": {
+        "sentinel2": {"train": {"modalities": ["sentinel2"]}},
+        "sentinel2+biome": {"train": {"modalities": ["sentinel2", "biome"]}},
+        "random": {"network": "random"},
+    },
+    "scales": {
+        "demo": {
+            "recipe": "demo",
+            "train": {
+                **{k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()},
+                "epochs": 1,
+                "batch_size": 12,
+            },
+            "tasks": ["store:esa_worldcover"],
+            "protocols": ["knn"],
+            "seeds": 2,
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("toy") / "toy.zarr", 64, shares=(0.5, 0.25))
+
+
+def setting_of(store: Store, out: Path, **changes: Any) -> Setting:
+    experiment = Experiment.model_validate({**TOY, **changes})
+    return Setting(experiment=experiment, scale="demo", out=out, stores={"default": store.path}, data={}, device="cpu")
+
+
+def test_every_shipped_experiment_can_be_planned_at_its_scales() -> None:
+    assert {"sentinel2-only", "plus-elevation", "plus-biome", "leave-one-out", "best-subset", "loss-weighting", "image-patch-size", "stem", "pretraining-tiles", "imagenet", "label-efficiency", "decoder", "other-sensor", "other-region", "later-years", "modality-groups"} <= set(experiment_names())  # fmt: skip
+    for name in experiment_names():
+        experiment = read_experiment(name)
+        assert experiment.name == name
+        for scale in experiment.scales.values():
+            units = plan_units(experiment, scale, MODALITIES, {})
+            assert experiment.baseline in {unit.name for unit in units}, name
+            assert len({unit.key for unit in units}) == len(units)
+            for unit in units:
+                make_recipe(scale.recipe, {"exclude": scale.exclude, **scale.train, **unit.variant.train})
+            if scale.build is not None:
+                assert make_build_recipe(None, dict(scale.build)).source == "synthetic"
+
+
+def test_one_is_left_out_at_a_time() -> None:
+    experiment = read_experiment("leave-one-out")
+    units = plan_units(experiment, experiment.scale("demo"), MODALITIES, {})
+    pretext = {m.name for m in MODALITIES if m.pretext} - {"sentinel2", "biome", "eco_region"}
+    assert {unit.name for unit in units} == {"all"} | {f"without {name}" for name in pretext}
+    for unit in units[1:]:
+        assert unit.variant.train["exclude"] == ["biome", "eco_region", unit.name.removeprefix("without ")]
+
+
+def test_a_greedy_search_follows_the_validation_values() -> None:
+    worth = {"a": 0.1, "b": 0.3, "c": 0.0}
+
+    def value(chosen: tuple[str, ...]) -> float:
+        return sum(worth.get(name, 0.0) for name in chosen) - 0.01 * len(chosen)
+
+    known: dict[str, float] = {}
+    for _ in range(10):
+        tried = greedy(["s"], list(worth), known)
+        fresh = [chosen for chosen in tried if joined(chosen) not in known]
+        if not fresh:
+            break
+        known |= {joined(chosen): value(chosen) for chosen in fresh}
+    assert max(known, key=lambda name: known[name]) == "s+b+a"
+    assert "s+a+b" not in known  # a was not the better first step
+    assert set(known) == {"s", "s+a", "s+b", "s+c", "s+b+a", "s+b+c", "s+b+a+c"}
+
+
+def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of a run, continued by the same call; paired differences are those of the rows."""
+    setting = setting_of(store, tmp_path / "out")
+    calls: list[str] = []
+    pretrain, original = running.pretrain, running._probe
+
+    def stop_once(*arguments: Any) -> Any:
+        calls.append(arguments[1].key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(running, "_probe", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(setting)
+    done = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
+    assert len(done) == 1
+    result = run_experiment(setting)
+    assert len(calls) == 7  # six runs, one of them twice
+    again = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
+    assert len(again) == 6
+    assert all(again[name] == stamp for name, stamp in done.items())
+    run_experiment(setting)
+    assert len(calls) == 7
+    assert pretrain is running.pretrain
+
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["variant"] for row in rows} == set(TOY["variants"])
+    values = {row.encoder: [r.value for r in result.rows if r.encoder == row.encoder and r.protocol == "knn-5"] for row in result.rows}  # fmt: skip
+    (told,) = [row for row in rows if row["variant"] == "sentinel2+biome" and row["protocol"] == "knn-5"]
+    expected = 100 * (np.mean(values["sentinel2+biome"]) - np.mean(values["sentinel2"]))
+    assert float(told["difference"]) == pytest.approx(expected, abs=0.06)
+    assert "Synthetic tiles" in (tmp_path / "out" / "results.md").read_text()
+    assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
+    with pytest.raises(InputError, match="expected the experiment that stands there"):
+        run_experiment(setting_of(store, tmp_path / "out", question="Another?"))
+
+
+def test_a_claim_is_held_by_one_and_falls_to_others_when_its_owner_dies(tmp_path: Path) -> None:
+    path = tmp_path / "claims" / "a"
+    with claim(path) as ours, claim(path) as theirs:
+        assert (ours, theirs) == (True, False)
+    assert not path.exists()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)  # fmt: skip
+    path.write_text(json.dumps({"host": os.uname().nodename, "pid": int(dead.stdout)}))
+    with claim(path) as ours:
+        assert ours
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    with claim(path) as ours:
+        assert not ours
+    os.utime(path, (0, 0))
+    with claim(path) as ours:
+        assert ours
+
+
+def test_selections_take_years_places_and_the_first_training_tiles(store: Store) -> None:
+    assert len(running.select(store, Selection(tiles=10))) == 10 + 32
+    west = running.select(store, Selection(bboxes=((0, -90, 1.05, 90),)))
+    assert west.coords["lon"].max() <= 1.0
+    assert len(running.select(store, Selection(years=(2019,)))) == 64
+    with pytest.raises(InputError, match="expected tiles of"):
+        running.select(store, Selection(years=(1999,)))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"baseline": "none"}, "baseline: expected one of"),
+        ({"colour": "red"}, "colour"),
+        ({"scales": {}}, "scales"),
+        ({"search": "random"}, "search"),
+    ],
+)
+def test_an_experiment_that_says_what_it_may_not_is_refused(tmp_path: Path, change: Any, expected: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**TOY, **change}))
+    with pytest.raises(FileInputError, match=expected):
+        read_experiment(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nosuch"], "expected an experiment (best-subset"),
+        (["plus-biome", "--scale", "paper"], "expected the data of m-bigearthnet"),
+        (["imagenet"], "expected plain ConvNeXt V2 weights"),
+        (["other-sensor"], "expected --scale paper"),
+    ],
+)
+def test_what_an_experiment_lacks_is_said_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    result = CliRunner().invoke(cli, ["experiment", *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert not (tmp_path / "out").exists()
