@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 import shutil
+import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +19,7 @@ from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from geopandas import GeoDataFrame
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
-    from mmearth_data.sources.base import Source, SourceWithEcoregions, SourceWithPlaces
+    from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
 
 
 class Store(StoredTiles):
@@ -108,8 +111,17 @@ class PreparedBuild:
         }
 
 
-def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> PreparedBuild:
+def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
     """Resolve a recipe: source, places, splits, shards. Reads input files, writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        What to build.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+    connect
+        Sign in first, where the source needs it.
 
     Raises
     ------
@@ -122,6 +134,8 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> PreparedB
     catalog = catalog or load_catalog()
     ecoregions = _read_ecoregions(recipe)
     source = make_source(recipe, catalog, ecoregions)
+    if connect and (remote := _over_network(source)):
+        remote.connect()
     modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
     if recipe.source_file is not None:
         given = cast("SourceWithPlaces", source).places(recipe.tile_size)
@@ -173,7 +187,7 @@ def build(
     identity = recipe.identity()
     if existing is not None:
         _refuse_other(existing, "recipe", existing.recipe, identity)
-    prepared = prepare(recipe, catalog=catalog)
+    prepared = prepare(recipe, catalog=catalog, connect=True)
     source_identity = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
     if existing is not None:
         _refuse_other(existing, "source", existing.source, source_identity)
@@ -188,8 +202,11 @@ def build(
             source=source_identity,
             synthetic=prepared.source.synthetic,
         )
+    remote = _over_network(prepared.source)
+    threads = max(recipe.threads, remote.in_flight if remote else 0)
     try:
-        run(prepared.plan, prepared.source, writer, threads=recipe.threads, report=report or (lambda progress: None))
+        with _kept_ledger(out, remote, report) as reported:
+            run(prepared.plan, prepared.source, writer, threads=threads, report=reported)
     except InputError:
         if existing is None and not writer.committed():
             shutil.rmtree(out)
@@ -250,6 +267,8 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
     InputError
         When there is no such source.
     """
+    if recipe.source == "earthengine":
+        return _earth_engine(recipe, catalog)
     if recipe.source_name == "synthetic" and recipe.source_file is None:
         from mmearth_data.sources.synthetic import SyntheticSource
 
@@ -260,7 +279,55 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
         from mmearth_data.sources.rasters import RasterSource
 
         return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
-    raise InputError(f"Expected --source synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+    raise InputError(f"Expected --source earthengine, synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+
+
+def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
+    from mmearth_data.sources.earthengine.quota import LocalLimiter
+    from mmearth_data.sources.earthengine.session import SessionOptions
+    from mmearth_data.sources.earthengine.source import EarthEngineSource
+    from mmearth_data.sources.earthengine.survey import SceneRules
+
+    options = SessionOptions(
+        endpoint=recipe.ee_endpoint,
+        url=recipe.ee_url,
+        project=recipe.ee_project,
+        service_account=recipe.service_account,
+        connections=recipe.in_flight,
+        timeout_s=recipe.request_timeout_s,
+    )
+    rules = SceneRules(seed=recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent)
+    limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
+    return EarthEngineSource(catalog, _wanted(catalog, recipe), rules, options, limiter)
+
+
+def _over_network(source: Source) -> SourceOverNetwork | None:
+    """Return the source if it waits for a service, which shows in its account."""
+    return cast("SourceOverNetwork", source) if hasattr(source, "account") else None
+
+
+@contextmanager
+def _kept_ledger(
+    out: Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
+) -> Iterator[Callable[[Progress], None]]:
+    """Keep a remote source's account in the store: after each shard, and however the build ends."""
+    from mmearth_data.store.ledger import write_ledger
+
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+    def keep() -> None:
+        if remote is not None and out.is_dir():
+            write_ledger(out, run, remote.account())
+
+    def reported(progress: Progress) -> None:
+        keep()
+        if report is not None:
+            report(progress)
+
+    try:
+        yield reported
+    finally:
+        keep()
 
 
 def _existing_store(out: Path) -> Store | None:
