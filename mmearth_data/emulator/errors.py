@@ -79,7 +79,7 @@ def unknown_argument(function: str, arguments: Iterable[str]) -> EmulatorError:
 
 def not_emulated(function: str) -> EmulatorError:
     """Say plainly that Earth Engine has an algorithm and this emulator has not."""
-    return EmulatorError(f"{function}: Earth Engine has this function; the emulator does not.", 501)
+    return EmulatorError(f"{function}: Earth Engine has this function; the emulator does not.")
 
 
 def asset_not_found(function: str, kind: str, asset: str) -> EmulatorError:

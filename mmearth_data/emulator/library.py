@@ -1,0 +1,44 @@
+"""All modules that enter algorithms: importing this one fills the registry."""
+
+from mmearth_data.emulator import (
+    collection_functions,
+    date_functions,
+    dictionary_functions,
+    filters,
+    general_functions,
+    geometry_functions,
+    image_functions,
+    joins,
+    list_functions,
+    number_functions,
+    reducers,
+    regions,
+    resampling,
+    stacks,
+    string_functions,
+)
+from mmearth_data.emulator.registry import FUNCTIONS, Implementation
+
+MODULES = (
+    collection_functions,
+    date_functions,
+    dictionary_functions,
+    filters,
+    general_functions,
+    geometry_functions,
+    image_functions,
+    joins,
+    list_functions,
+    number_functions,
+    reducers,
+    regions,
+    resampling,
+    stacks,
+    string_functions,
+)
+"""Imported for what they enter."""
+
+
+def implementation(name: str) -> Implementation | None:
+    """Find an algorithm; None of one that the emulator does not have."""
+    return FUNCTIONS.get(name)
