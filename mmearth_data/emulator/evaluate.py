@@ -229,7 +229,9 @@ class Expression:
         given = content.get("arguments", {})
         if "functionReference" in content:
             function = self._of(content["functionReference"], scope)
-            return function(*(self._compute(node, scope) for node in given.values()))
+            named = {key: self._compute(node, scope) for key, node in given.items()}
+            by_name = getattr(function, "by_name", None)  # formulas of `Image.expression`
+            return function(*named.values()) if by_name is None else by_name(named)
         name = content.get("functionName", "")
         signature = _signature(name)
         if name == LAZY:

@@ -106,9 +106,13 @@ class Projection:
     transform: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
     def at_scale(self, metres: float) -> Projection:
-        """Keep the CRS, with pixels of a size in metres, from the origin of the CRS."""
-        step = metres / metres_per_unit(self.crs)
-        return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))
+        """Keep CRS and origin, with pixels of a size in metres; north up where it has no transform of its own."""
+        if self.transform == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):
+            step = metres / metres_per_unit(self.crs)
+            return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))
+        factor = metres / self.nominal_scale
+        a, b, c, d, e, f = self.transform
+        return Projection(self.crs, (a * factor, b * factor, c, d * factor, e * factor, f))
 
     @property
     def nominal_scale(self) -> float:
@@ -479,9 +483,12 @@ def to_image(value: Value, context: Context) -> Value:
 
 @promotion("Projection")
 def to_projection(value: Value, context: Context) -> Value:
-    """Projections, and codes of a CRS."""
+    """Projections, what describes them, and codes of a CRS."""
     if isinstance(value, Projection):
         return value
+    if isinstance(value, dict) and value.get("type") == "Projection" and "crs" in value:
+        a, b, c, d, e, f = (float(number) for number in value.get("transform") or (1, 0, 0, 0, 1, 0))
+        return Projection(str(value["crs"]), (a, b, c, d, e, f))
     if isinstance(value, str):
         parsed_crs(value)
         return Projection(value)

@@ -104,7 +104,7 @@ class Reducer:
             return {self.outputs[0].name: self.gather(values[valid])}
         reduced = self.over(columns, weights)
         return {
-            output.name: _plain(float(value), output.type) if fine else None
+            output.name: plain(float(value), output.type) if fine else None
             for output, (value, fine) in zip(self.outputs, reduced, strict=True)
         }
 
@@ -117,7 +117,8 @@ class Reducer:
         return self.flat([(table[:, k], np.ones(len(kept), bool)) for k in range(self.inputs)])
 
 
-def _plain(value: float, kind: PixelType | None) -> float | int:
+def plain(value: float, kind: PixelType | None) -> float | int:
+    """Give a number as it is sent: whole where its type is."""
     whole = kind is None or kind.precision == "int"
     return int(value) if whole and value == int(value) else value
 

@@ -76,7 +76,7 @@ def reduce_region(
     if not image.bands:
         return {}
     home = aggregated_on(image, crs, crsTransform, scale)
-    shape = _region(image, geometry, home.crs)
+    shape = region_of(image, geometry, home.crs, "Image.reduceRegion")
     grid = cells_of(shape, home)
     while bestEffort and grid.width * grid.height > maxPixels:
         home = home.at_scale(2 * home.nominal_scale)
@@ -89,7 +89,7 @@ def reduce_region(
             "argument to a limit suitable for your computation; set 'bestEffort' to true to aggregate at whatever "
             "scale results in 'maxPixels' total pixels; or both."
         )
-    return _reduced(image, reducer, grid, weights_in(shape, grid))
+    return gathered(image, reducer, grid, weights_in(shape, grid), "Image.reduceRegion")
 
 
 def aggregated_on(
@@ -110,15 +110,17 @@ def aggregated_on(
     return home
 
 
-def _region(image: Image, geometry: Geometry | None, crs: str) -> shapely.Geometry:
+def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> shapely.Geometry:
+    """Shape of a region in a CRS: the image's footprint where none is given."""
     if geometry is not None:
         return in_crs(geometry.shape, geometry.crs, crs)
     if image.footprint is None:
-        raise EmulatorError("Image.reduceRegion: The image is unbounded; 'geometry' is required.")
+        raise EmulatorError(f"{name}: The image is unbounded; 'geometry' is required.")
     return in_crs(image.footprint, WGS84, crs)
 
 
-def _reduced(image: Image, reducer: Reducer, grid: Grid, weights: NDArray[np.float64]) -> dict[str, Value]:
+def gathered(image: Image, reducer: Reducer, grid: Grid, weights: NDArray[np.float64], name: str) -> dict[str, Value]:
+    """Reduce the pixels of a window, each with its weight."""
     counted = weights.ravel() > 0
     weight = weights.ravel()[counted]
     columns = []
@@ -127,9 +129,7 @@ def _reduced(image: Image, reducer: Reducer, grid: Grid, weights: NDArray[np.flo
         columns.append((values.ravel()[counted], valid.ravel()[counted]))
     if reducer.inputs > 1:
         if len(columns) != reducer.inputs:
-            raise EmulatorError(
-                f"Image.reduceRegion: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}."
-            )
+            raise EmulatorError(f"{name}: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}.")
         return reducer.flat(columns, weight)
     results = {band.name: reducer.flat([column], weight) for band, column in zip(image.bands, columns, strict=True)}
     return by_output(reducer, image.names, results)

@@ -97,15 +97,20 @@ def reproject(
     return image.mapped(lambda band: _forced(band, lattice(crs, crsTransform, scale)))
 
 
+def affine(numbers: list[float]) -> tuple[float, float, float, float, float, float]:
+    """Transform of 6 numbers."""
+    if len(numbers) != 6:
+        raise EmulatorError(f"Expected an affine transform of 6 numbers, got {len(numbers)}.")
+    a, b, c, d, e, f = (float(number) for number in numbers)
+    return a, b, c, d, e, f
+
+
 def lattice(crs: Projection, transform: list[float] | None, scale: float | None) -> Projection:
     """Lattice that a projection, a transform or a scale in metres stand for."""
     if transform is not None and scale is not None:
         raise EmulatorError("Can't specify both crsTransform and scale.")
     if transform is not None:
-        if len(transform) != 6:
-            raise EmulatorError(f"Expected an affine transform of 6 numbers, got {len(transform)}.")
-        a, b, c, d, e, f = transform
-        return Projection(crs.crs, (a, b, c, d, e, f))
+        return Projection(crs.crs, affine(transform))
     return crs if scale is None else crs.at_scale(scale)
 
 
