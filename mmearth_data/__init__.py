@@ -22,7 +22,7 @@ from mmearth_data.errors import (
 from mmearth_data.resources import resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare
+    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
@@ -62,6 +62,7 @@ _HOME = {
     "open_store": "api",
     "parse_tile_id": "tile",
     "prepare": "api",
+    "preview": "api",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -105,6 +106,7 @@ __all__ = [
     "open_store",
     "parse_tile_id",
     "prepare",
+    "preview",
     "render_catalog",
     "render_modality",
     "render_summary",

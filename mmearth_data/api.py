@@ -5,6 +5,7 @@ Heavy libraries are imported where they are used, so that reading a finished sto
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import uuid
@@ -96,19 +97,61 @@ class PreparedBuild:
     sample: Sample | None
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready account of what a build would do: tiles, shards, bytes before compression."""
-        layout = self.plan.layout
-        per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
-        return {
-            "source": {"name": self.source.name, "synthetic": self.source.synthetic},
-            "tiles": layout.tiles,
-            "tile_size_px": layout.size_px,
-            "shards": layout.shards,
-            "tiles_per_shard": layout.tiles_per_shard,
-            "raw_bytes_per_tile": per_tile,
-            "raw_bytes": layout.tiles * sum(per_tile.values()),
-            "sample": None if self.sample is None else self.sample.report.to_dict(),
-        }
+        """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
+        account = _describe(self.recipe, self.source, self.plan.layout)
+        return account | {"sample": None if self.sample is None else self.sample.report.to_dict()}
+
+
+def preview(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> dict[str, Any]:
+    """Tell what a build would do, JSON-ready; writes nothing, and signs in only where places depend on it.
+
+    Without an account the plan has no places, unless ecoregions are given or were fetched before.
+
+    Raises
+    ------
+    InputError
+        When any input cannot be used.
+    """
+    from mmearth_data.catalog import load_catalog
+
+    catalog = catalog or load_catalog()
+    if recipe.source != "earthengine":
+        return prepare(recipe, catalog=catalog).describe()
+    from mmearth_data.sources.earthengine.failures import SignInMissing
+
+    try:
+        return prepare(recipe, catalog=catalog).describe()
+    except SignInMissing as missing:
+        source = make_source(recipe, catalog, None)
+        layout = _layout(recipe, _deliverable(source, _wanted(catalog, recipe), recipe, labelled=True), recipe.tiles)
+        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
+        return _describe(recipe, source, layout) | {"sample": None, "note": note}
+
+
+def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout) -> dict[str, Any]:
+    per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
+    account = {
+        "source": {"name": source.name, "synthetic": source.synthetic},
+        "tiles": layout.tiles,
+        "tile_size_px": layout.size_px,
+        "shards": layout.shards,
+        "tiles_per_shard": layout.tiles_per_shard,
+        "raw_bytes_per_tile": per_tile,
+        "raw_bytes": layout.tiles * sum(per_tile.values()),
+    }
+    if _over_network(source):
+        from mmearth_data.sources.earthengine.estimate import estimate
+
+        account["estimate"] = estimate(
+            layout.tiles,
+            layout.size_px,
+            layout.modalities,
+            in_flight=recipe.in_flight,
+            per_second=recipe.per_second,
+            latency_s=recipe.latency_s,
+            eecu_per_tile=recipe.eecu_per_tile,
+        )
+    return account
 
 
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
@@ -131,7 +174,7 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
     from mmearth_data.building.plan import plan_given, plan_sampled
     from mmearth_data.catalog import load_catalog
 
-    catalog = catalog or load_catalog()
+    catalog = _with_window(catalog or load_catalog(), recipe)
     ecoregions = _read_ecoregions(recipe)
     source = make_source(recipe, catalog, ecoregions)
     if connect and (remote := _over_network(source)):
@@ -367,6 +410,22 @@ def _wanted(catalog: Catalog, recipe: BuildRecipe) -> tuple[Modality, ...]:
     if recipe.modalities is None and recipe.source_file is not None:
         return tuple(catalog.modalities.values())
     return catalog.select(recipe.modalities)
+
+
+def _with_window(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
+    """Catalog in which the longest window of monthly statistics has as many months as the recipe says."""
+    from mmearth_data.catalog import Catalog
+
+    def changed(m: Modality) -> Modality:
+        windows = (m.recipe.get("parameters") or {}).get("windows")
+        if not windows or recipe.era5_window == 12:
+            return m
+        longest = min(windows, key=lambda name: windows[name][0] - windows[name][1])
+        first = windows[longest][1] - recipe.era5_window + 1
+        parameters = {**m.recipe["parameters"], "windows": {**windows, longest: [first, windows[longest][1]]}}
+        return dataclasses.replace(m, recipe={**m.recipe, "parameters": parameters})
+
+    return Catalog({name: changed(m) for name, m in catalog.modalities.items()})
 
 
 def _labelled(recipe: BuildRecipe) -> bool:

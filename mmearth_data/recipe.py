@@ -95,6 +95,8 @@ class BuildRecipe(ServiceOptions):
         Sentinel-2 level to take where a raster mapping offers both.
     years, levels, cloud_percent
         Years of the scenes, product levels to draw from, and the cloud limit in per cent.
+    era5_window
+        Months of the longest climate window, the scene's included; 13 is what the code published with MMEarth spans.
     tiles_per_shard
         Rows of one shard; None lets the store decide.
     threads
@@ -120,6 +122,7 @@ class BuildRecipe(ServiceOptions):
     years: tuple[int, ...] = (2017, 2018, 2019, 2020)
     levels: tuple[Literal["L2A", "L1C"], ...] = ("L2A", "L1C")
     cloud_percent: float = Field(default=10.0, gt=0, le=100)
+    era5_window: Literal[12, 13] = 12
     tiles_per_shard: int | None = Field(default=None, ge=1, le=65536)
     threads: int = Field(default=2, ge=1, le=256)
 

@@ -17,6 +17,7 @@ from ee import oauth
 from google.auth import _cloud_sdk
 
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.sources.earthengine.failures import SignInMissing
 
 PROJECT_VARIABLES = ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT")
 SCOPES = (
@@ -77,12 +78,12 @@ def sign_in(project: str | None, service_account: Path | None) -> Account:
     """
     credentials = _service_account(service_account) if service_account else _tokens() or _application_default()
     if credentials is None:
-        raise InputError(HOW_TO_SIGN_IN)
+        raise SignInMissing(HOW_TO_SIGN_IN)
     named = project or next((value for name in PROJECT_VARIABLES if (value := os.environ.get(name))), None)
     own = getattr(credentials, "quota_project_id", None) or getattr(credentials, "project_id", None)
     chosen = named or own
     if not chosen or oauth.is_sdk_project(chosen):
-        raise InputError(HOW_TO_NAME_A_PROJECT)
+        raise SignInMissing(HOW_TO_NAME_A_PROJECT)
     return Account(credentials, chosen)
 
 

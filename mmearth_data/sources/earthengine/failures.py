@@ -58,6 +58,10 @@ class AccessRefused(InputError):  # noqa: N818 - named by what happened, as its 
     """Signing in failed, or the project may not do this; every further request would fail alike."""
 
 
+class SignInMissing(InputError):  # noqa: N818
+    """There are no credentials, or no project, to sign in with."""
+
+
 def classify(error: BaseException) -> MMEarthError:
     """Sort what a request raised by what can be done about it."""
     if isinstance(error, MMEarthError):

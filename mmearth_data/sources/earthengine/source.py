@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
 from mmearth_data.sources.earthengine.failures import TooMuch
 from mmearth_data.sources.earthengine.ledger import Ledger
 from mmearth_data.sources.earthengine.pixels import (
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.pixels import Asks
     from mmearth_data.sources.earthengine.quota import Limiter
     from mmearth_data.tile import Place
-
-BATCH = 20
-"""Candidates of one survey request, to begin with."""
 
 
 class EarthEngineSource:
@@ -86,7 +84,7 @@ class EarthEngineSource:
         self._lock = threading.Lock()
         self._plan: SurveyPlan | None = None
         self._templates = PixelTemplates()
-        self._batch = BATCH
+        self._batch = SURVEY_BATCH
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes without the session, which each process opens for itself."""
