@@ -29,6 +29,7 @@ from mmearth_data.tile import transformer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Value
     from mmearth_data.sources.synthetic import products
@@ -148,9 +149,7 @@ def raster_of(grid: NativeGrid, west: float, north: float, size: tuple[int, int]
 Read = Callable[[Window], "tuple[NDArray[Any], NDArray[np.bool_] | None]"]
 
 
-def native_band(
-    name: str, kind: PixelType, raster: Raster, read: Read, footprint: shapely.Geometry | None = None
-) -> Band:
+def native_band(name: str, kind: PixelType, raster: Raster, read: Read, footprint: BaseGeometry | None = None) -> Band:
     """Band of an asset.
 
     Parameters
@@ -197,10 +196,10 @@ def planet_read(product: products.Product, image: products.Image, name: str) -> 
     return partial(product.read, image, name)
 
 
-def ring(footprint: shapely.Geometry) -> dict[str, Value]:
+def ring(footprint: BaseGeometry) -> dict[str, Value]:
     """``system:footprint``: the outline as a ring."""
-    outline = footprint.exterior if footprint.geom_type == "Polygon" else footprint.convex_hull.exterior
-    return {"type": "LinearRing", "coordinates": [list(place) for place in outline.coords]}
+    outline = footprint if isinstance(footprint, shapely.Polygon) else footprint.convex_hull
+    return {"type": "LinearRing", "coordinates": shapely.get_coordinates(outline).tolist()}
 
 
 # ---------------------------------------------------------------- Sentinel-2
@@ -340,7 +339,7 @@ def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value
 
 
 @lru_cache(maxsize=4096)
-def frame_raster(epsg: int, footprint: shapely.Geometry) -> Raster:
+def frame_raster(epsg: int, footprint: BaseGeometry) -> Raster:
     """10 m lattice around a footprint."""
     lon, lat = shapely.get_coordinates(footprint.segmentize(0.1)).T
     x, y = transformer(WGS84_EPSG, epsg).transform(lon, lat)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Context, Value
     from mmearth_data.sources.synthetic.grids import Window
@@ -53,14 +54,14 @@ class Scenes:
     """
 
     id: str
-    search: Callable[[shapely.Geometry, Period], Iterable[Any]]
+    search: Callable[[BaseGeometry, Period], Iterable[Any]]
     image: Callable[[Any], Image]
     named: Callable[[str], Any]
     properties: Mapping[str, Value] = field(default_factory=dict)
 
     def query(
         self,
-        bounds: shapely.Geometry | None,
+        bounds: BaseGeometry | None,
         start_ms: int | None,
         end_ms: int | None,
         equal: Mapping[str, Value] | None = None,
@@ -104,7 +105,7 @@ class Scenes:
         return None if scene is None else self.image(scene)
 
 
-def _land_cells() -> Iterator[shapely.Geometry]:
+def _land_cells() -> Iterator[BaseGeometry]:
     """Points on land, far apart: where a search without a place begins."""
     for lat in (10, 45, -15, 25, 60, -30):
         for lon in range(-170, 180, 5):
@@ -128,13 +129,13 @@ class Few:
     """
 
     id: str
-    listed: Callable[[shapely.Geometry | None, Period], Iterable[Image]]
+    listed: Callable[[BaseGeometry | None, Period], Iterable[Image]]
     named: Callable[[str], Image | None]
     properties: Mapping[str, Value] = field(default_factory=dict)
 
     def query(
         self,
-        bounds: shapely.Geometry | None,
+        bounds: BaseGeometry | None,
         start_ms: int | None,
         end_ms: int | None,
         equal: Mapping[str, Value] | None = None,
@@ -191,7 +192,7 @@ def _sentinel2(world_of: Planet, asset: str) -> Scenes:
     def holds(scene: Any) -> bool:  # noqa: ANN401 - a scene
         return product.level == "L1C" or scene.has_level_2a
 
-    def search(shape: shapely.Geometry, period: Period) -> Iterable[Any]:
+    def search(shape: BaseGeometry, period: Period) -> Iterable[Any]:
         return filter(holds, scene_search.optical(world, shape, period))
 
     def named(index: str) -> Any:  # noqa: ANN401 - a scene
@@ -243,7 +244,7 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     images = [image(year) for year in range(product.years[0], product.years[1] + 1)]
 
-    def listed(shape: shapely.Geometry | None, period: Period) -> list[Image]:
+    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
         return [i for i in images if period[0] <= i.properties["system:time_start"] < period[1]]
 
     named = {image.properties["system:index"]: image for image in images}
@@ -272,7 +273,7 @@ def _weather(world_of: Planet) -> Few:
 
     made = lru_cache(maxsize=1024)(image)
 
-    def listed(shape: shapely.Geometry | None, period: Period) -> list[Image]:
+    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
         start, end = max(period[0], FIRST_MS), min(period[1], LAST_MS)
         first, last = (int(np.datetime64(ms, "ms").astype("datetime64[M]").astype(np.int64)) for ms in (start, end))
         months = [made(month) for month in range(first, last + 1)]

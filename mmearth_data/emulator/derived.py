@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Value
     from mmearth_data.sources.synthetic.views import Views
@@ -74,7 +75,7 @@ def _has_land(views: Views, lon: int, lat: int) -> bool:
     return bool((views.world.land.distance(x, y, unit_vectors(x, y)) > 0).any())
 
 
-def elevation_tiles(views: Views, shape: shapely.Geometry | None) -> Iterator[Image]:
+def elevation_tiles(views: Views, shape: BaseGeometry | None) -> Iterator[Image]:
     """Squares that hold land and touch a shape."""
     west, south, east, north = (-180.0, -85.0, 180.0, 84.0) if shape is None else shape.bounds
     for lat in range(max(math.floor(south), -90), min(math.floor(north), 89) + 1):
@@ -196,7 +197,7 @@ class LandsatScene:
         return utm_epsg(lon, abs(lat))
 
     @property
-    def footprint(self) -> shapely.Geometry:
+    def footprint(self) -> BaseGeometry:
         """Outline, degrees."""
         return landsat_footprint(self.track, self.row)
 
@@ -243,7 +244,7 @@ def _row_centre(track: int, row: int) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=4096)
-def landsat_footprint(track: int, row: int) -> shapely.Geometry:
+def landsat_footprint(track: int, row: int) -> BaseGeometry:
     """Outline of a path and row, degrees; beyond 180 it goes on counting."""
     lon, lat = _row_centre(track, row)
     reach = ROW_DEG / 2 + ROW_OVERLAP_DEG
@@ -261,7 +262,7 @@ def _landsat_dates(views: Views, track: int, row: int, period: tuple[int, int]) 
             yield scene
 
 
-def landsat_scenes(views: Views, shape: shapely.Geometry, period: tuple[int, int]) -> list[LandsatScene]:
+def landsat_scenes(views: Views, shape: BaseGeometry, period: tuple[int, int]) -> list[LandsatScene]:
     """Scenes whose footprints touch a shape, in the order of time."""
     west, south, east, north = shape.bounds
     steps = [np.linspace(*axis, max(math.ceil(axis[1] - axis[0]), 1) + 1) for axis in ((west, east), (south, north))]
@@ -326,16 +327,14 @@ def _landsat_bands(scene: LandsatScene) -> list[Band]:
 
         return Band(name, kind, home, lambda grid: nearest(grid, home, own), size)
 
-    bands = [
-        band(name, SHORT, resolution_px(of), lambda window, of=of: _surface(scene, of, window))
-        for name, of in LIKE_BANDS.items()
-    ]
+    bands = [band(name, SHORT, resolution_px(of), partial(_surface, scene, of)) for name, of in LIKE_BANDS.items()]
     flat = {"SR_QA_AEROSOL": (BYTE, 96), "QA_RADSAT": (SHORT, 0)}
-    bands += [
-        band(name, kind, 6, lambda window, value=value: np.full(window.shape, value))
-        for name, (kind, value) in flat.items()
-    ]
-    return [*bands, band("QA_PIXEL", SHORT, 6, lambda window: _quality(scene, window))]
+    bands += [band(name, kind, 6, partial(_constant, value)) for name, (kind, value) in flat.items()]
+    return [*bands, band("QA_PIXEL", SHORT, 6, partial(_quality, scene))]
+
+
+def _constant(value: int, window: Window) -> NDArray[Any]:
+    return np.full(window.shape, value)
 
 
 def _surface(scene: LandsatScene, band: str, window: Window) -> NDArray[Any]:

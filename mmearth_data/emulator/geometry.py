@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
@@ -80,6 +80,11 @@ class Geometry:
         return self.shape.wkb, self.crs, self.geodesic
 
 
+def rectangle(west: float, south: float, east: float, north: float) -> BaseGeometry:
+    """Rectangle whose ring runs against the clock from the lower left, as Earth Engine's do."""
+    return shapely.Polygon([(west, south), (east, south), (east, north), (west, north)])
+
+
 EVERYWHERE = Geometry(WORLD, geodesic=False, unbounded=True)
 NOWHERE = Geometry(shapely.GeometryCollection(), geodesic=False)
 
@@ -145,7 +150,9 @@ def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometr
     a, b = _beside(a, centre[0]), _beside(b, centre[0])
     if max(_extent(a), _extent(b)) <= WIDEST_DEG:
         plane = gnomonic(*centre)
-        a, b = (_moved(_cut_straight(s, g), plane) for s, g in ((a, left), (b, right)))
+        moved = [_moved(_cut_straight(s, g), plane) for s, g in ((a, left), (b, right))]
+        if all(np.isfinite(s.bounds).all() for s in moved):  # what lies so far away does not meet, in any plane
+            a, b = moved
     return tuple(s if s.is_valid else shapely.make_valid(s) for s in (a, b))  # type: ignore[return-value]
 
 
@@ -271,7 +278,7 @@ def to_geojson(geometry: Geometry) -> dict[str, Value]:
 
 def geometry_of_image(image: Image) -> Geometry:
     """Footprint of an image."""
-    return EVERYWHERE if image.footprint is None else Geometry(cast("BaseGeometry", image.footprint))
+    return EVERYWHERE if image.footprint is None else Geometry(image.footprint)
 
 
 @promotion("Geometry")

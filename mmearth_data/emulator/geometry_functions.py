@@ -24,6 +24,7 @@ from mmearth_data.emulator.geometry import (
     reprojected,
     union_of,
 )
+from mmearth_data.emulator.geometry import rectangle as rectangle_shape
 from mmearth_data.emulator.image import WGS84, Projection, parsed_crs
 from mmearth_data.emulator.registry import function
 
@@ -152,7 +153,7 @@ def rectangle(
         (west, south), (east, north) = _pairs(coordinates)
         if (crs is None or parsed_crs(crs.crs).is_geographic) and east < west:
             east += 360
-        return shapes.box(west, south, east, north)
+        return rectangle_shape(west, south, east, north)
 
     return _make("Rectangle", build, crs, bool(geodesic))
 
@@ -163,7 +164,7 @@ def bbox(west: float, south: float, east: float, north: float) -> Geometry:
     south, north = max(south, -90.0), min(north, 90.0)
     if math.isinf(west) or math.isinf(east) or east - west >= 360:
         west, east = -180.0, 180.0
-    return Geometry(shapely.box(west, south, east + 360 if east < west else east, north), geodesic=False)
+    return Geometry(rectangle_shape(west, south, east + 360 if east < west else east, north), geodesic=False)
 
 
 @function("GeometryConstructors.MultiGeometry")
@@ -228,7 +229,7 @@ def bounds_of(geometry: Geometry, proj: Projection | None = None) -> Geometry:
     if geometry.unbounded:
         return EVERYWHERE
     code = WGS84 if proj is None else proj.crs
-    return Geometry(shapely.box(*reprojected(geometry.shape, geometry.crs, code).bounds), code, geodesic=False)
+    return Geometry(rectangle_shape(*reprojected(geometry.shape, geometry.crs, code).bounds), code, geodesic=False)
 
 
 def _centroid(geometry: Geometry, proj: Projection | None) -> Geometry:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Context, Value
 
@@ -119,6 +120,11 @@ class Projection:
         """Metres of a pixel's side, at the origin."""
         a, b, _, d, e, _ = self.transform
         return math.sqrt(abs(a * e - b * d)) * metres_per_unit(self.crs)
+
+    def corner(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates of one position in pixels."""
+        a, b, c, d, e, f = self.transform
+        return a * column + b * row + c, d * column + e * row + f
 
     def to_crs(self, column: Float, row: Float) -> tuple[Float, Float]:
         """Coordinates of positions in pixels."""
@@ -316,7 +322,7 @@ class Image:
 
     bands: Sequence[Band] = ()
     properties: Mapping[str, Value] = field(default_factory=dict)
-    footprint: shapely.Geometry | None = None
+    footprint: BaseGeometry | None = None
     id: str | None = None
     version: int | None = None
 
@@ -381,7 +387,7 @@ def constant(value: float, name: str = "constant") -> Band:
     )
 
 
-def _wholly_inside(geometry: shapely.Geometry | None, grid: Grid) -> bool | None:
+def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
     if geometry is None:
         return True
@@ -404,7 +410,7 @@ def _wholly_inside(geometry: shapely.Geometry | None, grid: Grid) -> bool | None
     return None if geometry.intersects(hull) else False
 
 
-def inside(geometry: shapely.Geometry | None, grid: Grid) -> Bool:
+def inside(geometry: BaseGeometry | None, grid: Grid) -> Bool:
     """Pixels whose centres lie in a geometry (EPSG:4326)."""
     whole = _wholly_inside(geometry, grid)
     if geometry is None or whole is not None:
@@ -445,19 +451,24 @@ def _chosen(image: Image, selector: Value, function: str) -> list[Band]:
 DENSIFY_DEG = 0.05
 
 
-def in_crs(shape: shapely.Geometry, own: str, crs: str) -> shapely.Geometry:
+def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
     """Shape in another CRS; long edges are cut first, as they bend there."""
     if own == crs:
         return shape
     if own == WGS84:
         shape = shapely.segmentize(shape, DENSIFY_DEG)
-    moved = shapely.transform(shape, _transformer(own, crs).transform, interleaved=False)
+    change = _transformer(own, crs)
+
+    def move(points: Float) -> Float:
+        return np.stack(change.transform(points[:, 0], points[:, 1]), axis=1)
+
+    moved = shapely.transform(shape, move)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise EmulatorError(f"Unable to transform the geometry into {crs}.")
     return moved
 
 
-def window_of(shape: shapely.Geometry, projection: Projection) -> Grid:
+def window_of(shape: BaseGeometry, projection: Projection) -> Grid:
     """Pixels that a shape in the projection's CRS may touch."""
     west, south, east, north = shape.bounds
     column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))

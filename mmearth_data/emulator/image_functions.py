@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Context, Value
 
@@ -446,7 +447,7 @@ def where(input: Image, test: Image, value: Image) -> Image:
 @function("Image.clip")
 def clip(input: Image, geometry: Value, context: Context) -> Image:
     """Mask what lies outside a geometry."""
-    shape: shapely.Geometry = context.promote(geometry, "Geometry").shape
+    shape: BaseGeometry = context.promote(geometry, "Geometry").shape
 
     def change(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:

@@ -64,7 +64,7 @@ def render_pixels(image: Image, request: Request, context: Context) -> tuple[byt
     EmulatorError
         Above the limits on bands, sides and bytes, for a band that is not there, and for a grid that nothing tells.
     """
-    bands = chosen_bands(image, request.get("bandIds"), "Image.select")
+    bands = chosen_bands(image, request.get("bandIds") or None, "Image.select")
     kind = request.get("fileFormat") or "AUTO_JPEG_PNG"
     if not bands:
         raise EmulatorError("Image has no bands.")
@@ -140,7 +140,7 @@ def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Gri
 def scaled_to(grid: Grid, width: int, height: int) -> Grid:
     """Cover the same area in another number of pixels."""
     a, b, _, d, e, _ = grid.projection.transform
-    x, y = grid.projection.to_crs(np.float64(grid.column), np.float64(grid.row))
+    x, y = grid.projection.corner(grid.column, grid.row)
     across, down = grid.width / width, grid.height / height
     transform = (a * across, b * down, float(x), d * across, e * down, float(y))
     return Grid(Projection(grid.projection.crs, transform), 0, 0, width, height)

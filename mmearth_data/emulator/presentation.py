@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.geometry import Geometry
     from mmearth_data.emulator.registry import Context, Value
@@ -68,7 +69,7 @@ def clip_to_bounds_and_scale(
     return replace(input.mapped(change), footprint=in_crs(shapely.box(*shape.bounds), own, WGS84))
 
 
-def _outline(image: Image, geometry: Geometry | None) -> tuple[shapely.Geometry, str]:
+def _outline(image: Image, geometry: Geometry | None) -> tuple[BaseGeometry, str]:
     if geometry is not None and not geometry.unbounded:
         return geometry.shape, geometry.crs
     if image.footprint is None:
@@ -78,7 +79,7 @@ def _outline(image: Image, geometry: Geometry | None) -> tuple[shapely.Geometry,
     return image.footprint, WGS84
 
 
-def within(edge: shapely.Geometry, crs: str, grid: Grid) -> NDArray[np.bool_]:
+def within(edge: BaseGeometry, crs: str, grid: Grid) -> NDArray[np.bool_]:
     """Pixels of a grid that touch a rectangle in a CRS: those on its rim are kept whole."""
     west, south, east, north = edge.bounds
     x, y = grid.centres(crs)
@@ -89,7 +90,7 @@ def within(edge: shapely.Geometry, crs: str, grid: Grid) -> NDArray[np.bool_]:
     )
 
 
-def framed(shape: shapely.Geometry, home: Projection, size: tuple[int | None, int | None], longest: int | None) -> Grid:
+def framed(shape: BaseGeometry, home: Projection, size: tuple[int | None, int | None], longest: int | None) -> Grid:
     """Window of a download: pixels of the lattice, or the bounds cut into a number of pixels."""
     if size == (None, None) and longest is None:
         return window_of(shape, home)
@@ -217,7 +218,8 @@ def paint(image: Image, featureCollection: Value, color: Value = 0, width: Value
 
     def change(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
-            values, valid = (array.copy() for array in band.evaluate(grid))
+            own = band.evaluate(grid)
+            values, valid = own.values.copy(), own.valid.copy()
             for geometry, properties in features:
                 held = inside(geometry.lonlat, grid)
                 values[held] = float(properties.get(color, 0)) if isinstance(color, str) else float(color)

@@ -127,7 +127,7 @@ def plain(value: float, kind: PixelType | None) -> float | int:
 
 
 def _total(values: Array, valid: Array, weights: Array) -> Array:
-    return np.where(valid, values * weights, 0.0).sum(axis=0)
+    return np.asarray(np.where(valid, values * weights, 0.0).sum(axis=0))
 
 
 def _sum(values: Array, valid: Array, weights: Array) -> Array:
@@ -140,7 +140,7 @@ def _or_nothing(found: Array, valid: Array) -> Array:
 
 def _mean(values: Array, valid: Array, weights: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return _total(values, valid, weights) / weights.sum(axis=0)
+        return np.asarray(_total(values, valid, weights) / weights.sum(axis=0))
 
 
 def _variance(values: Array, valid: Array, weights: Array) -> Array:
@@ -149,11 +149,11 @@ def _variance(values: Array, valid: Array, weights: Array) -> Array:
 
 
 def _min(values: Array, valid: Array, weights: Array) -> Array:
-    return np.where(valid, values, np.inf).min(axis=0, initial=np.inf)
+    return np.asarray(np.where(valid, values, np.inf).min(axis=0, initial=np.inf))
 
 
 def _max(values: Array, valid: Array, weights: Array) -> Array:
-    return np.where(valid, values, -np.inf).max(axis=0, initial=-np.inf)
+    return np.asarray(np.where(valid, values, -np.inf).max(axis=0, initial=-np.inf))
 
 
 def _product(values: Array, valid: Array, weights: Array) -> Array:
@@ -210,11 +210,11 @@ def _pick(last: bool) -> Compute:
 
 
 def _all(values: Array, valid: Array, weights: Array) -> Array:
-    return _or_nothing(np.where(valid, values != 0, True).all(axis=0).astype(np.float64), valid)
+    return _or_nothing(np.asarray(np.where(valid, values != 0, True).all(axis=0), np.float64), valid)
 
 
 def _any(values: Array, valid: Array, weights: Array) -> Array:
-    return _or_nothing((valid & (values != 0)).any(axis=0).astype(np.float64), valid)
+    return _or_nothing(np.asarray((valid & (values != 0)).any(axis=0), np.float64), valid)
 
 
 def _histogram(values: Array) -> dict[str, Value]:

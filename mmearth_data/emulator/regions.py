@@ -15,6 +15,7 @@ from mmearth_data.emulator.resampling import lattice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.geometry import Geometry
     from mmearth_data.emulator.registry import Value
@@ -23,7 +24,7 @@ STEPS = 256
 """The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
 
 
-def weights_in(shape: shapely.Geometry, grid: Grid) -> NDArray[np.float64]:
+def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
     columns = grid.column + np.arange(grid.width + 1)
     rows = grid.row + np.arange(grid.height + 1)
@@ -42,7 +43,7 @@ def weights_in(shape: shapely.Geometry, grid: Grid) -> NDArray[np.float64]:
     return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
 
 
-def _points_in(shape: shapely.Geometry, grid: Grid) -> NDArray[np.float64]:
+def _points_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     """One for each pixel that holds a point."""
     x, y = shapely.get_coordinates(shape).T
     column, row = (np.floor(axis).astype(np.int64) for axis in grid.projection.to_pixels(x, y))
@@ -51,7 +52,7 @@ def _points_in(shape: shapely.Geometry, grid: Grid) -> NDArray[np.float64]:
     return weights
 
 
-def cells_of(shape: shapely.Geometry, projection: Projection) -> Grid:
+def cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
     """Pixels that a shape touches; those that hold its points, where it has no extent."""
     if shape.geom_type not in {"Point", "MultiPoint"}:
         return window_of(shape, projection)
@@ -110,7 +111,7 @@ def aggregated_on(
     return home
 
 
-def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> shapely.Geometry:
+def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
     """Shape of a region in a CRS: the image's footprint where none is given."""
     if geometry is not None:
         return in_crs(geometry.shape, geometry.crs, crs)

@@ -20,6 +20,7 @@ from mmearth_data.emulator.resampling import lattice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Value
 
@@ -68,7 +69,7 @@ class Places:
         Whether pixels with a masked band are left out.
     """
 
-    def __init__(self, image: Image, shape: shapely.Geometry, home: Projection, *, drop_nulls: bool) -> None:
+    def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image
         self.grid = cells_of(shape, home)
         layers = [band.evaluate(self.grid) for band in image.bands]
@@ -92,7 +93,7 @@ class Places:
     def point(self, k: int) -> Geometry:
         """Centre of the k-th pixel."""
         column, row = self.grid.column + self.columns[k] + 0.5, self.grid.row + self.rows[k] + 0.5
-        x, y = self.grid.projection.to_crs(np.float64(column), np.float64(row))
+        x, y = self.grid.projection.corner(float(column), float(row))
         return Geometry(in_crs(shapely.Point(float(x), float(y)), self.grid.projection.crs, WGS84))
 
     def feature(self, k: int, *, geometries: bool) -> Feature:
@@ -103,7 +104,7 @@ class Places:
         return len(self.rows)
 
 
-def _centres_in(shape: shapely.Geometry, grid: Grid) -> NDArray[np.bool_]:
+def _centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     if shape.geom_type in {"Point", "MultiPoint"}:
         return weights_in(shape, grid) > 0
     return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)

@@ -30,6 +30,8 @@ from mmearth_data.tile import MAX_LAT, MIN_LAT, WGS84, transformer, utm_epsg
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shapely.geometry.base import BaseGeometry
+
     from mmearth_data.sources.synthetic.world import World
 
 CELL_DEG = 0.5
@@ -38,7 +40,7 @@ MOST_CELLS = 40_000
 TURNS = (0, -360, 360)
 
 
-def touches(footprint: shapely.Geometry, shape: shapely.Geometry) -> bool:
+def touches(footprint: BaseGeometry, shape: BaseGeometry) -> bool:
     """Whether two shapes in degrees meet, wherever their longitudes began to count."""
     west, south, east, north = footprint.bounds
     left, bottom, right, top = shape.bounds
@@ -52,7 +54,7 @@ def touches(footprint: shapely.Geometry, shape: shapely.Geometry) -> bool:
     return False
 
 
-def _cells(shape: shapely.Geometry) -> Iterator[tuple[float, float, float, float]]:
+def _cells(shape: BaseGeometry) -> Iterator[tuple[float, float, float, float]]:
     """Cover a shape with (west, south, east, north) of at most half a degree."""
     west, south, east, north = shape.bounds
     columns, rows = (max(math.ceil(size / CELL_DEG), 1) for size in (east - west, north - south))
@@ -80,12 +82,12 @@ def _box(cell: tuple[float, float, float, float]) -> Box | None:
     return Box(epsg, float(x.min()), float(y.min()), float(x.max()), float(y.max()))
 
 
-def _granules(shape: shapely.Geometry) -> set[Granule]:
+def _granules(shape: BaseGeometry) -> set[Granule]:
     boxes = (_box(cell) for cell in _cells(shape))
     return {granule for box in boxes if box is not None for granule, _ in granules_at(box)}
 
 
-def _tracks(granule: Granule, shape: shapely.Geometry) -> set[int]:
+def _tracks(granule: Granule, shape: BaseGeometry) -> set[int]:
     """Tracks that may see the part of a granule that lies in a shape: those over the corners of that part."""
     lon, lat = granule.outline
     outline = shapely.Polygon(np.stack([lon[-1] + (lon - lon[-1] + 180) % 360 - 180, lat], axis=1)[:-1])
@@ -100,7 +102,7 @@ def _tracks(granule: Granule, shape: shapely.Geometry) -> set[int]:
 
 def optical(
     world: World,
-    shape: shapely.Geometry,
+    shape: BaseGeometry,
     period: tuple[int, int],
     *,
     cloud_limit: float = 101.0,
@@ -126,7 +128,7 @@ def optical(
     return sorted(scenes, key=lambda scene: (scene.start_ms // 1000, scene.time_ms // 1000, scene.granule.name))
 
 
-def radar(world: World, shape: shapely.Geometry, period: tuple[int, int]) -> list[RadarScene]:
+def radar(world: World, shape: BaseGeometry, period: tuple[int, int]) -> list[RadarScene]:
     """Sentinel-1 scenes whose footprints touch a shape, in the order of time."""
     _, south, _, north = shape.bounds
     cells = list(_cells(shape))

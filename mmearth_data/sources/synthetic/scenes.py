@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.sources.synthetic.world import World
 
@@ -43,6 +44,8 @@ LAND_COVER_ZENITH_DEG = 70.0
 """The planet's Dynamic World maps a part of the scenes that the real one would: a year of them takes time to draw."""
 L2A_EUROPE = days_since_1970("2017-03-28")
 L2A_GLOBAL = days_since_1970("2018-12-13")
+NO_CLOUD_BAND = days_since_1970("2022-01-25"), days_since_1970("2024-02-28")
+"""Between these days QA60 of the real archive has no clouds in it."""
 EUROPE = (-12.0, 34.0, 45.0, 72.0)
 FRAME_DEG, FRAME_OVERLAP_DEG = 1.6, 0.06
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -147,7 +150,7 @@ class Granule:
 
 
 @lru_cache(maxsize=8192)
-def granule_footprint(granule: Granule, track: int) -> shapely.Geometry:
+def granule_footprint(granule: Granule, track: int) -> BaseGeometry:
     """Outline of what is seen of a granule from a track, degrees; the same for all its scenes."""
     lon, lat = granule.outline
     lon = lon[-1] + (lon - lon[-1] + 180) % 360 - 180
@@ -235,7 +238,7 @@ class OpticalScene:
         return f"{self.overpass}_{_stamp(self.time_ms)}_{self.granule.name}"
 
     @lazy
-    def footprint(self) -> shapely.Geometry:
+    def footprint(self) -> BaseGeometry:
         """Outline of what was seen, degrees: the granule within the swath. Beyond 180 degrees it goes on counting."""
         return granule_footprint(self.granule, self.track)
 
@@ -260,6 +263,14 @@ class OpticalScene:
     def has_cloud_probability(self) -> bool:
         """Some scenes lack the band MSK_CLDPRB."""
         return self.chance("cloud probability") > 0.05
+
+    @property
+    def cloud_band(self) -> str:
+        """``whole``, or, while the band QA60 was not filled in, ``absent`` or wholly ``masked``."""
+        first, last = NO_CLOUD_BAND
+        if not first * DAY_MS <= self.time_ms < last * DAY_MS:
+            return "whole"
+        return "absent" if self.chance("cloud band") < 0.5 else "masked"
 
     @property
     def has_level_2a(self) -> bool:
@@ -482,7 +493,7 @@ class RadarScene:
         return both[:1] if single else both
 
     @lazy
-    def footprint(self) -> shapely.Geometry:
+    def footprint(self) -> BaseGeometry:
         """Outline of what was seen, degrees. Beyond 180 degrees it goes on counting."""
         return frame_footprint(self.direction, self.track, self.frame)
 
@@ -519,7 +530,7 @@ def _frame_centre(direction: str, track: int, frame: int) -> tuple[float, float]
 
 
 @lru_cache(maxsize=8192)
-def frame_footprint(direction: str, track: int, frame: int) -> shapely.Geometry:
+def frame_footprint(direction: str, track: int, frame: int) -> BaseGeometry:
     """Outline of a frame, degrees; the same for all its scenes."""
     south, north = frame * FRAME_DEG - FRAME_OVERLAP_DEG, (frame + 1) * FRAME_DEG + FRAME_OVERLAP_DEG
     outline = SENTINEL1[direction].outline(track, south, north)
