@@ -151,7 +151,7 @@ def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometr
     if max(_extent(a), _extent(b)) <= WIDEST_DEG:
         plane = gnomonic(*centre)
         moved = [_moved(_cut_straight(s, g), plane) for s, g in ((a, left), (b, right))]
-        if all(np.isfinite(s.bounds).all() for s in moved):  # what lies so far away does not meet, in any plane
+        if all(np.isfinite(shapely.get_coordinates(s)).all() for s in moved):  # what lies so far away does not meet, in any plane
             a, b = moved
     return tuple(s if s.is_valid else shapely.make_valid(s) for s in (a, b))  # type: ignore[return-value]
 
