@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, too_many_elements
 from mmearth_data.emulator.features import INDEX, Feature, from_json, geometry_of
@@ -20,6 +20,8 @@ from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.registry import Context, Value
 
@@ -40,8 +42,14 @@ class AssetSource(Protocol):
         """Properties of the collection itself."""
         ...
 
-    def query(self, bounds: Any, start_ms: int | None, end_ms: int | None) -> Iterable[Image]:  # noqa: ANN401
-        """Images that may touch a place (shapely, EPSG:4326) and start in [start, end), in their order."""
+    def query(
+        self,
+        bounds: BaseGeometry | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        equal: Mapping[str, Value] | None = None,
+    ) -> Iterable[Image]:
+        """Images that may touch a place (EPSG:4326), start in [start, end), and have these properties, in their order."""
         ...
 
 
@@ -72,7 +80,8 @@ class Stored:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Those that the archive finds."""
-        return iter(self.source.query(query.bounds, query.start_ms, query.end_ms))
+        equal = None if query.index is None else {INDEX: query.index}
+        return iter(self.source.query(query.bounds, query.start_ms, query.end_ms, equal))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import shapely
 
 from mmearth_data.emulator.date_functions import moment
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.features import GEOMETRY, property_of
+from mmearth_data.emulator.features import GEOMETRY, INDEX, property_of
 from mmearth_data.emulator.geometry import Geometry, area_m2, distance_m, middle_of, relate
 from mmearth_data.emulator.list_functions import same
 from mmearth_data.emulator.registry import NOT_PROMOTED, function, named, promotion, type_name
@@ -34,18 +34,29 @@ ITEM = "item"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What an archive can look for: images that may touch a place and start in [start, end); None is open."""
+    """What an archive can look for; None is open.
+
+    Attributes
+    ----------
+    bounds
+        Images may touch this place.
+    start_ms, end_ms
+        They start within [start, end).
+    index
+        Their ``system:index``.
+    """
 
     bounds: BaseGeometry | None = None
     start_ms: int | None = None
     end_ms: int | None = None
+    index: str | None = None
 
     def both(self, other: Query) -> Query:
         """Look for what passes two queries."""
         starts = [ms for ms in (self.start_ms, other.start_ms) if ms is not None]
         ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
         bounds = self.bounds if other.bounds is None else other.bounds if self.bounds is None else self._smaller(other)
-        return Query(bounds, max(starts, default=None), min(ends, default=None))
+        return Query(bounds, max(starts, default=None), min(ends, default=None), self.index or other.index)
 
     def either(self, other: Query) -> Query:
         """Look for what may pass one of two queries."""
@@ -198,8 +209,10 @@ _SHORT = {
 }
 
 
-def _times(name: str, sides: Sides) -> tuple[Query, Query]:
-    """Tell what a comparison of the start time with a number looks for, and what its negation."""
+def _findable(name: str, sides: Sides) -> tuple[Query, Query]:
+    """Tell what a comparison of the start time or the name looks for, and what its negation."""
+    if name == "equals" and sides.left_field == INDEX and isinstance(sides.right_value, str):
+        return Query(index=sides.right_value), ANYTHING
     if sides.left_field != TIME or not is_number(sides.right_value):
         return ANYTHING, ANYTHING
     ms = int(sides.right_value)
@@ -216,7 +229,7 @@ def _times(name: str, sides: Sides) -> tuple[Query, Query]:
 def compare(name: str, sides: Sides) -> Filter:
     """Filter that compares; null passes nothing but the negation of a filter."""
     comparison = _COMPARISONS[name]
-    query, opposite = _times(name, sides)
+    query, opposite = _findable(name, sides)
 
     def test(left: Value, right: Value) -> bool:
         a, b = sides.left(left), sides.right(left, right)

@@ -150,9 +150,10 @@ def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometr
     a, b = _beside(a, centre[0]), _beside(b, centre[0])
     if max(_extent(a), _extent(b)) <= WIDEST_DEG:
         plane = gnomonic(*centre)
-        moved = [_moved(_cut_straight(s, g), plane) for s, g in ((a, left), (b, right))]
-        if all(np.isfinite(shapely.get_coordinates(s)).all() for s in moved):  # what lies so far away does not meet, in any plane
-            a, b = moved
+        cut = [_cut_straight(s, g) for s, g in ((a, left), (b, right))]
+        # Shapes so far apart that one leaves the plane do not meet in longitude and latitude either.
+        if all(np.isfinite(plane(*shapely.get_coordinates(s).T)).all() for s in cut):
+            a, b = (_moved(s, plane) for s in cut)
     return tuple(s if s.is_valid else shapely.make_valid(s) for s in (a, b))  # type: ignore[return-value]
 
 

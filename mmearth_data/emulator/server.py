@@ -86,7 +86,6 @@ class Emulator:
         self.service = Service(planet(self.options.seed), self.options.cheap_pixels)
         self.trouble = Troublemaker(self.options.faults, self.options.seed)
         self.stopping = threading.Event()
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
         self._server = _Server(("127.0.0.1", self.options.port), _Handler)
         self._server.emulator = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -101,7 +100,8 @@ class Emulator:
         self._thread.start()
 
     def serve(self) -> None:
-        """Answer requests until interrupted."""
+        """Answer requests until interrupted; the process is the emulator's own."""
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
         try:
             self._server.serve_forever(0.05)
         except KeyboardInterrupt:
