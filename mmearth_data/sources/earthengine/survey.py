@@ -148,10 +148,10 @@ class SurveyPlan:
         """List of none or one: all that is known of the candidate's scene."""
         given = ee.Dictionary(element)
         drawn = [self._drawn(given, position, level) for position, level in enumerate(self.levels)]
-        scenes = drawn[0]
-        for more in drawn[1:]:
-            scenes = scenes.cat(more)
-        return scenes.slice(0, 1).map(lambda scene: self._describe(given, ee.Image(scene)))
+        scenes = drawn[-1]
+        for preferred in drawn[-2::-1]:
+            scenes = ee.List(ee.Algorithms.If(preferred.size().gt(0), preferred, scenes))
+        return scenes.map(lambda scene: self._describe(given, ee.Image(scene)))
 
     def _drawn(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
         """Scene drawn among those of a level that count: a list of none or one."""

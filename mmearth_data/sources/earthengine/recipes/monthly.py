@@ -38,7 +38,7 @@ def _window(m: Modality, name: str, months: list[int], month: ee.Date) -> ee.Ima
     filled = never_empty(collection, names)
     reducers = parameters(m)["reducers"]
     reduced = [
-        _reduced(filled.select([m.asset_bands[band]], [band]), reducers[band.removeprefix(f"{name}_")])
+        _reduced(filled, reducers[band.removeprefix(f"{name}_")]).select([m.asset_bands[band]], [band])
         for band in bands
     ]
     return ee.Image.cat(reduced).updateMask(complete)

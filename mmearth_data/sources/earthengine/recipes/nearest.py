@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
+NEAR_DAYS, MOST_NEAR = 30, 200
+"""Symmetric, so that the closest scene is among those found, if any is."""
+DAY_MS = 86_400_000
 PASS_PROPERTY, MODE_PROPERTY = "orbitProperties_pass", "instrumentMode"
 
 
@@ -25,23 +28,31 @@ def groups(m: Modality) -> Mapping[str, list[str]]:
 
 
 def survey(m: Modality, scene: Scene) -> dict[str, Any]:
-    """Latest scene not after the base scene, and earliest after it, of each pass: lists of none, one or two."""
-    containing = (
-        ee.ImageCollection(next(iter(m.asset.values())))
-        .filterDate(*scene.years)
-        .filterBounds(scene.box)
-        .filter(ee.Filter.contains(leftField=".geo", rightValue=scene.box))
-    )
+    """Scenes of each pass among which the closest is: lists, empty where there is none."""
+    collection = ee.ImageCollection(next(iter(m.asset.values()))).filterDate(*scene.years)
+    near = collection.filterDate(scene.time.subtract(NEAR_DAYS * DAY_MS), scene.time.add(NEAR_DAYS * DAY_MS + 1))
+    return {name: _around(_own(near, m, name, scene), _own(collection, m, name, scene), scene) for name in groups(m)}
+
+
+def _own(collection: ee.ImageCollection, m: Modality, name: str, scene: Scene) -> ee.ImageCollection:
+    """Images of a pass and mode that contain the tile and 200 m around it."""
+    if name:
+        collection = collection.filter(ee.Filter.eq(PASS_PROPERTY, name))
     if "instrument_mode" in parameters(m):
-        containing = containing.filter(ee.Filter.eq(MODE_PROPERTY, parameters(m)["instrument_mode"]))
-    return {name: _around(containing, name, scene.time) for name in groups(m)}
+        collection = collection.filter(ee.Filter.eq(MODE_PROPERTY, parameters(m)["instrument_mode"]))
+    return collection.filterBounds(scene.box).filter(ee.Filter.contains(leftField=".geo", rightValue=scene.box))
 
 
-def _around(containing: ee.ImageCollection, name: str, time: ee.Number) -> ee.List:
-    own = containing.filter(ee.Filter.eq(PASS_PROPERTY, name)) if name else containing
-    before = own.filter(ee.Filter.lte("system:time_start", time)).sort("system:time_start", False)
-    after = own.filter(ee.Filter.gt("system:time_start", time)).sort("system:time_start")
-    return before.toList(1).cat(after.toList(1)).map(_describe)
+def _around(near: ee.ImageCollection, all_years: ee.ImageCollection, scene: Scene) -> ee.List:
+    """All scenes of the weeks around, or else the last one before and the first one after.
+
+    Most places are served by the first, which spares the service a search through all years.
+    """
+    scenes = near.toList(MOST_NEAR)
+    before = all_years.filter(ee.Filter.lte("system:time_start", scene.time)).sort("system:time_start", False)
+    after = all_years.filter(ee.Filter.gt("system:time_start", scene.time)).sort("system:time_start")
+    found = ee.Algorithms.If(scenes.size().gt(0), scenes, before.toList(1).cat(after.toList(1)))
+    return ee.List(found).map(_describe)
 
 
 def _describe(element: ee.ComputedObject) -> ee.Dictionary:
