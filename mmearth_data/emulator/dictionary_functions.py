@@ -52,13 +52,19 @@ def from_lists(keys: list[str], values: list[Value]) -> Entries:
     return dict(zip(keys, values, strict=True))
 
 
-@function("Dictionary.get", "Dictionary.getNumber", "Dictionary.getString", "Dictionary.getGeometry")
+@function("Dictionary.get")
 def get(dictionary: Entries, key: str, defaultValue: Value = None) -> Value:
     """Value of a key."""
     value = dictionary.get(key, defaultValue)
     if value is None and key not in dictionary:
         raise _missing("Dictionary.get", key)
     return value
+
+
+@function("Dictionary.getNumber", "Dictionary.getString", "Dictionary.getGeometry")
+def get_typed(dictionary: Entries, key: str) -> Value:
+    """Value of a key whose type the client knows."""
+    return get(dictionary, key)
 
 
 @function("Dictionary.keys")

@@ -410,6 +410,13 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     return None if geometry.intersects(hull) else False
 
 
+def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:
+    """Pixels whose centres lie in a geometry of a CRS: tested there, where its edges are what was drawn."""
+    if crs == WGS84 or crs != grid.projection.crs:
+        return inside(in_crs(geometry, crs, WGS84), grid)
+    return np.asarray(shapely.contains_xy(geometry, *grid.centres()), dtype=bool)
+
+
 def inside(geometry: BaseGeometry | None, grid: Grid) -> Bool:
     """Pixels whose centres lie in a geometry (EPSG:4326)."""
     whole = _wholly_inside(geometry, grid)
@@ -504,6 +511,19 @@ def to_projection(value: Value, context: Context) -> Value:
         parsed_crs(value)
         return Projection(value)
     return NOT_PROMOTED
+
+
+@promotion("PixelType")
+def to_pixel_type(value: Value, context: Context) -> Value:
+    """Types, and names of types: ``uint8``, ``int``, ``float``."""
+    if isinstance(value, PixelType):
+        return value
+    if isinstance(value, dict) and "precision" in value:
+        return PixelType(str(value["precision"]), value.get("min"), value.get("max"))
+    short = {"byte": "uint8", "short": "int16", "int": "int32", "long": "int64", "float": "float32"}
+    name = short.get(str(value), str(value))
+    known = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "double"}
+    return PixelType.of(np.dtype(name)) if name in known else NOT_PROMOTED
 
 
 @encode.register(PixelType)

@@ -23,6 +23,7 @@ from mmearth_data.emulator.image import (
     Projection,
     chosen_bands,
     constant,
+    covered,
     inside,
 )
 from mmearth_data.emulator.registry import function
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.emulator.geometry import Geometry
     from mmearth_data.emulator.registry import Context, Value
 
     Array = NDArray[Any]
@@ -175,6 +176,11 @@ def _half_up(values: Array) -> Array:
     return np.asarray(np.floor(values + 0.5))
 
 
+def _bit_count(values: Array) -> Array:
+    bits = values.astype(np.int64).view(np.uint8).reshape(*values.shape, 8)
+    return np.asarray(np.unpackbits(bits, axis=-1).sum(axis=-1), np.float64)
+
+
 UNARY: dict[str, tuple[Callable[[Array], Array], PixelType | None]] = {
     "abs": (np.abs, None),
     "floor": (np.floor, INT32),
@@ -193,6 +199,12 @@ UNARY: dict[str, tuple[Callable[[Array], Array], PixelType | None]] = {
     "asin": (np.arcsin, DOUBLE),
     "acos": (np.arccos, DOUBLE),
     "atan": (np.arctan, DOUBLE),
+    "sinh": (np.sinh, DOUBLE),
+    "cosh": (np.cosh, DOUBLE),
+    "tanh": (np.tanh, DOUBLE),
+    "bitwiseNot": (lambda values: np.bitwise_not(values.astype(np.int64)), None),
+    "bitwise_not": (lambda values: np.bitwise_not(values.astype(np.int64)), None),
+    "bitCount": (lambda values: _bit_count(values), INT32),
     "toFloat": (lambda values: values.astype(np.float32).astype(np.float64), FLOAT),
     "float": (lambda values: values.astype(np.float32).astype(np.float64), FLOAT),
     "toDouble": (np.asarray, DOUBLE),
@@ -447,15 +459,18 @@ def where(input: Image, test: Image, value: Image) -> Image:
 @function("Image.clip")
 def clip(input: Image, geometry: Value, context: Context) -> Image:
     """Mask what lies outside a geometry."""
-    shape: BaseGeometry = context.promote(geometry, "Geometry").shape
+    area: Geometry = context.promote(geometry, "Geometry")
+    shape = area.lonlat
 
     def change(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             values, valid = band.evaluate(grid)
-            return Pixels(values, valid & inside(shape, grid))
+            return Pixels(values, valid & covered(area.shape, area.crs, grid))
 
         return band.derived(evaluate)
 
+    if area.unbounded:
+        return input
     footprint = shape if input.footprint is None else shapely.intersection(input.footprint, shape)
     return replace(input.mapped(change), footprint=footprint)
 

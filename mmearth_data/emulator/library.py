@@ -1,6 +1,7 @@
 """All modules that enter algorithms: importing this one fills the registry."""
 
 from mmearth_data.emulator import (
+    band_functions,
     collection_functions,
     date_functions,
     dictionary_functions,
@@ -11,6 +12,7 @@ from mmearth_data.emulator import (
     image_functions,
     joins,
     list_functions,
+    neighbourhoods,
     number_functions,
     presentation,
     projection_functions,
@@ -24,6 +26,7 @@ from mmearth_data.emulator import (
 from mmearth_data.emulator.registry import FUNCTIONS, Implementation
 
 MODULES = (
+    band_functions,
     collection_functions,
     date_functions,
     dictionary_functions,
@@ -34,6 +37,7 @@ MODULES = (
     image_functions,
     joins,
     list_functions,
+    neighbourhoods,
     number_functions,
     presentation,
     projection_functions,

@@ -18,6 +18,7 @@ from mmearth_data.emulator.image import (
     PixelType,
     Projection,
     chosen_bands,
+    covered,
     in_crs,
     inside,
     window_of,
@@ -221,7 +222,7 @@ def paint(image: Image, featureCollection: Value, color: Value = 0, width: Value
             own = band.evaluate(grid)
             values, valid = own.values.copy(), own.valid.copy()
             for geometry, properties in features:
-                held = inside(geometry.lonlat, grid)
+                held = covered(geometry.shape, geometry.crs, grid)
                 values[held] = float(properties.get(color, 0)) if isinstance(color, str) else float(color)
                 valid |= held
             return Pixels(values, valid)

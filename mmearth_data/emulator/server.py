@@ -17,6 +17,7 @@ from mmearth_data.emulator.errors import EmulatorError, too_many_requests
 from mmearth_data.emulator.faults import REFUSALS, Fault, Troublemaker
 from mmearth_data.emulator.ledger import Ledger
 from mmearth_data.emulator.routes import COMPUTING, JSON, Answer, Call, Service, answer_error, answer_json
+from mmearth_data.errors import InputError
 from mmearth_data.sources.synthetic.planet import planet
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ DEEPEST = 30_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EmulatorOptions:
     """How the emulator behaves.
 
     Attributes
@@ -74,19 +75,19 @@ class Emulator:
     --------
     >>> import ee
     >>> from google.auth.credentials import AnonymousCredentials
-    >>> with Emulator(Options(seed=7)) as emulator:
+    >>> with Emulator(EmulatorOptions(seed=7)) as emulator:
     ...     ee.Initialize(AnonymousCredentials(), project="emulator", url=emulator.url)
     ...     ee.Number(1).add(2).getInfo()
     3
     """
 
-    def __init__(self, options: Options | None = None) -> None:
-        self.options = options or Options()
+    def __init__(self, options: EmulatorOptions | None = None) -> None:
+        self.options = options or EmulatorOptions()
         self.ledger = Ledger()
         self.service = Service(planet(self.options.seed), self.options.cheap_pixels)
         self.trouble = Troublemaker(self.options.faults, self.options.seed)
         self.stopping = threading.Event()
-        self._server = _Server(("127.0.0.1", self.options.port), _Handler)
+        self._server = _listening(self.options.port)
         self._server.emulator = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -170,6 +171,13 @@ class _Server(ThreadingHTTPServer):
         """Let go of clients that went away; anything else is our own failure and shows."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
+
+
+def _listening(port: int) -> _Server:
+    try:
+        return _Server(("127.0.0.1", port), _Handler)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--port: expected a free port of 127.0.0.1 (0 takes any), got {port}: {error}.") from None
 
 
 class _Handler(BaseHTTPRequestHandler):
