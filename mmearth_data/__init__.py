@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
+    from mmearth_data.emulator.faults import parse_fault
+    from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.modality import ClassLabel, Kind, Modality
@@ -43,6 +45,8 @@ _HOME = {
     "Catalog": "catalog",
     "ClassLabel": "modality",
     "CommandGroup": "commands",
+    "Emulator": "emulator.server",
+    "EmulatorOptions": "emulator.server",
     "Kind": "modality",
     "Loader": "loading.loader",
     "Modality": "modality",
@@ -60,6 +64,7 @@ _HOME = {
     "make_recipe": "recipe",
     "map_figure": "inspection",
     "open_store": "api",
+    "parse_fault": "emulator.faults",
     "parse_tile_id": "tile",
     "prepare": "api",
     "preview": "api",
@@ -80,6 +85,8 @@ __all__ = [
     "CatalogError",
     "ClassLabel",
     "CommandGroup",
+    "Emulator",
+    "EmulatorOptions",
     "FileInputError",
     "InputError",
     "Kind",
@@ -104,6 +111,7 @@ __all__ = [
     "make_recipe",
     "map_figure",
     "open_store",
+    "parse_fault",
     "parse_tile_id",
     "prepare",
     "preview",

@@ -147,6 +147,44 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
 
 
+# ---------------------------------------------------------------- testing without the service
+
+
+@cli.command()
+@click.option("--port", type=int, default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]")
+@click.option("--seed", type=int, default=0, metavar="N", help="Seed of the synthetic planet.  [default: 0]")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND:RATE",
+    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests, such as 429:0.2; may be repeated.",
+)
+@click.option(
+    "--latency-ms", type=float, default=0.0, metavar="MS", help="Wait before each computed answer.  [default: 0]"
+)
+@click.option(
+    "--max-in-flight", type=int, metavar="N", help="Answer 429 above so many requests at once.  [default: no limit]"
+)
+@click.option(
+    "--max-per-second", type=int, metavar="N", help="Answer 429 above so many requests a second.  [default: no limit]"
+)
+@click.option("--cheap-pixels", is_flag=True, help="Pixels of no meaning, for load tests.")
+def emulate(faults: tuple[str, ...], **options: Any) -> None:
+    """Serve Earth Engine's REST interface on loopback, over a synthetic planet.
+
+    \b
+    Prints its URL; any script of the Earth Engine client can be pointed at it:
+      ee.Initialize(google.auth.credentials.AnonymousCredentials(), project="emulator", url=URL)
+    GET /emulator/ledger tells what was asked. Ctrl-C ends it.
+    """
+    from mmearth_data import Emulator, EmulatorOptions, parse_fault
+
+    emulator = Emulator(EmulatorOptions(faults=tuple(map(parse_fault, faults)), **options))
+    click.echo(emulator.url)
+    emulator.serve()
+
+
 # ---------------------------------------------------------------- looking
 
 

@@ -46,9 +46,9 @@ def emulator_url() -> Iterator[str]:
     """URL of an Earth Engine emulator that all tests of a process share."""
     from ee_world import SEED
 
-    from mmearth_data.emulator.server import Emulator, Options
+    from mmearth_data.emulator.server import Emulator, EmulatorOptions
 
-    with Emulator(Options(seed=SEED)) as emulator:
+    with Emulator(EmulatorOptions(seed=SEED)) as emulator:
         yield emulator.url
 
 
