@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.emulator import tables
-from mmearth_data.emulator.assets import describe_asset, find, list_assets
+from mmearth_data.emulator.assets import describe_asset, list_assets
 from mmearth_data.emulator.client_files import algorithms, discovery
-from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, asset_not_found, too_large
+from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, too_large
 from mmearth_data.emulator.evaluate import Expression, Request
 from mmearth_data.emulator.output import render_pixels
 from mmearth_data.emulator.registry import encode
@@ -200,10 +200,7 @@ class Service:
     def features_of(self, call: Call) -> Answer:
         """Answer ``assets:listFeatures``: rows of a stored table."""
         asset = _asset_id(call.path.removesuffix(":listFeatures"))
-        context = self.request()
-        if find(asset, context) is None:
-            raise asset_not_found("Collection.loadTable", "Collection", asset)
-        collection = context.call("Collection.loadTable", tableId=asset)
+        collection = self.request().call("Collection.loadTable", tableId=asset)
         size = call.query.get("pageSize")
         page = tables.page(collection, None if size is None else int(size), call.query.get("pageToken"))
         return _limited(answer_json(page))
