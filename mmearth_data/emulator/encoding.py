@@ -136,7 +136,7 @@ def _georeference(grid: Grid) -> list[Tag]:
 def _descriptions(names: Sequence[str]) -> Tag:
     items = "".join(
         f"<Item name={quoteattr('DESCRIPTION')} sample={quoteattr(str(k))} role={quoteattr('description')}>"
-        f"{escape(name)}</Item>"
+        f"{escape(escape(name))}</Item>"  # GDAL escapes values before it writes XML
         for k, name in enumerate(names)
     )
     return Tag(42112, ASCII, f"<GDALMetadata>{items}</GDALMetadata>".encode() + b"\0")
