@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.registry import Context, Value
 
 Array: TypeAlias = "NDArray[Any]"
+Columns: TypeAlias = "Sequence[tuple[Array, Array]]"
+"""(values, valid) of each input, (n,)."""
 Compute: TypeAlias = Callable[[Array, Array, Array], Array]
 """(values, valid, weights), each (n, ...), to (...); NaN where nothing comes out."""
 
@@ -37,13 +39,16 @@ class Output:
     type
         Type of the band it becomes; None keeps the input's.
     input
-        Which of the reducer's inputs it looks at.
+        Which of the reducer's inputs it looks at; the first of two for a joint computation.
+    joint
+        Computation of two inputs, for those that need both: (x, y, valid, weights).
     """
 
     name: str
     compute: Compute
     type: PixelType | None = DOUBLE
     input: int = 0
+    joint: Callable[[Array, Array, Array, Array], Array] | None = None
 
 
 @named("Reducer")
@@ -63,6 +68,8 @@ class Reducer:
         Numbers that it takes at a time.
     weighted
         Whether weights of pixels count.
+    table
+        Gives everything from (columns, weights), for those whose results are no numbers; None for most.
     """
 
     name: str
@@ -70,6 +77,7 @@ class Reducer:
     gather: Callable[[Array], Value] | None = None
     inputs: int = 1
     weighted: bool = True
+    table: Callable[[Columns, Array | None], dict[str, Value]] | None = None
 
     def over(self, stacks: Sequence[tuple[Array, Array]], weights: Array | None = None) -> list[tuple[Array, Array]]:
         """Reduce along the first axis.
@@ -86,19 +94,26 @@ class Reducer:
         list of (ndarray, ndarray)
             (values, valid) of each output, (...).
         """
-        if self.gather is not None:
+        if self.gather is not None or self.table is not None:
             raise EmulatorError(f"Reducer.{self.name}: its output is no number, so no image can hold it.")
         results = []
         for output in self.outputs:
             values, valid = stacks[output.input]
             weight = np.ones(values.shape) if weights is None or not self.weighted else weights
-            found = output.compute(values.astype(np.float64), valid, np.where(valid, weight, 0.0))
+            if output.joint is not None:
+                other, seen = stacks[output.input + 1]
+                both = valid & seen
+                found = output.joint(values, other, both, np.where(both, weight, 0.0))
+            else:
+                found = output.compute(values.astype(np.float64), valid, np.where(valid, weight, 0.0))
             fine = np.isfinite(found)
             results.append((np.where(fine, found, 0.0), fine))
         return results
 
     def flat(self, columns: Sequence[tuple[Array, Array]], weights: Array | None = None) -> dict[str, Value]:
         """Output name -> number, or null, of (values, valid) columns (n,)."""
+        if self.table is not None:
+            return self.table(columns, weights)
         if self.gather is not None:
             values, valid = columns[0]
             return {self.outputs[0].name: self.gather(values[valid])}
@@ -132,6 +147,35 @@ def _total(values: Array, valid: Array, weights: Array) -> Array:
 
 def _sum(values: Array, valid: Array, weights: Array) -> Array:
     return _or_nothing(_total(values, valid, weights), valid)
+
+
+def _sample_variance(values: Array, valid: Array, weights: Array) -> Array:
+    count = valid.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(count > 1, _variance(values, valid, weights) * count / (count - 1), np.nan)
+
+
+def _moment(power: int) -> Compute:
+    """Standardised moment: 3 is the skewness, 4 the kurtosis (0 for the normal distribution)."""
+
+    def compute(values: Array, valid: Array, weights: Array) -> Array:
+        away = np.where(valid, values, 0.0) - np.nan_to_num(_mean(values, valid, weights))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scaled = _mean(away**power, valid, weights) / _variance(values, valid, weights) ** (power / 2)
+        return scaled - (3 if power == 4 else 0)
+
+    return compute
+
+
+def _fit(x: Array, y: Array, valid: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """(slope, offset, correlation) of y over x."""
+    mean_x, mean_y = _mean(x, valid, weights), _mean(y, valid, weights)
+    away_x, away_y = (np.where(valid, v, 0.0) - np.nan_to_num(m) for v, m in ((x, mean_x), (y, mean_y)))
+    joint = _mean(away_x * away_y, valid, weights)
+    spread_x, spread_y = _mean(away_x**2, valid, weights), _mean(away_y**2, valid, weights)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope = joint / spread_x
+        return slope, mean_y - slope * mean_x, joint / np.sqrt(spread_x * spread_y)
 
 
 def _or_nothing(found: Array, valid: Array) -> Array:
@@ -240,15 +284,32 @@ SIMPLE: dict[str, tuple[Compute, PixelType | None]] = {
     "and": (_all, INT32),
     "or": (_any, INT32),
     "variance": (_variance, DOUBLE),
+    "sampleVariance": (_sample_variance, DOUBLE),
+    "sampleStdDev": (lambda values, valid, weights: np.sqrt(_sample_variance(values, valid, weights)), DOUBLE),
+    "skew": (_moment(3), DOUBLE),
+    "kurtosis": (_moment(4), DOUBLE),
     "stdDev": (lambda values, valid, weights: np.sqrt(_variance(values, valid, weights)), DOUBLE),
 }
 """Reducers with one output, called as they are."""
 
 
+OUTPUT_NAMES = {
+    "firstNonNull": "first",
+    "lastNonNull": "last",
+    "allNonZero": "all",
+    "anyNonZero": "any",
+    "and": "all",
+    "or": "any",
+    "sampleVariance": "variance",
+    "sampleStdDev": "stdDev",
+}
+"""Reducers whose output has another name than they have."""
+
+
 def simple(name: str) -> Reducer:
     """Reducer with one output."""
     compute, kind = SIMPLE[name]
-    return Reducer(name, (Output(name, compute, kind),))
+    return Reducer(name, (Output(OUTPUT_NAMES.get(name, name), compute, kind),))
 
 
 def _enter(name: str) -> None:
@@ -347,13 +408,89 @@ def set_outputs(reducer: Reducer, outputs: list[str]) -> Reducer:
 
 @function("Reducer.repeat")
 def repeat(reducer: Reducer, count: int) -> Reducer:
-    """Apply a reducer to each of several inputs."""
-    outputs = tuple(
-        replace(o, name=f"{o.name}_{k}" if k else o.name, input=o.input + k * reducer.inputs)
-        for k in range(count)
-        for o in reducer.outputs
+    """Apply a reducer to each of several inputs; every output is a list."""
+    size = reducer.inputs
+
+    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+        results = [reducer.flat(columns[k * size : (k + 1) * size], weights) for k in range(count)]
+        return {output.name: [result[output.name] for result in results] for output in reducer.outputs}
+
+    return replace(reducer, inputs=size * count, table=table)
+
+
+@function("Reducer.group")
+def group(reducer: Reducer, groupField: int = 0, groupName: str = "group") -> Reducer:
+    """Reduce apart what differs in one of the inputs: a list of results, in the order of that input."""
+
+    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+        keys, known = columns[groupField]
+        others = [column for k, column in enumerate(columns) if k != groupField]
+        groups = []
+        for key in np.unique(keys[known]).tolist():
+            held = known & (keys == key)
+            own = [(values[held], valid[held]) for values, valid in others]
+            found = reducer.flat(own, None if weights is None else weights[held])
+            groups.append({groupName: int(key) if key == int(key) else key, **found})
+        return {"groups": groups}
+
+    return replace(reducer, name="group", inputs=reducer.inputs + 1, table=table)
+
+
+@function("Reducer.linearFit")
+def linear_fit() -> Reducer:
+    """Line through (x, y) by least squares."""
+    return Reducer(
+        "linearFit",
+        (
+            Output("scale", _mean, joint=lambda *given: _fit(*given)[0]),
+            Output("offset", _mean, joint=lambda *g: _fit(*g)[1]),
+        ),
+        inputs=2,
     )
-    return replace(reducer, outputs=outputs, inputs=reducer.inputs * count)
+
+
+@function("Reducer.pearsonsCorrelation")
+def pearsons_correlation() -> Reducer:
+    """Correlation of two inputs."""
+    return Reducer(
+        "pearsonsCorrelation", (Output("correlation", _mean, joint=lambda *given: _fit(*given)[2]),), inputs=2
+    )
+
+
+@function("Reducer.fixedHistogram")
+def fixed_histogram(min: float, max: float, steps: int, cumulative: bool = False) -> Reducer:
+    """Count values in bins of one width: rows of (lower edge, count)."""
+
+    def gather(values: Array) -> Value:
+        counts, edges = np.histogram(values, bins=steps, range=(min, max))
+        counts = np.cumsum(counts) if cumulative else counts
+        return [[float(edge), float(count)] for edge, count in zip(edges[:-1], counts, strict=True)]
+
+    return Reducer("fixedHistogram", (Output("histogram", _count),), gather=gather)
+
+
+@function("Reducer.histogram", "Reducer.autoHistogram")
+def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None) -> Reducer:
+    """Count values in bins whose width is a power of two that leaves no more than so many bins."""
+
+    def gather(values: Array) -> Value:
+        width = minBucketWidth or 1.0
+        most = maxBuckets or 256
+        low = np.floor(values.min() / width) * width if len(values) else 0.0
+        while len(values) and (values.max() - low) / width >= most:
+            width *= 2
+            low = np.floor(values.min() / width) * width
+        bins = np.floor((values - low) / width).astype(np.int64)
+        counts = np.bincount(bins) if len(values) else np.zeros(0)
+        means = [float(values[bins == k].mean()) if n else float(low + (k + 0.5) * width) for k, n in enumerate(counts)]
+        return {
+            "bucketMin": float(low),
+            "bucketWidth": float(width),
+            "histogram": [float(n) for n in counts],
+            "bucketMeans": means,
+        }
+
+    return Reducer("histogram", (Output("histogram", _count),), gather=gather)
 
 
 @function("Reducer.getOutputs")
