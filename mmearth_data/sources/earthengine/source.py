@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.errors import TileUnavailable
+from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
 from mmearth_data.sources.earthengine.failures import TooMuch
@@ -128,10 +128,15 @@ class EarthEngineSource:
         found = cached_ecoregions() if genuine else None
         if found is None:
             session = self._session()
-            found = fetch_ecoregions(
-                partial(session.compute_value, limiter=self.limiter, ledger=self.ledger),
-                partial(session.compute_features, limiter=self.limiter, ledger=self.ledger),
-            )
+            try:
+                found = fetch_ecoregions(
+                    partial(session.compute_value, limiter=self.limiter, ledger=self.ledger),
+                    partial(session.compute_features, limiter=self.limiter, ledger=self.ledger),
+                )
+            except TileUnavailable as refusal:
+                raise InputError(
+                    f"Earth Engine refused its ecoregions: {refusal}; give --ecoregions FILE."
+                ) from refusal
             if genuine:
                 keep_ecoregions(found)
         return found
