@@ -198,7 +198,7 @@ def test_native_pixels_are_the_planets(asset: str) -> None:
     """On its own lattice every band of an asset is the planet's, bit for bit."""
     planet = request_context().planet
     product = planet.products[asset]
-    lon, lat = 10.23, 47.34  # not on an edge of the 0.1 degree lattice
+    lon, lat = 10.23173, 47.34137  # on no edge between pixels
     found = find(asset, request_context())
     image = found if isinstance(found, Image) else first_over_any(asset, lon, lat)
     _, box, _ = tile_at(lon, lat)
