@@ -382,7 +382,7 @@ def _released_names(name: str, model: MPMAEConfig) -> Iterator[str]:
         if r"\1" not in ours and name.startswith(stem):
             yield theirs.replace("\\", "").rstrip("$") + name.removeprefix(stem)
             return
-    raise InputError(f"--to: the released format has no place for {name}; export the encoder alone, or as timm.")
+    raise InputError(f"--to: the released format has no place for {name}: it holds networks of preset reference.")
 
 
 def _dense(name: str, tensor: Tensor) -> tuple[str, Tensor]:
