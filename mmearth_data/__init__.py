@@ -22,12 +22,15 @@ from mmearth_data.errors import (
 from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare
+    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
+    from mmearth_data.emulator.faults import parse_fault
+    from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
     from mmearth_data.loading.loader import Batch, Loader
+    from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
     from mmearth_data.recipe import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
@@ -43,9 +46,12 @@ _HOME = {
     "Catalog": "catalog",
     "ClassLabel": "modality",
     "CommandGroup": "commands",
+    "Emulator": "emulator.server",
+    "EmulatorOptions": "emulator.server",
     "Kind": "modality",
     "Loader": "loading.loader",
     "Modality": "modality",
+    "NO_LEVEL": "loading.scaling",
     "Place": "tile",
     "PreparedBuild": "api",
     "Progress": "building.executor",
@@ -60,12 +66,16 @@ _HOME = {
     "make_recipe": "recipe",
     "map_figure": "inspection",
     "open_store": "api",
+    "parse_fault": "emulator.faults",
     "parse_tile_id": "tile",
     "prepare": "api",
+    "preview": "api",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
+    "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
+    "scale_of": "loading.scaling",
     "summarise": "inspection",
     "tile_figure": "inspection",
     "verify": "store",
@@ -73,12 +83,15 @@ _HOME = {
 }
 
 __all__ = [
+    "NO_LEVEL",
     "Batch",
     "BuildRecipe",
     "Catalog",
     "CatalogError",
     "ClassLabel",
     "CommandGroup",
+    "Emulator",
+    "EmulatorOptions",
     "FileInputError",
     "InputError",
     "Kind",
@@ -104,13 +117,17 @@ __all__ = [
     "make_recipe",
     "map_figure",
     "open_store",
+    "parse_fault",
     "parse_tile_id",
     "prepare",
+    "preview",
     "render_catalog",
     "render_modality",
     "render_summary",
+    "resolve_statistics",
     "resource_path",
     "sample_map",
+    "scale_of",
     "summarise",
     "tile_figure",
     "verify",

@@ -5,9 +5,13 @@ Heavy libraries are imported where they are used, so that reading a finished sto
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
+import uuid
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +20,8 @@ from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
 
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
-    from mmearth_data.sources.base import Source, SourceWithEcoregions, SourceWithPlaces
+    from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
 
 
 class Store(StoredTiles):
@@ -46,6 +51,29 @@ class Store(StoredTiles):
         from mmearth_data.loading.loader import Loader
 
         return Loader(self, **options)
+
+    def plot(self, tile: int | str, path: str | Path | None = None) -> Path:
+        """Draw all modalities of one tile as a PNG, as ``mmearth-data inspect --tile --figure`` does.
+
+        Parameters
+        ----------
+        tile
+            Position in the selection, or a tile id of 16 hex digits.
+        path
+            File to write; by default the tile id and ``.png``, in the current folder.
+
+        Raises
+        ------
+        InputError
+            When there is no such tile, or the picture cannot be written there.
+        """
+        from mmearth_data.inspection import tile_figure
+        from mmearth_data.inspection.figures import find_tile
+        from mmearth_data.tile import format_tile_id
+
+        if path is None:
+            path = f"{format_tile_id(int(self.coords['tile_id'][find_tile(self, tile)]))}.png"
+        return tile_figure(self, tile, path)
 
 
 def open_store(path: str | Path) -> Store:
@@ -93,23 +121,74 @@ class PreparedBuild:
     sample: Sample | None
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready account of what a build would do: tiles, shards, bytes before compression."""
-        layout = self.plan.layout
-        per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
-        return {
-            "source": {"name": self.source.name, "synthetic": self.source.synthetic},
-            "tiles": layout.tiles,
-            "tile_size_px": layout.size_px,
-            "shards": layout.shards,
-            "tiles_per_shard": layout.tiles_per_shard,
-            "raw_bytes_per_tile": per_tile,
-            "raw_bytes": layout.tiles * sum(per_tile.values()),
-            "sample": None if self.sample is None else self.sample.report.to_dict(),
-        }
+        """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
+        account = _describe(self.recipe, self.source, self.plan.layout)
+        return account | {"sample": None if self.sample is None else self.sample.report.to_dict()}
 
 
-def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> PreparedBuild:
+def preview(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> dict[str, Any]:
+    """Tell what a build would do, JSON-ready; writes nothing, and signs in only where places depend on it.
+
+    Without an account the plan has no places, unless ecoregions are given or were fetched before.
+
+    Raises
+    ------
+    InputError
+        When any input cannot be used.
+    """
+    from mmearth_data.catalog import load_catalog
+
+    catalog = catalog or load_catalog()
+    if recipe.source != "earthengine":
+        return prepare(recipe, catalog=catalog).describe()
+    from mmearth_data.sources.earthengine.failures import SignInMissing
+
+    try:
+        return prepare(recipe, catalog=catalog).describe()
+    except SignInMissing as missing:
+        source = make_source(recipe, catalog, None)
+        layout = _layout(recipe, _deliverable(source, _wanted(catalog, recipe), recipe, labelled=True), recipe.tiles)
+        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
+        return _describe(recipe, source, layout) | {"sample": None, "note": note}
+
+
+def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout) -> dict[str, Any]:
+    per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
+    account = {
+        "source": {"name": source.name, "synthetic": source.synthetic},
+        "tiles": layout.tiles,
+        "tile_size_px": layout.size_px,
+        "shards": layout.shards,
+        "tiles_per_shard": layout.tiles_per_shard,
+        "raw_bytes_per_tile": per_tile,
+        "raw_bytes": layout.tiles * sum(per_tile.values()),
+    }
+    if _over_network(source):
+        from mmearth_data.sources.earthengine.estimate import estimate
+
+        account["estimate"] = estimate(
+            layout.tiles,
+            layout.size_px,
+            layout.modalities,
+            in_flight=recipe.in_flight,
+            per_second=recipe.per_second,
+            latency_s=recipe.latency_s,
+            eecu_per_tile=recipe.eecu_per_tile,
+        )
+    return account
+
+
+def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
     """Resolve a recipe: source, places, splits, shards. Reads input files, writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        What to build.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+    connect
+        Sign in first, where the source needs it.
 
     Raises
     ------
@@ -119,9 +198,11 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> PreparedB
     from mmearth_data.building.plan import plan_given, plan_sampled
     from mmearth_data.catalog import load_catalog
 
-    catalog = catalog or load_catalog()
+    catalog = _with_window(catalog or load_catalog(), recipe)
     ecoregions = _read_ecoregions(recipe)
     source = make_source(recipe, catalog, ecoregions)
+    if connect and (remote := _over_network(source)):
+        remote.connect()
     modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
     if recipe.source_file is not None:
         given = cast("SourceWithPlaces", source).places(recipe.tile_size)
@@ -141,6 +222,9 @@ def build(
     *,
     catalog: Catalog | None = None,
     report: Callable[[Progress], None] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Store:
     """Build a store, or continue one that was interrupted.
 
@@ -154,6 +238,12 @@ def build(
         Descriptions of the modalities; the shipped ones by default.
     report
         Called with the progress after each shard.
+    workers
+        Processes to spread the shards over; None stays in this one.
+    scheduler
+        Address of a running Dask scheduler (``tcp://HOST:8786``) to hand the shards to instead.
+    note
+        Called with what is worth knowing, such as an earlier build that was cut off.
 
     Returns
     -------
@@ -163,39 +253,58 @@ def build(
     Raises
     ------
     InputError
-        When an input cannot be used, or ``out`` holds something else.
+        When an input cannot be used, ``out`` holds something else, or another build is at work there.
+    RetryLater
+        When the disk is full or the cluster is gone; what is committed stays.
     """
-    from mmearth_data.building.executor import run
+    from mmearth_data.building.running import run_build, storage_errors
+    from mmearth_data.store.lock import hold
     from mmearth_data.store.writer import StoreWriter
 
     out = Path(out)
-    existing = _existing_store(out)
-    identity = recipe.identity()
-    if existing is not None:
-        _refuse_other(existing, "recipe", existing.recipe, identity)
-    prepared = prepare(recipe, catalog=catalog)
-    source_identity = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
-    if existing is not None:
-        _refuse_other(existing, "source", existing.source, source_identity)
-        if existing.finished:
-            return existing
-        writer = StoreWriter.resume(out)
-    else:
-        writer = StoreWriter.create(
-            out,
-            prepared.plan.layout,
-            recipe=identity,
-            source=source_identity,
-            synthetic=prepared.source.synthetic,
-        )
-    try:
-        run(prepared.plan, prepared.source, writer, threads=recipe.threads, report=report or (lambda progress: None))
-    except InputError:
-        if existing is None and not writer.committed():
-            shutil.rmtree(out)
-        raise
-    writer.finish()
+    with ExitStack() as held:
+        held.enter_context(storage_errors(out))
+        existing = _existing_store(out)
+        if existing is not None:
+            _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
+            if not existing.finished:
+                _hold(held, hold(out), note)
+        prepared = prepare(recipe, catalog=catalog, connect=True)
+        source = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
+        if existing is not None:
+            _refuse_other(existing, "source", existing.source, source)
+            if existing.finished:
+                return existing
+            writer = StoreWriter.resume(out)
+        else:
+            identity, synthetic = recipe.identity(), prepared.source.synthetic
+            writer = StoreWriter.create(out, prepared.plan.layout, recipe=identity, source=source, synthetic=synthetic)
+            _hold(held, hold(out), note)
+        remote = _over_network(prepared.source)
+        threads = max(recipe.threads, remote.in_flight if remote else 0)
+        try:
+            with _kept_ledger(out, remote, report) as reported:
+                run_build(
+                    prepared.plan,
+                    prepared.source,
+                    writer,
+                    threads=threads,
+                    workers=workers,
+                    scheduler=scheduler,
+                    report=reported,
+                )
+        except InputError:
+            if existing is None and not writer.committed():
+                shutil.rmtree(out)
+            raise
     return open_store(out)
+
+
+def _hold(held: ExitStack, lock: AbstractContextManager[str | None], note: Callable[[str], None] | None) -> None:
+    """Hold a store until the end of a build, and tell what an earlier build left behind."""
+    stale = held.enter_context(lock)
+    if stale is not None and note is not None:
+        note(stale)
 
 
 def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> Sample:
@@ -250,6 +359,8 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
     InputError
         When there is no such source.
     """
+    if recipe.source == "earthengine":
+        return _earth_engine(recipe, catalog)
     if recipe.source_name == "synthetic" and recipe.source_file is None:
         from mmearth_data.sources.synthetic import SyntheticSource
 
@@ -260,7 +371,55 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
         from mmearth_data.sources.rasters import RasterSource
 
         return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
-    raise InputError(f"Expected --source synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+    raise InputError(f"Expected --source earthengine, synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+
+
+def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
+    from mmearth_data.sources.earthengine.quota import LocalLimiter
+    from mmearth_data.sources.earthengine.session import SessionOptions
+    from mmearth_data.sources.earthengine.source import EarthEngineSource
+    from mmearth_data.sources.earthengine.survey import SceneRules
+
+    options = SessionOptions(
+        endpoint=recipe.ee_endpoint,
+        url=recipe.ee_url,
+        project=recipe.ee_project,
+        service_account=recipe.service_account,
+        connections=recipe.in_flight,
+        timeout_s=recipe.request_timeout_s,
+    )
+    rules = SceneRules(seed=recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent)
+    limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
+    return EarthEngineSource(catalog, _wanted(catalog, recipe), rules, options, limiter)
+
+
+def _over_network(source: Source) -> SourceOverNetwork | None:
+    """Return the source if it waits for a service, which shows in its account."""
+    return cast("SourceOverNetwork", source) if hasattr(source, "account") else None
+
+
+@contextmanager
+def _kept_ledger(
+    out: Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
+) -> Iterator[Callable[[Progress], None]]:
+    """Keep a remote source's account in the store: after each shard, and however the build ends."""
+    from mmearth_data.store.ledger import write_ledger
+
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+    def keep() -> None:
+        if remote is not None and out.is_dir():
+            write_ledger(out, run, remote.account())
+
+    def reported(progress: Progress) -> None:
+        keep()
+        if report is not None:
+            report(progress)
+
+    try:
+        yield reported
+    finally:
+        keep()
 
 
 def _existing_store(out: Path) -> Store | None:
@@ -300,6 +459,22 @@ def _wanted(catalog: Catalog, recipe: BuildRecipe) -> tuple[Modality, ...]:
     if recipe.modalities is None and recipe.source_file is not None:
         return tuple(catalog.modalities.values())
     return catalog.select(recipe.modalities)
+
+
+def _with_window(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
+    """Catalog in which the longest window of monthly statistics has as many months as the recipe says."""
+    from mmearth_data.catalog import Catalog
+
+    def changed(m: Modality) -> Modality:
+        windows = (m.recipe.get("parameters") or {}).get("windows")
+        if not windows or recipe.era5_window == 12:
+            return m
+        longest = min(windows, key=lambda name: windows[name][0] - windows[name][1])
+        first = windows[longest][1] - recipe.era5_window + 1
+        parameters = {**m.recipe["parameters"], "windows": {**windows, longest: [first, windows[longest][1]]}}
+        return dataclasses.replace(m, recipe={**m.recipe, "parameters": parameters})
+
+    return Catalog({name: changed(m) for name, m in catalog.modalities.items()})
 
 
 def _labelled(recipe: BuildRecipe) -> bool:

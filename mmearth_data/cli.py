@@ -40,6 +40,7 @@ def cli() -> None:
 def sampling_options(command: Command) -> Command:
     """Options that decide where the tiles lie; `build` and `sample` share them."""
     options = [
+        click.option("--source", metavar="SOURCE", help="earthengine, synthetic, or rasters:FILE.yaml.  [default: earthengine]"),
         click.option("--region", metavar="REGION", help="global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.  [default: global]"),
         click.option("--mainland", is_flag=True, default=None, help="Keep the largest part of the region only."),
         click.option("--tiles", type=int, metavar="N", help="Number of tiles.  [default: 1000]"),
@@ -61,9 +62,28 @@ def sampling_options(command: Command) -> Command:
     return command
 
 
+def service_options(command: Command) -> Command:
+    """Options that decide how Earth Engine is reached."""
+    options = [
+        click.option("--ee-project", metavar="ID", help="Cloud project that is registered for Earth Engine.  [default: $EARTHENGINE_PROJECT or $GOOGLE_CLOUD_PROJECT]"),
+        click.option("--service-account", type=FILE, metavar="KEY.json", help="Sign in with the key file of a service account."),
+        click.option("--ee-endpoint", type=click.Choice(["high-volume", "standard"]), help="Endpoint of the service.  [default: high-volume]"),
+        click.option("--ee-url", metavar="URL", help="Another server with the same protocol, such as `mmearth-data emulate`."),
+        click.option("--in-flight", type=int, metavar="N", help="Earth Engine requests at once.  [default: 40]"),
+        click.option("--per-second", type=float, metavar="N", help="Earth Engine requests a second.  [default: 100]"),
+        click.option("--restricted-in-flight", type=int, metavar="N", help="Requests at once in restricted mode.  [default: 1]"),
+        click.option("--request-timeout", "request_timeout_s", type=float, metavar="S", help="Deadline of one request.  [default: 330]"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @sampling_options
-@click.option("--source", metavar="SOURCE", help="synthetic, or rasters:FILE.yaml.  [default: synthetic]")
+@service_options
+@click.option("--latency", "latency_s", type=float, metavar="S", help="Seconds of one request, for --dry-run.")
+@click.option("--eecu-per-tile", type=float, metavar="S", help="EECU-seconds of one tile, for --dry-run.")
 @click.option("--out", type=FILE, metavar="STORE", help="Folder of the store.  [default: mmearth-REGION.zarr]")
 @click.option("--modalities", metavar="A,B,...", help="Modalities to store.  [default: all of the catalog]")
 @click.option("--level", type=click.Choice(["L1C", "L2A"]), help="Sentinel-2 level, where a raster mapping has both.")
@@ -74,17 +94,26 @@ def sampling_options(command: Command) -> Command:
 )
 @click.option("--tiles-per-shard", type=int, metavar="N", help="Rows of one shard.")
 @click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
+@click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
+@click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
-    recipe: str | None, out: Path | None, catalog_dir: Path | None, dry_run: bool, as_json: bool, **options: Any
+    recipe: str | None,
+    out: Path | None,
+    catalog_dir: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Build a store, or continue an interrupted build.
 
     Running the same command again continues where it stopped; a finished store is left as it is.
     """
     from mmearth_data import build as build_store
-    from mmearth_data import prepare
+    from mmearth_data import preview
 
     chosen = _recipe(recipe, options)
     catalog = _catalog(catalog_dir)
@@ -92,11 +121,18 @@ def build(
         f"mmearth-{_slug(chosen.region if chosen.source_file is None else chosen.source_file.stem)}.zarr"
     )
     if dry_run:
-        plan = prepare(chosen, catalog=catalog).describe()
-        click.echo(json.dumps(plan, indent=2))
+        click.echo(json.dumps(preview(chosen, catalog=catalog), indent=2))
         return
     with _progress(f"Building {target}") as report:
-        store = build_store(chosen, target, catalog=catalog, report=report)
+        store = build_store(
+            chosen,
+            target,
+            catalog=catalog,
+            report=report,
+            workers=workers,
+            scheduler=scheduler,
+            note=lambda text: click.echo(text, err=True),
+        )
     if as_json:
         click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
         return
@@ -106,6 +142,7 @@ def build(
 
 @cli.command()
 @sampling_options
+@service_options
 @click.option("--out", type=FILE, required=True, metavar="FILE", help="GeoParquet file to write.")
 @click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw the places.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -125,6 +162,44 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
         made_up = chosen.source_name == "synthetic" and chosen.ecoregions is None
         sample_map(drawn.frame, map_file, synthetic=made_up)
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
+
+
+# ---------------------------------------------------------------- testing without the service
+
+
+@cli.command()
+@click.option("--port", type=int, default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]")
+@click.option("--seed", type=int, default=0, metavar="N", help="Seed of the synthetic planet.  [default: 0]")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND:RATE",
+    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests, such as 429:0.2; may be repeated.",
+)
+@click.option(
+    "--latency-ms", type=float, default=0.0, metavar="MS", help="Wait before each computed answer.  [default: 0]"
+)
+@click.option(
+    "--max-in-flight", type=int, metavar="N", help="Answer 429 above so many requests at once.  [default: no limit]"
+)
+@click.option(
+    "--max-per-second", type=int, metavar="N", help="Answer 429 above so many requests a second.  [default: no limit]"
+)
+@click.option("--cheap-pixels", is_flag=True, help="Pixels of no meaning, for load tests.")
+def emulate(faults: tuple[str, ...], **options: Any) -> None:
+    """Serve Earth Engine's REST interface on loopback, over a synthetic planet.
+
+    \b
+    Prints its URL; any script of the Earth Engine client can be pointed at it:
+      ee.Initialize(google.auth.credentials.AnonymousCredentials(), project="emulator", url=URL)
+    GET /emulator/ledger tells what was asked. Ctrl-C ends it.
+    """
+    from mmearth_data import Emulator, EmulatorOptions, parse_fault
+
+    emulator = Emulator(EmulatorOptions(faults=tuple(map(parse_fault, faults)), **options))
+    click.echo(emulator.url)
+    emulator.serve()
 
 
 # ---------------------------------------------------------------- looking

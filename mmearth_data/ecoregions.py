@@ -56,8 +56,12 @@ def read_ecoregions(path: Path) -> gpd.GeoDataFrame:
     FileInputError
         A file that cannot be read, lacks the column, or matches no ecoregion.
     """
-    frame = read_polygons(path)
-    code, unmatched = _codes(frame, path)
+    return ecoregions_of(read_polygons(path), path)
+
+
+def ecoregions_of(frame: gpd.GeoDataFrame, origin: str | Path) -> gpd.GeoDataFrame:
+    """Ecoregions from a table (EPSG:4326) with the columns that `read_ecoregions` wants; ``origin`` is for messages."""
+    code, unmatched = _codes(frame, origin)
     return make_ecoregions(code[code >= 0], frame.geometry.to_numpy()[code >= 0], unmatched)
 
 
@@ -93,7 +97,7 @@ def _join(parts: NDArray[np.object_]) -> shapely.Geometry:
     return parts[0] if len(parts) == 1 else shapely.union_all(parts)
 
 
-def _codes(frame: gpd.GeoDataFrame, path: Path) -> tuple[Ints, list[str]]:
+def _codes(frame: gpd.GeoDataFrame, path: str | Path) -> tuple[Ints, list[str]]:
     """(class id of each row or -1, names that match none)."""
     columns = {str(column).casefold(): column for column in frame.columns}
     table = eco_regions()

@@ -16,8 +16,6 @@ from mmearth_data.tile import check_tile_size
 
 MAX_SEED = 2**64 - 1
 """Seeds enter the draws as 8 bytes."""
-NOT_IDENTITY = frozenset({"source", "threads"})
-"""Fields that a store does not record: the source describes itself, and speed decides no byte."""
 FILES = ("ecoregions", "tiles_file")
 """Fields that name a file; a store records the digest of its content, never a path."""
 PLACING = frozenset({"region", "mainland", "tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
@@ -26,13 +24,54 @@ SCENES = frozenset({"years", "levels", "cloud_percent"})
 """Fields without meaning for a source whose scenes are given too."""
 
 
-class BuildRecipe(BaseModel):
+class ServiceOptions(BaseModel):
+    """How a build reaches Earth Engine, and what it expects of it; nothing here decides a byte of the store.
+
+    Attributes
+    ----------
+    ee_project
+        Cloud project to charge; None takes ``EARTHENGINE_PROJECT`` or ``GOOGLE_CLOUD_PROJECT``.
+    ee_endpoint
+        The service's own: many small requests at once, or few large ones.
+    ee_url
+        Another server that speaks the same protocol, such as ``mmearth-data emulate``.
+    service_account
+        Key file of a service account.
+    in_flight, per_second
+        Requests at once, and starts a second.
+    restricted_in_flight
+        Requests at once when the service announces restricted mode.
+    request_timeout_s
+        Deadline of one request; the service itself allows 300 s.
+    latency_s, eecu_per_tile
+        Seconds of one request and EECU-seconds of one tile, as measured, for the estimates of a dry run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ee_project: str | None = None
+    ee_endpoint: Literal["high-volume", "standard"] = "high-volume"
+    ee_url: str | None = None
+    service_account: Path | None = None
+    in_flight: int = Field(default=40, ge=1, le=1000)
+    per_second: float = Field(default=100.0, gt=0, le=10_000)
+    restricted_in_flight: int = Field(default=1, ge=1, le=1000)
+    request_timeout_s: float = Field(default=330.0, gt=0, le=3600)
+    latency_s: float | None = Field(default=None, gt=0)
+    eecu_per_tile: float | None = Field(default=None, gt=0)
+
+
+NOT_IDENTITY = frozenset({"source", "threads", *ServiceOptions.model_fields})
+"""Fields that a store does not record: the source describes itself, and speed decides no byte."""
+
+
+class BuildRecipe(ServiceOptions):
     """Options of one build; the same recipe and source always give the same bytes.
 
     Attributes
     ----------
     source
-        ``synthetic`` or ``rasters:FILE.yaml``.
+        ``earthengine``, ``synthetic`` or ``rasters:FILE.yaml``.
     region
         ``global``, a country, continent or ISO code, ``bbox:W,S,E,N`` or a vector file.
     mainland
@@ -56,15 +95,15 @@ class BuildRecipe(BaseModel):
         Sentinel-2 level to take where a raster mapping offers both.
     years, levels, cloud_percent
         Years of the scenes, product levels to draw from, and the cloud limit in per cent.
+    era5_window
+        Months of the longest climate window, the scene's included; 13 is what the code published with MMEarth spans.
     tiles_per_shard
         Rows of one shard; None lets the store decide.
     threads
         Threads that read tiles; never changes a byte of the result.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = "synthetic"
+    source: str = "earthengine"
     region: str = "global"
     mainland: bool = False
     tiles: int = Field(default=1000, ge=1)
@@ -83,6 +122,7 @@ class BuildRecipe(BaseModel):
     years: tuple[int, ...] = (2017, 2018, 2019, 2020)
     levels: tuple[Literal["L2A", "L1C"], ...] = ("L2A", "L1C")
     cloud_percent: float = Field(default=10.0, gt=0, le=100)
+    era5_window: Literal[12, 13] = 12
     tiles_per_shard: int | None = Field(default=None, ge=1, le=65536)
     threads: int = Field(default=2, ge=1, le=256)
 
@@ -98,8 +138,8 @@ class BuildRecipe(BaseModel):
     @field_validator("source")
     @classmethod
     def _source(cls, value: str) -> str:
-        if re.fullmatch(r"synthetic|rasters:.+", value) is None:
-            raise InputError(f"source: expected synthetic or rasters:FILE.yaml, got {value!r}.")
+        if re.fullmatch(r"earthengine|synthetic|rasters:.+", value) is None:
+            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}.")
         return value
 
     @field_validator("tile_size")

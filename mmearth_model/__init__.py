@@ -9,7 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmearth_model.benchmarking import Timing, Workload, bench
     from mmearth_model.checkpoints import Checkpoint, load_checkpoint, load_encoder
+    from mmearth_model.converting import convert
+    from mmearth_model.dataset import TileDataset
     from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.mpmae import MPMAE, MPMAEConfig
@@ -26,11 +29,16 @@ _HOME = {
     "MPMAE": "mpmae",
     "MPMAEConfig": "mpmae",
     "Normaliser": "targets",
+    "TileDataset": "dataset",
+    "Timing": "benchmarking",
     "TrainPlan": "plan",
     "TrainProgress": "pretraining",
     "TrainRecipe": "recipe",
     "TrainingDiverged": "pretraining",
     "TrainingInterrupted": "pretraining",
+    "Workload": "benchmarking",
+    "bench": "benchmarking",
+    "convert": "converting",
     "evaluate": "evaluation",
     "load_checkpoint": "checkpoints",
     "load_encoder": "checkpoints",
@@ -47,11 +55,16 @@ __all__ = [
     "Evaluation",
     "MPMAEConfig",
     "Normaliser",
+    "TileDataset",
+    "Timing",
     "TrainPlan",
     "TrainProgress",
     "TrainRecipe",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "Workload",
+    "bench",
+    "convert",
     "evaluate",
     "load_checkpoint",
     "load_encoder",

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmearth_data import FileInputError, InputError, Modality
+from mmearth_model.conversion import import_weights
+from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.mpmae import MPMAE, MPMAEConfig
+from mmearth_model.released import SUFFIXES, fetch, find_released
 from mmearth_model.runs import Run
 from mmearth_model.targets import Normaliser
 
@@ -29,15 +33,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from mmearth_model.encoder import ConvNeXtV2
+    from mmearth_model.encoder import Padding
 
 Value = TypeVar("Value")
 MODEL_FILE = "model.safetensors"
+ENCODER_PREFIX = "model.encoder."
 CONFIG_FILE = "config.json"
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
 FORMAT = 1
 ARCHITECTURE = "mp-mae"
+ENCODER_ONLY = "convnext-v2"
+"""Architecture of an imported encoder without decoder and heads."""
 SECTIONS = ("model", "loss", "normaliser", "recipe", "store", "progress")
 
 
@@ -57,14 +64,42 @@ class Checkpoint:
     config: Mapping[str, Any]
 
     @property
+    def encoder_only(self) -> bool:
+        """Whether it has neither decoder nor heads."""
+        return bool(self.config["architecture"] == ENCODER_ONLY)
+
+    @property
     def normaliser(self) -> Normaliser:
-        """From raw batches to this model's input and targets."""
+        """From raw batches to this model's input and targets.
+
+        Raises
+        ------
+        FileInputError
+            When the weights were imported without statistics.
+        """
+        if self.config["normaliser"] is None:
+            raise FileInputError(
+                self.folder / CONFIG_FILE,
+                "expected statistics to normalise tiles with, got imported weights without; convert them again with "
+                "--store STORE.",
+            )
         return _of_file(self.folder / CONFIG_FILE, Normaliser.from_config, self.config["normaliser"])
 
     @property
     def model_config(self) -> MPMAEConfig:
         """Shape of the model."""
+        if self.encoder_only:
+            raise FileInputError(self.folder / CONFIG_FILE, "expected a whole MP-MAE, got an encoder alone.")
         return _of_file(self.folder / CONFIG_FILE, MPMAEConfig.from_dict, self.config["model"])
+
+    @property
+    def encoder_config(self) -> EncoderConfig:
+        """Shape of the encoder."""
+        if not self.encoder_only:
+            return self.model_config.encoder
+        return _of_file(
+            self.folder / CONFIG_FILE, lambda entry: EncoderConfig(**entry), self.config["model"]["encoder"]
+        )
 
     @property
     def learned(self) -> tuple[Modality, ...]:
@@ -99,9 +134,12 @@ class Checkpoint:
         self.load_into({"model": model})
         return model.eval()
 
-    def encoder(self) -> ConvNeXtV2:
-        """Load the encoder with its weights, on the CPU, in evaluation mode; see `model`."""
-        return self.model().encoder
+    def encoder(self, **changes: Any) -> ConvNeXtV2:
+        """Load the encoder with its weights, on the CPU, in evaluation mode; ``changes`` of its configuration."""
+        encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
+        weights = {n: t for n, t in self.tensors().items() if n.startswith(ENCODER_PREFIX)}
+        _fill(self.folder / MODEL_FILE, encoder, weights, ENCODER_PREFIX)
+        return encoder.eval()
 
     def load_into(self, modules: Mapping[str, nn.Module]) -> None:
         """Copy the weights into modules, by prefix of their names.
@@ -113,9 +151,7 @@ class Checkpoint:
         """
         tensors = self.tensors()
         for prefix, module in modules.items():
-            own = {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
-            _check_fit(self.folder / MODEL_FILE, module.state_dict(), own)
-            module.load_state_dict(own)
+            _fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -133,7 +169,7 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise FileInputError(file, f"expected the configuration of a checkpoint, got: {error}.") from None
         found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
-        if found != (ARCHITECTURE, FORMAT):
+        if found not in ((ARCHITECTURE, FORMAT), (ENCODER_ONLY, FORMAT)):
             raise FileInputError(
                 file, f"expected architecture {ARCHITECTURE!r} in format {FORMAT}, got {found}; use another version."
             )
@@ -173,15 +209,40 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint.read(Path(path))
 
 
-def load_encoder(path: str | Path) -> ConvNeXtV2:
-    """Load the pretrained encoder of a checkpoint, dense, on the CPU, in evaluation mode.
+def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: float | None = None) -> ConvNeXtV2:
+    """Load a pretrained encoder, dense, on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    path
+        A checkpoint or run folder of ours; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a
+        released checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
+    padding
+        ``reference``: that of the released classification model; default that of the checkpoint, ``same``.
+    grn_eps
+        GRN's epsilon; default that of the checkpoint. The released classification model has 1e-4.
+
+    Raises
+    ------
+    InputError
+        When there is nothing of the kind.
 
     Examples
     --------
     >>> encoder = load_encoder("runs/planet")  # doctest: +SKIP
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
+    >>> load_encoder("mmearth64-atto-all-uncertainty")  # doctest: +SKIP
     """
-    return load_checkpoint(path).encoder()
+    given = {"padding": padding, "grn_eps": grn_eps}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    released = find_released(str(path))
+    file = Path(path) if released is None else fetch(released)
+    if not file.is_file() or file.suffix not in SUFFIXES:
+        return load_checkpoint(file).encoder(**changes)
+    found = import_weights(file)
+    encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
+    _fill(file, encoder, {n: t for n, t in found.tensors.items() if n.startswith(ENCODER_PREFIX)}, ENCODER_PREFIX)
+    return encoder.eval()
 
 
 def write_checkpoint(
@@ -206,13 +267,18 @@ def write_checkpoint(
         Training state; None writes a checkpoint that cannot be continued.
     """
     weights = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
-    _save(weights, folder / MODEL_FILE)
-    content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
-    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_tensors(folder, weights, config)
     if optimizer is not None and progress is not None:
         (folder / "state").mkdir()
         _save(optimizer, folder / OPTIMIZER_FILE)
         (folder / PROGRESS_FILE).write_text(json.dumps(dict(progress), indent=1) + "\n", encoding="utf-8")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Fill a folder with weights under their final names, and with their configuration; see `write_checkpoint`."""
+    _save(tensors, folder / MODEL_FILE)
+    content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def loss_of(checkpoint: Checkpoint) -> MultiTaskLoss:
@@ -279,6 +345,13 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}, file)
+
+
+def _fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Copy those tensors into a module whose names begin with a prefix."""
+    own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    _check_fit(file, module.state_dict(), own)
+    module.load_state_dict(own)
 
 
 def _check_fit(file: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:

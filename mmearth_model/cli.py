@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mmearth_data import Store
-    from mmearth_model import Checkpoint, Evaluation, TrainProgress
+    from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, Workload
 
 FILE = click.Path(path_type=Path)
 DEFAULT_COMMAND = "pretrain"
@@ -74,6 +74,8 @@ def cli() -> None:
 @click.option("--seed", type=int, metavar="N", help="Decides weights, order, crops and masks.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Arithmetic of the model.")
+@click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of what is reconstructed; 0: none.")  # fmt: skip
+@click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, beside log.csv. Repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def pretrain(
@@ -81,12 +83,13 @@ def pretrain(
 ) -> None:
     """Pretrain on STORE, or continue an interrupted run.
 
-    Running the same command again continues where it stopped; a finished run is left as it is.
+    Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun several
+    processes or machines share each batch, and learn what one process that accumulates it would have learned.
     """
     from mmearth_model import make_recipe, plan_training
     from mmearth_model import pretrain as pretrain_model
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in ("modalities", "exclude"):
         if key in given:
             given[key] = _names(given[key])
@@ -272,6 +275,60 @@ def embed(
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
+# ---------------------------------------------------------------- other people's weights
+
+
+@cli.command()
+@click.argument("source", metavar="SOURCE")
+@click.option("--out", type=FILE, required=True, metavar="PATH", help="What is written: a folder, or with --to a file.")
+@click.option("--to", "style", type=click.Choice(["sparse", "dense", "timm"]), help="Export: the released MMEarth format in one of its two styles, or plain ConvNeXt V2.")  # fmt: skip
+@click.option("--store", type=FILE, metavar="STORE", help="Put this store's statistics into the checkpoint; released files have none.")  # fmt: skip
+def convert(source: str, out: Path, style: str | None, store: Path | None) -> None:
+    """Convert weights: theirs to ours, or with --to ours to theirs.
+
+    SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded),
+    plain ConvNeXt V2 weights named as in timm (.pth, .safetensors), or a checkpoint or run of this program. Pickles are
+    read by a loader that knows tensors and options only; anything else is refused before it is executed.
+    """
+    from mmearth_model import convert as convert_weights
+
+    opened = None if store is None else _open(store)
+    with _download_bar(source) as report:
+        written = convert_weights(source, out, to=style, store=opened, report=report)
+    click.echo(f"{written}: converted.")
+
+
+@cli.command()
+@click.option("--size", metavar="SIZE", default="atto", show_default=True, help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")  # fmt: skip
+@click.option("--image-size", type=int, default=56, show_default=True, metavar="PX", help="Side of the crop.")
+@click.option("--patch-size", type=int, default=8, show_default=True, metavar="PX", help="Side of a patch.")
+@click.option("--mask-ratio", type=float, default=0.6, show_default=True, metavar="F", help="Share that is hidden.")
+@click.option("--batch-size", "batch", type=int, default=32, show_default=True, metavar="N", help="Images of a step.")
+@click.option("--runs", type=int, default=5, show_default=True, metavar="N", help="Timed steps of each form.")
+@click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "masked", "unmasked"]), help="Repeatable.  [default: all]")  # fmt: skip
+@click.option("--compile", "compiled", is_flag=True, help="Measure each form compiled too (needs a C++ compiler).")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
+    """Measure training steps on tiles drawn at random.
+
+    sparse computes visible positions only, masked everything with zeros where hidden, unmasked everything. The peak is
+    what one large matrix product of that precision reaches on the device.
+    """
+    from mmearth_model import Workload
+    from mmearth_model import bench as measure
+
+    work = Workload(**options)
+    found = measure(
+        work, forms or ("sparse", "masked", "unmasked"), lambda text: click.echo(f"bench: {text}", err=True)
+    )
+    if as_json:
+        click.echo(json.dumps([timing.to_dict() for timing in found], indent=2))
+        return
+    _print_timings(found, work)
+
+
 # ---------------------------------------------------------------- experiments
 
 
@@ -371,6 +428,35 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
         console.print(f"{task}: fitted to {train} tiles, tested on {test}; intervals by bootstrap over the test tiles.")
     for (task, encoder), bands in result.filled.items():
         console.print(f"{task}: {encoder} takes bands that it has not, filled with their mean: {', '.join(bands)}.")
+
+
+def _print_timings(found: list[Timing], work: Workload) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{work.size}, {work.image_size} px in {work.patch_size} px patches, batch {work.batch}, {work.device}"
+    table = Table(title=f"Training steps: {title}", title_justify="left")
+    parts = list(found[0].parts_ms)
+    table.add_column("form")
+    for column in ("images/s", "MiB", "GFLOP", "% of peak", *(f"{part} ms" for part in parts)):
+        table.add_column(column, justify="right")
+    for t in found:
+        cells = (t.images_per_s, t.memory_mib, t.gflop, 100 * t.share_of_peak, *(t.parts_ms[part] for part in parts))
+        table.add_row(f"{t.form}, compiled" if t.compiled else t.form, *(f"{cell:.1f}" for cell in cells))
+    Console(width=140).print(table)
+
+
+@contextmanager
+def _download_bar(title: str) -> Iterator[Callable[[int], None]]:
+    """Bytes received, on a terminal; on stderr."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(f"Downloading {title}", total=None, visible=False)
+        yield lambda received: bar.update(task, completed=received, visible=True)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CPU_SLICE = 4
 """Images per forward pass on a CPU: what fits its cache runs several times as fast (measured on two cores)."""
+CPU_TRAINING_SLICE = 8
+"""The same while training, where most patches are hidden (a tenth faster than 4, `make bench-encoder`)."""
 
 
 @contextmanager
@@ -51,11 +53,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def slice_length(device: torch.device, batch: int, wanted: int | None = None) -> int:
+def slice_length(device: torch.device, batch: int, wanted: int | None = None, *, training: bool = False) -> int:
     """Images per forward pass: few on a CPU, the whole batch elsewhere."""
     if wanted is not None:
         return min(wanted, batch)
-    return min(CPU_SLICE, batch) if device.type == "cpu" else batch
+    few = CPU_TRAINING_SLICE if training else CPU_SLICE
+    return min(few, batch) if device.type == "cpu" else batch
 
 
 def _available(device: torch.device) -> bool:

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from mmearth_data import __version__, format_tile_id
 from mmearth_model.checkpoints import OPTIMIZER_FILE, Checkpoint, read_progress, read_tensors, restore_optimizer
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.draws import Position, generator, seeded
+from mmearth_model.loggers import check_loggers
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.masking import random_mask
 from mmearth_model.mpmae import MPMAE, parameter_groups
 from mmearth_model.plan import SPLIT, TrainPlan, plan_training
+from mmearth_model.ranks import Ranks
 from mmearth_model.recording import Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
 from mmearth_model.runs import Run
 from mmearth_model.targets import REFERENCE_MISSING_CODES, Normaliser, Window
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from mmearth_data import Batch, Store
@@ -54,10 +58,14 @@ class Stream:
         What is read, and how much of it.
     start
         Where to begin.
+    ranks
+        Which process this is: each takes every ``world``-th micro-batch, so that all together they learn from what
+        one process would have accumulated.
     """
 
-    def __init__(self, store: Store, plan: TrainPlan, start: Position) -> None:
+    def __init__(self, store: Store, plan: TrainPlan, start: Position, ranks: Ranks | None = None) -> None:
         self.plan = plan
+        self.ranks = ranks or Ranks()
         self.next = start
         self.waited_s = 0.0
         recipe = plan.recipe
@@ -76,7 +84,8 @@ class Stream:
             begin = time.perf_counter()
             batch = next(batches)
             self.waited_s += time.perf_counter() - begin
-            yield Position(epoch, index), batch
+            if index % self.ranks.world == self.ranks.rank:
+                yield Position(epoch, index), batch
 
 
 class Pretraining(LightningModule):
@@ -135,7 +144,8 @@ class Pretraining(LightningModule):
     def draw(self, position: Position, tiles: int) -> tuple[Window, Tensor]:
         """Crop and mask of a position: the window of each tile, and (B, L) bool, True where hidden."""
         plan, seed = self.plan, self.plan.recipe.seed
-        window = Window.random(tiles, plan.tile_size, plan.image_size, generator(seed, position, "crop"))
+        crops = generator(seed, position, "crop")
+        window = Window.random(tiles, plan.tile_size, plan.image_size, crops, flips=plan.recipe.flips)
         patches = (plan.image_size // plan.patch_size) ** 2
         return window, random_mask(
             tiles, patches, plan.recipe.mask_ratio, generator(seed, position, "mask"), self.device
@@ -150,10 +160,33 @@ class Pretraining(LightningModule):
     def predict(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Forward pass, in slices that fit the cache where samples do not see each other."""
         whole = self.model.config.encoder.grn == "batch"
-        length = len(images) if whole else slice_length(self.device, len(images), self.plan.recipe.slice_images)
+        wanted = len(images) if whole else self.plan.recipe.slice_images
+        length = slice_length(self.device, len(images), wanted, training=True)
         slices = zip(torch.split(images, length), torch.split(mask, length), strict=True)
         parts = [self.model(*part) for part in slices]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def reconstruction(self, raw: Batch, position: Position, *, synthetic: bool) -> Figure:
+        """Draw what is reconstructed of the first tile of a micro-batch, under its own crop and mask."""
+        from mmearth_model.figures import reconstruction
+
+        window, mask = self.draw(position, len(raw["tile"]["tile_id"]))
+        one = slice(0, 1)
+        window, mask, raw = Window(window.rows[one], window.columns[one]), mask[one], take(raw, one)
+        normalised = self.normaliser(raw, self.device, window)
+        predictions = self.model(normalised.images, mask)
+        modalities = self.normaliser.modalities
+        return reconstruction(
+            {task.name: (task, modalities[task.name]) for task in self.model.config.tasks},
+            raw,
+            normalised,
+            predictions,
+            mask,
+            patch_size=self.plan.patch_size,
+            inputs=tuple(modalities[name] for name in self.normaliser.inputs),
+            synthetic=synthetic,
+        )
 
     def _diagnosis(
         self, position: Position, raw: Batch, window: Window, mask: Tensor, losses: Mapping[str, Tensor]
@@ -244,6 +277,9 @@ def pretrain(
     TrainingInterrupted
         After Ctrl-C; the same call continues.
     """
+    ranks = Ranks.here()
+    recipe = recipe.among(ranks.world)
+    check_loggers(recipe.loggers)
     plan = plan_training(store, recipe)
     where = resolve_device(device)
     identity = {"recipe": recipe.identity(), "store": describe_store(store), "version": __version__}
@@ -254,16 +290,20 @@ def pretrain(
     if checkpoint is not None and step >= plan.steps:
         return checkpoint.folder
     module = prepare(plan, store, checkpoint, step)
-    stream = Stream(store, plan, position_of(step, plan))
-    run.begin(identity)
-    recorder = Recorder(run, plan, configuration(module, identity), report, lambda: stream.waited_s, step)
+    stream = Stream(store, plan, position_of(step, plan), ranks)
+    if ranks.first:
+        run.begin(identity)
+    recorder = Recorder(
+        run, plan, configuration(module, identity), report, lambda: stream.waited_s, step, ranks, store.synthetic
+    )
     fit(module, stream, recorder, where)
-    if module.step < plan.steps or recorder.saved is None:
+    saved = recorder.saved if ranks.first else run.latest()
+    if module.step < plan.steps or saved is None:
         raise TrainingInterrupted(
-            f"Interrupted after step {module.step} of {plan.steps}; {recorder.saved or latest or 'nothing'} is saved, and the "
+            f"Interrupted after step {module.step} of {plan.steps}; {saved or latest or 'nothing'} is saved, and the "
             "same command continues."
         )
-    return recorder.saved
+    return saved
 
 
 def prepare(plan: TrainPlan, store: Store, checkpoint: Checkpoint | None, step: int) -> Pretraining:
@@ -298,16 +338,16 @@ def configuration(module: Pretraining, identity: Mapping[str, Any]) -> dict[str,
 
 def fit(module: Pretraining, stream: Stream, recorder: Recorder, device: torch.device) -> None:
     """Run Lightning's loop over what is left of the stream."""
-    recipe = module.plan.recipe
+    recipe, ranks = module.plan.recipe, stream.ranks
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings(), recorder.stop:
         warnings.filterwarnings("ignore", module=r"lightning\..*")
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
+            **_processes(ranks, device),
             precision="bf16-mixed" if _bfloat16(recipe, device) else "32-true",
             max_epochs=recipe.epochs - stream.next.epoch,
-            accumulate_grad_batches=recipe.accumulate,
+            accumulate_grad_batches=recipe.accumulate // ranks.world,
             gradient_clip_val=recipe.clip_norm,
             callbacks=[recorder],
             logger=False,
@@ -320,6 +360,19 @@ def fit(module: Pretraining, stream: Stream, recorder: Recorder, device: torch.d
             trainer.fit(module, train_dataloaders=stream)
         except SystemExit:  # Lightning's answer to a second Ctrl-C
             recorder.stop.asked = True
+
+
+def _processes(ranks: Ranks, device: torch.device) -> dict[str, Any]:
+    """Lightning's options for one process, or for those that torchrun started."""
+    if ranks.world == 1:
+        return {"devices": [device.index or 0] if device.type == "cuda" else 1}
+    strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
+    return {
+        "devices": ranks.local,
+        "num_nodes": ranks.nodes,
+        "strategy": strategy,
+        "use_distributed_sampler": False,
+    }
 
 
 def position_of(step: int, plan: TrainPlan) -> Position:

@@ -14,7 +14,7 @@ from mmearth_data import FileInputError, InputError, resource_path
 DEFAULT_RECIPE = "default"
 MAX_SEED = 2**63 - 1
 """PyTorch's generators take no more."""
-NOT_IDENTITY = frozenset({"description", "checkpoint_epochs", "keep"})
+NOT_IDENTITY = frozenset({"description", "checkpoint_epochs", "keep", "figure_epochs", "loggers"})
 """Fields that decide what is kept, not what is learned."""
 
 
@@ -40,6 +40,8 @@ class TrainRecipe(BaseModel):
         Pixels a side of a patch; None takes a seventh of the crop (8 of 56, 16 of 112).
     mask_ratio
         Share of the patches that is hidden.
+    flips
+        Mirror each crop along either axis with odds 1/2, all modalities alike.
     decoder
         ``shared`` or ``per-task``; None follows the preset.
     decoder_dim, decoder_depth
@@ -76,6 +78,10 @@ class TrainRecipe(BaseModel):
         Epochs between checkpoints.
     keep
         Checkpoints that are kept, the latest ones.
+    figure_epochs
+        Epochs between pictures of what is reconstructed, in ``figures/`` of the run; 0: none.
+    loggers
+        ``tensorboard``, ``wandb``: beside ``log.csv``, which is always written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,6 +97,7 @@ class TrainRecipe(BaseModel):
     image_size: int | None = Field(default=None, ge=8, le=1024)
     patch_size: int | None = Field(default=None, ge=8, le=64)
     mask_ratio: float = Field(default=0.6, ge=0, lt=1)
+    flips: bool = True
     decoder: Literal["shared", "per-task"] | None = None
     decoder_dim: int = Field(default=512, ge=1)
     decoder_depth: int = Field(default=1, ge=1)
@@ -111,6 +118,8 @@ class TrainRecipe(BaseModel):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     checkpoint_epochs: int = Field(default=10, ge=1)
     keep: int = Field(default=1, ge=1)
+    figure_epochs: int = Field(default=0, ge=0)
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @model_validator(mode="after")
     def _batches(self) -> TrainRecipe:
@@ -136,6 +145,24 @@ class TrainRecipe(BaseModel):
     def peak_lr(self) -> float:
         """Learning rate after the warm-up."""
         return self.base_lr * self.batch_size / 256
+
+    def among(self, processes: int) -> TrainRecipe:
+        """Divide each batch among processes: the same recipe, with ``device_batch`` such that all have equally much.
+
+        Raises
+        ------
+        InputError
+            When the batch cannot be divided so.
+        """
+        if self.accumulate % processes == 0:
+            return self
+        if self.batch_size % processes:
+            raise InputError(
+                f"batch_size: expected a number that {processes} processes divide, got {self.batch_size}; change one."
+            )
+        share = self.batch_size // processes
+        part = next(n for n in range(min(self.device_batch, share), 0, -1) if share % n == 0)
+        return self.model_copy(update={"device_batch": part})
 
     def identity(self) -> dict[str, Any]:
         """JSON-ready part that a run records and compares when it is continued."""

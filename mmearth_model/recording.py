@@ -14,13 +14,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmearth_data import MMEarthError
 from mmearth_model.checkpoints import optimizer_tensors, write_checkpoint
+from mmearth_model.loggers import open_loggers
+from mmearth_model.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from lightning.pytorch.loggers import Logger
     from torch import Tensor, nn
 
+    from mmearth_data import Batch
+    from mmearth_model.draws import Position
     from mmearth_model.plan import TrainPlan
     from mmearth_model.pretraining import Pretraining
     from mmearth_model.runs import Run
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what schedulers send before they kill."""
+FIGURES = "figures"
 LOG_STEPS = 50
 """Steps of one row of the log; an epoch's end closes a row too."""
 
@@ -143,6 +149,10 @@ class Recorder(Callback):
         Tells the seconds spent waiting for data so far.
     first_step
         Steps that an earlier call had done.
+    ranks
+        Which process this is; only the first one writes and reports.
+    synthetic
+        Whether the tiles are; figures say so.
 
     Attributes
     ----------
@@ -160,7 +170,11 @@ class Recorder(Callback):
         report: Callable[[TrainProgress], None],
         waited_s: Callable[[], float],
         first_step: int = 0,
+        ranks: Ranks | None = None,
+        synthetic: bool = False,
     ) -> None:
+        self.ranks, self.synthetic = ranks or Ranks(), synthetic
+        self.loggers: list[Logger] = []
         self.run, self.plan, self.config = run, plan, config
         self.report, self.waited_s, self.first_step = report, waited_s, first_step
         self.stop = StopSignals()
@@ -173,7 +187,9 @@ class Recorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and the log where the run starts."""
         self.stop.listen()
-        self.table.rewind(self.first_step)
+        if self.ranks.first:
+            self.table.rewind(self.first_step)
+            self.loggers = open_loggers(self.plan.recipe.loggers, self.run.folder)
         self.begin = time.perf_counter()
 
     def on_train_batch_end(
@@ -186,22 +202,44 @@ class Recorder(Callback):
     ) -> None:
         """Count a micro-batch; act when it completed an optimiser step."""
         module: Pretraining = pl_module  # type: ignore[assignment]
-        position, _ = batch
+        position, raw = batch
         self.means.add(module.last)
-        if (position.batch + 1) % self.plan.recipe.accumulate:
+        world = self.ranks.world
+        if (position.batch // world + 1) % (self.plan.recipe.accumulate // world):
             return
         module.step += 1
-        ends_epoch = module.step % self.plan.steps_per_epoch == 0
         progress = self._progress(position.epoch + 1, module)
-        if ends_epoch or module.step % LOG_STEPS == 0:
-            self._write_row(progress, module)
-        self.report(progress)
-        stopping = self.stop.asked
-        due = ends_epoch and progress.epoch % self.plan.recipe.checkpoint_epochs == 0
-        if due or stopping or module.step == self.plan.steps:
+        if self.ranks.first:
+            self._tell(progress, module, position, raw)
+        stopping = bool(trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False))
+        due = self._ends_epoch(module) and progress.epoch % self.plan.recipe.checkpoint_epochs == 0
+        if self.ranks.first and (due or stopping or module.step == self.plan.steps):
             self._save(trainer.optimizers[0], module)
         if stopping:
             trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the loggers; no process leaves before the last checkpoint stands."""
+        for logger in self.loggers:
+            logger.finalize("success")
+        trainer.strategy.barrier()
+
+    def _tell(self, progress: TrainProgress, module: Pretraining, position: Position, raw: Batch) -> None:
+        ends, every = self._ends_epoch(module), self.plan.recipe.figure_epochs
+        if ends or module.step % LOG_STEPS == 0:
+            self._write_row(progress, module)
+        if ends and every and progress.epoch % every == 0:
+            self._draw(module, position, raw)
+        self.report(progress)
+
+    def _ends_epoch(self, module: Pretraining) -> bool:
+        return module.step % self.plan.steps_per_epoch == 0
+
+    def _draw(self, module: Pretraining, position: Position, raw: Batch) -> None:
+        from mmearth_model.figures import save
+
+        figure = module.reconstruction(raw, position, synthetic=self.synthetic)
+        save(figure, self.run.folder / FIGURES / f"step-{module.step:08d}.png")
 
     def _progress(self, epoch: int, module: Pretraining) -> TrainProgress:
         seconds = time.perf_counter() - self.begin
@@ -231,6 +269,8 @@ class Recorder(Callback):
             for task, log_var in zip(module.losses.tasks, log_vars, strict=True):
                 row[f"weight:{task.name}"] = math.exp(-log_var)
         self.table.append(row)
+        for logger in self.loggers:
+            logger.log_metrics({key: float(value) for key, value in row.items()}, step=progress.step)
 
     def _save(self, optimizer: torch.optim.Optimizer, module: Pretraining) -> None:
         modules: dict[str, nn.Module] = {"model": module.model, "losses": module.losses}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from mmearth_data import InputError, Kind, Modality, derived
+from mmearth_data import NO_LEVEL, InputError, Kind, Modality, derived, resolve_statistics, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 LEVELS = ("L1C", "L2A")
 """Sentinel-2 level by its code in ``tile["s2_level"]``; any other code has none."""
-NO_LEVEL = "-"
 UNKNOWN = -1
 """Class index of a code that is no class, as `Modality.class_code_index` has it."""
-MIN_STD = 1e-6
-"""A band that varies less is only centred."""
+NATIVE_TYPES = ("uint8", "int8", "int16", "int32", "int64")
+"""Integers that torch computes with on every device."""
+SLICE_TILES = 4
+"""Tiles that are normalised together on a CPU: what passes over them several times should find them in the cache."""
 
 REFERENCE_MISSING_CODES: Mapping[str, tuple[int, ...]] = {"esa_worldcover": (10,)}
 """The released code maps WorldCover's codes to indices first and then drops index 0, its no-data: tree cover."""
@@ -256,7 +257,7 @@ class Normaliser:
             return torch.from_numpy(lookup)
         levels = self.statistics[modality.name]
         keys = (*LEVELS, NO_LEVEL)
-        rows = [[_scale(levels.get(key, {}).get(band)) for band in modality.model_bands] for key in keys]
+        rows = [[scale_of(levels.get(key, {}).get(band)) for band in modality.model_bands] for key in keys]
         return torch.tensor(rows, dtype=torch.float32)
 
     def _tables_on(self, device: torch.device) -> dict[str, Tensor]:
@@ -291,20 +292,6 @@ def _check_roles(known: Mapping[str, Modality], inputs: Sequence[str], targets: 
             raise InputError(f"expected targets that can be learned, got {name} ({known[name].kind}); leave it out.")
 
 
-def resolve_statistics(modality: Modality, statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Level -> band -> {count, mean, std} in force: train's, or all rows' where train holds none of a level."""
-    resolved: dict[str, dict[str, dict[str, Any]]] = {}
-    for split in ("all", "train"):
-        for level, bands in statistics.get(split, {}).get(modality.name, {}).items():
-            if level not in resolved or any(entry["count"] for entry in bands.values()):
-                resolved[level] = {
-                    band: {key: bands[band][key] for key in ("count", "mean", "std")}
-                    for band in modality.model_bands
-                    if band in bands
-                }
-    return resolved
-
-
 def _span(start: Tensor, size_px: int, flip: Tensor | None) -> Tensor:
     steps = torch.arange(size_px, device=start.device)
     if flip is None:
@@ -329,6 +316,9 @@ def _raw(modality: Modality, batch: Batch, device: torch.device | str) -> Tensor
     tensor = torch.from_numpy(values).to(device, non_blocking=True)
     if tensor.is_floating_point():
         return tensor.float()
+    # Arithmetic with unsigned types is missing in torch; on a CPU copying and comparing is all that happens to them.
+    if tensor.device.type == "cpu" or values.dtype in NATIVE_TYPES:
+        return tensor
     return tensor.to(torch.int32 if values.itemsize <= 2 else torch.int64)
 
 
@@ -339,18 +329,21 @@ def _levels(modality: Modality, batch: Batch, tiles: int) -> Tensor:
     return torch.from_numpy(np.asarray(batch["tile"]["s2_level"]).astype(np.int64)).clamp(max=len(LEVELS))
 
 
-def _scale(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:
-    """Mean, 1 / std and whether the band was ever observed."""
-    if entry is None or not entry["count"]:
-        return (0.0, 1.0, 0.0)
-    return (entry["mean"], 1 / entry["std"] if entry["std"] >= MIN_STD else 1.0, 1.0)
-
-
 def _z_score(modality: Modality, raw: Tensor, scale: Tensor) -> Target:
     """(B, C, ...) stored values and (B, model bands, 3) scales to normalised values of the model bands."""
     if modality.model_bands != modality.bands:
         raw = raw[:, modality.band_indices(modality.model_bands)]
     mean, inverse_std, usable = scale.reshape(*scale.shape[:2], *(1,) * (raw.ndim - 2), 3).unbind(-1)
-    observed = ~torch.isnan(raw) if math.isnan(modality.nodata) else raw != modality.nodata
-    valid = observed & (usable > 0)
-    return Target(torch.where(valid, (raw - mean) * inverse_std, 0.0), valid)
+    values = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
+    valid = torch.empty(raw.shape, dtype=torch.bool, device=raw.device)
+    step = SLICE_TILES if raw.device.type == "cpu" else max(1, len(raw))
+    for first in range(0, len(raw), step):
+        some = slice(first, first + step)
+        part, observed = values[some].copy_(raw[some]), valid[some]
+        if math.isnan(modality.nodata):
+            torch.logical_not(torch.isnan(part), out=observed)
+        else:
+            torch.ne(raw[some], modality.nodata, out=observed)
+        observed &= usable[some] > 0
+        part.sub_(mean[some]).mul_(inverse_std[some]).masked_fill_(~observed, 0.0)
+    return Target(values, valid)

@@ -39,3 +39,23 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMEARTH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def emulator_url() -> Iterator[str]:
+    """URL of an Earth Engine emulator that all tests of a process share."""
+    from ee_world import SEED
+
+    from mmearth_data.emulator.server import Emulator, EmulatorOptions
+
+    with Emulator(EmulatorOptions(seed=SEED)) as emulator:
+        yield emulator.url
+
+
+@pytest.fixture
+def earth(emulator_url: str) -> str:
+    """Sign the real client in to the shared emulator; gives its URL."""
+    from ee_world import sign_in
+
+    sign_in(emulator_url)
+    return emulator_url

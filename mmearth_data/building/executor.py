@@ -1,18 +1,21 @@
-"""Runs the plan: fill, write, commit, shard after shard, and say how far it got."""
+"""Runs the plan: hands out shards to threads of this process or to a Dask cluster, and says how far it got."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from mmearth_data.building.kernel import FilledShard, fill_shard
+from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterator
 
-    from mmearth_data.building.plan import BuildPlan
+    from mmearth_data.building.cluster import Cluster
+    from mmearth_data.building.plan import BuildPlan, ShardPlan
     from mmearth_data.sources.base import Source
     from mmearth_data.store.writer import StoreWriter
 
@@ -47,39 +50,65 @@ def run(
     writer: StoreWriter,
     *,
     threads: int,
+    cluster: Cluster | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Fill and commit every pending shard; one shard is written while the next is read.
+    """Fill and commit every pending shard.
 
-    At most two shards are in memory, whatever the size of the store.
+    Shards are planned when they are handed out, and only as many are under way as there are hands, so memory
+    does not depend on the size of the store.
+
+    Parameters
+    ----------
+    plan
+        What to build.
+    source
+        Delivers the pixels.
+    writer
+        Commits them.
+    threads
+        Tiles that are read at once, in each process.
+    cluster
+        Where to run; None stays in this process.
+    report
+        Called after each shard.
     """
     start = time.perf_counter()
     done = writer.committed()
     resumed = sum(len(plan.layout.rows(shard)) for shard in done)
-    state = Progress(
-        rows_done=resumed, rows_total=plan.layout.tiles, filled=0, rejected=0, resumed=resumed, seconds=0.0
-    )
+    total = plan.layout.tiles
+    state = Progress(rows_done=resumed, rows_total=total, filled=0, rejected=0, resumed=resumed, seconds=0.0)
     report(state)
-    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as committer:
-        previous: Future[None] | None = None
-        for shard_plan in plan.pending(done):
-            filled = fill_shard(shard_plan, source, plan.layout, readers)
-            if previous is not None:
-                previous.result()
-            previous = committer.submit(_write, writer, shard_plan.shard, filled)
+    pending = plan.pending(done)
+    worker = ShardWorker(source, writer, threads=threads)
+    with closing(run_threads(pending, worker) if cluster is None else cluster.run(pending, worker)) as reports:
+        for shard in reports:
             state = Progress(
-                rows_done=state.rows_done + len(shard_plan.slots),
-                rows_total=state.rows_total,
-                filled=state.filled + filled.filled,
-                rejected=state.rejected + len(filled.rejected),
+                rows_done=state.rows_done + shard.rows,
+                rows_total=total,
+                filled=state.filled + shard.filled,
+                rejected=state.rejected + shard.rejected,
                 resumed=resumed,
                 seconds=time.perf_counter() - start,
             )
             report(state)
-        if previous is not None:
-            previous.result()
     return state
 
 
-def _write(writer: StoreWriter, shard: int, filled: FilledShard) -> None:
-    writer.write_shard(shard, filled.columns, filled.rasters, filled.rejected)
+def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[ShardReport, None, None]:
+    """Hand shards to threads of this process; reports come as shards are committed."""
+    with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
+        running: set[Future[ShardReport]] = set()
+        try:
+            while True:
+                running |= {pool.submit(worker.work, plan) for plan in islice(pending, SHARDS_AT_ONCE - len(running))}
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        finally:
+            # After an error or an interruption nobody waits for what is still queued.
+            worker.stop()
+            for future in running:
+                future.cancel()

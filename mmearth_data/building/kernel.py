@@ -15,7 +15,7 @@ from mmearth_data.sources.base import Rejection, Source, Survey
 from mmearth_data.tile import LEVEL_NONE, NO_TIME, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Executor
 
     from mmearth_data.store.schema import StoreLayout
@@ -45,7 +45,15 @@ class FilledShard:
     filled: int = 0
 
 
-def fill_shard(plan: ShardPlan, source: Source, layout: StoreLayout, pool: Executor) -> FilledShard:
+def fill_shard(
+    plan: ShardPlan,
+    survey: Callable[[Sequence[Place]], list[Survey | Rejection]],
+    source: Source,
+    layout: StoreLayout,
+    pool: Executor,
+    *,
+    first: list[Survey | Rejection] | None = None,
+) -> FilledShard:
     """Read every slot's tile; failed slots take reserves, round after round.
 
     The outcome depends on the plan and the source alone: within a round the order in which tiles
@@ -55,12 +63,16 @@ def fill_shard(plan: ShardPlan, source: Source, layout: StoreLayout, pool: Execu
     ----------
     plan
         Slots and reserves.
+    survey
+        Answers for places, in order: the source's own, or one that brings the places of several shards together.
     source
-        Delivers surveys and pixels; called from the pool's threads.
+        Delivers pixels; called from the pool's threads.
     layout
         Gives modalities and shapes.
     pool
         Runs the reading of tiles.
+    first
+        Answers for the places of all slots, where they are known already.
     """
     shard = empty_shard(plan, layout)
     wanted = _asked_of_source(layout)
@@ -68,7 +80,8 @@ def fill_shard(plan: ShardPlan, source: Source, layout: StoreLayout, pool: Execu
     reserves = list(plan.reserves)
     candidates: list[tuple[Slot, Place]] = [(slot, slot.place) for slot in plan.slots]
     while candidates:
-        answers = source.survey([place for _, place in candidates])
+        answers = survey([place for _, place in candidates]) if first is None else first
+        first = None
         reads = pool.map(lambda answer: _read(source, answer, wanted), answers)
         failed: list[Slot] = []
         for (slot, place), answer in zip(candidates, reads, strict=True):

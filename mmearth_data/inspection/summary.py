@@ -12,6 +12,7 @@ import numpy as np
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import committed_shards, read_commit
 from mmearth_data.store.encoding import object_key
+from mmearth_data.store.ledger import read_ledger
 from mmearth_data.store.objects import Objects
 from mmearth_data.store.schema import REJECTED_KEY, SPLIT_NAMES
 from mmearth_data.tile import LEVEL_NAMES
@@ -121,6 +122,8 @@ class Summary:
         Split that they describe: ``train``, or ``all`` where no tile is in it.
     rejected
         Candidates that could not be had, by reason; None where the store's table of them is gone.
+    ledger
+        What was asked of the service that delivered the tiles, over all runs; None where there was none.
     stored_bytes
         Bytes of all modalities' objects.
     """
@@ -148,6 +151,7 @@ class Summary:
     statistics: Mapping[str, Any]
     statistics_of: str
     rejected: Mapping[str, int] | None
+    ledger: Mapping[str, Any] | None
     stored_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,6 +212,7 @@ def summarise(store: Store) -> Summary:
         statistics={name: store.statistics[statistics_of][name] for name in store.modalities if _measured(store, name)},
         statistics_of=statistics_of,
         rejected=_rejected(store, shards),
+        ledger=read_ledger(store.path),
         stored_bytes=sum(m.stored_bytes or 0 for m in modalities),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -15,7 +15,7 @@ from rich.text import Text
 from mmearth_data.tile import PIXEL_M
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
@@ -64,6 +64,8 @@ def _parts(summary: Summary, width: int) -> Iterable[RenderableType]:
     yield from (_section(f"Statistics, {where}", table) for where, table in _statistics(summary, width))
     if summary.rejected:
         yield _section("Rejected candidates", _pairs((reason, f"{n:,}") for reason, n in summary.rejected.items()))
+    if summary.ledger:
+        yield _section("Requests to Earth Engine, over all runs", _pairs(_ledger(summary.ledger)))
     yield _section("Licences and attribution", _licences(summary))
     if summary.notes:
         yield _section("Notes", Group(*(Padding(Text(f"- {note}"), (0, 0, 0, 0)) for note in summary.notes)))
@@ -206,6 +208,14 @@ def _statistics(s: Summary, width: int) -> Iterable[tuple[str, Table]]:
                     unit = units.get(name, {}).get(band, "1")
                     table.add_row(f"  {band}", unit, *count, *(format_figure(values[key]) for key in keys))
     yield f"{'train split' if s.statistics_of == 'train' else 'all splits'}, stored units", table
+
+
+def _ledger(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, value in ledger.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}: {key}", f"{count:,}") for key, count in value.items())
+        else:
+            yield name, format_bytes(int(value)) if name.endswith("bytes") else f"{value:,.1f}"
 
 
 def _licences(s: Summary) -> RenderableType:

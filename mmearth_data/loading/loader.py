@@ -1,27 +1,37 @@
-"""The loader: windows of blocks, decoded in parallel by Dask, cut into batches of raw arrays."""
+"""The loader: windows of blocks, decoded in parallel by Dask, cut into batches of raw or normalised arrays."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeAlias
+import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dask.delayed import delayed
 
 from mmearth_data.errors import InputError
-from mmearth_data.loading.plan import Block, Window, cut_blocks, plan_epoch
+from mmearth_data.loading.buffers import BufferPool, plain_memory
+from mmearth_data.loading.kernel import Batch, Kernel, Layer
+from mmearth_data.loading.pipeline import ClusterPipeline, ThreadPipeline, spans_of
+from mmearth_data.loading.plan import Share, Window, cut_blocks, plan_epoch
+from mmearth_data.loading.scaling import Scaling
+from mmearth_data.store.schema import COORDINATE_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from mmearth_data.loading.buffers import Allocate
+    from mmearth_data.modality import Modality
     from mmearth_data.store.reader import Store
 
-Batch: TypeAlias = dict[str, Any]
-"""Stored modality -> array as stored, (B, C, H, W), (B, C) or (B,); ``tile`` -> dict of (B,) arrays."""
+__all__ = ["Batch", "Loader"]
 
 
 class Loader:
-    """Iterates over the tiles of a store in batches of raw arrays.
+    """Iterates over the tiles of a store in batches of arrays.
+
+    Every tile comes exactly once an epoch, in an order that depends on seed, epoch, rank and world size only.
+    Iterating to the end goes on to the next epoch: the next iteration has another order.
 
     Parameters
     ----------
@@ -34,20 +44,35 @@ class Loader:
     seed
         With the epoch it decides the order, and nothing else does.
     modalities
-        Stored modalities to read; None reads all.
+        Stored modalities to read; None reads all. The bytes of others are not touched.
+    bands
+        Modality -> bands to deliver, in that order. (All bands of a tile are stored in one piece.)
+    normalise
+        Deliver modalities of a continuous kind as float32 z-scores by the store's statistics (train's; of the tile's
+        level where they differ), NaN where nothing was observed. Class codes and masks stay as stored.
     drop_last
         Leave out the last batch of an epoch when it is not full.
+    infinite
+        Go on with the next epoch for ever.
+    rank, world_size
+        Deliver one part of several, equal to within one tile; with ``drop_last`` all have as many batches.
     block_tiles
         Consecutive tiles that are read together.
     window_blocks
-        Blocks that are mixed with each other; memory holds two windows.
+        Blocks that are mixed with each other; memory holds two windows, encoded.
     threads
-        Blocks that are decoded at the same time.
+        Threads that decode; None takes all cores that this process may use.
+    prefetch
+        Batches that are decoded ahead.
+    client
+        ``distributed.Client`` of a cluster that decodes instead; its workers must see the store by the same path.
+    allocate
+        Gets memory for a number of bytes, such as pinned memory; it is used again when a batch is gone.
 
     Raises
     ------
     InputError
-        When the store holds no tile, or not even one full batch is left, or a modality is not stored.
+        When the store holds no tile, or not even one full batch is left, or a modality or band is not stored.
     """
 
     def __init__(
@@ -58,100 +83,183 @@ class Loader:
         shuffle: bool = True,
         seed: int = 0,
         modalities: Sequence[str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        normalise: bool = False,
         drop_last: bool = False,
-        block_tiles: int = 32,
-        window_blocks: int = 16,
-        threads: int = 2,
+        infinite: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        block_tiles: int = 16,
+        window_blocks: int = 32,
+        threads: int | None = None,
+        prefetch: int = 4,
+        client: Any = None,  # noqa: ANN401 - distributed has no types
+        allocate: Allocate = plain_memory,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"Expected a batch size of at least 1, got {batch_size}.")
-        if len(store) == 0:
-            raise InputError(f"{store.path}: expected tiles to load, got none; widen the selection.")
-        if drop_last and batch_size > len(store):
-            raise InputError(
-                f"{store.path}: expected at least one full batch, got {len(store)} tiles for a batch size of "
-                f"{batch_size}; lower the batch size."
-            )
+        _check_numbers(
+            batch_size=batch_size,
+            world_size=world_size,
+            block_tiles=block_tiles,
+            window_blocks=window_blocks,
+            threads=1 if threads is None else threads,
+            prefetch=prefetch,
+        )
+        if not 0 <= rank < world_size:
+            raise InputError(f"Expected a rank from 0 to {world_size - 1}, got {rank}.")
         self.store = store
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
-        self.window_blocks = window_blocks
-        self.threads = threads
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.drop_last, self.infinite = drop_last, infinite
+        self.share = Share(rank, world_size)
+        self.window_blocks, self.threads, self.prefetch = window_blocks, threads, prefetch
+        self.client = client
         self.epoch = 0
-        self.modalities = _stored_names(store, modalities)
-        self._blocks = cut_blocks(store.rows, store.layout.tiles_per_shard, block_tiles)
+        self._next = self._delivered = 0
+        self._rows = store.rows
+        self._check_tiles()
+        self._blocks = cut_blocks(self._rows, store.layout.tiles_per_shard, block_tiles)
+        layers = _layers(store, modalities, bands or {}, normalise=normalise)
+        self.modalities = tuple(layer.modality.name for layer in layers)
+        self.kernel = Kernel(store.content, layers, COORDINATE_NAMES)
+        # Read now: threads that a fork leaves behind in the parent could not do it in the child.
+        for name in (*COORDINATE_NAMES, *(n for n in self.modalities if not store.modalities[n].kind.is_raster)):
+            store.content.column(name)
+        self._buffers = BufferPool(allocate)
 
     def __len__(self) -> int:
         """Batches of one epoch."""
-        full, rest = divmod(len(self.store), self.batch_size)
-        return full if self.drop_last or rest == 0 else full + 1
+        first, stop = self.share.bounds(len(self._rows))
+        tiles = len(self._rows) // self.share.world_size if self.drop_last else stop - first
+        return tiles // self.batch_size if self.drop_last else -(-tiles // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+    def set_epoch(self, epoch: int, batch: int = 0) -> None:
+        """Choose where the next iteration begins: the epoch decides the order, ``batch`` skips some without reading."""
+        if epoch < 0 or not 0 <= batch <= len(self):
+            raise InputError(f"Expected an epoch from 0 and a batch from 0 to {len(self)}, got {epoch} and {batch}.")
         self.epoch = epoch
+        self._next = self._delivered = batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the delivery stands, JSON-ready: the epoch, the batches of it that were handed out, and what decides the order."""
+        return {"epoch": self.epoch, "batch": self._delivered, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where another loader of the same tiles and options stood.
+
+        Raises
+        ------
+        InputError
+            When the state belongs to a loader that delivers in another order.
+        """
+        ours = self._identity()
+        other = [f"{name} {state.get(name)} (here {value})" for name, value in ours.items() if state.get(name) != value]
+        if other or "epoch" not in state or "batch" not in state:
+            raise InputError(
+                f"Expected the state of a loader with the same order, got {', '.join(other) or 'one without a position'}; "
+                "make this loader with the same options, on the same store."
+            )
+        self.set_epoch(int(state["epoch"]), int(state["batch"]))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of the current epoch; the next window is read while this one is used."""
-        windows = plan_epoch(
-            self._blocks, shuffle=self.shuffle, window_blocks=self.window_blocks, seed=self.seed, epoch=self.epoch
+        """Batches from where the loader stands to the end of the epoch, or for ever."""
+        while True:
+            first, self._next = self._next, 0
+            self._delivered = first
+            for batch in self.batches(range(first, len(self))):
+                self._delivered += 1
+                if self._delivered == len(self):
+                    self.epoch, self._delivered = self.epoch + 1, 0
+                yield batch
+            if not self.infinite:
+                return
+
+    @property
+    def cores(self) -> int:
+        """Threads that decode in this process."""
+        return self.threads or _cores()
+
+    def batches(self, numbers: range, *, threads: int | None = None) -> Iterator[Batch]:
+        """Yield some batches of the current epoch, by number: workers that share it take every so-manieth each."""
+        windows = self._windows()
+        spans = spans_of([len(window.order) for window in windows], self.batch_size, drop_last=self.drop_last)
+        return self._pipeline(threads or self.cores).batches(
+            windows, spans[: len(self)][numbers.start : numbers.stop : numbers.step]
         )
-        rest: Batch | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="mmearth-prefetch") as reader:
-            upcoming = reader.submit(self._read_window, windows[0])
-            for following in [*windows[1:], None]:
-                tiles = upcoming.result()
-                if following is not None:
-                    upcoming = reader.submit(self._read_window, following)
-                tiles = tiles if rest is None else _concatenate([rest, tiles])
-                count = _length(tiles)
-                full = count - count % self.batch_size
-                yield from (_take(tiles, slice(i, i + self.batch_size)) for i in range(0, full, self.batch_size))
-                rest = _take(tiles, slice(full, count)) if full < count else None
-        if rest is not None and not self.drop_last:
-            yield rest
 
-    def _read_window(self, window: Window) -> Batch:
-        blocks = delayed([delayed(self._read_block, pure=False)(block) for block in window.blocks])
-        parts = blocks.compute(scheduler="threads", num_workers=self.threads)
-        return _take(_concatenate(parts), window.order)
+    def rows(self) -> NDArray[np.intp]:
+        """Store rows of the current epoch in the order of their delivery; nothing is read."""
+        rows: NDArray[np.intp] = np.concatenate([window.rows for window in self._windows()])
+        return rows[: len(self) * self.batch_size]
 
-    def _read_block(self, block: Block) -> Batch:
-        """Raw arrays of the kept rows of one block."""
-        rows = slice(block.start, block.stop)
-        everything = len(block.keep) == block.stop - block.start
-        batch: Batch = {}
-        for name in self.modalities:
-            values = self.store.read(name, rows)
-            batch[name] = values if everything else values[block.keep]
-        batch["tile"] = {name: column[rows][block.keep] for name, column in self.store.tile_columns.items()}
-        return batch
+    def _windows(self) -> list[Window]:
+        return plan_epoch(
+            self._blocks,
+            shuffle=self.shuffle,
+            window_blocks=self.window_blocks,
+            seed=self.seed,
+            epoch=self.epoch,
+            share=self.share,
+        )
+
+    def _pipeline(self, threads: int) -> ThreadPipeline | ClusterPipeline:
+        if self.client is not None:
+            return ClusterPipeline(self.kernel, self.client, prefetch=self.prefetch)
+        return ThreadPipeline(self.kernel, threads=threads, prefetch=self.prefetch, buffers=self._buffers)
+
+    def _identity(self) -> dict[str, Any]:
+        """All that decides the order, but for the epoch."""
+        return {
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "rank": self.share.rank,
+            "world_size": self.share.world_size,
+            "blocks": len(self._blocks),
+            "window_blocks": self.window_blocks,
+            "tiles": len(self._rows),
+            "store": self.store.digest,
+        }
+
+    def _check_tiles(self) -> None:
+        if len(self._rows) == 0:
+            raise InputError(f"{self.store.path}: expected tiles to load, got none; widen the selection.")
+        if len(self._rows) < self.share.world_size or len(self) == 0:
+            raise InputError(
+                f"{self.store.path}: expected at least one full batch, got {len(self._rows)} tiles for a batch size of "
+                f"{self.batch_size} and {self.share.world_size} rank(s); lower the batch size."
+            )
 
 
-def _stored_names(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
-    stored = tuple(m.name for m in store.modalities.values() if m.stored)
-    missing = [name for name in names or () if name not in stored]
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"Expected a {name.replace('_', ' ')} of at least 1, got {number}.")
+
+
+def _layers(
+    store: Store, names: Sequence[str] | None, bands: Mapping[str, Sequence[str]], *, normalise: bool
+) -> tuple[Layer, ...]:
+    """Resolve what is delivered: modalities in the order asked for."""
+    stored = {m.name: m for m in store.modalities.values() if m.stored}
+    wanted = tuple(stored) if names is None else tuple(dict.fromkeys(names))
+    missing = [name for name in (*wanted, *bands) if name not in stored]
     if missing:
         raise InputError(
-            f"{store.path}: expected the modalities {', '.join(missing)}, got a store with {', '.join(stored)}."
+            f"{store.path}: expected the modalities {', '.join(stored)}, got {', '.join(dict.fromkeys(missing))}."
         )
-    return stored if names is None else tuple(names)
+    return tuple(_layer(store, stored[name], bands.get(name), normalise=normalise) for name in wanted)
 
 
-def _length(batch: Batch) -> int:
-    return len(batch["tile"]["tile_id"])
-
-
-def _take(batch: Batch, index: slice | np.ndarray[Any, Any]) -> Batch:
-    return {k: _take(v, index) if isinstance(v, dict) else v[index] for k, v in batch.items()}
-
-
-def _concatenate(parts: Sequence[Batch]) -> Batch:
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    return {
-        k: _concatenate([p[k] for p in parts]) if isinstance(v, dict) else np.concatenate([p[k] for p in parts])
-        for k, v in first.items()
-    }
+def _layer(store: Store, m: Modality, bands: Sequence[str] | None, *, normalise: bool) -> Layer:
+    chosen = m.bands if bands is None else tuple(bands)
+    if not m.bands and bands is not None:
+        raise InputError(f"{m.name}: expected no bands, since it has none, got {', '.join(chosen)}.")
+    picks = None if chosen == m.bands else tuple(m.band_indices(chosen))
+    if picks == ():
+        raise InputError(f"{m.name}: expected at least one of the bands {', '.join(m.bands)}, got none.")
+    scaling = Scaling.of(m, store.statistics, chosen) if normalise and m.kind.is_continuous else None
+    return Layer(modality=m, picks=picks, scaling=scaling)

@@ -81,7 +81,11 @@ class Source(Protocol):
     """
 
     name: str
-    synthetic: bool
+
+    @property
+    def synthetic(self) -> bool:
+        """True where the pixels were never measured."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the pixels, JSON-ready; part of the store's recipe. No secrets."""
@@ -124,6 +128,29 @@ class SourceWithEcoregions(Source, Protocol):
 
     def ecoregions(self) -> GeoDataFrame:
         """Columns eco_region, biome, realm, area_km2, geometry (EPSG:4326)."""
+        ...
+
+
+class SourceOverNetwork(Source, Protocol):
+    """A source that waits for a service rather than computes."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that may wait for their answers at once: so many threads are of use."""
+        ...
+
+    def connect(self) -> None:
+        """Sign in now rather than at the first request.
+
+        Raises
+        ------
+        InputError
+            When that fails, with the ways to fix it.
+        """
+        ...
+
+    def account(self) -> dict[str, Any]:
+        """Tell what was asked of the service so far: requests, bytes, retries, seconds, rejections; JSON-ready."""
         ...
 
 

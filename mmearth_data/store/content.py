@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mmearth_data.errors import StoreDamaged
+from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.arrays import ArrayReader
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
 from mmearth_data.store.manifest import Manifest, check_object, read_manifest
 from mmearth_data.store.objects import Objects
+from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
 from mmearth_data.store.schema import MANIFEST_KEY, ROOT_KEY
 from mmearth_data.store.stats import StatisticsMerger
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mmearth_data.store.commits import Commit
     from mmearth_data.store.schema import ArraySpec, StoreLayout
 
+COMMITS_STATE = " commits"
+"""Ends the state of a store that is being built; it may grow while others read it."""
 READERS = 4
 """Threads that read commit records."""
 
@@ -50,6 +53,7 @@ class Content:
         self.engine = engine
         self._columns: dict[str, np.ndarray[Any, Any]] = {}
         self._readers: dict[str, ArrayReader] = {}
+        self._packed: dict[str, PackedReader] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By its path: a graph of thousands of tasks must not carry the catalog in each of them.
@@ -58,7 +62,7 @@ class Content:
     @property
     def state(self) -> str:
         """Tell apart what the store holds now from what it may hold later."""
-        return f"{len(self.commits)} commits" if self.manifest is None else str(self.manifest["digest"])
+        return f"{len(self.commits)}{COMMITS_STATE}" if self.manifest is None else str(self.manifest["digest"])
 
     @classmethod
     def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
@@ -147,6 +151,13 @@ class Content:
             self._readers[name] = ArrayReader(self.objects, spec, engine=self.engine, check=check)
         return self._readers[name]
 
+    def packed(self, name: str) -> PackedReader:
+        """Open one raster for reading undecoded, with its metadata checked."""
+        if name not in self._packed:
+            self.check(f"{name}/{ROOT_KEY}")
+            self._packed[name] = PackedReader(self.objects, self.spec(name), self._check_size)
+        return self._packed[name]
+
     def check(self, key: str) -> None:
         """Compare an object with the manifest, where there is one."""
         if self.manifest is not None:
@@ -165,8 +176,17 @@ class Content:
 
 @lru_cache(maxsize=16)
 def _reopened(path: str, engine: str | None, state: str) -> Content:
-    """Open a store once in each process that takes part in reading it."""
-    return Content.open(path, engine=engine)
+    """Open a store once in each process that takes part in reading it.
+
+    Raises
+    ------
+    InputError
+        When a finished store has become another one since it was pickled.
+    """
+    content = Content.open(path, engine=engine)
+    if content.state != state and not state.endswith(COMMITS_STATE):
+        raise InputError(f"{path}: expected the store as it was opened, got another one in its place; open it again.")
+    return content
 
 
 def _entry(objects: Objects, manifest: Manifest, key: str) -> Mapping[str, Any]:

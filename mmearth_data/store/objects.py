@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from io import BufferedReader
 
 STAGING = "_partial"
@@ -29,6 +29,9 @@ class Objects:
     root
         Folder of the store.
     """
+
+    far = False
+    """Whether each access waits for a network, so that many have to be under way at a time."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -67,6 +70,14 @@ class Objects:
     def open(self, key: str) -> BufferedReader:
         """Open an object for reading; raises like `get`."""
         return (self.root / key).open("rb")
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Parts of an object, each given as (offset, length); raises like `get`, and returns less past its end."""
+        descriptor = os.open(self.root / key, os.O_RDONLY)
+        try:
+            return [os.pread(descriptor, length, offset) for offset, length in ranges]
+        finally:
+            os.close(descriptor)
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None when there is none."""

@@ -10,6 +10,7 @@ import numpy as np
 from mmearth_data.errors import InputError
 from mmearth_data.store.content import Content
 from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES
+from mmearth_data.store.selection import inside, within_dates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.modality import Modality
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.selection import Dates, Regions
 
 Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
 Labels: TypeAlias = "str | int | Sequence[str | int]"
@@ -80,6 +82,11 @@ class Store:
     def path(self) -> Path:
         """Folder of the store."""
         return self._content.objects.root
+
+    @property
+    def content(self) -> Content:
+        """Values by array and store row, for whoever reads in a way of his own."""
+        return self._content
 
     @property
     def layout(self) -> StoreLayout:
@@ -228,7 +235,9 @@ class Store:
     def select(
         self,
         *,
+        region: Regions | None = None,
         split: Labels | None = None,
+        date: Dates | None = None,
         modalities: Sequence[str] | None = None,
         where: Callable[[Columns], np.ndarray[Any, Any]] | np.ndarray[Any, Any] | None = None,
         **classes: Labels | None,
@@ -237,8 +246,13 @@ class Store:
 
         Parameters
         ----------
+        region
+            Name, ISO code, ``bbox:W,S,E,N``, vector file, `Region`, or shapely geometry in degrees; tiles whose centre
+            lies in it.
         split
             ``train``, ``val``, ``test``, or several of them.
+        date
+            Day, month or year of the scene (``"2019-06"``), or a pair of them: first and last, None for no limit.
         modalities
             Names to keep.
         where
@@ -249,9 +263,13 @@ class Store:
         Raises
         ------
         InputError
-            When a split, class or modality is not known.
+            When a region, split, date, class or modality is not known.
         """
         keep = np.ones(len(self), dtype=bool)
+        if region is not None:
+            keep &= inside(region, self._content.column("lon")[self.rows], self._content.column("lat")[self.rows])
+        if date is not None:
+            keep &= within_dates(date, self.tile_columns["time"][self.rows])
         if split is not None:
             keep &= np.isin(
                 self._content.column("split")[self.rows], _codes("split", split, {n: c for c, n in SPLIT_NAMES.items()})

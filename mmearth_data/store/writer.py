@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,7 @@ class StoreWriter:
         try:
             staging.mkdir()
             _lay_out(Objects(staging), root)
-            staging.replace(path)
+            _move_into_place(staging, path)
             flush(path.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -128,6 +129,10 @@ class StoreWriter:
     def committed(self) -> frozenset[int]:
         """Shards that are complete on disk."""
         return committed_shards(self._objects)
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether one shard is complete on disk."""
+        return self._objects.size(commit_key(shard)) is not None
 
     def write_shard(
         self,
@@ -316,6 +321,17 @@ def _lay_out(objects: Objects, root: Root) -> None:
         objects.put(key, data)
     objects.put(ROOT_KEY, root.encode())
     objects.discard_staged()
+
+
+def _move_into_place(staging: Path, path: Path) -> None:
+    try:
+        staging.replace(path)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise InputError(
+                f"{path}: expected a new or empty folder, got one that another build has just begun; wait for it."
+            ) from error
+        raise
 
 
 def _check_free(path: Path) -> None:

@@ -201,7 +201,7 @@ def _run_all(
     if scheduler is not None:
         from distributed import Client
 
-        with Client(scheduler) as client:  # type: ignore[no-untyped-call]
+        with Client(scheduler) as client:
             return any(client.gather(client.map(run_unit, [setting] * len(todo), todo, pure=False)))
     if workers > 1:
         from concurrent.futures import ProcessPoolExecutor

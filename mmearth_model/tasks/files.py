@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, load_catalog
-from mmearth_model.targets import LEVELS, NO_LEVEL, Normaliser
+from mmearth_data import NO_LEVEL, FileInputError, InputError, load_catalog
+from mmearth_model.targets import LEVELS, Normaliser
 from mmearth_model.tasks.spec import MEAN
 
 if TYPE_CHECKING:

@@ -45,6 +45,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),
     "matplotlib": ("mmearth_data.inspection", "mmearth_model"),
     "ee": ("mmearth_data.sources.earthengine",),
+    "googleapiclient": ("mmearth_data.sources.earthengine",),
+    "google": ("mmearth_data.sources.earthengine",),
     "rasterio": ("mmearth_data.sources.rasters", "mmearth_data.interchange", "mmearth_model.tasks"),
     "torch": ("mmearth_model",),
     "lightning": ("mmearth_model",),

@@ -14,7 +14,9 @@ import torch
 from toy_store import write_store
 
 from mmearth_model import load_checkpoint
+from mmearth_model.checkpoints import OPTIMIZER_FILE, read_tensors
 from mmearth_model.runs import Run
+from tests.unit.model.closeness import assert_near
 
 RECIPE = """
 depths: [1, 1, 1, 1]
@@ -106,3 +108,23 @@ def test_what_was_stopped_goes_on_and_ends_in_the_same_weights(folder: Path) -> 
     ours, theirs = (load_checkpoint(run).tensors() for run in (out, folder / "straight"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_processes_learn_what_one_that_accumulates_learns(folder: Path) -> None:
+    """Gloo, two processes of a machine: after one step the optimiser holds the same gradients, to rounding."""
+    options = ["toy.zarr", "--recipe", "tiny.yaml", "--device", "cpu", "--epochs", "1", "--batch-size", "36", "--device-batch", "9"]  # fmt: skip
+    (folder / "program.py").write_text(f"if __name__ == '__main__':\n    {RUN}\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+    for command in ([sys.executable, "program.py", *options, "--out", "one"], [*launcher, "program.py", *options, "--out", "two"]):  # fmt: skip
+        done = subprocess.run(
+            command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            timeout=400, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_checkpoint(folder / name).folder for name in ("one", "two"))
+    alone, shared = (read_tensors(checkpoint / OPTIMIZER_FILE) for checkpoint in (one, two))
+    moments = [name for name in alone if name.startswith("exp_avg/")]
+    assert alone.keys() == shared.keys()
+    assert len(moments) > 50
+    for name in moments:
+        assert_near(shared[name], alone[name], name, gradient=True)

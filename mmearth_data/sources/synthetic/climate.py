@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.sources.synthetic.noise import cells_across, noise_stack, salt_of
+from mmearth_data.sources.synthetic import kernels
+from mmearth_data.sources.synthetic.noise import cells_across, salt_of, value_noise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,15 +30,9 @@ ANOMALY_M = (3_000_000.0, 1_400_000.0)
 def smoothstep(low: float, high: float, x: Float32) -> Float32:
     """0 below ``low``, 1 above ``high``, smooth between."""
     scale = 1 / (high - low)
-    t = np.asarray(x * np.float32(scale))
-    t -= np.float32(low * scale)
-    np.maximum(t, np.float32(0), out=t)
-    np.minimum(t, np.float32(1), out=t)
-    result = np.asarray(t * np.float32(-2))
-    result += np.float32(3)
-    result *= t
-    result *= t
-    return result
+    values = np.asarray(x, np.float32)
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return kernels.smoothstep(flat, np.float32(scale), np.float32(low * scale)).reshape(values.shape)
 
 
 def clamp(x: Float32, low: float | np.float32, high: float | np.float32) -> Float32:
@@ -154,6 +149,6 @@ def anomalies(seed: int, chart: Chart, months: Sequence[int]) -> tuple[Float32, 
     keys = [(kind, month, k) for kind in ("warm", "rain") for month in months for k in range(len(ANOMALY_M))]
     cells = np.array([cells_across(ANOMALY_M[k]) for _, _, k in keys], np.int64)
     salts = np.array([salt_of(seed, "anomaly", *key) for key in keys], np.uint32)
-    octaves = noise_stack(chart, cells, salts).reshape(2, len(months), len(ANOMALY_M), *chart.shape)
+    octaves = value_noise(chart, cells, salts).reshape(2, len(months), len(ANOMALY_M), *chart.shape)
     both = (octaves[:, :, 0] + np.float32(0.7) * octaves[:, :, 1]) * np.float32(0.82)
     return both[0] * np.float32(1.3), both[1] * np.float32(0.35)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mmearth_data.sources.synthetic.kernels import bilinear, blend
 from mmearth_data.sources.synthetic.lazy import lazy
 from mmearth_data.sources.synthetic.noise import Chart, Part, chart_of, face_uv, faces_among, faces_of, unit_vectors
 from mmearth_data.tile import WGS84, transformer
@@ -143,9 +144,12 @@ class Axis(NamedTuple):
     nodes: int
     below: NDArray[np.intp]
     """Position, in the patch, of the node before each pixel centre."""
-    linear: tuple[Float32, Float32]
-    spline: tuple[Float32, Float32, Float32, Float32]
-    exact: tuple[Float64, Float64]
+    linear: Float32
+    """(2, pixel) weights of the nodes before and after."""
+    spline: Float32
+    """(4, pixel) weights of a uniform cubic B-spline."""
+    exact: Float64
+    """As `linear`, in full precision."""
 
 
 @lru_cache(maxsize=32)
@@ -180,9 +184,9 @@ def axis(start: int, count: int, stride: int, centre: float = 0.5) -> Axis:
         first=first,
         nodes=int(whole[-1]) + 4,
         below=whole + 1,
-        linear=(weights[0], weights[1]),
-        spline=(weights[2], weights[3], weights[4], weights[5]),
-        exact=(exact[0], exact[1]),
+        linear=weights[:2],
+        spline=weights[2:],
+        exact=exact,
     )
 
 
@@ -290,11 +294,7 @@ class Patch:
         """Interpolate bilinearly: (..., node row, node column) to (..., row, column)."""
         r, c = self.rows, self.columns
         part = self._of(nodes, r, c)
-        wide = part.take(c.below, axis=-1)  # columns first: whole rows are then copied, which is fast
-        wide += (part[..., 1:] - part[..., :-1]).take(c.below, axis=-1) * c.linear[1]
-        out = wide.take(r.below, axis=-2)
-        out += (wide[..., 1:, :] - wide[..., :-1, :]).take(r.below, axis=-2) * r.linear[1][:, None]
-        return out
+        return _leading(bilinear(_stacked(part), r.below, c.below, r.linear[1], c.linear[1]), part)
 
     def spline(self, nodes: Float32) -> Float32:
         """Smooth by a uniform cubic B-spline: no edges that hill shading would show."""
@@ -365,16 +365,19 @@ def _blend(
     nodes: NDArray[Any],
     rows: Axis,
     columns: Axis,
-    row_weights: tuple[NDArray[Any], ...],
-    column_weights: tuple[NDArray[Any], ...],
+    row_weights: NDArray[Any],
+    column_weights: NDArray[Any],
     shift: int,
 ) -> NDArray[Any]:
-    wide = nodes.take(columns.below + shift, axis=-1)
-    wide *= column_weights[0]
-    for k, weights in enumerate(column_weights[1:], 1):
-        wide += nodes.take(columns.below + (shift + k), axis=-1) * weights
-    out = wide.take(rows.below + shift, axis=-2)
-    out *= row_weights[0][:, None]
-    for k, weights in enumerate(row_weights[1:], 1):
-        out += wide.take(rows.below + (shift + k), axis=-2) * weights[:, None]
-    return out
+    out = blend(_stacked(nodes), rows.below + shift, columns.below + shift, row_weights, column_weights)
+    return _leading(out, nodes)
+
+
+def _stacked(nodes: NDArray[Any]) -> NDArray[Any]:
+    """(..., row, column) as (field, row, column)."""
+    return np.ascontiguousarray(nodes).reshape(-1, *nodes.shape[-2:])
+
+
+def _leading(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """(field, row, column) with the leading axes of another array."""
+    return values.reshape(*like.shape[:-2], *values.shape[-2:])

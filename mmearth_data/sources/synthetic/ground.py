@@ -14,7 +14,7 @@ import numpy as np
 from mmearth_data.sources.synthetic.climate import LAPSE_K_PER_M, Climate, clamp, climate_at, smoothstep
 from mmearth_data.sources.synthetic.grids import Grid, Nodes, Patch, PixelFields, Window
 from mmearth_data.sources.synthetic.lazy import lazy
-from mmearth_data.sources.synthetic.noise import cells_across, chart_of, noise_stack, salt_of, unit_float, value_noise
+from mmearth_data.sources.synthetic.noise import cells_across, chart_of, salt_of, unit_float, value_noise
 from mmearth_data.sources.synthetic.orbits import SENTINEL2
 from mmearth_data.sources.synthetic.parcels import Parcels, parcels_at, town_density
 from mmearth_data.sources.synthetic.tables import covers
@@ -236,7 +236,7 @@ class Ground:
         salts = np.array(
             [salt_of(self.world.seed, "pixel", name, wavelength) for wavelength in wavelengths_m], np.uint32
         )
-        return self.patch.from_sub(noise_stack(self._sub_chart, cells, salts))
+        return self.patch.from_sub(value_noise(self._sub_chart, cells, salts))
 
     def octaves(self, name: str, wavelengths_m: Sequence[float]) -> Float32:
         """Octaves that are evaluated at the pixels themselves: (octave, row, column)."""

@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mmearth_data.sources.synthetic.kernels import WORD, hash_grid, lattice_noise
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+    from mmearth_data.sources.synthetic.grids import Window
 
     Float32 = NDArray[np.float32]
     Float64 = NDArray[np.float64]
@@ -30,12 +34,9 @@ EARTH_RADIUS_M = 6_371_008.8
 FACE_M = EARTH_RADIUS_M * np.pi / 2
 """Length of a cube face along its middle, on the ground."""
 VERTEX_PRIMES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
-WORD = 0xFFFFFFFF
+CELL_PRIMES = VERTEX_PRIMES[:2]
 OCTAVE_STD = 0.4526
 """Standard deviation of one octave: uniform values (variance 1/3), blended by the fade (1 - 2E[s] + 2E[s^2])."""
-MANY_POINTS = 4096
-MOST_VERTICES_PER_POINT = 8
-"""Where points lie farther apart, each one's four vertices are hashed by themselves."""
 
 
 class Part(NamedTuple):
@@ -135,6 +136,11 @@ def mix(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return words
 
 
+def hash_pixels(window: Window, salt: int) -> NDArray[np.uint32]:
+    """32 random bits for each pixel of a window, by its place on the grid: (row, column)."""
+    return hash_grid(window.row, window.column, window.height, window.width, CELL_PRIMES, salt)
+
+
 def hash_cells(a: NDArray[np.int32], b: NDArray[np.int32], salt: int) -> NDArray[np.uint32]:
     """32 random bits for each pair of integers."""
     along_a = a.astype(np.uint32) * np.uint32(VERTEX_PRIMES[0]) + np.uint32(salt)
@@ -147,21 +153,13 @@ def unit_float(words: NDArray[np.uint32]) -> Float32:
     return (words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
-def fade(t: Float32) -> Float32:
-    """Quintic fade curve (Perlin 2002): 0 to 1 with vanishing first and second derivative at both ends."""
-    inner: Float32 = t * np.float32(6) - np.float32(15)
-    inner = t * inner + np.float32(10)
-    result: Float32 = t * t * t * inner
-    return result
-
-
 def cells_across(wavelength_m: float) -> int:
     """Lattice cells along a face for features of a size."""
     return max(2, round(FACE_M / wavelength_m))
 
 
-def value_noise(chart: Chart, cells: Sequence[int], salts: Sequence[int]) -> Float32:
-    """Octaves at many points, fast where they lie close together.
+def value_noise(chart: Chart, cells: ArrayLike, salts: ArrayLike) -> Float32:
+    """Octaves of noise at points.
 
     Parameters
     ----------
@@ -177,93 +175,23 @@ def value_noise(chart: Chart, cells: Sequence[int], salts: Sequence[int]) -> Flo
     Float32
         (octave, ...) of mean 0 and standard deviation 1, bounded by about 2.2.
     """
+    across, bits = np.asarray(cells, np.int64), np.asarray(salts, np.int64)
     if chart.parts[0].where is None:
-        return _octaves(chart.parts[0], cells, salts)
-    out = np.empty((len(cells), *chart.shape), np.float32)
+        return _octaves(chart.parts[0], across, bits).reshape(len(across), *chart.shape)
+    out = np.empty((len(across), *chart.shape), np.float32)
     for part in chart.parts:
-        out[:, part.where] = _octaves(part, cells, salts)
+        out[:, part.where] = _octaves(part, across, bits)
     return out
 
 
-def _octaves(part: Part, cells: Sequence[int], salts: Sequence[int]) -> Float32:
-    """Blend hashed vertices; each vertex of the lattices under the points is hashed once."""
-    column = (slice(None), *(None,) * part.u.ndim)
-    n = np.array(cells, np.float64)[column]
-    x, y = part.u * n, part.v * n
-    i, j = x.astype(np.int32), y.astype(np.int32)
-    s, t = fade((x - i).astype(np.float32)), fade((y - j).astype(np.float32))
-    axes = tuple(range(1, i.ndim))
-    limits = np.stack([i.min(axis=axes), i.max(axis=axes), j.min(axis=axes), j.max(axis=axes)], axis=1).tolist()
-    vertices = sum((i1 - i0 + 2) * (j1 - j0 + 2) for i0, i1, j0, j1 in limits)
-    if vertices > MOST_VERTICES_PER_POINT * x.size + MANY_POINTS:
-        return _stack(part, np.array(cells, np.int64), np.array(salts, np.uint32))
-    tables, strides, shifts, start = [], [], [], 0
-    for (i0, i1, j0, j1), cell, salt in zip(limits, cells, salts, strict=True):
-        width = j1 - j0 + 2
-        tables.append(_vertices(part.face, cell, salt, range(i0, i1 + 2), range(j0, j0 + width)))
-        strides.append(width)
-        shifts.append(start - i0 * width - j0)
-        start += tables[-1].size
-    table, stride = np.concatenate(tables), np.array(strides, np.int32)[column]
-    corner = i * stride + (j + np.array(shifts, np.int32)[column])
-    low = _lerp(table.take(corner), table.take(corner + np.int32(1)), t)
-    corner += stride
-    high = _lerp(table.take(corner), table.take(corner + np.int32(1)), t)
-    return _lerp(low, high, s)
-
-
-def _lerp(a: Float32, b: Float32, t: Float32) -> Float32:
-    b -= a
-    b *= t
-    b += a
-    return b
-
-
-def _vertices(face: int, cells: int, salt: int, i: range, j: range) -> Float32:
-    """Values at a block of lattice vertices, flattened."""
-    a, b, c = face % 3, (face + 1) % 3, (face + 2) % 3
-    main = cells if face < 3 else -cells
-    offset = (main * VERTEX_PRIMES[a] + salt) & WORD
-    along_i = (2 * np.arange(i.start, i.stop, dtype=np.int64) - cells) * VERTEX_PRIMES[b] + offset
-    along_j = (2 * np.arange(j.start, j.stop, dtype=np.int64) - cells) * VERTEX_PRIMES[c]
-    words = (along_i & WORD).astype(np.uint32)[:, None] + (along_j & WORD).astype(np.uint32)
-    return _vertex_values(mix(words)).ravel()
-
-
-def _vertex_values(words: NDArray[np.uint32]) -> Float32:
-    values = (words >> np.uint32(8)).astype(np.float32)
-    values *= np.float32(2**-23 / OCTAVE_STD)
-    values -= np.float32(1 / OCTAVE_STD)
-    return values
-
-
-def noise_stack(chart: Chart, cells: NDArray[np.int64], salts: NDArray[np.uint32]) -> Float32:
-    """Many octaves at few points at once, (octave, ...): one pass instead of one call each."""
-    out = np.empty((len(cells), *chart.shape), np.float32)
-    for part in chart.parts:
-        if part.where is None:
-            out[:] = _stack(part, cells, salts)
-        else:
-            out[:, part.where] = _stack(part, cells, salts)
-    return out
-
-
-def _stack(part: Part, cells: NDArray[np.int64], salts: NDArray[np.uint32]) -> Float32:
-    column = (slice(None), *(None,) * part.u.ndim)
-    n = cells[column]
-    x, y = part.u * n, part.v * n
-    i, j = np.floor(x), np.floor(y)
-    s, t = fade((x - i).astype(np.float32)), fade((y - j).astype(np.float32))
+def _octaves(part: Part, cells: NDArray[np.int64], salts: NDArray[np.int64]) -> Float32:
+    """(octave, point) of the points on one face."""
     a, b, c = part.face % 3, (part.face + 1) % 3, (part.face + 2) % 3
     main = cells if part.face < 3 else -cells
-    offset = ((main * VERTEX_PRIMES[a] & WORD) + salts) & WORD
-    along_i = ((2 * i.astype(np.int64) - n) * VERTEX_PRIMES[b] + offset[column] & WORD).astype(np.uint32)
-    along_j = ((2 * j.astype(np.int64) - n) * VERTEX_PRIMES[c] & WORD).astype(np.uint32)
-    step_i, step_j = np.uint32(2 * VERTEX_PRIMES[b] & WORD), np.uint32(2 * VERTEX_PRIMES[c] & WORD)
-    next_i, next_j = along_i + step_i, along_j + step_j
-    low = _lerp(_vertex_values(mix(along_i + along_j)), _vertex_values(mix(along_i + next_j)), t)
-    high = _lerp(_vertex_values(mix(next_i + along_j)), _vertex_values(mix(next_i + next_j)), t)
-    return _lerp(low, high, s)
+    lattice = np.stack([cells, (main * VERTEX_PRIMES[a] + salts) & WORD], axis=1)
+    out = np.empty((len(cells), part.u.size), np.float32)
+    lattice_noise(part.u.ravel(), part.v.ravel(), lattice, (VERTEX_PRIMES[b], VERTEX_PRIMES[c]), OCTAVE_STD, out)
+    return out
 
 
 class NoiseBank:
@@ -290,14 +218,14 @@ class NoiseBank:
                 salts.append(salt_of(seed, name, k))
                 gains.append(gain / norm)
         self._cells = np.array(cells, np.int64)
-        self._salts = np.array(salts, np.uint32)
+        self._salts = np.array(salts, np.int64)
         self._gains = np.array(gains, np.float32)
 
     def sample(self, chart: Chart, names: Sequence[str] | None = None) -> dict[str, Float32]:
         """Fields at the chart's points; all, or those named."""
         wanted = list(self._slices) if names is None else list(names)
         rows = np.concatenate([np.arange(self._slices[name].start, self._slices[name].stop) for name in wanted])
-        octaves = self._octaves(chart, rows)
+        octaves = value_noise(chart, self._cells[rows], self._salts[rows])
         octaves *= self._gains[rows][(slice(None), *(None,) * len(chart.shape))]
         out: dict[str, Float32] = {}
         start = 0
@@ -306,12 +234,6 @@ class NoiseBank:
             out[name] = _sum_rows(octaves[start:stop])
             start = stop
         return out
-
-    def _octaves(self, chart: Chart, rows: NDArray[np.int64]) -> Float32:
-        if chart.size <= MANY_POINTS:
-            return noise_stack(chart, self._cells[rows], self._salts[rows])
-        pairs = zip(self._cells[rows].tolist(), self._salts[rows].tolist(), strict=True)
-        return np.stack([value_noise(chart, [cells], [salt])[0] for cells, salt in pairs])
 
 
 def _sum_rows(rows: Iterable[Float32]) -> Float32:

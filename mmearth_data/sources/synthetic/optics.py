@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mmearth_data.sources.synthetic.climate import clamp, smoothstep
+from mmearth_data.sources.synthetic.kernels import mixture
 from mmearth_data.sources.synthetic.lazy import lazy
 from mmearth_data.sources.synthetic.noise import (
     EARTH_RADIUS_M,
     Octaves,
     cells_across,
     chart_of,
-    hash_cells,
+    hash_pixels,
     mix,
-    noise_stack,
     salt_of,
     unit_float,
+    value_noise,
 )
 from mmearth_data.sources.synthetic.tables import covers, spectra
 
@@ -129,7 +130,7 @@ def _opaque(seed: int, patch: Patch, xyz: Float64, chart: Chart, light: Light) -
         return None
     cells = np.array([cells_across(wavelength) for wavelength in CLOUD_DETAIL_M], np.int64)
     salts = np.array([salt_of(seed, name, wavelength) for wavelength in CLOUD_DETAIL_M], np.uint32)
-    wide, medium, small = patch.from_sub(noise_stack(patch.sub_chart(xyz), cells, salts))
+    wide, medium, small = patch.from_sub(value_noise(patch.sub_chart(xyz), cells, salts))
     detail = np.float32(0.12) * wide + np.float32(0.09) * medium + np.float32(0.06) * small
     return smoothstep(-0.02, 0.5, patch.spline(field) - level + detail)
 
@@ -140,7 +141,7 @@ def _sum_of_octaves(chart: Chart, seed: int, name: str, octaves: Octaves) -> Flo
     salts = np.array([salt_of(seed, name, k) for k in range(len(cells))], np.uint32)
     norm = float(np.sqrt(sum(gain * gain for gain in octaves.gains)))
     total: Float32 = np.zeros(chart.shape, np.float32)
-    for values, gain in zip(noise_stack(chart, cells, salts), octaves.gains, strict=True):
+    for values, gain in zip(value_noise(chart, cells, salts), octaves.gains, strict=True):
         total += values * np.float32(gain / norm)
     return total
 
@@ -195,9 +196,7 @@ class OpticalView:
     @lazy
     def _speckle(self) -> Float32:
         """Texture of crowns and roofs, the same in every scene: -1 to 1, pixel by pixel."""
-        w = self.ground.window
-        rows, columns = np.mgrid[w.row : w.row + w.height, w.column : w.column + w.width].astype(np.int32)
-        return unit_float(hash_cells(columns, rows, salt_of(self.ground.world.seed, "texture"))) * 2 - 1
+        return unit_float(hash_pixels(self.ground.window, salt_of(self.ground.world.seed, "texture"))) * 2 - 1
 
     @lazy
     def leaves(self) -> Float32:
@@ -312,17 +311,14 @@ class OpticalView:
     def _mixed(self, pixels: int, band: str) -> Float32:
         """Spectrum of the mixture, lit."""
         shares, table = self.shares_at(pixels), spectra()
-        value = np.zeros(shares.shape[1:], np.float32)
-        for k, name in self._present:
-            value += shares[k] * np.float32(table[name][band])
-        return value
+        weights = np.array([table[name][band] for _, name in self._present], np.float32)
+        kept = np.array([k for k, _ in self._present], np.intp)
+        return mixture(shares.reshape(len(shares), -1), kept, weights).reshape(shares.shape[1:])
 
     def _noise(self, band: str, pixels: int) -> Float32:
         """Triangular noise in -1 to 1, by overpass, band and pixel."""
-        w = self.window.coarser(pixels)
-        rows = np.arange(w.row, w.row + w.height, dtype=np.int32)[:, None]
-        columns = np.arange(w.column, w.column + w.width, dtype=np.int32)[None]
-        bits = hash_cells(columns, rows, salt_of(self.ground.world.seed, "noise", self.light.key, band))
+        salt = salt_of(self.ground.world.seed, "noise", self.light.key, band)
+        bits = hash_pixels(self.window.coarser(pixels), salt)
         low = (bits & np.uint32(0xFFFF)).astype(np.float32)
         high = (bits >> np.uint32(16)).astype(np.float32)
         return (low + high) * np.float32(1 / 65536) - 1

@@ -118,6 +118,15 @@ class Orbit:
         """UTC milliseconds at which a platform flies a track past a latitude."""
         return np.round(self._phase_ms(track, lat, platform) + cycles * (self.days * DAY_MS)).astype(np.int64)
 
+    def below(self, platform: str, time_ms: int) -> tuple[int, float]:
+        """(track, latitude) that a platform passes at a moment: inverse of `times_ms`."""
+        days = time_ms / DAY_MS - self.platforms[platform][2]
+        revolutions = days * self.orbits / self.days
+        whole = round(revolutions)
+        angle = (revolutions - whole) * math.tau if self.northward else (whole - revolutions) * math.tau
+        limit = math.sin(math.radians(self.inclination_deg))
+        return -whole * self.days % self.orbits, math.degrees(math.asin(math.sin(angle) * limit))
+
     @lru_cache(maxsize=16384)  # noqa: B019 - as above
     def _phase_ms(self, track: int, lat: float, platform: str) -> float:
         """When a track is flown past a latitude, from the start of a cycle."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mmearth_data.sources.synthetic.climate import clamp, smoothstep
-from mmearth_data.sources.synthetic.noise import FACE_M, cells_across, hash_cells, mix, salt_of, unit_float
+from mmearth_data.sources.synthetic.kernels import field_rows, settlements
+from mmearth_data.sources.synthetic.noise import CELL_PRIMES, FACE_M, cells_across, hash_cells, mix, salt_of, unit_float
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMUNE_M = 5_200.0
 BLOCK_M = (64.0, 104.0)
 """Across and along the streets of a town."""
+FIELD_PRIMES = (0x9E3779B1, 0x85EBCA77)
 TOWN_LATTICE_M, VILLAGE_LATTICE_M = 13_000.0, 3_400.0
 
 
@@ -125,17 +126,9 @@ def _rows_of_fields(
     commune: NDArray[np.uint32],
 ) -> tuple[NDArray[np.uint32], Float32]:
     """Key of the parcel and distance to its edge."""
-    position = across / width
-    row = np.floor(position)
-    from_row = (position - row) * width
-    bits = mix(row.astype(np.int32).astype(np.uint32) * np.uint32(0x9E3779B1) + commune)
-    long = length * (np.float32(0.55) + unit_float(bits))
-    position = along / long + unit_float(bits << np.uint32(9))
-    column = np.floor(position)
-    from_cut = (position - column) * long
-    key = mix(column.astype(np.int32).astype(np.uint32) * np.uint32(0x85EBCA77) + bits)
-    edge = np.minimum(np.minimum(from_row, width - from_row), np.minimum(from_cut, long - from_cut))
-    return key, edge
+    long, wide = (np.broadcast_to(size, along.shape).ravel() for size in (length, width))
+    key, edge = field_rows(along.ravel(), across.ravel(), long, wide, commune.ravel(), FIELD_PRIMES)
+    return key.reshape(along.shape), edge.reshape(along.shape)
 
 
 def town_density(chart: Chart, people: Float32, seed: int) -> Float32:
@@ -165,17 +158,6 @@ def _settled(part: Part, people: Float32, lattice_m: float, radii_m: tuple[float
     """Density from one size of settlement: at most one in each lattice cell, none along the face's edge."""
     cells = cells_across(lattice_m)
     x, y = part.u * cells, part.v * cells
-    around = np.arange(-1, 2, dtype=np.int32)
-    i = np.floor(x).astype(np.int32)[..., None] + np.repeat(around, 3)
-    j = np.floor(y).astype(np.int32)[..., None] + np.tile(around, 3)
-    bits = hash_cells(i, j, salt)
-    a = x[..., None] - i - 0.2 - 0.6 * unit_float(bits)
-    b = y[..., None] - j - 0.2 - 0.6 * unit_float(bits << np.uint32(8))
-    metres = np.sqrt((a * a + b * b).astype(np.float32)) * np.float32(lattice_m)
-    size, chance = unit_float(mix(bits ^ np.uint32(0x27D4EB2F))), unit_float(mix(bits ^ np.uint32(0x165667B1)))
-    radius = np.float32(radii_m[0]) + np.float32(radii_m[1] - radii_m[0]) * size * size * size
-    there = smoothstep(0, 0.08, people[..., None] - chance)
-    there *= (i > 0) & (i < cells - 1) & (j > 0) & (j < cells - 1)
-    near = clamp(np.float32(1.35) - metres / radius, 0, 1) * there
-    result: Float32 = near.max(axis=-1)
-    return result
+    radii = np.float32(radii_m[0]), np.float32(radii_m[1] - radii_m[0])
+    where = x.ravel(), y.ravel(), people.ravel()
+    return settlements(*where, cells, np.float32(lattice_m), radii, CELL_PRIMES, salt).reshape(x.shape)

@@ -104,6 +104,12 @@ class Planet:
         return world(self.seed).ecology.polygons()
 
 
+@lru_cache(maxsize=4)
+def planet(seed: int) -> Planet:
+    """Planet of a seed, shared by everything in the process that looks at it."""
+    return Planet(seed)
+
+
 @lru_cache(maxsize=1)
 def _entries() -> tuple[Modality, ...]:
     return tuple(load_catalog().modalities.values())

@@ -142,7 +142,7 @@ class Sentinel2:
 
     def image(self, scene: OpticalScene) -> Image:
         """Image of a scene."""
-        lacking = () if scene.has_cloud_probability else ("MSK_CLDPRB",)
+        lacking = {"MSK_CLDPRB": not scene.has_cloud_probability, "QA60": scene.cloud_band == "absent"}
         zenith, azimuth = scene.sun
         properties = {
             "CLOUDY_PIXEL_PERCENTAGE": scene.cloud_percent,
@@ -153,7 +153,7 @@ class Sentinel2:
             "SENSING_ORBIT_DIRECTION": "DESCENDING",
             "DATATAKE_IDENTIFIER": f"G{scene.platform}_{scene.overpass}",
         }
-        bands = tuple(band for band in self.bands if band not in lacking)
+        bands = tuple(band for band in self.bands if not lacking.get(band))
         return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene, properties)
 
     def grid(self, image: Image, band: str) -> Grid:
@@ -166,6 +166,8 @@ class Sentinel2:
         assert isinstance(scene, OpticalScene)
         pixels = SPECIAL_BANDS.get(band) or resolution_px(band)
         view = self.views.overpass(scene, window.finer(pixels), toa=self.level == "L1C")
+        if band == "QA60" and scene.cloud_band == "masked":
+            return Layer(np.zeros(window.shape, np.uint16), np.zeros(window.shape, bool))
         if band == "QA60":
             values: NDArray[Any] = view.cloud_mask()
         elif band == "MSK_CLDPRB":

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmearth_data.sources.synthetic.climate import clamp, smoothstep
 from mmearth_data.sources.synthetic.lazy import lazy
-from mmearth_data.sources.synthetic.noise import hash_cells, mix, salt_of, unit_float
+from mmearth_data.sources.synthetic.noise import hash_pixels, mix, salt_of, unit_float
 from mmearth_data.sources.synthetic.tables import covers
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def _terrain_db(ground: Ground, look: Look) -> Float32:
 
 def _speckle(w: Window, salt: int) -> Float32:
     """Gamma noise of mean 1: the mean of `LOOKS` exponential variables is minus the logarithm of their product."""
-    rows = np.arange(w.row, w.row + w.height, dtype=np.int32)[:, None]
-    columns = np.arange(w.column, w.column + w.width, dtype=np.int32)[None]
-    bits = hash_cells(columns, rows, salt)
+    bits = hash_pixels(w, salt)
     product = np.ones(w.shape, np.float32)
     for _ in range(LOOKS // 2):
         product *= ((bits & np.uint32(0xFFFF)).astype(np.float32) + np.float32(0.5)) * np.float32(1 / 65536)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,10 @@ from mmearth_data.sources.synthetic.radar import Look
 from mmearth_data.tile import MAX_LAT, MIN_LAT, WGS84, transformer, utm_epsg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.sources.synthetic.world import World
 
@@ -42,6 +44,8 @@ LAND_COVER_ZENITH_DEG = 70.0
 """The planet's Dynamic World maps a part of the scenes that the real one would: a year of them takes time to draw."""
 L2A_EUROPE = days_since_1970("2017-03-28")
 L2A_GLOBAL = days_since_1970("2018-12-13")
+NO_CLOUD_BAND = days_since_1970("2022-01-25"), days_since_1970("2024-02-28")
+"""Between these days QA60 of the real archive has no clouds in it."""
 EUROPE = (-12.0, 34.0, 45.0, 72.0)
 FRAME_DEG, FRAME_OVERLAP_DEG = 1.6, 0.06
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -145,6 +149,17 @@ class Granule:
         return (self.epsg * 16 + self.column) * 256 + self.row + 8
 
 
+@lru_cache(maxsize=8192)
+def granule_footprint(granule: Granule, track: int) -> BaseGeometry:
+    """Outline of what is seen of a granule from a track, degrees; the same for all its scenes."""
+    lon, lat = granule.outline
+    lon = lon[-1] + (lon - lon[-1] + 180) % 360 - 180
+    outline = shapely.Polygon(np.stack([lon, lat], axis=1)[:-1])
+    swath = SENTINEL2.outline(track, float(lat.min()) - 0.5, float(lat.max()) + 0.5)
+    swath[:, 0] += 360 * np.round((lon[-1] - swath[:, 0].mean()) / 360)
+    return outline.intersection(shapely.Polygon(swath))
+
+
 def _zone(lon: float, lat: float) -> int:
     lon = (lon + 180) % 360 - 180
     return utm_epsg(lon, lat) if MIN_LAT <= lat <= MAX_LAT else 0
@@ -223,14 +238,9 @@ class OpticalScene:
         return f"{self.overpass}_{_stamp(self.time_ms)}_{self.granule.name}"
 
     @lazy
-    def footprint(self) -> shapely.Geometry:
+    def footprint(self) -> BaseGeometry:
         """Outline of what was seen, degrees: the granule within the swath. Beyond 180 degrees it goes on counting."""
-        lon, lat = self.granule.outline
-        lon = lon[-1] + (lon - lon[-1] + 180) % 360 - 180
-        granule = shapely.Polygon(np.stack([lon, lat], axis=1)[:-1])
-        swath = SENTINEL2.outline(self.track, float(lat.min()) - 0.5, float(lat.max()) + 0.5)
-        swath[:, 0] += 360 * np.round((lon[-1] - swath[:, 0].mean()) / 360)
-        return granule.intersection(shapely.Polygon(swath))
+        return granule_footprint(self.granule, self.track)
 
     def chance(self, label: str) -> float:
         """0-1, drawn for this scene."""
@@ -253,6 +263,14 @@ class OpticalScene:
     def has_cloud_probability(self) -> bool:
         """Some scenes lack the band MSK_CLDPRB."""
         return self.chance("cloud probability") > 0.05
+
+    @property
+    def cloud_band(self) -> str:
+        """``whole``, or, while the band QA60 was not filled in, ``absent`` or wholly ``masked``."""
+        first, last = NO_CLOUD_BAND
+        if not first * DAY_MS <= self.time_ms < last * DAY_MS:
+            return "whole"
+        return "absent" if self.chance("cloud band") < 0.5 else "masked"
 
     @property
     def has_level_2a(self) -> bool:
@@ -301,6 +319,62 @@ def optical_scenes(
         for scene in _dates(world, granule, track, (start_ms, end_ms), cloud_limit, mapped=mapped)
     ]
     return sorted(scenes, key=lambda scene: (scene.start_ms // 1000, scene.time_ms // 1000, scene.granule.name))
+
+
+def scenes_of_granule(
+    world: World,
+    granule: Granule,
+    tracks: Iterable[int],
+    period: tuple[int, int],
+    *,
+    cloud_limit: float = 101.0,
+    mapped: bool = False,
+) -> list[OpticalScene]:
+    """Sentinel-2 scenes of a granule, taken from some tracks within [start, end), unsorted (see `optical_scenes`)."""
+    return [s for track in tracks for s in _dates(world, granule, track, period, cloud_limit, mapped=mapped)]
+
+
+@lru_cache(maxsize=8192)
+def granule_named(name: str) -> Granule | None:
+    """Granule of a name such as ``T32UMV``."""
+    if len(name) != 6 or not name[1:3].isdigit() or set(name[3:]) - set(LETTERS):
+        return None
+    zone, band = int(name[1:3]), name[3]
+    column = LETTERS.index(name[4]) - ((zone - 1) % 3) * 8 + 1
+    if not 1 <= column <= 8:
+        return None
+    rows = range((LETTERS.index(name[5]) - (5 if zone % 2 == 0 else 0)) % 20, 100, 20)
+    found = (_granule((32600 if band >= "N" else 32700) + zone, column, row) for row in rows)
+    return next((granule for granule in found if granule.name == name and granule.exists), None)
+
+
+@lru_cache(maxsize=8192)
+def tracks_over(granule: Granule) -> tuple[int, ...]:
+    """Tracks of Sentinel-2 that see a part of a granule."""
+    places = zip(*(degrees.tolist() for degrees in granule.outline), strict=True)
+    return tuple(sorted({int(track) for place in places for track in SENTINEL2.tracks(*place)}))
+
+
+def optical_scene_named(world: World, index: str, *, mapped: bool = False) -> OpticalScene | None:
+    """Sentinel-2 scene of a ``system:index``; with ``mapped`` only if it has a land-cover map."""
+    parts = index.split("_")
+    granule = granule_named(parts[-1])
+    start = _second(parts[1]) if len(parts) == 3 else None
+    if granule is None or start is None:
+        return None
+    limit = LAND_COVER_CLOUDS if mapped else 101.0
+    tracks = tracks_over(granule)
+    scenes = scenes_of_granule(world, granule, tracks, (start, start + 1000), cloud_limit=limit, mapped=mapped)
+    return next((scene for scene in scenes if scene.index == index), None)
+
+
+def _second(stamp: str) -> int | None:
+    """UTC milliseconds of a stamp such as ``20170127T140051``."""
+    try:
+        moment = datetime.strptime(stamp, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return round(moment.timestamp()) * 1000
 
 
 def _dates(
@@ -419,12 +493,9 @@ class RadarScene:
         return both[:1] if single else both
 
     @lazy
-    def footprint(self) -> shapely.Geometry:
+    def footprint(self) -> BaseGeometry:
         """Outline of what was seen, degrees. Beyond 180 degrees it goes on counting."""
-        south, north = self.frame * FRAME_DEG - FRAME_OVERLAP_DEG, (self.frame + 1) * FRAME_DEG + FRAME_OVERLAP_DEG
-        outline = SENTINEL1[self.direction].outline(self.track, south, north)
-        outline[:, 0] += 360 * np.round((self.centre[0] - outline[:, 0].mean()) / 360)
-        return shapely.Polygon(outline)
+        return frame_footprint(self.direction, self.track, self.frame)
 
     @lazy
     def index(self) -> str:
@@ -456,6 +527,15 @@ def _frame_centre(direction: str, track: int, frame: int) -> tuple[float, float]
     lat = (frame + 0.5) * FRAME_DEG
     lon = float(orbit.node_deg(track) + orbit.drift_deg(np.array([lat]))[0])
     return (lon + 180) % 360 - 180, lat
+
+
+@lru_cache(maxsize=8192)
+def frame_footprint(direction: str, track: int, frame: int) -> BaseGeometry:
+    """Outline of a frame, degrees; the same for all its scenes."""
+    south, north = frame * FRAME_DEG - FRAME_OVERLAP_DEG, (frame + 1) * FRAME_DEG + FRAME_OVERLAP_DEG
+    outline = SENTINEL1[direction].outline(track, south, north)
+    outline[:, 0] += 360 * np.round((_frame_centre(direction, track, frame)[0] - outline[:, 0].mean()) / 360)
+    return shapely.Polygon(outline)
 
 
 def radar_scenes(
@@ -510,8 +590,40 @@ def _frames(world: World, direction: str, box: Box, *, whole: bool) -> Iterator[
     last = math.floor((low + FRAME_OVERLAP_DEG) / FRAME_DEG)
     for track in tracks[worst <= orbit.half_swath_km].tolist():
         for frame in range(first, last + 1):
-            if salt_of(world.seed, "frame", direction, track, frame) / 2**32 < 0.8:
+            if _ever_taken(world, direction, track, frame):
                 yield track, frame
+
+
+@lru_cache(maxsize=65536)
+def _ever_taken(world: World, direction: str, track: int, frame: int) -> bool:
+    return salt_of(world.seed, "frame", direction, track, frame) / 2**32 < 0.8
+
+
+def scenes_of_frame(world: World, direction: str, track: int, frame: int, period: tuple[int, int]) -> list[RadarScene]:
+    """Sentinel-1 scenes of a frame within [start, end), unsorted."""
+    if not _ever_taken(world, direction, track, frame):
+        return []
+    lat = _frame_centre(direction, track, frame)[1]
+    found = _radar_times(world, direction, track, frame, lat, *period)
+    return [RadarScene(world, direction, platform, track, frame, t) for platform, ts in found for t in ts.tolist()]
+
+
+def radar_scene_named(world: World, index: str) -> RadarScene | None:
+    """Sentinel-1 scene of a ``system:index``: the moment tells where the platform was."""
+    parts = index.split("_")
+    start = _second(parts[4]) if len(parts) == 9 else None
+    if start is None:
+        return None
+    period = (start + 12_500, start + 13_500)
+    for direction, orbit in SENTINEL1.items():
+        if parts[0] in orbit.platforms:
+            track, lat = orbit.below(parts[0], start + 13_000)
+            nearby = math.floor(lat / FRAME_DEG)
+            for frame in (nearby, nearby - 1, nearby + 1):
+                for scene in scenes_of_frame(world, direction, track, frame, period):
+                    if scene.index == index:
+                        return scene
+    return None
 
 
 def _radar_times(

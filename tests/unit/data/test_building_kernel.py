@@ -75,7 +75,7 @@ def plan() -> ShardPlan:
 
 def fill(source: NumberedSource, threads: int = 4) -> tuple[list[int], Any]:
     with ThreadPoolExecutor(threads) as pool:
-        shard = fill_shard(plan(), source, LAYOUT, pool)
+        shard = fill_shard(plan(), source.survey, source, LAYOUT, pool)
     return shard.columns["tile_id"].tolist(), shard
 
 

@@ -42,6 +42,7 @@ ERA5_BANDS = tuple(
 )
 NAN = float("nan")
 
+ON_REQUEST = {"io_lulc", "copernicus_dem", "jrc_water", "landsat8"}
 # name: (kind, bands, stored type, no data, Earth Engine assets). The settled names of the data set.
 CONTRACT: dict[str, tuple[str, tuple[str, ...], str, float, set[str]]] = {
     "sentinel2": (
@@ -89,6 +90,15 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...], str, float, set[str]]] = {
         "uint8",
         0,
         {"projects/sat-io/open-datasets/landcover/ESRI_Global-LULC_10m_TS"},
+    ),
+    "copernicus_dem": ("raster/continuous", ("elevation",), "float32", NAN, {"COPERNICUS/DEM/GLO30"}),
+    "jrc_water": ("raster/continuous", ("occurrence",), "uint8", 255, {"JRC/GSW1_4/GlobalSurfaceWater"}),
+    "landsat8": (
+        "raster/continuous",
+        ("B1", "B2", "B3", "B4", "B5", "B6", "B7"),
+        "uint16",
+        0,
+        {"LANDSAT/LC08/C02/T1_L2"},
     ),
 }
 
@@ -171,7 +181,7 @@ def colour(hexadecimal: str) -> str:
 
 def test_the_names_and_their_order_are_settled(catalog: Catalog) -> None:
     assert tuple(catalog.modalities) == tuple(CONTRACT)
-    assert [m.name for m in catalog.select()] == [name for name in CONTRACT if name != "io_lulc"]
+    assert [m.name for m in catalog.select()] == [name for name in CONTRACT if name not in ON_REQUEST]
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -452,11 +462,11 @@ def write_entry(folder: Path, name: str, changes: dict[str, str] | None = None, 
 
 
 def test_a_user_adds_a_modality(tmp_path: Path) -> None:
-    write_entry(tmp_path, "copernicus_dem")
+    write_entry(tmp_path, "my_dem")
     (tmp_path / "README.md").write_text("notes beside the entries are welcome")
     catalog = load_catalog(tmp_path)
-    assert list(catalog.modalities) == [*CONTRACT, "copernicus_dem"]
-    assert catalog.select()[-1].name == "copernicus_dem"
+    assert list(catalog.modalities) == [*CONTRACT, "my_dem"]
+    assert catalog.select()[-1].name == "my_dem"
 
 
 def test_a_user_replaces_a_modality(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from mmearth_data.sources.synthetic.noise import (
     cells_across,
     chart_of,
     faces_of,
-    noise_stack,
     unit_vectors,
     value_noise,
 )
@@ -75,12 +74,41 @@ def test_the_size_of_features_is_what_was_asked_for() -> None:
     assert abs(np.mean(runs[:, far:] * runs[:, :-far])) < 0.1
 
 
-def test_few_points_and_many_points_give_the_same_bits() -> None:
+def test_a_point_has_the_same_bits_whatever_was_asked_for_before_it() -> None:
     rng = np.random.default_rng(1)
-    chart = chart_of(unit_vectors(rng.uniform(-180, 180, 50), rng.uniform(-90, 90, 50)))
+    lon, lat = np.repeat(rng.uniform(-180, 180, 40), 20), np.repeat(rng.uniform(-90, 90, 40), 20)
+    lon, lat = lon + np.tile(np.linspace(0, 1e-3, 20), 40), lat * 0.99 + np.tile(np.linspace(0, 1e-3, 20), 40)
+    order = rng.permutation(lon.size)
     cells, salts = [11, 900, 40_000], [1, 2, 3]
-    stacked = noise_stack(chart, np.array(cells), np.array(salts, np.uint32))
-    np.testing.assert_array_equal(stacked, value_noise(chart, cells, salts))
+    together = value_noise(chart_of(unit_vectors(lon, lat)), cells, salts)
+    shuffled = value_noise(chart_of(unit_vectors(lon[order], lat[order])), cells, salts)
+    np.testing.assert_array_equal(together[:, order], shuffled)
+    alone = [value_noise(chart_of(unit_vectors(lon[[k]], lat[[k]])), cells, salts)[:, 0] for k in range(0, 800, 37)]
+    np.testing.assert_array_equal(together[:, ::37], np.stack(alone, axis=1))
+
+
+def test_an_octave_is_value_noise_by_its_definition() -> None:
+    """Perlin's fade between hashed vertices, in whole numbers and double precision."""
+
+    def vertex(i: int, j: int, cells: int, salt: int) -> float:
+        primes = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
+        word = (cells * primes[0] + (2 * i - cells) * primes[1] + (2 * j - cells) * primes[2] + salt) % 2**32
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            word = (word ^ word >> shift) * factor % 2**32
+        return ((word >> 8) / 2**23 - 1) / 0.4526
+
+    rng = np.random.default_rng(2)
+    lon, lat = rng.uniform(-40, 40, (2, 200))  # the face around 0 N 0 E
+    cells, salt = 1_000, 77
+    got = value_noise(chart_of(unit_vectors(lon, lat)), [cells], [salt])[0]
+    for k in range(200):
+        x = (np.radians(lon[k]) * 2 / np.pi + 0.5) * cells
+        y = (np.arctan(np.tan(np.radians(lat[k])) / np.cos(np.radians(lon[k]))) * 2 / np.pi + 0.5) * cells
+        i, j = int(x), int(y)
+        s, t = (6 * w**5 - 15 * w**4 + 10 * w**3 for w in (x - i, y - j))
+        low = vertex(i, j, cells, salt) * (1 - t) + vertex(i, j + 1, cells, salt) * t
+        high = vertex(i + 1, j, cells, salt) * (1 - t) + vertex(i + 1, j + 1, cells, salt) * t
+        assert got[k] == pytest.approx(low * (1 - s) + high * s, abs=1e-5)
 
 
 def test_a_field_is_the_same_alone_and_among_others() -> None:

@@ -15,11 +15,15 @@ import torch
 from closeness import assert_near
 from toy_store import MODALITIES, TINY, write_store
 
-from mmearth_data import InputError, Store, format_tile_id
+from mmearth_data import InputError, Kind, Store, format_tile_id
 from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
 from mmearth_model.checkpoints import MODEL_FILE, OPTIMIZER_FILE, read_tensors
 from mmearth_model.draws import Position, generator
+from mmearth_model.figures import restored
+from mmearth_model.losses import normalise_patches
+from mmearth_model.masking import patchify
 from mmearth_model.pretraining import Stream, prepare
+from mmearth_model.ranks import Ranks
 from mmearth_model.recording import refuse_nan
 from mmearth_model.runs import Run, read_log
 
@@ -145,6 +149,86 @@ def test_what_is_excluded_is_not_learned(store: Store, tmp_path: Path) -> None:
     assert [m.name for m in checkpoint.learned] == ["sentinel2", "era5"]
     assert not [name for name in checkpoint.tensors() if "biome" in name or "eco_region" in name]
     assert checkpoint.config["store"]["synthetic"] is True
+
+
+def test_flips_mirror_all_modalities_alike(store: Store) -> None:
+    """Where a coordinate is painted into two modalities, they still agree after crop and flip."""
+    plan = plan_training(store, recipe(flips=True))
+    module = prepare(plan, store, None, 0)
+    _, raw = next(iter(Stream(store, plan, Position())))
+    ramp = np.arange(1, 33 * 32 + 1)[: 32 * 32].reshape(32, 32)
+    raw["sentinel2"] = np.broadcast_to(ramp, raw["sentinel2"].shape).astype(np.uint16)
+    raw["sentinel1"] = np.broadcast_to(ramp, raw["sentinel1"].shape).astype(np.float32)
+    directions = set()
+    for batch in range(8):
+        window, _ = module.draw(Position(0, batch), 6)
+        optical, radar = (window.take(torch.from_numpy(raw[name].astype(np.int64)))[:, 0] for name in ("sentinel2", "sentinel1"))  # fmt: skip
+        assert torch.equal(optical, radar)
+        across, down = optical[:, 0, 1] - optical[:, 0, 0], optical[:, 1, 0] - optical[:, 0, 0]
+        directions |= set(zip(across.tolist(), down.tolist(), strict=True))
+    assert directions == {(1, 32), (-1, 32), (1, -32), (-1, -32)}
+
+
+def test_a_figure_shows_every_modality_and_says_what_is_synthetic(store: Store, tmp_path: Path) -> None:
+    plan = plan_training(store, recipe())
+    module = prepare(plan, store, None, 0)
+    position, raw = next(iter(Stream(store, plan, Position())))
+    figure = module.reconstruction(raw, position, synthetic=True)
+    tile = format_tile_id(int(raw["tile"]["tile_id"][0]))
+    assert figure.get_suptitle() == f"tile {tile} (synthetic)"
+    rows = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
+    assert rows == list(MODALITIES)
+    pretrain(store, recipe(figure_epochs=2), tmp_path / "run", device="cpu")
+    (picture,) = (tmp_path / "run" / "figures").iterdir()
+    assert picture.name == "step-00000006.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_perfect_prediction_is_restored_to_the_truth(store: Store) -> None:
+    """Undoing the normalisation of patches gives back what was observed."""
+    plan = plan_training(store, recipe())
+    module = prepare(plan, store, None, 0)
+    _, raw = next(iter(Stream(store, plan, Position())))
+    targets = module.normaliser(raw, "cpu", module.draw(Position(), 6)[0]).targets
+    for task in module.model.config.tasks:
+        if task.kind is Kind.RASTER_CONTINUOUS:
+            target = targets[task.name]
+            values, valid = patchify(target.values[:1], 8), patchify(target.valid[:1], 8)
+            perfect = normalise_patches(values, valid) if task.patch_norm else values
+            image = restored(task, perfect, target, 8)
+            assert_near(image * target.valid[0], target.values[0], task.name)
+
+
+def test_losses_are_told_to_tensorboard_too(store: Store, tmp_path: Path) -> None:
+    """Read by TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    checkpoint = pretrain(store, recipe(loggers=("tensorboard",)), tmp_path / "run", device="cpu")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = losses(checkpoint)
+    for name in ("loss", "sentinel2", "weight:biome"):
+        told = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in told] == [3, 6]
+        assert [value for _, value in told] == pytest.approx([float(row[name]) for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("processes", "device_batch", "micro"), [(1, 6, 6), (2, 6, 6), (2, 12, 6), (3, 12, 4), (4, 6, 3)]
+)
+def test_processes_share_a_batch_in_equal_parts(processes: int, device_batch: int, micro: int) -> None:
+    shared = recipe(device_batch=device_batch).among(processes)
+    assert (shared.micro_batch, shared.accumulate % processes, shared.batch_size) == (micro, 0, BATCH)
+    with pytest.raises(InputError, match="a number that 5 processes divide, got 12"):
+        recipe().among(5)
+
+
+def test_every_micro_batch_goes_to_one_process(store: Store) -> None:
+    plan = plan_training(store, recipe(device_batch=3))
+    alone = [position for position, _ in Stream(store, plan, Position(0, 4))]
+    shared = [[p for p, _ in Stream(store, plan, Position(0, 4), Ranks(rank, 2, 2))] for rank in range(2)]
+    assert sorted((*shared[0], *shared[1]), key=lambda p: p.batch) == alone
+    assert len(shared[0]) == len(shared[1])
 
 
 # ---------------------------------------------------------------- how it continues

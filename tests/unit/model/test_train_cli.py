@@ -91,7 +91,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["nothing.zarr"], "nothing.zarr: expected"),
         (["tiny.yaml"], "tiny.yaml: expected"),
         (["empty"], "empty: expected"),
-        (["toy.zarr", "--recipe", "nosuch"], "expected a recipe (default, demo, learning, paper-atto-64"),
+        (["toy.zarr", "--recipe", "nosuch"], "expected a recipe (default, demo, learning, paper-atto-128"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--batch-size", "1000"], "lower --batch-size"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--epochs", "0"], "epochs"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--exclude", "biom"], "did you mean biome"),
@@ -99,6 +99,12 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["toy.zarr", "--recipe", "tiny.yaml", "--device", "warp"], "--device"),
         (["evaluate", "empty", "--task", "store:biome"], "expected a checkpoint"),
         (["evaluate"], "Missing option '--task'"),
+        (["convert", "nothing.pth", "--out", "x"], "nothing.pth: expected a checkpoint"),
+        (["convert", "tiny.yaml", "--out", "x"], "tiny.yaml: expected a checkpoint"),
+        (["convert", "mmearth64-atto-all-uncertainy", "--out", "x"], "did you mean mmearth64-atto-all-uncertainty"),
+        (["bench", "--size", "giant"], "expected an encoder size"),
+        (["bench", "--device", "warp"], "--device"),
+        (["bench", "--mask-ratio", "1"], "expected a mask ratio"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(here: Path, arguments: list[str], expected: str) -> None:
@@ -110,6 +116,24 @@ def test_wrong_input_is_one_line_and_exit_code_2(here: Path, arguments: list[str
     assert expected in error
     assert "Traceback" not in result.output
     assert sorted(here.rglob("*")) == before
+
+
+def test_bench_tells_of_every_form(here: Path) -> None:
+    small = ["--batch-size", "2", "--image-size", "16", "--runs", "1", "--device", "cpu"]
+    result = run("bench", *small, "--mask-ratio", "0.5", "--json")
+    assert result.exit_code == 0, result.output
+    found = {timing["form"]: timing for timing in json.loads(result.stdout)}
+    assert list(found) == ["sparse", "masked", "unmasked"]
+    for timing in found.values():
+        assert timing["images_per_s"] > 0
+        assert 0 < timing["share_of_peak"] < 1
+        assert list(timing["parts_ms"]) == ["targets", "forward", "losses", "backward", "optimiser"]
+    # Half of the patches are hidden: half of the linear layers' arithmetic and memory is left out.
+    assert found["sparse"]["gflop"] < 0.9 * found["masked"]["gflop"]
+    assert found["sparse"]["memory_mib"] < 0.9 * found["masked"]["memory_mib"]
+    table = run("bench", *small, "--form", "sparse")
+    assert table.exit_code == 0, table.output
+    assert "% of peak" in table.stdout
 
 
 def test_results_are_written_and_a_run_is_fine_tuned(here: Path) -> None:

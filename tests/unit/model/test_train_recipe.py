@@ -13,7 +13,8 @@ from mmearth_model.runs import Run, publish_folder, read_log
 
 
 def test_every_shipped_recipe_is_whole() -> None:
-    assert {"default", "demo", "paper-atto-64"} <= set(recipe_names())
+    paper = {f"paper-{size}-{tile}" for size in ("atto", "tiny") for tile in (64, 128)}
+    assert {"default", "demo", "taster"} | paper <= set(recipe_names())
     for name in recipe_names():
         assert make_recipe(name).description
 
@@ -25,6 +26,16 @@ def test_the_paper_trains_as_it_says() -> None:
     assert (recipe.epochs, recipe.epochs * recipe.warmup) == (200, 40)
     assert (recipe.betas, recipe.weight_decay, recipe.mask_ratio) == ((0.9, 0.95), 0.05, 0.6)
     assert (recipe.size, recipe.image_size, recipe.patch_size) == ("atto", 56, 8)
+    assert recipe.accumulate * recipe.micro_batch == 4096
+
+
+@pytest.mark.parametrize("size", ["atto", "tiny"])
+@pytest.mark.parametrize(("tile", "image", "patch"), [(64, 56, 8), (128, 112, 16)])
+def test_the_papers_runs_differ_in_size_and_tile_only(size: str, tile: int, image: int, patch: int) -> None:
+    first, recipe = (make_recipe(name) for name in ("paper-atto-64", f"paper-{size}-{tile}"))
+    assert (recipe.size, recipe.image_size, recipe.patch_size) == (size, image, patch)
+    other = {"size", "image_size", "patch_size", "device_batch", "description"}
+    assert first.model_dump(exclude=other) == recipe.model_dump(exclude=other)
     assert recipe.accumulate * recipe.micro_batch == 4096
 
 

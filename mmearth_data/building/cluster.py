@@ -1,0 +1,144 @@
+"""Shards on a Dask cluster: one of this machine's processes, or one that is running already."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.comm.core import CommClosedError
+
+from mmearth_data.building.quota import Quota, QuotaPlugin, SharedLimiter
+from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
+from mmearth_data.errors import InputError, RetryLater
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from mmearth_data.building.plan import ShardPlan
+
+CONNECT_S = 20
+_CREATING = threading.Lock()
+
+
+class Cluster:
+    """A Dask cluster that shards can be handed to.
+
+    Parameters
+    ----------
+    client
+        Connected to its scheduler.
+    quota
+        What the source's service allows to all workers together.
+    """
+
+    def __init__(self, client: Client, quota: Quota) -> None:
+        self._client = client
+        self._quota = quota
+
+    def run(self, pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[ShardReport, None, None]:
+        """Hand shards to the workers; reports come as shards are committed.
+
+        No more shards are handed out than the workers have hands for, one each in store.
+
+        Raises
+        ------
+        RetryLater
+            When the scheduler or too many workers are gone.
+        """
+        if hasattr(worker.source, "limiter"):
+            self._client.register_plugin(QuotaPlugin(self._quota))
+            worker.source.limiter = SharedLimiter(self._quota)
+        job = pickle.dumps(worker)
+        running = as_completed(loop=self._client.loop)
+        try:
+            while True:
+                for plan in islice(pending, max(1, self._hands() - running.count())):
+                    running.add(self._client.submit(work, job, plan, key=f"shard-{plan.shard}", pure=False))
+                if running.is_empty():
+                    return
+                finished: Future[ShardReport] = next(running)
+                yield finished.result()
+        except KilledWorker as error:
+            raise RetryLater(
+                f"Dask gave up a shard whose workers died one after another ({error}); is their memory enough? "
+                "What is committed stays: run the same command again to go on."
+            ) from error
+        except (CommClosedError, CancelledError, TimeoutError) as error:
+            raise RetryLater(
+                f"The Dask scheduler {self._address()} is gone ({error or type(error).__name__}). "
+                "What is committed stays: run the same command again to go on."
+            ) from error
+        finally:
+            for future in list(running.futures):
+                future.release()
+
+    def _hands(self) -> int:
+        """Shards that the workers can have under way, and one more each."""
+        workers: dict[str, int] = self._client.nthreads()
+        return max(1, sum(workers.values()) + len(workers))
+
+    def _address(self) -> str:
+        return str(getattr(self._client.scheduler, "address", "") or "")
+
+
+def work(job: bytes, plan: ShardPlan) -> ShardReport:
+    """Fill and commit one shard on whichever worker this runs."""
+    with _CREATING:
+        worker = _worker_of(job)
+        limiter = getattr(worker.source, "limiter", None)
+        if isinstance(limiter, SharedLimiter):
+            limiter.connect()  # here and now: the threads that read know nothing of Dask
+    return worker.work(plan)
+
+
+@lru_cache(maxsize=1)
+def _worker_of(job: bytes) -> ShardWorker:
+    """Process-wide worker of a build, so that its shards share pools, surveys and the source's session."""
+    worker: ShardWorker = pickle.loads(job)
+    return worker
+
+
+@contextmanager
+def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]:
+    """Start processes of this machine."""
+    with (
+        dask.config.set({"distributed.worker.daemon": True}),
+        closing(
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=SHARDS_AT_ONCE,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=None,
+            )
+        ) as cluster,
+        closing(Client(cluster)) as client,
+    ):
+        yield Cluster(client, quota or Quota())
+
+
+@contextmanager
+def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluster]:
+    """Join a cluster that is running already, by the address of its scheduler.
+
+    Raises
+    ------
+    InputError
+        When nothing answers there.
+    """
+    try:
+        client = Client(address, timeout=CONNECT_S)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--scheduler: expected the address of a running Dask scheduler, such as tcp://HOST:8786, got {address!r} "
+            f"({error})."
+        ) from error
+    with closing(client):
+        yield Cluster(client, quota or Quota())

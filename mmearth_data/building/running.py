@@ -1,0 +1,78 @@
+"""One run of a build on a store that is held: shards, then the seal, with every failure turned into its remedy."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from mmearth_data.building.executor import Progress, run
+from mmearth_data.errors import InputError, RetryLater
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mmearth_data.building.cluster import Cluster
+    from mmearth_data.building.plan import BuildPlan
+    from mmearth_data.sources.base import Source
+    from mmearth_data.store.writer import StoreWriter
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def run_build(
+    plan: BuildPlan,
+    source: Source,
+    writer: StoreWriter,
+    *,
+    threads: int,
+    workers: int | None,
+    scheduler: str | None,
+    report: Callable[[Progress], None] | None,
+) -> None:
+    """Fill every pending shard and seal the store; see `mmearth_data.api.build`."""
+    with choose_cluster(workers, scheduler) as cluster:
+        run(plan, source, writer, threads=threads, cluster=cluster, report=report or (lambda progress: None))
+    writer.finish()
+
+
+def choose_cluster(workers: int | None, scheduler: str | None) -> AbstractContextManager[Cluster | None]:
+    """Cluster to run on, None for this process.
+
+    Raises
+    ------
+    InputError
+        When both are asked for, or the number is none.
+    """
+    if workers is None and scheduler is None:
+        return nullcontext(None)
+    if workers is not None and scheduler is not None:
+        raise InputError("Expected --workers or --scheduler, got both; a running cluster has its own workers.")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: expected at least one process, got {workers}.")
+    # Dask is slow to import, and a build in this process needs none of it.
+    from mmearth_data.building.cluster import local_cluster, running_cluster
+
+    return local_cluster(workers) if workers is not None else running_cluster(str(scheduler))
+
+
+@contextmanager
+def storage_errors(out: str | Path) -> Iterator[None]:
+    """Say what to do about a full disk and a folder that takes no files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise RetryLater(
+                f"{out}: the disk is full ({error.strerror}). What is committed stays: free some space and run the "
+                "same command again to go on."
+            ) from error
+        if error.errno in CLOSED:
+            raise InputError(
+                f"{out}: expected a place that can be written, got: {error.strerror} ({error.filename or out}); "
+                "change its permissions, or choose another --out."
+            ) from error
+        raise

@@ -1,0 +1,1 @@
+"""Earth Engine's REST interface on loopback, over the synthetic planet."""

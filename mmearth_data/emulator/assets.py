@@ -1,0 +1,390 @@
+"""The directory of assets: ids, and the collections and images behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.emulator import archive, derived, scene_search
+from mmearth_data.emulator.archive import BYTE, GLOBE, SIGNED_SHORT, LazyBands, LazyProperties, global_band
+from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError
+from mmearth_data.emulator.image import DOUBLE, Image
+from mmearth_data.emulator.registry import encode
+from mmearth_data.sources.synthetic import era5, planet, products
+from mmearth_data.sources.synthetic.orbits import DAY_MS, days_since_1970
+from mmearth_data.sources.synthetic.scenes import LAND_COVER_CLOUDS, optical_scene_named, radar_scene_named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.registry import Context, Value
+    from mmearth_data.sources.synthetic.grids import Window
+    from mmearth_data.sources.synthetic.planet import Planet
+
+PUBLIC = "projects/earthengine-public/assets/"
+FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
+"""What the archive holds: nothing was taken after its last day."""
+TABLES = ("RESOLVE/ECOREGIONS/2017",)
+Period = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A collection of scenes that the planet finds by place and time.
+
+    Attributes
+    ----------
+    id
+        Asset id.
+    search
+        Scenes that touch a shape (EPSG:4326) within a period, in their order.
+    image
+        Image of a scene.
+    named
+        Scene of an index, or None.
+    properties
+        Of the collection itself.
+    """
+
+    id: str
+    search: Callable[[BaseGeometry, Period], Iterable[Any]]
+    image: Callable[[Any], Image]
+    named: Callable[[str], Any]
+    properties: Mapping[str, Value] = field(default_factory=dict)
+
+    def query(
+        self,
+        bounds: BaseGeometry | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        equal: Mapping[str, Value] | None = None,
+    ) -> Iterator[Image]:
+        """Images that may touch a place and start in [start, end), in their order.
+
+        Parameters
+        ----------
+        bounds
+            Shape, EPSG:4326; None is everywhere, which is answered without order and only so far.
+        start_ms, end_ms
+            UTC milliseconds; None is open.
+        equal
+            Properties that must have a value: ``system:index`` is found at once.
+        """
+        period = (
+            max(FIRST_MS, FIRST_MS if start_ms is None else start_ms),
+            min(LAST_MS, LAST_MS if end_ms is None else end_ms),
+        )
+        index = (equal or {}).get("system:index")
+        if isinstance(index, str):
+            scene = self.named(index)
+            yield from () if scene is None else (self.image(scene),)
+        elif bounds is None:
+            yield from self._everywhere(period)
+        elif not bounds.is_empty:
+            yield from map(self.image, self.search(bounds, period))
+
+    def _everywhere(self, period: Period) -> Iterator[Image]:
+        count = 0
+        for cell in _land_cells():
+            for scene in self.search(cell, period):
+                count += 1
+                if count > MAX_ELEMENTS:
+                    raise EmulatorError("Computation timed out.")
+                yield self.image(scene)
+
+    def load(self, index: str) -> Image | None:
+        """Image of an index."""
+        scene = self.named(index)
+        return None if scene is None else self.image(scene)
+
+
+def _land_cells() -> Iterator[BaseGeometry]:
+    """Points on land, far apart: where a search without a place begins."""
+    for lat in (10, 45, -15, 25, 60, -30):
+        for lon in range(-170, 180, 5):
+            yield shapely.Point(lon + 0.5, lat + 0.5)
+
+
+@dataclass(frozen=True)
+class Few:
+    """A collection that is a list, or nearly.
+
+    Attributes
+    ----------
+    id
+        Asset id.
+    listed
+        Images that may touch a shape within a period.
+    named
+        Image of an index, or None.
+    properties
+        Of the collection itself.
+    """
+
+    id: str
+    listed: Callable[[BaseGeometry | None, Period], Iterable[Image]]
+    named: Callable[[str], Image | None]
+    properties: Mapping[str, Value] = field(default_factory=dict)
+
+    def query(
+        self,
+        bounds: BaseGeometry | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        equal: Mapping[str, Value] | None = None,
+    ) -> Iterator[Image]:
+        """Images that may touch a place and start in [start, end) (see `Scenes.query`)."""
+        index = (equal or {}).get("system:index")
+        if isinstance(index, str):
+            image = self.named(index)
+            yield from () if image is None else (image,)
+            return
+        yield from self.listed(bounds, (FIRST_MS if start_ms is None else start_ms, end_ms or LAST_MS))
+
+    def load(self, index: str) -> Image | None:
+        """Image of an index."""
+        return self.named(index)
+
+
+Source = Scenes | Few
+
+
+# ---------------------------------------------------------------- the planet's own
+
+
+def _scene_image(
+    product: Any,  # noqa: ANN401 - any product of the planet that has scenes
+    bands: Callable[[Any, products.Image], Any],
+    properties: Mapping[str, Callable[[Any], Value]],
+    scene: Any,  # noqa: ANN401 - any scene
+) -> Image:
+    image_of = getattr(product, "image", None)
+
+    def made() -> Any:  # noqa: ANN401 - bands
+        image = (
+            image_of(scene)
+            if image_of is not None
+            else products.Image(product.asset, scene.index, scene.time_ms, scene.time_ms + 1, (product.band,), scene)
+        )
+        return bands(product, image)
+
+    return Image(
+        LazyBands(made),
+        LazyProperties(scene, properties),
+        scene.footprint,
+        f"{product.asset}/{scene.index}",
+        (scene.time_ms + DAY_MS) * 1000,
+    )
+
+
+def _sentinel2(world_of: Planet, asset: str) -> Scenes:
+    product = world_of.products[asset]
+    assert isinstance(product, products.Sentinel2)
+    world = world_of.views.world
+
+    def holds(scene: Any) -> bool:  # noqa: ANN401 - a scene
+        return product.level == "L1C" or scene.has_level_2a
+
+    def search(shape: BaseGeometry, period: Period) -> Iterable[Any]:
+        return filter(holds, scene_search.optical(world, shape, period))
+
+    def named(index: str) -> Any:  # noqa: ANN401 - a scene
+        scene = optical_scene_named(world, index)
+        return scene if scene is not None and holds(scene) else None
+
+    properties = archive.sentinel2_properties(product.level)
+    return Scenes(asset, search, partial(_scene_image, product, archive.sentinel2_bands, properties), named)
+
+
+def _sentinel1(world_of: Planet) -> Scenes:
+    product, world = world_of.products[planet.S1], world_of.views.world
+    image = partial(_scene_image, product, archive.sentinel1_bands, archive.SENTINEL1_PROPERTIES)
+    return Scenes(planet.S1, partial(scene_search.radar, world), image, partial(radar_scene_named, world))
+
+
+def _dynamic_world(world_of: Planet) -> Scenes:
+    product, world = world_of.products[planet.DYNAMIC_WORLD], world_of.views.world
+    image = partial(_scene_image, product, archive.dynamic_world_bands, archive.DYNAMIC_WORLD_PROPERTIES)
+    search = partial(scene_search.optical, world, cloud_limit=LAND_COVER_CLOUDS, mapped=True)
+    return Scenes(planet.DYNAMIC_WORLD, search, image, partial(optical_scene_named, world, mapped=True))
+
+
+def _landsat8(world_of: Planet) -> Scenes:
+    views = world_of.views
+    search, named = partial(derived.landsat_scenes, views), partial(derived.landsat_named, views)
+    return Scenes(derived.LANDSAT8, search, derived.landsat_image, named)
+
+
+def _elevation(world_of: Planet) -> Few:
+    views = world_of.views
+    return Few(
+        derived.GLO30,
+        lambda shape, period: derived.elevation_tiles(views, shape),
+        partial(derived.elevation_named, views),
+    )
+
+
+def _yearly(world_of: Planet, asset: str) -> Few:
+    """Collect maps of whole years, one image each."""
+    product = world_of.products[asset]
+    assert isinstance(product, products.Static)
+
+    def image(year: int) -> Image:
+        own = product.image(year)
+        band = global_band(product.band, BYTE, product.native, archive.planet_read(product, own, product.band))
+        properties = {"system:index": own.index, "system:time_start": own.start_ms, "system:time_end": own.end_ms}
+        return Image((band,), properties, GLOBE, f"{asset}/{own.index}", own.end_ms * 1000)
+
+    images = [image(year) for year in range(product.years[0], product.years[1] + 1)]
+
+    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
+        return [i for i in images if period[0] <= i.properties["system:time_start"] < period[1]]
+
+    named = {image.properties["system:index"]: image for image in images}
+    return Few(asset, listed, named.get)
+
+
+def _weather(world_of: Planet) -> Few:
+    product = world_of.products[planet.ERA5]
+    assert isinstance(product, products.Era5)
+
+    def image(month: int) -> Image:
+        own = product.image(month)
+        bands = tuple(
+            global_band(name, DOUBLE, products.ERA5_GRID, partial(_month_of_weather, product, month, name))
+            for name in era5.BANDS
+        )
+        year, of_year = divmod(month, 12)
+        properties = {
+            "system:index": own.index,
+            "system:time_start": own.start_ms,
+            "system:time_end": own.end_ms,
+            "year": year + 1970,
+            "month": of_year + 1,
+        }
+        return Image(bands, properties, GLOBE, f"{planet.ERA5}/{own.index}", own.end_ms * 1000)
+
+    made = lru_cache(maxsize=1024)(image)
+
+    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
+        start, end = max(period[0], FIRST_MS), min(period[1], LAST_MS)
+        first, last = (int(np.datetime64(ms, "ms").astype("datetime64[M]").astype(np.int64)) for ms in (start, end))
+        months = [made(month) for month in range(first, last + 1)]
+        return [i for i in months if start <= i.properties["system:time_start"] < end]
+
+    def named(index: str) -> Image | None:
+        if len(index) != 6 or not index.isdigit() or not 1 <= int(index[4:]) <= 12:
+            return None
+        month = (int(index[:4]) - 1970) * 12 + int(index[4:]) - 1
+        return made(month) if FIRST_MS <= product.image(month).start_ms < LAST_MS else None
+
+    return Few(planet.ERA5, listed, named)
+
+
+@lru_cache(maxsize=2048)
+def _year_of_weather(product: products.Era5, year: int, window: Window) -> NDArray[np.float32]:
+    """(band, month, row, column): the months of a year cost hardly more than one."""
+    return product.cube(range(year * 12, year * 12 + 12), window)
+
+
+def _month_of_weather(
+    product: products.Era5, month: int, band: str, window: Window
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    values = _year_of_weather(product, month // 12, window)[era5.BANDS.index(band), month % 12]
+    return values, ~np.isnan(values)
+
+
+def _static(world_of: Planet, asset: str) -> Image:
+    product = world_of.products[asset]
+    assert isinstance(product, products.Static)
+    own = product.image(product.years[0])
+    kind = SIGNED_SHORT if asset == planet.DEM else BYTE
+    band = global_band(product.band, kind, product.native, archive.planet_read(product, own, product.band))
+    return archive.static_image(asset, band)
+
+
+MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
+    planet.L2A: lambda p: _sentinel2(p, planet.L2A),
+    planet.L1C: lambda p: _sentinel2(p, planet.L1C),
+    planet.S1: _sentinel1,
+    planet.DYNAMIC_WORLD: _dynamic_world,
+    planet.ERA5: _weather,
+    planet.WORLD_COVER: lambda p: _yearly(p, planet.WORLD_COVER),
+    planet.LULC: lambda p: _yearly(p, planet.LULC),
+    planet.DEM: lambda p: _static(p, planet.DEM),
+    planet.CANOPY: lambda p: _static(p, planet.CANOPY),
+    planet.CANOPY_SD: lambda p: _static(p, planet.CANOPY_SD),
+    derived.GLO30: _elevation,
+    derived.SURFACE_WATER: lambda p: derived.surface_water(p.views),
+    derived.LANDSAT8: _landsat8,
+}
+"""Asset id -> what makes it of a planet."""
+
+
+@lru_cache(maxsize=64)
+def _made(world_of: Planet, asset: str) -> Source | Image:
+    return MAKERS[asset](world_of)
+
+
+def find(asset_id: str, context: Context) -> Source | Image | None:
+    """Find the collection or image of an id; an image of a collection is found by the collection's id and its index."""
+    asset = asset_id.removeprefix(PUBLIC).rstrip("/")
+    if asset in MAKERS:
+        return _made(context.planet, asset)
+    parent, _, index = asset.rpartition("/")
+    if parent not in MAKERS:
+        return None
+    source = _made(context.planet, parent)
+    return None if isinstance(source, Image) else source.load(index)
+
+
+def list_assets() -> list[dict[str, Value]]:
+    """All assets, as `listAssets` names them."""
+    images = {planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER}
+    kinds = {asset: "IMAGE" if asset in images else "IMAGE_COLLECTION" for asset in MAKERS}
+    kinds |= dict.fromkeys(TABLES, "TABLE")
+    return [_entry(asset, kind) for asset, kind in sorted(kinds.items())]
+
+
+def _entry(asset: str, kind: str) -> dict[str, Value]:
+    name = asset if asset.startswith(("projects/", "users/")) else f"{PUBLIC}{asset}"
+    return {"type": kind, "name": name, "id": asset}
+
+
+def describe_asset(asset_id: str, context: Context) -> dict[str, Value] | None:
+    """Give what ``assets.get`` answers; None where there is no such asset."""
+    asset = asset_id.removeprefix(PUBLIC)
+    if asset in TABLES:
+        return _entry(asset, "TABLE")
+    found = find(asset, context)
+    if found is None:
+        return None
+    if not isinstance(found, Image):
+        return _entry(asset, "IMAGE_COLLECTION") | {"properties": encode(dict(found.properties))}
+    out = _entry(asset, "IMAGE")
+    out["properties"] = {name: encode(value) for name, value in found.properties.items()}
+    if found.footprint is not None:
+        out["geometry"] = shapely.geometry.mapping(found.footprint)
+    out["bands"] = [_band_entry(band) for band in found.bands]
+    return out
+
+
+def _band_entry(band: Any) -> dict[str, Value]:  # noqa: ANN401 - a band
+    a, b, c, d, e, f = band.projection.transform
+    grid: dict[str, Value] = {
+        "crsCode": band.projection.crs,
+        "affineTransform": {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f},
+    }
+    if band.size is not None:
+        grid["dimensions"] = {"width": band.size[0], "height": band.size[1]}
+    precision = {"int": "INT", "float": "FLOAT", "double": "DOUBLE"}[band.type.precision]
+    limits = {"min": band.type.low, "max": band.type.high}
+    kind = {"precision": precision, "range": {k: v for k, v in limits.items() if v is not None}}
+    return {"id": band.name, "dataType": kind, "grid": grid}

@@ -1,0 +1,134 @@
+"""What the emulated service refuses, in Earth Engine's own words, with the HTTP status that goes with them.
+
+The wordings are those of the service as its users report them; `mmearth_data.emulator.server` turns an
+`EmulatorError` into the JSON body that Google's APIs send.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STATUS_NAMES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+"""HTTP status -> `google.rpc.Code`."""
+
+MAX_ELEMENTS = 5000
+MAX_BYTES = 48 * 2**20  # "Total request size ... must be less than or equal to 50331648 bytes"
+MAX_PIXELS_A_SIDE = 32_768
+MAX_BANDS = 1024
+
+
+class EmulatorError(Exception):
+    """A request that Earth Engine would refuse.
+
+    Parameters
+    ----------
+    message
+        The service's words.
+    status
+        HTTP status.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message, status)
+        self.message = message
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, object]:
+        """Body of the answer, JSON-ready."""
+        name = STATUS_NAMES.get(self.status, "UNKNOWN")
+        return {"error": {"code": self.status, "message": self.message, "status": name}}
+
+
+def argument_missing(function: str, argument: str) -> EmulatorError:
+    """Refuse null, or nothing, where an argument is required."""
+    return EmulatorError(f"{function}: Parameter '{argument}' is required and may not be null.")
+
+
+def wrong_type(function: str, argument: str, expected: str, actual: str, value: object = None) -> EmulatorError:
+    """Refuse an argument of another type than the signature asks for."""
+    shown = "" if value is None else f"\nActual value: {value}"
+    return EmulatorError(
+        f"{function}, argument '{argument}': Invalid type.\nExpected type: {expected}.\nActual type: {actual}.{shown}"
+    )
+
+
+def unknown_function(function: str) -> EmulatorError:
+    """Refuse an algorithm that does not exist."""
+    return EmulatorError(f"Unknown function: '{function}'.")
+
+
+def unknown_argument(function: str, arguments: Iterable[str]) -> EmulatorError:
+    """Refuse arguments that the signature does not have."""
+    listed = ", ".join(f"'{argument}'" for argument in arguments)
+    return EmulatorError(f"{function}: Unrecognized argument(s): {listed}.")
+
+
+def not_emulated(function: str) -> EmulatorError:
+    """Say plainly that Earth Engine has an algorithm and this emulator has not."""
+    return EmulatorError(f"{function}: Earth Engine has this function; the emulator does not.")
+
+
+def asset_not_found(function: str, kind: str, asset: str) -> EmulatorError:
+    """Refuse an asset that does not exist.
+
+    Parameters
+    ----------
+    function
+        Algorithm that loads, such as ``Image.load``.
+    kind
+        ``Image``, ``ImageCollection``, ``Collection`` or ``Asset``.
+    asset
+        Its id.
+    """
+    return EmulatorError(
+        f"{function}: {kind} asset '{asset}' not found (does not exist or caller does not have access)."
+    )
+
+
+def band_not_found(function: str, pattern: object, bands: Iterable[str]) -> EmulatorError:
+    """Refuse a pattern that matches no band; of an image without bands the service speaks differently."""
+    listed = ", ".join(bands)
+    if listed:
+        message = f"Band pattern '{pattern}' did not match any bands. Available bands: [{listed}]"
+    else:
+        message = (
+            f"Band pattern '{pattern}' was applied to an Image with no bands. "
+            "See https://developers.google.com/earth-engine/guides/debugging#no-bands"
+        )
+    return EmulatorError(f"{function}: {message}")
+
+
+def too_many_elements() -> EmulatorError:
+    """Refuse more elements in one answer than the service lists."""
+    return EmulatorError(f"Collection query aborted after accumulating over {MAX_ELEMENTS} elements.")
+
+
+def too_large(size: int) -> EmulatorError:
+    """Refuse more bytes in one answer than the service sends."""
+    return EmulatorError(f"Total request size ({size} bytes) must be less than or equal to {MAX_BYTES} bytes.")
+
+
+def too_many_pixels(width: int, height: int) -> EmulatorError:
+    """Refuse a grid that is longer than the service computes."""
+    return EmulatorError(f"Pixel grid dimensions ({width}x{height}) must be less than or equal to {MAX_PIXELS_A_SIDE}.")
+
+
+def too_many_requests() -> EmulatorError:
+    """Refuse what is above the quota."""
+    return EmulatorError(
+        "Too Many Requests: Request was rejected because the request rate or concurrency limit was exceeded.", 429
+    )

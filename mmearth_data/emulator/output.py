@@ -1,0 +1,285 @@
+"""From an image and a request for pixels to the bytes of an answer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from shapely.geometry import shape as shape_of
+
+from mmearth_data.emulator.encoding import geotiff, npy, png, zipped
+from mmearth_data.emulator.errors import (
+    MAX_BANDS,
+    MAX_BYTES,
+    MAX_PIXELS_A_SIDE,
+    EmulatorError,
+    not_emulated,
+    too_large,
+    too_many_pixels,
+)
+from mmearth_data.emulator.image import (
+    WGS84,
+    Band,
+    Grid,
+    Image,
+    PixelType,
+    Projection,
+    chosen_bands,
+    in_crs,
+    window_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.emulator.registry import Context
+
+    Array = NDArray[Any]
+    Request = Mapping[str, Any]
+
+NPY, TIFF, ZIP, PNG = "application/octet-stream", "image/tiff", "application/zip", "image/png"
+PICTURES = ("PNG", "AUTO_JPEG_PNG")
+MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
+PICTURE_PIXELS = 512
+"""Longest side of a picture for which no size was asked."""
+
+
+def render_pixels(image: Image, request: Request, context: Context) -> tuple[bytes, str]:
+    """(body, content type) of the pixels that a request asks for.
+
+    Parameters
+    ----------
+    image
+        What the expression gave.
+    request
+        Body of ``image:computePixels``, ``assets:getPixels`` or of a thumbnail.
+    context
+        The request.
+
+    Raises
+    ------
+    EmulatorError
+        Above the limits on bands, sides and bytes, for a band that is not there, and for a grid that nothing tells.
+    """
+    bands = chosen_bands(image, request.get("bandIds") or None, "Image.select")
+    kind = request.get("fileFormat") or "AUTO_JPEG_PNG"
+    if not bands:
+        raise EmulatorError("Image has no bands.")
+    if len(bands) > MAX_BANDS:
+        raise EmulatorError(f"Too many bands ({len(bands)}); at most {MAX_BANDS} are allowed.")
+    grids = [grid_of(band, image, request, picture=kind in PICTURES) for band in bands]
+    check_size(bands, grids)
+    if kind in PICTURES:
+        return picture(bands, grids[0], request.get("visualizationOptions") or {}), PNG
+    if kind not in WRITERS:
+        raise not_emulated(f"File format {kind}")
+    return WRITERS[kind](bands, grids, request, context)
+
+
+def check_size(bands: Sequence[Band], grids: Sequence[Grid]) -> None:
+    """Refuse answers that the service would not give."""
+    for grid in grids:
+        if max(grid.shape) > MAX_PIXELS_A_SIDE:
+            raise too_many_pixels(grid.width, grid.height)
+    size = sum(band.type.dtype.itemsize * grid.width * grid.height for band, grid in zip(bands, grids, strict=True))
+    if size > MAX_BYTES:
+        raise too_large(size)
+
+
+# ---------------------------------------------------------------- which grid
+
+
+def grid_of(band: Band, image: Image, request: Request, *, picture: bool = False) -> Grid:
+    """Grid that a request asks for; what it leaves open is the band's own."""
+    asked = request.get("grid") or {}
+    transform = asked.get("affineTransform")
+    crs = asked.get("crsCode") or asked.get("crsWkt")
+    size = asked.get("dimensions")
+    if transform is not None and crs is not None and size is not None:
+        a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
+        return Grid(Projection(crs, (a, b, c, d, e, f)), 0, 0, _side(size, "width"), _side(size, "height"))
+    own = own_grid(band, image, request, crs)
+    if transform is not None:
+        a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
+        own = Grid(Projection(crs or own.projection.crs, (a, b, c, d, e, f)), 0, 0, own.width, own.height)
+    if size is not None:
+        return scaled_to(own, _side(size, "width"), _side(size, "height"))
+    longest = max(own.shape)
+    if picture and band.frame is None and longest > PICTURE_PIXELS:
+        return scaled_to(own, *(max(1, round(n * PICTURE_PIXELS / longest)) for n in (own.width, own.height)))
+    return own
+
+
+def _side(size: Mapping[str, Any], name: str) -> int:
+    side = int(size.get(name, 0))
+    if side < 1:
+        raise EmulatorError("Pixel grid dimensions must be positive.")
+    return side
+
+
+def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Grid:
+    """Window of the band's own lattice that the image, or the region asked for, covers."""
+    if band.frame is not None:
+        return band.frame
+    home = band.projection if crs is None else Projection(crs, band.projection.transform)
+    region = request.get("region")
+    if region is not None:
+        return window_of(in_crs(shape_of(region), WGS84, home.crs), home)
+    if crs is None and band.size is not None:
+        return Grid(home, 0, 0, *band.size)
+    if image.footprint is None:
+        raise EmulatorError(
+            "Unable to compute the pixels of an unbounded image. Specify a grid, or clip the image to a region."
+        )
+    return window_of(in_crs(image.footprint, WGS84, home.crs), home)
+
+
+def scaled_to(grid: Grid, width: int, height: int) -> Grid:
+    """Cover the same area in another number of pixels."""
+    a, b, _, d, e, _ = grid.projection.transform
+    x, y = grid.projection.corner(grid.column, grid.row)
+    across, down = grid.width / width, grid.height / height
+    transform = (a * across, b * down, float(x), d * across, e * down, float(y))
+    return Grid(Projection(grid.projection.crs, transform), 0, 0, width, height)
+
+
+# ---------------------------------------------------------------- values
+
+
+def stored(band: Band, grid: Grid) -> Array:
+    """Pixels of a band in its type; 0 where masked."""
+    values, valid = band.evaluate(grid)
+    return np.where(valid, fitted(values, band.type), 0).astype(band.type.dtype)
+
+
+def fitted(values: Array, kind: PixelType) -> Array:
+    """Values within the range of a type."""
+    dtype = kind.dtype
+    if dtype.kind == "f":
+        return values
+    limits = np.iinfo(dtype)
+    return np.clip(np.trunc(values), float(limits.min), float(limits.max))
+
+
+@lru_cache(maxsize=256)
+def cheap_npy(fields: tuple[tuple[str, str], ...], height: int, width: int) -> bytes:
+    """Any pixels, the same whenever the same bands and size are asked for: valid, and varied a little."""
+    rows, columns = np.mgrid[:height, :width]
+    pattern = (rows * 7 + columns * 13) % 29 + 1
+    return npy({name: (pattern + k % 7).astype(dtype) for k, (name, dtype) in enumerate(fields)})
+
+
+def _write_npy(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
+    grid = _shared(grids)
+    if context.cheap_pixels:
+        return cheap_npy(tuple((band.name, band.type.dtype.str) for band in bands), *grid.shape), NPY
+    return npy({band.name: stored(band, grid) for band in bands}), NPY
+
+
+def _write_tiff(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
+    return _tiff(bands, _shared(grids)), TIFF
+
+
+def _tiff(bands: Sequence[Band], grid: Grid) -> bytes:
+    return geotiff({band.name: stored(band, grid) for band in bands}, grid)
+
+
+def _write_zip(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
+    return zipped({f"{_prefix(request)}.tif": _tiff(bands, _shared(grids))}), ZIP
+
+
+def _write_zip_per_band(
+    bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context
+) -> tuple[bytes, str]:
+    files = {
+        f"{_prefix(request)}.{band.name}.tif": _tiff([band], grid) for band, grid in zip(bands, grids, strict=True)
+    }
+    return zipped(files), ZIP
+
+
+WRITERS = {
+    "NPY": _write_npy,
+    "GEO_TIFF": _write_tiff,
+    "ZIPPED_GEO_TIFF": _write_zip,
+    "ZIPPED_GEO_TIFF_PER_BAND": _write_zip_per_band,
+}
+
+
+def _prefix(request: Request) -> str:
+    return str(request.get("filenamePrefix") or "download")
+
+
+def _shared(grids: Sequence[Grid]) -> Grid:
+    """Bands of one file lie on the first one's grid."""
+    return grids[0]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def picture(bands: Sequence[Band], grid: Grid, options: Mapping[str, Any]) -> bytes:
+    """PNG of one band (grey or a palette) or of three; what is masked is transparent."""
+    if len(bands) not in {1, 3}:
+        if len(bands) > 3 and not options:
+            bands = bands[:3]
+        else:
+            raise EmulatorError(f"Must specify one or three bands to visualize; the image has {len(bands)}.")
+    ranges = options.get("ranges") or [{}]
+    layers, valid = [], np.ones(grid.shape, bool)
+    for k, band in enumerate(bands):
+        values, seen = band.evaluate(grid)
+        low, high = _limits(ranges[k % len(ranges)], band.type)
+        layers.append(np.clip((values - low) / (high - low if high != low else 1), 0, 1))
+        valid &= seen
+    gamma = float((options.get("gamma") or {}).get("value", 1) or 1)
+    shares = [layer ** (1 / gamma) for layer in layers]
+    palette = options.get("paletteColors")
+    colours = _painted(shares[0], palette) if palette else np.stack(shares, axis=-1) * 255
+    return png(np.concatenate([np.round(colours), valid[..., None] * 255.0], axis=-1).astype(np.uint8))
+
+
+def _limits(range_: Mapping[str, Any], kind: PixelType) -> tuple[float, float]:
+    low, high = range_.get("min"), range_.get("max")
+    if low is None:
+        low = 0 if kind.precision != "int" or kind.low is None else kind.low
+    if high is None:
+        high = 1 if kind.precision != "int" or kind.high is None else kind.high
+    return float(low), float(high)
+
+
+def _painted(share: Array, palette: Sequence[str]) -> Array:
+    colours = np.array([hex_colour(text) for text in palette], np.float64)
+    steps = np.linspace(0, 1, len(colours))
+    return np.stack([np.interp(share, steps, colours[:, k]) for k in range(3)], axis=-1)
+
+
+NAMED_COLOURS = {
+    "black": "000000",
+    "white": "ffffff",
+    "red": "ff0000",
+    "green": "008000",
+    "lime": "00ff00",
+    "blue": "0000ff",
+    "yellow": "ffff00",
+    "cyan": "00ffff",
+    "magenta": "ff00ff",
+    "gray": "808080",
+    "grey": "808080",
+    "orange": "ffa500",
+    "purple": "800080",
+    "brown": "a52a2a",
+}
+
+
+def hex_colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue of ``ff0000``, ``#f00`` or ``red``."""
+    digits = NAMED_COLOURS.get(text.lower(), text).lstrip("#")
+    digits = "".join(c * 2 for c in digits) if len(digits) == 3 else digits
+    try:
+        red, green, blue = (int(digits[k : k + 2], 16) for k in (0, 2, 4))
+    except ValueError:
+        raise EmulatorError(f"Invalid color: '{text}'.") from None
+    return red, green, blue

@@ -1,0 +1,136 @@
+"""Pixels of a region: which count, and how much; and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.image import DEFAULT_PROJECTION, WGS84, Grid, Image, Projection, in_crs, window_of
+from mmearth_data.emulator.reducers import Reducer, by_output
+from mmearth_data.emulator.registry import function
+from mmearth_data.emulator.resampling import lattice
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.geometry import Geometry
+    from mmearth_data.emulator.registry import Value
+
+STEPS = 256
+"""The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
+
+
+def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
+    """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
+    columns = grid.column + np.arange(grid.width + 1)
+    rows = grid.row + np.arange(grid.height + 1)
+    x, y = grid.projection.to_crs(*np.meshgrid(columns.astype(float), rows.astype(float)))
+    west, east = np.minimum(x[:-1, :-1], x[1:, 1:]), np.maximum(x[:-1, :-1], x[1:, 1:])
+    south, north = np.minimum(y[:-1, :-1], y[1:, 1:]), np.maximum(y[:-1, :-1], y[1:, 1:])
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return _points_in(shape, grid)
+    boxes = shapely.box(west, south, east, north)
+    shapely.prepare(shape)
+    whole = shapely.contains(shape, boxes)
+    part = shapely.intersects(shape, boxes) & ~whole
+    share = whole.astype(np.float64)
+    share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
+    # A square that is cut exactly along its pixels must not lose one to the last bit.
+    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+
+
+def _points_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
+    """One for each pixel that holds a point."""
+    x, y = shapely.get_coordinates(shape).T
+    column, row = (np.floor(axis).astype(np.int64) for axis in grid.projection.to_pixels(x, y))
+    weights = np.zeros(grid.shape)
+    weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
+    return weights
+
+
+def cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
+    """Pixels that a shape touches; those that hold its points, where it has no extent."""
+    if shape.geom_type not in {"Point", "MultiPoint"}:
+        return window_of(shape, projection)
+    x, y = shapely.get_coordinates(shape).T
+    column, row = (np.floor(axis).astype(np.int64) for axis in projection.to_pixels(x, y))
+    size = int(np.ptp(column)) + 1, int(np.ptp(row)) + 1
+    return Grid(projection, int(column.min()), int(row.min()), *size)
+
+
+@function("Image.reduceRegion")
+def reduce_region(
+    image: Image,
+    reducer: Reducer,
+    geometry: Geometry | None = None,
+    scale: float | None = None,
+    crs: Projection | None = None,
+    crsTransform: list[float] | None = None,
+    bestEffort: bool = False,
+    maxPixels: int = 10_000_000,
+) -> dict[str, Value]:
+    """Reduce the pixels of a region: each counts with the share of it that lies inside."""
+    if not image.bands:
+        return {}
+    home = aggregated_on(image, crs, crsTransform, scale)
+    shape = region_of(image, geometry, home.crs, "Image.reduceRegion")
+    grid = cells_of(shape, home)
+    while bestEffort and grid.width * grid.height > maxPixels:
+        home = home.at_scale(2 * home.nominal_scale)
+        grid = cells_of(shape, home)
+    if grid.width * grid.height > maxPixels:
+        raise EmulatorError(
+            f"Image.reduceRegion: Too many pixels in the region. Found {grid.width * grid.height}, "
+            f"but maxPixels allows only {maxPixels}.\nEnsure that you are not aggregating at a higher resolution than "
+            "you intended; that is the most frequent cause of this error. If not, then you may set the 'maxPixels' "
+            "argument to a limit suitable for your computation; set 'bestEffort' to true to aggregate at whatever "
+            "scale results in 'maxPixels' total pixels; or both."
+        )
+    return gathered(image, reducer, grid, weights_in(shape, grid), "Image.reduceRegion")
+
+
+def aggregated_on(
+    image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
+) -> Projection:
+    """Lattice on which pixels are gathered.
+
+    Raises
+    ------
+    EmulatorError
+        Of an image that has none, when none is given.
+    """
+    home = lattice(crs or image.projection, transform, scale)
+    if home == DEFAULT_PROJECTION:
+        raise EmulatorError(
+            "The default WGS84 projection is invalid for aggregations. Specify a scale or crs & crs_transform."
+        )
+    return home
+
+
+def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
+    """Shape of a region in a CRS: the image's footprint where none is given."""
+    if geometry is not None:
+        return in_crs(geometry.shape, geometry.crs, crs)
+    if image.footprint is None:
+        raise EmulatorError(f"{name}: The image is unbounded; 'geometry' is required.")
+    return in_crs(image.footprint, WGS84, crs)
+
+
+def gathered(image: Image, reducer: Reducer, grid: Grid, weights: NDArray[np.float64], name: str) -> dict[str, Value]:
+    """Reduce the pixels of a window, each with its weight."""
+    counted = weights.ravel() > 0
+    weight = weights.ravel()[counted]
+    columns = []
+    for band in image.bands:
+        values, valid = band.evaluate(grid)
+        columns.append((values.ravel()[counted], valid.ravel()[counted]))
+    if reducer.inputs > 1:
+        if len(columns) != reducer.inputs:
+            raise EmulatorError(f"{name}: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}.")
+        return reducer.flat(columns, weight)
+    results = {band.name: reducer.flat([column], weight) for band, column in zip(image.bands, columns, strict=True)}
+    return by_output(reducer, image.names, results)

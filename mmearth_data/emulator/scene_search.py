@@ -1,0 +1,145 @@
+"""Which scenes of the planet touch a shape of any size."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+import shapely.affinity
+
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.sources.synthetic.orbits import SENTINEL1, SENTINEL2
+from mmearth_data.sources.synthetic.scenes import (
+    FRAME_DEG,
+    FRAME_OVERLAP_DEG,
+    Box,
+    Granule,
+    OpticalScene,
+    RadarScene,
+    frame_footprint,
+    granule_footprint,
+    granules_at,
+    scenes_of_frame,
+    scenes_of_granule,
+)
+from mmearth_data.tile import MAX_LAT, MIN_LAT, WGS84, transformer, utm_epsg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.sources.synthetic.world import World
+
+CELL_DEG = 0.5
+MOST_CELLS = 40_000
+"""A shape that is larger than a continent is refused, as the service runs out of time."""
+TURNS = (0, -360, 360)
+
+
+def touches(footprint: BaseGeometry, shape: BaseGeometry) -> bool:
+    """Whether two shapes in degrees meet, wherever their longitudes began to count."""
+    west, south, east, north = footprint.bounds
+    left, bottom, right, top = shape.bounds
+    if bottom > north or top < south:
+        return False
+    for turn in TURNS:
+        if left + turn <= east and right + turn >= west:
+            moved = shape if turn == 0 else shapely.affinity.translate(shape, turn)
+            if footprint.intersects(moved):
+                return True
+    return False
+
+
+def _cells(shape: BaseGeometry) -> Iterator[tuple[float, float, float, float]]:
+    """Cover a shape with (west, south, east, north) of at most half a degree."""
+    west, south, east, north = shape.bounds
+    columns, rows = (max(math.ceil(size / CELL_DEG), 1) for size in (east - west, north - south))
+    if columns * rows > MOST_CELLS:
+        raise EmulatorError("Computation timed out.")
+    width, height = (east - west) / columns, (north - south) / rows
+    for row, column in product(range(rows), range(columns)):
+        left, bottom = west + column * width, south + row * height
+        cell = left, bottom, left + width, bottom + height
+        if columns * rows == 1 or shape.intersects(shapely.box(*cell)):
+            yield cell
+
+
+def _box(cell: tuple[float, float, float, float]) -> Box | None:
+    """Square around a cell in its UTM zone; None beyond the zones."""
+    west, south, east, north = cell
+    south, north = max(south, MIN_LAT), min(north, MAX_LAT)
+    if south > north:
+        return None
+    middle = ((west + east) / 2 + 180) % 360 - 180
+    epsg = utm_epsg(middle, (south + north) / 2)
+    x, y = transformer(WGS84, epsg).transform(
+        np.array([west, east, east, west]), np.array([south, south, north, north])
+    )
+    return Box(epsg, float(x.min()), float(y.min()), float(x.max()), float(y.max()))
+
+
+def _granules(shape: BaseGeometry) -> set[Granule]:
+    boxes = (_box(cell) for cell in _cells(shape))
+    return {granule for box in boxes if box is not None for granule, _ in granules_at(box)}
+
+
+def _tracks(granule: Granule, shape: BaseGeometry) -> set[int]:
+    """Tracks that may see the part of a granule that lies in a shape: those over the corners of that part."""
+    lon, lat = granule.outline
+    outline = shapely.Polygon(np.stack([lon[-1] + (lon - lon[-1] + 180) % 360 - 180, lat], axis=1)[:-1])
+    tracks: set[int] = set()
+    for turn in TURNS:
+        moved = shape if turn == 0 else shapely.affinity.translate(shape, turn)
+        part = outline.intersection(moved).convex_hull
+        corners = shapely.get_coordinates(part).tolist()
+        tracks.update(int(track) for corner in corners for track in SENTINEL2.tracks(*corner))
+    return tracks
+
+
+def optical(
+    world: World,
+    shape: BaseGeometry,
+    period: tuple[int, int],
+    *,
+    cloud_limit: float = 101.0,
+    mapped: bool = False,
+) -> list[OpticalScene]:
+    """Sentinel-2 scenes whose footprints touch a shape, in the order of their index.
+
+    Parameters
+    ----------
+    world
+        The planet.
+    shape
+        EPSG:4326.
+    period
+        [start, end) in UTC milliseconds.
+    cloud_limit, mapped
+        As in `optical_scenes`.
+    """
+    scenes = []
+    for granule in _granules(shape):
+        tracks = [t for t in _tracks(granule, shape) if touches(granule_footprint(granule, t), shape)]
+        scenes += scenes_of_granule(world, granule, tracks, period, cloud_limit=cloud_limit, mapped=mapped)
+    return sorted(scenes, key=lambda scene: (scene.start_ms // 1000, scene.time_ms // 1000, scene.granule.name))
+
+
+def radar(world: World, shape: BaseGeometry, period: tuple[int, int]) -> list[RadarScene]:
+    """Sentinel-1 scenes whose footprints touch a shape, in the order of time."""
+    _, south, _, north = shape.bounds
+    cells = list(_cells(shape))
+    places = {(lon, lat) for w, s, e, n in cells for lon in (w, e) for lat in (s, n)}
+    frames = range(
+        math.floor((south - FRAME_OVERLAP_DEG) / FRAME_DEG), math.floor((north + FRAME_OVERLAP_DEG) / FRAME_DEG) + 1
+    )
+    scenes = []
+    for direction, orbit in SENTINEL1.items():
+        tracks = {int(track) for place in places for track in orbit.tracks(*place)}
+        for track, frame in product(tracks, frames):
+            if touches(frame_footprint(direction, track, frame), shape):
+                scenes += scenes_of_frame(world, direction, track, frame, period)
+    return sorted(scenes, key=lambda scene: (scene.time_ms, scene.direction, scene.frame))

@@ -1,0 +1,276 @@
+"""The emulator as an HTTP server on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import select
+import socket
+import struct
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from mmearth_data.emulator.errors import EmulatorError, too_many_requests
+from mmearth_data.emulator.faults import REFUSALS, Fault, Troublemaker
+from mmearth_data.emulator.ledger import Ledger
+from mmearth_data.emulator.routes import COMPUTING, JSON, Answer, Call, Service, answer_error, answer_json
+from mmearth_data.errors import InputError
+from mmearth_data.sources.synthetic.planet import planet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+MARK = "x-mmearth-emulator"
+"""Header of every answer: a client can tell that the pixels are synthetic."""
+QUOTA_STATUS = ("x-earth-engine-quota-status", "parallelism_restricted=true")
+VERSIONS = ("v1/", "v1alpha/", "v1beta/")
+GZIP_FROM_BYTES = 2048
+STACK_BYTES = 64 * 2**20
+DEEPEST = 30_000
+"""Calls of Python within each other: expressions nest deeply."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatorOptions:
+    """How the emulator behaves.
+
+    Attributes
+    ----------
+    port
+        0 takes a free one.
+    seed
+        Of the planet.
+    faults
+        What goes wrong, and how often.
+    latency_ms
+        Added to each computing request.
+    max_in_flight, max_per_second
+        Above these a request is answered 429; None has no limit.
+    cheap_pixels
+        Pixels may be any, and cost nothing.
+    """
+
+    port: int = 0
+    seed: int = 0
+    faults: tuple[Fault, ...] = ()
+    latency_ms: float = 0.0
+    max_in_flight: int | None = None
+    max_per_second: int | None = None
+    cheap_pixels: bool = False
+
+
+class Emulator:
+    """Earth Engine on loopback, over a synthetic planet.
+
+    Parameters
+    ----------
+    options
+        How it behaves.
+
+    Examples
+    --------
+    >>> import ee
+    >>> from google.auth.credentials import AnonymousCredentials
+    >>> with Emulator(EmulatorOptions(seed=7)) as emulator:
+    ...     ee.Initialize(AnonymousCredentials(), project="emulator", url=emulator.url)
+    ...     ee.Number(1).add(2).getInfo()
+    3
+    """
+
+    def __init__(self, options: EmulatorOptions | None = None) -> None:
+        self.options = options or EmulatorOptions()
+        self.ledger = Ledger()
+        self.service = Service(planet(self.options.seed), self.options.cheap_pixels)
+        self.trouble = Troublemaker(self.options.faults, self.options.seed)
+        self.stopping = threading.Event()
+        self._server = _listening(self.options.port)
+        self._server.emulator = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def start(self) -> None:
+        """Answer requests, in threads of its own."""
+        self._thread.start()
+
+    def serve(self) -> None:
+        """Answer requests until interrupted; the process is the emulator's own."""
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
+        try:
+            self._server.serve_forever(0.05)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.stopping.set()
+            self._server.server_close()
+
+    def stop(self) -> None:
+        """Stop answering."""
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # ------------------------------------------------------------ one request
+
+    def admit(self, name: str) -> tuple[Answer | None, str | None]:
+        """Count a request, and tell what befalls it: (refusal, fault)."""
+        at_once, in_a_second = self.ledger.begin(name)
+        if name not in COMPUTING:
+            return None, None
+        limits = self.options.max_in_flight, self.options.max_per_second
+        if any(
+            limit is not None and count > limit for count, limit in zip((at_once, in_a_second), limits, strict=True)
+        ):
+            return answer_error(too_many_requests()), None
+        fault = self.trouble.draw()
+        if self.options.latency_ms:
+            self.stopping.wait(self.options.latency_ms / 1000)
+        refusal = REFUSALS.get(fault or "")
+        return (None if refusal is None else answer_error(refusal)), fault
+
+    def answer(self, handler: Callable[[Call], Answer], call: Call) -> Answer:
+        """Compute an answer; what the service refuses is an answer too."""
+        try:
+            return handler(call)
+        except EmulatorError as error:
+            return answer_error(error)
+        except RecursionError:
+            return answer_error(EmulatorError("Expression is nested too deeply."))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+    emulator: Emulator
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base class says)
+        before = threading.stack_size(STACK_BYTES)
+        try:
+            super().process_request(request, client_address)
+        finally:
+            threading.stack_size(before)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base class says)
+        """Let go of clients that went away; anything else is our own failure and shows."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+def _listening(port: int) -> _Server:
+    try:
+        return _Server(("127.0.0.1", port), _Handler)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--port: expected a free port of 127.0.0.1 (0 takes any), got {port}: {error}.") from None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: _Server
+    own: ClassVar[dict[str, str]] = {MARK: "1"}
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the ledger counts."""
+
+    def do_GET(self) -> None:
+        """Answer a GET."""
+        self._serve()
+
+    def do_POST(self) -> None:
+        """Answer a POST."""
+        self._serve()
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        path = unquote(parts.path).lstrip("/")
+        emulator = self.server.emulator
+        if path == "emulator/ledger":
+            self._send(answer_json(emulator.ledger.report()))
+            return
+        path = next((path.removeprefix(v) for v in VERSIONS if path.startswith(v)), path)
+        try:
+            name, handler = emulator.service.route(self.command, path)
+        except EmulatorError as error:
+            self._send(answer_error(error))
+            return
+        root = f"http://{self.headers.get('Host', '127.0.0.1')}/"
+        self._count_and_send(name, handler, Call(self.command, path, dict(parse_qsl(parts.query)), body, root))
+
+    def _count_and_send(self, name: str, handler: Callable[[Call], Answer], call: Call) -> None:
+        emulator = self.server.emulator
+        status, size, fault = "lost", 0, None
+        try:
+            refusal, fault = emulator.admit(name)
+            if fault == "hang":
+                status = "hang"
+                self._hang()
+                return
+            answer = refusal or emulator.answer(handler, call)
+            status, size = str(answer.status), len(answer.body)
+            if fault in {"truncate", "reset"}:
+                status = fault
+                self._break_off(answer, reset=fault == "reset")
+        except Exception:
+            status = "500"
+            self._send(answer_error(EmulatorError("An internal error has occurred.", 500)))
+            raise
+        finally:
+            emulator.ledger.end(status, size, fault)
+        if fault not in {"truncate", "reset"}:
+            self._send(answer, [QUOTA_STATUS] if fault == "restricted" else [])
+
+    def _send(self, answer: Answer, extra: list[tuple[str, str]] | None = None) -> None:
+        body = answer.body
+        accepts = "gzip" in self.headers.get("Accept-Encoding", "")
+        zipped = accepts and answer.content_type == JSON and len(body) >= GZIP_FROM_BYTES
+        if zipped:
+            body = gzip.compress(body, 1)
+        self._head(answer, len(body), [*(extra or []), *([("Content-Encoding", "gzip")] if zipped else [])])
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def _head(self, answer: Answer, length: int, extra: list[tuple[str, str]]) -> None:
+        self.send_response(answer.status)
+        headers = [("Content-Type", answer.content_type), ("Content-Length", str(length)), *self.own.items(), *extra]
+        for key, value in headers:
+            self.send_header(key, value)
+        self.end_headers()
+
+    def _hang(self) -> None:
+        """Say nothing until the client gives up."""
+        self.close_connection = True
+        while not self.server.emulator.stopping.is_set():
+            readable, _, _ = select.select([self.connection], [], [], 0.1)
+            if readable and not self.connection.recv(4096):
+                return
+
+    def _break_off(self, answer: Answer, *, reset: bool) -> None:
+        """Send half of an answer, or none, and close the connection."""
+        self.close_connection = True
+        if reset:
+            # A socket that lingers for no time at all is closed with RST.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        self._head(answer, len(answer.body), [])
+        self.wfile.write(answer.body[: len(answer.body) // 2])
+        self.wfile.flush()

@@ -1,0 +1,105 @@
+"""Tables: the ecoregions of the planet, and answers that come in pages."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import shapely
+
+from mmearth_data.catalog import eco_regions, load_catalog
+from mmearth_data.emulator.collections import Collection, Listed
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.features import INDEX, Feature, geometry_of
+from mmearth_data.emulator.geometry import Geometry, to_geojson
+from mmearth_data.emulator.image import WGS84
+from mmearth_data.emulator.registry import encode
+
+if TYPE_CHECKING:
+    from mmearth_data.emulator.registry import Value
+    from mmearth_data.sources.synthetic.planet import Planet
+
+ECOREGIONS = "RESOLVE/ECOREGIONS/2017"
+LARGEST_PAGE = 1000
+ROCK_AND_ICE = {"ECO_NAME": "Rock and Ice", "BIOME_NAME": "N/A", "BIOME_NUM": 11, "ECO_ID": 0, "REALM": "N/A"}
+"""The row of the table that is no ecoregion; here it is the Antarctic interior, which the planet does not have."""
+INTERIOR = shapely.box(-180, -90, 180, -85)
+BIOME_NUMBERS = (
+    "Tropical & Subtropical Moist Broadleaf Forests",
+    "Tropical & Subtropical Dry Broadleaf Forests",
+    "Tropical & Subtropical Coniferous Forests",
+    "Temperate Broadleaf & Mixed Forests",
+    "Temperate Conifer Forests",
+    "Boreal Forests/Taiga",
+    "Tropical & Subtropical Grasslands, Savannas & Shrublands",
+    "Temperate Grasslands, Savannas & Shrublands",
+    "Flooded Grasslands & Savannas",
+    "Montane Grasslands & Shrublands",
+    "Tundra",
+    "Mediterranean Forests, Woodlands & Scrub",
+    "Deserts & Xeric Shrublands",
+    "Mangroves",
+)
+"""RESOLVE's BIOME_NUM counts from 1 in this order; the class ids of the catalog are others."""
+
+
+@lru_cache(maxsize=2)
+def ecoregions_of(planet: Planet) -> Collection:
+    """Table of the planet's ecoregions, with RESOLVE's columns."""
+    names = {region.id: region.name for region in eco_regions()}
+    biomes = {label.code: label.name for label in load_catalog().modalities["biome"].classes}
+    frame = planet.ecoregions()
+    rows = [Feature(Geometry(INTERIOR, geodesic=False), {**ROCK_AND_ICE, INDEX: "0"})]
+    for row in frame.itertuples():
+        biome = biomes[row.biome]
+        properties = {
+            "ECO_NAME": names[row.eco_region],
+            "ECO_ID": int(row.eco_region) + 1,
+            "BIOME_NAME": biome,
+            "BIOME_NUM": BIOME_NUMBERS.index(biome) + 1,
+            "REALM": row.realm,
+            INDEX: str(len(rows)),
+        }
+        rows.append(Feature(Geometry(row.geometry, geodesic=False), properties))
+    return Collection(Listed(rows), "Feature", {}, ECOREGIONS)
+
+
+def load_table(asset: str, planet: Planet) -> Collection | None:
+    """Table of an asset id; None where there is none."""
+    return ecoregions_of(planet) if asset == ECOREGIONS else None
+
+
+def _offset(token: str | None) -> int:
+    try:
+        return int(token or 0)
+    except ValueError:
+        raise EmulatorError(f"Invalid page token: '{token}'.") from None
+
+
+def _page(collection: Collection, size: int | None, token: str | None) -> tuple[list[Value], dict[str, str]]:
+    """Elements of a page, and the token of the next where there is one."""
+    start, count = _offset(token), min(size or LARGEST_PAGE, LARGEST_PAGE)
+    found = list(islice(collection, start, start + count + 1))
+    return found[:count], ({"nextPageToken": str(start + count)} if len(found) > count else {})
+
+
+def page(collection: Collection, size: int | None, token: str | None) -> dict[str, Any]:
+    """Answer of ``table:computeFeatures``: GeoJSON in EPSG:4326 with planar edges."""
+    elements, following = _page(collection, size, token)
+    return {"type": "FeatureCollection", "features": [_planar(element) for element in elements], **following}
+
+
+def _planar(element: Value) -> dict[str, Value]:
+    feature: dict[str, Value] = encode(Feature(None, element.properties))
+    geometry = geometry_of(element)
+    if not geometry.shape.is_empty:
+        feature["geometry"] = to_geojson(Geometry(geometry.lonlat, WGS84, geodesic=False))
+        feature["geometry"].pop("geodesic", None)
+    return feature
+
+
+def image_page(collection: Collection, size: int | None, token: str | None) -> dict[str, Any]:
+    """Answer of ``imageCollection:computeImages``."""
+    elements, following = _page(collection, size, token)
+    return {"images": [encode(element) for element in elements], **following}

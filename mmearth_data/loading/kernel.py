@@ -1,0 +1,161 @@
+"""What every thread and worker of a loader does: fetch tiles as they stand in the store, and decode them.
+
+Pure but for reading, and small to send: a worker opens the store by its path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.loading.scaling import Scaling
+    from mmearth_data.modality import Modality
+    from mmearth_data.store.content import Content
+
+Batch: TypeAlias = dict[str, Any]
+"""Stored modality -> array as stored, (B, C, H, W), (B, C) or (B,); ``tile`` -> dict of (B,) arrays."""
+Packed: TypeAlias = "Mapping[str, Sequence[bytes]]"
+"""Raster modality -> encoded tiles, as `PackedReader` gives them."""
+Allocate: TypeAlias = "Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One modality as it is delivered.
+
+    Attributes
+    ----------
+    modality
+        As stored.
+    picks
+        Positions of the delivered bands on the stored band axis; None delivers all of them.
+    scaling
+        Normalises; None delivers stored values.
+    """
+
+    modality: Modality
+    picks: tuple[int, ...] | None = None
+    scaling: Scaling | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the delivered values."""
+        return self.modality.dtype if self.scaling is None else np.dtype(np.float32)
+
+    def shape(self, size_px: int) -> tuple[int, ...]:
+        """Shape of one tile's delivered values."""
+        shape = self.modality.array_shape(size_px)
+        return shape if self.picks is None else (len(self.picks), *shape[1:])
+
+    def deliver(self, values: np.ndarray[Any, Any], level: int, out: np.ndarray[Any, Any]) -> None:
+        """Put the stored values of one tile into their place."""
+        if self.scaling is None:
+            np.copyto(out, values if self.picks is None else values[list(self.picks)])
+        else:
+            self.scaling.apply(values if self.picks is None else values[list(self.picks)], level, out)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the decoded tile is what is delivered."""
+        return self.picks is None and self.scaling is None
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Fetches and decodes tiles of one store.
+
+    Attributes
+    ----------
+    content
+        The store.
+    layers
+        What is delivered of each tile.
+    coordinates
+        Names of the coordinates in ``batch["tile"]``.
+    """
+
+    content: Content
+    layers: tuple[Layer, ...]
+    coordinates: tuple[str, ...]
+
+    @property
+    def rasters(self) -> tuple[Layer, ...]:
+        """Layers that are decoded; the others stand in memory."""
+        return tuple(layer for layer in self.layers if layer.modality.kind.is_raster)
+
+    def fetch(self, rows: NDArray[np.intp], names: Sequence[str] | None = None) -> dict[str, list[bytes]]:
+        """Fetch the encoded tiles of some rows of one shard.
+
+        Raises
+        ------
+        StoreDamaged
+            When something is missing.
+        """
+        wanted = [layer.modality.name for layer in self.rasters] if names is None else names
+        return {name: self.content.packed(name).read(rows) for name in wanted}
+
+    def batch(self, rows: NDArray[np.intp], allocate: Allocate = np.empty) -> Batch:
+        """Batch of some rows: raster arrays of any content, to be filled by `decode`, and all the rest."""
+        size_px = self.content.layout.size_px
+        levels = self.content.column("s2_level")[rows]
+        batch: Batch = {}
+        for layer in self.layers:
+            name = layer.modality.name
+            if layer.modality.kind.is_raster:
+                batch[name] = allocate((len(rows), *layer.shape(size_px)), layer.dtype)
+            elif layer.in_place:
+                batch[name] = self.content.column(name)[rows]
+            else:
+                batch[name] = np.empty((len(rows), *layer.shape(size_px)), layer.dtype)
+                for values, level, out in zip(self.content.column(name)[rows], levels, batch[name], strict=True):
+                    layer.deliver(values, int(level), out)
+        batch["tile"] = {name: self.content.column(name)[rows] for name in self.coordinates}
+        batch["tile"]["time"] = batch["tile"]["time"].view("datetime64[ms]")
+        return batch
+
+    def decode(self, rows: NDArray[np.intp], packed: Packed, batch: Batch, places: range) -> None:
+        """Decode tiles into their places in a batch.
+
+        Parameters
+        ----------
+        rows
+            (B,) store rows of the batch.
+        packed
+            Encoded tiles at ``places``.
+        batch
+            Of `batch`.
+        places
+            Positions in the batch.
+
+        Raises
+        ------
+        StoreDamaged
+            When a tile is broken.
+        """
+        levels = batch["tile"]["s2_level"]
+        for layer in self.rasters:
+            reader, out = self.content.packed(layer.modality.name), batch[layer.modality.name]
+            parts = packed[layer.modality.name]
+            if layer.in_place:
+                for place, part in zip(places, parts, strict=True):
+                    reader.decode(int(rows[place]), part, out[place])
+                continue
+            values = np.empty(layer.modality.array_shape(self.content.layout.size_px), layer.modality.dtype)
+            for place, part in zip(places, parts, strict=True):
+                reader.decode(int(rows[place]), part, values)
+                layer.deliver(values, int(levels[place]), out[place])
+
+
+def whole_batch(kernel: Kernel, rows: NDArray[np.intp], index: Sequence[tuple[int, int]], *blocks: Packed) -> Batch:
+    """Decode a batch whose tiles stand in several fetched blocks: ``index`` says (block, position) of each."""
+    batch = kernel.batch(rows)
+    packed = {layer.modality.name: [blocks[b][layer.modality.name][i] for b, i in index] for layer in kernel.rasters}
+    kernel.decode(rows, packed, batch, range(len(rows)))
+    return batch

@@ -1,0 +1,141 @@
+"""Who signs in, and for which project."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google.auth
+import google.auth.credentials
+import google.auth.exceptions
+import google.oauth2.credentials
+import google.oauth2.service_account
+from ee import oauth
+from google.auth import _cloud_sdk
+
+from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.sources.earthengine.failures import SignInMissing
+
+PROJECT_VARIABLES = ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT")
+SCOPES = (
+    "https://www.googleapis.com/auth/earthengine",
+    "https://www.googleapis.com/auth/cloud-platform",
+)
+GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNETES_SERVICE_HOST")
+"""Set where Google's own machines may offer an account; elsewhere asking for one takes 9 seconds."""
+HOW_TO_SIGN_IN = (
+    "Expected credentials for Earth Engine, found none. Three ways to give them: "
+    "(1) run `earthengine authenticate`; "
+    "(2) run `gcloud auth application-default login`, or point GOOGLE_APPLICATION_CREDENTIALS to a key file; "
+    "(3) --service-account KEY.json. "
+    "To go on without an account: --source synthetic."
+)
+HOW_TO_NAME_A_PROJECT = (
+    "Expected a Cloud project that is registered for Earth Engine, found none: "
+    "--ee-project ID, or set EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. "
+    "To go on without an account: --source synthetic."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who asks.
+
+    Attributes
+    ----------
+    credentials
+        Of `google.auth`.
+    project
+        Cloud project that is charged.
+    """
+
+    credentials: google.auth.credentials.Credentials
+    project: str
+
+
+def anonymous(project: str | None) -> Account:
+    """Nobody: the only account that servers outside the service's domain ever see."""
+    return Account(google.auth.credentials.AnonymousCredentials(), project or "anonymous")
+
+
+def sign_in(project: str | None, service_account: Path | None) -> Account:
+    """Find credentials and a project; asks nobody over the network.
+
+    Parameters
+    ----------
+    project
+        Project to charge; None looks into the environment, then into the credentials.
+    service_account
+        Key file; None takes the tokens of ``earthengine authenticate``, else the application default credentials.
+
+    Raises
+    ------
+    InputError
+        With all the ways to sign in, when there is none.
+    """
+    credentials = _service_account(service_account) if service_account else _tokens() or _application_default()
+    if credentials is None:
+        raise SignInMissing(HOW_TO_SIGN_IN)
+    named = project or next((value for name in PROJECT_VARIABLES if (value := os.environ.get(name))), None)
+    own = getattr(credentials, "quota_project_id", None) or getattr(credentials, "project_id", None)
+    chosen = named or own
+    if not chosen or oauth.is_sdk_project(chosen):
+        raise SignInMissing(HOW_TO_NAME_A_PROJECT)
+    return Account(credentials, chosen)
+
+
+def _service_account(path: Path) -> Any:  # noqa: ANN401 - google-auth is untyped
+    try:
+        return google.oauth2.service_account.Credentials.from_service_account_file(str(path), scopes=list(SCOPES))
+    except (OSError, ValueError, google.auth.exceptions.GoogleAuthError) as error:
+        problem = f"expected the key file of a service account (JSON), got: {' '.join(str(error).split())}."
+        raise FileInputError(path, problem) from None
+
+
+def _tokens() -> Any | None:  # noqa: ANN401
+    """Credentials that ``earthengine authenticate`` left."""
+    try:
+        arguments = oauth.get_credentials_arguments()
+    except (OSError, ValueError):
+        return None
+    if not arguments.get("refresh_token"):
+        return None
+    return google.oauth2.credentials.Credentials(None, **arguments)
+
+
+def _application_default() -> Any | None:  # noqa: ANN401
+    if not _application_default_likely():
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on quota projects, which we settle ourselves
+            credentials, project = google.auth.default(scopes=list(SCOPES))
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        raise InputError(
+            f"Application default credentials cannot be used: {_one_line(error)} {HOW_TO_SIGN_IN}"
+        ) from None
+    if project and not getattr(credentials, "quota_project_id", None) and hasattr(credentials, "with_quota_project"):
+        return credentials.with_quota_project(project)
+    return credentials
+
+
+def _application_default_likely() -> bool:
+    """Whether looking for application default credentials can succeed, told from files and variables alone."""
+    if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        return True
+    if Path(_cloud_sdk.get_application_default_credentials_path()).is_file():
+        return True
+    product = Path("/sys/class/dmi/id/product_name")
+    try:
+        on_google = product.read_text().strip().startswith("Google")
+    except OSError:
+        on_google = False
+    return on_google or any(os.environ.get(name) for name in GOOGLE_MACHINE)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,61 @@
+"""Which server is talked to, and what it may be told."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from mmearth_data.errors import InputError
+
+ENDPOINTS = {
+    "high-volume": "https://earthengine-highvolume.googleapis.com",
+    "standard": "https://earthengine.googleapis.com",
+}
+"""The service's own: many small requests at once, or few large ones."""
+SERVICE_DOMAIN = ".googleapis.com"
+"""Credentials go to hosts of this domain only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that speaks the service's protocol.
+
+    Attributes
+    ----------
+    url
+        Scheme, host and port, without a trailing slash.
+    trusted
+        True within the service's own domain; elsewhere only anonymous credentials are ever sent.
+    """
+
+    url: str
+    trusted: bool
+
+
+def resolve_endpoint(name: str = "high-volume", url: str | None = None) -> Endpoint:
+    """Endpoint by name, or by URL.
+
+    Raises
+    ------
+    InputError
+        For a URL that is not https (plain http is allowed to this machine only), or no URL at all.
+    """
+    if url is None:
+        return Endpoint(ENDPOINTS[name], trusted=True)
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        raise InputError(f"--ee-url: expected a URL such as https://HOST or http://127.0.0.1:PORT, got {url!r}.")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise InputError(f"--ee-url: expected https, or http to this machine itself (127.0.0.1), got {url!r}.")
+    trusted = parts.scheme == "https" and parts.hostname.endswith(SERVICE_DOMAIN) and parts.port in {None, 443}
+    return Endpoint(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", trusted)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,71 @@
+"""What a build will ask of the service, before it asks anything."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmearth_data.modality import Modality
+
+SURVEY_BATCH = 20
+"""Candidates of one survey request, to begin with."""
+LATENCIES_S = (1.0, 5.0, 20.0)
+EECU_SECONDS = (1.0, 5.0, 20.0)
+"""Values for which estimates are given while nobody has measured."""
+HOW_TO_MEASURE = (
+    "Build 100 tiles. Seconds a request: `mmearth-data inspect STORE`, ledger, seconds / requests. EECU-seconds a tile: "
+    "Cloud Monitoring, metric earthengine.googleapis.com/project/cpu/usage_time, workload tag mmearth-build, divided by 100. "
+    "Give them as --latency and --eecu-per-tile."
+)
+
+
+def estimate(
+    tiles: int,
+    size_px: int,
+    modalities: Sequence[Modality],
+    *,
+    in_flight: int,
+    per_second: float,
+    latency_s: float | None = None,
+    eecu_per_tile: float | None = None,
+) -> dict[str, Any]:
+    """Price a build; JSON-ready.
+
+    Parameters
+    ----------
+    tiles, size_px
+        Number and side of the tiles.
+    modalities
+        What is stored.
+    in_flight, per_second
+        Limits.
+    latency_s, eecu_per_tile
+        As measured; without them, tables for a few values.
+
+    Returns
+    -------
+    dict
+        ``requests`` (without those for candidates that will be refused), ``download_bytes`` (pixels), ``hours`` and
+        ``eecu_hours``: one number, or a table from seconds (EECU-seconds) to hours.
+    """
+    surveys = math.ceil(tiles / SURVEY_BATCH)
+    rasters = [m for m in modalities if m.stored and m.kind.is_raster]
+    per_tile = sum(math.prod(m.array_shape(size_px)) * m.dtype.itemsize for m in rasters)
+    requests = surveys + tiles
+
+    def hours(seconds: float) -> float:
+        return round(max(requests / per_second, requests * seconds / in_flight) / 3600, 4)
+
+    def eecu(seconds: float) -> float:
+        return round(tiles * seconds / 3600, 4)
+
+    return {
+        "requests": {"value:compute": surveys, "image:computePixels": tiles, "total": requests},
+        "download_bytes": tiles * per_tile,
+        "hours": hours(latency_s) if latency_s else {f"{s:g}": hours(s) for s in LATENCIES_S},
+        "eecu_hours": eecu(eecu_per_tile) if eecu_per_tile else {f"{s:g}": eecu(s) for s in EECU_SECONDS},
+        "how_to_measure": HOW_TO_MEASURE,
+    }

@@ -1,0 +1,129 @@
+"""Pieces of expressions, and expressions with holes.
+
+Building and encoding an expression with the client takes 15 ms of processor time, more than a tile may cost. So each
+form of request is built once, with holes where tiles differ, encoded, and then filled in as text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import ee
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmearth_data.modality import Modality
+
+CASTS = {
+    "uint8": "toUint8",
+    "int8": "toInt8",
+    "uint16": "toUint16",
+    "int16": "toInt16",
+    "uint32": "toUint32",
+    "int32": "toInt32",
+    "float32": "toFloat",
+    "float64": "toDouble",
+}
+FILL_FOR_NAN = -9999
+"""Stands for no data where the stored type marks it by NaN, which does not survive `unmask`."""
+
+
+WRAPPED = re.compile(
+    r'\{"functionInvocationValue": \{"functionName": "String", "arguments": \{"input": '
+    r'(\{"argumentReference": "(?!_MAPPING_VAR)[^"]+"\})\}\}\}'
+)
+"""The client makes a string of a hole where a string is wanted; ids of assets must be plain constants."""
+
+
+def hole(name: str) -> ee.ComputedObject:
+    """Place in an expression that `Template.fill` fills with a constant."""
+    return ee.ComputedObject(None, None, name)
+
+
+class Template:
+    """An encoded expression with holes.
+
+    Parameters
+    ----------
+    expression
+        Made with the client's classes, `hole` where requests differ.
+    """
+
+    def __init__(self, expression: ee.ComputedObject) -> None:
+        self._text = WRAPPED.sub(r"\1", json.dumps(ee.serializer.encode(expression, for_cloud_api=True)))
+
+    def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Expression, ready to be sent, with JSON-ready constants in its holes."""
+        text = self._text
+        for name, value in values.items():
+            reference = json.dumps({"argumentReference": name})
+            text = text.replace(reference, json.dumps({"constantValue": value}))
+        filled: dict[str, Any] = json.loads(text)
+        return filled
+
+
+def fill_value(m: Modality) -> float:
+    """Return the number that marks no data in an answer."""
+    return FILL_FOR_NAN if math.isnan(m.nodata) else m.nodata
+
+
+def band_name(m: Modality, band: str) -> str:
+    """Name of a stored band in an answer, which holds those of all modalities."""
+    return f"{m.name}__{band}"
+
+
+def band_names(m: Modality, bands: Sequence[str]) -> list[str]:
+    """Names of stored bands in an answer."""
+    return [band_name(m, band) for band in bands]
+
+
+def blank(bands: Sequence[str]) -> ee.Image:
+    """Image that is masked everywhere.
+
+    Merged into a collection it keeps reducers from ever meeting an empty one, whose result has no bands.
+    """
+    return ee.Image.constant([0] * len(bands)).rename(list(bands)).updateMask(0)
+
+
+def never_empty(collection: ee.ImageCollection, bands: Sequence[str]) -> ee.ImageCollection:
+    """Select these bands of a collection and add a blank image to it."""
+    return collection.select(list(bands)).merge(ee.ImageCollection([blank(bands)]))
+
+
+def without_nodata(image: ee.Image, parameters: Mapping[str, Any]) -> ee.Image:
+    """Mask what the asset's own no-data value marks."""
+    if "mask_equal" in parameters:
+        image = image.updateMask(image.neq(parameters["mask_equal"]))
+    if "mask_at_or_below" in parameters:
+        image = image.updateMask(image.gt(parameters["mask_at_or_below"]))
+    return image
+
+
+def interpolated(image: ee.Image, m: Modality) -> ee.Image:
+    """Resample as the catalog says, and round where the stored type is integer."""
+    return rounded(image.resample("bilinear"), m) if m.resampling == "bilinear" else image
+
+
+def rounded(image: ee.Image, m: Modality) -> ee.Image:
+    """Round half away from zero; `Image.round` does not say what it does with halves."""
+    if m.dtype.kind == "f":
+        return image
+    if m.dtype.kind == "u":
+        return image.add(0.5).floor()
+    return image.abs().add(0.5).floor().multiply(image.signum())
+
+
+def stored(image: ee.Image, m: Modality) -> ee.Image:
+    """Fill what is masked, the outside of the asset included, and cast. A cast alone would truncate and clamp."""
+    filled = image.unmask(fill_value(m), False)
+    cast: ee.Image = getattr(filled, CASTS[m.dtype.name])()
+    return cast
+
+
+def polygon(ring: ee.ComputedObject, crs: ee.ComputedObject) -> ee.Geometry:
+    """Polygon with straight edges in a CRS, from one closed ring of (x, y)."""
+    return ee.Geometry.Polygon(ee.List([ring]), crs, False)

@@ -1,0 +1,138 @@
+"""What a failed request means: wait, take less, take another place, or stop.
+
+The client hides the HTTP error in ``EEException.__context__``; status and headers are read from there.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from typing import TYPE_CHECKING
+
+import google.auth.exceptions
+from googleapiclient.errors import HttpError
+
+from mmearth_data.errors import InputError, MMEarthError, RetryLater, TileUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PASSING = frozenset({429, 500, 502, 503, 504})
+TOO_MUCH = re.compile(
+    r"timed out|memory limit|memory capacity|too large|must be less than or equal to|exceeds? .*limit", re.I
+)
+REFUSED, TOO_LARGE = "earthengine_refused", "earthengine_too_large"
+"""Reasons of rejected candidates."""
+FIXES = (
+    (
+        re.compile(r"has not been used|is disabled|SERVICE_DISABLED", re.I),
+        "enable the Earth Engine API in that project "
+        "(https://console.cloud.google.com/apis/library/earthengine.googleapis.com)",
+    ),
+    (
+        re.compile(r"not registered", re.I),
+        "register the project for Earth Engine (https://console.cloud.google.com/earth-engine)",
+    ),
+    (
+        re.compile(r"eligib|non-?commercial", re.I),
+        "verify the project's non-commercial eligibility (https://console.cloud.google.com/earth-engine/configuration)",
+    ),
+    (
+        re.compile(r"serviceusage|required permission to use project", re.I),
+        "ask for the role Service Usage Consumer in that project, or name another with --ee-project",
+    ),
+)
+SIGN_IN_AGAIN = "sign in again: `earthengine authenticate --force`, or renew the service account's key"
+
+
+class Throttled(RetryLater):
+    """Too many requests (429)."""
+
+
+class TooMuch(TileUnavailable):
+    """The service could answer a smaller request: it ran out of time or memory, or the answer was too large."""
+
+
+class AccessRefused(InputError):  # noqa: N818 - named by what happened, as its siblings are
+    """Signing in failed, or the project may not do this; every further request would fail alike."""
+
+
+class SignInMissing(InputError):  # noqa: N818
+    """There are no credentials, or no project, to sign in with."""
+
+
+def classify(error: BaseException) -> MMEarthError:
+    """Sort what a request raised by what can be done about it."""
+    if isinstance(error, MMEarthError):
+        return error
+    for cause in _chain(error):
+        if isinstance(cause, HttpError):
+            return _by_status(cause)
+        if isinstance(cause, google.auth.exceptions.TransportError):
+            return RetryLater(f"sign-in server not reached: {_words(cause)}")
+        if isinstance(cause, google.auth.exceptions.GoogleAuthError):
+            return access_refused(f"credentials were refused: {_words(cause)}", SIGN_IN_AGAIN)
+        if isinstance(cause, (ConnectionError, TimeoutError)):
+            return RetryLater(_words(cause))
+    return RetryLater(f"undecodable answer: {type(error).__name__}: {_words(error)}")
+
+
+def access_refused(what: str, fix: str) -> AccessRefused:
+    """Error that stops a build, with the way out."""
+    return AccessRefused(
+        f"Earth Engine: {what.rstrip('.')}. To go on, {fix}; then run the same command again: it continues. "
+        "Without an account: --source synthetic."
+    )
+
+
+def _by_status(error: HttpError) -> MMEarthError:
+    status, words = int(error.resp.status), _reason(error)
+    if status in PASSING:
+        wait_s = retry_after_s(str(error.resp.get("retry-after", "")))
+        kind = Throttled if status == 429 else RetryLater
+        return kind(f"HTTP {status}: {words}", wait_s)
+    if status == 401:
+        return access_refused(f"credentials were refused (HTTP 401): {words}", SIGN_IN_AGAIN)
+    if status == 403:
+        fix = next((fix for pattern, fix in FIXES if pattern.search(words)), None)
+        return access_refused(
+            f"access was refused (HTTP 403): {words}",
+            fix
+            or "check that the signed-in account may use Earth Engine in this project, or name another (--ee-project)",
+        )
+    if status in {400, 413} and TOO_MUCH.search(words):
+        return TooMuch(TOO_LARGE, words)
+    return TileUnavailable(REFUSED, f"HTTP {status}: {words}")
+
+
+def retry_after_s(header: str) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _reason(error: HttpError) -> str:
+    return " ".join(str(error.reason or error.content[:200].decode("utf-8", "replace")).split())
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _words(error: BaseException) -> str:
+    text = error.args[0] if error.args else ""
+    return " ".join(str(text).split()) or type(error).__name__

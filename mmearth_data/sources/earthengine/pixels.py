@@ -1,0 +1,131 @@
+"""The second kind of request: all raster bands of one tile."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import ee
+import numpy as np
+
+from mmearth_data.errors import TileUnavailable
+from mmearth_data.sources.earthengine.expressions import Template, band_name, fill_value
+from mmearth_data.sources.earthengine.recipes import RECIPES
+from mmearth_data.sources.earthengine.recipes.kinds import parameters
+from mmearth_data.tile import PIXEL_M
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.sources.earthengine.recipes import Ask, Found
+    from mmearth_data.tile import TileGrid
+
+    Asks = Sequence[tuple[Modality, Ask]]
+
+MOST_MASKED = 0.01
+
+
+class PixelTemplates:
+    """Encoded images, one for each form of request; a build meets a few dozen of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[Hashable, tuple[Template, list[tuple[Modality, str]]]] = {}
+
+    def request(self, asks: Asks, grid: TileGrid) -> tuple[dict[str, Any], list[tuple[Modality, str]]]:
+        """Body of a request, and (modality, band) of each band of its answer."""
+        key = tuple((m.name, ask.shape) for m, ask in asks)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = _template(asks)
+            template, bands = self._known[key]
+        holes = {name: value for _, ask in asks for name, value in ask.holes.items()}
+        return {"expression": template.fill(holes), "fileFormat": "NPY", "grid": _grid(grid)}, bands
+
+
+def _template(asks: Asks) -> tuple[Template, list[tuple[Modality, str]]]:
+    images, bands = [], []
+    for m, ask in asks:
+        image, names = RECIPES[m.recipe["name"]].image(m, ask.shape)
+        images.append(image)
+        bands += [(m, name) for name in names]
+    return Template(ee.Image.cat(images)), bands
+
+
+def _grid(grid: TileGrid) -> dict[str, Any]:
+    a, b, c, d, e, f = grid.transform
+    return {
+        "dimensions": {"width": grid.size_px, "height": grid.size_px},
+        "affineTransform": {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f},
+        "crsCode": f"EPSG:{grid.epsg}",
+    }
+
+
+def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality, Ask]]:
+    """List what a tile needs; modalities that are missing here are left out."""
+    asks = ((m, RECIPES[m.recipe["name"]].ask(m, found)) for m in modalities)
+    return [(m, ask) for m, ask in asks if ask is not None]
+
+
+def halves(asks: Asks) -> tuple[Asks, Asks]:
+    """Two groups of modalities with about as many bytes each.
+
+    Raises
+    ------
+    LookupError
+        When there is but one modality.
+    """
+    if len(asks) < 2:
+        raise LookupError("one modality cannot be split")
+    ordered = sorted(asks, key=lambda pair: len(pair[0].bands) * pair[0].dtype.itemsize, reverse=True)
+    groups: tuple[list[tuple[Modality, Ask]], list[tuple[Modality, Ask]]] = ([], [])
+    sizes = [0, 0]
+    for pair in ordered:
+        smaller = sizes.index(min(sizes))
+        groups[smaller].append(pair)
+        sizes[smaller] += len(pair[0].bands) * pair[0].dtype.itemsize
+    return groups
+
+
+def decoder(bands: Sequence[tuple[Modality, str]], size_px: int) -> Callable[[bytes], NDArray[Any]]:
+    """Reader of an NPY answer that refuses any other than the one that was asked for."""
+    expected = {band_name(m, band) for m, band in bands}
+
+    def decode(content: bytes) -> NDArray[Any]:
+        pixels: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+        if pixels.shape != (size_px, size_px) or set(pixels.dtype.names or ()) != expected:
+            raise ValueError(f"expected {len(expected)} bands of {size_px} px, got {pixels.shape} {pixels.dtype.names}")
+        return pixels
+
+    return decode
+
+
+def place_bands(
+    arrays: Mapping[str, NDArray[Any]], pixels: NDArray[Any], bands: Sequence[tuple[Modality, str]]
+) -> None:
+    """Put the bands of an answer where the stored arrays have them."""
+    for m, band in bands:
+        values = pixels[band_name(m, band)]
+        target = arrays[m.name][m.bands.index(band)]
+        target[...] = values
+        if math.isnan(m.nodata):
+            target[values == fill_value(m)] = m.nodata
+
+
+def refuse_gaps(m: Modality, array: NDArray[Any]) -> None:
+    """Refuse a base scene that does not cover its tile.
+
+    Raises
+    ------
+    TileUnavailable
+        ``sentinel2_nodata``, where more than 1 % of the pixels of a native band are masked.
+    """
+    for band in parameters(m).get("native", ()):
+        masked = 1 - float(m.observed(array[m.bands.index(band)]).mean())
+        if masked > MOST_MASKED:
+            raise TileUnavailable("sentinel2_nodata", f"{100 * masked:.1f} % of the {PIXEL_M} m pixels are masked")

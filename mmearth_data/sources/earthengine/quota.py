@@ -1,0 +1,136 @@
+"""When the next request may go: requests in flight, requests a second, restricted mode, and storms of refusals."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+LOG = logging.getLogger(__name__)
+
+SLACK = 1.05
+"""Starts are spaced a little wider than the limit: on their way requests move closer together."""
+STORM_WINDOW, STORM_LEAST, STORM_SHARE = 40, 20, 0.5
+"""A storm: of the last outcomes (at least so many), so large a share were refusals for sending too much."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
+
+
+class Limiter(Protocol):
+    """Shared by everybody who sends requests under one project: threads here, workers in other implementations."""
+
+    def slot(self) -> AbstractContextManager[None]:
+        """Wait until a request may go; the request is in flight until the context ends."""
+        ...
+
+    def succeeded(self) -> None:
+        """Take note that a request was answered."""
+        ...
+
+    def throttled(self, wait_s: float | None) -> None:
+        """Take note that a request was refused for sending too much (429), and of the wait that was asked for."""
+        ...
+
+    def restrict(self) -> None:
+        """Take note that the service announced its restricted mode."""
+        ...
+
+
+class LocalLimiter:
+    """Limits of one process, shared by its threads.
+
+    Parameters
+    ----------
+    in_flight
+        Requests at once.
+    per_second
+        Starts a second; they are spaced evenly, so that no second holds more.
+    restricted_in_flight
+        Requests at once in restricted mode.
+    first_pause_s
+        Pause of everybody at the first storm of refusals; it doubles from storm to storm until a request succeeds.
+    """
+
+    def __init__(
+        self,
+        in_flight: int = 40,
+        per_second: float = 100.0,
+        restricted_in_flight: int = 1,
+        *,
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        self._limit = in_flight
+        self._restricted = min(restricted_in_flight, in_flight)
+        self._interval_s = SLACK / per_second
+        self._first_pause_s = self._pause_s = first_pause_s
+        self._changed = threading.Condition()
+        self._busy = 0
+        self._next_s = 0.0
+        self._paused_until_s = 0.0
+        self._outcomes: deque[bool] = deque(maxlen=STORM_WINDOW)
+
+    @property
+    def in_flight_limit(self) -> int:
+        """Requests at once that are allowed now."""
+        return self._limit
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Wait until a request may go."""
+        time.sleep(self._reserve_s())
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify()
+
+    def _reserve_s(self) -> float:
+        """Take a place among those in flight; seconds until its turn."""
+        with self._changed:
+            while self._busy >= self._limit or (pause := self._paused_until_s - time.monotonic()) > 0:
+                self._changed.wait(None if self._busy >= self._limit else pause)
+            now = time.monotonic()
+            start = max(now, self._next_s)
+            self._busy, self._next_s = self._busy + 1, start + self._interval_s
+            return start - now
+
+    def succeeded(self) -> None:
+        """Take note of an answer."""
+        with self._changed:
+            self._outcomes.append(False)
+            self._pause_s = self._first_pause_s
+
+    def throttled(self, wait_s: float | None) -> None:
+        """Take note of a refusal; a storm of them pauses everybody."""
+        with self._changed:
+            self._outcomes.append(True)
+            if len(self._outcomes) < STORM_LEAST or sum(self._outcomes) < STORM_SHARE * len(self._outcomes):
+                return
+            pause = max(self._pause_s, wait_s or 0.0)
+            self._paused_until_s = time.monotonic() + pause
+            self._pause_s = min(2 * pause, LONGEST_PAUSE_S)
+            self._outcomes.clear()
+        LOG.warning("Earth Engine refuses most requests (429); pausing all of them for %.0f s.", pause)
+
+    def restrict(self) -> None:
+        """Take note of the restricted mode; it holds until the process ends."""
+        with self._changed:
+            if self._limit <= self._restricted:
+                return
+            self._limit = self._restricted
+        LOG.warning(
+            "Earth Engine has put this project into restricted mode; going on with %d request(s) at a time "
+            "(--restricted-in-flight).",
+            self._restricted,
+        )
+
+
+if TYPE_CHECKING:
+    _: type[Limiter] = LocalLimiter

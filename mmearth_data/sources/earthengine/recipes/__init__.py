@@ -1,0 +1,21 @@
+"""The ways in which a modality is obtained from Earth Engine, by the names that the catalog gives them.
+
+A way has up to three parts: what the survey asks for (`RecipeKind.survey`), what a tile then needs (`RecipeKind.ask`),
+and the image that delivers it (`RecipeKind.image`).
+"""
+
+from __future__ import annotations
+
+from mmearth_data.sources.earthengine.recipes import base_scene, collections, monthly, nearest, static
+from mmearth_data.sources.earthengine.recipes.kinds import Ask, Found, RecipeKind, Scene
+
+RECIPES: dict[str, RecipeKind] = {
+    "base-scene": RecipeKind(ask=base_scene.ask, image=base_scene.image),
+    "nearest-in-time": RecipeKind(survey=nearest.survey, ask=nearest.ask, image=nearest.image),
+    "static-image": RecipeKind(ask=static.ask, image=static.image),
+    "mosaic": RecipeKind(survey=collections.survey_mosaic, ask=collections.ask_mosaic, image=collections.mosaic),
+    "mode-of-year": RecipeKind(ask=collections.ask_mode, image=collections.mode),
+    "monthly-statistics": RecipeKind(survey=monthly.survey, values=monthly.values),
+}
+
+__all__ = ["RECIPES", "Ask", "Found", "RecipeKind", "Scene"]

@@ -1,0 +1,133 @@
+"""What the recipes have in common: what they are told, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    import ee
+    import numpy as np
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.tile import TileGrid
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The base scene of a candidate, on the server: what a survey may refer to.
+
+    Attributes
+    ----------
+    time
+        ``system:time_start``.
+    crs
+        Code of its CRS.
+    tile
+        Square of the tile.
+    box
+        The same and 200 m around it.
+    years
+        [start, end) of all the years that scenes are taken from, UTC milliseconds.
+    """
+
+    time: ee.Number
+    crs: ee.String
+    tile: ee.Geometry
+    box: ee.Geometry
+    years: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What the survey found for a tile; small, and all that reading its pixels needs.
+
+    Attributes
+    ----------
+    level
+        Name of the base scene's level.
+    scene
+        Asset id of the base scene.
+    bands
+        Bands that it has.
+    time_ms
+        When it was taken, UTC milliseconds.
+    grid
+        Grid of the tile.
+    answers
+        Modality -> whatever its recipe's survey returned.
+    """
+
+    level: str
+    scene: str
+    bands: frozenset[str]
+    time_ms: int
+    grid: TileGrid
+    answers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one tile needs of one modality.
+
+    Attributes
+    ----------
+    shape
+        Everything that decides the form of the expression; tiles with equal shapes share it.
+    holes
+        Hole -> constant, for this tile.
+    """
+
+    shape: Hashable = ()
+    holes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def no_ask(m: Modality, found: Found) -> Ask | None:
+    """Ask for no pixels."""
+    return None
+
+
+def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: ANN401 - each recipe has shapes of its own
+    """Stand for pixels that nobody asks for."""
+    raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeKind:
+    """One way of obtaining a modality.
+
+    Attributes
+    ----------
+    survey
+        What to compute for a candidate's scene; None asks nothing.
+    values
+        Turns the survey's answer into the modality's values, for ``tile/continuous``.
+    ask
+        What a tile needs; None where the modality is missing here.
+    image
+        Image that delivers it, given the ask's shape, and the stored bands that it holds, in order.
+    """
+
+    survey: Callable[[Modality, Scene], Any] | None = None
+    values: Callable[[Modality, Any], np.ndarray[Any, Any]] | None = None
+    ask: Callable[[Modality, Found], Ask | None] = no_ask
+    image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
+
+
+def box_holes(grid: TileGrid) -> dict[str, Any]:
+    """Constants for `mmearth_data.sources.earthengine.recipes.collections.touching`."""
+    return {"tile_ring": ring(grid, 0.0), "tile_crs": f"EPSG:{grid.epsg}"}
+
+
+def ring(grid: TileGrid, clearance_m: float) -> list[list[float]]:
+    """Outline a tile, and so much around it, as a closed ring, metres in its CRS."""
+    west, south, east, north = grid.bounds
+    west, south, east, north = west - clearance_m, south - clearance_m, east + clearance_m, north + clearance_m
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
+
+
+def parameters(m: Modality) -> Mapping[str, Any]:
+    """Parameters of a modality's recipe."""
+    return m.recipe.get("parameters") or {}

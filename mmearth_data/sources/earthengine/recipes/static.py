@@ -1,0 +1,33 @@
+"""``static-image``: assets that do not change, one a band or one for all bands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ee
+
+from mmearth_data.sources.earthengine.expressions import band_name, interpolated, stored, without_nodata
+from mmearth_data.sources.earthengine.recipes.kinds import Ask, parameters
+
+if TYPE_CHECKING:
+    from mmearth_data.modality import Modality
+    from mmearth_data.sources.earthengine.recipes.kinds import Found
+
+
+def ask(m: Modality, found: Found) -> Ask | None:
+    """Ask the same everywhere."""
+    return Ask()
+
+
+def image(m: Modality, shape: tuple[()]) -> tuple[ee.Image, list[str]]:
+    """All bands; a slope is taken from the unresampled elevation, then both are resampled."""
+    return stored(ee.Image.cat([_band(m, band) for band in m.bands]), m), list(m.bands)
+
+
+def _band(m: Modality, band: str) -> ee.Image:
+    of = parameters(m)["elevation"] if band == parameters(m).get("slope") else band
+    asset = m.asset.get(of) or next(iter(m.asset.values()))
+    found = without_nodata(ee.Image(asset).select(m.asset_bands.get(of, of)), parameters(m))
+    if of != band:
+        found = ee.Terrain.slope(found)
+    return interpolated(found.rename(band_name(m, band)), m)

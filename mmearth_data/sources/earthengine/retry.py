@@ -1,0 +1,71 @@
+"""Ask again: exponential backoff with full jitter, and never sooner than the service asks for.
+
+After Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from mmearth_data.errors import RetryLater
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backoff:
+    """How often and how soon.
+
+    Attributes
+    ----------
+    attempts
+        Including the first one.
+    first_s, longest_s
+        The wait before attempt n + 1 is uniform in 0 ... min(longest_s, first_s * 2^(n - 1)).
+    """
+
+    attempts: int = 12
+    first_s: float = 0.5
+    longest_s: float = 60.0
+
+    def wait_s(self, attempt: int, asked_s: float | None) -> float:
+        """Seconds to wait after the given attempt (from 1) failed."""
+        jitter = random.uniform(0, min(self.longest_s, self.first_s * 2 ** (attempt - 1)))  # decides no byte
+        return jitter if asked_s is None else asked_s + min(jitter, 1.0)
+
+
+def with_retries(
+    ask: Callable[[], Answer],
+    backoff: Backoff,
+    *,
+    on_retry: Callable[[RetryLater, float], None] = lambda error, wait_s: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Answer:
+    """Ask until there is an answer.
+
+    Raises
+    ------
+    RetryLater
+        When the last attempt failed too.
+    """
+    attempt = 1
+    while True:
+        try:
+            return ask()
+        except RetryLater as error:
+            if attempt >= backoff.attempts:
+                raise RetryLater(
+                    f"Earth Engine did not answer in {attempt} attempts ({error.message}); "
+                    "run the same command again later, it continues.",
+                    error.wait_s,
+                ) from error
+            wait_s = backoff.wait_s(attempt, error.wait_s)
+            on_retry(error, wait_s)
+        sleep(wait_s)
+        attempt += 1

@@ -1,0 +1,241 @@
+"""The one conversation of this process with Earth Engine.
+
+The client keeps its state per process (server, account, functions), so there is one session a process. The client's
+own retries are switched off: limiter, retry and ledger of the session are the only ones that act.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ee
+from googleapiclient.errors import InvalidJsonError, UnknownApiNameOrVersion
+
+from mmearth_data.errors import InputError, MMEarthError, RetryLater, TileUnavailable
+from mmearth_data.sources.earthengine.credentials import Account, anonymous, sign_in
+from mmearth_data.sources.earthengine.endpoint import Endpoint, resolve_endpoint
+from mmearth_data.sources.earthengine.failures import Throttled, classify
+from mmearth_data.sources.earthengine.retry import Backoff, with_retries
+from mmearth_data.sources.earthengine.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mmearth_data.sources.earthengine.ledger import Ledger
+    from mmearth_data.sources.earthengine.quota import Limiter
+
+Answer = TypeVar("Answer")
+WORKLOAD_TAG = "mmearth-build"
+SIGN_IN_ATTEMPTS = 6
+"""A server that is not there is not worth minutes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionOptions:
+    """How to reach the service.
+
+    Attributes
+    ----------
+    endpoint
+        ``high-volume`` or ``standard``.
+    url
+        Another server that speaks the same protocol.
+    project
+        Cloud project to charge.
+    service_account
+        Key file.
+    connections
+        Requests in flight at once.
+    timeout_s
+        Deadline of one request; the service itself allows 300 s.
+    backoff
+        How failed requests are made again.
+    """
+
+    endpoint: str = "high-volume"
+    url: str | None = None
+    project: str | None = None
+    service_account: Path | None = None
+    connections: int = 40
+    timeout_s: float = 330.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What may not differ between two users of one session."""
+        return (self.endpoint, self.url, self.project, self.service_account)
+
+
+class Session:
+    """An open conversation; made by `open_session`."""
+
+    def __init__(self, options: SessionOptions, endpoint: Endpoint, account: Account, transport: Transport) -> None:
+        self.options = options
+        self.endpoint = endpoint
+        self.project = f"projects/{account.project}"
+        self._transport = transport
+        # The client builds these anew for every call, and encodes expressions on the way: 9 ms that a tile cannot spare.
+        self._values = ee.data._get_cloud_projects().value()
+        self._images = ee.data._get_cloud_projects_raw().image()
+        self._tables = ee.data._get_cloud_projects().table()
+
+    @property
+    def emulator(self) -> str | None:
+        """What the server calls itself, where it is an emulator and its pixels are made up."""
+        return self._transport.emulator
+
+    def compute_value(self, expression: Mapping[str, Any], limiter: Limiter, ledger: Ledger) -> Any:  # noqa: ANN401
+        """Value of an encoded expression, JSON.
+
+        Raises
+        ------
+        RetryLater, TileUnavailable, InputError
+            See `mmearth_data.sources.earthengine.failures.classify`.
+        """
+        body = {"expression": expression, "workloadTag": WORKLOAD_TAG}
+
+        def ask() -> Any:  # noqa: ANN401
+            return self._values.compute(project=self.project, body=body, prettyPrint=False).execute(num_retries=0)[
+                "result"
+            ]
+
+        return self._send("value:compute", ask, limiter, ledger)
+
+    def compute_pixels(
+        self,
+        body: Mapping[str, Any],
+        decode: Callable[[bytes], Answer],
+        limiter: Limiter,
+        ledger: Ledger,
+    ) -> Answer:
+        """Pixels of an encoded image on a grid.
+
+        Parameters
+        ----------
+        body
+            ``expression``, ``grid`` and ``fileFormat``.
+        decode
+            Reads the answer; whatever it raises makes the answer an undecodable one, which is asked for again.
+        """
+        tagged = {**body, "workloadTag": WORKLOAD_TAG}
+
+        def ask() -> Answer:
+            return decode(self._images.computePixels(project=self.project, body=tagged).execute(num_retries=0))
+
+        return self._send("image:computePixels", ask, limiter, ledger)
+
+    def compute_features(self, body: Mapping[str, Any], limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
+        """One page of an encoded feature collection, GeoJSON-like."""
+        tagged = {**body, "workloadTag": WORKLOAD_TAG}
+
+        def ask() -> dict[str, Any]:
+            answer: dict[str, Any] = self._tables.computeFeatures(project=self.project, body=tagged).execute(
+                num_retries=0
+            )
+            return answer
+
+        return self._send("table:computeFeatures", ask, limiter, ledger)
+
+    def _send(self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger) -> Answer:
+        def attempt() -> Answer:
+            with limiter.slot():
+                return self._once(what, ask, limiter, ledger)
+
+        def on_retry(error: RetryLater, wait_s: float) -> None:
+            ledger.retry(error.message.partition(":")[0], wait_s)
+
+        return with_retries(attempt, self.options.backoff, on_retry=on_retry)
+
+    def _once(self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger) -> Answer:
+        start = time.perf_counter()
+        try:
+            answer = ask()
+        except Exception as error:
+            sorted_error = classify(error)
+            if isinstance(sorted_error, Throttled):
+                limiter.throttled(sorted_error.wait_s)
+            raise sorted_error from error
+        else:
+            limiter.succeeded()
+            return answer
+        finally:
+            latest = self._transport.latest
+            if latest.restricted:
+                limiter.restrict()
+            ledger.request(
+                what,
+                sent_bytes=latest.sent_bytes,
+                received_bytes=latest.received_bytes,
+                seconds=time.perf_counter() - start,
+            )
+
+
+_lock = threading.Lock()
+_open: Session | None = None
+
+
+def open_session(options: SessionOptions) -> Session:
+    """Sign in, or return the session that is open.
+
+    Raises
+    ------
+    InputError
+        Without credentials or project; when the service refuses them; or when this process already talks to another
+        server or under another account.
+    RetryLater
+        When the service cannot be reached.
+    """
+    global _open
+    with _lock:
+        if _open is None:
+            _open = _sign_in(options)
+        elif _open.options.identity != options.identity:
+            raise InputError(
+                f"Expected the Earth Engine session that this process has ({_open.endpoint.url}, {_open.project}), "
+                "got another server or account; use a process for each."
+            )
+        else:
+            _open._transport.widen(options.connections)
+            _open._transport.timeout_s = options.timeout_s
+        return _open
+
+
+def close_session() -> None:
+    """Forget the session of this process, so that another may be opened."""
+    global _open
+    with _lock:
+        if _open is not None:
+            _open._transport.close()
+            ee.Reset()
+        _open = None
+
+
+def _sign_in(options: SessionOptions) -> Session:
+    endpoint = resolve_endpoint(options.endpoint, options.url)
+    account = sign_in(options.project, options.service_account) if endpoint.trusted else anonymous(options.project)
+    transport = Transport(options.connections, options.timeout_s)
+    ee.data.setMaxRetries(0)
+    ee.data.setUserAgent(f"mmearth/{version('mmearth')}")
+    ee.data.setDefaultWorkloadTag(WORKLOAD_TAG)
+
+    def initialize() -> None:
+        try:
+            ee.Initialize(account.credentials, url=endpoint.url, project=account.project, http_transport=transport)
+        except (UnknownApiNameOrVersion, InvalidJsonError) as error:
+            problem = f"Expected a server that speaks the Earth Engine protocol at {endpoint.url}, got another."
+            raise InputError(problem) from error
+        except Exception as error:
+            raise _stopping(classify(error)) from error
+
+    with_retries(initialize, replace(options.backoff, attempts=min(options.backoff.attempts, SIGN_IN_ATTEMPTS)))
+    return Session(options, endpoint, account, transport)
+
+
+def _stopping(error: MMEarthError) -> MMEarthError:
+    """While signing in there is no tile to blame: whatever the server refuses, it refuses the session."""
+    return InputError(f"Earth Engine refused to sign in: {error}") if isinstance(error, TileUnavailable) else error

@@ -1,0 +1,235 @@
+"""The Earth Engine source: two kinds of requests, as few of them as can be."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import InputError, TileUnavailable
+from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
+from mmearth_data.sources.earthengine.failures import TooMuch
+from mmearth_data.sources.earthengine.ledger import Ledger
+from mmearth_data.sources.earthengine.pixels import (
+    PixelTemplates,
+    asks_of,
+    decoder,
+    halves,
+    place_bands,
+    refuse_gaps,
+)
+from mmearth_data.sources.earthengine.quota import LocalLimiter
+from mmearth_data.sources.earthengine.recipes import RECIPES, Found
+from mmearth_data.sources.earthengine.session import Session, SessionOptions, open_session
+from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base_modality, outside
+from mmearth_data.sources.earthengine.tables import cached_ecoregions, fetch_ecoregions, keep_ecoregions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from geopandas import GeoDataFrame
+    from numpy.typing import NDArray
+
+    from mmearth_data.catalog import Catalog
+    from mmearth_data.modality import Modality
+    from mmearth_data.sources.earthengine.pixels import Asks
+    from mmearth_data.sources.earthengine.quota import Limiter
+    from mmearth_data.tile import Place
+
+
+class EarthEngineSource:
+    """Tiles straight from Earth Engine. Signs in at the first request, not before.
+
+    Parameters
+    ----------
+    catalog
+        Gives the base scene.
+    modalities
+        What will be asked for; the survey fetches what these need.
+    rules
+        Which scenes count.
+    options
+        How to reach the service.
+    limiter
+        Shared by all who send requests; a limiter of this process by default.
+
+    Examples
+    --------
+    >>> from mmearth_data.catalog import load_catalog
+    >>> catalog = load_catalog()
+    >>> rules = SceneRules(seed=0, years=(2019,), levels=("L2A",), cloud_percent=10)
+    >>> EarthEngineSource(catalog, catalog.select(["sentinel2"]), rules).identity()["years"]
+    [2019]
+    """
+
+    name = "earthengine"
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        modalities: Sequence[Modality],
+        rules: SceneRules,
+        options: SessionOptions | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        self.catalog = catalog
+        self.rules = rules
+        self.options = options or SessionOptions()
+        self.limiter: Limiter = limiter or LocalLimiter(self.options.connections)
+        self.ledger = Ledger()
+        self._wanted = self.modalities(modalities)
+        self._base = base_modality(tuple(catalog.modalities.values()))
+        self._lock = threading.Lock()
+        self._plan: SurveyPlan | None = None
+        self._templates = PixelTemplates()
+        self._batch = SURVEY_BATCH
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes without the session, which each process opens for itself."""
+        return type(self), (self.catalog, self._wanted, self.rules, self.options, self.limiter)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at once: reading threads wait for answers rather than compute."""
+        return self.options.connections
+
+    @property
+    def synthetic(self) -> bool:
+        """True where the server is an emulator, whose pixels were never measured."""
+        return self.options.url is not None and self._session().emulator is not None
+
+    def connect(self) -> None:
+        """Sign in now rather than at the first request."""
+        self._session()
+
+    def account(self) -> dict[str, Any]:
+        """Tell what was asked of the service so far."""
+        return self.ledger.to_dict()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the pixels."""
+        return {
+            "name": self.name,
+            "seed": self.rules.seed,
+            "years": list(self.rules.years),
+            "levels": list(self.rules.levels),
+            "cloud_percent": self.rules.cloud_percent,
+        }
+
+    def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
+        """Those of the wanted modalities whose recipe is known here."""
+        return tuple(m for m in wanted if m.stored and m.recipe.get("name") in RECIPES and m.asset)
+
+    def ecoregions(self) -> GeoDataFrame:
+        """Ecoregion polygons; fetched once from the service itself, each time from any other server."""
+        genuine = self.options.url is None
+        found = cached_ecoregions() if genuine else None
+        if found is None:
+            session = self._session()
+            try:
+                found = fetch_ecoregions(
+                    partial(session.compute_value, limiter=self.limiter, ledger=self.ledger),
+                    partial(session.compute_features, limiter=self.limiter, ledger=self.ledger),
+                )
+            except TileUnavailable as refusal:
+                raise InputError(
+                    f"Earth Engine refused its ecoregions: {refusal}; give --ecoregions FILE."
+                ) from refusal
+            if genuine:
+                keep_ecoregions(found)
+        return found
+
+    def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
+        """One answer per place, in order."""
+        answers: dict[int, Survey | Rejection] = {}
+        candidates: list[tuple[int, Place, dict[str, Any]]] = []
+        plan = self._survey_plan()
+        for i, place in enumerate(places):
+            try:
+                candidates.append((i, place, plan.candidate(place)))
+            except TileUnavailable as refusal:
+                answers[i] = outside(place, refusal)
+        batches = [candidates[k : k + self._batch] for k in range(0, len(candidates), self._batch)]
+        with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
+            for batch, found in zip(batches, pool.map(self._survey_batch, batches), strict=True):
+                answers |= {i: answer for (i, _, _), answer in zip(batch, found, strict=True)}
+        for answer in answers.values():
+            if isinstance(answer, Rejection):
+                self.ledger.rejection(answer.reason)
+        return [answers[i] for i in range(len(places))]
+
+    def _survey_batch(self, batch: list[tuple[int, Place, dict[str, Any]]]) -> list[Survey | Rejection]:
+        """Answers of one request; a batch that is refused is halved, down to the candidate at fault."""
+        plan = self._survey_plan()
+        try:
+            expression = plan.expression([given for _, _, given in batch])
+            found = self._session().compute_value(expression, self.limiter, self.ledger)
+        except TileUnavailable as refusal:
+            if len(batch) == 1:
+                return [outside(batch[0][1], refusal)]
+            middle = -(-len(batch) // 2)
+            if isinstance(refusal, TooMuch):
+                self._batch = min(self._batch, middle)
+            return self._survey_batch(batch[:middle]) + self._survey_batch(batch[middle:])
+        return [plan.read(place, answer) for (_, place, _), answer in zip(batch, found, strict=True)]
+
+    def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
+        """Arrays of one tile, as stored: one request, or two where one would be too much.
+
+        Raises
+        ------
+        TileUnavailable
+            ``sentinel2_nodata``, where more than 1 % of the 10 m pixels are masked; or what the service refused.
+        RetryLater
+            When the service did not answer in many attempts.
+        InputError
+            When it refuses this account.
+        """
+        found = survey.request
+        assert isinstance(found, Found)
+        rasters = [m for m in modalities if m.kind.is_raster]
+        arrays = {m.name: m.empty(m.array_shape(found.grid.size_px)) for m in rasters}
+        asks = asks_of(found, rasters)
+        try:
+            self._fill(arrays, asks, found)
+            for m in rasters:
+                refuse_gaps(m, arrays[m.name])
+        except TileUnavailable as refusal:
+            self.ledger.rejection(refusal.reason)
+            raise
+        return arrays
+
+    def _fill(self, arrays: dict[str, NDArray[Any]], asks: Asks, found: Found) -> None:
+        if not asks:
+            return
+        try:
+            self._fill_at_once(arrays, asks, found)
+        except TooMuch:
+            if len(asks) < 2:
+                raise
+            for half in halves(asks):
+                self._fill_at_once(arrays, half, found)
+
+    def _fill_at_once(self, arrays: dict[str, NDArray[Any]], asks: Asks, found: Found) -> None:
+        session = self._session()
+        body, bands = self._templates.request(asks, found.grid)
+        pixels = session.compute_pixels(body, decoder(bands, found.grid.size_px), self.limiter, self.ledger)
+        place_bands(arrays, pixels, bands)
+
+    def _session(self) -> Session:
+        return open_session(self.options)
+
+    def _survey_plan(self) -> SurveyPlan:
+        self._session()  # the client makes expressions only when it knows the service's functions
+        with self._lock:
+            if self._plan is None:
+                self._plan = SurveyPlan(self._base, self._wanted, self.rules)
+            return self._plan
+
+
+if TYPE_CHECKING:
+    from mmearth_data.sources.base import SourceOverNetwork
+
+    _: type[SourceOverNetwork] = EarthEngineSource

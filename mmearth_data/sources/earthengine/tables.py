@@ -1,0 +1,113 @@
+"""Ecoregions from Earth Engine: in pages, simplified, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ee
+
+from mmearth_data.ecoregions import ecoregions_of
+from mmearth_data.resources import cache_folder
+from mmearth_data.sources.earthengine.expressions import Template, hole
+from mmearth_data.sources.earthengine.failures import TooMuch
+from mmearth_data.tile import WGS84
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from geopandas import GeoDataFrame
+
+ASSET, ID, NAME = "RESOLVE/ECOREGIONS/2017", "ECO_ID", "ECO_NAME"
+SIMPLIFY_M = 100
+PAGE = 50
+"""Polygons of one request; halved where their outlines are too much for one answer."""
+FORMAT = "1"
+
+
+def fetch_ecoregions(
+    compute_value: Callable[[dict[str, Any]], Any], compute_features: Callable[[dict[str, Any]], dict[str, Any]]
+) -> GeoDataFrame:
+    """Fetch all polygons.
+
+    Returns
+    -------
+    GeoDataFrame
+        As `mmearth_data.ecoregions.read_ecoregions` gives it.
+    """
+    import geopandas as gpd
+    from shapely.geometry import shape
+
+    table = ee.FeatureCollection(ASSET)
+    ids = sorted(set(compute_value(Template(table.aggregate_array(ID)).fill({}))))
+    page = table.filter(ee.Filter.inList(ID, hole("ids"))).select([ID, NAME])
+    template = Template(page.map(lambda feature: feature.simplify(SIMPLIFY_M)))
+    names, outlines = [], []
+    for start in range(0, len(ids), PAGE):
+        for feature in _features(template, ids[start : start + PAGE], compute_features):
+            if feature.get("geometry"):
+                names.append(str(feature["properties"][NAME]))
+                outlines.append(shape(feature["geometry"]))
+    return ecoregions_of(gpd.GeoDataFrame({NAME: names}, geometry=outlines, crs=WGS84), ASSET)
+
+
+def _features(
+    template: Template, ids: list[Any], compute_features: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    token = ""
+    try:
+        pages = []
+        while True:
+            body: dict[str, Any] = {"expression": template.fill({"ids": ids})}
+            answer = compute_features(body | ({"pageToken": token} if token else {}))
+            pages.append(answer.get("features", []))
+            token = answer.get("nextPageToken", "")
+            if not token:
+                break
+    except TooMuch:
+        if len(ids) == 1:
+            raise
+        middle = len(ids) // 2
+        yield from _features(template, ids[:middle], compute_features)
+        yield from _features(template, ids[middle:], compute_features)
+        return
+    for page in pages:
+        yield from page
+
+
+def cached_ecoregions(folder: Path | None = None) -> GeoDataFrame | None:
+    """Ecoregions that an earlier run fetched from the service, or None."""
+    import geopandas as gpd
+
+    path = _cache_path(folder)
+    if not path.is_file():
+        return None
+    try:
+        return ecoregions_of(gpd.read_parquet(path), str(path))
+    except Exception:  # whatever is wrong with a cached file, it is fetched anew
+        return None
+
+
+def keep_ecoregions(ecoregions: GeoDataFrame, folder: Path | None = None) -> None:
+    """Keep ecoregions for the next run; a folder that cannot be written is done without."""
+    path = _cache_path(folder)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        os.close(descriptor)
+        beside = Path(name)
+        try:
+            ecoregions.to_parquet(beside, compression="zstd", index=False)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _cache_path(folder: Path | None) -> Path:
+    digest = hashlib.blake2b(f"{FORMAT} {ASSET} {SIMPLIFY_M}".encode(), digest_size=8).hexdigest()
+    return (folder or cache_folder()) / "ecoregions" / f"earthengine-{digest}.parquet"

@@ -1,0 +1,112 @@
+"""HTTP for the service's client: one pool of connections, a deadline, and the headers that the client keeps to itself."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import httplib2
+import requests
+from requests.adapters import HTTPAdapter
+
+QUOTA_STATUS = "x-earth-engine-quota-status"
+RESTRICTED = "parallelism_restricted=true"
+EMULATOR = "x-mmearth-emulator"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What one thread's latest exchange was like.
+
+    Attributes
+    ----------
+    sent_bytes, received_bytes
+        Bodies, as far as they came.
+    restricted
+        The service announced its restricted mode.
+    """
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    restricted: bool = False
+
+
+class Transport:
+    """The interface of ``httplib2.Http``, which the client asks for, over a pooled session.
+
+    Parameters
+    ----------
+    connections
+        Requests in flight at once; the client's own pool has 10.
+    timeout_s
+        Seconds without a byte after which a request counts as hung; the client's own has no such limit.
+    """
+
+    def __init__(self, connections: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.emulator: str | None = None
+        """What the server calls itself, where it is an emulator."""
+        self._session = requests.Session()
+        self._session.auth = _unchanged
+        self._seen = threading.local()
+        self.widen(connections)
+
+    def widen(self, connections: int) -> None:
+        """Keep so many connections."""
+        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+
+    @property
+    def latest(self) -> Exchange:
+        """Latest exchange of the calling thread."""
+        found: Exchange | None = getattr(self._seen, "exchange", None)
+        return found or Exchange()
+
+    def request(
+        self,
+        uri: str,
+        method: str = "GET",
+        body: str | bytes | None = None,
+        headers: dict[str, str] | None = None,
+        redirections: int | None = None,
+        connection_type: object = None,
+    ) -> tuple[httplib2.Response, bytes]:
+        """Send one request and read the whole answer.
+
+        Raises
+        ------
+        ConnectionError
+            When the connection broke, or the answer is shorter than announced.
+        TimeoutError
+            When nothing came for `timeout_s`.
+        """
+        exchange = self._seen.exchange = Exchange(sent_bytes=len(body or ""))
+        try:
+            answer = self._session.request(method, uri, data=body, headers=headers, timeout=self.timeout_s)
+        except requests.exceptions.Timeout as error:
+            raise TimeoutError(f"nothing came for {self.timeout_s:g} s") from error
+        except requests.exceptions.RequestException as error:
+            raise ConnectionError(_innermost(error)) from error
+        exchange.received_bytes = len(answer.content)
+        exchange.restricted = RESTRICTED in answer.headers.get(QUOTA_STATUS, "")
+        self.emulator = answer.headers.get(EMULATOR, self.emulator)
+        # The client turns the quota header into a Python warning per answer; the limiter says it once.
+        kept: dict[str, Any] = {k: v for k, v in answer.headers.items() if k.lower() != QUOTA_STATUS}
+        return httplib2.Response(kept | {"status": answer.status_code}), answer.content
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._session.close()
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Stand where requests would otherwise send the user's .netrc password, over the header that the client set."""
+    return request
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__

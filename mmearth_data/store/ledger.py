@@ -1,0 +1,57 @@
+"""Notes about how a store came to be (requests, bytes, seconds): beside the data, outside of the store's identity."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.store.schema import LEDGER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:
+    """Write, or write anew, the notes of one run.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    run
+        Name of the run; a plain file name.
+    content
+        JSON-ready counts; dictionaries of counts may be nested once.
+    """
+    folder = Path(store) / LEDGER
+    folder.mkdir(exist_ok=True)
+    beside = folder / f".{run}.partial"
+    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    beside.replace(folder / f"{run}.json")
+
+
+def read_ledger(store: str | Path) -> dict[str, Any] | None:
+    """Sum of the notes of all runs, or None where there are none; what cannot be read is passed over."""
+    ledgers = []
+    for path in sorted((Path(store) / LEDGER).glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # notes only: a broken one harms nobody
+            continue
+        if isinstance(content, dict):
+            ledgers.append(content)
+    return merge_ledgers(ledgers) if ledgers else None
+
+
+def merge_ledgers(ledgers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum of several ledgers: of runs, or of workers."""
+    total: dict[str, Any] = {}
+    for ledger in ledgers:
+        for key, value in ledger.items():
+            if isinstance(value, dict):
+                total[key] = dict(Counter(total.get(key, {})) + Counter(value))
+            elif isinstance(value, (int, float)):
+                total[key] = round(total.get(key, 0) + value, 3)
+    return total

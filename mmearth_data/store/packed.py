@@ -1,0 +1,99 @@
+"""Tiles as they stand in shards, undecoded, for whoever decodes them into places of his own.
+
+The loader reads this way. It mixes tiles of many shards, and wants each of them decoded once, straight into
+its place in a batch: no array of a whole block in between, no copy, and in memory wait compressed bytes only.
+Neither zarr-python nor `zarrs` can do that; both fill an array with consecutive rows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import StoreDamaged
+from mmearth_data.store.encoding import ABSENT, decode_index, decode_tile, object_key, smallest_shard_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmearth_data.store.objects import Objects
+    from mmearth_data.store.schema import ArraySpec
+
+CACHED_INDEXES = 1024
+"""Shard indexes of one array that are remembered: 4 MB of 256 tiles each."""
+
+
+class PackedReader:
+    """Reads the inner chunks of one sharded array.
+
+    Parameters
+    ----------
+    objects
+        The store.
+    spec
+        The array.
+    check
+        Called with the key of each shard before it is first read; raises when the object cannot be right.
+    """
+
+    def __init__(self, objects: Objects, spec: ArraySpec, check: Callable[[str], None]) -> None:
+        self._objects = objects
+        self.spec = spec
+        self._check = check
+        self._index = lru_cache(CACHED_INDEXES)(self._read_index)
+
+    def read(self, rows: NDArray[np.intp]) -> list[bytes]:
+        """Inner chunks of some rows of one shard, checksums included.
+
+        Raises
+        ------
+        StoreDamaged
+            When the shard is missing, or does not hold all of them.
+        """
+        shard, first = divmod(int(rows[0]), self.spec.chunk_shape[0])
+        key = object_key(self.spec, shard)
+        entries = self._index(key)[rows - int(rows[0]) + first]
+        if (entries == ABSENT).any():
+            raise StoreDamaged(
+                self._objects.root, key, f"the inner chunks of rows {rows[0]} to {rows[-1]} are not there"
+            )
+        return self._ranges(key, [(offset, length) for offset, length in entries.tolist()])
+
+    def decode(self, row: int, data: bytes, out: np.ndarray[Any, Any]) -> None:
+        """Decode the inner chunk of one row into its place.
+
+        Raises
+        ------
+        StoreDamaged
+            When it is broken.
+        """
+        try:
+            decode_tile(data, out)
+        except (ValueError, RuntimeError) as error:
+            key = object_key(self.spec, row // self.spec.chunk_shape[0])
+            problem = f"the inner chunk of row {row} cannot be decoded: {error}"
+            raise StoreDamaged(self._objects.root, key, problem) from error
+
+    def _read_index(self, key: str) -> NDArray[np.uint64]:
+        size = self._objects.size(key)
+        length = smallest_shard_bytes(self.spec.chunk_shape[0])
+        if size is None:
+            # Zarr would return no data for it, as if nothing had been observed.
+            raise StoreDamaged(self._objects.root, key, "the file is missing")
+        if size < length:
+            raise StoreDamaged(self._objects.root, key, f"it has {size} bytes, less than its index alone")
+        self._check(key)
+        (data,) = self._ranges(key, [(size - length, length)])
+        try:
+            return decode_index(data)
+        except ValueError as error:
+            raise StoreDamaged(self._objects.root, key, str(error)) from error
+
+    def _ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        try:
+            return self._objects.get_ranges(key, ranges)
+        except FileNotFoundError as error:
+            raise StoreDamaged(self._objects.root, key, "the file is missing") from error

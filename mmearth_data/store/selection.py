@@ -1,0 +1,98 @@
+"""Which tiles a selection keeps: boolean masks over coordinates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from mmearth_data.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.regions import Region
+
+Regions: TypeAlias = "str | Region | BaseGeometry"
+Dates: TypeAlias = "str | tuple[str | None, str | None]"
+DATE_FORMS = "'2019', '2019-06', '2019-06-01' or a pair of them"
+
+
+def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Places inside a region, or on its border.
+
+    Parameters
+    ----------
+    region
+        Name, ISO code, ``bbox:W,S,E,N`` or vector file as `resolve_region` takes it, a `Region`, or a shapely geometry in
+        degrees.
+    lon, lat
+        (n,) degrees.
+
+    Raises
+    ------
+    InputError
+        When there is no such region.
+    """
+    import shapely
+
+    from mmearth_data.regions import resolve_region
+
+    resolved = resolve_region(region) if isinstance(region, str) else region
+    geometry = resolved if isinstance(resolved, shapely.Geometry) else resolved.geometry
+    if geometry is None:
+        return np.ones(len(lon), dtype=bool)
+    shapely.prepare(geometry)
+    within: NDArray[np.bool_] = shapely.intersects_xy(geometry, lon, lat)
+    return within
+
+
+def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
+    """Tell which times lie in a period; a time that is not known lies in none.
+
+    Parameters
+    ----------
+    dates
+        A year, month or day, or a pair of them: from the first's beginning to the last's end, None for no limit.
+    time
+        (n,) datetime64, UTC.
+
+    Raises
+    ------
+    InputError
+        When it is no period.
+
+    Examples
+    --------
+    >>> within_dates("2019-06", np.array(["2019-05-31", "2019-06-30"], dtype="datetime64[ms]")).tolist()
+    [False, True]
+    """
+    first, last = (dates, dates) if isinstance(dates, str) else _pair(dates)
+    keep: NDArray[np.bool_] = ~np.isnat(time)
+    if first is not None:
+        keep &= time >= _period(first)
+    if last is not None:
+        keep &= time < _period(last) + 1
+    if first is not None and last is not None and _period(first) > _period(last):
+        raise InputError(f"date: expected a first date before the last one, got {first} and {last}.")
+    return keep
+
+
+def _pair(dates: Any) -> tuple[str | None, str | None]:  # noqa: ANN401 - whatever came
+    try:
+        first, last = dates
+    except (TypeError, ValueError) as error:
+        raise InputError(f"date: expected {DATE_FORMS}, got {dates!r}.") from error
+    return first, last
+
+
+def _period(text: str) -> np.datetime64:
+    """Year, month or day, in its own unit, so that adding one gives the next."""
+    try:
+        period = np.datetime64(text)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"date: expected {DATE_FORMS}, got {text!r}.") from error
+    if np.datetime_data(period)[0] not in ("Y", "M", "D") or np.isnat(period):
+        raise InputError(f"date: expected {DATE_FORMS}, got {text!r}.")
+    return period

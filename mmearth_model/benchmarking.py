@@ -1,0 +1,368 @@
+"""How fast a training step is here: images/s, time by part, memory, arithmetic and its share of the peak.
+
+Works on tiles drawn at random, so that neither a store nor a disk is measured. The forms alternate within one run,
+so that a busy neighbour hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmearth_data import InputError, load_catalog
+from mmearth_model.devices import resolve_device, slice_length
+from mmearth_model.encoder import EncoderConfig
+from mmearth_model.losses import LossConfig, MultiTaskLoss
+from mmearth_model.masking import random_mask
+from mmearth_model.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
+from mmearth_model.targets import Normaliser, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from mmearth_data import Batch, Modality
+
+Form = Literal["sparse", "masked", "unmasked"]
+"""Visible positions only; everything, with zeros where hidden; everything, nothing hidden."""
+FORMS: tuple[Form, ...] = ("sparse", "masked", "unmasked")
+ENGINES = {"sparse": "gathered", "masked": "masked", "unmasked": "auto"}
+PARTS = ("targets", "forward", "losses", "backward", "optimiser")
+TILE_OF_CROP = 8 / 7
+PEAK_SIDE = {"cpu": 1536, "cuda": 8192}
+"""Side of the matrices whose product stands for the machine's peak."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """What is measured.
+
+    Attributes
+    ----------
+    size, image_size, patch_size, mask_ratio
+        As in a recipe.
+    batch
+        Images of a step.
+    device
+        ``auto``, ``cpu``, ``cuda``, ...
+    precision
+        ``float32`` or ``bfloat16`` (autocast); ``auto``: bfloat16 on a GPU.
+    runs
+        Timed steps of each form.
+    compiled
+        Measure each form compiled by `torch.compile` too.
+    slice_images
+        Images per forward pass; None chooses.
+    """
+
+    size: str = "atto"
+    image_size: int = 56
+    patch_size: int = 8
+    mask_ratio: float = 0.6
+    batch: int = 32
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    runs: int = 5
+    compiled: bool = False
+    slice_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.runs < 1:
+            raise InputError(f"expected at least one image and one run, got {self.batch} and {self.runs}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """One form's figures.
+
+    Attributes
+    ----------
+    form, compiled
+        What ran.
+    images_per_s
+        Whole training steps, by the median.
+    parts_ms
+        Median milliseconds of each part of a step.
+    memory_mib
+        On a GPU the most that was allocated; on a CPU what one forward pass keeps for the backward pass.
+    gflop
+        Multiplications and additions of matrix products and convolutions in one step.
+    share_of_peak
+        Of what the device reaches in one large matrix product of that precision.
+    """
+
+    form: Form
+    compiled: bool
+    images_per_s: float
+    parts_ms: dict[str, float]
+    memory_mib: float
+    gflop: float
+    share_of_peak: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Step:
+    """A training step of one form, on tiles drawn at random.
+
+    Attributes
+    ----------
+    form
+        How hidden patches are left out.
+    seconds
+        Part -> seconds of every step so far.
+    """
+
+    work: Workload
+    form: Form
+    device: torch.device
+    compiled: bool = False
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    raw: Batch = field(init=False)
+    normaliser: Normaliser = field(init=False)
+    model: MPMAE = field(init=False)
+    losses: MultiTaskLoss = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    window: Window = field(init=False)
+    mask: Tensor = field(init=False)
+    network: Callable[[Tensor, Tensor], dict[str, Tensor]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        work, modalities = self.work, pretext_modalities()
+        tile_px = round(work.image_size * TILE_OF_CROP)
+        chance = torch.Generator().manual_seed(0)
+        inputs = [m for m in modalities if m.input]
+        self.raw = random_tiles(modalities, work.batch, tile_px)
+        names = [m.name for m in modalities]
+        self.normaliser = Normaliser(
+            modalities, unit_statistics(modalities), inputs=[m.name for m in inputs], targets=names
+        )
+        encoder = EncoderConfig(
+            size=work.size,
+            patch_size=work.patch_size,
+            image_size=work.image_size,
+            in_channels=self.normaliser.in_channels,
+        )
+        torch.manual_seed(0)
+        self.model = MPMAE(MPMAEConfig.of_preset("default", encoder, tasks_of(modalities))).to(self.device)
+        self.model.encoder.engine = ENGINES[self.form]  # type: ignore[assignment]
+        self.losses = MultiTaskLoss(self.model.config.tasks, LossConfig()).to(self.device)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.losses, weight_decay=0.05), lr=1e-4)
+        self.window = Window.random(work.batch, tile_px, work.image_size, chance)
+        ratio = 0.0 if self.form == "unmasked" else work.mask_ratio
+        self.mask = random_mask(work.batch, encoder.patches, ratio, chance, self.device)
+        forward = partial(predict_all, self.model) if self.form == "unmasked" else self.model.__call__
+        self.network = torch.compile(forward) if self.compiled else forward
+
+    def __call__(self) -> None:
+        """Do one training step; what each part took is added to `seconds`."""
+        clock = Clock(self.device, self.seconds)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16(self.work, self.device)):
+            batch = self.normaliser(self.raw, self.device, self.window)
+            clock.stop("targets")
+            predictions = self.predict(batch.images)
+            clock.stop("forward")
+            total, _ = self.losses(predictions, batch.targets, self.mask)
+        clock.stop("losses")
+        total.backward()
+        clock.stop("backward")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        clock.stop("optimiser")
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """Forward pass, in slices that fit the cache."""
+        length = slice_length(self.device, len(images), self.work.slice_images, training=True)
+        slices = zip(torch.split(images, length), torch.split(self.mask, length), strict=True)
+        parts = [self.network(*part) for part in slices]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def encode(self) -> None:
+        """Run the encoder alone, forward and backward, in slices that fit the cache."""
+        images = self.normaliser.images(self.raw, self.device, self.window)
+        length = slice_length(self.device, len(images), self.work.slice_images, training=True)
+        for part, mask in zip(torch.split(images, length), torch.split(self.mask, length), strict=True):
+            hidden = None if self.form == "unmasked" else mask
+            torch.autograd.backward(self.model.encoder.encode(part, hidden).square().mean())
+        self.model.zero_grad()
+
+
+class Clock:
+    """Splits the time of a step among its parts; waits for the device."""
+
+    def __init__(self, device: torch.device, seconds: dict[str, list[float]]) -> None:
+        self.device, self.seconds = device, seconds
+        self.begin = self._now()
+
+    def stop(self, part: str) -> None:
+        """Charge what passed to a part."""
+        now = self._now()
+        self.seconds[part].append(now - self.begin)
+        self.begin = now
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def predict_all(model: MPMAE, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Forward pass of a model in which nothing is hidden, and nothing is masked."""
+    x = model.project(model.encoder.encode(images))
+    decoded = {key: decoder(x) for key, decoder in model.decoders.items()}
+    return {task.name: model.predict(task, decoded) for task in model.config.tasks}
+
+
+def bench(
+    work: Workload | None = None,
+    forms: Sequence[Form] = FORMS,
+    report: Callable[[str], None] = lambda text: None,
+) -> list[Timing]:
+    """Measure training steps.
+
+    Parameters
+    ----------
+    work
+        Sizes, device and precision.
+    forms
+        Which, of `FORMS`.
+    report
+        Told of what is done.
+
+    Raises
+    ------
+    InputError
+        When the device is not there, or the sizes do not fit each other.
+    """
+    work = work or Workload()
+    device = resolve_device(work.device)
+    report("finding the peak")
+    peak = peak_flops(device, bfloat16(work, device))
+    steps = [Step(work, form, device, compiled) for compiled in (False, True)[: 1 + work.compiled] for form in forms]
+    found = []
+    for step in steps:
+        report(f"warming up {step.form}{' compiled' if step.compiled else ''}")
+        found.append((flops(step), memory_mib(step)))
+        step()
+        step.seconds = {part: [] for part in PARTS}
+    for run in range(work.runs):
+        report(f"run {run + 1} of {work.runs}")
+        for step in steps[:: 1 if run % 2 == 0 else -1]:
+            step()
+    return [_timing(step, count, memory, peak) for step, (count, memory) in zip(steps, found, strict=True)]
+
+
+def _timing(step: Step, count: float, memory: float, peak: float) -> Timing:
+    whole = statistics.median(map(sum, zip(*step.seconds.values(), strict=True)))
+    return Timing(
+        form=step.form,
+        compiled=step.compiled,
+        images_per_s=step.work.batch / whole,
+        parts_ms={part: 1e3 * statistics.median(values) for part, values in step.seconds.items()},
+        memory_mib=memory,
+        gflop=count / 1e9,
+        share_of_peak=count / whole / peak,
+    )
+
+
+def flops(step: Step) -> float:
+    """Operations of the matrix products and convolutions of one step, forward and backward."""
+    network, step.network = step.network, _eager(step)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    step.network = network
+    return float(counter.get_total_flops())
+
+
+def memory_mib(step: Step) -> float:
+    """Memory of a step; see `Timing`."""
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(step.device)
+        step()
+        return torch.cuda.max_memory_allocated(step.device) / 2**20
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    network, step.network = step.network, _eager(step)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        predictions = step.predict(step.normaliser.images(step.raw, step.device, step.window))
+    del predictions
+    step.network = network
+    return sum(kept.values()) / 2**20
+
+
+def peak_flops(device: torch.device, half: bool) -> float:
+    """Operations per second of one large matrix product, the best of a few."""
+    side = PEAK_SIDE.get(device.type, 2048)
+    one = torch.randn(side, side, device=device, dtype=torch.bfloat16 if half else torch.float32)
+    seconds: dict[str, list[float]] = {"product": []}
+    for _ in range(5):
+        clock = Clock(device, seconds)
+        one @ one
+        clock.stop("product")
+    return 2 * side**3 / min(seconds["product"])
+
+
+def pretext_modalities() -> tuple[Modality, ...]:
+    """Catalog entries that are learned by default."""
+    return tuple(m for m in load_catalog().select() if m.pretext)
+
+
+def random_tiles(modalities: Sequence[Modality], tiles: int, size_px: int) -> Batch:
+    """Draw a raw batch of the given modalities; everything was observed."""
+    rng = np.random.default_rng(0)
+    batch: dict[str, Any] = {m.name: _random_values(m, tiles, size_px, rng) for m in modalities if m.stored}
+    batch["tile"] = {
+        "tile_id": np.arange(1, tiles + 1, dtype=np.uint64),
+        "lon": rng.uniform(-180, 180, tiles),
+        "lat": rng.uniform(-60, 60, tiles),
+        "time": np.datetime64("2019-01-15", "ms") + rng.integers(0, 365, tiles).astype("timedelta64[D]"),
+        "s2_level": rng.integers(0, 2, tiles).astype(np.uint8),
+    }
+    return batch
+
+
+def unit_statistics(modalities: Sequence[Modality]) -> dict[str, Any]:
+    """Statistics under which every band has the mean and spread of `random_tiles`."""
+    train = {}
+    for m in modalities:
+        if m.kind.is_continuous:
+            low, high = m.histogram_range or (-1.0, 1.0)
+            band = {"count": 1, "mean": (low + high) / 2, "std": (high - low) / 12**0.5}
+            levels = ("L1C", "L2A") if m.statistics_by == "s2_level" else ("-",)
+            train[m.name] = {level: dict.fromkeys(m.bands, band) for level in levels}
+    return {"train": train}
+
+
+def bfloat16(work: Workload, device: torch.device) -> bool:
+    """Whether the model computes in bfloat16."""
+    return work.precision == "bfloat16" or (work.precision == "auto" and device.type == "cuda")
+
+
+def _random_values(m: Modality, tiles: int, size_px: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    shape = (tiles, *m.array_shape(size_px))
+    if m.kind.is_categorical:
+        return np.array([label.code for label in m.classes], dtype=m.dtype)[rng.integers(len(m.classes), size=shape)]
+    low, high = m.histogram_range or (-1.0, 1.0)
+    values = rng.uniform(low, high, size=shape).astype(m.dtype)
+    values[values == m.nodata] += 1
+    return values
+
+
+def _eager(step: Step) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    return partial(predict_all, step.model) if step.form == "unmasked" else step.model.__call__

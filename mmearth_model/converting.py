@@ -1,0 +1,150 @@
+"""`mmearth-train convert`: foreign weights to a checkpoint of ours, and back."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from mmearth_data import InputError, __version__, load_catalog
+from mmearth_model.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
+from mmearth_model.conversion import Imported, Style, check_style, import_weights, to_released, to_timm
+from mmearth_model.released import SUFFIXES, digest_of, fetch, find_released
+from mmearth_model.runs import publish_folder
+from mmearth_model.targets import Normaliser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from mmearth_data import Modality, Store
+
+
+def convert(
+    source: str | Path,
+    out: Path,
+    *,
+    to: str | None = None,
+    store: Store | None = None,
+    report: Callable[[int], None] = lambda received: None,
+) -> Path:
+    """Convert weights.
+
+    Parameters
+    ----------
+    source
+        A released checkpoint (name or file), plain ConvNeXt V2 weights with timm's names, or a checkpoint of ours.
+    out
+        What is written: a checkpoint folder, or with ``to`` a file (``.pth``; for timm also ``.safetensors``).
+    to
+        ``sparse``, ``dense`` (the released format) or ``timm``; None: a checkpoint of ours.
+    store
+        Its statistics go into the checkpoint, which can then be used on raw tiles: released files have none.
+    report
+        Told of the bytes of a download.
+
+    Returns
+    -------
+    Path
+        What was written.
+
+    Raises
+    ------
+    InputError
+        When the source is nothing of the kind, or does not fit what is wanted; nothing is left behind.
+    """
+    style = None if to is None else check_style(to)
+    if out.exists():
+        raise InputError(f"--out: expected a new path, got {out}, which exists; choose another.")
+    found, origin = _read(source, report)
+    try:
+        if style is not None:
+            return _export(found, out, style)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        config = _config(found, origin, store)
+        return publish_folder(out, lambda folder: write_tensors(folder, found.tensors, config))
+    except OSError as error:
+        raise InputError(
+            f"{out}: expected a place that can be written, got: {error.strerror}; choose another."
+        ) from None
+
+
+def _read(source: str | Path, report: Callable[[int], None]) -> tuple[Imported, dict[str, Any]]:
+    released = find_released(str(source))
+    path = Path(source) if released is None else fetch(released, report=report)
+    if path.is_file() and path.suffix in SUFFIXES:
+        found = import_weights(path)
+        return found, {"source": str(source), "sha256": digest_of(path), "style": found.style}
+    checkpoint = Checkpoint.read(path)
+    own = Imported(
+        encoder=checkpoint.encoder_config,
+        model=None if checkpoint.encoder_only else checkpoint.model_config,
+        weighting=str(checkpoint.config["loss"].get("weighting", "unweighted")),
+        tensors=checkpoint.tensors(),
+        style="dense",
+    )
+    return own, {"source": str(source), "store": checkpoint.config["store"]}
+
+
+def _config(found: Imported, origin: Mapping[str, Any], store: Store | None) -> dict[str, Any]:
+    model = {"encoder": dataclasses.asdict(found.encoder)} if found.model is None else found.model.to_dict()
+    normaliser = None if store is None else _normaliser(found, store).to_config()
+    return {
+        **({"architecture": ENCODER_ONLY} if found.model is None else {}),
+        "model": model,
+        "loss": {} if found.model is None else {"preset": "reference", "weighting": found.weighting},
+        "normaliser": normaliser,
+        "recipe": {"seed": int(found.options.get("seed", 0)), **found.options},
+        "store": {"path": "" if store is None else str(store.path)},
+        "progress": {},
+        "origin": dict(origin),
+        "version": __version__,
+    }
+
+
+def _normaliser(found: Imported, store: Store) -> Normaliser:
+    """Statistics of a store for the input of the weights, whose bands must be that many."""
+    inputs = [m for m in store.modalities.values() if m.input]
+    bands = sum(len(m.model_bands) for m in inputs)
+    if bands != found.encoder.in_channels:
+        raise InputError(
+            f"{store.path}: expected inputs of {found.encoder.in_channels} bands, as the weights take, got {bands} "
+            f"({', '.join(m.name for m in inputs)}); leave --store out, and normalise the images yourself."
+        )
+    tasks = [] if found.model is None else [task.name for task in found.model.tasks]
+    known: dict[str, Modality] = {**load_catalog().modalities, **store.modalities}
+    used = [known[name] for name in dict.fromkeys([*(m.name for m in inputs), *tasks])]
+    return Normaliser.of_preset("reference", used, store.statistics, inputs=[m.name for m in inputs], targets=tasks)
+
+
+def _export(found: Imported, out: Path, style: Style) -> Path:
+    if style == "timm":
+        tensors = to_timm(found.tensors, found.encoder)
+    elif found.model is None:
+        raise InputError(f"--to {style}: expected a whole MP-MAE, got an encoder alone; export it --to timm.")
+    else:
+        tensors = to_released(found.tensors, found.model, style)
+    partial = out.with_name(f".partial-{out.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _save(tensors, found, partial, safe=out.suffix == ".safetensors")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def _save(tensors: Mapping[str, Tensor], found: Imported, file: Path, *, safe: bool) -> None:
+    whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    if safe:
+        save_file(whole, file)
+        return
+    size, patch = found.encoder.image_size, found.encoder.patch_size
+    options = argparse.Namespace(**{**found.options, "input_size": size, "patch_size": patch})
+    with file.open("wb") as target:
+        torch.save({"model": whole, "args": options}, target)

@@ -1,0 +1,50 @@
+"""Which of several processes this one is, as ``torchrun`` says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from mmearth_data import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """A process among others that train one model.
+
+    Attributes
+    ----------
+    rank, world
+        This one's number, and how many there are.
+    local
+        How many there are on this machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world or self.local < 1 or self.world % self.local:
+            raise InputError(
+                f"expected the environment of torchrun, got RANK={self.rank}, WORLD_SIZE={self.world}, "
+                f"LOCAL_WORLD_SIZE={self.local}; start with torchrun."
+            )
+
+    @classmethod
+    def here(cls) -> Self:
+        """Read them from the environment; alone without one."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+        return cls(int(os.environ.get("RANK", "0")), world, local)
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes and reports."""
+        return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Machines."""
+        return self.world // self.local

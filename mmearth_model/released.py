@@ -1,0 +1,149 @@
+"""The released checkpoints by name: downloaded once, checked ever after."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mmearth_data import FileInputError, InputError, MMEarthError, cache_folder, resource_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CATALOG_FILE = "checkpoints.yaml"
+TIMEOUT_S = 60
+CHUNK_BYTES = 2**20
+SUFFIXES = (".pth", ".pt", ".safetensors")
+"""Files of weights that can be imported."""
+
+
+class DownloadFailed(MMEarthError):  # noqa: N818 - named by what happened
+    """A file could not be fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A released checkpoint.
+
+    Attributes
+    ----------
+    name
+        In the catalog.
+    url
+        Of its file.
+    learned, tiles
+        What it was trained on, for people.
+    """
+
+    name: str
+    url: str
+    learned: str
+    tiles: str
+
+
+def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
+    """All of the catalog, by name."""
+    file = catalog or resource_path("catalog") / CATALOG_FILE
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return {
+        name: Released(name, content["url"].format(**entry), entry["learned"], entry["tiles"])
+        for name, entry in content["checkpoints"].items()
+    }
+
+
+def find_released(name: str, catalog: Path | None = None) -> Released | None:
+    """Look a name up; None where it is a path, or nothing.
+
+    Raises
+    ------
+    InputError
+        When it is almost a name.
+    """
+    known = released_checkpoints(catalog)
+    if name in known or Path(name).exists():
+        return known.get(name) if not Path(name).exists() else None
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    if close:
+        raise InputError(f"expected a checkpoint or one of {', '.join(known)}, got {name!r}; did you mean {close[0]}?")
+    return None
+
+
+def fetch(released: Released, cache: Path | None = None, report: Callable[[int], None] = lambda received: None) -> Path:
+    """File of a released checkpoint, downloaded if it is not in the cache.
+
+    Parameters
+    ----------
+    released
+        Which.
+    cache
+        Folder; default the user's.
+    report
+        Told of the bytes received so far.
+
+    Raises
+    ------
+    DownloadFailed
+        When there is no connection; says how to go on without one.
+    FileInputError
+        When the file is not the one that was downloaded first.
+    """
+    file = (cache or cache_folder() / "checkpoints") / f"{released.name}.pth"
+    if not file.exists():
+        _download(released, file, report)
+    digest, record = digest_of(file), file.with_suffix(".sha256")
+    if not record.exists():
+        _write_whole(record, f"{digest}  {file.name}\n".encode())
+    expected = record.read_text(encoding="utf-8").split()[0]
+    if digest != expected:
+        raise FileInputError(
+            file, f"expected the digest {expected} that was recorded on first use, got {digest}; delete the file."
+        )
+    return file
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _download(released: Released, file: Path, report: Callable[[int], None]) -> None:
+    partial = file.with_name(f".partial-{os.getpid()}-{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(released.url, timeout=TIMEOUT_S) as answer, partial.open("wb") as target:
+            expected, received = answer.headers.get("Content-Length"), 0
+            while chunk := answer.read(CHUNK_BYTES):
+                target.write(chunk)
+                received += len(chunk)
+                report(received)
+        if expected is not None and received != int(expected):
+            raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes came"))
+        partial.replace(file)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DownloadFailed(_offline(released, file, str(reason))) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _offline(released: Released, file: Path, reason: str) -> str:
+    return (
+        f"{released.name}: could not be downloaded ({reason}). Without a connection: fetch {released.url} elsewhere and "
+        f"put it at {file}."
+    )
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    partial = file.with_name(f".partial-{file.name}")
+    partial.write_bytes(content)
+    shutil.move(partial, file)

@@ -1,0 +1,345 @@
+"""The Earth Engine source, through the real client and HTTP, against the planet read directly.
+
+The two sides share the planet and nothing else: scenes are found by expressions there and by plain Python here, and
+pixels are brought to the tile's grid by resamplers written apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from emulator_process import RunningEmulator, emulator
+
+from mmearth_data import build, make_recipe, open_store
+from mmearth_data.catalog import load_catalog
+from mmearth_data.cli import cli
+from mmearth_data.errors import InputError, TileUnavailable
+from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.earthengine.quota import LocalLimiter
+from mmearth_data.sources.earthengine.retry import Backoff
+from mmearth_data.sources.earthengine.session import SessionOptions, close_session, open_session
+from mmearth_data.sources.earthengine.source import EarthEngineSource
+from mmearth_data.sources.earthengine.survey import SceneRules
+from mmearth_data.sources.synthetic import SyntheticSource
+from mmearth_data.tile import Place, tile_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mmearth_data.modality import Modality
+
+SEED = 3
+YEARS = (2017, 2018, 2019, 2020)
+MODALITIES = tuple(m for m in load_catalog().select() if m.stored and (m.kind.is_raster or m.kind.is_continuous))
+S1_TOLERANCE_DB, ERA5_TOLERANCE = 1e-3, 1e-5
+FAULTS = ("429:0.2", "503:0.05", "hang:0.01", "truncate:0.01", "reset:0.01")
+
+
+@pytest.fixture(autouse=True)
+def _no_session_left() -> Iterator[None]:
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningEmulator]:
+    with emulator(seed=SEED) as running:
+        yield running
+
+
+def source(server: RunningEmulator, names: list[str] | None = None, **limits: Any) -> EarthEngineSource:
+    catalog = load_catalog()
+    rules = SceneRules(seed=SEED, years=YEARS, levels=("L2A", "L1C"), cloud_percent=10.0)
+    options = SessionOptions(url=server.url, connections=8, timeout_s=120, backoff=Backoff(attempts=3))
+    return EarthEngineSource(catalog, catalog.select(names), rules, options, LocalLimiter(8, **limits))
+
+
+def places(count: int, seed: int, size_px: int = 32) -> list[Place]:
+    """Places on land and sea, the latitudes of the southern hemisphere and beyond the polar circle included."""
+    planet, rng, found = SyntheticSource(SEED).planet, np.random.default_rng(seed), list[Place]()
+    while len(found) < count:
+        lon = round(float(rng.uniform(-180, 180)), 6)
+        lat = round(float(np.degrees(np.arcsin(rng.uniform(-0.95, 0.99)))), 6)
+        if planet.labels(np.array([lon]), np.array([lat]))[0][0] >= 0:
+            found.append(Place(tile_id=int(tile_ids([lon], [lat], size_px)[0]), lon=lon, lat=lat, size_px=size_px))
+    return found
+
+
+def read(
+    origin: SyntheticSource | EarthEngineSource, answer: Survey | Rejection
+) -> tuple[Survey, dict[str, Any]] | Rejection:
+    if isinstance(answer, Rejection):
+        return answer
+    try:
+        arrays = origin.read(answer, [m for m in MODALITIES if m.name not in answer.values])
+    except TileUnavailable as refusal:
+        return Rejection(place=answer.place, reason=refusal.reason, detail=refusal.detail)
+    return answer, arrays | dict(answer.values)
+
+
+def assert_equal(m: Modality, band: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> None:
+    """Bit for bit where pixels are copied, within one step where they are interpolated."""
+    np.testing.assert_array_equal(m.observed(ours), m.observed(theirs), err_msg=f"{m.name} {band}: what is missing")
+    seen = m.observed(theirs)
+    native = band in (m.recipe.get("parameters") or {}).get("native", ())
+    if not seen.any():
+        return
+    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))[seen].max()
+    if not m.kind.is_raster:
+        assert difference <= ERA5_TOLERANCE * max(1.0, float(np.abs(theirs[seen]).max())), (m.name, band)
+    elif m.dtype.kind == "f":
+        assert difference <= S1_TOLERANCE_DB, (m.name, band)
+    else:
+        assert difference <= (0 if native or m.resampling == "nearest" else 1), (m.name, band)
+
+
+def assert_parity(server: RunningEmulator, wanted: list[Place]) -> set[str]:
+    """Compare both sources over places; names of the cases that were met."""
+    ours, theirs = source(server), SyntheticSource(SEED)
+    met: set[str] = set()
+    for place, mine, direct in zip(wanted, ours.survey(wanted), theirs.survey(wanted), strict=True):
+        a, b = read(ours, mine), read(theirs, direct)
+        if isinstance(a, Rejection) or isinstance(b, Rejection):
+            assert a == b
+            assert isinstance(b, Rejection)
+            met.add(b.reason)
+            continue
+        (survey, arrays), (expected, expected_arrays) = a, b
+        assert (survey.grid, survey.time_ms, survey.s2_level) == (expected.grid, expected.time_ms, expected.s2_level)
+        np.testing.assert_array_equal(
+            [survey.s1_asc_days, survey.s1_desc_days], [expected.s1_asc_days, expected.s1_desc_days]
+        )
+        for fact in ("sentinel2", "sentinel1_ascending", "sentinel1_descending"):
+            assert survey.facts.get(fact) == expected.facts.get(fact)
+        for m in MODALITIES:
+            for k, band in enumerate(m.bands):
+                assert_equal(m, band, arrays[m.name][k], expected_arrays[m.name][k])
+        met |= cases(place, expected, expected_arrays)
+    return met
+
+
+def cases(place: Place, survey: Survey, arrays: dict[str, Any]) -> set[str]:
+    from mmearth_data.tile import utm_epsg
+
+    seen = {m.name: m.observed(arrays[m.name]) for m in MODALITIES}
+    found = {
+        "L2A": survey.s2_level == 1,
+        "L1C": survey.s2_level == 0,
+        "south": place.lat < 0,
+        "neighbouring zone": survey.grid.epsg != utm_epsg(place.lon, place.lat),
+        "missing pass": bool(np.isnan([survey.s1_asc_days, survey.s1_desc_days]).any()),
+        "missing polarisation": not seen["sentinel1"].any(axis=(1, 2)).all(),
+        "no MSK_CLDPRB": survey.s2_level == 1 and not seen["sentinel2_cloudprod"].any(),
+        "no Dynamic World": not seen["dynamic_world"].any(),
+        "ERA5 masked": not seen["era5"].any(),
+        "canopy partly masked": bool(seen["canopy_height_eth"].any() and not seen["canopy_height_eth"].all()),
+    }
+    return {name for name, is_so in found.items() if is_so}
+
+
+def test_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> None:
+    assert {"L2A", "L1C", "south", "missing polarisation"} <= assert_parity(server, places(16, seed=1))
+
+
+@pytest.mark.slow
+def test_many_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> None:
+    met = assert_parity(server, places(400, seed=11))
+    assert met >= {"L2A", "L1C", "south", "neighbouring zone", "missing pass", "missing polarisation", "no MSK_CLDPRB"}
+    assert met >= {"no Dynamic World", "sentinel2_missing"}
+
+
+def test_entries_on_request_need_no_code(server: RunningEmulator) -> None:
+    names = ["copernicus_dem", "jrc_water", "landsat8"]
+    extra = source(server, names)
+    wanted = load_catalog().select(names)
+    read_any = set()
+    for answer in extra.survey(places(6, seed=1)):
+        if isinstance(answer, Rejection):
+            continue
+        arrays = extra.read(answer, wanted)
+        assert arrays["landsat8"].dtype == np.uint16
+        elevation = arrays["copernicus_dem"]
+        assert np.isfinite(elevation).all() or not np.isfinite(elevation).any(), "there is none on the open sea"
+        assert np.all((elevation > -500) & (elevation < 9000) | np.isnan(elevation))
+        water = arrays["jrc_water"]
+        assert np.all((water <= 100) | (water == 255))
+        read_any |= {m.name for m in wanted if m.observed(arrays[m.name]).any()}
+    assert {"copernicus_dem", "landsat8"} <= read_any
+
+
+def test_ecoregions_come_in_pages(server: RunningEmulator) -> None:
+    origin = source(server)
+    found, true = origin.ecoregions(), SyntheticSource(SEED).ecoregions()
+    assert found["eco_region"].tolist() == sorted(true["eco_region"])
+    areas = true.set_index("eco_region")["area_km2"].reindex(found["eco_region"]).to_numpy()
+    large = areas > 1e4
+    np.testing.assert_allclose(found["area_km2"].to_numpy()[large], areas[large], rtol=0.01)
+    asked = origin.account()["requests"]
+    assert asked["value:compute"] == 1
+    assert asked["table:computeFeatures"] >= len(found) / 50
+
+
+def test_one_session_a_process(server: RunningEmulator) -> None:
+    first = open_session(SessionOptions(url=server.url))
+    assert open_session(SessionOptions(url=server.url, connections=3)) is first
+    with pytest.raises(InputError, match="process for each"):
+        open_session(SessionOptions(url="http://127.0.0.1:9"))
+
+
+def test_a_server_that_is_not_there_is_named_at_once() -> None:
+    options = SessionOptions(url="http://127.0.0.1:9", backoff=Backoff(attempts=2, first_s=0.01))
+    with pytest.raises(Exception, match="did not answer in 2 attempts"):
+        open_session(options)
+
+
+# ---------------------------------------------------------------- whole builds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ecoregions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of the planet's ecoregions, so that not every build fetches them."""
+    path = tmp_path_factory.mktemp("ecoregions") / "e.gpkg"
+    SyntheticSource(SEED).ecoregions()[["eco_region", "geometry"]].to_file(path)
+    ECOREGIONS[:] = [path]
+    return path
+
+
+ECOREGIONS: list[Path] = []
+
+
+def recipe(server: RunningEmulator, tiles: int, **fields: Any) -> Any:
+    given = {
+        "ecoregions": ECOREGIONS[0],
+        "source": "earthengine",
+        "ee_url": server.url,
+        "seed": SEED,
+        "tile_size": 32,
+        "tiles": tiles,
+    }
+    limits = {"in_flight": 8, "tiles_per_shard": 16, "region": "bbox:4,43,16,50", "balance": "area"}
+    return make_recipe(None, given | limits | fields)
+
+
+def digests(store: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(store)): hashlib.blake2b(path.read_bytes()).hexdigest()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and "_ledger" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def smooth(server: RunningEmulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store built without any trouble."""
+    out = tmp_path_factory.mktemp("smooth") / "s.zarr"
+    close_session()
+    build(recipe(server, 32), out)
+    return out
+
+
+def test_a_store_from_an_emulator_is_marked_synthetic_and_keeps_its_ledger(smooth: Path) -> None:
+    store = open_store(smooth)
+    assert store.synthetic
+    assert store.source["name"] == "earthengine"
+    assert len(store) == 32
+    shown = json.loads(CliRunner().invoke(cli, ["inspect", str(smooth), "--json"]).stdout)["ledger"]
+    assert shown["requests"]["image:computePixels"] >= 32
+    assert shown["received_bytes"] > 32 * 32 * 32 * 26
+    assert "computePixels" in CliRunner().invoke(cli, ["inspect", str(smooth)]).stdout
+
+
+def test_trouble_changes_no_pixel(smooth: Path, tmp_path: Path) -> None:
+    with emulator(*(word for fault in FAULTS for word in ("--fault", fault)), seed=SEED) as troubled:
+        out = tmp_path / "t.zarr"
+        build(recipe(troubled, 32, request_timeout_s=3), out)
+        assert troubled.ledger()["status"].get("429", 0) > 0
+    assert digests(out) == digests(smooth)
+    ids = open_store(out).tiles["tile_id"]
+    assert ids.is_unique
+
+
+def test_a_permanent_refusal_rejects_that_candidate_only(tmp_path: Path) -> None:
+    with emulator("--fault", "400:0.1", seed=SEED) as refusing:
+        out = tmp_path / "r.zarr"
+        build(recipe(refusing, 32), out)
+    rejected = pq.read_table(out / "rejected.parquet").to_pylist()
+    refused = [row for row in rejected if row["reason"] == "earthengine_refused"]
+    assert 0 < len(refused) < 16
+    assert all(row["detail"].startswith("HTTP 400: ") for row in refused)
+    assert len(open_store(out)) >= 28
+
+
+def test_refused_credentials_stop_the_build_and_it_resumes(
+    smooth: Path, server: RunningEmulator, tmp_path: Path
+) -> None:
+    out = tmp_path / "c.zarr"
+    with emulator("--fault", "401:0.04", seed=SEED) as expiring, pytest.raises(InputError, match="sign in again"):
+        build(recipe(expiring, 32, in_flight=1), out)
+    close_session()
+    build(recipe(server, 32), out)
+    assert digests(out) == digests(smooth)
+
+
+def test_limits_are_kept_as_the_server_counts_them(tmp_path: Path) -> None:
+    with emulator("--latency-ms", 30, seed=SEED) as counting:
+        build(recipe(counting, 32, in_flight=5, per_second=20, modalities=["sentinel2"]), tmp_path / "l.zarr")
+        seen = counting.ledger()
+    assert seen["max_in_flight"] <= 5
+    assert seen["max_per_second"] <= 20
+    assert seen["requests"]["algorithms"] == 1
+    assert seen["requests"]["discovery"] <= 4
+
+
+def test_restricted_mode_is_obeyed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with emulator("--fault", "restricted:1", seed=SEED) as restricted:
+        build(recipe(restricted, 4, modalities=["sentinel2_cloudmask"]), tmp_path / "l.zarr")
+        assert restricted.ledger()["max_in_flight"] <= 1 + 1
+    assert "restricted mode" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_hundred_tiles_take_few_requests_and_survive_trouble(server: RunningEmulator, tmp_path: Path) -> None:
+    before = server.ledger()["requests"]
+    build(recipe(server, 200, tiles_per_shard=64), tmp_path / "s.zarr")
+    after = server.ledger()["requests"]
+    asked = sum(after.get(kind, 0) - before.get(kind, 0) for kind in ("value:compute", "image:computePixels"))
+    delivered = len(open_store(tmp_path / "s.zarr"))
+    assert delivered == 200
+    assert asked / delivered <= 1.1
+    close_session()
+    with emulator(*(word for fault in FAULTS for word in ("--fault", fault)), seed=SEED) as troubled:
+        build(recipe(troubled, 200, tiles_per_shard=64, request_timeout_s=3), tmp_path / "t.zarr")
+    assert digests(tmp_path / "t.zarr") == digests(tmp_path / "s.zarr")
+
+
+def test_without_credentials_there_is_one_clear_message(tmp_path: Path) -> None:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE_", "EARTHENGINE_", "CLOUDSDK_"))}
+    program = Path(sys.executable).with_name("mmearth-data")
+    start = time.monotonic()
+    done = subprocess.run(
+        [program, "build", "--region", "global"],
+        env=keep | {"HOME": str(tmp_path), "MMEARTH_CACHE": str(tmp_path / "cache")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - start
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for way in ("earthengine authenticate", "application-default", "--service-account", "--source synthetic"):
+        assert way in done.stderr
+    assert not list(tmp_path.glob("*.zarr"))
+    assert seconds < 3 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), "under 3 s on a machine that is free"

@@ -1,0 +1,163 @@
+"""Geometry of the emulator against closed forms and the ellipsoid, asked by the real client."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ee
+import pytest
+from ee_world import refusal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyproj import Geod, Transformer
+
+pytestmark = pytest.mark.usefixtures("earth")
+
+EARTH = Geod(ellps="WGS84")
+
+
+def box(west: float, south: float, east: float, north: float) -> Any:
+    """Box whose edges are straight in longitude and latitude."""
+    return ee.Geometry.Rectangle([west, south, east, north], geodesic=False)
+
+
+def test_geojson_goes_there_and_back() -> None:
+    assert ee.Geometry.Point([8.5, 47.25]).getInfo() == {"type": "Point", "coordinates": [8.5, 47.25]}
+    ring = [[[0, 0], [2, 0], [2, 1], [0, 0]]]
+    found = ee.Geometry.Polygon(ring).getInfo()
+    assert (found["type"], found["coordinates"]) == ("Polygon", ring)
+    assert ee.Geometry.Polygon([0, 0, 2, 0, 2, 1]).coordinates().getInfo() == ring
+    computed = ee.Geometry(ee.Feature(ee.Geometry.LineString([[0, 0], [1, 1]])).geometry())
+    assert computed.type().getInfo() == "LineString"
+    assert computed.coordinates().getInfo() == [[0, 0], [1, 1]]
+
+
+def test_areas_and_lengths_are_those_of_the_ellipsoid() -> None:
+    lon, lat = [10.0, 11.0, 11.0, 10.0], [50.0, 50.0, 51.0, 51.0]
+    area, perimeter = EARTH.polygon_area_perimeter(lon, lat)
+    made = ee.Geometry.Polygon([list(pair) for pair in zip(lon, lat, strict=True)])
+    got = ee.List([made.area(1), made.perimeter(1)]).getInfo()
+    assert got == pytest.approx([abs(area), perimeter], rel=1e-9)
+    # One degree of the equator.
+    assert ee.Geometry.LineString([[0, 0], [1, 0]]).length().getInfo() == pytest.approx(
+        math.pi * 6378137 / 180, rel=1e-9
+    )
+    # Between two parallels lies a zone, whose area Archimedes knew.
+    strip = 6371007.2**2 * math.radians(40) * (math.sin(math.radians(61)) - math.sin(math.radians(60)))
+    assert box(0, 60, 40, 61).area(1).getInfo() == pytest.approx(strip, rel=0.01)
+
+
+@settings(max_examples=10)
+@given(st.floats(-179, 179), st.floats(-79, 79), st.floats(50, 20_000))
+def test_a_buffer_holds_what_lies_nearer_than_its_distance(lon: float, lat: float, distance: float) -> None:
+    point = ee.Geometry.Point([lon, lat])
+    circle = point.buffer(distance)
+    near, far = (ee.Geometry.Point(EARTH.fwd(lon, lat, 37.0, distance * share)[:2]) for share in (0.99, 1.01))
+    inside, outside, area, apart = ee.List(
+        [circle.contains(near), circle.contains(far), circle.area(1), point.distance(far)]
+    ).getInfo()
+    assert inside
+    assert not outside
+    assert area == pytest.approx(math.pi * distance**2, rel=0.01)
+    assert apart == pytest.approx(distance * 1.01, rel=1e-6)
+
+
+def test_bounds_of_a_buffer_are_a_square_of_its_width() -> None:
+    (ring,) = ee.Geometry.Point([10, 60]).buffer(1000).bounds().coordinates().getInfo()
+    (west, south), (east, north) = ring[0], ring[2]
+    assert ring == [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    assert EARTH.line_length([west, east], [60, 60]) == pytest.approx(2000, rel=0.003)
+    assert EARTH.line_length([10, 10], [south, north]) == pytest.approx(2000, rel=0.003)
+
+
+def test_centroids_hulls_and_parts() -> None:
+    assert ee.Geometry.Polygon([[0, -1], [2, -1], [2, 1], [0, 1]]).centroid(1).coordinates().getInfo() == pytest.approx(
+        [1, 0], abs=1e-6
+    )
+    points = ee.Geometry.MultiPoint([[0, 0], [1, 0], [0, 1], [0.2, 0.2]])
+    assert len(points.convexHull(1).coordinates().getInfo()[0]) == 4
+    assert ee.List(points.geometries()).size().getInfo() == 4
+    simple = ee.Geometry.LineString([[0, 0], [1, 0.00001], [2, 0]]).simplify(100).coordinates().getInfo()
+    assert simple == [[0, 0], [2, 0]]
+
+
+def test_shapes_combine() -> None:
+    left, right = box(0, 0, 2, 2), box(1, 1, 3, 3)
+    got = ee.List(
+        [shape.bounds().coordinates() for shape in (left.intersection(right, 1), left.union(right, 1))]
+    ).getInfo()
+    assert got[0][0][0] == [1, 1]
+    assert got[0][0][2] == [2, 2]
+    assert got[1][0][2] == [3, 3]
+    assert left.difference(right, 1).area(1).getInfo() == pytest.approx(
+        left.area(1).subtract(left.intersection(right, 1).area(1)).getInfo(), rel=1e-6
+    )
+
+
+def test_shortest_paths_bulge_towards_the_pole() -> None:
+    # Between 0 E and 40 E along 60 N the great circle reaches 61.5 N in the middle: tan(lat) = tan(60) / cos(20).
+    top = math.degrees(math.atan(math.tan(math.radians(60)) / math.cos(math.radians(20))))
+    ring = [[0, 50], [40, 50], [40, 60], [0, 60]]
+    bulged, straight = ee.Geometry.Polygon(ring), ee.Geometry.Polygon(ring, None, False)
+    below, above = (ee.Geometry.Point([20, top + step]) for step in (-0.05, 0.05))
+    got = ee.List([shape.contains(p) for shape in (bulged, straight) for p in (below, above)]).getInfo()
+    assert got == [True, False, False, False]
+
+
+def test_shapes_meet_across_the_date_line() -> None:
+    pacific = box(179, -1, 181, 1)
+    got = ee.List(
+        [
+            pacific.contains(ee.Geometry.Point([-179.5, 0])),
+            pacific.intersects(box(-180, -1, -179, 1)),
+            pacific.contains(ee.Geometry.Point([178, 0])),
+            pacific.disjoint(box(0, 0, 1, 1)),
+            box(-179.9, 0, -179.8, 0.1).containedIn(pacific),
+        ]
+    ).getInfo()
+    assert got == [True, True, False, True, True]
+
+
+def test_a_geometry_keeps_its_crs_and_can_change_it() -> None:
+    x, y = Transformer.from_crs(4326, 32632, always_xy=True).transform(9.0, 50.0)
+    utm = ee.Geometry.Rectangle([x, y, x + 640, y + 640], "EPSG:32632", False)
+    found = utm.getInfo()
+    assert found["crs"]["properties"]["name"] == "EPSG:32632"
+    area, lonlat = ee.List([utm.area(0.1), utm.transform("EPSG:4326", 0.1).coordinates()]).getInfo()
+    assert area == pytest.approx(640 * 640, rel=1e-3)  # the scale of UTM at its middle meridian is 0.9996
+    assert [9.0, 50.0] in [pytest.approx(p, abs=1e-9) for p in lonlat[0]]
+    assert utm.area(0.1, "EPSG:32632").getInfo() == pytest.approx(640 * 640, rel=1e-9)
+    assert utm.buffer(10).bounds(0.1, "EPSG:32632").area(0.1, "EPSG:32632").getInfo() == pytest.approx(660**2, rel=1e-6)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.integers(1, 60))
+def test_random_points_lie_in_their_region_and_are_decided_by_the_seed(seed: int, count: int) -> None:
+    region = ee.Geometry.Polygon([[10, 40], [20, 40], [15, 60]], None, False)
+    draw = ee.FeatureCollection.randomPoints(region, count, seed)
+    again, other, outside = ee.List(
+        [
+            ee.FeatureCollection.randomPoints(region, count, seed).geometry().coordinates(),
+            ee.FeatureCollection.randomPoints(region, count, seed + 1).geometry().coordinates(),
+            draw.filter(ee.Filter.isContained(".geo", region).Not()).size(),
+        ]
+    ).getInfo()
+    features = draw.getInfo()["features"]
+    assert len(features) == count
+    assert [f["id"] for f in features] == [str(k) for k in range(count)]
+    assert again == draw.geometry().coordinates().getInfo()
+    assert other != again
+    assert outside == 0
+
+
+def test_random_points_are_even_on_the_sphere() -> None:
+    # Half of a hemisphere's area lies below 30 degrees.
+    points = ee.FeatureCollection.randomPoints(ee.Geometry.BBox(-180, 0, 180, 90), 2000, 3)
+    below = points.filterBounds(ee.Geometry.BBox(-180, 0, 180, 30)).size().getInfo()
+    assert below == pytest.approx(1000, abs=4 * math.sqrt(500))
+
+
+def test_a_point_needs_two_numbers() -> None:
+    wrong = ee.ApiFunction.call_("GeometryConstructors.Point", [1.0, 2.0, 3.0])
+    assert "Point coordinates must have two elements" in refusal(wrong)

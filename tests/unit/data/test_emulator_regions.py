@@ -1,0 +1,353 @@
+"""Reducers, composites, regions and samples, against answers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp
+
+from mmearth_data.emulator.collections import of_elements
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.features import Feature
+from mmearth_data.emulator.geometry import Geometry
+from mmearth_data.emulator.image import Image, PixelType, Projection
+
+
+def square(west: float, south: float, east: float, north: float) -> Geometry:
+    """Rectangle in metres from the corner of the ramp's first pixel; y counts up."""
+    return Geometry(
+        shapely.box(500_000 + west, 5_000_000 + south, 500_000 + east, 5_000_000 + north), "EPSG:32632", geodesic=False
+    )
+
+
+# ---------------------------------------------------------------- reducers of numbers
+
+NUMBERS = [1.0, 2.0, 2.0, 7.0]
+FLAT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("sum", {}, {"sum": 12}),
+    ("mean", {}, {"mean": 3}),
+    ("min", {}, {"min": 1}),
+    ("max", {}, {"max": 7}),
+    ("minMax", {}, {"min": 1, "max": 7}),
+    ("product", {}, {"product": 28}),
+    ("count", {}, {"count": 4}),
+    ("median", {}, {"median": 2}),
+    ("mode", {}, {"mode": 2}),
+    ("first", {}, {"first": 1}),
+    ("last", {}, {"last": 7}),
+    ("firstNonNull", {}, {"first": 1}),
+    ("lastNonNull", {}, {"last": 7}),
+    ("allNonZero", {}, {"all": 1}),
+    ("anyNonZero", {}, {"any": 1}),
+    ("variance", {}, {"variance": 5.5}),
+    ("stdDev", {}, {"stdDev": math.sqrt(5.5)}),
+    ("sampleVariance", {}, {"variance": 22 / 3}),
+    ("sampleStdDev", {}, {"stdDev": math.sqrt(22 / 3)}),
+    ("percentile", {"percentiles": [0, 50, 100]}, {"p0": 1, "p50": 2, "p100": 7}),
+    ("percentile", {"percentiles": [50], "outputNames": ["middle"]}, {"middle": 2}),
+    ("toList", {}, {"list": [1, 2, 2, 7]}),
+    ("frequencyHistogram", {}, {"histogram": {"1": 1, "2": 2, "7": 1}}),
+    ("countDistinct", {}, {"count": 3}),
+    ("fixedHistogram", {"min": 0, "max": 8, "steps": 2}, {"histogram": [[0, 3], [4, 1]]}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), FLAT, ids=[row[0] for row in FLAT])
+def test_reducers_of_four_numbers(name: str, arguments: dict[str, Any], expected: dict[str, Any]) -> None:
+    found = call(f"Reducer.{name}", **arguments).reduce_values([[number] for number in NUMBERS])
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert found[key] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_reducers_of_nothing_give_null() -> None:
+    for name in ("mean", "min", "max", "median", "mode", "first", "stdDev"):
+        assert set(call(f"Reducer.{name}").reduce_values([]).values()) == {None}, name
+    assert call("Reducer.count").reduce_values([]) == {"count": 0}
+    assert call("Reducer.mean").reduce_values([[None], [4.0]]) == {"mean": 4}
+
+
+def test_reducers_side_by_side_repeated_and_renamed() -> None:
+    mean, count = call("Reducer.mean"), call("Reducer.count")
+    shared = call("Reducer.combine", reducer1=mean, reducer2=count, sharedInputs=True)
+    assert shared.reduce_values([[1.0], [3.0]]) == {"mean": 2, "count": 2}
+    apart = call("Reducer.combine", reducer1=mean, reducer2=mean, outputPrefix="second_")
+    assert apart.reduce_values([[1.0, 10.0], [3.0, 30.0]]) == {"mean": 2, "second_mean": 20}
+    twice = call("Reducer.repeat", reducer=mean, count=2)
+    assert twice.reduce_values([[1.0, 10.0], [3.0, 30.0]]) == {"mean": [2, 20]}
+    assert call("Reducer.setOutputs", reducer=mean, outputs=["average"]).reduce_values([[4.0]]) == {"average": 4}
+    assert call("Reducer.getOutputs", reducer=shared) == ["mean", "count"]
+
+
+def test_fits_and_correlations_of_two_columns() -> None:
+    rows = [[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]]
+    assert call("Reducer.linearFit").reduce_values(rows) == {"scale": pytest.approx(2), "offset": pytest.approx(1)}
+    assert call("Reducer.pearsonsCorrelation").reduce_values(rows)["correlation"] == pytest.approx(1)
+
+
+def test_groups() -> None:
+    grouped = call("Reducer.group", reducer=call("Reducer.sum"), groupField=1, groupName="class")
+    found = grouped.reduce_values([[1.0, 5.0], [2.0, 5.0], [10.0, 7.0]])
+    assert found == {"groups": [{"class": 5, "sum": 3}, {"class": 7, "sum": 10}]}
+
+
+# ---------------------------------------------------------------- composites
+
+
+def stack() -> Any:
+    """Three images over four pixels."""
+    images = [array([1, 2, None, None]), array([3, None, None, 5]), array([3, 8, None, None])]
+    return of_elements(images)
+
+
+COMPOSITES: list[tuple[str, list[float | None]]] = [
+    ("ImageCollection.mosaic", [3, 8, None, 5]),
+    ("reduce.min", [1, 2, None, 5]),
+    ("reduce.max", [3, 8, None, 5]),
+    ("reduce.sum", [7, 10, None, 5]),
+    ("reduce.mean", [7 / 3, 5, None, 5]),
+    ("reduce.median", [3, 5, None, 5]),
+    ("reduce.mode", [3, 2, None, 5]),
+    ("reduce.count", [3, 2, 0, 1]),
+    ("reduce.product", [9, 16, None, 5]),
+    ("reduce.and", [1, 1, None, 1]),
+    ("reduce.or", [1, 1, None, 1]),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), COMPOSITES, ids=[row[0] for row in COMPOSITES])
+def test_composites(name: str, expected: list[float | None]) -> None:
+    image = call(name, collection=stack())
+    assert image.names == ["b"]
+    assert call("Image.projection", image=image) == Projection("EPSG:4326")
+    found = line(image)
+    assert [v is None for v in found] == [v is None for v in expected]
+    assert [v or 0 for v in found] == pytest.approx([v or 0 for v in expected])
+
+
+def test_of_equally_frequent_values_the_mode_is_the_lowest() -> None:
+    """Not documented: `mode_of` is the one place that decides it."""
+    assert line(call("reduce.mode", collection=of_elements([array([7]), array([2])])), 1) == [2]
+
+
+def test_reduce_adds_the_output_to_the_names() -> None:
+    image = call("ImageCollection.reduce", collection=stack(), reducer=call("Reducer.minMax"))
+    assert image.names == ["b_min", "b_max"]
+    assert [line(image, 2, k) for k in (0, 1)] == [[1, 2], [3, 8]]
+    across = call(
+        "Image.reduce", image=call("Image.cat", images=[array([1]), array([5])]), reducer=call("Reducer.mean")
+    )
+    assert (across.names, line(across, 1)) == (["mean"], [3])
+
+
+def test_to_bands_prefixes_names_with_the_index() -> None:
+    images = [array([k]).with_properties({"system:index": f"S{k}"}) for k in (1, 2)]
+    named = call("ImageCollection.toBands", collection=of_elements(images))
+    assert named.names == ["0_b", "1_b"]
+
+
+def test_quality_mosaic_takes_the_best_image() -> None:
+    def image(value: float, quality: float | None) -> Image:
+        return call("Image.cat", images=[array([value]), array([quality], name="q")])
+
+    found = call(
+        "ImageCollection.qualityMosaic",
+        collection=of_elements([image(1, 5), image(2, 9), image(3, None)]),
+        qualityBand="q",
+    )
+    assert [line(found, 1, k) for k in (0, 1)] == [[2], [9]]
+
+
+def test_an_empty_collection_reduces_to_an_image_without_bands() -> None:
+    """A reducer over an empty collection gives no bands; selecting from it is an error."""
+    for name in ("reduce.mode", "reduce.median", "ImageCollection.mosaic"):
+        image = call(name, collection=of_elements([], "Image"))
+        assert image.names == []
+        with pytest.raises(EmulatorError, match="was applied to an Image with no bands"):
+            call("Image.select", input=image, bandSelectors=["label"])
+
+
+# ---------------------------------------------------------------- regions
+
+
+def test_pixels_count_with_their_share_of_the_region() -> None:
+    """Half of pixel 0 and all of pixel 1: (0 * 0.5 + 1 * 1) / 1.5."""
+    found = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.mean"), geometry=square(5, -10, 20, 0))
+    assert found == {"b": pytest.approx(1 / 1.5)}
+    summed = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.sum"), geometry=square(5, -10, 20, 0))
+    assert summed == {"b": pytest.approx(1)}
+    plain = call("Reducer.unweighted", reducer=call("Reducer.mean"))
+    assert call("Image.reduceRegion", image=ramp(), reducer=plain, geometry=square(5, -10, 20, 0)) == {"b": 0.5}
+    assert call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.max"), geometry=square(5, -10, 20, 0)) == {
+        "b": 1
+    }
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.9 / 256, None), (1.1 / 256, 1.0), (0.5, 1.0)])
+def test_a_pixel_with_less_than_a_256th_does_not_count(share: float, expected: float | None) -> None:
+    """On the asset's native grid."""
+    found = call(
+        "Image.reduceRegion",
+        image=ramp(),
+        reducer=call("Reducer.mean"),
+        geometry=square(10, -10 * share, 20, 0),
+    )
+    assert found == {"b": expected}
+
+
+def test_shares_come_in_steps_of_a_256th() -> None:
+    """Three quarters of a step are dropped: 10.75 / 256 counts as 10 / 256."""
+    found = call(
+        "Image.reduceRegion",
+        image=call("Image.constant", value=1),
+        reducer=call("Reducer.sum"),
+        geometry=square(0, -10, 10 * 10.75 / 256, 0),
+        crs="EPSG:32632",
+        scale=10,
+    )
+    assert found == {"constant": pytest.approx(10 / 256)}
+
+
+def test_at_ten_metres_a_tile_covers_whole_pixels_of_a_coarse_asset() -> None:
+    coarse = Projection("EPSG:32632", (40.0, 0.0, 500_000.0, 0.0, -40.0, 5_000_000.0))
+    image = array([1, 2])
+    found = call(
+        "Image.reduceRegion",
+        image=image_of(lambda c, r: c, projection=coarse),
+        reducer=call("Reducer.mean"),
+        geometry=square(30, -40, 70, 0),
+        crs="EPSG:32632",
+        scale=10,
+    )
+    assert found == {"b": 0.75}  # one column of pixels in the first cell, three in the second
+    assert image.names == ["b"]
+
+
+def test_no_valid_pixel_is_null() -> None:
+    empty = array([None, None])
+    found = call("Image.reduceRegion", image=empty, reducer=call("Reducer.mean"), geometry=square(0, -10, 20, 0))
+    assert found == {"b": None}
+    half = call(
+        "Image.reduceRegion", image=array([None, 4]), reducer=call("Reducer.mean"), geometry=square(0, -10, 20, 0)
+    )
+    assert half == {"b": 4}
+
+
+def test_names_of_results_follow_bands_and_outputs() -> None:
+    both = call("Image.cat", images=[ramp(name="x"), ramp(name="y")])
+    area = square(0, -10, 20, 0)
+    assert call("Image.reduceRegion", image=both, reducer=call("Reducer.max"), geometry=area) == {"x": 1, "y": 1}
+    assert call("Image.reduceRegion", image=both, reducer=call("Reducer.minMax"), geometry=area) == {
+        "x_min": 0,
+        "x_max": 1,
+        "y_min": 0,
+        "y_max": 1,
+    }
+    points = Geometry(shapely.Point(500_015, 4_999_985), "EPSG:32632", geodesic=False)
+    assert call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.first"), geometry=points) == {"b": 101}
+
+
+def test_aggregations_that_are_refused() -> None:
+    composite = call("ImageCollection.mosaic", collection=[ramp()])
+    with pytest.raises(EmulatorError, match="default WGS84 projection is invalid for aggregations"):
+        call("Image.reduceRegion", image=composite, reducer=call("Reducer.mean"), geometry=square(0, -10, 10, 0))
+    with pytest.raises(
+        EmulatorError, match=r"Too many pixels in the region\. Found 400, but maxPixels allows only 100"
+    ):
+        call(
+            "Image.reduceRegion",
+            image=ramp(),
+            reducer=call("Reducer.mean"),
+            geometry=square(0, -200, 200, 0),
+            maxPixels=100,
+        )
+    best = call(
+        "Image.reduceRegion",
+        image=ramp(),
+        reducer=call("Reducer.count"),
+        geometry=square(0, -200, 200, 0),
+        maxPixels=100,
+        bestEffort=True,
+    )
+    assert best == {"b": 100}
+    with pytest.raises(EmulatorError, match="unbounded"):
+        call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.mean"))
+
+
+def test_reduce_regions_names_one_band_by_the_output() -> None:
+    features = of_elements([Feature(square(0, -10, 20, 0), {"name": "a"}), Feature(square(0, -10, 10, 0))])
+    one = call("Image.reduceRegions", image=ramp(), collection=features, reducer=call("Reducer.mean")).elements()
+    assert [f.properties["mean"] for f in one] == [0.5, 0]
+    assert one[0].properties["name"] == "a"
+    both = call("Image.cat", images=[ramp(name="x"), ramp(name="y")])
+    two = call("Image.reduceRegions", image=both, collection=features, reducer=call("Reducer.mean")).elements()
+    assert {k: v for k, v in two[0].properties.items() if k in "xy"} == {"x": 0.5, "y": 0.5}
+
+
+# ---------------------------------------------------------------- samples
+
+
+def test_sample_makes_a_feature_of_each_pixel() -> None:
+    found = call("Image.sample", image=array([1, 2, None]), region=square(0, -10, 30, 0), geometries=True).elements()
+    assert [f.properties["b"] for f in found] == [1, 2]
+    x, y = shapely.get_coordinates(found[0].geometry.shape)[0]
+    lon, lat = grid(1, 1).centres("EPSG:4326")
+    assert (x, y) == (pytest.approx(lon[0, 0]), pytest.approx(lat[0, 0]))
+    kept = call("Image.sample", image=array([1, 2]), region=square(0, -10, 20, 0), numPixels=1, seed=3).elements()
+    assert len(kept) == 1
+    assert kept[0].geometry is None
+
+
+def test_sample_regions_keeps_properties() -> None:
+    features = of_elements([Feature(square(0, -10, 20, 0), {"label": 4, "other": 5})])
+    found = call("Image.sampleRegions", image=ramp(), collection=features, properties=["label"]).elements()
+    assert [(f.properties["label"], f.properties["b"], "other" in f.properties) for f in found] == [
+        (4, 0, False),
+        (4, 1, False),
+    ]
+
+
+def test_stratified_sample_draws_from_each_class() -> None:
+    image = image_of(lambda c, r: c % 2, kind=PixelType("int", 0, 1), name="class")
+    found = call("Image.stratifiedSample", image=image, numPoints=3, region=square(0, -100, 100, 0)).elements()
+    assert sorted(f.properties["class"] for f in found) == [0, 0, 0, 1, 1, 1]
+
+
+def test_sample_rectangle_and_get_region() -> None:
+    found = call("Image.sampleRectangle", image=ramp(), region=square(0, -20, 20, 0))
+    assert found.properties["b"] == [[0, 1], [100, 101]]
+    with pytest.raises(EmulatorError, match="no default value"):
+        call("Image.sampleRectangle", image=array([1, None]), region=square(0, -10, 20, 0))
+    filled = call("Image.sampleRectangle", image=array([1, None]), region=square(0, -10, 20, 0), defaultValue=-1)
+    assert filled.properties["b"] == [[1, -1]]
+    timed = of_elements([array([3, 4]).with_properties({"system:time_start": 1000})])
+    table = call(
+        "ImageCollection.getRegion", collection=timed, geometry=square(0, -10, 20, 0), scale=10, crs="EPSG:32632"
+    )
+    assert table[0] == ["id", "longitude", "latitude", "time", "b"]
+    assert [(row[0], row[3], row[4]) for row in table[1:]] == [("0", 1000, 3), ("0", 1000, 4)]
+
+
+def test_reduce_resolution_takes_all_pixels_instead_of_one() -> None:
+    mean = call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"))
+    coarse = Projection("EPSG:32632", (20.0, 0.0, 500_000.0, 0.0, -20.0, 5_000_000.0))
+    assert pixels(mean, grid(2, 1, coarse)) == [[50.5, 52.5]]
+    forced = call("Image.reproject", image=mean, crs="EPSG:32632", crsTransform=list(coarse.transform))
+    assert pixels(forced, grid(2, 1, UTM)) == [[50.5, 50.5]]
+    with pytest.raises(EmulatorError, match="Too many input pixels"):
+        pixels(
+            call("Image.reduceResolution", image=ramp(), reducer=call("Reducer.mean"), maxPixels=3), grid(1, 1, coarse)
+        )
+
+
+def test_random_numbers_belong_to_places() -> None:
+    image = call("Image.random", seed=4)
+    whole, part = pixels(image, grid(4, 3)), pixels(image, grid(2, 1, UTM, 1, 1))
+    assert part == [whole[1][1:3]]
+    assert line(call("Image.random", seed=5)) != line(image)
+    many = np.array(pixels(image, grid(100, 100)))
+    assert abs(many.mean() - 0.5) < 0.02
