@@ -250,7 +250,9 @@ def embed(
 ) -> None:
     """Embed the tiles of STORE, or the rasters of FOLDER, with a pretrained encoder."""
     from mmearth_data import cache_folder
-    from mmearth_model import embedding, load_checkpoint
+    from mmearth_model import load_checkpoint
+    from mmearth_model.embedding import embed as embed_tiles
+    from mmearth_model.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
     from mmearth_model.tasks import open_task
 
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
@@ -260,15 +262,15 @@ def embed(
         raise click.UsageError("--neighbours draws tiles of a store, got files.")
     loaded = load_checkpoint(checkpoint)
     store = _open(source) if task is None else None
-    found = embedding.embed(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
+    found = embed_tiles(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
     for path in outs:
-        (embedding.write_zarr if path.suffix == ".zarr" else embedding.write_parquet)(found, path)
+        (write_zarr if path.suffix == ".zarr" else write_parquet)(found, path)
     if map_path is not None:
-        embedding.map_figure(found, store).savefig(map_path, dpi=150)
+        map_figure(found, store).savefig(map_path, dpi=150)
     click.echo(f"{len(found.values)} embeddings of {found.values.shape[1]} numbers.")
     if neighbours is not None and store is not None:
         row = found.position(neighbours)
-        embedding.neighbours_figure(found, store, row).savefig(figure, dpi=150)
+        neighbours_figure(found, store, row).savefig(figure, dpi=150)
         for place, similarity in found.neighbours(row):
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 

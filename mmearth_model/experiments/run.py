@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, build, open_store
+from mmearth_data import InputError, __version__, build, open_store
 from mmearth_data import make_recipe as make_build_recipe
-from mmearth_model.checkpoints import load_checkpoint
+from mmearth_model.checkpoints import load_checkpoint, write_checkpoint
 from mmearth_model.evaluation import Evaluation, Row, evaluate
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
 from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
-from mmearth_model.pretraining import pretrain
+from mmearth_model.plan import plan_training
+from mmearth_model.pretraining import configuration, describe_store, pretrain
+from mmearth_model.pretraining import prepare as prepare_module
 from mmearth_model.recipe import make_recipe
-from mmearth_model.runs import write_text
+from mmearth_model.runs import publish_folder, write_text
 from mmearth_model.tasks import PREFIX, LabelShare
 
 if TYPE_CHECKING:
@@ -143,12 +145,16 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
         return setting
     path = setting.out / "store.zarr"
     with claim(setting.out / "claims" / "store") as ours:
-        if ours:
+        if ours and not _finished_store(path):
             report(f"building {path}")
             build(make_build_recipe(None, dict(scale.build or {})), path)
-    while not (path / "zarr.json").is_file() or not open_store(path).finished:
+    while not _finished_store(path):
         time.sleep(POLL_S)
     return replace(setting, stores={**setting.stores, "default": path})
+
+
+def _finished_store(path: Path) -> bool:
+    return (path / "zarr.json").is_file() and open_store(path).finished
 
 
 def _record(setting: Setting) -> None:
@@ -230,34 +236,40 @@ def run_unit(setting: Setting, unit: Unit) -> bool:
 
 
 def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
-    """Train, or go on training; None where nothing is trained."""
+    """Train, or go on training, or leave the weights as they are drawn; None where they come from elsewhere."""
     variant, scale = unit.variant, setting.experiment.scale(setting.scale)
-    if variant.network != "trained":
+    if variant.network == "convnext":
         return None
     store = select(open_store(setting.stores[variant.store]), variant.select)
-    known = store.modalities
-    exclude = [name for name in scale.exclude if name in known]
-    given = {"exclude": exclude, **scale.train, **variant.train, "seed": unit.seed}
-    return pretrain(store, make_recipe(scale.recipe, given), folder, device=setting.device)
+    exclude = [name for name in scale.exclude if name in store.modalities]
+    recipe = make_recipe(scale.recipe, {"exclude": exclude, **scale.train, **variant.train, "seed": unit.seed})
+    if variant.network == "trained":
+        return pretrain(store, recipe, folder, device=setting.device)
+    plan = plan_training(store, recipe)
+    module = prepare_module(plan, store, None, 0)
+    identity = {"store": describe_store(store), "version": __version__}
+    config = {**configuration(module, identity), "progress": {"step": 0, "steps": plan.steps}}
+    return publish_folder(
+        folder, lambda new: write_checkpoint(new, {"model": module.model, "losses": module.losses}, config)
+    )
 
 
 def _probe(setting: Setting, unit: Unit, checkpoint: Path | None) -> Evaluation:
     scale = setting.experiment.scale(setting.scale)
-    network = unit.variant.network
     result = evaluate(
         [] if checkpoint is None else [load_checkpoint(checkpoint)],
         select(open_store(setting.stores["default"]), setting.experiment.probe),
         setting.tasks,
         protocols=scale.protocols,
         labels=[LabelShare.parse(text) for text in scale.labels],
-        seeds=unit.seed + 1 if network == "random" else 1,
-        baselines=("random",) if network == "random" else (),
-        convnext=setting.convnext if network == "convnext" else None,
+        seeds=1,
+        baselines=(),
+        convnext=setting.convnext if unit.variant.network == "convnext" else None,
         device=setting.device,
     )
-    kept = [i for i, row in enumerate(result.rows) if network != "random" or row.seed == unit.seed]
-    rows = tuple(replace(result.rows[i], encoder=unit.name, seed=unit.seed) for i in kept)
-    return Evaluation(rows, tuple(result.sums[i] for i in kept))
+    trained = unit.variant.network == "trained"
+    rows = (replace(row, encoder=unit.name, seed=unit.seed, leaky=row.leaky and trained) for row in result.rows)
+    return Evaluation(tuple(rows), result.sums)
 
 
 def read_result(setting: Setting, unit: Unit) -> Evaluation:
