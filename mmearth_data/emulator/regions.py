@@ -28,6 +28,8 @@ def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
     columns = grid.column + np.arange(grid.width + 1)
     rows = grid.row + np.arange(grid.height + 1)
+    if _upright(shape, grid.projection):
+        return _in_rectangle(shape.bounds, grid.projection, columns.astype(float), rows.astype(float))
     x, y = grid.projection.to_crs(*np.meshgrid(columns.astype(float), rows.astype(float)))
     west, east = np.minimum(x[:-1, :-1], x[1:, 1:]), np.maximum(x[:-1, :-1], x[1:, 1:])
     south, north = np.minimum(y[:-1, :-1], y[1:, 1:]), np.maximum(y[:-1, :-1], y[1:, 1:])
@@ -41,6 +43,33 @@ def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
     # A square that is cut exactly along its pixels must not lose one to the last bit.
     return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+
+
+def _upright(shape: BaseGeometry, projection: Projection) -> bool:
+    """Whether a shape is a rectangle along the pixels: a tile's square on its own grid is."""
+    west, south, east, north = shape.bounds
+    straight = projection.transform[1] == projection.transform[3] == 0
+    return straight and shape.geom_type == "Polygon" and shape.area == (east - west) * (north - south) > 0
+
+
+def _in_rectangle(
+    bounds: tuple[float, float, float, float],
+    projection: Projection,
+    columns: NDArray[np.float64],
+    rows: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    west, south, east, north = bounds
+    x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
+    across, down = (
+        np.clip(
+            np.minimum(np.maximum(edge[:-1], edge[1:]), high) - np.maximum(np.minimum(edge[:-1], edge[1:]), low),
+            0,
+            None,
+        )
+        / np.abs(np.diff(edge))
+        for edge, low, high in ((x, west, east), (y, south, north))
+    )
+    return np.asarray(np.floor(np.outer(down, across) * STEPS + 1e-6) / STEPS)
 
 
 def _points_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
