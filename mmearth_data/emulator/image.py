@@ -124,6 +124,11 @@ class Projection:
         a, b, _, d, e, _ = self.transform
         return math.sqrt(abs(a * e - b * d)) * metres_per_unit(self.crs)
 
+    @property
+    def straight(self) -> bool:
+        """Whether rows and columns run along the axes of the CRS."""
+        return self.transform[1] == self.transform[3] == 0
+
     def corner(self, column: float, row: float) -> tuple[float, float]:
         """Coordinates of one position in pixels."""
         a, b, c, d, e, f = self.transform
@@ -260,11 +265,17 @@ def nearest(grid: Grid, projection: Projection, native: Callable[[Grid], Pixels]
     """Pixels on a grid from those of a lattice: for each the one that holds its centre."""
     if grid.projection == projection or CHEAP.get():
         return native(grid)
+    window, at = _nearest_at(grid, projection)
+    values, valid = native(window)
+    return Pixels(values[at], valid[at])
+
+
+@lru_cache(maxsize=64)
+def _nearest_at(grid: Grid, projection: Projection) -> tuple[Grid, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Window of a lattice that a grid needs, and where in it each of its pixels lies: bands share it."""
     column, row = (np.floor(axis).astype(np.int64) for axis in grid.positions(projection))
     window = cut(column, row, projection)
-    values, valid = native(window)
-    at = row - window.row, column - window.column
-    return Pixels(values[at], valid[at])
+    return window, (row - window.row, column - window.column)
 
 
 @dataclass(frozen=True)

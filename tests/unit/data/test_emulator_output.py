@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import shapely
 from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp, request_context
 
 from mmearth_data.emulator.assets import Scenes, find
+from mmearth_data.emulator.cheap import CheapAnswers, form_of
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.evaluate import Request
 from mmearth_data.emulator.geometry import Geometry
@@ -259,6 +261,23 @@ def test_cheap_pixels_have_the_right_form_and_never_look_at_the_planet(monkeypat
     assert found.dtype["Map"] == np.uint8
     assert render_pixels(both, {"grid": TILE, "fileFormat": "NPY"}, cheap)[0] == body
     assert not CHEAP.get()
+
+
+def test_requests_of_one_form_differ_in_place_and_time_only() -> None:
+    def body(scene: str, start: int, x: float, zone: int, band: str, fill: int) -> bytes:
+        named = {"id": f"COPERNICUS/S2_HARMONIZED/{scene}", "start": start, "x": x, "crs": f"EPSG:{zone}"}
+        return json.dumps({**named, "band": band, "fill": fill}).encode()
+
+    one = body("20190202T101717_20190202T102057_T32TNT", 1_546_300_800_000, 590_400, 32_632, "B2", -9999)
+    two = body("20180101T222222_20180101T333333_T60KAB", 1_577_836_800_000, 10.123456, 32_760, "B2", -9999)
+    assert form_of(one) == form_of(two)
+    assert form_of(one) != form_of(one.replace(b"B2", b"B3"))
+    assert form_of(one) != form_of(one.replace(b"-9999", b"65535"))
+    assert form_of(one) != form_of(one.replace(b"S2_HARMONIZED", b"S2_SR_HARMONIZED"))
+    answers = CheapAnswers()
+    assert answers.answer(one, lambda: (b"first", "type")) == (b"first", "type")
+    assert answers.answer(two, lambda: (b"second", "type")) == (b"first", "type")
+    assert answers.answer(one.replace(b"B2", b"B3"), lambda: (b"third", "type")) == (b"third", "type")
 
 
 # ---------------------------------------------------------------- neighbourhoods
