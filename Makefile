@@ -7,11 +7,12 @@ READY := $(VENV)/.ready
 DEMO ?= demo
 export MPLBACKEND := Agg
 
-.PHONY: help demo test check prove bench clean
+.PHONY: help demo test check check-live prove bench clean
 help:
 	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate"
 	@echo "make test     lint, type-check and test everything"
 	@echo "make check    lint and type-check only"
+	@echo "make check-live  compare Earth Engine itself with the emulator; needs an account"
 	@echo "make prove    the long forms of the proofs"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
 	@echo "make clean    remove the virtual environment and the demo"
@@ -42,6 +43,9 @@ check: $(READY)
 
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+check-live: $(READY)
+	@$(BIN)/python tests/live/check_live.py
 
 prove: $(READY)
 	$(BIN)/pytest -m slow

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from mmearth_data.emulator.image import (
+    CHEAP,
     DOUBLE,
     FLOAT,
     Band,
@@ -146,6 +147,20 @@ def raster_of(grid: NativeGrid, west: float, north: float, size: tuple[int, int]
     return Raster(projection, size, offset, around)
 
 
+CHEAP_VALUES = {"label": 0, "Map": 10, "SCL": 4, "QA60": 0, "MSK_CLDPRB": 0, "VV": -10, "VH": -16, "HH": -10, "HV": -16}
+CHEAP_USUAL = {"temperature_2m": 285, "temperature_2m_min": 270, "temperature_2m_max": 300, "DEM": 250}
+
+
+def cheap_value(name: str, kind: PixelType) -> float:
+    """Give the number that a band of an asset has everywhere while pixels are cheap."""
+    known = {**CHEAP_VALUES, **CHEAP_USUAL}
+    if name in known:
+        return known[name]
+    if kind.precision != "int":
+        return 0.1
+    return 10 if kind.high is not None and kind.high <= 255 else 1000
+
+
 Read = Callable[[Window], "tuple[NDArray[Any], NDArray[np.bool_] | None]"]
 
 
@@ -163,8 +178,11 @@ def native_band(name: str, kind: PixelType, raster: Raster, read: Read, footprin
     footprint
         Masks what lies outside, where the planet itself does not.
     """
+    value = float(cheap_value(name, kind))
 
     def native(grid: Grid) -> Pixels:
+        if CHEAP.get():
+            return Pixels(np.full(grid.shape, value), np.ones(grid.shape, bool))
         edge = raster.edge(grid)
         if edge is not None and not edge.any():
             return Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool))
@@ -176,7 +194,10 @@ def native_band(name: str, kind: PixelType, raster: Raster, read: Read, footprin
             known = known & inside(footprint, grid)
         return Pixels(np.where(known, values.astype(np.float64), 0.0), known)
 
-    return Band(name, kind, raster.projection, lambda grid: nearest(grid, raster.projection, native), raster.size)
+    def evaluate(grid: Grid) -> Pixels:
+        return nearest(grid, raster.projection, native)
+
+    return Band(name, kind, raster.projection, evaluate, raster.size)
 
 
 def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band], compute: Callable[..., Any]) -> Band:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from mmearth_data.sources.synthetic.grids import Window
     from mmearth_data.sources.synthetic.planet import Planet
 
+    Narrowing = Callable[[Mapping[str, Value], Mapping[str, float]], Value]
+
 PUBLIC = "projects/earthengine-public/assets/"
 FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
 """What the archive holds: nothing was taken after its last day."""
 TABLES = ("RESOLVE/ECOREGIONS/2017",)
 Period = tuple[int, int]
+PASS = "orbitProperties_pass"
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ class Scenes:
         Scene of an index, or None.
     properties
         Of the collection itself.
+    narrowing
+        Keyword of ``search`` -> its value for properties that must be equal to, or must not exceed, something.
     """
 
     id: str
-    search: Callable[[BaseGeometry, Period], Iterable[Any]]
+    search: Callable[..., Iterable[Any]]
     image: Callable[[Any], Image]
     named: Callable[[str], Any]
     properties: Mapping[str, Value] = field(default_factory=dict)
+    narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
 
     def query(
         self,
@@ -65,6 +72,7 @@ class Scenes:
         start_ms: int | None,
         end_ms: int | None,
         equal: Mapping[str, Value] | None = None,
+        below: Mapping[str, float] | None = None,
     ) -> Iterator[Image]:
         """Images that may touch a place and start in [start, end), in their order.
 
@@ -76,6 +84,8 @@ class Scenes:
             UTC milliseconds; None is open.
         equal
             Properties that must have a value: ``system:index`` is found at once.
+        below
+            Properties that must not exceed a limit. What ``narrowed`` cannot use of these two is left to the caller.
         """
         period = (
             max(FIRST_MS, FIRST_MS if start_ms is None else start_ms),
@@ -88,7 +98,12 @@ class Scenes:
         elif bounds is None:
             yield from self._everywhere(period)
         elif not bounds.is_empty:
-            yield from map(self.image, self.search(bounds, period))
+            yield from map(self.image, self.narrowed(equal or {}, below or {})(bounds, period))
+
+    def narrowed(self, equal: Mapping[str, Value], below: Mapping[str, float]) -> Callable[..., Iterable[Any]]:
+        """Search that leaves out at once what the archive keeps apart by these properties."""
+        found = {word: use(equal, below) for word, use in self.narrowing.items()}
+        return partial(self.search, **{word: value for word, value in found.items() if value is not None})
 
     def _everywhere(self, period: Period) -> Iterator[Image]:
         count = 0
@@ -139,6 +154,7 @@ class Few:
         start_ms: int | None,
         end_ms: int | None,
         equal: Mapping[str, Value] | None = None,
+        below: Mapping[str, float] | None = None,
     ) -> Iterator[Image]:
         """Images that may touch a place and start in [start, end) (see `Scenes.query`)."""
         index = (equal or {}).get("system:index")
@@ -192,21 +208,30 @@ def _sentinel2(world_of: Planet, asset: str) -> Scenes:
     def holds(scene: Any) -> bool:  # noqa: ANN401 - a scene
         return product.level == "L1C" or scene.has_level_2a
 
-    def search(shape: BaseGeometry, period: Period) -> Iterable[Any]:
-        return filter(holds, scene_search.optical(world, shape, period))
+    def search(shape: BaseGeometry, period: Period, cloud_limit: float = 101.0) -> Iterable[Any]:
+        return filter(holds, scene_search.optical(world, shape, period, cloud_limit=cloud_limit))
 
     def named(index: str) -> Any:  # noqa: ANN401 - a scene
         scene = optical_scene_named(world, index)
         return scene if scene is not None and holds(scene) else None
 
     properties = archive.sentinel2_properties(product.level)
-    return Scenes(asset, search, partial(_scene_image, product, archive.sentinel2_bands, properties), named)
+    image = partial(_scene_image, product, archive.sentinel2_bands, properties)
+    return Scenes(asset, search, image, named, narrowing={"cloud_limit": _cloud_limit})
+
+
+def _cloud_limit(equal: Mapping[str, Value], below: Mapping[str, float]) -> float | None:
+    limit = below.get("CLOUDY_PIXEL_PERCENTAGE")
+    return (
+        None if limit is None else math.nextafter(limit, math.inf)
+    )  # the search wants fewer, a filter may allow equal
 
 
 def _sentinel1(world_of: Planet) -> Scenes:
     product, world = world_of.products[planet.S1], world_of.views.world
     image = partial(_scene_image, product, archive.sentinel1_bands, archive.SENTINEL1_PROPERTIES)
-    return Scenes(planet.S1, partial(scene_search.radar, world), image, partial(radar_scene_named, world))
+    search, named = partial(scene_search.radar, world), partial(radar_scene_named, world)
+    return Scenes(planet.S1, search, image, named, narrowing={"way": lambda equal, below: equal.get(PASS)})
 
 
 def _dynamic_world(world_of: Planet) -> Scenes:

@@ -128,7 +128,7 @@ def limit_collection(
     collection: Collection, limit: int | None = None, key: str | None = None, ascending: bool = True
 ) -> Collection:
     """Order by a property, and take the first ones."""
-    source = collection.source if key is None else Sorted(collection.source, key, ascending)
+    source = collection if key is None else Sorted(collection, key, ascending)
     return collection.from_source(source if limit is None else Cut(source, 0, limit))
 
 
@@ -200,7 +200,7 @@ def map_collection(
             else made.with_properties({**made.properties, INDEX: index})
         )
 
-    return collection.from_source(Mapped(collection.source, apply))
+    return collection.from_source(Mapped(collection, apply))
 
 
 @function("Collection.iterate")
@@ -230,7 +230,7 @@ def flatten(collection: Collection) -> Collection:
 @function("Collection.merge", "ImageCollection.merge")
 def merge(collection1: Collection, collection2: Collection) -> Collection:
     """Elements of both; their names begin with 1_ and 2_."""
-    return Collection(Merged(collection1.source, collection2.source), collection1.of, collection1.properties)
+    return Collection(Merged(collection1, collection2), collection1.of, collection1.properties)
 
 
 @function("Collection.remap")
@@ -244,7 +244,7 @@ def remap(collection: Collection, lookupIn: list[Value], lookupOut: list[int], c
         place = next((k for k, item in enumerate(lookupIn) if same(item, value)), None)
         return None if place is None else element.with_properties({**element.properties, columnName: lookupOut[place]})
 
-    return collection.from_source(Mapped(collection.source, change))
+    return collection.from_source(Mapped(collection, change))
 
 
 @function("Collection.randomColumn")
@@ -266,7 +266,7 @@ def random_column(
         value = uniform if distribution == "uniform" else NormalDist().inv_cdf(max(uniform, 2**-53))
         return element.with_properties({**element.properties, columnName: value})
 
-    return collection.from_source(Mapped(collection.source, change))
+    return collection.from_source(Mapped(collection, change))
 
 
 # ---------------------------------------------------------------- geometry

@@ -48,8 +48,12 @@ class AssetSource(Protocol):
         start_ms: int | None,
         end_ms: int | None,
         equal: Mapping[str, Value] | None = None,
+        below: Mapping[str, float] | None = None,
     ) -> Iterable[Image]:
-        """Images that may touch a place (EPSG:4326), start in [start, end), and have these properties, in their order."""
+        """Images that may touch a place (EPSG:4326) and start in [start, end), in their order.
+
+        Those that have other properties than ``equal`` says, or greater ones than ``below``, may be left out.
+        """
         ...
 
 
@@ -80,8 +84,7 @@ class Stored:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Those that the archive finds."""
-        equal = None if query.index is None else {INDEX: query.index}
-        return iter(self.source.query(query.bounds, query.start_ms, query.end_ms, equal))
+        return iter(self.source.query(query.bounds, query.start_ms, query.end_ms, query.equal, query.below))
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,9 @@ class Merged:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Find in both."""
-        firsts = (_renamed(element, "1_") for element in self.first.find(query))
-        return chain(firsts, (_renamed(element, "2_") for element in self.second.find(query)))
+        anyhow = replace(query, equal={name: value for name, value in query.equal.items() if name != INDEX})
+        firsts = (_renamed(element, "1_") for element in self.first.find(anyhow))
+        return chain(firsts, (_renamed(element, "2_") for element in self.second.find(anyhow)))
 
 
 def _renamed(element: Value, prefix: str) -> Value:
@@ -188,6 +192,10 @@ class Collection:
     def __iter__(self) -> Iterator[Value]:
         return _visited(self.source.find(ANYTHING))
 
+    def find(self, query: Query) -> Iterator[Value]:
+        """Elements that the query finds: of those that are computed already, or by looking anew."""
+        return iter(self._found) if self._found else self.source.find(query)
+
     def elements(self) -> list[Value]:
         """All elements; computed once."""
         if not self._found:
@@ -212,8 +220,10 @@ class Collection:
     def where(self, condition: Filter) -> Collection:
         """Elements that pass a filter."""
         if isinstance(self.source, Filtered):
-            return self.from_source(Filtered(self.source.parent, (*self.source.filters, condition)))
-        return self.from_source(Filtered(self.source, (condition,)))
+            parent = self if self._found else self.source.parent
+            filters = (condition,) if self._found else (*self.source.filters, condition)
+            return self.from_source(Filtered(parent, filters))
+        return self.from_source(Filtered(self, (condition,)))
 
     def union_geometry(self) -> Geometry:
         """Geometry of all elements together."""

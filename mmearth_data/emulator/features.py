@@ -193,7 +193,7 @@ def to_dictionary(element: Value, properties: list[str] | None = None) -> Mappin
     return {name: element.properties[name] for name in chosen}
 
 
-@function("Element.copyProperties")
+@function("Element.copyProperties", "Image.copyProperties")
 def copy_properties(
     destination: Value = None,
     source: Value = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ import shapely
 
 from mmearth_data.emulator.date_functions import moment
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.features import GEOMETRY, INDEX, property_of
+from mmearth_data.emulator.features import GEOMETRY, property_of
 from mmearth_data.emulator.geometry import Geometry, area_m2, distance_m, middle_of, relate
 from mmearth_data.emulator.list_functions import same
 from mmearth_data.emulator.registry import NOT_PROMOTED, function, named, promotion, type_name
 from mmearth_data.emulator.values import Date, DateRange, is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shapely.geometry.base import BaseGeometry
 
@@ -42,21 +42,26 @@ class Query:
         Images may touch this place.
     start_ms, end_ms
         They start within [start, end).
-    index
-        Their ``system:index``.
+    equal
+        Properties with the values that they have.
+    below
+        Properties with limits that they do not exceed.
     """
 
     bounds: BaseGeometry | None = None
     start_ms: int | None = None
     end_ms: int | None = None
-    index: str | None = None
+    equal: Mapping[str, Value] = field(default_factory=dict)
+    below: Mapping[str, float] = field(default_factory=dict)
 
     def both(self, other: Query) -> Query:
         """Look for what passes two queries."""
         starts = [ms for ms in (self.start_ms, other.start_ms) if ms is not None]
         ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
         bounds = self.bounds if other.bounds is None else other.bounds if self.bounds is None else self._smaller(other)
-        return Query(bounds, max(starts, default=None), min(ends, default=None), self.index or other.index)
+        shared = {name: min(limit, other.below.get(name, limit)) for name, limit in self.below.items()}
+        limits = {**other.below, **shared}
+        return Query(bounds, max(starts, default=None), min(ends, default=None), {**other.equal, **self.equal}, limits)
 
     def either(self, other: Query) -> Query:
         """Look for what may pass one of two queries."""
@@ -210,9 +215,12 @@ _SHORT = {
 
 
 def _findable(name: str, sides: Sides) -> tuple[Query, Query]:
-    """Tell what a comparison of the start time or the name looks for, and what its negation."""
-    if name == "equals" and sides.left_field == INDEX and isinstance(sides.right_value, str):
-        return Query(index=sides.right_value), ANYTHING
+    """Tell what a comparison with a fixed value looks for, and what its negation."""
+    value, field_name = sides.right_value, sides.left_field
+    if name == "equals" and field_name not in {None, TIME} and isinstance(value, str):
+        return Query(equal={str(field_name): value}), ANYTHING
+    if name in {"lessThan", "lessThanOrEquals"} and field_name not in {None, TIME} and is_number(value):
+        return Query(below={str(field_name): value}), ANYTHING
     if sides.left_field != TIME or not is_number(sides.right_value):
         return ANYTHING, ANYTHING
     ms = int(sides.right_value)
@@ -282,9 +290,17 @@ def _enter_relation(name: str, predicate: str) -> None:
         given = [None if v is None else context.promote(v, "Geometry") for v in (rightValue, leftValue)]
         sides = Sides.of(name, (leftField, given[0], rightField, given[1]))
 
+        known: dict[int, tuple[Geometry, bool]] = {}
+
         def test(left: Value, right: Value) -> bool:
             a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
-            return a is not None and b is not None and relate(predicate, a, b)
+            if a is None or b is None:
+                return False
+            # Scenes share footprints; the geometry that is kept keeps its id from being given anew.
+            found = known.get(id(a.shape)) if sides.right_field is None else None
+            if found is None:
+                found = known[id(a.shape)] = a, relate(predicate, a, b)
+            return found[1]
 
         return Filter(test, _near(name, sides), 2)
 

@@ -75,6 +75,11 @@ class Geometry:
         return reprojected(self.shape, self.crs, WGS84)
 
     @property
+    def straight(self) -> bool:
+        """Whether its edges, if it has any, are straight in longitude and latitude."""
+        return self.kind in {"Point", "MultiPoint"} or (self.crs == WGS84 and not self.geodesic)
+
+    @property
     def key(self) -> tuple[bytes, str, bool]:
         """What tells it from others."""
         return self.shape.wkb, self.crs, self.geodesic
@@ -148,7 +153,7 @@ def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometr
     a, b = left.lonlat, right.lonlat
     centre = middle_of(a if _extent(a) < _extent(b) else b)
     a, b = _beside(a, centre[0]), _beside(b, centre[0])
-    if max(_extent(a), _extent(b)) <= WIDEST_DEG:
+    if max(_extent(a), _extent(b)) <= WIDEST_DEG and not (left.straight and right.straight):
         plane = gnomonic(*centre)
         cut = [_cut_straight(s, g) for s, g in ((a, left), (b, right))]
         # Shapes so far apart that one leaves the plane do not meet in longitude and latitude either.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
 WGS84 = "EPSG:4326"
+CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
+"""Set while pixels may be any: every band of every asset is then one number that its modality can hold."""
 
 
 # ---------------------------------------------------------------- types, projections, grids
@@ -121,6 +124,11 @@ class Projection:
         a, b, _, d, e, _ = self.transform
         return math.sqrt(abs(a * e - b * d)) * metres_per_unit(self.crs)
 
+    @property
+    def straight(self) -> bool:
+        """Whether rows and columns run along the axes of the CRS."""
+        return self.transform[1] == self.transform[3] == 0
+
     def corner(self, column: float, row: float) -> tuple[float, float]:
         """Coordinates of one position in pixels."""
         a, b, c, d, e, f = self.transform
@@ -142,7 +150,7 @@ DEFAULT_PROJECTION = Projection(WGS84)
 """That of composites and constants: no real one, so that resampling has no use there."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def parsed_crs(code: str) -> CRS:
     """CRS of a code; an unknown one is refused in the service's words."""
     try:
@@ -151,7 +159,7 @@ def parsed_crs(code: str) -> CRS:
         raise EmulatorError(f"The CRS of a map projection could not be parsed: '{code}'.") from None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def metres_per_unit(code: str) -> float:
     """Metres of a unit of the CRS; of a degree, along the equator."""
     crs = parsed_crs(code)
@@ -159,7 +167,7 @@ def metres_per_unit(code: str) -> float:
     return factor * 6_378_137.0 if crs.is_geographic else factor
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)
 def _transformer(source: str, target: str) -> Transformer:
     return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
 
@@ -255,13 +263,19 @@ def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projectio
 
 def nearest(grid: Grid, projection: Projection, native: Callable[[Grid], Pixels]) -> Pixels:
     """Pixels on a grid from those of a lattice: for each the one that holds its centre."""
-    if grid.projection == projection:
+    if grid.projection == projection or CHEAP.get():
         return native(grid)
+    window, at = _nearest_at(grid, projection)
+    values, valid = native(window)
+    return Pixels(values[at], valid[at])
+
+
+@lru_cache(maxsize=64)
+def _nearest_at(grid: Grid, projection: Projection) -> tuple[Grid, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Window of a lattice that a grid needs, and where in it each of its pixels lies: bands share it."""
     column, row = (np.floor(axis).astype(np.int64) for axis in grid.positions(projection))
     window = cut(column, row, projection)
-    values, valid = native(window)
-    at = row - window.row, column - window.column
-    return Pixels(values[at], valid[at])
+    return window, (row - window.row, column - window.column)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mmearth_data.emulator.errors import (
     too_many_pixels,
 )
 from mmearth_data.emulator.image import (
+    CHEAP,
     WGS84,
     Band,
     Grid,
@@ -165,17 +166,30 @@ def fitted(values: Array, kind: PixelType) -> Array:
 
 
 @lru_cache(maxsize=256)
-def cheap_npy(fields: tuple[tuple[str, str], ...], height: int, width: int) -> bytes:
-    """Any pixels, the same whenever the same bands and size are asked for: valid, and varied a little."""
-    rows, columns = np.mgrid[:height, :width]
-    pattern = (rows * 7 + columns * 13) % 29 + 1
-    return npy({name: (pattern + k % 7).astype(dtype) for k, (name, dtype) in enumerate(fields)})
+def filled_npy(fields: tuple[tuple[str, str, float], ...], height: int, width: int) -> bytes:
+    """NPY of bands that have one value each: (name, type, value)."""
+    return npy({name: np.full((height, width), value, dtype) for name, dtype, value in fields})
+
+
+def cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
+    """Pixels for load tests: assets hold one number everywhere, so that one pixel stands for all.
+
+    The expression is computed as always, but for the pixel in the middle only, and the planet is never asked.
+    """
+    middle = Grid(grid.projection, grid.column + grid.width // 2, grid.row + grid.height // 2, 1, 1)
+    token = CHEAP.set(True)
+    try:
+        values = [stored(band, middle)[0, 0] for band in bands]
+    finally:
+        CHEAP.reset(token)
+    fields = tuple((b.name, b.type.dtype.str, float(v)) for b, v in zip(bands, values, strict=True))
+    return filled_npy(fields, *grid.shape)
 
 
 def _write_npy(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
     grid = _shared(grids)
     if context.cheap_pixels:
-        return cheap_npy(tuple((band.name, band.type.dtype.str) for band in bands), *grid.shape), NPY
+        return cheap_npy(bands, grid), NPY
     return npy({band.name: stored(band, grid) for band in bands}), NPY
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.registry import Context, Value
 
 
-@function("Projection")
+@function("Projection", "Proj")
 def make_projection(
     crs: Value, transform: list[float] | None = None, transformWkt: str | None = None, *, context: Context
 ) -> Projection:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import Band, Grid, Pixels, PixelType, Projection, cut, nearest, parsed_crs
+from mmearth_data.emulator.image import CHEAP, Band, Grid, Pixels, PixelType, Projection, cut, nearest, parsed_crs
 from mmearth_data.emulator.registry import function
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def resample(image: Image, mode: str = "bilinear") -> Image:
 
 def _interpolated(band: Band, weights: Weights, before: int) -> Band:
     def evaluate(grid: Grid) -> Pixels:
+        if CHEAP.get():
+            return band.evaluate(grid)
         column, row = (axis - 0.5 for axis in grid.positions(band.projection))
         left, top = np.floor(column), np.floor(row)
         across, down = weights(column - left), weights(row - top)

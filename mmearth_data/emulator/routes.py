@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.emulator import tables
 from mmearth_data.emulator.assets import describe_asset, list_assets
+from mmearth_data.emulator.cheap import CheapAnswers
 from mmearth_data.emulator.client_files import algorithms, discovery
 from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, too_large
 from mmearth_data.emulator.evaluate import Expression, Request
@@ -105,6 +106,7 @@ class Service:
     cheap_pixels: bool = False
     _thumbnails: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _cheap: CheapAnswers = field(default_factory=CheapAnswers)
 
     def route(self, method: str, path: str) -> tuple[str, Callable[[Call], Answer]]:
         """(name in the ledger, function that answers) of a path without its version."""
@@ -138,7 +140,14 @@ class Service:
 
     def compute_pixels(self, call: Call) -> Answer:
         """Answer ``image:computePixels``."""
-        return self._pixels(call.json())
+        if not self.cheap_pixels:
+            return self._pixels(call.json())
+
+        def compute() -> tuple[bytes, str]:
+            answer = self._pixels(call.json())
+            return answer.body, answer.content_type
+
+        return Answer(*self._cheap.answer(call.body, compute))
 
     def _pixels(self, body: Mapping[str, Any]) -> Answer:
         context = self.request()

@@ -128,8 +128,8 @@ def optical(
     return sorted(scenes, key=lambda scene: (scene.start_ms // 1000, scene.time_ms // 1000, scene.granule.name))
 
 
-def radar(world: World, shape: BaseGeometry, period: tuple[int, int]) -> list[RadarScene]:
-    """Sentinel-1 scenes whose footprints touch a shape, in the order of time."""
+def radar(world: World, shape: BaseGeometry, period: tuple[int, int], *, way: str | None = None) -> list[RadarScene]:
+    """Sentinel-1 scenes whose footprints touch a shape, in the order of time; of both ways, or of one."""
     _, south, _, north = shape.bounds
     cells = list(_cells(shape))
     places = {(lon, lat) for w, s, e, n in cells for lon in (w, e) for lat in (s, n)}
@@ -137,7 +137,8 @@ def radar(world: World, shape: BaseGeometry, period: tuple[int, int]) -> list[Ra
         math.floor((south - FRAME_OVERLAP_DEG) / FRAME_DEG), math.floor((north + FRAME_OVERLAP_DEG) / FRAME_DEG) + 1
     )
     scenes = []
-    for direction, orbit in SENTINEL1.items():
+    for direction in SENTINEL1 if way is None else {way} & {*SENTINEL1}:
+        orbit = SENTINEL1[direction]
         tracks = {int(track) for place in places for track in orbit.tracks(*place)}
         for track, frame in product(tracks, frames):
             if touches(frame_footprint(direction, track, frame), shape):

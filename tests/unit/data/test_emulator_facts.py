@@ -227,3 +227,12 @@ def test_assets_are_listed_and_described(earth: str) -> None:
     assert ee.data.getAsset(L2A)["type"] == "IMAGE_COLLECTION"
     unknown = requests.get(f"{earth}/v1/projects/earthengine-public/assets/NO/SUCH", timeout=60)
     assert unknown.status_code == 404
+
+
+def test_an_image_takes_properties_of_another() -> None:
+    source = ee.Image(scenes(L2A).first())
+    plain = ee.Image(ee.Image.constant(1).copyProperties(source))
+    assert plain.get("MGRS_TILE").getInfo() == source.get("MGRS_TILE").getInfo()
+    assert plain.get("system:time_start").getInfo() is None  # those of the system come only when named
+    timed = ee.Image(ee.Image.constant(1).copyProperties(source, ["system:time_start"]))
+    assert timed.date().millis().getInfo() == source.date().millis().getInfo()

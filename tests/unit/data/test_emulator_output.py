@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,12 @@ import rasterio
 import shapely
 from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp, request_context
 
+from mmearth_data.emulator.assets import Scenes, find
+from mmearth_data.emulator.cheap import CheapAnswers, form_of
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.evaluate import Request
 from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import Grid, Image, PixelType, Projection
+from mmearth_data.emulator.image import CHEAP, Grid, Image, PixelType, Projection
 from mmearth_data.emulator.output import check_size, render_pixels
 
 BYTE, SHORT = PixelType("int", 0, 255), PixelType("int", -32768, 32767)
@@ -235,19 +238,46 @@ def test_formulas_that_make_no_sense(text: str) -> None:
 # ---------------------------------------------------------------- cheap pixels
 
 
-def test_cheap_pixels_have_the_right_form_and_never_look_at_the_planet() -> None:
-    def refuse(columns: Any, rows: Any) -> Any:
-        raise AssertionError("a pixel was computed")
-
-    cheap = Request(request_context().planet, cheap_pixels=True)
-    image = call("Image.cat", images=[image_of(refuse, kind=BYTE, name="x"), image_of(refuse, name="y")])
-    body, kind = render_pixels(image, {"grid": TILE, "fileFormat": "NPY"}, cheap)
+def test_cheap_pixels_have_the_right_form_and_never_look_at_the_planet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planet's collections stay as they are; classes keep to their codes, and every expression is computed."""
+    planet = request_context().planet
+    cheap = Request(planet, cheap_pixels=True)
+    label = find("GOOGLE/DYNAMICWORLD/V1", cheap)
+    assert isinstance(label, Scenes)
+    images = list(label.query(shapely.Point(10.2, 47.3), 1_546_300_800_000, 1_577_836_800_000))
+    mode = call("reduce.mode", collection=images)
+    land_cover = find("ESA/WorldCover/v100/2020", cheap)
+    assert isinstance(land_cover, Image)
+    classes = call("Image.add", image1=call("Image.select", input=mode, bandSelectors=["label"]), image2=1)
+    both = call("Image.cat", images=[classes, land_cover])
+    monkeypatch.setattr(planet, "products", {})
+    monkeypatch.setattr(planet.views, "ground", None)
+    body, kind = render_pixels(both, {"grid": TILE, "fileFormat": "NPY"}, cheap)
     found = np.load(io.BytesIO(body))
     assert kind == "application/octet-stream"
-    assert found.dtype == np.dtype([("x", "u1"), ("y", "<f4")])
     assert found.shape == (3, 4)
-    assert (found["x"] > 0).all()
-    assert render_pixels(image, {"grid": TILE, "fileFormat": "NPY"}, cheap)[0] == body
+    assert (found["label"] == 1).all()
+    assert (found["Map"] == 10).all()
+    assert found.dtype["Map"] == np.uint8
+    assert render_pixels(both, {"grid": TILE, "fileFormat": "NPY"}, cheap)[0] == body
+    assert not CHEAP.get()
+
+
+def test_requests_of_one_form_differ_in_place_and_time_only() -> None:
+    def body(scene: str, start: int, x: float, zone: int, band: str, fill: int) -> bytes:
+        named = {"id": f"COPERNICUS/S2_HARMONIZED/{scene}", "start": start, "x": x, "crs": f"EPSG:{zone}"}
+        return json.dumps({**named, "band": band, "fill": fill}).encode()
+
+    one = body("20190202T101717_20190202T102057_T32TNT", 1_546_300_800_000, 590_400, 32_632, "B2", -9999)
+    two = body("20180101T222222_20180101T333333_T60KAB", 1_577_836_800_000, 10.123456, 32_760, "B2", -9999)
+    assert form_of(one) == form_of(two)
+    assert form_of(one) != form_of(one.replace(b"B2", b"B3"))
+    assert form_of(one) != form_of(one.replace(b"-9999", b"65535"))
+    assert form_of(one) != form_of(one.replace(b"S2_HARMONIZED", b"S2_SR_HARMONIZED"))
+    answers = CheapAnswers()
+    assert answers.answer(one, lambda: (b"first", "type")) == (b"first", "type")
+    assert answers.answer(two, lambda: (b"second", "type")) == (b"first", "type")
+    assert answers.answer(one.replace(b"B2", b"B3"), lambda: (b"third", "type")) == (b"third", "type")
 
 
 # ---------------------------------------------------------------- neighbourhoods

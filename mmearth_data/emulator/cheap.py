@@ -1,0 +1,52 @@
+"""Answers of the load-test mode that are given again to requests of the same form.
+
+While pixels are cheap an answer depends on which bands a request asks for, not on where or when. Two requests that
+differ only in the scenes they load, in dates, coordinates and the place of the grid are answered alike, so that a
+load test measures the client.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEPT = 1024
+SCENE = re.compile(rb'/\w*\d{8}\w*"')
+NUMBER = re.compile(rb"-?\d[\d.eE+-]{5,}")
+ZONE = re.compile(rb"EPSG:32\d{3}")
+"""What may differ between two requests that are answered alike: scenes; dates and coordinates; UTM zones."""
+
+
+def form_of(body: bytes) -> bytes:
+    """Request without what says where and when; numbers of up to five digits stay, as they may decide types."""
+    return ZONE.sub(b"EPSG:*", NUMBER.sub(b"#", SCENE.sub(b'/*"', body)))
+
+
+class CheapAnswers:
+    """Answers by the form of the request; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def answer(self, body: bytes, compute: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+        """(body, content type) of a request: as computed for the first of its form.
+
+        What computing raises is raised, and nothing is kept.
+        """
+        form = form_of(body)
+        with self._lock:
+            known = self._known.get(form)
+        if known is not None:
+            return known
+        made = compute()
+        with self._lock:
+            self._known[form] = made
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return made
