@@ -22,7 +22,7 @@ from mmearth_data.errors import (
 from mmearth_data.resources import resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare
+    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, repair
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
@@ -62,6 +62,7 @@ _HOME = {
     "open_store": "api",
     "parse_tile_id": "tile",
     "prepare": "api",
+    "repair": "api",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -108,6 +109,7 @@ __all__ = [
     "render_catalog",
     "render_modality",
     "render_summary",
+    "repair",
     "resource_path",
     "sample_map",
     "summarise",
