@@ -22,7 +22,7 @@ from mmearth_data.errors import (
 from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview
+    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview, repair
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
@@ -73,6 +73,7 @@ _HOME = {
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
+    "repair": "api",
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
@@ -124,6 +125,7 @@ __all__ = [
     "render_catalog",
     "render_modality",
     "render_summary",
+    "repair",
     "resolve_statistics",
     "resource_path",
     "sample_map",

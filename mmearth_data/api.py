@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmearth_data.errors import InputError
 from mmearth_data.store.reader import Store as StoredTiles
-from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
+from mmearth_data.store.schema import ROOT_KEY, StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
     from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
+    from mmearth_data.store.verify import VerifyReport
 
 
 class Store(StoredTiles):
@@ -233,7 +233,7 @@ def build(
     recipe
         What to build.
     out
-        Folder of the store; new, or an unfinished store of the same recipe.
+        Folder or URL (``s3://``, ``gs://``, ``az://``) of the store; new, or an unfinished store of the same recipe.
     catalog
         Descriptions of the modalities; the shipped ones by default.
     report
@@ -259,9 +259,9 @@ def build(
     """
     from mmearth_data.building.running import run_build, storage_errors
     from mmearth_data.store.lock import hold
+    from mmearth_data.store.objects import objects_at
     from mmearth_data.store.writer import StoreWriter
 
-    out = Path(out)
     with ExitStack() as held:
         held.enter_context(storage_errors(out))
         existing = _existing_store(out)
@@ -295,7 +295,7 @@ def build(
                 )
         except InputError:
             if existing is None and not writer.committed():
-                shutil.rmtree(out)
+                objects_at(out).remove()
             raise
     return open_store(out)
 
@@ -305,6 +305,50 @@ def _hold(held: ExitStack, lock: AbstractContextManager[str | None], note: Calla
     stale = held.enter_context(lock)
     if stale is not None and note is not None:
         note(stale)
+
+
+def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **files: Any) -> VerifyReport:
+    """Rebuild what is damaged in a store, from the recipe that it carries.
+
+    Damaged shards are read again from the source; metadata, 1-D arrays, statistics and tables are written anew
+    from the commit records. A sound store is left alone.
+
+    Parameters
+    ----------
+    path
+        The store.
+    report
+        Called with the progress.
+    **files
+        Recipe fields that name files (``source="rasters:FILE"``, ``ecoregions``, ``tiles_file``): a store keeps
+        their digests only. ``catalog`` where the store was built with one.
+
+    Returns
+    -------
+    VerifyReport
+        Of the store as it is now.
+
+    Raises
+    ------
+    StoreDamaged
+        When the root metadata, and with them the recipe, are damaged.
+    InputError
+        When the files are not those that the store was built from.
+    """
+    from mmearth_data.recipe import FILES, make_recipe
+    from mmearth_data.store.repair import reopen
+    from mmearth_data.store.verify import verify
+
+    found = verify(path)
+    if not found.problems:
+        return found
+    reopen(path, found)
+    damaged = open_store(path)
+    catalog = files.pop("catalog", None)
+    kept = {name: value for name, value in damaged.recipe.items() if name not in FILES}
+    given = {name: value for name, value in files.items() if value is not None}
+    build(make_recipe(None, {"source": damaged.source["name"], **kept, **given}), path, catalog=catalog, report=report)
+    return verify(path)
 
 
 def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> Sample:
@@ -400,15 +444,16 @@ def _over_network(source: Source) -> SourceOverNetwork | None:
 
 @contextmanager
 def _kept_ledger(
-    out: Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
+    out: str | Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
 ) -> Iterator[Callable[[Progress], None]]:
     """Keep a remote source's account in the store: after each shard, and however the build ends."""
     from mmearth_data.store.ledger import write_ledger
+    from mmearth_data.store.objects import objects_at
 
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
     def keep() -> None:
-        if remote is not None and out.is_dir():
+        if remote is not None and objects_at(out).is_there():
             write_ledger(out, run, remote.account())
 
     def reported(progress: Progress) -> None:
@@ -422,15 +467,21 @@ def _kept_ledger(
         keep()
 
 
-def _existing_store(out: Path) -> Store | None:
+def _existing_store(out: str | Path) -> Store | None:
     """Store that stands at ``out``, or None where nothing does."""
+    from mmearth_data.store.objects import objects_at
+
+    objects = objects_at(out)
+    if not isinstance(objects.root, Path):
+        return None if objects.size(ROOT_KEY) is None else open_store(out)
+    out = objects.root
     if not out.exists():
         return None
     if not out.is_dir():
         raise InputError(f"{out}: expected a folder for the store, got a file; choose another --out.")
     if not any(out.iterdir()):
         return None
-    if not (out / "zarr.json").is_file():
+    if not (out / ROOT_KEY).is_file():
         raise InputError(f"{out}: expected a new or empty folder, or an MMEarth store, got a folder of other files.")
     return open_store(out)
 

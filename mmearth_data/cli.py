@@ -22,6 +22,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
 
+class _StoreType(click.ParamType["str | Path"]):
+    """Folder of a store, or its URL, which a path would spoil."""
+
+    name = "store"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        return value if "://" in str(value) else Path(value)
+
+
+STORE = _StoreType()
+
+
 @click.group(cls=CommandGroup)
 @click.version_option(__version__, prog_name="mmearth-data")
 def cli() -> None:
@@ -84,7 +96,12 @@ def service_options(command: Command) -> Command:
 @service_options
 @click.option("--latency", "latency_s", type=float, metavar="S", help="Seconds of one request, for --dry-run.")
 @click.option("--eecu-per-tile", type=float, metavar="S", help="EECU-seconds of one tile, for --dry-run.")
-@click.option("--out", type=FILE, metavar="STORE", help="Folder of the store.  [default: mmearth-REGION.zarr]")
+@click.option(
+    "--out",
+    type=STORE,
+    metavar="STORE",
+    help="Folder of the store, or s3://, gs://, az:// URL.  [default: mmearth-REGION.zarr]",
+)
 @click.option("--modalities", metavar="A,B,...", help="Modalities to store.  [default: all of the catalog]")
 @click.option("--level", type=click.Choice(["L1C", "L2A"]), help="Sentinel-2 level, where a raster mapping has both.")
 @click.option("--years", metavar="Y,Y,...", help="Years of the scenes.  [default: 2017,2018,2019,2020]")
@@ -206,7 +223,7 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("store", type=FILE, required=False)
+@click.argument("store", type=STORE, required=False)
 @click.option("--tile", metavar="ID|INDEX", help="Tile to draw, by id or position.  [default: the first]")
 @click.option("--figure", type=FILE, metavar="PNG", help="Draw all modalities of a tile.")
 @click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw where the tiles lie.")
@@ -239,17 +256,27 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 
 
 @cli.command()
-@click.argument("store", type=FILE, required=False)
+@click.argument("store", type=STORE, required=False)
+@click.option("--repair", "mend", is_flag=True, help="Rebuild what is damaged, from the recipe in the store.")
+@click.option("--source", metavar="SOURCE", help="With --repair: rasters:FILE.yaml, where the store came from files.")
+@click.option("--ecoregions", type=FILE, metavar="FILE", help="With --repair: the file that the store was built with.")
+@click.option("--tiles-file", type=FILE, metavar="FILE", help="With --repair: the file that the store was built with.")
+@click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="With --repair: the catalog added to ours.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def verify(store: Path | None, as_json: bool) -> None:
+def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **files: Any) -> None:
     """Check every file of a store.
 
-    Against the store's own records; exit code 1 when something is damaged.
+    Against the store's own records; exit code 1 when something is damaged (and stays so).
     """
+    from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store
 
     path = store or _only_store()
-    report = verify_store(path)
+    if mend:
+        with _progress(f"Repairing {path}") as progress:
+            report = repair_store(path, report=progress, catalog=_catalog(catalog_dir), **files)
+    else:
+        report = verify_store(path)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2))
     else:

@@ -166,6 +166,9 @@ class Modality:
         problem = _first_problem(self)
         if problem:
             raise CatalogError(f"{self.name}: {problem.text}", problem.field)
+        if math.isnan(self.nodata):
+            # YAML's .nan has another sign bit than JSON's NaN: a store that is gone on with must get the same bytes.
+            object.__setattr__(self, "nodata", math.nan)
         if not self.model_bands:
             object.__setattr__(self, "model_bands", self.bands)
 

@@ -153,7 +153,7 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
     )
 
 
-def choose_modalities(path: Path, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
+def choose_modalities(path: Path | str, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
     """Those of the store that the recipe lets take part, in the store's order.
 
     Raises
@@ -172,7 +172,7 @@ def choose_modalities(path: Path, available: Mapping[str, Modality], recipe: Tra
 
 
 def _check_roles(
-    path: Path, available: Mapping[str, Modality], inputs: Sequence[Modality], pretext: Sequence[Modality]
+    path: Path | str, available: Mapping[str, Modality], inputs: Sequence[Modality], pretext: Sequence[Modality]
 ) -> None:
     if not inputs:
         raise InputError(
@@ -189,7 +189,7 @@ def _check_roles(
         )
 
 
-def _crop(path: Path, tile_size: int, recipe: TrainRecipe) -> tuple[int, int]:
+def _crop(path: Path | str, tile_size: int, recipe: TrainRecipe) -> tuple[int, int]:
     image_size = recipe.image_size or int(tile_size * CROP_OF_TILE)
     if tile_size < image_size:
         raise InputError(

@@ -166,7 +166,7 @@ def make_rejected(shard: int) -> list[dict[str, Any]]:
     ]
 
 
-def begin_store(path: Path, layout: StoreLayout | None = None) -> StoreWriter:
+def begin_store(path: Path | str, layout: StoreLayout | None = None) -> StoreWriter:
     """A store without any shard."""
     return StoreWriter.create(
         path, layout or small_layout(), recipe={"seed": 3, "tiles": 21}, source={"name": "made up"}, synthetic=True
@@ -184,7 +184,7 @@ def write_shard(writer: StoreWriter, shard: int) -> None:
     )
 
 
-def make_store(path: Path, layout: StoreLayout | None = None) -> StoreWriter:
+def make_store(path: Path | str, layout: StoreLayout | None = None) -> StoreWriter:
     """A finished store."""
     writer = begin_store(path, layout)
     for shard in range(writer.layout.shards):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 from concurrent.futures import CancelledError
@@ -56,6 +57,7 @@ class Cluster:
             self._client.register_plugin(QuotaPlugin(self._quota))
             worker.source.limiter = SharedLimiter(self._quota)
         job = pickle.dumps(worker)
+        _quiet()
         running = as_completed(loop=self._client.loop)
         try:
             while True:
@@ -86,6 +88,13 @@ class Cluster:
 
     def _address(self) -> str:
         return str(getattr(self._client.scheduler, "address", "") or "")
+
+
+def _quiet() -> None:
+    """Keep Dask from logging tracebacks of lost connections: what they mean for the build is said once, in words."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def work(job: bytes, plan: ShardPlan) -> ShardReport:

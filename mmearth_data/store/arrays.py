@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import zarr
 
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import ABSENT, CRC_BYTES, has_checksum, object_key, smallest_shard_bytes
+from mmearth_data.store.schema import ROOT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,8 +156,11 @@ def broken_part(stream: BufferedReader, chunks: int, wanted: range) -> str | Non
 
 def _open(objects: Objects, spec: ArraySpec, engine: str | None) -> tuple[zarr.Array[Any], bool]:
     """Open an array, and say whether `zarrs` decodes it."""
-    array = zarr.open_array(objects.path(spec.name), mode="r", zarr_format=3)
-    pipeline = zarrs_pipeline() if engine != "zarr" else None
+    try:
+        array = zarr.open_array(objects.zarr_store(spec.name), mode="r", zarr_format=3)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # zarr's own errors are among these
+        raise StoreDamaged(objects.root, f"{spec.name}/{ROOT_KEY}", f"zarr cannot open it ({error})") from error
+    pipeline = zarrs_pipeline() if engine != "zarr" and isinstance(objects.root, Path) else None
     if pipeline is None:
         return array, False
     asynchronous = array.async_array

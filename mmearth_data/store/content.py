@@ -12,7 +12,7 @@ from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.arrays import ArrayReader
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
 from mmearth_data.store.manifest import Manifest, check_object, read_manifest
-from mmearth_data.store.objects import Objects
+from mmearth_data.store.objects import objects_at
 from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
 from mmearth_data.store.schema import MANIFEST_KEY, ROOT_KEY
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmearth_data.store.commits import Commit
+    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec, StoreLayout
 
 COMMITS_STATE = " commits"
@@ -67,8 +68,8 @@ class Content:
     @classmethod
     def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
         """Open what stands at a path; raises as `mmearth_data.store.reader.open_store` says."""
-        objects = Objects(path)
-        if not objects.root.is_dir():
+        objects = objects_at(path)
+        if not objects.is_there():
             read_root(objects)
         manifest = read_manifest(objects)
         if manifest is None:

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.store.lock import LOCK_KEY
+from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import LEDGER
 
 if TYPE_CHECKING:
@@ -19,25 +21,35 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
     Parameters
     ----------
     store
-        Folder of the store.
+        Folder or URL of the store.
     run
         Name of the run; a plain file name.
     content
         JSON-ready counts; dictionaries of counts may be nested once.
     """
-    folder = Path(store) / LEDGER
+    objects = objects_at(store)
+    data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+    if not isinstance(objects.root, Path):
+        objects.put(f"{LEDGER}/{run}.json", data)
+        return
+    # Not by way of the store's staging folder: a sealed store has none any more.
+    folder = objects.root / LEDGER
     folder.mkdir(exist_ok=True)
     beside = folder / f".{run}.partial"
-    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    beside.write_bytes(data)
     beside.replace(folder / f"{run}.json")
 
 
 def read_ledger(store: str | Path) -> dict[str, Any] | None:
     """Sum of the notes of all runs, or None where there are none; what cannot be read is passed over."""
+    objects = objects_at(store)
     ledgers = []
-    for path in sorted((Path(store) / LEDGER).glob("*.json")):
+    for name in objects.names(LEDGER):
+        key = f"{LEDGER}/{name}"
+        if not name.endswith(".json") or key == LOCK_KEY:
+            continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(objects.get(key))
         except (OSError, ValueError):  # notes only: a broken one harms nobody
             continue
         if isinstance(content, dict):

@@ -11,7 +11,9 @@ import shutil
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +21,44 @@ if TYPE_CHECKING:
 
 STAGING = "_partial"
 """Folder of objects that are being written; nothing in it belongs to the store."""
+
+
+REMOTE = ("s3://", "gs://", "az://")
+
+
+class StoreUrl(str):
+    """URL of a store in the cloud; has a name, as a path has."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """Last part of the URL."""
+        return self.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """Last part of the URL, without what stands behind its last dot."""
+        return self.name.rpartition(".")[0] or self.name
+
+
+def objects_at(path: str | Path | StoreUrl) -> Objects:
+    """Bytes of the store at a path or URL.
+
+    Raises
+    ------
+    InputError
+        For a URL of a kind that is not known, or without the library for it.
+    """
+    if "://" not in str(path):
+        return Objects(path)
+    if not str(path).startswith(REMOTE):
+        raise InputError(f"{path}: expected a folder or a URL that begins with {', '.join(REMOTE)}.")
+    try:
+        from mmearth_data.store.remote import RemoteObjects
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: expected the library {error.name} for it; pip install 'mmearth[cloud]'.") from error
+    return RemoteObjects(str(path))
 
 
 class Objects:
@@ -30,11 +70,12 @@ class Objects:
         Folder of the store.
     """
 
+    root: Path | StoreUrl
     far = False
     """Whether each access waits for a network, so that many have to be under way at a time."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = self.folder = Path(root)
 
     def put(self, key: str, data: bytes) -> None:
         """Publish one object atomically; an older one of that key is replaced."""
@@ -44,13 +85,13 @@ class Objects:
     @contextmanager
     def staged(self, key: str) -> Iterator[Path]:
         """Path of a file to fill, which becomes the object ``key`` when the block ends well."""
-        staging = self.root / STAGING
+        staging = self.folder / STAGING
         staging.mkdir(exist_ok=True)
         path = staging / uuid.uuid4().hex
         try:
             yield path
             flush(path)
-            target = self.root / key
+            target = self.folder / key
             _make_folder(target.parent)
             path.replace(target)
             flush(target.parent)
@@ -65,15 +106,15 @@ class Objects:
         FileNotFoundError
             When there is no such object.
         """
-        return (self.root / key).read_bytes()
+        return (self.folder / key).read_bytes()
 
     def open(self, key: str) -> BufferedReader:
         """Open an object for reading; raises like `get`."""
-        return (self.root / key).open("rb")
+        return (self.folder / key).open("rb")
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Parts of an object, each given as (offset, length); raises like `get`, and returns less past its end."""
-        descriptor = os.open(self.root / key, os.O_RDONLY)
+        descriptor = os.open(self.folder / key, os.O_RDONLY)
         try:
             return [os.pread(descriptor, length, offset) for offset, length in ranges]
         finally:
@@ -81,31 +122,56 @@ class Objects:
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None when there is none."""
-        path = self.root / key
+        path = self.folder / key
         return path.stat().st_size if path.is_file() else None
 
-    def path(self, key: str) -> str:
-        """Path for a library that reads files by itself."""
-        return str(self.root / key)
+    def zarr_store(self, name: str) -> Any:  # noqa: ANN401 - whatever zarr opens
+        """Store of one array, as zarr reads it."""
+        return str(self.folder / name)
+
+    def is_there(self) -> bool:
+        """Whether anything is there that could be a store."""
+        return self.folder.is_dir()
+
+    def absence(self) -> str:
+        """Say what stands there instead of a store."""
+        if not self.folder.exists():
+            return f"{self.root}: expected an MMEarth store, found nothing there; check the path, or build one."
+        if not self.folder.is_dir():
+            return f"{self.root}: expected the folder of an MMEarth store, got a file; check the path."
+        if not any(self.folder.iterdir()):
+            return f"{self.root}: expected an MMEarth store, got an empty folder; check the path, or build one."
+        return f"{self.root}: expected an MMEarth store, got a folder without zarr.json; check the path."
+
+    def remove(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        path = self.folder / key
+        if path.is_file():
+            path.unlink()
+            flush(path.parent)
 
     def names(self, folder: str) -> list[str]:
         """Names directly in a folder, sorted; none where there is no such folder."""
-        path = self.root / folder
+        path = self.folder / folder
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
     def keys(self) -> Iterator[str]:
         """Every key, sorted within each folder, staged objects left out."""
-        for folder, folders, files in os.walk(self.root):
+        for folder, folders, files in os.walk(self.folder):
             here = Path(folder)
-            if here == self.root:
+            if here == self.folder:
                 folders[:] = [name for name in folders if name != STAGING]
             folders.sort()
-            yield from (str((here / name).relative_to(self.root)) for name in sorted(files))
+            yield from (str((here / name).relative_to(self.folder)) for name in sorted(files))
 
     def discard_staged(self) -> None:
         """Remove what a killed process left half written."""
         with suppress(FileNotFoundError):
-            shutil.rmtree(self.root / STAGING)
+            shutil.rmtree(self.folder / STAGING)
 
 
 def flush(path: Path) -> None:

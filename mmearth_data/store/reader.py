@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.modality import Modality
+    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.schema import StoreLayout
     from mmearth_data.store.selection import Dates, Regions
 
@@ -79,8 +80,8 @@ class Store:
         return cls(Content.open(path, engine=engine))
 
     @property
-    def path(self) -> Path:
-        """Folder of the store."""
+    def path(self) -> Path | StoreUrl:
+        """Folder or URL of the store."""
         return self._content.objects.root
 
     @property

@@ -87,7 +87,7 @@ def read_root(objects: Objects) -> Root:
     try:
         return parse_root(objects, objects.get(ROOT_KEY))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(_not_a_store(objects)) from error
+        raise InputError(objects.absence()) from error
 
 
 def parse_root(objects: Objects, data: bytes) -> Root:
@@ -118,17 +118,6 @@ def parse_root(objects: Objects, data: bytes) -> Root:
     if not fits:
         raise StoreDamaged(objects.root, ROOT_KEY, "the shapes of its arrays are not those of its layout")
     return Root(layout, attributes, arrays)
-
-
-def _not_a_store(objects: Objects) -> str:
-    root = objects.root
-    if not root.exists():
-        return f"{root}: expected an MMEarth store, found nothing there; check the path, or build one."
-    if not root.is_dir():
-        return f"{root}: expected the folder of an MMEarth store, got a file; check the path."
-    if not any(root.iterdir()):
-        return f"{root}: expected an MMEarth store, got an empty folder; check the path, or build one."
-    return f"{root}: expected an MMEarth store, got a folder without zarr.json; check the path."
 
 
 def _foreign(objects: Objects) -> str:

@@ -38,7 +38,7 @@ def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -
     expected |= {m.name: ((count, *m.array_shape(layout.size_px)), m.dtype) for m in layout.tabular}
     _check_names("column", set(columns), {*expected, "facts"})
     checked = {name: _stored_type(name, columns[name], shape, dtype) for name, (shape, dtype) in expected.items()}
-    _check_coordinates(checked)
+    check_coordinates(checked)
     for m in layout.tabular:
         check_values(m, checked[m.name])
     return checked, _check_facts(columns["facts"], count)
@@ -155,8 +155,14 @@ def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype
     return array.astype(dtype)
 
 
-def _check_coordinates(columns: Columns) -> None:
-    """Coordinates of rows that hold a tile, within what they can be."""
+def check_coordinates(columns: Columns) -> None:
+    """Refuse coordinates that cannot be, in rows that hold a tile.
+
+    Raises
+    ------
+    InputError
+        Naming the coordinate and a value.
+    """
     tiles = columns["tile_id"] != 0
     known = {
         "lon": np.abs(columns["lon"]) <= 180,

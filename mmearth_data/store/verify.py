@@ -6,7 +6,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from mmearth_data.store.commits import commit_key, committed_shards, place_rows,
 from mmearth_data.store.content import Content
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
 from mmearth_data.store.manifest import Manifest, read_manifest
-from mmearth_data.store.objects import Objects
+from mmearth_data.store.objects import objects_at
+from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY
-from mmearth_data.store.shards import unknown_codes, valid_bits
+from mmearth_data.store.shards import check_coordinates, unknown_codes, valid_bits
 from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.writer import fixed_objects
 from mmearth_data.tile import format_tile_id, tile_ids
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
     from mmearth_data.modality import Modality
     from mmearth_data.store.commits import Commit
+    from mmearth_data.store.objects import Objects
     from mmearth_data.store.root import Root
 
 _T = TypeVar("_T")
 CHECKERS = 4
 """Shards that are checked at the same time."""
+ACROSS = ("tile_id", "time", "lon", "lat", "split")
+"""Columns that are compared across shards."""
 STATISTICS_TOLERANCE = 1e-9
 """Relative; sums may come out differently in the last bits on another machine."""
 
@@ -80,9 +84,9 @@ class VerifyReport:
 def verify(path: str | Path) -> VerifyReport:
     """Check every file of a store, and what the files say about each other.
 
-    Digests of all files (manifest, commit records, rasters); every pixel decoded; class codes known; the bits
-    of ``valid`` those of the values; the index equal to the 1-D arrays and the commit records; no tile twice;
-    statistics those of the commit records.
+    Digests of all files (manifest, commit records, rasters); every pixel decoded; values and coordinates possible,
+    class codes known; the bits of ``valid`` those of the values; the index equal to the 1-D arrays and the commit
+    records; no tile twice; no ground shared by two splits; statistics those of the commit records.
 
     Parameters
     ----------
@@ -94,7 +98,7 @@ def verify(path: str | Path) -> VerifyReport:
     InputError
         When nothing there looks like a store.
     """
-    objects = Objects(path)
+    objects = objects_at(path)
     if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
         read_root(objects)
     found = _Findings(objects)
@@ -196,9 +200,11 @@ def _check_content(found: _Findings, content: Content) -> None:
         for commit in pool.map(partial(_check_shard, found, content), shards):
             if commit is not None:
                 merger.add(commit.statistics)
-                commits.append((commit.columns["tile_id"], commit.columns["time"], len(commit.rejected)))
+                commits.append((commit.rows, {name: commit.columns[name] for name in ACROSS}, len(commit.rejected)))
     if commits:
-        _check_unique(found, *(np.concatenate([entry[k] for entry in commits]) for k in (0, 1)))
+        columns = {name: np.concatenate([entry[1][name] for entry in commits]) for name in ACROSS}
+        _check_unique(found, columns["tile_id"], columns["time"])
+        _check_splits(found, content, np.concatenate([entry[0] for entry in commits]), columns)
     if content.manifest is not None and len(commits) == content.layout.shards:
         _check_statistics(found, content, merger)
         _check_index(found, content, sum(entry[2] for entry in commits))
@@ -228,6 +234,10 @@ def _check_rows(found: _Findings, content: Content, commit: Commit) -> None:
     ids = tile_ids(commit.columns["lon"], commit.columns["lat"], layout.size_px)
     if not np.array_equal(ids, commit.columns["tile_id"]):
         found.report(key, "a tile id is not that of its longitude, latitude and size")
+    try:
+        check_coordinates(dict(commit.columns))
+    except InputError as error:
+        found.report(key, str(error))
     if content.manifest is None:
         return
     rows = layout.rows(commit.shard)
@@ -265,6 +275,8 @@ def _check_values(found: _Findings, content: Content, commit: Commit) -> None:
 
 
 def _check_codes(found: _Findings, part: str, m: Modality, values: np.ndarray[Any, Any]) -> None:
+    if m.dtype.kind == "f" and np.isinf(values).any():
+        found.report(part, f"it holds infinities in {m.name}")
     unknown = unknown_codes(m, values)
     if unknown:
         found.report(part, f"it holds class codes that {m.name} does not know: {', '.join(map(str, unknown[:5]))}")
@@ -278,6 +290,17 @@ def _check_unique(found: _Findings, ids: np.ndarray[Any, Any], times: np.ndarray
         found.report(COMMITS, f"the tile {format_tile_id(int(twice[0]))} and its time occur more than once")
 
 
+def _check_splits(
+    found: _Findings, content: Content, rows: np.ndarray[Any, Any], columns: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    """Check that no ground belongs to two splits: what is tested on must not have been trained on."""
+    pair = overlapping_splits(columns["lon"], columns["lat"], columns["split"], content.layout.size_px)
+    if pair is not None:
+        ids = " and ".join(format_tile_id(int(columns["tile_id"][k])) for k in pair)
+        shard = int(rows[pair[1]]) // content.layout.tiles_per_shard
+        found.report(commit_key(shard), f"the tiles {ids} overlap, and belong to different splits")
+
+
 def _check_statistics(found: _Findings, content: Content, merger: StatisticsMerger) -> None:
     """Compare the statistics of the root with those of the commit records."""
     for name, expected in (("statistics", merger.statistics()), ("class_histograms", merger.class_histograms())):
@@ -289,11 +312,8 @@ def _check_index(found: _Findings, content: Content, rejected: int) -> None:
     """Compare the tables with the 1-D arrays and the commit records."""
     import pyarrow.parquet as pq
 
-    def opened(key: str) -> Any:  # noqa: ANN401 - pyarrow ships no types
-        return pq.ParquetFile(content.objects.path(key), pre_buffer=False)
-
-    def read_tiles() -> None:
-        table = opened(TILES_KEY)
+    def read_tiles(stream: BinaryIO) -> None:
+        table = pq.ParquetFile(stream, pre_buffer=False)
         rows = np.flatnonzero(content.column("tile_id"))
         start = 0
         for group in range(table.num_row_groups):
@@ -307,9 +327,12 @@ def _check_index(found: _Findings, content: Content, rejected: int) -> None:
         if start != len(rows):
             raise StoreDamaged(content.objects.root, TILES_KEY, f"it has {start} rows for {len(rows)} tiles")
 
-    found.attempt(TILES_KEY, read_tiles)
+    if TILES_KEY not in found.problems:
+        with content.objects.open(TILES_KEY) as stream:
+            found.attempt(TILES_KEY, partial(read_tiles, stream))
     if REJECTED_KEY not in found.problems:
-        count = opened(REJECTED_KEY).metadata.num_rows
+        with content.objects.open(REJECTED_KEY) as stream:
+            count = pq.ParquetFile(stream, pre_buffer=False).metadata.num_rows
         if count != rejected:
             found.report(REJECTED_KEY, f"it has {count} rows for {rejected} rejected candidates")
 

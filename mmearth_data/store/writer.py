@@ -29,9 +29,9 @@ from mmearth_data.store.encoding import (
 )
 from mmearth_data.store.index import rejected_table, tiles_writer, write_table
 from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_manifest
-from mmearth_data.store.objects import Objects, flush
+from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
-from mmearth_data.store.schema import MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
+from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, partial_statistics
 
@@ -51,16 +51,16 @@ class StoreWriter:
     finished store do not depend on it. The writer itself is a small value that can be pickled.
     """
 
-    def __init__(self, path: str | Path, root: Root) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | StoreUrl, root: Root) -> None:
         self._root = root
-        self._objects = Objects(path)
+        self._objects = objects_at(path)
+        self.path = self._objects.root
         self._specs = {spec.name: spec for spec in root.layout.arrays}
 
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: str | Path | StoreUrl,
         layout: StoreLayout,
         *,
         recipe: Mapping[str, Any],
@@ -72,7 +72,7 @@ class StoreWriter:
         Parameters
         ----------
         path
-            Folder that does not exist, or is empty.
+            Folder that does not exist, or is empty; or a URL under which nothing lies.
         layout
             Its arrays.
         recipe, source
@@ -85,9 +85,13 @@ class StoreWriter:
         InputError
             When something else stands at the path.
         """
-        path = Path(path)
-        _check_free(path)
         root = new_root(layout, recipe=recipe, source=source, synthetic=synthetic)
+        objects = objects_at(path)
+        if not isinstance(objects.root, Path):
+            _begin_remote(objects, root)
+            return cls(path, root)
+        path = objects.root
+        _check_free(path)
         # Laid out beside and moved into place as a whole: a folder with half of it would be no store to anybody.
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.parent / f".{path.name}.{uuid.uuid4().hex}"
@@ -101,7 +105,7 @@ class StoreWriter:
         return cls(path, root)
 
     @classmethod
-    def resume(cls, path: str | Path) -> Self:
+    def resume(cls, path: str | Path | StoreUrl) -> Self:
         """Continue a store that was begun.
 
         Raises
@@ -111,7 +115,7 @@ class StoreWriter:
         StoreDamaged
             When its metadata are broken.
         """
-        objects = Objects(path)
+        objects = objects_at(path)
         root = read_root(objects)
         objects.discard_staged()
         return cls(path, root)
@@ -321,6 +325,17 @@ def _lay_out(objects: Objects, root: Root) -> None:
         objects.put(key, data)
     objects.put(ROOT_KEY, root.encode())
     objects.discard_staged()
+
+
+def _begin_remote(objects: Objects, root: Root) -> None:
+    """Lay out a store in the cloud: the root last, which makes it one. What an interrupted begin left is taken over."""
+    ours = {key for key, _ in fixed_objects(root)}
+    others = [key for key in objects.keys() if key not in ours and not key.startswith(f"{LEDGER}/")]  # noqa: SIM118
+    if others:
+        raise InputError(
+            f"{objects.root}: expected a URL with nothing below it, got one with {others[0]}; choose another one."
+        )
+    _lay_out(objects, root)
 
 
 def _move_into_place(staging: Path, path: Path) -> None:

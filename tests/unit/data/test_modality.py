@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmearth_data.catalog import load_catalog
 from mmearth_data.errors import CatalogError
 from mmearth_data.modality import ClassLabel, Display, Kind, Licence, Modality, fits
 
@@ -265,3 +266,9 @@ def test_a_number_fits_when_numpy_stores_it_unchanged(name: str, value: int) -> 
     with np.errstate(over="ignore"):
         stored = int(np.array([value], dtype=np.int64).astype(dtype)[0])
     assert fits(value, dtype) == (stored == value)
+
+
+def test_no_data_is_one_and_the_same_nan_from_yaml_and_from_json() -> None:
+    stored = load_catalog().select(["sentinel1"])[0]
+    again = Modality.from_dict(json.loads(json.dumps(stored.to_dict())))
+    assert stored.empty((1,)).tobytes() == again.empty((1,)).tobytes() == np.float32("nan").tobytes()

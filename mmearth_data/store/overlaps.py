@@ -1,0 +1,59 @@
+"""Ground that belongs to two splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.tile import PIXEL_M
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+M_PER_DEGREE = 111_194.9
+"""Of a great circle on the mean sphere."""
+SURE = 0.9
+"""Squares of equal size whose centres are nearer than this share of a side, in both directions, overlap however
+their UTM zones turn them (by 3.5 degrees at most) and however they were snapped to the pixel grid."""
+
+
+def overlapping_splits(
+    lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
+) -> tuple[int, int] | None:
+    """Positions of two tiles that share ground and belong to different splits, None where there are none.
+
+    Parameters
+    ----------
+    lon, lat
+        (n,) centres of the tiles, degrees.
+    split
+        (n,) their splits.
+    size_px
+        Side of the tiles.
+    """
+    import shapely
+
+    first = split.min(initial=255)
+    if (split == first).all():
+        return None
+    boxes = _cores(lon, lat, SURE * PIXEL_M * size_px)
+    # The largest split is the one that is searched; the others ask, class by class, so that a pair is met once.
+    tree = shapely.STRtree(boxes)
+    asking = np.flatnonzero(split != np.bincount(split).argmax())
+    left, right = tree.query(boxes[asking], predicate="intersects")
+    pairs = np.stack([asking[left], right])
+    wrong = pairs[:, split[pairs[0]] != split[pairs[1]]]
+    if not wrong.size:
+        return None
+    low, high = sorted(wrong[:, 0].tolist())
+    return low, high
+
+
+def _cores(lon: NDArray[np.float64], lat: NDArray[np.float64], side_m: float) -> np.ndarray[Any, Any]:
+    """Boxes in degrees around the centres, as wide and high as tiles may be without doubt."""
+    import shapely
+
+    half_y = side_m / 2 / M_PER_DEGREE
+    half_x = half_y / np.maximum(np.cos(np.radians(lat)), 1e-6)
+    return np.asarray(shapely.box(lon - half_x, lat - half_y, lon + half_x, lat + half_y))

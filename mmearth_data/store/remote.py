@@ -1,0 +1,212 @@
+"""A store in the cloud: objects of a bucket, through obstore.
+
+A put is whole or not at all, and is seen by everybody once it is done, so the protocol of `Objects` needs no
+staging here. Credentials and endpoints come from the environment, as the providers' own tools read them.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.exceptions import (
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+from mmearth_data.errors import InputError, RetryLater
+from mmearth_data.store.objects import Objects, StoreUrl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+BUFFER_BYTES = 1 << 20
+CONNECTION: ClientConfig = {"connect_timeout": "20s", "timeout": "300s", "allow_http": True}
+"""Plain http is for servers on the own machine or network, which the user names by an endpoint variable."""
+RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=120)}
+"""Of one request: enough for a server that is busy, not so many that a build seems to hang."""
+
+
+class RemoteObjects(Objects):
+    """Bytes by key, under a URL.
+
+    Parameters
+    ----------
+    url
+        ``s3://bucket/path``, ``gs://...`` or ``az://...``.
+    """
+
+    far = True
+
+    def __init__(self, url: str) -> None:
+        self.root = StoreUrl(url.rstrip("/"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self.root),)
+
+    @cached_property
+    def bucket(self) -> ObjectStore:
+        """The objects under the URL, as obstore sees them."""
+        try:
+            return from_url(str(self.root), client_options=CONNECTION, retry_config=RETRIES)
+        except (BaseError, ValueError) as error:
+            raise InputError(
+                f"{self.root}: expected the URL of a bucket that can be reached, got: {_line(error)}"
+            ) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Publish one object atomically; an older one of that key is replaced."""
+        with self._explained():
+            obstore.put(self.bucket, key, data)
+
+    @contextmanager
+    def staged(self, key: str) -> Iterator[Path]:
+        """Path of a local file to fill, which is uploaded when the block ends well."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "object"
+            yield path
+            with self._explained():
+                obstore.put(self.bucket, key, path)
+
+    def get(self, key: str) -> bytes:
+        """Bytes of an object; FileNotFoundError where there is none."""
+        with self._explained(key):
+            return bytes(obstore.get(self.bucket, key).bytes())
+
+    def open(self, key: str) -> io.BufferedReader:
+        """Open an object for reading in ranges; raises like `get`."""
+        size = self.size(key)
+        if size is None:
+            raise FileNotFoundError(f"{self.root}/{key}")
+        return io.BufferedReader(_Ranges(self, key, size), BUFFER_BYTES)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Read a part of an object; raises like `get`."""
+        with self._explained(key):
+            return bytes(obstore.get_range(self.bucket, key, start=start, length=length))
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Parts of an object, each given as (offset, length), near ones fetched together; raises like `get`."""
+        starts, lengths = zip(*ranges, strict=True)
+        with self._explained(key):
+            return [bytes(part) for part in obstore.get_ranges(self.bucket, key, starts=starts, lengths=lengths)]
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, None when there is none."""
+        try:
+            with self._explained(key):
+                return int(obstore.head(self.bucket, key)["size"])
+        except FileNotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        with self._explained():
+            obstore.delete(self.bucket, key)
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly in a folder, sorted; none where there is no such folder."""
+        with self._explained():
+            found = obstore.list_with_delimiter(self.bucket, folder)
+        paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        return sorted(path.rpartition("/")[2] for path in paths)
+
+    def keys(self) -> Iterator[str]:
+        """Every key, sorted."""
+        with self._explained():
+            yield from sorted(entry["path"] for page in obstore.list(self.bucket) for entry in page)
+
+    def zarr_store(self, name: str) -> Any:  # noqa: ANN401 - whatever zarr opens
+        """Store of one array, as zarr reads it."""
+        from zarr.storage import ObjectStore as ZarrObjectStore
+
+        return ZarrObjectStore(RemoteObjects(f"{self.root}/{name}").bucket, read_only=True)
+
+    def discard_staged(self) -> None:
+        """Nothing is ever half written."""
+
+    def is_there(self) -> bool:
+        """Whether anything lies under the URL."""
+        with self._explained():
+            return any(page for page in obstore.list(self.bucket, chunk_size=1))
+
+    def absence(self) -> str:
+        """Say what stands there instead of a store."""
+        if not self.is_there():
+            return f"{self.root}: expected an MMEarth store, found nothing there; check the URL, or build one."
+        return f"{self.root}: expected an MMEarth store, got objects without zarr.json; check the URL."
+
+    def remove(self) -> None:
+        """Remove everything under the URL."""
+        for key in list(self.keys()):
+            self.delete(key)
+
+    @contextmanager
+    def _explained(self, key: str | None = None) -> Iterator[None]:
+        """Sort the errors of the provider by their remedy."""
+        try:
+            yield
+        except (FileNotFoundError, NotFoundError, PermissionError, BaseError) as error:
+            raise self._sorted(error, key) from error
+
+    def _sorted(self, error: Exception, key: str | None) -> Exception:
+        missing = isinstance(error, FileNotFoundError | NotFoundError)
+        if "NoSuchBucket" in str(error) or (missing and key is None):
+            return InputError(
+                f"{self.root}: expected a bucket that exists, got none of that name; create it, or check the URL."
+            )
+        if missing:
+            return FileNotFoundError(f"{self.root}/{key}")
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+            return InputError(
+                f"{self.root}: expected credentials that may read and write there, got a refusal; set the provider's "
+                f"variables (AWS_ACCESS_KEY_ID and so on) or choose another place ({_line(error)})."
+            )
+        return RetryLater(
+            f"{self.root}: the object store does not answer as it should ({_line(error)}). What is committed "
+            "stays: run the same command again to go on."
+        )
+
+
+class _Ranges(io.RawIOBase):
+    """An object that is read where it is asked for."""
+
+    def __init__(self, objects: RemoteObjects, key: str, size: int) -> None:
+        self._objects, self._key, self._size, self._at = objects, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - as io declares it
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        buffer[:length] = self._objects.read_range(self._key, self._at, length)
+        self._at += length
+        return length
+
+
+def _line(error: BaseException) -> str:
+    """Gist of a provider's error, which can be pages long."""
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,60 @@
+"""Take out of a store what is damaged, so that a build can put it back."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mmearth_data.errors import StoreDamaged
+from mmearth_data.store.commits import commit_key
+from mmearth_data.store.objects import objects_at
+from mmearth_data.store.root import read_root
+from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, ROOT_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.verify import VerifyReport
+
+
+def damaged_shards(layout: StoreLayout, report: VerifyReport) -> tuple[int, ...]:
+    """Shards whose pixels or records are among the damaged parts; everything else follows from the records."""
+    rasters = "|".join(re.escape(m.name) for m in layout.rasters)
+    pattern = re.compile(rf"{COMMITS}/(\d+)\.parquet|(?:{rasters})/c/(\d+)(?:/0)*")
+    found = (pattern.fullmatch(problem.part) for problem in report.problems)
+    return tuple(sorted({int(match[1] or match[2]) for match in found if match}))
+
+
+def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
+    """Make an unfinished store of a damaged one: without the records of its damaged shards, and without its seal.
+
+    Parameters
+    ----------
+    path
+        The store.
+    report
+        What `verify` found in it.
+
+    Returns
+    -------
+    tuple of int
+        Shards to read again.
+
+    Raises
+    ------
+    StoreDamaged
+        When the root metadata are damaged: with them the recipe is lost.
+    """
+    objects = objects_at(path)
+    for problem in report.problems:
+        if problem.part == ROOT_KEY:
+            raise StoreDamaged(
+                objects.root, ROOT_KEY, f"{problem.problem}, and the recipe stands in it: copy the file from a backup"
+            )
+    shards = damaged_shards(read_root(objects).layout, report)
+    # The records go first: cut off in between, the store is one that `verify` still finds damaged.
+    for shard in shards:
+        objects.delete(commit_key(shard))
+    objects.delete(MANIFEST_KEY)
+    return shards

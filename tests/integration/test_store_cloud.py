@@ -1,0 +1,255 @@
+"""A store in a bucket, against a real S3 server process on loopback: the same bytes, resumed, refused, repaired."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from store_making import begin_store, make_store, write_shard
+from test_store_building import digests
+
+from mmearth_data import InputError, RetryLater, StoreDamaged, build, make_recipe, open_store, verify
+from mmearth_data.store import StoreWriter
+from mmearth_data.store.encoding import digest_of
+from mmearth_data.store.lock import LOCK_KEY, hold
+from mmearth_data.store.objects import objects_at
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """URL of an S3 server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        urllib.request.urlopen(urllib.request.Request(f"{url}/tiles", method="PUT"), timeout=30).close()
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(autouse=True)
+def _environment(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables as a user sets them."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server,
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    return f"s3://tiles/{re.sub('[^a-z0-9]+', '-', request.node.name)}/s.zarr"
+
+
+def remote_digests(url: str) -> dict[str, str]:
+    objects = objects_at(url)
+    return {key: digest_of(objects.get(key)) for key in objects.keys() if not key.startswith("_ledger/")}  # noqa: SIM118
+
+
+def test_the_same_bytes_as_in_a_folder_and_read_alike(url: str, tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr")
+    make_store(url)
+    assert remote_digests(url) == digests(tmp_path / "s.zarr")
+    here, there = open_store(tmp_path / "s.zarr"), open_store(url)
+    assert there.finished
+    assert here.digest == there.digest
+    for name, m in here.modalities.items():
+        if m.stored:
+            for rows in (slice(0, 21), slice(3, 5)):
+                np.testing.assert_array_equal(here.read(name, rows), there.read(name, rows))
+    xr.testing.assert_equal(here.dataset.load(), there.dataset.load())
+    assert here.tiles.equals(there.tiles)
+    pairs = zip(here.loader(batch_size=4, seed=2), there.loader(batch_size=4, seed=2), strict=True)
+    assert all(np.array_equal(a["optical"], b["optical"]) for a, b in pairs)
+    assert verify(url).problems == ()
+
+
+def test_an_interrupted_build_goes_on(url: str, tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr")
+    writer = begin_store(url)
+    write_shard(writer, 1)
+    assert len(open_store(url)) == len(open_store(url).rows) == 8
+    again = StoreWriter.resume(url)
+    assert again.committed() == {1}
+    for shard in (0, 2):
+        write_shard(again, shard)
+    again.finish()
+    assert remote_digests(url) == digests(tmp_path / "s.zarr")
+
+
+def test_a_begin_that_was_cut_off_is_taken_over(url: str, tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr")
+    begin_store(url)
+    objects_at(url).delete("zarr.json")
+    make_store(url)
+    assert remote_digests(url) == digests(tmp_path / "s.zarr")
+
+
+def test_damage_is_named(url: str) -> None:
+    make_store(url)
+    objects = objects_at(url)
+    data = bytearray(objects.get("radar/c/1/0/0/0"))
+    data[20] ^= 1
+    objects.put("radar/c/1/0/0/0", bytes(data))
+    objects.delete("optical/c/0/0/0/0")
+    assert {problem.part for problem in verify(url).problems} == {"radar/c/1/0/0/0", "optical/c/0/0/0/0"}
+    store = open_store(url)
+    for name, row in (("radar", 8), ("optical", 2)):
+        with pytest.raises(StoreDamaged):
+            store.read(name, slice(row, row + 1))
+        with pytest.raises(StoreDamaged):
+            store.read(name, slice(0, 21))
+
+
+def test_the_command_builds_into_a_bucket(url: str, tmp_path: Path) -> None:
+    recipe = make_recipe(None, {"tiles": 16, "tile_size": 16, "region": "Denmark", "modalities": ["sentinel2", "era5"]})
+    build(recipe, tmp_path / "s.zarr")
+    command = [
+        str(Path(sys.executable).parent / "mmearth-data"), "build", "--tiles", "16", "--tile-size", "16",
+        "--region", "Denmark", "--modalities", "sentinel2,era5", "--out", url, "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["store"] == url
+    assert remote_digests(url) == digests(tmp_path / "s.zarr")
+
+
+class TestRefusals:
+    def refused(self, url: str) -> str:
+        with pytest.raises(InputError) as caught:
+            build(make_recipe(None, {"tiles": 4, "tile_size": 16, "region": "Denmark"}), url)
+        return str(caught.value)
+
+    def test_a_bucket_that_is_not_there(self) -> None:
+        assert "expected a bucket that exists" in self.refused("s3://no-such-bucket/s.zarr")
+
+    def test_an_unknown_kind_of_url(self) -> None:
+        assert "begins with s3://, gs://, az://" in self.refused("ftp://somewhere/s.zarr")
+
+    def test_other_objects_below_the_url(self, url: str) -> None:
+        objects_at(url).put("mine.txt", b"mine")
+        assert "got one with mine.txt" in self.refused(url)
+        assert list(objects_at(url).keys()) == ["mine.txt"]
+
+    def test_nothing_there_to_read(self, url: str) -> None:
+        with pytest.raises(InputError, match="found nothing there; check the URL"):
+            open_store(url)
+
+
+FAULTY = """
+import http.client, http.server, random, sys, threading
+target, share = sys.argv[1], float(sys.argv[2])
+draw = random.Random(5)
+class Proxy(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.command == "PUT" and draw.random() < share:
+            text = b"<Error><Code>{code}</Code></Error>"
+            self.send_response({status}); self.send_header("Content-Length", str(len(text))); self.end_headers()
+            self.wfile.write(text); return
+        link = http.client.HTTPConnection(target); link.request(self.command, self.path, body, dict(self.headers))
+        answer = link.getresponse(); data = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server") and not (
+                name.lower() == "content-length" and self.command != "HEAD"):
+                self.send_header(name, value)
+        if self.command != "HEAD": self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD": self.wfile.write(data)
+        link.close()
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward
+    def log_message(self, *args): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def faulty(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand before the server and refuse some of the PUTs."""
+    status, code, share = request.param
+    script = FAULTY.replace("{status}", str(status)).replace("{code}", code)
+    target = server.removeprefix("http://")
+    process = subprocess.Popen([sys.executable, "-c", script, target, str(share)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{int(process.stdout.readline())}")
+    yield
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("faulty", [(503, "SlowDown", 0.25)], indirect=True)
+def test_puts_that_fail_now_and_then_change_nothing(faulty: None, url: str, tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr")
+    make_store(url)
+    assert remote_digests(url) == digests(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("faulty", [(403, "AccessDenied", 1.0)], indirect=True)
+def test_wrong_credentials_are_said(faulty: None, url: str) -> None:
+    with pytest.raises(InputError, match="expected credentials that may read and write there"):
+        begin_store(url)
+
+
+def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
+    url: str, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mmearth_data.store import remote
+
+    writer = begin_store(url)
+    write_shard(writer, 0)
+    monkeypatch.setitem(remote.RETRIES, "max_retries", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(RetryLater, match="run the same command again to go on"):
+        write_shard(StoreWriter(url, writer._root), 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    assert StoreWriter.resume(url).committed() == {0}
+
+
+class TestLock:
+    def test_a_living_build_is_refused(self, url: str) -> None:
+        begin_store(url)
+        with (
+            hold(url, beat_s=0.2) as stale,
+            pytest.raises(InputError, match=rf"process {os.getpid()} on .* is building"),
+            hold(url, beat_s=0.2),
+        ):
+            raise AssertionError("held twice")
+        assert stale is None
+        assert objects_at(url).size(LOCK_KEY) is None
+
+    def test_a_dead_one_is_explained_whatever_its_clock_said(self, url: str) -> None:
+        begin_store(url)
+        text = {"host": "elsewhere", "pid": 17, "since": "2031-01-01 00:00:00 UTC", "token": "x", "beat": 3}
+        objects_at(url).put(LOCK_KEY, json.dumps(text).encode())
+        with hold(url, beat_s=0.2) as stale:
+            assert stale is not None
+            assert stale.startswith("An earlier build (process 17 on elsewhere (since 2031-01-01 00:00:00 UTC)) ended")
