@@ -362,7 +362,8 @@ def finetune(
     )
     if out is not None:
         publish_folder(out, lambda folder: _write(folder, tuner, row, reading))
-    return Evaluation((row,), (sums,), {(task.name, name): missing_bands(reading, task)})
+    filled = missing_bands(reading, task)
+    return Evaluation((row,), (sums,), {(task.name, name): filled} if filled else {})
 
 
 def _write(folder: Path, tuner: FineTuner, row: Row, normaliser: Normaliser) -> None:
