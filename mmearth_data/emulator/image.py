@@ -312,7 +312,13 @@ class Band:
 
     def derived(self, evaluate: Callable[[Grid], Pixels], type: PixelType | None = None) -> Band:
         """Band of the same name and home with other pixels."""
-        return replace(self, evaluate=evaluate, type=type or self.type, size=None)
+        return Band(self.name, type or self.type, self.projection, evaluate, None, self.frame)
+
+    def called(self, name: str) -> Band:
+        """Band of another name."""
+        return (
+            self if name == self.name else Band(name, self.type, self.projection, self.evaluate, self.size, self.frame)
+        )
 
 
 @named("Image")
@@ -351,7 +357,7 @@ class Image:
 
     def with_bands(self, bands: Sequence[Band]) -> Image:
         """Image with other bands; no asset any more."""
-        return replace(self, bands=_unique(bands), id=None, version=None)
+        return Image(_unique(bands), self.properties, self.footprint)
 
     def mapped(self, change: Callable[[Band], Band]) -> Image:
         """Change each band."""
@@ -386,7 +392,7 @@ def _unique(bands: Sequence[Band]) -> tuple[Band, ...]:
             k += 1
             name = f"{band.name}_{k}"
         taken.add(name)
-        out.append(band if name == band.name else replace(band, name=name))
+        out.append(band.called(name))
     return tuple(out)
 
 

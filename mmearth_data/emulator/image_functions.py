@@ -80,7 +80,7 @@ def renamed(name: str, image: Image, bands: Sequence[Band], names: Sequence[str]
             f"{name}: The number of names ({len(names)}) must match the number of bands ({len(bands)})."
         )
     new = [band.name for band in bands] if names is None else names
-    return image.with_bands(tuple(replace(band, name=name) for band, name in zip(bands, new, strict=True)))
+    return image.with_bands(tuple(band.called(name) for band, name in zip(bands, new, strict=True)))
 
 
 @function("Image.rename")

@@ -324,3 +324,32 @@ def test_a_search_without_a_place_gives_images_and_then_runs_out_of_time() -> No
         list(source(L1C).query(None, *PERIOD))
     with pytest.raises(EmulatorError, match="timed out"):
         list(source(L1C).query(shapely.box(-170, -80, 170, 80), *PERIOD))
+
+
+# ---------------------------------------------------------------- what holds on Earth
+
+
+def test_a_place_near_the_border_of_a_zone_is_in_scenes_of_both() -> None:
+    images = list(source(L1C).query(shapely.Point(12.0, 45.9), ms("2019-05-01"), ms("2019-06-01")))
+    assert {image.projection.crs for image in images} == {"EPSG:32632", "EPSG:32633"}
+
+
+def test_land_cover_follows_scenes_with_few_clouds_since_2015() -> None:
+    place = shapely.Point(10.2, 47.3)
+    labels = list(source(DYNAMIC_WORLD).query(place, *PERIOD))
+    scenes = {i.properties["system:index"]: i for i in source(L1C).query(place, *PERIOD)}
+    assert set(indices(labels)) < set(scenes)
+    assert all(scenes[index].properties["CLOUDY_PIXEL_PERCENTAGE"] < 35 for index in indices(labels))
+    assert not list(source(DYNAMIC_WORLD).query(place, None, ms("2015-06-27")))
+    label = labels[0].find("label", "test")
+    found = label.evaluate(Grid(label.projection, 4000, 4000, 64, 64))
+    assert set(np.unique(found.values[found.valid])) <= set(range(9))
+
+
+def test_level_2a_begins_later_than_level_1c() -> None:
+    for lon, lat in ((10.2, 47.3), (-61.0, -33.4)):
+        place = shapely.Point(lon, lat)
+        first = {asset: next(iter(source(asset).query(place, None, None))).properties for asset in (L1C, L2A)}
+        assert first[L1C]["system:time_start"] < ms("2016-01-01") < first[L2A]["system:time_start"]
+        assert first[L1C]["PRODUCT_ID"].startswith("S2A_MSIL1C_")
+        assert first[L2A]["PRODUCT_ID"].startswith(("S2A_MSIL2A_", "S2B_MSIL2A_"))

@@ -61,6 +61,11 @@ def test_one_number_to_one(name: str, given: list[float], expected: list[float |
     assert [v or 0 for v in found] == pytest.approx([v or 0 for v in expected])
 
 
+def test_halves_are_rounded_up() -> None:
+    """Not documented: one function, `_half_up`, decides it."""
+    assert line(call("Image.round", value=array([-1.5, -0.5, 0.5, 1.5]))) == [-1, 0, 1, 2]
+
+
 BINARY: list[tuple[str, list[float], list[float], list[float | None]]] = [
     ("add", [1, 2], [10, 20], [11, 22]),
     ("subtract", [1, 2], [10, 20], [-9, -18]),

@@ -1,0 +1,150 @@
+"""How fast tiles come from Earth Engine into a store, over HTTP, with the real client.
+
+An emulator in a process of its own waits 200 ms before each answer and gives pixels of no meaning, so that what is
+measured is the client's side: expressions, requests, decoding, the store. The baseline is a plain script in a process of
+its own too, written as those published with MMEarth are: 22 requests a tile from 40 threads, nothing stored.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from _harness import report, table
+from pyproj import Transformer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from emulator_process import RunningEmulator, emulator
+
+from mmearth_data import build, make_recipe, open_store
+from mmearth_data.sources.synthetic import SyntheticSource
+
+TILES, PLAIN_TILES, RUNS = 512, 40, 2
+SIZE_PX, IN_FLIGHT, LATENCY_MS = 64, 40, 200
+TRANSFORM = Transformer.from_crs(4326, 32632, always_xy=True)
+TARGET, TARGET_RATIO = 60.0, 6.0
+
+
+def ours(server: RunningEmulator, folder: Path, ecoregions: Path, run: int) -> tuple[float, float, dict[str, int]]:
+    """(tiles a second, requests a tile, largest numbers) of one whole build."""
+    before = server.ledger()["requests"]
+    options = {"source": "earthengine", "ee_url": server.url, "tiles": TILES, "tile_size": SIZE_PX, "seed": run}
+    recipe = make_recipe(
+        None, options | {"ecoregions": ecoregions, "in_flight": IN_FLIGHT, "tiles_per_shard": 128, "balance": "area"}
+    )
+    out = folder / f"{run}.zarr"
+    started: list[float] = []
+    build(recipe, out, report=lambda progress: started.append(time.perf_counter() - progress.seconds))
+    seconds = time.perf_counter() - started[0]
+    delivered = len(open_store(out))
+    after = server.ledger()
+    asked = sum(after["requests"].get(k, 0) - before.get(k, 0) for k in ("value:compute", "image:computePixels"))
+    return delivered / seconds, asked / delivered, {k: after[k] for k in ("max_in_flight", "max_per_second")}
+
+
+def plain(server: RunningEmulator) -> float:
+    """Tiles a second of the plain script."""
+    done = subprocess.run(
+        [sys.executable, __file__, "plain", server.url], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def plain_script(url: str) -> float:
+    """Tiles a second of a script in the style of those that were published with MMEarth."""
+    import ee
+    from google.auth.credentials import AnonymousCredentials
+
+    ee.Initialize(AnonymousCredentials(), url=url, project="emulator")
+    spots = [(7.0 + 0.05 * (i % 20), 46.0 + 0.05 * (i // 20)) for i in range(PLAIN_TILES)]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        list(pool.map(lambda spot: plain_tile(ee, *spot), spots))
+    return PLAIN_TILES / (time.perf_counter() - start)
+
+
+def plain_tile(ee: Any, lon: float, lat: float) -> None:
+    """One tile: fourteen questions, each asked alone, and eight requests for pixels."""
+    point = ee.Geometry.Point([lon, lat])
+    square = point.buffer(SIZE_PX * 5).bounds()
+    scenes = (
+        ee.ImageCollection("COPERNICUS/S2_HARMONIZED")
+        .filterDate("2019-06-01", "2019-09-01")
+        .filterBounds(square)
+        .filter(ee.Filter.lt("CLOUDY_PIXEL_PERCENTAGE", 101))
+    )
+    scenes.size().getInfo()
+    name = ee.Image(scenes.first()).get("system:index").getInfo()
+    scene = ee.Image(f"COPERNICUS/S2_HARMONIZED/{name}")
+    scene.get("system:time_start").getInfo()
+    scene.bandNames().getInfo()
+    crs = scene.select("B2").projection().crs().getInfo()
+    radar = ee.ImageCollection("COPERNICUS/S1_GRD").filterDate("2019-06-01", "2019-09-01").filterBounds(square)
+    passes = []
+    for way in ("ASCENDING", "DESCENDING"):
+        found = radar.filter(ee.Filter.eq("orbitProperties_pass", way))
+        found.size().getInfo()
+        names = found.limit(1).aggregate_array("system:index").getInfo()
+        passes.append(f"COPERNICUS/S1_GRD/{names[0]}" if names else scene)
+    months = ee.ImageCollection("ECMWF/ERA5_LAND/MONTHLY_AGGR").select("temperature_2m")
+    for first, last in (("2019-05-01", "2019-06-01"), ("2019-06-01", "2019-07-01"), ("2018-07-01", "2019-07-01")):
+        months.filterDate(first, last).mean().reduceRegion(ee.Reducer.mean(), square, 10).getInfo()
+    regions = ee.FeatureCollection("RESOLVE/ECOREGIONS/2017").filterBounds(point)
+    regions.aggregate_array("ECO_NAME").getInfo()
+    regions.aggregate_array("BIOME_NAME").getInfo()
+    labels = ee.ImageCollection("GOOGLE/DYNAMICWORLD/V1").filterDate("2019-06-01", "2019-09-01").filterBounds(square)
+    images = (
+        scene.select(["B2", "B3", "B4", "B8"]),
+        *(ee.Image(each).select(0) for each in passes),
+        ee.Image("projects/sat-io/open-datasets/ASTER/GDEM"),
+        ee.Image("users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1"),
+        ee.Image("users/nlang/ETH_GlobalCanopyHeightSD_2020_10m_v1"),
+        labels.select("label").merge(ee.ImageCollection([ee.Image(0).rename("label")])).mode(),
+        ee.ImageCollection("ESA/WorldCover/v100").first(),
+    )
+    x, y = TRANSFORM.transform(lon, lat)
+    grid = {
+        "dimensions": {"width": SIZE_PX, "height": SIZE_PX},
+        "affineTransform": {"scaleX": 10, "shearX": 0, "translateX": x, "shearY": 0, "scaleY": -10, "translateY": y},
+        "crsCode": crs,
+    }
+    for image in images:
+        ee.data.computePixels({"expression": image, "fileFormat": "NUMPY_NDARRAY", "grid": grid})
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = ("--cheap-pixels", "--latency-ms", LATENCY_MS)
+    rates, baseline, rows = [], [], []
+    with tempfile.TemporaryDirectory() as name, emulator(*options, seed=0) as server:
+        folder = Path(name)
+        ecoregions = folder / "e.gpkg"
+        SyntheticSource(0).ecoregions()[["eco_region", "geometry"]].to_file(ecoregions)
+        for run in range(RUNS):
+            rate, asked, most = ours(server, folder, ecoregions, run)
+            rates.append(rate)
+            baseline.append(plain(server))
+            rows.append((run, rate, asked, most["max_in_flight"], most["max_per_second"], baseline[-1]))
+    names = ("run", "tiles/s", "requests a tile", "most in flight", "most a second", "plain client, tiles/s")
+    table(f"Earth Engine into a store, {SIZE_PX} px, {LATENCY_MS} ms, {IN_FLIGHT} in flight", names, rows)
+    ratio = max(rates) / max(baseline)
+    table("Targets", ("figure", "here", "target"), [("tiles/s", max(rates), TARGET), ("ratio", ratio, TARGET_RATIO)])
+    figures = {
+        "ours": (max(rates), "tiles/s"),
+        "plain": (max(baseline), "tiles/s"),
+        "requests_a_tile": (rows[-1][2], "requests"),
+    }
+    report("earthengine", ratio, figures)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["plain"]:
+        sys.stdout.write(str(plain_script(sys.argv[2])))
+    else:
+        sys.exit(main())
