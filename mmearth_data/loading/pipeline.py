@@ -14,8 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from dask.base import compute
-from dask.delayed import delayed
+from dask.threaded import get
 
 from mmearth_data.errors import RetryLater
 from mmearth_data.loading.kernel import whole_batch
@@ -200,8 +199,9 @@ def _groups(spans: Sequence[Span], size: int) -> Iterator[Sequence[Span]]:
 
 
 def _run(tasks: Sequence[Callable[[], None]], pool: ThreadPoolExecutor) -> None:
-    graph = [delayed(task, pure=False, traverse=False)() for task in tasks]
-    compute(*graph, scheduler="threads", pool=pool, optimize_graph=False)  # type: ignore[no-untyped-call]
+    # Dask's scheduler without `dask.compute` above it: that costs twice the time a task, and hashes the tasks under a
+    # lock, which a process forked in such a moment would wait for for ever.
+    get({index: (task,) for index, task in enumerate(tasks)}, list(range(len(tasks))), pool=pool)
 
 
 @contextmanager
