@@ -340,6 +340,8 @@ def granule_named(name: str) -> Granule | None:
     if len(name) != 6 or not name[1:3].isdigit() or set(name[3:]) - set(LETTERS):
         return None
     zone, band = int(name[1:3]), name[3]
+    if not 1 <= zone <= 60:
+        return None
     column = LETTERS.index(name[4]) - ((zone - 1) % 3) * 8 + 1
     if not 1 <= column <= 8:
         return None
