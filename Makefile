@@ -56,5 +56,11 @@ bench: $(BENCHES)
 $(BENCHES): bench-%: $(READY)
 	$(BIN)/python tests/benchmarks/bench_$*.py
 
+bench-loader: $(VENV)/.bench
+$(VENV)/.bench: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[model,bench]"
+	$(BIN)/python -m pip install --quiet --no-deps "litdata>=0.2.60"
+	@touch $@
+
 clean:
 	rm -rf $(VENV) $(DEMO)

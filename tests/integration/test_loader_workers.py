@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -50,7 +48,7 @@ def test_tensors_hold_what_the_arrays_hold(store: Store) -> None:
         np.testing.assert_array_equal(arrays["tile"]["time"].astype(np.int64), tensors["tile"]["time"].numpy())
 
 
-@pytest.mark.parametrize(("method", "count"), [("fork", 1), ("fork", 3), ("spawn", 2), ("forkserver", 2)])
+@pytest.mark.parametrize(("method", "count"), [("fork", 1), ("fork", 2), ("spawn", 2), ("forkserver", 2)])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_workers_deliver_the_same_order_however_they_are_started(store: Store, method: str, count: int) -> None:
     expected = ids(store.loader(**OPTIONS))
@@ -83,8 +81,8 @@ def test_infinite_workers_keep_the_order_over_epochs(store: Store) -> None:
     plain = store.loader(**OPTIONS, infinite=True)
     dataset = TileDataset(store, **OPTIONS, infinite=True)
     count = 3 * len(plain) + 2
-    # 3 workers share epochs whose length they do not divide.
-    loader = in_workers(dataset, 3, "fork")
+    assert len(plain) % 2, "the second epoch should begin with the other worker"
+    loader = in_workers(dataset, 2, "fork")
     assert ids(itertools.islice(loader, count)) == ids(itertools.islice(plain, count))
 
 
@@ -96,15 +94,27 @@ def test_a_data_set_resumes_within_an_epoch(store: Store) -> None:
     assert begun + ids(second) == ids(TileDataset(store, **OPTIONS))
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_killed_worker_is_an_error(store: Store) -> None:
-    loader = in_workers(TileDataset(store, **OPTIONS, infinite=True), 2, "fork")
-    batches: Any = iter(loader)
+KILLED = """
+    import itertools, os, signal, sys
+    from torch.utils.data import DataLoader
+    from mmearth_data import open_store
+    from mmearth_model import TileDataset
+
+    dataset = TileDataset(open_store(sys.argv[1]), batch_size=7, infinite=True)
+    batches = iter(DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork"))
     next(batches)
     os.kill(batches._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"(killed|exited)"):
-        for _ in itertools.islice(batches, 1000):
-            pass
+    for _ in itertools.islice(batches, 100_000):
+        pass
+"""
+
+
+def test_a_killed_worker_is_an_error(store: Store) -> None:
+    """In a program of its own: torch raises from a signal handler, wherever the main thread is."""
+    program = [sys.executable, "-c", textwrap.dedent(KILLED), str(store.path)]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 1
+    assert "RuntimeError: DataLoader worker" in done.stderr
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="asks for what a machine with an accelerator has")
