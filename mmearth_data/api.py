@@ -291,6 +291,9 @@ def build(
                     threads=threads,
                     workers=workers,
                     scheduler=scheduler,
+                    limits={
+                        name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")
+                    },
                     report=reported,
                 )
         except InputError:

@@ -154,7 +154,7 @@ def build_known(
         else:
             writer = StoreWriter.create(store, layout(), recipe={"seed": 3}, source=source.identity(), synthetic=True)
             held.enter_context(hold(Path(store)))
-        run_build(make_plan(), source, writer, threads=2, workers=workers, scheduler=scheduler, report=None)
+        run_build(make_plan(), source, writer, threads=2, workers=workers, scheduler=scheduler, limits={}, report=None)
 
 
 def main() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.executor import Progress, run
 from mmearth_data.errors import InputError, RetryLater
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -31,15 +31,21 @@ def run_build(
     threads: int,
     workers: int | None,
     scheduler: str | None,
+    limits: Mapping[str, Any],
     report: Callable[[Progress], None] | None,
 ) -> None:
-    """Fill every pending shard and seal the store; see `mmearth_data.api.build`."""
-    with choose_cluster(workers, scheduler) as cluster:
+    """Fill every pending shard and seal the store; see `mmearth_data.api.build`.
+
+    ``limits`` are those of `mmearth_data.building.quota.Quota`, for all workers together.
+    """
+    with choose_cluster(workers, scheduler, limits) as cluster:
         run(plan, source, writer, threads=threads, cluster=cluster, report=report or (lambda progress: None))
     writer.finish()
 
 
-def choose_cluster(workers: int | None, scheduler: str | None) -> AbstractContextManager[Cluster | None]:
+def choose_cluster(
+    workers: int | None, scheduler: str | None, limits: Mapping[str, Any]
+) -> AbstractContextManager[Cluster | None]:
     """Cluster to run on, None for this process.
 
     Raises
@@ -55,8 +61,10 @@ def choose_cluster(workers: int | None, scheduler: str | None) -> AbstractContex
         raise InputError(f"--workers: expected at least one process, got {workers}.")
     # Dask is slow to import, and a build in this process needs none of it.
     from mmearth_data.building.cluster import local_cluster, running_cluster
+    from mmearth_data.building.quota import Quota
 
-    return local_cluster(workers) if workers is not None else running_cluster(str(scheduler))
+    quota = Quota(**limits)
+    return local_cluster(workers, quota) if workers is not None else running_cluster(str(scheduler), quota)
 
 
 @contextmanager
