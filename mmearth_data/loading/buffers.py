@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Allocate: TypeAlias = Callable[[int], NDArray[np.uint8]]
 
-KEPT = 8
+KEPT = 32
 """Free buffers of one size that are kept."""
 
 
