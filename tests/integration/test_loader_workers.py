@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import textwrap
@@ -114,7 +115,8 @@ def test_a_killed_worker_is_an_error(store: Store) -> None:
     program = [sys.executable, "-c", textwrap.dedent(KILLED), str(store.path)]
     done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 1
-    assert "RuntimeError: DataLoader worker" in done.stderr
+    # Torch notices either the child that is gone or the pipe that it held, whichever comes first.
+    assert re.search(r"^(RuntimeError: DataLoader worker|EOFError|ConnectionResetError)", done.stderr, re.MULTILINE)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="asks for what a machine with an accelerator has")

@@ -127,10 +127,13 @@ def test_damage_is_named(url: str) -> None:
 
 
 def test_the_command_builds_into_a_bucket(url: str, tmp_path: Path) -> None:
-    recipe = make_recipe(None, {"tiles": 16, "tile_size": 16, "region": "Denmark", "modalities": ["sentinel2", "era5"]})
+    recipe = make_recipe(
+        None,
+        {"source": "synthetic", "tiles": 16, "tile_size": 16, "region": "Denmark", "modalities": ["sentinel2", "era5"]},
+    )
     build(recipe, tmp_path / "s.zarr")
     command = [
-        str(Path(sys.executable).parent / "mmearth-data"), "build", "--tiles", "16", "--tile-size", "16",
+        str(Path(sys.executable).parent / "mmearth-data"), "build", "--source", "synthetic", "--tiles", "16", "--tile-size", "16",
         "--region", "Denmark", "--modalities", "sentinel2,era5", "--out", url, "--json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -142,7 +145,7 @@ def test_the_command_builds_into_a_bucket(url: str, tmp_path: Path) -> None:
 class TestRefusals:
     def refused(self, url: str) -> str:
         with pytest.raises(InputError) as caught:
-            build(make_recipe(None, {"tiles": 4, "tile_size": 16, "region": "Denmark"}), url)
+            build(make_recipe(None, {"source": "synthetic", "tiles": 4, "tile_size": 16, "region": "Denmark"}), url)
         return str(caught.value)
 
     def test_a_bucket_that_is_not_there(self) -> None:

@@ -64,7 +64,7 @@ def test_the_rate_warms_up_and_ends_at_zero() -> None:
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert rates[30] == pytest.approx(1.0)
     assert rates[50] == pytest.approx(0.0, abs=1e-12)
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
 
 
 @pytest.mark.parametrize("side", [32, 48])
