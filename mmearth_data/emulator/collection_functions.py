@@ -32,7 +32,7 @@ from mmearth_data.emulator.image import Image, Projection
 from mmearth_data.emulator.list_functions import same, sort_key
 from mmearth_data.emulator.registry import encode, function, type_name
 from mmearth_data.emulator.tables import load_table
-from mmearth_data.emulator.values import is_number
+from mmearth_data.emulator.values import Selection, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,7 +200,7 @@ def map_collection(
             else made.with_properties({**made.properties, INDEX: index})
         )
 
-    return collection.from_source(Mapped(collection, apply))
+    return collection.from_source(Mapped(collection, apply, isinstance(baseAlgorithm, Selection)))
 
 
 @function("Collection.iterate")

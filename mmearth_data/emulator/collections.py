@@ -134,10 +134,13 @@ class Mapped:
 
     parent: Elements
     function: Callable[[Value], Value]
+    keeps: bool = False
+    """Whether what it makes has the properties and the footprint of what it was made of."""
 
     def find(self, query: Query) -> Iterator[Value]:
-        """Apply the function to everything: what it makes may be found by anything."""
-        return (made for made in map(self.function, self.parent.find(ANYTHING)) if made is not None)
+        """Apply the function to everything where what it makes may be found by anything."""
+        found = self.parent.find(query if self.keeps else ANYTHING)
+        return (made for made in map(self.function, found) if made is not None)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class Collection:
     _found: list[Value] = field(default_factory=list, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Value]:
-        return _visited(self.source.find(ANYTHING))
+        return iter(self._found) if self._found else _visited(self.source.find(ANYTHING))
 
     def find(self, query: Query) -> Iterator[Value]:
         """Elements that the query finds: of those that are computed already, or by looking anew."""

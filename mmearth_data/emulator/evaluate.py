@@ -6,6 +6,7 @@ A node is computed when it is first asked for, and once for each binding of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,18 @@ from mmearth_data.emulator.errors import (
 from mmearth_data.emulator.library import implementation
 from mmearth_data.emulator.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
 from mmearth_data.emulator.signatures import Argument, Signature, signatures
+from mmearth_data.emulator.values import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmearth_data.emulator.registry import Value
     from mmearth_data.sources.synthetic.planet import Planet
 
     Node = dict[str, Any]
 
+ANY = frozenset({"Object", "<any>"})
+"""Declared types that every value has."""
 LAZY = "If"
 """The one algorithm whose arguments are computed as it asks for them."""
 
@@ -69,19 +73,26 @@ class Request:
 
     def check(self, signature: Signature, given: Mapping[str, Value]) -> dict[str, Value]:
         """Arguments of a call as its signature declares them."""
-        names = {argument.name for argument in signature.arguments}
-        if unknown := [name for name in given if name not in names]:
-            raise unknown_argument(signature.name, unknown)
-        checked = {a.name: self._argument(signature, a, given.get(a.name)) for a in signature.arguments}
-        return {name: value for name, value in checked.items() if value is not None}
-
-    def _argument(self, signature: Signature, argument: Argument, value: Value) -> Value:
-        if value is None:
-            if not argument.optional:
-                raise argument_missing(signature.name, argument.name)
-            value = argument.default
+        names, arguments = _plan(signature.name)
+        if not given.keys() <= names:
+            raise unknown_argument(signature.name, [name for name in given if name not in names])
+        checked = {}
+        for argument, promotes in arguments:
+            value = given.get(argument.name)
             if value is None:
-                return None
+                if not argument.optional:
+                    raise argument_missing(signature.name, argument.name)
+                value = argument.default
+                if value is None:
+                    continue
+            if promotes:
+                value = self._promoted(signature, argument, value)
+                if value is None:
+                    continue
+            checked[argument.name] = value
+        return checked
+
+    def _promoted(self, signature: Signature, argument: Argument, value: Value) -> Value:
         promoted = _promote(value, argument.kind, self)
         if promoted is NOT_PROMOTED:
             shown = encode(value) if isinstance(value, (str, int, float, list)) else None
@@ -101,6 +112,13 @@ def _signature(name: str) -> Signature:
     if signature is None:
         raise unknown_function(name)
     return signature
+
+
+@lru_cache(maxsize=1024)
+def _plan(name: str) -> tuple[frozenset[str], tuple[tuple[Argument, bool], ...]]:
+    """(names, arguments with whether their type asks anything of a value) of a signature."""
+    arguments = tuple((a, _parse_kind(a.kind)[0] in PROMOTIONS.keys() - ANY) for a in _signature(name).arguments)
+    return frozenset(argument.name for argument, _ in arguments), arguments
 
 
 @lru_cache(maxsize=512)
@@ -130,7 +148,7 @@ def _promote(value: Value, kind: str, context: Request) -> Value:
 # ---------------------------------------------------------------- the graph
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Scope:
     """Arguments of one call of a function that the client defined, and what was computed with them."""
 
@@ -155,8 +173,14 @@ class Scope:
         return scope
 
 
+Compute = Callable[[Scope], "Value"]
+"""A node, ready to be computed."""
+
+
 class Expression:
     """One expression, to be evaluated once.
+
+    Its nodes become functions of a scope when they are first asked for: most are computed for many bindings.
 
     Parameters
     ----------
@@ -176,73 +200,119 @@ class Expression:
             ) from None
         self._context = context
         self._free: dict[str, frozenset[str]] = {}
+        self._values: dict[str, Compute] = {}
 
     def value(self) -> Value:
         """Compute the result."""
-        return self._of(self._result, Scope({}, None))
+        return self._value(self._result)(Scope({}, None))
 
-    def _of(self, key: str, scope: Scope) -> Value:
+    def _value(self, key: str) -> Compute:
+        """Node of a key: computed once for each binding of the arguments that it depends on."""
+        if key not in self._values:
+            self._values[key] = self._made(key)
+        return self._values[key]
+
+    def _made(self, key: str) -> Compute:
         if key not in self._nodes:
             raise EmulatorError(f"Invalid expression: value '{key}' is not defined.")
-        home = scope.home(self._free_arguments(key))
-        if key not in home.computed:
-            home.computed[key] = self._compute(self._nodes[key], scope)
-        return home.computed[key]
+        node, free = self._nodes[key], self._free_arguments(key)
+        compute: list[Compute] = []
 
-    def _compute(self, node: Node, scope: Scope) -> Value:
-        for kind, content in node.items():
-            handler = _HANDLERS.get(kind)
-            if handler is not None:
-                return handler(self, content, scope)
-        raise EmulatorError(f"Invalid expression: unknown node {sorted(node)}.")
+        def value(scope: Scope) -> Value:
+            home = scope.home(free)
+            computed = home.computed
+            if key not in computed:
+                if not compute:
+                    compute.append(self._prepare(node))
+                computed[key] = compute[0](scope)
+            return computed[key]
 
-    def _reference(self, key: str, scope: Scope) -> Value:
-        return self._of(key, scope)
-
-    def _constant(self, value: Value, scope: Scope) -> Value:
         return value
 
-    def _integer(self, text: str, scope: Scope) -> int:
-        return int(text)
+    def _prepare(self, node: Node) -> Compute:
+        for kind, content in node.items():
+            prepare = _PREPARE.get(kind)
+            if prepare is not None:
+                return prepare(self, content)
+        raise EmulatorError(f"Invalid expression: unknown node {sorted(node)}.")
 
-    def _bytes(self, text: str, scope: Scope) -> str:
-        return text
+    def _constant(self, value: Value) -> Compute:
+        return lambda scope: value
 
-    def _argument(self, name: str, scope: Scope) -> Value:
-        return scope.find(name)
+    def _integer(self, text: str) -> Compute:
+        return self._constant(int(text))
 
-    def _list(self, content: Node, scope: Scope) -> list[Value]:
-        return [self._compute(item, scope) for item in content.get("values", [])]
+    def _argument(self, name: str) -> Compute:
+        return lambda scope: scope.find(name)
 
-    def _dictionary(self, content: Node, scope: Scope) -> dict[str, Value]:
-        return {key: self._compute(item, scope) for key, item in content.get("values", {}).items()}
+    def _list(self, content: Node) -> Compute:
+        items = [self._prepare(item) for item in content.get("values", [])]
+        return lambda scope: [item(scope) for item in items]
 
-    def _definition(self, content: Node, scope: Scope) -> Callable[..., Value]:
-        names = content.get("argumentNames", [])
+    def _dictionary(self, content: Node) -> Compute:
+        items = self._prepare_all(content.get("values", {}))
+        return lambda scope: {key: item(scope) for key, item in items}
 
-        def call(*arguments: Value) -> Value:
-            return self._of(content["body"], Scope(dict(zip(names, arguments, strict=False)), scope))
+    def _prepare_all(self, nodes: Mapping[str, Node]) -> list[tuple[str, Compute]]:
+        return [(key, self._prepare(node)) for key, node in nodes.items()]
 
-        return call
+    def _definition(self, content: Node) -> Compute:
+        names, body = content.get("argumentNames", []), self._value(content["body"])
+        keeps = self._is_selection(content)
 
-    def _invocation(self, content: Node, scope: Scope) -> Value:
+        def define(scope: Scope) -> Callable[..., Value]:
+            def call(*arguments: Value) -> Value:
+                return body(Scope(dict(zip(names, arguments, strict=False)), scope))
+
+            return Selection(call) if keeps else call
+
+        return define
+
+    def _is_selection(self, content: Node) -> bool:
+        """Whether a function only selects bands of its argument."""
+        called = self._nodes.get(content["body"], {}).get("functionInvocationValue", {})
+        given = called.get("arguments", {}).get("input")
+        first = next(iter(content.get("argumentNames", [])), None)
+        return bool(called.get("functionName") == "Image.select" and given == {"argumentReference": first})
+
+    def _invocation(self, content: Node) -> Compute:
         given = content.get("arguments", {})
         if "functionReference" in content:
-            function = self._of(content["functionReference"], scope)
-            named = {key: self._compute(node, scope) for key, node in given.items()}
-            by_name = getattr(function, "by_name", None)  # formulas of `Image.expression`
-            return function(*named.values()) if by_name is None else by_name(named)
+            return self._call_value(self._value(content["functionReference"]), self._prepare_all(given))
         name = content.get("functionName", "")
         signature = _signature(name)
         if name == LAZY:
-            return self._choose(given, scope)
-        arguments = {key: self._compute(node, scope) for key, node in given.items()}
-        return self._context.apply(signature, self._context.check(signature, arguments))
+            return self._choice(given)
+        arguments = self._prepare_all(given)
+        check, apply = self._context.check, self._context.apply
 
-    def _choose(self, given: Node, scope: Scope) -> Value:
-        condition = self._compute(given["condition"], scope) if "condition" in given else None
-        taken = given.get("trueCase" if is_true(condition) else "falseCase")
-        return None if taken is None else self._compute(taken, scope)
+        def call(scope: Scope) -> Value:
+            return apply(signature, check(signature, {key: compute(scope) for key, compute in arguments}))
+
+        return call
+
+    @staticmethod
+    def _call_value(function: Compute, arguments: Sequence[tuple[str, Compute]]) -> Compute:
+        def call(scope: Scope) -> Value:
+            called = function(scope)
+            named = {key: compute(scope) for key, compute in arguments}
+            by_name = getattr(called, "by_name", None)  # formulas of `Image.expression`
+            return called(*named.values()) if by_name is None else by_name(named)
+
+        return call
+
+    def _choice(self, given: Node) -> Compute:
+        """Prepare a branch when it is taken: what is wrong in the other one is never noticed."""
+        prepared: dict[str, Compute] = {}
+
+        def branch(name: str, scope: Scope) -> Value:
+            if name not in given:
+                return None
+            if name not in prepared:
+                prepared[name] = self._prepare(given[name])
+            return prepared[name](scope)
+
+        return lambda scope: branch("trueCase" if is_true(branch("condition", scope)) else "falseCase", scope)
 
     def _free_arguments(self, key: str) -> frozenset[str]:
         if key not in self._free:
@@ -275,11 +345,11 @@ def _children(kind: str, content: Node) -> Iterator[Node]:
         yield from content.get("arguments", {}).values()
 
 
-_HANDLERS: dict[str, Callable[[Expression, Any, Scope], Value]] = {
-    "valueReference": Expression._reference,
+_PREPARE: dict[str, Callable[[Expression, Any], Compute]] = {
+    "valueReference": Expression._value,
     "constantValue": Expression._constant,
     "integerValue": Expression._integer,
-    "bytesValue": Expression._bytes,
+    "bytesValue": Expression._constant,
     "argumentReference": Expression._argument,
     "arrayValue": Expression._list,
     "dictionaryValue": Expression._dictionary,

@@ -92,7 +92,11 @@ def _tracks(granule: Granule, shape: BaseGeometry) -> set[int]:
     lon, lat = granule.outline
     outline = shapely.Polygon(np.stack([lon[-1] + (lon - lon[-1] + 180) % 360 - 180, lat], axis=1)[:-1])
     tracks: set[int] = set()
+    west, _, east, _ = outline.bounds
+    left, _, right, _ = shape.bounds
     for turn in TURNS:
+        if left + turn > east or right + turn < west:
+            continue
         moved = shape if turn == 0 else shapely.affinity.translate(shape, turn)
         part = outline.intersection(moved).convex_hull
         corners = shapely.get_coordinates(part).tolist()

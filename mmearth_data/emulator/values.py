@@ -11,6 +11,8 @@ from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mmearth_data.emulator.registry import Context, Value
 
 
@@ -138,6 +140,17 @@ def to_error_margin(value: Value, context: Context) -> Value:
     if isinstance(value, dict) and value.get("type") == "ErrorMargin":
         return ErrorMargin(float(value.get("value", 0)), value.get("unit", "meters"))
     return ErrorMargin(float(value)) if is_number(value) else NOT_PROMOTED
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A function that only selects bands of its argument: properties and footprint stay."""
+
+    select: Callable[..., Value]
+
+    def __call__(self, *arguments: Value) -> Value:
+        """Select."""
+        return self.select(*arguments)
 
 
 @promotion("Object", "<any>")

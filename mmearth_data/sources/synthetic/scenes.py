@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -447,7 +447,14 @@ def sun_position(lon: float, lat: float, times_ms: NDArray[np.int64]) -> tuple[F
 
 
 def _stamp(time_ms: int) -> str:
-    return str(np.datetime64(time_ms, "ms").astype("datetime64[s]")).replace("-", "").replace(":", "")
+    """``20170127T140051`` of UTC milliseconds."""
+    day, second = divmod(time_ms // 1000, 86_400)
+    return f"{_day_stamp(day)}T{second // 3600:02d}{second // 60 % 60:02d}{second % 60:02d}"
+
+
+@lru_cache(maxsize=16384)
+def _day_stamp(day: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days=day)).strftime("%Y%m%d")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
-NEAR_DAYS, MOST_NEAR = 30, 200
-"""Symmetric, so that the closest scene is among those found, if any is."""
+NEAR_DAYS, MOST_NEAR = 16, 200
+"""Symmetric, so that the closest scene is among those found, if any is; the longest time in which one satellite of
+Sentinel-1 or Landsat comes back."""
 DAY_MS = 86_400_000
 PASS_PROPERTY, MODE_PROPERTY = "orbitProperties_pass", "instrumentMode"
 
