@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from click.testing import CliRunner
 from emulator_process import RunningEmulator, emulator
 
 from mmearth_data import build, make_recipe, open_store
 from mmearth_data.catalog import load_catalog
 from mmearth_data.cli import cli
+from mmearth_data.emulator.derived import elevation_tiles
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.quota import LocalLimiter
@@ -32,7 +35,10 @@ from mmearth_data.sources.earthengine.session import SessionOptions, close_sessi
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
 from mmearth_data.sources.synthetic import SyntheticSource
-from mmearth_data.tile import Place, tile_ids
+from mmearth_data.sources.synthetic.grids import Window
+from mmearth_data.sources.synthetic.planet import ERA5
+from mmearth_data.sources.synthetic.products import Era5
+from mmearth_data.tile import PIXEL_M, WGS84, Place, tile_ids, transformer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,9 +65,11 @@ def server() -> Iterator[RunningEmulator]:
         yield running
 
 
-def source(server: RunningEmulator, names: list[str] | None = None, **limits: Any) -> EarthEngineSource:
+def source(
+    server: RunningEmulator, names: list[str] | None = None, years: tuple[int, ...] = YEARS, **limits: Any
+) -> EarthEngineSource:
     catalog = load_catalog()
-    rules = SceneRules(seed=SEED, years=YEARS, levels=("L2A", "L1C"), cloud_percent=10.0)
+    rules = SceneRules(seed=SEED, years=years, levels=("L2A", "L1C"), cloud_percent=10.0)
     options = SessionOptions(url=server.url, connections=8, timeout_s=120, backoff=Backoff(attempts=3))
     return EarthEngineSource(catalog, catalog.select(names), rules, options, LocalLimiter(8, **limits))
 
@@ -73,8 +81,28 @@ def places(count: int, seed: int, size_px: int = 32) -> list[Place]:
         lon = round(float(rng.uniform(-180, 180)), 6)
         lat = round(float(np.degrees(np.arcsin(rng.uniform(-0.95, 0.99)))), 6)
         if planet.labels(np.array([lon]), np.array([lat]))[0][0] >= 0:
-            found.append(Place(tile_id=int(tile_ids([lon], [lat], size_px)[0]), lon=lon, lat=lat, size_px=size_px))
+            found.append(place_at(lon, lat, size_px))
     return found
+
+
+def place_at(lon: float, lat: float, size_px: int = 32) -> Place:
+    return Place(tile_id=int(tile_ids([lon], [lat], size_px)[0]), lon=lon, lat=lat, size_px=size_px)
+
+
+def weather_ends() -> list[Place]:
+    """Places on a border between cells of 0.1 degree, of which one has weather and the other is sea."""
+    found = []
+    for place in places(200, seed=5):
+        column, row = math.floor(place.lon * 10), math.floor(place.lat * 10)
+        if has_weather(column, row) != has_weather(column + 1, row):
+            found.append(place_at((column + 1) / 10, place.lat))
+    return found
+
+
+def has_weather(column: int, row: int) -> bool:
+    era5 = SyntheticSource(SEED).planet.products[ERA5]
+    assert isinstance(era5, Era5)
+    return bool(np.isfinite(era5.cube([600], Window(column + 1800, 899 - row, 1, 1))).all())
 
 
 def read(
@@ -105,10 +133,11 @@ def assert_equal(m: Modality, band: str, ours: np.ndarray[Any, Any], theirs: np.
         assert difference <= (0 if native or m.resampling == "nearest" else 1), (m.name, band)
 
 
-def assert_parity(server: RunningEmulator, wanted: list[Place]) -> set[str]:
+def assert_parity(server: RunningEmulator, wanted: list[Place], years: tuple[int, ...] = YEARS) -> set[str]:
     """Compare both sources over places; names of the cases that were met."""
-    ours, theirs = source(server), SyntheticSource(SEED)
+    ours, theirs = source(server, years=years), SyntheticSource(SEED, years=years)
     met: set[str] = set()
+    coast = {place.tile_id for place in weather_ends()}
     for place, mine, direct in zip(wanted, ours.survey(wanted), theirs.survey(wanted), strict=True):
         a, b = read(ours, mine), read(theirs, direct)
         if isinstance(a, Rejection) or isinstance(b, Rejection):
@@ -127,6 +156,8 @@ def assert_parity(server: RunningEmulator, wanted: list[Place]) -> set[str]:
             for k, band in enumerate(m.bands):
                 assert_equal(m, band, arrays[m.name][k], expected_arrays[m.name][k])
         met |= cases(place, expected, expected_arrays)
+        if place.tile_id in coast and np.isfinite(expected_arrays["era5"]).all():
+            met.add("on ERA5's coast")
     return met
 
 
@@ -144,6 +175,8 @@ def cases(place: Place, survey: Survey, arrays: dict[str, Any]) -> set[str]:
         "no MSK_CLDPRB": survey.s2_level == 1 and not seen["sentinel2_cloudprod"].any(),
         "no Dynamic World": not seen["dynamic_world"].any(),
         "ERA5 masked": not seen["era5"].any(),
+        "QA60 absent": survey.request.scene.cloud_band == "absent",
+        "QA60 masked": survey.request.scene.cloud_band == "masked",
         "canopy partly masked": bool(seen["canopy_height_eth"].any() and not seen["canopy_height_eth"].all()),
     }
     return {name for name, is_so in found.items() if is_so}
@@ -151,6 +184,43 @@ def cases(place: Place, survey: Survey, arrays: dict[str, Any]) -> set[str]:
 
 def test_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> None:
     assert {"L2A", "L1C", "south", "missing polarisation"} <= assert_parity(server, places(16, seed=1))
+
+
+def test_tiles_at_the_edges_of_things_equal_the_planet(server: RunningEmulator) -> None:
+    """Where the land of the weather ends, where a UTM zone ends, and beyond the last orbit."""
+    coast = weather_ends()[:6]
+    zones = [place_at(6.0 + step, lat) for lat in (44.5, 46.5, 48.5) for step in (-0.02, 0.02)]
+    met = assert_parity(server, [*coast, *zones, place_at(-38.5, 82.9)])
+    assert met >= {"on ERA5's coast", "neighbouring zone", "sentinel2_missing"}
+
+
+def test_there_is_nothing_beyond_the_edge_of_an_asset(server: RunningEmulator) -> None:
+    """Squares of one degree of the Copernicus elevation exist where there is land; a zero beyond them would be a lie."""
+    extra, m = source(server, ["copernicus_dem"]), load_catalog().modalities["copernicus_dem"]
+    answer = next(answer for answer in extra.survey(elevation_ends()) if isinstance(answer, Survey))
+    elevation = extra.read(answer, [m])["copernicus_dem"][0]
+    offset = PIXEL_M * np.arange(32) + PIXEL_M / 2
+    x, y = np.meshgrid(answer.grid.ulx + offset, answer.grid.uly - offset)
+    lon, _ = transformer(answer.grid.epsg, WGS84).transform(x, y)
+    east, pixel = lon - answer.place.lon, 1 / 3600
+    assert (east > pixel).any()
+    assert np.isnan(elevation[east > pixel]).all()
+    assert np.isfinite(elevation[east < -pixel]).all()
+
+
+def elevation_ends() -> list[Place]:
+    """Places on the eastern edge of a square with land, beside one that is all sea."""
+    views = SyntheticSource(SEED).planet.views
+
+    def exists(lon: float, lat: float) -> bool:
+        return any(elevation_tiles(views, shapely.Point(lon, lat)))
+
+    corners = {(math.floor(place.lon) + 0.5, math.floor(place.lat) + 0.5) for place in places(300, seed=6)}
+    return [place_at(lon + 0.5, lat) for lon, lat in sorted(corners) if exists(lon, lat) and not exists(lon + 1, lat)]
+
+
+def test_tiles_of_the_years_without_a_cloud_band_equal_the_planet(server: RunningEmulator) -> None:
+    assert {"QA60 absent", "QA60 masked"} <= assert_parity(server, places(8, seed=2), years=(2022, 2023))
 
 
 @pytest.mark.slow

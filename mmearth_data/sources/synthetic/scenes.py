@@ -308,6 +308,9 @@ def optical_scenes(
     mapped
         Only those that have a land-cover map (Dynamic World).
     """
+    lat = np.abs(box.lonlat[1])
+    if (lat.max() if whole else lat.min()) > LAST_LAT:
+        return []
     tracks = SENTINEL2.tracks(*box.middle)
     across = np.abs(SENTINEL2.across_km(tracks[:, None], *box.lonlat))
     seen = (across.max(axis=1) if whole else across.min(axis=1)) <= SENTINEL2.half_swath_km
