@@ -446,15 +446,13 @@ DYNAMIC_WORLD_PROPERTIES: dict[str, Callable[[OpticalScene], Value]] = {
 # ---------------------------------------------------------------- what covers the globe
 
 
-def global_raster(grid: NativeGrid) -> Raster:
-    """Lattice of a map of the whole globe."""
-    width, height = (degrees * grid.step[1] // grid.step[0] for degrees in (360, 180))
-    return raster_of(grid, -180, 90, (width, height))
-
-
-def global_band(name: str, kind: PixelType, grid: NativeGrid, read: Read) -> Band:
-    """Band of a map of the whole globe."""
-    return native_band(name, kind, global_raster(grid), read)
+def global_band(
+    name: str, kind: PixelType, grid: NativeGrid, read: Read, latitudes: tuple[int, int] = (-90, 90)
+) -> Band:
+    """Band of a map of the whole globe, or of all that lies between two latitudes."""
+    south, north = latitudes
+    width, height = (degrees * grid.step[1] // grid.step[0] for degrees in (360, north - south))
+    return native_band(name, kind, raster_of(grid, -180, north, (width, height)), read)
 
 
 def static_image(asset: str, band: Band, properties: Mapping[str, Value] | None = None) -> Image:

@@ -12,10 +12,10 @@ import shapely
 
 from mmearth_data.emulator.archive import (
     BYTE,
-    GLOBE,
     SHORT,
     LazyBands,
     LazyProperties,
+    Read,
     global_band,
     native_band,
     raster_of,
@@ -103,6 +103,7 @@ def elevation_named(views: Views, index: str) -> Image | None:
 
 SURFACE_WATER = "JRC/GSW1_4/GlobalSurfaceWater"
 WATER_GRID = NativeGrid(WGS84, (1, 4_000), (-180, 90), stride=5, substride=1)
+WATER_LATITUDES = (-60, 80)
 ALWAYS, MOSTLY = 100, 92
 """Per cent of the time under water: of the sea, and of what is a lake or a river on the planet's one map."""
 
@@ -127,16 +128,23 @@ def surface_water(views: Views) -> Image:
     def extent(window: Window) -> tuple[NDArray[Any], None]:
         return occurrence(window)[1].astype(np.uint8), None
 
-    bands = (
-        global_band("occurrence", BYTE, WATER_GRID, occurrence),
-        global_band("change_abs", PixelType("int", -128, 127), WATER_GRID, where_water(np.zeros_like)),
-        global_band("change_norm", PixelType("int", -128, 127), WATER_GRID, where_water(np.zeros_like)),
-        global_band("seasonality", BYTE, WATER_GRID, where_water(lambda p: np.where(p == ALWAYS, 12, 11))),
-        global_band("recurrence", BYTE, WATER_GRID, where_water(lambda p: np.full_like(p, ALWAYS))),
-        global_band("transition", BYTE, WATER_GRID, where_water(np.ones_like)),
-        global_band("max_extent", BYTE, WATER_GRID, extent),
+    change = PixelType("int", -128, 127)
+    bands: dict[str, tuple[PixelType, Read]] = {
+        "occurrence": (BYTE, occurrence),
+        "change_abs": (change, where_water(np.zeros_like)),
+        "change_norm": (change, where_water(np.zeros_like)),
+        "seasonality": (BYTE, where_water(lambda p: np.where(p == ALWAYS, 12, 11))),
+        "recurrence": (BYTE, where_water(lambda p: np.full_like(p, ALWAYS))),
+        "transition": (BYTE, where_water(np.ones_like)),
+        "max_extent": (BYTE, extent),
+    }
+    return Image(
+        tuple(global_band(name, kind, WATER_GRID, read, WATER_LATITUDES) for name, (kind, read) in bands.items()),
+        {"system:index": "GlobalSurfaceWater"},
+        shapely.box(-180, WATER_LATITUDES[0], 180, WATER_LATITUDES[1]),
+        SURFACE_WATER,
+        1_600_000_000_000_000,
     )
-    return Image(bands, {"system:index": "GlobalSurfaceWater"}, GLOBE, SURFACE_WATER, 1_600_000_000_000_000)
 
 
 # ---------------------------------------------------------------- LANDSAT/LC08/C02/T1_L2

@@ -38,7 +38,7 @@ from mmearth_data.sources.synthetic import SyntheticSource
 from mmearth_data.sources.synthetic.grids import Window
 from mmearth_data.sources.synthetic.planet import ERA5
 from mmearth_data.sources.synthetic.products import Era5
-from mmearth_data.tile import PIXEL_M, WGS84, Place, tile_ids, transformer
+from mmearth_data.tile import PIXEL_M, WGS84, Place, TileGrid, tile_ids, transformer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,13 +199,30 @@ def test_there_is_nothing_beyond_the_edge_of_an_asset(server: RunningEmulator) -
     extra, m = source(server, ["copernicus_dem"]), load_catalog().modalities["copernicus_dem"]
     answer = next(answer for answer in extra.survey(elevation_ends()) if isinstance(answer, Survey))
     elevation = extra.read(answer, [m])["copernicus_dem"][0]
-    offset = PIXEL_M * np.arange(32) + PIXEL_M / 2
-    x, y = np.meshgrid(answer.grid.ulx + offset, answer.grid.uly - offset)
-    lon, _ = transformer(answer.grid.epsg, WGS84).transform(x, y)
-    east, pixel = lon - answer.place.lon, 1 / 3600
+    east, pixel = tile_positions(answer.grid)[0] - answer.place.lon, 1 / 3600
     assert (east > pixel).any()
     assert np.isnan(elevation[east > pixel]).all()
     assert np.isfinite(elevation[east < -pixel]).all()
+
+
+def test_a_map_that_ends_at_a_latitude_has_no_water_beyond(server: RunningEmulator) -> None:
+    """The surface water ends at 80 degrees north: the sea goes on, the map must not."""
+    extra, m = source(server, ["jrc_water"]), load_catalog().modalities["jrc_water"]
+    below = above = 0
+    for answer in extra.survey([place_at(float(lon), 80.0) for lon in range(14, 26, 2)]):
+        if isinstance(answer, Survey):
+            observed = m.observed(extra.read(answer, [m])["jrc_water"][0])
+            lat = tile_positions(answer.grid)[1]
+            above += int(observed[lat > 80].sum())
+            below += int(observed[lat < 80].sum())
+    assert above == 0
+    assert below > 0
+
+
+def tile_positions(grid: TileGrid) -> tuple[Any, Any]:
+    """(longitude, latitude) of a tile's pixels."""
+    offset = PIXEL_M * np.arange(grid.size_px) + PIXEL_M / 2
+    return transformer(grid.epsg, WGS84).transform(*np.meshgrid(grid.ulx + offset, grid.uly - offset))
 
 
 def elevation_ends() -> list[Place]:
