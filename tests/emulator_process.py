@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunningEmulator:
-    """A server that answers at a URL."""
+    """A server that answers at a URL, in a process."""
 
     url: str
+    pid: int
 
     def ledger(self) -> dict[str, Any]:
         """What it was asked, as it counts."""
@@ -41,7 +42,7 @@ def emulator(*options: object, seed: int) -> Iterator[RunningEmulator]:
             for line in running.stdout:
                 said += line
                 if found := re.search(r"http://[\d.]+:\d+", line):
-                    yield RunningEmulator(found[0])
+                    yield RunningEmulator(found[0], running.pid)
                     break
             else:
                 raise AssertionError(f"the emulator did not start: {said}")

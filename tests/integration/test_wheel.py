@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from email.message import Message
 
 REPOSITORY = resource_path("catalog").parent
-NO_NETWORK = ("NewConnectionError", "Temporary failure in name resolution", "Network is unreachable")
 SHIPPED = ("catalog", "pipelines")
 
 
@@ -50,11 +49,9 @@ class Environment:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip; without a network the test is skipped, any other failure fails."""
+    """Run pip, which needs a package index as `make test` itself does."""
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode and any(sign in done.stderr for sign in NO_NETWORK):
-        pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
