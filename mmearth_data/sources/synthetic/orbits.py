@@ -116,7 +116,7 @@ class Orbit:
 
     def times_ms(self, track: int, lat: float, platform: str, cycles: NDArray[np.int64]) -> NDArray[np.int64]:
         """UTC milliseconds at which a platform flies a track past a latitude."""
-        return np.round(self._phase_ms(track, lat, platform) + cycles * (self.days * DAY_MS)).astype(np.int64)
+        return self._phase_ms(track, lat, platform) + cycles * (self.days * DAY_MS)
 
     def below(self, platform: str, time_ms: int) -> tuple[int, float]:
         """(track, latitude) that a platform passes at a moment: inverse of `times_ms`."""
@@ -128,14 +128,14 @@ class Orbit:
         return -whole * self.days % self.orbits, math.degrees(math.asin(math.sin(angle) * limit))
 
     @lru_cache(maxsize=16384)  # noqa: B019 - as above
-    def _phase_ms(self, track: int, lat: float, platform: str) -> float:
-        """When a track is flown past a latitude, from the start of a cycle."""
+    def _phase_ms(self, track: int, lat: float, platform: str) -> int:
+        """When a track is flown past a latitude, from the start of a cycle: whole, as periods are compared with it."""
         revolution = -track * pow(self.days, -1, self.orbits) % self.orbits
         reach = math.sin(math.radians(min(max(lat, -LAST_LAT), LAST_LAT))) / math.sin(
             math.radians(self.inclination_deg)
         )
         angle = math.asin(reach) if self.northward else -math.asin(reach)
-        return (self.platforms[platform][2] + (revolution + angle / math.tau) * self.days / self.orbits) * DAY_MS
+        return round((self.platforms[platform][2] + (revolution + angle / math.tau) * self.days / self.orbits) * DAY_MS)
 
 
 def days_since_1970(date: str) -> int:

@@ -47,7 +47,7 @@ L2A_GLOBAL = days_since_1970("2018-12-13")
 NO_CLOUD_BAND = days_since_1970("2022-01-25"), days_since_1970("2024-02-28")
 """Between these days QA60 of the real archive has no clouds in it."""
 EUROPE = (-12.0, 34.0, 45.0, 72.0)
-FRAME_DEG, FRAME_OVERLAP_DEG = 1.6, 0.06
+FRAME_DEG, FRAME_OVERLAP_DEG, FOOTPRINT_STEP_DEG = 1.6, 0.06, 0.25
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 BANDS_OF_LATITUDE = "CDEFGHJKLMNPQRSTUVWX"
 
@@ -130,8 +130,8 @@ class Granule:
 
     @lazy
     def exists(self) -> bool:
-        """Whether it reaches into its own zone."""
-        return any(_zone(lo, la) == self.epsg for lo, la in zip(*(c.tolist() for c in self.outline), strict=True))
+        """Whether it reaches into its own zone; those of each hemisphere begin at the equator."""
+        return 0 <= self.row < 100 and any(_zone(lo, la) == self.epsg for lo, la in zip(*(c.tolist() for c in self.outline), strict=True))
 
     @lazy
     def name(self) -> str:
@@ -547,7 +547,8 @@ def frame_footprint(direction: str, track: int, frame: int) -> BaseGeometry:
     south, north = frame * FRAME_DEG - FRAME_OVERLAP_DEG, (frame + 1) * FRAME_DEG + FRAME_OVERLAP_DEG
     outline = SENTINEL1[direction].outline(track, south, north)
     outline[:, 0] += 360 * np.round((_frame_centre(direction, track, frame)[0] - outline[:, 0].mean()) / 360)
-    return shapely.Polygon(outline)
+    # Frames end at parallels; who takes an edge for a shortest path, as Earth Engine does, stays within 10 m of them.
+    return shapely.segmentize(shapely.Polygon(outline), FOOTPRINT_STEP_DEG)
 
 
 def radar_scenes(
