@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,7 @@ WORLD = shapely.box(-180, -90, 180, 90)
 
 
 @named("Geometry")
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Geometry:
     """A shape on the globe.
 
@@ -69,7 +69,7 @@ class Geometry:
         """Type, as GeoJSON names it."""
         return str(self.shape.geom_type)
 
-    @property
+    @cached_property
     def lonlat(self) -> BaseGeometry:
         """Shape in EPSG:4326; edges that are bent there are cut first."""
         if self.crs == WGS84:
@@ -81,7 +81,7 @@ class Geometry:
         """Whether its edges, if it has any, are straight in longitude and latitude."""
         return self.kind in {"Point", "MultiPoint"} or (self.crs == WGS84 and not self.geodesic)
 
-    @property
+    @cached_property
     def key(self) -> tuple[bytes, str, bool]:
         """What tells it from others."""
         return self.shape.wkb, self.crs, self.geodesic

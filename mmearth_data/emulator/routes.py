@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -107,6 +108,12 @@ class Service:
     _thumbnails: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _cheap: CheapAnswers = field(default_factory=CheapAnswers)
+    _turn: threading.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let as many compute at a time as can: more threads only hand Python's lock around."""
+        turns = 1 if self.cheap_pixels else os.cpu_count() or 1
+        object.__setattr__(self, "_turn", threading.BoundedSemaphore(turns))
 
     def route(self, method: str, path: str) -> tuple[str, Callable[[Call], Answer]]:
         """(name in the ledger, function that answers) of a path without its version."""
@@ -135,8 +142,10 @@ class Service:
 
     def compute_value(self, call: Call) -> Answer:
         """Answer ``value:compute``."""
-        result = self.evaluate(call.json(), self.request())
-        return _limited(answer_json({"result": encode(result)}))
+        body = call.json()
+        with self._turn:
+            result = encode(self.evaluate(body, self.request()))
+        return _limited(answer_json({"result": result}))
 
     def compute_pixels(self, call: Call) -> Answer:
         """Answer ``image:computePixels``."""
@@ -151,8 +160,9 @@ class Service:
 
     def _pixels(self, body: Mapping[str, Any]) -> Answer:
         context = self.request()
-        image = context.promote(self.evaluate(body, context), "Image")
-        return Answer(*render_pixels(image, body, context))
+        with self._turn:
+            image = context.promote(self.evaluate(body, context), "Image")
+            return Answer(*render_pixels(image, body, context))
 
     def compute_features(self, call: Call) -> Answer:
         """Answer ``table:computeFeatures``."""
