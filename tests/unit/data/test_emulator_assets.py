@@ -299,9 +299,9 @@ def test_surface_water_is_masked_where_there_never_was_any() -> None:
     water = find("JRC/GSW1_4/GlobalSurfaceWater", request_context())
     assert isinstance(water, Image)
     band = water.find("occurrence", "test")
-    sea = band.evaluate(Grid(band.projection, 150 * 4000, 50 * 4000, 3, 3))  # 30 W 40 N
+    sea = band.evaluate(Grid(band.projection, 150 * 4000, 40 * 4000, 3, 3))  # 30 W 40 N: the map begins at 80 N
     assert (sea.values == 100).all()
-    alps = band.evaluate(Grid(band.projection, int(190.2 * 4000), int(42.7 * 4000), 40, 40))
+    alps = band.evaluate(Grid(band.projection, int(190.2 * 4000), int(32.7 * 4000), 40, 40))
     assert not alps.valid.all()
 
 
