@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mmearth_data.sampling import Sample
     from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
     from mmearth_data.store.verify import VerifyReport
+    from mmearth_data.store.writer import StoreWriter
 
 
 class Store(StoredTiles):
@@ -178,6 +179,30 @@ def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout) -> dict[
     return account
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Inputs:
+    """What a recipe names, before any place is chosen."""
+
+    source: Source
+    ecoregions: GeoDataFrame | None
+    modalities: tuple[Modality, ...]
+
+    def ecoregions_to_sample(self) -> GeoDataFrame:
+        return cast("SourceWithEcoregions", self.source).ecoregions() if self.ecoregions is None else self.ecoregions
+
+
+def _inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> _Inputs:
+    from mmearth_data.catalog import load_catalog
+
+    catalog = _with_window(catalog or load_catalog(), recipe)
+    ecoregions = _read_ecoregions(recipe)
+    source = make_source(recipe, catalog, ecoregions)
+    if connect and (remote := _over_network(source)):
+        remote.connect()
+    modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
+    return _Inputs(source=source, ecoregions=ecoregions, modalities=modalities)
+
+
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
     """Resolve a recipe: source, places, splits, shards. Reads input files, writes nothing.
 
@@ -195,25 +220,39 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
     InputError
         When any input cannot be used.
     """
-    from mmearth_data.building.plan import plan_given, plan_sampled
-    from mmearth_data.catalog import load_catalog
+    return _planned(recipe, _inputs(recipe, catalog, connect=connect))
 
-    catalog = _with_window(catalog or load_catalog(), recipe)
-    ecoregions = _read_ecoregions(recipe)
-    source = make_source(recipe, catalog, ecoregions)
-    if connect and (remote := _over_network(source)):
-        remote.connect()
-    modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
+
+def _planned(recipe: BuildRecipe, inputs: _Inputs) -> PreparedBuild:
+    from mmearth_data.building.plan import plan_given, plan_sampled
+
+    source = inputs.source
     if recipe.source_file is not None:
         given = cast("SourceWithPlaces", source).places(recipe.tile_size)
-        layout = _layout(recipe, modalities, len(given))
+        layout = _layout(recipe, inputs.modalities, len(given))
         plan = plan_given(given, recipe.split_shares, recipe.seed, layout)
         return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None)
-    if ecoregions is None:
-        ecoregions = cast("SourceWithEcoregions", source).ecoregions()
-    drawn = draw_sample(recipe, ecoregions)
-    layout = _layout(recipe, modalities, drawn.report.tiles)
+    drawn = draw_sample(recipe, inputs.ecoregions_to_sample())
+    layout = _layout(recipe, inputs.modalities, drawn.report.tiles)
     return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(drawn.frame, layout), sample=drawn)
+
+
+def _planned_append(recipe: BuildRecipe, inputs: _Inputs, store: Store, first_row: int, more: int) -> PreparedBuild:
+    """Plan rows behind the first ones of a store, on ground that those leave free."""
+    from mmearth_data.building.growing import standing_tiles
+    from mmearth_data.building.plan import plan_sampled
+
+    layout = dataclasses.replace(store.layout, tiles=first_row + more)
+    if layout.modalities != inputs.modalities:
+        names = {m.name for m in set(layout.modalities) ^ set(inputs.modalities)}
+        raise InputError(
+            f"{store.path}: expected the catalog entries that it was built with, got others for "
+            f"{', '.join(sorted(names)) or 'their order'}; give the same --catalog."
+        )
+    existing = standing_tiles(store, first_row)
+    drawn = draw_sample(recipe.model_copy(update={"tiles": more}), inputs.ecoregions_to_sample(), existing=existing)
+    plan = plan_sampled(drawn.frame, layout, first_row)
+    return PreparedBuild(recipe=recipe, source=inputs.source, plan=plan, sample=drawn)
 
 
 def build(
@@ -225,8 +264,9 @@ def build(
     workers: int | None = None,
     scheduler: str | None = None,
     note: Callable[[str], None] | None = None,
+    append: int | None = None,
 ) -> Store:
-    """Build a store, or continue one that was interrupted.
+    """Build a store, continue one that was interrupted, or append tiles to one that is finished.
 
     Parameters
     ----------
@@ -244,6 +284,10 @@ def build(
         Address of a running Dask scheduler (``tcp://HOST:8786``) to hand the shards to instead.
     note
         Called with what is worth knowing, such as an earlier build that was cut off.
+    append
+        Tiles to add to the finished store of the same recipe at ``out``, on ground that its tiles leave free. Blocks
+        keep their splits; rows, shards and tiles that stand are not touched, and not read again from the source. The
+        same build and appends always give the same bytes; interrupted, the same call continues.
 
     Returns
     -------
@@ -257,50 +301,93 @@ def build(
     RetryLater
         When the disk is full or the cluster is gone; what is committed stays.
     """
-    from mmearth_data.building.running import run_build, storage_errors
+    from mmearth_data.building.running import storage_errors
     from mmearth_data.store.lock import hold
     from mmearth_data.store.objects import objects_at
     from mmearth_data.store.writer import StoreWriter
 
     with ExitStack() as held:
         held.enter_context(storage_errors(out))
-        existing = _existing_store(out)
+        existing = _existing_store(out) if append is None else _appended_store(out, recipe, append)
         if existing is not None:
             _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
-            if not existing.finished:
+            if append is not None or not existing.finished:
                 _hold(held, hold(out), note)
-        prepared = prepare(recipe, catalog=catalog, connect=True)
-        source = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
+                existing = open_store(out)  # what it is, now that nobody else changes it
+        inputs = _inputs(recipe, catalog, connect=True)
+        source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
+        prepared: PreparedBuild | None = None
         if existing is not None:
             _refuse_other(existing, "source", existing.source, source)
-            if existing.finished:
+            if append is not None:
+                prepared, writer = _begin_append(existing, recipe, inputs, append)
+            elif existing.finished:
                 return existing
-            writer = StoreWriter.resume(out)
+            else:
+                writer = StoreWriter.resume(out)
         else:
-            identity, synthetic = recipe.identity(), prepared.source.synthetic
+            prepared = _planned(recipe, inputs)
+            identity, synthetic = recipe.identity(), inputs.source.synthetic
             writer = StoreWriter.create(out, prepared.plan.layout, recipe=identity, source=source, synthetic=synthetic)
             _hold(held, hold(out), note)
-        remote = _over_network(prepared.source)
-        threads = max(recipe.threads, remote.in_flight if remote else 0)
         try:
-            with _kept_ledger(out, remote, report) as reported:
-                run_build(
-                    prepared.plan,
-                    prepared.source,
-                    writer,
-                    threads=threads,
-                    workers=workers,
-                    scheduler=scheduler,
-                    limits={
-                        name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")
-                    },
-                    report=reported,
-                )
+            _run_stages(writer, recipe, inputs, prepared, report, workers=workers, scheduler=scheduler)
         except InputError:
             if existing is None and not writer.committed():
                 objects_at(out).remove()
             raise
     return open_store(out)
+
+
+def _appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
+    from mmearth_data.building.growing import refuse_append
+
+    refuse_append(recipe, append)
+    return open_store(out)
+
+
+def _begin_append(
+    store: Store, recipe: BuildRecipe, inputs: _Inputs, append: int
+) -> tuple[PreparedBuild | None, StoreWriter]:
+    """Writer of an append, with its plan unless it was begun before: a plan that fails must not touch the store."""
+    from mmearth_data.building.growing import begin_append, is_begun
+    from mmearth_data.store.writer import StoreWriter
+
+    if is_begun(store, append):
+        return None, StoreWriter.resume(store.path)
+    prepared = _planned_append(recipe, inputs, store, store.layout.tiles, append)
+    return prepared, begin_append(store.path, append)
+
+
+def _run_stages(
+    writer: StoreWriter,
+    recipe: BuildRecipe,
+    inputs: _Inputs,
+    prepared: PreparedBuild | None,
+    report: Callable[[Progress], None] | None,
+    **cluster: Any,
+) -> None:
+    """Fill what is missing of a build and of the appends that followed it, in their order, and seal the store.
+
+    ``prepared`` is the plan of the last of them, where it is known.
+    """
+    from mmearth_data.building.growing import unfinished_stages
+    from mmearth_data.building.running import run_build
+
+    remote = _over_network(inputs.source)
+    threads = max(recipe.threads, remote.in_flight if remote else 0)
+    limits = {name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")}
+    with _kept_ledger(writer.path, remote, report) as reported:
+        for at in unfinished_stages(writer):
+            if at.stage == writer.stage and prepared is not None:
+                plan = prepared.plan
+            elif at.stage == 0:
+                plan = _planned(recipe, inputs).plan
+            else:
+                more = at.layout.tiles - at.first_row
+                plan = _planned_append(recipe, inputs, open_store(writer.path), at.first_row, more).plan
+            run_build(plan, inputs.source, at, threads=threads, limits=limits, report=reported, **cluster)
+        writer.finish()
 
 
 def _hold(held: ExitStack, lock: AbstractContextManager[str | None], note: Callable[[str], None] | None) -> None:
@@ -354,7 +441,9 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     return verify(path)
 
 
-def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> Sample:
+def draw_sample(
+    recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None, *, existing: GeoDataFrame | None = None
+) -> Sample:
     """Choose the places of a build: deterministic in the recipe's seed.
 
     Parameters
@@ -363,6 +452,9 @@ def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> 
         Region, number of tiles, balance and splits.
     ecoregions
         Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or asks the source.
+    existing
+        Tiles that are there already (``lon``, ``lat``, ``split``), whose ground is taken and whose blocks keep their
+        split.
     """
     from mmearth_data.regions import resolve_region
     from mmearth_data.sampling import SamplingOptions, read_sample, sample
@@ -383,7 +475,7 @@ def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> 
     )
     if recipe.tiles_file is not None:
         return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options)
-    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options)
+    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing)
 
 
 def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:

@@ -113,6 +113,7 @@ def service_options(command: Command) -> Command:
 @click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
 @click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
 @click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
+@click.option("--append", type=int, metavar="N", help="Add N tiles to the finished store of the same recipe.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
@@ -121,13 +122,15 @@ def build(
     catalog_dir: Path | None,
     workers: int | None,
     scheduler: str | None,
+    append: int | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Build a store, or continue an interrupted build.
 
-    Running the same command again continues where it stopped; a finished store is left as it is.
+    Running the same command again continues where it stopped; a finished store is left as it is. With --append N
+    it grows: N more places of the same recipe, on ground that no tile has yet; what stands is not touched.
     """
     from mmearth_data import build as build_store
     from mmearth_data import preview
@@ -149,6 +152,7 @@ def build(
             workers=workers,
             scheduler=scheduler,
             note=lambda text: click.echo(text, err=True),
+            append=append,
         )
     if as_json:
         click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
