@@ -123,14 +123,18 @@ class PreparedBuild:
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
-        account = _describe(self.recipe, self.source, self.plan.layout)
+        tiles = self.plan.layout.tiles - self.plan.first_row
+        account = _describe(self.recipe, self.source, self.plan.layout, tiles)
         return account | {"sample": None if self.sample is None else self.sample.report.to_dict()}
 
 
-def preview(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> dict[str, Any]:
-    """Tell what a build would do, JSON-ready; writes nothing, and signs in only where places depend on it.
+def preview(
+    recipe: BuildRecipe, *, catalog: Catalog | None = None, append: int | None = None, out: str | Path | None = None
+) -> dict[str, Any]:
+    """Tell what a build would do and cost, JSON-ready; writes nothing, and signs in only where places depend on it.
 
-    Without an account the plan has no places, unless ecoregions are given or were fetched before.
+    Without an account the plan has no places, unless ecoregions are given or were fetched before. With ``append`` it
+    tells of so many more tiles for the finished store at ``out``.
 
     Raises
     ------
@@ -140,43 +144,97 @@ def preview(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> dict[str,
     from mmearth_data.catalog import load_catalog
 
     catalog = catalog or load_catalog()
-    if recipe.source != "earthengine":
-        return prepare(recipe, catalog=catalog).describe()
+    store = None if append is None else _appended_store(str(out), recipe, append)
+    if store is not None:
+        _refuse_other(store, "recipe", store.recipe, recipe.identity())
+    inputs = _inputs(recipe, catalog, connect=False)
+    try:
+        if store is None or append is None:
+            return _planned(recipe, inputs).describe()
+        return _planned_append(recipe, inputs, store, store.layout.tiles, append).describe()
+    except InputError as missing:
+        # Known by what it says to do rather than by its class, which stands behind the client's library.
+        if recipe.source != "earthengine" or not _wants_account(missing):
+            raise
+        layout = _layout(recipe, inputs.modalities, recipe.tiles) if store is None else store.layout
+        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
+        account = _describe(recipe, inputs.source, layout, append or recipe.tiles)
+        return account | {"sample": None, "note": note}
+
+
+def _wants_account(error: InputError) -> bool:
     from mmearth_data.sources.earthengine.failures import SignInMissing
 
-    try:
-        return prepare(recipe, catalog=catalog).describe()
-    except SignInMissing as missing:
-        source = make_source(recipe, catalog, None)
-        layout = _layout(recipe, _deliverable(source, _wanted(catalog, recipe), recipe, labelled=True), recipe.tiles)
-        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
-        return _describe(recipe, source, layout) | {"sample": None, "note": note}
+    return isinstance(error, SignInMissing)
 
 
-def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout) -> dict[str, Any]:
+def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout, tiles: int) -> dict[str, Any]:
+    """Account of a store, and of filling some of its rows."""
+    from mmearth_data.building.price import price, store_objects
+
     per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
     account = {
         "source": {"name": source.name, "synthetic": source.synthetic},
-        "tiles": layout.tiles,
+        "tiles": tiles,
         "tile_size_px": layout.size_px,
         "shards": layout.shards,
         "tiles_per_shard": layout.tiles_per_shard,
         "raw_bytes_per_tile": per_tile,
-        "raw_bytes": layout.tiles * sum(per_tile.values()),
+        "raw_bytes": tiles * sum(per_tile.values()),
+        "store_objects": store_objects(layout),
     }
     if _over_network(source):
-        from mmearth_data.sources.earthengine.estimate import estimate
-
-        account["estimate"] = estimate(
-            layout.tiles,
-            layout.size_px,
-            layout.modalities,
+        account["estimate"] = price(
+            layout,
+            tiles=tiles,
             in_flight=recipe.in_flight,
             per_second=recipe.per_second,
             latency_s=recipe.latency_s,
             eecu_per_tile=recipe.eecu_per_tile,
         )
     return account
+
+
+def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) -> dict[str, Any]:
+    """Measure a few tiles of a recipe, one after the other, and tell what all of them will need; writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        What is to be built.
+    tiles
+        Places to measure: drawn as the recipe draws its own.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+
+    Returns
+    -------
+    dict
+        JSON-ready: what `mmearth_data.building.profile.profile_tiles` measured, and ``recipe``: what `preview` says
+        of its tiles, with the measured seconds and EECU-seconds in place of assumptions.
+
+    Raises
+    ------
+    InputError
+        When an input cannot be used, or none of the places can be had.
+    """
+    from mmearth_data.building.profile import profile_tiles, seconds_of
+
+    if tiles < 1:
+        raise InputError(f"--profile: expected at least one tile, got {tiles}.")
+    inputs = _inputs(recipe, catalog, connect=True)
+    plan = _planned(recipe.model_copy(update={"tiles": tiles, "tiles_per_shard": tiles}), inputs).plan
+    places = [slot.place for slot in plan.shard(0).slots]
+    found = profile_tiles(inputs.source, places, plan.layout)
+    all_tiles = recipe.tiles if recipe.source_file is None else plan.layout.tiles
+    measured = recipe.model_copy(
+        update={"latency_s": seconds_of(found, "image:computePixels"), "eecu_per_tile": found["eecu_per_tile"] or None}
+    )
+    needs = _describe(measured, inputs.source, _layout(recipe, inputs.modalities, all_tiles), all_tiles)
+    if "estimate" not in needs:
+        hours = all_tiles * found["seconds_per_tile"] / recipe.threads / 3600
+        needs |= {"threads": recipe.threads, "hours": round(hours, 4)}
+    return {**found, "recipe": needs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -114,7 +114,12 @@ def service_options(command: Command) -> Command:
 @click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
 @click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
 @click.option("--append", type=int, metavar="N", help="Add N tiles to the finished store of the same recipe.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and its price (requests, hours, bytes, compute) and stop."
+)
+@click.option(
+    "--profile", "profiled", type=int, metavar="K", help="Measure K tiles, print what all of them need, and stop."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
     recipe: str | None,
@@ -123,6 +128,7 @@ def build(
     workers: int | None,
     scheduler: str | None,
     append: int | None,
+    profiled: int | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -133,7 +139,7 @@ def build(
     it grows: N more places of the same recipe, on ground that no tile has yet; what stands is not touched.
     """
     from mmearth_data import build as build_store
-    from mmearth_data import preview
+    from mmearth_data import preview, profile, profile_lines
 
     chosen = _recipe(recipe, options)
     catalog = _catalog(catalog_dir)
@@ -141,7 +147,11 @@ def build(
         f"mmearth-{_slug(chosen.region if chosen.source_file is None else chosen.source_file.stem)}.zarr"
     )
     if dry_run:
-        click.echo(json.dumps(preview(chosen, catalog=catalog), indent=2))
+        click.echo(json.dumps(preview(chosen, catalog=catalog, append=append, out=target), indent=2))
+        return
+    if profiled is not None:
+        found = profile(chosen, profiled, catalog=catalog)
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(profile_lines(found)))
         return
     with _progress(f"Building {target}") as report:
         store = build_store(
