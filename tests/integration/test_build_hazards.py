@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from append_making import build_sampled, write_ecoregions
-from build_making import LoggedSource, layout, make_plan
+from build_making import LoggedSource, make_plan
 from test_build_crashes import ENVIRONMENT, TESTS
 from test_store_building import digests
 
@@ -52,15 +52,15 @@ class TimedSource(LoggedSource):
 
 
 def test_the_next_shards_are_surveyed_while_these_are_read(tmp_path: Path) -> None:
-    source, plan = TimedSource(tmp_path / "log"), make_plan()
-    writer = StoreWriter.create(tmp_path / "s.zarr", layout(), recipe={}, source={}, synthetic=True)
+    source, plan = TimedSource(tmp_path / "log"), make_plan(33)
+    writer = StoreWriter.create(tmp_path / "s.zarr", plan.layout, recipe={}, source={}, synthetic=True)
     run_build(plan, source, writer, threads=2, workers=None, scheduler=None, limits={}, report=None)
     shard_of = {slot.place.tile_id: shard for shard in plan.shards for slot in plan.shard(shard).slots}
     overlapped = set()
     for begin, end, asked in source.surveys:
         during = {shard_of.get(tile, -1) for start, stop, tile in source.reads if start < end and stop > begin}
         overlapped |= {shard_of[tile] for tile in asked if tile in shard_of and during - {shard_of[tile], -1}}
-    later = set(range(3, layout().shards))  # the first ones are surveyed before there is anything to read
+    later = set(plan.shards[3:])  # the first ones are surveyed before there is anything to read
     assert len(overlapped & later) >= 0.8 * len(later), sorted(overlapped)
 
 
