@@ -23,7 +23,7 @@ LAYOUT = small_layout()
 HALF_FULL = LAYOUT.tiles // LAYOUT.tiles_per_shard
 
 
-def grow(path: Path) -> None:
+def grow(path: Path | str) -> None:
     """Append rows, or go on with that, as a build does."""
     begun = is_begun(open_store(path), MORE)
     writer = StoreWriter.resume(path) if begun else begin_append(path, MORE)
