@@ -22,8 +22,9 @@ from mmearth_data.errors import (
 from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview, repair
+    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview, profile, repair
     from mmearth_data.building.executor import Progress
+    from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
     from mmearth_data.emulator.faults import parse_fault
@@ -70,6 +71,8 @@ _HOME = {
     "parse_tile_id": "tile",
     "prepare": "api",
     "preview": "api",
+    "profile": "api",
+    "profile_lines": "building.price",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -122,6 +125,8 @@ __all__ = [
     "parse_tile_id",
     "prepare",
     "preview",
+    "profile",
+    "profile_lines",
     "render_catalog",
     "render_modality",
     "render_summary",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mmearth_data.sampling import Sample
     from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
     from mmearth_data.store.verify import VerifyReport
+    from mmearth_data.store.writer import StoreWriter
 
 
 class Store(StoredTiles):
@@ -122,14 +123,18 @@ class PreparedBuild:
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
-        account = _describe(self.recipe, self.source, self.plan.layout)
+        tiles = self.plan.layout.tiles - self.plan.first_row
+        account = _describe(self.recipe, self.source, self.plan.layout, tiles)
         return account | {"sample": None if self.sample is None else self.sample.report.to_dict()}
 
 
-def preview(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> dict[str, Any]:
-    """Tell what a build would do, JSON-ready; writes nothing, and signs in only where places depend on it.
+def preview(
+    recipe: BuildRecipe, *, catalog: Catalog | None = None, append: int | None = None, out: str | Path | None = None
+) -> dict[str, Any]:
+    """Tell what a build would do and cost, JSON-ready; writes nothing, and signs in only where places depend on it.
 
-    Without an account the plan has no places, unless ecoregions are given or were fetched before.
+    Without an account the plan has no places, unless ecoregions are given or were fetched before. With ``append`` it
+    tells of so many more tiles for the finished store at ``out``.
 
     Raises
     ------
@@ -139,43 +144,121 @@ def preview(recipe: BuildRecipe, *, catalog: Catalog | None = None) -> dict[str,
     from mmearth_data.catalog import load_catalog
 
     catalog = catalog or load_catalog()
-    if recipe.source != "earthengine":
-        return prepare(recipe, catalog=catalog).describe()
+    store = None if append is None else _appended_store(str(out), recipe, append)
+    if store is not None:
+        _refuse_other(store, "recipe", store.recipe, recipe.identity())
+    inputs = _inputs(recipe, catalog, connect=False)
+    try:
+        if store is None or append is None:
+            return _planned(recipe, inputs).describe()
+        return _planned_append(recipe, inputs, store, store.layout.tiles, append).describe()
+    except InputError as missing:
+        # Known by what it says to do rather than by its class, which stands behind the client's library.
+        if recipe.source != "earthengine" or not _wants_account(missing):
+            raise
+        layout = _layout(recipe, inputs.modalities, recipe.tiles) if store is None else store.layout
+        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
+        account = _describe(recipe, inputs.source, layout, append or recipe.tiles)
+        return account | {"sample": None, "note": note}
+
+
+def _wants_account(error: InputError) -> bool:
     from mmearth_data.sources.earthengine.failures import SignInMissing
 
-    try:
-        return prepare(recipe, catalog=catalog).describe()
-    except SignInMissing as missing:
-        source = make_source(recipe, catalog, None)
-        layout = _layout(recipe, _deliverable(source, _wanted(catalog, recipe), recipe, labelled=True), recipe.tiles)
-        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
-        return _describe(recipe, source, layout) | {"sample": None, "note": note}
+    return isinstance(error, SignInMissing)
 
 
-def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout) -> dict[str, Any]:
+def _describe(recipe: BuildRecipe, source: Source, layout: StoreLayout, tiles: int) -> dict[str, Any]:
+    """Account of a store, and of filling some of its rows."""
+    from mmearth_data.building.price import price, store_objects
+
     per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
     account = {
         "source": {"name": source.name, "synthetic": source.synthetic},
-        "tiles": layout.tiles,
+        "tiles": tiles,
         "tile_size_px": layout.size_px,
         "shards": layout.shards,
         "tiles_per_shard": layout.tiles_per_shard,
         "raw_bytes_per_tile": per_tile,
-        "raw_bytes": layout.tiles * sum(per_tile.values()),
+        "raw_bytes": tiles * sum(per_tile.values()),
+        "store_objects": store_objects(layout),
     }
     if _over_network(source):
-        from mmearth_data.sources.earthengine.estimate import estimate
-
-        account["estimate"] = estimate(
-            layout.tiles,
-            layout.size_px,
-            layout.modalities,
+        account["estimate"] = price(
+            layout,
+            tiles=tiles,
             in_flight=recipe.in_flight,
             per_second=recipe.per_second,
             latency_s=recipe.latency_s,
             eecu_per_tile=recipe.eecu_per_tile,
         )
     return account
+
+
+def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) -> dict[str, Any]:
+    """Measure a few tiles of a recipe, one after the other, and tell what all of them will need; writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        What is to be built.
+    tiles
+        Places to measure: drawn as the recipe draws its own.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+
+    Returns
+    -------
+    dict
+        JSON-ready: what `mmearth_data.building.profile.profile_tiles` measured, and ``recipe``: what `preview` says
+        of its tiles, with the measured seconds and EECU-seconds in place of assumptions.
+
+    Raises
+    ------
+    InputError
+        When an input cannot be used, or none of the places can be had.
+    """
+    from mmearth_data.building.profile import profile_tiles, seconds_of
+
+    if tiles < 1:
+        raise InputError(f"--profile: expected at least one tile, got {tiles}.")
+    inputs = _inputs(recipe, catalog, connect=True)
+    plan = _planned(recipe.model_copy(update={"tiles": tiles, "tiles_per_shard": tiles}), inputs).plan
+    places = [slot.place for slot in plan.shard(0).slots]
+    found = profile_tiles(inputs.source, places, plan.layout)
+    all_tiles = recipe.tiles if recipe.source_file is None else plan.layout.tiles
+    measured = recipe.model_copy(
+        update={"latency_s": seconds_of(found, "image:computePixels"), "eecu_per_tile": found["eecu_per_tile"] or None}
+    )
+    needs = _describe(measured, inputs.source, _layout(recipe, inputs.modalities, all_tiles), all_tiles)
+    if "estimate" not in needs:
+        hours = all_tiles * found["seconds_per_tile"] / recipe.threads / 3600
+        needs |= {"threads": recipe.threads, "hours": round(hours, 4)}
+    return {**found, "recipe": needs}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Inputs:
+    """What a recipe names, before any place is chosen."""
+
+    source: Source
+    ecoregions: GeoDataFrame | None
+    modalities: tuple[Modality, ...]
+
+    def ecoregions_to_sample(self) -> GeoDataFrame:
+        return cast("SourceWithEcoregions", self.source).ecoregions() if self.ecoregions is None else self.ecoregions
+
+
+def _inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> _Inputs:
+    from mmearth_data.catalog import load_catalog
+
+    catalog = _with_window(catalog or load_catalog(), recipe)
+    ecoregions = _read_ecoregions(recipe)
+    source = make_source(recipe, catalog, ecoregions)
+    if connect and (remote := _over_network(source)):
+        remote.connect()
+    modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
+    return _Inputs(source=source, ecoregions=ecoregions, modalities=modalities)
 
 
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
@@ -195,25 +278,39 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
     InputError
         When any input cannot be used.
     """
-    from mmearth_data.building.plan import plan_given, plan_sampled
-    from mmearth_data.catalog import load_catalog
+    return _planned(recipe, _inputs(recipe, catalog, connect=connect))
 
-    catalog = _with_window(catalog or load_catalog(), recipe)
-    ecoregions = _read_ecoregions(recipe)
-    source = make_source(recipe, catalog, ecoregions)
-    if connect and (remote := _over_network(source)):
-        remote.connect()
-    modalities = _deliverable(source, _wanted(catalog, recipe), recipe, labelled=_labelled(recipe))
+
+def _planned(recipe: BuildRecipe, inputs: _Inputs) -> PreparedBuild:
+    from mmearth_data.building.plan import plan_given, plan_sampled
+
+    source = inputs.source
     if recipe.source_file is not None:
         given = cast("SourceWithPlaces", source).places(recipe.tile_size)
-        layout = _layout(recipe, modalities, len(given))
+        layout = _layout(recipe, inputs.modalities, len(given))
         plan = plan_given(given, recipe.split_shares, recipe.seed, layout)
         return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None)
-    if ecoregions is None:
-        ecoregions = cast("SourceWithEcoregions", source).ecoregions()
-    drawn = draw_sample(recipe, ecoregions)
-    layout = _layout(recipe, modalities, drawn.report.tiles)
+    drawn = draw_sample(recipe, inputs.ecoregions_to_sample())
+    layout = _layout(recipe, inputs.modalities, drawn.report.tiles)
     return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(drawn.frame, layout), sample=drawn)
+
+
+def _planned_append(recipe: BuildRecipe, inputs: _Inputs, store: Store, first_row: int, more: int) -> PreparedBuild:
+    """Plan rows behind the first ones of a store, on ground that those leave free."""
+    from mmearth_data.building.growing import standing_tiles
+    from mmearth_data.building.plan import plan_sampled
+
+    layout = dataclasses.replace(store.layout, tiles=first_row + more)
+    if layout.modalities != inputs.modalities:
+        names = {m.name for m in set(layout.modalities) ^ set(inputs.modalities)}
+        raise InputError(
+            f"{store.path}: expected the catalog entries that it was built with, got others for "
+            f"{', '.join(sorted(names)) or 'their order'}; give the same --catalog."
+        )
+    existing = standing_tiles(store, first_row)
+    drawn = draw_sample(recipe.model_copy(update={"tiles": more}), inputs.ecoregions_to_sample(), existing=existing)
+    plan = plan_sampled(drawn.frame, layout, first_row)
+    return PreparedBuild(recipe=recipe, source=inputs.source, plan=plan, sample=drawn)
 
 
 def build(
@@ -225,8 +322,9 @@ def build(
     workers: int | None = None,
     scheduler: str | None = None,
     note: Callable[[str], None] | None = None,
+    append: int | None = None,
 ) -> Store:
-    """Build a store, or continue one that was interrupted.
+    """Build a store, continue one that was interrupted, or append tiles to one that is finished.
 
     Parameters
     ----------
@@ -244,6 +342,10 @@ def build(
         Address of a running Dask scheduler (``tcp://HOST:8786``) to hand the shards to instead.
     note
         Called with what is worth knowing, such as an earlier build that was cut off.
+    append
+        Tiles to add to the finished store of the same recipe at ``out``, on ground that its tiles leave free. Blocks
+        keep their splits; rows, shards and tiles that stand are not touched, and not read again from the source. The
+        same build and appends always give the same bytes; interrupted, the same call continues.
 
     Returns
     -------
@@ -257,50 +359,93 @@ def build(
     RetryLater
         When the disk is full or the cluster is gone; what is committed stays.
     """
-    from mmearth_data.building.running import run_build, storage_errors
+    from mmearth_data.building.running import storage_errors
     from mmearth_data.store.lock import hold
     from mmearth_data.store.objects import objects_at
     from mmearth_data.store.writer import StoreWriter
 
     with ExitStack() as held:
         held.enter_context(storage_errors(out))
-        existing = _existing_store(out)
+        existing = _existing_store(out) if append is None else _appended_store(out, recipe, append)
         if existing is not None:
             _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
-            if not existing.finished:
+            if append is not None or not existing.finished:
                 _hold(held, hold(out), note)
-        prepared = prepare(recipe, catalog=catalog, connect=True)
-        source = {**prepared.source.identity(), "synthetic": prepared.source.synthetic}
+                existing = open_store(out)  # what it is, now that nobody else changes it
+        inputs = _inputs(recipe, catalog, connect=True)
+        source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
+        prepared: PreparedBuild | None = None
         if existing is not None:
             _refuse_other(existing, "source", existing.source, source)
-            if existing.finished:
+            if append is not None:
+                prepared, writer = _begin_append(existing, recipe, inputs, append)
+            elif existing.finished:
                 return existing
-            writer = StoreWriter.resume(out)
+            else:
+                writer = StoreWriter.resume(out)
         else:
-            identity, synthetic = recipe.identity(), prepared.source.synthetic
+            prepared = _planned(recipe, inputs)
+            identity, synthetic = recipe.identity(), inputs.source.synthetic
             writer = StoreWriter.create(out, prepared.plan.layout, recipe=identity, source=source, synthetic=synthetic)
             _hold(held, hold(out), note)
-        remote = _over_network(prepared.source)
-        threads = max(recipe.threads, remote.in_flight if remote else 0)
         try:
-            with _kept_ledger(out, remote, report) as reported:
-                run_build(
-                    prepared.plan,
-                    prepared.source,
-                    writer,
-                    threads=threads,
-                    workers=workers,
-                    scheduler=scheduler,
-                    limits={
-                        name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")
-                    },
-                    report=reported,
-                )
+            _run_stages(writer, recipe, inputs, prepared, report, workers=workers, scheduler=scheduler)
         except InputError:
             if existing is None and not writer.committed():
                 objects_at(out).remove()
             raise
     return open_store(out)
+
+
+def _appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
+    from mmearth_data.building.growing import refuse_append
+
+    refuse_append(recipe, append)
+    return open_store(out)
+
+
+def _begin_append(
+    store: Store, recipe: BuildRecipe, inputs: _Inputs, append: int
+) -> tuple[PreparedBuild | None, StoreWriter]:
+    """Writer of an append, with its plan unless it was begun before: a plan that fails must not touch the store."""
+    from mmearth_data.building.growing import begin_append, is_begun
+    from mmearth_data.store.writer import StoreWriter
+
+    if is_begun(store, append):
+        return None, StoreWriter.resume(store.path)
+    prepared = _planned_append(recipe, inputs, store, store.layout.tiles, append)
+    return prepared, begin_append(store.path, append)
+
+
+def _run_stages(
+    writer: StoreWriter,
+    recipe: BuildRecipe,
+    inputs: _Inputs,
+    prepared: PreparedBuild | None,
+    report: Callable[[Progress], None] | None,
+    **cluster: Any,
+) -> None:
+    """Fill what is missing of a build and of the appends that followed it, in their order, and seal the store.
+
+    ``prepared`` is the plan of the last of them, where it is known.
+    """
+    from mmearth_data.building.growing import unfinished_stages
+    from mmearth_data.building.running import run_build
+
+    remote = _over_network(inputs.source)
+    threads = max(recipe.threads, remote.in_flight if remote else 0)
+    limits = {name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")}
+    with _kept_ledger(writer.path, remote, report) as reported:
+        for at in unfinished_stages(writer):
+            if at.stage == writer.stage and prepared is not None:
+                plan = prepared.plan
+            elif at.stage == 0:
+                plan = _planned(recipe, inputs).plan
+            else:
+                more = at.layout.tiles - at.first_row
+                plan = _planned_append(recipe, inputs, open_store(writer.path), at.first_row, more).plan
+            run_build(plan, inputs.source, at, threads=threads, limits=limits, report=reported, **cluster)
+        writer.finish()
 
 
 def _hold(held: ExitStack, lock: AbstractContextManager[str | None], note: Callable[[str], None] | None) -> None:
@@ -354,7 +499,9 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     return verify(path)
 
 
-def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> Sample:
+def draw_sample(
+    recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None, *, existing: GeoDataFrame | None = None
+) -> Sample:
     """Choose the places of a build: deterministic in the recipe's seed.
 
     Parameters
@@ -363,6 +510,9 @@ def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> 
         Region, number of tiles, balance and splits.
     ecoregions
         Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or asks the source.
+    existing
+        Tiles that are there already (``lon``, ``lat``, ``split``), whose ground is taken and whose blocks keep their
+        split.
     """
     from mmearth_data.regions import resolve_region
     from mmearth_data.sampling import SamplingOptions, read_sample, sample
@@ -383,7 +533,7 @@ def draw_sample(recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None) -> 
     )
     if recipe.tiles_file is not None:
         return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options)
-    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options)
+    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing)
 
 
 def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:

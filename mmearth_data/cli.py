@@ -113,7 +113,13 @@ def service_options(command: Command) -> Command:
 @click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
 @click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
 @click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--append", type=int, metavar="N", help="Add N tiles to the finished store of the same recipe.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and its price (requests, hours, bytes, compute) and stop."
+)
+@click.option(
+    "--profile", "profiled", type=int, metavar="K", help="Measure K tiles, print what all of them need, and stop."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
     recipe: str | None,
@@ -121,16 +127,19 @@ def build(
     catalog_dir: Path | None,
     workers: int | None,
     scheduler: str | None,
+    append: int | None,
+    profiled: int | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Build a store, or continue an interrupted build.
 
-    Running the same command again continues where it stopped; a finished store is left as it is.
+    Running the same command again continues where it stopped; a finished store is left as it is. With --append N
+    it grows: N more places of the same recipe, on ground that no tile has yet; what stands is not touched.
     """
     from mmearth_data import build as build_store
-    from mmearth_data import preview
+    from mmearth_data import preview, profile, profile_lines
 
     chosen = _recipe(recipe, options)
     catalog = _catalog(catalog_dir)
@@ -138,7 +147,11 @@ def build(
         f"mmearth-{_slug(chosen.region if chosen.source_file is None else chosen.source_file.stem)}.zarr"
     )
     if dry_run:
-        click.echo(json.dumps(preview(chosen, catalog=catalog), indent=2))
+        click.echo(json.dumps(preview(chosen, catalog=catalog, append=append, out=target), indent=2))
+        return
+    if profiled is not None:
+        found = profile(chosen, profiled, catalog=catalog)
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(profile_lines(found)))
         return
     with _progress(f"Building {target}") as report:
         store = build_store(
@@ -149,6 +162,7 @@ def build(
             workers=workers,
             scheduler=scheduler,
             note=lambda text: click.echo(text, err=True),
+            append=append,
         )
     if as_json:
         click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))

@@ -21,6 +21,26 @@ PIXEL_M = 10
 MIN_LAT, MAX_LAT = -80.0, 84.0
 """UTM and the Sentinel-2 tiling end here; beyond, places are refused."""
 WGS84 = 4326
+WGS84_PROJJSON = {
+    "$schema": "https://proj.org/schemas/v0.7/projjson.schema.json",
+    "type": "GeographicCRS",
+    "name": "WGS 84",
+    "datum": {
+        "type": "GeodeticReferenceFrame",
+        "name": "World Geodetic System 1984",
+        "ellipsoid": {"name": "WGS 84", "semi_major_axis": 6378137, "inverse_flattening": 298.257223563},
+    },
+    "coordinate_system": {
+        "subtype": "ellipsoidal",
+        "axis": [
+            {"name": "Geodetic latitude", "abbreviation": "Lat", "direction": "north", "unit": "degree"},
+            {"name": "Geodetic longitude", "abbreviation": "Lon", "direction": "east", "unit": "degree"},
+        ],
+    },
+    "id": {"authority": "EPSG", "code": WGS84},
+}
+"""As files say it. PROJ words it in one of two ways, by what the process did before (with or without the realisations
+of the datum, which become more with each version), and the same tiles would not give the same bytes."""
 MAX_SIZE_PX = 2048
 """The size field of a tile id has 7 bits, in steps of 16 px."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+import uuid
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -58,11 +59,12 @@ class Cluster:
             worker.source.limiter = SharedLimiter(self._quota)
         job = pickle.dumps(worker)
         _quiet()
+        run = uuid.uuid4().hex  # to a scheduler, two builds' tasks of one name are one task
         running = as_completed(loop=self._client.loop)
         try:
             while True:
                 for plan in islice(pending, max(1, self._hands() - running.count())):
-                    running.add(self._client.submit(work, job, plan, key=f"shard-{plan.shard}", pure=False))
+                    running.add(self._client.submit(work, job, plan, key=f"shard-{plan.shard}-{run}", pure=False))
                 if running.is_empty():
                     return
                 finished: Future[ShardReport] = next(running)

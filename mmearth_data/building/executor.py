@@ -31,7 +31,7 @@ class Progress:
     filled, rejected
         Tiles delivered and candidates refused by this run.
     resumed
-        Rows that an earlier run had committed.
+        Rows that were committed before this run, those of the store that it appends to among them.
     seconds
         Since this run began.
     """
@@ -75,8 +75,8 @@ def run(
     """
     start = time.perf_counter()
     done = writer.committed()
-    resumed = sum(len(plan.layout.rows(shard)) for shard in done)
     total = plan.layout.tiles
+    resumed = total - plan.rows_left(done)
     state = Progress(rows_done=resumed, rows_total=total, filled=0, rejected=0, resumed=resumed, seconds=0.0)
     report(state)
     pending = plan.pending(done)

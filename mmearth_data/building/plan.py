@@ -58,51 +58,72 @@ class BuildPlan:
     layout
         Shape of the store.
     places
-        Columns tile_id, lon, lat, biome, eco_region, split; the first ``layout.tiles`` rows are the
-        primaries in slot order, the others are the reserves.
+        Columns tile_id, lon, lat, biome, eco_region, split; one entry a slot in order, the primaries, then the reserves.
     pools
-        For every shard the rows of its reserves in ``places``, in the order in which they are used.
+        For every planned shard the rows of its reserves in ``places``, in the order in which they are used.
+    first_row
+        Row of the first slot: the rows before stand already, and new ones are appended to them.
     """
 
     layout: StoreLayout
     places: dict[str, NDArray[Any]]
     pools: Sequence[NDArray[np.intp]]
+    first_row: int = 0
+
+    @property
+    def shards(self) -> range:
+        """Shards that have rows to fill."""
+        return range(self.first_row // self.layout.tiles_per_shard, self.layout.shards)
+
+    def rows(self, shard: int) -> range:
+        """Rows of a shard that are to be filled."""
+        rows = self.layout.rows(shard)
+        return range(max(rows.start, self.first_row), rows.stop)
 
     def shard(self, shard: int) -> ShardPlan:
         """Plan of one shard."""
-        rows = self.layout.rows(shard)
-        slots = tuple(Slot(row=row, split=int(self.places["split"][row]), place=self._place(row)) for row in rows)
-        pool = self.pools[shard] if self.pools else ()
+        slots = tuple(self._slot(row) for row in self.rows(shard))
+        pool = self.pools[shard - self.shards.start] if self.pools else ()
         reserves = tuple(Reserve(split=int(self.places["split"][i]), place=self._place(int(i))) for i in pool)
         return ShardPlan(shard=shard, slots=slots, reserves=reserves)
 
     def pending(self, done: frozenset[int]) -> Iterator[ShardPlan]:
         """Shards that are not committed yet, in order: resuming is the plan minus what is done."""
-        return (self.shard(shard) for shard in range(self.layout.shards) if shard not in done)
+        return (self.shard(shard) for shard in self.shards if shard not in done)
 
-    def _place(self, row: int) -> Place:
-        biome, eco_region = int(self.places["biome"][row]), int(self.places["eco_region"][row])
+    def rows_left(self, done: frozenset[int]) -> int:
+        """Rows of those shards."""
+        return sum(len(self.rows(shard)) for shard in self.shards if shard not in done)
+
+    def _slot(self, row: int) -> Slot:
+        position = row - self.first_row
+        return Slot(row=row, split=int(self.places["split"][position]), place=self._place(position))
+
+    def _place(self, position: int) -> Place:
+        biome, eco_region = int(self.places["biome"][position]), int(self.places["eco_region"][position])
         return Place(
-            tile_id=int(self.places["tile_id"][row]),
-            lon=float(self.places["lon"][row]),
-            lat=float(self.places["lat"][row]),
+            tile_id=int(self.places["tile_id"][position]),
+            lon=float(self.places["lon"][position]),
+            lat=float(self.places["lat"][position]),
             size_px=self.layout.size_px,
             biome=None if biome == NO_BIOME else biome,
             eco_region=None if eco_region == NO_ECO_REGION else eco_region,
         )
 
 
-def plan_sampled(frame: GeoDataFrame, layout: StoreLayout) -> BuildPlan:
-    """Plan from a sample file's table: its slots in order, its reserves dealt to the shards."""
+def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -> BuildPlan:
+    """Plan from a sample file's table: its slots in order, from a row on, its reserves dealt to the shards."""
     primaries = frame[frame["slot"].notna()].sort_values("slot", kind="stable")
     reserves = frame[frame["slot"].isna()]
     places = {
         name: np.concatenate([primaries[name].to_numpy(), reserves[name].to_numpy()])
         for name in ("tile_id", "lon", "lat", "biome", "eco_region", "split")
     }
-    pools = deal_reserves(frame, layout.tiles_per_shard)
-    offset = layout.tiles
-    return BuildPlan(layout=layout, places=places, pools=[offset + np.asarray(pool, dtype=np.intp) for pool in pools])
+    pools = [
+        len(primaries) + np.asarray(pool, dtype=np.intp)
+        for pool in deal_reserves(frame, layout.tiles_per_shard, first_row)
+    ]
+    return BuildPlan(layout=layout, places=places, pools=pools, first_row=first_row)
 
 
 def plan_given(places: Sequence[Place], shares: Sequence[float], seed: int, layout: StoreLayout) -> BuildPlan:

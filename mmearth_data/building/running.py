@@ -34,13 +34,14 @@ def run_build(
     limits: Mapping[str, Any],
     report: Callable[[Progress], None] | None,
 ) -> None:
-    """Fill every pending shard and seal the store; see `mmearth_data.api.build`.
+    """Fill every pending shard, and seal the store once it lacks none; see `mmearth_data.api.build`.
 
     ``limits`` are those of `mmearth_data.building.quota.Quota`, for all workers together.
     """
     with choose_cluster(workers, scheduler, limits) as cluster:
         run(plan, source, writer, threads=threads, cluster=cluster, report=report or (lambda progress: None))
-    writer.finish()
+    if writer.stage == len(writer.stages) - 1:
+        writer.finish()
 
 
 def choose_cluster(

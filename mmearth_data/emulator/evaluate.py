@@ -20,6 +20,7 @@ from mmearth_data.emulator.errors import (
     wrong_type,
 )
 from mmearth_data.emulator.library import implementation
+from mmearth_data.emulator.profiles import Profiles
 from mmearth_data.emulator.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
 from mmearth_data.emulator.signatures import Argument, Signature, signatures
 from mmearth_data.emulator.values import Selection
@@ -48,10 +49,13 @@ class Request:
         What the assets hold.
     cheap_pixels
         True where pixels may be any.
+    profiles
+        Of requests that asked for it.
     """
 
     planet: Planet
     cheap_pixels: bool = False
+    profiles: Profiles = field(default_factory=Profiles)
 
     @property
     def seed(self) -> int:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mmearth_data.emulator.profiles import Profiles
     from mmearth_data.sources.synthetic.planet import Planet
 
 Value: TypeAlias = Any
@@ -57,6 +58,11 @@ class Context(Protocol):
     @property
     def cheap_pixels(self) -> bool:
         """True where pixels may be any: load tests measure everything but the planet."""
+        ...
+
+    @property
+    def profiles(self) -> Profiles:
+        """What requests took that asked to be profiled."""
         ...
 
     def call(self, name: str, **arguments: Value) -> Value:

@@ -20,6 +20,7 @@ from mmearth_data.emulator.client_files import algorithms, discovery
 from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, too_large
 from mmearth_data.emulator.evaluate import Expression, Request
 from mmearth_data.emulator.output import render_pixels
+from mmearth_data.emulator.profiles import Profiles
 from mmearth_data.emulator.registry import encode
 
 if TYPE_CHECKING:
@@ -101,10 +102,13 @@ class Service:
         What the assets hold.
     cheap_pixels
         True where pixels may be any.
+    profiles
+        What requests took that asked to be profiled.
     """
 
     planet: Planet
     cheap_pixels: bool = False
+    profiles: Profiles = field(default_factory=Profiles)
     _thumbnails: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _cheap: CheapAnswers = field(default_factory=CheapAnswers)
@@ -124,7 +128,7 @@ class Service:
 
     def request(self) -> Request:
         """Context of a new request."""
-        return Request(self.planet, self.cheap_pixels)
+        return Request(self.planet, self.cheap_pixels, self.profiles)
 
     def evaluate(self, body: Mapping[str, Any], context: Request) -> Value:
         """Value of the expression in a body."""

@@ -8,7 +8,9 @@ import socket
 import struct
 import sys
 import threading
+import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -16,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from mmearth_data.emulator.errors import EmulatorError, too_many_requests
 from mmearth_data.emulator.faults import REFUSALS, Fault, Troublemaker
 from mmearth_data.emulator.ledger import Ledger
+from mmearth_data.emulator.profiles import ANSWERED, ASKED
 from mmearth_data.emulator.routes import COMPUTING, JSON, Answer, Call, Service, answer_error, answer_json
 from mmearth_data.errors import InputError
 from mmearth_data.sources.synthetic.planet import planet
@@ -218,13 +221,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _count_and_send(self, name: str, handler: Callable[[Call], Answer], call: Call) -> None:
         emulator = self.server.emulator
         status, size, fault = "lost", 0, None
+        extra: list[tuple[str, str]] = []
         try:
             refusal, fault = emulator.admit(name)
             if fault == "hang":
                 status = "hang"
                 self._hang()
                 return
+            start = time.thread_time()
             answer = refusal or emulator.answer(handler, call)
+            if self.headers.get(ASKED) and name in COMPUTING and answer.status == HTTPStatus.OK:
+                extra = [(ANSWERED, emulator.service.profiles.keep(time.thread_time() - start))]
             status, size = str(answer.status), len(answer.body)
             if fault in {"truncate", "reset"}:
                 status = fault
@@ -236,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             emulator.ledger.end(status, size, fault)
         if fault not in {"truncate", "reset"}:
-            self._send(answer, [QUOTA_STATUS] if fault == "restricted" else [])
+            self._send(answer, [QUOTA_STATUS, *extra] if fault == "restricted" else extra)
 
     def _send(self, answer: Answer, extra: list[tuple[str, str]] | None = None) -> None:
         body = answer.body

@@ -14,7 +14,7 @@ import numpy as np
 from mmearth_data.errors import FileInputError
 from mmearth_data.sampling.options import Sample, SampleReport
 from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
-from mmearth_data.tile import WGS84, tile_ids, unpack_tile_id
+from mmearth_data.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -188,13 +188,11 @@ def _points_as_wkb(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> pa.A
 
 
 def _geo_metadata(frame: gpd.GeoDataFrame) -> bytes:
-    from pyproj import CRS
-
     lon, lat = frame["lon"].to_numpy(), frame["lat"].to_numpy()
     column = {
         "encoding": "WKB",
         "geometry_types": ["Point"],
-        "crs": CRS.from_epsg(WGS84).to_json_dict(),
+        "crs": WGS84_PROJJSON,
         "bbox": [float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())],
     }
     return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}).encode()

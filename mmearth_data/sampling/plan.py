@@ -142,8 +142,10 @@ def _with_blocks(land: _Land, options: SamplingOptions, existing: gpd.GeoDataFra
     area = sums(land.stratum, land.pieces.area_m2, len(land.strata))
     density = land.strata.shares() / area
     expected = sums(index, density[land.stratum] * land.pieces.area_m2, len(cells))
+    blocks = assign_blocks(grid, cells, expected, options.split_shares, options.seed)
     fixed = None if existing is None else _settled(grid, existing)
-    blocks = assign_blocks(grid, cells, expected, options.split_shares, options.seed, fixed)
+    if fixed is not None and not _agree(blocks, fixed):
+        blocks = assign_blocks(grid, cells, expected, options.split_shares, options.seed, fixed)
     return replace(land, blocks=blocks, split=blocks.split[index].astype(np.int64))
 
 
@@ -154,6 +156,12 @@ def _settled(grid: CellGrid, existing: gpd.GeoDataFrame) -> Blocks:
     cell = grid.cell_of(existing["lon"].to_numpy(np.float64)[known], existing["lat"].to_numpy(np.float64)[known])
     cells, first = np.unique(cell, return_index=True)
     return Blocks(grid, cells, split[known][first])
+
+
+def _agree(blocks: Blocks, settled: Blocks) -> bool:
+    """Whether every settled block has its split already: so in the same region, where empty ones keep theirs too."""
+    found = blocks.split_of(settled.cell)
+    return bool(((found == settled.split) | (found == NO_SPLIT)).all())
 
 
 class _Plan:

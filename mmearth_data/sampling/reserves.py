@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmearth_data.equal_area import Ints
 
 
-def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int) -> list[Ints]:
+def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int, first_row: int = 0) -> list[Ints]:
     """Deal reserves to shards, within a split and in proportion to what each shard holds of every ecoregion.
 
     Lists per slot would leave many rows empty, one pool for all would tie shards to each other; a pool per shard does
@@ -28,16 +28,18 @@ def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int) -> list[Ints]:
         A sample's table.
     tiles_per_shard
         Slots of a shard.
+    first_row
+        Row of the first slot, which need not begin a shard.
 
     Returns
     -------
     list of ndarray of int64
-        For every shard the positions of its reserves among the reserve rows (``slot`` null) of the table, in the
+        For every shard, from that of the first row on, the positions of its reserves among the reserve rows (``slot`` null) of the table, in the
         order in which they are to be used.
     """
     reserve = frame["slot"].isna().to_numpy()
-    shard = frame["slot"][~reserve].to_numpy(dtype=np.int64) // tiles_per_shard
-    shards = int(-(-len(shard) // tiles_per_shard))
+    shard = (frame["slot"][~reserve].to_numpy(dtype=np.int64) + first_row % tiles_per_shard) // tiles_per_shard
+    shards = int(shard.max(initial=-1)) + 1
     split, eco_region = frame["split"].to_numpy(), frame["eco_region"].to_numpy(np.int64)
     dealt = np.full(int(reserve.sum()), -1, dtype=np.int64)
     for code in np.unique(split[reserve]):

@@ -11,6 +11,7 @@ import numpy as np
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.arrays import ArrayReader
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
+from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, check_object, read_manifest
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.packed import PackedReader
@@ -63,7 +64,10 @@ class Content:
     @property
     def state(self) -> str:
         """Tell apart what the store holds now from what it may hold later."""
-        return f"{len(self.commits)}{COMMITS_STATE}" if self.manifest is None else str(self.manifest["digest"])
+        if self.manifest is not None:
+            return str(self.manifest["digest"])
+        committed = sum(len(commit.rows) for commit in self.commits.values())
+        return f"{committed} of {self.layout.tiles} rows in {len(self.commits)}{COMMITS_STATE}"
 
     @classmethod
     def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
@@ -71,11 +75,14 @@ class Content:
         objects = objects_at(path)
         if not objects.is_there():
             read_root(objects)
-        manifest = read_manifest(objects)
-        if manifest is None:
-            return cls(objects, read_root(objects), None, engine)
-        data = check_object(objects, ROOT_KEY, _entry(objects, manifest, ROOT_KEY))
-        return cls(objects, parse_root(objects, data), manifest, engine)
+        while (manifest := read_manifest(objects)) is not None:
+            try:
+                data = check_object(objects, ROOT_KEY, _entry(objects, manifest, ROOT_KEY))
+                return cls(objects, parse_root(objects, data), manifest, engine)
+            except StoreDamaged:
+                if not _resealed(objects, manifest):
+                    raise
+        return cls(objects, read_root(objects), None, engine)
 
     @property
     def layout(self) -> StoreLayout:
@@ -91,8 +98,13 @@ class Content:
     def commits(self) -> dict[int, Commit]:
         """Commit records by shard, in order: what is there of an unfinished store."""
         shards = sorted(committed_shards(self.objects))
-        with ThreadPoolExecutor(READERS) as pool:
-            return dict(zip(shards, pool.map(partial(read_commit, self.objects, self.layout), shards), strict=True))
+        try:
+            with ThreadPoolExecutor(READERS) as pool:
+                return dict(zip(shards, pool.map(partial(read_commit, self.objects, self.layout), shards), strict=True))
+        except StoreDamaged as error:
+            if read_root(self.objects).layout.tiles != self.layout.tiles:
+                raise _grown(self.objects) from error
+            raise
 
     @cached_property
     def statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -137,11 +149,19 @@ class Content:
         size = self.layout.tiles_per_shard
         for shard in range(rows.start // size, -(-rows.stop // size)):
             start, stop = max(rows.start, shard * size), min(rows.stop, (shard + 1) * size)
-            if shard in self.commits:
-                parts.append(self.reader(spec.name).read(slice(start, stop)))
-            else:
-                parts.append(np.full((stop - start, *spec.shape[1:]), spec.empty, dtype=spec.dtype))
+            held = min(max(start, shard * size + self._held(shard)), stop)
+            if held > start:
+                parts.append(self.reader(spec.name).read(slice(start, held)))
+            if held < stop:
+                parts.append(np.full((stop - held, *spec.shape[1:]), spec.empty, dtype=spec.dtype))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _held(self, shard: int) -> int:
+        """Rows of a shard that are committed: none, all, or those that stood before more were appended."""
+        if shard not in self.commits:
+            return 0
+        held = self.root.held(shard, self.commits[shard].arrays)
+        return len(self.layout.rows(shard)) if held is None else held
 
     def reader(self, name: str) -> ArrayReader:
         """Open one array, with its metadata checked."""
@@ -161,8 +181,14 @@ class Content:
 
     def check(self, key: str) -> None:
         """Compare an object with the manifest, where there is one."""
-        if self.manifest is not None:
+        if self.manifest is None:
+            return
+        try:
             check_object(self.objects, key, _entry(self.objects, self.manifest, key))
+        except StoreDamaged as error:
+            if _resealed(self.objects, self.manifest):
+                raise _grown(self.objects) from error
+            raise
 
     def _check_size(self, key: str) -> None:
         """Compare the size of a raster's object with its commit, where commits are known anyway."""
@@ -171,8 +197,15 @@ class Content:
         shard = int(key.split("/")[2])
         entry = self.commits[shard].objects[key]
         size = self.objects.size(key)
-        if size != entry["size"]:
-            raise StoreDamaged(self.objects.root, key, f"it should have {entry['size']} bytes and has {size}")
+        if size == entry["size"]:
+            return
+        problem: str | None = f"it should have {entry['size']} bytes and has {size}"
+        held = self._held(shard)
+        if size is not None and held < self.layout.tiles_per_shard:
+            # Rows may have been appended to it since: then it begins with those that are committed.
+            problem = held_problem(self.objects.get(key), self.layout, held, entry)
+        if problem is not None:
+            raise StoreDamaged(self.objects.root, key, problem)
 
 
 @lru_cache(maxsize=16)
@@ -188,6 +221,18 @@ def _reopened(path: str, engine: str | None, state: str) -> Content:
     if content.state != state and not state.endswith(COMMITS_STATE):
         raise InputError(f"{path}: expected the store as it was opened, got another one in its place; open it again.")
     return content
+
+
+def _resealed(objects: Objects, manifest: Manifest) -> bool:
+    """Whether a store has lost its seal, or got another one, since its manifest was read."""
+    now = read_manifest(objects)
+    return now is None or now["digest"] != manifest["digest"]
+
+
+def _grown(objects: Objects) -> InputError:
+    return InputError(
+        f"{objects.root}: expected the store as it was opened, got one that has grown since; open it again."
+    )
 
 
 def _entry(objects: Objects, manifest: Manifest, key: str) -> Mapping[str, Any]:

@@ -128,11 +128,72 @@ def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
     bytes
         The object, as the Zarr v3 sharding codec lays it out.
     """
+    return _assembled(b"", np.empty((0, 2), dtype="<u8"), values, chunks)
+
+
+def extend_shard(data: bytes, chunks: int, held: int, values: np.ndarray[Any, Any]) -> bytes:
+    """Put rows behind the first ones of a shard.
+
+    The inner chunks of the first rows stay byte for byte where they were, so that whoever reads with the older
+    index, or the older commit record, gets the same values.
+
+    Parameters
+    ----------
+    data
+        The shard.
+    chunks
+        Inner chunks that a whole shard holds.
+    held
+        Rows to keep; those behind them are replaced.
+    values
+        (n, band, y, x) to put there.
+
+    Raises
+    ------
+    ValueError
+        When the shard does not hold those rows, one after the other.
+    """
+    index = _first_entries(data, chunks, held)
+    return _assembled(data[: int(index[:, 1].sum())], index, values, chunks)
+
+
+def cut_shard(data: bytes, chunks: int, held: int) -> bytes:
+    """Shard as it was when it held its first rows only; the inverse of `extend_shard`, which says what it raises."""
+    index = np.full((chunks, 2), ABSENT, dtype="<u8")
+    index[:held] = _first_entries(data, chunks, held)
+    return data[: int(index[:held, 1].sum())] + _checksummed(index.tobytes())
+
+
+def decode_rows(data: bytes, chunks: int, held: int, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Values of the first rows of a shard, (held, band, y, x) with the shape and type of a tile like the given one.
+
+    Raises
+    ------
+    ValueError
+        When the shard does not hold them.
+    """
+    values = np.empty((held, *like.shape), dtype=like.dtype)
+    for (offset, length), out in zip(_first_entries(data, chunks, held).tolist(), values, strict=True):
+        decode_tile(data[offset : offset + length], out)
+    return values
+
+
+def _first_entries(data: bytes, chunks: int, held: int) -> NDArray[np.uint64]:
+    """Index entries of the first rows, which must stand one after the other from the beginning on."""
+    entries = decode_index(data[-smallest_shard_bytes(chunks) :])[:held]
+    starts = np.cumsum(entries[:, 1]) - entries[:, 1]
+    if (entries == ABSENT).any() or (entries[:, 0] != starts).any():
+        raise ValueError(f"it does not hold its first {held} rows one after the other")
+    return entries
+
+
+def _assembled(body: bytes, entries: NDArray[np.uint64], values: np.ndarray[Any, Any], chunks: int) -> bytes:
+    """Inner chunks that stand already, those of more rows, and the index of both."""
     codec = _compressor(values.dtype)
     index = np.full((chunks, 2), ABSENT, dtype="<u8")
-    parts = []
-    offset = 0
-    for position, tile in enumerate(values):
+    index[: len(entries)] = entries
+    parts, offset = [body], len(body)
+    for position, tile in enumerate(values, len(entries)):
         part = _checksummed(codec.encode(_little_endian(tile)))
         index[position] = offset, len(part)
         offset += len(part)

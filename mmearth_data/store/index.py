@@ -10,7 +10,7 @@ import numpy as np
 from mmearth_data.errors import InputError
 from mmearth_data.store.commits import COMPRESSION, tiles_table
 from mmearth_data.store.encoding import to_json
-from mmearth_data.tile import PIXEL_M, WGS84, transformer
+from mmearth_data.tile import PIXEL_M, WGS84, WGS84_PROJJSON, transformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,12 +88,10 @@ def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely 
 
 def geo_metadata(bounds: Sequence[float], types: Sequence[str]) -> dict[str, Any]:
     """GeoParquet 1.1 file metadata of a column ``geometry`` in EPSG:4326."""
-    from pyproj import CRS
-
     column = {
         "encoding": "WKB",
         "geometry_types": list(types),
-        "crs": CRS.from_epsg(WGS84).to_json_dict(),
+        "crs": WGS84_PROJJSON,
         "orientation": "counterclockwise",
         "edges": "planar",
         "bbox": list(bounds),

@@ -90,6 +90,8 @@ class PackedReader:
         try:
             return decode_index(data)
         except ValueError as error:
+            if self._objects.size(key) != size:  # rows were appended to it meanwhile
+                return self._read_index(key)
             raise StoreDamaged(self._objects.root, key, str(error)) from error
 
     def _ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import CatalogError, InputError, StoreDamaged
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
     from mmearth_data.store.objects import Objects
 
 
-@dataclass(frozen=True, slots=True)
+APPENDED = "appended"
+"""Root attribute of a store that was grown: the number of rows of each append, in order."""
+
+
+@dataclass(frozen=True)
 class Root:
     """What the root metadata of a store says.
 
@@ -44,6 +50,70 @@ class Root:
     def arrays_digest(self) -> str:
         """Digest of the metadata of all arrays; a commit says for which arrays its objects were made."""
         return digest_all(to_json(metadata) for metadata in self.arrays.values())
+
+    @cached_property
+    def stages(self) -> tuple[int, ...]:
+        """Rows after the first build, and after each append; the last is all that the store has, or is to have."""
+        appended = self.attributes.get(APPENDED, ())
+        return tuple(accumulate((self.layout.tiles - sum(appended), *appended)))
+
+    def as_of(self, stage: int) -> Root:
+        """Root as it was when the store ended with a stage; its arrays are the same but for their length."""
+        tiles = self.stages[stage]
+        if tiles == self.layout.tiles:
+            return self
+        layout = replace(self.layout, tiles=tiles)
+        attributes = {**self.attributes, "layout": layout.to_dict(), APPENDED: self._appended[:stage]}
+        return Root(layout, attributes, _with_rows(self.arrays, tiles))
+
+    def grown(self, more: int) -> Root:
+        """Root of the same store with more rows, in which those are not written yet."""
+        layout = replace(self.layout, tiles=self.layout.tiles + more)
+        attributes = {
+            **self.attributes,
+            "layout": layout.to_dict(),
+            APPENDED: [*self._appended, more],
+            "statistics": None,
+            "class_histograms": None,
+        }
+        return Root(layout, attributes, _with_rows(self.arrays, layout.tiles))
+
+    def held(self, shard: int, arrays: str) -> int | None:
+        """Rows of a shard that its commit covers.
+
+        Parameters
+        ----------
+        shard
+            Its number.
+        arrays
+            Digest in its commit.
+
+        Returns
+        -------
+        int or None
+            Fewer than all where rows were appended to it since; None where the commit is not of this store.
+        """
+        tiles = self._tiles_by_digest.get(arrays)
+        rows = self.layout.rows(shard)
+        return None if tiles is None or tiles <= rows.start else min(tiles, rows.stop) - rows.start
+
+    @property
+    def _appended(self) -> list[int]:
+        return list(self.attributes.get(APPENDED, ()))
+
+    @cached_property
+    def _tiles_by_digest(self) -> dict[str, int]:
+        return {self.as_of(stage).arrays_digest(): tiles for stage, tiles in enumerate(self.stages)}
+
+
+def _with_rows(arrays: Mapping[str, Mapping[str, Any]], tiles: int) -> dict[str, Mapping[str, Any]]:
+    """Metadata of arrays, those along ``tile`` with another length."""
+    return {
+        name: {**metadata, "shape": [tiles, *metadata["shape"][1:]]}
+        if metadata["dimension_names"][0] == "tile"
+        else metadata
+        for name, metadata in arrays.items()
+    }
 
 
 def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[str, Any], synthetic: bool) -> Root:
@@ -112,12 +182,18 @@ def parse_root(objects: Objects, data: bytes) -> Root:
             modalities=tuple(Modality.from_dict(entry) for entry in attributes["modalities"]), **attributes["layout"]
         )
         arrays = metadata["consolidated_metadata"]["metadata"]
+        _check_appended(attributes.get(APPENDED, []), layout)
         fits = all(tuple(arrays[spec.name]["shape"]) == spec.shape for spec in layout.arrays)
     except (CatalogError, InputError, KeyError, TypeError, ValueError) as error:
         raise StoreDamaged(objects.root, ROOT_KEY, f"its attributes contradict themselves ({error})") from error
     if not fits:
         raise StoreDamaged(objects.root, ROOT_KEY, "the shapes of its arrays are not those of its layout")
     return Root(layout, attributes, arrays)
+
+
+def _check_appended(appended: list[int], layout: StoreLayout) -> None:
+    if any(type(count) is not int or count < 1 for count in appended) or sum(appended) >= layout.tiles:
+        raise ValueError(f"rows appended: {appended}, rows in all: {layout.tiles}")
 
 
 def _foreign(objects: Objects) -> str:

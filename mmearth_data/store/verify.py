@@ -14,6 +14,7 @@ from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.commits import commit_key, committed_shards, place_rows, read_commit, table_columns
 from mmearth_data.store.content import Content
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
+from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, read_manifest
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.overlaps import overlapping_splits
@@ -158,6 +159,13 @@ class _Findings:
         elif digest != entry["digest"]:
             self.report(key, "its digest is not the recorded one")
 
+    def check_first_rows(self, key: str, held: int, entry: Mapping[str, Any], content: Content) -> None:
+        """Check an object to which rows were appended that are not committed yet."""
+        self.read(key)
+        problem = held_problem(self.objects.get(key), content.layout, held, entry)
+        if problem is not None:
+            self.report(key, problem)
+
     def check_bytes(self, key: str, expected: bytes) -> None:
         """Compare one small file with what it must hold."""
         self.check_file(key, {"size": len(expected), "digest": digest_of(expected)})
@@ -217,11 +225,16 @@ def _check_shard(found: _Findings, content: Content, shard: int) -> Commit | Non
     if commit is None:
         return None
     found.read(key)
-    if commit.shard != shard or commit.arrays != content.root.arrays_digest():
+    held = content.root.held(shard, commit.arrays)
+    due = len(content.layout.rows(shard))
+    if commit.shard != shard or held is None or (held < due and content.manifest is not None):
         found.report(key, "it was written for another shard or for other arrays")
         return None
     for name, entry in commit.objects.items():
-        found.check_file(name, entry)
+        if held < due and content.objects.size(name) not in {entry["size"], None}:
+            found.check_first_rows(name, held, entry, content)
+        else:
+            found.check_file(name, entry)
     _check_rows(found, content, commit)
     _check_values(found, content, commit)
     return commit

@@ -19,14 +19,17 @@ from mmearth_data.store.commits import (
     decode_commit,
     encode_commit,
     place_rows,
+    read_commit,
 )
 from mmearth_data.store.encoding import (
     encode_chunk,
     encode_names,
     encode_shard,
+    extend_shard,
     object_key,
     to_json,
 )
+from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_table
 from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
@@ -51,11 +54,13 @@ class StoreWriter:
     finished store do not depend on it. The writer itself is a small value that can be pickled.
     """
 
-    def __init__(self, path: str | Path | StoreUrl, root: Root) -> None:
-        self._root = root
+    def __init__(self, path: str | Path | StoreUrl, root: Root, stage: int = -1) -> None:
+        self._whole = root
+        self._stage = range(len(root.stages))[stage]
+        self._root = root.as_of(self._stage)
         self._objects = objects_at(path)
         self.path = self._objects.root
-        self._specs = {spec.name: spec for spec in root.layout.arrays}
+        self._specs = {spec.name: spec for spec in self._root.layout.arrays}
 
     @classmethod
     def create(
@@ -120,10 +125,56 @@ class StoreWriter:
         objects.discard_staged()
         return cls(path, root)
 
+    @classmethod
+    def append(cls, path: str | Path | StoreUrl, tiles: int) -> Self:
+        """Make an unfinished store with more rows of a finished one; its shards stay as they are.
+
+        Its seal goes first: whoever opens it from now on keeps to the commit records. Cut off in between, it is an
+        unfinished store without a missing shard, which `finish` seals as it was.
+
+        Parameters
+        ----------
+        path
+            A finished store.
+        tiles
+            Rows to add.
+
+        Raises
+        ------
+        InputError
+            When it is not finished.
+        """
+        writer = cls.resume(path)
+        if not writer.finished:
+            raise InputError(f"{path}: expected a finished store, got one that is being built.")
+        root, objects = writer._whole.grown(tiles), writer._objects
+        objects.delete(MANIFEST_KEY)
+        _lay_out(objects, root)
+        return cls(path, root)
+
+    def at(self, stage: int) -> Self:
+        """Return the writer of an earlier end of the store: the build (0), or one of the appends that followed it."""
+        return type(self)(self._objects.root, self._whole, stage)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Rows after the build, and after each append that followed it."""
+        return self._whole.stages
+
+    @property
+    def stage(self) -> int:
+        """Which of them this writer writes."""
+        return self._stage
+
     @property
     def layout(self) -> StoreLayout:
-        """Rows, shards and arrays of the store."""
+        """Rows, shards and arrays of the store, at this writer's stage."""
         return self._root.layout
+
+    @property
+    def first_row(self) -> int:
+        """First row of this writer's stage."""
+        return self.stages[self._stage - 1] if self._stage else 0
 
     @property
     def finished(self) -> bool:
@@ -131,12 +182,31 @@ class StoreWriter:
         return read_manifest(self._objects) is not None
 
     def committed(self) -> frozenset[int]:
-        """Shards that are complete on disk."""
-        return committed_shards(self._objects)
+        """Shards that are complete on disk, with all rows of this writer's stage."""
+        found = frozenset(shard for shard in committed_shards(self._objects) if shard < self.layout.shards)
+        return found - {shard for shard in found & self._grown_shards if not self._covers(shard)}
 
     def is_committed(self, shard: int) -> bool:
-        """Whether one shard is complete on disk."""
-        return self._objects.size(commit_key(shard)) is not None
+        """Whether one shard is complete on disk, with all rows of this writer's stage."""
+        stands = self._objects.size(commit_key(shard)) is not None
+        return stands and (shard not in self._grown_shards or self._covers(shard))
+
+    @property
+    def _grown_shards(self) -> frozenset[int]:
+        """Shards that were not full at the end of an earlier stage."""
+        size = self.layout.tiles_per_shard
+        return frozenset(rows // size for rows in self.stages[: self._stage] if rows % size)
+
+    def _covers(self, shard: int) -> bool:
+        """Whether the record of a shard knows all rows that it has at this stage."""
+        commit = read_commit(self._objects, self._whole.layout, shard)
+        held = self._whole.held(shard, commit.arrays)
+        return held is not None and held >= len(self.layout.rows(shard))
+
+    def rows(self, shard: int) -> range:
+        """Rows of a shard that are of this writer's stage."""
+        rows = self.layout.rows(shard)
+        return range(max(rows.start, self.first_row), rows.stop)
 
     def write_shard(
         self,
@@ -150,7 +220,7 @@ class StoreWriter:
         Parameters
         ----------
         shard
-            Number of the shard; n = ``len(layout.rows(shard))`` rows.
+            Number of the shard; n = ``len(rows(shard))`` rows. Those that an earlier stage put there stay.
         columns
             One array (n,) per coordinate but ``valid`` (``time`` in int64 milliseconds), (n,) or (n, band) per
             stored tile modality, and ``facts``, n JSON texts. A row without a tile has the tile id 0; whatever
@@ -167,23 +237,24 @@ class StoreWriter:
         """
         if self._objects.size(MANIFEST_KEY) is not None:
             raise InputError(f"{self.path}: expected a store that is being built, got a finished one.")
-        count = len(self.layout.rows(shard))
-        checked, facts = check_columns(self.layout, count, columns)
+        rows = self.rows(shard)
+        checked, facts = check_columns(self.layout, len(rows), columns)
         check_rasters(self.layout, checked["tile_id"], rasters)
         notes = check_rejected(rejected)
-        arrays = {**checked, **rasters}
+        before = self._before(shard)
         kept = np.flatnonzero(checked["tile_id"])
         with ThreadPoolExecutor(ENCODERS) as pool:
             writing = {
-                m.name: pool.submit(self._put_raster, self._specs[m.name], shard, rasters[m.name])
+                m.name: pool.submit(self._put_raster, self._specs[m.name], shard, rasters[m.name], before)
                 for m in self.layout.rasters
             }
-            checked["valid"] = valid_bits(self.layout.stored, arrays, count)
-            statistics = partial_statistics(self.layout.modalities, arrays, checked)
+            checked["valid"] = valid_bits(self.layout.stored, {**checked, **rasters}, len(rows))
+            arrays = {**checked, **rasters} if before is None else before.joined({**checked, **rasters})
+            statistics = partial_statistics(self.layout.modalities, arrays, {name: arrays[name] for name in checked})
             written = dict(future.result() for future in writing.values())
         commit = Commit(
             shard=shard,
-            rows=kept + self.layout.rows(shard).start,
+            rows=kept + rows.start,
             columns={name: column[kept] for name, column in checked.items()},
             facts=[facts[k] for k in kept],
             objects=written,
@@ -191,10 +262,22 @@ class StoreWriter:
             statistics_json=to_json(statistics),
             rejected=notes,
         )
+        commit = commit if before is None else before.followed_by(commit)
         self._objects.put(commit_key(shard), encode_commit(commit, self.layout.tabular))
 
-    def _put_raster(self, spec: ArraySpec, shard: int, values: np.ndarray[Any, Any]) -> tuple[str, Entry]:
-        data = encode_shard(values, self.layout.tiles_per_shard)
+    def _before(self, shard: int) -> HeldRows | None:
+        """Rows of a shard that an earlier stage put there, None where there are none."""
+        held = self.rows(shard).start - self.layout.rows(shard).start
+        return held_rows(self._objects, self._whole, shard, held) if held else None
+
+    def _put_raster(
+        self, spec: ArraySpec, shard: int, values: np.ndarray[Any, Any], before: HeldRows | None
+    ) -> tuple[str, Entry]:
+        chunks = self.layout.tiles_per_shard
+        if before is None:
+            data = encode_shard(values, chunks)
+        else:
+            data = extend_shard(before.objects[spec.name], chunks, before.rows, values)
         key = object_key(spec, shard)
         self._objects.put(key, data)
         return key, entry_of(data)
@@ -207,10 +290,12 @@ class StoreWriter:
         Raises
         ------
         InputError
-            When shards are missing.
+            When shards are missing, or this is the writer of an earlier stage.
         StoreDamaged
             When a commit record or an object that it names is missing or broken.
         """
+        if self._root is not self._whole:
+            raise InputError(f"{self.path}: expected the last stage of the store, got stage {self._stage}.")
         missing = sorted(set(range(self.layout.shards)) - self.committed())
         if missing:
             raise InputError(
@@ -228,7 +313,6 @@ class _Finish:
         self.objects = objects
         self.root = root
         self.layout = root.layout
-        self.arrays = root.arrays_digest()
         self.files: dict[str, Entry] = {}
         self.rejected: list[Mapping[str, Any]] = []
         self.merger = StatisticsMerger(root.layout.modalities)
@@ -272,7 +356,7 @@ class _Finish:
             commit = decode_commit(data, self.layout)
         except Exception as error:  # pyarrow raises many kinds for a broken file
             raise StoreDamaged(self.objects.root, key, f"it cannot be read ({error})") from error
-        if commit.arrays != self.arrays:
+        if self.root.held(shard, commit.arrays) != len(self.layout.rows(shard)):
             raise StoreDamaged(self.objects.root, key, "it was written for other arrays than the store has")
         for name, entry in commit.objects.items():
             if self.objects.size(name) != entry["size"]:

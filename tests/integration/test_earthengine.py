@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+from append_making import write_ecoregions
 from click.testing import CliRunner
 from emulator_process import RunningEmulator, emulator
 
@@ -430,3 +431,43 @@ def test_without_credentials_there_is_one_clear_message(tmp_path: Path) -> None:
         assert way in done.stderr
     assert not list(tmp_path.glob("*.zarr"))
     assert seconds < 3 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), "under 3 s on a machine that is free"
+
+
+def test_a_build_is_measured_before_it_is_begun(server: RunningEmulator, tmp_path: Path) -> None:
+    ecoregions = write_ecoregions(tmp_path / "eco.parquet")
+    command = [
+        "build",
+        "--ee-url",
+        server.url,
+        "--ecoregions",
+        str(ecoregions),
+        "--tiles",
+        "5000",
+        "--tile-size",
+        "16",
+    ]
+    command += [
+        "--modalities",
+        "sentinel2,esa_worldcover",
+        "--out",
+        str(tmp_path / "s.zarr"),
+        "--profile",
+        "3",
+        "--json",
+    ]
+    found = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).stdout)
+    assert found["places"] == 3 == found["tiles"] + found["rejected"]
+    kinds = found["requests"]
+    assert kinds["value:compute"]["requests"] == 1
+    assert found["tiles"] <= kinds["image:computePixels"]["requests"] <= 3
+    took = sum(kind["eecu_seconds"] for kind in kinds.values())
+    assert 0 < took < sum(kind["seconds"] for kind in kinds.values()), "processor seconds of the emulator"
+    assert found["eecu_per_tile"] == pytest.approx(took / found["tiles"])
+    needs = found["recipe"]
+    assert needs["tiles"] == needs["estimate"]["requests"]["image:computePixels"] == 5000
+    assert needs["estimate"]["eecu_hours"] == pytest.approx(5000 * found["eecu_per_tile"] / 3600, abs=1e-4)
+    pixels = kinds["image:computePixels"]
+    assert needs["estimate"]["hours"] == pytest.approx(
+        max(5250 / 100, 5250 * pixels["seconds"] / pixels["requests"] / 40) / 3600, abs=1e-4
+    )
+    assert not (tmp_path / "s.zarr").exists()

@@ -18,6 +18,7 @@ import pytest
 import xarray as xr
 from store_making import begin_store, make_store, write_shard
 from test_store_building import digests
+from test_store_growth import grow
 
 from mmearth_data import InputError, RetryLater, StoreDamaged, build, make_recipe, open_store, verify
 from mmearth_data.store import StoreWriter
@@ -69,6 +70,14 @@ def url(request: pytest.FixtureRequest) -> str:
 def remote_digests(url: str) -> dict[str, str]:
     objects = objects_at(url)
     return {key: digest_of(objects.get(key)) for key in objects.keys() if not key.startswith("_ledger/")}  # noqa: SIM118
+
+
+def test_a_store_in_a_bucket_grows(url: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "s.zarr", url):
+        make_store(path)
+        grow(path)
+    assert remote_digests(url) == digests(tmp_path / "s.zarr")
+    assert len(open_store(url)) == 32
 
 
 def test_the_same_bytes_as_in_a_folder_and_read_alike(url: str, tmp_path: Path) -> None:

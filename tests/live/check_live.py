@@ -125,9 +125,29 @@ ALIKE: dict[str, Callable[[], Any]] = {
 }
 
 
+def pixels() -> object:
+    """A few pixels of a constant."""
+    grid = {"dimensions": {"width": 4, "height": 4}, "crsCode": "EPSG:32632"}
+    grid["affineTransform"] = {"scaleX": 10, "translateX": 681000, "scaleY": -10, "translateY": 5241640}
+    return ee.data.computePixels({"expression": ee.Image.constant(1), "fileFormat": "NPY", "grid": grid})
+
+
+PROFILED = {"profile: a value": lambda: ee.Number(1).add(1).getInfo(), "profile: pixels": pixels}
+"""Requests whose profiles are compared by their headings."""
+
+
+def heading(request: Callable[[], object]) -> str:
+    """First line of the profile of a request; nothing where the server keeps none."""
+    ids: list[str] = []
+    with ee.data.profiling(ids.append):
+        request()
+    table = ee.ApiFunction.lookup("Profile.getProfiles").call(ids=ids).getInfo() if ids else ""
+    return str(table).partition("\n")[0]
+
+
 def answers() -> dict[str, Any]:
     """Answer of the session's server to every expression; a refusal as its words."""
-    found = {}
+    found: dict[str, Any] = {name: heading(request) for name, request in PROFILED.items()}
     for name, make in {**EQUAL, **ALIKE}.items():
         try:
             found[name] = ee.data.computeValue(make())
@@ -160,9 +180,9 @@ def compare() -> int:
     with emulator(seed=0) as running:
         emulated = ask(running.url)
     different = 0
-    for name in (*EQUAL, *ALIKE):
+    for name in (*EQUAL, *ALIKE, *PROFILED):
         mine, theirs = emulated[name], live[name]
-        same = mine == theirs if name in EQUAL else form(mine) == form(theirs)
+        same = mine == theirs if name in {*EQUAL, *PROFILED} else form(mine) == form(theirs)
         different += not same
         sys.stdout.write(f"{'same     ' if same else 'DIFFERENT'} {name}: {json.dumps(theirs)[:200]}\n")
         if not same:

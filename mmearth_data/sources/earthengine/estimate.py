@@ -16,8 +16,9 @@ LATENCIES_S = (1.0, 5.0, 20.0)
 EECU_SECONDS = (1.0, 5.0, 20.0)
 """Values for which estimates are given while nobody has measured."""
 HOW_TO_MEASURE = (
-    "Build 100 tiles. Seconds a request: `mmearth-data inspect STORE`, ledger, seconds / requests. EECU-seconds a tile: "
-    "Cloud Monitoring, metric earthengine.googleapis.com/project/cpu/usage_time, workload tag mmearth-build, divided by 100. "
+    "`mmearth-data build ... --profile 20` measures both on your account. Or build 100 tiles. Seconds a request: "
+    "`mmearth-data inspect STORE`, ledger, seconds / requests. EECU-seconds a tile: Cloud Monitoring, metric "
+    "earthengine.googleapis.com/project/cpu/usage_time, workload tag mmearth-build, divided by 100. "
     "Give them as --latency and --eecu-per-tile."
 )
 

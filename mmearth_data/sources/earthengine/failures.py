@@ -89,7 +89,7 @@ def access_refused(what: str, fix: str) -> AccessRefused:
 def _by_status(error: HttpError) -> MMEarthError:
     status, words = int(error.resp.status), _reason(error)
     if status in PASSING:
-        wait_s = retry_after_s(str(error.resp.get("retry-after", "")))
+        wait_s = retry_after_s(str(error.resp.get("retry-after", "")), str(error.resp.get("date", "")))
         kind = Throttled if status == 429 else RetryLater
         return kind(f"HTTP {status}: {words}", wait_s)
     if status == 401:
@@ -106,8 +106,12 @@ def _by_status(error: HttpError) -> MMEarthError:
     return TileUnavailable(REFUSED, f"HTTP {status}: {words}")
 
 
-def retry_after_s(header: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
+def retry_after_s(header: str, sent: str = "") -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date.
+
+    A date is compared with that of the answer itself (``sent``, its Date header), not with a clock of this machine
+    that may be wrong, or jump.
+    """
     if not header:
         return None
     try:
@@ -115,9 +119,14 @@ def retry_after_s(header: str) -> float | None:
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+        then = email.utils.parsedate_to_datetime(header).timestamp()
     except ValueError:
         return None
+    try:
+        now = email.utils.parsedate_to_datetime(sent).timestamp()
+    except ValueError:
+        now = time.time()
+    return max(0.0, then - now)
 
 
 def _reason(error: HttpError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmearth_data.sources.earthengine.ledger import Ledger
+    from mmearth_data.sources.earthengine.profiles import Profiles
     from mmearth_data.sources.earthengine.quota import Limiter
 
 Answer = TypeVar("Answer")
@@ -83,6 +85,8 @@ class Session:
         self._values = ee.data._get_cloud_projects().value()
         self._images = ee.data._get_cloud_projects_raw().image()
         self._tables = ee.data._get_cloud_projects().table()
+        self.profiles: Profiles | None = None
+        """Where set, requests ask for profiles, whose ids are kept there."""
 
     @property
     def emulator(self) -> str | None:
@@ -153,8 +157,10 @@ class Session:
 
     def _once(self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger) -> Answer:
         start = time.perf_counter()
+        profiles = self.profiles
         try:
-            answer = ask()
+            with nullcontext() if profiles is None else profiles.of(what):
+                answer = ask()
         except Exception as error:
             sorted_error = classify(error)
             if isinstance(sorted_error, Throttled):
@@ -167,12 +173,10 @@ class Session:
             latest = self._transport.latest
             if latest.restricted:
                 limiter.restrict()
-            ledger.request(
-                what,
-                sent_bytes=latest.sent_bytes,
-                received_bytes=latest.received_bytes,
-                seconds=time.perf_counter() - start,
-            )
+            seconds = time.perf_counter() - start
+            if profiles is not None:
+                profiles.took(what, seconds)
+            ledger.request(what, sent_bytes=latest.sent_bytes, received_bytes=latest.received_bytes, seconds=seconds)
 
 
 _lock = threading.Lock()

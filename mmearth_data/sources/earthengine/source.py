@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from mmearth_data.sources.earthengine.pixels import (
     place_bands,
     refuse_gaps,
 )
+from mmearth_data.sources.earthengine.profiles import Profiles, eecu_seconds, profile_request
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.recipes import RECIPES, Found
 from mmearth_data.sources.earthengine.session import Session, SessionOptions, open_session
@@ -27,7 +29,7 @@ from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base
 from mmearth_data.sources.earthengine.tables import cached_ecoregions, fetch_ecoregions, keep_ecoregions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
@@ -107,6 +109,29 @@ class EarthEngineSource:
     def account(self) -> dict[str, Any]:
         """Tell what was asked of the service so far."""
         return self.ledger.to_dict()
+
+    @contextmanager
+    def profiling(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """Have the service profile the requests of a block.
+
+        Yields
+        ------
+        dict
+            Filled when the block ends: kind of request -> ``requests``, ``seconds`` in all, ``eecu_seconds`` in all,
+            None where the service did not profile each of them.
+        """
+        session, profiles = self._session(), Profiles()
+        found: dict[str, dict[str, Any]] = {}
+        session.profiles = profiles
+        try:
+            yield found
+        finally:
+            session.profiles = None
+        for kind, (ids, count, seconds) in profiles.kinds().items():
+            table = (
+                session.compute_value(profile_request(ids), self.limiter, self.ledger) if len(ids) == count else None
+            )
+            found[kind] = {"requests": count, "seconds": seconds, "eecu_seconds": eecu_seconds(table)}
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the pixels."""

@@ -228,6 +228,10 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     in_a_minute = retry_after_s(formatdate(time.time() + 60, usegmt=True))
     assert in_a_minute is not None
     assert 55 < in_a_minute <= 60
+    sent, later = (formatdate(at, usegmt=True) for at in (1_500_000_000, 1_500_000_042))
+    dated = classify(answered(503, "x", **{"retry-after": later, "date": sent}))
+    assert isinstance(dated, RetryLater)
+    assert dated.wait_s == 42, "by the server's clock, whatever ours says"
     assert retry_after_s("soon") is None
     assert retry_after_s("") is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import inspect
+import io
 import json
 import threading
 import time
@@ -24,10 +25,12 @@ from mmearth_data.emulator.errors import MAX_BYTES, too_large
 from mmearth_data.emulator.faults import KINDS, Fault, Troublemaker, parse_fault
 from mmearth_data.emulator.ledger import Ledger
 from mmearth_data.emulator.library import implementation
+from mmearth_data.emulator.profiles import ANSWERED, ASKED, HEADING
 from mmearth_data.emulator.registry import FUNCTIONS
 from mmearth_data.emulator.server import Emulator, EmulatorOptions
 from mmearth_data.emulator.signatures import signatures
 from mmearth_data.errors import InputError
+from mmearth_data.sources.earthengine.profiles import eecu_seconds
 
 ONE = {"expression": {"result": "0", "values": {"0": {"constantValue": 1}}}}
 
@@ -318,3 +321,33 @@ def test_refusals_reach_the_client_with_their_status(earth: str) -> None:
     assert refusal(ee.Image("NO/SUCH")) == (
         "Image.load: Image asset 'NO/SUCH' not found (does not exist or caller does not have access)."
     )
+
+
+# ---------------------------------------------------------------- profiles
+
+
+def test_the_clients_own_printer_gets_a_table(earth: str) -> None:
+    printed = io.StringIO()
+    with ee.profilePrinting(printed):
+        assert ee.Number(1).add(2).getInfo() == 3
+        assert ee.Number(2).add(2).getInfo() == 4
+    heading, row = printed.getvalue().splitlines()
+    assert heading == HEADING
+    assert row.split()[2:] == ["2", "(plumbing)"]
+    assert eecu_seconds(printed.getvalue()) == pytest.approx(float(row.split()[0]))
+
+
+def test_only_who_asks_gets_a_profile_and_nobody_for_a_request_that_failed(earth: str) -> None:
+    def header(body: object, **headers: str) -> str | None:
+        answer = requests.post(f"{earth}/v1/projects/emulator/value:compute", json=body, headers=headers, timeout=60)
+        return answer.headers.get(ANSWERED)
+
+    assert header(ONE) is None
+    assert header(ONE, **{ASKED: "1"})
+    assert header({"expression": {"result": "0", "values": {}}}, **{ASKED: "1"}) is None
+    call = {"functionName": "Profile.getProfiles", "arguments": {"ids": {"constantValue": ["none"]}}}
+    refused = post(
+        earth, "value:compute", {"expression": {"result": "0", "values": {"0": {"functionInvocationValue": call}}}}
+    )
+    assert refused.status_code == 400
+    assert "Profile 'none' not found" in refused.json()["error"]["message"]

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pyproj import Geod, Transformer
+from pyproj import CRS, Geod, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.tile import (
     NO_TIME,
+    WGS84,
+    WGS84_PROJJSON,
     TileGrid,
     as_datetime64_ms,
     check_tile_size,
@@ -179,3 +181,9 @@ def test_times_are_utc_milliseconds_and_the_smallest_is_not_a_time() -> None:
     assert str(times[0]) == "1970-01-01T00:00:00.000"
     assert str(times[1]) == "2017-07-14T02:40:00.000"
     assert np.isnat(times[2])
+
+
+def test_the_reference_system_in_files_is_that_of_the_registry() -> None:
+    written = CRS.from_json_dict(WGS84_PROJJSON)
+    assert written == CRS.from_epsg(WGS84)
+    assert written.to_epsg() == WGS84

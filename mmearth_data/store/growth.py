@@ -1,0 +1,126 @@
+"""A shard that was not full when its store ended, and to which rows are appended.
+
+Zarr gives every object one key, so the longer object takes the place of the shorter one before the commit record
+that speaks of it can take the place of the older record. That does no harm: the longer object begins with the bytes
+of the shorter one, inner chunk by inner chunk, so it gives the older rows right by either index, and cut to them it
+is the shorter object again, whose digest the older record knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import StoreDamaged
+from mmearth_data.store.commits import Commit, commit_key, place_rows, read_commit
+from mmearth_data.store.encoding import cut_shard, decode_rows, object_key
+from mmearth_data.store.manifest import entry_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmearth_data.store.objects import Objects
+    from mmearth_data.store.root import Root
+    from mmearth_data.store.schema import StoreLayout
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldRows:
+    """The first rows of a shard, as they were committed.
+
+    Attributes
+    ----------
+    commit
+        Their record.
+    rows
+        Their number, rows without a tile included.
+    objects
+        Raster modality -> object that begins with them.
+    arrays
+        Every 1-D array and raster modality -> their values.
+    """
+
+    commit: Commit
+    rows: int
+    objects: Mapping[str, bytes]
+    arrays: Arrays
+
+    def joined(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Put the values of more rows behind these."""
+        return {name: np.concatenate([self.arrays[name], values]) for name, values in arrays.items()}
+
+    def followed_by(self, commit: Commit) -> Commit:
+        """Record of these rows and of those of another record of the same shard."""
+        mine = self.commit
+        return replace(
+            commit,
+            rows=np.concatenate([mine.rows, commit.rows]),
+            columns={name: np.concatenate([mine.columns[name], part]) for name, part in commit.columns.items()},
+            facts=[*mine.facts, *commit.facts],
+            rejected=[*mine.rejected, *commit.rejected],
+        )
+
+
+def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
+    """Read the first rows of a shard.
+
+    Parameters
+    ----------
+    objects, root
+        The store.
+    shard
+        Its number.
+    count
+        Rows that it must hold.
+
+    Raises
+    ------
+    StoreDamaged
+        When its record or an object is missing or broken.
+    """
+    layout = root.layout
+    commit = read_commit(objects, layout, shard)
+    if root.held(shard, commit.arrays) != count:
+        raise StoreDamaged(objects.root, commit_key(shard), "it was written for other arrays than the store has")
+    rows = range(layout.rows(shard).start, layout.rows(shard).start + count)
+    specs = {spec.name: spec for spec in layout.arrays}
+    arrays = {spec.name: place_rows(spec, [commit], rows) for spec in layout.columns}
+    found = {}
+    for m in layout.rasters:
+        key = object_key(specs[m.name], shard)
+        try:
+            found[m.name] = objects.get(key)
+            problem = held_problem(found[m.name], layout, count, commit.objects[key])
+            if problem is None:
+                like = np.empty(specs[m.name].shape[1:], dtype=m.dtype)
+                arrays[m.name] = decode_rows(found[m.name], layout.tiles_per_shard, count, like)
+        except (FileNotFoundError, ValueError, RuntimeError) as error:
+            raise StoreDamaged(objects.root, key, f"its first {count} rows cannot be read ({error})") from error
+        if problem is not None:
+            raise StoreDamaged(objects.root, key, problem)
+    return HeldRows(commit=commit, rows=count, objects=found, arrays=arrays)
+
+
+def held_problem(data: bytes, layout: StoreLayout, held: int, entry: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with an object that must begin with some committed rows; None where it does.
+
+    Parameters
+    ----------
+    data
+        The object, to which rows may have been appended since.
+    layout
+        Gives the rows of a whole shard.
+    held
+        Rows that were committed.
+    entry
+        Size and digest of the object that was committed.
+    """
+    try:
+        then = entry_of(cut_shard(data, layout.tiles_per_shard, held))
+    except ValueError as error:
+        return str(error)
+    return None if then == dict(entry) else f"its first {held} rows are not those that were recorded"
