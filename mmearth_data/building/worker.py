@@ -24,6 +24,9 @@ SHARDS_IN_MEMORY = 2
 SHARDS_AT_ONCE = SHARDS_IN_MEMORY + 1
 """Shards of one process that are under way: the one beyond is surveyed meanwhile, which takes no memory."""
 
+TASKS_A_THREAD = 8
+"""Tasks of each thread in a shard, at least: few enough not to cost more than the tiles, enough to share them out evenly."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardReport:
@@ -126,7 +129,15 @@ class ShardWorker:
             return ShardReport(shard=plan.shard, rows=rows)
         first = self._desk.ask([slot.place for slot in plan.slots])
         with self._memory:
-            shard = fill_shard(plan, self._desk.ask, self.source, self.writer.layout, self._readers, first=first)
+            shard = fill_shard(
+                plan,
+                self._desk.ask,
+                self.source,
+                self.writer.layout,
+                self._readers,
+                first=first,
+                at_once=max(1, rows // (TASKS_A_THREAD * self.threads)),
+            )
             self.writer.write_shard(plan.shard, shard.columns, shard.rasters, shard.rejected)
         return ShardReport(shard=plan.shard, rows=rows, filled=shard.filled, rejected=len(shard.rejected))
 

@@ -113,7 +113,7 @@ def object_key(spec: ArraySpec, position: int) -> str:
     return f"{spec.name}/c/{position}" + "/0" * (len(spec.shape) - 1)
 
 
-def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
+def encode_shard(values: np.ndarray[Any, Any], chunks: int, *, empty: Mapping[int, bytes] | None = None) -> bytes:
     """Encode one shard of a raster: inner chunks in index order, then the index.
 
     Parameters
@@ -122,6 +122,8 @@ def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
         (n, band, y, x), n at most ``chunks``.
     chunks
         Inner chunks that a whole shard holds; those beyond n are absent, as the last shard of an array has it.
+    empty
+        Tiles that hold no data, with their inner chunk: `encode_tile` gives the same for all of them.
 
     Returns
     -------
@@ -129,16 +131,24 @@ def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
         The object, as the Zarr v3 sharding codec lays it out.
     """
     codec = _compressor(values.dtype)
+    known = empty or {}
+    whole = _little_endian(values)
+    parts = [known[k] if k in known else _checksummed(codec.encode(tile)) for k, tile in enumerate(whole)]
+    return join_shard(parts, chunks)
+
+
+def encode_tile(tile: np.ndarray[Any, Any]) -> bytes:
+    """Encode one inner chunk of a raster, (band, y, x)."""
+    return _checksummed(_compressor(tile.dtype).encode(_little_endian(tile)))
+
+
+def join_shard(parts: Sequence[bytes], chunks: int) -> bytes:
+    """One shard of its inner chunks, in index order; see `encode_shard`."""
     index = np.full((chunks, 2), ABSENT, dtype="<u8")
-    parts = []
-    offset = 0
-    for position, tile in enumerate(values):
-        part = _checksummed(codec.encode(_little_endian(tile)))
-        index[position] = offset, len(part)
-        offset += len(part)
-        parts.append(part)
-    parts.append(_checksummed(index.tobytes()))
-    return b"".join(parts)
+    ends = np.cumsum([len(part) for part in parts], dtype="<u8")
+    index[: len(parts), 1] = np.diff(ends, prepend=np.uint64(0))
+    index[: len(parts), 0] = ends - index[: len(parts), 1]
+    return b"".join([*parts, _checksummed(index.tobytes())])
 
 
 def encode_chunk(values: np.ndarray[Any, Any], rows: int, fill: np.generic) -> bytes:

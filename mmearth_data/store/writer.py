@@ -6,6 +6,7 @@ import errno
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,8 @@ from mmearth_data.store.encoding import (
     encode_chunk,
     encode_names,
     encode_shard,
+    encode_tile,
+    join_shard,
     object_key,
     to_json,
 )
@@ -32,12 +35,15 @@ from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_m
 from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
-from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, valid_bits
+from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, partial_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
     from mmearth_data.store.schema import ArraySpec
 
 ENCODERS = 4
@@ -142,7 +148,7 @@ class StoreWriter:
         self,
         shard: int,
         columns: Mapping[str, np.ndarray[Any, Any]],
-        rasters: Mapping[str, np.ndarray[Any, Any]],
+        rasters: Mapping[str, np.ndarray[Any, Any] | None],
         rejected: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Write one shard: its rasters, then, as the last thing, its commit record.
@@ -156,7 +162,8 @@ class StoreWriter:
             stored tile modality, and ``facts``, n JSON texts. A row without a tile has the tile id 0; whatever
             else stands in it is dropped.
         rasters
-            (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile.
+            (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile. None for
+            a modality that no tile of the shard has.
         rejected
             Candidates that could not be had: dicts of tile_id, lon, lat, reason, detail, slot.
 
@@ -171,33 +178,42 @@ class StoreWriter:
         checked, facts = check_columns(self.layout, count, columns)
         check_rasters(self.layout, checked["tile_id"], rasters)
         notes = check_rejected(rejected)
-        arrays = {**checked, **rasters}
         kept = np.flatnonzero(checked["tile_id"])
-        with ThreadPoolExecutor(ENCODERS) as pool:
-            writing = {
-                m.name: pool.submit(self._put_raster, self._specs[m.name], shard, rasters[m.name])
-                for m in self.layout.rasters
-            }
-            checked["valid"] = valid_bits(self.layout.stored, arrays, count)
-            statistics = partial_statistics(self.layout.modalities, arrays, checked)
-            written = dict(future.result() for future in writing.values())
+        with self._objects.together() as put, ThreadPoolExecutor(ENCODERS) as pool:
+            writing = [pool.submit(self._put_raster, put, m, shard, rasters[m.name]) for m in self.layout.rasters]
+            statistics = partial_statistics(self.layout.modalities, {**checked, **rasters}, checked)
+            written = [future.result() for future in writing]
+        seen = {m.name: tiles for m, (_, _, tiles) in zip(self.layout.rasters, written, strict=True)}
+        seen |= {m.name: seen_tiles(m, checked[m.name]) for m in self.layout.tabular}
+        checked["valid"] = valid_bits([seen[m.name] for m in self.layout.stored])
         commit = Commit(
             shard=shard,
             rows=kept + self.layout.rows(shard).start,
             columns={name: column[kept] for name, column in checked.items()},
             facts=[facts[k] for k in kept],
-            objects=written,
+            objects={key: entry for key, entry, _ in written},
             arrays=self._root.arrays_digest(),
             statistics_json=to_json(statistics),
             rejected=notes,
         )
         self._objects.put(commit_key(shard), encode_commit(commit, self.layout.tabular))
 
-    def _put_raster(self, spec: ArraySpec, shard: int, values: np.ndarray[Any, Any]) -> tuple[str, Entry]:
-        data = encode_shard(values, self.layout.tiles_per_shard)
-        key = object_key(spec, shard)
-        self._objects.put(key, data)
-        return key, entry_of(data)
+    def _put_raster(
+        self, put: Callable[[str, bytes], None], m: Modality, shard: int, values: np.ndarray[Any, Any] | None
+    ) -> tuple[str, Entry, NDArray[np.bool_]]:
+        """Write one object; its key, size and digest, and which tiles have a value of the modality."""
+        layout = self.layout
+        count = len(layout.rows(shard))
+        seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
+        nothing = b"" if seen.all() else _empty_tile(m, layout.size_px)
+        if values is None:
+            data = join_shard([nothing] * count, layout.tiles_per_shard)
+        else:
+            empty = dict.fromkeys(np.flatnonzero(~seen).tolist(), nothing)
+            data = encode_shard(values, layout.tiles_per_shard, empty=empty)
+        key = object_key(self._specs[m.name], shard)
+        put(key, data)
+        return key, entry_of(data), seen
 
     def finish(self) -> None:
         """Write 1-D arrays, statistics and index from the commit records, and seal the store.
@@ -219,6 +235,12 @@ class StoreWriter:
             )
         if not self.finished:
             _Finish(self._objects, self._root).run()
+
+
+@lru_cache(maxsize=64)
+def _empty_tile(m: Modality, size_px: int) -> bytes:
+    """Inner chunk of a tile of which nothing was observed."""
+    return encode_tile(m.empty(m.array_shape(size_px)))
 
 
 class _Finish:
