@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import StoreLayout
 
 SPLIT_NONE = 255
+FACTS = json.JSONEncoder(sort_keys=True)
 
 
 @dataclass
@@ -152,7 +153,7 @@ def _store_values(shard: FilledShard, i: int, slot: Slot, place: Place, survey: 
         "s1_asc_days": survey.s1_asc_days,
         "s1_desc_days": survey.s1_desc_days,
         "split": slot.split,
-        "facts": json.dumps(dict(survey.facts), sort_keys=True),
+        "facts": FACTS.encode(dict(survey.facts)),
         **_labels(place, shard.columns),
         **{name: array for name, array in survey.values.items() if name in shard.columns},
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ STAGING = "_partial"
 """Folder of objects that are being written; nothing in it belongs to the store."""
 
 
+FLUSHERS = 16
+"""Folders that are flushed to disk at a time."""
 REMOTE = ("s3://", "gs://", "az://")
 
 
@@ -122,8 +125,9 @@ class Objects:
     def _flush_folders(self, keys: Sequence[str]) -> None:
         """Bring the entries of objects to the disk, and those of their folders: whoever made them may not have."""
         inner = {Path(*parts[:depth]) for key in keys for parts in [Path(key).parts] for depth in range(len(parts))}
-        for folder in sorted(inner):
-            flush(self.folder / folder)
+        # The disk takes requests that come together as one, or nearly; one after another each waits for it.
+        with ThreadPoolExecutor(FLUSHERS) as pool:
+            list(pool.map(flush, (self.folder / folder for folder in inner)))
 
     def get(self, key: str) -> bytes:
         """Bytes of an object.

@@ -103,7 +103,7 @@ def seen_tiles(m: Modality, values: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     """(n,) True where a tile has at least one observed value of the modality, given its values (n, ...)."""
     flat = values.reshape(len(values), -1)
     # A few values of each tile settle nearly all of them; only the others are looked at as a whole.
-    seen: NDArray[np.bool_] = m.observed(flat[:, :: max(1, flat.shape[1] // LOOKS)]).any(axis=1)
+    seen: NDArray[np.bool_] = np.any(m.observed(flat[:, :: max(1, flat.shape[1] // LOOKS)]), axis=1)
     for k in np.flatnonzero(~seen):
         seen[k] = m.observed(flat[k]).any()
     return seen
@@ -203,7 +203,7 @@ def _check_facts(facts: Any, count: int) -> list[str]:  # noqa: ANN401 - whateve
         raise InputError(f"facts: expected {count} JSON texts, got {_describe(facts)}.")
     for text in texts:
         try:
-            json.loads(text, parse_constant=_refuse_constant)
+            STRICT_JSON.decode(text)
         except ValueError as error:
             raise InputError(f"facts: expected JSON texts, got {text[:80]!r} ({error}).") from error
     return texts
@@ -211,6 +211,9 @@ def _check_facts(facts: Any, count: int) -> list[str]:  # noqa: ANN401 - whateve
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _describe(values: Any) -> str:  # noqa: ANN401 - whatever came

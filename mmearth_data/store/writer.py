@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.modality import Modality
-    from mmearth_data.store.schema import ArraySpec
 
 ENCODERS = 4
 """Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""

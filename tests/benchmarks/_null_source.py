@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.modality import Kind, Modality
+from mmearth_data.modality import Modality
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, PIXEL_M, WGS84, Place, TileGrid, transformer, utm_epsg
 
@@ -45,7 +45,7 @@ class NullSource:
     filled: bool = True
     name: str = "null"
     synthetic: bool = True
-    _patches: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict, init=False, repr=False)
+    _tiles: dict[int, dict[str, np.ndarray[Any, Any]]] = field(default_factory=dict, init=False, repr=False)
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "filled": self.filled}
@@ -65,13 +65,13 @@ class NullSource:
         number = survey.place.tile_id // 128
         if number % REFUSED == 1:
             raise TileUnavailable("sentinel2_nodata", "3.1 % of the 10 m pixels are masked")
-        kept = modalities if self.filled else [m for m in modalities if not m.kind.is_raster]
-        return {m.name: self._ready(m)[number % PATCHES] for m in kept}
+        return self._tile(tuple(modalities), number % PATCHES)
 
-    def _ready(self, m: Modality) -> list[np.ndarray[Any, Any]]:
-        if m.name not in self._patches:
-            self._patches[m.name] = [patch(m, number, self.size_px) for number in range(PATCHES)]
-        return self._patches[m.name]
+    def _tile(self, modalities: tuple[Modality, ...], number: int) -> dict[str, np.ndarray[Any, Any]]:
+        if number not in self._tiles:
+            kept = [m for m in modalities if self.filled or not m.kind.is_raster]
+            self._tiles[number] = {m.name: patch(m, number, self.size_px) for m in kept}
+        return self._tiles[number]
 
 
 def _grids(places: Sequence[Place]) -> list[TileGrid]:
@@ -107,6 +107,3 @@ def _answer(place: Place, grid: TileGrid) -> Survey:
             "sentinel1_descending": radar[::-1],
         },
     )
-
-
-__all__ = ["Kind", "NullSource", "patch"]
