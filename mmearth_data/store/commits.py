@@ -29,7 +29,10 @@ METADATA_KEY = b"mmearth"
 STATISTICS_KEY = b"mmearth_statistics"
 """Apart from the rest, and packed: by far the longest text of a record, and seldom asked for."""
 PACKING = Zstd(level=1)
-COMPRESSION = "zstd"
+BATCH_ROWS = 65_536
+"""Rows of a table that are decoded at a time."""
+WRITING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
+"""How all Parquet files are written. Facts and outlines are all different: a dictionary of them doubles the reading time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +100,7 @@ def encode_commit(commit: Commit, tabular: Sequence[Modality]) -> bytes:
     statistics = base64.b64encode(bytes(PACKING.encode(commit.statistics_json)))
     sink = io.BytesIO()
     # Without Arrow's own schema, which would hold the texts once more.
-    with pq.ParquetWriter(sink, table.schema, compression=COMPRESSION, store_schema=False) as writer:
+    with pq.ParquetWriter(sink, table.schema, store_schema=False, write_statistics=False, **WRITING) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({METADATA_KEY: to_json(metadata), STATISTICS_KEY: statistics})
     return sink.getvalue()
@@ -153,15 +156,20 @@ def decode_commit(data: bytes, layout: StoreLayout) -> Commit:
     )
 
 
-def read_table(data: bytes) -> pa.Table:
-    """Read a whole Parquet file in this thread.
+def read_table(data: bytes, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> pa.Table:
+    """Read a Parquet file in this thread: all columns, or some of them.
 
     `pyarrow.parquet.read_table` starts threads that sometimes (pyarrow 26: once in a hundred short
     processes) are still there when the process ends, which then dies of SIGABRT.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    names = [name for name in (only or file.schema_arrow.names) if name not in without]
+    # Piece by piece: a large buffer that grows is copied again and again.
+    batches = list(file.iter_batches(BATCH_ROWS, columns=names, use_threads=False))
+    return pa.Table.from_batches(batches, None if batches else pa.schema([file.schema_arrow.field(n) for n in names]))
 
 
 def table_columns(table: pa.Table, layout: StoreLayout) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.arrays import ArrayReader
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
-from mmearth_data.store.manifest import Manifest, check_object, read_manifest
+from mmearth_data.store.manifest import Manifest, check_object, open_object, read_manifest
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
@@ -163,6 +163,11 @@ class Content:
         """Compare an object with the manifest, where there is one."""
         if self.manifest is not None:
             check_object(self.objects, key, _entry(self.objects, self.manifest, key))
+
+    def open_checked(self, key: str) -> BinaryIO:
+        """Open an object of a finished store, after it was compared with the manifest."""
+        assert self.manifest is not None
+        return open_object(self.objects, key, _entry(self.objects, self.manifest, key))
 
     def _check_size(self, key: str) -> None:
         """Compare the size of a raster's object with its commit, where commits are known anyway."""

@@ -30,7 +30,7 @@ from mmearth_data.store.encoding import (
     object_key,
     to_json,
 )
-from mmearth_data.store.index import rejected_table, tiles_writer, write_table
+from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
 from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
@@ -41,12 +41,16 @@ from mmearth_data.store.stats import StatisticsMerger, partial_statistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from mmearth_data.modality import Modality
 
 ENCODERS = 4
 """Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""
+
+READERS = 4
+"""Commit records that are read at once when the build ends."""
 
 
 class StoreWriter:
@@ -251,26 +255,27 @@ class _Finish:
         self.layout = root.layout
         self.arrays = root.arrays_digest()
         self.files: dict[str, Entry] = {}
-        self.rejected: list[Mapping[str, Any]] = []
         self.merger = StatisticsMerger(root.layout.modalities)
 
     def run(self) -> None:
         self._vouch_for_fixed_objects()
         # A plain reader keeps to rows with valid > 0, so that array comes when all others stand.
         valid: dict[str, bytes] = {}
+        rejected: list[pa.Table] = []
         with (
             self.objects.staged(TILES_KEY) as path,
             tiles_writer(path, self.layout) as add_tiles,
+            ThreadPoolExecutor(READERS) as pool,
         ):
             for position, shards in enumerate(self._chunks()):
-                commits = [self._commit(shard) for shard in shards]
+                commits = list(pool.map(self._commit, shards))
                 add_tiles(commits)
                 for commit in commits:
                     self.merger.add(commit.statistics)
-                    self.rejected.extend(commit.rejected)
+                rejected.append(rejected_table([row for commit in commits for row in commit.rejected]))
                 valid |= self._put_columns(position, commits)
         with self.objects.staged(REJECTED_KEY) as path:
-            write_table(rejected_table(self.rejected), path)
+            write_tables(rejected, path)
         for key, data in valid.items():
             self._put(key, data)
         self._seal()
