@@ -156,20 +156,15 @@ def decode_commit(data: bytes, layout: StoreLayout) -> Commit:
     )
 
 
-def read_table(data: bytes, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> pa.Table:
-    """Read a Parquet file in this thread: all columns, or some of them.
+def read_table(data: bytes) -> pa.Table:
+    """Read a whole Parquet file in this thread.
 
     `pyarrow.parquet.read_table` starts threads that sometimes (pyarrow 26: once in a hundred short
     processes) are still there when the process ends, which then dies of SIGABRT.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-    names = [name for name in (only or file.schema_arrow.names) if name not in without]
-    # Piece by piece: a large buffer that grows is copied again and again.
-    batches = list(file.iter_batches(BATCH_ROWS, columns=names, use_threads=False))
-    return pa.Table.from_batches(batches, None if batches else pa.schema([file.schema_arrow.field(n) for n in names]))
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
 
 
 def table_columns(table: pa.Table, layout: StoreLayout) -> dict[str, np.ndarray[Any, Any]]:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.building.plan import BuildPlan, plan_given
+from mmearth_data.catalog import load_catalog
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.modality import Modality
 from mmearth_data.sources.base import Rejection, Survey
-from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, PIXEL_M, WGS84, Place, TileGrid, transformer, utm_epsg
+from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
+from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, PIXEL_M, WGS84, Place, TileGrid, tile_ids, transformer, utm_epsg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,32 +26,54 @@ FIRST_MS, LAST_MS = 1_483_228_800_000, 1_609_459_200_000
 """2017 to 2020."""
 
 
-def patch(m: Modality, number: int, size_px: int) -> np.ndarray[Any, Any]:
-    """Values of one ready-made tile: smooth, with noise, within the range of the catalog."""
+def patch(m: Modality, number: int, size_px: int, *, noise: bool = True) -> np.ndarray[Any, Any]:
+    """Values of one ready-made tile, within the range of the catalog: with noise, or a slope, which costs little."""
     rng = np.random.default_rng([number, m.order])
     shape = m.array_shape(size_px)
+    if m.classes and not noise:
+        return np.full(shape, m.classes[number % len(m.classes)].code, dtype=m.dtype)
     if m.classes:
         return rng.choice(np.array([label.code for label in m.classes], dtype=m.dtype), shape)
     values = np.empty(shape, dtype=m.dtype)
     for position, band in enumerate(m.bands):
         low, high = m.histogram_range_of(band) or (0.0, 100.0)
         centre = low + (high - low) * rng.uniform(0.3, 0.5)
-        values[position] = rng.normal(centre, (high - low) / 30, shape[1:]).clip(low, high)
+        if noise or not m.kind.is_raster:
+            drawn = rng.normal(centre, (high - low) / 30, shape[1:])
+        else:
+            drawn = np.broadcast_to(np.linspace(centre, centre + (high - low) / 10, size_px), shape[1:])
+        values[position] = drawn.clip(low, high)
     return values
+
+
+def plan_in_rows(tiles: int, size_px: int) -> BuildPlan:
+    """Plan of all modalities without sampling: places in rows that do not touch, a random split, no reserves."""
+    modalities = load_catalog().select(None)
+    layout = StoreLayout(
+        modalities=modalities, tiles=tiles, size_px=size_px, tiles_per_shard=default_tiles_per_shard(tiles)
+    )
+    column, row = np.arange(tiles) % 4000, np.arange(tiles) // 4000
+    lon, lat = np.round(-179 + 0.0895 * column, 6), np.round(-60 + 0.1 * row, 6)
+    ids = tile_ids(lon, lat, size_px)
+    places = [
+        Place(tile_id=i, lon=x, lat=y, size_px=size_px, biome=k % 14, eco_region=k % 846)
+        for k, (i, x, y) in enumerate(zip(ids.tolist(), lon.tolist(), lat.tolist(), strict=True))
+    ]
+    return plan_given(places, (90, 5, 5), 0, layout)
 
 
 @dataclass
 class NullSource:
-    """Answers at once; pixels are none at all (``filled`` False), or one of a few ready-made tiles."""
+    """Answers at once. Its pixels are ``none`` at all, or those of a few ready-made tiles: ``noise`` or ``slope``."""
 
     size_px: int
-    filled: bool = True
+    pixels: str = "noise"
     name: str = "null"
     synthetic: bool = True
     _tiles: dict[int, dict[str, np.ndarray[Any, Any]]] = field(default_factory=dict, init=False, repr=False)
 
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "filled": self.filled}
+        return {"name": self.name, "pixels": self.pixels}
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         return tuple(wanted)
@@ -69,8 +94,9 @@ class NullSource:
 
     def _tile(self, modalities: tuple[Modality, ...], number: int) -> dict[str, np.ndarray[Any, Any]]:
         if number not in self._tiles:
-            kept = [m for m in modalities if self.filled or not m.kind.is_raster]
-            self._tiles[number] = {m.name: patch(m, number, self.size_px) for m in kept}
+            kept = [m for m in modalities if self.pixels != "none" or not m.kind.is_raster]
+            noise = self.pixels == "noise"
+            self._tiles[number] = {m.name: patch(m, number, self.size_px, noise=noise) for m in kept}
         return self._tiles[number]
 
 
