@@ -46,12 +46,11 @@ def patch(m: Modality, number: int, size_px: int, *, noise: bool = True) -> np.n
     return values
 
 
-def plan_in_rows(tiles: int, size_px: int) -> BuildPlan:
+def plan_in_rows(tiles: int, size_px: int, tiles_per_shard: int | None = None) -> BuildPlan:
     """Plan of all modalities without sampling: places in rows that do not touch, a random split, no reserves."""
     modalities = load_catalog().select(None)
-    layout = StoreLayout(
-        modalities=modalities, tiles=tiles, size_px=size_px, tiles_per_shard=default_tiles_per_shard(tiles)
-    )
+    per_shard = tiles_per_shard or default_tiles_per_shard(tiles)
+    layout = StoreLayout(modalities=modalities, tiles=tiles, size_px=size_px, tiles_per_shard=per_shard)
     column, row = np.arange(tiles) % 4000, np.arange(tiles) // 4000
     lon, lat = np.round(-179 + 0.0895 * column, 6), np.round(-60 + 0.1 * row, 6)
     ids = tile_ids(lon, lat, size_px)
