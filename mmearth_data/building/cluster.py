@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 import threading
@@ -9,7 +10,7 @@ from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
@@ -20,7 +21,7 @@ from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorke
 from mmearth_data.errors import InputError, RetryLater
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from mmearth_data.building.plan import ShardPlan
 
@@ -104,7 +105,9 @@ def work(job: bytes, plan: ShardPlan) -> ShardReport:
         limiter = getattr(worker.source, "limiter", None)
         if isinstance(limiter, SharedLimiter):
             limiter.connect()  # here and now: the threads that read know nothing of Dask
-    return worker.work(plan)
+    report = worker.work(plan)
+    account: Mapping[str, Any] = getattr(worker.source, "account", dict)()
+    return dataclasses.replace(report, worker=worker.name, account=account)
 
 
 @lru_cache(maxsize=1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmearth_data.building.kernel import fill_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mmearth_data.building.plan import ShardPlan
     from mmearth_data.sources.base import Rejection, Source, Survey
@@ -40,12 +41,16 @@ class ShardReport:
         Its rows.
     filled, rejected
         Tiles delivered and candidates refused; 0 where the shard was committed before.
+    worker, account
+        Of a worker elsewhere: its name, and what its process has asked of the source's service so far.
     """
 
     shard: int
     rows: int
     filled: int = 0
     rejected: int = 0
+    worker: str = ""
+    account: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SurveyDesk:
@@ -112,6 +117,7 @@ class ShardWorker:
         self.source = source
         self.writer = writer
         self.threads = threads
+        self.name = uuid.uuid4().hex
         self._desk = SurveyDesk(source)
         self._memory = threading.BoundedSemaphore(SHARDS_IN_MEMORY)
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
