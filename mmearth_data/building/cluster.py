@@ -58,7 +58,6 @@ class Cluster:
             self._client.register_plugin(QuotaPlugin(self._quota))
             worker.source.limiter = SharedLimiter(self._quota)
         job = pickle.dumps(worker)
-        _quiet()
         running = as_completed(loop=self._client.loop)
         try:
             while True:
@@ -92,7 +91,11 @@ class Cluster:
 
 
 def _quiet() -> None:
-    """Keep Dask from logging tracebacks of lost connections: what they mean for the build is said once, in words."""
+    """Keep Dask from logging lost connections and slow ends of processes: what matters to the build is said once, in words.
+
+    Before anything is started: what Dask leaves behind when it closes logs too. A worker process that does not end within
+    seconds (a busy machine) is killed by its nanny; nothing is lost, since a shard is committed or not.
+    """
     names = [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -119,7 +122,8 @@ def _worker_of(job: bytes) -> ShardWorker:
 
 @contextmanager
 def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]:
-    """Start processes of this machine."""
+    """Start processes of this machine; none is left when the block ends."""
+    _quiet()
     with (
         dask.config.set({"distributed.worker.daemon": True}),
         closing(
@@ -129,6 +133,7 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
                 processes=True,
                 dashboard_address=None,
                 memory_limit=None,
+                silence_logs=logging.CRITICAL,
             )
         ) as cluster,
         closing(Client(cluster)) as client,
@@ -145,6 +150,7 @@ def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluste
     InputError
         When nothing answers there.
     """
+    _quiet()
     try:
         client = Client(address, timeout=CONNECT_S)
     except (OSError, ValueError, TypeError) as error:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from build_making import build_known, tiles_read
 
 from mmearth_data.building.executor import Progress
@@ -42,3 +46,28 @@ def test_two_processes_of_many_threads_keep_to_the_limits(tmp_path: Path) -> Non
     accounts = seen[-1].accounts
     assert len(accounts) == 2, "both processes worked"
     assert merge_ledgers(list(accounts.values()))["requests"] == {"read": len(requests)}
+
+
+STUCK = """
+import os, signal
+from mmearth_data.building.cluster import local_cluster
+
+if __name__ == "__main__":
+    with local_cluster(2) as cluster:
+        pids = list(cluster._client.run(os.getpid).values())
+        print(*pids)
+        os.kill(pids[0], signal.SIGSTOP)  # as if the machine were too busy for it to answer
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_end_is_ended_without_a_word(tmp_path: Path) -> None:
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
