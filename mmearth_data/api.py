@@ -599,17 +599,20 @@ def _over_network(source: Source) -> SourceOverNetwork | None:
 def _kept_ledger(
     out: str | Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
 ) -> Iterator[Callable[[Progress], None]]:
-    """Keep a remote source's account in the store: after each shard, and however the build ends."""
-    from mmearth_data.store.ledger import write_ledger
+    """Keep a remote source's account in the store, with those of its copies on a cluster: after each shard, and at the end."""
+    from mmearth_data.store.ledger import merge_ledgers, write_ledger
     from mmearth_data.store.objects import objects_at
 
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
+    elsewhere: list[Mapping[str, Any]] = []
+
     def keep() -> None:
         if remote is not None and objects_at(out).is_there():
-            write_ledger(out, run, remote.account())
+            write_ledger(out, run, merge_ledgers([remote.account(), *elsewhere]))
 
     def reported(progress: Progress) -> None:
+        elsewhere[:] = progress.accounts.values()
         keep()
         if report is not None:
             report(progress)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,14 +30,16 @@ from mmearth_data.store.lock import hold
 from mmearth_data.tile import Place, TileGrid, tile_ids, utm_epsg
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from mmearth_data.building.executor import Progress
     from mmearth_data.modality import Modality
 
 TILES, SIZE_PX, TILES_PER_SHARD = 61, 16, 4
 MODALITIES = ("sentinel2", "sentinel1", "esa_worldcover", "era5", "biome", "eco_region")
 REFUSED = 7
 """Tiles whose id leaves no rest over it are refused."""
+COUNTING = threading.Lock()
 
 
 def layout(tiles: int = TILES) -> StoreLayout:
@@ -91,11 +94,22 @@ class LoggedSource:
     log: Path
     read_ms: float = 0.0
     limiter: Any = None
+    reads: int = 0
     name: str = "logged"
     synthetic: bool = True
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}
+
+    @property
+    def in_flight(self) -> int:
+        return 2
+
+    def connect(self) -> None:
+        """Needs no signing in."""
+
+    def account(self) -> dict[str, Any]:
+        return {"requests": {"read": self.reads}}
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         return tuple(wanted)
@@ -122,6 +136,8 @@ class LoggedSource:
 
     def _read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
         tile_id = survey.place.tile_id
+        with COUNTING:
+            self.reads += 1
         self._note(f"{tile_id} begin {time.monotonic()}")
         time.sleep(self.read_ms / 1000)
         self._note(f"{tile_id} end {time.monotonic()}")
@@ -142,7 +158,15 @@ def tiles_read(log: Path) -> list[int]:
 
 
 def build_known(
-    store: Any, log: Path, *, workers: int | None = None, scheduler: str | None = None, read_ms: float = 0.0
+    store: Any,
+    log: Path,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    read_ms: float = 0.0,
+    threads: int = 2,
+    limits: Mapping[str, float] | None = None,
+    report: Callable[[Progress], None] | None = None,
 ) -> None:
     """Begin or continue the build, as `mmearth_data.build` does."""
     source = LoggedSource(log, read_ms, limiter=None)
@@ -154,7 +178,16 @@ def build_known(
         else:
             writer = StoreWriter.create(store, layout(), recipe={"seed": 3}, source=source.identity(), synthetic=True)
             held.enter_context(hold(Path(store)))
-        run_build(make_plan(), source, writer, threads=2, workers=workers, scheduler=scheduler, limits={}, report=None)
+        run_build(
+            make_plan(),
+            source,
+            writer,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            limits=limits or {},
+            report=report,
+        )
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 import threading
@@ -10,7 +11,7 @@ from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
@@ -21,7 +22,7 @@ from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorke
 from mmearth_data.errors import InputError, RetryLater
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from mmearth_data.building.plan import ShardPlan
 
@@ -58,7 +59,6 @@ class Cluster:
             self._client.register_plugin(QuotaPlugin(self._quota))
             worker.source.limiter = SharedLimiter(self._quota)
         job = pickle.dumps(worker)
-        _quiet()
         run = uuid.uuid4().hex  # to a scheduler, two builds' tasks of one name are one task
         running = as_completed(loop=self._client.loop)
         try:
@@ -93,7 +93,11 @@ class Cluster:
 
 
 def _quiet() -> None:
-    """Keep Dask from logging tracebacks of lost connections: what they mean for the build is said once, in words."""
+    """Keep Dask from logging lost connections and slow ends of processes: what matters to the build is said once, in words.
+
+    Before anything is started: what Dask leaves behind when it closes logs too. A worker process that does not end within
+    seconds (a busy machine) is killed by its nanny; nothing is lost, since a shard is committed or not.
+    """
     names = [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -106,7 +110,9 @@ def work(job: bytes, plan: ShardPlan) -> ShardReport:
         limiter = getattr(worker.source, "limiter", None)
         if isinstance(limiter, SharedLimiter):
             limiter.connect()  # here and now: the threads that read know nothing of Dask
-    return worker.work(plan)
+    report = worker.work(plan)
+    account: Mapping[str, Any] = getattr(worker.source, "account", dict)()
+    return dataclasses.replace(report, worker=worker.name, account=account)
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +124,8 @@ def _worker_of(job: bytes) -> ShardWorker:
 
 @contextmanager
 def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]:
-    """Start processes of this machine."""
+    """Start processes of this machine; none is left when the block ends."""
+    _quiet()
     with (
         dask.config.set({"distributed.worker.daemon": True}),
         closing(
@@ -128,6 +135,7 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
                 processes=True,
                 dashboard_address=None,
                 memory_limit=None,
+                silence_logs=logging.CRITICAL,
             )
         ) as cluster,
         closing(Client(cluster)) as client,
@@ -144,6 +152,7 @@ def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluste
     InputError
         When nothing answers there.
     """
+    _quiet()
     try:
         client = Client(address, timeout=CONNECT_S)
     except (OSError, ValueError, TypeError) as error:

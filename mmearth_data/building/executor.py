@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from mmearth_data.building.cluster import Cluster
     from mmearth_data.building.plan import BuildPlan, ShardPlan
@@ -34,6 +34,8 @@ class Progress:
         Rows that were committed before this run, those of the store that it appends to among them.
     seconds
         Since this run began.
+    accounts
+        By worker on a cluster: what its process has asked of the source's service so far.
     """
 
     rows_done: int
@@ -42,6 +44,7 @@ class Progress:
     rejected: int
     resumed: int
     seconds: float
+    accounts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def run(
@@ -79,10 +82,13 @@ def run(
     resumed = total - plan.rows_left(done)
     state = Progress(rows_done=resumed, rows_total=total, filled=0, rejected=0, resumed=resumed, seconds=0.0)
     report(state)
+    accounts: dict[str, Mapping[str, Any]] = {}
     pending = plan.pending(done)
     worker = ShardWorker(source, writer, threads=threads)
     with closing(run_threads(pending, worker) if cluster is None else cluster.run(pending, worker)) as reports:
         for shard in reports:
+            if shard.account:
+                accounts[shard.worker] = shard.account
             state = Progress(
                 rows_done=state.rows_done + shard.rows,
                 rows_total=total,
@@ -90,6 +96,7 @@ def run(
                 rejected=state.rejected + shard.rejected,
                 resumed=resumed,
                 seconds=time.perf_counter() - start,
+                accounts=dict(accounts),
             )
             report(state)
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import StoreLayout
 
 SPLIT_NONE = 255
+FACTS = json.JSONEncoder(sort_keys=True)
 
 
 @dataclass
@@ -32,7 +34,7 @@ class FilledShard:
     columns
         One array (or list) per 1-D name of the store, one entry per slot.
     rasters
-        Raster modality -> (slots, band, y, x), stored dtype.
+        Raster modality -> (slots, band, y, x), stored dtype; None until a tile has it: what nobody has takes no memory.
     rejected
         Rows for ``rejected.parquet``.
     filled
@@ -40,7 +42,7 @@ class FilledShard:
     """
 
     columns: dict[str, Any]
-    rasters: dict[str, np.ndarray[Any, Any]]
+    rasters: dict[str, np.ndarray[Any, Any] | None]
     rejected: list[dict[str, Any]] = field(default_factory=list)
     filled: int = 0
 
@@ -53,6 +55,7 @@ def fill_shard(
     pool: Executor,
     *,
     first: list[Survey | Rejection] | None = None,
+    at_once: int = 1,
 ) -> FilledShard:
     """Read every slot's tile; failed slots take reserves, round after round.
 
@@ -73,6 +76,8 @@ def fill_shard(
         Runs the reading of tiles.
     first
         Answers for the places of all slots, where they are known already.
+    at_once
+        Tiles that make up one task of the pool.
     """
     shard = empty_shard(plan, layout)
     wanted = _asked_of_source(layout)
@@ -82,14 +87,17 @@ def fill_shard(
     while candidates:
         answers = survey([place for _, place in candidates]) if first is None else first
         first = None
-        reads = pool.map(lambda answer: _read(source, answer, wanted), answers)
+        groups = [answers[k : k + at_once] for k in range(0, len(answers), at_once)]
+        reads = pool.map(lambda group: [_read(source, answer, wanted) for answer in group], groups)
         failed: list[Slot] = []
-        for (slot, place), answer in zip(candidates, reads, strict=True):
+        for (slot, place), answer in zip(candidates, chain.from_iterable(reads), strict=True):
             if isinstance(answer, Rejection):
                 shard.rejected.append(_rejected_row(slot, answer))
                 failed.append(slot)
             else:
-                _store_tile(shard, slot.row - first_row, slot, place, *answer)
+                survey_of, arrays = answer
+                _store_values(shard, slot.row - first_row, slot, place, survey_of)
+                _store_arrays(shard, slot.row - first_row, len(plan.slots), layout, arrays)
         candidates = _replacements(failed, reserves)
     return shard
 
@@ -113,8 +121,7 @@ def empty_shard(plan: ShardPlan, layout: StoreLayout) -> FilledShard:
     }
     for modality in layout.tabular:
         columns[modality.name] = modality.empty((n, *modality.array_shape(layout.size_px)))
-    rasters = {m.name: m.empty((n, *m.array_shape(layout.size_px))) for m in layout.rasters}
-    return FilledShard(columns=columns, rasters=rasters)
+    return FilledShard(columns=columns, rasters=dict.fromkeys(m.name for m in layout.rasters))
 
 
 def _asked_of_source(layout: StoreLayout) -> tuple[Modality, ...]:
@@ -133,9 +140,7 @@ def _read(
         return Rejection(place=answer.place, reason=refusal.reason, detail=refusal.detail)
 
 
-def _store_tile(
-    shard: FilledShard, i: int, slot: Slot, place: Place, survey: Survey, arrays: dict[str, np.ndarray[Any, Any]]
-) -> None:
+def _store_values(shard: FilledShard, i: int, slot: Slot, place: Place, survey: Survey) -> None:
     values = {
         "tile_id": place.tile_id,
         "lon": place.lon,
@@ -148,16 +153,27 @@ def _store_tile(
         "s1_asc_days": survey.s1_asc_days,
         "s1_desc_days": survey.s1_desc_days,
         "split": slot.split,
-        "facts": json.dumps(dict(survey.facts), sort_keys=True),
+        "facts": FACTS.encode(dict(survey.facts)),
         **_labels(place, shard.columns),
         **{name: array for name, array in survey.values.items() if name in shard.columns},
     }
     for name, value in values.items():
         shard.columns[name][i] = value
-    for name, array in arrays.items():
-        target = shard.rasters[name] if name in shard.rasters else shard.columns[name]
-        target[i] = array
     shard.filled += 1
+
+
+def _store_arrays(
+    shard: FilledShard, i: int, slots: int, layout: StoreLayout, arrays: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    for name, array in arrays.items():
+        if name not in shard.rasters:
+            shard.columns[name][i] = array
+            continue
+        values = shard.rasters[name]
+        if values is None:
+            m = next(m for m in layout.rasters if m.name == name)
+            values = shard.rasters[name] = m.empty((slots, *m.array_shape(layout.size_px)))
+        values[i] = array
 
 
 def _labels(place: Place, columns: Iterable[str]) -> dict[str, int]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmearth_data.building.kernel import fill_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mmearth_data.building.plan import ShardPlan
     from mmearth_data.sources.base import Rejection, Source, Survey
@@ -23,6 +24,9 @@ SHARDS_IN_MEMORY = 2
 """Shards of one process whose pixels are in memory: one is compressed and written while another is read."""
 SHARDS_AT_ONCE = SHARDS_IN_MEMORY + 1
 """Shards of one process that are under way: the one beyond is surveyed meanwhile, which takes no memory."""
+
+TASKS_A_THREAD = 8
+"""Tasks of each thread in a shard, at least: few enough not to cost more than the tiles, enough to share them out evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +41,16 @@ class ShardReport:
         Its rows.
     filled, rejected
         Tiles delivered and candidates refused; 0 where the shard was committed before.
+    worker, account
+        Of a worker elsewhere: its name, and what its process has asked of the source's service so far.
     """
 
     shard: int
     rows: int
     filled: int = 0
     rejected: int = 0
+    worker: str = ""
+    account: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SurveyDesk:
@@ -109,6 +117,7 @@ class ShardWorker:
         self.source = source
         self.writer = writer
         self.threads = threads
+        self.name = uuid.uuid4().hex
         self._desk = SurveyDesk(source)
         self._memory = threading.BoundedSemaphore(SHARDS_IN_MEMORY)
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
@@ -126,7 +135,15 @@ class ShardWorker:
             return ShardReport(shard=plan.shard, rows=rows)
         first = self._desk.ask([slot.place for slot in plan.slots])
         with self._memory:
-            shard = fill_shard(plan, self._desk.ask, self.source, self.writer.layout, self._readers, first=first)
+            shard = fill_shard(
+                plan,
+                self._desk.ask,
+                self.source,
+                self.writer.layout,
+                self._readers,
+                first=first,
+                at_once=max(1, rows // (TASKS_A_THREAD * self.threads)),
+            )
             self.writer.write_shard(plan.shard, shard.columns, shard.rasters, shard.rejected)
         return ShardReport(shard=plan.shard, rows=rows, filled=shard.filled, rejected=len(shard.rejected))
 

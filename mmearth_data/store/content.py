@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.arrays import ArrayReader
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
 from mmearth_data.store.growth import held_problem
-from mmearth_data.store.manifest import Manifest, check_object, read_manifest
+from mmearth_data.store.manifest import Manifest, check_object, open_object, read_manifest
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
@@ -189,6 +189,11 @@ class Content:
             if _resealed(self.objects, self.manifest):
                 raise _grown(self.objects) from error
             raise
+
+    def open_checked(self, key: str) -> BinaryIO:
+        """Open an object of a finished store, after it was compared with the manifest."""
+        assert self.manifest is not None
+        return open_object(self.objects, key, _entry(self.objects, self.manifest, key))
 
     def _check_size(self, key: str) -> None:
         """Compare the size of a raster's object with its commit, where commits are known anyway."""

@@ -128,10 +128,40 @@ def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
     bytes
         The object, as the Zarr v3 sharding codec lays it out.
     """
-    return _assembled(b"", np.empty((0, 2), dtype="<u8"), values, chunks)
+    return join_shard(encode_tiles(values), chunks)
 
 
-def extend_shard(data: bytes, chunks: int, held: int, values: np.ndarray[Any, Any]) -> bytes:
+def encode_tiles(values: np.ndarray[Any, Any], empty: Mapping[int, bytes] | None = None) -> list[bytes]:
+    """Encode the inner chunks of rows.
+
+    Parameters
+    ----------
+    values
+        (n, band, y, x).
+    empty
+        Rows that hold no data, with their inner chunk: `encode_tile` gives the same for all of them.
+    """
+    codec = _compressor(values.dtype)
+    known = empty or {}
+    whole = _little_endian(values)
+    return [known[k] if k in known else _checksummed(codec.encode(tile)) for k, tile in enumerate(whole)]
+
+
+def encode_tile(tile: np.ndarray[Any, Any]) -> bytes:
+    """Encode one inner chunk of a raster, (band, y, x)."""
+    return _checksummed(_compressor(tile.dtype).encode(_little_endian(tile)))
+
+
+def join_shard(parts: Sequence[bytes], chunks: int) -> bytes:
+    """One shard of its inner chunks, in index order; see `encode_shard`."""
+    index = np.full((chunks, 2), ABSENT, dtype="<u8")
+    ends = np.cumsum([len(part) for part in parts], dtype="<u8")
+    index[: len(parts), 1] = np.diff(ends, prepend=np.uint64(0))
+    index[: len(parts), 0] = ends - index[: len(parts), 1]
+    return b"".join([*parts, _checksummed(index.tobytes())])
+
+
+def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[bytes]) -> bytes:
     """Put rows behind the first ones of a shard.
 
     The inner chunks of the first rows stay byte for byte where they were, so that whoever reads with the older
@@ -145,23 +175,20 @@ def extend_shard(data: bytes, chunks: int, held: int, values: np.ndarray[Any, An
         Inner chunks that a whole shard holds.
     held
         Rows to keep; those behind them are replaced.
-    values
-        (n, band, y, x) to put there.
+    parts
+        Inner chunks to put there, as `encode_tiles` gives them.
 
     Raises
     ------
     ValueError
         When the shard does not hold those rows, one after the other.
     """
-    index = _first_entries(data, chunks, held)
-    return _assembled(data[: int(index[:, 1].sum())], index, values, chunks)
+    return join_shard([*_first_parts(data, chunks, held), *parts], chunks)
 
 
 def cut_shard(data: bytes, chunks: int, held: int) -> bytes:
     """Shard as it was when it held its first rows only; the inverse of `extend_shard`, which says what it raises."""
-    index = np.full((chunks, 2), ABSENT, dtype="<u8")
-    index[:held] = _first_entries(data, chunks, held)
-    return data[: int(index[:held, 1].sum())] + _checksummed(index.tobytes())
+    return join_shard(_first_parts(data, chunks, held), chunks)
 
 
 def decode_rows(data: bytes, chunks: int, held: int, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -173,33 +200,18 @@ def decode_rows(data: bytes, chunks: int, held: int, like: np.ndarray[Any, Any])
         When the shard does not hold them.
     """
     values = np.empty((held, *like.shape), dtype=like.dtype)
-    for (offset, length), out in zip(_first_entries(data, chunks, held).tolist(), values, strict=True):
-        decode_tile(data[offset : offset + length], out)
+    for part, out in zip(_first_parts(data, chunks, held), values, strict=True):
+        decode_tile(part, out)
     return values
 
 
-def _first_entries(data: bytes, chunks: int, held: int) -> NDArray[np.uint64]:
-    """Index entries of the first rows, which must stand one after the other from the beginning on."""
+def _first_parts(data: bytes, chunks: int, held: int) -> list[bytes]:
+    """Inner chunks of the first rows, which must stand one after the other from the beginning on."""
     entries = decode_index(data[-smallest_shard_bytes(chunks) :])[:held]
     starts = np.cumsum(entries[:, 1]) - entries[:, 1]
     if (entries == ABSENT).any() or (entries[:, 0] != starts).any():
         raise ValueError(f"it does not hold its first {held} rows one after the other")
-    return entries
-
-
-def _assembled(body: bytes, entries: NDArray[np.uint64], values: np.ndarray[Any, Any], chunks: int) -> bytes:
-    """Inner chunks that stand already, those of more rows, and the index of both."""
-    codec = _compressor(values.dtype)
-    index = np.full((chunks, 2), ABSENT, dtype="<u8")
-    index[: len(entries)] = entries
-    parts, offset = [body], len(body)
-    for position, tile in enumerate(values, len(entries)):
-        part = _checksummed(codec.encode(_little_endian(tile)))
-        index[position] = offset, len(part)
-        offset += len(part)
-        parts.append(part)
-    parts.append(_checksummed(index.tobytes()))
-    return b"".join(parts)
+    return [data[offset : offset + length] for offset, length in entries.tolist()]
 
 
 def encode_chunk(values: np.ndarray[Any, Any], rows: int, fill: np.generic) -> bytes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmearth_data.errors import InputError
-from mmearth_data.store.commits import COMPRESSION, tiles_table
+from mmearth_data.store.commits import WRITING, tiles_table
 from mmearth_data.store.encoding import to_json
 from mmearth_data.tile import PIXEL_M, WGS84, WGS84_PROJJSON, transformer
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 GEOMETRY_TYPES = {3: "Polygon", 6: "MultiPolygon"}
 """Outlines of tiles, by shapely's type id."""
+SQUARE_HEAD = struct.pack("<BIII", 1, 3, 1, 5)
+"""WKB of a polygon up to its coordinates: little-endian, polygon, one ring, five points."""
+SQUARE_BYTES = len(SQUARE_HEAD) + 5 * 2 * 8
 REJECTED_FIELDS = ("tile_id", "lon", "lat", "reason", "detail", "slot")
 
 
@@ -74,6 +78,23 @@ def tile_outlines(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> 
     return outlines
 
 
+def outlines_from_wkb(column: pa.BinaryArray) -> np.ndarray[Any, Any]:
+    """Geometries (n,) of a column of outlines. Nearly all are polygons of one ring of four sides, and are read as such."""
+    import shapely
+
+    count = len(column)
+    offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)[column.offset : column.offset + count + 1]
+    if not count or (np.diff(offsets) != SQUARE_BYTES).any():
+        return np.asarray(shapely.from_wkb(column.to_numpy(zero_copy_only=False)), dtype=object)
+    data = np.frombuffer(column.buffers()[2], dtype=np.uint8)[offsets[0] : offsets[-1]].reshape(count, SQUARE_BYTES)
+    head = len(SQUARE_HEAD)
+    if (data[:, :head] != np.frombuffer(SQUARE_HEAD, dtype=np.uint8)).any():
+        return np.asarray(shapely.from_wkb(column.to_numpy(zero_copy_only=False)), dtype=object)
+    corners = np.ascontiguousarray(data[:, head:]).view("<f8").reshape(-1, 2)
+    rings, polygons = np.arange(0, 5 * count + 1, 5), np.arange(count + 1)
+    return np.asarray(shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, (rings, polygons)), dtype=object)
+
+
 def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely geometry
     import shapely
     from shapely.affinity import translate
@@ -115,15 +136,17 @@ def tiles_writer(path: Path, layout: StoreLayout) -> Iterator[Callable[[Sequence
 
     def add(commits: Sequence[Commit]) -> None:
         nonlocal writer
-        parts = [tile_outlines(commit.columns, layout.size_px) for commit in commits]
-        outlines = np.concatenate(parts)
+        corners = {
+            name: np.concatenate([commit.columns[name] for commit in commits]) for name in ("epsg", "ulx", "uly")
+        }
+        outlines = tile_outlines(corners, layout.size_px)
         if len(outlines):
             west, south, east, north = shapely.total_bounds(outlines)
             types.update(GEOMETRY_TYPES[code] for code in np.unique(shapely.get_type_id(outlines)).tolist())
             bounds[:] = [min(bounds[0], west), min(bounds[1], south), max(bounds[2], east), max(bounds[3], north)]
         table = pa.concat_tables([tiles_table(commit, layout.tabular) for commit in commits]).combine_chunks()
         table = table.append_column("geometry", pa.array(shapely.to_wkb(outlines), type=pa.binary()))
-        writer = writer or pq.ParquetWriter(path, table.schema, compression=COMPRESSION)
+        writer = writer or pq.ParquetWriter(path, table.schema, **WRITING)
         writer.write_table(table)
 
     try:
@@ -153,8 +176,9 @@ def rejected_table(rejected: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table({name: pa.array(columns[name], type=types[name]) for name in REJECTED_FIELDS})
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file."""
+def write_tables(tables: Sequence[pa.Table], path: Path) -> None:
+    """Write some tables of equal columns as one Parquet file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(table, path, compression=COMPRESSION)
+    pq.write_table(pa.concat_tables(tables), path, **WRITING)

@@ -12,7 +12,7 @@ from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import LEDGER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ def read_ledger(store: str | Path) -> dict[str, Any] | None:
     return merge_ledgers(ledgers) if ledgers else None
 
 
-def merge_ledgers(ledgers: list[dict[str, Any]]) -> dict[str, Any]:
+def merge_ledgers(ledgers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sum of several ledgers: of runs, or of workers."""
     total: dict[str, Any] = {}
     for ledger in ledgers:

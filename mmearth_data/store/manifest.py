@@ -7,11 +7,12 @@ serves as the identity of the store.
 
 from __future__ import annotations
 
+import io
 import json
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from mmearth_data.errors import StoreDamaged
-from mmearth_data.store.encoding import digest_of, to_json
+from mmearth_data.store.encoding import digest_of, digest_stream, to_json
 from mmearth_data.store.schema import FORMAT, FORMAT_VERSION, MANIFEST_KEY
 
 if TYPE_CHECKING:
@@ -69,8 +70,36 @@ def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
         data = objects.get(key)
     except FileNotFoundError as error:
         raise StoreDamaged(objects.root, key, "the file is missing") from error
-    if len(data) != entry["size"]:
-        raise StoreDamaged(objects.root, key, f"it should have {entry['size']} bytes and has {len(data)}")
-    if digest_of(data) != entry["digest"]:
-        raise StoreDamaged(objects.root, key, "its digest is not the recorded one")
+    _compare(objects, key, entry, len(data), digest_of(data))
     return data
+
+
+def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryIO:
+    """Open a large object that the manifest vouches for; a local one is never in memory as a whole.
+
+    Raises
+    ------
+    StoreDamaged
+        As `check_object`.
+    """
+    if objects.far:
+        return io.BytesIO(check_object(objects, key, entry))
+    try:
+        stream = objects.open(key)
+    except FileNotFoundError as error:
+        raise StoreDamaged(objects.root, key, "the file is missing") from error
+    try:
+        digest = digest_stream(stream)
+        _compare(objects, key, entry, stream.tell(), digest)
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _compare(objects: Objects, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
+    if size != entry["size"]:
+        raise StoreDamaged(objects.root, key, f"it should have {entry['size']} bytes and has {size}")
+    if digest != entry["digest"]:
+        raise StoreDamaged(objects.root, key, "its digest is not the recorded one")

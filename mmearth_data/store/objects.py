@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from io import BufferedReader
 
 STAGING = "_partial"
 """Folder of objects that are being written; nothing in it belongs to the store."""
 
 
+FLUSHERS = 16
+"""Folders that are flushed to disk at a time."""
 REMOTE = ("s3://", "gs://", "az://")
 
 
@@ -83,8 +86,30 @@ class Objects:
             path.write_bytes(data)
 
     @contextmanager
+    def together(self) -> Iterator[Callable[[str, bytes], None]]:
+        """Give a function that puts objects, from any thread; they are safe on the disk when the block ends well.
+
+        Each is whole or not there, as with `put`; what is saved is the flushing of every folder for every object.
+        """
+        keys: list[str] = []
+
+        def put(key: str, data: bytes) -> None:
+            with self._staged(key) as path:
+                path.write_bytes(data)
+            keys.append(key)
+
+        yield put
+        self._flush_folders(keys)
+
+    @contextmanager
     def staged(self, key: str) -> Iterator[Path]:
         """Path of a file to fill, which becomes the object ``key`` when the block ends well."""
+        with self._staged(key) as path:
+            yield path
+        self._flush_folders([key])
+
+    @contextmanager
+    def _staged(self, key: str) -> Iterator[Path]:
         staging = self.folder / STAGING
         staging.mkdir(exist_ok=True)
         path = staging / uuid.uuid4().hex
@@ -92,11 +117,17 @@ class Objects:
             yield path
             flush(path)
             target = self.folder / key
-            _make_folder(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-            flush(target.parent)
         finally:
             path.unlink(missing_ok=True)
+
+    def _flush_folders(self, keys: Sequence[str]) -> None:
+        """Bring the entries of objects to the disk, and those of their folders: whoever made them may not have."""
+        inner = {Path(*parts[:depth]) for key in keys for parts in [Path(key).parts] for depth in range(len(parts))}
+        # The disk takes requests that come together as one, or nearly; one after another each waits for it.
+        with ThreadPoolExecutor(FLUSHERS) as pool:
+            list(pool.map(flush, (self.folder / folder for folder in inner)))
 
     def get(self, key: str) -> bytes:
         """Bytes of an object.
@@ -181,12 +212,3 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents, so that they survive a power cut as well as what is put in them."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    flush(folder.parent)

@@ -27,7 +27,7 @@ from mmearth_data.errors import InputError, RetryLater
 from mmearth_data.store.objects import Objects, StoreUrl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
@@ -69,6 +69,11 @@ class RemoteObjects(Objects):
         """Publish one object atomically; an older one of that key is replaced."""
         with self._explained():
             obstore.put(self.bucket, key, data)
+
+    @contextmanager
+    def together(self) -> Iterator[Callable[[str, bytes], None]]:
+        """Give the function that puts objects: each is safe once it is there."""
+        yield self.put
 
     @contextmanager
     def staged(self, key: str) -> Iterator[Path]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import StoreLayout
 
 Columns = dict[str, np.ndarray[Any, Any]]
+LOOKS = 61
+"""Values of a tile, about, that `seen_tiles` looks at first."""
 
 
 def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -> tuple[Columns, list[str]]:
@@ -45,9 +47,11 @@ def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -
 
 
 def check_rasters(
-    layout: StoreLayout, tile_ids: NDArray[np.uint64], rasters: Mapping[str, np.ndarray[Any, Any]]
+    layout: StoreLayout, tile_ids: NDArray[np.uint64], rasters: Mapping[str, np.ndarray[Any, Any] | None]
 ) -> None:
     """Refuse rasters of a wrong shape or type, values that cannot be, and pixels in empty rows.
+
+    None stands for a raster that no tile has.
 
     Raises
     ------
@@ -58,6 +62,8 @@ def check_rasters(
     empty = np.flatnonzero(tile_ids == 0)
     for m in layout.rasters:
         values = rasters[m.name]
+        if values is None:
+            continue
         shape = (len(tile_ids), *m.array_shape(layout.size_px))
         if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != m.dtype:
             raise InputError(f"{m.name}: expected an array {shape} of {m.dtype.name}, got {_describe(values)}.")
@@ -93,17 +99,21 @@ def unknown_codes(m: Modality, values: np.ndarray[Any, Any]) -> list[int]:
     return [code for code in codes[m.observed(codes)].tolist() if code not in known]
 
 
-def valid_bits(
-    modalities: Sequence[Modality], arrays: Mapping[str, np.ndarray[Any, Any]], count: int
-) -> NDArray[np.uint32]:
-    """(n,) bit k is set where the k-th stored modality has at least one observed value."""
-    bits = np.zeros(count, dtype=np.uint32)
-    for k, m in enumerate(modalities):
-        values = arrays[m.name]
-        # Tile by tile where tiles are large, so that the mask of one stays in the cache.
-        parts = values if m.kind.is_raster else values.reshape(count, 1, -1)
-        seen = [bool(m.observed(part).any()) for part in parts] if m.kind.is_raster else m.observed(parts).any((1, 2))
-        bits |= np.asarray(seen, dtype=np.uint32) << np.uint32(k)
+def seen_tiles(m: Modality, values: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
+    """(n,) True where a tile has at least one observed value of the modality, given its values (n, ...)."""
+    flat = values.reshape(len(values), -1)
+    # A few values of each tile settle nearly all of them; only the others are looked at as a whole.
+    seen: NDArray[np.bool_] = np.any(m.observed(flat[:, :: max(1, flat.shape[1] // LOOKS)]), axis=1)
+    for k in np.flatnonzero(~seen):
+        seen[k] = m.observed(flat[k]).any()
+    return seen
+
+
+def valid_bits(seen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint32]:
+    """(n,) bit k is set where a tile has a value of the k-th stored modality, given `seen_tiles` of all of them."""
+    bits = np.zeros(len(seen[0]), dtype=np.uint32)
+    for k, tiles in enumerate(seen):
+        bits |= tiles.astype(np.uint32) << np.uint32(k)
     return bits
 
 
@@ -193,7 +203,7 @@ def _check_facts(facts: Any, count: int) -> list[str]:  # noqa: ANN401 - whateve
         raise InputError(f"facts: expected {count} JSON texts, got {_describe(facts)}.")
     for text in texts:
         try:
-            json.loads(text, parse_constant=_refuse_constant)
+            STRICT_JSON.decode(text)
         except ValueError as error:
             raise InputError(f"facts: expected JSON texts, got {text[:80]!r} ({error}).") from error
     return texts
@@ -201,6 +211,9 @@ def _check_facts(facts: Any, count: int) -> list[str]:  # noqa: ANN401 - whateve
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _describe(values: Any) -> str:  # noqa: ANN401 - whatever came

@@ -7,7 +7,6 @@ that they travel in commit records; merged in shard order they give the same num
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -33,7 +32,7 @@ TRAIN, REST, ALL = "train", "rest", "all"
 
 def partial_statistics(
     modalities: Sequence[Modality],
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Mapping[str, np.ndarray[Any, Any] | None],
     coords: Mapping[str, np.ndarray[Any, Any]],
 ) -> Partial:
     """Partial statistics of some tiles.
@@ -43,7 +42,7 @@ def partial_statistics(
     modalities
         Stored and derived ones.
     arrays
-        Stored modality -> raw values, (n, ...).
+        Stored modality -> raw values, (n, ...), None where no tile has any.
     coords
         ``tile_id``, ``split``, ``s2_level`` and what derived modalities are made from, each (n,). Rows
         whose tile id is 0 hold no tile and count nowhere.
@@ -65,7 +64,7 @@ def partial_statistics(
 
 def _partial_of_rows(
     modalities: Sequence[Modality],
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Mapping[str, np.ndarray[Any, Any] | None],
     coords: Mapping[str, np.ndarray[Any, Any]],
     rows: NDArray[np.intp],
 ) -> dict[str, Any]:
@@ -74,13 +73,15 @@ def _partial_of_rows(
     here = {name: column[rows] for name, column in coords.items()}
     kept = run_of(rows)
     for m in modalities:
-        values = arrays[m.name][kept] if m.stored else derived(m, here)
+        stored = arrays[m.name] if m.stored else derived(m, here)
+        values = stored[kept] if m.stored and stored is not None else stored
         if m.kind.is_continuous:
             bands[m.name] = {
-                level: _band_moments(m, values[members]) for level, members in _by_level(m, here["s2_level"])
+                level: _band_moments(m, None if values is None else values[members])
+                for level, members in _by_level(m, here["s2_level"])
             }
         elif m.classes:
-            classes[m.name] = _class_counts(m, values)
+            classes[m.name] = {} if values is None else _class_counts(m, values)
     return {"bands": bands, "classes": classes}
 
 
@@ -91,7 +92,9 @@ def run_of(rows: NDArray[np.intp]) -> slice | NDArray[np.intp]:
     return rows
 
 
-def _band_moments(m: Modality, values: np.ndarray[Any, Any]) -> dict[str, list[Any]]:
+def _band_moments(m: Modality, values: np.ndarray[Any, Any] | None) -> dict[str, list[Any]]:
+    if values is None:
+        return {band: [0] for band in m.bands}
     return {
         band: Moments.of(values[:, position], m, Bins.of(m, band)).to_json() for position, band in enumerate(m.bands)
     }
@@ -108,15 +111,14 @@ def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, 
 
 def _class_counts(m: Modality, values: np.ndarray[Any, Any]) -> dict[str, list[int]]:
     """Class code -> [tiles in which it occurs, pixels]."""
-    tiles: Counter[int] = Counter()
-    pixels: Counter[int] = Counter()
-    for part in values if m.kind.is_raster else [values]:
-        codes, counts = count_codes(part)
-        seen = m.observed(codes)
-        found = dict(zip(codes[seen].tolist(), counts[seen].tolist(), strict=True))
-        pixels.update(found)
-        tiles.update(dict.fromkeys(found, 1) if m.kind.is_raster else found)
-    return {str(code): [tiles[code], pixels[code]] for code in sorted(tiles)}
+    codes, pixels = count_codes(values)
+    flat = values.reshape(len(values), -1)
+    # Comparing with each of a few codes is far cheaper than counting every tile by itself.
+    return {
+        str(code): [int((flat == code).any(axis=1).sum()), count]
+        for code, count in zip(codes.tolist(), pixels.tolist(), strict=True)
+        if m.observed(np.asarray(code, dtype=m.dtype))
+    }
 
 
 class StatisticsMerger:

@@ -20,7 +20,7 @@ from mmearth_data.store.objects import objects_at
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY
-from mmearth_data.store.shards import check_coordinates, unknown_codes, valid_bits
+from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.writer import fixed_objects
 from mmearth_data.tile import format_tile_id, tile_ids
@@ -281,7 +281,7 @@ def _check_values(found: _Findings, content: Content, commit: Commit) -> None:
             unread |= np.uint32(1 << k)
             continue
         _check_codes(found, part, m, values)
-        bits |= valid_bits([m], {m.name: values}, len(rows)) << np.uint32(k)
+        bits |= seen_tiles(m, values).astype(np.uint32) << np.uint32(k)
     expected = place_rows(specs["valid"], [commit], rows)
     if not np.array_equal(expected & ~unread, bits):
         found.report(commit_key(commit.shard), "the bits of valid are not those of the values")

@@ -6,6 +6,7 @@ import errno
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,27 +25,35 @@ from mmearth_data.store.commits import (
 from mmearth_data.store.encoding import (
     encode_chunk,
     encode_names,
-    encode_shard,
+    encode_tile,
+    encode_tiles,
     extend_shard,
+    join_shard,
     object_key,
     to_json,
 )
 from mmearth_data.store.growth import HeldRows, held_rows
-from mmearth_data.store.index import rejected_table, tiles_writer, write_table
+from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
 from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
-from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, valid_bits
+from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, partial_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mmearth_data.store.schema import ArraySpec
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mmearth_data.modality import Modality
 
 ENCODERS = 4
 """Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""
+
+READERS = 4
+"""Commit records that are read at once when the build ends."""
 
 
 class StoreWriter:
@@ -212,7 +221,7 @@ class StoreWriter:
         self,
         shard: int,
         columns: Mapping[str, np.ndarray[Any, Any]],
-        rasters: Mapping[str, np.ndarray[Any, Any]],
+        rasters: Mapping[str, np.ndarray[Any, Any] | None],
         rejected: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Write one shard: its rasters, then, as the last thing, its commit record.
@@ -226,7 +235,8 @@ class StoreWriter:
             stored tile modality, and ``facts``, n JSON texts. A row without a tile has the tile id 0; whatever
             else stands in it is dropped.
         rasters
-            (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile.
+            (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile. None for
+            a modality that no tile of the shard has.
         rejected
             Candidates that could not be had: dicts of tile_id, lon, lat, reason, detail, slot.
 
@@ -243,21 +253,21 @@ class StoreWriter:
         notes = check_rejected(rejected)
         before = self._before(shard)
         kept = np.flatnonzero(checked["tile_id"])
-        with ThreadPoolExecutor(ENCODERS) as pool:
-            writing = {
-                m.name: pool.submit(self._put_raster, self._specs[m.name], shard, rasters[m.name], before)
-                for m in self.layout.rasters
-            }
-            checked["valid"] = valid_bits(self.layout.stored, {**checked, **rasters}, len(rows))
-            arrays = {**checked, **rasters} if before is None else before.joined({**checked, **rasters})
-            statistics = partial_statistics(self.layout.modalities, arrays, {name: arrays[name] for name in checked})
-            written = dict(future.result() for future in writing.values())
+        with self._objects.together() as put, ThreadPoolExecutor(ENCODERS) as pool:
+            writing = [
+                pool.submit(self._put_raster, put, m, shard, rasters[m.name], before) for m in self.layout.rasters
+            ]
+            statistics = self._statistics(checked, rasters, before)
+            written = [future.result() for future in writing]
+        seen = {m.name: tiles for m, (_, _, tiles) in zip(self.layout.rasters, written, strict=True)}
+        seen |= {m.name: seen_tiles(m, checked[m.name]) for m in self.layout.tabular}
+        checked["valid"] = valid_bits([seen[m.name] for m in self.layout.stored])
         commit = Commit(
             shard=shard,
             rows=kept + rows.start,
             columns={name: column[kept] for name, column in checked.items()},
             facts=[facts[k] for k in kept],
-            objects=written,
+            objects={key: entry for key, entry, _ in written},
             arrays=self._root.arrays_digest(),
             statistics_json=to_json(statistics),
             rejected=notes,
@@ -270,17 +280,49 @@ class StoreWriter:
         held = self.rows(shard).start - self.layout.rows(shard).start
         return held_rows(self._objects, self._whole, shard, held) if held else None
 
-    def _put_raster(
-        self, spec: ArraySpec, shard: int, values: np.ndarray[Any, Any], before: HeldRows | None
-    ) -> tuple[str, Entry]:
-        chunks = self.layout.tiles_per_shard
+    def _statistics(
+        self,
+        columns: Mapping[str, np.ndarray[Any, Any]],
+        rasters: Mapping[str, np.ndarray[Any, Any] | None],
+        before: HeldRows | None,
+    ) -> dict[str, Any]:
+        """Partial statistics of a shard, those rows included that stand already."""
         if before is None:
-            data = encode_shard(values, chunks)
+            return partial_statistics(self.layout.modalities, {**columns, **rasters}, columns)
+        count = len(columns["tile_id"])
+        filled = {m.name: self._filled(m, rasters[m.name], count) for m in self.layout.rasters}
+        arrays = before.joined({**columns, **filled})
+        return partial_statistics(self.layout.modalities, arrays, {name: arrays[name] for name in columns})
+
+    def _filled(self, m: Modality, values: np.ndarray[Any, Any] | None, count: int) -> np.ndarray[Any, Any]:
+        if values is not None:
+            return values
+        shape = m.array_shape(self.layout.size_px)
+        return np.broadcast_to(m.empty(shape), (count, *shape))
+
+    def _put_raster(
+        self,
+        put: Callable[[str, bytes], None],
+        m: Modality,
+        shard: int,
+        values: np.ndarray[Any, Any] | None,
+        before: HeldRows | None,
+    ) -> tuple[str, Entry, NDArray[np.bool_]]:
+        """Write one object; its key, size and digest, and which new tiles have a value of the modality."""
+        chunks, count = self.layout.tiles_per_shard, len(self.rows(shard))
+        seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
+        nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
+        if values is None:
+            parts = [nothing] * count
         else:
-            data = extend_shard(before.objects[spec.name], chunks, before.rows, values)
-        key = object_key(spec, shard)
-        self._objects.put(key, data)
-        return key, entry_of(data)
+            parts = encode_tiles(values, dict.fromkeys(np.flatnonzero(~seen).tolist(), nothing))
+        if before is None:
+            data = join_shard(parts, chunks)
+        else:
+            data = extend_shard(before.objects[m.name], chunks, before.rows, parts)
+        key = object_key(self._specs[m.name], shard)
+        put(key, data)
+        return key, entry_of(data), seen
 
     def finish(self) -> None:
         """Write 1-D arrays, statistics and index from the commit records, and seal the store.
@@ -306,6 +348,12 @@ class StoreWriter:
             _Finish(self._objects, self._root).run()
 
 
+@lru_cache(maxsize=64)
+def _empty_tile(m: Modality, size_px: int) -> bytes:
+    """Inner chunk of a tile of which nothing was observed."""
+    return encode_tile(m.empty(m.array_shape(size_px)))
+
+
 class _Finish:
     """One run of `StoreWriter.finish`: gathers while it walks through the commits once."""
 
@@ -314,26 +362,27 @@ class _Finish:
         self.root = root
         self.layout = root.layout
         self.files: dict[str, Entry] = {}
-        self.rejected: list[Mapping[str, Any]] = []
         self.merger = StatisticsMerger(root.layout.modalities)
 
     def run(self) -> None:
         self._vouch_for_fixed_objects()
         # A plain reader keeps to rows with valid > 0, so that array comes when all others stand.
         valid: dict[str, bytes] = {}
+        rejected: list[pa.Table] = []
         with (
             self.objects.staged(TILES_KEY) as path,
             tiles_writer(path, self.layout) as add_tiles,
+            ThreadPoolExecutor(READERS) as pool,
         ):
             for position, shards in enumerate(self._chunks()):
-                commits = [self._commit(shard) for shard in shards]
+                commits = list(pool.map(self._commit, shards))
                 add_tiles(commits)
                 for commit in commits:
                     self.merger.add(commit.statistics)
-                    self.rejected.extend(commit.rejected)
+                rejected.append(rejected_table([row for commit in commits for row in commit.rejected]))
                 valid |= self._put_columns(position, commits)
         with self.objects.staged(REJECTED_KEY) as path:
-            write_table(rejected_table(self.rejected), path)
+            write_tables(rejected, path)
         for key, data in valid.items():
             self._put(key, data)
         self._seal()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build_making import MODALITIES, TILES, build_known, layout, make_plan, tile_values, tiles_read
+from build_making import MODALITIES, build_known, layout, make_plan, tile_values, tiles_read
 from test_store_building import digests
 
 from mmearth_data import InputError, open_store, verify
@@ -283,10 +283,3 @@ def test_a_second_build_is_refused_and_a_stale_lock_explained(tmp_path: Path, re
     with hold(store) as stale:
         assert stale is None
     go_on(store, log, reference, committed(store))
-
-
-def test_all_ways_to_run_give_the_same_bytes(tmp_path: Path, reference: dict[str, str]) -> None:
-    with dask_processes(tmp_path) as (address, _):
-        build_known(tmp_path / "a.zarr", tmp_path / "a", scheduler=address)
-    assert digests(tmp_path / "a.zarr") == reference
-    assert open_store(tmp_path / "a.zarr").layout.tiles == TILES

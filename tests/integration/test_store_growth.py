@@ -15,7 +15,7 @@ from test_store_building import FullDisk, digests
 from mmearth_data.building.growing import begin_append, is_begun
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store import StoreWriter, open_store, verify
-from mmearth_data.store.encoding import cut_shard, encode_shard, extend_shard
+from mmearth_data.store.encoding import cut_shard, encode_shard, encode_tiles, extend_shard
 from mmearth_data.store.reader import Store
 
 MORE = 14
@@ -166,8 +166,8 @@ def test_appended_rows_that_do_not_add_up_are_damage(folder: Path, tmp_path: Pat
 def test_a_longer_shard_is_the_shard_of_all_rows_and_cut_it_is_the_shorter_one(held: int) -> None:
     values = np.random.default_rng(3).integers(0, 99, (8, 2, 16, 16)).astype(np.uint16)
     whole, first = encode_shard(values, 8), encode_shard(values[:held], 8)
-    assert extend_shard(first, 8, held, values[held:]) == whole
-    assert extend_shard(whole, 8, held, values[held:]) == whole, "begun again after it was cut off"
+    assert extend_shard(first, 8, held, encode_tiles(values[held:])) == whole
+    assert extend_shard(whole, 8, held, encode_tiles(values[held:])) == whole, "begun again after it was cut off"
     assert cut_shard(whole, 8, held) == first
     for broken in (first[:-1], first[:50], b"", encode_shard(values[: held - 1], 8)):
         with pytest.raises(ValueError, match=r"rows|checksum"):

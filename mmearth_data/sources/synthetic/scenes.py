@@ -131,7 +131,9 @@ class Granule:
     @lazy
     def exists(self) -> bool:
         """Whether it reaches into its own zone; those of each hemisphere begin at the equator."""
-        return 0 <= self.row < 100 and any(_zone(lo, la) == self.epsg for lo, la in zip(*(c.tolist() for c in self.outline), strict=True))
+        return 0 <= self.row < 100 and any(
+            _zone(lo, la) == self.epsg for lo, la in zip(*(c.tolist() for c in self.outline), strict=True)
+        )
 
     @lazy
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -15,7 +16,7 @@ from store_making import make_columns, make_rejected, small_layout
 
 from mmearth_data.errors import InputError
 from mmearth_data.store.commits import Commit
-from mmearth_data.store.index import check_crs, rejected_table, tile_outlines, tiles_writer
+from mmearth_data.store.index import check_crs, outlines_from_wkb, rejected_table, tile_outlines, tiles_writer
 from mmearth_data.store.shards import check_columns, check_rejected
 from mmearth_data.tile import TileGrid, transformer, utm_epsg
 
@@ -120,3 +121,15 @@ def test_rejected_candidates_keep_their_ids_and_missing_slots() -> None:
     assert table["slot"].to_pylist() == [2, None]
     assert table["reason"].to_pylist() == ["sentinel2_nodata"] * 2
     assert rejected_table([]).num_rows == 0
+
+
+@pytest.mark.parametrize("lon", [[8.5, 8.6, 8.7], [8.5, 179.9999, 8.7]])
+def test_outlines_are_read_as_shapely_reads_them(lon: list[float]) -> None:
+    """Also where one of them is two polygons, and from the middle of a column."""
+    drawn = outlines_at(list(zip(lon, [47.0, 60.0, -20.0], strict=True)))
+    column = pa.array(shapely.to_wkb(drawn), type=pa.binary())
+    assert shapely.equals_exact(outlines_from_wkb(column), drawn).all()
+    assert shapely.equals_exact(outlines_from_wkb(column[1:]), drawn[1:]).all()
+    assert len(outlines_from_wkb(column[:0])) == 0
+    other = pa.array(shapely.to_wkb(drawn, byte_order=0), type=pa.binary())
+    assert shapely.equals_exact(outlines_from_wkb(other), drawn).all()

@@ -11,11 +11,12 @@ import pytest
 from store_making import begin_store, make_columns, make_rasters, make_rejected, small_layout
 
 from mmearth_data.errors import InputError
-from mmearth_data.store.shards import valid_bits
+from mmearth_data.store.shards import seen_tiles, valid_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mmearth_data.store.schema import StoreLayout
     from mmearth_data.store.writer import StoreWriter
 
 Inputs = tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]
@@ -138,12 +139,25 @@ def test_types_that_lose_nothing_are_taken(tmp_path: Path) -> None:
     assert writer.committed() == {0}
 
 
+def bits(layout: StoreLayout, arrays: dict[str, Any]) -> list[int]:
+    return valid_bits([seen_tiles(m, arrays[m.name]) for m in layout.stored]).tolist()
+
+
 def test_valid_says_where_anything_was_observed() -> None:
     layout = small_layout()
     arrays = {m.name: m.empty((3, *m.array_shape(16))) for m in layout.stored}
-    assert valid_bits(layout.stored, arrays, 3).tolist() == [0, 0, 0]
+    assert bits(layout, arrays) == [0, 0, 0]
     for k, m in enumerate(layout.stored):
         arrays[m.name][1:2].flat[-1] = 0 if m.nodata != 0 else 1
-        assert valid_bits(layout.stored, arrays, 3).tolist() == [0, 2 ** (k + 1) - 1, 0], m.name
+        assert bits(layout, arrays) == [0, 2 ** (k + 1) - 1, 0], m.name
     arrays["zone"][0] = 5
-    assert valid_bits(layout.stored, arrays, 3)[0] == 1 << (len(layout.stored) - 1)
+    assert bits(layout, arrays)[0] == 1 << (len(layout.stored) - 1)
+
+
+def test_one_value_anywhere_in_a_tile_is_seen() -> None:
+    layout = small_layout()
+    for m in layout.rasters:
+        side = int(np.prod(m.array_shape(16)))
+        values = m.empty((side, *m.array_shape(16)))
+        np.fill_diagonal(values.reshape(side, side), 1)
+        assert seen_tiles(m, values).all(), m.name
