@@ -22,7 +22,18 @@ from mmearth_data.errors import (
 from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview, repair
+    from mmearth_data.api import (
+        PreparedBuild,
+        Store,
+        build,
+        draw_sample,
+        export,
+        import_hdf5,
+        open_store,
+        prepare,
+        preview,
+        repair,
+    )
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.commands import CommandGroup
@@ -61,7 +72,9 @@ _HOME = {
     "derived": "store.derived",
     "describe_modality": "catalog",
     "draw_sample": "api",
+    "export": "api",
     "format_tile_id": "tile",
+    "import_hdf5": "api",
     "load_catalog": "catalog",
     "make_recipe": "recipe",
     "map_figure": "inspection",
@@ -113,7 +126,9 @@ __all__ = [
     "derived",
     "describe_modality",
     "draw_sample",
+    "export",
     "format_tile_id",
+    "import_hdf5",
     "load_catalog",
     "make_recipe",
     "map_figure",

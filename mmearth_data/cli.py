@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -16,7 +16,7 @@ from mmearth_data import CommandGroup, InputError, StoreDamaged, __version__
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mmearth_data import BuildRecipe, Catalog, Progress
+    from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -150,11 +150,7 @@ def build(
             scheduler=scheduler,
             note=lambda text: click.echo(text, err=True),
         )
-    if as_json:
-        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
-        return
-    synthetic = "synthetic " if store.synthetic else ""
-    click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+    _tell_store(store, as_json=as_json)
 
 
 @cli.command()
@@ -179,6 +175,57 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
         made_up = chosen.source_name == "synthetic" and chosen.ecoregions is None
         sample_map(drawn.frame, map_file, synthetic=made_up)
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
+
+
+# ---------------------------------------------------------------- bridges
+
+
+@cli.command("import")
+@click.argument("folder", type=FILE)
+@click.option("--out", type=STORE, required=True, metavar="STORE", help="Folder or URL of the store.")
+@click.option("--name", metavar="NAME", help="Data set to read, where FOLDER holds several.  [default: the only one]")
+@click.option(
+    "--skip-duplicates", is_flag=True, help="Leave out tiles that repeat the place and date of an earlier row."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def import_published(folder: Path, out: Path, name: str | None, skip_duplicates: bool, as_json: bool) -> None:
+    """Make a store of MMEarth as published.
+
+    FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command again goes on
+    with an import that was interrupted.
+    """
+    from mmearth_data import import_hdf5
+
+    with _progress(f"Importing {folder}") as report:
+        store = import_hdf5(folder, out, name=name, skip_duplicates=skip_duplicates, report=report, note=_say)
+    _tell_store(store, as_json=as_json)
+
+
+@cli.command()
+@click.argument("store", type=STORE)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["mmearth-h5", "geotiff"]),
+    required=True,
+    help="MMEarth as published, or one cloud-optimised GeoTIFF a tile and modality.",
+)
+@click.option("--out", type=FILE, required=True, metavar="FOLDER", help="Folder to write into.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="With mmearth-h5: data_1M_v001, data_1M_v001_64 or data_100k_v001.  [default: by tile size]",
+)
+def export(store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None) -> None:
+    """Write a store in another form.
+
+    The same command again goes on with an export that was interrupted. mmearth-h5 takes its size twice while it runs.
+    """
+    from mmearth_data import export as export_store
+
+    with _progress(f"Exporting {store}") as report:
+        folder = export_store(store, out, form=form, name=name, report=report, note=_say)
+    click.echo(str(folder))
 
 
 # ---------------------------------------------------------------- testing without the service
@@ -308,6 +355,18 @@ def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
 
 
 # ---------------------------------------------------------------- shared pieces
+
+
+def _tell_store(store: Store, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
+        return
+    synthetic = "synthetic " if store.synthetic else ""
+    click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:

@@ -158,17 +158,21 @@ def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype
 def check_coordinates(columns: Columns) -> None:
     """Refuse coordinates that cannot be, in rows that hold a tile.
 
+    Data made elsewhere may not say where the corner of a tile lies: then both ``ulx`` and ``uly`` are NaN, and
+    ``epsg`` may be 0.
+
     Raises
     ------
     InputError
         Naming the coordinate and a value.
     """
     tiles = columns["tile_id"] != 0
+    cornerless = np.isnan(columns["ulx"]) & np.isnan(columns["uly"])
     known = {
         "lon": np.abs(columns["lon"]) <= 180,
         "lat": np.abs(columns["lat"]) <= 90,
-        "ulx": np.isfinite(columns["ulx"]),
-        "uly": np.isfinite(columns["uly"]),
+        "ulx": np.isfinite(columns["ulx"]) | cornerless,
+        "uly": np.isfinite(columns["uly"]) | cornerless,
         "s2_level": np.isin(columns["s2_level"], [*LEVEL_NAMES, LEVEL_NONE]),
         "split": np.isin(columns["split"], [*SPLIT_NAMES, SPLIT_NONE]),
         "s1_asc_days": ~np.isinf(columns["s1_asc_days"]),
@@ -180,7 +184,7 @@ def check_coordinates(columns: Columns) -> None:
             raise InputError(
                 f"{name}: expected a possible value in every row with a tile, got {columns[name][wrong[0]]}."
             )
-    for epsg in np.unique(columns["epsg"][tiles]).tolist():
+    for epsg in np.unique(columns["epsg"][tiles & ~(cornerless & (columns["epsg"] == 0))]).tolist():
         check_crs(epsg)
     pairs = np.stack([columns["tile_id"][tiles].view(np.int64), columns["time"][tiles]], axis=-1)
     if len(np.unique(pairs, axis=0)) != len(pairs):
