@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         draw_sample,
         export,
         import_hdf5,
+        merge,
         open_store,
         prepare,
         preview,
         repair,
+        subset,
     )
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
+    from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
@@ -78,11 +81,13 @@ _HOME = {
     "load_catalog": "catalog",
     "make_recipe": "recipe",
     "map_figure": "inspection",
+    "merge": "api",
     "open_store": "api",
     "parse_fault": "emulator.faults",
     "parse_tile_id": "tile",
     "prepare": "api",
     "preview": "api",
+    "read_ids": "interchange.subset",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -90,6 +95,7 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
+    "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
     "verify": "store",
@@ -132,11 +138,13 @@ __all__ = [
     "load_catalog",
     "make_recipe",
     "map_figure",
+    "merge",
     "open_store",
     "parse_fault",
     "parse_tile_id",
     "prepare",
     "preview",
+    "read_ids",
     "render_catalog",
     "render_modality",
     "render_summary",
@@ -145,6 +153,7 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "subset",
     "summarise",
     "tile_figure",
     "verify",

@@ -19,7 +19,7 @@ from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import ROOT_KEY, StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
@@ -451,6 +451,81 @@ def export(
         return export_published(
             open_store(store), Path(out), name=name, report=_rows_of(report), note=note or _keep_quiet
         )
+
+
+def subset(
+    store: str | Path,
+    out: str | Path,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    **part: Any,
+) -> Store:
+    """Make a store of a part of another one, or go on with a subset that was interrupted.
+
+    Shards that are taken as a whole are copied byte for byte and come first; statistics are those of what was taken.
+
+    Parameters
+    ----------
+    store
+        A finished store.
+    out
+        Folder or URL of the new one.
+    report, note
+        As in `import_hdf5`.
+    **part
+        Which tiles and modalities: fields of `mmearth_data.interchange.subset.Part` (region, split, biome, modalities,
+        share, seed, ids, crop).
+
+    Raises
+    ------
+    InputError
+        When a condition is not known or leaves no tile, or something else stands at ``out``.
+    """
+    from mmearth_data.building.running import storage_errors
+    from mmearth_data.interchange.subset import Part, make_subset
+
+    with storage_errors(out):
+        make_subset(open_store(store), out, Part(**part), report=_rows_of(report), note=note or _keep_quiet)
+    return open_store(out)
+
+
+def merge(
+    stores: Sequence[str | Path],
+    out: str | Path,
+    *,
+    drop_clashes: bool = False,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Store:
+    """Make one store of several, or go on with a merge that was interrupted.
+
+    Full shards are copied byte for byte and come first, the rest of the tiles follows.
+
+    Parameters
+    ----------
+    stores
+        Finished stores of one tile size and the same modalities.
+    out
+        Folder or URL of the new one.
+    drop_clashes
+        Leave out tiles that an earlier store has too, or whose ground an earlier one has in another split; otherwise
+        they are refused.
+    report, note
+        As in `import_hdf5`.
+
+    Raises
+    ------
+    InputError
+        When the stores do not fit together, or something else stands at ``out``.
+    """
+    from mmearth_data.building.running import storage_errors
+    from mmearth_data.interchange.merge import merge_stores
+
+    opened = [open_store(path) for path in stores]
+    with storage_errors(out):
+        merge_stores(opened, out, drop_clashes=drop_clashes, report=_rows_of(report), note=note or _keep_quiet)
+    return open_store(out)
 
 
 def _keep_quiet(text: str) -> None:

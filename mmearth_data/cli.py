@@ -228,6 +228,71 @@ def export(store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name:
     click.echo(str(folder))
 
 
+@cli.command()
+@click.argument("store", type=STORE)
+@click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
+@click.option("--region", metavar="REGION", help="A country, continent or ISO code, bbox:W,S,E,N, or a vector file.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="May be repeated.")
+@click.option("--biome", metavar="NAME|CODE", multiple=True, help="May be repeated.")
+@click.option("--modalities", metavar="A,B,...", help="Modalities to keep.  [default: all]")
+@click.option("--share", type=float, metavar="F", help="Random share of what the other options leave, such as 0.1.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Decides the random share.  [default: 0]"
+)
+@click.option("--ids", metavar="A,B,...|FILE", help="Tile ids, or published ids; a file holds one a line.")
+@click.option("--crop", type=int, metavar="PX", help="Take the middle of each tile.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def subset(
+    store: Path,
+    out: Path,
+    split: tuple[str, ...],
+    biome: tuple[str, ...],
+    modalities: str | None,
+    ids: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make a store of a part of another one.
+
+    Shards that are taken as a whole are copied byte for byte. The same command again goes on with a subset that was
+    interrupted.
+    """
+    from mmearth_data import read_ids
+    from mmearth_data import subset as make_subset
+
+    part = {
+        "split": split or None,
+        "biome": [int(name) if name.isdigit() else name for name in biome] or None,
+        "modalities": None if modalities is None else [name.strip() for name in modalities.split(",") if name.strip()],
+        "ids": None if ids is None else read_ids(ids),
+    }
+    with _progress(f"Making {out}") as report:
+        made = make_subset(store, out, report=report, note=_say, **part, **options)
+    _tell_store(made, as_json=as_json)
+
+
+@cli.command()
+@click.argument("stores", type=STORE, nargs=-1, required=True)
+@click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
+@click.option(
+    "--drop-clashes",
+    is_flag=True,
+    help="Leave out tiles that an earlier store has, or whose ground it has in another split.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool) -> None:
+    """Make one store of several.
+
+    They have one tile size and the same modalities. Full shards are copied byte for byte. The same command again goes on
+    with a merge that was interrupted.
+    """
+    from mmearth_data import merge as merge_stores
+
+    with _progress(f"Making {out}") as report:
+        made = merge_stores(stores, out, drop_clashes=drop_clashes, report=report, note=_say)
+    _tell_store(made, as_json=as_json)
+
+
 # ---------------------------------------------------------------- testing without the service
 
 

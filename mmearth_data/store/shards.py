@@ -107,6 +107,15 @@ def valid_bits(
     return bits
 
 
+def moved_bits(bits: NDArray[np.uint32], theirs: Sequence[Modality], ours: Sequence[Modality]) -> NDArray[np.uint32]:
+    """Bits of ``valid`` in the order of other modalities, all of which are among the first ones."""
+    names = [m.name for m in theirs]
+    moved = np.zeros_like(bits)
+    for k, m in enumerate(ours):
+        moved |= ((bits >> np.uint32(names.index(m.name))) & np.uint32(1)) << np.uint32(k)
+    return moved
+
+
 def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rejected candidates as a commit records them: JSON-ready, the tile id in hex.
 
