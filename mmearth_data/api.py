@@ -445,12 +445,18 @@ def export(
         When the store is not finished, holds what the form cannot say, or something else stands at ``out``.
     """
     from mmearth_data.building.running import storage_errors
-    from mmearth_data.interchange.hdf5_export import export_published
 
+    opened, told, tell = open_store(store), _rows_of(report), note or _keep_quiet
     with storage_errors(out):
-        return export_published(
-            open_store(store), Path(out), name=name, report=_rows_of(report), note=note or _keep_quiet
-        )
+        if form == "mmearth-h5":
+            from mmearth_data.interchange.hdf5_export import export_published
+
+            return export_published(opened, Path(out), name=name, report=told, note=tell)
+        from mmearth_data.interchange.geotiff import export_geotiff
+
+        if name is not None:
+            raise InputError(f"--name: expected none with geotiff, whose files are named by tile id, got {name!r}.")
+        return export_geotiff(opened, Path(out), report=told, note=tell)
 
 
 def subset(
