@@ -130,7 +130,11 @@ class PublishedFolder:
         path = self.files.tile_info
         rows = {published_id: row for row, published_id in enumerate(self.ids.tolist())}
         if len(rows) < self.rows:
-            raise FileInputError(self.files.h5, "expected rows with different ids, got one twice; repair the file.")
+            ids, counts = np.unique(self.ids, return_counts=True)
+            twice = ids[counts > 1][0].decode(errors="replace")
+            raise FileInputError(
+                self.files.h5, f"expected rows with different ids, got {twice!r} twice; repair the file."
+            )
         scenes = np.zeros(self.rows, dtype=SCENE_TYPES)
         spans = np.full((self.rows, 2), -1, dtype=np.int64)
         unused = 0
@@ -191,7 +195,8 @@ def open_folder(files: Files, form: PublishedForm, catalog: Catalog) -> Iterator
         When a file is missing or damaged, or files contradict each other.
     """
     with reading(files.h5):
-        file = h5py.File(files.h5, "r")
+        # Every chunk is read once: a cache of them would only hold memory.
+        file = h5py.File(files.h5, "r", rdcc_nbytes=0)
     with file:
         yield PublishedFolder(files, file, form, catalog)
 

@@ -298,6 +298,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "arrays of unequal length": (rewrite(shorten), "aster: expected the shape (21"),
     "array of another form": (rewrite(lambda file: file.create_dataset("ndvi", (21,), "f4")), "ndvi"),
     "no metadata": (rewrite(lambda file: file.pop("metadata")), "metadata"),
+    "id of two rows": (put("metadata", (4,), (b"1021_0", b"l2a")), "'1021_0' twice"),
     "id that tile_info lacks": (rewrite_json("tile_info", lambda c: {k: c[k] for k in c if k != "1070_0"}), "1070_0"),
     "tile without a place": (rewrite_json("tile_info", lambda c: c["1070_0"].update(lat=None)), "lat"),
     "row that is not there": (rewrite_json("splits", lambda c: c["val"].append(21)), "0 to 20"),
