@@ -143,6 +143,8 @@ class PublishedFolder:
             if row is None:
                 unused += 1
                 continue
+            if spans[row, 0] >= 0:
+                raise FileInputError(path, f"expected one entry for {key!r}, got two; remove one.")
             scenes[row] = self._scene(key, entry)
             spans[row] = offset, length
         lost = np.flatnonzero(spans[:, 0] < 0)

@@ -16,6 +16,7 @@ CHUNK_BYTES = 2**22
 MAX_ENTRY_BYTES = 2**26
 """A value that is longer is no entry of a table: a quote or bracket is missing."""
 SPACE = " \t\n\r"
+NUMBER_CHARACTERS = "0123456789.eE+-"
 
 
 class ObjectWalker:
@@ -28,10 +29,13 @@ class ObjectWalker:
     ----------
     path
         The file.
+    chunk_bytes
+        Bytes that are read at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._path = path
+        self._chunk_bytes = chunk_bytes
         self._decoder = json.JSONDecoder()
 
     def entries(self) -> Iterator[tuple[str, Any, int, int]]:
@@ -51,7 +55,7 @@ class ObjectWalker:
             raise FileInputError(self._path, f"expected one JSON object, got: {error}; copy the file again.") from None
 
     def _walk(self, file: BufferedReader) -> Iterator[tuple[str, Any, int, int]]:
-        text = _Window(file)
+        text = _Window(file, self._chunk_bytes)
         text.expect("{")
         if text.peek() == "}":
             text.expect("}")
@@ -78,8 +82,9 @@ class ObjectWalker:
                 if len(text.text) - text.position > MAX_ENTRY_BYTES or not text.fill():
                     raise ValueError(f"{error.msg} at byte {text.offset}") from None
                 continue
-            # A number at the very end of what was read may go on in what was not.
-            if end < len(text.text) or not text.fill():
+            # A number at the very end of what was read may go on in what was not: 0, 0.5, 0.5e3.
+            whole = not isinstance(value, int | float) or text.text[end:].strip(NUMBER_CHARACTERS)
+            if whole or not text.fill():
                 break
         start, raw = text.offset, text.text[text.position : end]
         text.position = end
@@ -91,8 +96,9 @@ class ObjectWalker:
 class _Window:
     """The part of a file that is looked at."""
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: BufferedReader, chunk_bytes: int) -> None:
         self._file = file
+        self._chunk_bytes = chunk_bytes
         self.text = ""
         self.position = 0
         self._base = 0
@@ -104,7 +110,7 @@ class _Window:
 
     def fill(self) -> bool:
         """Read on; False at the end of the file."""
-        data = self._file.read(CHUNK_BYTES)
+        data = self._file.read(self._chunk_bytes)
         self._base += self.position
         self.text = self.text[self.position :] + data.decode("latin-1")
         self.position = 0
