@@ -22,7 +22,21 @@ from mmearth_data.errors import (
 from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import PreparedBuild, Store, build, draw_sample, open_store, prepare, preview, profile, repair
+    from mmearth_data.api import (
+        PreparedBuild,
+        Store,
+        build,
+        draw_sample,
+        export,
+        import_hdf5,
+        merge,
+        open_store,
+        prepare,
+        preview,
+        profile,
+        repair,
+        subset,
+    )
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
@@ -30,6 +44,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
+    from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
@@ -62,10 +77,13 @@ _HOME = {
     "derived": "store.derived",
     "describe_modality": "catalog",
     "draw_sample": "api",
+    "export": "api",
     "format_tile_id": "tile",
+    "import_hdf5": "api",
     "load_catalog": "catalog",
     "make_recipe": "recipe",
     "map_figure": "inspection",
+    "merge": "api",
     "open_store": "api",
     "parse_fault": "emulator.faults",
     "parse_tile_id": "tile",
@@ -73,6 +91,7 @@ _HOME = {
     "preview": "api",
     "profile": "api",
     "profile_lines": "building.price",
+    "read_ids": "interchange.subset",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -80,6 +99,7 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
+    "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
     "verify": "store",
@@ -116,10 +136,13 @@ __all__ = [
     "derived",
     "describe_modality",
     "draw_sample",
+    "export",
     "format_tile_id",
+    "import_hdf5",
     "load_catalog",
     "make_recipe",
     "map_figure",
+    "merge",
     "open_store",
     "parse_fault",
     "parse_tile_id",
@@ -127,6 +150,7 @@ __all__ = [
     "preview",
     "profile",
     "profile_lines",
+    "read_ids",
     "render_catalog",
     "render_modality",
     "render_summary",
@@ -135,6 +159,7 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "subset",
     "summarise",
     "tile_figure",
     "verify",

@@ -12,14 +12,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mmearth_data.errors import InputError
 from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import ROOT_KEY, StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
@@ -492,11 +492,221 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
         return found
     reopen(path, found)
     damaged = open_store(path)
+    made_by = next((name for name in ("import", "subset", "merge") if name in damaged.recipe), None)
+    if made_by is not None:
+        raise InputError(
+            f"{path}: expected a store that was built from a source, got one made by `mmearth-data {made_by}`. What is "
+            "damaged was taken out; the command that made the store puts it back."
+        )
     catalog = files.pop("catalog", None)
     kept = {name: value for name, value in damaged.recipe.items() if name not in FILES}
     given = {name: value for name, value in files.items() if value is not None}
     build(make_recipe(None, {"source": damaged.source["name"], **kept, **given}), path, catalog=catalog, report=report)
     return verify(path)
+
+
+def import_hdf5(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    skip_duplicates: bool = False,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Store:
+    """Make a store of a data set in the published HDF5 form, or go on with an import that was interrupted.
+
+    Every observed value and every key of tile_info comes back in an export. What the form does not say (the corner
+    of a tile, the hour of a scene) is not known in the store either.
+
+    Parameters
+    ----------
+    folder
+        Folder with ``NAME.h5``, ``NAME_band_stats.json``, ``NAME_splits.json`` and ``NAME_tile_info.json``.
+    out
+        Folder or URL of the store.
+    name
+        NAME, where the folder holds more than one.
+    skip_duplicates
+        Leave out tiles that repeat the place and date of an earlier row, rather than refuse them.
+    report
+        Called with the progress after each shard.
+    note
+        Called with what is worth knowing.
+
+    Raises
+    ------
+    InputError
+        When a file is missing, damaged or contradicts another one.
+    """
+    from mmearth_data.building.running import storage_errors
+    from mmearth_data.interchange.hdf5_import import import_published
+
+    with storage_errors(out):
+        import_published(
+            Path(folder),
+            out,
+            name=name,
+            skip_duplicates=skip_duplicates,
+            report=_rows_of(report),
+            note=note or _keep_quiet,
+        )
+    return open_store(out)
+
+
+def export(
+    store: str | Path,
+    out: str | Path,
+    *,
+    form: Literal["mmearth-h5", "geotiff"] = "mmearth-h5",
+    name: str | None = None,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a finished store in another form, or go on with an export that was interrupted.
+
+    Parameters
+    ----------
+    store
+        The store.
+    out
+        Folder to write into.
+    form
+        ``mmearth-h5``: ``out/NAME/NAME.h5`` and its JSON files, as MMEarth was published. ``geotiff``: one
+        cloud-optimised GeoTIFF a tile and modality.
+    name
+        NAME of the published form; by default that of the tile size.
+    report, note
+        As in `import_hdf5`.
+
+    Returns
+    -------
+    Path
+        Folder of what was written.
+
+    Raises
+    ------
+    InputError
+        When the store is not finished, holds what the form cannot say, or something else stands at ``out``.
+    """
+    from mmearth_data.building.running import storage_errors
+
+    opened, told, tell = open_store(store), _rows_of(report), note or _keep_quiet
+    with storage_errors(out):
+        if form == "mmearth-h5":
+            from mmearth_data.interchange.hdf5_export import export_published
+
+            return export_published(opened, Path(out), name=name, report=told, note=tell)
+        from mmearth_data.interchange.geotiff import export_geotiff
+
+        if name is not None:
+            raise InputError(f"--name: expected none with geotiff, whose files are named by tile id, got {name!r}.")
+        return export_geotiff(opened, Path(out), report=told, note=tell)
+
+
+def subset(
+    store: str | Path,
+    out: str | Path,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    **part: Any,
+) -> Store:
+    """Make a store of a part of another one, or go on with a subset that was interrupted.
+
+    Shards that are taken as a whole are copied byte for byte and come first; statistics are those of what was taken.
+
+    Parameters
+    ----------
+    store
+        A finished store.
+    out
+        Folder or URL of the new one.
+    report, note
+        As in `import_hdf5`.
+    **part
+        Which tiles and modalities: fields of `mmearth_data.interchange.subset.Part` (region, split, biome, modalities,
+        share, seed, ids, crop).
+
+    Raises
+    ------
+    InputError
+        When a condition is not known or leaves no tile, or something else stands at ``out``.
+    """
+    from mmearth_data.building.running import storage_errors
+    from mmearth_data.interchange.subset import Part, make_subset
+
+    with storage_errors(out):
+        make_subset(open_store(store), out, Part(**part), report=_rows_of(report), note=note or _keep_quiet)
+    return open_store(out)
+
+
+def merge(
+    stores: Sequence[str | Path],
+    out: str | Path,
+    *,
+    drop_clashes: bool = False,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Store:
+    """Make one store of several, or go on with a merge that was interrupted.
+
+    Full shards are copied byte for byte and come first, the rest of the tiles follows.
+
+    Parameters
+    ----------
+    stores
+        Finished stores of one tile size and the same modalities.
+    out
+        Folder or URL of the new one.
+    drop_clashes
+        Leave out tiles that an earlier store has too, or whose ground an earlier one has in another split; otherwise
+        they are refused.
+    report, note
+        As in `import_hdf5`.
+
+    Raises
+    ------
+    InputError
+        When the stores do not fit together, or something else stands at ``out``.
+    """
+    from mmearth_data.building.running import storage_errors
+    from mmearth_data.interchange.merge import merge_stores
+
+    opened = [open_store(path) for path in stores]
+    with storage_errors(out):
+        merge_stores(opened, out, drop_clashes=drop_clashes, report=_rows_of(report), note=note or _keep_quiet)
+    return open_store(out)
+
+
+def _keep_quiet(text: str) -> None:
+    """Tell nobody."""
+
+
+def _rows_of(report: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
+    """Tell progress in rows as a build tells its own."""
+    import time
+
+    from mmearth_data.building.executor import Progress
+
+    start = time.perf_counter()
+    resumed: list[int] = []
+
+    def tell(done: int, total: int) -> None:
+        resumed.append(done)
+        if report is not None:
+            report(
+                Progress(
+                    rows_done=done,
+                    rows_total=total,
+                    filled=done - resumed[0],
+                    rejected=0,
+                    resumed=resumed[0],
+                    seconds=time.perf_counter() - start,
+                )
+            )
+
+    return tell
 
 
 def draw_sample(

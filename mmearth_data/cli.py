@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -16,7 +16,7 @@ from mmearth_data import CommandGroup, InputError, StoreDamaged, __version__
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mmearth_data import BuildRecipe, Catalog, Progress
+    from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -164,11 +164,7 @@ def build(
             note=lambda text: click.echo(text, err=True),
             append=append,
         )
-    if as_json:
-        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
-        return
-    synthetic = "synthetic " if store.synthetic else ""
-    click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+    _tell_store(store, as_json=as_json)
 
 
 @cli.command()
@@ -193,6 +189,122 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
         made_up = chosen.source_name == "synthetic" and chosen.ecoregions is None
         sample_map(drawn.frame, map_file, synthetic=made_up)
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
+
+
+# ---------------------------------------------------------------- bridges
+
+
+@cli.command("import")
+@click.argument("folder", type=FILE)
+@click.option("--out", type=STORE, required=True, metavar="STORE", help="Folder or URL of the store.")
+@click.option("--name", metavar="NAME", help="Data set to read, where FOLDER holds several.  [default: the only one]")
+@click.option(
+    "--skip-duplicates", is_flag=True, help="Leave out tiles that repeat the place and date of an earlier row."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def import_published(folder: Path, out: Path, name: str | None, skip_duplicates: bool, as_json: bool) -> None:
+    """Make a store of MMEarth as published.
+
+    FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command again goes on
+    with an import that was interrupted.
+    """
+    from mmearth_data import import_hdf5
+
+    with _progress(f"Importing {folder}") as report:
+        store = import_hdf5(folder, out, name=name, skip_duplicates=skip_duplicates, report=report, note=_say)
+    _tell_store(store, as_json=as_json)
+
+
+@cli.command()
+@click.argument("store", type=STORE)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["mmearth-h5", "geotiff"]),
+    required=True,
+    help="MMEarth as published, or one cloud-optimised GeoTIFF a tile and modality.",
+)
+@click.option("--out", type=FILE, required=True, metavar="FOLDER", help="Folder to write into.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="With mmearth-h5: data_1M_v001, data_1M_v001_64 or data_100k_v001.  [default: by tile size]",
+)
+def export(store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None) -> None:
+    """Write a store in another form.
+
+    The same command again goes on with an export that was interrupted. mmearth-h5 takes its size twice while it runs.
+    """
+    from mmearth_data import export as export_store
+
+    with _progress(f"Exporting {store}") as report:
+        folder = export_store(store, out, form=form, name=name, report=report, note=_say)
+    click.echo(str(folder))
+
+
+@cli.command()
+@click.argument("store", type=STORE)
+@click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
+@click.option("--region", metavar="REGION", help="A country, continent or ISO code, bbox:W,S,E,N, or a vector file.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="May be repeated.")
+@click.option("--biome", metavar="NAME|CODE", multiple=True, help="May be repeated.")
+@click.option("--modalities", metavar="A,B,...", help="Modalities to keep.  [default: all]")
+@click.option("--share", type=float, metavar="F", help="Random share of what the other options leave, such as 0.1.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Decides the random share.  [default: 0]"
+)
+@click.option("--ids", metavar="A,B,...|FILE", help="Tile ids, or published ids; a file holds one a line.")
+@click.option("--crop", type=int, metavar="PX", help="Take the middle of each tile.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def subset(
+    store: Path,
+    out: Path,
+    split: tuple[str, ...],
+    biome: tuple[str, ...],
+    modalities: str | None,
+    ids: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make a store of a part of another one.
+
+    Shards that are taken as a whole are copied byte for byte. The same command again goes on with a subset that was
+    interrupted.
+    """
+    from mmearth_data import read_ids
+    from mmearth_data import subset as make_subset
+
+    part = {
+        "split": split or None,
+        "biome": [int(name) if name.isdigit() else name for name in biome] or None,
+        "modalities": None if modalities is None else [name.strip() for name in modalities.split(",") if name.strip()],
+        "ids": None if ids is None else read_ids(ids),
+    }
+    with _progress(f"Making {out}") as report:
+        made = make_subset(store, out, report=report, note=_say, **part, **options)
+    _tell_store(made, as_json=as_json)
+
+
+@cli.command()
+@click.argument("stores", type=STORE, nargs=-1, required=True)
+@click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
+@click.option(
+    "--drop-clashes",
+    is_flag=True,
+    help="Leave out tiles that an earlier store has, or whose ground it has in another split.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool) -> None:
+    """Make one store of several.
+
+    They have one tile size and the same modalities. Full shards are copied byte for byte. The same command again goes on
+    with a merge that was interrupted.
+    """
+    from mmearth_data import merge as merge_stores
+
+    with _progress(f"Making {out}") as report:
+        made = merge_stores(stores, out, drop_clashes=drop_clashes, report=report, note=_say)
+    _tell_store(made, as_json=as_json)
 
 
 # ---------------------------------------------------------------- testing without the service
@@ -322,6 +434,18 @@ def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
 
 
 # ---------------------------------------------------------------- shared pieces
+
+
+def _tell_store(store: Store, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
+        return
+    synthetic = "synthetic " if store.synthetic else ""
+    click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:

@@ -123,9 +123,9 @@ def _scene(coordinates: Mapping[str, Any]) -> FactTable:
         ("level", level_name(coordinates) or NOTHING),
         ("split", SPLIT_NAMES.get(int(coordinates["split"]), "none")),
     ]
-    if "epsg" in coordinates:
+    if coordinates.get("epsg"):
         rows.append(("grid", f"EPSG:{int(coordinates['epsg'])}, {PIXEL_M} m"))
-    if "ulx" in coordinates:
+    if np.isfinite(float(coordinates.get("ulx", np.nan))):
         rows.append(("corner", f"{float(coordinates['ulx']):,.0f} E, {float(coordinates['uly']):,.0f} N"))
     for name, text in (("s1_asc_days", "S1 ascending"), ("s1_desc_days", "S1 descending")):
         days = float(coordinates.get(name, np.nan))

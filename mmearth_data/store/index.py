@@ -59,8 +59,17 @@ def tile_outlines(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> 
     Returns
     -------
     ndarray
-        (n,) polygons, longitude before latitude, counterclockwise; a tile across 180 degrees is two polygons.
+        (n,) polygons, longitude before latitude, counterclockwise; a tile across 180 degrees is two polygons, and
+        one whose corner is not known is None.
     """
+    outlines = np.full(len(columns["epsg"]), None, dtype=object)
+    known = np.isfinite(columns["ulx"]) & np.isfinite(columns["uly"])
+    if known.any():
+        outlines[known] = _squares({name: columns[name][known] for name in ("epsg", "ulx", "uly")}, size_px)
+    return outlines
+
+
+def _squares(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> np.ndarray[Any, Any]:
     import shapely
 
     side = PIXEL_M * size_px
@@ -140,9 +149,10 @@ def tiles_writer(path: Path, layout: StoreLayout) -> Iterator[Callable[[Sequence
             name: np.concatenate([commit.columns[name] for commit in commits]) for name in ("epsg", "ulx", "uly")
         }
         outlines = tile_outlines(corners, layout.size_px)
-        if len(outlines):
-            west, south, east, north = shapely.total_bounds(outlines)
-            types.update(GEOMETRY_TYPES[code] for code in np.unique(shapely.get_type_id(outlines)).tolist())
+        drawn = outlines[~shapely.is_missing(outlines)]
+        if len(drawn):
+            west, south, east, north = shapely.total_bounds(drawn)
+            types.update(GEOMETRY_TYPES[code] for code in np.unique(shapely.get_type_id(drawn)).tolist())
             bounds[:] = [min(bounds[0], west), min(bounds[1], south), max(bounds[2], east), max(bounds[3], north)]
         table = pa.concat_tables([tiles_table(commit, layout.tabular) for commit in commits]).combine_chunks()
         table = table.append_column("geometry", pa.array(shapely.to_wkb(outlines), type=pa.binary()))

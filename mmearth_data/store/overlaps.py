@@ -32,22 +32,40 @@ def overlapping_splits(
     size_px
         Side of the tiles.
     """
+    pairs = overlap_pairs(lon, lat, split, size_px)
+    if not pairs.size:
+        return None
+    low, high = sorted(pairs[:, 0].tolist())
+    return low, high
+
+
+def overlap_pairs(
+    lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
+) -> NDArray[np.intp]:
+    """All pairs of tiles that share ground and belong to different splits.
+
+    Parameters
+    ----------
+    lon, lat, split, size_px
+        As in `overlapping_splits`.
+
+    Returns
+    -------
+    ndarray
+        (2, pairs) positions; a pair may occur in both orders.
+    """
     import shapely
 
-    first = split.min(initial=255)
-    if (split == first).all():
-        return None
+    if (split == split.min(initial=255)).all():
+        return np.empty((2, 0), dtype=np.intp)
     boxes = _cores(lon, lat, SURE * PIXEL_M * size_px)
     # The largest split is the one that is searched; the others ask, class by class, so that a pair is met once.
     tree = shapely.STRtree(boxes)
     asking = np.flatnonzero(split != np.bincount(split).argmax())
     left, right = tree.query(boxes[asking], predicate="intersects")
-    pairs = np.stack([asking[left], right])
-    wrong = pairs[:, split[pairs[0]] != split[pairs[1]]]
-    if not wrong.size:
-        return None
-    low, high = sorted(wrong[:, 0].tolist())
-    return low, high
+    pairs: NDArray[np.intp] = np.stack([asking[left], right])
+    wrong: NDArray[np.intp] = pairs[:, split[pairs[0]] != split[pairs[1]]]
+    return wrong
 
 
 def _cores(lon: NDArray[np.float64], lat: NDArray[np.float64], side_m: float) -> np.ndarray[Any, Any]:

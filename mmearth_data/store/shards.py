@@ -117,6 +117,15 @@ def valid_bits(seen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint32]:
     return bits
 
 
+def moved_bits(bits: NDArray[np.uint32], theirs: Sequence[Modality], ours: Sequence[Modality]) -> NDArray[np.uint32]:
+    """Bits of ``valid`` in the order of other modalities, all of which are among the first ones."""
+    names = [m.name for m in theirs]
+    moved = np.zeros_like(bits)
+    for k, m in enumerate(ours):
+        moved |= ((bits >> np.uint32(names.index(m.name))) & np.uint32(1)) << np.uint32(k)
+    return moved
+
+
 def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rejected candidates as a commit records them: JSON-ready, the tile id in hex.
 
@@ -168,17 +177,21 @@ def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype
 def check_coordinates(columns: Columns) -> None:
     """Refuse coordinates that cannot be, in rows that hold a tile.
 
+    Data made elsewhere may not say where the corner of a tile lies: then both ``ulx`` and ``uly`` are NaN, and
+    ``epsg`` may be 0.
+
     Raises
     ------
     InputError
         Naming the coordinate and a value.
     """
     tiles = columns["tile_id"] != 0
+    cornerless = np.isnan(columns["ulx"]) & np.isnan(columns["uly"])
     known = {
         "lon": np.abs(columns["lon"]) <= 180,
         "lat": np.abs(columns["lat"]) <= 90,
-        "ulx": np.isfinite(columns["ulx"]),
-        "uly": np.isfinite(columns["uly"]),
+        "ulx": np.isfinite(columns["ulx"]) | cornerless,
+        "uly": np.isfinite(columns["uly"]) | cornerless,
         "s2_level": np.isin(columns["s2_level"], [*LEVEL_NAMES, LEVEL_NONE]),
         "split": np.isin(columns["split"], [*SPLIT_NAMES, SPLIT_NONE]),
         "s1_asc_days": ~np.isinf(columns["s1_asc_days"]),
@@ -190,7 +203,7 @@ def check_coordinates(columns: Columns) -> None:
             raise InputError(
                 f"{name}: expected a possible value in every row with a tile, got {columns[name][wrong[0]]}."
             )
-    for epsg in np.unique(columns["epsg"][tiles]).tolist():
+    for epsg in np.unique(columns["epsg"][tiles & ~(cornerless & (columns["epsg"] == 0))]).tolist():
         check_crs(epsg)
     pairs = np.stack([columns["tile_id"][tiles].view(np.int64), columns["time"][tiles]], axis=-1)
     if len(np.unique(pairs, axis=0)) != len(pairs):

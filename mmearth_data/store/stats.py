@@ -121,6 +121,15 @@ def _class_counts(m: Modality, values: np.ndarray[Any, Any]) -> dict[str, list[i
     }
 
 
+def part_of_statistics(partial: Partial, modalities: Sequence[Modality]) -> Partial:
+    """Partial statistics of some of the modalities."""
+    names = {m.name for m in modalities}
+    return {
+        split: {kind: {name: entry for name, entry in found.items() if name in names} for kind, found in kinds.items()}
+        for split, kinds in partial.items()
+    }
+
+
 class StatisticsMerger:
     """Adds up partial statistics, in the order in which they are given.
 

@@ -34,12 +34,12 @@ from mmearth_data.store.encoding import (
 )
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
-from mmearth_data.store.manifest import Entry, encode_manifest, entry_of, read_manifest
+from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
-from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, seen_tiles, valid_bits
-from mmearth_data.store.stats import StatisticsMerger, partial_statistics
+from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
+from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -324,6 +324,49 @@ class StoreWriter:
         put(key, data)
         return key, entry_of(data), seen
 
+    def adopt_shard(self, shard: int, source: Objects, commit: Commit, layout: StoreLayout) -> None:
+        """Take over a whole shard of another store: its rasters byte for byte, its values and partial statistics.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard here; it has as many rows as the other one, and `adoptable` says that the arrays agree.
+        source, commit, layout
+            Bytes of the other store, the record of the shard there, and its layout.
+
+        Raises
+        ------
+        StoreDamaged
+            When an object there is not what its record says.
+        """
+        rows, theirs = self.layout.rows(shard), layout.rows(commit.shard)
+        written = {}
+        for m in self.layout.rasters:
+            key = object_key(self._specs[m.name], commit.shard)
+            data = check_object(source, key, commit.objects[key])
+            written[object_key(self._specs[m.name], shard)] = entry_of(data)
+            self._objects.put(object_key(self._specs[m.name], shard), data)
+        names = [spec.name for spec in self.layout.columns]
+        columns = {name: commit.columns[name] for name in names}
+        columns["valid"] = moved_bits(commit.columns["valid"], layout.stored, self.layout.stored)
+        adopted = Commit(
+            shard=shard,
+            rows=commit.rows - theirs.start + rows.start,
+            columns=columns,
+            facts=commit.facts,
+            objects=written,
+            arrays=self._root.arrays_digest(),
+            statistics_json=to_json(part_of_statistics(commit.statistics, self.layout.modalities)),
+        )
+        self._objects.put(commit_key(shard), encode_commit(adopted, self.layout.tabular))
+
+    def adoptable(self, root: Root) -> bool:
+        """Whether the shards of another store can be taken over: all rasters are there and stored in the same way."""
+        return all(
+            m.name in root.arrays and _stored_way(root.arrays[m.name]) == _stored_way(self._root.arrays[m.name])
+            for m in self.layout.rasters
+        )
+
     def finish(self) -> None:
         """Write 1-D arrays, statistics and index from the commit records, and seal the store.
 
@@ -352,6 +395,12 @@ class StoreWriter:
 def _empty_tile(m: Modality, size_px: int) -> bytes:
     """Inner chunk of a tile of which nothing was observed."""
     return encode_tile(m.empty(m.array_shape(size_px)))
+
+
+def _stored_way(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of an array without its number of rows."""
+    kept = {key: metadata[key] for key in ("data_type", "chunk_grid", "codecs", "fill_value")}
+    return {**kept, "tile": list(metadata["shape"])[1:]}
 
 
 class _Finish:

@@ -87,7 +87,7 @@ HELP = """
 """
 
 COMMANDS = {
-    "mmearth-data": ["build", "inspect", "sample", "verify", "catalog"],
+    "mmearth-data": ["build", "inspect", "sample", "verify", "catalog", "import", "export", "subset", "merge"],
     "mmearth-train": ["pretrain", "evaluate", "finetune", "embed", "experiment"],
 }
 

@@ -56,6 +56,14 @@ def test_a_tile_across_180_degrees_is_two_polygons_on_either_side() -> None:
     assert width == pytest.approx(1280 / (111_320 * np.cos(np.radians(52))), rel=0.1)
 
 
+def test_a_tile_whose_corner_is_not_known_has_no_outline() -> None:
+    grid = TileGrid.around(10.0, 50.0, 32632, 64)
+    columns = {"epsg": np.array([32632, 0]), "ulx": np.array([grid.ulx, np.nan]), "uly": np.array([grid.uly, np.nan])}
+    outline, none = tile_outlines(columns, 64)
+    assert outline.contains(shapely.Point(10.0, 50.0))
+    assert none is None
+
+
 def test_a_crs_that_nobody_knows_is_refused() -> None:
     check_crs(3035)
     with pytest.raises(InputError, match="got 123456"):

@@ -85,6 +85,8 @@ BROKEN = {
     "longitude": (set_column("lon", 181.0), "lon: .*got 181.0"),
     "latitude": (set_column("lat", np.nan), "lat: .*got nan"),
     "corner": (set_column("ulx", np.inf), "ulx: .*got inf"),
+    "half a corner": (set_column("ulx", np.nan), "ulx: .*got nan"),
+    "corner without a crs": (set_column("epsg", 0), "epsg: .*got 0"),
     "level": (set_column("s2_level", 2), "s2_level: .*got 2"),
     "split": (set_column("split", 3), "split: .*got 3"),
     "days": (set_column("s1_asc_days", np.inf), "s1_asc_days: .*got inf"),

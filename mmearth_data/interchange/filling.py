@@ -1,0 +1,122 @@
+"""Fill a store shard by shard from something other than a build: begin it or go on with it, under its lock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import InputError
+from mmearth_data.recipe import differences
+from mmearth_data.store.encoding import to_json
+from mmearth_data.store.lock import hold
+from mmearth_data.store.manifest import read_manifest
+from mmearth_data.store.objects import objects_at
+from mmearth_data.store.root import read_root
+from mmearth_data.store.schema import ROOT_KEY
+from mmearth_data.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mmearth_data.store.objects import StoreUrl
+    from mmearth_data.store.schema import StoreLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewStore:
+    """What a store will be, before any of it is written.
+
+    Attributes
+    ----------
+    layout
+        Rows, shards and arrays.
+    recipe, source
+        What it is made from; a store that was begun with others is not gone on with.
+    synthetic
+        Whether the pixels were never measured.
+    """
+
+    layout: StoreLayout
+    recipe: Mapping[str, Any]
+    source: Mapping[str, Any]
+    synthetic: bool
+
+
+def fill_store(
+    out: str | Path | StoreUrl,
+    new: NewStore,
+    fill: Callable[[StoreWriter, int], None],
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Fill every pending shard and seal the store; a finished one of the same recipe is left alone.
+
+    Parameters
+    ----------
+    out
+        Folder or URL; new, or an unfinished store of the same recipe and source.
+    new
+        What it will be.
+    fill
+        Writes one shard.
+    report
+        Called with rows that are done and all of them.
+    note
+        Called with what is worth knowing.
+
+    Raises
+    ------
+    InputError
+        When something else stands there, another process is at work on it, or an input cannot be used; a store in
+        which nothing was committed by then is removed.
+    """
+    begun = objects_at(out).size(ROOT_KEY) is None
+    if begun:
+        writer = StoreWriter.create(out, new.layout, recipe=new.recipe, source=new.source, synthetic=new.synthetic)
+    else:
+        _check_same(out, new)
+        if read_manifest(objects_at(out)) is not None:
+            return
+    with hold(out) as stale:
+        if not begun:
+            writer = StoreWriter.resume(out)
+        if stale is not None:
+            note(stale)
+        try:
+            _fill_pending(writer, fill, report)
+        except InputError:
+            if begun and not writer.committed():
+                objects_at(out).remove()
+            raise
+        writer.finish()
+
+
+def _fill_pending(
+    writer: StoreWriter, fill: Callable[[StoreWriter, int], None], report: Callable[[int, int], None]
+) -> None:
+    layout = writer.layout
+    committed = writer.committed()
+    done = sum(len(layout.rows(shard)) for shard in committed)
+    report(done, layout.tiles)
+    for shard in range(layout.shards):
+        if shard not in committed:
+            fill(writer, shard)
+            done += len(layout.rows(shard))
+            report(done, layout.tiles)
+
+
+def _check_same(out: str | Path | StoreUrl, new: NewStore) -> None:
+    """Refuse a store that was begun from something else."""
+    stored = read_root(objects_at(out)).attributes
+    wanted = {"recipe": new.recipe, "source": {**new.source, "synthetic": new.synthetic}}
+    wanted["layout"] = new.layout.to_dict()
+    wanted = json.loads(to_json(wanted))
+    lines = differences({name: stored[name] for name in wanted}, wanted)
+    if lines:
+        raise InputError(
+            f"{out}: expected a new folder, or a store that was begun with the same command, got one made otherwise "
+            f"(stored -> given): {'; '.join(lines)[:1000]}. Choose another --out."
+        )

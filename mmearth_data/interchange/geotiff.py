@@ -1,0 +1,194 @@
+"""From a store to cloud-optimised GeoTIFFs: one a tile and modality, and the table of tiles beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+
+from mmearth_data.errors import InputError
+from mmearth_data.interchange.entries import unique_names
+from mmearth_data.interchange.targets import IDENTITY, check_finished, claim, staged_file
+from mmearth_data.store.lock import hold
+from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
+from mmearth_data.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetime64_ms, format_tile_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.store.reader import Store
+
+WRITERS = 4
+STAGING = ".partial"
+MIN_BLOCK_PX, BLOCK_PX = 128, 256
+"""Smallest tile that GDAL's COG driver takes, and the one for larger images, which then have overviews."""
+
+
+def export_geotiff(
+    store: Store,
+    out: Path,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Export a finished store as GeoTIFFs; see `mmearth_data.export`."""
+    check_finished(store)
+    identity = {"store": store.digest, "format": "geotiff"}
+    staging = out / STAGING
+    if _is_exported(out, identity):
+        return out
+    rasters = [m for m in store.modalities.values() if m.stored and m.kind.is_raster]
+    if not rasters:
+        raise InputError(f"{store.path}: expected a raster modality to export, got none.")
+    floating = int(np.isnan(store.coords["ulx"]).sum())
+    if floating:
+        note(f"{floating} tiles have no corner: their files have neither grid nor coordinate reference system.")
+    staging.mkdir(parents=True, exist_ok=True)
+    with hold(staging), _quiet_about_corners():
+        claim(staging, out, identity)
+        for m in rasters:
+            (out / m.name).mkdir(exist_ok=True)
+        _write_tiles(store, rasters, out, report)
+        with staged_file(out / TILES_KEY) as path:
+            path.write_bytes(store.content.objects.get(TILES_KEY))
+        with staged_file(out / IDENTITY) as path:
+            path.write_text(json.dumps(identity), encoding="utf-8")
+    shutil.rmtree(staging)
+    return out
+
+
+def _is_exported(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether this store was exported there before.
+
+    Raises
+    ------
+    InputError
+        When something else stands there.
+    """
+    mark = out / IDENTITY
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == identity:
+        return True
+    taken = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / STAGING).is_dir()))
+    if taken:
+        raise InputError(f"{out}: expected a new or empty folder, got one with other files; choose another --out.")
+    return False
+
+
+@contextmanager
+def _quiet_about_corners() -> Iterator[None]:
+    """Say nothing of tiles without a grid: `export_geotiff` has told how many there are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def _write_tiles(store: Store, rasters: list[Modality], out: Path, report: Callable[[int, int], None]) -> None:
+    columns = store.tile_columns
+    ids, times = columns["tile_id"][store.rows], columns["time"][store.rows].astype(np.int64)
+    names = dict(zip(store.rows.tolist(), unique_names(ids.tolist(), times.tolist(), [None] * len(ids)), strict=True))
+    report(0, len(names))
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for done, (row, name) in enumerate(names.items(), start=1):
+            tile = {key: column[row] for key, column in columns.items()}
+            wanted = [m for m in rasters if not (out / m.name / f"{name}.tif").exists()]
+
+            def write(m: Modality, row: int = row, name: str = name, tile: Mapping[str, Any] = tile) -> None:
+                values = store.read(m.name, slice(row, row + 1))[0]
+                write_cog(out / m.name / f"{name}.tif", m, values, tile, synthetic=store.synthetic)
+
+            list(pool.map(write, wanted))
+            report(done, len(names))
+
+
+def write_cog(
+    path: Path, m: Modality, values: np.ndarray[Any, Any], tile: Mapping[str, Any], *, synthetic: bool
+) -> None:
+    """Write one raster of one tile as a cloud-optimised GeoTIFF.
+
+    Parameters
+    ----------
+    path
+        File to write; it appears whole or not at all.
+    m
+        The modality: band names, no-data, scale, units, classes, licence.
+    values
+        (band, y, x), as stored.
+    tile
+        Coordinates of the tile. Without a corner the file has no grid.
+    synthetic
+        Whether the pixels were never measured; a tag of the file says so.
+    """
+    size_px = values.shape[-1]
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "width": size_px,
+        "height": size_px,
+        "count": len(values),
+        "dtype": m.dtype.name,
+        "nodata": m.nodata,
+    }
+    if np.isfinite(tile["ulx"]):
+        grid = TileGrid(epsg=int(tile["epsg"]), ulx=float(tile["ulx"]), uly=float(tile["uly"]), size_px=size_px)
+        profile |= {"crs": f"EPSG:{grid.epsg}", "transform": rasterio.Affine(*grid.transform)}
+    with MemoryFile() as memory:
+        with memory.open(**profile) as plain:
+            plain.write(values)
+            plain.descriptions = m.bands
+            plain.scales, plain.offsets = (m.scale,) * len(values), (m.offset,) * len(values)
+            plain.units = tuple(m.units_of(band) for band in m.bands)
+            plain.update_tags(**_tags(m, tile, synthetic=synthetic))
+            colours = _colours(m)
+            if colours:
+                plain.write_colormap(1, colours)
+        with staged_file(path) as beside:
+            rasterio.shutil.copy(
+                memory.name,
+                beside,
+                driver="COG",
+                compress="DEFLATE",
+                predictor="YES",
+                blocksize=MIN_BLOCK_PX if size_px <= MIN_BLOCK_PX else BLOCK_PX,
+                overview_resampling="AVERAGE" if m.kind.is_continuous else "NEAREST",
+            )
+
+
+def _tags(m: Modality, tile: Mapping[str, Any], *, synthetic: bool) -> dict[str, str]:
+    """Facts of a tile and its modality, for readers that have the file alone."""
+    time = int(np.asarray(tile["time"]).astype(np.int64))
+    tags = {
+        "tile_id": format_tile_id(int(tile["tile_id"])),
+        "modality": m.name,
+        "long_name": m.long_name,
+        "split": SPLIT_NAMES.get(int(tile["split"]), "none"),
+        "licence": m.licence.name,
+        "attribution": m.licence.attribution,
+        "synthetic": "yes" if synthetic else "no",
+    }
+    if time != NO_TIME:
+        tags["time"] = f"{as_datetime64_ms(time)}Z"
+    if int(tile["s2_level"]) in LEVEL_NAMES:
+        tags["s2_level"] = LEVEL_NAMES[int(tile["s2_level"])]
+    if m.classes:
+        tags["classes"] = json.dumps({label.code: label.name for label in m.classes})
+    return tags
+
+
+def _colours(m: Modality) -> dict[int, tuple[int, int, int, int]]:
+    """Colour table of classes that fit into one byte, none where a class has no colour."""
+    if not m.classes or m.dtype != np.uint8 or len(m.bands) != 1:
+        return {}
+    colours = {label.code: label.colour for label in m.classes if label.colour}
+    if len(colours) < len(m.classes):
+        return {}
+    return {code: (*bytes.fromhex(colour[1:]), 255) for code, colour in colours.items()}

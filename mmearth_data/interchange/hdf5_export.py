@@ -1,0 +1,317 @@
+"""From a store into the published HDF5 form.
+
+HDF5 files do not survive being killed while they are written. So each shard becomes a small file of its own first,
+published whole or not at all; when all of them stand, their compressed chunks are copied into the one file, and the
+folder is moved into its place. Meanwhile the export takes its size twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from mmearth_data.errors import InputError
+from mmearth_data.interchange.entries import PUBLISHED_ID, TABLES, entry_of, unique_names
+from mmearth_data.interchange.form import PublishedArray, PublishedForm, published_form
+from mmearth_data.interchange.hdf5_folder import SYNTHETIC, Files
+from mmearth_data.interchange.tables import coordinate_tables, put_back
+from mmearth_data.interchange.targets import check_finished, check_name, claim, staged_file
+from mmearth_data.store.commits import read_commit
+from mmearth_data.store.lock import hold
+from mmearth_data.store.schema import SPLIT_NAMES
+from mmearth_data.tile import LEVEL_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from mmearth_data.modality import Modality
+    from mmearth_data.store.commits import Commit
+    from mmearth_data.store.reader import Store
+
+GZIP_LEVEL = 4
+"""h5py's own default."""
+COMPRESSORS = 4
+DIGEST = "mmearth_store"
+"""Attribute of an exported file: digest of the store that it was made from."""
+IDENTITY_STATISTICS = {"mean": 0.0, "std": 1.0, "min": 0.0, "max": 1.0}
+"""Of a band in which nothing was observed: normalising with them changes nothing, and no reader fails."""
+TINY_STD = 1e-6
+
+
+def export_published(
+    store: Store,
+    out: Path,
+    *,
+    name: str | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Export a finished store in the published form; see `mmearth_data.export`."""
+    check_finished(store)
+    form = published_form()
+    name = check_name(name or form.default_name(store.layout.size_px))
+    target, staging = out / name, out / f".{name}.partial"
+    if _is_exported(Files.at(target, name).h5, store):
+        return target
+    export = Export(store, form)
+    export.check(note)
+    staging.mkdir(parents=True, exist_ok=True)
+    with hold(staging):
+        claim(staging, target, {DIGEST: store.digest})
+        for shard in range(store.layout.shards):
+            report(store.layout.rows(shard).start, store.layout.tiles)
+            export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)
+        export.assemble(staging, Files.at(staging / name, name))
+        (staging / name).rename(target)
+    shutil.rmtree(staging)
+    report(store.layout.tiles, store.layout.tiles)
+    return target
+
+
+def _is_exported(path: Path, store: Store) -> bool:
+    """Whether this store was exported there before.
+
+    Raises
+    ------
+    InputError
+        When another one was, or the folder is taken by something else.
+    """
+    if not path.parent.exists():
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            same = file.attrs.get(DIGEST) == store.digest
+    except OSError:
+        same = False
+    if not same:
+        raise InputError(
+            f"{path.parent}: expected a folder that is not there yet, got another data set; choose another --out or --name."
+        )
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class OutArray:
+    """One array of the export and the modality that fills it."""
+
+    form: PublishedArray
+    modality: Modality
+
+
+class Export:
+    """What every part of one export needs to know.
+
+    Parameters
+    ----------
+    store
+        A finished store; a selection of modalities is respected, one of tiles is not.
+    form
+        The published form.
+    """
+
+    def __init__(self, store: Store, form: PublishedForm) -> None:
+        self._store = store
+        self._layout = store.layout
+        self._form = form
+        modalities = store.modalities
+        self._arrays = tuple(
+            OutArray(array, modalities[array.modality]) for array in form.arrays if array.modality in modalities
+        )
+
+    def check(self, note: Callable[[str], None]) -> None:
+        """Refuse what the form cannot hold, and tell what it has no place for.
+
+        Raises
+        ------
+        InputError
+            When there is no raster left, or a band is not known.
+        """
+        for array in self._arrays:
+            array.form.check_bands(array.modality)
+        if not any(array.modality.kind.is_raster for array in self._arrays):
+            raise InputError(f"{self._store.path}: expected a raster modality that the published form has, got none.")
+        placed = {array.modality.name for array in self._arrays}
+        others = [name for name in self._store.modalities if name not in placed]
+        if others:
+            note(f"The published form has no place for {', '.join(others)}; left out.")
+        undated = int(np.isnat(self._store.coords["time"]).sum())
+        if undated:
+            note(f"{undated} tiles have no date, so their entries lack S2_DATE, which published readers ask for.")
+
+    @cached_property
+    def rows(self) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Store rows that hold tiles, in the order of the export's rows."""
+        return np.flatnonzero(self._store.content.column("tile_id"))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Published id of each row of the export."""
+        given: list[str | None] = []
+        for shard in range(self._layout.shards):
+            given += [json.loads(text).get(PUBLISHED_ID) for text in self._commit(shard).facts]
+        ids, times = (self._store.content.column(name)[self.rows] for name in ("tile_id", "time"))
+        names = unique_names(ids.tolist(), times.tolist(), given)
+        long = next((n for n in names if len(n.encode()) > self._form.metadata.id_bytes), None)
+        if long is not None:
+            raise InputError(f"Expected ids of at most {self._form.metadata.id_bytes} bytes, got {long!r}.")
+        return names
+
+    def _commit(self, shard: int) -> Commit:
+        return read_commit(self._store.content.objects, self._layout, shard)
+
+    def write_part(self, h5: Path, entries: Path, shard: int) -> None:
+        """Write the tiles of one shard into files of their own, unless they stand."""
+        if h5.exists() and entries.exists():
+            return
+        commit = self._commit(shard)
+        if not len(commit.rows):
+            return
+        first = int(np.searchsorted(self.rows, commit.rows[0]))
+        names = self.names[first : first + len(commit.rows)]
+        arrays, observed = self._arrays_of(shard, commit)
+        described = self._describe(commit, observed)
+        tables = coordinate_tables(self._form, self._layout.modalities, described, commit.columns["time"])
+        for k, text in enumerate(commit.facts):
+            put_back(self._form, tables, k, json.loads(text).get(TABLES, {}))
+        arrays |= {name: values for name, values in tables.items() if name in self._shapes}
+        arrays[self._form.metadata.array] = self._metadata(names, commit)
+        with staged_file(h5) as path, self._file(path, len(names)) as file:
+            for name, values in arrays.items():
+                _write_chunks(file[name], values)
+        with staged_file(entries) as path:
+            lines = (f"{json.dumps(n)}: {json.dumps(e)}" for n, e in zip(names, described, strict=True))
+            path.write_text(",\n".join(lines), encoding="utf-8")
+
+    def _arrays_of(self, shard: int, commit: Commit) -> tuple[dict[str, Any], list[dict[str, list[str]]]]:
+        """Read published values of a shard's tiles, and for each tile the bands in which anything was observed."""
+        rows = self._layout.rows(shard)
+        arrays: dict[str, Any] = {}
+        observed: list[dict[str, list[str]]] = [{} for _ in commit.rows]
+        for array in self._arrays:
+            m = array.modality
+            if not m.stored:
+                continue
+            if not m.kind.is_raster:
+                arrays[array.form.name] = array.form.to_published(m, commit.columns[m.name])
+                continue
+            values = self._store.content.read(m.name, rows)
+            if len(commit.rows) < len(rows):
+                values = values[commit.rows - rows.start]
+            arrays[array.form.name] = array.form.to_published(m, values)
+            seen: np.ndarray[Any, Any] = np.asarray(m.observed(values).any(axis=(2, 3)))
+            for k, bands in enumerate(observed):
+                bands[array.form.name] = [b for b, s in zip(m.bands, seen[k], strict=True) if s]
+        return arrays, observed
+
+    def _describe(self, commit: Commit, observed: list[dict[str, list[str]]]) -> list[dict[str, Any]]:
+        """Entries of tile_info."""
+        return [
+            entry_of(
+                self._form,
+                self._layout,
+                {name: column[k] for name, column in commit.columns.items()},
+                json.loads(text),
+                observed[k],
+            )
+            for k, text in enumerate(commit.facts)
+        ]
+
+    def _metadata(self, names: list[str], commit: Commit) -> np.ndarray[Any, Any]:
+        words = self._form.metadata
+        table = np.zeros(len(names), dtype=words.dtype)
+        table[words.id] = [name.encode(errors="surrogateescape") for name in names]
+        for code, level in LEVEL_NAMES.items():
+            table[words.level][commit.columns["s2_level"] == code] = self._form.levels[level].encode()
+        return table
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape of one tile and type of every array."""
+        shapes = {
+            a.form.name: (a.form.shape(a.modality, self._layout.size_px), np.dtype(a.form.dtype)) for a in self._arrays
+        }
+        return {**shapes, self._form.metadata.array: ((), self._form.metadata.dtype)}
+
+    @contextmanager
+    def _file(self, path: Path, rows: int) -> Iterator[h5py.File]:
+        with h5py.File(path, "w") as file:
+            for name, (shape, dtype) in self._shapes.items():
+                whole, chunk = (rows, *shape), (1, *shape)
+                file.create_dataset(name, whole, dtype, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
+            yield file
+
+    def assemble(self, parts: Path, files: Files) -> None:
+        """Put the parts together."""
+        shutil.rmtree(files.h5.parent, ignore_errors=True)
+        files.h5.parent.mkdir()
+        found = [parts / f"{shard}.h5" for shard in range(self._layout.shards)]
+        found = [path for path in found if path.exists()]
+        with staged_file(files.h5) as path, self._file(path, len(self.rows)) as file:
+            file.attrs[SYNTHETIC] = self._store.synthetic
+            file.attrs[DIGEST] = self._store.digest
+            file.attrs["title"] = self._store.attributes["title"]
+            start = 0
+            for part in found:
+                with h5py.File(part, "r") as source:
+                    for name in self._shapes:
+                        _copy_chunks(source[name], file[name], start)
+                    start += len(source[self._form.metadata.array])
+        with staged_file(files.tile_info) as path, path.open("w", encoding="utf-8") as text:
+            for k, part in enumerate(found):
+                text.write(("{\n" if not k else ",\n") + part.with_suffix(".json").read_text(encoding="utf-8"))
+            text.write("\n}\n")
+        split = self._store.content.column("split")[self.rows]
+        splits = {name: np.flatnonzero(split == code).tolist() for code, name in SPLIT_NAMES.items()}
+        for target, content in ((files.splits, splits), (files.band_stats, self._statistics())):
+            with staged_file(target) as path:
+                path.write_text(json.dumps(content), encoding="utf-8")
+
+    def _statistics(self) -> dict[str, dict[str, list[float]]]:
+        """Statistics of every band of the continuous arrays, of the train split where it has values."""
+        found = {}
+        for array in self._arrays:
+            m = array.modality
+            if m.kind.is_continuous:
+                levels = {name: level for level, name in array.form.statistics.items()} or {array.form.name: "-"}
+                for name, level in levels.items():
+                    summaries = [self._summary(m.name, level, band) for band in array.form.bands]
+                    found[name] = {key: [s[key] for s in summaries] for key in IDENTITY_STATISTICS}
+        return found
+
+    def _summary(self, modality: str, level: str, band: str) -> Mapping[str, float]:
+        for split in ("train", "all"):
+            entry = self._store.statistics[split].get(modality, {}).get(level, {}).get(band)
+            if entry and entry["count"]:
+                return {**entry, "std": entry["std"] if entry["std"] >= TINY_STD else 1.0}
+        return IDENTITY_STATISTICS
+
+
+def _write_chunks(data: h5py.Dataset, values: np.ndarray[Any, Any]) -> None:
+    """Compress tiles in threads, and write each as one chunk."""
+    little = values.dtype.newbyteorder("<") if values.dtype.names is None else values.dtype
+
+    def packed(tile: np.ndarray[Any, Any]) -> bytes:
+        return zlib.compress(np.asarray(tile, dtype=little).tobytes(), GZIP_LEVEL)
+
+    rest = (0,) * (values.ndim - 1)
+    with ThreadPoolExecutor(COMPRESSORS) as pool:
+        for row, chunk in enumerate(pool.map(packed, values)):
+            data.id.write_direct_chunk((row, *rest), chunk)
+
+
+def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, start: int) -> None:
+    """Copy the compressed chunks of all rows, from a row of the target on."""
+    rest = (0,) * (source.ndim - 1)
+    for row in range(len(source)):
+        mask, chunk = source.id.read_direct_chunk((row, *rest))
+        target.id.write_direct_chunk((start + row, *rest), chunk, mask)

@@ -1,0 +1,205 @@
+"""A part of a store as a store of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.interchange.copying import Copier, plan_copy
+from mmearth_data.interchange.entries import PUBLISHED_ID
+from mmearth_data.interchange.filling import NewStore, fill_store
+from mmearth_data.interchange.targets import check_finished
+from mmearth_data.recipe import file_digest
+from mmearth_data.store.commits import read_commit
+from mmearth_data.store.encoding import digest_of
+from mmearth_data.tile import check_tile_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.store.objects import StoreUrl
+    from mmearth_data.store.reader import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Which tiles and modalities to take; what is None is not asked for.
+
+    Attributes
+    ----------
+    region, split, biome
+        As in `Store.select`.
+    modalities
+        Names to keep.
+    share
+        Random share of what the other conditions leave, more than 0 and at most 1.
+    seed
+        Decides the random share.
+    ids
+        Tile ids in hexadecimal, or published ids.
+    crop
+        Pixels a side of the middle of each tile.
+    """
+
+    region: str | None = None
+    split: Sequence[str] | None = None
+    biome: Sequence[str | int] | None = None
+    modalities: Sequence[str] | None = None
+    share: float | None = None
+    seed: int = 0
+    ids: Sequence[str] | None = None
+    crop: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready form for the recipe of a store; files and lists of ids stand in it by digest."""
+        entry: dict[str, Any] = {}
+        for name in ("split", "biome", "modalities"):
+            if getattr(self, name) is not None:
+                entry[name] = list(getattr(self, name))
+        if self.region is not None:
+            path = Path(self.region)
+            entry["region"] = file_digest(path) if path.is_file() else self.region
+        if self.share is not None:
+            entry |= {"share": self.share, "seed": self.seed}
+        if self.ids is not None:
+            entry["ids"] = digest_of("\n".join(sorted(set(self.ids))).encode())
+        if self.crop is not None:
+            entry["crop"] = self.crop
+        return entry
+
+
+def make_subset(
+    store: Store,
+    out: str | Path | StoreUrl,
+    part: Part,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Copy a part of a store; see `mmearth_data.subset`."""
+    check_finished(store)
+    size_px = _size(store, part.crop)
+    selected = store.select(
+        region=part.region,
+        split=part.split,
+        modalities=part.modalities,
+        biome=part.biome,
+    )
+    rows = selected.rows
+    if part.ids is not None:
+        rows = rows[np.isin(rows, _rows_of(store, part.ids))]
+    if part.share is not None:
+        rows = random_share(rows, store.content.column("tile_id")[rows], part.share, part.seed)
+    if not len(rows):
+        raise InputError(
+            f"{store.path}: expected conditions that leave a tile, got some that leave none; ask for less."
+        )
+    plan = plan_copy([store], [rows], tuple(selected.modalities.values()), size_px)
+    new = NewStore(
+        layout=plan.layout,
+        recipe={"subset": {"of": [store.digest], **part.identity()}},
+        source=store.source,
+        synthetic=store.synthetic,
+    )
+    fill_store(out, new, Copier(plan).fill, report=report, note=note)
+
+
+def _size(store: Store, crop: int | None) -> int:
+    size_px = store.layout.size_px
+    if crop is None:
+        return size_px
+    if check_tile_size(crop) > size_px:
+        raise InputError(f"--crop: expected at most the {size_px} px that the tiles have, got {crop}.")
+    return crop
+
+
+def random_share(rows: NDArray[np.intp], tile_id: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.intp]:
+    """Rows of the tiles whose hashes are smallest: a larger share with the same seed contains the smaller one.
+
+    Parameters
+    ----------
+    rows, tile_id
+        (n,) rows to choose from, and their ids.
+    share
+        More than 0 and at most 1.
+    seed
+        Key of the hash (blake2b, 8 bytes).
+
+    Raises
+    ------
+    InputError
+        When it is no share.
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"--share: expected a number above 0 and at most 1, got {share}.")
+    key = seed.to_bytes(8, "little")
+    ids = tile_id.astype("<u8").tobytes()
+    hashes = [hashlib.blake2b(ids[k : k + 8], digest_size=8, key=key).digest() for k in range(0, len(ids), 8)]
+    order = np.lexsort([rows, np.frombuffer(b"".join(hashes), dtype=">u8")])
+    return np.sort(rows[order[: max(1, round(share * len(rows)))]])
+
+
+def read_ids(text: str) -> list[str]:
+    """Ids separated by commas, or the lines of a file.
+
+    Raises
+    ------
+    FileInputError
+        When the file cannot be read as text.
+    """
+    path = Path(text)
+    if not path.is_file():
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileInputError(path, f"expected a text file with one tile id a line, got: {error}.") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _rows_of(store: Store, ids: Sequence[str]) -> NDArray[np.intp]:
+    """Store rows of tile ids, or of published ids.
+
+    Raises
+    ------
+    InputError
+        When there is no such tile.
+    """
+    tile_id = store.content.column("tile_id")
+    hexadecimal = {text for text in ids if re.fullmatch(r"[0-9a-fA-F]{16}", text)}
+    numbers = np.array(sorted(int(text, 16) for text in hexadecimal), dtype=np.uint64)
+    missing = [f"{number:016x}" for number in numbers[~np.isin(numbers, tile_id)].tolist()]
+    rows = np.flatnonzero(np.isin(tile_id, numbers) & (tile_id != 0))
+    others = set(ids) - hexadecimal
+    if others or missing:
+        known = _published_ids(store)
+        others |= {text for text in hexadecimal if text.lower() in missing}
+        missing = sorted(text for text in others if text not in known)
+        rows = np.union1d(rows, [row for text in others for row in known.get(text, ())]).astype(np.intp)
+    if missing:
+        raise InputError(
+            f"--ids: expected ids of tiles in {store.path}, got {len(missing)} of others, the first is {missing[0]!r}; "
+            "tile ids have 16 hex digits, published ids are those of the imported data set."
+        )
+    return rows
+
+
+def _published_ids(store: Store) -> dict[str, list[int]]:
+    """Store rows by published id."""
+    found: dict[str, list[int]] = {}
+    for shard in range(store.layout.shards):
+        commit = read_commit(store.content.objects, store.layout, shard)
+        for row, text in zip(commit.rows.tolist(), commit.facts, strict=True):
+            published_id = json.loads(text).get(PUBLISHED_ID)
+            if published_id is not None:
+                found.setdefault(published_id, []).append(row)
+    return found

@@ -1,0 +1,68 @@
+"""Encodings of place and month, which the published form stores and the store computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.store.derived import derived
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmearth_data.interchange.form import PublishedForm
+    from mmearth_data.modality import Modality
+
+Tables = dict[str, np.ndarray[Any, Any]]
+
+
+def coordinate_tables(
+    form: PublishedForm,
+    modalities: Sequence[Modality],
+    entries: Sequence[Mapping[str, Any]],
+    time: np.ndarray[Any, Any],
+) -> Tables:
+    """Compute derived arrays of some tiles from their entries of tile_info.
+
+    Their places are taken from there, since the store rounds places to 1e-6 degree.
+
+    Parameters
+    ----------
+    time
+        (n,) int64 milliseconds.
+
+    Returns
+    -------
+    dict
+        Array -> (n, 2) float32, with the form's spelling of missing values.
+    """
+    by_name = {m.name: m for m in modalities}
+    coords: Tables = {name: np.array([float(entry[name]) for entry in entries]) for name in ("lat", "lon")}
+    coords["time"] = np.asarray(time).astype("datetime64[ms]")
+    tables = {}
+    for array in form.arrays:
+        m = by_name.get(array.modality)
+        if m is not None and not m.stored:
+            values = derived(m, coords)
+            tables[array.name] = np.where(np.isfinite(values), values, array.fill).astype(array.dtype)
+    return tables
+
+
+def differing(form: PublishedForm, tables: Tables, expected: Tables, row: int) -> dict[str, list[float | None]]:
+    """Values of one row that would come out otherwise: array -> numbers, None where missing."""
+    kept = {}
+    for array in form.arrays:
+        if array.name in tables:
+            values, wanted = tables[array.name][row], expected[array.name][row]
+            given = np.where(np.isfinite(values), values, array.fill).astype(array.dtype)
+            if not np.array_equal(given, wanted):
+                kept[array.name] = [float(v) if np.isfinite(v) else None for v in given]
+    return kept
+
+
+def put_back(form: PublishedForm, tables: Tables, row: int, kept: Mapping[str, Sequence[float | None]]) -> None:
+    """Inverse of `differing`: write kept values of one row into its place."""
+    for array in form.arrays:
+        if array.name in kept and array.name in tables:
+            tables[array.name][row] = [array.fill if v is None else v for v in kept[array.name]]

@@ -1,0 +1,76 @@
+"""Folders that an export fills: published whole or not at all, and gone on with after an interruption."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import InputError
+from mmearth_data.store.objects import flush
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mmearth_data.store.reader import Store
+
+IDENTITY = "export.json"
+
+
+def check_name(name: str) -> str:
+    """Return a name that can be a folder's.
+
+    Raises
+    ------
+    InputError
+        When it cannot.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name) is None:
+        raise InputError(f"--name: expected a name of letters, digits, _, - and ., got {name!r}.")
+    return name
+
+
+def check_finished(store: Store) -> None:
+    """Refuse a store that is not finished.
+
+    Raises
+    ------
+    InputError
+        With the fix.
+    """
+    if not store.finished:
+        raise InputError(
+            f"{store.path}: expected a finished store, got one that is not; run the command that makes it again."
+        )
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Path of a file to fill, which becomes ``path`` when the block ends well."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        yield beside
+        flush(beside)
+        beside.replace(path)
+        flush(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def claim(staging: Path, target: Path, identity: Mapping[str, Any]) -> None:
+    """Check that what stands in a staging folder is of the same export, and mark it as such.
+
+    Raises
+    ------
+    InputError
+        When it is of another one.
+    """
+    mark = staging / IDENTITY
+    if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != dict(identity):
+        raise InputError(
+            f"{target}: expected no other export to be under way, got one of another store; remove {staging}, or choose another --out."
+        )
+    with staged_file(mark) as path:
+        path.write_text(json.dumps(dict(identity)), encoding="utf-8")
