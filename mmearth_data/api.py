@@ -153,7 +153,7 @@ def preview(
             return _planned(recipe, inputs).describe()
         return _planned_append(recipe, inputs, store, store.layout.tiles, append).describe()
     except InputError as missing:
-        # Known by what it says to do rather than by its class, which stands behind the client's library.
+        # Its class is looked up only now: the module brings the service's client along.
         if recipe.source != "earthengine" or not _wants_account(missing):
             raise
         layout = _layout(recipe, inputs.modalities, recipe.tiles) if store is None else store.layout

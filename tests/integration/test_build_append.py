@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from append_making import CATALOG, SIZE_PX, TILES, build_sampled, recipe, write_ecoregions
-from build_making import TILES_PER_SHARD, LoggedSource, tile_values, tiles_read
+from append_making import CATALOG, SIZE_PX, TILES, SignedIn, build_sampled, recipe, write_ecoregions
+from build_making import TILES_PER_SHARD, tile_values, tiles_read
 from click.testing import CliRunner
 from test_build_crashes import ENVIRONMENT, RASTERS, TESTS, committed, wait_until, watched
 from test_store_building import FullDisk, digests
@@ -230,7 +230,7 @@ def test_a_grown_store_is_repaired(appends: int, folder: Path, tmp_path: Path) -
         data[100] ^= 1
         path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: LoggedSource(log))
+        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: SignedIn(log))
         report = repair(store, source="synthetic", ecoregions=ecoregions, catalog=CATALOG)
     assert report.problems == ()
     assert digests(store) == before
@@ -278,7 +278,7 @@ def test_the_command_line_ends_in_2(tmp_path: Path) -> None:
 
 def test_a_dry_run_tells_of_the_new_tiles(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: LoggedSource(folder / "log"))
+        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: SignedIn(folder / "log"))
         account = preview(recipe(folder / "eco.parquet"), append=MORE, out=folder / "first.zarr")
     assert account["tiles"] == account["sample"]["tiles"] == MORE
     files = [path for path in (folder / "grown.zarr").rglob("*") if path.is_file() and "_ledger" not in path.parts]

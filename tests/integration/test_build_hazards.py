@@ -31,7 +31,7 @@ class TimedSource(LoggedSource):
     def __init__(self, log: Path) -> None:
         super().__init__(log, read_ms=15)
         self.surveys: list[tuple[float, float, set[int]]] = []
-        self.reads: list[tuple[float, float, int]] = []
+        self.spans: list[tuple[float, float, int]] = []
         self._lock = threading.Lock()
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
@@ -48,7 +48,7 @@ class TimedSource(LoggedSource):
             return super().read(survey, modalities)
         finally:
             with self._lock:
-                self.reads.append((begin, time.monotonic(), survey.place.tile_id))
+                self.spans.append((begin, time.monotonic(), survey.place.tile_id))
 
 
 def test_the_next_shards_are_surveyed_while_these_are_read(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_next_shards_are_surveyed_while_these_are_read(tmp_path: Path) -> No
     shard_of = {slot.place.tile_id: shard for shard in plan.shards for slot in plan.shard(shard).slots}
     overlapped = set()
     for begin, end, asked in source.surveys:
-        during = {shard_of.get(tile, -1) for start, stop, tile in source.reads if start < end and stop > begin}
+        during = {shard_of.get(tile, -1) for start, stop, tile in source.spans if start < end and stop > begin}
         overlapped |= {shard_of[tile] for tile in asked if tile in shard_of and during - {shard_of[tile], -1}}
     later = set(plan.shards[3:])  # the first ones are surveyed before there is anything to read
     assert len(overlapped & later) >= 0.8 * len(later), sorted(overlapped)

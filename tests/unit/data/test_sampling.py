@@ -300,18 +300,18 @@ def test_more_tiles_can_be_added_to_those_that_are_there() -> None:
 
 
 def test_blocks_without_a_tile_keep_their_split_too() -> None:
-    """A few tiles settle a few blocks; the others go on as they were drawn, not anew."""
-    ecoregions = world(shapely.box(5, 44, 7, 46))
-    whole, few = draw(ecoregions, 1200).frame, draw(ecoregions, 20).frame
-    more = sample(ecoregions, GLOBAL, SamplingOptions(tiles=1100, oversample=1.0), existing=few).frame
-    width = float(np.sqrt(area_m2(shapely.box(5, 44, 7, 46)) / 200))
-    splits = [
-        pd.Series(frame["split"].to_numpy())
-        .groupby(cells_of(frame["lon"].to_numpy(), frame["lat"].to_numpy(), width))
-        .max()
+    """A few tiles settle a few blocks; the others stay as they were drawn, though blocks hold more here than there."""
+    boxes = [shapely.box(5, 44, 7, 46), shapely.box(8, 44, 8.5, 44.5)]
+    ecoregions, seed = world(*boxes), 4
+    whole, few = draw(ecoregions, 1000, seed=seed).frame, draw(ecoregions, 20, seed=seed).frame
+    options = SamplingOptions(tiles=900, oversample=1.0, seed=seed)
+    more = sample(ecoregions, GLOBAL, options, existing=few).frame
+    width = float(np.sqrt(sum(map(area_m2, boxes)) / 200))
+    by_block = [
+        pd.Series(frame["split"].to_numpy()).groupby(cells_of(frame["lon"].to_numpy(), frame["lat"].to_numpy(), width))
         for frame in (whole, more)
     ]
-    both = pd.concat(splits, axis=1, keys=["whole", "more"]).dropna()
+    both = pd.concat([group.max() for group in by_block], axis=1, keys=["whole", "more"]).dropna()
     assert len(both) > 150
     assert (both["whole"] == both["more"]).all()
 
