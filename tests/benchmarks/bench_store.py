@@ -1,7 +1,6 @@
-"""Writing, reading and checking a store: codecs on real and synthetic pixels, decode engines, shards and blocks.
+"""Reading and checking a store: decode engines, shards and blocks. (Writing and codecs: bench_write.)
 
-The store is built from the synthetic planet (all modalities); the codecs are also tried on the real Sentinel-2,
-Sentinel-1 and elevation tiles of the test data, where they are present. The ratio is that of reading blocks of 32
+The store is built from the synthetic planet (all modalities). The ratio is that of reading blocks of 32
 tiles, which is what the loader does, with the decode engine in use (zarrs, checksums of partial shards compared)
 over zarr-python's own.
 
@@ -11,15 +10,12 @@ over zarr-python's own.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from _harness import alternate, report, table, timed
-from numcodecs.blosc import Blosc
 
 from mmearth_data import build, make_recipe, verify
 from mmearth_data.store import StoreWriter
@@ -30,17 +26,7 @@ from mmearth_data.store.reader import Store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("MMEARTH_TEST_DATA", ROOT.parent / "shared" / "data"))
 BLOCK = 32
-CODECS = {
-    "zstd 1, bitshuffle": {"cname": "zstd", "clevel": 1, "shuffle": Blosc.BITSHUFFLE},
-    "zstd 1, shuffle": {"cname": "zstd", "clevel": 1, "shuffle": Blosc.SHUFFLE},
-    "zstd 3, bitshuffle": {"cname": "zstd", "clevel": 3, "shuffle": Blosc.BITSHUFFLE},
-    "zstd 5, bitshuffle": {"cname": "zstd", "clevel": 5, "shuffle": Blosc.BITSHUFFLE},
-    "lz4 5, bitshuffle": {"cname": "lz4", "clevel": 5, "shuffle": Blosc.BITSHUFFLE},
-    "lz4 5, shuffle": {"cname": "lz4", "clevel": 5, "shuffle": Blosc.SHUFFLE},
-}
 
 
 def read_blocks(store: Store, names: Sequence[str], step: int) -> int:
@@ -51,44 +37,6 @@ def read_blocks(store: Store, names: Sequence[str], step: int) -> int:
             for name in names:
                 store.read(name, slice(start, min(start + step, rows.stop)))
     return store.layout.tiles
-
-
-def try_codecs(tiles: dict[str, np.ndarray[Any, Any]]) -> list[list[Any]]:
-    """Size and speed of each codec over some tiles of several modalities, one thread."""
-    raw = sum(values.nbytes for values in tiles.values())
-    rows = []
-    for name, options in CODECS.items():
-        codecs = {key: Blosc(typesize=values.dtype.itemsize, **options) for key, values in tiles.items()}
-        packed: dict[str, list[bytes]] = {}
-
-        def encode(codecs: dict[str, Blosc] = codecs, packed: dict[str, list[bytes]] = packed) -> None:
-            for key, values in tiles.items():
-                packed[key] = [codecs[key].encode(tile) for tile in values]
-
-        def decode(codecs: dict[str, Blosc] = codecs, packed: dict[str, list[bytes]] = packed) -> None:
-            for key, parts in packed.items():
-                for part in parts:
-                    codecs[key].decode(part)
-
-        encode_s, decode_s = min(timed(encode) for _ in range(3)), min(timed(decode) for _ in range(3))
-        size = sum(len(part) for parts in packed.values() for part in parts)
-        rows.append([name, raw / size, raw / encode_s / 1e6, raw / decode_s / 1e6])
-    return rows
-
-
-def real_tiles() -> dict[str, np.ndarray[Any, Any]]:
-    """Real pixels cut into tiles of 64 px; nothing where the test data are absent."""
-    import rasterio
-
-    tiles: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for folder, dtype in (("S2L1C", np.uint16), ("S1RTC", np.float32), ("DEM", np.int16)):
-        for file in sorted((DATA / "terramesh" / folder).glob("*.tif")):
-            with rasterio.open(file) as source:
-                pixels = source.read().astype(dtype)
-            for y, x in np.ndindex(3, 3):
-                tile = pixels[:, y * 64 : y * 64 + 64, x * 64 : x * 64 + 64]
-                tiles.setdefault(folder, []).append(np.ascontiguousarray(tile))
-    return {name: np.stack(parts) for name, parts in tiles.items()}
 
 
 def write_again(store: Store, path: Path) -> float:
@@ -122,11 +70,6 @@ def main() -> None:
         build(make_recipe(None, {"source": "synthetic", "tiles": options.tiles, "tile_size": options.tile_size}), path)
         store = Store.open(path)
         names = [m.name for m in store.layout.rasters]
-        sample = {name: store.read(name, slice(0, min(48, options.tiles))) for name in names}
-        columns = ["codec", "raw / stored", "encode, MB/s", "decode, MB/s"]
-        table("synthetic tiles, all rasters", columns, try_codecs(sample))
-        if real := real_tiles():
-            table("real tiles: Sentinel-2 L1C, Sentinel-1, elevation", columns, try_codecs(real))
         measure(store, names, Path(folder) / "again.zarr")
 
 
