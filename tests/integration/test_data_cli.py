@@ -115,7 +115,7 @@ def test_two_builds_are_equal_byte_for_byte_and_a_finished_one_is_left_alone(
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_build_continues_to_the_same_bytes(sent: signal.Signals, tmp_path: Path) -> None:
-    command = ("build", "--source", "synthetic", "--tiles", 160, "--tile-size", 32, "--tiles-per-shard", 16)
+    command = ("build", "--source", "synthetic", "--tiles", 64, "--tile-size", 32, "--tiles-per-shard", 8)
     whole, cut = tmp_path / "whole.zarr", tmp_path / "cut.zarr"
     assert call(*command, "--out", whole).exit_code == 0
     program = Path(sys.executable).with_name("mmearth-data")
