@@ -358,12 +358,14 @@ def experiment(
     The same command again continues it, and never repeats a finished run; started several times (as by a Slurm array),
     the processes share the work. NAME list tells what there is.
     """
-    from mmearth_model.experiments import Setting, experiment_names, read_experiment, run_experiment
+    from mmearth_model.experiments.spec import experiment_names, read_experiment
 
     if name == "list":
         for known in experiment_names():
             click.echo(f"{known:20} {read_experiment(known).question}")
         return
+    from mmearth_model.experiments.run import Setting, run_experiment
+
     found = read_experiment(name)
     setting = Setting(
         experiment=found,

@@ -21,10 +21,18 @@ from mmearth_data import FileInputError, InputError, Store, load_catalog
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import make_recipe
 from mmearth_model.cli import cli
-from mmearth_model.experiments import Setting, experiment_names, read_experiment, run_experiment
 from mmearth_model.experiments import run as running
 from mmearth_model.experiments.claims import claim
-from mmearth_model.experiments.spec import Experiment, Selection, greedy, joined, plan_units
+from mmearth_model.experiments.run import Setting, run_experiment
+from mmearth_model.experiments.spec import (
+    Experiment,
+    Selection,
+    experiment_names,
+    greedy,
+    joined,
+    plan_units,
+    read_experiment,
+)
 
 MODALITIES = tuple(load_catalog().modalities.values())
 TOY: dict[str, Any] = {
