@@ -20,7 +20,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[model,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[model,dev]"
 	@touch $@
 
 # Without biome and eco_region, so that probing the biome is fair.

@@ -133,7 +133,7 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
                 n_workers=workers,
                 threads_per_worker=SHARDS_AT_ONCE,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # None means port 8787, which another build may have
                 memory_limit=None,
                 silence_logs=logging.CRITICAL,
             )

@@ -15,7 +15,10 @@ host=${SCHEDULER_HOST:-127.0.0.1}
 folder=$(mktemp -d)
 started=()
 stop() {
-    for process in "${started[@]}"; do kill "$process" 2>/dev/null || true; done
+    # Workers first, which say goodbye to the scheduler; who has not gone after ten seconds waits for somebody who has.
+    for ((k = ${#started[@]} - 1; k >= 0; k--)); do kill "${started[k]}" 2>/dev/null || true; done
+    for _ in $(seq 100); do [ -n "$(jobs -rp)" ] && sleep 0.1; done
+    for process in "${started[@]}"; do kill -KILL "$process" 2>/dev/null || true; done
     wait
     rm -rf "$folder"
 }
