@@ -169,14 +169,15 @@ class Content:
             self.check(f"{name}/{ROOT_KEY}")
             spec = self.spec(name)
             check = self._check_size if spec.sharded else self.check
-            self._readers[name] = ArrayReader(self.objects, spec, engine=self.engine, check=check)
+            self._readers.setdefault(name, ArrayReader(self.objects, spec, engine=self.engine, check=check))
         return self._readers[name]
 
     def packed(self, name: str) -> PackedReader:
         """Open one raster for reading undecoded, with its metadata checked."""
         if name not in self._packed:
             self.check(f"{name}/{ROOT_KEY}")
-            self._packed[name] = PackedReader(self.objects, self.spec(name), self._check_size)
+            # Of threads that come at once all get the first one: what a reader knows of shards must not be lost.
+            self._packed.setdefault(name, PackedReader(self.objects, self.spec(name), self._check_size))
         return self._packed[name]
 
     def check(self, key: str) -> None:
