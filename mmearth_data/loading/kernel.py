@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmearth_data.loading.zscore import SCALED_TYPES, z_score
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -54,17 +56,25 @@ class Layer:
         shape = self.modality.array_shape(size_px)
         return shape if self.picks is None else (len(self.picks), *shape[1:])
 
-    def deliver(self, values: np.ndarray[Any, Any], level: int, out: np.ndarray[Any, Any]) -> None:
-        """Put the stored values of one tile into their place."""
+    def deliver(
+        self, values: np.ndarray[Any, Any], levels: NDArray[np.integer[Any]], out: np.ndarray[Any, Any]
+    ) -> None:
+        """Put the stored values of tiles, (n, bands, ...), into their places."""
+        chosen = values if self.picks is None else values[:, list(self.picks)]
         if self.scaling is None:
-            np.copyto(out, values if self.picks is None else values[list(self.picks)])
+            np.copyto(out, chosen)
         else:
-            self.scaling.apply(values if self.picks is None else values[list(self.picks)], level, out)
+            self.scaling.apply(chosen, levels, out)
 
     @property
     def in_place(self) -> bool:
         """Whether the decoded tile is what is delivered."""
         return self.picks is None and self.scaling is None
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether values can be normalised piece by piece, as they are decoded."""
+        return self.picks is None and self.scaling is not None and self.modality.dtype.name in SCALED_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +124,7 @@ class Kernel:
                 batch[name] = self.content.column(name)[rows]
             else:
                 batch[name] = np.empty((len(rows), *layer.shape(size_px)), layer.dtype)
-                for values, level, out in zip(self.content.column(name)[rows], levels, batch[name], strict=True):
-                    layer.deliver(values, int(level), out)
+                layer.deliver(self.content.column(name)[rows], levels, batch[name])
         batch["tile"] = {name: self.content.column(name)[rows] for name in self.coordinates}
         batch["tile"]["time"] = batch["tile"]["time"].view("datetime64[ms]")
         return batch
@@ -142,15 +151,32 @@ class Kernel:
         levels = batch["tile"]["s2_level"]
         for layer in self.rasters:
             reader, out = self.content.packed(layer.modality.name), batch[layer.modality.name]
-            parts = packed[layer.modality.name]
+            parts = zip(places, rows[places.start : places.stop].tolist(), packed[layer.modality.name], strict=True)
             if layer.in_place:
-                for place, part in zip(places, parts, strict=True):
-                    reader.decode(int(rows[place]), part, out[place])
-                continue
-            values = np.empty(layer.modality.array_shape(self.content.layout.size_px), layer.modality.dtype)
-            for place, part in zip(places, parts, strict=True):
-                reader.decode(int(rows[place]), part, values)
-                layer.deliver(values, int(levels[place]), out[place])
+                for place, row, part in parts:
+                    reader.decode(row, part, out[place])
+            elif layer.in_pieces and layer.scaling is not None:
+                scales = layer.scaling.scales(levels)
+                for place, row, part in parts:
+                    reader.decode_blocks(row, part, _scoring(scales[place], layer.scaling.nodata, out[place]))
+            else:
+                values = np.empty((1, *layer.modality.array_shape(self.content.layout.size_px)), layer.modality.dtype)
+                for place, row, part in parts:
+                    reader.decode(row, part, values[0])
+                    layer.deliver(values, levels[place : place + 1], out[place : place + 1])
+
+
+def _scoring(
+    scale: NDArray[np.float32], nodata: float, out: NDArray[np.float32]
+) -> Callable[[int, np.ndarray[Any, Any]], None]:
+    """Take pieces of a tile, and write their z-scores into its place."""
+    pixels, flat = out[0].size, out.reshape(-1)
+    scale.flags.writeable = False
+
+    def take(first: int, values: np.ndarray[Any, Any]) -> None:
+        z_score(values, first, pixels, scale, nodata, flat)
+
+    return take
 
 
 def whole_batch(kernel: Kernel, rows: NDArray[np.intp], index: Sequence[tuple[int, int]], *blocks: Packed) -> Batch:

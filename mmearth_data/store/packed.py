@@ -7,11 +7,13 @@ Neither zarr-python nor `zarrs` can do that; both fill an array with consecutive
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import StoreDamaged
-from mmearth_data.store.encoding import ABSENT, decode_index, decode_tile, object_key, smallest_shard_bytes
+from mmearth_data.store.decoding import decode_blocks, decode_fast
+from mmearth_data.store.encoding import ABSENT, decode_index, object_key, smallest_shard_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +45,7 @@ class PackedReader:
         self._objects = objects
         self.spec = spec
         self._check = check
+        self._values = math.prod(spec.shape[1:])
         self._index = lru_cache(CACHED_INDEXES)(self._read_index)
 
     def read(self, rows: NDArray[np.intp]) -> list[bytes]:
@@ -71,11 +74,35 @@ class PackedReader:
             When it is broken.
         """
         try:
-            decode_tile(data, out)
+            decode_fast(data, out)
         except (ValueError, RuntimeError) as error:
-            key = object_key(self.spec, row // self.spec.chunk_shape[0])
-            problem = f"the inner chunk of row {row} cannot be decoded: {error}"
-            raise StoreDamaged(self._objects.root, key, problem) from error
+            raise self._broken(row, error) from error
+
+    def decode_blocks(self, row: int, data: bytes, take: Callable[[int, np.ndarray[Any, Any]], None]) -> None:
+        """Decode the inner chunk of one row, and hand on its values in pieces that are in the cache.
+
+        Parameters
+        ----------
+        row
+            The row.
+        data
+            Its inner chunk.
+        take
+            Called with the position of a piece's first value in the tile, and (n,) values, which it must not keep.
+
+        Raises
+        ------
+        StoreDamaged
+            When it is broken.
+        """
+        try:
+            decode_blocks(data, self.spec.dtype, self._values, take)
+        except (ValueError, RuntimeError) as error:
+            raise self._broken(row, error) from error
+
+    def _broken(self, row: int, error: Exception) -> StoreDamaged:
+        key = object_key(self.spec, row // self.spec.chunk_shape[0])
+        return StoreDamaged(self._objects.root, key, f"the inner chunk of row {row} cannot be decoded: {error}")
 
     def _read_index(self, key: str) -> NDArray[np.uint64]:
         size = self._objects.size(key)
