@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mmearth_data.loading.zscore import SCALED_TYPES, z_score
+from mmearth_data.loading.scoring import score_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,11 +70,6 @@ class Layer:
     def in_place(self) -> bool:
         """Whether the decoded tile is what is delivered."""
         return self.picks is None and self.scaling is None
-
-    @property
-    def in_pieces(self) -> bool:
-        """Whether values can be normalised piece by piece, as they are decoded."""
-        return self.picks is None and self.scaling is not None and self.modality.dtype.name in SCALED_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,32 +146,18 @@ class Kernel:
         levels = batch["tile"]["s2_level"]
         for layer in self.rasters:
             reader, out = self.content.packed(layer.modality.name), batch[layer.modality.name]
-            parts = zip(places, rows[places.start : places.stop].tolist(), packed[layer.modality.name], strict=True)
+            parts, some = packed[layer.modality.name], rows[places.start : places.stop].tolist()
+            target, its_levels = out[places.start : places.stop], levels[places.start : places.stop]
             if layer.in_place:
-                for place, row, part in parts:
-                    reader.decode(row, part, out[place])
-            elif layer.in_pieces and layer.scaling is not None:
-                scales = layer.scaling.scales(levels)
-                for place, row, part in parts:
-                    reader.decode_blocks(row, part, _scoring(scales[place], layer.scaling.nodata, out[place]))
+                reader.decode(some, parts, target)
+            elif layer.picks is None and layer.scaling is not None:
+                with reader.naming(some):
+                    score_tiles(parts, layer.modality.dtype, layer.scaling, its_levels, target)
             else:
                 values = np.empty((1, *layer.modality.array_shape(self.content.layout.size_px)), layer.modality.dtype)
-                for place, row, part in parts:
-                    reader.decode(row, part, values[0])
-                    layer.deliver(values, levels[place : place + 1], out[place : place + 1])
-
-
-def _scoring(
-    scale: NDArray[np.float32], nodata: float, out: NDArray[np.float32]
-) -> Callable[[int, np.ndarray[Any, Any]], None]:
-    """Take pieces of a tile, and write their z-scores into its place."""
-    pixels, flat = out[0].size, out.reshape(-1)
-    scale.flags.writeable = False
-
-    def take(first: int, values: np.ndarray[Any, Any]) -> None:
-        z_score(values, first, pixels, scale, nodata, flat)
-
-    return take
+                for k, part in enumerate(parts):
+                    reader.decode(some[k : k + 1], [part], values)
+                    layer.deliver(values, its_levels[k : k + 1], target[k : k + 1])
 
 
 def whole_batch(kernel: Kernel, rows: NDArray[np.intp], index: Sequence[tuple[int, int]], *blocks: Packed) -> Batch:

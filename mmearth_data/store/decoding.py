@@ -1,125 +1,109 @@
-"""Inner chunks decoded fast: block by block, while each is in the cache, by contexts that are used again.
+"""Inner chunks decoded many at a time, by compiled loops that hold no lock.
 
-Blosc makes a context of Zstandard for every block and throws it away, which takes longer than decoding most blocks of
-a tile: 27 of the 38 microseconds of a tile that is constant. Here each thread has one. Frames that Blosc may write, but
-this project does not, are left to Blosc.
+What they do not know (frames that Blosc may write, but this project does not) is left to Blosc, tile by tile, and so is
+everything where Zstandard's functions cannot be had.
 """
 
 from __future__ import annotations
 
-import struct
-import threading
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
-from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 
-from mmearth_data.store.bitplanes import unshuffle
 from mmearth_data.store.encoding import CRC_BYTES, CRC_RESIDUE, decode_tile
+from mmearth_data.store.states import BROKEN, FOREIGN
+
+try:
+    from mmearth_data.store import bitplanes
+except ImportError:  # a build of Zstandard's package without its functions
+    bitplanes = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-HEADER = struct.Struct("<BBBBIII")
-"""Of a Blosc frame: format, format of the codec, flags, bytes a value, bytes decoded, bytes a block, bytes encoded."""
-LENGTH_BYTES = 4
-BLOSC_FORMAT = 2
-ZSTD_BITSHUFFLED = 0x94
-"""Flags: codec 4 (Zstandard) in the upper three bits, blocks in one piece (0x10), bit planes (0x04)."""
-BITS = 8
+    Run = Callable[[int, NDArray[np.intp], NDArray[np.intp], NDArray[np.uint8]], None]
 
 
-class _Thread(threading.local):
-    """What a thread uses again."""
+class BrokenTileError(ValueError):
+    """One of several tiles cannot be decoded.
 
-    def __init__(self) -> None:
-        self.zstd = ZstdDecompressor()
+    Attributes
+    ----------
+    index
+        Which of them.
+    """
 
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(index, problem)
+        self.index = index
 
-_thread = _Thread()
-
-
-def decode_fast(data: bytes, out: np.ndarray[Any, Any]) -> None:
-    """Decode one inner chunk of a raster into its place; as `mmearth_data.store.encoding.decode_tile`."""
-    block_bytes = _block_bytes(data, out.dtype, out.nbytes)
-    if block_bytes is None:
-        decode_tile(data, out)
-        return
-    place = out.reshape(-1).view(np.uint8)
-    for first, planes in _planes(data, block_bytes, out.nbytes):
-        unshuffle(planes, out.itemsize, place[first : first + len(planes)])
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
-def decode_blocks(
-    data: bytes, dtype: np.dtype[Any], count: int, take: Callable[[int, np.ndarray[Any, Any]], None]
-) -> None:
-    """Decode one inner chunk of a raster block by block, each handed on while it is in the cache.
+def decode_tiles(parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
+    """Decode inner chunks of a raster into their places.
 
     Parameters
     ----------
-    data
-        The inner chunk, its checksum included.
-    dtype, count
-        Type and number of its values.
-    take
-        Called with the position of a block's first value in the tile, and the block's values, which it must not keep.
+    parts
+        n inner chunks, checksums included.
+    out
+        (n, ...) contiguous array of the stored type.
 
     Raises
     ------
-    ValueError
-        As `decode_tile`; blocks before the broken one may have been handed on.
+    BrokenTileError
+        When a checksum does not match, or a tile does not hold as many values as it should.
     """
-    size = count * dtype.itemsize
-    block_bytes = _block_bytes(data, dtype, size)
-    if block_bytes is None:
-        values = np.empty(count, dtype)
-        decode_tile(data, values)
-        take(0, values)
-        return
-    memory = np.empty(min(block_bytes, size), np.uint8)
-    for first, planes in _planes(data, block_bytes, size):
-        block = memory[: len(planes)]
-        unshuffle(planes, dtype.itemsize, block)
-        take(first // dtype.itemsize, block.view(dtype))
+    rows = out.reshape(len(out), -1).view(np.uint8)
+
+    def unpack(context: int, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:
+        bitplanes.unpack_tiles(context, addresses, lengths, out.itemsize, rows, states)
+
+    for index in decode_run(parts, unpack):
+        decode_plainly(index, parts[index], out[index])
 
 
-def _block_bytes(data: bytes, dtype: np.dtype[Any], size: int) -> int | None:
-    """Bytes of a decoded block; None where the frame is one for Blosc itself, or for nobody."""
-    if len(data) < HEADER.size + CRC_BYTES:
-        return None
-    form, _, flags, itemsize, decoded, block_bytes, encoded = HEADER.unpack_from(data)
-    plain = form == BLOSC_FORMAT and flags == ZSTD_BITSHUFFLED and itemsize == dtype.itemsize and itemsize <= BITS
-    if not plain or block_bytes == 0 or decoded != size or encoded != len(data) - CRC_BYTES:
-        return None
-    # Blosc leaves a block as it is, whose values are not a multiple of eight.
-    in_eights = block_bytes % (BITS * itemsize) == 0 and size % (BITS * itemsize) == 0
-    table_there = HEADER.size + -(-size // block_bytes) * LENGTH_BYTES <= encoded
-    return block_bytes if in_eights and table_there else None
+def decode_run(parts: Sequence[bytes], run: Run) -> list[int]:
+    """Check and decode inner chunks by a compiled loop; returns the positions of those that are left to Blosc.
+
+    Parameters
+    ----------
+    parts
+        n inner chunks, checksums included.
+    run
+        Called with the address of this thread's context, (n,) addresses and (n,) lengths of the Blosc frames, and (n,)
+        states to write.
+
+    Raises
+    ------
+    BrokenTileError
+        When a checksum does not match, or a block cannot be decoded.
+    """
+    for index, part in enumerate(parts):
+        if len(part) <= CRC_BYTES or google_crc32c.value(part) != CRC_RESIDUE:
+            raise BrokenTileError(index, "its checksum does not match")
+    if bitplanes is None:
+        return list(range(len(parts)))
+    frames = [np.frombuffer(part, np.uint8) for part in parts]
+    addresses = np.array([frame.__array_interface__["data"][0] for frame in frames], np.intp)
+    lengths = np.array([len(part) - CRC_BYTES for part in parts], np.intp)
+    states = np.empty(len(parts), np.uint8)
+    run(bitplanes.contexts.address, addresses, lengths, states)
+    broken = np.flatnonzero(states == BROKEN).tolist()
+    if broken:
+        raise BrokenTileError(broken[0], "a block of it cannot be decoded")
+    foreign: list[int] = np.flatnonzero(states == FOREIGN).tolist()
+    return foreign
 
 
-def _planes(data: bytes, block_bytes: int, size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Position and bit planes of each block."""
-    if google_crc32c.value(data) != CRC_RESIDUE:
-        raise ValueError("its checksum does not match")
-    decompress = _thread.zstd.decompress
-    blocks = -(-size // block_bytes)
-    starts = struct.unpack_from(f"<{blocks}I", data, HEADER.size)
-    view = memoryview(data)
-    for first, start in zip(range(0, size, block_bytes), starts, strict=True):
-        begin = start + LENGTH_BYTES
-        wanted = min(block_bytes, size - first)
-        part = view[begin : begin + int.from_bytes(view[start:begin], "little")]
-        # Blosc keeps a block that does not become smaller.
-        yield first, np.frombuffer(part if len(part) == wanted else _inflate(decompress, part, wanted), np.uint8)
-
-
-def _inflate(decompress: Callable[..., bytes], part: memoryview, wanted: int) -> bytes:
+def decode_plainly(index: int, part: bytes, out: np.ndarray[Any, Any]) -> None:
+    """Decode one of several inner chunks by Blosc itself; raises as `decode_run`."""
     try:
-        if frame_content_size(part) != wanted:
-            raise ValueError(f"a block of it does not hold {wanted} bytes")
-        return decompress(part)
-    except ZstdError as error:
-        raise ValueError(f"a block of it cannot be decoded: {error}") from error
+        decode_tile(part, out)
+    except (ValueError, RuntimeError) as error:
+        raise BrokenTileError(index, str(error)) from error

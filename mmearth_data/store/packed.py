@@ -7,16 +7,16 @@ Neither zarr-python nor `zarrs` can do that; both fill an array with consecutive
 
 from __future__ import annotations
 
-import math
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import StoreDamaged
-from mmearth_data.store.decoding import decode_blocks, decode_fast
+from mmearth_data.store.decoding import BrokenTileError, decode_tiles
 from mmearth_data.store.encoding import ABSENT, decode_index, object_key, smallest_shard_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -45,7 +45,6 @@ class PackedReader:
         self._objects = objects
         self.spec = spec
         self._check = check
-        self._values = math.prod(spec.shape[1:])
         self._index = lru_cache(CACHED_INDEXES)(self._read_index)
 
     def read(self, rows: NDArray[np.intp]) -> list[bytes]:
@@ -65,44 +64,27 @@ class PackedReader:
             )
         return self._ranges(key, [(offset, length) for offset, length in entries.tolist()])
 
-    def decode(self, row: int, data: bytes, out: np.ndarray[Any, Any]) -> None:
-        """Decode the inner chunk of one row into its place.
+    def decode(self, rows: Sequence[int], parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
+        """Decode the inner chunks of some rows into their places, (rows, ...).
 
         Raises
         ------
         StoreDamaged
-            When it is broken.
+            When one is broken.
         """
+        with self.naming(rows):
+            decode_tiles(parts, out)
+
+    @contextmanager
+    def naming(self, rows: Sequence[int]) -> Iterator[None]:
+        """Say of a tile that is broken which one it is."""
         try:
-            decode_fast(data, out)
-        except (ValueError, RuntimeError) as error:
-            raise self._broken(row, error) from error
-
-    def decode_blocks(self, row: int, data: bytes, take: Callable[[int, np.ndarray[Any, Any]], None]) -> None:
-        """Decode the inner chunk of one row, and hand on its values in pieces that are in the cache.
-
-        Parameters
-        ----------
-        row
-            The row.
-        data
-            Its inner chunk.
-        take
-            Called with the position of a piece's first value in the tile, and (n,) values, which it must not keep.
-
-        Raises
-        ------
-        StoreDamaged
-            When it is broken.
-        """
-        try:
-            decode_blocks(data, self.spec.dtype, self._values, take)
-        except (ValueError, RuntimeError) as error:
-            raise self._broken(row, error) from error
-
-    def _broken(self, row: int, error: Exception) -> StoreDamaged:
-        key = object_key(self.spec, row // self.spec.chunk_shape[0])
-        return StoreDamaged(self._objects.root, key, f"the inner chunk of row {row} cannot be decoded: {error}")
+            yield
+        except BrokenTileError as error:
+            row = rows[error.index]
+            key = object_key(self.spec, row // self.spec.chunk_shape[0])
+            problem = f"the inner chunk of row {row} cannot be decoded: {error}"
+            raise StoreDamaged(self._objects.root, key, problem) from error
 
     def _read_index(self, key: str) -> NDArray[np.uint64]:
         size = self._objects.size(key)

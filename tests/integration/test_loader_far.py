@@ -12,7 +12,7 @@ from store_making import make_store, small_layout
 
 from mmearth_data import open_store
 
-DELAY_S = 0.05
+DELAY_S = 0.02
 OPTIONS: dict[str, Any] = {"batch_size": 32, "block_tiles": 8, "window_blocks": 8, "seed": 5}
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
+from numcodecs.blosc import Blosc
 
 from mmearth_data.loading.scaling import Scaling
-from mmearth_data.loading.zscore import SCALED_TYPES, z_score
+from mmearth_data.loading.scoring import score_tiles
+from mmearth_data.loading.zscore import FORMS, z_score
 
 BANDS, PIXELS = 3, 40
 
@@ -50,13 +53,11 @@ def truth(values: np.ndarray[Any, Any], nodata: float) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(("dtype", "nodata"), CASES)
 @pytest.mark.parametrize("piece", [8, 24, 64, BANDS * PIXELS])
 def test_pieces_across_bands(dtype: str, nodata: float, piece: int) -> None:
-    assert dtype in SCALED_TYPES
+    assert dtype in FORMS
     values = stored(dtype, nodata)
     flat, out = values.reshape(-1), np.full(BANDS * PIXELS, 77, np.float32)
-    scale = SCALE.copy()
-    scale.flags.writeable = False
     for first in range(0, len(flat), piece):
-        z_score(flat[first : first + piece].copy(), first, PIXELS, scale, nodata, out)
+        z_score(flat[first : first + piece].copy(), first, PIXELS, SCALE, nodata, out)
     np.testing.assert_allclose(out.reshape(BANDS, PIXELS), truth(values, nodata), rtol=1e-6, atol=1e-6)
 
 
@@ -70,8 +71,27 @@ def test_whole_tiles_give_the_same_bits_as_pieces(dtype: str, nodata: float) -> 
     scaling.apply(np.stack([values] * 3), levels, whole)
     for scale, got in zip(scaling.scales(levels), whole, strict=True):
         out = np.empty(BANDS * PIXELS, np.float32)
-        scale.flags.writeable = False
         z_score(values.reshape(-1), 0, PIXELS, scale, nodata, out)
         np.testing.assert_array_equal(out.reshape(BANDS, PIXELS), got)
     np.testing.assert_array_equal(whole[2], whole[1])
     assert not np.array_equal(whole[0], whole[1], equal_nan=True)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [*CASES, ("int8", -1.0)])
+def test_encoded_tiles_are_normalised_as_whole_ones(dtype: str, nodata: float) -> None:
+    """Several blocks a tile, one tile in a frame that is left to Blosc; int8 is left to numpy."""
+    rng = np.random.default_rng(2)
+    kind, shape = np.dtype(dtype), (3, BANDS, 96, 96)
+    values = (rng.normal(0, 40, shape) if kind.kind == "f" else rng.integers(0, 100, shape)).astype(kind)
+    values[:, :, 20:30] = nodata
+    parts = []
+    for k, tile in enumerate(values):
+        codec = Blosc(cname="lz4" if k == 1 else "zstd", clevel=1, shuffle=2, typesize=kind.itemsize, blocksize=8192)
+        frame = bytes(codec.encode(tile))
+        parts.append(frame + int(google_crc32c.value(frame)).to_bytes(4, "little"))
+    scaling = Scaling(nodata, by_level=True, table=np.stack([SCALE, SCALE * np.float32([1, 3, 1])]))
+    levels = np.array([1, 0, 255], np.uint8)
+    whole, got = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    scaling.apply(values, levels, whole)
+    score_tiles(parts, kind, scaling, levels, got)
+    np.testing.assert_array_equal(got, whole)

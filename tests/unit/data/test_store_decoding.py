@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs.blosc import BITSHUFFLE, NOSHUFFLE, SHUFFLE, Blosc
 
-from mmearth_data.store.decoding import HEADER, decode_blocks, decode_fast
+from mmearth_data.store.decoding import BrokenTileError, decode_tiles
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "float32", "float64")
+HEADER_BYTES = 16
 SHAPES = ((13, 64, 64), (1, 16, 16), (3, 128, 128), (2, 5, 7))
 
 
@@ -37,21 +38,10 @@ def encoded(values: np.ndarray[Any, Any], cname: str = "zstd", shuffle: int = BI
     )
 
 
-def in_pieces(data: bytes, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    got = np.zeros(like.size, like.dtype)
-
-    def take(first: int, values: np.ndarray[Any, Any]) -> None:
-        got[first : first + len(values)] = values
-
-    decode_blocks(data, like.dtype, like.size, take)
-    return got.reshape(like.shape)
-
-
 def assert_decodes(data: bytes, values: np.ndarray[Any, Any]) -> None:
-    out = np.empty_like(values)
-    decode_fast(data, out)
+    out = np.empty((1, *values.shape), values.dtype)
+    decode_tiles([data], out)
     assert out.tobytes() == values.tobytes()
-    assert in_pieces(data, values).tobytes() == values.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -79,10 +69,11 @@ def test_every_frame_that_blosc_may_write(
 
 
 def refused(data: bytes, like: np.ndarray[Any, Any]) -> None:
-    with pytest.raises((ValueError, RuntimeError)):
-        decode_fast(data, np.empty_like(like))
-    with pytest.raises((ValueError, RuntimeError)):
-        in_pieces(data, like)
+    """As the second of two tiles."""
+    good = encoded(like)
+    with pytest.raises(BrokenTileError) as caught:
+        decode_tiles([good, data], np.empty((2, *like.shape), like.dtype))
+    assert caught.value.index == 1
 
 
 def test_a_bit_that_changed_is_noticed_wherever_it_is() -> None:
@@ -108,15 +99,31 @@ def test_a_broken_frame_under_a_right_checksum_is_refused(problem: str) -> None:
     """Whoever wrote that may have meant harm."""
     values = tile("uint16", (4, 64, 64), 1)
     frame = bytearray(encoded(values)[:-4])
-    assert len(frame) > HEADER.size
-    (start,) = struct.unpack_from("<I", frame, HEADER.size)
+    assert len(frame) > HEADER_BYTES
+    (start,) = struct.unpack_from("<I", frame, HEADER_BYTES)
     if problem == "no frame":
         frame[start + 4 : start + 12] = bytes(8)
     elif problem == "too long":
         larger = zstandard.compress(bytes(1 << 20))
         frame[start : start + 4 + len(larger)] = len(larger).to_bytes(4, "little") + larger
     elif problem == "outside":
-        struct.pack_into("<I", frame, HEADER.size, 1 << 30)
+        struct.pack_into("<I", frame, HEADER_BYTES, 1 << 30)
     else:
         struct.pack_into("<I", frame, 8, 16)
     refused(checked(bytes(frame)), values)
+
+
+def test_tiles_of_several_kinds_at_once() -> None:
+    """Among those that the compiled loop decodes stands one that Blosc has to."""
+    tiles = [tile("uint16", (2, 32, 32), entropy, seed) for seed, entropy in enumerate((0, 1, 2, 1))]
+    parts = [encoded(t, "lz4" if k == 2 else "zstd") for k, t in enumerate(tiles)]
+    out = np.empty((4, 2, 32, 32), np.uint16)
+    decode_tiles(parts, out)
+    np.testing.assert_array_equal(out, tiles)
+
+
+def test_without_the_functions_of_zstandard_blosc_decodes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = tile("float32", (3, 64, 64), 2)
+    monkeypatch.setattr("mmearth_data.store.decoding.bitplanes", None)
+    assert_decodes(encoded(values), values)
+    refused(encoded(values)[:-1], values)
