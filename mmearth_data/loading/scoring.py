@@ -10,9 +10,9 @@ from mmearth_data.store.decoding import decode_plainly, decode_run
 from mmearth_data.store.states import FOREIGN
 
 try:
-    from mmearth_data.loading import zscore
+    from mmearth_data.store import bitplanes
 except ImportError:  # see `mmearth_data.store.decoding`
-    zscore = None  # type: ignore[assignment]
+    bitplanes = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,11 +53,11 @@ def score_tiles(
     rows = out.reshape(len(out), -1)
 
     def run(context: int, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:
-        if zscore is None or dtype.name not in zscore.FORMS:
+        if bitplanes is None or dtype.name not in bitplanes.FORMS:
             states[:] = FOREIGN
             return
-        form = zscore.FORMS[dtype.name]
-        zscore.score_tiles(context, addresses, lengths, form, pixels, scales, scaling.nodata, rows, states)
+        form = bitplanes.FORMS[dtype.name]
+        bitplanes.score_tiles(context, addresses, lengths, form, pixels, scales, scaling.nodata, rows, states)
 
     for index in decode_run(parts, run):
         values = np.empty((1, *out.shape[1:]), dtype)

@@ -1,9 +1,10 @@
-"""Inner loops of decoding, compiled: Blosc frames of Zstandard with bit planes, many tiles a call.
+"""Inner loops of decoding and normalising, compiled: Blosc frames of Zstandard with bit planes, many tiles a call.
 
 They run without the interpreter's lock from the first tile to the last. Taking turns with it block by block cost more
-than decoding: two threads were no faster than one. All types are named, so that all is compiled when this is imported,
-and never in a thread that a fork could leave behind in the middle of it. The result is cached beside this file or in the
-user's cache folder; where neither can be written, each process compiles for itself.
+than decoding: two threads were no faster than one. The types of what is called from outside are named, so that it is
+compiled when this is imported, and never in a thread that a fork could leave behind in the middle of it. The result is
+cached beside this file or in the user's cache folder; where neither can be written, each process compiles for itself.
+All loops stand in this one file, since the cache is given up when this file changes and not when others do.
 
 Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.store.decoding` then does without.
 """
@@ -11,7 +12,7 @@ Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.stor
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from llvmlite.binding import add_symbol
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
 _HEADER, _WORD_BYTES, _BITS = 16, 4, 8
 _BLOSC_FORMAT = 2
 _FLAGS = 0x94
 """Codec 4 (Zstandard) in the upper three bits, blocks in one piece (0x10), bit planes (0x04)."""
+
+FORMS = {"uint8": 0, "uint16": 1, "int16": 2, "float32": 3}
+"""Stored types that are normalised here, and the numbers by which `score_tiles` knows them."""
+_ITEMSIZES = (1, 2, 2, 4)
 
 _WORD = np.uint64
 # Masks of an 8 x 8 transposition of bits: H. S. Warren, Hacker's Delight, 7-3.
@@ -52,6 +59,11 @@ class _Contexts(threading.local):
 
 
 contexts = _Contexts()
+
+
+def inner(function: _Function) -> _Function:
+    """Compile a function for whatever calls it, as a part of that: nothing of its own has to be loaded."""
+    return cast("_Function", njit(nogil=True)(function))
 
 
 def compiled(*signatures: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -77,11 +89,12 @@ def _pointer(_context: Any, address: Any) -> Any:  # noqa: ANN401 - numba has no
     return pointer(types.uint8)(address), generate
 
 
-BYTES, WORDS = types.Array(types.uint8, 1, "C"), types.Array(types.uint64, 1, "C")
-ADDRESSES, ROWS = types.Array(types.intp, 1, "C"), types.Array(types.uint8, 2, "C")
+_BYTES, _ROWS = types.Array(types.uint8, 1, "C"), types.Array(types.uint8, 2, "C")
+_ADDRESSES = types.Array(types.intp, 1, "C")
+_FLOAT_ROWS, _SCALES = types.Array(types.float32, 2, "C"), types.Array(types.float32, 3, "C")
 
 
-@compiled(types.void(BYTES, WORDS))
+@inner
 def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
     """(8 * n,) bytes, the 8 bit planes of 8 * n bytes each a run of n, to these bytes, eight a word."""
     n = len(planes) // 8
@@ -100,7 +113,7 @@ def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
         out[i] = x ^ t ^ (t << _BY_4)
 
 
-@compiled(types.void(BYTES, types.intp, WORDS, BYTES))
+@inner
 def unshuffle(planes: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
     """Undo bitshuffle: from the bit planes of values to the values.
 
@@ -116,6 +129,9 @@ def unshuffle(planes: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64
     out
         (n,) bytes of the values, little-endian.
     """
+    if itemsize == 1:
+        _transpose(planes, out.view(np.uint64))
+        return
     part = len(planes) // itemsize
     for k in range(itemsize):
         _transpose(planes[k * part : (k + 1) * part], words[k * part // 8 : (k + 1) * part // 8])
@@ -136,14 +152,16 @@ def unshuffle(planes: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64
                 out[i * itemsize + k] = ours[k * part + i]
 
 
-@compiled(types.intp(BYTES, types.intp))
+@inner
 def _number(data: NDArray[np.uint8], at: int) -> int:
     """Four bytes, little-endian."""
-    low_half = int(data[at]) | (int(data[at + 1]) << 8)
-    return low_half | (int(data[at + 2]) << 16) | (int(data[at + 3]) << 24)
+    number = np.intp(0)  # signed, as positions are: with unsigned ones numba would go on in floats
+    for k in range(_WORD_BYTES):
+        number |= np.intp(data[at + k]) << (8 * k)
+    return int(number)
 
 
-@compiled(types.intp(BYTES, types.intp, types.intp))
+@inner
 def block_bytes(frame: NDArray[np.uint8], itemsize: int, size: int) -> int:
     """Bytes of a decoded block; 0 where the frame is one for Blosc itself, or for nobody.
 
@@ -165,7 +183,7 @@ def block_bytes(frame: NDArray[np.uint8], itemsize: int, size: int) -> int:
     return min(block, size) if in_eights and table_there else 0
 
 
-@compiled(types.boolean(types.uintp, BYTES, types.intp, types.intp, BYTES, WORDS, BYTES))
+@inner
 def unpack_block(
     context: int,
     frame: NDArray[np.uint8],
@@ -210,14 +228,14 @@ def unpack_block(
     return True
 
 
-@compiled(BYTES(types.intp, types.intp))
+@inner
 def bytes_at(address: int, length: int) -> NDArray[np.uint8]:
     """Memory as an array."""
     array: NDArray[np.uint8] = carray(_pointer(address), (length,), np.uint8)  # type: ignore[call-arg]
     return array
 
 
-@compiled(types.void(types.uintp, ADDRESSES, ADDRESSES, types.intp, ROWS, BYTES))
+@compiled(types.void(types.uintp, _ADDRESSES, _ADDRESSES, types.intp, _ROWS, _BYTES))
 def unpack_tiles(
     context: int,
     addresses: NDArray[np.intp],
@@ -254,3 +272,108 @@ def unpack_tiles(
             if not unpack_block(context, frame, index, itemsize, planes, words, place):
                 states[k] = BROKEN
                 break
+
+
+@inner
+def z_score(
+    values: np.ndarray[Any, Any],
+    first: int,
+    pixels: int,
+    scale: NDArray[np.float32],
+    nodata: float,
+    out: NDArray[np.float32],
+) -> None:
+    """Normalise a run of a tile's values: (value - mean) * (1 / std) by band, NaN where nothing was observed.
+
+    Parameters
+    ----------
+    values
+        (n,) stored values, of one of the types in `FORMS`.
+    first
+        Position of the first one in the tile, laid out (band, pixel).
+    pixels
+        Values of one band.
+    scale
+        (bands, 3): mean, 1 / std, usable.
+    nodata
+        Stored value that means "never observed"; NaN where NaN does.
+    out
+        (bands * pixels,) float32 of the whole tile, of which that run is written.
+    """
+    missing = np.float32(np.nan)
+    done = 0
+    while done < len(values):
+        band = (first + done) // pixels
+        count = min(len(values) - done, (band + 1) * pixels - first - done)
+        source, target = values[done : done + count], out[first + done : first + done + count]
+        mean, inverse_std = scale[band, 0], scale[band, 1]
+        if scale[band, 2] == 0:
+            target[:] = missing
+        elif np.isnan(nodata):
+            for i in range(count):
+                target[i] = (np.float32(source[i]) - mean) * inverse_std
+        else:
+            none = source.dtype.type(nodata)
+            for i in range(count):
+                target[i] = missing if source[i] == none else (np.float32(source[i]) - mean) * inverse_std
+        done += count
+
+
+@compiled(
+    types.void(types.uintp, _ADDRESSES, _ADDRESSES, types.intp, types.intp, _SCALES, types.float64, _FLOAT_ROWS, _BYTES)
+)
+def score_tiles(
+    context: int,
+    addresses: NDArray[np.intp],
+    lengths: NDArray[np.intp],
+    form: int,
+    pixels: int,
+    scales: NDArray[np.float32],
+    nodata: float,
+    out: NDArray[np.float32],
+    states: NDArray[np.uint8],
+) -> None:
+    """Decode tiles and normalise them, block by block, while each block is in the cache.
+
+    Parameters
+    ----------
+    context
+        Address of Zstandard's.
+    addresses, lengths
+        (n,) of their Blosc frames.
+    form
+        Of `FORMS`.
+    pixels
+        Values of one band.
+    scales
+        (n, bands, 3): mean, 1 / std, usable.
+    nodata
+        See `z_score`.
+    out
+        (n, bands * pixels) float32.
+    states
+        (n,) `DONE`, `FOREIGN` or `BROKEN`; written.
+    """
+    itemsize = _ITEMSIZES[form]
+    size = out.shape[1] * itemsize
+    planes, words, block = np.empty(0, np.uint8), np.empty(0, np.uint64), np.empty(0, np.uint8)
+    for k in range(len(addresses)):
+        frame = bytes_at(addresses[k], lengths[k])
+        step = block_bytes(frame, itemsize, size)
+        states[k] = FOREIGN if step == 0 else DONE
+        if step > len(planes):
+            planes, words, block = np.empty(step, np.uint8), np.empty(step // 8, np.uint64), np.empty(step, np.uint8)
+        for index in range(-(-size // step) if step else 0):
+            values = block[: min(size, (index + 1) * step) - index * step]
+            if not unpack_block(context, frame, index, itemsize, planes, words, values):
+                states[k] = BROKEN
+                break
+            first = index * step // itemsize
+            if form == 0:
+                z_score(values, first, pixels, scales[k], nodata, out[k])
+            elif form == 1:
+                z_score(values.view(np.uint16), first, pixels, scales[k], nodata, out[k])
+            elif form == 2:
+                z_score(values.view(np.int16), first, pixels, scales[k], nodata, out[k])
+            else:
+                z_score(values.view(np.float32), first, pixels, scales[k], nodata, out[k])

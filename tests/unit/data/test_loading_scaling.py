@@ -11,7 +11,7 @@ from numcodecs.blosc import Blosc
 
 from mmearth_data.loading.scaling import Scaling
 from mmearth_data.loading.scoring import score_tiles
-from mmearth_data.loading.zscore import FORMS, z_score
+from mmearth_data.store.bitplanes import FORMS, z_score
 
 BANDS, PIXELS = 3, 40
 
