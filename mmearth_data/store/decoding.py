@@ -89,8 +89,7 @@ def decode_run(parts: Sequence[bytes], run: Run) -> list[int]:
             raise BrokenTileError(index, "its checksum does not match")
     if bitplanes is None:
         return list(range(len(parts)))
-    frames = [np.frombuffer(part, np.uint8) for part in parts]
-    addresses = np.array([frame.__array_interface__["data"][0] for frame in frames], np.intp)
+    addresses = np.array([bitplanes.address_of(part) for part in parts], np.intp)
     lengths = np.array([len(part) - CRC_BYTES for part in parts], np.intp)
     states = np.empty(len(parts), np.uint8)
     run(bitplanes.contexts.address, addresses, lengths, states)
