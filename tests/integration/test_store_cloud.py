@@ -16,11 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from published_world import make_published
 from store_making import begin_store, make_store, write_shard
 from test_store_building import digests
 from test_store_growth import grow
 
-from mmearth_data import InputError, RetryLater, StoreDamaged, build, make_recipe, open_store, verify
+from mmearth_data import (
+    InputError,
+    RetryLater,
+    StoreDamaged,
+    build,
+    export,
+    import_hdf5,
+    make_recipe,
+    merge,
+    open_store,
+    subset,
+    verify,
+)
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.lock import LOCK_KEY, hold
@@ -265,3 +278,25 @@ class TestLock:
         with hold(url, beat_s=0.2) as stale:
             assert stale is not None
             assert stale.startswith("An earlier build (process 17 on elsewhere (since 2031-01-01 00:00:00 UTC)) ended")
+
+
+def test_parts_go_into_a_bucket_and_out_of_it(url: str, tmp_path: Path) -> None:
+    """Subset and merge from a bucket into another place of it give the bytes that they give on a disk."""
+    make_store(tmp_path / "s.zarr")
+    make_store(url)
+    for base in (tmp_path, url.removesuffix("/s.zarr")):
+        for name, splits in (("train", ["train"]), ("held-out", ["val", "test"])):
+            subset(f"{base}/s.zarr", f"{base}/{name}.zarr", split=splits, modalities=["optical", "zone"])
+        merge([f"{base}/train.zarr", f"{base}/held-out.zarr"], f"{base}/merged.zarr")
+    for name in ("train", "merged"):
+        assert remote_digests(url.replace("s.zarr", f"{name}.zarr")) == digests(tmp_path / f"{name}.zarr")
+    assert len(open_store(url.replace("s.zarr", "merged.zarr"))) == len(open_store(url))
+
+
+def test_a_data_set_in_the_published_form_goes_through_a_bucket(url: str, tmp_path: Path) -> None:
+    published = make_published(tmp_path / "in")
+    for name, store in (("near", tmp_path / "near.zarr"), ("far", url)):
+        import_hdf5(published, store)
+        export(store, tmp_path / name)
+    assert remote_digests(url) == digests(tmp_path / "near.zarr")
+    assert digests(tmp_path / "far") == digests(tmp_path / "near")

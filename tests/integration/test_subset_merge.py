@@ -191,16 +191,41 @@ def test_a_crop_is_the_middle_of_the_tile_around_the_same_place(store: Path, tmp
 
 
 def test_an_interrupted_subset_goes_on_and_ends_in_the_same_bytes(store: Path, tmp_path: Path) -> None:
-    def digests(path: Path) -> dict[str, str]:
-        files = (f for f in path.rglob("*") if f.is_file() and "_ledger" not in f.parts)
-        return {str(f.relative_to(path)): digest_of(f.read_bytes()) for f in files}
-
     subset(store, tmp_path / "once", split=["train", "val"])
     with pytest.raises(KeyboardInterrupt):
         subset(store, tmp_path / "twice", split=["train", "val"], report=stop_after(8))
     subset(store, tmp_path / "twice", split=["train", "val"])
     assert digests(tmp_path / "once") == digests(tmp_path / "twice")
     refused("subset", store, "--out", tmp_path / "once", "--split", "train", word="recipe.subset.split")
+
+
+def digests(path: Path) -> dict[str, str]:
+    files = (f for f in path.rglob("*") if f.is_file() and "_ledger" not in f.parts)
+    return {str(f.relative_to(path)): digest_of(f.read_bytes()) for f in files}
+
+
+@pytest.mark.parametrize("command", ["subset", "merge"])
+def test_damage_is_taken_out_by_repair_and_put_back_by_the_command(
+    command: str, store: Path, another: Path, tmp_path: Path
+) -> None:
+    """A copied shard and one that was put together are damaged; the store does not know where its tiles came from."""
+    out = tmp_path / "out.zarr"
+
+    def make_it() -> None:
+        subset(store, out, share=0.9) if command == "subset" else merge([store, another], out)
+
+    make_it()
+    whole = digests(out)
+    for shard in (0, len(list((out / "sentinel2/c").iterdir())) - 1):
+        (path,) = (f for f in (out / f"sentinel2/c/{shard}").rglob("*") if f.is_file())
+        broken = bytearray(path.read_bytes())
+        broken[len(broken) // 3] ^= 1
+        path.write_bytes(broken)
+    assert len(verify(out).problems) >= 2
+    refused("verify", out, "--repair", word="the command that made the store puts it back")
+    make_it()
+    assert digests(out) == whole
+    assert verify(out).problems == ()
 
 
 # ---------------------------------------------------------------- merge
