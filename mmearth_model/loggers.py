@@ -49,3 +49,13 @@ def open_loggers(names: Sequence[str], run: Path) -> list[Logger]:
 
             opened.append(WandbLogger(project="mmearth", name=run.name, save_dir=str(run), id=run.name, resume="allow"))
     return opened
+
+
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """Write what is left, and end W&B's run: the next one in this process would go on with it."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmearth_data import MMEarthError
 from mmearth_model.checkpoints import optimizer_tensors, write_checkpoint
-from mmearth_model.loggers import open_loggers
+from mmearth_model.loggers import close_loggers, open_loggers
 from mmearth_model.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -220,8 +220,7 @@ class Recorder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the loggers; no process leaves before the last checkpoint stands."""
-        for logger in self.loggers:
-            logger.finalize("success")
+        close_loggers(self.loggers)
         trainer.strategy.barrier()
 
     def _tell(self, progress: TrainProgress, module: Pretraining, position: Position, raw: Batch) -> None:
