@@ -59,6 +59,7 @@ def cli() -> None:
 @click.option("--out", type=FILE, metavar="RUN", help="Folder of the run.  [default: runs/STORE-RECIPE-SEED]")
 @click.option("--modalities", metavar="A,B,...", help="Modalities that take part.  [default: all of the store]")
 @click.option("--exclude", metavar="A,B,...", help="Modalities that do not.")
+@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands of a modality that the model sees.  Repeatable.")  # fmt: skip
 @click.option(
     "--preset", type=click.Choice(["default", "paper", "reference"]), help="Rules of the losses and decoders."
 )
@@ -93,6 +94,8 @@ def pretrain(
     for key in ("modalities", "exclude"):
         if key in given:
             given[key] = _names(given[key])
+    if "bands" in given:
+        given["bands"] = dict(_named_bands(text) for text in given["bands"])
     recipe = make_recipe(base, given)
     opened = _open(store)
     if dry_run:
@@ -398,6 +401,13 @@ def _open(path: Path) -> Store:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _named_bands(text: str) -> tuple[str, list[str]]:
+    name, equals, bands = text.partition("=")
+    if not equals or not _names(bands):
+        raise click.BadParameter(f"expected MODALITY=A,B,..., got {text!r}.", param_hint="--bands")
+    return name.strip(), _names(bands)
 
 
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:

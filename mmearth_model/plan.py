@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import InputError
@@ -159,7 +159,7 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
     Raises
     ------
     InputError
-        When a name is not in the store.
+        When a name is not in the store, or a band not in a modality.
     """
     for option, names in (("--modalities", recipe.modalities or ()), ("--exclude", recipe.exclude)):
         for name in names:
@@ -168,7 +168,24 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
                     f"{option}: {path} has no {name}{_meant(name, list(available))}; it has {_list(available)}."
                 )
     wanted = available if recipe.modalities is None else recipe.modalities
-    return tuple(m for m in available.values() if m.name in wanted and m.name not in recipe.exclude)
+    chosen = [m for m in available.values() if m.name in wanted and m.name not in recipe.exclude]
+    for name in recipe.bands:
+        if name not in {m.name for m in chosen}:
+            raise InputError(
+                f"--bands: expected a modality that takes part, got {name}; {_list(m.name for m in chosen)} do."
+            )
+    return tuple(_cut_bands(m, recipe.bands[m.name]) if m.name in recipe.bands else m for m in chosen)
+
+
+def _cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
+    """Let the model see some bands only."""
+    unknown = [band for band in bands if band not in modality.bands]
+    if unknown or len(set(bands)) < len(bands) or not modality.kind.is_continuous:
+        raise InputError(
+            f"--bands: expected different bands of a continuous modality, got {_list(bands)} of {modality.name} "
+            f"({modality.kind}), which has {_list(modality.bands)}."
+        )
+    return replace(modality, model_bands=tuple(bands))
 
 
 def _check_roles(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,6 +32,9 @@ class TrainRecipe(BaseModel):
         Names that take part; None takes all that the store has.
     exclude
         Names that are not learned, whatever ``modalities`` says.
+    bands
+        Modality -> the bands of it that the model sees, in this order; others see those of the catalog entry
+        (``{sentinel2: [B4, B3, B2]}`` makes an encoder for photographs).
     size, stem, depths, widths
         Encoder, see `mmearth_model.encoder`; depths and widths replace those of ``size``.
     image_size
@@ -90,6 +93,7 @@ class TrainRecipe(BaseModel):
     preset: Literal["default", "paper", "reference"] = "default"
     modalities: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    bands: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     size: Literal["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"] = "atto"
     stem: Literal["modified", "original"] = "modified"
     depths: tuple[int, ...] | None = Field(default=None, min_length=4, max_length=4)

@@ -151,6 +151,19 @@ def test_what_is_excluded_is_not_learned(store: Store, tmp_path: Path) -> None:
     assert checkpoint.config["store"]["synthetic"] is True
 
 
+def test_an_encoder_sees_the_bands_it_was_given_in_their_order(store: Store, tmp_path: Path) -> None:
+    seen = ["B4", "B3", "B2"]
+    chosen = recipe(epochs=1, bands={"sentinel2": seen})
+    checkpoint = load_checkpoint(pretrain(store, chosen, tmp_path / "run", device="cpu"))
+    assert checkpoint.encoder().stem.conv.weight.shape[1] == 3
+    (raw,) = store.loader(batch_size=len(store), shuffle=False)
+    whole = prepare(plan_training(store, recipe()), store, None, 0).normaliser
+    places = [whole.modalities["sentinel2"].model_bands.index(band) for band in seen]
+    expected = whole.images(raw)[:, places]
+    assert torch.equal(checkpoint.normaliser.images(raw), expected)
+    assert not torch.equal(expected[:, 0], expected[:, 2])
+
+
 def test_flips_mirror_all_modalities_alike(store: Store) -> None:
     """Where a coordinate is painted into two modalities, they still agree after crop and flip."""
     plan = plan_training(store, recipe(flips=True))
@@ -347,6 +360,10 @@ def test_weights_that_are_no_numbers_are_never_saved() -> None:
         ({"exclude": ("biom",)}, r"--exclude: .* has no biom \(did you mean biome\?\)"),
         ({"modalities": ("sentinel2", "aster")}, "--modalities: .* has no aster"),
         ({"modalities": ("biome",)}, "expected a modality that can feed the encoder"),
+        ({"bands": {"aster": ("dem",)}}, "--bands: expected a modality that takes part, got aster"),
+        ({"bands": {"sentinel2": ("B4", "B77")}}, "--bands: .* got B4, B77 of sentinel2"),
+        ({"bands": {"sentinel2": ("B4", "B4")}}, "--bands: expected different bands"),
+        ({"bands": {"biome": ("biome",)}}, "--bands: .* of a continuous modality, got biome of biome"),
         ({"mask_ratio": 0.95}, "expected a mask ratio"),
     ],
 )
