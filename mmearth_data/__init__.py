@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         repair,
         subset,
     )
+    from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
@@ -74,6 +75,7 @@ _HOME = {
     "Store": "api",
     "TileGrid": "tile",
     "build": "api",
+    "connect": "building.cluster",
     "derived": "store.derived",
     "describe_modality": "catalog",
     "draw_sample": "api",
@@ -133,6 +135,7 @@ __all__ = [
     "__version__",
     "build",
     "cache_folder",
+    "connect",
     "derived",
     "describe_modality",
     "draw_sample",

@@ -144,8 +144,13 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
 
 
 @contextmanager
-def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluster]:
-    """Join a cluster that is running already, by the address of its scheduler.
+def connect(address: str) -> Iterator[Client]:
+    """Join a Dask cluster that is running already.
+
+    Parameters
+    ----------
+    address
+        Of its scheduler, such as ``tcp://HOST:8786``.
 
     Raises
     ------
@@ -161,4 +166,11 @@ def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluste
             f"({error})."
         ) from error
     with closing(client):
+        yield client
+
+
+@contextmanager
+def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluster]:
+    """Hand shards to a cluster that is running already; see `connect`."""
+    with connect(address) as client:
         yield Cluster(client, quota or Quota())

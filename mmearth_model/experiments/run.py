@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from mmearth_model.evaluation import Evaluation, Row, evaluate
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
 from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
+from mmearth_model.experiments.spreading import spread
 from mmearth_model.plan import plan_training
 from mmearth_model.pretraining import configuration, describe_store, pretrain
 from mmearth_model.pretraining import prepare as prepare_module
@@ -43,6 +44,7 @@ RESULT_FILE = "result.json"
 SUMS_FILE = "sums.npz"
 EXPERIMENT_FILE = "experiment.json"
 POLL_S = 2.0
+ELSEWHERE = "another process has it"
 YEAR_0 = 1970
 
 
@@ -198,22 +200,17 @@ def _run_all(
     setting: Setting, todo: Sequence[Unit], workers: int, scheduler: str | None, report: Callable[[str], None]
 ) -> bool:
     """Run what can be had; True if this call finished any."""
-    if scheduler is not None:
-        from distributed import Client
-
-        with Client(scheduler) as client:
-            return any(client.gather(client.map(run_unit, [setting] * len(todo), todo, pure=False)))
-    if workers > 1:
-        from concurrent.futures import ProcessPoolExecutor
-
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            return any(list(pool.map(run_unit, [setting] * len(todo), todo)))
     done = False
+    if scheduler is not None or workers > 1:
+        for unit, ran in spread(partial(run_unit, setting), todo, workers=workers, scheduler=scheduler):
+            done |= ran
+            report(f"{unit.key}: {'finished' if ran else ELSEWHERE}")
+        return done
     for unit in todo:
         begin = time.perf_counter()
         ran = run_unit(setting, unit)
         done |= ran
-        report(f"{unit.key}: {f'{time.perf_counter() - begin:.0f} s' if ran else 'another process has it'}")
+        report(f"{unit.key}: {f'{time.perf_counter() - begin:.0f} s' if ran else ELSEWHERE}")
     return done
 
 

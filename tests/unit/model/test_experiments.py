@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
+from distributed import LocalCluster
 from matplotlib import image
 from toy_store import TINY, write_store
 
-from mmearth_data import FileInputError, InputError, Store, load_catalog
+from mmearth_data import FileInputError, InputError, RetryLater, Store, load_catalog
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import make_recipe
 from mmearth_model.cli import cli
@@ -33,6 +36,7 @@ from mmearth_model.experiments.spec import (
     plan_units,
     read_experiment,
 )
+from mmearth_model.experiments.spreading import spread
 
 MODALITIES = tuple(load_catalog().modalities.values())
 TOY: dict[str, Any] = {
@@ -58,6 +62,8 @@ TOY: dict[str, Any] = {
         }
     },
 }
+
+ONE_SEED = {"demo": {**TOY["scales"]["demo"], "seeds": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +157,53 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
     with pytest.raises(InputError, match="expected the experiment that stands there"):
         run_experiment(setting_of(store, tmp_path / "out", question="Another?"))
+
+
+@pytest.fixture(scope="module")
+def alone(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the runs of one process end in."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_experiment(setting_of(store, out, scales=ONE_SEED))
+    finally:
+        torch.set_num_threads(before)
+    return results_of(out)
+
+
+def results_of(out: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in (out / "runs").glob("*/result.json")}
+
+
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_several_processes_find_what_one_finds(
+    where: str, store: Store, tmp_path: Path, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # so that each of the two computes with one thread, as `alone` did
+    setting, told = setting_of(store, tmp_path / "out", scales=ONE_SEED), list[str]()
+    if where == "processes":
+        run_experiment(setting, workers=2, report=told.append)
+    else:
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+            run_experiment(setting, scheduler=cluster.scheduler_address, report=told.append)
+    assert results_of(tmp_path / "out") == alone
+    assert sorted(line for line in told if line.endswith(": finished")) == sorted(f"{key}: finished" for key in alone)
+
+
+def die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_an_error_with_the_way_on() -> None:
+    with pytest.raises(RetryLater, match="the same command goes on"):
+        list(spread(die, [1], workers=2, scheduler=None))
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmearth_data.building.cluster.CONNECT_S", 1)
+    with pytest.raises(InputError, match="--scheduler: expected the address"):
+        list(spread(abs, [1], workers=1, scheduler="tcp://127.0.0.1:9"))
 
 
 def test_a_claim_is_held_by_one_and_falls_to_others_when_its_owner_dies(tmp_path: Path) -> None:

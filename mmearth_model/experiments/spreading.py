@@ -1,0 +1,77 @@
+"""Runs spread over processes: of this machine, or the workers of a Dask cluster that see the same folders."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from mmearth_data import RetryLater
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+AGAIN = "the same command goes on where it stopped."
+
+
+def spread(
+    function: Callable[[Work], Result], works: Iterable[Work], *, workers: int, scheduler: str | None
+) -> Iterator[tuple[Work, Result]]:
+    """Call a function for each piece of work, in other processes; yields work and result as they come.
+
+    Parameters
+    ----------
+    function, works
+        Both go to other processes by pickle.
+    workers
+        Processes of this machine, where there is no ``scheduler``.
+    scheduler
+        Address of a Dask scheduler.
+
+    Raises
+    ------
+    InputError
+        When no scheduler answers there.
+    RetryLater
+        When a process died.
+    """
+    with _executor(workers, scheduler) as executor, _deaths():
+        pending = {executor.submit(function, work): work for work in works}
+        try:
+            for future in as_completed(pending):
+                yield pending[future], future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is None:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+            yield pool
+        return
+    from mmearth_data import connect  # Dask's cluster is not needed by anybody else
+
+    with connect(scheduler) as client, client.get_executor(pure=False) as pool:
+        yield pool
+
+
+@contextmanager
+def _deaths() -> Iterator[None]:
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise RetryLater(f"A process that worked on a run died (killed, or out of memory); {AGAIN}") from error
+    except KilledWorker as error:
+        raise RetryLater(f"Workers of the cluster died while they worked on a run: {error}; {AGAIN}") from error
