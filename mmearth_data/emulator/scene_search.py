@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -87,21 +88,35 @@ def _granules(shape: BaseGeometry) -> set[Granule]:
     return {granule for box in boxes if box is not None for granule, _ in granules_at(box)}
 
 
-def _tracks(granule: Granule, shape: BaseGeometry) -> set[int]:
-    """Tracks that may see the part of a granule that lies in a shape: those over the corners of that part."""
+@lru_cache(maxsize=1024)
+def _seen(shape: BaseGeometry) -> tuple[tuple[Granule, tuple[int, ...]], ...]:
+    """Granules that a shape touches, each with the tracks that see a part of it there: one place is asked of often."""
+    return tuple((granule, _tracks(granule, shape)) for granule in _granules(shape))
+
+
+def _tracks(granule: Granule, shape: BaseGeometry) -> tuple[int, ...]:
+    """Tracks from which something of a granule is seen that lies in a shape.
+
+    A swath is wider than a granule, and next to straight: it holds a corner of any rectangle that it touches.
+    """
     lon, lat = granule.outline
-    outline = shapely.Polygon(np.stack([lon[-1] + (lon - lon[-1] + 180) % 360 - 180, lat], axis=1)[:-1])
+    lon = lon[-1] + (lon - lon[-1] + 180) % 360 - 180
+    west, south, east, north = float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+    left, bottom, right, top = shape.bounds
     tracks: set[int] = set()
-    west, _, east, _ = outline.bounds
-    left, _, right, _ = shape.bounds
     for turn in TURNS:
-        if left + turn > east or right + turn < west:
-            continue
-        moved = shape if turn == 0 else shapely.affinity.translate(shape, turn)
-        part = outline.intersection(moved).convex_hull
-        corners = shapely.get_coordinates(part).tolist()
-        tracks.update(int(track) for corner in corners for track in SENTINEL2.tracks(*corner))
-    return tracks
+        if left + turn <= east and right + turn >= west:
+            corners = product((max(west, left + turn), min(east, right + turn)), (max(south, bottom), min(north, top)))
+            tracks.update(track for corner in corners for track in SENTINEL2.tracks(*corner).tolist())
+    return tuple(track for track in sorted(tracks) if touches(granule_footprint(granule, track), shape))
+
+
+@lru_cache(maxsize=2048)
+def _scenes(
+    world: World, granule: Granule, track: int, period: tuple[int, int], cloud_limit: float, mapped: bool
+) -> list[OpticalScene]:
+    """Scenes of a granule from a track; many places lie in one granule, and most are asked about for a whole year."""
+    return scenes_of_granule(world, granule, (track,), period, cloud_limit=cloud_limit, mapped=mapped)
 
 
 def optical(
@@ -126,9 +141,9 @@ def optical(
         As in `optical_scenes`.
     """
     scenes = []
-    for granule in _granules(shape):
-        tracks = [t for t in _tracks(granule, shape) if touches(granule_footprint(granule, t), shape)]
-        scenes += scenes_of_granule(world, granule, tracks, period, cloud_limit=cloud_limit, mapped=mapped)
+    for granule, tracks in _seen(shape):
+        for track in tracks:
+            scenes += _scenes(world, granule, track, period, cloud_limit, mapped)
     return sorted(scenes, key=lambda scene: (scene.start_ms // 1000, scene.time_ms // 1000, scene.granule.name))
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 TILES, PLAIN_TILES, RUNS = 512, 80, 3
 SIZE_PX, IN_FLIGHT, LATENCY_MS = 64, 40, 200
+REGION = "bbox:0,43,16,52"
+"""Both sides ask for places of one part of the Earth, so that its scenes are what the emulator remembers."""
 TRANSFORM = Transformer.from_crs(4326, 32632, always_xy=True)
 TARGET, TARGET_RATIO, PLAIN_REQUESTS = 60.0, 6.0, 22
 
@@ -56,7 +58,15 @@ def ours(server: RunningEmulator, folder: Path, ecoregions: Path, run: int, tile
     before, busy = server.ledger()["requests"], cpu_seconds(server.pid)
     options = {"source": "earthengine", "ee_url": server.url, "tiles": tiles, "tile_size": SIZE_PX, "seed": run}
     recipe = make_recipe(
-        None, options | {"ecoregions": ecoregions, "in_flight": IN_FLIGHT, "tiles_per_shard": 128, "balance": "area"}
+        None,
+        options
+        | {
+            "ecoregions": ecoregions,
+            "in_flight": IN_FLIGHT,
+            "tiles_per_shard": 128,
+            "balance": "area",
+            "region": REGION,
+        },
     )
     out = folder / f"{run}.zarr"
     started: list[float] = []
