@@ -94,6 +94,12 @@ def _seen(shape: BaseGeometry) -> tuple[tuple[Granule, tuple[int, ...]], ...]:
     return tuple((granule, _tracks(granule, shape)) for granule in _granules(shape))
 
 
+def _corners(bounds: tuple[float, float, float, float]) -> Iterator[tuple[int, int]]:
+    """Corners of the whole degrees around some bounds: few, so that orbits know what they have there."""
+    west, south, east, north = bounds
+    return product({math.floor(west), math.ceil(east)}, {math.floor(south), math.ceil(north)})
+
+
 def _tracks(granule: Granule, shape: BaseGeometry) -> tuple[int, ...]:
     """Tracks from which something of a granule is seen that lies in a shape.
 
@@ -106,8 +112,8 @@ def _tracks(granule: Granule, shape: BaseGeometry) -> tuple[int, ...]:
     tracks: set[int] = set()
     for turn in TURNS:
         if left + turn <= east and right + turn >= west:
-            corners = product((max(west, left + turn), min(east, right + turn)), (max(south, bottom), min(north, top)))
-            tracks.update(track for corner in corners for track in SENTINEL2.tracks(*corner).tolist())
+            part = max(west, left + turn), max(south, bottom), min(east, right + turn), min(north, top)
+            tracks.update(track for corner in _corners(part) for track in SENTINEL2.tracks(*corner).tolist())
     return tuple(track for track in sorted(tracks) if touches(granule_footprint(granule, track), shape))
 
 
@@ -150,8 +156,7 @@ def optical(
 def radar(world: World, shape: BaseGeometry, period: tuple[int, int], *, way: str | None = None) -> list[RadarScene]:
     """Sentinel-1 scenes whose footprints touch a shape, in the order of time; of both ways, or of one."""
     _, south, _, north = shape.bounds
-    cells = list(_cells(shape))
-    places = {(lon, lat) for w, s, e, n in cells for lon in (w, e) for lat in (s, n)}
+    places = {corner for cell in _cells(shape) for corner in _corners(cell)}
     frames = range(
         math.floor((south - FRAME_OVERLAP_DEG) / FRAME_DEG), math.floor((north + FRAME_OVERLAP_DEG) / FRAME_DEG) + 1
     )
