@@ -13,7 +13,7 @@ import shapely
 from mmearth_data.emulator import archive, derived, scene_search
 from mmearth_data.emulator.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
 from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError
-from mmearth_data.emulator.image import DOUBLE, Image
+from mmearth_data.emulator.image import DOUBLE, Band, Image
 from mmearth_data.emulator.lazy_bands import LazyBands, Makers
 from mmearth_data.emulator.registry import encode
 from mmearth_data.sources.synthetic import era5, planet, products
@@ -283,10 +283,11 @@ def _weather(world_of: Planet) -> Few:
 
     def image(month: int) -> Image:
         own = product.image(month)
-        bands = tuple(
-            global_band(name, DOUBLE, products.ERA5_GRID, partial(_month_of_weather, product, month, name))
-            for name in era5.BANDS
-        )
+
+        def band(name: str) -> Band:
+            return global_band(name, DOUBLE, products.ERA5_GRID, partial(_month_of_weather, product, month, name))
+
+        bands = LazyBands(lambda: {name: partial(band, name) for name in era5.BANDS})
         year, of_year = divmod(month, 12)
         properties = {
             "system:index": own.index,

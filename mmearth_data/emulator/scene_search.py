@@ -12,7 +12,7 @@ import shapely
 import shapely.affinity
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.sources.synthetic.orbits import SENTINEL1, SENTINEL2
+from mmearth_data.sources.synthetic.orbits import DAY_MS, SENTINEL1, SENTINEL2
 from mmearth_data.sources.synthetic.scenes import (
     FRAME_DEG,
     FRAME_OVERLAP_DEG,
@@ -39,6 +39,8 @@ CELL_DEG = 0.5
 MOST_CELLS = 40_000
 """A shape that is larger than a continent is refused, as the service runs out of time."""
 TURNS = (0, -360, 360)
+BLOCK_MS = 64 * DAY_MS
+"""Radar scenes of so long are found at once."""
 
 
 def touches(footprint: BaseGeometry, shape: BaseGeometry) -> bool:
@@ -153,6 +155,25 @@ def optical(
     return sorted(scenes, key=lambda scene: (scene.start_ms // 1000, scene.time_ms // 1000, scene.granule.name))
 
 
+def _frame_scenes(
+    world: World, direction: str, track: int, frame: int, period: tuple[int, int]
+) -> Iterator[RadarScene]:
+    start, end = period
+    if end - start > BLOCK_MS:
+        yield from scenes_of_frame(world, direction, track, frame, period)
+        return
+    for block in range(start // BLOCK_MS, -(-end // BLOCK_MS)):
+        for scene in _block(world, direction, track, frame, block):
+            if start <= scene.time_ms < end:
+                yield scene
+
+
+@lru_cache(maxsize=4096)
+def _block(world: World, direction: str, track: int, frame: int, block: int) -> list[RadarScene]:
+    """Scenes of a frame within some weeks: neighbours ask about nearly the same ones."""
+    return scenes_of_frame(world, direction, track, frame, (block * BLOCK_MS, (block + 1) * BLOCK_MS))
+
+
 def radar(world: World, shape: BaseGeometry, period: tuple[int, int], *, way: str | None = None) -> list[RadarScene]:
     """Sentinel-1 scenes whose footprints touch a shape, in the order of time; of both ways, or of one."""
     _, south, _, north = shape.bounds
@@ -160,11 +181,11 @@ def radar(world: World, shape: BaseGeometry, period: tuple[int, int], *, way: st
     frames = range(
         math.floor((south - FRAME_OVERLAP_DEG) / FRAME_DEG), math.floor((north + FRAME_OVERLAP_DEG) / FRAME_DEG) + 1
     )
-    scenes = []
+    scenes: list[RadarScene] = []
     for direction in SENTINEL1 if way is None else {way} & {*SENTINEL1}:
         orbit = SENTINEL1[direction]
         tracks = {int(track) for place in places for track in orbit.tracks(*place)}
         for track, frame in product(tracks, frames):
             if touches(frame_footprint(direction, track, frame), shape):
-                scenes += scenes_of_frame(world, direction, track, frame, period)
+                scenes += _frame_scenes(world, direction, track, frame, period)
     return sorted(scenes, key=lambda scene: (scene.time_ms, scene.direction, scene.frame))
