@@ -1,10 +1,11 @@
 """How fast tiles come from Earth Engine into a store, over HTTP, with the real client.
 
 An emulator in a process of its own waits 200 ms before each answer and gives pixels of no meaning, so that what is
-measured is the client's side: expressions, requests, decoding, the store. The baseline is a plain script in a process of
-its own too, written as those published with MMEarth are: 22 requests a tile from 40 threads, nothing stored. Both run once
-before they are measured, and then by turns; figures are medians. Beside them stands the processor time that each side
-takes for a tile, and the rate that latency alone would allow the plain script.
+measured is the client's side: expressions, requests, decoding, the store. Scenes are searched for as ever; tiles lie
+in one region, as those of the plain script do, so that most of its scenes are known to the emulator. The baseline is that
+script in a process of its own, written as those published with MMEarth are: 22 requests a tile from 40 threads, nothing
+stored. Both run once before they are measured, and then by turns; figures are medians. Beside them stands the processor
+time that each side takes for a tile, and the rate that latency alone would allow the plain script.
 """
 
 from __future__ import annotations
