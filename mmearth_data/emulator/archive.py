@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.emulator.lazy_bands import Makers
     from mmearth_data.emulator.registry import Value
     from mmearth_data.sources.synthetic import products
     from mmearth_data.sources.synthetic.grids import Grid as NativeGrid
@@ -39,33 +40,6 @@ if TYPE_CHECKING:
 BYTE, SHORT, WORD = PixelType.of(np.uint8), PixelType.of(np.uint16), PixelType.of(np.uint32)
 SIGNED_SHORT = PixelType.of(np.int16)
 GLOBE = shapely.box(-180, -90, 180, 90)
-
-
-class LazyBands(Sequence[Band]):
-    """Bands of an image that are made when they are first looked at: most images of a search never are.
-
-    Parameters
-    ----------
-    make
-        Gives them.
-    """
-
-    __slots__ = ("_bands", "_make")
-
-    def __init__(self, make: Callable[[], Sequence[Band]]) -> None:
-        self._make = make
-        self._bands: Sequence[Band] | None = None
-
-    def _all(self) -> Sequence[Band]:
-        if self._bands is None:
-            self._bands = self._make()
-        return self._bands
-
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an index or a slice
-        return self._all()[index]
-
-    def __len__(self) -> int:
-        return len(self._all())
 
 
 class LazyProperties(Mapping[str, "Value"]):
@@ -271,37 +245,47 @@ TRUE_COLOUR = {"TCI_R": "B4", "TCI_G": "B3", "TCI_B": "B2"}
 SNOW_CLASS = 11
 
 
-def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> list[Band]:
+def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Makers:
     """Bands of a Sentinel-2 image, in the archive's order."""
     scene = image.scene
     assert isinstance(scene, OpticalScene)
-    own = {
-        name: native_band(
-            name,
-            S2_TYPES.get(name, SHORT),
-            scene_raster(scene, product.grid(image, name).step[0] // 10),
-            planet_read(product, image, name),
-        )
-        for name in image.bands
-    }
-    own |= _further_bands(own, scene)
-    return [own[name] for name in S2_ORDER if name in own]
+
+    def own(name: str) -> Band:
+        raster = scene_raster(scene, product.grid(image, name).step[0] // 10)
+        return native_band(name, S2_TYPES.get(name, SHORT), raster, planet_read(product, image, name))
+
+    makers = {name: partial(own, name) for name in image.bands}
+    computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
+    makers |= {name: partial(_computed, own, scene, name, *how) for name, how in computed.items()}
+    return {name: makers[name] for name in S2_ORDER if name in makers}
 
 
-def _further_bands(own: dict[str, Band], scene: OpticalScene) -> dict[str, Band]:
-    fine, coarse = own["B2"], own["B5"]
-    out = {name: computed_band(name, kind, like, [like], lambda _: 0) for name, kind, like in (
-        ("QA10", SHORT, fine), ("QA20", WORD, coarse))}  # fmt: skip
-    if "SCL" not in own:
-        return out
-    out["AOT"] = computed_band("AOT", SHORT, fine, [fine], lambda _: round(100 * scene.light.haze))
-    out["WVP"] = computed_band("WVP", SHORT, fine, [fine], lambda _: round(1500 * scene.light.haze))
-    for name, of in TRUE_COLOUR.items():
-        out[name] = computed_band(name, BYTE, fine, [own[of]], lambda dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
-    out["MSK_SNWPRB"] = computed_band(
-        "MSK_SNWPRB", BYTE, coarse, [own["SCL"]], lambda scl: np.where(scl == SNOW_CLASS, 95, 0)
-    )
-    return out
+def _computed(
+    own: Callable[[str], Band],
+    scene: OpticalScene,
+    name: str,
+    kind: PixelType,
+    like: str,
+    of: str,
+    compute: Callable[[OpticalScene, Any], Any],
+) -> Band:
+    return computed_band(name, kind, own(like), [own(of)], partial(compute, scene))
+
+
+S2_COMPUTED: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, Any], Any]]] = {
+    "QA10": (SHORT, "B2", "B2", lambda scene, dn: 0),
+    "QA20": (WORD, "B5", "B5", lambda scene, dn: 0),
+}
+"""Bands that the planet does not draw: type, band whose lattice they have, band of which they are computed, and how."""
+S2_COMPUTED_L2A: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, Any], Any]]] = {
+    "AOT": (SHORT, "B2", "B2", lambda scene, dn: round(100 * scene.light.haze)),
+    "WVP": (SHORT, "B2", "B2", lambda scene, dn: round(1500 * scene.light.haze)),
+    **{
+        name: (BYTE, "B2", of, lambda scene, dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
+        for name, of in TRUE_COLOUR.items()
+    },
+    "MSK_SNWPRB": (BYTE, "B5", "SCL", lambda scene, scl: np.where(scl == SNOW_CLASS, 95, 0)),
+}
 
 
 def _number(scene: OpticalScene) -> int:
@@ -370,17 +354,16 @@ def frame_raster(epsg: int, footprint: BaseGeometry) -> Raster:
     return Raster(projection, (east - west, north - south), (west, -north))
 
 
-def sentinel1_bands(product: products.Sentinel1, image: products.Image) -> list[Band]:
+def sentinel1_bands(product: products.Sentinel1, image: products.Image) -> Makers:
     """Bands of a Sentinel-1 image: backscatter in dB, and the angle of incidence."""
     scene = image.scene
     assert isinstance(scene, RadarScene)
-    raster = frame_raster(scene.epsg, scene.footprint)
-    return [
-        native_band(
-            name, FLOAT if name == "angle" else DOUBLE, raster, planet_read(product, image, name), scene.footprint
-        )
-        for name in image.bands
-    ]
+
+    def own(name: str) -> Band:
+        kind, raster = FLOAT if name == "angle" else DOUBLE, frame_raster(scene.epsg, scene.footprint)
+        return native_band(name, kind, raster, planet_read(product, image, name), scene.footprint)
+
+    return {name: partial(own, name) for name in image.bands}
 
 
 SENTINEL1_PROPERTIES: dict[str, Callable[[RadarScene], Value]] = {
@@ -421,17 +404,19 @@ SURE, REST = 0.7, 0.0375
 PROBABILITY = PixelType("double", 0, 1)
 
 
-def dynamic_world_bands(product: products.DynamicWorld, image: products.Image) -> list[Band]:
+def dynamic_world_bands(product: products.DynamicWorld, image: products.Image) -> Makers:
     """Bands of a land-cover map: a probability for each class, and the label."""
     scene = image.scene
     assert isinstance(scene, OpticalScene)
-    label = native_band("label", BYTE, scene_raster(scene, 1), planet_read(product, image, "label"))
 
-    def probability(k: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        return lambda labels: np.where(labels == k, SURE, REST)
+    def label() -> Band:
+        return native_band("label", BYTE, scene_raster(scene, 1), planet_read(product, image, "label"))
 
-    chances = [computed_band(name, PROBABILITY, label, [label], probability(k)) for k, name in enumerate(LAND_CLASSES)]
-    return [*chances, label]
+    def probability(name: str, k: int) -> Band:
+        of = label()
+        return computed_band(name, PROBABILITY, of, [of], lambda labels: np.where(labels == k, SURE, REST))
+
+    return {**{name: partial(probability, name, k) for k, name in enumerate(LAND_CLASSES)}, "label": label}
 
 
 DYNAMIC_WORLD_PROPERTIES: dict[str, Callable[[OpticalScene], Value]] = {

@@ -11,9 +11,10 @@ import numpy as np
 import shapely
 
 from mmearth_data.emulator import archive, derived, scene_search
-from mmearth_data.emulator.archive import BYTE, GLOBE, SIGNED_SHORT, LazyBands, LazyProperties, global_band
+from mmearth_data.emulator.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
 from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError
-from mmearth_data.emulator.image import DOUBLE, Image
+from mmearth_data.emulator.image import DOUBLE, Band, Image
+from mmearth_data.emulator.lazy_bands import LazyBands, Makers
 from mmearth_data.emulator.registry import encode
 from mmearth_data.sources.synthetic import era5, planet, products
 from mmearth_data.sources.synthetic.orbits import DAY_MS, days_since_1970
@@ -177,13 +178,13 @@ Source = Scenes | Few
 
 def _scene_image(
     product: Any,  # noqa: ANN401 - any product of the planet that has scenes
-    bands: Callable[[Any, products.Image], Any],
+    bands: Callable[[Any, products.Image], Makers],
     properties: Mapping[str, Callable[[Any], Value]],
     scene: Any,  # noqa: ANN401 - any scene
 ) -> Image:
     image_of = getattr(product, "image", None)
 
-    def made() -> Any:  # noqa: ANN401 - bands
+    def makers() -> Makers:
         image = (
             image_of(scene)
             if image_of is not None
@@ -192,7 +193,7 @@ def _scene_image(
         return bands(product, image)
 
     return Image(
-        LazyBands(made),
+        LazyBands(makers),
         LazyProperties(scene, properties),
         scene.footprint,
         f"{product.asset}/{scene.index}",
@@ -282,10 +283,11 @@ def _weather(world_of: Planet) -> Few:
 
     def image(month: int) -> Image:
         own = product.image(month)
-        bands = tuple(
-            global_band(name, DOUBLE, products.ERA5_GRID, partial(_month_of_weather, product, month, name))
-            for name in era5.BANDS
-        )
+
+        def band(name: str) -> Band:
+            return global_band(name, DOUBLE, products.ERA5_GRID, partial(_month_of_weather, product, month, name))
+
+        bands = LazyBands(lambda: {name: partial(band, name) for name in era5.BANDS})
         year, of_year = divmod(month, 12)
         properties = {
             "system:index": own.index,

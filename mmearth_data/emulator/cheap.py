@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Form = TypeVar("Form")
+Answer = TypeVar("Answer")
 KEPT = 1024
 SCENE = re.compile(rb'/\w*\d{8}\w*"')
 NUMBER = re.compile(rb"-?\d[\d.eE+-]{5,}")
@@ -27,26 +29,32 @@ def form_of(body: bytes) -> bytes:
     return ZONE.sub(b"EPSG:*", NUMBER.sub(b"#", SCENE.sub(b'/*"', body)))
 
 
-class CheapAnswers:
-    """Answers by the form of the request; the oldest are forgotten."""
+class Remembered(Generic[Form, Answer]):
+    """Answers by the form of what was asked; the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
+        self._known: OrderedDict[Form, Answer] = OrderedDict()
         self._lock = threading.Lock()
 
-    def answer(self, body: bytes, compute: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
-        """(body, content type) of a request: as computed for the first of its form.
+    def answer(self, form: Form, compute: Callable[[], Answer]) -> Answer:
+        """Answer that was computed for the first of its form.
 
         What computing raises is raised, and nothing is kept.
         """
-        form = form_of(body)
         with self._lock:
-            known = self._known.get(form)
-        if known is not None:
-            return known
+            if form in self._known:
+                return self._known[form]
         made = compute()
         with self._lock:
             self._known[form] = made
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)
         return made
+
+
+class CheapAnswers(Remembered[bytes, "tuple[bytes, str]"]):
+    """(body, content type) of requests, by their form."""
+
+    def answer(self, form: bytes, compute: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+        """Answer a request as the first of its form was."""
+        return super().answer(form_of(form), compute)

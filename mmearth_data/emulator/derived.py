@@ -13,7 +13,6 @@ import shapely
 from mmearth_data.emulator.archive import (
     BYTE,
     SHORT,
-    LazyBands,
     LazyProperties,
     Read,
     global_band,
@@ -22,6 +21,7 @@ from mmearth_data.emulator.archive import (
     ring,
 )
 from mmearth_data.emulator.image import FLOAT, Band, Grid, Image, Pixels, PixelType, Projection, inside, nearest
+from mmearth_data.emulator.lazy_bands import LazyBands, Makers
 from mmearth_data.emulator.scene_search import touches
 from mmearth_data.sources.synthetic.grids import Grid as NativeGrid
 from mmearth_data.sources.synthetic.grids import Window
@@ -313,7 +313,7 @@ def landsat_image(scene: LandsatScene) -> Image:
     )
 
 
-def _landsat_bands(scene: LandsatScene) -> list[Band]:
+def _landsat_bands(scene: LandsatScene) -> Makers:
     lon, lat = shapely.get_coordinates(scene.footprint.segmentize(0.1)).T
     x, y = transformer(WGS84, scene.epsg).transform(lon, lat)
     west, north = 30 * math.floor(x.min() / 30) - 15, 30 * math.ceil(y.max() / 30) + 15
@@ -335,10 +335,13 @@ def _landsat_bands(scene: LandsatScene) -> list[Band]:
 
         return Band(name, kind, home, lambda grid: nearest(grid, home, own), size)
 
-    bands = [band(name, SHORT, resolution_px(of), partial(_surface, scene, of)) for name, of in LIKE_BANDS.items()]
-    flat = {"SR_QA_AEROSOL": (BYTE, 96), "QA_RADSAT": (SHORT, 0)}
-    bands += [band(name, kind, 6, partial(_constant, value)) for name, (kind, value) in flat.items()]
-    return [*bands, band("QA_PIXEL", SHORT, 6, partial(_quality, scene))]
+    drawn = {name: (SHORT, resolution_px(of), partial(_surface, scene, of)) for name, of in LIKE_BANDS.items()}
+    flat = {name: (kind, 6, partial(_constant, value)) for name, (kind, value) in FLAT_BANDS.items()}
+    quality = {"QA_PIXEL": (SHORT, 6, partial(_quality, scene))}
+    return {name: partial(band, name, *how) for name, how in {**drawn, **flat, **quality}.items()}
+
+
+FLAT_BANDS = {"SR_QA_AEROSOL": (BYTE, 96), "QA_RADSAT": (SHORT, 0)}
 
 
 def _constant(value: int, window: Window) -> NDArray[Any]:

@@ -81,7 +81,7 @@ class Request:
         if not given.keys() <= names:
             raise unknown_argument(signature.name, [name for name in given if name not in names])
         checked = {}
-        for argument, promotes in arguments:
+        for argument, promote, inner in arguments:
             value = given.get(argument.name)
             if value is None:
                 if not argument.optional:
@@ -89,19 +89,17 @@ class Request:
                 value = argument.default
                 if value is None:
                     continue
-            if promotes:
-                value = self._promoted(signature, argument, value)
-                if value is None:
+            if promote is not None:
+                promoted = promote(value, self)
+                if inner is not None and promoted is not NOT_PROMOTED:
+                    promoted = _promoted_within(promoted, inner, self)
+                if promoted is NOT_PROMOTED:
+                    raise _ill_typed(signature, argument, value)
+                if promoted is None:
                     continue
+                value = promoted
             checked[argument.name] = value
         return checked
-
-    def _promoted(self, signature: Signature, argument: Argument, value: Value) -> Value:
-        promoted = _promote(value, argument.kind, self)
-        if promoted is NOT_PROMOTED:
-            shown = encode(value) if isinstance(value, (str, int, float, list)) else None
-            raise wrong_type(signature.name, argument.name, argument.kind, type_name(value), shown)
-        return promoted
 
     def apply(self, signature: Signature, arguments: Mapping[str, Value]) -> Value:
         """Compute a call whose arguments are checked."""
@@ -118,11 +116,26 @@ def _signature(name: str) -> Signature:
     return signature
 
 
+def _ill_typed(signature: Signature, argument: Argument, value: Value) -> EmulatorError:
+    shown = encode(value) if isinstance(value, (str, int, float, list)) else None
+    return wrong_type(signature.name, argument.name, argument.kind, type_name(value), shown)
+
+
+Promote = Callable[["Value", Request], "Value"]
+
+
 @lru_cache(maxsize=1024)
-def _plan(name: str) -> tuple[frozenset[str], tuple[tuple[Argument, bool], ...]]:
-    """(names, arguments with whether their type asks anything of a value) of a signature."""
-    arguments = tuple((a, _parse_kind(a.kind)[0] in PROMOTIONS.keys() - ANY) for a in _signature(name).arguments)
-    return frozenset(argument.name for argument, _ in arguments), arguments
+def _plan(name: str) -> tuple[frozenset[str], tuple[tuple[Argument, Promote | None, str | None], ...]]:
+    """(names, arguments with what their types ask of a value and of what it holds) of a signature."""
+    arguments = tuple((argument, *_promotion(argument.kind)) for argument in _signature(name).arguments)
+    return frozenset(argument.name for argument, _, _ in arguments), arguments
+
+
+@lru_cache(maxsize=512)
+def _promotion(kind: str) -> tuple[Promote | None, str | None]:
+    """Give what promotes a value to a declared type, None where every value has it; and the type of what it holds."""
+    outer, inner = _parse_kind(kind)
+    return None if outer in ANY else PROMOTIONS.get(outer), None if inner in ANY else inner
 
 
 @lru_cache(maxsize=512)
@@ -135,17 +148,19 @@ def _parse_kind(kind: str) -> tuple[str, str | None]:
 
 
 def _promote(value: Value, kind: str, context: Request) -> Value:
-    outer, inner = _parse_kind(kind)
-    promote = PROMOTIONS.get(outer)
+    promote, inner = _promotion(kind)
     if promote is None:
         return value
     promoted = promote(value, context)
-    if inner is None or inner == "Object" or promoted is NOT_PROMOTED:
-        return promoted
-    if isinstance(promoted, dict):
-        items = {key: _promote(item, inner, context) for key, item in promoted.items()}
+    return promoted if inner is None or promoted is NOT_PROMOTED else _promoted_within(promoted, inner, context)
+
+
+def _promoted_within(value: Value, kind: str, context: Request) -> Value:
+    """Give each item of a dictionary or list a type."""
+    if isinstance(value, dict):
+        items = {key: _promote(item, kind, context) for key, item in value.items()}
         return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items.values()) else items
-    listed = [_promote(item, inner, context) for item in promoted]
+    listed = [_promote(item, kind, context) for item in value]
     return NOT_PROMOTED if any(item is NOT_PROMOTED for item in listed) else listed
 
 

@@ -37,6 +37,8 @@ WIDEST_DEG = 60.0
 """Larger shapes are compared in plain longitude and latitude: the gnomonic plane ends at a quarter of the globe."""
 BEND_DEG = 5.0
 """More than a shortest path of 60 degrees of longitude leaves its parallel: atan(tan 43 / cos 30) - 43 = 4.1."""
+LONG_DEG, POLAR_DEG = 10.0, 80.0
+"""Of shorter edges nearer the equator it is known to second order how far they bend."""
 PIECES = 16
 """An edge that is bent in another plane is cut into so many."""
 WORLD = shapely.box(-180, -90, 180, 90)
@@ -194,7 +196,47 @@ def relate(predicate: str, left: Geometry, right: Geometry) -> bool:
         return {"contains": left.unbounded, "containedIn": right.unbounded}.get(predicate, predicate != "disjoint")
     if _far_apart(left.lonlat, right.lonlat):
         return predicate == "disjoint"
-    return _related(predicate, *left.key, *right.key)
+    plainly = _plainly_related(predicate, left.lonlat, right.lonlat)
+    return _related(predicate, *left.key, *right.key) if plainly is None else plainly
+
+
+def _plainly_related(predicate: str, a: BaseGeometry, b: BaseGeometry) -> bool | None:
+    """Relation of a polygon to a smaller shape, degrees, that is so far from its edges that their bend cannot matter.
+
+    None where only the plane can tell; most scenes hold a tile, or miss it, by kilometres.
+    """
+    bend = _bend_deg(a)
+    if bend is None or _extent(b) >= _extent(a):
+        return None
+    west, south, east, north = _beside(b, middle_of(a)[0]).bounds
+    bend += math.degrees(_bend(math.radians(east - west), math.radians(north - south), math.radians(POLAR_DEG)))
+    around = shapely.box(west - bend, south - bend, east + bend, north + bend)
+    if shapely.contains(a, around):
+        return predicate in {"contains", "intersects"}
+    return None if shapely.intersects(a, around) else predicate == "disjoint"
+
+
+@lru_cache(maxsize=4096)
+def _bend_deg(polygon: BaseGeometry) -> float | None:
+    """Degrees that a polygon's edges may be off, as shortest paths, from straight lines in longitude and latitude.
+
+    None for long edges and near a pole, where `_bend` does not hold; and for anything but valid polygons.
+    """
+    if polygon.geom_type != "Polygon" or not polygon.is_valid:
+        return None
+    lon, lat = np.radians(shapely.get_coordinates(polygon)).T
+    across, up, steepest = float(np.abs(np.diff(lon)).max()), float(np.abs(np.diff(lat)).max()), np.abs(lat).max()
+    if max(across, up) > math.radians(LONG_DEG) or steepest > math.radians(POLAR_DEG):
+        return None
+    return math.degrees(_bend(across, up, float(steepest)))
+
+
+def _bend(across: float, up: float, lat: float) -> float:
+    """Most that a shortest path between two places is off a straight line in longitude and latitude; all in radians.
+
+    Twice the terms of second order: dlon^2 / 16 of latitude and dlon dlat tan(lat) / 4 of longitude.
+    """
+    return max(across**2 / 8, across * up * math.tan(lat) / 2)
 
 
 def _far_apart(a: BaseGeometry, b: BaseGeometry) -> bool:

@@ -20,6 +20,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from mmearth_data.emulator.errors import EmulatorError, band_not_found
+from mmearth_data.emulator.lazy_bands import LazyBands
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
 
 if TYPE_CHECKING:
@@ -349,7 +350,7 @@ class Image:
     @property
     def names(self) -> list[str]:
         """Names of the bands."""
-        return [band.name for band in self.bands]
+        return list(self.bands.makers()) if isinstance(self.bands, LazyBands) else [band.name for band in self.bands]
 
     def with_properties(self, properties: Mapping[str, Value]) -> Image:
         """Image with other properties."""
@@ -363,6 +364,12 @@ class Image:
         """Change each band."""
         return self.with_bands(tuple(change(band) for band in self.bands))
 
+    def named(self, name: str) -> Band | None:
+        """Band of a name, if there is one; others of an asset need not be made for it."""
+        if isinstance(self.bands, LazyBands):
+            return self.bands.named(name)
+        return next((band for band in self.bands if band.name == name), None)
+
     def find(self, name: str, function: str) -> Band:
         """Band of a name.
 
@@ -371,7 +378,7 @@ class Image:
         EmulatorError
             In the words of the service, when there is none.
         """
-        found = next((band for band in self.bands if band.name == name), None)
+        found = self.named(name)
         if found is None:
             raise band_not_found(function, name, self.names)
         return found
@@ -384,6 +391,8 @@ class Image:
 
 def _unique(bands: Sequence[Band]) -> tuple[Band, ...]:
     """Bands whose names differ: a name that is taken gets ``_1``, ``_2``, ..."""
+    if len({band.name for band in bands}) == len(bands):
+        return tuple(bands)
     taken: set[str] = set()
     out = []
     for band in bands:
@@ -466,8 +475,10 @@ def _chosen(image: Image, selector: Value, function: str) -> list[Band]:
         if not 0 <= int(selector) < len(image.bands):
             raise band_not_found(function, int(selector), image.names)
         return [image.bands[int(selector)]]
-    named_so = [band for band in image.bands if band.name == selector]
-    matching = named_so or [band for band in image.bands if re.fullmatch(str(selector), band.name)]
+    named_so = image.named(selector) if isinstance(selector, str) else None
+    matching = (
+        [named_so] if named_so is not None else [band for band in image.bands if re.fullmatch(str(selector), band.name)]
+    )
     if not matching:
         raise band_not_found(function, selector, image.names)
     return matching

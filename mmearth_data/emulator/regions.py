@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from mmearth_data.emulator.cheap import Remembered
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.image import CHEAP, DEFAULT_PROJECTION, WGS84, Grid, Image, Projection, in_crs, window_of
 from mmearth_data.emulator.reducers import Reducer, by_output
@@ -14,12 +15,16 @@ from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import lattice
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.geometry import Geometry
     from mmearth_data.emulator.registry import Context, Value
 
+CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
+"""While pixels are cheap, what comes out depends on which bands go in, not on where or when."""
 STEPS = 256
 """The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
 
@@ -129,7 +134,8 @@ def reduce_region(
             "scale results in 'maxPixels' total pixels; or both."
         )
     if context.cheap_pixels:
-        return _cheaply_gathered(image, reducer, grid)
+        form = tuple((band.name, band.type) for band in image.bands), reducer.name
+        return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, grid))
     return gathered(image, reducer, grid, weights_in(shape, grid), "Image.reduceRegion")
 
 

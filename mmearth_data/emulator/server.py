@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import select
 import socket
@@ -35,6 +36,8 @@ GZIP_FROM_BYTES = 2048
 STACK_BYTES = 64 * 2**20
 DEEPEST = 30_000
 """Calls of Python within each other: expressions nest deeply."""
+GARBAGE_AFTER = 20_000
+"""Objects made before Python looks for circles among them: a survey makes as many in a dozen milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,9 @@ class Emulator:
     def serve(self) -> None:
         """Answer requests until interrupted; the process is the emulator's own."""
         sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
+        # What is there now stays; of what requests make next to nothing goes in circles.
+        gc.freeze()
+        gc.set_threshold(GARBAGE_AFTER)
         try:
             self._server.serve_forever(0.05)
         except KeyboardInterrupt:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels
+from mmearth_data.emulator.lazy_bands import LazyBands
 from mmearth_data.emulator.reducers import SIMPLE, Output, Reducer, simple
 from mmearth_data.emulator.registry import function
 
@@ -32,7 +34,7 @@ def images_of(collection: Collection) -> list[Image]:
 
 def stacked(images: Sequence[Image], name: str) -> list[Band]:
     """Bands of one name, in the order of the images that have it."""
-    return [band for image in images for band in image.bands if band.name == name]
+    return [band for image in images if (band := image.named(name)) is not None]
 
 
 def reduced_band(bands: Sequence[Band], reducer: Reducer, output: Output, name: str) -> Band:
@@ -48,8 +50,8 @@ def reduced_band(bands: Sequence[Band], reducer: Reducer, output: Output, name: 
     kind = output.type
     if kind is None:
         kind = bands[0].type
-        for band in bands[1:]:
-            kind = kind.joined(band.type)
+        for other in {band.type for band in bands[1:]}:
+            kind = kind.joined(other)
     return Band(name, kind, DEFAULT_PROJECTION, evaluate)
 
 
@@ -83,12 +85,7 @@ def reduce(collection: Collection, reducer: Reducer) -> Image:
 
 def _enter(name: str) -> None:
     def composite(collection: Collection) -> Image:
-        images = images_of(collection)
-        reducer = simple(name)
-        bands = [
-            reduced_band(stacked(images, band), reducer, reducer.outputs[0], band) for band in band_names_of(images)
-        ]
-        return Image(tuple(bands))
+        return _composite(images_of(collection), simple(name))
 
     composite.__doc__ = f"`{name}` of each pixel over the images."
     function(f"reduce.{name}")(composite)
@@ -104,11 +101,16 @@ for _alias, _of in (("and", "allNonZero"), ("or", "anyNonZero")):
 @function("ImageCollection.mosaic")
 def mosaic(collection: Collection) -> Image:
     """Take the last image that is valid, pixel by pixel."""
-    images = images_of(collection)
-    last = simple("last")
-    return Image(
-        tuple(reduced_band(stacked(images, name), last, last.outputs[0], name) for name in band_names_of(images))
-    )
+    return _composite(images_of(collection), simple("last"))
+
+
+def _composite(images: Sequence[Image], reducer: Reducer) -> Image:
+    """Reduce each band over the images, under its own name."""
+
+    def made(name: str) -> Band:
+        return reduced_band(stacked(images, name), reducer, reducer.outputs[0], name)
+
+    return Image(LazyBands(lambda: {name: partial(made, name) for name in band_names_of(images)}))
 
 
 @function("ImageCollection.qualityMosaic")

@@ -32,11 +32,12 @@ FILL_FOR_NAN = -9999
 """Stands for no data where the stored type marks it by NaN, which does not survive `unmask`."""
 
 
+HOLE = r'\{"argumentReference":"((?!_MAPPING_VAR)[^"]+)"\}'
 WRAPPED = re.compile(
-    r'\{"functionInvocationValue": \{"functionName": "String", "arguments": \{"input": '
-    r'(\{"argumentReference": "(?!_MAPPING_VAR)[^"]+"\})\}\}\}'
+    rf'\{{"functionInvocationValue":\{{"functionName":"String","arguments":\{{"input":({HOLE})\}}\}}\}}'
 )
 """The client makes a string of a hole where a string is wanted; ids of assets must be plain constants."""
+COMPACT = (",", ":")
 
 
 def hole(name: str) -> ee.ComputedObject:
@@ -54,16 +55,16 @@ class Template:
     """
 
     def __init__(self, expression: ee.ComputedObject) -> None:
-        self._text = WRAPPED.sub(r"\1", json.dumps(ee.serializer.encode(expression, for_cloud_api=True)))
+        text = json.dumps(ee.serializer.encode(expression, for_cloud_api=True), separators=COMPACT)
+        # Text and names of holes in turn.
+        self._texts: list[str] = re.split(HOLE, WRAPPED.sub(r"\1", text))
 
-    def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Expression, ready to be sent, with JSON-ready constants in its holes."""
-        text = self._text
-        for name, value in values.items():
-            reference = json.dumps({"argumentReference": name})
-            text = text.replace(reference, json.dumps({"constantValue": value}))
-        filled: dict[str, Any] = json.loads(text)
-        return filled
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """Expression as it is sent, JSON, with JSON-ready constants in its holes."""
+        constants = {name: json.dumps({"constantValue": value}, separators=COMPACT) for name, value in values.items()}
+        texts = self._texts.copy()
+        texts[1::2] = [constants[name] for name in texts[1::2]]
+        return "".join(texts)
 
 
 def fill_value(m: Modality) -> float:

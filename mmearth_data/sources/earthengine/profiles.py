@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ee
+
+from mmearth_data.sources.earthengine.expressions import Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,11 +54,11 @@ class Profiles:
             }
 
 
-def profile_request(ids: list[str]) -> Any:  # noqa: ANN401 - JSON
+def profile_request(ids: list[str]) -> str:
     """Encode the expression that fetches the table of some profiles."""
     # The client hides this function from its own documentation, as `ee.profilePrinting` says, which calls it so too.
     call = ee.ApiFunction.lookup("Profile.getProfiles").call(ids=ids)
-    return ee.serializer.encode(call, for_cloud_api=True)
+    return Template(call).fill({})
 
 
 def eecu_seconds(table: object) -> float | None:

@@ -6,10 +6,12 @@ own retries are switched off: limiter, retry and ledger of the session are the o
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -93,7 +95,7 @@ class Session:
         """What the server calls itself, where it is an emulator and its pixels are made up."""
         return self._transport.emulator
 
-    def compute_value(self, expression: Mapping[str, Any], limiter: Limiter, ledger: Ledger) -> Any:  # noqa: ANN401
+    def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger) -> Any:  # noqa: ANN401
         """Value of an encoded expression, JSON.
 
         Raises
@@ -101,18 +103,14 @@ class Session:
         RetryLater, TileUnavailable, InputError
             See `mmearth_data.sources.earthengine.failures.classify`.
         """
-        body = {"expression": expression, "workloadTag": WORKLOAD_TAG}
-
-        def ask() -> Any:  # noqa: ANN401
-            return self._values.compute(project=self.project, body=body, prettyPrint=False).execute(num_retries=0)[
-                "result"
-            ]
-
-        return self._send("value:compute", ask, limiter, ledger)
+        compute = partial(self._values.compute, prettyPrint=False)
+        body = request_body(expression, {})
+        return self._send("value:compute", lambda: self._execute(compute, body)["result"], limiter, ledger)
 
     def compute_pixels(
         self,
-        body: Mapping[str, Any],
+        expression: str,
+        fields: Mapping[str, Any],
         decode: Callable[[bytes], Answer],
         limiter: Limiter,
         ledger: Ledger,
@@ -121,29 +119,33 @@ class Session:
 
         Parameters
         ----------
-        body
-            ``expression``, ``grid`` and ``fileFormat``.
+        expression
+            The image.
+        fields
+            ``grid`` and ``fileFormat``.
         decode
             Reads the answer; whatever it raises makes the answer an undecodable one, which is asked for again.
         """
-        tagged = {**body, "workloadTag": WORKLOAD_TAG}
+        compute, body = self._images.computePixels, request_body(expression, fields)
+        return self._send("image:computePixels", lambda: decode(self._execute(compute, body)), limiter, ledger)
 
-        def ask() -> Answer:
-            return decode(self._images.computePixels(project=self.project, body=tagged).execute(num_retries=0))
-
-        return self._send("image:computePixels", ask, limiter, ledger)
-
-    def compute_features(self, body: Mapping[str, Any], limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
+    def compute_features(
+        self, expression: str, fields: Mapping[str, Any], limiter: Limiter, ledger: Ledger
+    ) -> dict[str, Any]:
         """One page of an encoded feature collection, GeoJSON-like."""
-        tagged = {**body, "workloadTag": WORKLOAD_TAG}
+        compute, body = self._tables.computeFeatures, request_body(expression, fields)
 
         def ask() -> dict[str, Any]:
-            answer: dict[str, Any] = self._tables.computeFeatures(project=self.project, body=tagged).execute(
-                num_retries=0
-            )
+            answer: dict[str, Any] = self._execute(compute, body)
             return answer
 
         return self._send("table:computeFeatures", ask, limiter, ledger)
+
+    def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
+        """Send a body that is encoded already: the client would encode it anew for each request."""
+        request = method(project=self.project, body={})
+        request.body, request.body_size = body, len(body)
+        return request.execute(num_retries=0)
 
     def _send(self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger) -> Answer:
         def attempt() -> Answer:
@@ -177,6 +179,11 @@ class Session:
             if profiles is not None:
                 profiles.took(what, seconds)
             ledger.request(what, sent_bytes=latest.sent_bytes, received_bytes=latest.received_bytes, seconds=seconds)
+
+
+def request_body(expression: str, fields: Mapping[str, Any]) -> bytes:
+    """Body of a request, of an expression that is JSON already."""
+    return f'{{"expression":{expression},{json.dumps({**fields, "workloadTag": WORKLOAD_TAG})[1:]}'.encode()
 
 
 _lock = threading.Lock()

@@ -239,8 +239,9 @@ class EarthEngineSource:
 
     def _fill_at_once(self, arrays: dict[str, NDArray[Any]], asks: Asks, found: Found) -> None:
         session = self._session()
-        body, bands = self._templates.request(asks, found.grid)
-        pixels = session.compute_pixels(body, decoder(bands, found.grid.size_px), self.limiter, self.ledger)
+        expression, fields, bands = self._templates.request(asks, found.grid)
+        decode = decoder(bands, found.grid.size_px)
+        pixels = session.compute_pixels(expression, fields, decode, self.limiter, self.ledger)
         place_bands(arrays, pixels, bands)
 
     def _session(self) -> Session:

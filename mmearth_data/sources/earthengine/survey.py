@@ -140,7 +140,7 @@ class SurveyPlan:
         """Return what the survey is told about a place."""
         return candidate(place, self.rules, self.levels)
 
-    def expression(self, candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def expression(self, candidates: Sequence[Mapping[str, Any]]) -> str:
         """Encode the expression for a batch of candidates."""
         return self.template.fill({"candidates": list(candidates)})
 

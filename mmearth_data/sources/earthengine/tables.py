@@ -29,7 +29,7 @@ FORMAT = "1"
 
 
 def fetch_ecoregions(
-    compute_value: Callable[[dict[str, Any]], Any], compute_features: Callable[[dict[str, Any]], dict[str, Any]]
+    compute_value: Callable[[str], Any], compute_features: Callable[[str, dict[str, Any]], dict[str, Any]]
 ) -> GeoDataFrame:
     """Fetch all polygons.
 
@@ -55,14 +55,13 @@ def fetch_ecoregions(
 
 
 def _features(
-    template: Template, ids: list[Any], compute_features: Callable[[dict[str, Any]], dict[str, Any]]
+    template: Template, ids: list[Any], compute_features: Callable[[str, dict[str, Any]], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     token = ""
     try:
         pages = []
         while True:
-            body: dict[str, Any] = {"expression": template.fill({"ids": ids})}
-            answer = compute_features(body | ({"pageToken": token} if token else {}))
+            answer = compute_features(template.fill({"ids": ids}), {"pageToken": token} if token else {})
             pages.append(answer.get("features", []))
             token = answer.get("nextPageToken", "")
             if not token:

@@ -50,10 +50,14 @@ class Transport:
         self._session = requests.Session()
         self._session.auth = _unchanged
         self._seen = threading.local()
+        self._connections = 0
         self.widen(connections)
 
     def widen(self, connections: int) -> None:
-        """Keep so many connections."""
+        """Keep so many connections, and those that are open: a new pool would begin with none."""
+        if connections <= self._connections:
+            return
+        self._connections = connections
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import google.auth.exceptions
 import httplib2
+import numpy as np
 import pytest
 from ee.ee_exception import EEException
 from googleapiclient.errors import HttpError
@@ -33,9 +36,68 @@ from mmearth_data.sources.earthengine.failures import (
     retry_after_s,
 )
 from mmearth_data.sources.earthengine.ledger import Ledger
+from mmearth_data.sources.earthengine.pixels import array_of
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.retry import Backoff, with_retries
+from mmearth_data.sources.earthengine.transport import Transport
 from mmearth_data.store.ledger import merge_ledgers, read_ledger, write_ledger
+
+# ---------------------------------------------------------------- transport, pixels
+
+
+class _Counting(ThreadingHTTPServer):
+    daemon_threads = True
+    connections = 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
+
+
+class _Quiet(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_connections_stay_open_from_one_request_to_the_next() -> None:
+    with _Counting(("127.0.0.1", 0), _Quiet) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        transport = Transport(4, timeout_s=5)
+        for _ in range(5):
+            transport.widen(4)
+            assert transport.request(f"http://127.0.0.1:{server.server_address[1]}/")[1] == b"ok"
+        transport.close()
+        server.shutdown()
+    assert server.connections == 1
+
+
+NAMES = st.lists(st.text("abcXYZ_09", min_size=1, max_size=12), min_size=1, max_size=40, unique=True)
+
+
+@given(NAMES, st.sampled_from(["<u2", ">i4", "|u1", "<f8"]), st.integers(1, 5), st.booleans())
+def test_npy_answers_are_read_as_numpy_reads_them(names: list[str], kind: str, size: int, columns_first: bool) -> None:
+    pixels = np.zeros((size, size + 1), [(name, kind) for name in names], order="F" if columns_first else "C")
+    for k, name in enumerate(names):
+        pixels[name] = np.arange(pixels.size).reshape(pixels.shape) + k
+    body = io.BytesIO()
+    np.save(body, pixels)
+    content = body.getvalue()
+    for _ in range(2):
+        found = array_of(content)
+        assert found.dtype == pixels.dtype
+        assert np.array_equal(found, pixels)
+    for damaged in (content[:-1], content + b"0", content[:20], b"PNG" + content, b""):
+        with pytest.raises(ValueError):  # noqa: PT011 - numpy words them
+            array_of(damaged)
+
 
 # ---------------------------------------------------------------- endpoint
 

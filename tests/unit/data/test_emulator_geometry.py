@@ -63,6 +63,32 @@ def test_a_buffer_holds_what_lies_nearer_than_its_distance(lon: float, lat: floa
     assert apart == pytest.approx(distance * 1.01, rel=1e-6)
 
 
+@settings(max_examples=15)
+@given(
+    st.floats(-170, 170),
+    st.floats(-70, 70).filter(lambda lat: abs(lat) > 10),
+    st.floats(0.5, 8),
+    st.sampled_from([-40.0, -5.0, -0.3, 0.3, 5.0, 40.0]),
+)
+def test_an_edge_is_the_shortest_path_whether_a_shape_lies_close_to_it_or_far_away(
+    lon: float, lat: float, width: float, share: float
+) -> None:
+    """A shape at the middle of an edge, off it by a share of what the edge bends."""
+    _, edge = EARTH.npts(lon, lat, lon + width, lat, 1)[0]
+    poleward = math.copysign(1, lat)
+    assert (edge - lat) * poleward > 0
+    outer = ee.Geometry.Polygon(
+        [[lon, lat], [lon + width, lat], [lon + width, lat - 9 * poleward], [lon, lat - 9 * poleward]]
+    )
+    x, y, half = lon + width / 2, edge + share * (edge - lat), 0.05 * abs(edge - lat)
+    inner = box(x - half, y - half, x + half, y + half)
+    assert ee.List([outer.contains(inner), outer.intersects(inner), outer.disjoint(inner)]).getInfo() == [
+        share < 0,
+        share < 0,
+        share > 0,
+    ]
+
+
 def test_bounds_of_a_buffer_are_a_square_of_its_width() -> None:
     (ring,) = ee.Geometry.Point([10, 60]).buffer(1000).bounds().coordinates().getInfo()
     (west, south), (east, north) = ring[0], ring[2]

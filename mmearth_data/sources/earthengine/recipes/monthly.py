@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Scene
 
+PLAIN_OF_ONE = frozenset({"mean", "median", "mode", "min", "max", "sum", "product"})
+"""Reducers of which one month comes out as it went in, so that the service need not compute them one by one."""
+
 
 def survey(m: Modality, scene: Scene) -> ee.Dictionary:
     """Band -> mean over the tile's pixels that are not masked; null where all are."""
@@ -36,10 +39,12 @@ def _window(m: Modality, name: str, months: list[int], month: ee.Date) -> ee.Ima
     )
     complete = ee.Image.constant(collection.size().eq(last - first + 1))
     filled = never_empty(collection, names)
-    reducers = parameters(m)["reducers"]
+    reducers = [parameters(m)["reducers"][band.removeprefix(f"{name}_")] for band in bands]
+    if first == last and PLAIN_OF_ONE.issuperset(reducers):
+        return filled.mosaic().select(names, bands).updateMask(complete)
     reduced = [
-        _reduced(filled, reducers[band.removeprefix(f"{name}_")]).select([m.asset_bands[band]], [band])
-        for band in bands
+        _reduced(filled, reducer).select([m.asset_bands[band]], [band])
+        for band, reducer in zip(bands, reducers, strict=True)
     ]
     return ee.Image.cat(reduced).updateMask(complete)
 
