@@ -179,7 +179,7 @@ class Copier:
             reader = content.packed(m.name)
             tile = np.empty(m.array_shape(content.layout.size_px), dtype=m.dtype)
             for row, position, data in zip(rows.tolist(), positions.tolist(), reader.read(rows), strict=True):
-                reader.decode(row, data, tile)
+                reader.decode([row], [data], tile[None])
                 values[position] = tile[:, offset : offset + values.shape[2], offset : offset + values.shape[3]]
         return values
 

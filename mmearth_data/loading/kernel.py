@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmearth_data.loading.scoring import score_tiles
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -54,12 +56,15 @@ class Layer:
         shape = self.modality.array_shape(size_px)
         return shape if self.picks is None else (len(self.picks), *shape[1:])
 
-    def deliver(self, values: np.ndarray[Any, Any], level: int, out: np.ndarray[Any, Any]) -> None:
-        """Put the stored values of one tile into their place."""
+    def deliver(
+        self, values: np.ndarray[Any, Any], levels: NDArray[np.integer[Any]], out: np.ndarray[Any, Any]
+    ) -> None:
+        """Put the stored values of tiles, (n, bands, ...), into their places."""
+        chosen = values if self.picks is None else values[:, list(self.picks)]
         if self.scaling is None:
-            np.copyto(out, values if self.picks is None else values[list(self.picks)])
+            np.copyto(out, chosen)
         else:
-            self.scaling.apply(values if self.picks is None else values[list(self.picks)], level, out)
+            self.scaling.apply(chosen, levels, out)
 
     @property
     def in_place(self) -> bool:
@@ -114,8 +119,7 @@ class Kernel:
                 batch[name] = self.content.column(name)[rows]
             else:
                 batch[name] = np.empty((len(rows), *layer.shape(size_px)), layer.dtype)
-                for values, level, out in zip(self.content.column(name)[rows], levels, batch[name], strict=True):
-                    layer.deliver(values, int(level), out)
+                layer.deliver(self.content.column(name)[rows], levels, batch[name])
         batch["tile"] = {name: self.content.column(name)[rows] for name in self.coordinates}
         batch["tile"]["time"] = batch["tile"]["time"].view("datetime64[ms]")
         return batch
@@ -142,15 +146,18 @@ class Kernel:
         levels = batch["tile"]["s2_level"]
         for layer in self.rasters:
             reader, out = self.content.packed(layer.modality.name), batch[layer.modality.name]
-            parts = packed[layer.modality.name]
+            parts, some = packed[layer.modality.name], rows[places.start : places.stop].tolist()
+            target, its_levels = out[places.start : places.stop], levels[places.start : places.stop]
             if layer.in_place:
-                for place, part in zip(places, parts, strict=True):
-                    reader.decode(int(rows[place]), part, out[place])
-                continue
-            values = np.empty(layer.modality.array_shape(self.content.layout.size_px), layer.modality.dtype)
-            for place, part in zip(places, parts, strict=True):
-                reader.decode(int(rows[place]), part, values)
-                layer.deliver(values, int(levels[place]), out[place])
+                reader.decode(some, parts, target)
+            elif layer.picks is None and layer.scaling is not None:
+                with reader.naming(some):
+                    score_tiles(parts, layer.modality.dtype, layer.scaling, its_levels, target)
+            else:
+                values = np.empty((1, *layer.modality.array_shape(self.content.layout.size_px)), layer.modality.dtype)
+                for k, part in enumerate(parts):
+                    reader.decode(some[k : k + 1], [part], values)
+                    layer.deliver(values, its_levels[k : k + 1], target[k : k + 1])
 
 
 def whole_batch(kernel: Kernel, rows: NDArray[np.intp], index: Sequence[tuple[int, int]], *blocks: Packed) -> Batch:

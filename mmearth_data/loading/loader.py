@@ -123,6 +123,8 @@ class Loader:
         # Read now: threads that a fork leaves behind in the parent could not do it in the child.
         for name in (*COORDINATE_NAMES, *(n for n in self.modalities if not store.modalities[n].kind.is_raster)):
             store.content.column(name)
+        for layer in self.kernel.rasters:
+            store.content.packed(layer.modality.name)
         self._buffers = BufferPool(allocate)
 
     def __len__(self) -> int:

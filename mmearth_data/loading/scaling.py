@@ -82,19 +82,18 @@ class Scaling:
         rows = [[scale_of(levels.get(key, {}).get(band)) for band in bands] for key in keys]
         return cls(modality.nodata, modality.statistics_by == "s2_level", np.array(rows, dtype=np.float32))
 
-    def apply(self, raw: np.ndarray[Any, Any], level: int, out: NDArray[np.float32]) -> None:
-        """Normalise one tile: (bands, ...) stored values to float32, NaN where nothing was observed.
+    def scales(self, levels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """(n, bands, 3) rows of the table for the levels of (n,) tiles."""
+        last = len(self.table) - 1
+        chosen = np.minimum(levels, last) if self.by_level else np.full(len(levels), last)
+        return np.asarray(self.table[chosen], dtype=np.float32)
 
-        A few plain passes over a tile that is in the cache beat one that computes in several types (numpy
-        converts in pieces then): a tile of 13 bands and 128 px takes 0.1 ms.
-        """
-        scale = self.table[min(level, len(self.table) - 1) if self.by_level else -1]
-        raw, flat = raw.reshape(len(raw), -1), out.reshape(len(out), -1)
-        np.copyto(flat, raw)
-        flat -= scale[:, :1]
-        flat *= scale[:, 1:2]
+    def apply(self, raw: np.ndarray[Any, Any], levels: NDArray[np.integer[Any]], out: NDArray[np.float32]) -> None:
+        """Normalise (n, bands, ...) stored values of tiles to float32, NaN where nothing was observed."""
+        scales = self.scales(levels).reshape(*raw.shape[:2], 3, *(1,) * (raw.ndim - 2))
+        np.copyto(out, raw)
+        out -= scales[:, :, 0]
+        out *= scales[:, :, 1]
         if not math.isnan(self.nodata):
-            missing = raw == raw.dtype.type(self.nodata)
-            for band in np.flatnonzero(missing.any(axis=1)):
-                np.putmask(flat[band], missing[band], np.float32(np.nan))
-        flat[scale[:, 2] == 0] = np.nan
+            np.putmask(out, raw == raw.dtype.type(self.nodata), np.float32(np.nan))
+        np.copyto(out, np.float32(np.nan), where=scales[:, :, 2] == 0)

@@ -7,14 +7,16 @@ Neither zarr-python nor `zarrs` can do that; both fill an array with consecutive
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import StoreDamaged
-from mmearth_data.store.encoding import ABSENT, decode_index, decode_tile, object_key, smallest_shard_bytes
+from mmearth_data.store.decoding import BrokenTileError, decode_tiles
+from mmearth_data.store.encoding import ABSENT, decode_index, object_key, smallest_shard_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -62,17 +64,24 @@ class PackedReader:
             )
         return self._ranges(key, [(offset, length) for offset, length in entries.tolist()])
 
-    def decode(self, row: int, data: bytes, out: np.ndarray[Any, Any]) -> None:
-        """Decode the inner chunk of one row into its place.
+    def decode(self, rows: Sequence[int], parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
+        """Decode the inner chunks of some rows into their places, (rows, ...).
 
         Raises
         ------
         StoreDamaged
-            When it is broken.
+            When one is broken.
         """
+        with self.naming(rows):
+            decode_tiles(parts, out)
+
+    @contextmanager
+    def naming(self, rows: Sequence[int]) -> Iterator[None]:
+        """Say of a tile that is broken which one it is."""
         try:
-            decode_tile(data, out)
-        except (ValueError, RuntimeError) as error:
+            yield
+        except BrokenTileError as error:
+            row = rows[error.index]
             key = object_key(self.spec, row // self.spec.chunk_shape[0])
             problem = f"the inner chunk of row {row} cannot be decoded: {error}"
             raise StoreDamaged(self._objects.root, key, problem) from error

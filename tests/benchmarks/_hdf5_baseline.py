@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def make_loader(dataset: PerSample) -> DataLoader[Sample]:
 
 def parts_ms(dataset: PerSample, tiles: int = 128) -> Iterator[tuple[str, float]]:
     """Milliseconds a tile that each part takes in one process, over some tiles."""
+    torch.set_num_threads(1)  # as in a worker
     order = np.random.default_rng(0).permutation(len(dataset))[:tiles]
     start = time.perf_counter()
     raw = [dataset.read(int(i)) for i in order]

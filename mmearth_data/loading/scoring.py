@@ -1,0 +1,65 @@
+"""From encoded tiles to z-scores in one pass over each block, where compiled loops can be had; in two where not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.store.decoding import decode_plainly, decode_run
+from mmearth_data.store.states import FOREIGN
+
+try:
+    from mmearth_data.loading import zscore
+except ImportError:  # see `mmearth_data.store.decoding`
+    zscore = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.loading.scaling import Scaling
+
+
+def score_tiles(
+    parts: Sequence[bytes],
+    dtype: np.dtype[Any],
+    scaling: Scaling,
+    levels: NDArray[np.integer[Any]],
+    out: NDArray[np.float32],
+) -> None:
+    """Decode inner chunks of a raster, and put their z-scores into their places.
+
+    Parameters
+    ----------
+    parts
+        n inner chunks, checksums included.
+    dtype
+        Stored type.
+    scaling
+        Of all stored bands.
+    levels
+        (n,) of the tiles' scenes.
+    out
+        (n, bands, ...) contiguous float32; NaN where nothing was observed.
+
+    Raises
+    ------
+    BrokenTileError
+        When one is broken.
+    """
+    scales, pixels = scaling.scales(levels), out[0, 0].size
+    rows = out.reshape(len(out), -1)
+
+    def run(context: int, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:
+        if zscore is None or dtype.name not in zscore.FORMS:
+            states[:] = FOREIGN
+            return
+        form = zscore.FORMS[dtype.name]
+        zscore.score_tiles(context, addresses, lengths, form, pixels, scales, scaling.nodata, rows, states)
+
+    for index in decode_run(parts, run):
+        values = np.empty((1, *out.shape[1:]), dtype)
+        decode_plainly(index, parts[index], values[0])
+        scaling.apply(values, levels[index : index + 1], out[index : index + 1])
