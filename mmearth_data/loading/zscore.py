@@ -12,9 +12,9 @@ from mmearth_data.store.bitplanes import (
     BYTES,
     block_bytes,
     bytes_at,
-    compiled,
     unpack_block,
 )
+from mmearth_data.store.compiling import compiled
 from mmearth_data.store.states import BROKEN, DONE, FOREIGN
 
 if TYPE_CHECKING:

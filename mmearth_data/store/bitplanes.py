@@ -1,9 +1,7 @@
 """Inner loops of decoding, compiled: Blosc frames of Zstandard with bit planes, many tiles a call.
 
 They run without the interpreter's lock from the first tile to the last. Taking turns with it block by block cost more
-than decoding: two threads were no faster than one. All types are named, so that all is compiled when this is imported,
-and never in a thread that a fork could leave behind in the middle of it. The result is cached beside this file or in the
-user's cache folder; where neither can be written, each process compiles for itself.
+than decoding: two threads were no faster than one.
 
 Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.store.decoding` then does without.
 """
@@ -15,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llvmlite.binding import add_symbol
-from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 from zstandard._cffi import ffi, lib
 
+from mmearth_data.store.compiling import compiled
 from mmearth_data.store.states import BROKEN, DONE, FOREIGN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 _HEADER, _WORD_BYTES, _BITS = 16, 4, 8
@@ -54,18 +51,6 @@ class _Contexts(threading.local):
 contexts = _Contexts()
 
 
-def compiled(*signatures: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for these signatures, and for no others."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit(list(signatures), nogil=True, cache=True)(function)
-        except RuntimeError:  # numba's way to say that it found no folder for its cache
-            return njit(list(signatures), nogil=True)(function)
-
-    return decorate
-
-
 @intrinsic
 def _pointer(_context: Any, address: Any) -> Any:  # noqa: ANN401 - numba has no types
     """Make an address one that `carray` takes."""
@@ -81,6 +66,17 @@ BYTES, WORDS = types.Array(types.uint8, 1, "C"), types.Array(types.uint64, 1, "C
 ADDRESSES, ROWS = types.Array(types.intp, 1, "C"), types.Array(types.uint8, 2, "C")
 
 
+@compiled(types.uint64(types.uint64))
+def flip_bits(x: np.uint64) -> np.uint64:
+    """Eight bytes of eight bits each, turned: bit k of byte j becomes bit j of byte k."""
+    t = (x ^ (x >> _BY_1)) & _ONES
+    x = x ^ t ^ (t << _BY_1)
+    t = (x ^ (x >> _BY_2)) & _PAIRS
+    x = x ^ t ^ (t << _BY_2)
+    t = (x ^ (x >> _BY_4)) & _FOURS
+    return x ^ t ^ (t << _BY_4)
+
+
 @compiled(types.void(BYTES, WORDS))
 def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
     """(8 * n,) bytes, the 8 bit planes of 8 * n bytes each a run of n, to these bytes, eight a word."""
@@ -92,12 +88,7 @@ def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
         x = _WORD(p0[i]) | (_WORD(p1[i]) << _WORD(8)) | (_WORD(p2[i]) << _WORD(16)) | (_WORD(p3[i]) << _WORD(24))
         x |= (_WORD(p4[i]) << _WORD(32)) | (_WORD(p5[i]) << _WORD(40)) | (_WORD(p6[i]) << _WORD(48))
         x |= _WORD(p7[i]) << _WORD(56)
-        t = (x ^ (x >> _BY_1)) & _ONES
-        x = x ^ t ^ (t << _BY_1)
-        t = (x ^ (x >> _BY_2)) & _PAIRS
-        x = x ^ t ^ (t << _BY_2)
-        t = (x ^ (x >> _BY_4)) & _FOURS
-        out[i] = x ^ t ^ (t << _BY_4)
+        out[i] = flip_bits(x)
 
 
 @compiled(types.void(BYTES, types.intp, WORDS, BYTES))

@@ -23,6 +23,7 @@ from mmearth_data.store.commits import (
     read_commit,
 )
 from mmearth_data.store.encoding import (
+    Part,
     encode_chunk,
     encode_names,
     encode_tile,
@@ -313,7 +314,7 @@ class StoreWriter:
         seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
         nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
         if values is None:
-            parts = [nothing] * count
+            parts: list[Part] = [nothing] * count
         else:
             parts = encode_tiles(values, dict.fromkeys(np.flatnonzero(~seen).tolist(), nothing))
         if before is None:
