@@ -61,14 +61,13 @@ def tally_tiles(
     pixels, tiles
         (256,) or (65536,), one for each number of the type; added to.
     """
-    here = np.zeros(len(pixels), np.int64)
-    for row in rows:
-        here[:] = 0
-        for value in values[row]:
-            here[value] += 1
-        for code in range(len(here)):
-            pixels[code] += here[code]
-            tiles[code] += here[code] > 0
+    last = np.full(len(pixels), -1, np.intp)
+    for k in range(len(rows)):
+        for value in values[rows[k]]:
+            pixels[value] += 1
+            if last[value] != k:
+                last[value] = k
+                tiles[value] += 1
 
 
 @compiled(types.intp(_FLOATS, _NUMBERS))
