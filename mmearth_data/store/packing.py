@@ -35,6 +35,7 @@ _compress: Any = types.ExternalFunction(
 )
 
 _TILES, _ENDS = types.Array(types.uint8, 2, "C", readonly=True), types.Array(types.intp, 1, "C")
+_SEEN = types.Array(types.boolean, 1, "C", readonly=True)
 _READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
 
@@ -50,31 +51,40 @@ _contexts = _Contexts()
 
 
 def pack(
-    tiles: NDArray[np.uint8], rows: NDArray[np.intp], header: NDArray[np.uint8], level: int
+    tiles: NDArray[np.uint8],
+    seen: NDArray[np.bool_],
+    nothing: NDArray[np.uint8],
+    header: NDArray[np.uint8],
+    level: int,
+    spare: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Encode some tiles, and leave four bytes behind each of them.
+    """Encode tiles one behind the other, and leave the last four bytes of each for its checksum.
 
     Parameters
     ----------
     tiles
         (n, bytes of a tile).
-    rows
-        (k,) which of them.
+    seen
+        (n,) which of them to encode.
+    nothing
+        What to put for each of the others, checksum included.
     header
         (12,) first bytes of the frame of every such tile as Blosc writes it; `bitplanes.block_bytes` accepts it.
     level
         Of Zstandard.
+    spare
+        Bytes to leave behind the last tile.
 
     Returns
     -------
     tuple
-        Bytes, and (k,) where each frame and its four bytes end.
+        Bytes, more than are needed, and (n,) where each tile ends.
     """
     size, block = tiles.shape[1], int.from_bytes(header[8:12].tobytes(), "little")
     # What is not written to costs nothing: the system gives memory page by page.
-    most = size + _HEADER + 2 * _WORD_BYTES * -(-size // block) + _WORD_BYTES
-    out, ends = np.empty(len(rows) * most, np.uint8), np.empty(len(rows), np.intp)
-    _pack_tiles(_contexts.address, tiles, rows, header, level, out, ends)
+    most = max(len(nothing), size + _HEADER + 2 * _WORD_BYTES * -(-size // block) + _WORD_BYTES)
+    out, ends = np.empty(len(tiles) * most + spare, np.uint8), np.empty(len(tiles), np.intp)
+    _pack_tiles(_contexts.address, tiles, seen, nothing, header, level, out, ends)
     return out, ends
 
 
@@ -172,11 +182,12 @@ def _pack_blocks(
     return at
 
 
-@compiled(types.void(types.uintp, _TILES, types.Array(types.intp, 1, "C"), _READ_BYTES, types.int32, BYTES, _ENDS))
+@compiled(types.void(types.uintp, _TILES, _SEEN, _READ_BYTES, _READ_BYTES, types.int32, BYTES, _ENDS))
 def _pack_tiles(
     context: int,
     tiles: NDArray[np.uint8],
-    rows: NDArray[np.intp],
+    seen: NDArray[np.bool_],
+    nothing: NDArray[np.uint8],
     header: NDArray[np.uint8],
     level: int,
     out: NDArray[np.uint8],
@@ -187,14 +198,18 @@ def _pack_tiles(
     block = np.intp(header[8]) | np.intp(header[9]) << 8 | np.intp(header[10]) << 16 | np.intp(header[11]) << 24
     words, planes = np.empty(block // 8, np.uint64), np.empty(block, np.uint8)
     at = 0
-    for k in range(len(rows)):
-        tile, frame = tiles[rows[k]], out[at:]
-        frame[:12] = header
-        length = _pack_blocks(context, tile, itemsize, block, level, words, planes, frame)
-        if length == 0:
-            length = _HEADER + size
-            frame[2] |= np.uint8(_COPIED)
-            frame[_HEADER:length] = tile
-        _put_number(frame, 12, length)
-        at += length + _WORD_BYTES
+    for k in range(len(tiles)):
+        tile, frame = tiles[k], out[at:]
+        if seen[k]:
+            frame[:12] = header
+            length = _pack_blocks(context, tile, itemsize, block, level, words, planes, frame)
+            if length == 0:
+                length = _HEADER + size
+                frame[2] |= np.uint8(_COPIED)
+                frame[_HEADER:length] = tile
+            _put_number(frame, 12, length)
+            at += length + _WORD_BYTES
+        else:
+            frame[: len(nothing)] = nothing
+            at += len(nothing)
         ends[k] = at

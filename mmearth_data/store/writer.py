@@ -26,6 +26,7 @@ from mmearth_data.store.encoding import (
     Part,
     encode_chunk,
     encode_names,
+    encode_shard,
     encode_tile,
     encode_tiles,
     extend_shard,
@@ -303,7 +304,7 @@ class StoreWriter:
 
     def _put_raster(
         self,
-        put: Callable[[str, bytes], None],
+        put: Callable[[str, Part], None],
         m: Modality,
         shard: int,
         values: np.ndarray[Any, Any] | None,
@@ -313,14 +314,15 @@ class StoreWriter:
         chunks, count = self.layout.tiles_per_shard, len(self.rows(shard))
         seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
         nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
-        if values is None:
-            parts: list[Part] = [nothing] * count
+        if values is not None and before is None:
+            data = encode_shard(values, chunks, seen, nothing)
         else:
-            parts = encode_tiles(values, dict.fromkeys(np.flatnonzero(~seen).tolist(), nothing))
-        if before is None:
-            data = join_shard(parts, chunks)
-        else:
-            data = extend_shard(before.objects[m.name], chunks, before.rows, parts)
+            parts = [nothing] * count if values is None else encode_tiles(values, seen, nothing)
+            data = (
+                join_shard(parts, chunks)
+                if before is None
+                else extend_shard(before.objects[m.name], chunks, before.rows, parts)
+            )
         key = object_key(self._specs[m.name], shard)
         put(key, data)
         return key, entry_of(data), seen
@@ -504,8 +506,9 @@ def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
 
 
 def _lay_out(objects: Objects, root: Root) -> None:
-    for key, data in fixed_objects(root):
-        objects.put(key, data)
+    with objects.together() as put:
+        for key, data in fixed_objects(root):
+            put(key, data)
     objects.put(ROOT_KEY, root.encode())
     objects.discard_staged()
 
