@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 ENCODERS = 4
 """Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""
+
+_LOADING = threading.Lock()
 
 READERS = 4
 """Commit records that are read at once when the build ends."""
@@ -249,6 +253,7 @@ class StoreWriter:
         """
         if self._objects.size(MANIFEST_KEY) is not None:
             raise InputError(f"{self.path}: expected a store that is being built, got a finished one.")
+        _load_compiled()
         rows = self.rows(shard)
         checked, facts = check_columns(self.layout, len(rows), columns)
         check_rasters(self.layout, checked["tile_id"], rasters)
@@ -392,6 +397,12 @@ class StoreWriter:
             )
         if not self.finished:
             _Finish(self._objects, self._root).run()
+
+
+def _load_compiled() -> None:
+    """Import what is compiled, by one thread: modules of numba import each other, and two threads could wait in a circle."""
+    with _LOADING, suppress(ImportError):  # what is not there is done without
+        from mmearth_data.store import counting, packing  # noqa: F401
 
 
 @lru_cache(maxsize=64)
