@@ -1,10 +1,8 @@
 """Inner loops of decoding and normalising, compiled: Blosc frames of Zstandard with bit planes, many tiles a call.
 
 They run without the interpreter's lock from the first tile to the last. Taking turns with it block by block cost more
-than decoding: two threads were no faster than one. The types of what is called from outside are named, so that it is
-compiled when this is imported, and never in a thread that a fork could leave behind in the middle of it. The result is
-cached beside this file or in the user's cache folder; where neither can be written, each process compiles for itself.
-All loops stand in this one file, since the cache is given up when this file changes and not when others do.
+than decoding: two threads were no faster than one. All loops of decoding stand in this one file, since numba gives a
+cache up when its file changes, and not when others do.
 
 Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.store.decoding` then does without.
 """
@@ -12,22 +10,19 @@ Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.stor
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llvmlite.binding import add_symbol
-from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 from zstandard._cffi import ffi, lib
 
+from mmearth_data.store.compiling import compiled, inner
 from mmearth_data.store.states import BROKEN, DONE, FOREIGN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
-
-_Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _HEADER, _WORD_BYTES, _BITS = 16, 4, 8
 _BLOSC_FORMAT = 2
@@ -66,23 +61,6 @@ class _Contexts(threading.local):
 contexts = _Contexts()
 
 
-def inner(function: _Function) -> _Function:
-    """Compile a function for whatever calls it, as a part of that: nothing of its own has to be loaded."""
-    return cast("_Function", njit(nogil=True)(function))
-
-
-def compiled(*signatures: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for these signatures, and for no others."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit(list(signatures), nogil=True, cache=True)(function)
-        except RuntimeError:  # numba's way to say that it found no folder for its cache
-            return njit(list(signatures), nogil=True)(function)
-
-    return decorate
-
-
 @intrinsic
 def _pointer(_context: Any, address: Any) -> Any:  # noqa: ANN401 - numba has no types
     """Make an address one that `carray` takes."""
@@ -94,9 +72,22 @@ def _pointer(_context: Any, address: Any) -> Any:  # noqa: ANN401 - numba has no
     return pointer(types.uint8)(address), generate
 
 
-_BYTES, _ROWS = types.Array(types.uint8, 1, "C"), types.Array(types.uint8, 2, "C")
+BYTES, WORDS = types.Array(types.uint8, 1, "C"), types.Array(types.uint64, 1, "C")
+_ROWS = types.Array(types.uint8, 2, "C")
 _ADDRESSES = types.Array(types.intp, 1, "C")
 _FLOAT_ROWS, _SCALES = types.Array(types.float32, 2, "C"), types.Array(types.float32, 3, "C")
+
+
+@inner
+def flip_bits(x: np.uint64) -> np.uint64:
+    """Eight bytes of eight bits each, turned: bit k of byte j becomes bit j of byte k."""
+    # A part of what `packing` keeps compiled, too: when this changes, that has to.
+    t = (x ^ (x >> _BY_1)) & _ONES
+    x = x ^ t ^ (t << _BY_1)
+    t = (x ^ (x >> _BY_2)) & _PAIRS
+    x = x ^ t ^ (t << _BY_2)
+    t = (x ^ (x >> _BY_4)) & _FOURS
+    return x ^ t ^ (t << _BY_4)
 
 
 @inner
@@ -110,12 +101,7 @@ def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
         x = _WORD(p0[i]) | (_WORD(p1[i]) << _WORD(8)) | (_WORD(p2[i]) << _WORD(16)) | (_WORD(p3[i]) << _WORD(24))
         x |= (_WORD(p4[i]) << _WORD(32)) | (_WORD(p5[i]) << _WORD(40)) | (_WORD(p6[i]) << _WORD(48))
         x |= _WORD(p7[i]) << _WORD(56)
-        t = (x ^ (x >> _BY_1)) & _ONES
-        x = x ^ t ^ (t << _BY_1)
-        t = (x ^ (x >> _BY_2)) & _PAIRS
-        x = x ^ t ^ (t << _BY_2)
-        t = (x ^ (x >> _BY_4)) & _FOURS
-        out[i] = x ^ t ^ (t << _BY_4)
+        out[i] = flip_bits(x)
 
 
 @inner
@@ -166,7 +152,7 @@ def _number(data: NDArray[np.uint8], at: int) -> int:
     return int(number)
 
 
-@inner
+@compiled(types.intp(BYTES, types.intp, types.intp))
 def block_bytes(frame: NDArray[np.uint8], itemsize: int, size: int) -> int:
     """Bytes of a decoded block; 0 where the frame is one for Blosc itself, or for nobody.
 
@@ -240,7 +226,7 @@ def bytes_at(address: int, length: int) -> NDArray[np.uint8]:
     return array
 
 
-@compiled(types.void(types.uintp, _ADDRESSES, _ADDRESSES, types.intp, _ROWS, _BYTES))
+@compiled(types.void(types.uintp, _ADDRESSES, _ADDRESSES, types.intp, _ROWS, BYTES))
 def unpack_tiles(
     context: int,
     addresses: NDArray[np.intp],
@@ -325,7 +311,7 @@ def z_score(
 
 
 @compiled(
-    types.void(types.uintp, _ADDRESSES, _ADDRESSES, types.intp, types.intp, _SCALES, types.float64, _FLOAT_ROWS, _BYTES)
+    types.void(types.uintp, _ADDRESSES, _ADDRESSES, types.intp, types.intp, _SCALES, types.float64, _FLOAT_ROWS, BYTES)
 )
 def score_tiles(
     context: int,

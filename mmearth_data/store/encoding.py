@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import google_crc32c
 import numpy as np
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.store.schema import ArraySpec
 
+Part: TypeAlias = bytes | memoryview
+"""An inner chunk, its checksum included, or a whole shard."""
 COMPRESSOR = "zstd"
 """lz4 at level 7 decodes three to five times as fast, but on real Sentinel-2 tiles it takes half as many bytes again."""
 COMPRESSION_LEVEL = 1
@@ -32,6 +36,8 @@ BITSHUFFLE = 2
 CRC_BYTES = 4
 DIGEST_BYTES = 32
 INDEX_ENTRY_BYTES = 16
+FIXED_BYTES = 12
+"""Of a Blosc frame, which only depend on how it was encoded; its length follows."""
 CRC_RESIDUE = 0x48674BC7
 """The crc32c of any bytes that end in their own crc32c: comparing needs no copy without the last four bytes."""
 ABSENT = 2**64 - 1
@@ -113,7 +119,9 @@ def object_key(spec: ArraySpec, position: int) -> str:
     return f"{spec.name}/c/{position}" + "/0" * (len(spec.shape) - 1)
 
 
-def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
+def encode_shard(
+    values: np.ndarray[Any, Any], chunks: int, seen: NDArray[np.bool_] | None = None, nothing: bytes = b""
+) -> Part:
     """Encode one shard of a raster: inner chunks in index order, then the index.
 
     Parameters
@@ -122,29 +130,43 @@ def encode_shard(values: np.ndarray[Any, Any], chunks: int) -> bytes:
         (n, band, y, x), n at most ``chunks``.
     chunks
         Inner chunks that a whole shard holds; those beyond n are absent, as the last shard of an array has it.
+    seen, nothing
+        (n,) which rows hold data, and the inner chunk of those that do not; see `encode_tiles`.
 
     Returns
     -------
-    bytes
+    bytes or memoryview
         The object, as the Zarr v3 sharding codec lays it out.
     """
-    return join_shard(encode_tiles(values), chunks)
+    length = smallest_shard_bytes(chunks)
+    packed = _pack(values, seen, nothing, spare=length)
+    if packed is None:
+        return join_shard(encode_tiles(values, seen, nothing), chunks)
+    data, ends = packed
+    end = ends[-1] + length
+    data[ends[-1] : end] = np.frombuffer(_shard_index(np.diff(ends, prepend=0), chunks), np.uint8)
+    return data[:end].data
 
 
-def encode_tiles(values: np.ndarray[Any, Any], empty: Mapping[int, bytes] | None = None) -> list[bytes]:
+def encode_tiles(
+    values: np.ndarray[Any, Any], seen: NDArray[np.bool_] | None = None, nothing: bytes = b""
+) -> list[Part]:
     """Encode the inner chunks of rows.
 
     Parameters
     ----------
     values
         (n, band, y, x).
-    empty
-        Rows that hold no data, with their inner chunk: `encode_tile` gives the same for all of them.
+    seen
+        (n,) which rows hold data, None where all do.
+    nothing
+        Inner chunk of the other ones: `encode_tile` gives the same for all of them.
     """
-    codec = _compressor(values.dtype)
-    known = empty or {}
-    whole = _little_endian(values)
-    return [known[k] if k in known else _checksummed(codec.encode(tile)) for k, tile in enumerate(whole)]
+    packed = _pack(values, seen, nothing)
+    if packed is not None:
+        data, ends = packed
+        return [data[start:end].data for start, end in pairwise([0, *ends.tolist()])]
+    return [encode_tile(tile) if seen is None or seen[k] else nothing for k, tile in enumerate(values)]
 
 
 def encode_tile(tile: np.ndarray[Any, Any]) -> bytes:
@@ -152,16 +174,51 @@ def encode_tile(tile: np.ndarray[Any, Any]) -> bytes:
     return _checksummed(_compressor(tile.dtype).encode(_little_endian(tile)))
 
 
-def join_shard(parts: Sequence[bytes], chunks: int) -> bytes:
+def _pack(
+    values: np.ndarray[Any, Any], seen: NDArray[np.bool_] | None, nothing: bytes, spare: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.intp]] | None:
+    """Inner chunks one behind the other, and where they end, by compiled loops; None where these do not know how."""
+    header = _header(values[0].nbytes, values.dtype) if len(values) else None
+    if header is None:
+        return None
+    from mmearth_data.store.packing import pack
+
+    tiles = _little_endian(values).reshape(len(values), -1).view(np.uint8)
+    chosen = np.ones(len(values), np.bool_) if seen is None else seen
+    data, ends = pack(tiles, chosen, np.frombuffer(nothing, np.uint8), header, COMPRESSION_LEVEL, spare)
+    for k, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
+        if chosen[k]:
+            data[end - CRC_BYTES : end] = np.frombuffer(_checksum(data[start : end - CRC_BYTES]), np.uint8)
+    return data, ends
+
+
+@lru_cache(maxsize=64)
+def _header(size: int, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
+    """First bytes of every frame of so many bytes, as Blosc begins it; None where compiled loops cannot go on."""
+    # Compiled code is loaded for it, which takes most of a second.
+    try:
+        from mmearth_data.store import packing  # noqa: F401 - is it there?
+        from mmearth_data.store.bitplanes import block_bytes
+    except ImportError:  # a build of Zstandard's package without its functions
+        return None
+    frame = np.frombuffer(_compressor(dtype).encode(bytes(size)), np.uint8)
+    return frame[:FIXED_BYTES] if block_bytes(frame.copy(), dtype.itemsize, size) else None
+
+
+def join_shard(parts: Sequence[Part], chunks: int) -> bytes:
     """One shard of its inner chunks, in index order; see `encode_shard`."""
+    return b"".join([*parts, _shard_index(np.array([len(part) for part in parts]), chunks)])
+
+
+def _shard_index(lengths: NDArray[np.intp], chunks: int) -> bytes:
+    """Index of inner chunks that stand one behind the other, its checksum included."""
     index = np.full((chunks, 2), ABSENT, dtype="<u8")
-    ends = np.cumsum([len(part) for part in parts], dtype="<u8")
-    index[: len(parts), 1] = np.diff(ends, prepend=np.uint64(0))
-    index[: len(parts), 0] = ends - index[: len(parts), 1]
-    return b"".join([*parts, _checksummed(index.tobytes())])
+    index[: len(lengths), 0] = np.cumsum(lengths) - lengths
+    index[: len(lengths), 1] = lengths
+    return _checksummed(index.tobytes())
 
 
-def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[bytes]) -> bytes:
+def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[Part]) -> bytes:
     """Put rows behind the first ones of a shard.
 
     The inner chunks of the first rows stay byte for byte where they were, so that whoever reads with the older
@@ -297,8 +354,8 @@ def _checksummed(data: bytes) -> bytes:
 
 def has_checksum(data: bytes | memoryview) -> bool:
     """Whether bytes end in the crc32c of what stands before."""
-    return len(data) > CRC_BYTES and _checksum(data[:-CRC_BYTES]) == bytes(data[-CRC_BYTES:])
+    return len(data) > CRC_BYTES and _checksum(bytes(data[:-CRC_BYTES])) == bytes(data[-CRC_BYTES:])
 
 
-def _checksum(data: bytes | memoryview) -> bytes:
-    return int(google_crc32c.value(bytes(data))).to_bytes(CRC_BYTES, "little")
+def _checksum(data: bytes | NDArray[np.uint8]) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")

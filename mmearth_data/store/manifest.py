@@ -25,7 +25,7 @@ Entry: TypeAlias = dict[str, Any]
 """``{"size": bytes, "digest": hex}`` of one object."""
 
 
-def entry_of(data: bytes) -> Entry:
+def entry_of(data: bytes | memoryview) -> Entry:
     """Size and digest of an object."""
     return {"size": len(data), "digest": digest_of(data)}
 

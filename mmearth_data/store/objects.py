@@ -80,20 +80,20 @@ class Objects:
     def __init__(self, root: str | Path) -> None:
         self.root = self.folder = Path(root)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Publish one object atomically; an older one of that key is replaced."""
         with self.staged(key) as path:
             path.write_bytes(data)
 
     @contextmanager
-    def together(self) -> Iterator[Callable[[str, bytes], None]]:
+    def together(self) -> Iterator[Callable[[str, bytes | memoryview], None]]:
         """Give a function that puts objects, from any thread; they are safe on the disk when the block ends well.
 
         Each is whole or not there, as with `put`; what is saved is the flushing of every folder for every object.
         """
         keys: list[str] = []
 
-        def put(key: str, data: bytes) -> None:
+        def put(key: str, data: bytes | memoryview) -> None:
             with self._staged(key) as path:
                 path.write_bytes(data)
             keys.append(key)

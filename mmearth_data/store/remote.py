@@ -65,13 +65,13 @@ class RemoteObjects(Objects):
                 f"{self.root}: expected the URL of a bucket that can be reached, got: {_line(error)}"
             ) from error
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Publish one object atomically; an older one of that key is replaced."""
         with self._explained():
-            obstore.put(self.bucket, key, data)
+            obstore.put(self.bucket, key, bytes(data))
 
     @contextmanager
-    def together(self) -> Iterator[Callable[[str, bytes], None]]:
+    def together(self) -> Iterator[Callable[[str, bytes | memoryview], None]]:
         """Give the function that puts objects: each is safe once it is there."""
         yield self.put
 

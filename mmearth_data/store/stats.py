@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data.store.derived import derived
-from mmearth_data.store.moments import Bins, Moments, count_codes
+from mmearth_data.store.moments import Bins, Moments, count_codes, count_tiles
 from mmearth_data.tile import LEVEL_NAMES
 
 if TYPE_CHECKING:
@@ -71,32 +71,26 @@ def _partial_of_rows(
     bands: dict[str, Any] = {}
     classes: dict[str, Any] = {}
     here = {name: column[rows] for name, column in coords.items()}
-    kept = run_of(rows)
     for m in modalities:
-        stored = arrays[m.name] if m.stored else derived(m, here)
-        values = stored[kept] if m.stored and stored is not None else stored
+        # Rows are picked from the values of all, in the loops over them: copies would take longer than counting.
+        values, tiles = (arrays[m.name], rows) if m.stored else (derived(m, here), np.arange(len(rows)))
         if m.kind.is_continuous:
             bands[m.name] = {
-                level: _band_moments(m, None if values is None else values[members])
-                for level, members in _by_level(m, here["s2_level"])
+                level: _band_moments(m, values, tiles[members]) for level, members in _by_level(m, here["s2_level"])
             }
         elif m.classes:
-            classes[m.name] = {} if values is None else _class_counts(m, values)
+            classes[m.name] = {} if values is None else _class_counts(m, values, tiles)
     return {"bands": bands, "classes": classes}
 
 
-def run_of(rows: NDArray[np.intp]) -> slice | NDArray[np.intp]:
-    """Ascending rows as a slice where they are consecutive: indexing with it copies nothing."""
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
-def _band_moments(m: Modality, values: np.ndarray[Any, Any] | None) -> dict[str, list[Any]]:
+def _band_moments(m: Modality, values: np.ndarray[Any, Any] | None, tiles: NDArray[np.intp]) -> dict[str, list[Any]]:
     if values is None:
         return {band: [0] for band in m.bands}
+    if not m.kind.is_raster:  # one number a tile: as if all were pixels of one
+        values, tiles = values[tiles].T[None], np.zeros(1, np.intp)
     return {
-        band: Moments.of(values[:, position], m, Bins.of(m, band)).to_json() for position, band in enumerate(m.bands)
+        band: Moments.of_band(values, tiles, position, m, Bins.of(m, band)).to_json()
+        for position, band in enumerate(m.bands)
     }
 
 
@@ -109,14 +103,16 @@ def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, 
         yield LEVEL_NAMES.get(code, NO_LEVEL), np.flatnonzero(levels == code)
 
 
-def _class_counts(m: Modality, values: np.ndarray[Any, Any]) -> dict[str, list[int]]:
+def _class_counts(m: Modality, values: np.ndarray[Any, Any], tiles: NDArray[np.intp]) -> dict[str, list[int]]:
     """Class code -> [tiles in which it occurs, pixels]."""
-    codes, pixels = count_codes(values)
-    flat = values.reshape(len(values), -1)
-    # Comparing with each of a few codes is far cheaper than counting every tile by itself.
+    if m.kind.is_raster:
+        codes, pixels, occurrences = count_tiles(values, tiles)
+    else:
+        codes, pixels = count_codes(values[tiles])
+        occurrences = pixels
     return {
-        str(code): [int((flat == code).any(axis=1).sum()), count]
-        for code, count in zip(codes.tolist(), pixels.tolist(), strict=True)
+        str(code): [in_tiles, count]
+        for code, in_tiles, count in zip(codes.tolist(), occurrences.tolist(), pixels.tolist(), strict=True)
         if m.observed(np.asarray(code, dtype=m.dtype))
     }
 

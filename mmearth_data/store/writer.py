@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,8 +25,10 @@ from mmearth_data.store.commits import (
     read_commit,
 )
 from mmearth_data.store.encoding import (
+    Part,
     encode_chunk,
     encode_names,
+    encode_shard,
     encode_tile,
     encode_tiles,
     extend_shard,
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
 
 ENCODERS = 4
 """Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""
+
+_LOADING = threading.Lock()
 
 READERS = 4
 """Commit records that are read at once when the build ends."""
@@ -247,6 +253,7 @@ class StoreWriter:
         """
         if self._objects.size(MANIFEST_KEY) is not None:
             raise InputError(f"{self.path}: expected a store that is being built, got a finished one.")
+        _load_compiled()
         rows = self.rows(shard)
         checked, facts = check_columns(self.layout, len(rows), columns)
         check_rasters(self.layout, checked["tile_id"], rasters)
@@ -302,7 +309,7 @@ class StoreWriter:
 
     def _put_raster(
         self,
-        put: Callable[[str, bytes], None],
+        put: Callable[[str, Part], None],
         m: Modality,
         shard: int,
         values: np.ndarray[Any, Any] | None,
@@ -312,14 +319,15 @@ class StoreWriter:
         chunks, count = self.layout.tiles_per_shard, len(self.rows(shard))
         seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
         nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
-        if values is None:
-            parts = [nothing] * count
+        if values is not None and before is None:
+            data = encode_shard(values, chunks, seen, nothing)
         else:
-            parts = encode_tiles(values, dict.fromkeys(np.flatnonzero(~seen).tolist(), nothing))
-        if before is None:
-            data = join_shard(parts, chunks)
-        else:
-            data = extend_shard(before.objects[m.name], chunks, before.rows, parts)
+            parts = [nothing] * count if values is None else encode_tiles(values, seen, nothing)
+            data = (
+                join_shard(parts, chunks)
+                if before is None
+                else extend_shard(before.objects[m.name], chunks, before.rows, parts)
+            )
         key = object_key(self._specs[m.name], shard)
         put(key, data)
         return key, entry_of(data), seen
@@ -389,6 +397,12 @@ class StoreWriter:
             )
         if not self.finished:
             _Finish(self._objects, self._root).run()
+
+
+def _load_compiled() -> None:
+    """Import what is compiled, by one thread: modules of numba import each other, and two threads could wait in a circle."""
+    with _LOADING, suppress(ImportError):  # what is not there is done without
+        from mmearth_data.store import counting, packing  # noqa: F401
 
 
 @lru_cache(maxsize=64)
@@ -503,8 +517,9 @@ def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
 
 
 def _lay_out(objects: Objects, root: Root) -> None:
-    for key, data in fixed_objects(root):
-        objects.put(key, data)
+    with objects.together() as put:
+        for key, data in fixed_objects(root):
+            put(key, data)
     objects.put(ROOT_KEY, root.encode())
     objects.discard_staged()
 

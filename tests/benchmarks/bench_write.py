@@ -8,7 +8,7 @@ they depend less on what else the machine does.
 The codecs are tried tile by tile on one thread, on planet tiles and on the real tiles of the test data where they are
 present: what they save, and how fast they write and read. The default of the store is argued from that table.
 
-    python tests/benchmarks/bench_write.py [--tiles 512] [--sizes 64,128] [--runs 5]
+    python tests/benchmarks/bench_write.py [--tiles 1024] [--sizes 64,128] [--runs 5]
 """
 
 from __future__ import annotations
@@ -87,20 +87,22 @@ class Written:
 
 
 def make_shards(folder: Path, tiles: int, size_px: int) -> Shards:
-    """Shards of planet tiles, the same few over and over, each time at another place."""
+    """Shards of planet tiles, the same few over and over; all shards have the same pixels, which saves memory."""
     options = {"source": "synthetic", "tiles": DISTINCT, "tile_size": size_px, "tiles_per_shard": DISTINCT}
     build(make_recipe(None, options), folder)
     store = Store.open(folder)
     per_shard = min(256, tiles // SHARDS_IN_MEMORY)
     layout = StoreLayout(modalities=store.layout.modalities, tiles=tiles, size_px=size_px, tiles_per_shard=per_shard)
     made = Shards(layout, [], [])
+    pixels = {m.name: store.read(m.name, slice(0, DISTINCT)) for m in layout.rasters}
+    pixels = {name: values[np.resize(store.rows, per_shard)] for name, values in pixels.items()}
     for shard in range(layout.shards):
         rows = np.resize(store.rows, len(layout.rows(shard)))
         columns = {name: values[rows] for name, values in store.tile_columns.items() if name != "valid"}
-        columns["time"] = columns["time"].astype(np.int64) + np.arange(len(rows))  # no row twice
+        columns["time"] = columns["time"].astype(np.int64) + np.arange(len(rows))  # no row twice in a shard
         columns |= {m.name: store.content.column(m.name)[rows] for m in layout.tabular}
         made.columns.append({**columns, "facts": ["{}"] * len(rows)})
-        made.rasters.append({m.name: store.read(m.name, slice(0, DISTINCT))[rows] for m in layout.rasters})
+        made.rasters.append({name: values[: len(rows)] for name, values in pixels.items()})
     return made
 
 
@@ -220,7 +222,7 @@ def codec_tables(planet: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiles", type=int, default=512, help="of 64 px; a quarter of them of 128 px")
+    parser.add_argument("--tiles", type=int, default=1024, help="of 64 px; a quarter of them of 128 px")
     parser.add_argument("--sizes", default="64,128")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from store_making import modality
 
 from mmearth_data.modality import Kind, Modality
-from mmearth_data.store.moments import PERCENTILES, Bins, Moments, count_codes
+from mmearth_data.store.moments import PERCENTILES, Bins, Moments, count_codes, count_tiles
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "int32", "uint32", "float32", "float64"]
 
@@ -152,3 +152,68 @@ def test_histograms_agree_with_numpy(values: np.ndarray[Any, Any], low: float, h
     np.testing.assert_array_equal(inside[1:-1], np.histogram(values, edges)[0])
     assert inside[0] == (values < low).sum()
     assert inside[-1] == (values > high).sum()
+
+
+def compare_with_numpy(found: Moments, numbers: np.ndarray[Any, Any], bins: Bins) -> None:
+    """Counts, ends and histogram to the digit, sums to rounding."""
+    numbers = numbers.astype(np.float64).ravel()
+    assert (found.count, found.low, found.high) == (len(numbers), numbers.min(), numbers.max())
+    assert found.mean == pytest.approx(numbers.mean(), rel=1e-12)
+    assert found.m2 == pytest.approx(np.square(numbers - numbers.mean()).sum(), rel=1e-9)
+    np.testing.assert_array_equal(found.histogram, np.bincount(bins.place(numbers), minlength=bins.count + 2))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("side", [16, 45], ids=["even", "odd"])
+def test_a_band_of_chosen_tiles_equals_numpy(dtype: str, side: int) -> None:
+    rng = np.random.default_rng(side)
+    m, bins = band_of(dtype, -20, 90)
+    values = np.clip(rng.normal(15, 30, (12, 3, side, side)), -100, 100).clip(*limits(dtype)).astype(dtype)
+    values[rng.random(values.shape) < 0.2] = m.nodata
+    values[4] = m.nodata  # a whole tile without any
+    values[:, 1, 0, 0] = 90  # the upper end belongs to the last bin
+    rows = np.array([0, 3, 4, 5, 11])
+    before = values.copy()
+    values.flags.writeable = False
+    for band in range(3):
+        numbers = values[rows, band]
+        found = Moments.of_band(values, rows, band, m, bins)
+        compare_with_numpy(found, numbers[m.observed(numbers)], bins)
+    np.testing.assert_array_equal(values, before)
+
+
+def limits(dtype: str) -> tuple[float, float]:
+    """Numbers that a type holds, its largest left for no data."""
+    kind = np.dtype(dtype)
+    return (-100, 100) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max - 1)
+
+
+def test_tiles_without_a_value_count_nowhere() -> None:
+    m, bins = band_of("float32", 0, 1)
+    values = np.full((3, 1, 8, 8), np.nan, np.float32)
+    assert Moments.of_band(values, np.arange(3), 0, m, bins).to_json() == [0]
+    values[1, 0, 3, 4] = 0.25
+    assert Moments.of_band(values, np.arange(3), 0, m, bins).to_json()[:5] == [1, 0.25, 0.0, 0.25, 0.25]
+    assert Moments.of_band(values, np.array([0, 2]), 0, m, bins).to_json() == [0]
+
+
+def test_single_precision_far_from_zero_keeps_its_spread() -> None:
+    rng = np.random.default_rng(2)
+    values = (rng.integers(0, 2, (40, 1, 32, 32)) * 2.0**-9 + 8192).astype(np.float32)
+    values[0] = -400  # the first tile is nothing like the others
+    m, bins = band_of("float32", -1024, 9216)
+    numbers = values[1:].astype(np.float64)
+    found = Moments.of_band(values, np.arange(1, 40), 0, m, bins)
+    assert found.m2 == pytest.approx(np.square(numbers - numbers.mean()).sum(), rel=1e-6)
+    compare_with_numpy(Moments.of_band(values, np.arange(40), 0, m, bins), values, bins)
+
+
+@given(hnp.arrays(st.sampled_from(["uint8", "uint16"]), st.tuples(st.integers(1, 6), st.just(1), st.just(5))))
+@settings(deadline=None)
+def test_tiles_of_each_code_are_counted_as_numpy_does(values: np.ndarray[Any, Any]) -> None:
+    rows = np.arange(0, len(values), 2)
+    codes, pixels, tiles = count_tiles(values, rows)
+    chosen = values[rows]
+    np.testing.assert_array_equal(codes, np.unique(chosen))
+    assert pixels.tolist() == [int((chosen == code).sum()) for code in codes]
+    assert tiles.tolist() == [int((chosen == code).any(axis=(1, 2)).sum()) for code in codes]
