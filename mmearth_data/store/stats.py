@@ -112,13 +112,15 @@ def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, 
 def _class_counts(m: Modality, values: np.ndarray[Any, Any]) -> dict[str, list[int]]:
     """Class code -> [tiles in which it occurs, pixels]."""
     codes, pixels = count_codes(values)
-    flat = values.reshape(len(values), -1)
-    # Comparing with each of a few codes is far cheaper than counting every tile by itself.
-    return {
-        str(code): [int((flat == code).any(axis=1).sum()), count]
-        for code, count in zip(codes.tolist(), pixels.tolist(), strict=True)
-        if m.observed(np.asarray(code, dtype=m.dtype))
-    }
+    seen = m.observed(codes)
+    codes, pixels = codes[seen], pixels[seen]
+    if m.kind.is_raster:
+        flat = values.reshape(len(values), -1)
+        # Comparing with each of a few codes is far cheaper than counting every tile by itself.
+        tiles = [int((flat == code).any(axis=1).sum()) for code in codes.tolist()]
+    else:
+        tiles = pixels.tolist()
+    return {str(code): [*counts] for code, *counts in zip(codes.tolist(), tiles, pixels.tolist(), strict=True)}
 
 
 def part_of_statistics(partial: Partial, modalities: Sequence[Modality]) -> Partial:
@@ -142,6 +144,7 @@ class StatisticsMerger:
     def __init__(self, modalities: Sequence[Modality]) -> None:
         self._modalities = {m.name: m for m in modalities}
         self._bands: dict[tuple[str, str, str, str], Moments] = {}
+        self._seen_levels: set[tuple[str, str]] = set()
         self._classes: dict[tuple[str, str, int], list[int]] = {}
 
     def add(self, partial: Mapping[str, Any]) -> None:
@@ -149,8 +152,10 @@ class StatisticsMerger:
         for split, entry in partial.items():
             for name, levels in entry["bands"].items():
                 for level, bands in levels.items():
+                    self._seen_levels.add((name, level))
                     for band, moments in bands.items():
-                        self._add_moments((split, name, level, band), moments)
+                        if moments[0]:
+                            self._add_moments((split, name, level, band), moments)
             for name, classes in entry["classes"].items():
                 for code, (tiles, pixels) in classes.items():
                     total = self._classes.setdefault((split, name, int(code)), [0, 0])
@@ -180,7 +185,7 @@ class StatisticsMerger:
         """Levels that a modality knows, and those that occurred."""
         if m.statistics_by == "none":
             return [NO_LEVEL]
-        seen = {level for _, name, level, _ in self._bands if name == m.name}
+        seen = {level for name, level in self._seen_levels if name == m.name}
         return [*LEVEL_NAMES.values(), *sorted(seen - set(LEVEL_NAMES.values()))]
 
     def _moments(self, split: str, m: Modality, level: str, band: str) -> Moments:
