@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,6 +22,8 @@ PERCENTILES = (1, 2, 25, 50, 75, 98, 99)
 SUMMARY = ("mean", "std", "min", "max", *(f"p{q}" for q in PERCENTILES))
 NARROW_BYTES = 2
 """Integers up to this width are counted value by value: exact, and one pass over the data."""
+BLOCK_VALUES = 1 << 18
+"""Values that are taken at a time: 2 MB as doubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,18 @@ class Moments:
         return cls(0, 0.0, 0.0, math.inf, -math.inf, np.zeros(bins.count + 2, dtype=np.int64))
 
     @classmethod
-    def of(cls, values: np.ndarray[Any, Any], modality: Modality, bins: Bins) -> Self:
-        """Of the observed ones among raw stored values, any shape."""
+    def of(
+        cls, values: np.ndarray[Any, Any], modality: Modality, bins: Bins, rows: NDArray[np.intp] | None = None
+    ) -> Self:
+        """Of the observed ones among raw stored values, any shape; of some rows only, where they are given."""
         if modality.dtype.kind in "iu" and modality.dtype.itemsize <= NARROW_BYTES:
-            codes, counts = count_codes(values)
+            codes, counts = count_codes(values, rows)
             kept = modality.observed(codes)
             return cls._weighted(codes[kept].astype(np.float64), counts[kept], bins)
-        return cls._plain(values[modality.observed(values)].astype(np.float64), bins)
+        merged = cls.none(bins)
+        for block in blocks(values, rows):
+            merged = merged.merge(cls._plain(block[modality.observed(block)].astype(np.float64), bins))
+        return merged
 
     @classmethod
     def _plain(cls, numbers: NDArray[np.float64], bins: Bins) -> Self:
@@ -181,13 +188,29 @@ class Moments:
         return estimate
 
 
-def count_codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
-    """Distinct integers and how often each occurs."""
+def blocks(values: np.ndarray[Any, Any], rows: NDArray[np.intp] | None = None) -> Iterator[np.ndarray[Any, Any]]:
+    """Consecutive rows of an array, or of some of its rows, about `BLOCK_VALUES` values at a time.
+
+    What is computed of a block stays in the processor's cache, and next to no memory is needed beside the array.
+    """
+    size = max(1, BLOCK_VALUES // max(1, math.prod(values.shape[1:])))
+    for start in range(0, len(values) if rows is None else len(rows), size):
+        yield values[start : start + size] if rows is None else values[rows[start : start + size]]
+
+
+def count_codes(
+    values: np.ndarray[Any, Any], rows: NDArray[np.intp] | None = None
+) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
+    """Distinct integers and how often each occurs, in some rows only where they are given."""
     if values.dtype.itemsize > NARROW_BYTES or values.dtype.kind not in "iu":
-        codes, counts = np.unique(values, return_counts=True)
+        codes, counts = np.unique(values if rows is None else values[rows], return_counts=True)
         return codes, counts
     lowest = int(np.iinfo(values.dtype).min)
-    flat = values.ravel()
-    occurrences = np.bincount(flat if lowest == 0 else flat.astype(np.int32) - lowest)
+    occurrences = np.zeros(0, dtype=np.int64)
+    for block in blocks(values, rows):
+        flat = block.ravel()
+        more, fewer = np.bincount(flat if lowest == 0 else flat.astype(np.int32) - lowest), occurrences
+        occurrences, fewer = (more, fewer) if len(more) > len(fewer) else (fewer, more)
+        occurrences[: len(fewer)] += fewer
     present = np.flatnonzero(occurrences)
     return (present + lowest).astype(values.dtype), occurrences[present]

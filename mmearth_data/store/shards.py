@@ -10,7 +10,7 @@ import numpy as np
 
 from mmearth_data.errors import InputError
 from mmearth_data.store.index import REJECTED_FIELDS, check_crs
-from mmearth_data.store.moments import count_codes
+from mmearth_data.store.moments import blocks, count_codes
 from mmearth_data.store.schema import GIVEN_COORDINATES, SPLIT_NAMES, SPLIT_NONE
 from mmearth_data.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
 
@@ -81,7 +81,7 @@ def check_values(m: Modality, values: np.ndarray[Any, Any]) -> None:
     InputError
         Naming the modality.
     """
-    if m.dtype.kind == "f" and np.isinf(values).any():
+    if m.dtype.kind == "f" and any(np.isinf(block).any() for block in blocks(values)):
         raise InputError(f"{m.name}: expected finite values or NaN, got infinities; mark them as missing.")
     unknown = unknown_codes(m, values)
     if unknown:

@@ -77,8 +77,7 @@ def _partial_of_rows(
         values = stored[kept] if m.stored and stored is not None else stored
         if m.kind.is_continuous:
             bands[m.name] = {
-                level: _band_moments(m, None if values is None else values[members])
-                for level, members in _by_level(m, here["s2_level"])
+                level: _band_moments(m, values, members) for level, members in _by_level(m, here["s2_level"])
             }
         elif m.classes:
             classes[m.name] = {} if values is None else _class_counts(m, values)
@@ -92,18 +91,21 @@ def run_of(rows: NDArray[np.intp]) -> slice | NDArray[np.intp]:
     return rows
 
 
-def _band_moments(m: Modality, values: np.ndarray[Any, Any] | None) -> dict[str, list[Any]]:
+def _band_moments(
+    m: Modality, values: np.ndarray[Any, Any] | None, members: NDArray[np.intp] | None
+) -> dict[str, list[Any]]:
     if values is None:
         return {band: [0] for band in m.bands}
     return {
-        band: Moments.of(values[:, position], m, Bins.of(m, band)).to_json() for position, band in enumerate(m.bands)
+        band: Moments.of(values[:, position], m, Bins.of(m, band), members).to_json()
+        for position, band in enumerate(m.bands)
     }
 
 
-def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, NDArray[np.intp] | slice]]:
-    """Levels that occur, with the positions of their tiles."""
+def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, NDArray[np.intp] | None]]:
+    """Levels that occur, with the positions of their tiles; None stands for all."""
     if m.statistics_by == "none":
-        yield NO_LEVEL, slice(None)
+        yield NO_LEVEL, None
         return
     for code in np.unique(levels).tolist():
         yield LEVEL_NAMES.get(code, NO_LEVEL), np.flatnonzero(levels == code)
