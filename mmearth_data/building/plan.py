@@ -82,10 +82,14 @@ class BuildPlan:
 
     def shard(self, shard: int) -> ShardPlan:
         """Plan of one shard."""
-        slots = tuple(self._slot(row) for row in self.rows(shard))
-        pool = self.pools[shard - self.shards.start] if self.pools else ()
-        reserves = tuple(Reserve(split=int(self.places["split"][i]), place=self._place(int(i))) for i in pool)
-        return ShardPlan(shard=shard, slots=slots, reserves=reserves)
+        rows = self.rows(shard)
+        split, places = self._places(slice(rows.start - self.first_row, rows.stop - self.first_row))
+        slots = [Slot(row=row, split=s, place=place) for row, s, place in zip(rows, split, places, strict=True)]
+        reserves = []
+        if self.pools:
+            pool = self._places(self.pools[shard - self.shards.start])
+            reserves = [Reserve(split=s, place=place) for s, place in zip(*pool, strict=True)]
+        return ShardPlan(shard=shard, slots=tuple(slots), reserves=tuple(reserves))
 
     def pending(self, done: frozenset[int]) -> Iterator[ShardPlan]:
         """Shards that are not committed yet, in order: resuming is the plan minus what is done."""
@@ -95,20 +99,24 @@ class BuildPlan:
         """Rows of those shards."""
         return sum(len(self.rows(shard)) for shard in self.shards if shard not in done)
 
-    def _slot(self, row: int) -> Slot:
-        position = row - self.first_row
-        return Slot(row=row, split=int(self.places["split"][position]), place=self._place(position))
-
-    def _place(self, position: int) -> Place:
-        biome, eco_region = int(self.places["biome"][position]), int(self.places["eco_region"][position])
-        return Place(
-            tile_id=int(self.places["tile_id"][position]),
-            lon=float(self.places["lon"][position]),
-            lat=float(self.places["lat"][position]),
-            size_px=self.layout.size_px,
-            biome=None if biome == NO_BIOME else biome,
-            eco_region=None if eco_region == NO_ECO_REGION else eco_region,
-        )
+    def _places(self, positions: slice | NDArray[np.intp]) -> tuple[list[int], list[Place]]:
+        """Split and place of some entries of ``places``, taken out of the columns all at once."""
+        found = {name: column[positions].tolist() for name, column in self.places.items()}
+        size_px = self.layout.size_px
+        places = [
+            Place(
+                tile_id=tile_id,
+                lon=lon,
+                lat=lat,
+                size_px=size_px,
+                biome=None if biome == NO_BIOME else biome,
+                eco_region=None if eco_region == NO_ECO_REGION else eco_region,
+            )
+            for tile_id, lon, lat, biome, eco_region in zip(
+                *(found[name] for name in ("tile_id", "lon", "lat", "biome", "eco_region")), strict=True
+            )
+        ]
+        return found["split"], places
 
 
 def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -> BuildPlan:

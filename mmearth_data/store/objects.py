@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,10 @@ STAGING = "_partial"
 """Folder of objects that are being written; nothing in it belongs to the store."""
 
 
-FLUSHERS = 16
+FLUSHERS = 8
 """Folders that are flushed to disk at a time."""
+LASTING = 2
+"""Folders down to this depth are the store's own; below there is one for every shard, which nobody comes back to."""
 REMOTE = ("s3://", "gs://", "az://")
 
 
@@ -79,11 +83,13 @@ class Objects:
 
     def __init__(self, root: str | Path) -> None:
         self.root = self.folder = Path(root)
+        self._flushed: set[str] = set()
+        """Folders whose own entries are on the disk for good: those of arrays and of their chunks."""
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Publish one object atomically; an older one of that key is replaced."""
-        with self.staged(key) as path:
-            path.write_bytes(data)
+        self._put(key, data)
+        self._flush_folders([key])
 
     @contextmanager
     def together(self) -> Iterator[Callable[[str, bytes | memoryview], None]]:
@@ -94,8 +100,7 @@ class Objects:
         keys: list[str] = []
 
         def put(key: str, data: bytes | memoryview) -> None:
-            with self._staged(key) as path:
-                path.write_bytes(data)
+            self._put(key, data)
             keys.append(key)
 
         yield put
@@ -104,30 +109,60 @@ class Objects:
     @contextmanager
     def staged(self, key: str) -> Iterator[Path]:
         """Path of a file to fill, which becomes the object ``key`` when the block ends well."""
-        with self._staged(key) as path:
-            yield path
-        self._flush_folders([key])
-
-    @contextmanager
-    def _staged(self, key: str) -> Iterator[Path]:
-        staging = self.folder / STAGING
-        staging.mkdir(exist_ok=True)
-        path = staging / uuid.uuid4().hex
+        (self.folder / STAGING).mkdir(exist_ok=True)
+        path = self.folder / STAGING / uuid.uuid4().hex
         try:
             yield path
             flush(path)
-            target = self.folder / key
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+            self._move(str(path), key)
         finally:
             path.unlink(missing_ok=True)
+        self._flush_folders([key])
+
+    def _put(self, key: str, data: bytes | memoryview) -> None:
+        """Bring the bytes of an object to the disk and give them its name, which is not flushed yet."""
+        path = f"{self.folder}/{STAGING}/{uuid.uuid4().hex}"
+        try:
+            try:
+                file = open(path, "wb")  # noqa: PTH123, SIM115 - closed below; a build does this for every object
+            except FileNotFoundError:
+                (self.folder / STAGING).mkdir(exist_ok=True)
+                file = open(path, "wb")  # noqa: PTH123, SIM115
+            with file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._move(path, key)
+        except BaseException:
+            Path(path).unlink(missing_ok=True)
+            raise
+
+    def _move(self, path: str, key: str) -> None:
+        target = f"{self.folder}/{key}"
+        try:
+            os.replace(path, target)  # noqa: PTH105
+        except FileNotFoundError:
+            os.makedirs(target.rpartition("/")[0], exist_ok=True)  # noqa: PTH103
+            os.replace(path, target)  # noqa: PTH105
 
     def _flush_folders(self, keys: Sequence[str]) -> None:
         """Bring the entries of objects to the disk, and those of their folders: whoever made them may not have."""
-        inner = {Path(*parts[:depth]) for key in keys for parts in [Path(key).parts] for depth in range(len(parts))}
+        folders: set[str] = set()
+        lasting: set[str] = set()
+        for key in keys:
+            parts = key.split("/")
+            for depth in range(len(parts)):
+                entry = "/".join(parts[: depth + 1])
+                if entry in self._flushed:
+                    continue
+                folders.add("/".join(parts[:depth]))
+                if depth < min(LASTING, len(parts) - 1):
+                    lasting.add(entry)
+        paths = [f"{self.folder}/{folder}" for folder in sorted(folders)]
         # The disk takes requests that come together as one, or nearly; one after another each waits for it.
-        with ThreadPoolExecutor(FLUSHERS) as pool:
-            list(pool.map(flush, (self.folder / folder for folder in inner)))
+        tasks = min(FLUSHERS, len(paths))
+        list(lasting_threads("flusher", FLUSHERS, os.getpid()).map(_flush_all, (paths[k::tasks] for k in range(tasks))))
+        self._flushed |= lasting
 
     def get(self, key: str) -> bytes:
         """Bytes of an object.
@@ -153,8 +188,11 @@ class Objects:
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None when there is none."""
-        path = self.folder / key
-        return path.stat().st_size if path.is_file() else None
+        try:
+            found = os.stat(f"{self.folder}/{key}")  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def zarr_store(self, name: str) -> Any:  # noqa: ANN401 - whatever zarr opens
         """Store of one array, as zarr reads it."""
@@ -205,7 +243,18 @@ class Objects:
             shutil.rmtree(self.folder / STAGING)
 
 
-def flush(path: Path) -> None:
+@lru_cache(maxsize=4)
+def lasting_threads(purpose: str, count: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, since starting some for every shard takes longer than what they do; a fork has none of them."""
+    return ThreadPoolExecutor(count, thread_name_prefix=f"{purpose}-{process}")
+
+
+def _flush_all(paths: Sequence[str]) -> None:
+    for path in paths:
+        flush(path)
+
+
+def flush(path: str | Path) -> None:
     """Bring a file's bytes, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -164,7 +164,7 @@ class Store:
     @property
     def tiles(self) -> GeoDataFrame:
         """Table of the selected tiles: every 1-D value, facts and outline (EPSG:4326)."""
-        from mmearth_data.store.frames import tiles_frame
+        from mmearth_data.store.tile_table import tiles_frame
 
         return tiles_frame(self._content, self.rows)
 

@@ -38,6 +38,12 @@ RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=120
 """Of one request: enough for a server that is busy, not so many that a build seems to hang."""
 
 
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+"""What S3 and Google, and Azure, say of a bucket that is not there."""
+REFUSALS = ("status code: 401", "status code: 403")
+"""How a refused listing reads, which obstore does not tell from other failures."""
+
+
 class RemoteObjects(Objects):
     """Bytes by key, under a URL.
 
@@ -167,13 +173,14 @@ class RemoteObjects(Objects):
 
     def _sorted(self, error: Exception, key: str | None) -> Exception:
         missing = isinstance(error, FileNotFoundError | NotFoundError)
-        if "NoSuchBucket" in str(error) or (missing and key is None):
+        if any(code in str(error) for code in NO_BUCKET) or (missing and key is None):
             return InputError(
                 f"{self.root}: expected a bucket that exists, got none of that name; create it, or check the URL."
             )
         if missing:
             return FileNotFoundError(f"{self.root}/{key}")
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        refused = any(status in str(error) for status in REFUSALS)
+        if refused or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             return InputError(
                 f"{self.root}: expected credentials that may read and write there, got a refusal; set the provider's "
                 f"variables (AWS_ACCESS_KEY_ID and so on) or choose another place ({_line(error)})."

@@ -47,6 +47,7 @@ class Root:
         """Bytes of the root ``zarr.json``, consolidated metadata included."""
         return to_json(group_metadata(self.attributes, self.arrays))
 
+    @cached_property
     def arrays_digest(self) -> str:
         """Digest of the metadata of all arrays; a commit says for which arrays its objects were made."""
         return digest_all(to_json(metadata) for metadata in self.arrays.values())
@@ -103,7 +104,7 @@ class Root:
 
     @cached_property
     def _tiles_by_digest(self) -> dict[str, int]:
-        return {self.as_of(stage).arrays_digest(): tiles for stage, tiles in enumerate(self.stages)}
+        return {self.as_of(stage).arrays_digest: tiles for stage, tiles in enumerate(self.stages)}
 
 
 def _with_rows(arrays: Mapping[str, Mapping[str, Any]], tiles: int) -> dict[str, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmearth_data.store.schema import GIVEN_COORDINATES, SPLIT_NAMES, SPLIT_NONE
 from mmearth_data.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -80,7 +81,7 @@ def check_values(m: Modality, values: np.ndarray[Any, Any]) -> None:
     InputError
         Naming the modality.
     """
-    if m.dtype.kind == "f" and np.isinf(values).any():
+    if m.dtype.kind == "f" and any(np.isinf(tile).any() for tile in values):
         raise InputError(f"{m.name}: expected finite values or NaN, got infinities; mark them as missing.")
     unknown = unknown_codes(m, values)
     if unknown:
@@ -205,27 +206,36 @@ def check_coordinates(columns: Columns) -> None:
             )
     for epsg in np.unique(columns["epsg"][tiles & ~(cornerless & (columns["epsg"] == 0))]).tolist():
         check_crs(epsg)
-    pairs = np.stack([columns["tile_id"][tiles].view(np.int64), columns["time"][tiles]], axis=-1)
-    if len(np.unique(pairs, axis=0)) != len(pairs):
+    order = np.lexsort((columns["time"][tiles], columns["tile_id"][tiles]))
+    ids, times = columns["tile_id"][tiles][order], columns["time"][tiles][order]
+    if ((ids[1:] == ids[:-1]) & (times[1:] == times[:-1])).any():
         raise InputError("tile_id: expected rows that differ in (tile_id, time), got one twice.")
 
 
 def _check_facts(facts: Any, count: int) -> list[str]:  # noqa: ANN401 - whatever came
-    texts = list(facts)
-    if len(texts) != count or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"facts: expected {count} JSON texts, got {_describe(facts)}.")
-    for text in texts:
-        try:
-            STRICT_JSON.decode(text)
-        except ValueError as error:
-            raise InputError(f"facts: expected JSON texts, got {text[:80]!r} ({error}).") from error
-    return texts
+    given = list(facts)
+    if len(given) != count or not all(isinstance(entry, str | Mapping) for entry in given):
+        raise InputError(f"facts: expected {count} JSON texts or mappings, got {_describe(facts)}.")
+    return [_fact_text(entry) for entry in given]
+
+
+def _fact_text(entry: str | Mapping[str, Any]) -> str:
+    try:
+        if isinstance(entry, str):
+            STRICT_JSON.decode(entry)
+            return entry
+        return FACTS.encode(dict(entry))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"facts: expected JSON texts or mappings of what JSON can say, got {str(entry)[:80]!r} ({error})."
+        ) from error
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+FACTS = json.JSONEncoder(sort_keys=True, allow_nan=False)
 STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +40,7 @@ from mmearth_data.store.encoding import (
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
-from mmearth_data.store.objects import Objects, StoreUrl, flush, objects_at
+from mmearth_data.store.objects import Objects, StoreUrl, flush, lasting_threads, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.modality import Modality
 
-ENCODERS = 4
-"""Threads that compress and write the rasters of one shard; compression and disk leave the interpreter free."""
+ENCODERS = 8
+"""Threads of a process that compress and write rasters; compression and disk leave the interpreter free."""
 
 _LOADING = threading.Lock()
 
@@ -238,8 +239,8 @@ class StoreWriter:
             Number of the shard; n = ``len(rows(shard))`` rows. Those that an earlier stage put there stay.
         columns
             One array (n,) per coordinate but ``valid`` (``time`` in int64 milliseconds), (n,) or (n, band) per
-            stored tile modality, and ``facts``, n JSON texts. A row without a tile has the tile id 0; whatever
-            else stands in it is dropped.
+            stored tile modality, and ``facts``, n mappings or JSON texts. A row without a tile has the tile id 0;
+            whatever else stands in it is dropped.
         rasters
             (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile. None for
             a modality that no tile of the shard has.
@@ -260,11 +261,15 @@ class StoreWriter:
         notes = check_rejected(rejected)
         before = self._before(shard)
         kept = np.flatnonzero(checked["tile_id"])
-        with self._objects.together() as put, ThreadPoolExecutor(ENCODERS) as pool:
+        pool = lasting_threads("encoder", ENCODERS, os.getpid())
+        with self._objects.together() as put:
             writing = [
                 pool.submit(self._put_raster, put, m, shard, rasters[m.name], before) for m in self.layout.rasters
             ]
-            statistics = self._statistics(checked, rasters, before)
+            try:
+                statistics = self._statistics(checked, rasters, before)
+            finally:
+                wait(writing)
             written = [future.result() for future in writing]
         seen = {m.name: tiles for m, (_, _, tiles) in zip(self.layout.rasters, written, strict=True)}
         seen |= {m.name: seen_tiles(m, checked[m.name]) for m in self.layout.tabular}
@@ -275,7 +280,7 @@ class StoreWriter:
             columns={name: column[kept] for name, column in checked.items()},
             facts=[facts[k] for k in kept],
             objects={key: entry for key, entry, _ in written},
-            arrays=self._root.arrays_digest(),
+            arrays=self._root.arrays_digest,
             statistics_json=to_json(statistics),
             rejected=notes,
         )
@@ -318,19 +323,20 @@ class StoreWriter:
         """Write one object; its key, size and digest, and which new tiles have a value of the modality."""
         chunks, count = self.layout.tiles_per_shard, len(self.rows(shard))
         seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
-        nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
-        if values is not None and before is None:
-            data = encode_shard(values, chunks, seen, nothing)
-        else:
-            parts = [nothing] * count if values is None else encode_tiles(values, seen, nothing)
-            data = (
-                join_shard(parts, chunks)
-                if before is None
-                else extend_shard(before.objects[m.name], chunks, before.rows, parts)
-            )
         key = object_key(self._specs[m.name], shard)
+        nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
+        data: Part
+        if before is not None:
+            parts = [nothing] * count if values is None else encode_tiles(values, seen, nothing)
+            data = extend_shard(before.objects[m.name], chunks, before.rows, parts)
+            entry = entry_of(data)
+        elif values is not None:
+            data = encode_shard(values, chunks, seen, nothing)
+            entry = entry_of(data)
+        else:
+            data, entry = _empty_shard(m, self.layout.size_px, count, chunks)
         put(key, data)
-        return key, entry_of(data), seen
+        return key, entry, seen
 
     def adopt_shard(self, shard: int, source: Objects, commit: Commit, layout: StoreLayout) -> None:
         """Take over a whole shard of another store: its rasters byte for byte, its values and partial statistics.
@@ -363,7 +369,7 @@ class StoreWriter:
             columns=columns,
             facts=commit.facts,
             objects=written,
-            arrays=self._root.arrays_digest(),
+            arrays=self._root.arrays_digest,
             statistics_json=to_json(part_of_statistics(commit.statistics, self.layout.modalities)),
         )
         self._objects.put(commit_key(shard), encode_commit(adopted, self.layout.tabular))
@@ -409,6 +415,13 @@ def _load_compiled() -> None:
 def _empty_tile(m: Modality, size_px: int) -> bytes:
     """Inner chunk of a tile of which nothing was observed."""
     return encode_tile(m.empty(m.array_shape(size_px)))
+
+
+@lru_cache(maxsize=64)
+def _empty_shard(m: Modality, size_px: int, count: int, chunks: int) -> tuple[bytes, Entry]:
+    """Object of so many such tiles, the same in every shard, and its size and digest."""
+    data = join_shard([_empty_tile(m, size_px)] * count, chunks)
+    return data, entry_of(data)
 
 
 def _stored_way(metadata: Mapping[str, Any]) -> dict[str, Any]:

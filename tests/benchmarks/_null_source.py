@@ -22,6 +22,8 @@ PATCHES = 61
 """Ready-made tiles of each modality; a tile's id says which one it gets."""
 REFUSED = 23
 """One in so many places has no scene, so that reserves and ``rejected.parquet`` are part of the build."""
+FALSE_NORTHING_M = 10_000_000
+"""What UTM adds south of the equator."""
 FIRST_MS, LAST_MS = 1_483_228_800_000, 1_609_459_200_000
 """2017 to 2020."""
 
@@ -100,18 +102,23 @@ class NullSource:
 
 
 def _grids(places: Sequence[Place]) -> list[TileGrid]:
-    """Grids of many places, zone by zone."""
-    zones = np.array([utm_epsg(place.lon, place.lat) for place in places])
-    grids: list[Any] = [None] * len(places)
-    for epsg in np.unique(zones).tolist():
-        members = np.flatnonzero(zones == epsg)
-        lonlat = np.array([(places[i].lon, places[i].lat) for i in members])
-        x, y = transformer(WGS84, epsg).transform(lonlat[:, 0], lonlat[:, 1])
-        half = PIXEL_M * places[0].size_px / 2
-        ulx, uly = (PIXEL_M * np.floor(v / PIXEL_M + 0.5) for v in (x - half, y + half))
-        for i, left, top in zip(members, ulx.tolist(), uly.tolist(), strict=True):
-            grids[i] = TileGrid(epsg=epsg, ulx=left, uly=top, size_px=places[0].size_px)
-    return grids
+    """Grids of many places. The zones of UTM differ in their central meridian only: one projection does for all."""
+    size_px = places[0].size_px
+    zones = [utm_epsg(place.lon, place.lat) for place in places]
+    south, zone = np.array(zones) // 100 % 10 == 7, np.array(zones) % 100
+    lonlat = np.array([(place.lon, place.lat) for place in places])
+    # Zone 31, whose central meridian is 3 degrees east; a place a degree beyond its zone stays one beyond that.
+    x, y = transformer(WGS84, utm_epsg(3, 0)).transform(
+        (lonlat[:, 0] - (6 * zone - 186) + 180) % 360 - 180, lonlat[:, 1]
+    )
+    half = PIXEL_M * size_px / 2
+    ulx, uly = (
+        PIXEL_M * np.floor(v / PIXEL_M + 0.5) for v in (x - half, y + half + np.where(south, FALSE_NORTHING_M, 0))
+    )
+    return [
+        TileGrid(epsg=epsg, ulx=left, uly=top, size_px=size_px)
+        for epsg, left, top in zip(zones, ulx.tolist(), uly.tolist(), strict=True)
+    ]
 
 
 def _answer(place: Place, grid: TileGrid) -> Survey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import tensorstore as ts
 import xarray as xr
 import zarr
+from geopandas.testing import assert_geodataframe_equal
 from store_making import (
     begin_store,
     empty_positions,
@@ -227,6 +229,17 @@ def test_the_index_is_that_of_the_arrays(path: Path, layout: StoreLayout) -> Non
     rejected = pd.read_parquet(path / "rejected.parquet")
     assert rejected["reason"].tolist() == ["sentinel2_nodata"] * layout.shards
     assert rejected["slot"].isna().tolist() == [shard > 0 for shard in range(layout.shards)]
+
+
+def test_the_table_is_what_geopandas_reads(path: Path) -> None:
+    """Column by column, in the same types; a selection is those rows of it."""
+    expected = gpd.read_parquet(path / "tiles.parquet")
+    store = open_store(path)
+    assert_geodataframe_equal(store.tiles, expected)
+    chosen = store.select(where=lambda c: c["lat"] > 0)
+    assert 0 < len(chosen) < len(store)
+    assert_geodataframe_equal(chosen.tiles, expected[expected["lat"] > 0].reset_index(drop=True))
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -1,0 +1,98 @@
+"""A store under ``az://``, in Azurite: Microsoft's own emulator of its storage, a process on loopback."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from store_making import begin_store, make_store
+from test_store_building import digests
+
+from mmearth_data import InputError, open_store, verify
+from mmearth_data.store.encoding import digest_of
+from mmearth_data.store.objects import objects_at
+
+PROGRAM = Path(sys.prefix) / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Account and key of every Azurite, as its manual gives them."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PROGRAM.is_file(), reason="Azurite is not installed; make prove does it where npm is"),
+]
+
+
+def make_container(endpoint: str, name: str) -> None:
+    """Sign as "Authorize with Shared Key" of Azure's REST reference says."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    signed = "".join(f"{key}:{value}\n" for key, value in sorted(headers.items()))
+    text = "PUT" + "\n" * 12 + signed + f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
+    signature = base64.b64encode(hmac.new(base64.b64decode(KEY), text.encode(), hashlib.sha256).digest()).decode()
+    headers |= {"Authorization": f"SharedKey {ACCOUNT}:{signature}", "Content-Length": "0"}
+    request = urllib.request.Request(f"{endpoint}/{name}?restype=container", method="PUT", headers=headers)
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
+    command = [str(PROGRAM), "--blobHost", "127.0.0.1", "--blobPort", str(port), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        url = f"http://127.0.0.1:{port}/{ACCOUNT}"
+        make_container(url, "tiles")
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(autouse=True)
+def _environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables as a user sets them."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", endpoint)
+
+
+def test_the_same_bytes_as_in_a_folder(tmp_path: Path) -> None:
+    url = "az://tiles/folder/s.zarr"
+    for path in (tmp_path / "s.zarr", url):
+        make_store(path)
+    objects = objects_at(url)
+    assert {key: digest_of(objects.get(key)) for key in objects.keys()} == digests(tmp_path / "s.zarr")  # noqa: SIM118
+    assert open_store(url).tiles.equals(open_store(tmp_path / "s.zarr").tiles)
+    assert verify(url).problems == ()
+    objects.remove()
+    assert not objects.is_there()
+
+
+def test_a_container_that_is_not_there_is_said() -> None:
+    with pytest.raises(InputError, match="expected a bucket that exists"):
+        begin_store("az://nobodys-bucket/s.zarr")
+
+
+def test_a_wrong_key_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"wrong").decode())
+    with pytest.raises(InputError, match="expected credentials"):
+        begin_store("az://tiles/other/s.zarr")
