@@ -94,10 +94,10 @@ def _band_moments(m: Modality, values: np.ndarray[Any, Any] | None, tiles: NDArr
     }
 
 
-def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, NDArray[np.intp] | None]]:
-    """Levels that occur, with the positions of their tiles; None stands for all."""
+def _by_level(m: Modality, levels: np.ndarray[Any, Any]) -> Iterator[tuple[str, NDArray[np.intp] | slice]]:
+    """Levels that occur, with the positions of their tiles."""
     if m.statistics_by == "none":
-        yield NO_LEVEL, None
+        yield NO_LEVEL, slice(None)
         return
     for code in np.unique(levels).tolist():
         yield LEVEL_NAMES.get(code, NO_LEVEL), np.flatnonzero(levels == code)
@@ -138,7 +138,6 @@ class StatisticsMerger:
     def __init__(self, modalities: Sequence[Modality]) -> None:
         self._modalities = {m.name: m for m in modalities}
         self._bands: dict[tuple[str, str, str, str], Moments] = {}
-        self._seen_levels: set[tuple[str, str]] = set()
         self._classes: dict[tuple[str, str, int], list[int]] = {}
 
     def add(self, partial: Mapping[str, Any]) -> None:
@@ -146,10 +145,8 @@ class StatisticsMerger:
         for split, entry in partial.items():
             for name, levels in entry["bands"].items():
                 for level, bands in levels.items():
-                    self._seen_levels.add((name, level))
                     for band, moments in bands.items():
-                        if moments[0]:
-                            self._add_moments((split, name, level, band), moments)
+                        self._add_moments((split, name, level, band), moments)
             for name, classes in entry["classes"].items():
                 for code, (tiles, pixels) in classes.items():
                     total = self._classes.setdefault((split, name, int(code)), [0, 0])
@@ -179,7 +176,7 @@ class StatisticsMerger:
         """Levels that a modality knows, and those that occurred."""
         if m.statistics_by == "none":
             return [NO_LEVEL]
-        seen = {level for name, level in self._seen_levels if name == m.name}
+        seen = {level for _, name, level, _ in self._bands if name == m.name}
         return [*LEVEL_NAMES.values(), *sorted(seen - set(LEVEL_NAMES.values()))]
 
     def _moments(self, split: str, m: Modality, level: str, band: str) -> Moments:
