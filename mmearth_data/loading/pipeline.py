@@ -39,7 +39,7 @@ Source: TypeAlias = "tuple[WindowTiles, Future[Encoded]]"
 
 TASK_TILES = 16
 """Tiles of one decoding task: few, so that threads end together, and more than what a task costs."""
-LOCAL_READERS, FAR_READERS = 2, 48
+LOCAL_READERS, FAR_READERS = 2, 96
 """Blocks that are fetched at a time: where a network is in between, requests mostly wait."""
 HEARTBEAT_S = 5.0
 """How often a cluster is asked whether anybody still works."""

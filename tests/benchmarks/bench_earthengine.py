@@ -34,7 +34,7 @@ from mmearth_data.sources.synthetic import SyntheticSource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TILES, PLAIN_TILES, RUNS = 1024, 80, 3
+TILES, PLAIN_TILES, RUNS = 2048, 80, 3
 SIZE_PX, IN_FLIGHT, LATENCY_MS = 64, 40, 200
 REGION = "bbox:0,43,16,52"
 """Both sides ask for places of one part of the Earth, so that its scenes are what the emulator remembers."""
