@@ -241,10 +241,11 @@ def fit(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> s
     """Cut a line to a width in pixels, with an ellipsis where something was cut."""
     if text_width(words, size=size, bold=bold) <= width:
         return words
-    kept = words
-    while kept and text_width(kept.rstrip() + "…", size=size, bold=bold) > width:
+    kept, cut = words, words
+    while kept and text_width(cut, size=size, bold=bold) > width:
         kept = kept[:-1]
-    return kept.rstrip(" ,.;:&/") + "…"
+        cut = kept.rstrip().rstrip(" ,.;:&/") + "…"
+    return cut
 
 
 def wrap(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import store_making
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inspection_pictures import layout_problems, pixels
 
@@ -241,6 +241,7 @@ def test_the_whole_catalog_fills_its_rows() -> None:
 
 @settings(max_examples=50)
 @given(st.text(min_size=1, max_size=80), st.integers(40, 600))
+@example("000: \r0", 61)
 def test_a_cut_line_fits_and_says_that_it_was_cut(words: str, width: int) -> None:
     shown = fit(words, width)
     assert text_width(shown) <= width
