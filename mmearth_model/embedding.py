@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 8
 COLUMN = "embedding"
+FEWEST_FOR_UMAP = 15
+"""Samples; UMAP looks at as many neighbours of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,24 @@ class Embeddings:
         """(N, 2) places on a map, and how they were found: UMAP if it is installed, else principal components."""
         wide = self.values.astype(np.float64)
         centred = wide - wide.mean(axis=0)
-        if find_spec("umap") is not None and len(self.values) > 15:
-            import umap
-
-            return umap.UMAP(random_state=0, n_jobs=1).fit_transform(centred), "UMAP"
+        umap = _umap()
+        if umap is not None and len(self.values) > FEWEST_FOR_UMAP:
+            return umap(random_state=0, n_jobs=1).fit_transform(centred), "UMAP"
         left, scale, _ = np.linalg.svd(centred, full_matrices=False)
         places = np.zeros((len(wide), 2))
         found = (left * scale)[:, :2]
         places[:, : found.shape[1]] = found
         share = scale[:2] ** 2 / max((scale**2).sum(), 1e-30)
         return places, f"principal components, {100 * share.sum():.0f} % of the variance"
+
+
+def _umap() -> Any:  # noqa: ANN401 - umap has no types
+    """Return UMAP, or None: found by importing it, since what an uninstallation leaves behind still has a spec."""
+    try:
+        from umap import UMAP
+    except ImportError:
+        return None
+    return UMAP
 
 
 def embed(

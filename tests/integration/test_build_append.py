@@ -126,11 +126,11 @@ def test_the_same_commands_give_the_same_bytes(folder: Path, copy: Path, tmp_pat
 def test_wherever_it_is_broken_off_it_goes_on(folder: Path, copy: Path, tmp_path: Path) -> None:
     """The disk is full after some flushes: readers see right tiles, and the same command ends in the same bytes."""
     whole = xr.open_zarr(folder / "grown.zarr").load()
-    flushes, known, shown = 12.0, committed(copy), []
+    flushes, known, shown = 8.0, committed(copy), []
     while _broken_off_after(int(flushes), folder, copy, tmp_path / "log"):
         now = committed(copy)
         assert known <= now
-        flushes, known = (flushes * 1.6 if known == now else 30), now
+        flushes, known = (flushes * 1.4 if known == now else 24), now
         assert {problem.part for problem in verify(copy).problems} <= {"_manifest.json", *_metadata(copy)}
         plain = xr.open_zarr(copy)
         kept = np.flatnonzero(plain["valid"].to_numpy())
