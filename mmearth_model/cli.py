@@ -266,13 +266,13 @@ def embed(
     loaded = load_checkpoint(checkpoint)
     store = _open(source) if task is None else None
     found = embed_tiles(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
+    row = None if neighbours is None else found.position(neighbours)  # refused before anything is written
     for path in outs:
         (write_zarr if path.suffix == ".zarr" else write_parquet)(found, path)
     if map_path is not None:
         map_figure(found, store).savefig(map_path, dpi=150)
     click.echo(f"{len(found.values)} embeddings of {found.values.shape[1]} numbers.")
-    if neighbours is not None and store is not None:
-        row = found.position(neighbours)
+    if row is not None and store is not None:
         neighbours_figure(found, store, row).savefig(figure, dpi=150)
         for place, similarity in found.neighbours(row):
             click.echo(f"{found.names[place]}  {similarity:.3f}")

@@ -97,8 +97,12 @@ def test_files_are_embedded_by_a_task_files_bands(folder: Path, test_data: Path,
     assert len(parquet.read_table(tmp_path / "e.parquet")) == 70
 
 
-def test_nothing_to_do_and_unknown_formats_are_refused(folder: Path) -> None:
+def test_nothing_to_do_and_unknown_formats_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for more in ([], ["--out", "x.csv"], ["--map", "m.png", "--neighbours", "0000000000000000"]):
         result = CliRunner().invoke(cli, ["embed", str(folder / "toy.zarr"), "--checkpoint", str(folder / "run"), *more])  # fmt: skip
         assert result.exit_code == 2
         assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
