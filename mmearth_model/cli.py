@@ -95,7 +95,10 @@ def pretrain(
         if key in given:
             given[key] = _names(given[key])
     if "bands" in given:
-        given["bands"] = dict(_named_bands(text) for text in given["bands"])
+        named = [_named_bands(text) for text in given["bands"]]
+        given["bands"] = dict(named)
+        if len(given["bands"]) < len(named):
+            raise click.BadParameter("expected each modality once, got one twice.", param_hint="--bands")
     recipe = make_recipe(base, given)
     opened = _open(store)
     if dry_run:

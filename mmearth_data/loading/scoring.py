@@ -9,11 +9,6 @@ import numpy as np
 from mmearth_data.store.decoding import decode_plainly, decode_run
 from mmearth_data.store.states import FOREIGN
 
-try:
-    from mmearth_data.store import bitplanes
-except ImportError:  # see `mmearth_data.store.decoding`
-    bitplanes = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,12 +47,13 @@ def score_tiles(
     scales, pixels = scaling.scales(levels), out[0, 0].size
     rows = out.reshape(len(out), -1)
 
-    def run(context: int, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:
-        if bitplanes is None or dtype.name not in bitplanes.FORMS:
+    def run(loops: Any, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:  # noqa: ANN401
+        form = loops.FORMS.get(dtype.name)
+        if form is None:
             states[:] = FOREIGN
-            return
-        form = bitplanes.FORMS[dtype.name]
-        bitplanes.score_tiles(context, addresses, lengths, form, pixels, scales, scaling.nodata, rows, states)
+        else:
+            place = loops.contexts.address
+            loops.score_tiles(place, addresses, lengths, form, pixels, scales, scaling.nodata, rows, states)
 
     for index in decode_run(parts, run):
         values = np.empty((1, *out.shape[1:]), dtype)

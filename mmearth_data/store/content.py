@@ -14,6 +14,7 @@ from mmearth_data.store.commits import committed_shards, place_rows, read_commit
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, check_object, open_object, read_manifest
 from mmearth_data.store.objects import objects_at
+from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
 from mmearth_data.store.schema import MANIFEST_KEY, ROOT_KEY
 from mmearth_data.store.stats import StatisticsMerger
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from mmearth_data.store.commits import Commit
     from mmearth_data.store.objects import Objects
-    from mmearth_data.store.packed import PackedReader
     from mmearth_data.store.schema import ArraySpec, StoreLayout
 
 COMMITS_STATE = " commits"
@@ -175,9 +175,6 @@ class Content:
     def packed(self, name: str) -> PackedReader:
         """Open one raster for reading undecoded, with its metadata checked."""
         if name not in self._packed:
-            # Compiled code is loaded for it, which takes most of a second.
-            from mmearth_data.store.packed import PackedReader
-
             self.check(f"{name}/{ROOT_KEY}")
             # Of threads that come at once all get the first one: what a reader knows of shards must not be lost.
             self._packed.setdefault(name, PackedReader(self.objects, self.spec(name), self._check_size))

@@ -1,7 +1,8 @@
 """Inner chunks decoded many at a time, by compiled loops that hold no lock.
 
 What they do not know (frames that Blosc may write, but this project does not) is left to Blosc, tile by tile, and so is
-everything where Zstandard's functions cannot be had.
+everything where Zstandard's functions cannot be had. So are the first tiles that a process decodes: they are there before
+the compiled loops would be loaded, and who reads few tiles never loads them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,39 @@ import google_crc32c
 import numpy as np
 
 from mmearth_data.store.encoding import CRC_BYTES, CRC_RESIDUE, decode_tile
+from mmearth_data.store.loops import load
 from mmearth_data.store.states import BROKEN, FOREIGN
-
-try:
-    from mmearth_data.store import bitplanes
-except ImportError:  # a build of Zstandard's package without its functions
-    bitplanes = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    Run = Callable[[int, NDArray[np.intp], NDArray[np.intp], NDArray[np.uint8]], None]
+    Run = Callable[[Any, NDArray[np.intp], NDArray[np.intp], NDArray[np.uint8]], None]
+
+BY_BLOSC = 1024
+"""Inner chunks, of all rasters, that a process leaves to Blosc at first: a batch or two."""
+
+
+class CompiledLoops:
+    """The module `bitplanes`, from the time on when loading it pays."""
+
+    def __init__(self) -> None:
+        self.left = BY_BLOSC
+        self._module: Any = None
+        self._asked = False
+
+    def given(self, chunks: int) -> Any:  # noqa: ANN401 - a module
+        """Return the module, or None while these are left to Blosc, or where it cannot be had."""
+        if self.left > 0:
+            self.left -= chunks  # counted roughly: threads may come at once
+            return None
+        if not self._asked:
+            self._module, self._asked = load("bitplanes"), True
+        return self._module
+
+
+compiled_loops = CompiledLoops()
 
 
 class BrokenTileError(ValueError):
@@ -61,8 +82,8 @@ def decode_tiles(parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
     """
     rows = out.reshape(len(out), -1).view(np.uint8)
 
-    def unpack(context: int, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:
-        bitplanes.unpack_tiles(context, addresses, lengths, out.itemsize, rows, states)
+    def unpack(loops: Any, addresses: NDArray[np.intp], lengths: NDArray[np.intp], states: NDArray[np.uint8]) -> None:  # noqa: ANN401
+        loops.unpack_tiles(loops.contexts.address, addresses, lengths, out.itemsize, rows, states)
 
     for index in decode_run(parts, unpack):
         decode_plainly(index, parts[index], out[index])
@@ -76,8 +97,7 @@ def decode_run(parts: Sequence[bytes], run: Run) -> list[int]:
     parts
         n inner chunks, checksums included.
     run
-        Called with the address of this thread's context, (n,) addresses and (n,) lengths of the Blosc frames, and (n,)
-        states to write.
+        Called with the module `bitplanes`, (n,) addresses and (n,) lengths of the Blosc frames, and (n,) states to write.
 
     Raises
     ------
@@ -87,12 +107,13 @@ def decode_run(parts: Sequence[bytes], run: Run) -> list[int]:
     for index, part in enumerate(parts):
         if len(part) <= CRC_BYTES or google_crc32c.value(part) != CRC_RESIDUE:
             raise BrokenTileError(index, "its checksum does not match")
-    if bitplanes is None:
+    loops = compiled_loops.given(len(parts))
+    if loops is None:
         return list(range(len(parts)))
-    addresses = np.array([bitplanes.address_of(part) for part in parts], np.intp)
+    addresses = np.array([loops.address_of(part) for part in parts], np.intp)
     lengths = np.array([len(part) - CRC_BYTES for part in parts], np.intp)
     states = np.empty(len(parts), np.uint8)
-    run(bitplanes.contexts.address, addresses, lengths, states)
+    run(loops, addresses, lengths, states)
     broken = np.flatnonzero(states == BROKEN).tolist()
     if broken:
         raise BrokenTileError(broken[0], "a block of it cannot be decoded")

@@ -19,6 +19,8 @@ import numpy as np
 from numcodecs import blosc
 from numcodecs.blosc import Blosc
 
+from mmearth_data.store.loops import load
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from io import BufferedReader
@@ -178,14 +180,13 @@ def _pack(
     values: np.ndarray[Any, Any], seen: NDArray[np.bool_] | None, nothing: bytes, spare: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]] | None:
     """Inner chunks one behind the other, and where they end, by compiled loops; None where these do not know how."""
-    header = _header(values[0].nbytes, values.dtype) if len(values) else None
+    loops = load("packing")
+    header = None if loops is None or not len(values) else _header(values[0].nbytes, values.dtype)
     if header is None:
         return None
-    from mmearth_data.store.packing import pack
-
     tiles = _little_endian(values).reshape(len(values), -1).view(np.uint8)
     chosen = np.ones(len(values), np.bool_) if seen is None else seen
-    data, ends = pack(tiles, chosen, np.frombuffer(nothing, np.uint8), header, COMPRESSION_LEVEL, spare)
+    data, ends = loops.pack(tiles, chosen, np.frombuffer(nothing, np.uint8), header, COMPRESSION_LEVEL, spare)
     for k, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
         if chosen[k]:
             data[end - CRC_BYTES : end] = np.frombuffer(_checksum(data[start : end - CRC_BYTES]), np.uint8)
@@ -195,14 +196,8 @@ def _pack(
 @lru_cache(maxsize=64)
 def _header(size: int, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
     """First bytes of every frame of so many bytes, as Blosc begins it; None where compiled loops cannot go on."""
-    # Compiled code is loaded for it, which takes most of a second.
-    try:
-        from mmearth_data.store import packing  # noqa: F401 - is it there?
-        from mmearth_data.store.bitplanes import block_bytes
-    except ImportError:  # a build of Zstandard's package without its functions
-        return None
     frame = np.frombuffer(_compressor(dtype).encode(bytes(size)), np.uint8)
-    return frame[:FIXED_BYTES] if block_bytes(frame.copy(), dtype.itemsize, size) else None
+    return frame[:FIXED_BYTES] if load("bitplanes").block_bytes(frame.copy(), dtype.itemsize, size) else None
 
 
 def join_shard(parts: Sequence[Part], chunks: int) -> bytes:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mmearth_data.store.loops import load
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -111,10 +113,8 @@ class Moments:
     @classmethod
     def _measured(cls, values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int, bins: Bins) -> Self:
         """Of single precision, by a compiled loop that copies nothing."""
-        from mmearth_data.store.counting import measure
-
         histogram, found = np.zeros(bins.count + 3, np.int64), np.empty(5, np.float64)
-        measure(_pixels(values), rows, band, bins.low, bins.high, histogram, found)
+        load("counting").measure(_pixels(values), rows, band, bins.low, bins.high, histogram, found)
         count, mean, m2, low, high = found.tolist()
         return cls(int(count), mean, m2, low, high, histogram[:-1])
 
@@ -213,11 +213,8 @@ def count_tiles(
     values: np.ndarray[Any, Any], rows: NDArray[np.intp]
 ) -> tuple[np.ndarray[Any, Any], NDArray[np.int64], NDArray[np.int64]]:
     """Distinct 8- or 16-bit integers in some tiles, how often each occurs, and in how many tiles, given (n, ...)."""
-    # Compiled code is loaded for it, which takes most of a second.
-    from mmearth_data.store.counting import tally_tiles
-
     pixels, tiles = np.zeros((2, _numbers_of(values.dtype)), np.int64)
-    tally_tiles(_pixels(values.reshape(len(values), 1, -1))[:, 0], rows, pixels, tiles)
+    load("counting").tally_tiles(_pixels(values.reshape(len(values), 1, -1))[:, 0], rows, pixels, tiles)
     codes, counts = _occurring(pixels, values.dtype)
     return codes, counts, _occurring(tiles, values.dtype)[1]
 
@@ -240,10 +237,8 @@ def _count(
     values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int
 ) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
     """Distinct narrow integers in one band of some tiles, and how often each occurs."""
-    from mmearth_data.store.counting import tally
-
     counts = np.zeros(_numbers_of(values.dtype), np.int64)
-    tally(_pixels(values), rows, band, counts)
+    load("counting").tally(_pixels(values), rows, band, counts)
     return _occurring(counts, values.dtype)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -56,8 +54,6 @@ if TYPE_CHECKING:
 
 ENCODERS = 8
 """Threads of a process that compress and write rasters; compression and disk leave the interpreter free."""
-
-_LOADING = threading.Lock()
 
 READERS = 4
 """Commit records that are read at once when the build ends."""
@@ -254,7 +250,6 @@ class StoreWriter:
         """
         if self._objects.size(MANIFEST_KEY) is not None:
             raise InputError(f"{self.path}: expected a store that is being built, got a finished one.")
-        _load_compiled()
         rows = self.rows(shard)
         checked, facts = check_columns(self.layout, len(rows), columns)
         check_rasters(self.layout, checked["tile_id"], rasters)
@@ -403,12 +398,6 @@ class StoreWriter:
             )
         if not self.finished:
             _Finish(self._objects, self._root).run()
-
-
-def _load_compiled() -> None:
-    """Import what is compiled, by one thread: modules of numba import each other, and two threads could wait in a circle."""
-    with _LOADING, suppress(ImportError):  # what is not there is done without
-        from mmearth_data.store import counting, packing  # noqa: F401
 
 
 @lru_cache(maxsize=64)

@@ -112,7 +112,9 @@ def run_experiment(
     Raises
     ------
     InputError
-        When folder, stores and data do not fit the experiment; nothing was run.
+        When folder, stores and data do not fit the experiment, or no scheduler answers; nothing was run.
+    RetryLater
+        When a process that worked on a run died.
     """
     setting = prepare(setting, report)
     while True:

@@ -32,7 +32,7 @@ def make_cluster(options: argparse.Namespace) -> SLURMCluster:
         python=sys.executable,
         job_extra_directives=options.directive,
         worker_extra_args=["--no-dashboard"],
-        scheduler_options={"dashboard_address": ":0"},  # None means port 8787, which another user may have
+        scheduler_options={"dashboard_address": "127.0.0.1:0"},  # None means port 8787, which another user may have
     )
 
 

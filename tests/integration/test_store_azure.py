@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from loopback import serving
 from store_making import begin_store, make_store
 from test_store_building import digests
 
@@ -27,10 +25,7 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Account and key of every Azurite, as its manual gives them."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PROGRAM.is_file(), reason="Azurite is not installed; make prove does it where npm is"),
-]
+pytestmark = pytest.mark.slow
 
 
 def make_container(endpoint: str, name: str) -> None:
@@ -46,25 +41,11 @@ def make_container(endpoint: str, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    assert PROGRAM.is_file(), f"expected Azurite at {PROGRAM}; make prove installs it by npm"
     options = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
-    command = [str(PROGRAM), "--blobHost", "127.0.0.1", "--blobPort", str(port), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        url = f"http://127.0.0.1:{port}/{ACCOUNT}"
-        make_container(url, "tiles")
-        yield url
-    finally:
-        process.kill()
-        process.wait()
+    with serving(lambda port: [str(PROGRAM), "--blobHost", "127.0.0.1", "--blobPort", str(port), *options]) as url:
+        make_container(f"{url}/{ACCOUNT}", "tiles")
+        yield f"{url}/{ACCOUNT}"
 
 
 @pytest.fixture(autouse=True)

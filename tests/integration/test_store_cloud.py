@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from loopback import make_bucket, serving
 from published_world import make_published
 from store_making import begin_store, make_store, write_shard
 from test_store_building import digests
@@ -43,24 +41,10 @@ from mmearth_data.store.objects import objects_at
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """URL of an S3 server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        urllib.request.urlopen(urllib.request.Request(f"{url}/tiles", method="PUT"), timeout=30).close()
+    moto = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p"]
+    with serving(lambda port: [*moto, str(port)]) as url:
+        make_bucket(f"{url}/tiles")
         yield url
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import make_bucket, serving
 from store_making import begin_store, make_store, write_shard
 from test_store_building import digests
 
@@ -26,24 +23,9 @@ SERVER = Path(__file__).resolve().parents[1] / "gcs_server.py"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-W", "ignore", str(SERVER), str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        urllib.request.urlopen(urllib.request.Request(f"{url}/tiles", method="PUT"), timeout=30).close()
+    with serving(lambda port: [sys.executable, "-W", "ignore", str(SERVER), str(port)]) as url:
+        make_bucket(f"{url}/tiles")
         yield url
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(autouse=True)

@@ -77,9 +77,13 @@ def test_whole_tiles_give_the_same_bits_as_pieces(dtype: str, nodata: float) -> 
     assert not np.array_equal(whole[0], whole[1], equal_nan=True)
 
 
+@pytest.mark.parametrize("by_blosc", [0, 9], ids=["compiled", "Blosc"])
 @pytest.mark.parametrize(("dtype", "nodata"), [*CASES, ("int8", -1.0)])
-def test_encoded_tiles_are_normalised_as_whole_ones(dtype: str, nodata: float) -> None:
+def test_encoded_tiles_are_normalised_as_whole_ones(
+    dtype: str, nodata: float, by_blosc: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several blocks a tile, one tile in a frame that is left to Blosc; int8 is left to numpy."""
+    monkeypatch.setattr("mmearth_data.store.decoding.compiled_loops.left", by_blosc)
     rng = np.random.default_rng(2)
     kind, shape = np.dtype(dtype), (3, BANDS, 96, 96)
     values = (rng.normal(0, 40, shape) if kind.kind == "f" else rng.integers(0, 100, shape)).astype(kind)

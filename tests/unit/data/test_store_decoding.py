@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import google_crc32c
@@ -13,11 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs.blosc import BITSHUFFLE, NOSHUFFLE, SHUFFLE, Blosc
 
-from mmearth_data.store.decoding import BrokenTileError, decode_tiles
+from mmearth_data.store.decoding import BY_BLOSC, BrokenTileError, CompiledLoops, decode_tiles
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "float32", "float64")
 HEADER_BYTES = 16
 SHAPES = ((13, 64, 64), (1, 16, 16), (3, 128, 128), (2, 5, 7))
+
+
+@pytest.fixture(autouse=True)
+def loops(monkeypatch: pytest.MonkeyPatch) -> CompiledLoops:
+    """Those of a process that has read enough to load them."""
+    loops = CompiledLoops()
+    loops.left = 0
+    monkeypatch.setattr("mmearth_data.store.decoding.compiled_loops", loops)
+    return loops
 
 
 def tile(dtype: str, shape: tuple[int, ...], entropy: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -124,6 +135,42 @@ def test_tiles_of_several_kinds_at_once() -> None:
 
 def test_without_the_functions_of_zstandard_blosc_decodes_all(monkeypatch: pytest.MonkeyPatch) -> None:
     values = tile("float32", (3, 64, 64), 2)
-    monkeypatch.setattr("mmearth_data.store.decoding.bitplanes", None)
+    monkeypatch.setattr("mmearth_data.store.decoding.load", lambda name: None)
     assert_decodes(encoded(values), values)
     refused(encoded(values)[:-1], values)
+
+
+def test_a_process_that_reads_little_loads_no_compiled_code() -> None:
+    program = f"""
+import sys
+import numpy as np
+from mmearth_data.store.decoding import decode_tiles
+data = bytes.fromhex("{encoded(tile("uint16", (1, 16, 16), 1)).hex()}")
+for _ in range({BY_BLOSC} // 16):
+    decode_tiles([data] * 16, np.empty((16, 1, 16, 16), np.uint16))
+assert "numba" not in sys.modules
+out = np.empty((1, 1, 16, 16), np.uint16)
+decode_tiles([data], out)
+assert "numba" in sys.modules
+assert out.tobytes().hex() == "{tile("uint16", (1, 16, 16), 1).tobytes().hex()}"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_a_child_that_is_forked_while_compiled_code_is_loaded_can_load_it_too() -> None:
+    """Without waiting for the import, the child would wait for ever for a thread that it does not have."""
+    program = """
+import os, signal, sys, threading
+from mmearth_data.store.loops import load
+thread = threading.Thread(target=load, args=("bitplanes",))
+thread.start()
+while "numba" not in sys.modules:
+    pass
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if load("bitplanes") is not None else 1)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
