@@ -20,6 +20,12 @@ def load(name: Literal["bitplanes", "counting", "packing"]) -> Any:  # noqa: ANN
     """Import a module of `mmearth_data.store`; None where it needs functions of Zstandard's package that this build lacks."""
     with _TURN:
         try:
-            return import_module(f"mmearth_data.store.{name}")
+            match name:
+                case "bitplanes":
+                    return import_module("mmearth_data.store.bitplanes")
+                case "counting":
+                    return import_module("mmearth_data.store.counting")
+                case "packing":
+                    return import_module("mmearth_data.store.packing")
         except ImportError:
             return None
