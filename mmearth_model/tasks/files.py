@@ -82,7 +82,7 @@ class FileImages:
     @cached_property
     def digest(self) -> str:
         """Of the files' stamps and of what decides how they are read."""
-        how = self.spec.model_dump(mode="json", include={"modality", "bands", "level", "scale", "offset", "nodata", "fill", "size_px", "date"})  # fmt: skip
+        how = self.spec.model_dump(mode="json", include={"modality", "bands", "band_order", "level", "scale", "offset", "nodata", "fill", "size_px", "date"})  # fmt: skip
         content = hashlib.blake2b(json.dumps(how, sort_keys=True).encode(), digest_size=16)
         for item in self.items:
             content.update(f"{item}\0{self.reader.stamp(item)}\n".encode())

@@ -16,6 +16,8 @@ from mmearth_model.tasks.labelled import TaskKind
 Layout = Literal["geobench", "folder", "table"]
 MEAN = "mean"
 """Fill a missing band with its mean: nothing is known of it."""
+SWAPPED = {"B8": "B8A", "B8A": "B8"}
+"""What ``band_order: paper`` exchanges: the paper's benchmark files fed B8 where its encoders had learned B8A."""
 
 
 class Splits(BaseModel):
@@ -52,6 +54,9 @@ class TaskSpec(BaseModel):
         Modality of the catalog whose bands these are.
     bands
         The files' name of a band -> the catalog's. Where files do not name their bands: their order.
+    band_order
+        ``catalog``: every band is fed as itself; ``paper``: B8 and B8A change places, as in the paper's own figures for
+        GEO-Bench, to compare with them.
     level
         Product level (``L1C``, ``L2A``) where the modality's statistics depend on it.
     scale, offset
@@ -87,6 +92,7 @@ class TaskSpec(BaseModel):
     kind: TaskKind
     modality: str = "sentinel2"
     bands: dict[str, str] | list[str]
+    band_order: Literal["catalog", "paper"] = "catalog"
     level: Literal["L1C", "L2A"] | None = None
     scale: float = 1.0
     offset: float = 0.0
@@ -118,6 +124,9 @@ class TaskSpec(BaseModel):
         unknown = [band for band in (*self.catalog_bands, *fills) if band not in bands]
         if unknown:
             raise InputError(f"bands: expected bands of {self.modality} ({', '.join(bands)}), got {unknown[0]!r}.")
+        lacking = [band for band in SWAPPED if band not in self.catalog_bands]
+        if self.band_order == "paper" and lacking:
+            raise InputError(f"band_order: paper exchanges B8 and B8A; expected both in bands, got no {lacking[0]}.")
         if self.kind.per_pixel and self.layout == "table" and self.mask is None:
             raise InputError("mask: expected the column of the mask files, got none; name it.")
         if self.kind.per_pixel and self.layout == "folder":
@@ -128,8 +137,9 @@ class TaskSpec(BaseModel):
 
     @property
     def catalog_bands(self) -> tuple[str, ...]:
-        """Bands of the catalog that the files have, in the files' order."""
-        return tuple(self.bands.values() if isinstance(self.bands, dict) else self.bands)
+        """Bands of the catalog as which the files' bands are fed, in the files' order."""
+        named = self.bands.values() if isinstance(self.bands, dict) else self.bands
+        return tuple(SWAPPED.get(band, band) if self.band_order == "paper" else band for band in named)
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ def test_every_shipped_task_is_read_and_says_where_it_comes_from() -> None:
         ("modality: sentinel9", "modality: expected one of the catalog"),
         ("colour: red", "colour"),
         ("fill: {B10: B99}", "expected bands of sentinel2"),
+        ("band_order: paper", "exchanges B8 and B8A; expected both"),
+        ("band_order: released", "band_order"),
         ("kind: segmentation", "expected table or geobench for masks"),
         ("- a", "not|mapping"),
     ],
@@ -105,6 +107,22 @@ def test_the_real_m_eurosat_sample_is_what_h5py_reads(test_data: Path) -> None:
     statistics = json.loads((root / "band_stats.json").read_text())
     reds = plane(batch, 0, "B4")
     assert statistics["04 - Red"]["min"] <= reds.min() <= reds.max() <= statistics["04 - Red"]["max"]
+
+
+def test_in_the_papers_band_order_b8_and_b8a_change_places_and_nothing_else(tmp_path: Path, test_data: Path) -> None:
+    root = test_data / "geobench" / "classification_v1.0" / "m-eurosat"
+    shipped = read_spec("m-eurosat")
+    spec = tmp_path / "paper.yaml"
+    spec.write_text(json.dumps(shipped.model_dump(mode="json", exclude_defaults=True) | {"band_order": "paper"}))
+    usual, paper = open_task(f"m-eurosat={root}"), open_task(f"{spec}={root}")
+    assert usual.images.digest != paper.images.digest  # features of one are never taken for those of the other
+    ((one,), (other,)) = (task.images.batches(np.array([0]), 4, ("sentinel2",)) for task in (usual, paper))
+    with h5py.File(root / "id_1905.hdf5") as file:
+        assert np.array_equal(plane(other, 0, "B8A"), np.asarray(file["08 - NIR"]))
+        assert np.array_equal(plane(other, 0, "B8"), np.asarray(file["08A - Vegetation Red Edge"]))
+    for band in SENTINEL2.bands:
+        if band not in ("B8", "B8A"):
+            assert np.array_equal(plane(one, 0, band), plane(other, 0, band)), band
 
 
 def test_the_real_brick_kilns_of_the_older_layout_are_what_h5py_reads(test_data: Path) -> None:
