@@ -54,7 +54,7 @@ def probe_pixels(
     )
     answer_kind = pixel_kind(task.kind)
     question = Question(answer_kind, len(task.classes), fit, choose, choose, seed=seed)
-    strength, model, best = fit_path(question)
+    strength, model, best = fit_path(question, to_the_end=False)
     sums = np.concatenate(list(_test_sums(encoder, normaliser, task, model)))
     done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
     return done, sums, pixel_metrics(task.kind, sums)

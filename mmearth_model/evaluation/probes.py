@@ -183,12 +183,20 @@ def linear(
 
 
 def fit_path(
-    question: Question, regularisation: Sequence[float] = REGULARISATION, max_iterations: int = MAX_ITERATIONS
+    question: Question,
+    regularisation: Sequence[float] = REGULARISATION,
+    max_iterations: int = MAX_ITERATIONS,
+    *,
+    to_the_end: bool = True,
 ) -> tuple[float, Linear, float]:
-    """Return the chosen strength, its model, and its value on the validation samples; see `linear`."""
+    """Return the chosen strength, its model, and its value on the validation samples; see `linear`.
+
+    Not ``to_the_end``, the path ends at the first strength that is worse than the one before: weak regularisation takes
+    by far the most iterations, and where validation samples are many the value has one peak.
+    """
     train, validation = question.held_out()
     path = _fits(question, train, regularisation, max_iterations)
-    strength, model, best = _best(question, validation, path)
+    strength, model, best = _best(question, validation, path, to_the_end=to_the_end)
     if not len(question.validation):
         (_, model), *_ = _fits(question, question.train, [strength], max_iterations)
     return strength, model, best
@@ -218,14 +226,16 @@ def adamw(question: Question, *, epochs: int = EPOCHS, rates: Sequence[float] = 
 
 
 def _best(
-    question: Question, validation: LabelledFeatures, path: Iterator[tuple[float, Linear]]
+    question: Question, validation: LabelledFeatures, path: Iterator[tuple[float, Linear]], *, to_the_end: bool = True
 ) -> tuple[float, Linear, float]:
-    """Return the setting, model and value of the best fit of a path, the first of equals."""
+    """Return the setting, model and value of the best fit of a path, the first of equals; see `fit_path`."""
     best: tuple[float, Linear, float] | None = None
     for setting, model in path:
         value = question.value(model.predict(validation.values), validation.labels)
         if best is None or value > best[2]:
             best = (setting, model, value)
+        elif value < best[2] and not to_the_end:
+            break
     assert best is not None
     return best
 

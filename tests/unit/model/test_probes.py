@@ -12,7 +12,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from mmearth_model.evaluation.probes import REGULARISATION, LabelledFeatures, Prediction, Question, adamw, knn, linear
+from mmearth_model.evaluation.probes import (
+    REGULARISATION,
+    LabelledFeatures,
+    Prediction,
+    Question,
+    adamw,
+    fit_path,
+    knn,
+    linear,
+)  # fmt: skip
 from mmearth_model.tasks import TaskKind
 
 
@@ -146,6 +155,20 @@ def test_regularisation_is_what_does_best_on_the_validation_tiles_and_the_strong
     assert linear(asked, regularisation=path).chosen == f"C={path[int(np.argmax(accuracies))]:g}"
     easy = [clusters(n, spread=0.01, seed=s) for s, n in enumerate((80, 40, 40))]
     assert linear(question(easy[0], easy[1], easy[2]), regularisation=path[2:]).chosen == "C=1"
+
+
+def test_a_path_that_need_not_be_walked_to_the_end_stops_after_its_peak() -> None:
+    train, validation, test = (clusters(n, noise=40, spread=0.8, seed=s) for s, n in enumerate((80, 400, 50)))
+    asked = question(train, test, validation)
+    peak, model, best = fit_path(asked)
+    at = REGULARISATION.index(peak)
+    assert 0 < at < len(REGULARISATION) - 2  # there is something behind the peak to leave out
+    path = (*REGULARISATION[: at + 2], -1.0)  # no strength at all: whoever comes here fails
+    found = fit_path(asked, path, to_the_end=False)
+    assert (found[0], found[2]) == (peak, best)
+    assert np.array_equal(found[1].predict(test.values), model.predict(test.values))
+    with pytest.raises(ValueError, match="C"):
+        fit_path(asked, path)
 
 
 def test_a_probe_that_has_not_converged_says_so() -> None:
