@@ -59,6 +59,7 @@ def cli() -> None:
 @click.option("--out", type=FILE, metavar="RUN", help="Folder of the run.  [default: runs/STORE-RECIPE-SEED]")
 @click.option("--modalities", metavar="A,B,...", help="Modalities that take part.  [default: all of the store]")
 @click.option("--exclude", metavar="A,B,...", help="Modalities that do not.")
+@click.option("--inputs", metavar="A,B,...", help="Modalities that feed the encoder.  [default: as the catalog says]")
 @click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands of a modality that the model sees.  Repeatable.")  # fmt: skip
 @click.option(
     "--preset", type=click.Choice(["default", "paper", "reference"]), help="Rules of the losses and decoders."
@@ -91,7 +92,7 @@ def pretrain(
     from mmearth_model import pretrain as pretrain_model
 
     given = {key: value for key, value in options.items() if value not in (None, ())}
-    for key in ("modalities", "exclude"):
+    for key in ("modalities", "exclude", "inputs"):
         if key in given:
             given[key] = _names(given[key])
     if "bands" in given:

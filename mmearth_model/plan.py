@@ -154,7 +154,7 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
 
 
 def choose_modalities(path: Path | str, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
-    """Those of the store that the recipe lets take part, in the store's order.
+    """Those of the store that the recipe lets take part, in the store's order, each with the role that it plays.
 
     Raises
     ------
@@ -174,7 +174,19 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
             raise InputError(
                 f"--bands: expected a modality that takes part, got {name}; {_list(m.name for m in chosen)} do."
             )
-    return tuple(_cut_bands(m, recipe.bands[m.name]) if m.name in recipe.bands else m for m in chosen)
+    for name in recipe.inputs or ():
+        if name not in {m.name for m in chosen}:
+            raise InputError(
+                f"--inputs: expected modalities that take part, got {name}; {_list(m.name for m in chosen)} do."
+            )
+    return tuple(_in_role(m, recipe) for m in chosen)
+
+
+def _in_role(modality: Modality, recipe: TrainRecipe) -> Modality:
+    """As the recipe wants it: an input or not, of all its bands or some."""
+    if recipe.inputs is not None:
+        modality = replace(modality, input=modality.name in recipe.inputs)
+    return _cut_bands(modality, recipe.bands[modality.name]) if modality.name in recipe.bands else modality
 
 
 def _cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
@@ -194,11 +206,12 @@ def _check_roles(
     if not inputs:
         raise InputError(
             f"{path}: expected a modality that can feed the encoder (input: true in its catalog entry), got "
-            f"{_list(m for m in available if not available[m].input)} to learn from; build the store with one."
+            f"{_list(m for m in available if not available[m].input)} to learn from; name one with --inputs, or build "
+            "the store with one."
         )
     unlike = [m.name for m in inputs if not (m.kind.is_raster and m.kind.is_continuous)]
     if unlike:
-        raise InputError(f"{path}: expected inputs of kind raster/continuous, got {_list(unlike)}; set input: false.")
+        raise InputError(f"{path}: expected inputs of kind raster/continuous, got {_list(unlike)}; name others with --inputs.")  # fmt: skip
     if not pretext:
         raise InputError(
             f"{path}: expected a modality to predict (pretext: true in its catalog entry), got none among the chosen "

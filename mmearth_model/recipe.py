@@ -32,6 +32,8 @@ class TrainRecipe(BaseModel):
         Names that take part; None takes all that the store has.
     exclude
         Names that are not learned, whatever ``modalities`` says.
+    inputs
+        Names that feed the encoder, in the store's order; None takes those whose catalog entries say ``input: true``.
     bands
         Modality -> the bands of it that the model sees, in this order; others see those of the catalog entry
         (``{sentinel2: [B4, B3, B2]}`` makes an encoder for photographs).
@@ -93,6 +95,7 @@ class TrainRecipe(BaseModel):
     preset: Literal["default", "paper", "reference"] = "default"
     modalities: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     bands: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     size: Literal["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"] = "atto"
     stem: Literal["modified", "original"] = "modified"

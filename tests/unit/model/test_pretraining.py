@@ -164,6 +164,22 @@ def test_an_encoder_sees_the_bands_it_was_given_in_their_order(store: Store, tmp
     assert not torch.equal(expected[:, 0], expected[:, 2])
 
 
+def test_another_sensor_feeds_the_encoder_where_the_recipe_says_so(store: Store, tmp_path: Path) -> None:
+    """Radar in, Sentinel-2 predicted; the encoder needs nothing but radar afterwards."""
+    checkpoint = load_checkpoint(
+        pretrain(store, recipe(epochs=1, inputs=["sentinel1"]), tmp_path / "run", device="cpu")
+    )
+    radar = store.modalities["sentinel1"].model_bands
+    assert (
+        checkpoint.encoder().stem.conv.weight.shape[1] == len(radar) != len(store.modalities["sentinel2"].model_bands)
+    )
+    assert {"sentinel1", "sentinel2"} <= {m.name for m in checkpoint.learned}
+    (raw,) = store.loader(modalities=["sentinel1"], batch_size=len(store), shuffle=False)
+    (values,) = store.loader(modalities=["sentinel1"], batch_size=len(store), shuffle=False, normalise=True)
+    expected = values["sentinel1"][:, [store.modalities["sentinel1"].bands.index(band) for band in radar]]
+    assert torch.allclose(checkpoint.normaliser.images(raw), torch.from_numpy(np.nan_to_num(expected)), atol=1e-5)
+
+
 def test_flips_mirror_all_modalities_alike(store: Store) -> None:
     """Where a coordinate is painted into two modalities, they still agree after crop and flip."""
     plan = plan_training(store, recipe(flips=True))
@@ -360,6 +376,8 @@ def test_weights_that_are_no_numbers_are_never_saved() -> None:
         ({"exclude": ("biom",)}, r"--exclude: .* has no biom \(did you mean biome\?\)"),
         ({"modalities": ("sentinel2", "aster")}, "--modalities: .* has no aster"),
         ({"modalities": ("biome",)}, "expected a modality that can feed the encoder"),
+        ({"inputs": ("sentinel3",)}, "--inputs: expected modalities that take part, got sentinel3"),
+        ({"inputs": ("biome",)}, "expected inputs of kind raster/continuous, got biome; name others with --inputs"),
         ({"bands": {"aster": ("dem",)}}, "--bands: expected a modality that takes part, got aster"),
         ({"bands": {"sentinel2": ("B4", "B77")}}, "--bands: .* got B4, B77 of sentinel2"),
         ({"bands": {"sentinel2": ("B4", "B4")}}, "--bands: expected different bands"),
