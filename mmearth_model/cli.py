@@ -89,7 +89,6 @@ def pretrain(
     processes or machines share each batch, and learn what one process that accumulates it would have learned.
     """
     from mmearth_model import make_recipe, plan_training
-    from mmearth_model import pretrain as pretrain_model
 
     given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in ("modalities", "exclude", "inputs"):
@@ -105,6 +104,8 @@ def pretrain(
     if dry_run:
         click.echo(json.dumps(plan_training(opened, recipe).describe(), indent=2))
         return
+    from mmearth_model import pretrain as pretrain_model  # Lightning takes longer to load than a plan to make
+
     target = out or Path("runs") / f"{opened.path.stem}-{Path(base).stem}-{recipe.seed}"
     with _training_bar(f"Pretraining {target}") as report:
         checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import types
 
-from mmearth_data.store.compiling import compiled
+from mmearth_data.store.compiling import compiled, inner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +70,15 @@ def tally_tiles(
                 tiles[value] += 1
 
 
+@inner
+def _total(sums: NDArray[np.float64]) -> float:
+    """Sum of all lanes; numba takes longer to compile its own."""
+    total = 0.0
+    for j in range(_LANES):
+        total += sums[j]
+    return total
+
+
 @compiled(types.intp(_FLOATS, _NUMBERS))
 def _summarise(values: NDArray[np.float32], found: NDArray[np.float64]) -> int:
     """Sum, minimum and maximum of what is not NaN, written to ``found``; and how many these are."""
@@ -84,8 +93,12 @@ def _summarise(values: NDArray[np.float32], found: NDArray[np.float64]) -> int:
             seen[j] += known
             lows[j] = value if value < lows[j] else lows[j]  # NaN never is less
             highs[j] = value if value > highs[j] else highs[j]
-    found[0], found[1], found[2] = sums.sum(), lows.min(), highs.max()
-    return int(seen.sum())
+    number, found[1], found[2] = 0, lows[0], highs[0]
+    for j in range(_LANES):
+        number += seen[j]
+        found[1], found[2] = min(found[1], lows[j]), max(found[2], highs[j])
+    found[0] = _total(sums)
+    return number
 
 
 @compiled(types.float64(_FLOATS, types.float64))
@@ -97,7 +110,7 @@ def _deviations(values: NDArray[np.float32], mean: float) -> float:
         for j in range(len(part)):
             deviation = np.float64(part[j]) - mean
             sums[j] += deviation * deviation if deviation == deviation else 0.0
-    return float(sums.sum())
+    return _total(sums)
 
 
 @compiled(types.void(_FLOATS, types.float64, types.float64, _COUNTS))

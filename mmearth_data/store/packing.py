@@ -18,7 +18,7 @@ from numba import types
 from zstandard._cffi import ffi, lib
 
 from mmearth_data.store.bitplanes import BYTES, WORDS, flip_bits
-from mmearth_data.store.compiling import compiled
+from mmearth_data.store.compiling import compiled, inner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,7 +139,14 @@ def shuffle(values: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64],
         _planes_of(words[k * part // 8 : (k + 1) * part // 8], out[k * part : (k + 1) * part])
 
 
-@compiled(types.void(BYTES, types.intp, types.intp))
+@inner
+def _put(values: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Copy; numba takes three seconds to compile the same as an assignment to a slice."""
+    for i in range(len(values)):
+        out[i] = values[i]
+
+
+@inner
 def _put_number(out: NDArray[np.uint8], at: int, number: int) -> None:
     """Four bytes, little-endian."""
     for k in range(_WORD_BYTES):
@@ -175,7 +182,7 @@ def _pack_blocks(
         if got <= 0 or got > room:  # an error, which is a small negative number: it does not become smaller
             if len(values) > _HEADER + size - begin:
                 return 0
-            out[begin : begin + len(values)] = planes[: len(values)]
+            _put(planes[: len(values)], out[begin:])
             got = len(values)
         _put_number(out, at, got)
         at = begin + got
@@ -201,15 +208,15 @@ def _pack_tiles(
     for k in range(len(tiles)):
         tile, frame = tiles[k], out[at:]
         if seen[k]:
-            frame[:12] = header
+            _put(header, frame)
             length = _pack_blocks(context, tile, itemsize, block, level, words, planes, frame)
             if length == 0:
                 length = _HEADER + size
                 frame[2] |= np.uint8(_COPIED)
-                frame[_HEADER:length] = tile
+                _put(tile, frame[_HEADER:])
             _put_number(frame, 12, length)
             at += length + _WORD_BYTES
         else:
-            frame[: len(nothing)] = nothing
+            _put(nothing, frame)
             at += len(nothing)
         ends[k] = at
