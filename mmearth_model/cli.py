@@ -95,10 +95,7 @@ def pretrain(
         if key in given:
             given[key] = _names(given[key])
     if "bands" in given:
-        named = [_named_bands(text) for text in given["bands"]]
-        given["bands"] = dict(named)
-        if len(given["bands"]) < len(named):
-            raise click.BadParameter("expected each modality once, got one twice.", param_hint="--bands")
+        given["bands"] = _bands_by_modality(given["bands"])
     recipe = make_recipe(base, given)
     opened = _open(store)
     if dry_run:
@@ -291,7 +288,8 @@ def embed(
 @click.option("--out", type=FILE, required=True, metavar="PATH", help="What is written: a folder, or with --to a file.")
 @click.option("--to", "style", type=click.Choice(["sparse", "dense", "timm"]), help="Export: the released MMEarth format in one of its two styles, or plain ConvNeXt V2.")  # fmt: skip
 @click.option("--store", type=FILE, metavar="STORE", help="Put this store's statistics into the checkpoint; released files have none.")  # fmt: skip
-def convert(source: str, out: Path, style: str | None, store: Path | None) -> None:
+@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands that the weights take, with --store.  Repeatable.")  # fmt: skip
+def convert(source: str, out: Path, style: str | None, store: Path | None, bands: tuple[str, ...]) -> None:
     """Convert weights: theirs to ours, or with --to ours to theirs.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded),
@@ -302,7 +300,7 @@ def convert(source: str, out: Path, style: str | None, store: Path | None) -> No
 
     opened = None if store is None else _open(store)
     with _download_bar(source) as report:
-        written = convert_weights(source, out, to=style, store=opened, report=report)
+        written = convert_weights(source, out, to=style, store=opened, bands=_bands_by_modality(bands), report=report)
     click.echo(f"{written}: converted.")
 
 
@@ -406,6 +404,13 @@ def _open(path: Path) -> Store:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _bands_by_modality(texts: tuple[str, ...]) -> dict[str, list[str]]:
+    named = [_named_bands(text) for text in texts]
+    if len(dict(named)) < len(named):
+        raise click.BadParameter("expected each modality once, got one twice.", param_hint="--bands")
+    return dict(named)
 
 
 def _named_bands(text: str) -> tuple[str, list[str]]:

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from mmearth_data import InputError, __version__, load_catalog
 from mmearth_model.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
 from mmearth_model.conversion import Imported, Style, check_style, import_weights, to_released, to_timm
+from mmearth_model.plan import cut_bands
 from mmearth_model.released import SUFFIXES, digest_of, fetch, find_released
 from mmearth_model.runs import publish_folder
 from mmearth_model.targets import Normaliser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -31,6 +32,7 @@ def convert(
     *,
     to: str | None = None,
     store: Store | None = None,
+    bands: Mapping[str, Sequence[str]] | None = None,
     report: Callable[[int], None] = lambda received: None,
 ) -> Path:
     """Convert weights.
@@ -45,6 +47,9 @@ def convert(
         ``sparse``, ``dense`` (the released format) or ``timm``; None: a checkpoint of ours.
     store
         Its statistics go into the checkpoint, which can then be used on raw tiles: released files have none.
+    bands
+        Modality -> the bands of it that the weights take, in this order. None: those of the store's catalog entries, or
+        what is known of a released name.
     report
         Told of the bytes of a download.
 
@@ -62,11 +67,13 @@ def convert(
     if out.exists():
         raise InputError(f"--out: expected a new path, got {out}, which exists; choose another.")
     found, origin = _read(source, report)
+    released = find_released(str(source))
+    seen = bands or ({"sentinel2": released.bands} if released and released.bands else {})
     try:
         if style is not None:
             return _export(found, out, style)
         out.parent.mkdir(parents=True, exist_ok=True)
-        config = _config(found, origin, store)
+        config = _config(found, origin, store, seen)
         return publish_folder(out, lambda folder: write_tensors(folder, found.tensors, config))
     except OSError as error:
         raise InputError(
@@ -91,9 +98,11 @@ def _read(source: str | Path, report: Callable[[int], None]) -> tuple[Imported, 
     return own, {"source": str(source), "store": checkpoint.config["store"]}
 
 
-def _config(found: Imported, origin: Mapping[str, Any], store: Store | None) -> dict[str, Any]:
+def _config(
+    found: Imported, origin: Mapping[str, Any], store: Store | None, bands: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     model = {"encoder": dataclasses.asdict(found.encoder)} if found.model is None else found.model.to_dict()
-    normaliser = None if store is None else _normaliser(found, store).to_config()
+    normaliser = None if store is None else _normaliser(found, store, bands).to_config()
     return {
         **({"architecture": ENCODER_ONLY} if found.model is None else {}),
         "model": model,
@@ -107,17 +116,24 @@ def _config(found: Imported, origin: Mapping[str, Any], store: Store | None) -> 
     }
 
 
-def _normaliser(found: Imported, store: Store) -> Normaliser:
+def _normaliser(found: Imported, store: Store, seen: Mapping[str, Sequence[str]]) -> Normaliser:
     """Statistics of a store for the input of the weights, whose bands must be that many."""
-    inputs = [m for m in store.modalities.values() if m.input]
+    known: dict[str, Modality] = {**load_catalog().modalities, **store.modalities}
+    for name, chosen in seen.items():
+        if name not in store.modalities:
+            raise InputError(
+                f"--bands: expected a modality of {store.path} ({', '.join(store.modalities)}), got {name}."
+            )
+        known[name] = cut_bands(store.modalities[name], chosen)
+    inputs = [known[name] for name, m in store.modalities.items() if m.input]
     bands = sum(len(m.model_bands) for m in inputs)
     if bands != found.encoder.in_channels:
         raise InputError(
             f"{store.path}: expected inputs of {found.encoder.in_channels} bands, as the weights take, got {bands} "
-            f"({', '.join(m.name for m in inputs)}); leave --store out, and normalise the images yourself."
+            f"({', '.join(m.name for m in inputs)}); name them with --bands, or leave --store out and normalise the "
+            "images yourself."
         )
     tasks = [] if found.model is None else [task.name for task in found.model.tasks]
-    known: dict[str, Modality] = {**load_catalog().modalities, **store.modalities}
     used = [known[name] for name in dict.fromkeys([*(m.name for m in inputs), *tasks])]
     return Normaliser.of_preset("reference", used, store.statistics, inputs=[m.name for m in inputs], targets=tasks)
 

@@ -186,11 +186,17 @@ def _in_role(modality: Modality, recipe: TrainRecipe) -> Modality:
     """As the recipe wants it: an input or not, of all its bands or some."""
     if recipe.inputs is not None:
         modality = replace(modality, input=modality.name in recipe.inputs)
-    return _cut_bands(modality, recipe.bands[modality.name]) if modality.name in recipe.bands else modality
+    return cut_bands(modality, recipe.bands[modality.name]) if modality.name in recipe.bands else modality
 
 
-def _cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
-    """Let the model see some bands only."""
+def cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
+    """Let the model see some bands only, in the given order.
+
+    Raises
+    ------
+    InputError
+        When they are not different bands of a continuous modality.
+    """
     unknown = [band for band in bands if band not in modality.bands]
     if unknown or len(set(bands)) < len(bands) or not modality.kind.is_continuous:
         raise InputError(

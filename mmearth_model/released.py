@@ -42,12 +42,15 @@ class Released:
         Of its file.
     learned, tiles
         What it was trained on, for people.
+    bands
+        Bands of Sentinel-2 that it takes; empty: those of the catalog entry.
     """
 
     name: str
     url: str
     learned: str
     tiles: str
+    bands: tuple[str, ...] = ()
 
 
 def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
@@ -55,7 +58,9 @@ def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
     file = catalog or resource_path("catalog") / CATALOG_FILE
     content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return {
-        name: Released(name, content["url"].format(**entry), entry["learned"], entry["tiles"])
+        name: Released(
+            name, content["url"].format(**entry), entry["learned"], entry["tiles"], tuple(entry.get("bands", ()))
+        )
         for name, entry in content["checkpoints"].items()
     }
 

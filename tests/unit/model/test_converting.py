@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from toy_store import write_store
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model import convert, load_checkpoint, load_encoder
@@ -155,6 +156,39 @@ def test_it_comes_in_whole_and_goes_out_as_it_came(sparse: dict[str, Tensor], re
     for name, tensor in sparse.items():
         assert content["model"][name].shape == tensor.shape, name
         assert torch.equal(content["model"][name], tensor), name
+
+
+def test_weights_of_three_bands_see_these_bands_of_a_stores_tiles(
+    sparse: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The released networks for blue, green and red, under a released name and as a file."""
+    tensors, patch = dict(sparse), 8
+    tensors["encoder.initial_conv.0.kernel"] = tensors["encoder.initial_conv.0.kernel"][:, :3]
+    for part in ("weight", "bias"):  # patch^2 pixels, each of all bands
+        name = f"pred_dict.sentinel2.{part}"
+        tensors[name] = tensors[name].unflatten(0, (patch**2, 12))[:, :3].flatten(0, 1)
+    monkeypatch.setenv("MMEARTH_CACHE", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    name = "mmearth64-atto-rgb-uncertainty"
+    file = write_released(tmp_path / "checkpoints" / f"{name}.pth", tensors)
+    store = write_store(tmp_path / "toy.zarr", 16, names=REFERENCE_TASK_ORDER, size_px=64)
+    seen = ["B2", "B3", "B4"]
+
+    by_file = load_checkpoint(convert(file, tmp_path / "by-file", store=store, bands={"sentinel2": seen}))
+    by_name = load_checkpoint(convert(name, tmp_path / "by-name", store=store))
+    (raw,) = store.loader(modalities=["sentinel2"], batch_size=16, shuffle=False)
+    (values,) = store.loader(modalities=["sentinel2"], batch_size=16, shuffle=False, normalise=True)
+    bands = store.modalities["sentinel2"].bands
+    images = torch.from_numpy(values["sentinel2"][:, [bands.index(band) for band in seen]]).nan_to_num()
+    for checkpoint in (by_file, by_name):
+        assert torch.allclose(checkpoint.normaliser.images(raw), images, atol=1e-5)
+        assert torch.equal(checkpoint.encoder()(images[:2]), load_encoder(file)(images[:2]))
+
+    with pytest.raises(InputError, match=r"expected inputs of 3 bands, as the weights take, got 12 .* --bands"):
+        convert(file, tmp_path / "no", store=store)
+    with pytest.raises(InputError, match=r"--bands: expected a modality of .*, got landsat8"):
+        convert(file, tmp_path / "no", store=store, bands={"landsat8": seen})
+    assert not (tmp_path / "no").exists()
 
 
 def test_decoders_that_differ_stay_apart(sparse: dict[str, Tensor], tmp_path: Path) -> None:
