@@ -197,7 +197,32 @@ def _save(pieces: Pieces, path: Path) -> None:
     import geopandas as gpd
 
     columns = {"owner": pieces.owner, "cell": pieces.cell, "area_m2": pieces.area_m2}
-    frame = gpd.GeoDataFrame(columns, geometry=pieces.geometry, crs=WGS84)
+    keep(gpd.GeoDataFrame(columns, geometry=pieces.geometry, crs=WGS84), path)
+
+
+def _load(path: Path) -> Pieces | None:
+    frame = read_kept(path)
+    if frame is None or not {"owner", "cell", "area_m2", "geometry"} <= set(frame.columns):
+        return None
+    owner, cell = frame["owner"].to_numpy(np.int64), frame["cell"].to_numpy(np.int64)
+    area: Floats = frame["area_m2"].to_numpy(np.float64)
+    return Pieces(CellGrid(PREPARED_CELL_M), owner, cell, area, np.array(frame.geometry.to_numpy(), dtype=object))
+
+
+def read_kept(path: Path) -> gpd.GeoDataFrame | None:
+    """Read what `keep` has written; None where there is nothing, or where it is damaged: it can be made anew."""
+    import geopandas as gpd
+
+    if not path.is_file():
+        return None
+    try:
+        return gpd.read_parquet(path)
+    except Exception:  # of a damaged file pyarrow and geopandas raise whatever they come upon
+        return None
+
+
+def keep(frame: gpd.GeoDataFrame, path: Path) -> None:
+    """Write a frame as GeoParquet, whole or not at all; a folder that cannot be written costs time, nothing else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
@@ -209,22 +234,7 @@ def _save(pieces: Pieces, path: Path) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError:
-        return  # a cache that cannot be written costs time, nothing else
-
-
-def _load(path: Path) -> Pieces | None:
-    import geopandas as gpd
-
-    if not path.is_file():
-        return None
-    try:
-        frame = gpd.read_parquet(path)
-        owner, cell = frame["owner"].to_numpy(np.int64), frame["cell"].to_numpy(np.int64)
-        area: Floats = frame["area_m2"].to_numpy(np.float64)
-        geometry = frame.geometry.to_numpy()
-    except Exception:  # whatever is wrong with a cached file, it is made anew
-        return None
-    return Pieces(CellGrid(PREPARED_CELL_M), owner, cell, area, np.array(geometry, dtype=object))
+        return
 
 
 def check_ecoregions(ecoregions: gpd.GeoDataFrame) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ee
 
-from mmearth_data.ecoregions import ecoregions_of
+from mmearth_data.ecoregions import ecoregions_of, keep, read_kept
+from mmearth_data.errors import FileInputError
 from mmearth_data.resources import cache_folder
 from mmearth_data.sources.earthengine.expressions import Template, hole
 from mmearth_data.sources.earthengine.failures import TooMuch
@@ -18,6 +16,7 @@ from mmearth_data.tile import WGS84
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from geopandas import GeoDataFrame
 
@@ -79,32 +78,17 @@ def _features(
 
 def cached_ecoregions(folder: Path | None = None) -> GeoDataFrame | None:
     """Ecoregions that an earlier run fetched from the service, or None."""
-    import geopandas as gpd
-
     path = _cache_path(folder)
-    if not path.is_file():
-        return None
+    frame = read_kept(path)
     try:
-        return ecoregions_of(gpd.read_parquet(path), str(path))
-    except Exception:  # whatever is wrong with a cached file, it is fetched anew
+        return None if frame is None else ecoregions_of(frame, str(path))
+    except FileInputError:  # of another form: it is fetched anew
         return None
 
 
 def keep_ecoregions(ecoregions: GeoDataFrame, folder: Path | None = None) -> None:
     """Keep ecoregions for the next run; a folder that cannot be written is done without."""
-    path = _cache_path(folder)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        os.close(descriptor)
-        beside = Path(name)
-        try:
-            ecoregions.to_parquet(beside, compression="zstd", index=False)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError:
-        return
+    keep(ecoregions, _cache_path(folder))
 
 
 def _cache_path(folder: Path | None) -> Path:

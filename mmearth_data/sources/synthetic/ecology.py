@@ -6,6 +6,7 @@ of the catalog's, of that biome and of the realm in which the cell lies.
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import numpy as np
 import shapely
 
 from mmearth_data.catalog import eco_regions
+from mmearth_data.ecoregions import keep, read_kept
+from mmearth_data.resources import cache_folder
 from mmearth_data.sources.synthetic.climate import Climate, climate_at
 from mmearth_data.sources.synthetic.land import land_polygons
 from mmearth_data.sources.synthetic.noise import NoiseBank, Octaves, chart_of, salt_of, unit_vectors
@@ -39,6 +42,7 @@ CHOICE_FIELDS = {
 }
 """Decide between biomes that share a climate."""
 EDGE_FIELDS = {f"edge_{axis}": Octaves((700 * KM, 330 * KM, 150 * KM), (1, 0.7, 0.5)) for axis in "xyz"}
+POLYGONS_FORMAT = "1"
 EDGE_SHIFT = 0.035
 """Wriggle of the borders between ecoregions, in radii of the Earth."""
 
@@ -129,16 +133,28 @@ class Ecology:
         return dict(zip(table, blended, strict=True))
 
     def polygons(self) -> gpd.GeoDataFrame:
-        """Ecoregions as polygons: their cells, cut along the real coast.
+        """Ecoregions as polygons: their cells, cut along the real coast; kept in the user's cache folder.
 
         Returns
         -------
         GeoDataFrame
             eco_region (int), biome (int), realm, area_km2, geometry; EPSG:4326, one row an ecoregion.
         """
+        full = self.land.full_cells(CELLS_PER_DEG)
+        content = hashlib.blake2b(f"{POLYGONS_FORMAT} {shapely.geos_version}".encode(), digest_size=16)
+        for part in (self.eco_regions, full, *shapely.to_wkb(land_polygons())):
+            content.update(part)
+        path = cache_folder() / "ecoregions" / f"planet-{content.hexdigest()}.parquet"
+        frame = read_kept(path)
+        if frame is None:
+            frame = self._polygons(full)
+            keep(frame, path)
+        return frame
+
+    def _polygons(self, full: NDArray[np.bool_]) -> gpd.GeoDataFrame:
         import geopandas as gpd
 
-        pieces, ids = _cell_geometries(self.eco_regions, self.land.full_cells(CELLS_PER_DEG))
+        pieces, ids = _cell_geometries(self.eco_regions, full)
         order = np.argsort(ids, kind="stable")
         found, first = np.unique(ids[order], return_index=True)
         merged = [shapely.union_all(group) for group in np.split(pieces[order], first[1:])]

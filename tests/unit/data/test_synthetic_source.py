@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
+from geopandas.testing import assert_geodataframe_equal
 from planet_world import CATALOG, RASTERS, READABLE, S2, modality, place, source, surveyed
 
 from mmearth_data.catalog import biomes, eco_regions
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.draws import draw, year_window_ms
-from mmearth_data.sources.synthetic import SyntheticSource
+from mmearth_data.sources.synthetic import SyntheticSource, ecology
 from mmearth_data.sources.synthetic.planet import L1C, L2A
 from mmearth_data.sources.synthetic.scenes import Box, optical_scenes
 from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, LEVEL_NAMES, TileGrid, utm_epsg
@@ -200,6 +202,17 @@ class TestEcoregions:
         for row in frame.itertuples():
             assert (known[row.eco_region].biome, known[row.eco_region].realm) == (row.biome, row.realm)
         assert set(frame.biome) == {label.code for label in biomes()}
+
+    def test_they_are_kept_and_come_back_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MMEARTH_CACHE", str(tmp_path))
+        made = source().ecoregions()
+        (file,) = (tmp_path / "ecoregions").iterdir()
+        whole = file.read_bytes()
+        file.write_bytes(whole[:1000])
+        assert_geodataframe_equal(source().ecoregions(), made)  # a damaged file is made anew
+        assert file.read_bytes() == whole
+        monkeypatch.setattr(ecology, "_cell_geometries", None)  # making them again would fail
+        assert_geodataframe_equal(source().ecoregions(), made)
 
     def test_they_cover_the_land_once(self) -> None:
         frame = source().ecoregions()
