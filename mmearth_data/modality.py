@@ -174,7 +174,9 @@ class Modality:
 
     def __eq__(self, other: object) -> bool:
         """Compare by what is written down: NaN no-data equals NaN no-data."""
-        return self.to_dict() == other.to_dict() if isinstance(other, Modality) else NotImplemented
+        if not isinstance(other, Modality):
+            return NotImplemented
+        return self is other or (self.name == other.name and self.to_dict() == other.to_dict())
 
     def __hash__(self) -> int:
         return hash((self.name, self.kind, self.bands, self.dtype))
