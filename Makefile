@@ -44,10 +44,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 
-# One thread of arithmetic a process. Three processes for two cores, since tests of servers and killed processes wait.
-# Files in their own order: integration, which is long, before the many short ones, so that none waits at the end.
+# One thread of arithmetic a process: two processes test at a time. Files in their own order: integration, which is long,
+# before the many short ones, so that neither process waits for the other at the end.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check-live: $(READY)
 	@$(BIN)/python tests/live/check_live.py
