@@ -438,7 +438,8 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.results import notes, shown
 
     synthetic = f" on {store.path}{', synthetic' if store.synthetic else ''}" if store else ""
-    table = Table(title=f"Frozen encoders{synthetic}", title_justify="left")
+    frozen = all(row.protocol != "finetune" for row in result.rows)
+    table = Table(title=f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", title_justify="left")
     for column in ("task", "protocol", "labels", "encoder", "metric", "mean", "95 % interval", "seeds", "note"):
         table.add_column(column, justify="right" if column in ("mean", "seeds") else "left", overflow="fold")
     for s in result.summaries():

@@ -150,3 +150,5 @@ def test_results_are_written_and_a_run_is_fine_tuned(here: Path) -> None:
     (row,) = json.loads(tuned.stdout)["rows"]
     assert (row["protocol"], row["metric"], row["leaky"]) == ("finetune", "accuracy", False)
     assert (here / "tuned" / "model.safetensors").is_file()
+    shown = run("finetune", "runs/tuned", "--task", "store:biome", "--epochs", "1")
+    assert shown.stdout.startswith("Fine-tuned encoders on toy.zarr")
