@@ -14,7 +14,7 @@ from mmearth_data import InputError, __version__, load_catalog
 from mmearth_model.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
 from mmearth_model.conversion import Imported, Style, check_style, import_weights, to_released, to_timm
 from mmearth_model.plan import cut_bands
-from mmearth_model.released import SUFFIXES, digest_of, fetch, find_released
+from mmearth_model.released import SUFFIXES, Released, digest_of, fetch, find_released
 from mmearth_model.runs import publish_folder
 from mmearth_model.targets import Normaliser
 
@@ -64,10 +64,14 @@ def convert(
         When the source is nothing of the kind, or does not fit what is wanted; nothing is left behind.
     """
     style = None if to is None else check_style(to)
+    if bands and store is None:
+        raise InputError(
+            "--bands: expected a store whose statistics of these bands are put in, got none; give --store."
+        )
     if out.exists():
         raise InputError(f"--out: expected a new path, got {out}, which exists; choose another.")
-    found, origin = _read(source, report)
     released = find_released(str(source))
+    found, origin = _read(source, released, report)
     seen = bands or ({"sentinel2": released.bands} if released and released.bands else {})
     try:
         if style is not None:
@@ -81,8 +85,9 @@ def convert(
         ) from None
 
 
-def _read(source: str | Path, report: Callable[[int], None]) -> tuple[Imported, dict[str, Any]]:
-    released = find_released(str(source))
+def _read(
+    source: str | Path, released: Released | None, report: Callable[[int], None]
+) -> tuple[Imported, dict[str, Any]]:
     path = Path(source) if released is None else fetch(released, report=report)
     if path.is_file() and path.suffix in SUFFIXES:
         found = import_weights(path)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyproj
 import shapely
 
 from mmearth_data.catalog import eco_regions
@@ -42,9 +43,10 @@ CHOICE_FIELDS = {
 }
 """Decide between biomes that share a climate."""
 EDGE_FIELDS = {f"edge_{axis}": Octaves((700 * KM, 330 * KM, 150 * KM), (1, 0.7, 0.5)) for axis in "xyz"}
-POLYGONS_FORMAT = "1"
 EDGE_SHIFT = 0.035
 """Wriggle of the borders between ecoregions, in radii of the Earth."""
+POLYGONS_FORMAT = "1"
+"""Another one wherever `Ecology.polygons` makes others of the same cells: polygons of the old one are kept in caches."""
 
 
 class Ecology:
@@ -141,7 +143,9 @@ class Ecology:
             eco_region (int), biome (int), realm, area_km2, geometry; EPSG:4326, one row an ecoregion.
         """
         full = self.land.full_cells(CELLS_PER_DEG)
-        content = hashlib.blake2b(f"{POLYGONS_FORMAT} {shapely.geos_version}".encode(), digest_size=16)
+        content = hashlib.blake2b(
+            f"{POLYGONS_FORMAT} {shapely.geos_version} {pyproj.proj_version_str}".encode(), digest_size=16
+        )
         for part in (self.eco_regions, full, *shapely.to_wkb(land_polygons())):
             content.update(part)
         path = cache_folder() / "ecoregions" / f"planet-{content.hexdigest()}.parquet"

@@ -188,6 +188,10 @@ def test_weights_of_three_bands_see_these_bands_of_a_stores_tiles(
         convert(file, tmp_path / "no", store=store)
     with pytest.raises(InputError, match=r"--bands: expected a modality of .*, got landsat8"):
         convert(file, tmp_path / "no", store=store, bands={"landsat8": seen})
+    with pytest.raises(InputError, match="--bands: expected different bands"):
+        convert(file, tmp_path / "no", store=store, bands={"sentinel2": ["B2", "B2", "B4"]})
+    with pytest.raises(InputError, match="--bands: expected a store"):
+        convert(file, tmp_path / "no", bands={"sentinel2": seen})
     assert not (tmp_path / "no").exists()
 
 
