@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmearth_data import InputError, load_catalog
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.encoder import EncoderConfig
+from mmearth_model.kernels import runs_on
 from mmearth_model.losses import LossConfig, MultiTaskLoss
-from mmearth_model.masking import random_mask
+from mmearth_model.masking import random_mask, visible_patches
 from mmearth_model.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
 from mmearth_model.targets import Normaliser, Window
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmearth_data import Batch, Modality
+    from mmearth_model.positions import Engine
 
-Form = Literal["sparse", "masked", "unmasked"]
-"""Visible positions only; everything, with zeros where hidden; everything, nothing hidden."""
-FORMS: tuple[Form, ...] = ("sparse", "masked", "unmasked")
-ENGINES = {"sparse": "gathered", "masked": "masked", "unmasked": "auto"}
+Form = Literal["sparse", "fused", "masked", "unmasked"]
+"""Visible positions only; the same with Triton kernels; everything, with zeros where hidden; everything, nothing hidden."""
+FORMS: tuple[Form, ...] = ("sparse", "fused", "masked", "unmasked")
+ENGINES: dict[Form, Engine] = {"sparse": "gathered", "fused": "fused", "masked": "masked", "unmasked": "auto"}
 PARTS = ("targets", "forward", "losses", "backward", "optimiser")
 TILE_OF_CROP = 8 / 7
 PEAK_SIDE = {"cpu": 1536, "cuda": 8192}
@@ -94,7 +96,7 @@ class Timing:
     memory_mib
         On a GPU the most that was allocated; on a CPU what one forward pass keeps for the backward pass.
     gflop
-        Multiplications and additions of matrix products and convolutions in one step.
+        Multiplications and additions of matrix products and convolutions in one step; fused has those of sparse.
     share_of_peak
         Of what the device reaches in one large matrix product of that precision.
     """
@@ -156,14 +158,20 @@ class Step:
         )
         torch.manual_seed(0)
         self.model = MPMAE(MPMAEConfig.of_preset("default", encoder, tasks_of(modalities))).to(self.device)
-        self.model.encoder.engine = ENGINES[self.form]  # type: ignore[assignment]
+        self.model.encoder.engine = ENGINES[self.form]
         self.losses = MultiTaskLoss(self.model.config.tasks, LossConfig()).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.losses, weight_decay=0.05), lr=1e-4)
         self.window = Window.random(work.batch, tile_px, work.image_size, chance)
         ratio = 0.0 if self.form == "unmasked" else work.mask_ratio
         self.mask = random_mask(work.batch, encoder.patches, ratio, chance, self.device)
-        forward = partial(predict_all, self.model) if self.form == "unmasked" else self.model.__call__
-        self.network = torch.compile(forward) if self.compiled else forward
+        self.network = torch.compile(self.eager()) if self.compiled else self.eager()
+
+    def eager(self) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """Forward pass as it is before it is compiled."""
+        if self.form == "unmasked":
+            return partial(predict_all, self.model)
+        visible = visible_patches(self.mask.shape[1], self.work.mask_ratio)
+        return partial(self.model.__call__, visible=visible)
 
     def __call__(self) -> None:
         """Do one training step; what each part took is added to `seconds`."""
@@ -226,7 +234,7 @@ def predict_all(model: MPMAE, images: Tensor, mask: Tensor) -> dict[str, Tensor]
 
 def bench(
     work: Workload | None = None,
-    forms: Sequence[Form] = FORMS,
+    forms: Sequence[Form] | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> list[Timing]:
     """Measure training steps.
@@ -236,26 +244,35 @@ def bench(
     work
         Sizes, device and precision.
     forms
-        Which, of `FORMS`.
+        Which, of `FORMS`; None: all that the device can.
     report
         Told of what is done.
 
     Raises
     ------
     InputError
-        When the device is not there, or the sizes do not fit each other.
+        When the device is not there, the sizes do not fit each other, or there is no Triton for ``fused``.
     """
     work = work or Workload()
     device = resolve_device(work.device)
+    fusing = runs_on(device)
+    if "fused" in (forms or ()) and not fusing:
+        raise InputError(f"--form fused: expected a GPU and Triton, got {device}; leave it out.")
+    forms = forms or [form for form in FORMS if form != "fused" or fusing]
     report("finding the peak")
     peak = peak_flops(device, bfloat16(work, device))
-    steps = [Step(work, form, device, compiled) for compiled in (False, True)[: 1 + work.compiled] for form in forms]
-    found = []
-    for step in steps:
-        report(f"warming up {step.form}{' compiled' if step.compiled else ''}")
-        found.append((flops(step), memory_mib(step)))
+    kinds = [(form, False) for form in forms]
+    if work.compiled:  # which makes kernels of its own
+        kinds += [(form, True) for form in forms if form != "fused"]
+    steps, found = [], []
+    for form, compiled in kinds:
+        report(f"warming up {form}{' compiled' if compiled else ''}")
+        others = allocated_bytes(device)
+        step = Step(work, form, device, compiled)
+        found.append((flops(step), memory_mib(step, others)))
         step()
         step.seconds = {part: [] for part in PARTS}
+        steps.append(step)
     for run in range(work.runs):
         report(f"run {run + 1} of {work.runs}")
         for step in steps[:: 1 if run % 2 == 0 else -1]:
@@ -278,19 +295,27 @@ def _timing(step: Step, count: float, memory: float, peak: float) -> Timing:
 
 def flops(step: Step) -> float:
     """Operations of the matrix products and convolutions of one step, forward and backward."""
-    network, step.network = step.network, _eager(step)
+    network, step.network = step.network, step.eager()
+    encoder = step.model.encoder
+    if encoder.engine == "fused":
+        encoder.engine = "gathered"  # whose operations it is credited with; the counter knows PyTorch's only
     with FlopCounterMode(display=False) as counter:
         step()
-    step.network = network
+    step.network, encoder.engine = network, ENGINES[step.form]
     return float(counter.get_total_flops())
 
 
-def memory_mib(step: Step) -> float:
-    """Memory of a step; see `Timing`."""
+def allocated_bytes(device: torch.device) -> int:
+    """Bytes of tensors on a GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def memory_mib(step: Step, others: int = 0) -> float:
+    """Memory of a step, without the bytes of other steps; see `Timing`."""
     if step.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(step.device)
         step()
-        return torch.cuda.max_memory_allocated(step.device) / 2**20
+        return (torch.cuda.max_memory_allocated(step.device) - others) / 2**20
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -298,7 +323,7 @@ def memory_mib(step: Step) -> float:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    network, step.network = step.network, _eager(step)
+    network, step.network = step.network, step.eager()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         predictions = step.predict(step.normaliser.images(step.raw, step.device, step.window))
     del predictions
@@ -362,7 +387,3 @@ def _random_values(m: Modality, tiles: int, size_px: int, rng: np.random.Generat
     values = rng.uniform(low, high, size=shape).astype(m.dtype)
     values[values == m.nodata] += 1
     return values
-
-
-def _eager(step: Step) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    return partial(predict_all, step.model) if step.form == "unmasked" else step.model.__call__

@@ -76,6 +76,7 @@ def cli() -> None:
 @click.option("--seed", type=int, metavar="N", help="Decides weights, order, crops and masks.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Arithmetic of the model.")
+@click.option("--engine", type=click.Choice(["auto", "masked", "gathered", "fused"]), help="How hidden patches are left out; fused: with Triton on a GPU.")  # fmt: skip
 @click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of what is reconstructed; 0: none.")  # fmt: skip
 @click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, beside log.csv. Repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -311,7 +312,7 @@ def convert(source: str, out: Path, style: str | None, store: Path | None, bands
 @click.option("--mask-ratio", type=float, default=0.6, show_default=True, metavar="F", help="Share that is hidden.")
 @click.option("--batch-size", "batch", type=int, default=32, show_default=True, metavar="N", help="Images of a step.")
 @click.option("--runs", type=int, default=5, show_default=True, metavar="N", help="Timed steps of each form.")
-@click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "masked", "unmasked"]), help="Repeatable.  [default: all]")  # fmt: skip
+@click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "fused", "masked", "unmasked"]), help="Repeatable.  [default: all that run here]")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Measure each form compiled too (needs a C++ compiler).")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
@@ -319,16 +320,14 @@ def convert(source: str, out: Path, style: str | None, store: Path | None, bands
 def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     """Measure training steps on tiles drawn at random.
 
-    sparse computes visible positions only, masked everything with zeros where hidden, unmasked everything. The peak is
-    what one large matrix product of that precision reaches on the device.
+    sparse computes visible positions only, fused too, with Triton kernels (on a GPU); masked everything with zeros where
+    hidden, unmasked everything. The peak is what one large matrix product of that precision reaches on the device.
     """
     from mmearth_model import Workload
     from mmearth_model import bench as measure
 
     work = Workload(**options)
-    found = measure(
-        work, forms or ("sparse", "masked", "unmasked"), lambda text: click.echo(f"bench: {text}", err=True)
-    )
+    found = measure(work, forms or None, lambda text: click.echo(f"bench: {text}", err=True))
     if as_json:
         click.echo(json.dumps([timing.to_dict() for timing in found], indent=2))
         return

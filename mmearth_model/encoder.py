@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from mmearth_data import InputError
-from mmearth_model.positions import Engine, Everywhere, Positions, positions
+from mmearth_model.kernels import usable
+from mmearth_model.positions import Engine, Everywhere, Fused, Positions, positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,10 +205,26 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of the given positions to the same."""
-        y = self.norm(where.around(self.dwconv, x))
-        y = self.grn(functional.gelu(self.pwconv1(y)), where)
-        branch: Tensor = self.drop_path(self.pwconv2(y))
+        branch: Tensor = self.drop_path(self._mlp(where.around(self.dwconv, x), where))
         return x + branch
+
+    def _mlp(self, x: Tensor, where: Positions) -> Tensor:
+        if isinstance(where, Fused) and usable(x):
+            from mmearth_model.kernels.mlp import Settings, fits, mlp
+
+            if fits(x.shape[-1]):
+                norm, grn, expand, contract = self.norm, self.grn, self.pwconv1, self.pwconv2
+                return mlp(
+                    x,
+                    (norm.weight, norm.bias),
+                    (expand.weight, expand.bias),
+                    (grn.gamma, grn.beta),
+                    (contract.weight, contract.bias),
+                    Settings(norm.eps, grn.eps, grn.over == "batch"),
+                )
+        y = self.grn(functional.gelu(self.pwconv1(self.norm(x))), where)
+        out: Tensor = self.pwconv2(y)
+        return out
 
 
 class ModifiedStem(nn.Module):
@@ -293,7 +310,9 @@ class ConvNeXtV2(nn.Module):
         """Channels of the last stage."""
         return self.widths[-1]
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None, visible: int | None = None
+    ) -> Tensor:
         """Features of the last stage.
 
         Parameters
@@ -304,17 +323,23 @@ class ConvNeXtV2(nn.Module):
             (B, L) bool, True where a patch is hidden; patches run row by row. None: all are visible.
         pixels
             (B, H, W) bool, False where a pixel does not exist, whatever the mask says. None: all exist.
+        visible
+            Patches that the mask leaves in every sample (`mmearth_model.masking.visible_patches`). It has to be
+            right: on a GPU nothing is counted. None: they are, for which the host waits for the device and torch.compile
+            ends a graph.
 
         Returns
         -------
         Tensor
             (B, out_channels, H / patch_size, W / patch_size), 0 where hidden.
         """
-        return self.encode(x, mask, pixels).permute(0, 3, 1, 2)
+        return self.encode(x, mask, pixels, visible).permute(0, 3, 1, 2)
 
-    def encode(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+    def encode(
+        self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None, visible: int | None = None
+    ) -> Tensor:
         """Features of the last stage as (B, h, w, C); see `forward`."""
-        where = self._where(x, mask, pixels)
+        where = self._where(x, mask, pixels, visible)
         *_, features = self._stages(x, where)
         return where.leave(features)
 
@@ -332,12 +357,12 @@ class ConvNeXtV2(nn.Module):
                 y = block(y, where)
             yield y
 
-    def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None) -> Positions:
-        self._check(x, mask)
+    def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None, visible: int | None = None) -> Positions:
+        self._check(x, mask, visible)
         strides = (self.config.stem_stride, *(2 for _ in self.downsample))
-        return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine)
+        return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine, visible)
 
-    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+    def _check(self, x: Tensor, mask: Tensor | None, visible: int | None) -> None:
         patch = self.config.patch_size
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.shape[2] % patch or x.shape[3] % patch:
             raise InputError(
@@ -349,6 +374,8 @@ class ConvNeXtV2(nn.Module):
         if self.config.padding == "reference":
             raise InputError("padding: reference is the released classification model, which takes no mask; use same.")
         patches = (x.shape[2] // patch) * (x.shape[3] // patch)
+        if visible is not None and not 1 <= visible <= patches:
+            raise InputError(f"expected between 1 and {patches} visible patches, got {visible}.")
         if mask.dtype != torch.bool or mask.shape != (len(x), patches):
             raise InputError(
                 f"expected a boolean mask of shape {(len(x), patches)} (sample, patch), True where hidden, "

@@ -223,7 +223,7 @@ class MPMAE(nn.Module):
         )
         self.initialise()
 
-    def forward(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, mask: Tensor, visible: int | None = None) -> dict[str, Tensor]:
         """Predict every task from the visible patches.
 
         Parameters
@@ -232,6 +232,8 @@ class MPMAE(nn.Module):
             (B, in_channels, H, W) float, normalised, 0 where missing.
         mask
             (B, L) bool, True where hidden.
+        visible
+            Patches that the mask leaves in every sample; None counts them, see `ConvNeXtV2.forward`.
 
         Returns
         -------
@@ -240,7 +242,7 @@ class MPMAE(nn.Module):
             ``(row * patch_size + column) * channels + channel``; (B, channels) for tiles.
         """
         pixels = (images != 0).any(dim=1) if self.config.drop_empty_pixels else None
-        x = self.project(self.encoder.encode(images, mask, pixels))
+        x = self.project(self.encoder.encode(images, mask, pixels, visible))
         x = torch.where(mask.reshape(*x.shape[:3], 1), self.mask_token.to(x.dtype), x)
         decoded = {key: decoder(x) for key, decoder in self.decoders.items()}
         return {task.name: self.predict(task, decoded) for task in self.config.tasks}

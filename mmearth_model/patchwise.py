@@ -1,7 +1,7 @@
 """Between an image and a strip of some of its patches, with gradients that cost no more than they must.
 
 An image is (B, h, w, C). A strip is (B, V * s, s, C): V patches of s x s positions of each sample, one below the
-other. ``rows`` and ``columns``, (B, V) int64, say where on the grid of patches each of them lies.
+other. ``rows`` and ``columns``, (B, V) integers, say where on the grid of patches each of them lies.
 """
 
 from __future__ import annotations

@@ -62,6 +62,16 @@ class TrainPlan:
         return self.steps_per_epoch * self.recipe.epochs
 
     @property
+    def patches(self) -> int:
+        """Patches of a crop."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def visible(self) -> int:
+        """Patches of a crop that the encoder sees."""
+        return visible_patches(self.patches, self.recipe.mask_ratio)
+
+    @property
     def modalities(self) -> tuple[Modality, ...]:
         """All that take part, inputs first, each once."""
         return tuple({m.name: m for m in (*self.inputs, *self.pretext)}.values())

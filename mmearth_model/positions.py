@@ -2,9 +2,10 @@
 
 Hidden positions do not exist: a convolution sees zeros there and has no outputs there, and statistics are
 taken over the rest (the semantics of submanifold sparse convolutions; Graham and van der Maaten, 2017,
-arXiv 1706.01307). Three forms, of one interface: `Everywhere` hides nothing; `Gathered` keeps the visible patches
+arXiv 1706.01307). Forms of one interface: `Everywhere` hides nothing; `Gathered` keeps the visible patches
 only; `Masked` computes everywhere and puts zeros before every convolution. Where both apply, the latter two
-compute the same; `Masked` is simpler and also knows single missing pixels, `Gathered` saves the work.
+compute the same; `Masked` is simpler and also knows single missing pixels, `Gathered` saves the work. `Fused` is
+`Gathered` with kernels of our own.
 
 Features are (B, h, w, C) outside. Axes: B batch, h w positions, C channels, V visible patches, s positions along
 a side of a patch.
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmearth_data import InputError
+from mmearth_model.kernels import usable
 from mmearth_model.masking import upsample_mask
 from mmearth_model.patchwise import depthwise, gather, spread
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Engine = Literal["auto", "masked", "gathered"]
-"""How hidden patches are left out: ``auto`` gathers where it can."""
+Engine = Literal["auto", "masked", "gathered", "fused"]
+"""How hidden patches are left out: ``auto`` gathers where it can; so does ``fused``, with Triton where that runs."""
 
 
 class Positions(Protocol):
@@ -135,7 +137,7 @@ class Gathered:
     Attributes
     ----------
     rows, columns
-        (B, V) int64, where each patch lies on the grid.
+        (B, V) integers, where each patch lies on the grid.
     grid
         Rows and columns of patches.
     """
@@ -146,13 +148,24 @@ class Gathered:
     grid: tuple[int, int]
 
     @classmethod
-    def of(cls, mask: Tensor, grid: tuple[int, int]) -> Self | None:
-        """Visible patches of a mask (B, L); None where samples have unequally many, or none."""
-        counts = (~mask).sum(dim=1)
-        visible = int(counts[0])
-        if visible == 0 or bool((counts != visible).any()):
-            return None
+    def of(cls, mask: Tensor, grid: tuple[int, int], visible: int | None = None) -> Self | None:
+        """Visible patches of a mask (B, L), ``visible`` in each sample; None where samples have unequally many, or none.
+
+        Where ``visible`` is given they are not counted, as the host would have to wait for the device.
+        """
+        known = visible is not None and (mask.device.type != "cpu" or torch.compiler.is_compiling())
+        if not known:
+            counts = (~mask).sum(dim=1)
+            told, visible = visible, int(counts[0])
+            if visible == 0 or bool((counts != visible).any()):
+                return None
+            if told not in (None, visible):
+                raise InputError(f"expected a mask that leaves {told} patches visible, got {visible}; omit the number.")
         order = mask.byte().argsort(dim=1, stable=True)[:, :visible]
+        return cls._at(order, grid)
+
+    @classmethod
+    def _at(cls, order: Tensor, grid: tuple[int, int]) -> Self:
         return cls(order // grid[1], order % grid[1], grid)
 
     def enter(self, x: Tensor) -> Tensor:
@@ -174,10 +187,41 @@ class Gathered:
         return self.enter(layer(self.leave(x)))
 
 
+@dataclass(frozen=True, slots=True)
+class Fused(Gathered):
+    """As `Gathered`, with what a block does in two kernels of our own, where they run.
+
+    Attributes
+    ----------
+    table
+        (B, rows, columns) of patches, int32: which of the visible patches lies there; -1: none.
+    """
+
+    table: Tensor
+
+    @classmethod
+    def _at(cls, order: Tensor, grid: tuple[int, int]) -> Self:
+        number = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
+        table = number.new_full((len(order), grid[0] * grid[1]), -1).scatter_(1, order, number)
+        return cls((order // grid[1]).int(), (order % grid[1]).int(), grid, table.view(-1, *grid))
+
+    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """See `Positions`."""
+        if not (isinstance(layer, nn.Conv2d) and _is_depthwise(layer) and layer.bias is not None and usable(x)):
+            return Gathered.around(self, layer, x)
+        from mmearth_model.kernels.depthwise import depthwise
+
+        return depthwise(x, layer.weight, layer.bias, self.rows, self.columns, self.table)
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    return layer.groups == layer.in_channels == layer.out_channels
+
+
 def _gradient_pays(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether `depthwise` beats the library's own gradients: on a CPU, outside of autocast and compilation."""
     return (
-        layer.groups == layer.in_channels == layer.out_channels
+        _is_depthwise(layer)
         and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype
         and not torch.is_autocast_enabled("cpu")
@@ -192,6 +236,7 @@ def positions(
     pixels: Tensor | None,
     strides: tuple[int, ...],
     engine: Engine = "auto",
+    visible: int | None = None,
 ) -> Positions:
     """Find out what exists.
 
@@ -209,6 +254,8 @@ def positions(
         Of the network, from pixels to its coarsest resolution.
     engine
         How to leave them out.
+    visible
+        Patches that the mask leaves in every sample, where that is known.
 
     Raises
     ------
@@ -220,13 +267,14 @@ def positions(
     if mask is None:
         return Everywhere() if pixels is None else Masked.of(pixels, strides)
     grid = (size[0] // patch_size, size[1] // patch_size)
-    visible = ~upsample_mask(mask, grid, patch_size)
-    whole = pixels is None or bool((pixels | ~visible).all())
-    gathered = Gathered.of(mask, grid) if whole and engine != "masked" else None
-    if gathered is not None:
-        return gathered
+    if engine != "masked" and (pixels is None or bool((pixels | upsample_mask(mask, grid, patch_size)).all())):
+        form = Fused if engine == "fused" else Gathered
+        gathered = form.of(mask, grid, visible)
+        if gathered is not None:
+            return gathered
     if engine == "gathered":
         raise InputError(
             "engine gathered needs equally many visible patches in every sample and no missing pixels; use auto."
         )
-    return Masked.of(visible if pixels is None else visible & pixels, strides)
+    shown = ~upsample_mask(mask, grid, patch_size)
+    return Masked.of(shown if pixels is None else shown & pixels, strides)

@@ -119,6 +119,7 @@ class Pretraining(LightningModule):
         self.optimizer_state = optimizer_state
         with seeded(recipe.seed):
             self.model = MPMAE(plan.model_config())
+        self.model.encoder.engine = recipe.engine
         self.losses = MultiTaskLoss(
             self.model.config.tasks, LossConfig(preset=recipe.preset, weighting=recipe.weighting)
         )
@@ -146,10 +147,8 @@ class Pretraining(LightningModule):
         plan, seed = self.plan, self.plan.recipe.seed
         crops = generator(seed, position, "crop")
         window = Window.random(tiles, plan.tile_size, plan.image_size, crops, flips=plan.recipe.flips)
-        patches = (plan.image_size // plan.patch_size) ** 2
-        return window, random_mask(
-            tiles, patches, plan.recipe.mask_ratio, generator(seed, position, "mask"), self.device
-        )
+        chance = generator(seed, position, "mask")
+        return window, random_mask(tiles, plan.patches, plan.recipe.mask_ratio, chance, self.device)
 
     def learn(self, raw: Batch, window: Window, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a raw batch: total, and each task's."""
@@ -163,7 +162,7 @@ class Pretraining(LightningModule):
         wanted = len(images) if whole else self.plan.recipe.slice_images
         length = slice_length(self.device, len(images), wanted, training=True)
         slices = zip(torch.split(images, length), torch.split(mask, length), strict=True)
-        parts = [self.model(*part) for part in slices]
+        parts = [self.model(*part, self.plan.visible) for part in slices]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()

@@ -75,6 +75,9 @@ class TrainRecipe(BaseModel):
         Largest gradient norm; None does not clip (as the paper).
     slice_images
         Images per forward pass on a CPU, whose cache holds few; None chooses.
+    engine
+        How hidden patches are left out: ``auto`` gathers the visible ones, ``masked`` computes all, ``fused`` gathers and
+        uses our Triton kernels on a GPU. All give the same to rounding.
     precision
         ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a GPU that has it.
     seed
@@ -121,6 +124,7 @@ class TrainRecipe(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     slice_images: int | None = Field(default=None, ge=1)
+    engine: Literal["auto", "masked", "gathered", "fused"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     checkpoint_epochs: int = Field(default=10, ge=1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from mmearth_data import FileInputError, InputError
-from mmearth_model.recipe import differences
+from mmearth_model.recipe import TrainRecipe, differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -57,11 +57,11 @@ class Run:
             if folder.is_dir() and not any(folder.iterdir()):
                 return cls(folder)
             raise InputError(f"{folder}: expected a new folder or a run, got something else; choose another --out.")
-        different = [
-            line
-            for part in ("recipe", "store")
-            for line in differences(_read_json(folder / RUN_FILE).get(part, {}), dict(identity[part]))
-        ]
+        recorded = _read_json(folder / RUN_FILE)
+        recipe = TrainRecipe().identity() | recorded.get("recipe", {})  # a field that came later had its default
+        here = {"path": identity["store"].get("path")}  # a store may move: its digest tells that it is the same
+        store = recorded.get("store", {}) | here
+        different = [*differences(recipe, dict(identity["recipe"])), *differences(store, dict(identity["store"]))]
         if different:
             raise InputError(
                 f"{folder}: expected the run that stands there, got another one ({'; '.join(different)}); "

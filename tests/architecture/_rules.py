@@ -53,6 +53,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
+    "triton": ("mmearth_model.kernels",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 

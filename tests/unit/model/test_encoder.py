@@ -305,6 +305,16 @@ def test_inputs_that_do_not_fit_are_refused(x: Tensor, mask: Tensor | None, said
         tiny().float()(x, mask)
 
 
+@pytest.mark.parametrize(
+    ("visible", "said"), [(0, "between 1 and 9"), (10, "between 1 and 9"), (4, "leaves 4 .* got 3")]
+)
+def test_a_wrong_number_of_visible_patches_is_refused(visible: int, said: str) -> None:
+    encoder, images, mask = tiny(), torch.randn(2, 3, 24, 24).double(), random_mask(2, 9, 0.6)
+    with pytest.raises(InputError, match=said):
+        encoder(images, mask, visible=visible)
+    assert torch.equal(encoder(images, mask, visible=3), encoder(images, mask))
+
+
 def test_the_released_padding_takes_no_mask() -> None:
     with pytest.raises(InputError, match="takes no mask"):
         tiny(padding="reference")(torch.zeros(1, 3, 24, 24).double(), torch.zeros(1, 9, dtype=torch.bool))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
-from mmearth_model.masking import random_mask, upsample_mask
+from mmearth_model.masking import random_mask, upsample_mask, visible_patches
 from mmearth_model.patchwise import depthwise, gather, spread, weight_gradient
 
 SIZES_TO_BASE = ("atto", "femto", "pico", "nano", "tiny", "base")
@@ -40,7 +40,7 @@ def results(encoder: ConvNeXtV2, engine: Any, images: Tensor, mask: Tensor) -> d
     maps = encoder.forward_features(inputs, mask)
     generator = torch.Generator().manual_seed(1)
     loss = torch.stack([
-        (m * torch.randn(m.shape, generator=generator, dtype=torch.float64).to(m.dtype)).sum() for m in maps
+        (m * torch.randn(m.shape, generator=generator, dtype=torch.float64).to(m)).sum() for m in maps
     ]).sum()  # fmt: skip
     names = [name for name, _ in encoder.named_parameters()]
     gradients = torch.autograd.grad(loss, (inputs, *encoder.parameters()))
@@ -151,10 +151,32 @@ def test_under_autocast_it_is_the_full_precision_to_that_of_the_type(dtype: torc
         assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
-@pytest.mark.filterwarnings(
+torchs_own = pytest.mark.filterwarnings(
     "ignore:<class 'torch.autograd.function.Function'> should not:DeprecationWarning"
-)  # torch's own
-@pytest.mark.parametrize("engine", [pytest.param("masked", marks=pytest.mark.slow), "gathered"])
+)
+
+
+@torchs_own
+def test_where_the_number_of_visible_patches_is_known_it_compiles_as_one_graph() -> None:
+    """And is the same; the code generator is left out, which needs a compiler and minutes."""
+    torch._dynamo.reset()
+    encoder = encoder_of(torch.float32, depths=(1, 1, 1, 1), widths=(8, 8, 16, 16))
+    images, mask = torch.randn(2, 12, 24, 24), random_mask(2, 9, 0.6)
+    visible = visible_patches(9, 0.6)
+    compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True)
+    oracle, found = encoder(images, mask), compiled(images, mask, visible=visible)
+    assert_near(found, oracle)
+    upstream = torch.randn_like(oracle)
+    parameters = list(encoder.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(found, parameters, upstream), torch.autograd.grad(oracle, parameters, upstream), strict=True
+    ):
+        assert_near(ours, theirs, gradient=True)
+
+
+@pytest.mark.slow
+@torchs_own
+@pytest.mark.parametrize("engine", ["masked", "gathered"])
 def test_what_torch_compile_makes_of_it_is_the_same(engine: Any) -> None:
     """Traced forward and backward; the code generator is left out, which needs a compiler and minutes."""
     torch._dynamo.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -15,7 +16,7 @@ import torch
 from closeness import assert_near
 from toy_store import MODALITIES, TINY, write_store
 
-from mmearth_data import InputError, Kind, Store, format_tile_id
+from mmearth_data import InputError, Kind, Store, format_tile_id, open_store
 from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
 from mmearth_model.checkpoints import MODEL_FILE, OPTIMIZER_FILE, read_tensors
 from mmearth_model.draws import Position, generator
@@ -110,6 +111,16 @@ def test_slices_of_a_batch_predict_what_the_batch_does(store: Store) -> None:
     whole = module.model(images, mask)
     for name, prediction in module.predict(images, mask).items():
         assert_near(prediction, whole[name], name)
+
+
+@pytest.mark.parametrize("engine", ["masked", "gathered", "fused"])
+def test_every_engine_learns_the_same(store: Store, straight: Path, tmp_path: Path, engine: str) -> None:
+    """To what rounding grows to in six steps; fused gathers where there is no GPU."""
+    module = prepare(plan_training(store, recipe(engine=engine)), store, None, 0)
+    assert module.model.encoder.engine == engine
+    ours = read_tensors(pretrain(store, recipe(engine=engine), tmp_path / "run", device="cpu") / MODEL_FILE)
+    for name, theirs in read_tensors(straight / MODEL_FILE).items():
+        torch.testing.assert_close(ours[name], theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(store: Store, straight: Path) -> None:
@@ -325,6 +336,23 @@ def test_a_finished_run_is_left_as_it_is(store: Store, straight: Path) -> None:
 def test_another_recipe_does_not_continue_a_run(store: Store, straight: Path) -> None:
     with pytest.raises(InputError, match=r"mask_ratio: 0\.6 -> 0\.5"):
         pretrain(store, recipe(mask_ratio=0.5), straight.parent, device="cpu")
+
+
+def test_a_run_continues_on_a_store_that_was_moved(store: Store, straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "moved.zarr")
+    assert pretrain(open_store(tmp_path / "moved.zarr"), recipe(), straight.parent, device="cpu") == straight
+
+
+def test_a_run_of_before_a_field_was_added_continues(store: Store, straight: Path, tmp_path: Path) -> None:
+    """It ran with what is the field's default now, not with anything else."""
+    shutil.copytree(straight.parent, tmp_path / "run")
+    record = tmp_path / "run" / "run.json"
+    content = json.loads(record.read_text())
+    del content["recipe"]["engine"]
+    record.write_text(json.dumps(content))
+    assert pretrain(store, recipe(), tmp_path / "run", device="cpu").name == straight.name
+    with pytest.raises(InputError, match="engine: 'auto' -> 'masked'"):
+        pretrain(store, recipe(engine="masked"), tmp_path / "run", device="cpu")
 
 
 def test_a_truncated_checkpoint_does_not_continue(store: Store, straight: Path, tmp_path: Path) -> None:

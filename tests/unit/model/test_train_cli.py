@@ -136,6 +136,9 @@ def test_bench_tells_of_every_form(here: Path) -> None:
     assert found["sparse"]["memory_mib"] < 0.9 * found["masked"]["memory_mib"]
     table = run("bench", *small, "--form", "sparse")
     assert table.exit_code == 0, table.output
+    refused = run("bench", *small, "--form", "fused")
+    assert refused.exit_code == 2
+    assert "--form fused: expected a GPU and Triton, got cpu" in refused.output
     assert "% of peak" in table.stdout
 
 
