@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class Violation:
         return f"{self.module}:{self.line}: {self.what}"
 
 
-def read_package(root: Path) -> list[Module]:
+@cache
+def read_package(root: Path) -> tuple[Module, ...]:
     """All modules of a package, by name."""
     modules = []
     for path in sorted(root.rglob("*.py")):
@@ -120,7 +122,7 @@ def read_package(root: Path) -> list[Module]:
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         modules.append(Module.parse(name, path.read_text(encoding="utf-8"), is_package=is_package))
-    return modules
+    return tuple(modules)
 
 
 # ---------------------------------------------------------------- imports
