@@ -58,10 +58,10 @@ class Run:
                 return cls(folder)
             raise InputError(f"{folder}: expected a new folder or a run, got something else; choose another --out.")
         recorded = _read_json(folder / RUN_FILE)
-        recipe = TrainRecipe().identity() | recorded.get("recipe", {})  # a field that came later had its default
-        here = {"path": identity["store"].get("path")}  # a store may move: its digest tells that it is the same
-        store = recorded.get("store", {}) | here
-        different = [*differences(recipe, dict(identity["recipe"])), *differences(store, dict(identity["store"]))]
+        defaults = TrainRecipe().identity()  # of fields that were added since
+        recipes = (defaults | dict(part) for part in (recorded.get("recipe", {}), identity["recipe"]))
+        stores = (dict(part) | {"path": ""} for part in (recorded.get("store", {}), identity["store"]))  # it may move
+        different = [*differences(*recipes), *differences(*stores)]
         if different:
             raise InputError(
                 f"{folder}: expected the run that stands there, got another one ({'; '.join(different)}); "

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,23 @@ if not sys.platform.startswith("linux"):
 SHARED_MEMORY = 99 * 1024
 """Bytes that a program may have on every GPU since Ampere (CUDA C++ Programming Guide, compute capability 8.6)."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRET = "TRITON_INTERPRET"
 HALVES = (torch.float16, torch.bfloat16)[: 1 + torch.cuda.is_available()]  # the interpreter has no products in bfloat16
 KERNELS = {"_sum_squares", "_contract", "_sum_products", "_spread_gradient", "_correlate", "_correlate_gradient"}
 
+with pytest.MonkeyPatch.context() as patched:
+    if DEVICE == "cpu":
+        # Triton decides at its import what its own functions are. PyTorch may have imported it; nothing here needs that one.
+        patched.setenv(INTERPRET, "1")
+        for loaded in [name for name in sys.modules if re.match(r"triton\b(?!\._C)", name)]:
+            del sys.modules[loaded]
+    from mmearth_model.kernels import depthwise, mlp
 
-@pytest.fixture(autouse=True, scope="module")
-def triton() -> Iterator[None]:
-    """Without a GPU, kernels that are defined inside run on the CPU, in numpy."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")
 
-        yield
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":
+        monkeypatch.setenv(INTERPRET, "1")
 
 
 def counted(operation: Callable[..., Tensor], name: str, called: list[str]) -> Callable[..., Tensor]:
@@ -60,8 +66,6 @@ def counted(operation: Callable[..., Tensor], name: str, called: list[str]) -> C
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of our operations in the order of their calls."""
-    from mmearth_model.kernels import depthwise, mlp
-
     called: list[str] = []
     for module, name in ((depthwise, "depthwise"), (mlp, "mlp")):
         monkeypatch.setattr(module, name, counted(getattr(module, name), name, called))
@@ -168,7 +172,7 @@ def test_where_kernels_do_not_run_it_gathers(launches: list[str], monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(mmearth_model.kernels, "_installed", lambda: False)
         block_of(260)(x, where)
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv(INTERPRET, raising=False)
     assert not usable(torch.zeros(1))
     assert launches == ["depthwise"]
 
@@ -189,7 +193,7 @@ def test_every_kernel_compiles_for_a_gpu(
 ) -> None:
     """To machine code, by the assembler that Triton brings, within the shared memory that there is."""
     program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("_compile_kernels.py"))]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k != INTERPRET} | {"TRITON_CACHE_DIR": str(tmp_path)}
     ran = subprocess.run(
         [*program, str(capability), dtype, *map(str, channels)], env=environment, capture_output=True, text=True
     )
