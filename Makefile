@@ -9,7 +9,7 @@ export MPLBACKEND := Agg
 # Python keeps what it has compiled, wherever it was told not to: hundreds of processes import the same libraries.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check lint types tests check-live prove bench clean
+.PHONY: help demo test check check-live prove bench clean
 help:
 	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate"
 	@echo "make test     lint, type-check and test everything"
@@ -39,22 +39,14 @@ demo: $(READY)
 	@echo "$(DEMO)/map.png      where the tiles lie"
 	@echo "$(DEMO)/run          the pretrained model and its logs"
 
-check: lint types
-
-lint: $(READY)
+check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: $(READY)
 	$(BIN)/mypy --num-workers 2
-
-# Types are checked beside the tests, which sleep now and then.
-test: lint
-	@$(MAKE) --no-print-directory -j 2 types tests
 
 # One thread of arithmetic a process: two processes test at a time. Files in their own order: integration, which is long,
 # before the many short ones, so that neither process waits for the other at the end.
-tests: $(READY)
+test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check-live: $(READY)
