@@ -35,9 +35,13 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests out of the user's cache folder."""
+    """Keep the tests out of the user's cache folder; cutting the ecoregions takes long enough to be done once for all."""
+    cache, base = tmp_path_factory.mktemp("cache"), tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ecoregions"
+    shared.mkdir(exist_ok=True)
+    (cache / "ecoregions").symlink_to(shared)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMEARTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MMEARTH_CACHE", str(cache))
         yield
 
 

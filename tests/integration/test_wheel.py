@@ -47,9 +47,8 @@ class Environment:
 
     def run(self, *command: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment, cut off from this checkout."""
-        variables = {
-            k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "MMEARTH", "COV"))
-        }
+        ours = ("PYTHON", "VIRTUAL_ENV", "MMEARTH", "COV")
+        variables = {k: v for k, v in os.environ.items() if k == "MMEARTH_CACHE" or not k.startswith(ours)}
         variables["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{variables.get('PATH', '')}"
         return subprocess.run(
             [str(self.folder / "bin" / command[0]), *command[1:]],
