@@ -257,7 +257,9 @@ def bench(
     device = resolve_device(work.device)
     fusing = runs_on(device)
     if "fused" in (forms or ()) and not fusing:
-        raise InputError(f"--form fused: expected a GPU and Triton, got {device}; leave it out.")
+        raise InputError(
+            f"--form fused: expected an NVIDIA GPU since Ampere, Triton and a C compiler, got {device}; leave it out."
+        )
     forms = forms or [form for form in FORMS if form != "fused" or fusing]
     report("finding the peak")
     peak = peak_flops(device, bfloat16(work, device))

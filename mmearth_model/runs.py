@@ -57,10 +57,10 @@ class Run:
             if folder.is_dir() and not any(folder.iterdir()):
                 return cls(folder)
             raise InputError(f"{folder}: expected a new folder or a run, got something else; choose another --out.")
-        recorded = _read_json(folder / RUN_FILE)
+        recorded = _read_record(folder / RUN_FILE)
         defaults = TrainRecipe().identity()  # of fields that were added since
-        recipes = (defaults | dict(part) for part in (recorded.get("recipe", {}), identity["recipe"]))
-        stores = (dict(part) | {"path": ""} for part in (recorded.get("store", {}), identity["store"]))  # it may move
+        recipes = (defaults | dict(part) for part in (recorded["recipe"], identity["recipe"]))
+        stores = (dict(part) | {"path": ""} for part in (recorded["store"], identity["store"]))  # it may move
         different = [*differences(*recipes), *differences(*stores)]
         if different:
             raise InputError(
@@ -183,9 +183,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read what a run wrote of its recipe and its store."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileInputError(path, f"expected the record of a run, got: {error}; choose another --out.") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("recipe", "store")):
+        raise FileInputError(path, "expected the record of a run, with its recipe and store, got something else; choose another --out.")  # fmt: skip
     return content
