@@ -9,13 +9,14 @@ export MPLBACKEND := Agg
 # Python keeps what it has compiled, wherever it was told not to: hundreds of processes import the same libraries.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check check-live prove bench clean
+.PHONY: help demo test check check-live prove prove-ecosystem bench clean
 help:
 	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate"
 	@echo "make test     lint, type-check and test everything"
 	@echo "make check    lint and type-check only"
 	@echo "make check-live  compare Earth Engine itself with the emulator; needs an account"
 	@echo "make prove    the long forms of the proofs"
+	@echo "make prove-ecosystem  what other people's programs make of it; each in an environment of its own"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
 	@echo "make clean    remove the virtual environment and the demo"
 
@@ -47,13 +48,24 @@ check: $(READY)
 # One thread of arithmetic a process: two processes test at a time. Files in their own order: integration, which is long,
 # before the many short ones, so that neither process waits for the other at the end.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not clients and not ecosystem"
 
 check-live: $(READY)
 	@$(BIN)/python tests/live/check_live.py
 
 prove: $(READY) $(VENV)/.azurite
 	$(BIN)/pytest -m slow
+
+# Other people's Earth Engine clients, and libraries of models, pull much that nothing else here needs.
+prove-ecosystem: $(VENV)-clients/.ready $(VENV)-ecosystem/.ready
+	$(VENV)-clients/bin/pytest -m clients
+	$(VENV)-ecosystem/bin/pytest -m ecosystem
+
+$(VENV)-%/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-$*/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[model,dev,$*]"
+	@touch $@
 
 # Azure's own emulator of its storage, for az://; without npm the other proofs run, and that one fails.
 $(VENV)/.azurite: $(READY)
