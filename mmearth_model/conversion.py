@@ -1,28 +1,41 @@
 """Weights written by others: the released MMEarth checkpoints and plain ConvNeXt V2, in and out.
 
-Three styles of names and shapes:
+Whose names and shapes are read:
 
-``sparse``
+MMEarth, sparse
     As released: the pretraining network on its sparse engine. ``...kernel`` is (k * k, in, out), or (k * k, C) where
-    depthwise, its rows running down the columns of the kernel; names carry ``.ln`` and ``.linear``.
-``dense``
-    The same network without that engine.
-``timm``
+    depthwise, or (in, out) where the convolution is 1 x 1; its rows run down the columns of the kernel. Names carry
+    ``.ln`` and ``.linear``.
+MMEarth, dense
+    The same network without that engine; and the classifiers and UNets that were fine-tuned from it, whose names have no
+    ``encoder.`` in front.
+ConvNeXt V2
+    Of its authors, sparse and dense, pretrained (FCMAE) and classifiers: ``downsample_layers.0`` is the stem.
+timm
     A plain ConvNeXt V2 (original stem, no decoder), as PyTorch image models name it.
 
-A released file is a pickle. It is read by PyTorch's restricted loader, which knows tensors, plain containers and
-``argparse.Namespace`` (the options of the run), and refuses everything else before anything is executed.
+``module.`` in front of names, as left by PyTorch's data parallelism, is dropped everywhere. What a file may hold besides,
+and how it is read without running anything, says `mmearth_model.torchfiles`.
+
+For whom weights are written (`Audience`):
+
+``sparse``
+    The released pretraining code, ``FCMAE(sparse=True)``: a whole network of preset reference.
+``dense``
+    The same, ``FCMAE(sparse=False)``, whose encoder has a norm and a head that nothing reads.
+``finetune``
+    The released fine-tuning code and its ``torch.hub`` entry: an encoder alone. That code adds two axes to every tensor
+    of GRN, so they are (1, C) here.
+``timm``
+    timm's ConvNeXt V2.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import pickle
 import re
-import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -31,22 +44,40 @@ from safetensors.torch import load_file
 from mmearth_data import FileInputError, InputError, Kind, load_catalog
 from mmearth_model.encoder import SIZES, EncoderConfig
 from mmearth_model.mpmae import ALL_TASKS, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec
+from mmearth_model.torchfiles import StoredTensor, read_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
 Style = Literal["sparse", "dense", "timm"]
+Audience = Literal["finetune", "dense", "sparse", "timm"]
 Tensors = dict[str, "Tensor"]
 
 CONV_MLP = ("atto", "femto", "pico", "nano")
 """Sizes whose linear layers are 1 x 1 convolutions in timm."""
-ZIP = b"PK\x03\x04"
 PATCHES_ACROSS = 7
+TIMM_STRIDE = 32
+"""Coarsest stride that timm's ConvNeXt has by default (``output_stride``)."""
+TIMM_HALVINGS = 4
+"""Times that the stem's stride has grown in front of the last stage."""
+CLASSES = 1000
+"""Outputs of the head that the released dense encoder has while pretraining."""
+DENSE_GRN_EPS = 1e-4
+"""GRN's epsilon in the released fine-tuning networks; pretraining and everything else has 1e-6."""
 DROPPED = ("encoder.norm.", "encoder.head.", "head.", "norm.")
 """The dense style and timm carry a classifier, which is no part of an encoder."""
+WEIGHTS = ("model", "state_dict", "module")
+"""Keys under which a file has its weights; without one they are the file."""
+UNET_PARTS = ("upsample_layers.", "initial_conv_upsample.", "layerNorm.")
+FCMAE_PARTS = ("decoder.", "pred.", "proj.", "mask_token")
+"""What stands on the encoder in the released UNets, and in the pretraining network of ConvNeXt V2's authors."""
+ENCODER_PARTS = ("initial_conv.", "stem_orig.", "stem.", "downsample_layers.", "stages.", "norm.", "head.")
+"""Of an encoder whose names have no ``encoder.`` in front."""
+AUTHORS_LAST = "encoder.downsample_layers.3.0"
+"""ConvNeXt V2's authors count the stem as the first of four downsampling layers; the released code has three."""
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"encoder\.initial_conv\.0\.", "model.encoder.stem.conv."),
@@ -70,7 +101,6 @@ RENAMES: tuple[tuple[str, str], ...] = (
 TIMM_RENAMES: tuple[tuple[str, str], ...] = (
     (r"stem\.0\.", "model.encoder.stem.conv."),
     (r"stem\.1\.", "model.encoder.stem.norm."),
-    (r"stages\.(\d+)\.downsample\.([01])\.", "model.encoder.downsample."),
     (r"stages\.(\d+)\.blocks\.(\d+)\.conv_dw\.", r"model.encoder.stages.\1.\2.dwconv."),
     (r"stages\.(\d+)\.blocks\.(\d+)\.norm\.", r"model.encoder.stages.\1.\2.norm."),
     (r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.fc([12])\.", r"model.encoder.stages.\1.\2.pwconv\3."),
@@ -113,21 +143,17 @@ def import_weights(file: Path) -> Imported:
     Parameters
     ----------
     file
-        ``.pth`` or ``.safetensors``.
+        ``.pth``, ``.pt`` or ``.safetensors``.
 
     Raises
     ------
     FileInputError
-        When it is cut short, holds anything but numbers and options, or fits no known architecture.
+        When it is cut short, asks for anything but tensors, containers and numbers outside ``args``, or fits no known
+        architecture.
     """
-    content = read_foreign(file)
-    options = content.get("args")
-    weights = content.get("model", content.get("state_dict", content))
-    tensors = (
-        {str(k): v for k, v in weights.items() if isinstance(v, torch.Tensor)} if hasattr(weights, "items") else {}
-    )
+    tensors, options = read_foreign(file)
     try:
-        return _imported(tensors, vars(options) if isinstance(options, argparse.Namespace) else {})
+        return _imported(tensors, options)
     except FileInputError:
         raise
     except (InputError, KeyError, IndexError, RuntimeError, ValueError) as error:
@@ -138,54 +164,68 @@ def import_weights(file: Path) -> Imported:
         ) from None
 
 
-def read_foreign(file: Path) -> Mapping[str, Any]:
-    """Content of a file of weights, read without executing anything.
+def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Weights of a file, read without executing anything, and the options of the run that made them.
 
     Raises
     ------
     FileInputError
         When it is missing, cut short, or a pickle of more than numbers and options.
     """
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that it refuses anyway
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise FileInputError(file, f"expected tensors and options only, {_refusal(error)}") from None
-    except (OSError, EOFError, RuntimeError, SafetensorError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise FileInputError(file, f"expected a whole file of weights, got: {text}; download it again.") from None
-    if not isinstance(content, dict):
-        raise FileInputError(file, f"expected a dictionary of weights, got {type(content).__name__}.")
-    return content
-
-
-def _refusal(error: pickle.UnpicklingError) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    what = f"got a pickle that asks for {named[1]}" if named else "got something else, or a file that was cut short"
-    return f"{what}; nothing of it was executed. Use a file from a source that you trust."
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file), {}
+        except (OSError, SafetensorError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise FileInputError(file, f"expected a whole file of weights, got: {text}; download it again.") from None
+    found = read_torch(file)
+    weights = next((found.content[key] for key in WEIGHTS if key in found.content), found.content)
+    named = weights.items() if isinstance(weights, dict) else ()
+    tensors = {str(name): found.tensor(value) for name, value in named if isinstance(value, StoredTensor)}
+    return tensors, plain(found.options())
 
 
 def _imported(tensors: Tensors, options: dict[str, Any]) -> Imported:
-    if any(name.startswith("stem.0.") for name in tensors):
+    tensors = {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in tensors.items()}
+    if any(re.match(r"stages\.\d+\.blocks\.", name) for name in tensors):
         ours = from_timm(tensors)
-        return Imported(
-            encoder=encoder_shape(ours, options), model=None, weighting="unweighted", tensors=ours, style="timm",
-            options=plain(options),
-        )  # fmt: skip
+        return _encoder_alone(ours, timm_layout(encoder_shape(ours, options)), "timm", options)
     style: Style = "sparse" if any(name.endswith(".kernel") for name in tensors) else "dense"
+    bare = any(name.startswith(ENCODER_PARTS) for name in tensors)
+    unet = any(name.startswith(UNET_PARTS) for name in tensors)
+    tensors = {
+        f"encoder.{name}" if name.startswith(ENCODER_PARTS) else name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(UNET_PARTS)
+    }
+    if any(name.startswith(AUTHORS_LAST) for name in tensors):
+        ours = from_released(_authors_encoder(tensors))
+        return _encoder_alone(ours, encoder_shape(ours, options), style, options)
     ours = from_released(tensors)
     encoder = encoder_shape(ours, options)
+    if bare:
+        encoder = replace(encoder, padding="same" if unet else "reference", grn_eps=DENSE_GRN_EPS)
     if not any(name.startswith("model.heads.") for name in ours):
-        kept = {name: tensor for name, tensor in ours.items() if name.startswith("model.encoder.")}
-        return Imported(encoder=encoder, model=None, weighting="unweighted", tensors=kept, style=style)
+        return _encoder_alone(ours, encoder, style, options)
     model, ours = network_shape(encoder, ours)
     weighting = "uncertainty" if "losses.log_vars" in ours else "unweighted"
-    return Imported(
-        encoder=model.encoder, model=model, weighting=weighting, tensors=ours, style=style, options=plain(options)
-    )
+    return Imported(encoder=model.encoder, model=model, weighting=weighting, tensors=ours, style=style, options=options)
+
+
+def _encoder_alone(ours: Tensors, encoder: EncoderConfig, style: Style, options: dict[str, Any]) -> Imported:
+    kept = {name: tensor for name, tensor in ours.items() if name.startswith("model.encoder.")}
+    return Imported(encoder=encoder, model=None, weighting="unweighted", tensors=kept, style=style, options=options)
+
+
+def _authors_encoder(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Give an encoder of ConvNeXt V2's authors the released names: their first downsampling is the stem."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(FCMAE_PARTS)}
+
+    def named(found: re.Match[str]) -> str:
+        layer = int(found[1])
+        return f"encoder.downsample_layers.{layer - 1}." if layer else "encoder.stem_orig."
+
+    return {re.sub(r"^encoder\.downsample_layers\.(\d+)\.", named, name): tensor for name, tensor in kept.items()}
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -199,52 +239,29 @@ def from_released(tensors: Mapping[str, Tensor]) -> Tensors:
     return ours
 
 
-def to_released(tensors: Mapping[str, Tensor], model: MPMAEConfig, style: Style) -> Tensors:
-    """Inverse of `from_released` for a whole network of ours; shared decoders are written once per task."""
-    theirs: Tensors = {}
-    for name, tensor in tensors.items():
-        for their_name in _released_names(name, model):
-            spelled, value = (_sparse if style == "sparse" else _dense)(their_name, tensor)
-            theirs[spelled] = value
-    return theirs
-
-
 def from_timm(tensors: Mapping[str, Tensor]) -> Tensors:
     """Give timm's tensors our names and shapes; its classifier is left out."""
     ours: Tensors = {}
     for name, tensor in tensors.items():
         if name.startswith(DROPPED):
             continue
-        found = re.match(r"stages\.(\d+)\.downsample\.([01])\.(\w+)$", name)
-        new = (
-            f"model.encoder.downsample.{int(found[1]) - 1}.{('norm', 'conv')[int(found[2])]}.{found[3]}"
-            if found
-            else _rename(name, TIMM_RENAMES)
-        )
+        new = re.sub(r"^stages\.(\d+)\.downsample\.([01])\.", _timm_downsample, name)
+        new = new if new != name else _rename(name, TIMM_RENAMES)
         ours[new] = tensor.flatten(1) if ".mlp.fc" in name and tensor.ndim == 4 else tensor
     return ours
 
 
-def to_timm(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
-    """Inverse of `from_timm`, for an encoder with the original stem.
+def _timm_downsample(found: re.Match[str]) -> str:
+    """Our name of a layer in front of a stage; that in front of the first belongs to the stem."""
+    stage, layer = int(found[1]), ("norm", "conv")[int(found[2])]
+    return f"model.encoder.downsample.{stage - 1}.{layer}." if stage else f"model.encoder.stem.down.{layer}."
 
-    Raises
-    ------
-    InputError
-        When the stem is another.
-    """
-    if encoder.stem != "original":
-        raise InputError(
-            f"--to timm: expected an encoder with the original stem, got {encoder.stem}, which timm has no place for; "
-            "export it as sparse or dense."
-        )
-    theirs: Tensors = {}
-    for name, tensor in tensors.items():
-        if name.startswith("model.encoder."):
-            new = _timm_name(name.removeprefix("model.encoder."))
-            linear = ".mlp.fc" in new and new.endswith("weight") and encoder.size in CONV_MLP
-            theirs[new] = tensor[:, :, None, None] if linear else tensor
-    return theirs
+
+def timm_layout(encoder: EncoderConfig) -> EncoderConfig:
+    """Shape of an encoder as timm computes it: where stages would be coarser than 32 px, it dilates convolutions."""
+    if encoder.stem != "original" or encoder.stem_stride * TIMM_HALVINGS < TIMM_STRIDE:
+        return encoder
+    return replace(encoder, max_stride=TIMM_STRIDE)
 
 
 def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> EncoderConfig:
@@ -255,18 +272,20 @@ def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
         blocks = {int(n.split(".")[4]) for n in tensors if n.startswith(f"{prefix}stages.{stage}.")}
         depths.append(max(blocks) + 1 if blocks else 0)
         widths.append(len(tensors[f"{prefix}stages.{stage}.0.dwconv.bias"]))
-    stem = "modified" if f"{prefix}stem.dwconv.weight" in tensors else "original"
-    kernel = tensors[f"{prefix}stem.{'dwconv' if stem == 'modified' else 'conv'}.weight"].shape[-1]
+    modified, halved = (f"{prefix}stem.{layer}.weight" in tensors for layer in ("dwconv", "down.conv"))
+    kernel = tensors[f"{prefix}stem.{'dwconv' if modified else 'conv'}.weight"].shape[-1] * (2 if halved else 1)
     shape = (tuple(depths), tuple(widths))
     size = next((name for name, known in SIZES.items() if known == shape), "atto")
     patch = 8 * kernel
-    image = int(options.get("input_size") or PATCHES_ACROSS * patch)
+    image = options.get("input_size")
     return EncoderConfig(
         size=size,
         patch_size=patch,
-        image_size=image if image % patch == 0 else PATCHES_ACROSS * patch,
+        image_size=image
+        if isinstance(image, int) and image >= patch and image % patch == 0
+        else PATCHES_ACROSS * patch,
         in_channels=tensors[f"{prefix}stem.conv.weight"].shape[1],
-        stem=stem,  # type: ignore[arg-type]
+        stem="modified" if modified else "halved" if halved else "original",
         depths=shape[0],
         widths=shape[1],
     )
@@ -307,19 +326,6 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_style(style: str) -> Style:
-    """Refuse an unknown style.
-
-    Raises
-    ------
-    InputError
-        Names the known ones.
-    """
-    if style not in get_args(Style):
-        raise InputError(f"--to: expected {', '.join(get_args(Style))}, got {style!r}.")
-    return style  # type: ignore[return-value]
-
-
 def _task(name: str, head: Tensor, patch: int) -> TaskSpec:
     modality = load_catalog().modalities.get(name)
     if modality is None:
@@ -351,6 +357,8 @@ def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
 
 def _our_shape(name: str, tensor: Tensor) -> Tensor:
     if name.endswith(".kernel"):
+        if tensor.ndim == 2 and not name.endswith((".dwconv.kernel", ".stem.0.kernel")):
+            return tensor.T[:, :, None, None]  # the engine keeps no kernel axis where there is one offset
         side = round(tensor.shape[0] ** 0.5)
         order = tensor.permute(1, 0)[:, None] if tensor.ndim == 2 else tensor.permute(2, 1, 0)
         return order.reshape(*order.shape[:-1], side, side).transpose(-1, -2)
@@ -359,78 +367,3 @@ def _our_shape(name: str, tensor: Tensor) -> Tensor:
     if name.startswith(("proj.", "pred_dict.")) and tensor.ndim == 4:
         return tensor.flatten(1)
     return tensor.flatten() if ".grn." in name or (name.endswith("bias") and tensor.ndim == 2) else tensor
-
-
-def _released_names(name: str, model: MPMAEConfig) -> Iterator[str]:
-    """Released names of one of our tensors, in the dense spelling."""
-    if name.startswith("model.decoders.") and model.decoder == "shared":
-        rest = name.removeprefix(f"model.decoders.{ALL_TASKS}.")
-        yield from (f"decoder_dict.{task.name}.{rest}" for task in model.tasks)
-        return
-    if name.startswith("model.encoder.stem.conv.") and model.encoder.stem == "original":
-        yield name.replace("model.encoder.stem.conv.", "encoder.stem_orig.0.")
-        return
-    if name.startswith("model.encoder.stem.norm.") and model.encoder.stem == "original":
-        yield name.replace("model.encoder.stem.norm.", "encoder.stem_orig.1.")
-        return
-    downsample = re.match(r"model\.encoder\.downsample\.(\d+)\.(norm|conv)\.(\w+)$", name)
-    if downsample:
-        yield f"encoder.downsample_layers.{downsample[1]}.{int(downsample[2] == 'conv')}.{downsample[3]}"
-        return
-    for theirs, ours in RENAMES:
-        stem = ours.rstrip("$")
-        if r"\1" not in ours and name.startswith(stem):
-            yield theirs.replace("\\", "").rstrip("$") + name.removeprefix(stem)
-            return
-    raise InputError(f"--to: the released format has no place for {name}: it holds networks of preset reference.")
-
-
-def _dense(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    if name == "mask_token":
-        return name, tensor.permute(0, 3, 1, 2)
-    if ".grn." in name:
-        return name, tensor[None, None, None]
-    raster_head = name.startswith("pred_dict.") and _is_raster(name)
-    if name == "proj.weight" or (raster_head and name.endswith("weight")):
-        return name, tensor[:, :, None, None]
-    return name, tensor
-
-
-def _is_raster(name: str) -> bool:
-    modality = load_catalog().modalities.get(name.split(".")[1])
-    return modality is not None and modality.kind.is_raster
-
-
-def _sparse(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    if not name.startswith("encoder."):
-        return _dense(name, tensor)
-    layer, _, kind = name.rpartition(".")
-    if ".grn." in name:
-        return name, tensor[None]
-    if re.search(r"(pwconv\d)$", layer):
-        return f"{layer}.linear.{kind}", tensor
-    if re.search(r"(norm|initial_conv\.1|stem\.1|stem_orig\.1|downsample_layers\.\d+\.0)$", layer):
-        return f"{layer}.ln.{kind}", tensor
-    if kind == "bias":
-        return name, tensor[None]
-    kernel = tensor.transpose(-1, -2).flatten(2)
-    depthwise = kernel.shape[1] == 1
-    return f"{layer}.kernel", kernel[:, 0].permute(1, 0) if depthwise else kernel.permute(2, 1, 0)
-
-
-def _timm_name(name: str) -> str:
-    down = re.match(r"downsample\.(\d+)\.(norm|conv)\.(\w+)$", name)
-    if down:
-        return f"stages.{int(down[1]) + 1}.downsample.{int(down[2] == 'conv')}.{down[3]}"
-    stem = re.match(r"stem\.(conv|norm)\.(\w+)$", name)
-    if stem:
-        return f"stem.{int(stem[1] == 'norm')}.{stem[2]}"
-    block = re.match(r"stages\.(\d+)\.(\d+)\.(.+)$", name)
-    if block is None:
-        raise InputError(f"--to timm: there is no place for {name}.")
-    parts = {
-        "dwconv.": "conv_dw.", "pwconv1.": "mlp.fc1.", "pwconv2.": "mlp.fc2.", "grn.gamma": "mlp.grn.weight",
-        "grn.beta": "mlp.grn.bias", "norm.": "norm.",
-    }  # fmt: skip
-    ours, theirs = next(pair for pair in parts.items() if block[3].startswith(pair[0]))
-    return f"stages.{block[1]}.blocks.{block[2]}.{theirs}{block[3].removeprefix(ours)}"

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from mmearth_data import InputError, __version__, load_catalog
 from mmearth_model.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
-from mmearth_model.conversion import Imported, Style, check_style, import_weights, to_released, to_timm
+from mmearth_model.conversion import Audience, Imported, import_weights
+from mmearth_model.exporting import check_audience, export
 from mmearth_model.plan import cut_bands
 from mmearth_model.released import SUFFIXES, Released, digest_of, fetch, find_released
 from mmearth_model.runs import publish_folder
@@ -40,11 +41,14 @@ def convert(
     Parameters
     ----------
     source
-        A released checkpoint (name or file), plain ConvNeXt V2 weights with timm's names, or a checkpoint of ours.
+        A released checkpoint (name or file), pretrained or fine-tuned; plain ConvNeXt V2 weights with the names of its
+        authors or of timm; or a checkpoint of ours.
     out
-        What is written: a checkpoint folder, or with ``to`` a file (``.pth``; for timm also ``.safetensors``).
+        What is written: a checkpoint folder, or with ``to`` a file (``.pth`` or ``.safetensors``; the released code reads
+        ``.pth``).
     to
-        ``sparse``, ``dense`` (the released format) or ``timm``; None: a checkpoint of ours.
+        For whom: ``finetune`` (the released fine-tuning code; encoders of every preset), ``dense`` or ``sparse`` (the
+        released pretraining code; whole networks of preset reference) or ``timm``. None: a checkpoint of ours.
     store
         Its statistics go into the checkpoint, which can then be used on raw tiles: released files have none.
     bands
@@ -63,7 +67,7 @@ def convert(
     InputError
         When the source is nothing of the kind, or does not fit what is wanted; nothing is left behind.
     """
-    style = None if to is None else check_style(to)
+    audience = None if to is None else check_audience(to)
     if bands and store is None:
         raise InputError(
             "--bands: expected a store whose statistics of these bands are put in, got none; give --store."
@@ -74,8 +78,8 @@ def convert(
     found, origin = _read(source, released, report)
     seen = bands or ({"sentinel2": released.bands} if released and released.bands else {})
     try:
-        if style is not None:
-            return _export(found, out, style)
+        if audience is not None:
+            return _export(found, out, audience)
         out.parent.mkdir(parents=True, exist_ok=True)
         config = _config(found, origin, store, seen)
         return publish_folder(out, lambda folder: write_tensors(folder, found.tensors, config))
@@ -143,29 +147,27 @@ def _normaliser(found: Imported, store: Store, seen: Mapping[str, Sequence[str]]
     return Normaliser.of_preset("reference", used, store.statistics, inputs=[m.name for m in inputs], targets=tasks)
 
 
-def _export(found: Imported, out: Path, style: Style) -> Path:
-    if style == "timm":
-        tensors = to_timm(found.tensors, found.encoder)
-    elif found.model is None:
-        raise InputError(f"--to {style}: expected a whole MP-MAE, got an encoder alone; export it --to timm.")
-    else:
-        tensors = to_released(found.tensors, found.model, style)
+def _export(found: Imported, out: Path, to: Audience) -> Path:
+    tensors = export(found, to)
     partial = out.with_name(f".partial-{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _save(tensors, found, partial, safe=out.suffix == ".safetensors")
+        _save(tensors, found, partial, to, safe=out.suffix == ".safetensors")
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return out
 
 
-def _save(tensors: Mapping[str, Tensor], found: Imported, file: Path, *, safe: bool) -> None:
+def _save(tensors: Mapping[str, Tensor], found: Imported, file: Path, to: Audience, *, safe: bool) -> None:
     whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     if safe:
         save_file(whole, file)
         return
     size, patch = found.encoder.image_size, found.encoder.patch_size
-    options = argparse.Namespace(**{**found.options, "input_size": size, "patch_size": patch})
+    options = {**found.options, "input_size": size, "patch_size": patch}
+    # The pretraining code resumes from a Namespace. Fine-tuning reads the weights alone, with torch.load, whose default
+    # refuses one.
+    args = argparse.Namespace(**options) if to in ("sparse", "dense") else options
     with file.open("wb") as target:
-        torch.save({"model": whole, "args": options}, target)
+        torch.save({"model": whole, "args": args}, target)

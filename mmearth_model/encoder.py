@@ -12,8 +12,9 @@ Hidden patches and missing pixels do not exist for the network; `mmearth_model.p
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -24,11 +25,11 @@ from mmearth_model.kernels import usable
 from mmearth_model.positions import Engine, Everywhere, Fused, Positions, positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
-Stem = Literal["modified", "original"]
+Stem = Literal["modified", "original", "halved"]
 Padding = Literal["same", "reference"]
 Pool = Literal["sample", "batch"]
 
@@ -47,6 +48,7 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 EVERYWHERE = Everywhere()
 NORM_EPS = 1e-6
 INIT_STD = 0.02
+STAGES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,8 @@ class EncoderConfig:
     stem
         ``modified``: 3 x 3 convolution, LayerNorm, GELU, then a depthwise convolution with kernel = stride =
         patch_size / 8, LayerNorm. ``original``: one convolution with kernel = stride = patch_size / 8, LayerNorm.
+        ``halved``: the same with half of that, then LayerNorm and a 2 x 2 convolution with stride 2 (what timm makes of
+        a stem of 2 px); takes no mask.
     padding
         ``same``: stages agree with the patch grid. ``reference``: as the released classification model,
         first convolution unpadded, stem padded by (patch_size / 8) // 2; takes no mask.
@@ -78,6 +82,9 @@ class EncoderConfig:
         Stochastic depth of the last block; it grows linearly from 0.
     depths, widths
         Blocks and channels per stage, instead of those of ``size``.
+    max_stride
+        Pixels along a side of the coarsest position: where a stage would exceed it, its convolutions are dilated instead
+        (what timm makes of stems of 8 px and more, with 32); takes no mask. None: no limit.
     """
 
     size: str = "atto"
@@ -91,6 +98,7 @@ class EncoderConfig:
     drop_path: float = 0.0
     depths: tuple[int, ...] | None = None
     widths: tuple[int, ...] | None = None
+    max_stride: int | None = None
 
     def __post_init__(self) -> None:
         problem = _first_problem(self)
@@ -104,6 +112,25 @@ class EncoderConfig:
     def stem_stride(self) -> int:
         """Pixels along a side of one position of the first stage."""
         return self.patch_size // 8
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels along a side of one position of each stage."""
+        steps = (self.stem_stride * 2**stage for stage in range(STAGES))
+        return tuple(step if self.max_stride is None else min(step, self._widest) for step in steps)
+
+    @property
+    def _widest(self) -> int:
+        """Stride from which on nothing is halved: the first that reaches the limit."""
+        widest = self.stem_stride
+        while widest < (self.max_stride or 0):
+            widest *= 2
+        return widest
+
+    @property
+    def maskable(self) -> bool:
+        """Whether positions of all stages agree with the patch grid, so that patches can be hidden."""
+        return self.padding == "same" and self.stem != "halved" and self.max_stride is None
 
     @property
     def patches(self) -> int:
@@ -129,6 +156,10 @@ def _first_problem(config: EncoderConfig) -> str | None:
     for field in ("depths", "widths"):
         if len(getattr(config, field) or range(4)) != 4:
             return f"expected {field} of four stages, got {getattr(config, field)}."
+    if config.stem == "halved" and patch % 16:
+        return f"expected a patch size that is a multiple of 16 px with the halved stem, got {patch}."
+    if config.max_stride is not None and (config.max_stride < 1 or config.stem == "halved"):
+        return f"expected a max_stride of at least 1 px and a stem that is not halved, got {config.max_stride} and {config.stem}."
     return None
 
 
@@ -193,10 +224,18 @@ class Block(nn.Module):
     """ConvNeXt V2 block over (B, h, w, C)."""
 
     def __init__(
-        self, channels: int, *, grn_eps: float = NORM_EPS, grn_over: str = "sample", drop_path: float = 0.0
+        self,
+        channels: int,
+        *,
+        grn_eps: float = NORM_EPS,
+        grn_over: str = "sample",
+        drop_path: float = 0.0,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.dwconv = Convolution(channels, channels, kernel_size=7, padding=3, groups=channels)
+        self.dwconv = Convolution(
+            channels, channels, kernel_size=7, padding=3 * dilation, dilation=dilation, groups=channels
+        )
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.grn = GRN(4 * channels, grn_eps, grn_over)
@@ -252,7 +291,7 @@ class OriginalStem(nn.Module):
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
         super().__init__()
-        stride = config.stem_stride
+        stride = config.stem_stride // (2 if config.stem == "halved" else 1)
         self.conv = Convolution(config.in_channels, channels, kernel_size=stride, stride=stride)
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
 
@@ -263,17 +302,92 @@ class OriginalStem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """LayerNorm, then a 2 x 2 convolution with stride 2, between stages."""
+    """LayerNorm, then a 2 x 2 convolution with stride 2, between stages.
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    Parameters
+    ----------
+    channels, out_channels
+        Before and behind it.
+    dilation
+        Pixels from one position of the kernel to the next in a convolution without a stride. None: it has a stride.
+    """
+
+    def __init__(self, channels: int, out_channels: int, dilation: int | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
-        self.conv = Convolution(channels, out_channels, kernel_size=2, stride=2)
+        stride = 2 if dilation is None else 1
+        self.conv = Convolution(channels, out_channels, kernel_size=2, stride=stride, dilation=dilation or 1)
+        self.before = (dilation or 0) // 2
+        self.behind = (dilation or 0) - self.before
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
-        """Features of one stage to those of the next, half as many a side."""
-        y: Tensor = self.conv(where.hide(self.norm(x)))
+        """Features of one stage to those of the next, half as many a side, or as many where it is dilated."""
+        y = where.hide(self.norm(x))
+        if self.behind:
+            y = functional.pad(y, (0, 0, self.before, self.behind, self.before, self.behind))
+        down: Tensor = self.conv(y)
+        return down
+
+
+class HalvedStem(OriginalStem):
+    """One convolution with kernel = stride, then a `Downsample`."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__(config, channels)
+        self.down = Downsample(channels, channels)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Pixels to features of the first stage."""
+        y: Tensor = self.down(super().forward(x, where), where)
         return y
+
+
+STEMS: dict[str, type[ModifiedStem] | type[OriginalStem]] = {
+    "modified": ModifiedStem,
+    "original": OriginalStem,
+    "halved": HalvedStem,
+}
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """What the maps of an encoder are, as PyTorch image models (timm) say it: a dictionary a map, and its accessors.
+
+    Each has ``num_chs`` (channels), ``reduction`` (pixels along a side of a position), ``module`` and ``index``.
+    """
+
+    @property
+    def out_indices(self) -> tuple[int, ...]:
+        """Maps that there are."""
+        return tuple(range(len(self)))
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401 - a value, or a list
+        """Value of one map, or values of several; of all by default."""
+        if isinstance(idx, int):
+            return self[idx][key]
+        return [self[i][key] for i in (self.out_indices if idx is None else idx)]
+
+    def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the dictionary of one map, or those of several; of all by default. ``keys``: these only."""
+        if isinstance(idx, int):
+            return {key: value for key, value in self[idx].items() if keys is None or key in keys}
+        return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the channels of maps."""
+        return self.get("num_chs", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the strides of maps."""
+        return self.get("reduction", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the names of the stages that make maps."""
+        return self.get("module", idx)
+
+
+def _dilations(config: EncoderConfig) -> tuple[int, ...]:
+    """Dilation of each stage's blocks: what its stride lacks for doubling from stage to stage."""
+    return tuple(config.stem_stride * 2**stage // stride for stage, stride in enumerate(config.strides))
 
 
 class ConvNeXtV2(nn.Module):
@@ -292,16 +406,20 @@ class ConvNeXtV2(nn.Module):
         self.engine: Engine = engine
         self.config = config = config or EncoderConfig()
         self.depths, self.widths = config.depths or (), config.widths or ()
-        stem = ModifiedStem if config.stem == "modified" else OriginalStem
-        self.stem = stem(config, self.widths[0])
-        self.downsample = nn.ModuleList(Downsample(*pair) for pair in zip(self.widths, self.widths[1:], strict=False))
+        self.stem = STEMS[config.stem](config, self.widths[0])
+        dilations = _dilations(config)
+        self.downsample = nn.ModuleList(
+            Downsample(*pair, None if dilation == 1 else 1 if dilation == 2 else 2)  # timm's rule: 1, then 2
+            for pair, dilation in zip(itertools.pairwise(self.widths), dilations[1:], strict=True)
+        )
         blocks = sum(self.depths)
         rates = (config.drop_path * block / max(1, blocks - 1) for block in range(blocks))
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(width, grn_eps=config.grn_eps, grn_over=config.grn, drop_path=next(rates)) for _ in range(depth)
+                Block(width, grn_eps=config.grn_eps, grn_over=config.grn, drop_path=next(rates), dilation=dilation)
+                for _ in range(depth)
             )
-            for depth, width in zip(self.depths, self.widths, strict=True)
+            for depth, width, dilation in zip(self.depths, self.widths, dilations, strict=True)
         )
         initialise(self)
 
@@ -309,6 +427,25 @@ class ConvNeXtV2(nn.Module):
     def out_channels(self) -> int:
         """Channels of the last stage."""
         return self.widths[-1]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each stage, from fine to coarse."""
+        return self.widths
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels along a side of one position of each stage, from fine to coarse."""
+        return self.config.strides
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """What `forward_features` returns, in timm's form."""
+        pairs = enumerate(zip(self.channels, self.strides, strict=True))
+        return FeatureInfo(
+            {"num_chs": width, "reduction": stride, "module": f"stages.{stage}", "index": stage}
+            for stage, (width, stride) in pairs
+        )
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None, visible: int | None = None
@@ -358,21 +495,25 @@ class ConvNeXtV2(nn.Module):
             yield y
 
     def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None, visible: int | None = None) -> Positions:
-        self._check(x, mask, visible)
+        self._check(x, mask, visible, pixels)
         strides = (self.config.stem_stride, *(2 for _ in self.downsample))
         return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine, visible)
 
-    def _check(self, x: Tensor, mask: Tensor | None, visible: int | None) -> None:
+    def _check(self, x: Tensor, mask: Tensor | None, visible: int | None, pixels: Tensor | None = None) -> None:
         patch = self.config.patch_size
-        if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.shape[2] % patch or x.shape[3] % patch:
+        whole = self.strides[-1]
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.shape[2] % whole or x.shape[3] % whole:
             raise InputError(
-                f"expected images of {self.config.in_channels} bands whose sides {patch} px patches divide, "
+                f"expected images of {self.config.in_channels} bands whose sides {whole} px patches divide, "
                 f"got shape {tuple(x.shape)}; select bands, or crop or pad the images."
+            )
+        if not self.config.maskable and not (mask is None and pixels is None):
+            raise InputError(
+                "expected no mask: an encoder with padding reference (the released classification model), the halved stem "
+                "or a max_stride takes no mask; use padding same and the modified or original stem."
             )
         if mask is None:
             return
-        if self.config.padding == "reference":
-            raise InputError("padding: reference is the released classification model, which takes no mask; use same.")
         patches = (x.shape[2] // patch) * (x.shape[3] // patch)
         if visible is not None and not 1 <= visible <= patches:
             raise InputError(f"expected between 1 and {patches} visible patches, got {visible}.")
@@ -381,6 +522,69 @@ class ConvNeXtV2(nn.Module):
                 f"expected a boolean mask of shape {(len(x), patches)} (sample, patch), True where hidden, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}."
             )
+
+
+class FeatureMaps(nn.Module):
+    """An encoder whose call returns the maps of all stages, as the decoders of other libraries take them.
+
+    Parameters
+    ----------
+    encoder
+        Of `mmearth_model.load_encoder`.
+    image
+        Put the image in front of the maps, as segmentation_models_pytorch does.
+
+    Examples
+    --------
+    A head of plain PyTorch on all maps; ``encoder.channels`` and ``encoder.strides`` say what they are:
+
+    >>> encoder = ConvNeXtV2(EncoderConfig(patch_size=8, in_channels=12))
+    >>> encoder.channels, encoder.strides
+    ((40, 80, 160, 320), (1, 2, 4, 8))
+    >>> encoder.feature_info.channels(), encoder.feature_info.reduction()
+    ([40, 80, 160, 320], [1, 2, 4, 8])
+    >>> maps = FeatureMaps(encoder)(torch.zeros(1, 12, 64, 64))
+    >>> sides = [nn.Conv2d(width, 32, 1) for width in encoder.channels]
+    >>> grown = [functional.interpolate(side(m), size=(64, 64)) for side, m in zip(sides, maps)]
+    >>> torch.stack(grown).sum(0).shape
+    torch.Size([1, 32, 64, 64])
+
+    Decoders of segmentation_models_pytorch (``smp``) and torchvision, which take the channels when they are made:
+
+    >>> backbone = FeatureMaps(encoder, image=True)
+    >>> unet = smp.decoders.unet.decoder.UnetDecoder(
+    ...     backbone.out_channels, decoder_channels=(256, 128, 64, 32), n_blocks=4
+    ... )  # doctest: +SKIP
+    >>> unet(backbone(torch.zeros(1, 12, 64, 64))).shape  # doctest: +SKIP
+    torch.Size([1, 32, 64, 64])
+    >>> pyramid = torchvision.ops.FeaturePyramidNetwork(list(encoder.channels), 256)  # doctest: +SKIP
+    >>> pyramid(dict(zip("abcd", FeatureMaps(encoder)(images))))  # doctest: +SKIP
+    """
+
+    def __init__(self, encoder: ConvNeXtV2, *, image: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.image = image
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of what a call returns."""
+        return (self.encoder.config.in_channels, *self.encoder.channels) if self.image else self.encoder.channels
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels along a side of a position of the last map."""
+        return self.encoder.strides[-1]
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """The maps in timm's form, without the image."""
+        return self.encoder.feature_info
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, in_channels, H, W) to (B, C, h, w) of each stage, from fine to coarse."""
+        maps = self.encoder.forward_features(x)
+        return [x, *maps] if self.image else maps
 
 
 class Classifier(nn.Module):

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import datetime
 import io
-import pickle
 from collections import OrderedDict
 from typing import Any, Self
 
 import numpy as np
 
 from mmearth_data import InputError
+from mmearth_model.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, shown
 
 MAX_BYTES = 16 * 2**20
 """GEO-Bench's own are a few KB."""
-
-
-class Refused(pickle.UnpicklingError):
-    """A pickle asks for what it has no business with."""
 
 
 class Bag:
@@ -42,19 +38,6 @@ class Bag:
         return self.__dict__.get(name, default)
 
 
-class DType:
-    """Stands for `numpy.dtype`; plain numbers only."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if not isinstance(code, str) or np.dtype(code).kind not in "biuf":
-            raise Refused(f"an array of {code!r}")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
 class Array:
     """Stands for `numpy.ndarray`."""
 
@@ -70,12 +53,6 @@ class Array:
 
 def _reconstruct(*_: Any) -> Array:
     return Array()
-
-
-def _scalar(dtype: DType, data: bytes) -> Any:  # noqa: ANN401 - a number of any type
-    if not isinstance(dtype, DType) or not isinstance(data, bytes):
-        raise Refused("a scalar of objects")
-    return np.frombuffer(data, dtype.dtype)[0].item()
 
 
 _PACKAGES = ("geobench", "ccb.io", "ccb")
@@ -105,21 +82,18 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("datetime", "date"): datetime.date,
     ("datetime", "datetime"): datetime.datetime,
     ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "dtype"): DType,
+    **NUMBERS,
     ("numpy", "ndarray"): Array,
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): Maker(_reconstruct) for core in ("core", "_core")},
 }
 """(module, name) in a pickle -> what it stands for here."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401 - pickle's signature
-        """Only what `ALLOWED` names; nothing is imported."""
-        try:
-            return ALLOWED[module_name, global_name]
-        except KeyError:
-            raise Refused(f"{module_name}.{global_name}") from None
+def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - a class of this module
+    try:
+        return ALLOWED[module, name]
+    except KeyError:
+        raise Refused(shown(module, name)) from None
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was pickled
@@ -133,22 +107,12 @@ def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was pickled
     if len(data) > MAX_BYTES:
         raise InputError(f"expected a pickle of at most {MAX_BYTES} bytes, got {len(data)}; refused.")
     try:
-        return _plain(_Unpickler(io.BytesIO(data)).load())
+        return _plain(load(io.BytesIO(data), _lookup))
     except Refused as error:
         raise InputError(
             f"expected a pickle of GEO-Bench's own classes, got one that asks for {error}; refused, nothing of it was run."
         ) from None
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        EOFError,
-        AttributeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except DAMAGED as error:
         raise InputError(f"expected a pickle of GEO-Bench's own classes, got a damaged one ({error}).") from None
 
 
