@@ -13,15 +13,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmearth_data import FileInputError, InputError, Modality
-from mmearth_model.conversion import import_weights
-from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
+from mmearth_model.conversion import DENSE_GRN_EPS, import_weights
+from mmearth_model.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.released import SUFFIXES, fetch, find_released
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
-
-    from mmearth_model.encoder import Padding
 
 Value = TypeVar("Value")
 MODEL_FILE = "model.safetensors"
@@ -58,10 +56,13 @@ class Checkpoint:
         Where it lies.
     config
         Content of ``config.json``.
+    padding
+        Of the encoder, instead of its own (see `load_checkpoint`).
     """
 
     folder: Path
     config: Mapping[str, Any]
+    padding: Padding | None = None
 
     @property
     def encoder_only(self) -> bool:
@@ -94,12 +95,13 @@ class Checkpoint:
 
     @property
     def encoder_config(self) -> EncoderConfig:
-        """Shape of the encoder."""
-        if not self.encoder_only:
-            return self.model_config.encoder
-        return _of_file(
-            self.folder / CONFIG_FILE, lambda entry: EncoderConfig(**entry), self.config["model"]["encoder"]
+        """Shape of the encoder, and how it pads."""
+        own = (
+            _of_file(self.folder / CONFIG_FILE, _encoder_of, self.config["model"])
+            if self.encoder_only
+            else self.model_config.encoder
         )
+        return own if self.padding is None else dataclasses.replace(own, **padded(self.padding))
 
     @property
     def learned(self) -> tuple[Modality, ...]:
@@ -154,8 +156,8 @@ class Checkpoint:
             _fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Open a checkpoint folder, or the last checkpoint of a run folder.
+    def read(cls, path: Path, padding: Padding | None = None) -> Self:
+        """Open a checkpoint folder, or the last checkpoint of a run folder; see `load_checkpoint`.
 
         Raises
         ------
@@ -176,7 +178,7 @@ class Checkpoint:
         missing = [section for section in SECTIONS if section not in config]
         if missing:
             raise FileInputError(file, f"expected a whole configuration, got one without {', '.join(missing)}.")
-        return cls(folder, config)
+        return cls(folder, config, padding)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -198,15 +200,42 @@ def find_checkpoint(path: Path) -> Path:
     return latest
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Checkpoint:
     """Open a checkpoint: its folder, or a run's folder (the last checkpoint).
+
+    Parameters
+    ----------
+    path
+        Of the folder.
+    padding
+        How its encoder pads. ``reference``: as the released classification model, with the epsilon that GRN has there
+        (1e-4): what the released code computes when it fine-tunes or probes. ``same``: as while pretraining. None: as
+        the checkpoint says, which is ``same`` unless it was converted from a released classifier.
 
     Raises
     ------
     InputError
         When there is none, or it was written by something else.
     """
-    return Checkpoint.read(Path(path))
+    return Checkpoint.read(Path(path), None if padding is None else check_padding(padding))
+
+
+def check_padding(padding: str) -> Padding:
+    """Refuse an unknown padding.
+
+    Raises
+    ------
+    InputError
+        Names the known ones.
+    """
+    if padding not in get_args(Padding):
+        raise InputError(f"--padding: expected {' or '.join(get_args(Padding))}, got {padding!r}.")
+    return padding  # type: ignore[return-value]
+
+
+def padded(padding: Padding) -> dict[str, Any]:
+    """Fields of an `EncoderConfig` that belong to a padding."""
+    return {"padding": padding, **({"grn_eps": DENSE_GRN_EPS} if padding == "reference" else {})}
 
 
 def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: float | None = None) -> ConvNeXtV2:
@@ -218,9 +247,10 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
         A checkpoint or run folder of ours; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a
         released checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
     padding
-        ``reference``: that of the released classification model; default that of the checkpoint, ``same``.
+        ``reference``: as the released classification model, which also has 1e-4 as the epsilon of GRN; default that of
+        the weights: ``reference`` of released classifiers, else ``same``.
     grn_eps
-        GRN's epsilon; default that of the checkpoint. The released classification model has 1e-4.
+        GRN's epsilon; default that of the weights, or of ``padding``.
 
     Raises
     ------
@@ -233,12 +263,23 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
     >>> load_encoder("mmearth64-atto-all-uncertainty")  # doctest: +SKIP
     """
-    given = {"padding": padding, "grn_eps": grn_eps}
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    changes = {} if padding is None else padded(check_padding(padding))
+    changes |= {} if grn_eps is None else {"grn_eps": grn_eps}
     released = find_released(str(path))
     file = Path(path) if released is None else fetch(released)
     if not file.is_file() or file.suffix not in SUFFIXES:
         return load_checkpoint(file).encoder(**changes)
+    return encoder_of_file(file, **changes)
+
+
+def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
+    """Load the encoder of a file of foreign weights, with ``changes`` of its configuration; see `load_encoder`.
+
+    Raises
+    ------
+    FileInputError
+        When the file holds no encoder.
+    """
     found = import_weights(file)
     encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
     _fill(file, encoder, {n: t for n, t in found.tensors.items() if n.startswith(ENCODER_PREFIX)}, ENCODER_PREFIX)
@@ -367,6 +408,13 @@ def _check_fit(file: Path, expected: Mapping[str, Tensor], got: Mapping[str, Ten
                 f"expected the weights of the architecture that {CONFIG_FILE} describes, got {len(got)} tensors {what} "
                 f"{names[0]} ({len(names)} such); use the two files that were written together.",
             )
+
+
+def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:
+    try:
+        return EncoderConfig(**model["encoder"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"expected the shape of an encoder, got one that does not fit: {error}.") from None
 
 
 def _of_file(file: Path, build: Callable[[Mapping[str, Any]], Value], entry: Mapping[str, Any]) -> Value:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mmearth_data import Store
     from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, Workload
+    from mmearth_model.encoder import Padding
 
 FILE = click.Path(path_type=Path)
 DEFAULT_COMMAND = "pretrain"
@@ -128,6 +129,7 @@ def pretrain(
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Random encoders, splits, hold-outs."
 )
 @click.option("--test-share", type=float, metavar="F", help="Test on a seeded share of all tiles instead of the store's splits.")  # fmt: skip
+@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Write results.md, .csv, .json and .png.")
 @click.option("--cache", type=FILE, metavar="DIR", help="Keep features here.  [default: the user's cache folder]")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -139,6 +141,7 @@ def evaluate(
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
     labels: str,
+    padding: Padding | None,
     out: Path | None,
     as_json: bool,
     cache: Path | None,
@@ -154,7 +157,7 @@ def evaluate(
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
-    loaded = [load_checkpoint(path) for path in checkpoints]
+    loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
     opened = _store_of(tasks, store, loaded)
     with _evaluation_bar() as report:
         result = evaluate_encoders(
@@ -182,6 +185,7 @@ def evaluate(
 @click.argument("checkpoint", type=FILE, metavar="CKPT")
 @click.option("--task", "task", required=True, metavar="TASK", help="As of evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.")  # fmt: skip
 @click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of CKPT]")  # fmt: skip
+@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Keep the fine-tuned network and its result here.")
 @click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
 @click.option("--frozen", is_flag=True, help="Train what stands on the encoder alone (of maps: a UNet decoder).")
@@ -199,6 +203,7 @@ def finetune(
     checkpoint: Path,
     task: str,
     store: Path | None,
+    padding: Padding | None,
     out: Path | None,
     labels: str,
     frozen: bool,
@@ -215,7 +220,7 @@ def finetune(
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
 
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, padding=padding)
     opened = _store_of((task,), store, [loaded])
     recipe = FineTuneRecipe(frozen=frozen, **{key: value for key, value in options.items() if value is not None})
 
@@ -237,6 +242,7 @@ def finetune(
 @click.argument("source", type=FILE, metavar="STORE|FOLDER")
 @click.option("--checkpoint", type=FILE, required=True, metavar="CKPT", help="Checkpoint folder, or a run folder.")
 @click.option("--task", metavar="NAME|FILE", help="Of a folder, zip or table: the task file that tells its bands.")
+@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
 @click.option("--out", "outs", multiple=True, type=FILE, metavar="FILE", help="x.parquet (GeoParquet) or x.zarr. Repeatable.")  # fmt: skip
 @click.option("--neighbours", metavar="TILE", help="Draw the tiles most like this one, into --figure.")
 @click.option("--figure", type=FILE, metavar="PNG", default="neighbours.png", show_default=True, help="Where --neighbours is drawn.")  # fmt: skip
@@ -247,6 +253,7 @@ def embed(
     source: Path,
     checkpoint: Path,
     task: str | None,
+    padding: Padding | None,
     outs: tuple[Path, ...],
     neighbours: str | None,
     figure: Path,
@@ -266,7 +273,7 @@ def embed(
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
     if task is not None and neighbours:
         raise click.UsageError("--neighbours draws tiles of a store, got files.")
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, padding=padding)
     store = _open(source) if task is None else None
     found = embed_tiles(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
     row = None if neighbours is None else found.position(neighbours)  # refused before anything is written
@@ -287,21 +294,22 @@ def embed(
 @cli.command()
 @click.argument("source", metavar="SOURCE")
 @click.option("--out", type=FILE, required=True, metavar="PATH", help="What is written: a folder, or with --to a file.")
-@click.option("--to", "style", type=click.Choice(["sparse", "dense", "timm"]), help="Export: the released MMEarth format in one of its two styles, or plain ConvNeXt V2.")  # fmt: skip
+@click.option("--to", type=click.Choice(["finetune", "dense", "sparse", "timm"]), help="Export, for whom: the released fine-tuning code (an encoder of any preset), its pretraining code without or with its sparse engine (whole networks of preset reference), or timm (plain ConvNeXt V2).")  # fmt: skip
 @click.option("--store", type=FILE, metavar="STORE", help="Put this store's statistics into the checkpoint; released files have none.")  # fmt: skip
 @click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands that the weights take, with --store.  Repeatable.")  # fmt: skip
-def convert(source: str, out: Path, style: str | None, store: Path | None, bands: tuple[str, ...]) -> None:
+def convert(source: str, out: Path, to: str | None, store: Path | None, bands: tuple[str, ...]) -> None:
     """Convert weights: theirs to ours, or with --to ours to theirs.
 
-    SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded),
-    plain ConvNeXt V2 weights named as in timm (.pth, .safetensors), or a checkpoint or run of this program. Pickles are
-    read by a loader that knows tensors and options only; anything else is refused before it is executed.
+    SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
+    classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights named as by its authors or in timm (.pth,
+    .safetensors), or a checkpoint or run of this program. Of pickles, tensors and containers are read, and numbers of
+    args, the options of the run; nothing is imported or executed, and what asks for more is refused.
     """
     from mmearth_model import convert as convert_weights
 
     opened = None if store is None else _open(store)
     with _download_bar(source) as report:
-        written = convert_weights(source, out, to=style, store=opened, bands=_bands_by_modality(bands), report=report)
+        written = convert_weights(source, out, to=to, store=opened, bands=_bands_by_modality(bands), report=report)
     click.echo(f"{written}: converted.")
 
 
@@ -427,7 +435,13 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
         raise click.UsageError(
             "expected a store to cut the tasks from, got none; give --store, or NAME=PATH as --task."
         )
-    return _open(store or Path(checkpoints[0].config["store"]["path"]))
+    recorded = checkpoints[0].config["store"]["path"] if checkpoints else ""
+    if store is None and not recorded:
+        raise click.UsageError(
+            f"expected a store to cut the tasks from, got none, and {checkpoints[0].folder} was converted without one; "
+            "convert it again with --store STORE."
+        )
+    return _open(store or Path(recorded))
 
 
 def _print_table(result: Evaluation, store: Store | None) -> None:

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from mmearth_data import FileInputError, InputError
-from mmearth_model.checkpoints import read_tensors
+from mmearth_model.checkpoints import encoder_of_file
 from mmearth_model.devices import slice_length
-from mmearth_model.encoder import SIZES, ConvNeXtV2, EncoderConfig
 from mmearth_model.targets import Normaliser
 from mmearth_model.tasks import StoreImages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from mmearth_data import Modality
+    from mmearth_model.encoder import ConvNeXtV2
     from mmearth_model.tasks import LabelledSet
 
 STATISTICS = "image statistics"
@@ -45,7 +44,6 @@ PATCH_IMAGES = 500
 WHITENING = 0.1
 """Added to the variance of each direction, of patches of unit variance: what is weaker is noise."""
 BIAS = 1.0
-CONVNEXT_PATCH_PX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,69 +176,21 @@ def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]
     Parameters
     ----------
     path
-        A safetensors file, or a ``.pth`` of tensors alone (read with ``weights_only``: nothing in it can run).
+        A file that `mmearth_model.conversion.import_weights` reads; nothing in it can run.
     modality
         Whose picture bands are red, green and blue.
 
     Raises
     ------
     FileInputError
-        When it holds another architecture.
+        When it holds another architecture, or takes other bands.
     """
-    tensors = _own_names(path, _read_weights(path))
-    size = next((name for name, (_, widths) in SIZES.items() if _fits(tensors, name, widths)), None)
-    if size is None:
-        raise FileInputError(path, "expected the weights of a ConvNeXt V2, got those of another architecture.")
-    config = EncoderConfig(size=size, stem="original", patch_size=CONVNEXT_PATCH_PX, image_size=224, in_channels=3)
-    encoder = ConvNeXtV2(config)
-    wanted = encoder.state_dict()
-    for name, tensor in wanted.items():
-        if name not in tensors or tensors[name].numel() != tensor.numel():
-            raise FileInputError(path, f"expected the weights of ConvNeXt V2 {size}, got none for {name}.")
-    encoder.load_state_dict({name: tensors[name].reshape(t.shape) for name, t in wanted.items()})
-    return encoder.eval(), replace(modality, model_bands=modality.display.bands)
-
-
-def _fits(tensors: Mapping[str, Tensor], size: str, widths: tuple[int, ...]) -> bool:
-    blocks = sum(name.endswith("dwconv.weight") for name in tensors)
-    stem = tensors.get("stem.conv.weight")
-    return stem is not None and stem.shape == (widths[0], 3, 4, 4) and blocks == sum(SIZES[size][0])
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    import pickle
-
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise FileInputError(path, f"expected tensors and nothing else, got: {str(error).splitlines()[0]}.") from None
-    found = content.get("model", content) if isinstance(content, dict) else {}
-    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-
-
-def _own_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename ``downsample_layers.*`` (the authors) or ``stem.*`` and ``stages.*.blocks.*`` (timm) as our encoder does."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        parts = name.removeprefix("encoder.").split(".")
-        if parts[0] == "downsample_layers":
-            home = ["stem"] if parts[1] == "0" else ["downsample", str(int(parts[1]) - 1)]
-            conv = parts[2] == ("0" if parts[1] == "0" else "1")
-            parts = [*home, "conv" if conv else "norm", parts[3]]
-        elif parts[0] == "stem" and parts[1] in ("0", "1"):
-            parts[1] = "conv" if parts[1] == "0" else "norm"
-        elif parts[0] == "stages" and parts[2] == "downsample":
-            parts = ["downsample", str(int(parts[1]) - 1), "norm" if parts[3] == "0" else "conv", parts[4]]
-        elif parts[0] == "stages" and parts[2] == "blocks":
-            parts = [*parts[:2], *parts[3:]]
-            swaps = {"conv_dw": "dwconv", "fc1": "pwconv1", "fc2": "pwconv2", "grn.weight": "grn.gamma", "grn.bias": "grn.beta"}  # fmt: skip
-            tail = ".".join(parts[3:]).removeprefix("mlp.")
-            parts = [*parts[:3], *next((tail.replace(a, b) for a, b in swaps.items() if tail.startswith(a)), tail).split(".")]  # fmt: skip
-        renamed[".".join(parts)] = tensor
-    if "stem.conv.weight" not in renamed:
+    encoder = encoder_of_file(path)
+    bands, stem = encoder.config.in_channels, encoder.config.stem
+    if bands != len(modality.display.bands) or stem == "modified":
         raise FileInputError(
-            path, f"expected the weights of a ConvNeXt V2, got {next(iter(tensors), 'no tensors')}, ..."
+            path,
+            f"expected the weights of a plain ConvNeXt V2 for red, green and blue, got an encoder of {bands} bands with the "
+            f"{stem} stem; convert it and evaluate the checkpoint.",
         )
-    return renamed
+    return encoder, replace(modality, model_bands=modality.display.bands)

@@ -232,7 +232,7 @@ def _pooled(
 
 
 def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
-    shapes = {f"{c.model_config.encoder} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
+    shapes = {f"{c.encoder_config} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
     loaders: list[tuple[Any, Normaliser | None]] = [
         (RandomEncoder(checkpoint=c), c.normaliser) for c in reversed(shapes.values())
     ]
@@ -282,9 +282,13 @@ class RandomEncoder:
         """Draw its weights."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            if self.checkpoint is not None:
-                return MPMAE(self.checkpoint.model_config).encoder
-            return ConvNeXtV2(self.config)
+            if self.checkpoint is None:
+                return ConvNeXtV2(self.config)
+            encoder = ConvNeXtV2(self.checkpoint.encoder_config)
+            if not self.checkpoint.encoder_only:
+                torch.manual_seed(self.seed)
+                encoder.load_state_dict(MPMAE(self.checkpoint.model_config).encoder.state_dict())
+            return encoder
 
 
 def _check(found: Sequence[Candidate], job: Job) -> None:

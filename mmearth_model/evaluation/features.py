@@ -219,7 +219,7 @@ def pooled(encoder: ConvNeXtV2, images: torch.Tensor) -> NDArray[np.float32]:
 
 def whole_patches(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
     """Cut the middle out of the images, so that patches divide them."""
-    patch, side = encoder.config.patch_size, images.shape[-1]
+    patch, side = encoder.strides[-1], images.shape[-1]
     if side < patch:
         raise InputError(f"expected tiles of at least one {patch} px patch, got {side} px; build larger tiles.")
     if side % patch == 0:
