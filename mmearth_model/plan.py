@@ -110,7 +110,7 @@ class TrainPlan:
         return self._cosine((step - warm) / max(1, self.steps - warm))
 
     def epoch_before(self, step: int) -> float:
-        """Passes over all micro-batches before a step, counted as the released code does.
+        """Count passes over all micro-batches before a step, as the released code does.
 
         Those that do not fill a batch count in the length of an epoch, though no step is made of them.
         """

@@ -299,7 +299,7 @@ class Normaliser:
 
 
 def reference_stand_ins(modalities: Iterable[Modality]) -> dict[str, float]:
-    """Stored values that the released code learns from where nothing was observed.
+    """Find the stored values that the released code learns from where nothing was observed.
 
     It normalises first and looks for missing values afterwards, in units that no longer fit: so the numbers that
     the published files hold there (ASTER -32768, canopy height 127, Sentinel-2 0) are quantities like any other.

@@ -14,7 +14,7 @@ The total is the sum of exp(-s) loss + s over the tasks whose loss is not 0.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,9 @@ from mmearth_data import load_catalog
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.mpmae import REFERENCE_TASK_ORDER, tasks_of
 from mmearth_model.targets import Normaliser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -113,9 +116,9 @@ def spread(name: str, band: int, level: int) -> tuple[float, float]:
     return mean * (1 + 0.013 * band + 0.0371 * level), deviation * (1 + 0.0177 * band + 0.0113 * level)
 
 
-def statistics(modalities: dict[str, Any]) -> dict[str, Any]:
+def statistics(modalities: Mapping[str, Any], names: Iterable[str] = tuple(SPREAD)) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in SPREAD:
+    for name in names:
         levels = {"L1C": 0, "L2A": 1} if name == "sentinel2" else {"-": 0}
         found[name] = {
             level: {
@@ -195,7 +198,9 @@ def slow_loss(name: str, values: np.ndarray[Any, Any], prediction: np.ndarray[An
 # ---------------------------------------------------------------- ours
 
 
-def ours(arrays: Arrays, s: list[float]) -> tuple[float, dict[str, float], dict[str, Any]]:
+def ours(
+    arrays: Arrays, s: list[float], batch: Mapping[str, Any] | None = None
+) -> tuple[float, dict[str, float], dict[str, Any]]:
     """Total, losses and predictions of preset ``reference``, the losses in float64."""
     catalog = load_catalog().modalities
     modalities = [catalog[name] for name in REFERENCE_TASK_ORDER]
@@ -216,7 +221,7 @@ def ours(arrays: Arrays, s: list[float]) -> tuple[float, dict[str, float], dict[
     criterion = MultiTaskLoss(tasks, LossConfig(preset="reference")).double()
     with torch.no_grad():
         criterion.log_vars.copy_(torch.tensor(s))
-        total, losses = criterion(predictions, normaliser(stored(arrays)).targets, torch.from_numpy(HIDDEN))
+        total, losses = criterion(predictions, normaliser(batch or stored(arrays)).targets, torch.from_numpy(HIDDEN))
     return float(total), {name: float(loss) for name, loss in losses.items()}, predictions
 
 
@@ -230,3 +235,48 @@ def test_every_loss_and_their_sum_are_those_of_the_released_rules() -> None:
     assert total == pytest.approx(
         math.fsum(math.exp(-a) * v + a for a, v in zip(s, slow.values(), strict=True)), rel=1e-6
     )
+
+
+def test_a_missing_input_is_a_finite_number() -> None:
+    """A missing reflectance is 0 in the file and z-scored like any other; what equals the mean is NaN there, 0 here."""
+    catalog = load_catalog().modalities
+    arrays = published()
+    arrays["sentinel2"][3, 2, 0, 0] = 1000
+    scales = statistics(catalog)
+    scales["train"]["sentinel2"]["L1C"]["B3"] |= {"mean": 1000.0}
+    images = Normaliser.of_preset("reference", [catalog["sentinel2"]], scales, inputs=["sentinel2"])(
+        stored(arrays)
+    ).images
+    assert images.isfinite().all()
+    assert float(images[3, 2, 0, 0]) == 0
+    mean, deviation = spread("sentinel2", 0, 1)
+    gap = arrays["sentinel2"][0, 0] == 0
+    assert gap.any()
+    np.testing.assert_allclose(images[0, 0].numpy()[gap], -mean / deviation, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling"), [("era5", math.nan), ("month", -math.inf), ("dynamic_world", 0), ("esa_worldcover", 10)]
+)
+def test_a_task_with_nothing_to_learn_from_contributes_nothing(name: str, spelling: float) -> None:
+    """The released code takes a mean over nothing there, which is NaN, and stops."""
+    arrays = published()
+    arrays[name][:] = spelling
+    batch = stored(arrays)
+    if name == "month":
+        batch["tile"]["time"][:] = np.datetime64("NaT")
+    total, losses, _ = ours(arrays, [0.5] * len(REFERENCE_TASK_ORDER), batch)
+    assert losses[name] == 0
+    others = math.fsum(math.exp(-0.5) * loss + 0.5 for task, loss in losses.items() if task != name)
+    assert total == pytest.approx(others, rel=1e-6)
+
+
+def test_checkpoints_of_before_keep_what_they_were_trained_with() -> None:
+    aster = load_catalog().modalities["aster"]
+    entry = Normaliser.of_preset(
+        "reference", [aster], statistics({"aster": aster}, ("aster",)), inputs=["aster"]
+    ).to_config()
+    values = np.full((1, 2, 4, 4), -32768, dtype=np.int16)
+    assert (Normaliser.from_config(entry).images({"aster": values}) < -40).all()
+    del entry["stand_ins"]
+    assert not Normaliser.from_config(entry).images({"aster": values}).any()
