@@ -51,11 +51,11 @@ class LossConfig:
         - tile/continuous: missing entries are left out;
         - tile/categorical: a tile without a label is of class 0.
 
-        The values come from `mmearth_model.targets.reference_stand_ins`. It differs where the released code stops or
-        computes with NaN: a task with nothing to learn from in a batch contributes 0 here, NaN there; a Sentinel-2 value
-        that equals the mean of its band is NaN there, also as an input, and 0 here; and where a modality or band was
-        never observed, its values count as the mean here. The published files also spell missing canopy heights -1
-        (255 as int8); a store holds one kind of missing value, which counts as 127.
+        The values come from `mmearth_model.targets.reference_stand_ins`. It differs from the released code where that
+        stops or computes with NaN: a task with nothing to learn from in a batch is NaN there and contributes nothing
+        here; a missing Sentinel-2 input is a number or NaN there (see `reference_stand_ins`) and 0 here, which keeps
+        every loss finite; what a store never observed of a band counts as the mean here. The published files also spell
+        missing canopy heights as negative numbers (255 as int8 is -1); a store does not tell them apart, and takes 127.
     weighting
         ``uncertainty``: sum of exp(-s) L + s with a learned s per task; ``unweighted``: sum of L.
     """

@@ -151,8 +151,8 @@ class Normaliser:
     missing_codes
         Modality -> class codes that count as missing (`REFERENCE_MISSING_CODES`).
     stand_ins
-        Modality -> stored value, or class code, that is taken where nothing was observed (`reference_stand_ins`). A
-        quantity stays marked as missing, whatever its value; a class counts as observed.
+        Modality -> stored value, or class code, that a target takes where nothing was observed (`reference_stand_ins`).
+        A quantity stays marked as missing, whatever its value; a class counts as observed.
     """
 
     def __init__(
@@ -224,14 +224,18 @@ class Normaliser:
         """
         window = window.to(device) if window is not None else None
         both = {name: self._target(modality, batch, device, window) for name, modality in self.modalities.items()}
-        images = torch.cat([both[name].values for name in self.inputs], dim=1)
+        images = torch.cat([self._shown(name, both[name]) for name in self.inputs], dim=1)
         return Normalised(images, {name: both[name] for name in self.targets})
 
     def images(self, batch: Batch, device: torch.device | str = "cpu", window: Window | None = None) -> Tensor:
         """Only the input, (B, in_channels, H, W) float32; see `__call__`."""
         window = window.to(device) if window is not None else None
-        parts = [self._target(self.modalities[name], batch, device, window).values for name in self.inputs]
-        return torch.cat(parts, dim=1)
+        parts = ((name, self._target(self.modalities[name], batch, device, window)) for name in self.inputs)
+        return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
+
+    def _shown(self, name: str, target: Target) -> Tensor:
+        """Values as the encoder sees them: 0 where missing, whatever stands in for them in the target."""
+        return torch.where(target.valid, target.values, 0.0) if name in self.stand_ins else target.values
 
     def to_config(self) -> dict[str, Any]:
         """JSON-ready form that holds all that is needed without the store."""
@@ -305,6 +309,10 @@ def reference_stand_ins(modalities: Iterable[Modality]) -> dict[str, float]:
     the published files hold there (ASTER -32768, canopy height 127, Sentinel-2 0) are quantities like any other.
     Only what is not finite (Sentinel-1) becomes the mean. A tile without a biome or ecoregion is a row of zeros there,
     whose largest entry is the first: class 0.
+
+    This is about targets. A missing input is 0 after normalising, as in the other presets, and a pixel without any band
+    does not exist for the encoder. The released code means to do the same, but feeds the number of the file, z-scored,
+    and NaN where a value equals the mean of its band to the last bit; its loss would be NaN, so we do not repeat that.
     """
     published = published_missing_values()
     found: dict[str, float] = {}

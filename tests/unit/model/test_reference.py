@@ -237,22 +237,28 @@ def test_every_loss_and_their_sum_are_those_of_the_released_rules() -> None:
     )
 
 
-def test_a_missing_input_is_a_finite_number() -> None:
-    """A missing reflectance is 0 in the file and z-scored like any other; what equals the mean is NaN there, 0 here."""
+def test_a_missing_reflectance_is_no_input_and_a_number_as_a_target() -> None:
+    """The released code z-scores the file's 0 for both; as an input it is left out here, as in the other presets."""
     catalog = load_catalog().modalities
     arrays = published()
     arrays["sentinel2"][3, 2, 0, 0] = 1000
     scales = statistics(catalog)
-    scales["train"]["sentinel2"]["L1C"]["B3"] |= {"mean": 1000.0}
-    images = Normaliser.of_preset("reference", [catalog["sentinel2"]], scales, inputs=["sentinel2"])(
-        stored(arrays)
-    ).images
-    assert images.isfinite().all()
-    assert float(images[3, 2, 0, 0]) == 0
-    mean, deviation = spread("sentinel2", 0, 1)
-    gap = arrays["sentinel2"][0, 0] == 0
+    scales["train"]["sentinel2"]["L1C"]["B3"] |= {"mean": 1000.0}  # that pixel is NaN there
+    normalise = Normaliser.of_preset(
+        "reference", [catalog["sentinel2"]], scales, inputs=["sentinel2"], targets=["sentinel2"]
+    )
+    batch = stored(arrays)
+    out = normalise(batch)
+    assert torch.equal(out.images, normalise.images(batch))
+    assert out.images.isfinite().all()
+    assert float(out.images[3, 2, 0, 0]) == 0
+    gap = torch.from_numpy(arrays["sentinel2"][0, 0] == 0)
     assert gap.any()
-    np.testing.assert_allclose(images[0, 0].numpy()[gap], -mean / deviation, rtol=1e-6)
+    assert not out.images[0, 0][gap].any()
+    mean, deviation = spread("sentinel2", 0, 1)
+    target = out.targets["sentinel2"]
+    np.testing.assert_allclose(target.values[0, 0][gap], -mean / deviation, rtol=1e-6)
+    assert torch.equal(target.values[target.valid], out.images[target.valid])
 
 
 @pytest.mark.parametrize(
@@ -273,10 +279,9 @@ def test_a_task_with_nothing_to_learn_from_contributes_nothing(name: str, spelli
 
 def test_checkpoints_of_before_keep_what_they_were_trained_with() -> None:
     aster = load_catalog().modalities["aster"]
-    entry = Normaliser.of_preset(
-        "reference", [aster], statistics({"aster": aster}, ("aster",)), inputs=["aster"]
-    ).to_config()
-    values = np.full((1, 2, 4, 4), -32768, dtype=np.int16)
-    assert (Normaliser.from_config(entry).images({"aster": values}) < -40).all()
+    scales = statistics({"aster": aster}, ("aster",))
+    entry = Normaliser.of_preset("reference", [aster], scales, inputs=["aster"], targets=["aster"]).to_config()
+    batch = {"aster": np.full((1, 2, 4, 4), -32768, dtype=np.int16)}
+    assert (Normaliser.from_config(entry)(batch).targets["aster"].values < -40).all()
     del entry["stand_ins"]
-    assert not Normaliser.from_config(entry).images({"aster": values}).any()
+    assert not Normaliser.from_config(entry)(batch).targets["aster"].values.any()
