@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
+    from mmearth_data.interchange.form import published_missing_values
+    from mmearth_data.interchange.statistics import published_statistics
     from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
@@ -93,6 +95,8 @@ _HOME = {
     "preview": "api",
     "profile": "api",
     "profile_lines": "building.price",
+    "published_missing_values": "interchange.form",
+    "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
     "render_catalog": "catalog",
     "render_modality": "catalog",
@@ -153,6 +157,8 @@ __all__ = [
     "preview",
     "profile",
     "profile_lines",
+    "published_missing_values",
+    "published_statistics",
     "read_ids",
     "render_catalog",
     "render_modality",

@@ -560,6 +560,7 @@ def export(
     *,
     form: Literal["mmearth-h5", "geotiff"] = "mmearth-h5",
     name: str | None = None,
+    fill: Mapping[str, str] | None = None,
     report: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
@@ -576,6 +577,10 @@ def export(
         cloud-optimised GeoTIFF a tile and modality.
     name
         NAME of the published form; by default that of the tile size.
+    fill
+        Modality -> ``mean``, with the published form: its missing values are written as the mean of each band in the
+        train split (by Sentinel-2 level where the store's statistics are), rounded where they are integers. An import
+        cannot tell them from observed ones.
     report, note
         As in `import_hdf5`.
 
@@ -596,11 +601,15 @@ def export(
         if form == "mmearth-h5":
             from mmearth_data.interchange.hdf5_export import export_published
 
-            return export_published(opened, Path(out), name=name, report=told, note=tell)
+            return export_published(opened, Path(out), name=name, fill=fill, report=told, note=tell)
         from mmearth_data.interchange.geotiff import export_geotiff
 
         if name is not None:
             raise InputError(f"--name: expected none with geotiff, whose files are named by tile id, got {name!r}.")
+        if fill:
+            raise InputError(
+                f"--fill: expected none with geotiff, whose files mark missing values, got {', '.join(fill)}."
+            )
         return export_geotiff(opened, Path(out), report=told, note=tell)
 
 

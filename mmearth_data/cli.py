@@ -230,7 +230,10 @@ def import_published(folder: Path, out: Path, name: str | None, skip_duplicates:
     metavar="NAME",
     help="With mmearth-h5: data_1M_v001, data_1M_v001_64 or data_100k_v001.  [default: by tile size]",
 )
-def export(store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None) -> None:
+@click.option("--fill", "fills", multiple=True, metavar="MODALITY=mean", help="With mmearth-h5: write missing values as the mean of the train split.  Repeatable.")  # fmt: skip
+def export(
+    store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None, fills: tuple[str, ...]
+) -> None:
     """Write a store in another form.
 
     The same command again goes on with an export that was interrupted. mmearth-h5 takes its size twice while it runs.
@@ -238,8 +241,18 @@ def export(store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name:
     from mmearth_data import export as export_store
 
     with _progress(f"Exporting {store}") as report:
-        folder = export_store(store, out, form=form, name=name, report=report, note=_say)
+        folder = export_store(store, out, form=form, name=name, fill=_fills(fills), report=report, note=_say)
     click.echo(str(folder))
+
+
+def _fills(texts: tuple[str, ...]) -> dict[str, str]:
+    """Modality -> word of each ``MODALITY=WORD``."""
+    found: dict[str, str] = {}
+    for text in texts:
+        modality, equals, word = text.partition("=")
+        if not (modality and equals and word) or found.setdefault(modality, word) != word:
+            raise InputError(f"--fill: expected MODALITY=mean, once for a modality, got {text!r}.")
+    return found
 
 
 @cli.command()

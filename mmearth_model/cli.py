@@ -70,6 +70,7 @@ def cli() -> None:
 @click.option("--patch-size", type=int, metavar="PX", help="Side of a patch.  [default: 1/7 of the crop]")
 @click.option("--mask-ratio", type=float, metavar="F", help="Share of the patches that is hidden.")
 @click.option("--weighting", type=click.Choice(["uncertainty", "unweighted"]), help="How the tasks' losses are summed.")
+@click.option("--statistics", type=click.Choice(["store", "published"]), help="Normalise by the store's train split, or by the band_stats.json that an imported store came with.")  # fmt: skip
 @click.option("--epochs", type=int, metavar="N", help="Passes over the training tiles.")
 @click.option("--batch-size", type=int, metavar="N", help="Tiles of one optimiser step.")
 @click.option("--device-batch", type=int, metavar="N", help="Tiles at once; the rest of a batch is accumulated.")

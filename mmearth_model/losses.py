@@ -42,9 +42,20 @@ class LossConfig:
     Attributes
     ----------
     preset
-        ``default`` and ``paper`` leave out what is missing. ``reference``, as the released code: a missing value of
-        raster/continuous counts as the mean (0 after normalisation), and patches are averaged where their
-        loss is not 0.
+        ``default`` and ``paper`` leave out what is missing. ``reference`` computes what the released code computes:
+
+        - raster/continuous: every value of a hidden patch counts, missing ones as the number that the published files
+          hold there (canopy height 127, ASTER -32768, Sentinel-2 0), or as the mean where that is not finite
+          (Sentinel-1); patches are averaged where their loss is not 0;
+        - raster/categorical: missing pixels are left out, and with them WorldCover's class 10, tree cover;
+        - tile/continuous: missing entries are left out;
+        - tile/categorical: a tile without a label is of class 0.
+
+        The values come from `mmearth_model.targets.reference_stand_ins`. It differs from the released code where that
+        stops or computes with NaN: a task with nothing to learn from in a batch is NaN there and contributes nothing
+        here; a missing Sentinel-2 input is a number or NaN there (see `reference_stand_ins`) and 0 here, which keeps
+        every loss finite; what a store never observed of a band counts as the mean here. The published files also spell
+        missing canopy heights as negative numbers (255 as int8 is -1); a store does not tell them apart, and takes 127.
     weighting
         ``uncertainty``: sum of exp(-s) L + s with a learned s per task; ``unweighted``: sum of L.
     """
@@ -134,10 +145,11 @@ def task_loss(
     Returns
     -------
     Tensor
-        Scalar, float32; 0 where there is nothing to learn from.
+        Scalar, float32 (float64 where the prediction is); 0 where there is nothing to learn from.
     """
     config = config or LossConfig()
-    prediction = prediction.float()
+    if prediction.dtype != torch.float64:
+        prediction = prediction.float()
     if task.kind is Kind.RASTER_CONTINUOUS:
         return _raster_continuous(task, prediction, target, mask, config)
     if task.kind is Kind.RASTER_CATEGORICAL:

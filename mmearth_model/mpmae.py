@@ -110,7 +110,9 @@ class MPMAEConfig:
     drop_empty_pixels
         Pixels that are 0 in all bands do not exist for the encoder, like hidden ones.
     init
-        ``default``: standard deviation 0.02 throughout; ``reference``: 1 where the released code has it;
+        ``default``: standard deviation 0.02 throughout, cut at 2 deviations; ``reference``: as the released code, whose
+        helper cuts at an absolute 2: 1 (0.88 after the cut) for the encoder's depthwise and pointwise layers and all
+        dense convolutions (projection, depthwise convolution of the decoder, heads of pixels), 0.02 for the rest;
         ``fan-in``: 1 / sqrt(inputs of the layer), for encoders narrower than the paper's: with 0.02 those begin
         all but linear, and in a short run their features fall onto a few directions.
     """
@@ -263,11 +265,17 @@ class MPMAE(nn.Module):
         initialise(self, std=None if self.config.init == "fan-in" else INIT_STD)
         nn.init.normal_(self.mask_token, std=INIT_STD)
         if self.config.init == "reference":
-            for layer in self._wide_layers():
-                initialise(layer, std=1.0)
+            self._initialise_as_released()
+
+    def _initialise_as_released(self) -> None:
+        """Cut the normal distribution at an absolute 2: 2 deviations of the wide layers, 100 of the others."""
+        wide = {id(layer) for layer in self._wide_layers()}
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.trunc_normal_(layer.weight, std=1.0 if id(layer) in wide else INIT_STD, a=-2.0, b=2.0)
 
     def _wide_layers(self) -> list[nn.Module]:
-        """List encoder depthwise and pointwise layers and dense convolutions, whose std the released code forgets."""
+        """List encoder depthwise and pointwise layers and dense convolutions, whose std the released code leaves at 1."""
         return [
             self.project,
             *(layer for layer in self.encoder.modules() if isinstance(layer, nn.Linear) or _is_depthwise(layer)),

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import InputError
+from mmearth_data import InputError, published_statistics
 from mmearth_model.encoder import EncoderConfig
 from mmearth_model.masking import visible_patches
 from mmearth_model.mpmae import MPMAEConfig, tasks_of
@@ -101,11 +101,25 @@ class TrainPlan:
     def learning_rate(self, step: int) -> float:
         """Rate of an optimiser step, counted from 0: linear warm-up, then half a cosine down to ``min_lr``."""
         recipe = self.recipe
+        if recipe.schedule == "released":
+            epoch, warm, end = self.epoch_before(step), recipe.warmup * recipe.epochs, float(recipe.epochs)
+            return recipe.peak_lr * epoch / warm if epoch < warm else self._cosine((epoch - warm) / (end - warm))
         warm = round(recipe.warmup * self.steps)
         if step < warm:
             return recipe.peak_lr * (step + 1) / warm
-        progress = (step - warm) / max(1, self.steps - warm)
-        return recipe.min_lr + (recipe.peak_lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self._cosine((step - warm) / max(1, self.steps - warm))
+
+    def epoch_before(self, step: int) -> float:
+        """Count passes over all micro-batches before a step, as the released code does.
+
+        Those that do not fill a batch count in the length of an epoch, though no step is made of them.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return epoch + within * self.recipe.accumulate / (self.tiles // self.recipe.micro_batch)
+
+    def _cosine(self, progress: float) -> float:
+        low, high = self.recipe.min_lr, self.recipe.peak_lr
+        return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready form, for people."""
@@ -115,6 +129,8 @@ class TrainPlan:
             "tile_size": self.tile_size,
             "inputs": [m.name for m in self.inputs],
             "tasks": [m.name for m in self.pretext],
+            "preset": recipe.preset,
+            "statistics": recipe.statistics,
             "encoder": f"{recipe.size}, {self.image_size} px crops in {self.patch_size} px patches",
             "visible_patches": visible_patches((self.image_size // self.patch_size) ** 2, recipe.mask_ratio),
             "epochs": recipe.epochs,
@@ -122,6 +138,10 @@ class TrainPlan:
             "batch_size": recipe.batch_size,
             "accumulate": recipe.accumulate,
             "peak_lr": recipe.peak_lr,
+            "schedule": recipe.schedule,
+            "precision": recipe.precision,
+            "flips": recipe.flips,
+            "seed": recipe.seed,
         }
 
 
@@ -142,6 +162,7 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
     inputs = tuple(m for m in chosen if m.input)
     pretext = tuple(m for m in chosen if m.pretext)
     _check_roles(store.path, store.modalities, inputs, pretext)
+    statistics_in_force(store, recipe, (*inputs, *pretext))
     tile_size = store.layout.size_px
     image_size, patch_size = _crop(store.path, tile_size, recipe)
     visible_patches((image_size // patch_size) ** 2, recipe.mask_ratio)
@@ -161,6 +182,19 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
         tiles=tiles,
         steps_per_epoch=tiles // recipe.batch_size,
     )
+
+
+def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[Modality]) -> Mapping[str, Any]:
+    """Return what a recipe normalises by, ``[split][modality][level or "-"][band]`` -> ``{count, mean, std, ...}``.
+
+    Raises
+    ------
+    InputError
+        When the published statistics are asked for and the store has none, or none of a modality.
+    """
+    if recipe.statistics == "store":
+        return store.statistics
+    return published_statistics(store, [m.name for m in modalities if m.kind.is_continuous])
 
 
 def choose_modalities(path: Path | str, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:

@@ -25,11 +25,11 @@ from mmearth_model.loggers import check_loggers
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.masking import random_mask
 from mmearth_model.mpmae import MPMAE, parameter_groups
-from mmearth_model.plan import SPLIT, TrainPlan, plan_training
+from mmearth_model.plan import SPLIT, TrainPlan, plan_training, statistics_in_force
 from mmearth_model.ranks import Ranks
 from mmearth_model.recording import Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
 from mmearth_model.runs import Run
-from mmearth_model.targets import REFERENCE_MISSING_CODES, Normaliser, Window
+from mmearth_model.targets import Normaliser, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -307,12 +307,12 @@ def pretrain(
 
 def prepare(plan: TrainPlan, store: Store, checkpoint: Checkpoint | None, step: int) -> Pretraining:
     """Make the module as it is at the start of a run, or where a checkpoint left it."""
-    normaliser = Normaliser(
+    normaliser = Normaliser.of_preset(
+        plan.recipe.preset,
         plan.modalities,
-        store.statistics,
+        statistics_in_force(store, plan.recipe, plan.modalities),
         inputs=[m.name for m in plan.inputs],
         targets=[m.name for m in plan.pretext],
-        missing_codes=REFERENCE_MISSING_CODES if plan.recipe.preset == "reference" else None,
     )
     if checkpoint is None:
         return Pretraining(plan, normaliser)

@@ -57,10 +57,17 @@ class TrainRecipe(BaseModel):
         Initial weights, see `mmearth_model.mpmae.MPMAEConfig`; None follows the preset.
     weighting
         ``uncertainty`` (learned) or ``unweighted``.
+    statistics
+        What inputs and targets are normalised by: ``store``, its train split; ``published``, the ``band_stats.json`` of
+        the data set that the store was imported from.
     epochs
         Passes over the training tiles.
     warmup
         Share of all steps in which the learning rate rises linearly (0.2: the paper's 40 of 200 epochs).
+    schedule
+        ``default``: the first step has the first rate above 0; ``released``, as the released code: the rate of a step is
+        that of the share of the run before it, so that the first step has rate 0, and micro-batches that do not fill a
+        batch at the end of an epoch take their share of the epoch.
     batch_size
         Tiles of one optimiser step.
     device_batch
@@ -114,8 +121,10 @@ class TrainRecipe(BaseModel):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     init: Literal["default", "reference", "fan-in"] | None = None
     weighting: Literal["uncertainty", "unweighted"] = "uncertainty"
+    statistics: Literal["store", "published"] = "store"
     epochs: int = Field(default=200, ge=1)
     warmup: float = Field(default=0.2, ge=0, lt=1)
+    schedule: Literal["default", "released"] = "default"
     batch_size: int = Field(default=256, ge=1)
     device_batch: int = Field(default=256, ge=1)
     base_lr: float = Field(default=1.5e-4, gt=0)

@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from mmearth_data import NO_LEVEL, InputError, Kind, Modality, derived, resolve_statistics, scale_of
+from mmearth_data import (
+    NO_LEVEL,
+    InputError,
+    Kind,
+    Modality,
+    derived,
+    published_missing_values,
+    resolve_statistics,
+    scale_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -45,8 +54,8 @@ class Target:
     Attributes
     ----------
     values
-        Continuous: float32, z-scored; categorical: int64 class index. 0 where not valid. Shapes as stored:
-        (B, C, H, W), (B, C) or (B,).
+        Continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, but for modalities with a
+        stand-in (`Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
     valid
         bool, same shape: observed, and learnable.
     """
@@ -141,6 +150,9 @@ class Normaliser:
         Names of those that are predicted; default none.
     missing_codes
         Modality -> class codes that count as missing (`REFERENCE_MISSING_CODES`).
+    stand_ins
+        Modality -> stored value, or class code, that a target takes where nothing was observed (`reference_stand_ins`).
+        A quantity stays marked as missing, whatever its value; a class counts as observed.
     """
 
     def __init__(
@@ -151,12 +163,14 @@ class Normaliser:
         inputs: Sequence[str],
         targets: Sequence[str] = (),
         missing_codes: Mapping[str, Sequence[int]] | None = None,
+        stand_ins: Mapping[str, float] | None = None,
     ) -> None:
         known = {modality.name: modality for modality in modalities}
         _check_roles(known, inputs, targets)
         self.inputs, self.targets = tuple(inputs), tuple(targets)
         self.modalities = {name: known[name] for name in known if name in {*inputs, *targets}}
         self.missing_codes = {name: tuple(codes) for name, codes in (missing_codes or {}).items()}
+        self.stand_ins = dict(stand_ins or {})
         self.statistics = {
             name: resolve_statistics(modality, statistics)
             for name, modality in self.modalities.items()
@@ -175,9 +189,11 @@ class Normaliser:
         targets: Sequence[str] = (),
     ) -> Self:
         """Normalise as a preset does; see the class for the rest."""
-        codes = REFERENCE_MISSING_CODES if preset == "reference" else {}
-        used = {name: codes[name] for name in codes if name in targets}
-        return cls(modalities, statistics, inputs=inputs, targets=targets, missing_codes=used)
+        if preset != "reference":
+            return cls(modalities, statistics, inputs=inputs, targets=targets)
+        codes = {name: codes for name, codes in REFERENCE_MISSING_CODES.items() if name in targets}
+        stand_ins = reference_stand_ins(m for m in modalities if m.name in {*inputs, *targets})
+        return cls(modalities, statistics, inputs=inputs, targets=targets, missing_codes=codes, stand_ins=stand_ins)
 
     @property
     def in_channels(self) -> int:
@@ -208,14 +224,18 @@ class Normaliser:
         """
         window = window.to(device) if window is not None else None
         both = {name: self._target(modality, batch, device, window) for name, modality in self.modalities.items()}
-        images = torch.cat([both[name].values for name in self.inputs], dim=1)
+        images = torch.cat([self._shown(name, both[name]) for name in self.inputs], dim=1)
         return Normalised(images, {name: both[name] for name in self.targets})
 
     def images(self, batch: Batch, device: torch.device | str = "cpu", window: Window | None = None) -> Tensor:
         """Only the input, (B, in_channels, H, W) float32; see `__call__`."""
         window = window.to(device) if window is not None else None
-        parts = [self._target(self.modalities[name], batch, device, window).values for name in self.inputs]
-        return torch.cat(parts, dim=1)
+        parts = ((name, self._target(self.modalities[name], batch, device, window)) for name in self.inputs)
+        return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
+
+    def _shown(self, name: str, target: Target) -> Tensor:
+        """Values as the encoder sees them: 0 where missing, whatever stands in for them in the target."""
+        return torch.where(target.valid, target.values, 0.0) if name in self.stand_ins else target.values
 
     def to_config(self) -> dict[str, Any]:
         """JSON-ready form that holds all that is needed without the store."""
@@ -224,6 +244,7 @@ class Normaliser:
             "inputs": list(self.inputs),
             "targets": list(self.targets),
             "missing_codes": {name: list(codes) for name, codes in self.missing_codes.items()},
+            "stand_ins": self.stand_ins,
             "statistics": {"train": self.statistics},
         }
 
@@ -243,6 +264,7 @@ class Normaliser:
                 inputs=entry["inputs"],
                 targets=entry["targets"],
                 missing_codes=entry["missing_codes"],
+                stand_ins=entry.get("stand_ins"),  # checkpoints of earlier versions have none
             )
         except (KeyError, TypeError) as error:
             raise InputError(
@@ -254,6 +276,8 @@ class Normaliser:
         if modality.kind.is_categorical:
             lookup = modality.class_code_index()
             lookup[list(self.missing_codes.get(modality.name, ()))] = UNKNOWN
+            if modality.name in self.stand_ins:
+                lookup[lookup == UNKNOWN] = lookup[int(self.stand_ins[modality.name])]
             return torch.from_numpy(lookup)
         levels = self.statistics[modality.name]
         keys = (*LEVELS, NO_LEVEL)
@@ -274,7 +298,30 @@ class Normaliser:
         if modality.kind.is_categorical:
             classes = table[raw.long()]
             return Target(classes.clamp(min=0), classes != UNKNOWN)
-        return _z_score(modality, raw, table[_levels(modality, batch, len(raw)).to(raw.device)])
+        scale = table[_levels(modality, batch, len(raw)).to(raw.device)]
+        return _z_score(modality, raw, scale, self.stand_ins.get(modality.name))
+
+
+def reference_stand_ins(modalities: Iterable[Modality]) -> dict[str, float]:
+    """Find the stored values that the released code learns from where nothing was observed.
+
+    It normalises first and looks for missing values afterwards, in units that no longer fit: so the numbers that
+    the published files hold there (ASTER -32768, canopy height 127, Sentinel-2 0) are quantities like any other.
+    Only what is not finite (Sentinel-1) becomes the mean. A tile without a biome or ecoregion is a row of zeros there,
+    whose largest entry is the first: class 0.
+
+    This is about targets. A missing input is 0 after normalising, as in the other presets, and a pixel without any band
+    does not exist for the encoder. The released code means to do the same, but feeds the number of the file, z-scored,
+    and NaN where a value equals the mean of its band to the last bit; its loss would be NaN, so we do not repeat that.
+    """
+    published = published_missing_values()
+    found: dict[str, float] = {}
+    for m in modalities:
+        if m.kind is Kind.TILE_CATEGORICAL:
+            found[m.name] = m.classes[0].code
+        elif m.kind is Kind.RASTER_CONTINUOUS and math.isfinite(published.get(m.name, math.nan)):
+            found[m.name] = published[m.name]
+    return found
 
 
 def _check_roles(known: Mapping[str, Modality], inputs: Sequence[str], targets: Sequence[str]) -> None:
@@ -329,7 +376,7 @@ def _levels(modality: Modality, batch: Batch, tiles: int) -> Tensor:
     return torch.from_numpy(np.asarray(batch["tile"]["s2_level"]).astype(np.int64)).clamp(max=len(LEVELS))
 
 
-def _z_score(modality: Modality, raw: Tensor, scale: Tensor) -> Target:
+def _z_score(modality: Modality, raw: Tensor, scale: Tensor, stand_in: float | None = None) -> Target:
     """(B, C, ...) stored values and (B, model bands, 3) scales to normalised values of the model bands."""
     if modality.model_bands != modality.bands:
         raw = raw[:, modality.band_indices(modality.model_bands)]
@@ -344,6 +391,10 @@ def _z_score(modality: Modality, raw: Tensor, scale: Tensor) -> Target:
             torch.logical_not(torch.isnan(part), out=observed)
         else:
             torch.ne(raw[some], modality.nodata, out=observed)
-        observed &= usable[some] > 0
-        part.sub_(mean[some]).mul_(inverse_std[some]).masked_fill_(~observed, 0.0)
+        if stand_in is not None:
+            part.masked_fill_(~observed, stand_in)
+        known = usable[some] > 0
+        observed &= known
+        kept = observed if stand_in is None else known
+        part.sub_(mean[some]).mul_(inverse_std[some]).masked_fill_(~kept, 0.0)
     return Target(values, valid)

@@ -57,6 +57,7 @@ def make_arrays(rows: int, size_px: int, seed: int = 0) -> dict[str, np.ndarray[
     arrays["aster"][rng.random(arrays["aster"].shape) < 0.05] = -32768
     arrays["era5"][2] = np.inf
     arrays["era5"][3, 4] = -np.inf
+    arrays["era5"][4, 3] = np.nan
     return arrays
 
 
@@ -98,6 +99,21 @@ def place_tables(entries: list[dict[str, Any]]) -> dict[str, np.ndarray[Any, Any
     return tables
 
 
+def band_stats() -> dict[str, dict[str, list[float]]]:
+    """Statistics of every band, other ones than a store of these tiles would have; a band without any is NaN."""
+    bands = {"sentinel2_l1c": 13, "sentinel2_l2a": 13, "sentinel1": 8, "aster": 2, "canopy_height_eth": 2, "era5": 12}
+    bands |= {"lat": 2, "lon": 2, "month": 2}
+    statistics = {
+        name: {
+            key: [scale * (1 + k + 20 * position) for k in range(count)]
+            for key, scale in (("mean", 0.7), ("std", 0.3), ("min", -1.1), ("max", 1.9))
+        }
+        for position, (name, count) in enumerate(bands.items())
+    }
+    statistics["sentinel1"]["mean"][2] = statistics["sentinel1"]["std"][2] = float("nan")
+    return statistics
+
+
 def make_published(folder: Path, rows: int = 21, size_px: int = 16, seed: int = 0) -> Path:
     """Write a data set; gives the folder of its four files."""
     folder.mkdir(parents=True)
@@ -116,8 +132,7 @@ def make_published(folder: Path, rows: int = 21, size_px: int = 16, seed: int = 
     described = {ids[row]: entries[row] for row in order} | {"never_made": entries[0]}
     (folder / f"{NAME}_splits.json").write_text(json.dumps(splits))
     (folder / f"{NAME}_tile_info.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
-    statistics = {"sentinel1": {"mean": [0.0] * 8, "std": [1.0] * 8, "min": [0.0] * 8, "max": [1.0] * 8}}
-    (folder / f"{NAME}_band_stats.json").write_text(json.dumps(statistics))
+    (folder / f"{NAME}_band_stats.json").write_text(json.dumps(band_stats()))
     return folder
 
 

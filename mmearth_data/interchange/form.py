@@ -193,6 +193,14 @@ def published_form() -> PublishedForm:
     return PublishedForm.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
+def published_missing_values() -> dict[str, float]:
+    """Modality -> number that the published files hold where nothing was observed; infinite and NaN ones included.
+
+    One-hot arrays (biome, eco_region) hold zeros only there.
+    """
+    return {array.modality: array.fill for array in published_form().arrays}
+
+
 def _recoded(
     name: str, values: np.ndarray[Any, Any], gone: NDArray[np.bool_], dtype: np.dtype[Any], fill: float
 ) -> np.ndarray[Any, Any]:

@@ -23,6 +23,14 @@ from mmearth_data.errors import InputError
 from mmearth_data.interchange.entries import PUBLISHED_ID, TABLES, entry_of, unique_names
 from mmearth_data.interchange.form import PublishedArray, PublishedForm, published_form
 from mmearth_data.interchange.hdf5_folder import SYNTHETIC, Files
+from mmearth_data.interchange.hdf5_gaps import (
+    Means,
+    check_fill,
+    missing_values,
+    summary_of,
+    taken_for_values,
+    warning_of,
+)
 from mmearth_data.interchange.tables import coordinate_tables, put_back
 from mmearth_data.interchange.targets import check_finished, check_name, claim, staged_file
 from mmearth_data.store.commits import read_commit
@@ -43,6 +51,8 @@ GZIP_LEVEL = 4
 COMPRESSORS = 4
 DIGEST = "mmearth_store"
 """Attribute of an exported file: digest of the store that it was made from."""
+FILLED = "filled"
+"""Attribute of an exported file: what stands in for missing values, as given with ``--fill``."""
 IDENTITY_STATISTICS = {"mean": 0.0, "std": 1.0, "min": 0.0, "max": 1.0}
 """Of a band in which nothing was observed: normalising with them changes nothing, and no reader fails."""
 TINY_STD = 1e-6
@@ -53,6 +63,7 @@ def export_published(
     out: Path,
     *,
     name: str | None = None,
+    fill: Mapping[str, str] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -61,13 +72,13 @@ def export_published(
     form = published_form()
     name = check_name(name or form.default_name(store.layout.size_px))
     target, staging = out / name, out / f".{name}.partial"
-    if _is_exported(Files.at(target, name).h5, store):
+    export = Export(store, form, fill or {})
+    if _is_exported(Files.at(target, name).h5, export.identity):
         return target
-    export = Export(store, form)
     export.check(note)
     staging.mkdir(parents=True, exist_ok=True)
     with hold(staging):
-        claim(staging, target, {DIGEST: store.digest})
+        claim(staging, target, export.identity)
         for shard in range(store.layout.shards):
             report(store.layout.rows(shard).start, store.layout.tiles)
             export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)
@@ -78,8 +89,8 @@ def export_published(
     return target
 
 
-def _is_exported(path: Path, store: Store) -> bool:
-    """Whether this store was exported there before.
+def _is_exported(path: Path, identity: Mapping[str, str]) -> bool:
+    """Whether this store was exported there before, and filled alike.
 
     Raises
     ------
@@ -90,7 +101,7 @@ def _is_exported(path: Path, store: Store) -> bool:
         return False
     try:
         with h5py.File(path, "r") as file:
-            same = file.attrs.get(DIGEST) == store.digest
+            same = all(file.attrs.get(key, "") == value for key, value in identity.items())
     except OSError:
         same = False
     if not same:
@@ -117,9 +128,21 @@ class Export:
         A finished store; a selection of modalities is respected, one of tiles is not.
     form
         The published form.
+    fill
+        Modality -> ``mean``: what is written where nothing was observed.
+
+    Attributes
+    ----------
+    identity
+        Attributes of the file that tell this export from others.
+
+    Raises
+    ------
+    InputError
+        When a modality cannot be filled.
     """
 
-    def __init__(self, store: Store, form: PublishedForm) -> None:
+    def __init__(self, store: Store, form: PublishedForm, fill: Mapping[str, str]) -> None:
         self._store = store
         self._layout = store.layout
         self._form = form
@@ -127,6 +150,10 @@ class Export:
         self._arrays = tuple(
             OutArray(array, modalities[array.modality]) for array in form.arrays if array.modality in modalities
         )
+        self._by_modality = {a.modality.name: a.form for a in self._arrays}
+        check_fill(fill, self._by_modality, modalities)
+        self._means = {name: Means(store, modalities[name]) for name in sorted(fill)}
+        self.identity = {DIGEST: store.digest, FILLED: ",".join(f"{name}={fill[name]}" for name in sorted(fill))}
 
     def check(self, note: Callable[[str], None]) -> None:
         """Refuse what the form cannot hold, and tell what it has no place for.
@@ -147,6 +174,11 @@ class Export:
         undated = int(np.isnat(self._store.coords["time"]).sum())
         if undated:
             note(f"{undated} tiles have no date, so their entries lack S2_DATE, which published readers ask for.")
+        for means in self._means.values():
+            note(means.describe(missing_values(self._store, means.modality)))
+        mistaken = taken_for_values(self._store, self._by_modality, tuple(self._means))
+        if mistaken:
+            note(warning_of(mistaken))
 
     @cached_property
     def rows(self) -> np.ndarray[Any, np.dtype[np.intp]]:
@@ -202,16 +234,21 @@ class Export:
             if not m.stored:
                 continue
             if not m.kind.is_raster:
-                arrays[array.form.name] = array.form.to_published(m, commit.columns[m.name])
+                arrays[array.form.name] = array.form.to_published(m, self._filled(m, commit.columns[m.name], commit))
                 continue
             values = self._store.content.read(m.name, rows)
             if len(commit.rows) < len(rows):
                 values = values[commit.rows - rows.start]
-            arrays[array.form.name] = array.form.to_published(m, values)
+            arrays[array.form.name] = array.form.to_published(m, self._filled(m, values, commit))
             seen: np.ndarray[Any, Any] = np.asarray(m.observed(values).any(axis=(2, 3)))
             for k, bands in enumerate(observed):
                 bands[array.form.name] = [b for b, s in zip(m.bands, seen[k], strict=True) if s]
         return arrays, observed
+
+    def _filled(self, m: Modality, values: np.ndarray[Any, Any], commit: Commit) -> np.ndarray[Any, Any]:
+        """Put means where nothing was observed, for modalities of which that was asked."""
+        means = self._means.get(m.name)
+        return values if means is None else means.fill(values, commit.columns["s2_level"])
 
     def _describe(self, commit: Commit, observed: list[dict[str, list[str]]]) -> list[dict[str, Any]]:
         """Entries of tile_info."""
@@ -258,7 +295,8 @@ class Export:
         found = [path for path in found if path.exists()]
         with staged_file(files.h5) as path, self._file(path, len(self.rows)) as file:
             file.attrs[SYNTHETIC] = self._store.synthetic
-            file.attrs[DIGEST] = self._store.digest
+            for key, value in self.identity.items():
+                file.attrs[key] = value
             file.attrs["title"] = self._store.attributes["title"]
             start = 0
             for part in found:
@@ -289,11 +327,10 @@ class Export:
         return found
 
     def _summary(self, modality: str, level: str, band: str) -> Mapping[str, float]:
-        for split in ("train", "all"):
-            entry = self._store.statistics[split].get(modality, {}).get(level, {}).get(band)
-            if entry and entry["count"]:
-                return {**entry, "std": entry["std"] if entry["std"] >= TINY_STD else 1.0}
-        return IDENTITY_STATISTICS
+        entry = summary_of(self._store, modality, level, band)
+        if entry is None:
+            return IDENTITY_STATISTICS
+        return {**entry, "std": entry["std"] if entry["std"] >= TINY_STD else 1.0}
 
 
 def _write_chunks(data: h5py.Dataset, values: np.ndarray[Any, Any]) -> None:

@@ -110,6 +110,8 @@ class PublishedFolder:
         (rows,) split codes of the store.
     unused_entries
         Entries of tile_info without a row.
+    band_stats
+        Content of the file of that name.
     """
 
     def __init__(self, files: Files, file: h5py.File, form: PublishedForm, catalog: Catalog) -> None:
@@ -121,7 +123,7 @@ class PublishedFolder:
             self.ids, self._levels = _read_metadata(files.h5, file, form)
         self.rows = len(self.ids)
         self.size_px = _check_shapes(files.h5, self.arrays, self.rows)
-        read_json(files.band_stats)
+        self.band_stats = read_json(files.band_stats)
         self.split = read_splits(files.splits, self.rows)
         self.scenes, self._spans, self.unused_entries = self._index_entries()
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from mmearth_data.catalog import load_catalog
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.interchange.entries import TABLES, facts_of
+from mmearth_data.interchange.entries import TABLES, facts_of, plain
 from mmearth_data.interchange.filling import NewStore, fill_store
 from mmearth_data.interchange.form import published_form
 from mmearth_data.interchange.hdf5_folder import SCENE_TYPES, PublishedFolder, find_files, open_folder
+from mmearth_data.interchange.statistics import BAND_STATS
 from mmearth_data.interchange.tables import Tables, coordinate_tables, differing
 from mmearth_data.recipe import file_digest
 from mmearth_data.store.encoding import digest_of
@@ -79,6 +80,7 @@ def _identity(published: PublishedFolder) -> dict[str, Any]:
         "h5_bytes": files.h5.stat().st_size,
         "ids": digest_of(published.ids.tobytes()),
         "files": digests,
+        BAND_STATS: plain(published.band_stats),
     }
 
 

@@ -13,10 +13,21 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from published_world import NAME, PublishedReader, make_published, observed
+from published_world import NAME, PublishedReader, band_stats, make_published, observed
 from store_making import make_columns, make_values
 
-from mmearth_data import export, import_hdf5, load_catalog, map_figure, open_store, summarise, verify
+from mmearth_data import (
+    InputError,
+    export,
+    import_hdf5,
+    load_catalog,
+    map_figure,
+    open_store,
+    published_statistics,
+    subset,
+    summarise,
+    verify,
+)
 from mmearth_data.building.executor import Progress
 from mmearth_data.cli import cli
 from mmearth_data.inspection.facts import plan_facts
@@ -228,6 +239,133 @@ def test_heights_that_the_form_cannot_tell_from_missing_ones_are_refused(tmp_pat
     writer.write_shard(0, make_columns(layout, 0), {"canopy_height_eth": np.full((1, 2, 16, 16), 127, dtype=np.uint8)})
     writer.finish()
     refused("export", tmp_path / "s.zarr", "--format", "mmearth-h5", "--out", tmp_path / "out", word="127")
+
+
+# ---------------------------------------------------------------- missing values, for the released training code
+
+
+def told(store: Path, out: Path, *options: str) -> list[str]:
+    """Lines that an export writes to stderr."""
+    result = CliRunner().invoke(cli, ["export", str(store), "--format", "mmearth-h5", "--out", str(out), *options])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr.splitlines()
+
+
+def test_missing_climate_is_nan_because_infinities_stop_the_released_training(imported: Path, tmp_path: Path) -> None:
+    export(imported, tmp_path, name=NAME)
+    climate = PublishedReader(tmp_path, NAME).file["era5"][:]
+    assert not np.isinf(climate).any()
+    assert np.isnan(climate[2]).all()
+    assert np.argwhere(np.isnan(climate[3:5])).tolist() == [[0, 4], [1, 3]]
+
+
+def test_an_export_counts_what_the_released_code_takes_for_values(native: Path, tmp_path: Path) -> None:
+    (line,) = (line for line in told(native, tmp_path, "--name", NAME) if "takes for values" in line)
+    file = PublishedReader(tmp_path, NAME).file
+    bands = [k for k in range(13) if k != 10]  # B10 is no band of the models
+    counts = {
+        "aster (-32768)": (file["aster"][:] == -32768).sum(),
+        "canopy_height_eth (127)": (file["canopy_height_eth"][:] == 127).sum(),
+        "sentinel2 (0)": (file["sentinel2"][:][:, bands] == 0).sum(),
+    }
+    assert all(f"{count:,} of {name}" in line for name, count in counts.items()), (line, counts)
+    assert "--fill aster=mean" in line
+    assert "sentinel1" not in line
+    assert "era5" not in line
+
+
+def test_means_stand_in_for_what_is_missing_and_nothing_else_changes(native: Path, tmp_path: Path) -> None:
+    """Means over the train split, computed here from the pixels."""
+    filled = ("aster", "canopy_height_eth", "sentinel2", "era5")
+    told(native, tmp_path / "plain", "--name", NAME)
+    plain = PublishedReader(tmp_path / "plain", NAME, "train")
+    lines = told(
+        native, tmp_path / "filled", "--name", NAME, *(word for f in filled for word in ("--fill", f"{f}=mean"))
+    )
+    other = PublishedReader(tmp_path / "filled", NAME)
+    assert not any("takes for values" in line for line in lines)
+    assert len([line for line in lines if "written as the mean of the train split" in line]) == len(filled)
+    levels = plain.file["metadata"]["S2_type"]
+    for name in set(plain.file) - {"metadata"}:
+        old, new = plain.file[name][:], other.file[name][:]
+        seen = observed(name, old)
+        np.testing.assert_array_equal(new[seen], old[seen])
+        if name not in filled:
+            np.testing.assert_array_equal(new, old)
+            continue
+        for row, band in np.argwhere(~seen.reshape(*old.shape[:2], -1).all(axis=2)):
+            alike = [r for r in plain.rows if name != "sentinel2" or levels[r] == levels[row]]
+            values = old[alike, band][seen[alike, band]].astype(float)
+            gap = new[row, band][~seen[row, band]]
+            if name == "sentinel2" and levels[row] == b"":
+                assert (gap == 0).all(), "a tile of no level has no mean"
+            elif name == "era5":
+                np.testing.assert_allclose(gap, values.mean(), rtol=1e-5)
+            elif len(values):
+                assert (gap == round(values.mean())).all(), (name, row, band)
+    assert json.loads((tmp_path / "filled" / NAME / f"{NAME}_band_stats.json").read_text()) == plain.statistics
+    assert other.tile_info == plain.tile_info, "a filled band is not said to be observed"
+
+
+def test_a_filled_export_is_another_one(native: Path, tmp_path: Path) -> None:
+    out = ("--format", "mmearth-h5", "--out", tmp_path, "--name", NAME)
+    with pytest.raises(KeyboardInterrupt):
+        export(native, tmp_path, name=NAME, fill={"aster": "mean"}, report=stop_after(8))
+    refused("export", native, *out, word="under way")
+    told(native, tmp_path, "--name", NAME, "--fill", "aster=mean")
+    told(native, tmp_path, "--name", NAME, "--fill", "aster=mean")
+    refused("export", native, *out, word="another data set")
+
+
+@pytest.mark.parametrize(
+    ("fill", "word"),
+    [
+        ("aster", "expected MODALITY=mean"),
+        ("=mean", "expected MODALITY=mean"),
+        ("aster=0", "expected aster=mean, got aster=0"),
+        ("biome=mean", "got 'biome'"),
+        ("lat=mean", "got 'lat'"),
+        ("esa_worldcover=mean", "got 'esa_worldcover'"),
+        ("snow=mean", "expected a continuous modality that the export holds (sentinel2, sentinel1, aster"),
+    ],
+)
+def test_what_cannot_be_filled_is_refused(native: Path, tmp_path: Path, fill: str, word: str) -> None:
+    refused("export", native, "--format", "mmearth-h5", "--out", tmp_path / "out", "--fill", fill, word=word)
+    assert not (tmp_path / "out").exists()
+
+
+def test_geotiffs_are_not_filled(native: Path, tmp_path: Path) -> None:
+    refused("export", native, "--format", "geotiff", "--out", tmp_path / "out", "--fill", "aster=mean", word="--fill")
+
+
+# ---------------------------------------------------------------- published statistics
+
+
+def test_the_published_statistics_stay_with_the_store_and_its_parts(imported: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part.zarr"
+    subset(imported, part, split=["train"])
+    expected = band_stats()
+    for path in (imported, part):
+        store = open_store(path)
+        found = published_statistics(store, ["sentinel2", "sentinel1", "era5", "month"])["train"]
+        level = found["sentinel2"]["L2A"]
+        names = load_catalog().modalities["sentinel2"].bands
+        in_file = [*names[:7], "B8A", "B8", *names[9:]]
+        for key in ("mean", "std"):
+            assert [level[band][key] for band in in_file] == expected["sentinel2_l2a"][key]
+            assert [entry[key] for entry in found["era5"]["-"].values()] == expected["era5"][key]
+            assert [entry[key] for entry in found["month"]["-"].values()] == expected["month"][key]
+        assert found["sentinel2"]["L1C"]["B1"]["mean"] == expected["sentinel2_l1c"]["mean"][0]
+        counts = [entry["count"] for entry in found["sentinel1"]["-"].values()]
+        assert counts == [1, 1, 0, 1, 1, 1, 1, 1], "a band without statistics was never observed"
+        assert verify(path).problems == ()
+
+
+def test_a_store_without_published_statistics_says_so(native: Path, imported: Path) -> None:
+    with pytest.raises(InputError, match=r"--statistics published: expected a store with the band_stats\.json"):
+        published_statistics(open_store(native), ["aster"])
+    with pytest.raises(InputError, match="got none of copernicus_dem; use --statistics store"):
+        published_statistics(open_store(imported), ["aster", "copernicus_dem"])
 
 
 # ---------------------------------------------------------------- bad input

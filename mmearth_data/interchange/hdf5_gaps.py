@@ -1,0 +1,153 @@
+"""Missing values in an export: what readers of the published form take them for, and means in their place."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import InputError
+from mmearth_data.tile import LEVEL_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.interchange.form import PublishedArray
+    from mmearth_data.modality import Modality
+    from mmearth_data.store.reader import Store
+
+MEAN = "mean"
+
+
+def summary_of(store: Store, modality: str, level: str, band: str) -> Mapping[str, Any] | None:
+    """Statistics of a band: of the train split, else of all tiles, else None."""
+    for split in ("train", "all"):
+        entry: Mapping[str, Any] | None = store.statistics[split].get(modality, {}).get(level, {}).get(band)
+        if entry and entry["count"]:
+            return entry
+    return None
+
+
+def check_fill(
+    fill: Mapping[str, str], arrays: Mapping[str, PublishedArray], modalities: Mapping[str, Modality]
+) -> None:
+    """Refuse what cannot be filled.
+
+    Parameters
+    ----------
+    fill
+        Modality -> ``mean``.
+    arrays
+        Modality -> the published array of it, of those that are exported.
+    modalities
+        Of the store, by name.
+
+    Raises
+    ------
+    InputError
+        Naming the modality or the word.
+    """
+    can = [name for name in arrays if modalities[name].kind.is_continuous and modalities[name].stored]
+    for name, word in fill.items():
+        if name not in can:
+            raise InputError(
+                f"--fill: expected a continuous modality that the export holds ({', '.join(can) or 'it holds none'}), got "
+                f"{name!r}."
+            )
+        if word != MEAN:
+            raise InputError(f"--fill: expected {name}=mean, got {name}={word}.")
+
+
+class Means:
+    """Means of one modality's bands, in the stored type.
+
+    Parameters
+    ----------
+    store
+        Whose statistics are taken: of the train split, where it holds none of all tiles.
+    modality
+        A continuous one.
+
+    Attributes
+    ----------
+    values
+        (levels + 1, bands) float64 by code of the Sentinel-2 level, the last row for tiles of no level; rounded half away
+        from zero where the store holds integers; NaN where nothing was observed.
+    """
+
+    def __init__(self, store: Store, modality: Modality) -> None:
+        self.modality = modality
+        by_level = modality.statistics_by == "s2_level"
+        levels = [LEVEL_NAMES[code] if by_level else "-" for code in sorted(LEVEL_NAMES)]
+        self.levels = (*levels, "-")
+        self.values = np.array([[self._mean(store, level, band) for band in modality.bands] for level in self.levels])
+
+    def _mean(self, store: Store, level: str, band: str) -> float:
+        entry = summary_of(store, self.modality.name, level, band)
+        if entry is None:
+            return math.nan
+        mean = float(entry["mean"])
+        return mean if self.modality.dtype.kind == "f" else math.copysign(math.floor(abs(mean) + 0.5), mean)
+
+    def fill(self, values: np.ndarray[Any, Any], level: NDArray[np.uint8]) -> np.ndarray[Any, Any]:
+        """Replace what is missing of (n, band, ...) stored values of tiles with (n,) level codes."""
+        means = self.values[np.minimum(level, len(self.levels) - 1)].reshape(
+            *values.shape[:2], *(1,) * (values.ndim - 2)
+        )
+        gone = ~self.modality.observed(values) & np.isfinite(means)
+        return np.where(gone, np.nan_to_num(means).astype(values.dtype), values)
+
+    def describe(self, count: int) -> str:
+        """Say in a sentence what is written where nothing was observed."""
+        rows = {
+            level: row for level, row in zip(self.levels, self.values.tolist(), strict=True) if np.isfinite(row).any()
+        }
+        parts = [
+            (f"{level}: " if level != "-" else "")
+            + ", ".join(f"{b} {x:.6g}" for b, x in zip(self.modality.bands, row, strict=True) if math.isfinite(x))
+            for level, row in rows.items()
+        ]
+        means = "; ".join(parts) or "nothing was observed, so they stay missing"
+        rounded = "" if self.modality.dtype.kind == "f" else ", rounded"
+        return f"{self.modality.name}: {count:,} missing values are written as the mean of the train split{rounded} ({means})."
+
+
+def taken_for_values(
+    store: Store, arrays: Mapping[str, PublishedArray], filled: Sequence[str]
+) -> dict[str, tuple[int, float]]:
+    """Count missing values that the released training code takes for values: a modality's and their number.
+
+    It normalises before it looks for missing values, and finds those only that are not finite.
+
+    Returns
+    -------
+    dict
+        Modality -> (missing values in bands that models see, the number that is written for them); none with 0.
+    """
+    found = {}
+    for name, array in arrays.items():
+        m = store.modalities[name]
+        if m.kind.is_continuous and m.stored and math.isfinite(array.fill) and name not in filled:
+            count = missing_values(store, m)
+            if count:
+                found[name] = (count, array.fill)
+    return found
+
+
+def missing_values(store: Store, m: Modality) -> int:
+    """Count missing values of a continuous modality, in the bands that models see."""
+    levels = store.statistics["all"].get(m.name, {}).values()
+    seen = sum(entries[band]["count"] for entries in levels for band in m.model_bands if band in entries)
+    pixels = store.layout.size_px**2 if m.kind.is_raster else 1
+    tiles = int(np.count_nonzero(store.content.column("tile_id")))
+    return tiles * pixels * len(m.model_bands) - seen
+
+
+def warning_of(found: Mapping[str, tuple[int, float]]) -> str:
+    """One line about `taken_for_values`."""
+    counts = ", ".join(f"{count:,} of {name} ({number:g})" for name, (count, number) in found.items())
+    options = " ".join(f"--fill {name}=mean" for name in found)
+    return f"Missing values that the released training code takes for values: {counts}; {options} replaces them."
