@@ -173,10 +173,11 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
 
 
 def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
-    """Bands that the encoder takes and the task fills with their mean."""
+    """Bands that the encoder takes and the task lacks: ``sentinel2.B10``, or ``sentinel2.B1 from B2`` where B2 stands in."""
     return tuple(
-        f"{name}.{band}"
+        f"{name}.{band} from {stand_ins[band]}" if band in stand_ins else f"{name}.{band}"
         for name in normaliser.inputs
+        for stand_ins in (task.images.stand_ins(normaliser.modalities[name]),)
         for band in normaliser.modalities[name].model_bands
         if band not in task.images.found_bands(normaliser.modalities[name])
     )
