@@ -24,7 +24,6 @@ Axes: N samples, K classes, T targets, S numbers of a sample, R draws.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,7 +196,7 @@ def all_metrics(
     if kind is TaskKind.MULTI_LABEL:
         asked = bool(truth.any() or predicted.any())
         f1 = functional.classification.multilabel_f1_score(p, t, classes, average="micro") if asked else float("nan")
-        return {"f1": float(f1)} | ({} if scores is None else {"map": _mean_precision(scores, t, classes)})
+        return {"f1": float(f1)} | ({} if scores is None else {"map": _mean_precision(scores, t)})
     varies = torch.from_numpy(present(kind, truth, classes))
     return {
         "r2": float(functional.r2_score(p[:, varies], t[:, varies])) if varies.any() else float("nan"),
@@ -205,13 +204,11 @@ def all_metrics(
     }
 
 
-def _mean_precision(scores: NDArray[Any], truth: torch.Tensor, classes: int) -> float:
-    """Mean average precision over the labels with a positive; torchmetrics counts the others as 0."""
+def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> float:
+    """Mean average precision over the labels with a positive; torchmetrics' own mean counts the others as 0."""
     s = torch.from_numpy(np.ascontiguousarray(scores))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a label without positives, of which torchmetrics warns each time
-        each = functional.classification.multilabel_average_precision(s, truth, classes, average="none")
-    return _mean(each, present(TaskKind.MULTI_LABEL, truth.numpy(), classes))
+    each = [functional.classification.binary_average_precision(s[:, k], truth[:, k]) for k in truth.any(0).nonzero()[:, 0]]  # fmt: skip
+    return float(torch.stack(each).mean()) if each else float("nan")
 
 
 def _mean(each: torch.Tensor, counts: NDArray[np.bool_]) -> float:
