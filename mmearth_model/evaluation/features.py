@@ -186,7 +186,7 @@ def _of_stand_ins(bands: Mapping[str, Any], stand_ins: Mapping[str, str]) -> dic
 
 
 def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
-    """Bands that the encoder takes and the task lacks: ``sentinel2.B10``, or ``sentinel2.B1 from B2`` where B2 stands in."""
+    """Bands that the encoder takes and the task lacks, as ``sentinel2.B10`` or, where B2 stands in, ``sentinel2.B1 from B2``."""
     return tuple(
         f"{name}.{band} from {stand_ins[band]}" if band in stand_ins else f"{name}.{band}"
         for name in normaliser.inputs

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 READ_TILES = 32
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
+KEPT_BYTES = 2**30
+"""Normalised images of a task that are kept from epoch to epoch, at most; more are read anew."""
 Rules = Literal["ours", "released"]
 Keep = Literal["best", "last"]
 
@@ -301,6 +303,8 @@ class FineTuner:
         with seeded(recipe.seed, purpose="head"):
             self.model = _network(encoder, recipe, self.outputs, per_pixel=self.kind.per_pixel).to(device)
         self.centre, self.spread = self._scale()
+        self._kept: dict[int, torch.Tensor] = {}
+        self._used = len(task.parts.used)
 
     def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation of the training quantities."""
@@ -398,8 +402,7 @@ class FineTuner:
 
     def _batch(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images and answers of samples, in order."""
-        (batch,) = self.task.images.batches(rows, len(rows), self.normaliser.stored)
-        images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
+        images = self._images(rows)
         if self.kind.per_pixel:
             assert self.task.masks is not None
             answers = cut_masks(self.task.masks(rows), images.shape[-1])
@@ -409,6 +412,17 @@ class FineTuner:
             answers = (answers - self.centre) / self.spread
             return images, torch.from_numpy(answers).float().to(self.device)
         return images, torch.from_numpy(answers).to(self.device)
+
+    def _images(self, rows: NDArray[np.intp]) -> torch.Tensor:
+        """Read and normalise images, cut to whole patches; read once where all that training sees are small."""
+        absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
+        if len(absent):
+            (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)
+            images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
+            if images[0].nbytes * self._used > KEPT_BYTES:
+                return images
+            self._kept |= dict(zip(map(int, absent), images, strict=True))
+        return torch.stack([self._kept[int(row)] for row in rows])
 
     def _augmented(
         self, images: torch.Tensor, answers: torch.Tensor, position: Position

@@ -195,7 +195,7 @@ def all_metrics(
         }
     if kind is TaskKind.MULTI_LABEL:
         asked = bool(truth.any() or predicted.any())
-        f1 = functional.classification.multilabel_f1_score(p, t, classes, average="micro") if asked else float("nan")
+        f1 = functional.classification.binary_f1_score(p.flatten(), t.flatten()) if asked else float("nan")
         return {"f1": float(f1)} | ({} if scores is None else {"map": _mean_precision(scores, t)})
     varies = torch.from_numpy(present(kind, truth, classes))
     return {

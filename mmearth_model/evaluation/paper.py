@@ -114,15 +114,14 @@ def smoothed(labels: Tensor, smoothing: float) -> Tensor:
 class Growth(nn.Module):
     """Nearest pixels, 3 x 3 convolution, LayerNorm over channels, GELU."""
 
-    def __init__(self, channels: int, out_channels: int, factor: int) -> None:
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.factor = factor
         self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.norm = nn.LayerNorm(out_channels, eps=NORM_EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, out, factor h, factor w)."""
-        y = self.conv(functional.interpolate(x, scale_factor=self.factor, mode="nearest"))
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, C, h, w) to (B, out, *size)."""
+        y = self.conv(functional.interpolate(x, size=tuple(size), mode="nearest"))
         return functional.gelu(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
@@ -145,10 +144,11 @@ class PaperUNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         first, second, third, last = encoder.widths
-        self.steps = nn.ModuleList((Growth(last, third, 2), Growth(2 * third, second, 2), Growth(2 * second, first, 2)))
-        self.grow = Growth(2 * first, first, encoder.config.stem_stride)
+        pairs = ((last, third), (2 * third, second), (2 * second, first))
+        self.steps = nn.ModuleList(Growth(*pair) for pair in pairs)
+        self.grow = Growth(2 * first, first)
         whole = encoder.config.stem == "modified"
-        self.pixels = Growth(2 * first if whole else first, max(1, first // 2), 1)
+        self.pixels = Growth(2 * first if whole else first, max(1, first // 2))
         self.head = nn.Conv2d(max(1, first // 2), outputs, 1)
         for layer in (self.steps, self.grow, self.pixels):
             for module in layer.modules():
@@ -162,9 +162,10 @@ class PaperUNet(nn.Module):
         maps = self._stages(stem)
         x = maps[-1]
         for step, skip in zip(self.steps, (maps[2], maps[1], stem), strict=True):
-            x = torch.cat([step(x), skip], dim=1)
-        x = self.grow(x)
-        answer: Tensor = self.head(self.pixels(x if pixels is None else torch.cat([x, pixels], dim=1)))
+            x = torch.cat([step(x, skip.shape[-2:]), skip], dim=1)
+        size = images.shape[-2:]
+        x = self.grow(x, size)
+        answer: Tensor = self.head(self.pixels(x if pixels is None else torch.cat([x, pixels], dim=1), size))
         return answer
 
     def _stem(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -126,6 +126,8 @@ def test_mean_average_precision_by_hand() -> None:
     nothing = score(TaskKind.MULTI_LABEL, truth[:, [2, 2]], truth[:, [2, 2]], 2, scores[:, [2, 2]])
     assert np.isnan([nothing.metrics["map"], nothing.metrics["f1"]]).all()
     assert nothing.counts["map"] == Count(3, 0, 2)
+    single = score(TaskKind.MULTI_LABEL, truth[:, :1], truth[:, :1], 1, scores[:, :1])
+    assert single.metrics == {"f1": 1.0, "map": pytest.approx(1 / 2)}
 
 
 def test_f1_counts_false_alarms_of_labels_without_a_positive() -> None:

@@ -296,6 +296,36 @@ def test_a_seed_decides_the_probe_and_another_differs(store: Store, checkpoint: 
     assert not torch.equal(heads[0], heads[2])
 
 
+class Counting:
+    """Images that count how often each is read."""
+
+    def __init__(self, images: Any) -> None:
+        self.images, self.reads = images, np.zeros(len(images), int)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.images, name)
+
+    def batches(self, rows: Any, *args: Any) -> Any:
+        self.reads[rows] += 1
+        return self.images.batches(rows, *args)
+
+
+@pytest.mark.parametrize(("most", "reads"), [(2**30, 1), (0, 3)])
+def test_images_that_fit_the_memory_are_read_once(
+    store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, most: int, reads: int
+) -> None:
+    monkeypatch.setattr("mmearth_model.evaluation.finetune.KEPT_BYTES", most)
+    recipe = replace(PAPER_PROBE_FEW, epochs=3)
+    fine, plain = (tuner(checkpoint, store, recipe) for _ in range(2))
+    counting = Counting(fine.task.images)
+    fine.task = replace(fine.task, images=counting)  # type: ignore[arg-type]
+    with one_thread():
+        fine.fit()
+        plain.fit()
+    assert set(counting.reads[fine.train]) == {reads}
+    assert torch.equal(fine.model.head.weight, plain.model.head.weight)
+
+
 # ---------------------------------------------------------------- which settings hold
 
 
