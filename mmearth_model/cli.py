@@ -122,7 +122,7 @@ def pretrain(
 @click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
 @click.option("--task", "tasks", multiple=True, required=True, metavar="TASK", help="store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data. Repeatable.")  # fmt: skip
 @click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of the first CKPT]")  # fmt: skip
-@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["knn", "linear", "probe"]), help="knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW, 100 epochs. Repeatable.  [default: knn, linear]")  # fmt: skip
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["knn", "linear", "probe", "paper"]), help="knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); paper: the linear probe of the paper's released code. Repeatable.  [default: knn, linear]")  # fmt: skip
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(["random", "statistics", "rcf", "none"]), help="random weights; image statistics; random convolutional features. Repeatable.  [default: random]")  # fmt: skip
 @click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB) as one more baseline.")
 @click.option("--labels", metavar="1%,5%,...", default="100%", show_default=True, help="Shares of the training labels, or shots (10-shot).")  # fmt: skip
@@ -189,7 +189,8 @@ def evaluate(
 @click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Keep the fine-tuned network and its result here.")
 @click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
-@click.option("--frozen", is_flag=True, help="Train what stands on the encoder alone (of maps: a UNet decoder).")
+@click.option("--recipe", "recipe_name", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="paper: the settings of the paper's released code, which leave no option but --seed; default: ours, and the options below change it.")  # fmt: skip
+@click.option("--frozen", is_flag=True, help="Train what is on top of the encoder alone (of maps: a UNet decoder).")
 @click.option("--epochs", type=int, metavar="N", help="Passes, at most.  [default: 100]")
 @click.option("--patience", type=int, metavar="N", help="Epochs without a better validation value before it stops.  [default: 15]")  # fmt: skip
 @click.option("--batch-size", type=int, metavar="N", help="Samples of a step.  [default: 32]")
@@ -207,29 +208,30 @@ def finetune(
     padding: Padding | None,
     out: Path | None,
     labels: str,
-    frozen: bool,
+    recipe_name: str,
     device: str,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Fine-tune a pretrained encoder on a labelled task, and test it.
 
-    The epoch that is best on the validation samples counts.
+    The epoch that is best on the validation samples counts; with --recipe paper the last one does.
     """
     from mmearth_model import load_checkpoint
-    from mmearth_model.evaluation.finetune import FineTuneRecipe
+    from mmearth_model.evaluation.finetune import choose_recipe
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
 
     loaded = load_checkpoint(checkpoint, padding=padding)
     opened = _store_of((task,), store, [loaded])
-    recipe = FineTuneRecipe(frozen=frozen, **{key: value for key, value in options.items() if value is not None})
+    found, share = open_task(task, opened), LabelShare.parse(labels)
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    recipe = choose_recipe(recipe_name, found, share, given)
 
     def report(epoch: int, loss: float, value: float) -> None:
         click.echo(f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}, validation {value:.3f}", err=True)
 
-    share = LabelShare.parse(labels)
-    result = finetune_encoder(loaded, open_task(task, opened), recipe, labels=share, device=device, out=out, report=report)  # fmt: skip
+    result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -452,7 +454,7 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.results import notes, shown
 
     synthetic = f" on {store.path}{', synthetic' if store.synthetic else ''}" if store else ""
-    frozen = all(row.protocol != "finetune" for row in result.rows)
+    frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
     table = Table(title=f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", title_justify="left")
     for column in ("task", "protocol", "labels", "encoder", "metric", "mean", "95 % interval", "seeds", "note"):
         table.add_column(column, justify="right" if column in ("mean", "seeds") else "left", overflow="fold")
@@ -464,7 +466,9 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     for task, train, test in sorted({(row.task, row.train_tiles, row.test_tiles) for row in result.rows}):
         console.print(f"{task}: fitted to {train} tiles, tested on {test}; intervals by bootstrap over the test tiles.")
     for (task, encoder), bands in result.filled.items():
-        console.print(f"{task}: {encoder} takes bands that it has not, filled with their mean: {', '.join(bands)}.")
+        console.print(f"{task}: {encoder} takes bands that it has not, filled with their mean or another band: {', '.join(bands)}.")  # fmt: skip
+    for note in result.notes:
+        console.print(note)
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from mmearth_data import InputError
@@ -21,7 +22,8 @@ from mmearth_model.evaluation.baselines import (  # fmt: skip
     own_input,
 )
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
-from mmearth_model.evaluation.metrics import PRIMARY, all_metrics, bootstrap, interval, sample_sums
+from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
+from mmearth_model.evaluation.metrics import PRIMARY, Score, bootstrap, interval, score
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
@@ -34,16 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mmearth_data import Store
     from mmearth_model.checkpoints import Checkpoint
     from mmearth_model.evaluation.features import Extractor
 
-Protocol = Literal["knn", "linear", "probe"]
+Protocol = Literal["knn", "linear", "probe", "paper"]
 Baseline = Literal["random", "statistics", "rcf"]
-PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe")
+PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear", "probe", "paper")
 DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("knn", "linear")
 BASELINES: tuple[Baseline, ...] = ("random", "statistics", "rcf")
 RANDOM = "random init"
@@ -160,8 +161,10 @@ def evaluate(
     tasks
         Sets, or names of them: ``store:MODALITY``, ``NAME=PATH``; see `mmearth_model.tasks.open_task`.
     protocols
-        ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (AdamW, 100 epochs). Tasks per pixel have one
-        linear probe, whatever is asked.
+        ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (AdamW on frozen features, 100 epochs, the
+        learning rate chosen on validation samples: ours), ``paper`` (the linear probe as the paper's released code has
+        it, see `mmearth_model.evaluation.paper`; it takes an encoder and a task of whole images). Tasks per pixel have
+        one linear probe, whatever else is asked.
     seeds
         How many.
     test_share
@@ -197,7 +200,10 @@ def evaluate(
     filled = {
         (task.name, c.name): bands for c in found for task in opened if (bands := missing_bands(c.input(task), task))
     }
-    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled)
+    notes = tuple(
+        f"{c.name}: no encoder, so not probed by paper." for c in found if "paper" in protocols and not c.encoder
+    )
+    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes)
 
 
 def candidates(
@@ -299,6 +305,20 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
             job.task(task, seed).check()
         for candidate in found:
             candidate.input(task)
+        if "paper" in job.protocols:
+            _check_paper(found, task, job)
+
+
+def _check_paper(found: Sequence[Candidate], task: LabelledSet, job: Job) -> None:
+    """Refuse tasks and samples that the paper's probe cannot take, and a table that would be empty."""
+    for seed in sorted({seed for candidate in found for seed in candidate.seeds}):
+        divided = job.task(task, seed)
+        for share in job.labels:
+            paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
+    if len(set(job.protocols)) == 1 and not any(candidate.encoder for candidate in found):
+        raise InputError(
+            "--protocol paper: expected an encoder, got none; give a checkpoint, or add --protocol linear."
+        )
 
 
 def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.float64]]]:
@@ -307,24 +327,41 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
             divided = job.task(task, seed)
             for share in job.labels:
                 train = share.choose(divided, seed)
-                for prediction, sums, metrics in _answers(candidate, divided, train, seed, job):
-                    yield _row(candidate, divided, seed, share, len(train), prediction, sums, metrics), sums
+                for prediction, found in _answers(candidate, divided, train, seed, job):
+                    yield _row(candidate, divided, seed, share, len(train), prediction, found), found.sums
 
 
 def _answers(
     candidate: Candidate, task: LabelledSet, train: NDArray[np.intp], seed: int, job: Job
-) -> Iterator[tuple[Prediction, NDArray[np.float64], dict[str, float]]]:
+) -> Iterator[tuple[Prediction, Score]]:
     if task.kind.per_pixel:
         if candidate.encoder is not None:
             yield probe_pixels(candidate.encoder().to(job.device).eval(), candidate.input(task), task, train, seed)
         return
+    if "paper" in job.protocols and candidate.encoder is not None:
+        yield _as_in_the_paper(candidate.encoder(), candidate.input(task), task, train, seed, job.device)
+    if set(job.protocols) == {"paper"}:
+        return
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
     question = Question(task.kind, _outputs(task), fit, choose, test, seed)
-    truth = question.test.labels
     for prediction in _predictions(question, job.protocols):
-        sums = sample_sums(task.kind, prediction.predicted, truth, question.classes)
-        yield prediction, sums, all_metrics(task.kind, prediction.predicted, truth, question.classes, prediction.scores)
+        answers = (prediction.predicted, question.test.labels, question.classes, prediction.scores)
+        yield prediction, score(task.kind, *answers)
+
+
+def _as_in_the_paper(
+    encoder: ConvNeXtV2,
+    normaliser: Normaliser,
+    task: LabelledSet,
+    train: NDArray[np.intp],
+    seed: int,
+    device: torch.device,
+) -> tuple[Prediction, Score]:
+    recipe = paper_recipe(task, len(train), probe=True, seed=seed)
+    tuner = FineTuner(encoder, normaliser, task, train, recipe, device)
+    validation, _ = tuner.fit()
+    return Prediction("paper", np.empty(0), validation=validation, chosen=tuner.settings), tuner.score(task.parts.test)
 
 
 def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:
@@ -350,10 +387,10 @@ def _row(
     share: LabelShare,
     train: int,
     prediction: Prediction,
-    sums: NDArray[np.float64],
-    metrics: dict[str, float],
+    found: Score,
 ) -> Row:
-    low, high = interval(bootstrap(task.kind, [sums]))
+    resampled = bootstrap(task.kind, [found.sums])
+    low, high = interval(resampled)
     metric = PRIMARY[task.kind]
     return Row(
         task=task.name,
@@ -363,14 +400,16 @@ def _row(
         protocol=prediction.protocol,
         labels=share.text,
         metric=metric,
-        value=metrics[metric],
+        value=found.metrics[metric],
         low=low,
         high=high,
-        metrics=metrics,
+        metrics=found.metrics,
         validation=prediction.validation,
         converged=prediction.converged,
         chosen=prediction.chosen,
         leaky=candidate.leaky_for(task),
         train_tiles=train,
         test_tiles=len(task.parts.test),
+        counts={name: asdict(count) for name, count in found.counts.items()},
+        resamples=int(np.isfinite(resampled).sum()),
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from mmearth_model.targets import Normaliser, Window
 from mmearth_model.tasks import StoreImages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Store
+    from mmearth_data import Modality, Store
     from mmearth_model.encoder import ConvNeXtV2
     from mmearth_model.tasks import ImageSource, LabelledSet
 
@@ -168,15 +168,29 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
     _check_bands(of_encoder, task)
     own = task.images.own_normaliser(task.parts.train)
     modalities = [of_encoder.modalities[name] for name in of_encoder.inputs]
-    statistics = of_encoder.statistics if own is None else own.statistics
+    statistics = of_encoder.statistics if own is None else _with_stand_ins(own.statistics, modalities, task)
     return Normaliser(modalities, {"train": statistics}, inputs=of_encoder.inputs)
 
 
+def _with_stand_ins(statistics: Mapping[str, Any], modalities: Sequence[Modality], task: LabelledSet) -> dict[str, Any]:
+    """Give a band that another stands in for the other's statistics: its values are the other's."""
+    stand_ins = {modality.name: task.images.stand_ins(modality) for modality in modalities}
+    return {
+        name: {level: bands | _of_stand_ins(bands, stand_ins.get(name, {})) for level, bands in levels.items()}
+        for name, levels in statistics.items()
+    }
+
+
+def _of_stand_ins(bands: Mapping[str, Any], stand_ins: Mapping[str, str]) -> dict[str, Any]:
+    return {band: bands[source] for band, source in stand_ins.items() if source in bands}
+
+
 def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
-    """Bands that the encoder takes and the task fills with their mean."""
+    """Bands that the encoder takes and the task lacks, as ``sentinel2.B10`` or, where B2 stands in, ``sentinel2.B1 from B2``."""
     return tuple(
-        f"{name}.{band}"
+        f"{name}.{band} from {stand_ins[band]}" if band in stand_ins else f"{name}.{band}"
         for name in normaliser.inputs
+        for stand_ins in (task.images.stand_ins(normaliser.modalities[name]),)
         for band in normaliser.modalities[name].model_bands
         if band not in task.images.found_bands(normaliser.modalities[name])
     )

@@ -2,7 +2,8 @@
 
 Rate by layer (each block below the head a tenth less), linear warm-up and cosine, weight decay on matrices, stochastic
 depth, mirrors and crops; the epoch that is best on the validation samples counts, and training stops when none has been
-better for a while.
+better for a while. `FineTuneRecipe` says so by default; `PAPER`, `PAPER_FEW`, `PAPER_UNET`, `PAPER_PROBE` and
+`PAPER_PROBE_FEW` are what the paper's released code does instead, see `mmearth_model.evaluation.paper`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import copy
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,14 +25,16 @@ from mmearth_model.encoder import ConvNeXtV2
 from mmearth_model.evaluation.features import input_normaliser, missing_bands, whole_patches
 from mmearth_model.evaluation.metrics import (  # fmt: skip
     PRIMARY,
-    all_metrics,
+    Score,
     bootstrap,
     from_sums,
     interval,
-    pixel_metrics,
+    pixel_score,
     sample_sums,
+    score,
 )
-from mmearth_model.evaluation.networks import network, parameter_groups
+from mmearth_model.evaluation.networks import UNet, network, parameter_groups
+from mmearth_model.evaluation.paper import PaperUNet, released_groups, smoothed, start_head, thawed_group
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import Linear, loss_function
 from mmearth_model.evaluation.results import Evaluation, Row
@@ -40,17 +43,22 @@ from mmearth_model.targets import Window
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mmearth_model.checkpoints import Checkpoint
+    from mmearth_model.encoder import Classifier, Padding
     from mmearth_model.targets import Normaliser
 
 READ_TILES = 32
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
+KEPT_BYTES = 2**30
+"""Normalised images of a task that are kept from epoch to epoch, at most; more are read anew."""
+Rules = Literal["ours", "released"]
+Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,29 +74,59 @@ class FineTuneRecipe:
     patience
         Epochs without a better validation value after which training stops.
     batch_size
-        Samples of a step.
-    lr
-        Of the head.
+        Samples of a batch.
+    accumulate
+        Batches of a step.
+    drop_incomplete
+        Leave out the samples that fill no batch, and the batches that fill no step, at the end of every epoch.
+    lr, min_lr
+        Of the head: the highest, and where the cosine ends.
     layer_decay, drop_path, weight_decay
-        As in the paper's fine-tuning.
+        The paper's values.
     label_smoothing
-        Of single-label tasks.
+        Of single-label and multi-label tasks.
+    clip
+        Largest norm of a step's gradient; None does not clip.
+    keep
+        Epoch whose weights are tested: the ``best`` on the validation samples, or the ``last``.
+    head_std
+        Deviation of the head's first weights; None leaves the network's own.
+    augment
+        Mirrors and crops, as far as the task allows them.
     frozen
-        Train what stands on the encoder, and leave the encoder as it is.
+        Train what is on top of the encoder, and leave the encoder unchanged.
+    frozen_drop_path
+        Stochastic depth acts in a frozen encoder too.
+    thaw
+        Epoch, from 0, from which a frozen encoder is trained too; None: never.
+    rules
+        ``ours``: rates fall block by block down to the stem, and a frozen encoder's classifier learns its LayerNorm;
+        the decoder is that of `mmearth_model.evaluation.networks.UNet`. ``released``: those of
+        `mmearth_model.evaluation.paper`.
     seed
-        Decides the head's weights, order, mirrors and crops.
+        Decides the head's weights, order, mirrors, crops and stochastic depth.
     """
 
     epochs: int = 100
     warmup: int = 5
     patience: int = 15
     batch_size: int = 32
+    accumulate: int = 1
+    drop_incomplete: bool = False
     lr: float = 1e-3
+    min_lr: float = 0.0
     layer_decay: float = 0.9
     drop_path: float = 0.1
     weight_decay: float = 0.3
     label_smoothing: float = 0.0
+    clip: float | None = 5.0
+    keep: Keep = "best"
+    head_std: float | None = None
+    augment: bool = True
     frozen: bool = False
+    frozen_drop_path: bool = False
+    thaw: int | None = None
+    rules: Rules = "ours"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,13 +134,139 @@ class FineTuneRecipe:
             raise InputError(
                 f"expected at least one epoch, sample and epoch of patience, a layer decay in (0, 1] and a rate above 0, got {self}."
             )
+        if self.accumulate < 1 or not 0 <= self.label_smoothing < 1 or not 0 <= self.min_lr <= self.lr:
+            raise InputError(
+                f"expected at least one batch a step, label smoothing in [0, 1) and a lowest rate in [0, {self.lr:g}], got {self}."
+            )
+
+    @property
+    def published(self) -> bool:
+        """Whether it is, but for the seed, one of those that the paper's released code follows."""
+        return replace(self, seed=0) in PAPERS
+
+    def batches(self, samples: int) -> int:
+        """Batches of an epoch."""
+        return samples // self.batch_size if self.drop_incomplete else -(-samples // self.batch_size)
+
+    def steps(self, samples: int) -> int:
+        """Optimiser steps of an epoch."""
+        batches = self.batches(samples)
+        return batches // self.accumulate if self.drop_incomplete else -(-batches // self.accumulate)
 
     def rate(self, step: int, per_epoch: int) -> float:
-        """Learning rate of the head in a step, from 0."""
+        """Learning rate of the head in a step, from 0; both are counted in batches."""
         warm, whole = min(self.warmup, self.epochs - 1) * per_epoch, self.epochs * per_epoch
         if step < warm:
             return self.lr * (step + 1) / warm
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, whole - warm)))
+        cosine = 1 + math.cos(math.pi * (step - warm) / max(1, whole - warm))
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * cosine
+
+    def protocol(self, *, per_pixel: bool) -> str:
+        """Name in a table; ``paper`` (frozen) and ``finetune-paper`` where nothing differs from the released settings."""
+        if self.published:
+            return "paper" if self.frozen and self.thaw is None else "finetune-paper"
+        if self.frozen and self.thaw is None:
+            return "unet" if per_pixel else "head"
+        return "finetune"
+
+
+PAPER = FineTuneRecipe(
+    epochs=100,
+    warmup=0,
+    batch_size=64,
+    accumulate=16,
+    drop_incomplete=True,
+    lr=2e-4 * (64 * 16) / 256,
+    min_lr=1e-6,
+    layer_decay=0.9,
+    drop_path=0.1,
+    weight_decay=0.3,
+    label_smoothing=0.2,
+    clip=None,
+    keep="last",
+    head_std=2e-5,
+    augment=False,
+    rules="released",
+)
+"""The paper's fine-tuning of whole images."""
+PAPER_FEW = replace(PAPER, batch_size=32, accumulate=1, lr=2e-4 * 32 / 256)
+"""The same with few samples."""
+PAPER_UNET = replace(
+    PAPER, epochs=200, batch_size=32, accumulate=1, lr=1e-2 * 32 / 256, label_smoothing=0.0, frozen=True,
+    frozen_drop_path=True, thaw=50,
+)  # fmt: skip
+"""The paper's segmentation: the decoder alone for 50 epochs, then all for 150."""
+PAPER_PROBE = replace(PAPER, frozen=True, frozen_drop_path=True)
+"""The paper's linear probe."""
+PAPER_PROBE_FEW = replace(PAPER_FEW, frozen=True, frozen_drop_path=True)
+"""The same with few samples."""
+PAPERS = (PAPER, PAPER_FEW, PAPER_UNET, PAPER_PROBE, PAPER_PROBE_FEW)
+
+
+def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: int = 0) -> FineTuneRecipe:
+    """Return the paper's settings for a task: those for few samples where it has a share of the labels.
+
+    Parameters
+    ----------
+    task
+        Its kind, and how many training samples there are.
+    train
+        How many of them are learned from. All of them, where they are fewer than one step takes, count as few.
+    probe
+        The linear probe of a frozen encoder, instead of fine-tuning.
+    seed
+        See `FineTuneRecipe`.
+
+    Raises
+    ------
+    InputError
+        When a probe is asked of a task per pixel, or the samples fill no batch.
+    """
+    if probe and task.kind.per_pixel:
+        raise InputError(
+            f"--protocol paper: expected a task of whole images, got {task.name}, which is asked per pixel; "
+            "use mmearth-train finetune --recipe paper."
+        )
+    whole, few = (PAPER_PROBE, PAPER_PROBE_FEW) if probe else (PAPER, PAPER_FEW)
+    full = train == len(task.parts.train) and whole.steps(train) > 0
+    recipe = PAPER_UNET if task.kind.per_pixel else whole if full else few
+    if not recipe.steps(train):
+        raise InputError(
+            f"{task.name}: expected at least {recipe.batch_size} training samples for the paper's settings, which leave out "
+            f"incomplete batches, got {train}; use more labels, or another protocol."
+        )
+    return replace(recipe, seed=seed)
+
+
+def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mapping[str, Any]) -> FineTuneRecipe:
+    """Return the recipe that is asked for by name, with what is given beside it.
+
+    Parameters
+    ----------
+    name
+        ``default`` or ``paper``.
+    task, labels
+        What is learned; they decide which of the paper's settings hold.
+    given
+        Fields of `FineTuneRecipe`. The paper's fixes all but the seed.
+
+    Raises
+    ------
+    InputError
+        When a field is given that the paper's recipe fixes; see `paper_recipe` too.
+    """
+    if name == "default":
+        return FineTuneRecipe(**given)
+    fixed = next((field for field in given if field != "seed"), None)
+    seed = int(given.get("seed", 0))
+    recipe = paper_recipe(task, len(labels.choose(task, seed)), seed=seed)
+    if fixed is not None:
+        option = f"--{fixed.replace('_', '-')}"
+        raise InputError(
+            f"{option}: expected nothing, because --recipe paper sets {fixed} to what the paper's code does, got "
+            f"{given[fixed]}; leave out {option}, or use --recipe default."
+        )
+    return recipe
 
 
 class FineTuner:
@@ -137,8 +301,10 @@ class FineTuner:
         if self.kind is TaskKind.SINGLE_LABEL:
             self.outputs = max(self.outputs, int(task.labels.max()) + 1)
         with seeded(recipe.seed, purpose="head"):
-            self.model = network(regularised(encoder, recipe), self.outputs, per_pixel=self.kind.per_pixel).to(device)
+            self.model = _network(encoder, recipe, self.outputs, per_pixel=self.kind.per_pixel).to(device)
         self.centre, self.spread = self._scale()
+        self._kept: dict[int, torch.Tensor] = {}
+        self._used = len(task.parts.used)
 
     def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation of the training quantities."""
@@ -150,59 +316,93 @@ class FineTuner:
         values = np.concatenate([self.task.masks(self.train[i : i + READ_TILES]).ravel() for i in range(0, len(self.train), READ_TILES)])  # fmt: skip
         return Linear.standardise(values[np.isfinite(values)][:, None])
 
-    def fit(self, report: Callable[[int, float, float], None]) -> tuple[float, int]:
-        """Train; keep the best epoch's weights. Returns its validation value and number (from 1)."""
-        recipe = self.recipe
-        groups = parameter_groups(self.model, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, frozen=recipe.frozen)  # fmt: skip
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
-        held_out = self.task.parts.validation
-        best, best_epoch, weights = -math.inf, 0, copy.deepcopy(self.model.state_dict())
+    def fit(self, report: Callable[[int, float, float], None] | None = None) -> tuple[float | None, int]:
+        """Train; keep the weights of the epoch that the recipe keeps.
+
+        Parameters
+        ----------
+        report
+            Told of every epoch: its number, training loss and validation value. None where the last epoch is kept: only
+            that one is validated.
+
+        Returns
+        -------
+        tuple
+            The epoch's validation value, of the training loss where there are no validation samples and the best one is
+            kept, None where the last one is; and the epoch's number, from 1.
+        """
+        recipe, last = self.recipe, self.recipe.keep == "last"
+        optimizer = self.optimizer()
+        best, best_epoch, weights = -math.inf, 0, {} if last else copy.deepcopy(self.model.state_dict())
         for epoch in range(recipe.epochs):
+            if epoch == recipe.thaw:
+                optimizer.add_param_group(thawed_group(self.model.encoder, recipe.lr))
             loss = self._epoch(epoch, optimizer)
-            value = float(from_sums(self.kind, self.sums(held_out).sum(axis=0))) if len(held_out) else -loss
-            report(epoch + 1, loss, value)
-            if value > best:
+            value = self._validated(loss) if report or epoch + 1 == recipe.epochs or not last else math.nan
+            if report is not None:
+                report(epoch + 1, loss, value)
+            if last:
+                best, best_epoch = value, epoch + 1
+            elif value > best:
                 best, best_epoch, weights = value, epoch + 1, copy.deepcopy(self.model.state_dict())
             elif epoch + 1 - best_epoch >= recipe.patience:
                 break
+        if last:
+            return best if len(self.task.parts.validation) else None, best_epoch
         self.model.load_state_dict(weights)
         return best, best_epoch
 
-    def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> float:
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Make the optimiser of what is learned first; leave the rest without gradients."""
         recipe = self.recipe
+        make: Callable[..., list[dict[str, object]]] = parameter_groups if recipe.rules == "ours" else released_groups
+        groups = make(self.model, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, frozen=recipe.frozen)  # fmt: skip
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999))
+
+    def _validated(self, loss: float) -> float:
+        held_out = self.task.parts.validation
+        return float(from_sums(self.kind, self.sums(held_out).sum(axis=0))) if len(held_out) else -loss
+
+    def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> float:
+        recipe, size = self.recipe, self.recipe.batch_size
         order = torch.randperm(len(self.train), generator=generator(recipe.seed, Position(epoch), "order")).numpy()
-        per_epoch = -(-len(order) // recipe.batch_size)
+        batches = recipe.batches(len(order))
         self.model.train()
-        if recipe.frozen:
+        if recipe.frozen and not recipe.frozen_drop_path:
             self.model.encoder.eval()
-        total = 0.0
+        total, seen = 0.0, 0
         with seeded(recipe.seed, Position(epoch), "drop"):
-            for step in range(per_epoch):
-                rows = self.train[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
+            for first in range(0, recipe.steps(len(order)) * recipe.accumulate, recipe.accumulate):
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate(epoch * per_epoch + step, per_epoch) * group["scale"]
-                total += self._step(rows, Position(epoch, step), optimizer) * len(rows)
+                    group["lr"] = recipe.rate(epoch * batches + first, batches) * group["scale"]
+                numbers = range(first, min(first + recipe.accumulate, batches))
+                rows = [self.train[order[number * size : (number + 1) * size]] for number in numbers]
+                count = sum(map(len, rows))
+                total += self._step(rows, Position(epoch, first), optimizer) * count
+                seen += count
         if not math.isfinite(total):
             raise MMEarthError(f"{self.task.name}: the loss is not a finite number in epoch {epoch + 1}; lower --lr.")
-        return total / len(order)
+        return total / seen
 
-    def _step(self, rows: NDArray[np.intp], position: Position, optimizer: torch.optim.Optimizer) -> float:
-        images, answers = self._augmented(*self._batch(rows), position)
+    def _step(self, batches: Sequence[NDArray[np.intp]], position: Position, optimizer: torch.optim.Optimizer) -> float:
         optimizer.zero_grad(set_to_none=True)
-        length = slice_length(self.device, len(images))
+        samples = sum(map(len, batches))
         total = 0.0
-        for image, answer in zip(torch.split(images, length), torch.split(answers, length), strict=True):
-            loss = self._loss(self.model(image), answer) * (len(image) / len(images))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        for number, rows in enumerate(batches):
+            images, answers = self._augmented(*self._batch(rows), replace(position, batch=position.batch + number))
+            length = slice_length(self.device, len(images))
+            for image, answer in zip(torch.split(images, length), torch.split(answers, length), strict=True):
+                loss = self._loss(self.model(image), answer) * (len(image) / samples)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         optimizer.step()
         return total
 
     def _batch(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images and answers of samples, in order."""
-        (batch,) = self.task.images.batches(rows, len(rows), self.normaliser.stored)
-        images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
+        images = self._images(rows)
         if self.kind.per_pixel:
             assert self.task.masks is not None
             answers = cut_masks(self.task.masks(rows), images.shape[-1])
@@ -213,9 +413,22 @@ class FineTuner:
             return images, torch.from_numpy(answers).float().to(self.device)
         return images, torch.from_numpy(answers).to(self.device)
 
+    def _images(self, rows: NDArray[np.intp]) -> torch.Tensor:
+        """Read and normalise images, cut to whole patches; read once where all that training sees are small."""
+        absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
+        if len(absent):
+            (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)
+            images = whole_patches(self.model.encoder, self.normaliser.images(batch, self.device))
+            if images[0].nbytes * self._used > KEPT_BYTES:
+                return images
+            self._kept |= dict(zip(map(int, absent), images, strict=True))
+        return torch.stack([self._kept[int(row)] for row in rows])
+
     def _augmented(
         self, images: torch.Tensor, answers: torch.Tensor, position: Position
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.recipe.augment:
+            return images, answers
         patch, side = self.model.encoder.config.patch_size, images.shape[-1]
         crop = max(patch, int(side * CROP) // patch * patch) if "crop" in self.task.augment else side
         chance = generator(self.recipe.seed, position, "crop")
@@ -236,6 +449,8 @@ class FineTuner:
             return (error**2).sum() / seen.sum().clamp(min=1)
         if self.kind is TaskKind.SINGLE_LABEL:
             return cross_entropy(outputs, answers, label_smoothing=self.recipe.label_smoothing)
+        if self.kind is TaskKind.MULTI_LABEL and self.recipe.label_smoothing:
+            answers = smoothed(answers.to(outputs.dtype), self.recipe.label_smoothing)
         return loss_function(self.kind)(outputs, answers)
 
     def outputs_of(self, rows: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.float64], NDArray[Any]]]:
@@ -272,22 +487,44 @@ class FineTuner:
         restored: NDArray[np.float64] = answers * self.spread + self.centre
         return restored
 
-    def score(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], dict[str, float]]:
-        """Return sums, and all metrics, on test samples."""
+    def score(self, rows: NDArray[np.intp]) -> Score:
+        """Return sums, all metrics and their counts, on test samples."""
         if self.kind.per_pixel:
-            sums = self.sums(rows)
-            return sums, pixel_metrics(self.kind, sums)
+            return pixel_score(self.kind, self.sums(rows))
         pairs = list(self.outputs_of(rows))
         outputs, answers = (np.concatenate(part) for part in zip(*pairs, strict=True))
         predicted, truth = self._decided(outputs), self._restored(answers)
         scores = 1 / (1 + np.exp(-outputs)) if self.kind is TaskKind.MULTI_LABEL else None
-        sums = sample_sums(self.kind, predicted, truth, self.outputs)
-        return sums, all_metrics(self.kind, predicted, truth, self.outputs, scores)
+        return score(self.kind, predicted, truth, self.outputs, scores)
+
+    @property
+    def settings(self) -> str:
+        """What is in force of the paper's settings, in words."""
+        recipe, samples = self.recipe, len(self.train)
+        batch = f"{recipe.batch_size} x {recipe.accumulate}" if recipe.accumulate > 1 else f"{recipe.batch_size}"
+        thaw = f", encoder from epoch {recipe.thaw + 1}" if recipe.thaw is not None else ""
+        steps = f"{recipe.steps(samples)} steps of {batch} an epoch"
+        return f"last of {recipe.epochs} epochs{thaw}, {steps}, lr {recipe.lr:g}"
 
 
-def regularised(encoder: ConvNeXtV2, recipe: FineTuneRecipe) -> ConvNeXtV2:
-    """Copy an encoder, with stochastic depth."""
-    changed = ConvNeXtV2(replace(encoder.config, drop_path=0.0 if recipe.frozen else recipe.drop_path))
+def _network(
+    encoder: ConvNeXtV2, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
+) -> Classifier | UNet | PaperUNet:
+    """Put what a task and a recipe ask for on a copy of an encoder."""
+    if per_pixel and recipe.rules == "released":
+        model: Classifier | UNet | PaperUNet = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
+    else:
+        model = network(regularised(encoder, recipe), outputs, per_pixel=per_pixel)
+    if recipe.head_std is not None:
+        start_head(model.head, recipe.head_std)
+    return model
+
+
+def regularised(encoder: ConvNeXtV2, recipe: FineTuneRecipe, padding: Padding | None = None) -> ConvNeXtV2:
+    """Copy an encoder, with stochastic depth, and with another padding where one is given."""
+    acts = not recipe.frozen or recipe.frozen_drop_path
+    config = replace(encoder.config, padding=padding or encoder.config.padding)
+    changed = ConvNeXtV2(replace(config, drop_path=recipe.drop_path if acts else 0.0))
     changed.load_state_dict(encoder.state_dict())
     return changed
 
@@ -338,32 +575,35 @@ def finetune(
     train = labels.choose(task, recipe.seed)
     tuner = FineTuner(encoder, reading, task, train, recipe, resolve_device(device))
     validation, epoch = tuner.fit(report)
-    sums, metrics = tuner.score(task.parts.test)
-    low, high = interval(bootstrap(task.kind, [sums]))
+    found = tuner.score(task.parts.test)
+    resampled = bootstrap(task.kind, [found.sums])
+    low, high = interval(resampled)
     metric = PRIMARY[task.kind]
     row = Row(
         task=task.name,
         kind=task.kind.value,
         encoder=name,
         seed=recipe.seed,
-        protocol=("unet" if task.kind.per_pixel else "head") if recipe.frozen else "finetune",
+        protocol=recipe.protocol(per_pixel=task.kind.per_pixel),
         labels=labels.text,
         metric=metric,
-        value=metrics[metric],
+        value=found.metrics[metric],
         low=low,
         high=high,
-        metrics=metrics,
+        metrics=found.metrics,
         validation=validation,
         converged=None,
-        chosen=f"epoch {epoch}",
+        chosen=f"epoch {epoch}" if recipe.keep == "best" else tuner.settings,
         leaky=checkpoint is not None and any(task.conflicts(m) for m in checkpoint.learned),
         train_tiles=len(train),
         test_tiles=len(task.parts.test),
+        counts={name: asdict(count) for name, count in found.counts.items()},
+        resamples=int(np.isfinite(resampled).sum()),
     )
     if out is not None:
         publish_folder(out, lambda folder: _write(folder, tuner, row, reading))
     filled = missing_bands(reading, task)
-    return Evaluation((row,), (sums,), {(task.name, name): filled} if filled else {})
+    return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {})
 
 
 def _write(folder: Path, tuner: FineTuner, row: Row, normaliser: Normaliser) -> None:

@@ -4,13 +4,28 @@ The metric that a task is judged by is a function of sums over the test samples 
 sample leaves a few numbers behind, and an interval, or the difference of two encoders on the same samples, is a matter
 of summing them again with other weights.
 
+What a figure leaves out, because it is not defined there, is counted beside it (`Count`):
+
+- ``accuracy_macro`` is the mean over the classes that a test sample has; a class without one has no recall.
+- ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive adds its false alarms
+  and leaves nothing out. Without any positive, true or predicted, it is undefined (NaN).
+- ``map`` is the mean over the labels that a test sample has; a label without one has no average precision.
+- ``jaccard`` is macro, over the classes that are in the truth or in the answer. A class that is only in the answer has
+  an index of 0; one that is in neither is left out.
+- ``r2`` is the mean over the targets that vary.
+- ``rmse`` of several targets is pooled: the root of the mean over all targets' squared errors, in their own units. The
+  target with the largest numbers decides it, so it compares encoders on one task and says little of a single target.
+
+The same rules hold in each bootstrap resample for itself. A resample in which the metric is undefined is left out of the
+interval.
+
 Axes: N samples, K classes, T targets, S numbers of a sample, R draws.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +53,46 @@ CONSTANT = 1e-12
 DRAWS = 1000
 COVERAGE = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a figure was computed over.
+
+    Attributes
+    ----------
+    samples
+        Test samples.
+    labels
+        Classes, labels or targets that count; None where the metric does not average over any.
+    of
+        How many of them the task has.
+    pixels
+        Per pixel: labelled ones; of all targets together where they are quantities.
+    """
+
+    samples: int
+    labels: int | None = None
+    of: int | None = None
+    pixels: int | None = None
+
+
+class Score(NamedTuple):
+    """How right the answers to the test samples are.
+
+    Attributes
+    ----------
+    sums
+        (N, S) of `sample_sums`.
+    metrics
+        All metrics by name.
+    counts
+        Metric -> what it was computed over.
+    """
+
+    sums: Sums
+    metrics: dict[str, float]
+    counts: dict[str, Count]
 
 
 def sample_sums(kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> Sums:
@@ -110,7 +165,9 @@ def bootstrap(kind: TaskKind, sums: Sequence[Sums], draws: int = DRAWS) -> NDArr
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of resampled values."""
+    """95 % interval of resampled values, of those that are defined; NaN where none is."""
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     low, high = np.nanpercentile(values, COVERAGE)
     return float(low), float(high)
 
@@ -128,24 +185,60 @@ def all_metrics(
         Multi-label: (N, K) how sure each label is, for mAP.
     """
     p, t = torch.from_numpy(np.ascontiguousarray(predicted)), torch.from_numpy(np.ascontiguousarray(truth))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class without positives: torchmetrics leaves it out, and says so each time
-        if kind is TaskKind.SINGLE_LABEL:
-            return {
-                "accuracy": float(functional.classification.multiclass_accuracy(p, t, classes, average="micro")),
-                "accuracy_macro": float(functional.classification.multiclass_accuracy(p, t, classes, average="macro")),
-            }
-        if kind is TaskKind.MULTI_LABEL:
-            found = {"f1": float(functional.classification.multilabel_f1_score(p, t, classes, average="micro"))}
-            if scores is not None:
-                s = torch.from_numpy(np.ascontiguousarray(scores))
-                found["map"] = float(functional.classification.multilabel_average_precision(s, t, classes))
-            return found
-        varies = t.var(dim=0, correction=0) > CONSTANT * (t**2).mean(dim=0)
+    if kind is TaskKind.SINGLE_LABEL:
         return {
-            "r2": float(functional.r2_score(p[:, varies], t[:, varies])) if varies.any() else float("nan"),
-            "rmse": float(functional.mean_squared_error(p, t, squared=False)),
+            "accuracy": float(functional.classification.multiclass_accuracy(p, t, classes, average="micro")),
+            "accuracy_macro": _mean(
+                functional.classification.multiclass_accuracy(p, t, classes, average="none"),
+                present(kind, truth, classes),
+            ),
         }
+    if kind is TaskKind.MULTI_LABEL:
+        asked = bool(truth.any() or predicted.any())
+        f1 = functional.classification.binary_f1_score(p.flatten(), t.flatten()) if asked else float("nan")
+        return {"f1": float(f1)} | ({} if scores is None else {"map": _mean_precision(scores, t)})
+    varies = torch.from_numpy(present(kind, truth, classes))
+    return {
+        "r2": float(functional.r2_score(p[:, varies], t[:, varies])) if varies.any() else float("nan"),
+        "rmse": float(functional.mean_squared_error(p, t, squared=False)),
+    }
+
+
+def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> float:
+    """Mean average precision over the labels with a positive; torchmetrics' own mean counts the others as 0."""
+    s = torch.from_numpy(np.ascontiguousarray(scores))
+    each = [functional.classification.binary_average_precision(s[:, k], truth[:, k]) for k in truth.any(0).nonzero()[:, 0]]  # fmt: skip
+    return float(torch.stack(each).mean()) if each else float("nan")
+
+
+def _mean(each: torch.Tensor, counts: NDArray[np.bool_]) -> float:
+    """Mean over the classes that count, summed as torchmetrics does; NaN where none does."""
+    seen = torch.from_numpy(counts)
+    return float((torch.where(seen, each, 0.0) / seen.sum()).sum()) if counts.any() else float("nan")
+
+
+def present(kind: TaskKind, truth: NDArray[Any], classes: int) -> NDArray[np.bool_]:
+    """(K,) classes or labels that a test sample has; of quantities (T,) targets that vary."""
+    if kind is TaskKind.SINGLE_LABEL:
+        return np.bincount(truth, minlength=classes) > 0
+    if kind is TaskKind.MULTI_LABEL:
+        return np.asarray(truth.any(axis=0))
+    return np.asarray(truth.var(axis=0) > CONSTANT * (truth**2).mean(axis=0))
+
+
+def score(
+    kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int, scores: NDArray[Any] | None = None
+) -> Score:
+    """Compute sums, metrics and counts of answers; per pixel see `pixel_score`. Parameters as of `all_metrics`."""
+    metrics = all_metrics(kind, predicted, truth, classes, scores)
+    seen, n = int(present(kind, truth, classes).sum()), len(truth)
+    averaged, summed = Count(n, seen, classes), Count(n, classes, classes)
+    counts = {
+        TaskKind.SINGLE_LABEL: {"accuracy": Count(n), "accuracy_macro": averaged},
+        TaskKind.MULTI_LABEL: {"f1": summed, "map": averaged},
+    }.get(kind, {"r2": averaged, "rmse": summed})
+    sums = sample_sums(kind, predicted, truth, classes)
+    return Score(sums, metrics, {name: counts[name] for name in metrics})
 
 
 def pixel_metrics(kind: TaskKind, sums: Sums) -> dict[str, float]:
@@ -158,3 +251,18 @@ def pixel_metrics(kind: TaskKind, sums: Sums) -> dict[str, float]:
         return {"jaccard": value, "accuracy": float(np.trace(matrix) / matrix.sum())}
     count, _, _, error = np.split(total, 4)
     return {"r2": value, "rmse": float(np.sqrt(error / count)[0])}
+
+
+def pixel_score(kind: TaskKind, sums: Sums) -> Score:
+    """Compute metrics and counts per pixel, of what each test image adds to the sums."""
+    total = sums.sum(axis=0)
+    if kind is TaskKind.SEGMENTATION:
+        classes = round(len(total) ** 0.5)
+        matrix = total.reshape(classes, classes)
+        seen = int(((matrix.sum(axis=0) + matrix.sum(axis=1)) > 0).sum())
+        whole = Count(len(sums), pixels=int(matrix.sum()))
+        counts = {"jaccard": Count(len(sums), seen, classes, int(matrix.sum())), "accuracy": whole}
+    else:
+        whole = Count(len(sums), 1, 1, int(np.split(total, 4)[0].sum()))
+        counts = {"r2": whole, "rmse": whole}
+    return Score(sums, pixel_metrics(kind, sums), counts)

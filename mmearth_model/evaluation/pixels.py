@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mmearth_model.devices import slice_length
 from mmearth_model.evaluation.features import whole_patches
-from mmearth_model.evaluation.metrics import pixel_metrics, sample_sums
+from mmearth_model.evaluation.metrics import Score, pixel_score, sample_sums
 from mmearth_model.evaluation.probes import LabelledFeatures, Linear, Prediction, Question, fit_path
 from mmearth_model.tasks import IGNORED, TaskKind
 
@@ -34,14 +34,13 @@ READ_TILES = 32
 
 def probe_pixels(
     encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, train: NDArray[np.intp], seed: int
-) -> tuple[Prediction, NDArray[np.float64], dict[str, float]]:
+) -> tuple[Prediction, Score]:
     """Fit the probe and ask it about the test images.
 
     Returns
     -------
     tuple
-        What was chosen (without the answers, which are many), what each test image adds to the metric's sums, and all
-        metrics.
+        What was chosen (without the answers, which are many), and how right the answers are.
     """
     rng = np.random.default_rng([seed, 13])
     held_out = task.parts.validation
@@ -57,7 +56,7 @@ def probe_pixels(
     strength, model, best = fit_path(question, to_the_end=False)
     sums = np.concatenate(list(_test_sums(encoder, normaliser, task, model)))
     done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
-    return done, sums, pixel_metrics(task.kind, sums)
+    return done, pixel_score(task.kind, sums)
 
 
 def pixel_kind(kind: TaskKind) -> TaskKind:

@@ -1,4 +1,7 @@
-"""Frozen features to answers: nearest neighbours, linear models by L-BFGS, and the paper's linear probe by AdamW.
+"""Frozen features to answers: nearest neighbours, linear models by L-BFGS, and a linear layer by AdamW.
+
+None of them is the paper's probe, which is not fitted to features that stay the same: see
+`mmearth_model.evaluation.paper`.
 
 What is fitted is fitted to training samples only; validation samples choose between fits. So a curve over label shares
 means what it says.
@@ -31,7 +34,7 @@ REGULARISATION = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 2000
 EPOCHS = 100
-"""Of the paper's probe."""
+"""Of the linear layer, as many as in the paper."""
 LEARNING_RATES = (3e-4, 3e-3, 3e-2)
 BATCH_SIZE = 64
 SMALL = 4_000_000
@@ -74,7 +77,8 @@ class Prediction:
     scores
         Multi-label: (N, K) how sure each label is.
     validation
-        The task's metric on the validation samples that something was chosen by; None where nothing was.
+        The task's metric on the validation samples: where something was chosen by it, and of the last epoch of the paper's
+        probe, which chooses nothing; else None.
     converged
         Whether the optimiser met its tolerance; None where there is nothing to converge.
     chosen
@@ -203,9 +207,10 @@ def fit_path(
 
 
 def adamw(question: Question, *, epochs: int = EPOCHS, rates: Sequence[float] = LEARNING_RATES) -> Prediction:
-    """Train a linear layer as in the paper: AdamW, 100 epochs, cosine; the learning rate is chosen on validation samples.
+    """Train a linear layer: AdamW, 100 epochs, cosine; the learning rate is chosen on validation samples.
 
-    The features are frozen, so the paper's augmentations, which act on images, are left out.
+    The optimiser and the number of epochs are the paper's; all else is ours: standardised features of an encoder in
+    evaluation mode, the choice of the rate, the schedule down to 0, batches of 64. ``--protocol paper`` is the paper's.
 
     Parameters
     ----------

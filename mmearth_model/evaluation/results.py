@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_model.evaluation.metrics import bootstrap, interval
+from mmearth_model.evaluation.metrics import DRAWS, bootstrap, interval
 from mmearth_model.runs import write_text
 from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
 """Metrics that people read in per cent."""
+NOUNS = {"map": "labels", "r2": "targets"}
+"""What a metric averages over, where that is not classes."""
+SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
+"""Protocols whose settings stand in the table, because they depend on the number of training samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,11 @@ class Row:
         The encoder was trained on these labels, or on their kin: the figure proves nothing.
     train_tiles, test_tiles
         Samples that were fitted to and tested on.
+    counts
+        Metric -> test samples, labels (classes, targets) out of all, and labelled pixels that it was computed over; see
+        `mmearth_model.evaluation.metrics.Count`.
+    resamples
+        Resamples of the test samples in which the metric is defined, which the interval is of.
     """
 
     task: str
@@ -73,6 +83,8 @@ class Row:
     leaky: bool
     train_tiles: int
     test_tiles: int
+    counts: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    resamples: int = DRAWS
 
     @property
     def accuracy(self) -> float:
@@ -83,6 +95,24 @@ class Row:
     def group(self) -> tuple[str, str, str, str]:
         """What rows of several seeds have in common."""
         return (self.task, self.protocol, self.labels, self.encoder)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say what is particular about this figure and the metrics beside it."""
+        return tuple(text for name, count in self.counts.items() if (text := _remark(name, count))) + self._settings()
+
+    def _settings(self) -> tuple[str, ...]:
+        few = f"interval of {self.resamples} resamples, undefined in the others"
+        named = (self.chosen,) if self.protocol in SETTINGS_SHOWN else ()
+        return named + (few,) * (self.resamples < DRAWS)
+
+
+def _remark(metric: str, count: Mapping[str, int | None]) -> str:
+    labels, total = count["labels"], count["of"]
+    if labels is None or total is None:
+        return ""
+    if metric == "rmse" and total > 1:
+        return f"rmse pooled over {total} targets"
+    return f"{metric} over {labels} of {total} {NOUNS.get(metric, 'classes')}" if labels < total else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +127,10 @@ class Summary:
         95 % interval of the mean, by the bootstrap over the test samples.
     seeds
         How many.
+    samples
+        Test samples of each seed.
+    remarks
+        What is particular about the figure; see `Row.remarks`.
     """
 
     task: str
@@ -111,6 +145,8 @@ class Summary:
     seeds: int
     leaky: bool
     converged: bool
+    samples: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +180,16 @@ class Evaluation:
     sums
         For each row, (test samples, S) what each test sample added; see `mmearth_model.evaluation.metrics`.
     filled
-        Task and encoder -> bands that the encoder takes and the task has not, filled with their mean.
+        Task and encoder -> bands that the encoder takes and the task has not: ``sentinel2.B10`` where the band's mean
+        stands for it, ``sentinel2.B1 from B2`` where another band does.
+    notes
+        What was left out, a sentence each.
     """
 
     rows: tuple[Row, ...]
     sums: tuple[NDArray[np.float64], ...] = ()
     filled: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def groups(self) -> dict[tuple[str, str, str, str], list[int]]:
         """(task, protocol, labels, encoder) -> rows, in order."""
@@ -186,6 +226,8 @@ class Evaluation:
             seeds=len(values),
             leaky=any(row.leaky for row in rows),
             converged=all(row.converged is not False for row in rows),
+            samples=max(row.test_tiles for row in rows),
+            remarks=tuple(dict.fromkeys(text for row in rows for text in row.remarks())),
         )
 
     def differences(self, baseline: str) -> list[Difference]:
@@ -202,12 +244,16 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "summary": [asdict(s) for s in self.summaries()],
-            "filled": [{"task": t, "encoder": e, "bands": list(b)} for (t, e), b in self.filled.items()],
-        }
+        """JSON-ready form; what is undefined is None."""
+        found: dict[str, Any] = _defined(
+            {
+                "rows": [asdict(row) for row in self.rows],
+                "summary": [asdict(s) for s in self.summaries()],
+                "filled": [{"task": t, "encoder": e, "bands": list(b)} for (t, e), b in self.filled.items()],
+                "notes": list(self.notes),
+            }
+        )
+        return found
 
     def merged(self, *others: Evaluation) -> Evaluation:
         """One evaluation of several."""
@@ -216,7 +262,17 @@ class Evaluation:
             tuple(row for e in every for row in e.rows),
             tuple(part for e in every for part in e.sums),
             {key: bands for e in every for key, bands in e.filled.items()},
+            tuple(dict.fromkeys(note for e in every for note in e.notes)),
         )
+
+
+def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Put None where a number is not finite, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _defined(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(metric: str, value: float) -> str:
@@ -229,10 +285,12 @@ def notes(summary: Summary) -> str:
     texts = ["leaky: trained on these labels or their kin"] * summary.leaky + ["not converged"] * (
         not summary.converged
     )
-    return "; ".join(texts)
+    return "; ".join([*texts, *summary.remarks])
 
 
-COLUMNS = ("task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "note")
+COLUMNS = (
+    "task", "protocol", "labels", "encoder", "metric", "mean", "low", "high", "deviation", "seeds", "test samples", "note",
+)  # fmt: skip
 
 
 def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
@@ -246,6 +304,7 @@ def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
             s.metric,
             *(shown(s.metric, v) for v in (s.mean, s.low, s.high, s.deviation)),
             str(s.seeds),
+            str(s.samples),
             notes(s),
         )
         for s in summaries

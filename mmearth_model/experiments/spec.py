@@ -91,7 +91,7 @@ class Scale(BaseModel):
     exclude: tuple[str, ...] = ()
     train: dict[str, Any] = {}
     tasks: tuple[str, ...] = Field(min_length=1)
-    protocols: tuple[Literal["knn", "linear", "probe"], ...] = ("knn", "linear")
+    protocols: tuple[Literal["knn", "linear", "probe", "paper"], ...] = ("knn", "linear")
     labels: tuple[str, ...] = ("100%",)
     seeds: int = Field(default=3, ge=1)
     axes: dict[str, tuple[Any, ...]] = {}

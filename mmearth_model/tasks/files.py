@@ -13,7 +13,6 @@ import numpy as np
 
 from mmearth_data import NO_LEVEL, FileInputError, InputError, load_catalog
 from mmearth_model.targets import LEVELS, Normaliser
-from mmearth_model.tasks.spec import MEAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -93,6 +92,10 @@ class FileImages:
         have = self.spec.catalog_bands if modality.name == self.modality.name else ()
         return tuple(band for band in modality.model_bands if band in have)
 
+    def stand_ins(self, modality: Modality) -> Mapping[str, str]:
+        """Band that the files lack -> the band that the task file puts in its place."""
+        return self.spec.stand_ins if modality.name == self.modality.name else {}
+
     def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
         """Raw batches, float32 in the catalog's units, no-data where something is missing."""
         for start in range(0, len(rows), size):
@@ -124,9 +127,8 @@ class FileImages:
         for band, plane in zip(self.spec.catalog_bands, observed, strict=True):
             seen = np.where(plane == nodata, nodata + OBSERVED, plane)  # a black pixel of a JPEG is no missing one
             image[bands.index(band)] = np.where(np.isnan(plane), nodata, seen)
-        for band, stand_in in self.spec.fill.items():
-            if stand_in != MEAN:
-                image[bands.index(band)] = image[bands.index(stand_in)]
+        for band, stand_in in self.spec.stand_ins.items():
+            image[bands.index(band)] = image[bands.index(stand_in)]
         return resample(image, self.spec.size_px, nodata)
 
     def _checked(self, values: NDArray[Any], names: tuple[str, ...], item: str) -> NDArray[np.float32]:

@@ -74,6 +74,10 @@ class ImageSource(Protocol):
         """Which of a modality's model bands the images have."""
         ...
 
+    def stand_ins(self, modality: Modality) -> Mapping[str, str]:
+        """Band that the images lack -> the band of theirs that is fed in its place."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -64,7 +64,8 @@ class TaskSpec(BaseModel):
     nodata
         File's value that means missing; NaN always does.
     fill
-        Band that the files lack -> the band that stands in for it, or ``mean``. Bands not named here: ``mean``.
+        Band that the files lack -> the band of the files that is fed in its place, or ``mean``. Bands not named here:
+        ``mean``. With ``band_order: paper`` it is still the files' own band that is named.
     size_px
         Side to which images are resampled (bilinear; masks nearest); None leaves them.
     normalise
@@ -140,6 +141,12 @@ class TaskSpec(BaseModel):
         """Bands of the catalog as which the files' bands are fed, in the files' order."""
         named = self.bands.values() if isinstance(self.bands, dict) else self.bands
         return tuple(SWAPPED.get(band, band) if self.band_order == "paper" else band for band in named)
+
+    @property
+    def stand_ins(self) -> dict[str, str]:
+        """Band that the files lack -> the band of the catalog whose values it takes; none where it is the mean."""
+        swapped = SWAPPED if self.band_order == "paper" else {}
+        return {band: swapped.get(source, source) for band, source in self.fill.items() if source != MEAN}
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -182,6 +182,10 @@ class StoreImages:
         """All model bands of what the store has."""
         return modality.model_bands if modality.name in self.modalities else ()
 
+    def stand_ins(self, modality: Modality) -> Mapping[str, str]:
+        """None: a store has what it has."""
+        return {}
+
     def labels(self, task: StoreTask) -> NDArray[Any]:
         """Label of every tile; see `StoreTask.labels`. Of maps only whether a tile has any, (N, 0) or (N, 1) bool."""
         if task.name not in self._labels:

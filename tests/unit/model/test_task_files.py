@@ -15,6 +15,8 @@ import pytest
 import rasterio
 
 from mmearth_data import FileInputError, InputError, load_catalog
+from mmearth_model import Normaliser
+from mmearth_model.evaluation.features import input_normaliser, missing_bands
 from mmearth_model.tasks import LabelShare, open_files, open_task, read_spec, task_names
 from mmearth_model.tasks.labelled import stratified_parts
 from mmearth_model.tasks.pickles import Bag, loads
@@ -286,6 +288,56 @@ def test_dates_and_coarser_bands_of_geobench(tmp_path: Path) -> None:
         (batch,) = task.images.batches(np.array([1, 0]), 2, ("sentinel2",))
         assert batch["sentinel2"].shape == (2, 13, 16, 16)
         assert (plane(batch, 0, "B3") == green).all()
+
+
+def so2sat(root: Path) -> dict[str, str]:
+    """Three samples in the bands of m-so2sat, reflectances of 0 to 1 that differ band by band; their names."""
+    names = dict(read_spec("m-so2sat").bands)  # type: ignore[arg-type]
+    root.mkdir()
+    for item in range(3):
+        with h5py.File(root / f"id_{item}.hdf5", "w") as file:
+            for place, name in enumerate(names):
+                rng = np.random.default_rng([item, place])
+                file[name] = rng.uniform(0.01 * (place + 1), 0.02 * (place + 1), (32, 32)).astype(np.float32)
+            file.attrs["pickle"] = str(pickle.dumps({"label": item}))
+    parts = {part: ["id_0", "id_1", "id_2"] for part in ("train", "valid", "test")}
+    (root / "default_partition.json").write_text(json.dumps(parts))
+    return names
+
+
+def test_so2sat_feeds_b2_as_b1_and_b8a_as_b9_as_the_released_code_does(tmp_path: Path) -> None:
+    """The released band list: 02, 02, 03, 04, 05, 06, 07, 08, 08A, 08A, 11, 12, each with its own statistics."""
+    names = so2sat(tmp_path / "set")
+    assert "B1" not in names.values()
+    assert "B9" not in names.values()
+    task = open_task(f"m-so2sat={tmp_path / 'set'}")
+    order = {"B1": "02", "B2": "02", "B3": "03", "B4": "04", "B5": "05", "B6": "06", "B7": "07", "B8": "08 -", "B8A": "08A", "B9": "08A", "B11": "11", "B12": "12"}  # fmt: skip
+    statistics = {"train": {"sentinel2": {"L2A": {b: {"count": 1, "mean": 0.0, "std": 1.0} for b in order}}}}
+    normaliser = input_normaliser(Normaliser([SENTINEL2], statistics, inputs=["sentinel2"]), task)
+    (batch,) = task.images.batches(np.arange(3), 3, ("sentinel2",))
+    images = normaliser.images(batch).numpy()
+    for band, start in order.items():
+        pixels = []
+        for item in range(3):
+            with h5py.File(tmp_path / "set" / f"id_{item}.hdf5") as file:
+                (name,) = (key for key in file if key.startswith(start))
+                pixels.append(np.asarray(file[name], dtype=np.float64))
+        expected = (np.stack(pixels) - np.mean(pixels)) / np.std(pixels)
+        assert images[:, SENTINEL2.model_bands.index(band)] == pytest.approx(expected, abs=1e-3), band
+    assert missing_bands(normaliser, task) == ("sentinel2.B1 from B2", "sentinel2.B9 from B8A")
+
+
+def test_in_the_papers_band_order_a_stand_in_is_still_the_files_own_band(tmp_path: Path) -> None:
+    so2sat(tmp_path / "set")
+    spec = tmp_path / "paper.yaml"
+    shipped = read_spec("m-so2sat").model_dump(mode="json", exclude_defaults=True)
+    spec.write_text(json.dumps(shipped | {"band_order": "paper"}))
+    (batch,) = open_task(f"{spec}={tmp_path / 'set'}").images.batches(np.array([1]), 1, ("sentinel2",))
+    with h5py.File(tmp_path / "set" / "id_1.hdf5") as file:
+        near, narrow = (np.asarray(file[name]) * 10_000 for name in ("08 - NIR", "08A - Vegetation Red Edge"))
+    assert plane(batch, 0, "B8A") == pytest.approx(near)
+    assert plane(batch, 0, "B8") == pytest.approx(narrow)
+    assert plane(batch, 0, "B9") == pytest.approx(narrow)
 
 
 def test_multi_label_and_masks_of_geobench(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""Downstream training as the paper's released code does it: rates, decay, heads, smoothed labels, and its UNet.
+
+Nedungadi et al., *MMEarth*, ECCV 2024, arXiv 2405.02771; the facts are those of its released fine-tuning program and of
+the job scripts beside it, which start from the one of ConvNeXt V2 (Woo et al., CVPR 2023). `PAPER` and its kin in
+`mmearth_model.evaluation.finetune` put them together.
+
+The released code's:
+
+- AdamW (0.9, 0.999), no warm-up, no clipping, float32; the rate is set before each optimiser step to
+  ``min_lr + (lr - min_lr) (1 + cos(pi t / epochs)) / 2``, where t counts epochs in batches. The rate of the job scripts
+  is 2e-4 a 256 samples of a step (whole images) and 1e-2 (per pixel).
+- Decay of matrices alone: vectors, biases and GRN's parameters have none.
+- Layer decay 0.9 counts stages and their blocks; the stem, the final LayerNorm and the head have factor 1. The convolution
+  between two stages counts as the first block of the finer one, one stage before its own, because the modified stem is no
+  longer the first of those layers and the counting was left as it was.
+- Batches and accumulations that are not full are left out; an epoch's samples are in a new order each time.
+- No augmentation. The scripts name random erasing and a policy, and set mixup and cutmix to 0; the program reads none of
+  them and hands the images over as they are.
+- The last epoch is tested. Stochastic depth acts in a frozen encoder too, because the whole model is in training mode.
+- Labels are smoothed by 0.2: a class keeps 0.8 and all K share 0.2; of a multi-label task 1 becomes 0.8 and 0 becomes 0.2.
+
+Ours:
+
+- Samples are normalised by their task file; images are cut to whole patches; orders and random numbers are seeded here.
+- Quantities are learned by squared error on standardised values, which the released code does not do on GEO-Bench.
+- Pixels that have no label are left out of the loss.
+- A training set of fewer than 1,024 samples takes the settings for few samples, where the released ones would not take a
+  single step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmearth_model.encoder import INIT_STD, NORM_EPS, Classifier, ModifiedStem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from mmearth_model.encoder import ConvNeXtV2
+    from mmearth_model.evaluation.networks import UNet
+
+HEAD = "head."
+ENCODER = "encoder."
+STEM_CUT = 2.0
+"""Weights are cut at this absolute value, by the released code's helper; not at so many deviations."""
+
+
+def head_only(model: nn.Module) -> bool:
+    """Whether a frozen encoder leaves the head alone to learn: a classifier's LayerNorm stays at factor 1 and offset 0."""
+    return isinstance(model, Classifier)
+
+
+def released_layer(name: str, depths: Sequence[int]) -> int:
+    """Depth of a network's parameter as the released code counts it; the larger, the nearer the head.
+
+    Parameters
+    ----------
+    name
+        Such as ``encoder.stages.2.1.norm.weight``.
+    depths
+        Blocks per stage.
+    """
+    parts = name.split(".")
+    if parts[0] != "encoder" or parts[1] == "stem":
+        return sum(depths) + 1
+    block = int(parts[3]) if parts[1] == "stages" else 0
+    return sum(depths[: int(parts[2])]) + block + 1
+
+
+def released_groups(
+    model: Classifier | UNet | PaperUNet, *, lr: float, weight_decay: float, layer_decay: float, frozen: bool
+) -> list[dict[str, object]]:
+    """Make the optimiser's groups, one for each parameter; parameters as of `mmearth_model.evaluation.networks.parameter_groups`."""
+    depths = model.encoder.depths
+    learned = HEAD if head_only(model) else ""
+    groups: list[dict[str, object]] = []
+    for name, parameter in model.named_parameters():
+        still = frozen and (name.startswith(ENCODER) or not name.startswith(learned))
+        parameter.requires_grad_(not still)
+        if not still:
+            scale = layer_decay ** (sum(depths) + 1 - released_layer(name, depths))
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.append({"params": [parameter], "lr": lr * scale, "scale": scale, "weight_decay": decay})
+    return groups
+
+
+def thawed_group(encoder: ConvNeXtV2, lr: float) -> dict[str, object]:
+    """Let a frozen encoder learn from now on: one group, at the whole rate, without decay."""
+    encoder.requires_grad_(True)
+    return {"params": list(encoder.parameters()), "lr": lr, "scale": 1.0, "weight_decay": 0.0}
+
+
+def start_head(head: nn.Module, std: float) -> None:
+    """Draw a head's weights with a small deviation, biases 0: the first answers are alike."""
+    for name, parameter in head.named_parameters():
+        if name == "bias":
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.trunc_normal_(parameter, std=std, a=-STEM_CUT, b=STEM_CUT)
+
+
+def smoothed(labels: Tensor, smoothing: float) -> Tensor:
+    """Move labels of 0 and 1 towards each other by ``smoothing``, both of them."""
+    return labels * (1 - smoothing) + (1 - labels) * smoothing
+
+
+class Growth(nn.Module):
+    """Nearest pixels, 3 x 3 convolution, LayerNorm over channels, GELU."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm = nn.LayerNorm(out_channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, C, h, w) to (B, out, *size)."""
+        y = self.conv(functional.interpolate(x, size=tuple(size), mode="nearest"))
+        return functional.gelu(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class PaperUNet(nn.Module):
+    """Encoder and the released code's decoder: an answer per pixel.
+
+    The maps that it joins are those of the second and third stage, of the stem, and of the stem's first convolution at the
+    full resolution (with the original stem, the stem's alone). The last stage's is where it starts; the first stage's is
+    not used.
+
+    Parameters
+    ----------
+    encoder
+        With padding ``same``, as the released UNet has it.
+    outputs
+        Classes, or quantities.
+    """
+
+    def __init__(self, encoder: ConvNeXtV2, outputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        first, second, third, last = encoder.widths
+        pairs = ((last, third), (2 * third, second), (2 * second, first))
+        self.steps = nn.ModuleList(Growth(*pair) for pair in pairs)
+        self.grow = Growth(2 * first, first)
+        whole = encoder.config.stem == "modified"
+        self.pixels = Growth(2 * first if whole else first, max(1, first // 2))
+        self.head = nn.Conv2d(max(1, first // 2), outputs, 1)
+        for layer in (self.steps, self.grow, self.pixels):
+            for module in layer.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-STEM_CUT, b=STEM_CUT)
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, outputs, H, W)."""
+        stem, pixels = self._stem(images)
+        maps = self._stages(stem)
+        x = maps[-1]
+        for step, skip in zip(self.steps, (maps[2], maps[1], stem), strict=True):
+            x = torch.cat([step(x, skip.shape[-2:]), skip], dim=1)
+        size = images.shape[-2:]
+        x = self.grow(x, size)
+        answer: Tensor = self.head(self.pixels(x if pixels is None else torch.cat([x, pixels], dim=1), size))
+        return answer
+
+    def _stem(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return maps (B, C, h, w) of the stem and, of the modified one, of its first convolution at the full resolution."""
+        x, stem = images.permute(0, 2, 3, 1), self.encoder.stem
+        if not isinstance(stem, ModifiedStem):
+            return stem(x).permute(0, 3, 1, 2), None
+        pixels = functional.gelu(stem.norm(stem.conv(x)))
+        return stem.dwnorm(stem.dwconv(pixels)).permute(0, 3, 1, 2), pixels.permute(0, 3, 1, 2)
+
+    def _stages(self, stem: Tensor) -> list[Tensor]:
+        """Return maps (B, C, h, w) of the four stages, from fine to coarse."""
+        y, maps = stem.permute(0, 2, 3, 1), []
+        for before, blocks in zip((None, *self.encoder.downsample), self.encoder.stages, strict=True):
+            y = y if before is None else before(y)
+            for block in blocks:  # type: ignore[attr-defined]
+                y = block(y)
+            maps.append(y.permute(0, 3, 1, 2))
+        return maps
