@@ -82,17 +82,37 @@ def band_names(m: Modality, bands: Sequence[str]) -> list[str]:
     return [band_name(m, band) for band in bands]
 
 
-def blank(bands: Sequence[str]) -> ee.Image:
+def cast(image: ee.Image, dtype: str) -> ee.Image:
+    """Image whose bands all have a type, with its whole range."""
+    same: ee.Image = getattr(image, CASTS[dtype])()
+    return same
+
+
+def blank(bands: Sequence[str], dtype: str) -> ee.Image:
     """Image that is masked everywhere.
 
     Merged into a collection it keeps reducers from ever meeting an empty one, whose result has no bands.
     """
-    return ee.Image.constant([0] * len(bands)).rename(list(bands)).updateMask(0)
+    return cast(ee.Image.constant([0] * len(bands)).rename(list(bands)).updateMask(0), dtype)
 
 
-def never_empty(collection: ee.ImageCollection, bands: Sequence[str]) -> ee.ImageCollection:
-    """Select these bands of a collection and add a blank image to it."""
-    return collection.select(list(bands)).merge(ee.ImageCollection([blank(bands)]))
+def never_empty(collection: ee.ImageCollection, bands: Sequence[str], dtype: str) -> ee.ImageCollection:
+    """Select these bands of a collection and add a blank image to it, all of them of one type.
+
+    The service reduces only images whose bands agree in type, range of values included, so that both sides are cast:
+    the type of a constant is its one value.
+
+    Parameters
+    ----------
+    collection
+        Filtered already: afterwards its images are no longer assets.
+    bands
+        Names, in the order of the result.
+    dtype
+        Type that holds every value of the bands.
+    """
+    typed = collection.select(list(bands)).map(lambda image: cast(ee.Image(image), dtype))
+    return typed.merge(ee.ImageCollection([blank(bands, dtype)]))
 
 
 def without_nodata(image: ee.Image, parameters: Mapping[str, Any]) -> ee.Image:
@@ -120,9 +140,7 @@ def rounded(image: ee.Image, m: Modality) -> ee.Image:
 
 def stored(image: ee.Image, m: Modality) -> ee.Image:
     """Fill what is masked, the outside of the asset included, and cast. A cast alone would truncate and clamp."""
-    filled = image.unmask(fill_value(m), False)
-    cast: ee.Image = getattr(filled, CASTS[m.dtype.name])()
-    return cast
+    return cast(image.unmask(fill_value(m), False), m.dtype.name)
 
 
 def polygon(ring: ee.ComputedObject, crs: ee.ComputedObject) -> ee.Geometry:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 PROJECTED = "projected"
+ANY_NUMBER = "float64"
+"""Type that holds the values of every band; where pixels are interpolated they are real numbers anyway."""
 
 
 def touching(m: Modality) -> ee.ImageCollection:
@@ -57,7 +59,7 @@ def ask_mosaic(m: Modality, found: Found) -> Ask | None:
 def mosaic(m: Modality, shape: tuple[str, ...]) -> tuple[ee.Image, list[str]]:
     """Images side by side, later ones on top."""
     names = _asset_bands(m)
-    whole = never_empty(touching(m), names).mosaic()
+    whole = never_empty(touching(m), names, ANY_NUMBER).mosaic()
     if PROJECTED in shape:
         whole = whole.setDefaultProjection(hole(f"{m.name}_crs"), hole(f"{m.name}_transform"))
     whole = without_nodata(whole, parameters(m)).select(names, band_names(m, m.bands))
@@ -74,11 +76,21 @@ def mode(m: Modality, shape: tuple[()]) -> tuple[ee.Image, list[str]]:
     """Most frequent label of the year, renumbered after the mode."""
     names = _asset_bands(m)
     year = touching(m).filterDate(hole("year_start"), hole("year_end"))
-    labels = never_empty(year, names).mode()
+    labels = never_empty(year, names, label_type(m)).mode()
     numbers = parameters(m)
     if "remap_from" in numbers:
         labels = labels.remap(numbers["remap_from"], numbers["remap_to"], None, names[0])
     return stored(labels.rename(band_names(m, m.bands)), m), list(m.bands)
+
+
+def label_type(m: Modality) -> str:
+    """Whole-number type of the labels of the asset: a mode counts numbers, and bytes take an eighth of doubles' memory.
+
+    Labels that are renumbered need not fit the stored type: the smallest unsigned one is taken that also holds a number
+    beyond the last known label, so that an unknown label is never cut down to a known one.
+    """
+    known = parameters(m).get("remap_from")
+    return m.dtype.name if known is None else np.min_scalar_type(max(known) + 1).name
 
 
 def _start_ms(year: int) -> int:
