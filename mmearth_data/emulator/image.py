@@ -98,11 +98,10 @@ class PixelType:
             return {"int": "Long", "float": "Float", "double": "Double"}[self.precision]
         if self.precision != "int":
             return f"Float<{float(self.low)!r}, {float(self.high)!r}>"
-        for name, bits in (("Byte", 8), ("Short", 16), ("Integer", 32), ("Long", 64)):
-            least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-            if least <= self.low and self.high <= most:
-                break
-        return name if (self.low, self.high) == (least, most) else f"{name}<{int(self.low)}, {int(self.high)}>"
+        sizes = ((name, 2 ** (bits - 1)) for name, bits in (("Byte", 8), ("Short", 16), ("Integer", 32)))
+        name, most = next((s for s in sizes if -s[1] <= self.low and self.high < s[1]), ("Long", 2**63))
+        whole = (self.low, self.high) == (-most, most - 1)
+        return name if whole else f"{name}<{int(self.low)}, {int(self.high)}>"
 
 
 FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.int32)

@@ -285,6 +285,7 @@ BINARY: dict[tuple[str, ...], tuple[Callable[[Array, Array], Array], PixelType |
     ("rightShift", "right_shift"): (_integers(np.right_shift), None),
 }
 
+
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
     """Bands that belong together: in order, or the only one of an image with each of the other's."""
     if len(left.bands) == len(right.bands):

@@ -62,5 +62,3 @@ def type_after(name: str, declared: PixelType | None, left: PixelType, right: Pi
     if joined.precision != "int" or name in SPREADING:
         return PixelType(joined.precision)
     return joined
-
-

@@ -32,6 +32,10 @@ FILL_FOR_NAN = -9999
 """Stands for no data where the stored type marks it by NaN, which does not survive `unmask`."""
 
 
+MARGIN_M = 0.1
+"""Metres that a geometry may be off by in another CRS: what the service's filters allow unless told otherwise. Most of
+its other operations allow nothing by themselves, and then refuse."""
+
 HOLE = r'\{"argumentReference":"((?!_MAPPING_VAR)[^"]+)"\}'
 WRAPPED = re.compile(
     rf'\{{"functionInvocationValue":\{{"functionName":"String","arguments":\{{"input":({HOLE})\}}\}}\}}'
@@ -145,4 +149,14 @@ def stored(image: ee.Image, m: Modality) -> ee.Image:
 
 def polygon(ring: ee.ComputedObject, crs: ee.ComputedObject) -> ee.Geometry:
     """Polygon with straight edges in a CRS, from one closed ring of (x, y)."""
-    return ee.Geometry.Polygon(ee.List([ring]), crs, False)
+    return ee.Geometry.Polygon(ee.List([ring]), crs, False, MARGIN_M)
+
+
+def touches(shape: ee.Geometry) -> ee.Filter:
+    """Filter of what touches a shape."""
+    return ee.Filter.bounds(shape, MARGIN_M)
+
+
+def holds(shape: ee.Geometry) -> ee.Filter:
+    """Filter of what contains a shape."""
+    return ee.Filter.contains(leftField=".geo", rightValue=shape, maxError=MARGIN_M)

@@ -6,16 +6,18 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
-from mmearth_data.sources.earthengine.failures import TooMuch
+from mmearth_data.sources.earthengine.failures import TooDear, TooMuch
 from mmearth_data.sources.earthengine.ledger import Ledger
 from mmearth_data.sources.earthengine.pixels import (
     PixelTemplates,
     asks_of,
+    dearest_apart,
     decoder,
     halves,
     place_bands,
@@ -29,7 +31,7 @@ from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base
 from mmearth_data.sources.earthengine.tables import cached_ecoregions, fetch_ecoregions, keep_ecoregions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
@@ -38,7 +40,10 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.sources.earthengine.pixels import Asks
     from mmearth_data.sources.earthengine.quota import Limiter
+    from mmearth_data.sources.earthengine.survey import Question
     from mmearth_data.tile import Place
+
+    Answered: TypeAlias = Mapping[str, Any] | Rejection | None
 
 
 class EarthEngineSource:
@@ -86,7 +91,7 @@ class EarthEngineSource:
         self._lock = threading.Lock()
         self._plan: SurveyPlan | None = None
         self._templates = PixelTemplates()
-        self._batch = SURVEY_BATCH
+        self._batch = [SURVEY_BATCH, SURVEY_BATCH]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes without the session, which each process opens for itself."""
@@ -168,37 +173,52 @@ class EarthEngineSource:
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One answer per place, in order."""
-        answers: dict[int, Survey | Rejection] = {}
-        candidates: list[tuple[int, Place, dict[str, Any]]] = []
         plan = self._survey_plan()
+        answers: dict[int, Answered] = {}
+        questions: dict[int, Question] = {}
         for i, place in enumerate(places):
             try:
-                candidates.append((i, place, plan.candidate(place)))
+                questions[i] = plan.question(place)
             except TileUnavailable as refusal:
                 answers[i] = outside(place, refusal)
-        batches = [candidates[k : k + self._batch] for k in range(0, len(candidates), self._batch)]
-        with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
-            for batch, found in zip(batches, pool.map(self._survey_batch, batches), strict=True):
-                answers |= {i: answer for (i, _, _), answer in zip(batch, found, strict=True)}
-        for answer in answers.values():
+        answers |= self._asked(questions, again=False)
+        further = {
+            i: question
+            for i, first in questions.items()
+            if not isinstance(scene := answers[i], Rejection) and (question := plan.further(first, scene)) is not None
+        }
+        answers |= self._asked(further, again=True)
+        read = (a if isinstance(a := answers[i], Rejection) else plan.read(place, a) for i, place in enumerate(places))
+        found = list(read)
+        for answer in found:
             if isinstance(answer, Rejection):
                 self.ledger.rejection(answer.reason)
-        return [answers[i] for i in range(len(places))]
+        return found
 
-    def _survey_batch(self, batch: list[tuple[int, Place, dict[str, Any]]]) -> list[Survey | Rejection]:
+    def _asked(self, questions: Mapping[int, Question], *, again: bool) -> dict[int, Answered]:
+        """Answers of one survey, in requests of as many questions as the service has proved to answer."""
+        listed = list(questions.values())
+        size = self._batch[again]
+        batches = [listed[k : k + size] for k in range(0, len(listed), size)]
+        with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
+            found = list(pool.map(partial(self._survey_batch, again=again), batches))
+        return dict(zip(questions, chain.from_iterable(found), strict=True))
+
+    def _survey_batch(self, batch: Sequence[Question], *, again: bool) -> list[Answered]:
         """Answers of one request; a batch that is refused is halved, down to the candidate at fault."""
         plan = self._survey_plan()
         try:
-            expression = plan.expression([given for _, _, given in batch])
-            found = self._session().compute_value(expression, self.limiter, self.ledger)
+            expression = plan.expression(batch, again=again)
+            session, divisible = self._session(), len(batch) > 1
+            found = session.compute_value(expression, self.limiter, self.ledger, divisible=divisible)
         except TileUnavailable as refusal:
             if len(batch) == 1:
-                return [outside(batch[0][1], refusal)]
+                return [outside(batch[0].place, refusal)]
             middle = -(-len(batch) // 2)
             if isinstance(refusal, TooMuch):
-                self._batch = min(self._batch, middle)
-            return self._survey_batch(batch[:middle]) + self._survey_batch(batch[middle:])
-        return [plan.read(place, answer) for (_, place, _), answer in zip(batch, found, strict=True)]
+                self._batch[again] = min(self._batch[again], middle)
+            return self._survey_batch(batch[:middle], again=again) + self._survey_batch(batch[middle:], again=again)
+        return plan.answers(batch, found, again=again)
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two where one would be too much.
@@ -231,17 +251,18 @@ class EarthEngineSource:
             return
         try:
             self._fill_at_once(arrays, asks, found)
-        except TooMuch:
+        except TooMuch as refusal:
             if len(asks) < 2:
                 raise
-            for half in halves(asks):
-                self._fill_at_once(arrays, half, found)
+            for part in (dearest_apart if isinstance(refusal, TooDear) else halves)(asks):
+                self._fill_at_once(arrays, part, found)
 
     def _fill_at_once(self, arrays: dict[str, NDArray[Any]], asks: Asks, found: Found) -> None:
         session = self._session()
         expression, fields, bands = self._templates.request(asks, found.grid)
         decode = decoder(bands, found.grid.size_px)
-        pixels = session.compute_pixels(expression, fields, decode, self.limiter, self.ledger)
+        divisible = len(asks) > 1
+        pixels = session.compute_pixels(expression, fields, decode, self.limiter, self.ledger, divisible=divisible)
         place_bands(arrays, pixels, bands)
 
     def _session(self) -> Session:

@@ -14,6 +14,7 @@ from mmearth_data.sources.earthengine.expressions import (
     never_empty,
     polygon,
     stored,
+    touches,
     without_nodata,
 )
 from mmearth_data.sources.earthengine.recipes.kinds import Ask, box_holes, parameters
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 PROJECTED = "projected"
+SCENES_OF_A_YEAR = 100
+"""Scenes that pass a cloud test: of about 140 overpasses where two of Sentinel-2's orbits overlap."""
 ANY_NUMBER = "float64"
 """Type that holds the values of every band; where pixels are interpolated they are real numbers anyway."""
 
@@ -30,7 +33,7 @@ ANY_NUMBER = "float64"
 def touching(m: Modality) -> ee.ImageCollection:
     """Images of the modality's collection that touch the tile."""
     collection = ee.ImageCollection(next(iter(m.asset.values())))
-    return collection.filterBounds(polygon(hole("tile_ring"), hole("tile_crs")))
+    return collection.filter(touches(polygon(hole("tile_ring"), hole("tile_crs"))))
 
 
 def _asset_bands(m: Modality) -> list[str]:
@@ -41,7 +44,7 @@ def survey_mosaic(m: Modality, scene: Scene) -> ee.List | None:
     """Projection of an image here, where pixels will be interpolated: a mosaic itself has none to interpolate in."""
     if m.resampling != "bilinear":
         return None
-    here = ee.ImageCollection(next(iter(m.asset.values()))).filterBounds(scene.tile)
+    here = ee.ImageCollection(next(iter(m.asset.values()))).filter(touches(scene.tile))
     return here.toList(1).map(lambda image: ee.Image(image).select(_asset_bands(m)[0]).projection())
 
 
