@@ -87,6 +87,7 @@ class Session:
         self._values = ee.data._get_cloud_projects().value()
         self._images = ee.data._get_cloud_projects_raw().image()
         self._tables = ee.data._get_cloud_projects().table()
+        self._assets: dict[str, dict[str, Any]] = {}
         self.profiles: Profiles | None = None
         """Where set, requests ask for profiles, whose ids are kept there."""
 
@@ -157,13 +158,15 @@ class Session:
         return self._send("table:computeFeatures", ask, limiter, ledger)
 
     def asset(self, asset_id: str, limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
-        """Ask what an asset is: its type, bands, properties."""
+        """Ask what an asset is, its type, bands and properties; once in the life of the session."""
 
         def ask() -> dict[str, Any]:
             found: dict[str, Any] = ee.data.getAsset(asset_id)
             return found
 
-        return self._send("assets", ask, limiter, ledger)
+        if asset_id not in self._assets:
+            self._assets[asset_id] = self._send("assets", ask, limiter, ledger)
+        return self._assets[asset_id]
 
     def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
         """Send a body that is encoded already: the client would encode it anew for each request."""

@@ -23,12 +23,18 @@ from mmearth_data.sources.earthengine.pixels import (
     place_bands,
     refuse_gaps,
 )
+from mmearth_data.sources.earthengine.preflight import needed_assets, require_assets
 from mmearth_data.sources.earthengine.profiles import Profiles, eecu_seconds, profile_request
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.recipes import RECIPES, Found
 from mmearth_data.sources.earthengine.session import Session, SessionOptions, open_session
-from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base_modality, outside
-from mmearth_data.sources.earthengine.tables import cached_ecoregions, fetch_ecoregions, keep_ecoregions
+from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base_modality, outside, scene_levels
+from mmearth_data.sources.earthengine.tables import (
+    cached_ecoregions,
+    ecoregion_table,
+    fetch_ecoregions,
+    keep_ecoregions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,8 +114,18 @@ class EarthEngineSource:
         return self.options.url is not None and self._session().emulator is not None
 
     def connect(self) -> None:
-        """Sign in now rather than at the first request."""
-        self._session()
+        """Sign in now rather than at the first request, and ask for every asset that the build reads.
+
+        Raises
+        ------
+        InputError
+            When that fails, or an asset is missing or cannot be read.
+        """
+        needed = needed_assets(self._wanted, self._base, scene_levels(self._base, self.rules))
+        require_assets(needed, self._describe, self._base, self._wanted)
+
+    def _describe(self, asset_id: str) -> dict[str, Any]:
+        return self._session().asset(asset_id, self.limiter, self.ledger)
 
     def account(self) -> dict[str, Any]:
         """Tell what was asked of the service so far."""
@@ -155,20 +171,23 @@ class EarthEngineSource:
     def ecoregions(self) -> GeoDataFrame:
         """Ecoregion polygons; fetched once from the service itself, each time from any other server."""
         genuine = self.options.url is None
-        found = cached_ecoregions() if genuine else None
+        table = ecoregion_table(self.catalog)
+        found = cached_ecoregions(asset=table) if genuine else None
         if found is None:
             session = self._session()
             try:
                 found = fetch_ecoregions(
                     partial(session.compute_value, limiter=self.limiter, ledger=self.ledger),
                     partial(session.compute_features, limiter=self.limiter, ledger=self.ledger),
+                    table,
                 )
             except TileUnavailable as refusal:
                 raise InputError(
-                    f"Earth Engine refused its ecoregions: {refusal}; give --ecoregions FILE."
+                    f"Earth Engine refused its ecoregions, {table!r}: {refusal}. To go on, give --ecoregions FILE, or "
+                    "name another table with --asset eco_region=ID."
                 ) from refusal
             if genuine:
-                keep_ecoregions(found)
+                keep_ecoregions(found, asset=table)
         return found
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:

@@ -163,8 +163,7 @@ class SurveyPlan:
         self.base = base
         self.rules = rules
         self.modalities = tuple(m for m in modalities if RECIPES[m.recipe["name"]].survey is not None)
-        order = [*rules.levels, FALLBACK]
-        self.levels = [level for level in dict.fromkeys(order) if level in base.asset]
+        self.levels = scene_levels(base, rules)
         # A bound method would count `self` among the arguments.
         function = lambda element: self._candidate(element, again=False)  # noqa: E731
         self._first = Template(ee.List(hole("candidates")).map(function))
@@ -354,6 +353,11 @@ class SurveyPlan:
             facts=facts,
             request=found,
         )
+
+
+def scene_levels(base: Modality, rules: SceneRules) -> list[str]:
+    """Levels in which scenes are looked for."""
+    return [level for level in dict.fromkeys([*rules.levels, FALLBACK]) if level in base.asset]
 
 
 def epsg_of(scene: Mapping[str, Any]) -> int:

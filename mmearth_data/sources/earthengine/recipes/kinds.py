@@ -111,6 +111,8 @@ class RecipeKind:
         What a tile needs; None where the modality is missing here.
     image
         Image that delivers it, given the ask's shape, and the stored bands that it holds, in order.
+    asset_type
+        What the service calls its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
     cost
         Images that the service reads for a pixel, about: what is dearest goes alone where all together are too much.
     """
@@ -120,6 +122,7 @@ class RecipeKind:
     values: Callable[[Modality, Any], np.ndarray[Any, Any]] | None = None
     ask: Callable[[Modality, Found], Ask | None] = no_ask
     image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
+    asset_type: str = "IMAGE_COLLECTION"
     cost: int = 1
 
 
