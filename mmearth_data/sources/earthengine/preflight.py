@@ -104,7 +104,7 @@ def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> st
     except TileUnavailable as refusal:
         return f"missing, or not readable ({refusal.detail})"
     except AccessRefused as refusal:
-        if UNREADABLE.search(refusal.message) is None:
+        if UNREADABLE.search(str(refusal)) is None:
             raise
         return "missing, or not readable (HTTP 403)"
     kind = str(found.get("type", ""))
