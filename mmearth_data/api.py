@@ -252,7 +252,7 @@ class _Inputs:
 def _inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> _Inputs:
     from mmearth_data.catalog import load_catalog
 
-    catalog = _with_window(catalog or load_catalog(), recipe)
+    catalog = _with_assets(_with_window(catalog or load_catalog(), recipe), recipe)
     ecoregions = _read_ecoregions(recipe)
     source = make_source(recipe, catalog, ecoregions)
     if connect and (remote := _over_network(source)):
@@ -764,7 +764,7 @@ def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
         return ecoregions
     if recipe.source_file is not None:
         raise InputError("Expected ecoregions to sample in: give --ecoregions FILE, or --source synthetic.")
-    return cast("SourceWithEcoregions", make_source(recipe, load_catalog(), None)).ecoregions()
+    return cast("SourceWithEcoregions", make_source(recipe, _with_assets(load_catalog(), recipe), None)).ecoregions()
 
 
 def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
@@ -885,6 +885,42 @@ def _wanted(catalog: Catalog, recipe: BuildRecipe) -> tuple[Modality, ...]:
     if recipe.modalities is None and recipe.source_file is not None:
         return tuple(catalog.modalities.values())
     return catalog.select(recipe.modalities)
+
+
+def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
+    """Catalog whose entries name the assets that the recipe says; an asset that several entries name moves in all of them.
+
+    Raises
+    ------
+    InputError
+        For a modality that is not known, has no such asset, or has several and none was named.
+    """
+    from mmearth_data.catalog import Catalog
+
+    named = {_asset_of(catalog, name): asset for name, asset in recipe.assets.items()}
+    moved = {catalog.modalities[name].asset[key]: asset for (name, key), asset in named.items()}
+
+    def changed(m: Modality) -> Modality:
+        assets = {key: named.get((m.name, key), moved.get(old, old)) for key, old in m.asset.items()}
+        return m if assets == m.asset else dataclasses.replace(m, asset=assets)
+
+    return Catalog({name: changed(m) for name, m in catalog.modalities.items()})
+
+
+def _asset_of(catalog: Catalog, text: str) -> tuple[str, str]:
+    """Modality and key of what the recipe field ``assets`` names as ``MODALITY`` or ``MODALITY.KEY``."""
+    name, dot, key = text.partition(".")
+    m = catalog.find(name)
+    if not m.asset:
+        raise InputError(
+            f"assets (--asset): expected a modality that is read from an asset, got {name}, which is derived."
+        )
+    if not dot and len(m.asset) == 1:
+        return name, next(iter(m.asset))
+    if key not in m.asset:
+        forms = " or ".join(f"{name}.{k}=ID" for k in m.asset)
+        raise InputError(f"assets (--asset): expected {forms}, got {text!r}.")
+    return name, key
 
 
 def _with_window(catalog: Catalog, recipe: BuildRecipe) -> Catalog:

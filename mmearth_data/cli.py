@@ -111,6 +111,13 @@ def service_options(command: Command) -> Command:
 )
 @click.option("--tiles-per-shard", type=int, metavar="N", help="Rows of one shard.")
 @click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
+@click.option(
+    "--asset",
+    "assets",
+    multiple=True,
+    metavar="MODALITY=ID",
+    help="Read a modality from another Earth Engine asset; MODALITY.KEY=ID where it has several. May be repeated.",
+)
 @click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
 @click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
 @click.option("--append", type=int, metavar="N", help="Add N tiles to the finished store of the same recipe.")
@@ -465,6 +472,10 @@ def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
     from mmearth_data import make_recipe
 
     given = {key: value for key, value in options.items() if value is not None}
+    if "assets" in given:
+        given = {**given, "assets": _pairs("--asset", "MODALITY=ID", given["assets"])}
+    if not given.get("assets"):
+        given.pop("assets", None)
     for key in ("modalities", "levels"):
         if key in given:
             given[key] = [part.strip() for part in given[key].split(",") if part.strip()]
@@ -472,6 +483,18 @@ def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
         if key in given:
             given[key] = _numbers(key, given[key], number)
     return make_recipe(base, given)
+
+
+def _pairs(option: str, form: str, texts: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"{option}: expected {form}, got {text!r}.")
+        if name in found:
+            raise InputError(f"{option}: expected each name once, got {name} twice; keep one.")
+        found[name] = value
+    return found
 
 
 def _numbers(option: str, text: str, number: Callable[[str], Any]) -> list[Any]:

@@ -24,6 +24,9 @@ SCENES = frozenset({"years", "levels", "cloud_percent"})
 """Fields without meaning for a source whose scenes are given too."""
 
 
+ASSET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+
+
 class ServiceOptions(BaseModel):
     """How a build reaches Earth Engine, and what it expects of it; nothing here decides a byte of the store.
 
@@ -101,6 +104,8 @@ class BuildRecipe(ServiceOptions):
         Rows of one shard; None lets the store decide.
     threads
         Threads that read tiles; never changes a byte of the result.
+    assets
+        ``MODALITY`` or ``MODALITY.KEY`` -> id of the Earth Engine asset to read it from, where the catalog's has moved.
     """
 
     source: str = "earthengine"
@@ -125,6 +130,26 @@ class BuildRecipe(ServiceOptions):
     era5_window: Literal[12, 13] = 12
     tiles_per_shard: int | None = Field(default=None, ge=1, le=65536)
     threads: int = Field(default=2, ge=1, le=256)
+    assets: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _assets_fit_source(self) -> Self:
+        if self.assets and self.source != "earthengine":
+            raise InputError(
+                f"assets (--asset): expected source earthengine, whose assets have ids, got {self.source!r}."
+            )
+        return self
+
+    @field_validator("assets")
+    @classmethod
+    def _assets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, asset in value.items():
+            if not name or ASSET_ID.fullmatch(asset) is None:
+                raise InputError(
+                    "assets (--asset): expected MODALITY=ID with an id such as users/NAME/ASSET or "
+                    f"projects/PROJECT/assets/ASSET, got {f'{name}={asset}'!r}."
+                )
+        return value
 
     @model_validator(mode="after")
     def _split_fits_source(self) -> Self:
@@ -192,6 +217,8 @@ class BuildRecipe(ServiceOptions):
             without |= PLACING
         if self.source_file is not None:
             without |= SCENES
+        if not self.assets:
+            without |= {"assets"}  # as stores have it that were begun before there was this field
         digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
         return self.model_dump(mode="json", exclude=set(without)) | digests
 
@@ -212,6 +239,8 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
         With the field, what was expected and what came.
     """
     values: dict[str, Any] = {} if base is None else read_recipe(base)
+    if "assets" in overrides and isinstance(values.get("assets"), dict):
+        overrides = {**overrides, "assets": {**values["assets"], **overrides["assets"]}}
     values.update(overrides)
     try:
         return BuildRecipe(**values)

@@ -27,7 +27,7 @@ from mmearth_data.emulator.errors import EmulatorError, asset_not_found, wrong_t
 from mmearth_data.emulator.features import INDEX, Feature, geometry_of, property_of
 from mmearth_data.emulator.filters import Filter
 from mmearth_data.emulator.geometry import Geometry, union_of
-from mmearth_data.emulator.geometry_functions import bounds_of
+from mmearth_data.emulator.geometry_functions import bounds_of, need_margin
 from mmearth_data.emulator.image import Image, Projection
 from mmearth_data.emulator.list_functions import same, sort_key
 from mmearth_data.emulator.registry import encode, function, type_name
@@ -275,12 +275,14 @@ def random_column(
 @function("Collection.geometry")
 def geometry(collection: Collection, maxError: ErrorMargin | None = None) -> Geometry:
     """Geometry of all elements together."""
+    need_margin("Collection.geometry", maxError, None, *map(geometry_of, collection.elements()))
     return collection.union_geometry()
 
 
 @function("Collection.bounds")
 def bounds(collection: Collection, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> Geometry:
     """Least rectangle that holds all elements."""
+    need_margin("Collection.bounds", maxError, None, *map(geometry_of, collection.elements()))
     return bounds_of(union_of([bounds_of(geometry_of(element)) for element in collection.elements()]), proj)
 
 

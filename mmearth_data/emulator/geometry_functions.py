@@ -182,19 +182,50 @@ def multi_geometry(
 # ---------------------------------------------------------------- one geometry
 
 
+def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, *geometries: Geometry) -> None:
+    """Refuse to take geometries from one CRS to another without an error margin.
+
+    Operations are done on the sphere, in longitude and latitude, or in the projection that is asked for; what comes from
+    elsewhere is approximated there. Points are exact everywhere.
+
+    Parameters
+    ----------
+    name
+        The operation; its margin has no default in the list of signatures, or one of zero.
+    margin, proj
+        Its arguments.
+    geometries
+        What it works on.
+
+    Raises
+    ------
+    EmulatorError
+        In the service's words, as public change logs quote them. That straight edges in longitude and latitude are let
+        through, though the sphere has others, is from memory.
+    """
+    home = WGS84 if proj is None else proj.crs
+    if margin is not None and margin.value > 0:
+        return
+    if any(g.crs != home and "Point" not in g.kind and not (g.unbounded or g.shape.is_empty) for g in geometries):
+        raise EmulatorError(
+            f"{name}: Unable to perform this geometry operation. Please specify a non-zero error margin."
+        )
+
+
 def _enter_measure(name: str, measure: Callable[[Geometry], float], planar: Callable[[BaseGeometry], float]) -> None:
-    def apply(geometry: Geometry, proj: Projection | None) -> float:
+    def apply(called: str, geometry: Geometry, margin: ErrorMargin | None, proj: Projection | None) -> float:
+        need_margin(called, margin, proj, geometry)
         if proj is not None:  # "if specified, the result will be in the units of this projection"
             return float(planar(reprojected(geometry.shape, geometry.crs, proj.crs)))
         return measure(geometry)
 
     @function(f"Geometry.{name}")
     def of_geometry(geometry: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> float:
-        return apply(geometry, proj)
+        return apply(f"Geometry.{name}", geometry, maxError, proj)
 
     @function(f"Feature.{name}")
     def of_feature(feature: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> float:
-        return apply(geometry_of(feature), proj)
+        return apply(f"Feature.{name}", geometry_of(feature), maxError, proj)
 
 
 def _of_polygons(geometry: Geometry) -> float:
@@ -217,10 +248,12 @@ def _enter_change(name: str, change: Callable[..., Geometry]) -> None:
     def of_geometry(
         geometry: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None
     ) -> Geometry:
+        need_margin(f"Geometry.{name}", maxError, proj, geometry)
         return change(geometry, proj)
 
     @function(f"Feature.{name}")
     def of_feature(feature: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> Value:
+        need_margin(f"Feature.{name}", maxError, proj, geometry_of(feature))
         return with_geometry(feature, change(geometry_of(feature), proj))
 
 
@@ -311,6 +344,7 @@ def transform(
     geometry: Geometry, proj: Projection = LONLAT, maxError: ErrorMargin | None = None, geodesic: bool | None = None
 ) -> Geometry:
     """Geometry in another CRS."""
+    need_margin("Geometry.transform", maxError, proj, geometry)
     return _transformed(geometry, proj)
 
 
@@ -319,6 +353,7 @@ def transform_feature(
     feature: Value, proj: Projection = LONLAT, maxError: ErrorMargin | None = None, geodesic: bool | None = None
 ) -> Value:
     """Feature whose geometry is in another CRS."""
+    need_margin("Feature.transform", maxError, proj, geometry_of(feature))
     return with_geometry(feature, _transformed(geometry_of(feature), proj))
 
 
@@ -367,12 +402,14 @@ def _enter_predicate(name: str) -> None:
     def of_geometries(
         left: Geometry, right: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None
     ) -> bool:
+        need_margin(f"Geometry.{name}", maxError, proj, left, right)
         return relate(name, left, right)
 
     @function(f"Feature.{name}")
     def of_features(
         left: Value, right: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None
     ) -> bool:
+        need_margin(f"Feature.{name}", maxError, proj, geometry_of(left), geometry_of(right))
         return relate(name, geometry_of(left), geometry_of(right))
 
 
@@ -391,12 +428,14 @@ def _enter_combination(name: str, operation: Callable[..., BaseGeometry]) -> Non
     def of_geometries(
         left: Geometry, right: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None
     ) -> Geometry:
+        need_margin(f"Geometry.{name}", maxError, proj, left, right)
         return _combined(operation, left, right)
 
     @function(f"Feature.{name}")
     def of_features(
         left: Value, right: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None
     ) -> Value:
+        need_margin(f"Feature.{name}", maxError, proj, geometry_of(left), geometry_of(right))
         return with_geometry(left, _combined(operation, geometry_of(left), geometry_of(right)))
 
 
@@ -415,6 +454,7 @@ def distance(
     spherical: bool = False,
 ) -> float:
     """Least distance, metres."""
+    need_margin("Geometry.distance", maxError, proj, left, right)
     return distance_m(left, right)
 
 
@@ -427,6 +467,7 @@ def distance_of_features(
     spherical: bool = False,
 ) -> float:
     """Least distance of the geometries, metres."""
+    need_margin("Feature.distance", maxError, proj, geometry_of(left), geometry_of(right))
     return distance_m(geometry_of(left), geometry_of(right))
 
 
@@ -439,6 +480,7 @@ def within_distance(
     proj: Projection | None = None,
 ) -> bool:
     """Whether they are no farther apart."""
+    need_margin("Geometry.withinDistance", maxError, proj, left, right)
     return distance_m(left, right) <= distance
 
 
@@ -447,6 +489,7 @@ def features_within_distance(
     left: Value, right: Value, distance: float, maxError: ErrorMargin | None = None, proj: Projection | None = None
 ) -> bool:
     """Whether their geometries are no farther apart."""
+    need_margin("Feature.withinDistance", maxError, proj, geometry_of(left), geometry_of(right))
     return distance_m(geometry_of(left), geometry_of(right)) <= distance
 
 
@@ -455,4 +498,6 @@ def union_collection(collection: Value, maxError: ErrorMargin | None = None) -> 
     """Make a collection of one feature: all geometries together."""
     from mmearth_data.emulator.collections import of_elements
 
-    return of_elements([Feature(union_of([geometry_of(e) for e in collection.elements()]), {})])
+    parts = [geometry_of(element) for element in collection.elements()]
+    need_margin("Collection.union", maxError, None, *parts)
+    return of_elements([Feature(union_of(parts), {})])

@@ -54,7 +54,8 @@ class PixelType:
     precision
         ``int``, ``float`` or ``double``.
     low, high
-        Range; None is open.
+        Range; None is open. Numbers that are written in an expression have their own value as range, casts the whole
+        range of the type; arithmetic gives the range of what it may give, as far as `ranges.range_after` knows it.
     """
 
     precision: str
@@ -86,9 +87,21 @@ class PixelType:
         """Type that holds what either holds."""
         rank = ("int", "float", "double")
         precision = max(self.precision, other.precision, key=rank.index)
-        if precision != "int" or None in (self.low, self.high, other.low, other.high):
+        if None in (self.low, self.high, other.low, other.high):
             return PixelType(precision)
-        return PixelType("int", min(self.low, other.low), max(self.high, other.high))  # type: ignore[type-var]
+        return PixelType(precision, min(self.low, other.low), max(self.high, other.high))  # type: ignore[type-var]
+
+    @property
+    def shown(self) -> str:
+        """Name in messages, as Java calls the smallest type: ``Short``, ``Short<0, 255>``, ``Float<-0.2, 1.6>``."""
+        if self.low is None or self.high is None:
+            return {"int": "Long", "float": "Float", "double": "Double"}[self.precision]
+        if self.precision != "int":
+            return f"Float<{float(self.low)!r}, {float(self.high)!r}>"
+        sizes = ((name, 2 ** (bits - 1)) for name, bits in (("Byte", 8), ("Short", 16), ("Integer", 32)))
+        name, most = next((s for s in sizes if -s[1] <= self.low and self.high < s[1]), ("Long", 2**63))
+        whole = (self.low, self.high) == (-most, most - 1)
+        return name if whole else f"{name}<{int(self.low)}, {int(self.high)}>"
 
 
 FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.int32)
@@ -407,7 +420,7 @@ def _unique(bands: Sequence[Band]) -> tuple[Band, ...]:
 
 def constant(value: float, name: str = "constant") -> Band:
     """Band with one number everywhere."""
-    kind = PixelType("int", value, value) if isinstance(value, int) else DOUBLE
+    kind = PixelType("int" if isinstance(value, int) else "double", value, value)
     return Band(
         name,
         kind,

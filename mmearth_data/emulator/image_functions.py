@@ -26,6 +26,7 @@ from mmearth_data.emulator.image import (
     covered,
     inside,
 )
+from mmearth_data.emulator.ranges import type_after
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import pixel_metres
 
@@ -217,6 +218,9 @@ UNARY |= {name[0].lower() + name[1:]: _integer_cast(dtype) for name, dtype in IN
 def _enter_unary(name: str, compute: Callable[[Array], Array], kind: PixelType | None) -> None:
     def apply(value: Image) -> Image:
         def change(band: Band) -> Band:
+            if compute is np.asarray:  # pixels are doubles anyway
+                return band.derived(band.evaluate, kind)
+
             def evaluate(grid: Grid) -> Pixels:
                 values, valid = band.evaluate(grid)
                 with np.errstate(all="ignore"):
@@ -280,8 +284,6 @@ BINARY: dict[tuple[str, ...], tuple[Callable[[Array, Array], Array], PixelType |
     ("leftShift", "left_shift"): (_integers(np.left_shift), None),
     ("rightShift", "right_shift"): (_integers(np.right_shift), None),
 }
-SPREADING = frozenset({"add", "subtract", "multiply", "pow", "leftShift", "left_shift", "signum"})
-"""Operations whose results may leave the range of what goes in."""
 
 
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
@@ -312,11 +314,8 @@ def combined(
             with np.errstate(all="ignore"):
                 return defined(compute(x, y), valid_x & valid_y)
 
-        result = kind or a.type.joined(b.type)
-        if kind is None and result.precision == "int" and name in SPREADING:
-            result = PixelType("int")
         home = b.projection if a.composite else a.projection
-        return replace(a.derived(evaluate, result), projection=home)
+        return replace(a.derived(evaluate, type_after(name, kind, a.type, b.type)), projection=home)
 
     return left.with_bands(tuple(joined(a, b) for a, b in pairs(name, left, right)))
 
@@ -344,7 +343,7 @@ def normalized_difference(input: Image, bandNames: list[str] | None = None) -> I
     def compute(a: Array, b: Array) -> Array:
         return np.where((a < 0) | (b < 0), np.nan, _quotient(a - b, a + b))
 
-    image = combined("normalizedDifference", first, second, compute, FLOAT)
+    image = combined("normalizedDifference", first, second, compute, PixelType("float", -1, 1))
     return input.with_bands((replace(image.bands[0], name="nd"),))
 
 

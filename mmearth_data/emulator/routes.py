@@ -33,6 +33,8 @@ JSON = "application/json; charset=UTF-8"
 MAX_REQUEST_BYTES = 10 * 2**20
 KEPT_THUMBNAILS = 4096
 PUBLIC = "projects/earthengine-public/assets/"
+LEGACY = "projects/earthengine-legacy/assets/"
+"""Where the client looks for ``users/...`` and for ``projects/...`` without ``assets``."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,8 @@ class Service:
 
 
 def _asset_id(path: str) -> str:
-    """Return the id that scripts use: public assets carry no project."""
-    return path.removeprefix(PUBLIC) if path.startswith(PUBLIC) else path
+    """Return the id that scripts use: neither public assets nor those of before there were projects carry one."""
+    return path.removeprefix(PUBLIC).removeprefix(LEGACY)
 
 
 def _limited(answer: Answer) -> Answer:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.homogeneous import Homogeneous
 from mmearth_data.emulator.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels
 from mmearth_data.emulator.lazy_bands import LazyBands
 from mmearth_data.emulator.reducers import SIMPLE, Output, Reducer, simple
@@ -37,11 +38,15 @@ def stacked(images: Sequence[Image], name: str) -> list[Band]:
     return [band for image in images if (band := image.named(name)) is not None]
 
 
-def reduced_band(bands: Sequence[Band], reducer: Reducer, output: Output, name: str) -> Band:
-    """Band of an output of a reducer over a stack."""
+def reduced_band(
+    bands: Sequence[Band], reducer: Reducer, output: Output, name: str, check: Homogeneous | None = None
+) -> Band:
+    """Band of an output of a reducer over a stack, whose images are checked when its pixels are computed."""
     only = replace(reducer, outputs=(replace(output, input=0),))
 
     def evaluate(grid: Grid) -> Pixels:
+        if check is not None:
+            check.require()
         layers = [band.evaluate(grid) for band in bands]
         values, valid = (np.stack([layer[k] for layer in layers]) for k in (0, 1))
         ((found, fine),) = only.over([(values, valid)])
@@ -64,19 +69,19 @@ def band_names_of(images: Sequence[Image]) -> list[str]:
 def reduce(collection: Collection, reducer: Reducer) -> Image:
     """Reduce each band over the images; the output's name is added to the band's."""
     images = images_of(collection)
-    names = band_names_of(images)
+    names, check = band_names_of(images), Homogeneous(images)
     if reducer.inputs > 1 and len(names) != reducer.inputs:
         raise EmulatorError(
             f"ImageCollection.reduce: Need {reducer.inputs} bands for the reducer, the images have {len(names)}."
         )
     if reducer.inputs > 1:
         bands = [
-            reduced_band(stacked(images, names[output.input]), reducer, output, output.name)
+            reduced_band(stacked(images, names[output.input]), reducer, output, output.name, check)
             for output in reducer.outputs
         ]
     else:
         bands = [
-            reduced_band(stacked(images, name), reducer, output, f"{name}_{output.name}")
+            reduced_band(stacked(images, name), reducer, output, f"{name}_{output.name}", check)
             for name in names
             for output in reducer.outputs
         ]
@@ -106,9 +111,10 @@ def mosaic(collection: Collection) -> Image:
 
 def _composite(images: Sequence[Image], reducer: Reducer) -> Image:
     """Reduce each band over the images, under its own name."""
+    check = Homogeneous(images)
 
     def made(name: str) -> Band:
-        return reduced_band(stacked(images, name), reducer, reducer.outputs[0], name)
+        return reduced_band(stacked(images, name), reducer, reducer.outputs[0], name, check)
 
     return Image(LazyBands(lambda: {name: partial(made, name) for name in band_names_of(images)}))
 
@@ -118,11 +124,13 @@ def quality_mosaic(collection: Collection, qualityBand: str) -> Image:
     """Take the image whose quality band is highest, pixel by pixel."""
     images = images_of(collection)
     quality = [image.find(qualityBand, "ImageCollection.qualityMosaic") for image in images]
+    check = Homogeneous(images)
 
     def chosen(name: str) -> Band:
         bands = stacked(images, name)
 
         def evaluate(grid: Grid) -> Pixels:
+            check.require()
             ranks = [np.where(valid, values, -np.inf) for values, valid in (band.evaluate(grid) for band in quality)]
             best = np.argmax(np.stack(ranks), axis=0)[None]
             layers = [band.evaluate(grid) for band in bands]

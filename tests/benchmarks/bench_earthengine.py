@@ -144,7 +144,7 @@ def plain_tile(ee: Any, lon: float, lat: float) -> None:
         ee.Image("projects/sat-io/open-datasets/ASTER/GDEM"),
         ee.Image("users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1"),
         ee.Image("users/nlang/ETH_GlobalCanopyHeightSD_2020_10m_v1"),
-        labels.select("label").merge(ee.ImageCollection([ee.Image(0).rename("label")])).mode(),
+        labels.select("label").mode(),
         ee.ImageCollection("ESA/WorldCover/v100").first(),
     )
     x, y = TRANSFORM.transform(lon, lat)

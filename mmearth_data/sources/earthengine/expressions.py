@@ -32,6 +32,10 @@ FILL_FOR_NAN = -9999
 """Stands for no data where the stored type marks it by NaN, which does not survive `unmask`."""
 
 
+MARGIN_M = 0.1
+"""Metres that a geometry may be off by in another CRS: what the service's filters allow unless told otherwise. Most of
+its other operations allow nothing by themselves, and then refuse."""
+
 HOLE = r'\{"argumentReference":"((?!_MAPPING_VAR)[^"]+)"\}'
 WRAPPED = re.compile(
     rf'\{{"functionInvocationValue":\{{"functionName":"String","arguments":\{{"input":({HOLE})\}}\}}\}}'
@@ -82,17 +86,37 @@ def band_names(m: Modality, bands: Sequence[str]) -> list[str]:
     return [band_name(m, band) for band in bands]
 
 
-def blank(bands: Sequence[str]) -> ee.Image:
+def cast(image: ee.Image, dtype: str) -> ee.Image:
+    """Image whose bands all have a type, with its whole range."""
+    same: ee.Image = getattr(image, CASTS[dtype])()
+    return same
+
+
+def blank(bands: Sequence[str], dtype: str) -> ee.Image:
     """Image that is masked everywhere.
 
     Merged into a collection it keeps reducers from ever meeting an empty one, whose result has no bands.
     """
-    return ee.Image.constant([0] * len(bands)).rename(list(bands)).updateMask(0)
+    return cast(ee.Image.constant([0] * len(bands)).rename(list(bands)).updateMask(0), dtype)
 
 
-def never_empty(collection: ee.ImageCollection, bands: Sequence[str]) -> ee.ImageCollection:
-    """Select these bands of a collection and add a blank image to it."""
-    return collection.select(list(bands)).merge(ee.ImageCollection([blank(bands)]))
+def never_empty(collection: ee.ImageCollection, bands: Sequence[str], dtype: str) -> ee.ImageCollection:
+    """Select these bands of a collection and add a blank image to it, all of them of one type.
+
+    The service reduces only images whose bands agree in type, range of values included, so that both sides are cast:
+    the type of a constant is its one value.
+
+    Parameters
+    ----------
+    collection
+        Filtered already: afterwards its images are no longer assets.
+    bands
+        Names, in the order of the result.
+    dtype
+        Type that holds every value of the bands.
+    """
+    typed = collection.select(list(bands)).map(lambda image: cast(ee.Image(image), dtype))
+    return typed.merge(ee.ImageCollection([blank(bands, dtype)]))
 
 
 def without_nodata(image: ee.Image, parameters: Mapping[str, Any]) -> ee.Image:
@@ -120,11 +144,19 @@ def rounded(image: ee.Image, m: Modality) -> ee.Image:
 
 def stored(image: ee.Image, m: Modality) -> ee.Image:
     """Fill what is masked, the outside of the asset included, and cast. A cast alone would truncate and clamp."""
-    filled = image.unmask(fill_value(m), False)
-    cast: ee.Image = getattr(filled, CASTS[m.dtype.name])()
-    return cast
+    return cast(image.unmask(fill_value(m), False), m.dtype.name)
 
 
 def polygon(ring: ee.ComputedObject, crs: ee.ComputedObject) -> ee.Geometry:
     """Polygon with straight edges in a CRS, from one closed ring of (x, y)."""
-    return ee.Geometry.Polygon(ee.List([ring]), crs, False)
+    return ee.Geometry.Polygon(ee.List([ring]), crs, False, MARGIN_M)
+
+
+def touches(shape: ee.Geometry) -> ee.Filter:
+    """Filter of what touches a shape."""
+    return ee.Filter.bounds(shape, MARGIN_M)
+
+
+def holds(shape: ee.Geometry) -> ee.Filter:
+    """Filter of what contains a shape."""
+    return ee.Filter.contains(leftField=".geo", rightValue=shape, maxError=MARGIN_M)

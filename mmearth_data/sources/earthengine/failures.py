@@ -22,6 +22,10 @@ PASSING = frozenset({429, 500, 502, 503, 504})
 TOO_MUCH = re.compile(
     r"timed out|memory limit|memory capacity|too large|must be less than or equal to|exceeds? .*limit", re.I
 )
+TOO_DEAR = re.compile(r"timed out|memory limit|memory capacity", re.I)
+AGGREGATIONS = re.compile(r"too many concurrent aggregations", re.I)
+UNREADABLE = re.compile(r"denied on resource|may not exist|does not have access|not found", re.I)
+"""What the service says of an asset that is not there for this account; it does not say which of the two."""
 REFUSED, TOO_LARGE = "earthengine_refused", "earthengine_too_large"
 """Reasons of rejected candidates."""
 FIXES = (
@@ -50,8 +54,16 @@ class Throttled(RetryLater):
     """Too many requests (429)."""
 
 
+class TooManyAggregations(Throttled):
+    """Too many concurrent aggregations (429): those within one request, of which a smaller one has fewer."""
+
+
 class TooMuch(TileUnavailable):
     """The service could answer a smaller request: it ran out of time or memory, or the answer was too large."""
+
+
+class TooDear(TooMuch):
+    """The service ran out of time or memory; how large the answer would have been does not matter."""
 
 
 class AccessRefused(InputError):  # noqa: N818 - named by what happened, as its siblings are
@@ -90,8 +102,7 @@ def _by_status(error: HttpError) -> MMEarthError:
     status, words = int(error.resp.status), _reason(error)
     if status in PASSING:
         wait_s = retry_after_s(str(error.resp.get("retry-after", "")), str(error.resp.get("date", "")))
-        kind = Throttled if status == 429 else RetryLater
-        return kind(f"HTTP {status}: {words}", wait_s)
+        return _passing_kind(status, words)(f"HTTP {status}: {words}", wait_s)
     if status == 401:
         return access_refused(f"credentials were refused (HTTP 401): {words}", SIGN_IN_AGAIN)
     if status == 403:
@@ -102,8 +113,14 @@ def _by_status(error: HttpError) -> MMEarthError:
             or "check that the signed-in account may use Earth Engine in this project, or name another (--ee-project)",
         )
     if status in {400, 413} and TOO_MUCH.search(words):
-        return TooMuch(TOO_LARGE, words)
+        return (TooDear if TOO_DEAR.search(words) else TooMuch)(TOO_LARGE, words)
     return TileUnavailable(REFUSED, f"HTTP {status}: {words}")
+
+
+def _passing_kind(status: int, words: str) -> type[RetryLater]:
+    if status != 429:
+        return RetryLater
+    return TooManyAggregations if AGGREGATIONS.search(words) else Throttled
 
 
 def retry_after_s(header: str, sent: str = "") -> float | None:

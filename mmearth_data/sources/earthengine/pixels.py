@@ -73,6 +73,21 @@ def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality
     return [(m, ask) for m, ask in asks if ask is not None]
 
 
+def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
+    """Two groups of modalities: the one that costs the service most, and the others; halves where none stands out.
+
+    Raises
+    ------
+    LookupError
+        When there is but one modality.
+    """
+    costs = [RECIPES[m.recipe["name"]].cost for m, _ in asks]
+    if len(asks) < 2 or max(costs) == min(costs):
+        return halves(asks)
+    at = costs.index(max(costs))
+    return asks[at : at + 1], [*asks[:at], *asks[at + 1 :]]
+
+
 def halves(asks: Asks) -> tuple[Asks, Asks]:
     """Two groups of modalities with about as many bytes each.
 

@@ -21,7 +21,7 @@ from googleapiclient.errors import InvalidJsonError, UnknownApiNameOrVersion
 from mmearth_data.errors import InputError, MMEarthError, RetryLater, TileUnavailable
 from mmearth_data.sources.earthengine.credentials import Account, anonymous, sign_in
 from mmearth_data.sources.earthengine.endpoint import Endpoint, resolve_endpoint
-from mmearth_data.sources.earthengine.failures import Throttled, classify
+from mmearth_data.sources.earthengine.failures import TOO_LARGE, Throttled, TooDear, TooManyAggregations, classify
 from mmearth_data.sources.earthengine.retry import Backoff, with_retries
 from mmearth_data.sources.earthengine.transport import Transport
 
@@ -87,6 +87,7 @@ class Session:
         self._values = ee.data._get_cloud_projects().value()
         self._images = ee.data._get_cloud_projects_raw().image()
         self._tables = ee.data._get_cloud_projects().table()
+        self._assets: dict[str, dict[str, Any]] = {}
         self.profiles: Profiles | None = None
         """Where set, requests ask for profiles, whose ids are kept there."""
 
@@ -95,8 +96,17 @@ class Session:
         """What the server calls itself, where it is an emulator and its pixels are made up."""
         return self._transport.emulator
 
-    def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger) -> Any:  # noqa: ANN401
+    def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger, *, divisible: bool = False) -> Any:  # noqa: ANN401
         """Value of an encoded expression, JSON.
+
+        Parameters
+        ----------
+        expression
+            What to compute.
+        limiter, ledger
+            Act on the request.
+        divisible
+            The caller can ask for less, so that a request with too many aggregations is not made again as it is.
 
         Raises
         ------
@@ -105,7 +115,8 @@ class Session:
         """
         compute = partial(self._values.compute, prettyPrint=False)
         body = request_body(expression, {})
-        return self._send("value:compute", lambda: self._execute(compute, body)["result"], limiter, ledger)
+        ask = lambda: self._execute(compute, body)["result"]  # noqa: E731
+        return self._send("value:compute", ask, limiter, ledger, divisible=divisible)
 
     def compute_pixels(
         self,
@@ -114,6 +125,8 @@ class Session:
         decode: Callable[[bytes], Answer],
         limiter: Limiter,
         ledger: Ledger,
+        *,
+        divisible: bool = False,
     ) -> Answer:
         """Pixels of an encoded image on a grid.
 
@@ -125,9 +138,12 @@ class Session:
             ``grid`` and ``fileFormat``.
         decode
             Reads the answer; whatever it raises makes the answer an undecodable one, which is asked for again.
+        limiter, ledger, divisible
+            As in `compute_value`.
         """
         compute, body = self._images.computePixels, request_body(expression, fields)
-        return self._send("image:computePixels", lambda: decode(self._execute(compute, body)), limiter, ledger)
+        ask = lambda: decode(self._execute(compute, body))  # noqa: E731
+        return self._send("image:computePixels", ask, limiter, ledger, divisible=divisible)
 
     def compute_features(
         self, expression: str, fields: Mapping[str, Any], limiter: Limiter, ledger: Ledger
@@ -141,23 +157,38 @@ class Session:
 
         return self._send("table:computeFeatures", ask, limiter, ledger)
 
+    def asset(self, asset_id: str, limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
+        """Ask what an asset is, its type, bands and properties; once in the life of the session."""
+
+        def ask() -> dict[str, Any]:
+            found: dict[str, Any] = ee.data.getAsset(asset_id)
+            return found
+
+        if asset_id not in self._assets:
+            self._assets[asset_id] = self._send("assets", ask, limiter, ledger)
+        return self._assets[asset_id]
+
     def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
         """Send a body that is encoded already: the client would encode it anew for each request."""
         request = method(project=self.project, body={})
         request.body, request.body_size = body, len(body)
         return request.execute(num_retries=0)
 
-    def _send(self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger) -> Answer:
+    def _send(
+        self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger, *, divisible: bool = False
+    ) -> Answer:
         def attempt() -> Answer:
             with limiter.slot():
-                return self._once(what, ask, limiter, ledger)
+                return self._once(what, ask, limiter, ledger, divisible=divisible)
 
         def on_retry(error: RetryLater, wait_s: float) -> None:
             ledger.retry(error.message.partition(":")[0], wait_s)
 
         return with_retries(attempt, self.options.backoff, on_retry=on_retry)
 
-    def _once(self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger) -> Answer:
+    def _once(
+        self, what: str, ask: Callable[[], Answer], limiter: Limiter, ledger: Ledger, *, divisible: bool
+    ) -> Answer:
         start = time.perf_counter()
         profiles = self.profiles
         try:
@@ -165,6 +196,8 @@ class Session:
                 answer = ask()
         except Exception as error:
             sorted_error = classify(error)
+            if divisible and isinstance(sorted_error, TooManyAggregations):
+                sorted_error = TooDear(TOO_LARGE, sorted_error.message)
             if isinstance(sorted_error, Throttled):
                 limiter.throttled(sorted_error.wait_s)
             raise sorted_error from error

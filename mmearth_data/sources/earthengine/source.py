@@ -6,30 +6,38 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
-from mmearth_data.sources.earthengine.failures import TooMuch
+from mmearth_data.sources.earthengine.failures import TooDear, TooMuch
 from mmearth_data.sources.earthengine.ledger import Ledger
 from mmearth_data.sources.earthengine.pixels import (
     PixelTemplates,
     asks_of,
+    dearest_apart,
     decoder,
     halves,
     place_bands,
     refuse_gaps,
 )
+from mmearth_data.sources.earthengine.preflight import needed_assets, require_assets
 from mmearth_data.sources.earthengine.profiles import Profiles, eecu_seconds, profile_request
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.recipes import RECIPES, Found
 from mmearth_data.sources.earthengine.session import Session, SessionOptions, open_session
-from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base_modality, outside
-from mmearth_data.sources.earthengine.tables import cached_ecoregions, fetch_ecoregions, keep_ecoregions
+from mmearth_data.sources.earthengine.survey import SceneRules, SurveyPlan, base_modality, outside, scene_levels
+from mmearth_data.sources.earthengine.tables import (
+    cached_ecoregions,
+    ecoregion_table,
+    fetch_ecoregions,
+    keep_ecoregions,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
@@ -38,7 +46,10 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
     from mmearth_data.sources.earthengine.pixels import Asks
     from mmearth_data.sources.earthengine.quota import Limiter
+    from mmearth_data.sources.earthengine.survey import Question
     from mmearth_data.tile import Place
+
+    Answered: TypeAlias = Mapping[str, Any] | Rejection | None
 
 
 class EarthEngineSource:
@@ -86,7 +97,7 @@ class EarthEngineSource:
         self._lock = threading.Lock()
         self._plan: SurveyPlan | None = None
         self._templates = PixelTemplates()
-        self._batch = SURVEY_BATCH
+        self._batch = [SURVEY_BATCH, SURVEY_BATCH]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes without the session, which each process opens for itself."""
@@ -103,8 +114,18 @@ class EarthEngineSource:
         return self.options.url is not None and self._session().emulator is not None
 
     def connect(self) -> None:
-        """Sign in now rather than at the first request."""
-        self._session()
+        """Sign in now rather than at the first request, and ask for every asset that the build reads.
+
+        Raises
+        ------
+        InputError
+            When that fails, or an asset is missing or cannot be read.
+        """
+        needed = needed_assets(self._wanted, self._base, scene_levels(self._base, self.rules))
+        require_assets(needed, self._describe, self._base, self._wanted)
+
+    def _describe(self, asset_id: str) -> dict[str, Any]:
+        return self._session().asset(asset_id, self.limiter, self.ledger)
 
     def account(self) -> dict[str, Any]:
         """Tell what was asked of the service so far."""
@@ -150,55 +171,73 @@ class EarthEngineSource:
     def ecoregions(self) -> GeoDataFrame:
         """Ecoregion polygons; fetched once from the service itself, each time from any other server."""
         genuine = self.options.url is None
-        found = cached_ecoregions() if genuine else None
+        table = ecoregion_table(self.catalog)
+        found = cached_ecoregions(asset=table) if genuine else None
         if found is None:
             session = self._session()
             try:
                 found = fetch_ecoregions(
                     partial(session.compute_value, limiter=self.limiter, ledger=self.ledger),
                     partial(session.compute_features, limiter=self.limiter, ledger=self.ledger),
+                    table,
                 )
             except TileUnavailable as refusal:
                 raise InputError(
-                    f"Earth Engine refused its ecoregions: {refusal}; give --ecoregions FILE."
+                    f"Earth Engine refused its ecoregions, {table!r}: {refusal}. To go on, give --ecoregions FILE, or "
+                    "name another table with --asset eco_region=ID."
                 ) from refusal
             if genuine:
-                keep_ecoregions(found)
+                keep_ecoregions(found, asset=table)
         return found
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One answer per place, in order."""
-        answers: dict[int, Survey | Rejection] = {}
-        candidates: list[tuple[int, Place, dict[str, Any]]] = []
         plan = self._survey_plan()
+        answers: dict[int, Answered] = {}
+        questions: dict[int, Question] = {}
         for i, place in enumerate(places):
             try:
-                candidates.append((i, place, plan.candidate(place)))
+                questions[i] = plan.question(place)
             except TileUnavailable as refusal:
                 answers[i] = outside(place, refusal)
-        batches = [candidates[k : k + self._batch] for k in range(0, len(candidates), self._batch)]
-        with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
-            for batch, found in zip(batches, pool.map(self._survey_batch, batches), strict=True):
-                answers |= {i: answer for (i, _, _), answer in zip(batch, found, strict=True)}
-        for answer in answers.values():
+        answers |= self._asked(questions, again=False)
+        further = {
+            i: question
+            for i, first in questions.items()
+            if not isinstance(scene := answers[i], Rejection) and (question := plan.further(first, scene)) is not None
+        }
+        answers |= self._asked(further, again=True)
+        read = (a if isinstance(a := answers[i], Rejection) else plan.read(place, a) for i, place in enumerate(places))
+        found = list(read)
+        for answer in found:
             if isinstance(answer, Rejection):
                 self.ledger.rejection(answer.reason)
-        return [answers[i] for i in range(len(places))]
+        return found
 
-    def _survey_batch(self, batch: list[tuple[int, Place, dict[str, Any]]]) -> list[Survey | Rejection]:
+    def _asked(self, questions: Mapping[int, Question], *, again: bool) -> dict[int, Answered]:
+        """Answers of one survey, in requests of as many questions as the service has proved to answer."""
+        listed = list(questions.values())
+        size = self._batch[again]
+        batches = [listed[k : k + size] for k in range(0, len(listed), size)]
+        with ThreadPoolExecutor(max(1, min(len(batches), self.in_flight))) as pool:
+            found = list(pool.map(partial(self._survey_batch, again=again), batches))
+        return dict(zip(questions, chain.from_iterable(found), strict=True))
+
+    def _survey_batch(self, batch: Sequence[Question], *, again: bool) -> list[Answered]:
         """Answers of one request; a batch that is refused is halved, down to the candidate at fault."""
         plan = self._survey_plan()
         try:
-            expression = plan.expression([given for _, _, given in batch])
-            found = self._session().compute_value(expression, self.limiter, self.ledger)
+            expression = plan.expression(batch, again=again)
+            session, divisible = self._session(), len(batch) > 1
+            found = session.compute_value(expression, self.limiter, self.ledger, divisible=divisible)
         except TileUnavailable as refusal:
             if len(batch) == 1:
-                return [outside(batch[0][1], refusal)]
+                return [outside(batch[0].place, refusal)]
             middle = -(-len(batch) // 2)
             if isinstance(refusal, TooMuch):
-                self._batch = min(self._batch, middle)
-            return self._survey_batch(batch[:middle]) + self._survey_batch(batch[middle:])
-        return [plan.read(place, answer) for (_, place, _), answer in zip(batch, found, strict=True)]
+                self._batch[again] = min(self._batch[again], middle)
+            return self._survey_batch(batch[:middle], again=again) + self._survey_batch(batch[middle:], again=again)
+        return plan.answers(batch, found, again=again)
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two where one would be too much.
@@ -231,17 +270,18 @@ class EarthEngineSource:
             return
         try:
             self._fill_at_once(arrays, asks, found)
-        except TooMuch:
+        except TooMuch as refusal:
             if len(asks) < 2:
                 raise
-            for half in halves(asks):
-                self._fill_at_once(arrays, half, found)
+            for part in (dearest_apart if isinstance(refusal, TooDear) else halves)(asks):
+                self._fill_at_once(arrays, part, found)
 
     def _fill_at_once(self, arrays: dict[str, NDArray[Any]], asks: Asks, found: Found) -> None:
         session = self._session()
         expression, fields, bands = self._templates.request(asks, found.grid)
         decode = decoder(bands, found.grid.size_px)
-        pixels = session.compute_pixels(expression, fields, decode, self.limiter, self.ledger)
+        divisible = len(asks) > 1
+        pixels = session.compute_pixels(expression, fields, decode, self.limiter, self.ledger, divisible=divisible)
         place_bands(arrays, pixels, bands)
 
     def _session(self) -> Session:

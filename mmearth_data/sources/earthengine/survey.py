@@ -3,12 +3,17 @@
 One expression maps one function over a list of candidates, which are its only varying part. An element that may be
 missing is never touched: it is a list of none or one, over which a function is mapped. (One null argument would fail
 the request for the whole batch.)
+
+What most candidates do without is asked in a second request, for those that need it: a scene of the other level, and
+the nearest scenes of other collections in all years where there are none in the weeks around. (The service's own
+conditional, ``Algorithms.If``, may compute both of its branches.)
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import ee
@@ -16,7 +21,7 @@ import ee
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.draws import draw, draw_bits, year_window_ms
-from mmearth_data.sources.earthengine.expressions import Template, hole, polygon
+from mmearth_data.sources.earthengine.expressions import Template, holds, hole, polygon, touches
 from mmearth_data.sources.earthengine.recipes import RECIPES, Found, Scene
 from mmearth_data.sources.earthengine.recipes.kinds import parameters, ring
 from mmearth_data.sources.earthengine.recipes.nearest import closest
@@ -78,8 +83,36 @@ class SceneRules:
         return year_window_ms(min(self.years))[0], year_window_ms(max(self.years))[1]
 
 
-def candidate(place: Place, rules: SceneRules, levels: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One entry of a survey request.
+
+    Attributes
+    ----------
+    place
+        Candidate that it is about.
+    given
+        What the expression is told of it, JSON-ready.
+    scene
+        Scene that the first survey found, where other collections' scenes are missing; None looks for a scene.
+    """
+
+    place: Place
+    given: Mapping[str, Any]
+    scene: Mapping[str, Any] | None = None
+
+
+def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
     """Return what the survey is told about a place, JSON-ready.
+
+    Parameters
+    ----------
+    place, rules
+        Give the window, the draw and the outlines.
+    levels
+        Levels that the expression knows, in its order.
+    wanted
+        The one to look in.
 
     Raises
     ------
@@ -87,12 +120,12 @@ def candidate(place: Place, rules: SceneRules, levels: Sequence[str]) -> dict[st
         Beyond 84 N or 80 S.
     """
     own = utm_epsg(place.lon, place.lat)
-    tried, bits = rules.tried(place), draw_bits(rules.seed, place.tile_id, "scene")
+    bits = draw_bits(rules.seed, place.tile_id, "scene")
     window = year_window_ms(rules.year(place))
     grids = {f"EPSG:{epsg}": TileGrid.around(place.lon, place.lat, epsg, place.size_px) for epsg in near_zones(place)}
     return {
         "crs": f"EPSG:{own}",
-        "windows": [list(window if level in tried else NEVER) for level in levels],
+        "windows": [list(window if level == wanted else NEVER) for level in levels],
         # The draw has 64 bits and the service's numbers 53: the product with the number of scenes is taken in halves.
         "high": bits // HALF_BITS,
         "low": bits % HALF_BITS,
@@ -130,28 +163,85 @@ class SurveyPlan:
         self.base = base
         self.rules = rules
         self.modalities = tuple(m for m in modalities if RECIPES[m.recipe["name"]].survey is not None)
-        order = [*rules.levels, FALLBACK]
-        self.levels = [level for level in dict.fromkeys(order) if level in base.asset]
+        self.levels = scene_levels(base, rules)
         # A bound method would count `self` among the arguments.
-        function = lambda element: self._candidate(element)  # noqa: E731
-        self.template = Template(ee.List(hole("candidates")).map(function))
+        function = lambda element: self._candidate(element, again=False)  # noqa: E731
+        self._first = Template(ee.List(hole("candidates")).map(function))
 
-    def candidate(self, place: Place) -> dict[str, Any]:
-        """Return what the survey is told about a place."""
-        return candidate(place, self.rules, self.levels)
+    @cached_property
+    def _second(self) -> Template:
+        """Candidates whose scene is looked for at the other level, and scenes that lack others; most builds need it."""
+        candidates = ee.List(hole("candidates")).map(lambda element: self._candidate(element, again=True))
+        scenes = ee.List(hole("scenes")).map(lambda element: self._further(element))
+        return Template(ee.List([candidates, scenes]))
 
-    def expression(self, candidates: Sequence[Mapping[str, Any]]) -> str:
-        """Encode the expression for a batch of candidates."""
-        return self.template.fill({"candidates": list(candidates)})
+    def tried(self, place: Place) -> list[str]:
+        """Levels to look for a scene of, in order."""
+        return [level for level in self.rules.tried(place) if level in self.levels]
 
-    def _candidate(self, element: ee.ComputedObject) -> ee.List:
+    def question(self, place: Place) -> Question:
+        """Ask about a place for the first time.
+
+        Raises
+        ------
+        TileUnavailable
+            Beyond 84 N or 80 S.
+        """
+        return Question(place=place, given=candidate(place, self.rules, self.levels, self.tried(place)[0]))
+
+    def further(self, question: Question, scene: Mapping[str, Any] | None) -> Question | None:
+        """Ask again, about a candidate whose first answer leaves something open; None where nothing is."""
+        place = question.place
+        if scene is None:
+            others = self.tried(place)[1:]
+            return Question(place=place, given=candidate(place, self.rules, self.levels, others[0])) if others else None
+        windows = {m.name: self._open(m, scene) for m in self._searched}
+        epsg = epsg_of(scene)
+        if not any(any(window != NEVER for window in of.values()) for of in windows.values()) or (
+            epsg not in near_zones(place)
+        ):
+            return None
+        grid = TileGrid.around(place.lon, place.lat, epsg, place.size_px)
+        given = {"time": scene["time"], "crs": scene["crs"], "box": ring(grid, CLEARANCE_M), "windows": windows}
+        return Question(place=place, given=given, scene=scene)
+
+    @property
+    def _searched(self) -> list[Modality]:
+        """Modalities whose scenes may have to be looked for again."""
+        return [m for m in self.modalities if RECIPES[m.recipe["name"]].search is not None]
+
+    def _open(self, m: Modality, scene: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """Group of a modality's scenes -> window to look in: all years where the first survey found none."""
+        found: Mapping[str, Any] = scene["answers"][m.name]
+        return {name: NEVER if scenes else self.rules.all_years_ms for name, scenes in found.items()}
+
+    def expression(self, questions: Sequence[Question], *, again: bool) -> str:
+        """Encode the expression for a batch of questions, of the first or the second survey."""
+        candidates = [dict(question.given) for question in questions if question.scene is None]
+        if not again:
+            return self._first.fill({"candidates": candidates})
+        scenes = [dict(question.given) for question in questions if question.scene is not None]
+        return self._second.fill({"candidates": candidates, "scenes": scenes})
+
+    def answers(self, questions: Sequence[Question], result: Any, *, again: bool) -> list[Mapping[str, Any] | None]:  # noqa: ANN401 - JSON
+        """Scene of each question, with all that is known of it; None where there is none."""
+        candidates, scenes = map(iter, result if again else (result, ()))
+        out: list[Mapping[str, Any] | None] = []
+        for question in questions:
+            if question.scene is None:
+                found = next(candidates)
+                out.append(found[0] if found else None)
+            else:
+                out.append(_completed(question.scene, next(scenes)))
+        return out
+
+    def _candidate(self, element: ee.ComputedObject, *, again: bool) -> ee.List:
         """List of none or one: all that is known of the candidate's scene."""
         given = ee.Dictionary(element)
-        drawn = [self._drawn(given, position, level) for position, level in enumerate(self.levels)]
-        scenes = drawn[-1]
-        for preferred in drawn[-2::-1]:
-            scenes = ee.List(ee.Algorithms.If(preferred.size().gt(0), preferred, scenes))
-        return scenes.map(lambda scene: self._describe(given, ee.Image(scene)))
+        scenes = self._drawn(given, 0, self.levels[0])
+        for position, level in enumerate(self.levels[1:], 1):  # only one level has a window
+            scenes = scenes.cat(self._drawn(given, position, level))
+        return scenes.map(lambda scene: self._describe(given, ee.Image(scene), again=again))
 
     def _drawn(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
         """Scene drawn among those of a level that count: a list of none or one."""
@@ -161,9 +251,9 @@ class SurveyPlan:
         scenes = (
             ee.ImageCollection(self.base.asset[level])
             .filterDate(window.get(0), window.get(1))
-            .filterBounds(box)
+            .filter(touches(box))
             .filter(ee.Filter.lt(CLOUDS, self.rules.cloud_percent))
-            .filter(ee.Filter.contains(leftField=".geo", rightValue=box))
+            .filter(holds(box))
         )
         count = scenes.size()
         low = ee.Number(given.get("low")).multiply(count).divide(HALF_BITS).floor()
@@ -172,7 +262,23 @@ class SurveyPlan:
             scenes.sort("system:index").toList(1, index.toInt()).map(lambda scene: ee.Image(scene).set("level", level))
         )
 
-    def _describe(self, given: ee.Dictionary, image: ee.Image) -> ee.Dictionary:
+    def _further(self, element: ee.ComputedObject) -> ee.Dictionary:
+        """Scenes of other collections, in all years, for a base scene that is known."""
+        given = ee.Dictionary(element)
+        crs = given.get("crs")
+        box = polygon(given.get("box"), crs)
+        scene = Scene(
+            time=ee.Number(given.get("time")), crs=ee.String(crs), tile=box, box=box, years=self.rules.all_years_ms
+        )
+        windows = ee.Dictionary(given.get("windows"))
+        return ee.Dictionary(
+            {
+                m.name: RECIPES[m.recipe["name"]].search(m, scene, ee.Dictionary(windows.get(m.name)))  # type: ignore[misc]
+                for m in self._searched
+            }
+        )
+
+    def _describe(self, given: ee.Dictionary, image: ee.Image, *, again: bool) -> ee.Dictionary:
         native = parameters(self.base)["native"][0]
         crs = image.select(self.base.asset_bands.get(native, native)).projection().crs()
         own = given.get("crs")
@@ -193,20 +299,26 @@ class SurveyPlan:
             "bands": image.bandNames(),
             "clouds": image.get(CLOUDS),
         }
-        answers = {m.name: RECIPES[m.recipe["name"]].survey(m, scene) for m in self.modalities}  # type: ignore[misc]
+        answers = {m.name: self._answer(m, scene, again=again) for m in self.modalities}
         asked = {name: answer for name, answer in answers.items() if answer is not None}
         return ee.Dictionary({**known, "answers": ee.Dictionary(asked)} if asked else known)
 
-    def read(self, place: Place, answer: Sequence[Mapping[str, Any]]) -> Survey | Rejection:
+    def _answer(self, m: Modality, scene: Scene, *, again: bool) -> Any:  # noqa: ANN401 - whatever the recipe computes
+        """Ask for what a modality needs; there is no third survey, so that the second one looks in all years at once."""
+        kind = RECIPES[m.recipe["name"]]
+        if again and kind.search is not None:
+            return kind.search(m, scene, None)
+        return None if kind.survey is None else kind.survey(m, scene)
+
+    def read(self, place: Place, scene: Mapping[str, Any] | None) -> Survey | Rejection:
         """Answer for one candidate, as the build wants it."""
-        if not answer:
+        if scene is None:
             detail = (
                 f"no {self.rules.tried(place)[-1]} scene of {self.rules.year(place)} "
                 f"with less than {self.rules.cloud_percent:g} % clouds"
             )
             return Rejection(place=place, reason="sentinel2_missing", detail=detail)
-        scene = answer[0]
-        epsg = int(str(scene["crs"]).removeprefix("EPSG:"))
+        epsg = epsg_of(scene)
         if epsg not in near_zones(place):
             return Rejection(place=place, reason="sentinel2_grid", detail=f"scene {scene['index']} lies in EPSG:{epsg}")
         found = Found(
@@ -241,6 +353,24 @@ class SurveyPlan:
             facts=facts,
             request=found,
         )
+
+
+def scene_levels(base: Modality, rules: SceneRules) -> list[str]:
+    """Levels in which scenes are looked for."""
+    return [level for level in dict.fromkeys([*rules.levels, FALLBACK]) if level in base.asset]
+
+
+def epsg_of(scene: Mapping[str, Any]) -> int:
+    """EPSG code of a scene's CRS."""
+    return int(str(scene["crs"]).removeprefix("EPSG:"))
+
+
+def _completed(scene: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Scene with what the second survey found where the first one had found nothing."""
+    answers = dict(scene["answers"])
+    for name, groups in found.items():
+        answers[name] = {group: scenes or groups[group] for group, scenes in answers[name].items()}
+    return {**scene, "answers": answers}
 
 
 def base_modality(modalities: Sequence[Modality]) -> Modality:

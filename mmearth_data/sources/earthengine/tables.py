@@ -20,17 +20,29 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
 
+    from mmearth_data.catalog import Catalog
+
 ASSET, ID, NAME = "RESOLVE/ECOREGIONS/2017", "ECO_ID", "ECO_NAME"
+RECIPE = "ecoregion"
+"""Of the modalities that are labels of these polygons."""
 SIMPLIFY_M = 100
 PAGE = 50
 """Polygons of one request; halved where their outlines are too much for one answer."""
 FORMAT = "1"
 
 
+def ecoregion_table(catalog: Catalog) -> str:
+    """Asset of the ecoregions, as the catalog names it."""
+    named = [m for m in catalog.modalities.values() if m.recipe.get("name") == RECIPE and m.asset]
+    return next(iter(named[-1].asset.values())) if named else ASSET
+
+
 def fetch_ecoregions(
-    compute_value: Callable[[str], Any], compute_features: Callable[[str, dict[str, Any]], dict[str, Any]]
+    compute_value: Callable[[str], Any],
+    compute_features: Callable[[str, dict[str, Any]], dict[str, Any]],
+    asset: str = ASSET,
 ) -> GeoDataFrame:
-    """Fetch all polygons.
+    """Fetch all polygons of a table, that of RESOLVE or a copy of it.
 
     Returns
     -------
@@ -40,7 +52,7 @@ def fetch_ecoregions(
     import geopandas as gpd
     from shapely.geometry import shape
 
-    table = ee.FeatureCollection(ASSET)
+    table = ee.FeatureCollection(asset)
     ids = sorted(set(compute_value(Template(table.aggregate_array(ID)).fill({}))))
     page = table.filter(ee.Filter.inList(ID, hole("ids"))).select([ID, NAME])
     template = Template(page.map(lambda feature: feature.simplify(SIMPLIFY_M)))
@@ -50,7 +62,7 @@ def fetch_ecoregions(
             if feature.get("geometry"):
                 names.append(str(feature["properties"][NAME]))
                 outlines.append(shape(feature["geometry"]))
-    return ecoregions_of(gpd.GeoDataFrame({NAME: names}, geometry=outlines, crs=WGS84), ASSET)
+    return ecoregions_of(gpd.GeoDataFrame({NAME: names}, geometry=outlines, crs=WGS84), asset)
 
 
 def _features(
@@ -76,9 +88,9 @@ def _features(
         yield from page
 
 
-def cached_ecoregions(folder: Path | None = None) -> GeoDataFrame | None:
+def cached_ecoregions(folder: Path | None = None, asset: str = ASSET) -> GeoDataFrame | None:
     """Ecoregions that an earlier run fetched from the service, or None."""
-    path = _cache_path(folder)
+    path = _cache_path(folder, asset)
     frame = read_kept(path)
     try:
         return None if frame is None else ecoregions_of(frame, str(path))
@@ -86,11 +98,11 @@ def cached_ecoregions(folder: Path | None = None) -> GeoDataFrame | None:
         return None
 
 
-def keep_ecoregions(ecoregions: GeoDataFrame, folder: Path | None = None) -> None:
+def keep_ecoregions(ecoregions: GeoDataFrame, folder: Path | None = None, asset: str = ASSET) -> None:
     """Keep ecoregions for the next run; a folder that cannot be written is done without."""
-    keep(ecoregions, _cache_path(folder))
+    keep(ecoregions, _cache_path(folder, asset))
 
 
-def _cache_path(folder: Path | None) -> Path:
-    digest = hashlib.blake2b(f"{FORMAT} {ASSET} {SIMPLIFY_M}".encode(), digest_size=8).hexdigest()
+def _cache_path(folder: Path | None, asset: str) -> Path:
+    digest = hashlib.blake2b(f"{FORMAT} {asset} {SIMPLIFY_M}".encode(), digest_size=8).hexdigest()
     return (folder or cache_folder()) / "ecoregions" / f"earthengine-{digest}.parquet"

@@ -187,3 +187,44 @@ def test_random_points_are_even_on_the_sphere() -> None:
 def test_a_point_needs_two_numbers() -> None:
     wrong = ee.ApiFunction.call_("GeometryConstructors.Point", [1.0, 2.0, 3.0])
     assert "Point coordinates must have two elements" in refusal(wrong)
+
+
+# ---------------------------------------------------------------- error margins
+
+MARGIN = "Unable to perform this geometry operation. Please specify a non-zero error margin."
+UTM_SQUARE = [[5e5, 5e6], [5.1e5, 5e6], [5.1e5, 5.01e6], [5e5, 5.01e6], [5e5, 5e6]]
+
+
+@pytest.mark.parametrize("name", ["area", "perimeter", "length", "centroid", "bounds", "convexHull", "dissolve"])
+def test_what_meets_another_crs_needs_an_error_margin_where_there_is_no_default(name: str) -> None:
+    """Words as in public change logs: "Geometry.area: Unable to perform ...", and of the centroid likewise."""
+    square = ee.Geometry.Polygon([UTM_SQUARE], "EPSG:32632", False)
+    feature = ee.Feature(square)
+    assert refusal(getattr(square, name)()) == f"Geometry.{name}: {MARGIN}"
+    assert refusal(getattr(feature, name)(maxError=0)) == f"Feature.{name}: {MARGIN}"
+    for fine in (
+        getattr(square, name)(maxError=1),
+        getattr(square, name)(proj="EPSG:32632"),
+        getattr(box(9, 45, 9.1, 45.1), name)(),
+    ):
+        assert fine.getInfo() is not None
+
+
+@pytest.mark.parametrize("name", ["intersects", "contains", "intersection", "union", "distance"])
+def test_two_geometries_need_a_margin_where_either_is_in_another_crs(name: str) -> None:
+    square, other = ee.Geometry.Polygon([UTM_SQUARE], "EPSG:32632", False), box(9, 45, 9.1, 45.1)
+    assert refusal(getattr(other, name)(square)) == f"Geometry.{name}: {MARGIN}"
+    assert getattr(other, name)(square, maxError=1).getInfo() is not None
+
+
+def test_points_filters_and_buffers_need_no_margin() -> None:
+    """Points have no edges; filters have a default (0.1 m), and a buffer allows itself a share of its distance."""
+    point = ee.Geometry.Point([5e5, 5e6], "EPSG:32632")
+    assert point.transform("EPSG:4326").coordinates().getInfo()[0] == pytest.approx(9.0)
+    square = ee.Geometry.Polygon([UTM_SQUARE], "EPSG:32632", False)
+    assert refusal(square.transform("EPSG:4326")) == f"Geometry.transform: {MARGIN}"
+    assert square.buffer(10).getInfo()["type"] == "Polygon"
+    assert ee.FeatureCollection([ee.Feature(point)]).filterBounds(square).size().getInfo() == 1
+    table = ee.FeatureCollection([ee.Feature(square)])
+    assert refusal(table.geometry()) == f"Collection.geometry: {MARGIN}"
+    assert table.geometry(1).getInfo()["type"] == "Polygon"

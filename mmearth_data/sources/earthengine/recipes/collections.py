@@ -14,6 +14,7 @@ from mmearth_data.sources.earthengine.expressions import (
     never_empty,
     polygon,
     stored,
+    touches,
     without_nodata,
 )
 from mmearth_data.sources.earthengine.recipes.kinds import Ask, box_holes, parameters
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 PROJECTED = "projected"
+SCENES_OF_A_YEAR = 100
+"""Scenes that pass a cloud test: of about 140 overpasses where two of Sentinel-2's orbits overlap."""
+ANY_NUMBER = "float64"
+"""Type that holds the values of every band; where pixels are interpolated they are real numbers anyway."""
 
 
 def touching(m: Modality) -> ee.ImageCollection:
     """Images of the modality's collection that touch the tile."""
     collection = ee.ImageCollection(next(iter(m.asset.values())))
-    return collection.filterBounds(polygon(hole("tile_ring"), hole("tile_crs")))
+    return collection.filter(touches(polygon(hole("tile_ring"), hole("tile_crs"))))
 
 
 def _asset_bands(m: Modality) -> list[str]:
@@ -39,7 +44,7 @@ def survey_mosaic(m: Modality, scene: Scene) -> ee.List | None:
     """Projection of an image here, where pixels will be interpolated: a mosaic itself has none to interpolate in."""
     if m.resampling != "bilinear":
         return None
-    here = ee.ImageCollection(next(iter(m.asset.values()))).filterBounds(scene.tile)
+    here = ee.ImageCollection(next(iter(m.asset.values()))).filter(touches(scene.tile))
     return here.toList(1).map(lambda image: ee.Image(image).select(_asset_bands(m)[0]).projection())
 
 
@@ -57,7 +62,7 @@ def ask_mosaic(m: Modality, found: Found) -> Ask | None:
 def mosaic(m: Modality, shape: tuple[str, ...]) -> tuple[ee.Image, list[str]]:
     """Images side by side, later ones on top."""
     names = _asset_bands(m)
-    whole = never_empty(touching(m), names).mosaic()
+    whole = never_empty(touching(m), names, ANY_NUMBER).mosaic()
     if PROJECTED in shape:
         whole = whole.setDefaultProjection(hole(f"{m.name}_crs"), hole(f"{m.name}_transform"))
     whole = without_nodata(whole, parameters(m)).select(names, band_names(m, m.bands))
@@ -74,11 +79,21 @@ def mode(m: Modality, shape: tuple[()]) -> tuple[ee.Image, list[str]]:
     """Most frequent label of the year, renumbered after the mode."""
     names = _asset_bands(m)
     year = touching(m).filterDate(hole("year_start"), hole("year_end"))
-    labels = never_empty(year, names).mode()
+    labels = never_empty(year, names, label_type(m)).mode()
     numbers = parameters(m)
     if "remap_from" in numbers:
         labels = labels.remap(numbers["remap_from"], numbers["remap_to"], None, names[0])
     return stored(labels.rename(band_names(m, m.bands)), m), list(m.bands)
+
+
+def label_type(m: Modality) -> str:
+    """Whole-number type of the labels of the asset: a mode counts numbers, and bytes take an eighth of doubles' memory.
+
+    Labels that are renumbered need not fit the stored type: the smallest unsigned one is taken that also holds a number
+    beyond the last known label, so that an unknown label is never cut down to a known one.
+    """
+    known = parameters(m).get("remap_from")
+    return m.dtype.name if known is None else np.min_scalar_type(max(known) + 1).name
 
 
 def _start_ms(year: int) -> int:

@@ -102,18 +102,28 @@ class RecipeKind:
     ----------
     survey
         What to compute for a candidate's scene; None asks nothing.
+    search
+        What to compute in a second survey where `survey` found no scenes of some group: the same form of answer, group
+        -> scenes, for a scene and the windows to look in (None: everywhere). None: `survey` leaves nothing open.
     values
         Turns the survey's answer into the modality's values, for ``tile/continuous``.
     ask
         What a tile needs; None where the modality is missing here.
     image
         Image that delivers it, given the ask's shape, and the stored bands that it holds, in order.
+    asset_type
+        What the service calls its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
+    cost
+        Images that the service reads for a pixel, about: what is dearest goes alone where all together are too much.
     """
 
     survey: Callable[[Modality, Scene], Any] | None = None
+    search: Callable[[Modality, Scene, ee.Dictionary | None], Any] | None = None
     values: Callable[[Modality, Any], np.ndarray[Any, Any]] | None = None
     ask: Callable[[Modality, Found], Ask | None] = no_ask
     image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
+    asset_type: str = "IMAGE_COLLECTION"
+    cost: int = 1
 
 
 def box_holes(grid: TileGrid) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def _window(m: Modality, name: str, months: list[int], month: ee.Date) -> ee.Ima
         month.advance(first, "month"), month.advance(last + 1, "month")
     )
     complete = ee.Image.constant(collection.size().eq(last - first + 1))
-    filled = never_empty(collection, names)
+    filled = never_empty(collection, names, "float64")
     reducers = [parameters(m)["reducers"][band.removeprefix(f"{name}_")] for band in bands]
     if first == last and PLAIN_OF_ONE.issuperset(reducers):
         return filled.mosaic().select(names, bands).updateMask(complete)

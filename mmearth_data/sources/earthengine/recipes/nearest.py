@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import ee
 
-from mmearth_data.sources.earthengine.expressions import band_names, hole, interpolated, stored
+from mmearth_data.sources.earthengine.expressions import band_names, holds, hole, interpolated, stored, touches
 from mmearth_data.sources.earthengine.recipes.kinds import Ask, parameters
 
 if TYPE_CHECKING:
@@ -29,10 +29,43 @@ def groups(m: Modality) -> Mapping[str, list[str]]:
 
 
 def survey(m: Modality, scene: Scene) -> dict[str, Any]:
-    """Scenes of each pass among which the closest is: lists, empty where there is none."""
-    collection = ee.ImageCollection(next(iter(m.asset.values()))).filterDate(*scene.years)
-    near = collection.filterDate(scene.time.subtract(NEAR_DAYS * DAY_MS), scene.time.add(NEAR_DAYS * DAY_MS + 1))
-    return {name: _around(_own(near, m, name, scene), _own(collection, m, name, scene), scene) for name in groups(m)}
+    """Scenes of each pass in the weeks around: lists, empty where there is none.
+
+    Most places are served by these, which spares the service a search through all years.
+    """
+    near = _collection(m).filterDate(*scene.years)
+    near = near.filterDate(scene.time.subtract(NEAR_DAYS * DAY_MS), scene.time.add(NEAR_DAYS * DAY_MS + 1))
+    return {name: _own(near, m, name, scene).toList(MOST_NEAR).map(_describe) for name in groups(m)}
+
+
+def search(m: Modality, scene: Scene, windows: ee.Dictionary | None) -> dict[str, Any]:
+    """Last scene of each pass before and first one after the base scene: lists of none to two.
+
+    Parameters
+    ----------
+    m, scene
+        As in `survey`.
+    windows
+        Pass -> [start, end) to look in; None takes all years for each.
+    """
+    return {name: _around(m, name, scene, windows).map(_describe) for name in groups(m)}
+
+
+def _around(m: Modality, name: str, scene: Scene, windows: ee.Dictionary | None) -> ee.List:
+    start, end = scene.years if windows is None else _window(windows, name)
+    scenes = _own(_collection(m).filterDate(start, end), m, name, scene)
+    before = scenes.filter(ee.Filter.lte("system:time_start", scene.time)).sort("system:time_start", False)
+    after = scenes.filter(ee.Filter.gt("system:time_start", scene.time)).sort("system:time_start")
+    return before.toList(1).cat(after.toList(1))
+
+
+def _window(windows: ee.Dictionary, name: str) -> tuple[ee.ComputedObject, ee.ComputedObject]:
+    window = ee.List(windows.get(name))
+    return window.get(0), window.get(1)
+
+
+def _collection(m: Modality) -> ee.ImageCollection:
+    return ee.ImageCollection(next(iter(m.asset.values())))
 
 
 def _own(collection: ee.ImageCollection, m: Modality, name: str, scene: Scene) -> ee.ImageCollection:
@@ -41,19 +74,7 @@ def _own(collection: ee.ImageCollection, m: Modality, name: str, scene: Scene) -
         collection = collection.filter(ee.Filter.eq(PASS_PROPERTY, name))
     if "instrument_mode" in parameters(m):
         collection = collection.filter(ee.Filter.eq(MODE_PROPERTY, parameters(m)["instrument_mode"]))
-    return collection.filterBounds(scene.box).filter(ee.Filter.contains(leftField=".geo", rightValue=scene.box))
-
-
-def _around(near: ee.ImageCollection, all_years: ee.ImageCollection, scene: Scene) -> ee.List:
-    """All scenes of the weeks around, or else the last one before and the first one after.
-
-    Most places are served by the first, which spares the service a search through all years.
-    """
-    scenes = near.toList(MOST_NEAR)
-    before = all_years.filter(ee.Filter.lte("system:time_start", scene.time)).sort("system:time_start", False)
-    after = all_years.filter(ee.Filter.gt("system:time_start", scene.time)).sort("system:time_start")
-    found = ee.Algorithms.If(scenes.size().gt(0), scenes, before.toList(1).cat(after.toList(1)))
-    return ee.List(found).map(_describe)
+    return collection.filter(touches(scene.box)).filter(holds(scene.box))
 
 
 def _describe(element: ee.ComputedObject) -> ee.Dictionary:

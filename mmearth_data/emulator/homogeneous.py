@@ -1,0 +1,71 @@
+"""Whether the images of a collection have the same bands of the same types, which reductions over it ask for.
+
+The service checks this when a pixel is computed, for all bands, whichever are selected from the result; questions about
+the bands are answered all the same. Types are compared with their ranges of values: those of two constants differ.
+That `mosaic` and `mode` are checked for types too is not shown anywhere; here every reduction is.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mmearth_data.emulator.errors import EmulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmearth_data.emulator.image import Image
+
+MIXED = "Expected a homogeneous image collection, but an image with"
+
+
+class Homogeneous:
+    """The check of one collection, made once.
+
+    Parameters
+    ----------
+    images
+        Its images, in order; the first one decides what is expected.
+    """
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self._images = images
+
+    def require(self) -> None:
+        """Refuse a collection whose images differ.
+
+        Raises
+        ------
+        EmulatorError
+            In the words of the service (geemap issue 1058, geedim issue 16).
+        """
+        if self._refusal is not None:
+            raise EmulatorError(self._refusal)
+
+    @cached_property
+    def _refusal(self) -> str | None:
+        differing = (refusal_of(self._images[0], image) for image in self._images[1:])
+        return next((refusal for refusal in differing if refusal is not None), None)
+
+
+def refusal_of(first: Image, image: Image) -> str | None:
+    """Say in what an image differs from the first one of its collection; None where it does not."""
+    if image.names != first.names:
+        return (
+            f"{MIXED} incompatible bands was encountered: First image type: {_listed(first)}. "
+            f"Current image type: {_listed(image)}."
+        )
+    for expected, band in zip(first.bands, image.bands, strict=True):
+        if band is not expected and band.type != expected.type:
+            return (
+                f"{MIXED} an incompatible band was encountered. Mismatched type for band '{band.name}':\n"
+                f"Expected type: {expected.type.shown}.\n  Actual type: {band.type.shown}.\n"
+                f"     Image ID: {image.properties.get('system:index', '')}\n"
+                "This band might require an explicit cast."
+            )
+    return None
+
+
+def _listed(image: Image) -> str:
+    return f"{len(image.names)} bands ([{', '.join(image.names)}])"

@@ -1,0 +1,111 @@
+"""Whether the assets of a build can be read, asked before its first tile: third-party ones move.
+
+A missing asset would otherwise reject every candidate, one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import InputError, TileUnavailable
+from mmearth_data.sources.earthengine.failures import UNREADABLE, AccessRefused
+from mmearth_data.sources.earthengine.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mmearth_data.modality import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """One asset that a build reads.
+
+    Attributes
+    ----------
+    modality
+        Entry of the catalog that names it.
+    key
+        Its name there.
+    type
+        What the service must call it: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
+    """
+
+    modality: Modality
+    key: str
+    type: str
+
+    @property
+    def id(self) -> str:
+        """Asset id."""
+        return self.modality.asset[self.key]
+
+    @property
+    def option(self) -> str:
+        """How `--asset` calls it."""
+        name = self.modality.name
+        return name if len(self.modality.asset) == 1 else f"{name}.{self.key}"
+
+
+def needed_assets(modalities: Sequence[Modality], base: Modality, levels: Sequence[str]) -> list[Needed]:
+    """List the assets that these modalities, and the base scene at these levels, are read from; each once."""
+    found: dict[str, Needed] = {}
+    for needed in _of_all(modalities, base, levels):
+        found.setdefault(needed.id, needed)
+    return list(found.values())
+
+
+def _of_all(modalities: Sequence[Modality], base: Modality, levels: Sequence[str]) -> Iterator[Needed]:
+    yield from (Needed(base, level, RECIPES[base.recipe["name"]].asset_type) for level in levels)
+    for m in modalities:
+        if m.recipe["name"] != base.recipe["name"]:  # bands of the base scene come from its own asset
+            yield from (Needed(m, key, RECIPES[m.recipe["name"]].asset_type) for key in m.asset)
+
+
+def require_assets(
+    needed: Sequence[Needed],
+    describe: Callable[[str], Mapping[str, Any]],
+    base: Modality,
+    modalities: Sequence[Modality],
+) -> None:
+    """Ask for every asset once.
+
+    Parameters
+    ----------
+    needed
+        What the build reads.
+    describe
+        Asks the service for an asset.
+    base, modalities
+        Say which modalities could be left out.
+
+    Raises
+    ------
+    InputError
+        When one is missing, cannot be read or is of another type: its id, its modality and the ways out.
+    """
+    wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
+    if not wrong:
+        return
+    said = "; ".join(f"{of.id!r} (modality {of.modality.name}): {problem.rstrip('.')}" for of, problem in wrong)
+    names = dict.fromkeys(of.modality.name for of, _ in wrong)
+    fix = f"name another asset with --asset {wrong[0][0].option}=ID"
+    if base.name not in names:
+        rest = ",".join(m.name for m in modalities if m.name not in names)
+        fix += f", or leave {' and '.join(names)} out: --modalities {rest}"
+    raise InputError(f"Earth Engine: expected assets that this account can read, got {said}. To go on, {fix}.")
+
+
+def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> str | None:
+    """Say what is wrong with an asset; None where nothing is."""
+    try:
+        found = describe(needed.id)
+    except TileUnavailable as refusal:
+        return f"missing, or not readable ({refusal.detail})"
+    except AccessRefused as refusal:
+        if UNREADABLE.search(str(refusal)) is None:
+            raise
+        return "missing, or not readable (HTTP 403)"
+    kind = str(found.get("type", ""))
+    return None if kind == needed.type else f"expected {needed.type}, is {kind or 'of no type'}"
