@@ -202,10 +202,8 @@ QA60 = (
         "QA60",
         "its successors are masked or missing in 2019",
         ISSUE,
-        lambda: ee.Algorithms.If(
-            scene().bandNames().contains(CLASSI[0]),
-            reduced(scene().select(f"{CLASSI[0]}|B2").select(-1), ee.Reducer.count()),
-            0,
+        lambda: reduced(
+            ee.Image.cat([scene(), ee.Image(0).updateMask(0).rename(CLASSI[0])]).select(CLASSI[0]), ee.Reducer.count()
         ),
         Equal(0),
     ),

@@ -253,7 +253,9 @@ FACTS = (
         lambda: asset_type("projects/no-such/assets/thing"),
         Refused(r"HTTP 40[034]: .*no-such"),
     ),
-    Fact("refusals", "a wrong type is 400", GUIDE, lambda: ee.Number(ee.String("a")).add(1), Refused(r"HTTP 400")),
+    Fact(
+        "refusals", "a wrong type is 400", GUIDE, lambda: ee.Number(ee.List(["a"]).get(0)).add(1), Refused(r"HTTP 400")
+    ),
     Fact(
         "quota", "within its compute time an account is not restricted", GUIDE, lambda: Call(restricted), Equal(False)
     ),
