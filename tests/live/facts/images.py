@@ -16,6 +16,7 @@ from _world import (
     PIXELS,
     SIDE_M,
     WEST,
+    WORLD_COVER,
     box,
     constant,
     constants,
@@ -859,6 +860,19 @@ METADATA = (
         ),
         OneOf((Equal([0, 0]), Equal([-10, 10]))),
         Both.EQUAL,
+    ),
+    Fact(
+        "metadata",
+        "a clip of land cover has the dimensions and origin that were printed for it",
+        ISSUE,
+        lambda: described(
+            ee.Image(ee.ImageCollection(WORLD_COVER).first()).clip(
+                ee.Geometry.Rectangle([37.418438, -0.464999, 38.291851, 0.430378])
+            ),
+            "dimensions",
+            "origin",
+        ),
+        Equal([[10483, 10747], [2609020, 1002834]]),
     ),
     Fact(
         "metadata",
