@@ -139,7 +139,7 @@ def listed_images(server: Server) -> list[str]:
     parameters = {
         "parent": f"projects/earthengine-public/assets/{ERA5}",
         "startTime": "2019-01-01T00:00:00Z",
-        "endTime": "2019-03-01T00:00:00Z",
+        "endTime": "2019-03-02T00:00:00Z",
     }
     return sorted(image["id"].rpartition("/")[2] for image in ee.data.listImages(parameters)["images"])
 

@@ -328,14 +328,15 @@ def normalized(a: float, b: float) -> ee.Image:
 
 
 def label_mode(*, bounded: bool) -> ee.Image:
-    labels = ee.ImageCollection(DYNAMIC_WORLD).filterDate("2019-07-01", "2019-07-15").select("label")
+    labels = ee.ImageCollection(DYNAMIC_WORLD).filterDate("2019-06-01", "2019-09-01").select("label")
     return (labels.filterBounds(square()) if bounded else labels).mode()
 
 
 def composite(name: str, *, bounded: bool) -> ee.Image:
-    found = ee.ImageCollection(S2).filterDate("2019-07-01", "2019-07-08").select("B4").map(lambda i: i.toDouble())
-    image: ee.Image = getattr(found.filterBounds(square()) if bounded else found, name)()
-    return image
+    found = ee.ImageCollection(S2).filterDate("2019-07-01", "2019-07-08").select("B4")
+    images = (found.filterBounds(square()) if bounded else found).map(lambda image: image.toDouble())
+    made: ee.Image = getattr(images, name)()
+    return made
 
 
 def equal_pixels(a: ee.Image, b: ee.Image) -> Then:
@@ -367,6 +368,23 @@ UNBOUNDED = (
         GUIDE,
         lambda: ee.Number(reduced(composite("median", bounded=True))).subtract(
             ee.Number(reduced(composite("median", bounded=False)))
+        ),
+        Equal(0),
+    ),
+    Fact(
+        "unbounded collections",
+        "filterBounds after a map finds the same scenes",
+        GUIDE,
+        lambda: (
+            scenes()
+            .size()
+            .subtract(
+                ee.ImageCollection(S2)
+                .filterDate("2019-06-01", "2019-09-01")
+                .map(lambda image: image.toDouble())
+                .filterBounds(point())
+                .size()
+            )
         ),
         Equal(0),
     ),
