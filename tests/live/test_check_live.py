@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +15,6 @@ from facts import FACTS, TOPICS
 
 from mmearth_data.sources.earthengine.session import close_session
 
-SCRIPT = Path(check_live.__file__)
 SUM = next(fact for fact in FACTS if fact.name == "numbers and lists: 1 and 2 are 3")
 
 
@@ -27,16 +23,6 @@ def _own_session() -> Iterator[None]:
     close_session()
     yield
     close_session()
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
 
 
 def test_each_topic_has_a_fact_and_each_fact_a_topic_and_a_name_of_its_own() -> None:
@@ -51,13 +37,13 @@ def test_what_no_source_decides_is_compared_between_the_servers() -> None:
     assert alternatives == []
 
 
-def test_every_fact_agrees_with_the_emulator(emulator_url: str) -> None:
-    done = run("--url", emulator_url)
-    lines = done.stdout.splitlines()
+def test_every_fact_agrees_with_the_emulator(emulator_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = check_live.main(["--url", emulator_url])
+    lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith("agrees ")] == [
         f"{len(FACTS)} facts: {len(FACTS)} agree, 0 differ, 0 could not be asked"
-    ], done.stderr
-    assert done.returncode == 0
+    ]
+    assert status == 0
 
 
 def test_a_wrong_statement_is_reported_with_both_values(emulator_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,17 +122,17 @@ def test_what_only_a_server_knows_is_compared_with_the_emulator(both: Both, emul
         assert f'the server answered "a", the emulator {emulated}' in str(verdict)
 
 
-def test_without_credentials_one_line_says_how_to_sign_in(tmp_path: Path) -> None:
-    done = run(
-        HOME=str(tmp_path),
-        CLOUDSDK_CONFIG=str(tmp_path),
-        GOOGLE_APPLICATION_CREDENTIALS="",
-        EARTHENGINE_PROJECT="",
-        GOOGLE_CLOUD_PROJECT="",
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert "earthengine authenticate" in done.stderr
+def test_without_credentials_one_line_says_how_to_sign_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HOME", "CLOUDSDK_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    assert check_live.main([]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert "earthengine authenticate" in err
 
 
 @pytest.mark.parametrize("pattern", ["no such fact", "("])

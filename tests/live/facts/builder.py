@@ -59,6 +59,12 @@ def accepted(server: Server) -> Survey:
     raise (TooMuch if first.reason == TOO_LARGE else TileUnavailable)(first.reason, first.detail)
 
 
+def preflight(server: Server) -> bool:
+    """Whether a build with every modality may begin: what it does before its first tile raises otherwise."""
+    source_of(server).connect()
+    return True
+
+
 def survey(server: Server) -> list[str]:
     """What became of each candidate."""
     answers = surveyed(server)
@@ -95,6 +101,13 @@ def observed(server: Server) -> dict[str, bool]:
 EVERYWHERE = ("sentinel2", "sentinel1", "aster", "esa_worldcover", "dynamic_world")
 
 FACTS = (
+    Fact(
+        "the builder",
+        "a build with every modality may begin: its assets can be read",
+        Source.GUIDE,
+        lambda: Call(preflight),
+        Equal(True),
+    ),
     Fact(
         "the builder",
         "a survey of two candidates finds a scene for each",
