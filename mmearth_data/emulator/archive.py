@@ -22,6 +22,7 @@ from mmearth_data.emulator.image import (
     Projection,
     inside,
     nearest,
+    wholly_masked,
 )
 from mmearth_data.sources.synthetic.grids import Window
 from mmearth_data.sources.synthetic.scenes import GRANULE_M, OpticalScene, RadarScene
@@ -117,7 +118,7 @@ def raster_of(grid: NativeGrid, west: float, north: float, size: tuple[int, int]
         round((grid.origin[1] - north) * grid.step[1] / grid.step[0]),
     )
     projection = Projection(f"EPSG:{grid.epsg}", (step, 0.0, float(west), 0.0, -step, float(north)))
-    around = grid.geographic and size[0] * grid.step[0] == 360 * grid.step[1]
+    around = grid.geographic and size[0] * grid.step[0] >= 360 * grid.step[1]
     return Raster(projection, size, offset, around)
 
 
@@ -240,6 +241,9 @@ S2_ORDER = [
     "QA10",
     "QA20",
     "QA60",
+    "MSK_CLASSI_OPAQUE",
+    "MSK_CLASSI_CIRRUS",
+    "MSK_CLASSI_SNOW_ICE",
 ]
 TRUE_COLOUR = {"TCI_R": "B4", "TCI_G": "B3", "TCI_B": "B2"}
 SNOW_CLASS = 11
@@ -257,6 +261,10 @@ def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Maker
     makers = {name: partial(own, name) for name in image.bands}
     computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
     makers |= {name: partial(_computed, own, scene, name, *how) for name, how in computed.items()}
+    if "MSK_CLDPRB" in makers:  # images that lack it have 21 bands instead of 23: the probability of snow is missing too
+        makers["MSK_SNWPRB"] = partial(_computed, own, scene, "MSK_SNWPRB", BYTE, "B5", "SCL", _snow_percent)
+    if scene.has_cloud_classes or scene.has_cloud_probability:
+        makers |= {name: partial(_cloud_class, own, scene, name, *how) for name, how in CLOUD_CLASSES.items()}
     return {name: makers[name] for name in S2_ORDER if name in makers}
 
 
@@ -284,8 +292,30 @@ S2_COMPUTED_L2A: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, An
         name: (BYTE, "B2", of, lambda scene, dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
         for name, of in TRUE_COLOUR.items()
     },
-    "MSK_SNWPRB": (BYTE, "B5", "SCL", lambda scene, scl: np.where(scl == SNOW_CLASS, 95, 0)),
 }
+
+
+def _snow_percent(scene: OpticalScene, scl: NDArray[Any]) -> NDArray[Any]:
+    return np.where(scl == SNOW_CLASS, 95, 0)
+
+
+CLOUD_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., NDArray[Any]]]] = {
+    "MSK_CLASSI_OPAQUE": (("QA60",), lambda flags: flags == 1 << 10),
+    "MSK_CLASSI_CIRRUS": (("QA60",), lambda flags: flags == 1 << 11),
+    "MSK_CLASSI_SNOW_ICE": (("B3", "B11"), lambda green, swir: (green > 2200) & (green - swir > 0.4 * (green + swir))),
+}
+"""Bands of the classification of clouds, 60 m: bands of which they are computed, and how.
+
+Before February 2024 they are masked out; images that lack MSK_CLDPRB lack them as well.
+"""
+
+
+def _cloud_class(
+    own: Callable[[str], Band], scene: OpticalScene, name: str, of: tuple[str, ...], compute: Callable[..., NDArray[Any]]
+) -> Band:
+    like = own("QA60")
+    band = computed_band(name, BYTE, like, [own(source) for source in of], compute)
+    return band if scene.has_cloud_classes else wholly_masked(band)
 
 
 def _number(scene: OpticalScene) -> int:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
+OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
 WGS84 = "EPSG:4326"
 CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
 """Set while pixels may be any: every band of every asset is then one number that its modality can hold."""
@@ -416,6 +417,11 @@ def constant(value: float, name: str = "constant") -> Band:
     )
 
 
+def wholly_masked(band: Band) -> Band:
+    """Band with the same description and no valid pixel."""
+    return replace(band, evaluate=lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool)))
+
+
 def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
     if geometry is None:
@@ -437,6 +443,27 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     if geometry.contains(hull):
         return True
     return None if geometry.intersects(hull) else False
+
+
+def lonlat_outline(grid: Grid) -> BaseGeometry:
+    """Shape that holds a grid with some room around it, EPSG:4326; beyond 180 degrees longitude goes on counting.
+
+    Raises
+    ------
+    EmulatorError
+        Where the grid leaves its projection.
+    """
+    columns, rows = np.meshgrid(*(np.linspace(0, n, OUTLINE_POINTS) for n in (grid.width, grid.height)))
+    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
+    if grid.projection.crs != WGS84:
+        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise EmulatorError(f"Unable to transform the pixel grid from {grid.projection.crs} to {WGS84}.")
+    middle = x[OUTLINE_POINTS // 2, OUTLINE_POINTS // 2]
+    x = middle + (x - middle + 180) % 360 - 180 if np.ptp(x) < 360 else x
+    hull = shapely.MultiPoint(np.stack([x.ravel(), y.ravel()], axis=1)).convex_hull
+    margin = OUTLINE_MARGIN_DEG + 0.02 * max(np.ptp(x), np.ptp(y))
+    return hull.buffer(margin, join_style="mitre")
 
 
 def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:

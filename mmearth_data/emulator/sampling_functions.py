@@ -11,12 +11,14 @@ import shapely
 from mmearth_data.emulator.collections import Collection, of_elements
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.features import Feature, geometry_of
+from mmearth_data.emulator.filters import ANYTHING
 from mmearth_data.emulator.geometry import Geometry
 from mmearth_data.emulator.image import WGS84, Band, Grid, Image, Pixels, Projection, in_crs
 from mmearth_data.emulator.reducers import Reducer, plain
 from mmearth_data.emulator.regions import aggregated_on, cells_of, gathered, region_of, weights_in
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import lattice
+from mmearth_data.emulator.stacks import images_near, images_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -236,7 +238,8 @@ def get_region(
         raise EmulatorError("ImageCollection.getRegion: Specify a scale or a crsTransform.")
     home = lattice(crs or Projection(WGS84), crsTransform, scale)
     shape = in_crs(geometry.shape, geometry.crs, home.crs)
-    images = collection.elements()
+    place = in_crs(geometry.shape, geometry.crs, WGS84)
+    images = images_near(collection, place) if collection.scattered(ANYTHING) else images_of(collection)
     names = images[0].names if images else []
     table: list[Value] = [["id", "longitude", "latitude", "time", *names]]
     for image in images:
