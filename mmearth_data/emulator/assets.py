@@ -15,6 +15,7 @@ from mmearth_data.emulator.archive import BYTE, GLOBE, SIGNED_SHORT, LazyPropert
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.image import DOUBLE, Band, Image
 from mmearth_data.emulator.lazy_bands import LazyBands, Makers
+from mmearth_data.emulator.pyramids import MODE
 from mmearth_data.emulator.registry import encode
 from mmearth_data.sources.synthetic import era5, planet, products
 from mmearth_data.sources.synthetic.orbits import DAY_MS, SENTINEL1, SENTINEL2, Orbit, days_since_1970
@@ -281,7 +282,8 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     def image(year: int) -> Image:
         own = product.image(year)
-        band = global_band(product.band, BYTE, product.native, archive.planet_read(product, own, product.band))
+        read = archive.planet_read(product, own, product.band)
+        band = global_band(product.band, BYTE, product.native, read, policy=MODE)
         properties = {"system:index": own.index, "system:time_start": own.start_ms, "system:time_end": own.end_ms}
         return Image((band,), properties, GLOBE, f"{asset}/{own.index}", own.end_ms * 1000)
 

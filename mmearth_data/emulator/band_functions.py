@@ -22,6 +22,7 @@ from mmearth_data.emulator.image import (
     PixelType,
     chosen_bands,
     constant,
+    least,
     wholly_masked,
 )
 from mmearth_data.emulator.output import fitted
@@ -49,7 +50,7 @@ def on_values(band: Band, compute: Callable[[Array], Array], kind: PixelType | N
     def evaluate(grid: Grid) -> Pixels:
         values, valid = band.evaluate(grid)
         found = compute(values)
-        fine = valid & np.isfinite(found)
+        fine = least(valid, np.isfinite(found))
         return Pixels(np.where(fine, found, 0.0), fine)
 
     return band.derived(evaluate, kind)
@@ -180,7 +181,7 @@ def _on_three(name: str, image: Image, names: tuple[str, str, str], compute: Cal
     def channel(k: int) -> Callable[[Grid], Pixels]:
         def evaluate(grid: Grid) -> Pixels:
             layers = [band.evaluate(grid) for band in image.bands]
-            valid = np.logical_and.reduce([layer.valid for layer in layers])
+            valid = least(*(layer.valid for layer in layers))
             return Pixels(np.where(valid, compute(np.stack([layer.values for layer in layers]))[k], 0.0), valid)
 
         return evaluate

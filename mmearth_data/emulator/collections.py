@@ -195,9 +195,9 @@ class Mapped:
         made = self.function(element)
         if isinstance(made, Image) and made.footprint is None:
             raise EmulatorError(
-                "Expected a function that keeps the footprints of the images of a collection without filterBounds; it "
-                "made an image that is valid everywhere (by unmask(value, false), or from a constant), so that images "
-                "all over the globe would count. Add filterBounds(geometry) before map."
+                "Expected a function that keeps the footprints of the images of a collection without filterBounds, got "
+                "an image that is valid everywhere (by unmask(value, false), or from a constant), so that images all "
+                "over the globe would count; add filterBounds(geometry) before map."
             )
         return made
 

@@ -7,6 +7,7 @@ the grid that is asked for. So an expression is evaluated backwards, from the gr
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from contextvars import ContextVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
+    Mask = NDArray[Any]
 
 MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
@@ -241,11 +243,57 @@ class Pixels(NamedTuple):
     values
         (row, column).
     valid
-        (row, column) False where masked.
+        (row, column) False where masked. The service's masks are numbers from 0 to 1: where one is neither 0 nor 1, they
+        are an array of such numbers; in all other arrays they are truth values, which take less time.
     """
 
     values: Float
-    valid: Bool
+    valid: Mask
+
+
+def shown(mask: Mask) -> Bool:
+    """Pixels that are not wholly masked."""
+    return mask if mask.dtype == bool else np.asarray(mask > 0)
+
+
+def least(*masks: Mask) -> Mask:
+    """Mask of what is computed from several bands: the least of theirs (the service documents that both must be valid)."""
+    if all(mask.dtype == bool for mask in masks):
+        return np.asarray(functools.reduce(np.logical_and, masks))
+    return np.asarray(functools.reduce(np.minimum, [np.asarray(mask, np.float64) for mask in masks]))
+
+
+def mask_of(values: Float) -> Mask:
+    """Mask of numbers, cut to 0-1: truth values where none lies between."""
+    between = (values > 0) & (values < 1)
+    return np.clip(values, 0.0, 1.0) if between.any() else values > 0
+
+
+MOST_LEVELS = 24
+PYRAMID_TOP_PX = 256
+"""The highest level of a pyramid fits into a square of so many pixels; Earth Engine guides, "scale"."""
+
+
+@lru_cache(maxsize=4096)
+def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None = None) -> int:
+    """Level of an image's pyramid that a request on a lattice reads.
+
+    Each level has pixels twice as wide as the one below; the one with the largest scale that is not coarser than the
+    request's is read (Earth Engine guides, "scale"). Scales are nominal ones, as the service's functions give them.
+    """
+    if DEFAULT_PROJECTION in {asked, home}:
+        return 0
+    level = math.floor(math.log2(max(asked.nominal_scale / home.nominal_scale, 1.0)) + 1e-6)
+    top = MOST_LEVELS if size is None else max(math.ceil(math.log2(max(size) / PYRAMID_TOP_PX)), 0)
+    return min(level, top)
+
+
+@lru_cache(maxsize=4096)
+def coarsened(projection: Projection, level: int) -> Projection:
+    """Lattice of a level of the pyramid on a lattice."""
+    a, b, c, d, e, f = projection.transform
+    wide = 2.0**level
+    return Projection(projection.crs, (a * wide, b * wide, c, d * wide, e * wide, f))
 
 
 def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projection, margin: int = 0) -> Grid:
