@@ -261,7 +261,7 @@ def matching(collection: Collection, image: Image, name: str = "system:index") -
 
 
 def example_image(collection: Collection) -> Image | None:
-    """An image of a collection; None of an empty one."""
+    """Take an image of a collection; None of an empty one."""
     return example_of(collection) if collection.scattered(ANYTHING) else next(iter(collection), None)
 
 

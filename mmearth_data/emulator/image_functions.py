@@ -258,7 +258,7 @@ def quotient(a: Array, b: Array) -> Array:
 
 
 def relative_difference(a: Array, b: Array) -> Array:
-    """(a - b) / (a + b); nothing where either is negative, and, which is not documented, where both are 0."""
+    """Give (a - b) / (a + b); nothing where either is negative, and, which is not documented, where both are 0."""
     return np.where((a < 0) | (b < 0) | (a + b == 0), np.nan, quotient(a - b, a + b))
 
 

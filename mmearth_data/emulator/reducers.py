@@ -74,14 +74,14 @@ class Reducer:
     inputs
         Numbers that it takes at a time.
     table
-        Gives everything from (columns, weights), for those whose results are no numbers; None for most.
+        Gives everything from (columns, weights, centred), for those whose results are no numbers; None for most.
     """
 
     name: str
     outputs: tuple[Output, ...]
     gather: Callable[[Array, Array], Value] | None = None
     inputs: int = 1
-    table: Callable[[Columns, Array | None], dict[str, Value]] | None = None
+    table: Callable[[Columns, Array | None, Array | None], dict[str, Value]] | None = None
 
     @property
     def weighted(self) -> bool:
@@ -121,13 +121,13 @@ class Reducer:
             else:
                 found = output.compute(values.astype(np.float64), valid, weight)
             fine = np.isfinite(found)
-            kept = _picked_mask(output, mask, valid, weight, fine)
+            kept = mask_of_output(output, mask, valid, weight, fine)
             results.append((np.where(fine, found, 0.0), kept))
         return results
 
     @staticmethod
     def _counted(output: Output, mask: Array, weights: Array | None, centred: Array | None) -> tuple[Array, Array]:
-        """(valid, weights) of the values of one output."""
+        """Give (valid, weights) of the values of one output."""
         valid = shown(mask)
         if not output.weighted:
             counted = valid if centred is None else valid & centred
@@ -141,7 +141,7 @@ class Reducer:
     ) -> dict[str, Value]:
         """Output name -> number, or null, of (values, mask) columns (n,), weighed as in `over`."""
         if self.table is not None:
-            return self.table(columns, weights)
+            return self.table(columns, weights, centred)
         if self.gather is not None:
             values, mask = columns[0]
             valid, weight = self._counted(self.outputs[0], mask, weights, centred)
@@ -161,7 +161,7 @@ class Reducer:
         return self.flat([(table[:, k], np.ones(len(kept), bool)) for k in range(self.inputs)])
 
 
-def _picked_mask(output: Output, mask: Array, valid: Array, weight: Array, fine: Array) -> Array:
+def mask_of_output(output: Output, mask: Array, valid: Array, weight: Array, fine: Array) -> Array:
     """Mask of an output: that of the value that was picked; elsewhere whole where something came out.
 
     Earth Engine does not document the masks of composites.
@@ -455,8 +455,8 @@ def repeat(reducer: Reducer, count: int) -> Reducer:
     """Apply a reducer to each of several inputs; every output is a list."""
     size = reducer.inputs
 
-    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
-        results = [reducer.flat(columns[k * size : (k + 1) * size], weights) for k in range(count)]
+    def table(columns: Columns, weights: Array | None, centred: Array | None) -> dict[str, Value]:
+        results = [reducer.flat(columns[k * size : (k + 1) * size], weights, centred) for k in range(count)]
         return {output.name: [result[output.name] for result in results] for output in reducer.outputs}
 
     return replace(reducer, inputs=size * count, table=table)
@@ -466,14 +466,14 @@ def repeat(reducer: Reducer, count: int) -> Reducer:
 def group(reducer: Reducer, groupField: int = 0, groupName: str = "group") -> Reducer:
     """Reduce apart what differs in one of the inputs: a list of results, in the order of that input."""
 
-    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+    def table(columns: Columns, weights: Array | None, centred: Array | None) -> dict[str, Value]:
         keys, known = columns[groupField][0], shown(columns[groupField][1])
         others = [column for k, column in enumerate(columns) if k != groupField]
         groups = []
         for key in np.unique(keys[known]).tolist():
             held = known & (keys == key)
             own = [(values[held], valid[held]) for values, valid in others]
-            found = reducer.flat(own, None if weights is None else weights[held])
+            found = reducer.flat(own, *(None if each is None else each[held] for each in (weights, centred)))
             groups.append({groupName: int(key) if key == int(key) else key, **found})
         return {"groups": groups}
 

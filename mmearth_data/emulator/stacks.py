@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from mmearth_data.emulator.reducers import SIMPLE, Output, Reducer, simple
 from mmearth_data.emulator.registry import function
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 

@@ -250,7 +250,7 @@ def test_a_cloud_band_that_is_masked_is_missing_in_the_tile(server: RunningEmula
     read = 0
     for answer in origin.survey(places(10, seed=4)):
         scene = None if isinstance(answer, Rejection) else answer.request
-        if scene is None or not 1_643_700_000_000 <= answer.time_ms:  # type: ignore[union-attr]
+        if scene is None or answer.time_ms < 1_643_700_000_000:  # type: ignore[union-attr]
             continue
         assert "QA60" in scene.bands, "it is asked for, like any band that is there"
         try:
