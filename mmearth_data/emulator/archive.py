@@ -21,8 +21,10 @@ from mmearth_data.emulator.image import (
     PixelType,
     Projection,
     inside,
-    nearest,
+    least,
+    wholly_masked,
 )
+from mmearth_data.emulator.pyramids import MEAN, MODE, SAMPLE, Policy, from_pyramid
 from mmearth_data.sources.synthetic.grids import Window
 from mmearth_data.sources.synthetic.scenes import GRANULE_M, OpticalScene, RadarScene
 from mmearth_data.tile import WGS84 as WGS84_EPSG
@@ -117,7 +119,7 @@ def raster_of(grid: NativeGrid, west: float, north: float, size: tuple[int, int]
         round((grid.origin[1] - north) * grid.step[1] / grid.step[0]),
     )
     projection = Projection(f"EPSG:{grid.epsg}", (step, 0.0, float(west), 0.0, -step, float(north)))
-    around = grid.geographic and size[0] * grid.step[0] == 360 * grid.step[1]
+    around = grid.geographic and size[0] * grid.step[0] >= 360 * grid.step[1]
     return Raster(projection, size, offset, around)
 
 
@@ -138,7 +140,14 @@ def cheap_value(name: str, kind: PixelType) -> float:
 Read = Callable[[Window], "tuple[NDArray[Any], NDArray[np.bool_] | None]"]
 
 
-def native_band(name: str, kind: PixelType, raster: Raster, read: Read, footprint: BaseGeometry | None = None) -> Band:
+def native_band(
+    name: str,
+    kind: PixelType,
+    raster: Raster,
+    read: Read,
+    footprint: BaseGeometry | None = None,
+    policy: Policy | None = None,
+) -> Band:
     """Band of an asset.
 
     Parameters
@@ -151,6 +160,8 @@ def native_band(name: str, kind: PixelType, raster: Raster, read: Read, footprin
         Gives (values, valid) of a window of the planet's grid; valid None masks nothing.
     footprint
         Masks what lies outside, where the planet itself does not.
+    policy
+        How its pyramid is made; None as bands of its name are.
     """
     value = float(cheap_value(name, kind))
 
@@ -168,10 +179,29 @@ def native_band(name: str, kind: PixelType, raster: Raster, read: Read, footprin
             known = known & inside(footprint, grid)
         return Pixels(np.where(known, values.astype(np.float64), 0.0), known)
 
-    def evaluate(grid: Grid) -> Pixels:
-        return nearest(grid, raster.projection, native)
+    return pyramid_band(name, kind, raster.projection, raster.size, native, policy)
 
-    return Band(name, kind, raster.projection, evaluate, raster.size)
+
+def pyramid_band(
+    name: str,
+    kind: PixelType,
+    home: Projection,
+    size: tuple[int, int] | None,
+    native: Callable[[Grid], Pixels],
+    policy: Policy | None = None,
+) -> Band:
+    """Band of an asset from its native pixels: coarser requests read its pyramid."""
+    chosen = policy or POLICIES.get(name, MEAN)
+    whole = kind.precision == "int"
+    return Band(name, kind, home, lambda grid: from_pyramid(grid, home, size, native, policy=chosen, whole=whole), size)
+
+
+POLICIES: dict[str, Policy] = {
+    **dict.fromkeys(("SCL", "label", "Map"), MODE),
+    **dict.fromkeys(("MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE", "transition"), MODE),
+    **dict.fromkeys(("QA10", "QA20", "QA60", "QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL"), SAMPLE),
+}
+"""Bands whose pyramids are no means: classes, and bit masks (Earth Engine's reference, PyramidingPolicy)."""
 
 
 def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band], compute: Callable[..., Any]) -> Band:
@@ -179,11 +209,11 @@ def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band
 
     def native(grid: Grid) -> Pixels:
         layers = [band.evaluate(grid) for band in sources]
-        valid = np.logical_and.reduce([layer.valid for layer in layers])
+        valid = least(*(layer.valid for layer in layers))
         values = np.broadcast_to(np.asarray(compute(*(layer.values for layer in layers)), np.float64), grid.shape)
         return Pixels(np.where(valid, values, 0.0), valid)
 
-    return Band(name, kind, like.projection, lambda grid: nearest(grid, like.projection, native), like.size)
+    return pyramid_band(name, kind, like.projection, like.size, native)
 
 
 def planet_read(product: products.Product, image: products.Image, name: str) -> Read:
@@ -240,6 +270,9 @@ S2_ORDER = [
     "QA10",
     "QA20",
     "QA60",
+    "MSK_CLASSI_OPAQUE",
+    "MSK_CLASSI_CIRRUS",
+    "MSK_CLASSI_SNOW_ICE",
 ]
 TRUE_COLOUR = {"TCI_R": "B4", "TCI_G": "B3", "TCI_B": "B2"}
 SNOW_CLASS = 11
@@ -257,6 +290,12 @@ def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Maker
     makers = {name: partial(own, name) for name in image.bands}
     computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
     makers |= {name: partial(_computed, own, scene, name, *how) for name, how in computed.items()}
+    if (
+        "MSK_CLDPRB" in makers
+    ):  # images that lack it have 21 bands instead of 23: the probability of snow is missing too
+        makers["MSK_SNWPRB"] = partial(_computed, own, scene, "MSK_SNWPRB", BYTE, "B5", "SCL", _snow_percent)
+    if scene.has_cloud_classes or scene.has_cloud_probability:
+        makers |= {name: partial(_cloud_class, own, scene, name, *how) for name, how in CLOUD_CLASSES.items()}
     return {name: makers[name] for name in S2_ORDER if name in makers}
 
 
@@ -284,8 +323,34 @@ S2_COMPUTED_L2A: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, An
         name: (BYTE, "B2", of, lambda scene, dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
         for name, of in TRUE_COLOUR.items()
     },
-    "MSK_SNWPRB": (BYTE, "B5", "SCL", lambda scene, scl: np.where(scl == SNOW_CLASS, 95, 0)),
 }
+
+
+def _snow_percent(scene: OpticalScene, scl: NDArray[Any]) -> NDArray[Any]:
+    return np.where(scl == SNOW_CLASS, 95, 0)
+
+
+CLOUD_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., NDArray[Any]]]] = {
+    "MSK_CLASSI_OPAQUE": (("QA60",), lambda flags: flags == 1 << 10),
+    "MSK_CLASSI_CIRRUS": (("QA60",), lambda flags: flags == 1 << 11),
+    "MSK_CLASSI_SNOW_ICE": (("B3", "B11"), lambda green, swir: (green > 2200) & (green - swir > 0.4 * (green + swir))),
+}
+"""Bands of the classification of clouds, 60 m: bands of which they are computed, and how.
+
+Before February 2024 they are masked out; images that lack MSK_CLDPRB lack them as well.
+"""
+
+
+def _cloud_class(
+    own: Callable[[str], Band],
+    scene: OpticalScene,
+    name: str,
+    of: tuple[str, ...],
+    compute: Callable[..., NDArray[Any]],
+) -> Band:
+    like = own("QA60")
+    band = computed_band(name, BYTE, like, [own(source) for source in of], compute)
+    return band if scene.has_cloud_classes else wholly_masked(band)
 
 
 def _number(scene: OpticalScene) -> int:
@@ -432,12 +497,17 @@ DYNAMIC_WORLD_PROPERTIES: dict[str, Callable[[OpticalScene], Value]] = {
 
 
 def global_band(
-    name: str, kind: PixelType, grid: NativeGrid, read: Read, latitudes: tuple[int, int] = (-90, 90)
+    name: str,
+    kind: PixelType,
+    grid: NativeGrid,
+    read: Read,
+    latitudes: tuple[int, int] = (-90, 90),
+    policy: Policy | None = None,
 ) -> Band:
     """Band of a map of the whole globe, or of all that lies between two latitudes."""
     south, north = latitudes
     width, height = (degrees * grid.step[1] // grid.step[0] for degrees in (360, north - south))
-    return native_band(name, kind, raster_of(grid, -180, north, (width, height)), read)
+    return native_band(name, kind, raster_of(grid, -180, north, (width, height)), read, policy=policy)
 
 
 def static_image(asset: str, band: Band, properties: Mapping[str, Value] | None = None) -> Image:

@@ -12,12 +12,13 @@ import shapely
 
 from mmearth_data.emulator import archive, derived, scene_search
 from mmearth_data.emulator.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
-from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError
+from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.image import DOUBLE, Band, Image
 from mmearth_data.emulator.lazy_bands import LazyBands, Makers
+from mmearth_data.emulator.pyramids import MODE
 from mmearth_data.emulator.registry import encode
 from mmearth_data.sources.synthetic import era5, planet, products
-from mmearth_data.sources.synthetic.orbits import DAY_MS, days_since_1970
+from mmearth_data.sources.synthetic.orbits import DAY_MS, SENTINEL1, SENTINEL2, Orbit, days_since_1970
 from mmearth_data.sources.synthetic.scenes import LAND_COVER_CLOUDS, optical_scene_named, radar_scene_named
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Scenes:
         Image of a scene.
     named
         Scene of an index, or None.
+    since_ms
+        When the first was taken.
     properties
         Of the collection itself.
     narrowing
@@ -64,8 +67,10 @@ class Scenes:
     search: Callable[..., Iterable[Any]]
     image: Callable[[Any], Image]
     named: Callable[[str], Any]
+    since_ms: int
     properties: Mapping[str, Value] = field(default_factory=dict)
     narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
+    until_ms: int = LAST_MS
 
     def query(
         self,
@@ -80,24 +85,31 @@ class Scenes:
         Parameters
         ----------
         bounds
-            Shape, EPSG:4326; None is everywhere, which is answered without order and only so far.
+            Shape, EPSG:4326; None is everywhere, where only what an index names, or what is not there, is found.
         start_ms, end_ms
             UTC milliseconds; None is open.
         equal
             Properties that must have a value: ``system:index`` is found at once.
         below
             Properties that must not exceed a limit. What ``narrowed`` cannot use of these two is left to the caller.
+
+        Raises
+        ------
+        EmulatorError
+            Where all scenes of the globe would have to be listed.
         """
         period = (
-            max(FIRST_MS, FIRST_MS if start_ms is None else start_ms),
+            max(self.since_ms, self.since_ms if start_ms is None else start_ms),
             min(LAST_MS, LAST_MS if end_ms is None else end_ms),
         )
         index = (equal or {}).get("system:index")
         if isinstance(index, str):
             scene = self.named(index)
             yield from () if scene is None else (self.image(scene),)
+        elif period[0] >= period[1]:
+            return
         elif bounds is None:
-            yield from self._everywhere(period)
+            raise _scattered(self.id)
         elif not bounds.is_empty:
             yield from map(self.image, self.narrowed(equal or {}, below or {})(bounds, period))
 
@@ -106,26 +118,19 @@ class Scenes:
         found = {word: use(equal, below) for word, use in self.narrowing.items()}
         return partial(self.search, **{word: value for word, value in found.items() if value is not None})
 
-    def _everywhere(self, period: Period) -> Iterator[Image]:
-        count = 0
-        for cell in _land_cells():
-            for scene in self.search(cell, period):
-                count += 1
-                if count > MAX_ELEMENTS:
-                    raise EmulatorError("Computation timed out.")
-                yield self.image(scene)
-
     def load(self, index: str) -> Image | None:
         """Image of an index."""
         scene = self.named(index)
         return None if scene is None else self.image(scene)
 
 
-def _land_cells() -> Iterator[BaseGeometry]:
-    """Points on land, far apart: where a search without a place begins."""
-    for lat in (10, 45, -15, 25, 60, -30):
-        for lon in range(-170, 180, 5):
-            yield shapely.Point(lon + 0.5, lat + 0.5)
+def _scattered(asset: str) -> EmulatorError:
+    """Refuse to list the scenes of the whole globe."""
+    return EmulatorError(
+        f"{asset}: expected a place, because the emulator computes the scenes of its planet place by place and cannot "
+        "list all of them; add filterBounds(geometry), or name one scene by its system:index. Pixels of a composite "
+        "(median, mosaic, mode, ...) need no filterBounds: they are computed for the grid that is asked for."
+    )
 
 
 @dataclass(frozen=True)
@@ -142,12 +147,16 @@ class Few:
         Image of an index, or None.
     properties
         Of the collection itself.
+    since_ms
+        When the first begin, where pixels should be computed from those near a grid; None where they are few.
     """
 
     id: str
     listed: Callable[[BaseGeometry | None, Period], Iterable[Image]]
     named: Callable[[str], Image | None]
     properties: Mapping[str, Value] = field(default_factory=dict)
+    since_ms: int | None = None
+    until_ms: int = LAST_MS
 
     def query(
         self,
@@ -218,7 +227,13 @@ def _sentinel2(world_of: Planet, asset: str) -> Scenes:
 
     properties = archive.sentinel2_properties(product.level)
     image = partial(_scene_image, product, archive.sentinel2_bands, properties)
-    return Scenes(asset, search, image, named, narrowing={"cloud_limit": _cloud_limit})
+    narrowing = {"cloud_limit": _cloud_limit}
+    return Scenes(asset, search, image, named, _first_ms(SENTINEL2), narrowing=narrowing)
+
+
+def _first_ms(*orbits: Orbit) -> int:
+    """Launch of the first platform on some orbits, UTC milliseconds."""
+    return min(first for orbit in orbits for first, _, _ in orbit.platforms.values()) * DAY_MS
 
 
 def _cloud_limit(equal: Mapping[str, Value], below: Mapping[str, float]) -> float | None:
@@ -232,20 +247,22 @@ def _sentinel1(world_of: Planet) -> Scenes:
     product, world = world_of.products[planet.S1], world_of.views.world
     image = partial(_scene_image, product, archive.sentinel1_bands, archive.SENTINEL1_PROPERTIES)
     search, named = partial(scene_search.radar, world), partial(radar_scene_named, world)
-    return Scenes(planet.S1, search, image, named, narrowing={"way": lambda equal, below: equal.get(PASS)})
+    narrowing: dict[str, Narrowing] = {"way": lambda equal, below: equal.get(PASS)}
+    return Scenes(planet.S1, search, image, named, _first_ms(*SENTINEL1.values()), narrowing=narrowing)
 
 
 def _dynamic_world(world_of: Planet) -> Scenes:
     product, world = world_of.products[planet.DYNAMIC_WORLD], world_of.views.world
     image = partial(_scene_image, product, archive.dynamic_world_bands, archive.DYNAMIC_WORLD_PROPERTIES)
     search = partial(scene_search.optical, world, cloud_limit=LAND_COVER_CLOUDS, mapped=True)
-    return Scenes(planet.DYNAMIC_WORLD, search, image, partial(optical_scene_named, world, mapped=True))
+    named = partial(optical_scene_named, world, mapped=True)
+    return Scenes(planet.DYNAMIC_WORLD, search, image, named, _first_ms(SENTINEL2))
 
 
 def _landsat8(world_of: Planet) -> Scenes:
     views = world_of.views
     search, named = partial(derived.landsat_scenes, views), partial(derived.landsat_named, views)
-    return Scenes(derived.LANDSAT8, search, derived.landsat_image, named)
+    return Scenes(derived.LANDSAT8, search, derived.landsat_image, named, _first_ms(derived.LANDSAT_ORBIT))
 
 
 def _elevation(world_of: Planet) -> Few:
@@ -254,6 +271,7 @@ def _elevation(world_of: Planet) -> Few:
         derived.GLO30,
         lambda shape, period: derived.elevation_tiles(views, shape),
         partial(derived.elevation_named, views),
+        since_ms=FIRST_MS,
     )
 
 
@@ -264,7 +282,8 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     def image(year: int) -> Image:
         own = product.image(year)
-        band = global_band(product.band, BYTE, product.native, archive.planet_read(product, own, product.band))
+        read = archive.planet_read(product, own, product.band)
+        band = global_band(product.band, BYTE, product.native, read, policy=MODE)
         properties = {"system:index": own.index, "system:time_start": own.start_ms, "system:time_end": own.end_ms}
         return Image((band,), properties, GLOBE, f"{asset}/{own.index}", own.end_ms * 1000)
 
@@ -277,6 +296,10 @@ def _yearly(world_of: Planet, asset: str) -> Few:
     return Few(asset, listed, named.get)
 
 
+WEATHER_RASTER = archive.raster_of(products.ERA5_GRID, *products.ERA5_GRID.origin, (3601, 1801))
+"""Both -180 and 180 degrees have a column of their own."""
+
+
 def _weather(world_of: Planet) -> Few:
     product = world_of.products[planet.ERA5]
     assert isinstance(product, products.Era5)
@@ -285,7 +308,7 @@ def _weather(world_of: Planet) -> Few:
         own = product.image(month)
 
         def band(name: str) -> Band:
-            return global_band(name, DOUBLE, products.ERA5_GRID, partial(_month_of_weather, product, month, name))
+            return archive.native_band(name, DOUBLE, WEATHER_RASTER, partial(_month_of_weather, product, month, name))
 
         bands = LazyBands(lambda: {name: partial(band, name) for name in era5.BANDS})
         year, of_year = divmod(month, 12)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError, band_not_found
+from mmearth_data.emulator.filters import ANYTHING, Query
 from mmearth_data.emulator.image import (
     DEFAULT_PROJECTION,
     DOUBLE,
@@ -19,10 +20,14 @@ from mmearth_data.emulator.image import (
     Image,
     Pixels,
     PixelType,
+    chosen_bands,
     constant,
+    least,
+    wholly_masked,
 )
 from mmearth_data.emulator.output import fitted
 from mmearth_data.emulator.registry import function
+from mmearth_data.emulator.stacks import example_of
 from mmearth_data.emulator.values import Date
 from mmearth_data.sources.synthetic.noise import hash_cells, salt_of
 
@@ -45,7 +50,7 @@ def on_values(band: Band, compute: Callable[[Array], Array], kind: PixelType | N
     def evaluate(grid: Grid) -> Pixels:
         values, valid = band.evaluate(grid)
         found = compute(values)
-        fine = valid & np.isfinite(found)
+        fine = least(valid, np.isfinite(found))
         return Pixels(np.where(fine, found, 0.0), fine)
 
     return band.derived(evaluate, kind)
@@ -107,9 +112,8 @@ def metadata(image: Image, property: str, name: str | None = None) -> Image:
     value = value.ms if isinstance(value, Date) else value
     known = isinstance(value, (int, float))
     band = constant(float(value) if known else 0.0, name or property)
-    nothing: Callable[[Grid], Pixels] = lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool))  # noqa: E731
     # "of type double", whatever its number: images of a collection may be reduced with it.
-    return Image((band.derived(band.evaluate if known else nothing, DOUBLE),), {}, image.footprint)
+    return Image((replace(band if known else wholly_masked(band), type=DOUBLE),), {}, image.footprint)
 
 
 # ---------------------------------------------------------------- values
@@ -177,7 +181,7 @@ def _on_three(name: str, image: Image, names: tuple[str, str, str], compute: Cal
     def channel(k: int) -> Callable[[Grid], Pixels]:
         def evaluate(grid: Grid) -> Pixels:
             layers = [band.evaluate(grid) for band in image.bands]
-            valid = np.logical_and.reduce([layer.valid for layer in layers])
+            valid = least(*(layer.valid for layer in layers))
             return Pixels(np.where(valid, compute(np.stack([layer.values for layer in layers]))[k], 0.0), valid)
 
         return evaluate
@@ -233,27 +237,42 @@ def link_collection(
     linkedProperties: Value = None,
     matchPropertyName: str = "system:index",
 ) -> Image:
-    """Add bands and properties of the image of a collection that shares a property."""
-    wanted = input.properties.get(matchPropertyName)
-    match = next((i for i in imageCollection.elements() if i.properties.get(matchPropertyName) == wanted), None)
-    if match is None:
-        return input
-    bands = [linkedBands] if isinstance(linkedBands, str) else linkedBands or []
-    names = [linkedProperties] if isinstance(linkedProperties, str) else linkedProperties or []
-    linked = input.with_bands((*input.bands, *(match.find(name, "Image.linkCollection") for name in bands)))
-    return linked.with_properties({**input.properties, **{name: match.properties.get(name) for name in names}})
+    """Add bands and properties of the image of a collection that shares a property; masked and null without one."""
+    match = matching(imageCollection, input, matchPropertyName)
+    names = [linkedBands] if isinstance(linkedBands, str) else linkedBands or []
+    wanted = [linkedProperties] if isinstance(linkedProperties, str) else linkedProperties or []
+    described = match or (example_image(imageCollection) if names else None)
+    if names and described is None:
+        raise EmulatorError("Image.linkCollection: the collection is empty, so that the linked bands have no type.")
+    linked = [] if described is None else chosen_bands(described, names, "Image.linkCollection")
+    new = {band.name: band if match is not None else wholly_masked(band) for band in linked}
+    image = input.with_bands((*(new.pop(band.name, band) for band in input.bands), *new.values()))
+    found = {name: None if match is None else match.properties.get(name) for name in wanted}
+    return image.with_properties({**input.properties, **found})
+
+
+def matching(collection: Collection, image: Image, name: str = "system:index") -> Image | None:
+    """Image of a collection that has the value of a property that an image has; where several have, the first."""
+    value = image.properties.get(name)
+    if value is None:
+        return None
+    query = Query(equal={name: value} if isinstance(value, str) else {}, region=image.footprint)
+    return next((found for found in collection.find(query) if found.properties.get(name) == value), None)
+
+
+def example_image(collection: Collection) -> Image | None:
+    """Take an image of a collection; None of an empty one."""
+    return example_of(collection) if collection.scattered(ANYTHING) else next(iter(collection), None)
 
 
 @function("ImageCollection.combine")
 def combine_collections(primary: Collection, secondary: Collection, overwrite: bool = False) -> Collection:
     """Join images of equal ``system:index``: bands of both."""
-    from mmearth_data.emulator.collections import Listed
+    from mmearth_data.emulator.collections import Mapped
     from mmearth_data.emulator.image_functions import add_bands
 
-    others = {image.properties.get("system:index"): image for image in secondary.elements()}
-    joined = [
-        add_bands(image, others[index], None, overwrite).with_properties(image.properties)
-        for image in primary.elements()
-        if (index := image.properties.get("system:index")) in others
-    ]
-    return primary.from_source(Listed(joined))
+    def joined(image: Image) -> Image | None:
+        other = matching(secondary, image)
+        return None if other is None else add_bands(image, other, None, overwrite).with_properties(image.properties)
+
+    return primary.from_source(Mapped(primary, joined, keeps=True))

@@ -42,6 +42,16 @@ class AssetSource(Protocol):
         """Properties of the collection itself."""
         ...
 
+    @property
+    def since_ms(self) -> int | None:
+        """When its first images were taken, where they are too many to list; None where they can be listed."""
+        ...
+
+    @property
+    def until_ms(self) -> int:
+        """End of the time that the archive holds."""
+        ...
+
     def query(
         self,
         bounds: BaseGeometry | None,
@@ -64,6 +74,10 @@ class Elements(Protocol):
         """All elements that the query finds, and perhaps others."""
         ...
 
+    def scattered(self, query: Query) -> bool:
+        """Whether what a query finds lies all over the globe, so that it can be listed for a place only."""
+        ...
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -75,6 +89,10 @@ class Listed:
         """All of them."""
         return iter(self.elements)
 
+    def scattered(self, query: Query) -> bool:
+        """No: they are there."""
+        return False
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -84,7 +102,16 @@ class Stored:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Those that the archive finds."""
-        return iter(self.source.query(query.bounds, query.start_ms, query.end_ms, query.equal, query.below))
+        bounds = query.region if query.bounds is None else query.bounds
+        return iter(self.source.query(bounds, query.start_ms, query.end_ms, query.equal, query.below))
+
+    def scattered(self, query: Query) -> bool:
+        """Whether no place, no name and no empty span of time narrows the search of a large archive."""
+        since = self.source.since_ms
+        if since is None or query.bounds is not None or isinstance(query.equal.get(INDEX), str):
+            return False
+        after = query.end_ms is None or query.end_ms > since
+        return after and (query.start_ms is None or query.start_ms < self.source.until_ms)
 
 
 @dataclass(frozen=True)
@@ -100,6 +127,10 @@ class Sorted:
         found = list(_visited(self.parent.find(query)))
         return iter(sorted(found, key=lambda e: sort_key(e.properties.get(self.key)), reverse=not self.ascending))
 
+    def scattered(self, query: Query) -> bool:
+        """As the parent."""
+        return self.parent.scattered(query)
+
 
 @dataclass(frozen=True)
 class Filtered:
@@ -114,6 +145,10 @@ class Filtered:
         passes = wanted.test
         return (element for element in self.parent.find(query.both(wanted.query)) if passes(element, None))
 
+    def scattered(self, query: Query) -> bool:
+        """Whether the filters leave what the parent finds all over the globe."""
+        return self.parent.scattered(query.both(all_of(self.filters).query))
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -127,6 +162,10 @@ class Cut:
         """Take a part of what the parent has, whatever is asked for: which part depends on all."""
         return islice(self.parent.find(ANYTHING), self.start, self.stop)
 
+    def scattered(self, query: Query) -> bool:
+        """Whether all of the parent is: which part it is depends on all, whatever is asked for."""
+        return self.parent.scattered(ANYTHING)
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -139,8 +178,28 @@ class Mapped:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Apply the function to everything where what it makes may be found by anything."""
-        found = self.parent.find(query if self.keeps else ANYTHING)
-        return (made for made in map(self.function, found) if made is not None)
+        passed = self._passed(query)
+        placed = query.region is not None and self.parent.scattered(passed)
+        function = self._placed if placed else self.function
+        return (made for made in map(function, self.parent.find(passed)) if made is not None)
+
+    def scattered(self, query: Query) -> bool:
+        """Whether what it is made of is."""
+        return self.parent.scattered(self._passed(query))
+
+    def _passed(self, query: Query) -> Query:
+        return query if self.keeps else Query(region=query.region)
+
+    def _placed(self, element: Value) -> Value:
+        """Apply the function to an image of a place: without a footprint it would count in all places."""
+        made = self.function(element)
+        if isinstance(made, Image) and made.footprint is None:
+            raise EmulatorError(
+                "Expected a function that keeps the footprints of the images of a collection without filterBounds, got "
+                "an image that is valid everywhere (by unmask(value, false), or from a constant), so that images all "
+                "over the globe would count; add filterBounds(geometry) before map."
+            )
+        return made
 
 
 @dataclass(frozen=True)
@@ -152,9 +211,19 @@ class Merged:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Find in both."""
-        anyhow = replace(query, equal={name: value for name, value in query.equal.items() if name != INDEX})
+        anyhow = _without_index(query)
         firsts = (_renamed(element, "1_") for element in self.first.find(anyhow))
         return chain(firsts, (_renamed(element, "2_") for element in self.second.find(anyhow)))
+
+    def scattered(self, query: Query) -> bool:
+        """Whether either is."""
+        anyhow = _without_index(query)
+        return self.first.scattered(anyhow) or self.second.scattered(anyhow)
+
+
+def _without_index(query: Query) -> Query:
+    """Query without the name of an element, which merging changes."""
+    return replace(query, equal={name: value for name, value in query.equal.items() if name != INDEX})
 
 
 def _renamed(element: Value, prefix: str) -> Value:
@@ -198,6 +267,10 @@ class Collection:
     def find(self, query: Query) -> Iterator[Value]:
         """Elements that the query finds: of those that are computed already, or by looking anew."""
         return iter(self._found) if self._found else self.source.find(query)
+
+    def scattered(self, query: Query) -> bool:
+        """Whether what a query finds lies all over the globe (see `Elements.scattered`)."""
+        return not self._found and self.source.scattered(query)
 
     def elements(self) -> list[Value]:
         """All elements; computed once."""

@@ -17,6 +17,7 @@ from mmearth_data.emulator.archive import (
     Read,
     global_band,
     native_band,
+    pyramid_band,
     raster_of,
     ring,
 )
@@ -333,7 +334,7 @@ def _landsat_bands(scene: LandsatScene) -> Makers:
             valid = inside(scene.footprint, grid)
             return Pixels(np.where(valid, values, 0.0), valid)
 
-        return Band(name, kind, home, lambda grid: nearest(grid, home, own), size)
+        return pyramid_band(name, kind, home, size, own)
 
     drawn = {name: (SHORT, resolution_px(of), partial(_surface, scene, of)) for name, of in LIKE_BANDS.items()}
     flat = {name: (kind, 6, partial(_constant, value)) for name, (kind, value) in FLAT_BANDS.items()}

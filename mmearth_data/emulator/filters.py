@@ -46,6 +46,8 @@ class Query:
         Properties with the values that they have.
     below
         Properties with limits that they do not exceed.
+    region
+        Only pixels in this place matter: where there is no other bound, images that do not reach it may be left out.
     """
 
     bounds: BaseGeometry | None = None
@@ -53,6 +55,7 @@ class Query:
     end_ms: int | None = None
     equal: Mapping[str, Value] = field(default_factory=dict)
     below: Mapping[str, float] = field(default_factory=dict)
+    region: BaseGeometry | None = None
 
     def both(self, other: Query) -> Query:
         """Look for what passes two queries."""
@@ -61,7 +64,8 @@ class Query:
         bounds = self.bounds if other.bounds is None else other.bounds if self.bounds is None else self._smaller(other)
         shared = {name: min(limit, other.below.get(name, limit)) for name, limit in self.below.items()}
         limits = {**other.below, **shared}
-        return Query(bounds, max(starts, default=None), min(ends, default=None), {**other.equal, **self.equal}, limits)
+        equal, region = {**other.equal, **self.equal}, self.region if other.region is None else other.region
+        return Query(bounds, max(starts, default=None), min(ends, default=None), equal, limits, region)
 
     def either(self, other: Query) -> Query:
         """Look for what may pass one of two queries."""

@@ -30,10 +30,10 @@ class Homogeneous:
     """
 
     def __init__(self, images: Sequence[Image]) -> None:
-        self._images = images
+        self.images = images
 
-    def require(self) -> None:
-        """Refuse a collection whose images differ.
+    def required(self) -> Sequence[Image]:
+        """Return the images; refuse a collection whose images differ.
 
         Raises
         ------
@@ -42,10 +42,11 @@ class Homogeneous:
         """
         if self._refusal is not None:
             raise EmulatorError(self._refusal)
+        return self.images
 
     @cached_property
     def _refusal(self) -> str | None:
-        differing = (refusal_of(self._images[0], image) for image in self._images[1:])
+        differing = (refusal_of(self.images[0], image) for image in self.images[1:])
         return next((refusal for refusal in differing if refusal is not None), None)
 
 

@@ -7,6 +7,7 @@ the grid that is asked for. So an expression is evaluated backwards, from the gr
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from contextvars import ContextVar
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
+    Mask = NDArray[Any]
 
 MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
+OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
 WGS84 = "EPSG:4326"
 CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
 """Set while pixels may be any: every band of every asset is then one number that its modality can hold."""
@@ -253,11 +256,57 @@ class Pixels(NamedTuple):
     values
         (row, column).
     valid
-        (row, column) False where masked.
+        (row, column) False where masked. The service's masks are numbers from 0 to 1: where one is neither 0 nor 1, they
+        are an array of such numbers; in all other arrays they are truth values, which take less time.
     """
 
     values: Float
-    valid: Bool
+    valid: Mask
+
+
+def shown(mask: Mask) -> Bool:
+    """Pixels that are not wholly masked."""
+    return mask if mask.dtype == bool else np.asarray(mask > 0)
+
+
+def least(*masks: Mask) -> Mask:
+    """Mask of what is computed from several bands: the least of theirs (the service documents that both must be valid)."""
+    if all(mask.dtype == bool for mask in masks):
+        return np.asarray(functools.reduce(np.logical_and, masks))
+    return np.asarray(functools.reduce(np.minimum, [np.asarray(mask, np.float64) for mask in masks]))
+
+
+def mask_of(values: Float) -> Mask:
+    """Mask of numbers, cut to 0-1: truth values where none lies between."""
+    between = (values > 0) & (values < 1)
+    return np.clip(values, 0.0, 1.0) if between.any() else values > 0
+
+
+MOST_LEVELS = 24
+PYRAMID_TOP_PX = 256
+"""The highest level of a pyramid fits into a square of so many pixels; Earth Engine guides, "scale"."""
+
+
+@lru_cache(maxsize=4096)
+def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None = None) -> int:
+    """Level of an image's pyramid that a request on a lattice reads.
+
+    Each level has pixels twice as wide as the one below; the one with the largest scale that is not coarser than the
+    request's is read (Earth Engine guides, "scale"). Scales are nominal ones, as the service's functions give them.
+    """
+    if DEFAULT_PROJECTION in {asked, home}:
+        return 0
+    level = math.floor(math.log2(max(asked.nominal_scale / home.nominal_scale, 1.0)) + 1e-6)
+    top = MOST_LEVELS if size is None else max(math.ceil(math.log2(max(size) / PYRAMID_TOP_PX)), 0)
+    return min(level, top)
+
+
+@lru_cache(maxsize=4096)
+def coarsened(projection: Projection, level: int) -> Projection:
+    """Lattice of a level of the pyramid on a lattice."""
+    a, b, c, d, e, f = projection.transform
+    wide = 2.0**level
+    return Projection(projection.crs, (a * wide, b * wide, c, d * wide, e * wide, f))
 
 
 def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projection, margin: int = 0) -> Grid:
@@ -429,6 +478,11 @@ def constant(value: float, name: str = "constant") -> Band:
     )
 
 
+def wholly_masked(band: Band) -> Band:
+    """Band with the same description and no valid pixel."""
+    return replace(band, evaluate=lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool)))
+
+
 def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
     if geometry is None:
@@ -450,6 +504,27 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     if geometry.contains(hull):
         return True
     return None if geometry.intersects(hull) else False
+
+
+def lonlat_outline(grid: Grid) -> BaseGeometry:
+    """Shape that holds a grid with some room around it, EPSG:4326; beyond 180 degrees longitude goes on counting.
+
+    Raises
+    ------
+    EmulatorError
+        Where the grid leaves its projection.
+    """
+    columns, rows = np.meshgrid(*(np.linspace(0, n, OUTLINE_POINTS) for n in (grid.width, grid.height)))
+    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
+    if grid.projection.crs != WGS84:
+        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise EmulatorError(f"Unable to transform the pixel grid from {grid.projection.crs} to {WGS84}.")
+    middle = x[OUTLINE_POINTS // 2, OUTLINE_POINTS // 2]
+    x = middle + (x - middle + 180) % 360 - 180 if np.ptp(x) < 360 else x
+    hull = shapely.MultiPoint(np.stack([x.ravel(), y.ravel()], axis=1)).convex_hull
+    margin = OUTLINE_MARGIN_DEG + 0.02 * max(np.ptp(x), np.ptp(y))
+    return hull.buffer(margin, join_style="mitre")
 
 
 def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:

@@ -25,6 +25,9 @@ from mmearth_data.emulator.image import (
     constant,
     covered,
     inside,
+    least,
+    mask_of,
+    shown,
 )
 from mmearth_data.emulator.ranges import type_after
 from mmearth_data.emulator.registry import function
@@ -36,11 +39,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.emulator.geometry import Geometry
+    from mmearth_data.emulator.image import Mask
     from mmearth_data.emulator.registry import Context, Value
 
     Array = NDArray[Any]
 
-TRUTH = PixelType("int", 0, 1)
+TRUTH, SHARE = PixelType("int", 0, 1), PixelType("float", 0, 1)
 INTEGERS = {
     "Uint8": np.uint8,
     "Byte": np.uint8,
@@ -172,7 +176,7 @@ def _integer_cast(dtype: type) -> tuple[Callable[[Array], Array], PixelType]:
     return (lambda values: np.clip(np.trunc(np.nan_to_num(values)), low, high)), PixelType.of(dtype)
 
 
-def _half_up(values: Array) -> Array:
+def half_up(values: Array) -> Array:
     """Nearest whole number; Earth Engine does not document what becomes of halves: here they go up."""
     return np.asarray(np.floor(values + 0.5))
 
@@ -186,7 +190,7 @@ UNARY: dict[str, tuple[Callable[[Array], Array], PixelType | None]] = {
     "abs": (np.abs, None),
     "floor": (np.floor, INT32),
     "ceil": (np.ceil, INT32),
-    "round": (_half_up, INT32),
+    "round": (half_up, INT32),
     "signum": (np.sign, None),
     "not": (lambda values: values == 0, TRUTH),
     "sqrt": (np.sqrt, DOUBLE),
@@ -237,7 +241,7 @@ def _enter_unary(name: str, compute: Callable[[Array], Array], kind: PixelType |
 def defined(values: Array, valid: Array) -> Pixels:
     """Pixels of a result: masked where it is no number."""
     values = np.asarray(values, np.float64)
-    whole = valid & ~np.isnan(values)
+    whole = least(valid, ~np.isnan(values))
     return Pixels(np.where(whole, values, 0.0), whole)
 
 
@@ -252,16 +256,21 @@ def _integers(operation: Callable[..., Array]) -> Callable[[Array, Array], Array
     return lambda a, b: operation(a.astype(np.int64), b.astype(np.int64))
 
 
-def _quotient(a: Array, b: Array) -> Array:
-    """Quotient; of zero by zero, and of anything by zero, nothing: the service masks it."""
-    return np.where(b == 0, np.nan, a / np.where(b == 0, 1, b))
+def quotient(a: Array, b: Array) -> Array:
+    """Quotient, and 0 of a division by 0 (Earth Engine's reference)."""
+    return np.where(b == 0, 0.0, a / np.where(b == 0, 1, b))
+
+
+def relative_difference(a: Array, b: Array) -> Array:
+    """Give (a - b) / (a + b); nothing where either is negative, and, which is not documented, where both are 0."""
+    return np.where((a < 0) | (b < 0) | (a + b == 0), np.nan, quotient(a - b, a + b))
 
 
 BINARY: dict[tuple[str, ...], tuple[Callable[[Array, Array], Array], PixelType | None]] = {
     ("add",): (np.add, None),
     ("subtract",): (np.subtract, None),
     ("multiply",): (np.multiply, None),
-    ("divide",): (_quotient, DOUBLE),
+    ("divide",): (quotient, DOUBLE),
     ("mod",): (np.fmod, None),
     ("pow",): (np.power, DOUBLE),
     ("min",): (np.minimum, None),
@@ -312,7 +321,7 @@ def combined(
         def evaluate(grid: Grid) -> Pixels:
             (x, valid_x), (y, valid_y) = a.evaluate(grid), b.evaluate(grid)
             with np.errstate(all="ignore"):
-                return defined(compute(x, y), valid_x & valid_y)
+                return defined(compute(x, y), least(valid_x, valid_y))
 
         home = b.projection if a.composite else a.projection
         return replace(a.derived(evaluate, type_after(name, kind, a.type, b.type)), projection=home)
@@ -340,10 +349,7 @@ def normalized_difference(input: Image, bandNames: list[str] | None = None) -> I
     names = bandNames or input.names[:2]
     first, second = (Image((input.find(name, "Image.normalizedDifference"),)) for name in names)
 
-    def compute(a: Array, b: Array) -> Array:
-        return np.where((a < 0) | (b < 0), np.nan, _quotient(a - b, a + b))
-
-    image = combined("normalizedDifference", first, second, compute, PixelType("float", -1, 1))
+    image = combined("normalizedDifference", first, second, relative_difference, PixelType("float", -1, 1))
     return input.with_bands((replace(image.bands[0], name="nd"),))
 
 
@@ -380,38 +386,43 @@ def unit_scale(input: Image, low: float, high: float) -> Image:
 
 @function("Image.updateMask")
 def update_mask(image: Image, mask: Image) -> Image:
-    """Mask what is masked or zero in another image, too."""
+    """Give what is not masked another image's values as its mask; what is masked there is masked."""
 
     def change(band: Band, other: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
-            (values, valid), (kept, seen) = band.evaluate(grid), other.evaluate(grid)
-            return Pixels(values, valid & seen & (kept != 0))
+            (values, valid), given = band.evaluate(grid), other.evaluate(grid)
+            return Pixels(values, least(shown(valid), _as_mask(given)))
 
         return band.derived(evaluate)
 
     return image.with_bands(tuple(change(a, b) for a, b in pairs("updateMask", image, mask)[: len(image.bands)]))
 
 
+def _as_mask(pixels: Pixels) -> Mask:
+    """Values of an image as a mask, cut to 0-1: nothing where the image itself is masked."""
+    return least(mask_of(pixels.values), pixels.valid)
+
+
 @function("Image.selfMask")
 def self_mask(image: Image) -> Image:
-    """Mask what is zero."""
+    """Give what is not masked its own value as its mask: zero is masked."""
     return update_mask(image, image)
 
 
 @function("Image.mask")
 def mask(image: Image, mask: Image | None = None) -> Image:
-    """Return the mask of each band, 0 or 1; or replace it by another image's values."""
+    """Return the mask of each band, 0 to 1; or replace it by another image's values."""
 
     def own(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             return Pixels(band.evaluate(grid).valid.astype(np.float64), np.ones(grid.shape, bool))
 
-        return band.derived(evaluate, TRUTH)
+        return band.derived(evaluate, SHARE)
 
     def replaced(band: Band, other: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
-            kept, seen = other.evaluate(grid)
-            return Pixels(band.evaluate(grid).values, seen & (kept != 0))
+            values, valid = band.evaluate(grid)
+            return Pixels(np.where(shown(valid), values, 0.0), _as_mask(other.evaluate(grid)))
 
         return band.derived(evaluate)
 
@@ -429,8 +440,9 @@ def unmask(input: Image, value: Image | None = None, sameFootprint: bool = True)
     def change(band: Band, other: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             (values, valid), (fill, filled) = band.evaluate(grid), other.evaluate(grid)
-            reached = valid | (filled & inside(footprint, grid))
-            return Pixels(np.where(valid, values, np.where(reached, fill, 0.0)), reached)
+            seen, reached = shown(valid), least(filled, inside(footprint, grid))
+            mask = seen | reached if valid.dtype == reached.dtype == bool else np.where(seen, valid, reached)
+            return Pixels(np.where(seen, values, np.where(reached, fill, 0.0)), mask)
 
         return band.derived(evaluate, band.type.joined(other.type))
 
@@ -445,7 +457,7 @@ def where(input: Image, test: Image, value: Image) -> Image:
     def change(band: Band, condition: Band, other: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             (values, valid), (true, seen), (new, fresh) = (b.evaluate(grid) for b in (band, condition, other))
-            taken = valid & seen & (true != 0) & fresh
+            taken = least(shown(valid), shown(seen), true != 0, shown(fresh))
             return Pixels(np.where(taken, new, values), valid)
 
         return band.derived(evaluate, band.type.joined(other.type))
@@ -464,7 +476,7 @@ def clip(input: Image, geometry: Value, context: Context) -> Image:
     def change(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             values, valid = band.evaluate(grid)
-            return Pixels(values, valid & covered(area.shape, area.crs, grid))
+            return Pixels(values, least(valid, covered(area.shape, area.crs, grid)))
 
         return band.derived(evaluate)
 
@@ -490,7 +502,7 @@ def remap(
         at = np.clip(np.searchsorted(old, values), 0, max(len(old) - 1, 0))
         known = old[at] == values if len(old) else np.zeros(values.shape, bool)
         if defaultValue is None:
-            return Pixels(np.where(known, new[at] if len(new) else 0.0, 0.0), valid & known)
+            return Pixels(np.where(known, new[at] if len(new) else 0.0, 0.0), least(valid, known))
         return Pixels(np.where(known, new[at] if len(new) else 0.0, float(defaultValue)), valid)
 
     kind = INT32 if all(float(v).is_integer() for v in to) else DOUBLE

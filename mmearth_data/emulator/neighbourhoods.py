@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import FLOAT, Band, Grid, Image, Pixels, PixelType
+from mmearth_data.emulator.image import FLOAT, Band, Grid, Image, Pixels, PixelType, least, shown
 from mmearth_data.emulator.reducers import Reducer, simple
 from mmearth_data.emulator.registry import encode, function, named
 from mmearth_data.emulator.resampling import aspect, pixel_metres, slope
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmearth_data.emulator.image import Mask
     from mmearth_data.emulator.registry import Value
 
     Float = NDArray[np.float64]
@@ -233,12 +234,20 @@ def neighbours(band: Band, grid: Grid, weights: Float) -> tuple[Float, NDArray[n
     )
 
 
-def _reduced(band: Band, reducer: Reducer, kernel: Kernel, *, weighted: bool = True, centre: bool = False) -> Band:
+WEIGHTS: dict[str, Callable[[Float, Mask], Float]] = {
+    "kernel": lambda kernel, mask: kernel,
+    "mask": lambda kernel, mask: mask.astype(np.float64),
+    "min": lambda kernel, mask: np.minimum(kernel, mask),
+}
+"""How the neighbours weigh: by the kernel, by their masks, or by the lesser of both; Earth Engine's reference."""
+
+
+def _reduced(band: Band, reducer: Reducer, kernel: Kernel, *, weight: str = "mask", centre: bool = False) -> Band:
     def evaluate(grid: Grid) -> Pixels:
         values, valid, weights = neighbours(band, grid, kernel.weights(grid))
-        ((found, fine),) = reducer.over([(values, valid)], weights if weighted else None)
+        ((found, fine),) = reducer.over([(values, shown(valid))], WEIGHTS[weight](weights, valid))
         if centre:
-            fine = fine & band.evaluate(grid).valid
+            fine = least(fine, band.evaluate(grid).valid)
         return Pixels(np.where(fine, found, 0.0), fine)
 
     return band.derived(evaluate, reducer.outputs[0].type)
@@ -248,14 +257,16 @@ def _reduced(band: Band, reducer: Reducer, kernel: Kernel, *, weighted: bool = T
 def reduce_neighborhood(
     image: Image, reducer: Reducer, kernel: Kernel, inputWeight: str = "kernel", skipMasked: bool = True
 ) -> Image:
-    """Reduce the neighbours of each pixel, weighted by a kernel."""
+    """Reduce the neighbours of each pixel, weighted by a kernel, by their masks, or by the lesser of both."""
+    if inputWeight not in WEIGHTS:
+        raise EmulatorError(f"Image.reduceNeighborhood: Invalid inputWeight '{inputWeight}'. Expected {list(WEIGHTS)}.")
     bands = [
         replace(
             _reduced(
                 band,
                 replace(reducer, outputs=(output,)),
                 kernel,
-                weighted=inputWeight == "kernel",
+                weight=inputWeight,
                 centre=skipMasked,
             ),
             name=f"{band.name}_{output.name}",
@@ -293,7 +304,7 @@ def _enter_focal(method: str, *names: str) -> None:
             raise EmulatorError(f"Image.{names[0]}: Unknown kernel type '{kernelType}'.")
         shape = kernel or Kernel(FLAT[kernelType], radius, _units(units))
         for _ in range(iterations):
-            image = image.mapped(lambda band: _reduced(band, simple(method), shape, weighted=False))
+            image = image.mapped(lambda band: _reduced(band, simple(method), shape))
         return image
 
     focal.__doc__ = f"`{method}` of the neighbours."
@@ -323,7 +334,7 @@ def gradient(input: Image) -> Image:
                 sides = ((slice(None, -2), slice(1, -1)), (slice(2, None), slice(1, -1)))
             after, before = sides
             change = (values[after] - values[before]) / (2 * (step_x, step_y)[k])
-            fine = valid[after] & valid[before]
+            fine = least(valid[after], valid[before])
             return Pixels(np.where(fine, change, 0.0), fine)
 
         return evaluate

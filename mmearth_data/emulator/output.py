@@ -28,6 +28,7 @@ from mmearth_data.emulator.image import (
     Projection,
     chosen_bands,
     in_crs,
+    least,
     window_of,
 )
 
@@ -247,7 +248,7 @@ def picture(bands: Sequence[Band], grid: Grid, options: Mapping[str, Any]) -> by
         values, seen = band.evaluate(grid)
         low, high = _limits(ranges[k % len(ranges)], band.type)
         layers.append(np.clip((values - low) / (high - low if high != low else 1), 0, 1))
-        valid &= seen
+        valid = least(valid, seen)
     gamma = float((options.get("gamma") or {}).get("value", 1) or 1)
     shares = [layer ** (1 / gamma) for layer in layers]
     palette = options.get("paletteColors")

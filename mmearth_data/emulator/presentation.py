@@ -21,6 +21,8 @@ from mmearth_data.emulator.image import (
     covered,
     in_crs,
     inside,
+    least,
+    mask_of,
     window_of,
 )
 from mmearth_data.emulator.output import hex_colour
@@ -62,7 +64,7 @@ def clip_to_bounds_and_scale(
 
         def evaluate(grid: Grid) -> Pixels:
             values, valid = band.evaluate(grid)
-            return Pixels(values, valid & within(edge, home.crs, grid))
+            return Pixels(values, least(valid, within(edge, home.crs, grid)))
 
         forced = scale is not None or width is not None or height is not None or maxDimension is not None
         return replace(band.derived(evaluate), frame=frame, projection=frame.projection if forced else band.projection)
@@ -196,14 +198,18 @@ def _painted(band: Band, share: Callable[[Array], Array], palette: Value) -> tup
 
 @function("Image.blend")
 def blend(bottom: Image, top: Image) -> Image:
-    """Lay one image over another, where it is not masked."""
+    """Lay one image over another; its mask is how opaque it is."""
     if len(bottom.bands) != len(top.bands):
         raise EmulatorError("Image.blend: Both images must have the same number of bands.")
 
     def change(below: Band, above: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             (values, valid), (new, fresh) = below.evaluate(grid), above.evaluate(grid)
-            return Pixels(np.where(fresh, new, values), valid | fresh)
+            if valid.dtype == fresh.dtype == bool:
+                return Pixels(np.where(fresh, new, values), valid | fresh)
+            behind = valid * (1.0 - fresh)
+            mask = fresh + behind
+            return Pixels((new * fresh + values * behind) / np.where(mask > 0, mask, 1.0), mask_of(mask))
 
         return below.derived(evaluate, below.type.joined(above.type))
 
@@ -224,7 +230,7 @@ def paint(image: Image, featureCollection: Value, color: Value = 0, width: Value
             for geometry, properties in features:
                 held = covered(geometry.shape, geometry.crs, grid)
                 values[held] = float(properties.get(color, 0)) if isinstance(color, str) else float(color)
-                valid |= held
+                valid = np.maximum(valid, held)
             return Pixels(values, valid)
 
         return band.derived(evaluate)
@@ -242,7 +248,7 @@ def clip_to_collection(input: Image, collection: Value, context: Context) -> Ima
     def change(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
             values, valid = band.evaluate(grid)
-            return Pixels(values, valid & inside(shape, grid))
+            return Pixels(values, least(valid, inside(shape, grid)))
 
         return band.derived(evaluate)
 

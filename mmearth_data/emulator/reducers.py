@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import DOUBLE, INT32, PixelType
+from mmearth_data.emulator.image import DOUBLE, INT32, PixelType, least, mask_of, shown
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, function, named, promotion
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Output:
         Which of the reducer's inputs it looks at; the first of two for a joint computation.
     joint
         Computation of two inputs, for those that need both: (x, y, valid, weights).
+    weighted
+        Whether weights count. Where they do not, a pixel counts whole where its centre lies in the region (Earth Engine
+        guides, "statistics of an image region").
+    picks
+        Whether it is one of the values: in an image it keeps the mask of that one.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Output:
     type: PixelType | None = DOUBLE
     input: int = 0
     joint: Callable[[Array, Array, Array, Array], Array] | None = None
+    weighted: bool = True
+    picks: bool = False
 
 
 @named("Reducer")
@@ -63,61 +70,83 @@ class Reducer:
     outputs
         Numbers that it gives.
     gather
-        Gives a list or dictionary of a flat input instead of numbers; None for most.
+        Gives a list or dictionary of (values, weights) of a flat input instead of numbers; None for most.
     inputs
         Numbers that it takes at a time.
-    weighted
-        Whether weights of pixels count.
     table
-        Gives everything from (columns, weights), for those whose results are no numbers; None for most.
+        Gives everything from (columns, weights, centred), for those whose results are no numbers; None for most.
     """
 
     name: str
     outputs: tuple[Output, ...]
-    gather: Callable[[Array], Value] | None = None
+    gather: Callable[[Array, Array], Value] | None = None
     inputs: int = 1
-    weighted: bool = True
-    table: Callable[[Columns, Array | None], dict[str, Value]] | None = None
+    table: Callable[[Columns, Array | None, Array | None], dict[str, Value]] | None = None
 
-    def over(self, stacks: Sequence[tuple[Array, Array]], weights: Array | None = None) -> list[tuple[Array, Array]]:
+    @property
+    def weighted(self) -> bool:
+        """Whether weights count for all outputs."""
+        return all(output.weighted for output in self.outputs)
+
+    def over(
+        self, stacks: Sequence[tuple[Array, Array]], weights: Array | None = None, centred: Array | None = None
+    ) -> list[tuple[Array, Array]]:
         """Reduce along the first axis.
 
         Parameters
         ----------
         stacks
-            (values, valid) of each input, (n, ...).
+            (values, mask) of each input, (n, ...).
         weights
-            (n, ...) weights; None is one everywhere.
+            (n, ...) weights; None weighs each value with its mask.
+        centred
+            (n, ...) values that outputs without weights count; None is all.
 
         Returns
         -------
         list of (ndarray, ndarray)
-            (values, valid) of each output, (...).
+            (values, mask) of each output, (...).
         """
         if self.gather is not None or self.table is not None:
             raise EmulatorError(f"Reducer.{self.name}: its output is no number, so no image can hold it.")
         results = []
         for output in self.outputs:
-            values, valid = stacks[output.input]
-            weight = np.ones(values.shape) if weights is None or not self.weighted else weights
+            values, mask = stacks[output.input]
             if output.joint is not None:
                 other, seen = stacks[output.input + 1]
-                both = valid & seen
-                found = output.joint(values, other, both, np.where(both, weight, 0.0))
+                mask = least(mask, seen)
+            valid, weight = self._counted(output, mask, weights, centred)
+            if output.joint is not None:
+                found = output.joint(values, other, valid, weight)
             else:
-                found = output.compute(values.astype(np.float64), valid, np.where(valid, weight, 0.0))
+                found = output.compute(values.astype(np.float64), valid, weight)
             fine = np.isfinite(found)
-            results.append((np.where(fine, found, 0.0), fine))
+            kept = mask_of_output(output, mask, valid, weight, fine)
+            results.append((np.where(fine, found, 0.0), kept))
         return results
 
-    def flat(self, columns: Sequence[tuple[Array, Array]], weights: Array | None = None) -> dict[str, Value]:
-        """Output name -> number, or null, of (values, valid) columns (n,)."""
+    @staticmethod
+    def _counted(output: Output, mask: Array, weights: Array | None, centred: Array | None) -> tuple[Array, Array]:
+        """Give (valid, weights) of the values of one output."""
+        valid = shown(mask)
+        if not output.weighted:
+            counted = valid if centred is None else valid & centred
+            return counted, counted.astype(np.float64)
+        if weights is None:
+            return valid, mask.astype(np.float64)
+        return valid, np.where(valid, weights, 0.0)
+
+    def flat(
+        self, columns: Sequence[tuple[Array, Array]], weights: Array | None = None, centred: Array | None = None
+    ) -> dict[str, Value]:
+        """Output name -> number, or null, of (values, mask) columns (n,), weighed as in `over`."""
         if self.table is not None:
-            return self.table(columns, weights)
+            return self.table(columns, weights, centred)
         if self.gather is not None:
-            values, valid = columns[0]
-            return {self.outputs[0].name: self.gather(values[valid])}
-        reduced = self.over(columns, weights)
+            values, mask = columns[0]
+            valid, weight = self._counted(self.outputs[0], mask, weights, centred)
+            return {self.outputs[0].name: self.gather(values[valid], weight[valid])}
+        reduced = self.over(columns, weights, centred)
         return {
             output.name: plain(float(value), output.type) if fine else None
             for output, (value, fine) in zip(self.outputs, reduced, strict=True)
@@ -130,6 +159,16 @@ class Reducer:
             return {self.outputs[0].name: [row[0] for row in kept]}
         table = np.array(kept, np.float64).reshape(len(kept), self.inputs)
         return self.flat([(table[:, k], np.ones(len(kept), bool)) for k in range(self.inputs)])
+
+
+def mask_of_output(output: Output, mask: Array, valid: Array, weight: Array, fine: Array) -> Array:
+    """Mask of an output: that of the value that was picked; elsewhere whole where something came out.
+
+    Earth Engine does not document the masks of composites.
+    """
+    if mask.dtype == bool or not output.picks:
+        return np.asarray(fine)
+    return mask_of(np.where(fine, np.nan_to_num(output.compute(mask, valid, weight)), 0.0))
 
 
 def plain(value: float, kind: PixelType | None) -> float | int:
@@ -261,9 +300,10 @@ def _any(values: Array, valid: Array, weights: Array) -> Array:
     return _or_nothing(np.asarray((valid & (values != 0)).any(axis=0), np.float64), valid)
 
 
-def _histogram(values: Array) -> dict[str, Value]:
-    found, counts = np.unique(values, return_counts=True)
-    return {str(encode(float(value))): int(count) for value, count in zip(found, counts, strict=True)}
+def _histogram(values: Array, weights: Array) -> dict[str, Value]:
+    found, at = np.unique(values, return_inverse=True)
+    counts = np.bincount(at, weights, len(found))
+    return {str(encode(float(value))): plain(float(n), None) for value, n in zip(found, counts, strict=True)}
 
 
 SIMPLE: dict[str, tuple[Compute, PixelType | None]] = {
@@ -293,6 +333,9 @@ SIMPLE: dict[str, tuple[Compute, PixelType | None]] = {
 """Reducers with one output, called as they are."""
 
 
+UNWEIGHTED = frozenset({"count"})
+"""Reducers that never weigh (Earth Engine guides, "statistics of an image region")."""
+PICKS = frozenset({"first", "firstNonNull", "last", "lastNonNull"})
 OUTPUT_NAMES = {
     "firstNonNull": "first",
     "lastNonNull": "last",
@@ -309,7 +352,8 @@ OUTPUT_NAMES = {
 def simple(name: str) -> Reducer:
     """Reducer with one output."""
     compute, kind = SIMPLE[name]
-    return Reducer(name, (Output(OUTPUT_NAMES.get(name, name), compute, kind),))
+    weighted, picks = name not in UNWEIGHTED, name in PICKS
+    return Reducer(name, (Output(OUTPUT_NAMES.get(name, name), compute, kind, weighted=weighted, picks=picks),))
 
 
 def _enter(name: str) -> None:
@@ -367,7 +411,7 @@ def reducer_percentile(percentiles: list[float], outputNames: list[str] | None =
 @function("Reducer.toList")
 def reducer_to_list() -> Reducer:
     """All values as a list."""
-    return Reducer("toList", (Output("list", _count),), gather=lambda values: [encode(float(v)) for v in values])
+    return Reducer("toList", (Output("list", _count),), gather=lambda values, _: [encode(float(v)) for v in values])
 
 
 @function("Reducer.frequencyHistogram")
@@ -379,7 +423,7 @@ def reducer_histogram() -> Reducer:
 @function("Reducer.countDistinct", "Reducer.countDistinctNonNull")
 def reducer_count_distinct() -> Reducer:
     """Count the values that differ."""
-    return Reducer("countDistinct", (Output("count", _count),), gather=lambda values: len(np.unique(values)))
+    return Reducer("countDistinct", (Output("count", _count),), gather=lambda values, _: len(np.unique(values)))
 
 
 @function("Reducer.combine")
@@ -388,13 +432,13 @@ def combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str = "", shared
     shift = 0 if sharedInputs else reducer1.inputs
     second = tuple(replace(o, name=f"{outputPrefix}{o.name}", input=o.input + shift) for o in reducer2.outputs)
     inputs = max(reducer1.inputs, reducer2.inputs) if sharedInputs else reducer1.inputs + reducer2.inputs
-    return Reducer("combine", (*reducer1.outputs, *second), inputs=inputs, weighted=reducer1.weighted)
+    return Reducer("combine", (*reducer1.outputs, *second), inputs=inputs)
 
 
 @function("Reducer.unweighted")
 def unweighted(reducer: Reducer) -> Reducer:
-    """Count every pixel as a whole one."""
-    return replace(reducer, weighted=False)
+    """Count every pixel whose centre counts as a whole one."""
+    return replace(reducer, outputs=tuple(replace(output, weighted=False) for output in reducer.outputs))
 
 
 @function("Reducer.setOutputs")
@@ -411,8 +455,8 @@ def repeat(reducer: Reducer, count: int) -> Reducer:
     """Apply a reducer to each of several inputs; every output is a list."""
     size = reducer.inputs
 
-    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
-        results = [reducer.flat(columns[k * size : (k + 1) * size], weights) for k in range(count)]
+    def table(columns: Columns, weights: Array | None, centred: Array | None) -> dict[str, Value]:
+        results = [reducer.flat(columns[k * size : (k + 1) * size], weights, centred) for k in range(count)]
         return {output.name: [result[output.name] for result in results] for output in reducer.outputs}
 
     return replace(reducer, inputs=size * count, table=table)
@@ -422,14 +466,14 @@ def repeat(reducer: Reducer, count: int) -> Reducer:
 def group(reducer: Reducer, groupField: int = 0, groupName: str = "group") -> Reducer:
     """Reduce apart what differs in one of the inputs: a list of results, in the order of that input."""
 
-    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
-        keys, known = columns[groupField]
+    def table(columns: Columns, weights: Array | None, centred: Array | None) -> dict[str, Value]:
+        keys, known = columns[groupField][0], shown(columns[groupField][1])
         others = [column for k, column in enumerate(columns) if k != groupField]
         groups = []
         for key in np.unique(keys[known]).tolist():
             held = known & (keys == key)
             own = [(values[held], valid[held]) for values, valid in others]
-            found = reducer.flat(own, None if weights is None else weights[held])
+            found = reducer.flat(own, *(None if each is None else each[held] for each in (weights, centred)))
             groups.append({groupName: int(key) if key == int(key) else key, **found})
         return {"groups": groups}
 
@@ -461,8 +505,8 @@ def pearsons_correlation() -> Reducer:
 def fixed_histogram(min: float, max: float, steps: int, cumulative: bool = False) -> Reducer:
     """Count values in bins of one width: rows of (lower edge, count)."""
 
-    def gather(values: Array) -> Value:
-        counts, edges = np.histogram(values, bins=steps, range=(min, max))
+    def gather(values: Array, weights: Array) -> Value:
+        counts, edges = np.histogram(values, bins=steps, range=(min, max), weights=weights)
         counts = np.cumsum(counts) if cumulative else counts
         return [[float(edge), float(count)] for edge, count in zip(edges[:-1], counts, strict=True)]
 
@@ -473,7 +517,7 @@ def fixed_histogram(min: float, max: float, steps: int, cumulative: bool = False
 def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None) -> Reducer:
     """Count values in bins whose width is a power of two that leaves no more than so many bins."""
 
-    def gather(values: Array) -> Value:
+    def gather(values: Array, weights: Array) -> Value:
         width = minBucketWidth or 1.0
         most = maxBuckets or 256
         low = np.floor(values.min() / width) * width if len(values) else 0.0
@@ -481,8 +525,12 @@ def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None
             width *= 2
             low = np.floor(values.min() / width) * width
         bins = np.floor((values - low) / width).astype(np.int64)
-        counts = np.bincount(bins) if len(values) else np.zeros(0)
-        means = [float(values[bins == k].mean()) if n else float(low + (k + 0.5) * width) for k, n in enumerate(counts)]
+        counts = np.bincount(bins, weights) if len(values) else np.zeros(0)
+        sums = np.bincount(bins, weights * values) if len(values) else np.zeros(0)
+        means = [
+            float(s / n) if n else float(low + (k + 0.5) * width)
+            for k, (s, n) in enumerate(zip(sums, counts, strict=True))
+        ]
         return {
             "bucketMin": float(low),
             "bucketWidth": float(width),

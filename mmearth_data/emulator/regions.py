@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
 from mmearth_data.emulator.cheap import Remembered
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import CHEAP, DEFAULT_PROJECTION, WGS84, Grid, Image, Projection, in_crs, window_of
+from mmearth_data.emulator.image import (
+    CHEAP,
+    DEFAULT_PROJECTION,
+    WGS84,
+    Grid,
+    Image,
+    Projection,
+    in_crs,
+    least,
+    window_of,
+)
 from mmearth_data.emulator.reducers import Reducer, by_output
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import lattice
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
@@ -136,7 +146,20 @@ def reduce_region(
     if context.cheap_pixels:
         form = tuple((band.name, band.type) for band in image.bands), reducer.name
         return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, grid))
-    return gathered(image, reducer, grid, weights_in(shape, grid), "Image.reduceRegion")
+    return gathered_in(image, reducer, shape, grid, "Image.reduceRegion")
+
+
+def gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
+    """Reduce the pixels of a shape in the grid's CRS."""
+    centred = None if reducer.weighted else centres_in(shape, grid)
+    return gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
+
+
+def centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
+    """Pixels whose centres lie in a shape in the grid's CRS; those that hold its points, where it has no extent."""
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return weights_in(shape, grid) > 0
+    return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
 
 
 def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, Value]:
@@ -176,10 +199,18 @@ def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> B
     return in_crs(image.footprint, WGS84, crs)
 
 
-def gathered(image: Image, reducer: Reducer, grid: Grid, weights: NDArray[np.float64], name: str) -> dict[str, Value]:
-    """Reduce the pixels of a window, each with its weight."""
+def gathered(
+    image: Image,
+    reducer: Reducer,
+    grid: Grid,
+    weights: NDArray[np.float64],
+    name: str,
+    centred: NDArray[np.bool_] | None = None,
+) -> dict[str, Value]:
+    """Reduce the pixels of a window, each with its weight; unweighted outputs count those that are centred in the region."""
     counted = weights.ravel() > 0
     weight = weights.ravel()[counted]
+    inside = None if centred is None else centred.ravel()[counted]
     columns = []
     for band in image.bands:
         values, valid = band.evaluate(grid)
@@ -187,6 +218,15 @@ def gathered(image: Image, reducer: Reducer, grid: Grid, weights: NDArray[np.flo
     if reducer.inputs > 1:
         if len(columns) != reducer.inputs:
             raise EmulatorError(f"{name}: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}.")
-        return reducer.flat(columns, weight)
-    results = {band.name: reducer.flat([column], weight) for band, column in zip(image.bands, columns, strict=True)}
+        return reducer.flat(columns, weighed(weight, [mask for _, mask in columns]), inside)
+    results = {
+        band.name: reducer.flat([column], weighed(weight, [column[1]]), inside)
+        for band, column in zip(image.bands, columns, strict=True)
+    }
     return by_output(reducer, image.names, results)
+
+
+def weighed(shares: NDArray[np.float64], masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Weight of pixels: the least of the share inside the region and the mask (Earth Engine guides, as above)."""
+    fractional = [mask for mask in masks if mask.dtype != bool]
+    return least(shares, *fractional) if fractional else shares

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import CHEAP, Band, Grid, Pixels, PixelType, Projection, cut, nearest, parsed_crs
+from mmearth_data.emulator.image import (
+    CHEAP,
+    Band,
+    Grid,
+    Pixels,
+    PixelType,
+    Projection,
+    coarsened,
+    cut,
+    least,
+    level_for,
+    nearest,
+    parsed_crs,
+)
 from mmearth_data.emulator.registry import function
 
 if TYPE_CHECKING:
@@ -15,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.emulator.image import Image
+    from mmearth_data.emulator.image import Image, Mask
 
     Float = NDArray[np.float64]
     Weights = Callable[[Float], list[Float]]
@@ -56,11 +69,12 @@ def _interpolated(band: Band, weights: Weights, before: int) -> Band:
     def evaluate(grid: Grid) -> Pixels:
         if CHEAP.get():
             return band.evaluate(grid)
-        column, row = (axis - 0.5 for axis in grid.positions(band.projection))
+        home = coarsened(band.projection, level_for(grid.projection, band.projection, band.size))
+        column, row = (axis - 0.5 for axis in grid.positions(home))
         left, top = np.floor(column), np.floor(row)
         across, down = weights(column - left), weights(row - top)
         left, top = left.astype(np.int64) - before, top.astype(np.int64) - before
-        window = cut(left, top, band.projection, len(across) - 1)
+        window = cut(left, top, home, len(across) - 1)
         native = band.evaluate(window)
         at = top - window.row, left - window.column
         return _weighted(native, at, across, down)
@@ -73,22 +87,22 @@ def _weighted(
     native: Pixels, at: tuple[NDArray[np.int64], NDArray[np.int64]], across: list[Float], down: list[Float]
 ) -> Pixels:
     values = np.zeros(at[0].shape)
-    valid = np.ones(at[0].shape, bool)
+    valid: Mask = np.ones(at[0].shape, bool)
     for k, vertical in enumerate(down):
         for j, horizontal in enumerate(across):
             weight = vertical * horizontal
             seen = native.valid[at[0] + k, at[1] + j]
             values += np.where(seen, native.values[at[0] + k, at[1] + j], 0.0) * weight
-            valid &= valid_under_interpolation(seen, weight)
+            valid = least(valid, valid_under_interpolation(seen, weight))
     return Pixels(values, valid)
 
 
-def valid_under_interpolation(seen: NDArray[np.bool_], weight: Float) -> NDArray[np.bool_]:
-    """Whether one neighbour lets a pixel stay valid: a masked one that counts masks it.
+def valid_under_interpolation(seen: Mask, weight: Float) -> Mask:
+    """Mask that one neighbour allows a pixel: its own where it counts, so that a masked one masks it.
 
     Earth Engine's documentation does not say what happens between valid and masked pixels.
     """
-    return np.asarray(seen | (weight == 0), dtype=bool)
+    return np.maximum(seen, weight == 0)
 
 
 @function("Image.reproject")
@@ -160,7 +174,7 @@ def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Floa
             east = (heights[1:-1, 2:] - heights[1:-1, :-2]) / (2 * step_x)
             north = (heights[:-2, 1:-1] - heights[2:, 1:-1]) / (2 * step_y)
             values = of_gradient(east, north)
-        whole = np.isfinite(values) & valid[1:-1, 1:-1]
+        whole = least(np.isfinite(values), valid[1:-1, 1:-1])
         return Pixels(np.where(whole, values, 0.0), whole)
 
     def evaluate(grid: Grid) -> Pixels:

@@ -11,12 +11,14 @@ import shapely
 from mmearth_data.emulator.collections import Collection, of_elements
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.features import Feature, geometry_of
+from mmearth_data.emulator.filters import ANYTHING
 from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import WGS84, Band, Grid, Image, Pixels, Projection, in_crs
+from mmearth_data.emulator.image import WGS84, Band, Grid, Image, Pixels, Projection, in_crs, least, shown
 from mmearth_data.emulator.reducers import Reducer, plain
-from mmearth_data.emulator.regions import aggregated_on, cells_of, gathered, region_of, weights_in
+from mmearth_data.emulator.regions import aggregated_on, cells_of, centres_in, gathered_in, region_of
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import lattice
+from mmearth_data.emulator.stacks import images_near, images_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,8 +45,7 @@ def reduce_regions(
     def reduced(feature: Feature) -> Feature:
         geometry = geometry_of(feature)
         shape = in_crs(geometry.shape, geometry.crs, home.crs)
-        grid = cells_of(shape, home)
-        results = gathered(image, reducer, grid, weights_in(shape, grid), "Image.reduceRegions")
+        results = gathered_in(image, reducer, shape, cells_of(shape, home), "Image.reduceRegions")
         if len(image.bands) == 1 and reducer.inputs == 1:
             (band,) = image.names
             first = reducer.outputs[0].name
@@ -75,9 +76,9 @@ class Places:
         layers = [band.evaluate(self.grid) for band in image.bands]
         self.values = [layer.values for layer in layers]
         self.valid = [layer.valid for layer in layers]
-        held = _centres_in(shape, self.grid)
+        held = centres_in(shape, self.grid)
         if drop_nulls:
-            held &= np.logical_and.reduce(self.valid)
+            held &= shown(least(*self.valid))
         else:
             held &= np.logical_or.reduce(self.valid)
         self.rows, self.columns = np.nonzero(held)
@@ -102,12 +103,6 @@ class Places:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def _centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
-    if shape.geom_type in {"Point", "MultiPoint"}:
-        return weights_in(shape, grid) > 0
-    return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
 
 
 def _picked(count: int, wanted: int, seed: int) -> list[int]:
@@ -236,7 +231,8 @@ def get_region(
         raise EmulatorError("ImageCollection.getRegion: Specify a scale or a crsTransform.")
     home = lattice(crs or Projection(WGS84), crsTransform, scale)
     shape = in_crs(geometry.shape, geometry.crs, home.crs)
-    images = collection.elements()
+    place = in_crs(geometry.shape, geometry.crs, WGS84)
+    images = images_near(collection, place) if collection.scattered(ANYTHING) else images_of(collection)
     names = images[0].names if images else []
     table: list[Value] = [["id", "longitude", "latitude", "time", *names]]
     for image in images:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 
 from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.filters import ANYTHING, Query
 from mmearth_data.emulator.homogeneous import Homogeneous
-from mmearth_data.emulator.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels
+from mmearth_data.emulator.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels, lonlat_outline
 from mmearth_data.emulator.lazy_bands import LazyBands
 from mmearth_data.emulator.reducers import SIMPLE, Output, Reducer, simple
 from mmearth_data.emulator.registry import function
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.collections import Collection
     from mmearth_data.emulator.registry import Value
@@ -25,12 +30,104 @@ PER_PIXEL = ("min", "max", "count", "sum", "product", "mean", "median", "mode")
 """`ImageCollection` methods that are reducers without a suffix on the bands' names."""
 
 
+MOST_STACKED = 2**27
+"""Pixels of a stack that one band of one answer may need; the service reports more as a lack of memory."""
+KEPT_GRIDS = 16
+EXAMPLE_PLACES = [
+    shapely.Point(*lonlat)
+    for lonlat in (
+        (10.2, 47.3), (-60.5, -10.2), (25.1, 9.7), (105.3, 34.8), (134.6, -24.9), (-100.4, 40.2),
+        (-40.0, 72.0), (60.3, 62.1), (24.8, -28.3), (-69.7, -30.4), (78.2, 22.4), (-120.3, 55.2),
+    )
+]  # fmt: skip
+"""(longitude, latitude) on land, from which the bands of a collection without bounds are known."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images of a collection, as far as a grid needs them.
+
+    Attributes
+    ----------
+    images
+        Those that the names and types of bands are taken from: all, or one of a collection that lies all over the globe.
+    on
+        Gives the images whose pixels may lie on a grid, in order; refuses those that differ in bands or types.
+    """
+
+    images: Sequence[Image]
+    on: Callable[[Grid], Sequence[Image]]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the bands of the first image; an empty collection has none."""
+        return self.images[0].names if self.images else []
+
+    def bands(self, name: str) -> Layers:
+        """Bands of a name."""
+        return Layers(stacked(self.images, name), lambda grid: stacked(self.on(grid), name))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Bands of one name.
+
+    Attributes
+    ----------
+    known
+        Those whose types are known.
+    on
+        Gives those that may have pixels on a grid.
+    """
+
+    known: Sequence[Band]
+    on: Callable[[Grid], Sequence[Band]]
+
+
+def layers_of(bands: Sequence[Band]) -> Layers:
+    """Bands that are there, whatever the grid."""
+    return Layers(bands, lambda grid: bands)
+
+
+def stack_of(collection: Collection) -> Stack:
+    """Images of a collection: all that it has, or those that the grid of an answer needs."""
+    if not collection.scattered(ANYTHING):
+        alike = Homogeneous(images_of(collection))
+        return Stack(alike.images, lambda grid: alike.required())
+    return Stack([example_of(collection)], lru_cache(KEPT_GRIDS)(partial(_near, collection)))
+
+
 def images_of(collection: Collection) -> list[Image]:
     """Elements of a collection, all of them images."""
-    elements = list(collection.elements())
-    if not all(isinstance(element, Image) for element in elements):
+    return [_as_image(element) for element in collection.elements()]
+
+
+def _as_image(element: Value) -> Image:
+    if not isinstance(element, Image):
         raise EmulatorError("Invalid type.\nExpected type: ImageCollection.\nActual type: FeatureCollection.")
-    return elements
+    return element
+
+
+def _near(collection: Collection, grid: Grid) -> Sequence[Image]:
+    """Images of a collection that reach a grid."""
+    return Homogeneous(images_near(collection, lonlat_outline(grid))).required()
+
+
+def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
+    """Images of a collection without bounds that reach a place (EPSG:4326)."""
+    return [_as_image(element) for element in collection.find(Query(region=region))]
+
+
+def example_of(collection: Collection) -> Image:
+    """First image of a collection that is found at one of some places: it tells names and types of the bands."""
+    for place in EXAMPLE_PLACES:
+        found = next(collection.find(Query(region=place)), None)
+        if found is not None:
+            return _as_image(found)
+    raise EmulatorError(
+        "Expected an image of a collection without filterBounds, found none at some places in all continents, which is "
+        "all that the emulator can look at; add filterBounds(geometry)."
+    )
 
 
 def stacked(images: Sequence[Image], name: str) -> list[Band]:
@@ -38,51 +135,54 @@ def stacked(images: Sequence[Image], name: str) -> list[Band]:
     return [band for image in images if (band := image.named(name)) is not None]
 
 
-def reduced_band(
-    bands: Sequence[Band], reducer: Reducer, output: Output, name: str, check: Homogeneous | None = None
-) -> Band:
-    """Band of an output of a reducer over a stack, whose images are checked when its pixels are computed."""
-    only = replace(reducer, outputs=(replace(output, input=0),))
+def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, name: str) -> Band:
+    """Band of an output of a reducer over one stack for each of its inputs."""
+    only = replace(reducer, outputs=(output,))
 
     def evaluate(grid: Grid) -> Pixels:
-        if check is not None:
-            check.require()
-        layers = [band.evaluate(grid) for band in bands]
-        values, valid = (np.stack([layer[k] for layer in layers]) for k in (0, 1))
-        ((found, fine),) = only.over([(values, valid)])
+        ((found, fine),) = only.over([pixels_of(layers.on(grid), grid) for layers in inputs])
         return Pixels(found, fine)
 
     kind = output.type
     if kind is None:
+        bands = inputs[output.input].known
         kind = bands[0].type
         for other in {band.type for band in bands[1:]}:
             kind = kind.joined(other)
     return Band(name, kind, DEFAULT_PROJECTION, evaluate)
 
 
-def band_names_of(images: Sequence[Image]) -> list[str]:
-    """Names of the bands of the first image; an empty collection has none."""
-    return images[0].names if images else []
+def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer where there is no band.
+
+    Raises
+    ------
+    EmulatorError
+        Where they are more than one answer may need.
+    """
+    if len(bands) * grid.width * grid.height > MOST_STACKED:
+        raise EmulatorError("User memory limit exceeded.")
+    if not bands:
+        return np.zeros((1, *grid.shape)), np.zeros((1, *grid.shape), bool)
+    layers = [band.evaluate(grid) for band in bands]
+    return np.stack([layer.values for layer in layers]), np.stack([layer.valid for layer in layers])
 
 
 @function("ImageCollection.reduce")
 def reduce(collection: Collection, reducer: Reducer) -> Image:
     """Reduce each band over the images; the output's name is added to the band's."""
-    images = images_of(collection)
-    names, check = band_names_of(images), Homogeneous(images)
-    if reducer.inputs > 1 and len(names) != reducer.inputs:
+    stack = stack_of(collection)
+    if reducer.inputs > 1 and len(stack.names) != reducer.inputs:
         raise EmulatorError(
-            f"ImageCollection.reduce: Need {reducer.inputs} bands for the reducer, the images have {len(names)}."
+            f"ImageCollection.reduce: Need {reducer.inputs} bands for the reducer, the images have {len(stack.names)}."
         )
     if reducer.inputs > 1:
-        bands = [
-            reduced_band(stacked(images, names[output.input]), reducer, output, output.name, check)
-            for output in reducer.outputs
-        ]
+        inputs = [stack.bands(name) for name in stack.names]
+        bands = [reduced_band(inputs, reducer, output, output.name) for output in reducer.outputs]
     else:
         bands = [
-            reduced_band(stacked(images, name), reducer, output, f"{name}_{output.name}", check)
-            for name in names
+            reduced_band([stack.bands(name)], reducer, output, f"{name}_{output.name}")
+            for name in stack.names
             for output in reducer.outputs
         ]
     return Image(tuple(bands))
@@ -90,7 +190,7 @@ def reduce(collection: Collection, reducer: Reducer) -> Image:
 
 def _enter(name: str) -> None:
     def composite(collection: Collection) -> Image:
-        return _composite(images_of(collection), simple(name))
+        return _composite(stack_of(collection), simple(name))
 
     composite.__doc__ = f"`{name}` of each pixel over the images."
     function(f"reduce.{name}")(composite)
@@ -106,42 +206,40 @@ for _alias, _of in (("and", "allNonZero"), ("or", "anyNonZero")):
 @function("ImageCollection.mosaic")
 def mosaic(collection: Collection) -> Image:
     """Take the last image that is valid, pixel by pixel."""
-    return _composite(images_of(collection), simple("last"))
+    return _composite(stack_of(collection), simple("last"))
 
 
-def _composite(images: Sequence[Image], reducer: Reducer) -> Image:
+def _composite(stack: Stack, reducer: Reducer) -> Image:
     """Reduce each band over the images, under its own name."""
-    check = Homogeneous(images)
 
     def made(name: str) -> Band:
-        return reduced_band(stacked(images, name), reducer, reducer.outputs[0], name, check)
+        return reduced_band([stack.bands(name)], reducer, reducer.outputs[0], name)
 
-    return Image(LazyBands(lambda: {name: partial(made, name) for name in band_names_of(images)}))
+    return Image(LazyBands(lambda: {name: partial(made, name) for name in stack.names}))
 
 
 @function("ImageCollection.qualityMosaic")
 def quality_mosaic(collection: Collection, qualityBand: str) -> Image:
     """Take the image whose quality band is highest, pixel by pixel."""
-    images = images_of(collection)
-    quality = [image.find(qualityBand, "ImageCollection.qualityMosaic") for image in images]
-    check = Homogeneous(images)
+    stack = stack_of(collection)
+    for image in stack.images:
+        image.find(qualityBand, "ImageCollection.qualityMosaic")
+    quality = stack.bands(qualityBand)
 
     def chosen(name: str) -> Band:
-        bands = stacked(images, name)
+        bands = stack.bands(name)
 
         def evaluate(grid: Grid) -> Pixels:
-            check.require()
-            ranks = [np.where(valid, values, -np.inf) for values, valid in (band.evaluate(grid) for band in quality)]
-            best = np.argmax(np.stack(ranks), axis=0)[None]
-            layers = [band.evaluate(grid) for band in bands]
-            values, valid = (
-                np.take_along_axis(np.stack([layer[k] for layer in layers]), best, axis=0)[0] for k in (0, 1)
-            )
-            return Pixels(values, valid & np.isfinite(np.max(np.stack(ranks), axis=0)))
+            ranks, seen = pixels_of(quality.on(grid), grid)
+            ranks = np.where(seen > 0, ranks, -np.inf)
+            best = np.argmax(ranks, axis=0)[None]
+            stacks = pixels_of(bands.on(grid), grid)
+            values, valid = (np.take_along_axis(layers, best, axis=0)[0] for layers in stacks)
+            return Pixels(values, np.where(np.isfinite(ranks.max(axis=0)), valid, np.zeros((), valid.dtype)))
 
-        return Band(name, bands[0].type, DEFAULT_PROJECTION, evaluate)
+        return Band(name, bands.known[0].type, DEFAULT_PROJECTION, evaluate)
 
-    return Image(tuple(chosen(name) for name in band_names_of(images)))
+    return Image(tuple(chosen(name) for name in stack.names))
 
 
 @function("ImageCollection.toBands")
@@ -157,9 +255,11 @@ def to_bands(collection: Collection) -> Image:
 @function("Image.reduce")
 def reduce_image(image: Image, reducer: Reducer) -> Image:
     """Reduce the bands of each pixel."""
+    if reducer.inputs != 1:
+        raise EmulatorError(f"Image.reduce: Expected a reducer with one input, got one with {reducer.inputs}.")
 
     def made(output: Output) -> Band:
-        band = reduced_band(image.bands, reducer, output, output.name)
+        band = reduced_band([layers_of(image.bands)], reducer, output, output.name)
         return replace(band, projection=image.projection)
 
     return image.with_bands(tuple(made(output) for output in reducer.outputs))

@@ -47,7 +47,7 @@ class Grid:
 
     epsg: int
     step: tuple[int, int]
-    origin: tuple[int, int] = (0, 0)
+    origin: tuple[float, float] = (0, 0)
     stride: int = 16
     substride: int = 4
 
@@ -57,7 +57,7 @@ class Grid:
         return self.epsg == WGS84
 
     @property
-    def lattice(self) -> tuple[int, Fraction, tuple[int, int]]:
+    def lattice(self) -> tuple[int, Fraction, tuple[float, float]]:
         """What tells its lattice from others."""
         return self.epsg, Fraction(*self.step) * self.stride, self.origin
 

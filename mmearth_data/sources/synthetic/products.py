@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 LAND_COVER_GRID = Grid(WGS84, (1, 12_000), (-180, 90), stride=20, substride=5)
 DEM_GRID = Grid(WGS84, (1, 3_600), (-180, 90), stride=6, substride=2)
-ERA5_GRID = Grid(WGS84, (1, 10), (-180, 90))
+ERA5_GRID = Grid(WGS84, (1, 10), (-180.05, 90.05))
+"""Pixels are centred on whole tenths of a degree, as the weather model's nodes are."""
 NO_CANOPY = 255
 DOUBT_M = (74.0, 23.0)
 LABEL_BLOCK_PX = 3
@@ -142,7 +143,6 @@ class Sentinel2:
 
     def image(self, scene: OpticalScene) -> Image:
         """Image of a scene."""
-        lacking = {"MSK_CLDPRB": not scene.has_cloud_probability, "QA60": scene.cloud_band == "absent"}
         zenith, azimuth = scene.sun
         properties = {
             "CLOUDY_PIXEL_PERCENTAGE": scene.cloud_percent,
@@ -153,7 +153,7 @@ class Sentinel2:
             "SENSING_ORBIT_DIRECTION": "DESCENDING",
             "DATATAKE_IDENTIFIER": f"G{scene.platform}_{scene.overpass}",
         }
-        bands = tuple(band for band in self.bands if not lacking.get(band))
+        bands = tuple(band for band in self.bands if band != "MSK_CLDPRB" or scene.has_cloud_probability)
         return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene, properties)
 
     def grid(self, image: Image, band: str) -> Grid:
@@ -166,7 +166,7 @@ class Sentinel2:
         assert isinstance(scene, OpticalScene)
         pixels = SPECIAL_BANDS.get(band) or resolution_px(band)
         view = self.views.overpass(scene, window.finer(pixels), toa=self.level == "L1C")
-        if band == "QA60" and scene.cloud_band == "masked":
+        if band == "QA60" and not scene.has_cloud_mask:
             return Layer(np.zeros(window.shape, np.uint16), np.zeros(window.shape, bool))
         if band == "QA60":
             values: NDArray[Any] = view.cloud_mask()

@@ -20,7 +20,7 @@ from mmearth_data.sources.synthetic.terrain import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PLANET_VERSION = 3
+PLANET_VERSION = 4
 """Part of every store's identity: raised whenever a pixel of the planet changes."""
 COVER_FIELDS = {
     "people": Octaves((760 * KM, 290 * KM, 95 * KM), (1, 0.8, 0.6)),

@@ -181,7 +181,12 @@ def test_pixels_count_with_their_share_of_the_region() -> None:
     summed = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.sum"), geometry=square(5, -10, 20, 0))
     assert summed == {"b": pytest.approx(1)}
     plain = call("Reducer.unweighted", reducer=call("Reducer.mean"))
-    assert call("Image.reduceRegion", image=ramp(), reducer=plain, geometry=square(5, -10, 20, 0)) == {"b": 0.5}
+    for west, mean in ((4, 0.5), (6, 1.0)):  # unweighted: pixels whose centres lie inside
+        assert call("Image.reduceRegion", image=ramp(), reducer=plain, geometry=square(west, -10, 20, 0)) == {"b": mean}
+    count = call("Reducer.count")
+    for west, number in ((4, 2), (6, 1)):
+        found = call("Image.reduceRegion", image=ramp(), reducer=count, geometry=square(west, -10, 20, 0))
+        assert found == {"b": number}
     assert call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.max"), geometry=square(5, -10, 20, 0)) == {
         "b": 1
     }
