@@ -25,6 +25,7 @@ from mmearth_data.emulator.collections import (
 )
 from mmearth_data.emulator.errors import EmulatorError, asset_not_found, wrong_type
 from mmearth_data.emulator.features import INDEX, Feature, geometry_of, property_of
+from mmearth_data.emulator.filter_texts import parsed
 from mmearth_data.emulator.filters import Filter
 from mmearth_data.emulator.geometry import Geometry, union_of
 from mmearth_data.emulator.geometry_functions import bounds_of
@@ -117,7 +118,9 @@ def random_points(
 
 @function("Collection.filter")
 def filter_collection(collection: Collection, filter: Value) -> Collection:
-    """Elements that pass."""
+    """Elements that pass a filter, or a text that describes one."""
+    if isinstance(filter, str):
+        return collection.where(parsed(filter, "Collection.filter"))
     if not isinstance(filter, Filter):
         raise wrong_type("Collection.filter", "filter", "Filter", type_name(filter))
     return collection.where(filter)
