@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.emulator.arguments import not_heeded, unheeded
 from mmearth_data.emulator.errors import (
     EmulatorError,
     argument_missing,
@@ -106,6 +107,9 @@ class Request:
         found = implementation(signature.name)
         if found is None:
             raise not_emulated(signature.name)
+        for argument in unheeded(signature.name):
+            if arguments.get(argument.name, argument.default) != argument.default:
+                raise not_heeded(signature.name, argument)
         return found(self, arguments)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.image import (
     WGS84,
     Band,
@@ -132,6 +132,8 @@ def visualize(
     forceRgbOutput: bool = False,
 ) -> Image:
     """Stretch one or three bands to bytes, or paint one with a palette."""
+    if opacity not in {None, 1}:
+        raise not_emulated("Image.visualize with an opacity")
     names = [bands] if isinstance(bands, str) else bands
     chosen = chosen_bands(image, names, "Image.visualize")
     if len(chosen) not in {1, 3}:

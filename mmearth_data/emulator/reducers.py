@@ -362,32 +362,7 @@ def _enter(name: str) -> None:
 
 
 for _name in SIMPLE:
-    if _name not in {"min", "max", "mode", "median"}:
-        _enter(_name)
-
-
-@function("Reducer.min")
-def reducer_min(numInputs: int = 1) -> Reducer:
-    """Smallest value."""
-    return simple("min")
-
-
-@function("Reducer.max")
-def reducer_max(numInputs: int = 1) -> Reducer:
-    """Largest value."""
-    return simple("max")
-
-
-@function("Reducer.median")
-def reducer_median(maxBuckets: int = 0, minBucketWidth: float = 0, maxRaw: int = 0) -> Reducer:
-    """Median."""
-    return simple("median")
-
-
-@function("Reducer.mode")
-def reducer_mode(maxBuckets: int = 0, minBucketWidth: float = 0, maxRaw: int = 0) -> Reducer:
-    """Most frequent value."""
-    return simple("mode")
+    _enter(_name)
 
 
 @function("Reducer.minMax")
@@ -609,28 +584,49 @@ def fixed_histogram(min: float, max: float, steps: int, cumulative: bool = False
     return Reducer("fixedHistogram", (Output("histogram", _count),), gather=gather)
 
 
-@function("Reducer.histogram", "Reducer.autoHistogram")
+def _buckets(values: Array, most: int, width: float) -> tuple[float, float, Array, Array]:
+    """(lower edge, width, counts, bins) of values in buckets whose width is doubled until they are few enough."""
+    low = np.floor(values.min() / width) * width if len(values) else 0.0
+    while len(values) and (values.max() - low) / width >= most:
+        width *= 2
+        low = np.floor(values.min() / width) * width
+    bins = np.floor((values - low) / width).astype(np.int64)
+    counts = np.bincount(bins) if len(values) else np.zeros(0)
+    return float(low), float(width), counts, bins
+
+
+MOST_BUCKETS = 256
+
+
+@function("Reducer.histogram")
 def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None) -> Reducer:
     """Count values in bins whose width is a power of two that leaves no more than so many bins."""
 
     def gather(values: Array) -> Value:
-        width = minBucketWidth or 1.0
-        most = maxBuckets or 256
-        low = np.floor(values.min() / width) * width if len(values) else 0.0
-        while len(values) and (values.max() - low) / width >= most:
-            width *= 2
-            low = np.floor(values.min() / width) * width
-        bins = np.floor((values - low) / width).astype(np.int64)
-        counts = np.bincount(bins) if len(values) else np.zeros(0)
+        low, width, counts, bins = _buckets(values, maxBuckets or MOST_BUCKETS, minBucketWidth or 1.0)
         means = [float(values[bins == k].mean()) if n else float(low + (k + 0.5) * width) for k, n in enumerate(counts)]
         return {
-            "bucketMin": float(low),
-            "bucketWidth": float(width),
+            "bucketMin": low,
+            "bucketWidth": width,
             "histogram": [float(n) for n in counts],
             "bucketMeans": means,
         }
 
     return Reducer("histogram", (Output("histogram", _count),), gather=gather)
+
+
+@function("Reducer.autoHistogram")
+def auto_histogram(
+    maxBuckets: int | None = None, minBucketWidth: float | None = None, cumulative: bool = False
+) -> Reducer:
+    """Count values in the same bins, as rows of (lower edge, count so far or in the bin)."""
+
+    def gather(values: Array) -> Value:
+        low, width, counts, _ = _buckets(values, maxBuckets or MOST_BUCKETS, minBucketWidth or 1.0)
+        counted = np.cumsum(counts) if cumulative else counts
+        return [[low + k * width, float(count)] for k, count in enumerate(counted)]
+
+    return Reducer("autoHistogram", (Output("histogram", _count),), gather=gather)
 
 
 @function("Reducer.getOutputs")
