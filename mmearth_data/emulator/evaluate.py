@@ -20,6 +20,7 @@ from mmearth_data.emulator.errors import (
     unknown_function,
     wrong_type,
 )
+from mmearth_data.emulator.kept import settled
 from mmearth_data.emulator.library import implementation
 from mmearth_data.emulator.profiles import Profiles
 from mmearth_data.emulator.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
@@ -110,7 +111,7 @@ class Request:
         for argument in unheeded(signature.name):
             if arguments.get(argument.name, argument.default) != argument.default:
                 raise not_heeded(signature.name, argument)
-        return found(self, arguments)
+        return settled(signature.name, arguments, found(self, arguments))
 
 
 def _signature(name: str) -> Signature:
