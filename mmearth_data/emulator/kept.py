@@ -62,6 +62,11 @@ def _lost(of: str, source: str) -> Kept:
     return Kept(of=of, properties=False, footprint=None, id=False, source=source)
 
 
+def _cut(source: str) -> Kept:
+    """Give the image another footprint, which its properties show too."""
+    return Kept(of="input", properties=None, footprint=None, id=True, source=source)
+
+
 def _stays(of: str, source: str, *, footprint: bool | None = True) -> Kept:
     return Kept(of=of, properties=True, footprint=footprint, id=True, source=source)
 
@@ -83,8 +88,8 @@ KEPT: dict[str, Kept] = {
     **_rows(["mask", "updateMask", "selfMask"], _stays("image", DESCRIBED)),
     "Image.where": _stays("input", DESCRIBED),
     "Image.unmask": _stays("input", DESCRIBED + "; footprint only with sameFootprint", footprint=None),
-    **_rows(["clip", "clipToCollection"], _stays("input", SEEN_CLIP + "; reference: metadata", footprint=None)),
-    "Image.clipToBoundsAndScale": _stays("input", "(memory): as clip", footprint=None),
+    **_rows(["clip", "clipToCollection"], _cut(SEEN_CLIP + "; reference: metadata")),
+    "Image.clipToBoundsAndScale": _cut("(memory): as clip"),
     # types and lattices
     **_rows(CASTS, _stays("value", "(memory): tutorials on time series read system:time_start after float()")),
     "Image.cast": _stays("image", "(memory): as the other casts"),

@@ -342,7 +342,12 @@ def _picked(name: str, at: int) -> Callable[[Rows], dict[str, Value]]:
     return rows
 
 
-PICKED = {"first": _picked("first", 0), "last": _picked("last", -1)}
+def _counted(given: Rows) -> dict[str, Value]:
+    """Count the values that are not null."""
+    return {"count": sum(row[0] is not None for row in given)}
+
+
+BY_ROWS = {"first": _picked("first", 0), "last": _picked("last", -1), "count": _counted}
 """Output -> what gives it of values that need not be numbers."""
 
 
@@ -350,7 +355,7 @@ def simple(name: str) -> Reducer:
     """Reducer with one output."""
     compute, kind = SIMPLE[name]
     output = OUTPUT_NAMES.get(name, name)
-    return Reducer(name, (Output(output, compute, kind),), rows=PICKED.get(output))
+    return Reducer(name, (Output(output, compute, kind),), rows=BY_ROWS.get(output))
 
 
 def _enter(name: str) -> None:
