@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,9 @@ from mmearth_data.emulator.image import (
     least,
     level_for,
     nearest,
+    outline,
     parsed_crs,
+    window_in,
 )
 from mmearth_data.emulator.registry import function
 
@@ -134,7 +137,9 @@ def _forced(band: Band, projection: Projection) -> Band:
     def evaluate(grid: Grid) -> Pixels:
         return nearest(grid, projection, band.evaluate)
 
-    return Band(band.name, band.type, projection, evaluate)
+    window = band.window
+    moved = None if window is None else window_in(outline(window), band.projection.crs, projection)
+    return Band(band.name, band.type, projection, evaluate).within(moved)
 
 
 @function("Image.setDefaultProjection")
@@ -172,7 +177,7 @@ def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Floa
         step_x, step_y = pixel_metres(grid)
         with np.errstate(invalid="ignore"):
             east = (heights[1:-1, 2:] - heights[1:-1, :-2]) / (2 * step_x)
-            north = (heights[:-2, 1:-1] - heights[2:, 1:-1]) / (2 * step_y)
+            north = (heights[:-2, 1:-1] - heights[2:, 1:-1]) / (2 * step_y) * -np.sign(grid.projection.transform[4])
             values = of_gradient(east, north)
         whole = least(np.isfinite(values), valid[1:-1, 1:-1])
         return Pixels(np.where(whole, values, 0.0), whole)
@@ -180,7 +185,7 @@ def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Floa
     def evaluate(grid: Grid) -> Pixels:
         return nearest(grid, band.projection, native)
 
-    return image.with_bands((Band(name, PixelType("float"), band.projection, evaluate),))
+    return image.with_bands((replace(band.derived(evaluate, PixelType("float")), name=name),))
 
 
 def pixel_metres(grid: Grid) -> tuple[Float, Float]:
