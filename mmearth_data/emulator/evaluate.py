@@ -24,6 +24,7 @@ from mmearth_data.emulator.profiles import Profiles
 from mmearth_data.emulator.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
 from mmearth_data.emulator.signatures import Argument, Signature, signatures
 from mmearth_data.emulator.values import Selection
+from mmearth_data.emulator.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,11 +52,14 @@ class Request:
         True where pixels may be any.
     profiles
         Of requests that asked for it.
+    work
+        What it may use, and whether to continue.
     """
 
     planet: Planet
     cheap_pixels: bool = False
     profiles: Profiles = field(default_factory=Profiles)
+    work: Work = field(default_factory=Work)
 
     @property
     def seed(self) -> int:
@@ -106,7 +110,10 @@ class Request:
         found = implementation(signature.name)
         if found is None:
             raise not_emulated(signature.name)
-        return found(self, arguments)
+        self.work.check()
+        value = found(self, arguments)
+        self.work.made(value)
+        return value
 
 
 def _signature(name: str) -> Signature:

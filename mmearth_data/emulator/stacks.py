@@ -13,6 +13,7 @@ from mmearth_data.emulator.image import DEFAULT_PROJECTION, Band, Grid, Image, P
 from mmearth_data.emulator.lazy_bands import LazyBands
 from mmearth_data.emulator.reducers import SIMPLE, Output, Reducer, simple
 from mmearth_data.emulator.registry import function
+from mmearth_data.emulator.work import room_for_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ def reduced_band(bands: Sequence[Band], reducer: Reducer, output: Output, name: 
     only = replace(reducer, outputs=(replace(output, input=0),))
 
     def evaluate(grid: Grid) -> Pixels:
+        room_for_pixels(len(bands) * grid.width * grid.height)
         layers = [band.evaluate(grid) for band in bands]
         values, valid = (np.stack([layer[k] for layer in layers]) for k in (0, 1))
         ((found, fine),) = only.over([(values, valid)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.work import ELEMENT_BYTES, LIST_BYTES, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,10 +167,15 @@ def to_algorithm(value: Value, context: Context) -> Value:
 
 
 @encode.register(bool)
-@encode.register(str)
 @encode.register(type(None))
 @encode.register(int)
-def _(value: bool | str | int | None) -> Value:
+def _(value: bool | int | None) -> Value:
+    return value
+
+
+@encode.register(str)
+def _(value: str) -> Value:
+    written(len(value))
     return value
 
 
@@ -183,11 +189,13 @@ def _(value: float) -> Value:
 @encode.register(list)
 @encode.register(tuple)
 def _(value: list[Value]) -> Value:
-    return [encode(item) for item in value]
+    written(LIST_BYTES + ELEMENT_BYTES * len(value))
+    return [item if type(item) is int else encode(item) for item in value]
 
 
 @encode.register(dict)
 def _(value: dict) -> Value:  # type: ignore[type-arg]
+    written(LIST_BYTES + ELEMENT_BYTES * len(value))
     return {str(key): encode(item) for key, item in value.items()}
 
 
