@@ -31,6 +31,8 @@ RANGES = {
 """Integer types, by the names that casts carry."""
 LONG_BITS = 64
 """Of the longest whole number; shifts count within it, as in Java."""
+MOST_BITS = 4096
+"""Of a power that is computed as a whole number; every double is below."""
 WIDEST = 1000
 """Characters that a pattern may ask for."""
 
@@ -67,7 +69,7 @@ def _remainder(left: Number, right: Number) -> Number:
 
 def _power(left: Number, right: Number) -> Number:
     try:
-        result = float(left) ** right if abs(right) * math.log2(abs(left) + 2) > LONG_BITS else left**right
+        result = float(left) ** right if abs(right) * math.log2(abs(left) + 2) > MOST_BITS else left**right
     except ZeroDivisionError:
         return math.inf
     except OverflowError:

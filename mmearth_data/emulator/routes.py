@@ -22,7 +22,7 @@ from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, me
 from mmearth_data.emulator.evaluate import Expression, Request
 from mmearth_data.emulator.output import map_tile, render_pixels
 from mmearth_data.emulator.profiles import Profiles
-from mmearth_data.emulator.registry import encode
+from mmearth_data.emulator.values import answered
 from mmearth_data.emulator.work import Work, working
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Service:
         """Answer ``value:compute``."""
         body = call.json()
         with self.computing(call.work) as context:
-            return _limited({"result": encode(self.evaluate(body, context))})
+            return _limited({"result": answered(self.evaluate(body, context))})
 
     def compute_pixels(self, call: Call) -> Answer:
         """Answer ``image:computePixels``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, memory_exceeded
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
 from mmearth_data.emulator.work import ELEMENT_BYTES, LIST_BYTES, written
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mmearth_data.emulator.registry import Context, Value
+
+
+NUMBERS = frozenset({int, float, bool})
 
 
 @named("Date")
@@ -164,6 +167,33 @@ def to_object(value: Value, context: Context) -> Value:
 def to_algorithm(value: Value, context: Context) -> Value:
     """Functions."""
     return value if callable(value) else NOT_PROMOTED
+
+
+def answered(value: Value) -> Value:
+    """Encode what a request asked for, if it is not too large: lists may hold one list many times over.
+
+    Raises
+    ------
+    EmulatorError
+        "User memory limit exceeded."
+    """
+    if _size(value, {}) > MAX_BYTES:
+        raise memory_exceeded()
+    return encode(value)
+
+
+def _size(value: Value, known: dict[int, int]) -> int:
+    """Bytes that a value takes as JSON, roughly; what is met again is not looked at again."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, (list, tuple, dict)):
+        return ELEMENT_BYTES
+    if id(value) not in known:
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = LIST_BYTES + sum(
+            ELEMENT_BYTES if type(item) in NUMBERS else _size(item, known) for item in items
+        )
+    return known[id(value)]
 
 
 @encode.register(bool)
