@@ -25,6 +25,7 @@ from mmearth_data.emulator.collections import (
 )
 from mmearth_data.emulator.errors import EmulatorError, asset_not_found, wrong_type
 from mmearth_data.emulator.features import INDEX, Feature, geometry_of, property_of
+from mmearth_data.emulator.filter_texts import parsed
 from mmearth_data.emulator.filters import Filter
 from mmearth_data.emulator.geometry import Geometry, union_of
 from mmearth_data.emulator.geometry_functions import bounds_of
@@ -49,7 +50,7 @@ ROOM_OF_A_POINT = 10
 
 
 @function("ImageCollection.load")
-def load_images(id: str, context: Context, version: int | None = None) -> Collection:
+def load_images(id: str, context: Context) -> Collection:
     """Open a collection of an archive."""
     found = find(id, context)
     if found is None:
@@ -60,7 +61,7 @@ def load_images(id: str, context: Context, version: int | None = None) -> Collec
 
 
 @function("Image.load")
-def load_image(id: str, context: Context, version: int | None = None) -> Image:
+def load_image(id: str, context: Context) -> Image:
     """Image of an archive."""
     found = find(id, context)
     if found is None:
@@ -71,9 +72,7 @@ def load_image(id: str, context: Context, version: int | None = None) -> Image:
 
 
 @function("Collection.loadTable")
-def load_features(
-    tableId: str, context: Context, geometryColumn: str | None = None, version: int | None = None
-) -> Collection:
+def load_features(tableId: str, context: Context) -> Collection:
     """Table of an archive; a collection of images is a table of their footprints."""
     table = load_table(tableId, context.planet)
     if table is not None:
@@ -123,7 +122,9 @@ def random_points(
 
 @function("Collection.filter")
 def filter_collection(collection: Collection, filter: Value) -> Collection:
-    """Elements that pass."""
+    """Elements that pass a filter, or a text that describes one."""
+    if isinstance(filter, str):
+        return collection.where(parsed(filter, "Collection.filter"))
     if not isinstance(filter, Filter):
         raise wrong_type("Collection.filter", "filter", "Filter", type_name(filter))
     return collection.where(filter)
@@ -406,9 +407,7 @@ def aggregate_stats(collection: Collection, property: str) -> dict[str, Value]:
 
 
 @function("Collection.reduceColumns")
-def reduce_columns(
-    collection: Collection, reducer: Reducer, selectors: list[str], weightSelectors: list[str] | None = None
-) -> dict[str, Value]:
+def reduce_columns(collection: Collection, reducer: Reducer, selectors: list[str]) -> dict[str, Value]:
     """Apply a reducer to columns of a table."""
     rows = [[property_of(element, name) for name in selectors] for element in collection]
     return reducer.reduce_values(rows)

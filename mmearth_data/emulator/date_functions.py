@@ -93,8 +93,7 @@ def make(value: Value, timeZone: str | None = None) -> Date:
     if isinstance(value, Date):
         return value
     if isinstance(value, str):
-        ms = parse_date(value)
-        return Date(ms) if timeZone is None else Date(_ms(moment(ms).replace(tzinfo=_zone(timeZone))))
+        return Date(parse_date(value, _zone(timeZone)))
     if isinstance(value, (int, float)):
         return Date(int(value))
     raise EmulatorError("Date: Expected a date, a number of milliseconds, or a text in ISO 8601.")
@@ -193,8 +192,9 @@ def update(
     timeZone: str | None = None,
 ) -> Date:
     """Set fields of the calendar."""
-    whole = None if second is None else int(second)
-    given = {"year": year, "month": month, "day": day, "hour": hour, "minute": minute, "second": whole}
+    given = {"year": year, "month": month, "day": day, "hour": hour, "minute": minute}
+    if second is not None:
+        given |= {"second": int(second), "microsecond": round((second - int(second)) * 1e6)}
     fields = {name: value for name, value in given.items() if value is not None}
     try:
         return Date(_ms(moment(date.ms, timeZone).replace(**fields)))  # type: ignore[arg-type]

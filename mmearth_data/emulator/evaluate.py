@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.emulator.arguments import not_heeded, unheeded
 from mmearth_data.emulator.errors import (
     EmulatorError,
     argument_missing,
@@ -19,6 +20,7 @@ from mmearth_data.emulator.errors import (
     unknown_function,
     wrong_type,
 )
+from mmearth_data.emulator.kept import settled
 from mmearth_data.emulator.library import implementation
 from mmearth_data.emulator.profiles import Profiles
 from mmearth_data.emulator.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
@@ -110,8 +112,11 @@ class Request:
         found = implementation(signature.name)
         if found is None:
             raise not_emulated(signature.name)
+        for argument in unheeded(signature.name):
+            if arguments.get(argument.name, argument.default) != argument.default:
+                raise not_heeded(signature.name, argument)
         self.work.check()
-        value = found(self, arguments)
+        value = settled(signature.name, arguments, found(self, arguments))
         self.work.made(value)
         return value
 

@@ -69,9 +69,10 @@ class Formula:
     context: Context
 
     def by_name(self, variables: Mapping[str, Value]) -> Image:
-        """Compute it for values of its variables."""
+        """Compute it for values of its variables; properties stay behind, as in arithmetic."""
         reader = _Reader(self, {name: self.context.promote(value, "Image") for name, value in variables.items()})
-        return reader.result()
+        made = reader.result()
+        return Image(made.bands, {}, made.footprint)
 
 
 @function("Image.parseExpression")

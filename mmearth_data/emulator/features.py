@@ -14,6 +14,7 @@ from mmearth_data.emulator.values import Date
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mmearth_data.emulator.image import Projection
     from mmearth_data.emulator.registry import Context, Value
     from mmearth_data.emulator.values import ErrorMargin
 
@@ -114,9 +115,7 @@ def _(value: Feature) -> Value:
 
 
 @function("Feature")
-def make(
-    geometry: Geometry | None = None, metadata: Mapping[str, Value] | None = None, geometryKey: str | None = None
-) -> Feature:
+def make(geometry: Geometry | None = None, metadata: Mapping[str, Value] | None = None) -> Feature:
     """Make a feature."""
     return Feature(geometry, dict(metadata or {}))
 
@@ -130,10 +129,14 @@ def id_of(element: Value) -> str | None:
 
 @function("Element.geometry", "Feature.geometry", "Image.geometry")
 def geometry(
-    feature: Value, maxError: ErrorMargin | None = None, proj: Value = None, geodesics: bool | None = None
+    feature: Value, context: Context, maxError: ErrorMargin | None = None, proj: Projection | None = None
 ) -> Geometry:
-    """Geometry of an element."""
-    return geometry_of(feature)
+    """Geometry of an element, in a projection perhaps."""
+    found = geometry_of(feature)
+    if proj is None:
+        return found
+    transformed: Geometry = context.call("Geometry.transform", geometry=found, proj=proj, maxError=maxError)
+    return transformed
 
 
 @function("Feature.setGeometry")
@@ -201,9 +204,12 @@ def copy_properties(
     exclude: list[str] | None = None,
 ) -> Value:
     """Copy properties of another element: those named, or all but those of the system."""
+    if properties is not None and exclude is not None:
+        raise EmulatorError("Element.copyProperties: Specify properties or exclude, not both.")
     if destination is None or source is None:
         return destination
-    names = properties or [name for name in source.properties if not name.startswith("system:")]
+    ordinary = [name for name in source.properties if not name.startswith("system:")]
+    names = ordinary if properties is None else properties
     taken = {
         name: source.properties[name] for name in names if name in source.properties and name not in (exclude or ())
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -498,32 +497,6 @@ def or_(filters: list[Filter]) -> Filter:
 def not_(filter: Filter) -> Filter:
     """Pass what does not pass."""
     return inverted(filter)
-
-
-_EXPRESSION = re.compile(r"\s*([\w:.]+)\s*(==|!=|<=|>=|<|>)\s*(?:'([^']*)'|\"([^\"]*)\"|(-?[\d.eE+]+))\s*$")
-_OPERATORS = {
-    "==": "equals",
-    "!=": "notEquals",
-    "<": "lessThan",
-    "<=": "lessThanOrEquals",
-    ">": "greaterThan",
-    ">=": "greaterThanOrEquals",
-}
-
-
-@function("Filter.expression")
-def expression(expression: str) -> Filter:
-    """Pass what fits comparisons such as ``cloud < 10 && name == 'x'``."""
-    parts = []
-    for text in re.split(r"&&|\band\b", expression):
-        found = _EXPRESSION.match(text)
-        if found is None:
-            raise EmulatorError(f"Filter.expression: Unable to parse '{expression}'.")
-        field, operator, *values = found.groups()
-        quoted = next((v for v in values[:2] if v is not None), None)
-        value = float(values[2]) if quoted is None else quoted
-        parts.append(compare(_OPERATORS[operator], Sides(field, value, None, None)))
-    return all_of(parts)
 
 
 @promotion("Filter")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 import shapely.geometry as shapes
+from shapely.affinity import affine_transform
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.features import Feature, geometry_of, with_geometry
@@ -49,6 +50,9 @@ def _make(
         built = build()
     except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError):
         raise EmulatorError(f"GeometryConstructors.{kind}: Invalid coordinates.") from None
+    if crs is not None and crs.transform != LONLAT.transform:  # coordinates count that projection's pixels
+        a, b, c, d, e, f = crs.transform
+        built = affine_transform(built, (a, b, d, e, c, f))
     return Geometry(built, code, parsed_crs(code).is_geographic if geodesic is None else geodesic)
 
 
@@ -176,7 +180,7 @@ def multi_geometry(
 ) -> Geometry:
     """Make a collection."""
     parts = [geometry.lonlat for geometry in geometries]
-    return _make("MultiGeometry", lambda: shapes.GeometryCollection(parts), crs, geodesic)
+    return _make("MultiGeometry", lambda: shapes.GeometryCollection(parts), crs and Projection(crs.crs), geodesic)
 
 
 # ---------------------------------------------------------------- one geometry

@@ -294,7 +294,9 @@ class Band:
     evaluate
         Gives its pixels on a grid.
     size
-        (columns, rows) of the asset that it comes from, from pixel 0; None where it is computed or has no edge.
+        (columns, rows) that it covers of its lattice; None where it has no edge.
+    origin
+        (column, row) where they begin, once it was cut out of what it comes from; None is pixel 0 of an asset.
     frame
         Window that a download of it covers, where one was chosen.
     """
@@ -305,6 +307,20 @@ class Band:
     evaluate: Callable[[Grid], Pixels]
     size: tuple[int, int] | None = None
     frame: Grid | None = None
+    origin: tuple[int, int] | None = None
+
+    @property
+    def window(self) -> Grid | None:
+        """Pixels that it covers of its lattice; None where it has no edge."""
+        if self.frame is not None or self.size is None:
+            return self.frame
+        return Grid(self.projection, *(self.origin or (0, 0)), *self.size)
+
+    def within(self, window: Grid | None) -> Band:
+        """Band that covers a window of its lattice."""
+        if window is None:
+            return replace(self, size=None, origin=None)
+        return replace(self, size=(window.width, window.height), origin=(window.column, window.row))
 
     @property
     def composite(self) -> bool:
@@ -312,14 +328,12 @@ class Band:
         return self.projection == DEFAULT_PROJECTION
 
     def derived(self, evaluate: Callable[[Grid], Pixels], type: PixelType | None = None) -> Band:
-        """Band of the same name and home with other pixels."""
-        return Band(self.name, type or self.type, self.projection, evaluate, None, self.frame)
+        """Band of the same name, home and window with other pixels."""
+        return replace(self, evaluate=evaluate, type=type or self.type)
 
     def called(self, name: str) -> Band:
         """Band of another name."""
-        return (
-            self if name == self.name else Band(name, self.type, self.projection, self.evaluate, self.size, self.frame)
-        )
+        return self if name == self.name else replace(self, name=name)
 
 
 @named("Image")
@@ -515,6 +529,52 @@ def window_of(shape: BaseGeometry, projection: Projection) -> Grid:
     return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
 
 
+HALF_PIXEL = 0.5
+"""Margin around a clipped window, on each side: a clip of WorldCover to 37.418438, -0.464999, 38.291851, 0.430378 was
+printed with 10,483 x 10,747 pixels from (2609020, 1002834), which are those that the clip touches with this margin."""
+
+
+def shared(a: Grid | None, b: Grid | None) -> Grid | None:
+    """Pixels of two windows of one lattice; None is all."""
+    if a is None or b is None:
+        return a or b
+    left, top = max(a.column, b.column), max(a.row, b.row)
+    right, bottom = min(a.column + a.width, b.column + b.width), min(a.row + a.height, b.row + b.height)
+    return Grid(a.projection, left, top, max(right - left, 0), max(bottom - top, 0))
+
+
+@lru_cache(maxsize=512)
+def window_in(shape: BaseGeometry, own: str, projection: Projection, margin: float = 0.0) -> Grid | None:
+    """Window of a lattice that a shape of a CRS touches, with a margin in pixels; None where it is not on the lattice.
+
+    Metadata of derived images say it: bands share it.
+    """
+    try:
+        moved = in_crs(shape, own, projection.crs)
+    except EmulatorError:
+        return None
+    if moved.is_empty:
+        return None
+    west, south, east, north = moved.bounds
+    column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
+    left, top = (math.floor(axis.min() - margin + 1e-9) for axis in (column, row))
+    right, bottom = (math.ceil(axis.max() + margin - 1e-9) for axis in (column, row))
+    return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
+
+
+def outline(window: Grid) -> BaseGeometry:
+    """Rectangle of a window, in the CRS of its lattice."""
+    columns = np.array([0, 1, 1, 0]) * window.width + window.column
+    rows = np.array([0, 0, 1, 1]) * window.height + window.row
+    return shapely.Polygon(np.stack(window.projection.to_crs(columns, rows), axis=1))
+
+
+def bounded(image: Image, footprint: BaseGeometry) -> Image:
+    """Image with another footprint, that its properties show."""
+    shown = {"type": footprint.geom_type, "coordinates": shapely.geometry.mapping(footprint).get("coordinates", ())}
+    return replace(image, footprint=footprint, properties={**image.properties, "system:footprint": shown})
+
+
 # ---------------------------------------------------------------- what becomes an image, what is sent
 
 
@@ -583,6 +643,10 @@ def _(value: Image) -> Value:
 
 def _described(band: Band) -> dict[str, Value]:
     out: dict[str, Value] = {"id": band.name, "data_type": encode(band.type)}
-    if band.size is not None:
-        out["dimensions"] = list(band.size)
-    return {**out, "crs": band.projection.crs, "crs_transform": list(band.projection.transform)}
+    window = band.window
+    if window is not None:
+        out["dimensions"] = [window.width, window.height]
+        if (window.column, window.row) != (0, 0):
+            out["origin"] = [window.column, window.row]
+    home = band.projection if window is None else window.projection
+    return {**out, "crs": home.crs, "crs_transform": list(home.transform)}

@@ -13,6 +13,7 @@ from mmearth_data.emulator.image import (
     DEFAULT_PROJECTION,
     DOUBLE,
     FLOAT,
+    HALF_PIXEL,
     INT32,
     WGS84,
     Band,
@@ -21,10 +22,13 @@ from mmearth_data.emulator.image import (
     Pixels,
     PixelType,
     Projection,
+    bounded,
     chosen_bands,
     constant,
     covered,
     inside,
+    shared,
+    window_in,
 )
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import pixel_metres
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.geometry import Geometry
     from mmearth_data.emulator.registry import Context, Value
@@ -315,10 +320,19 @@ def combined(
         result = kind or a.type.joined(b.type)
         if kind is None and result.precision == "int" and name in SPREADING:
             result = PixelType("int")
-        home = b.projection if a.composite else a.projection
-        return replace(a.derived(evaluate, result), projection=home)
+        first, second = (b, a) if a.composite else (a, b)
+        window = shared(first.window, second.window) if first.projection == second.projection else first.window
+        return replace(a.derived(evaluate, result), projection=first.projection, frame=first.frame).within(window)
 
-    return left.with_bands(tuple(joined(a, b) for a, b in pairs(name, left, right)))
+    made = left.with_bands(tuple(joined(a, b) for a, b in pairs(name, left, right)))
+    return replace(made, footprint=_common(left.footprint, right.footprint))
+
+
+def _common(one: BaseGeometry | None, other: BaseGeometry | None) -> BaseGeometry | None:
+    """Shape that two footprints share; None is everywhere."""
+    if one is None or other is None or one is other:
+        return one or other
+    return shapely.intersection(one, other)
 
 
 def _enter_binary(names: tuple[str, ...], compute: Callable[[Array, Array], Array], kind: PixelType | None) -> None:
@@ -436,7 +450,7 @@ def unmask(input: Image, value: Image | None = None, sameFootprint: bool = True)
         return band.derived(evaluate, band.type.joined(other.type))
 
     image = input.with_bands(tuple(change(a, b) for a, b in pairs("unmask", input, filling)))
-    return image if sameFootprint else replace(image, footprint=None)
+    return image if sameFootprint else replace(image.mapped(lambda band: band.within(None)), footprint=None)
 
 
 @function("Image.where")
@@ -467,12 +481,13 @@ def clip(input: Image, geometry: Value, context: Context) -> Image:
             values, valid = band.evaluate(grid)
             return Pixels(values, valid & covered(area.shape, area.crs, grid))
 
-        return band.derived(evaluate)
+        window = window_in(area.shape, area.crs, band.projection, HALF_PIXEL)
+        return band.derived(evaluate).within(shared(band.window, window))
 
     if area.unbounded:
         return input
     footprint = shape if input.footprint is None else shapely.intersection(input.footprint, shape)
-    return replace(input.mapped(change), footprint=footprint)
+    return bounded(input.mapped(change), footprint)
 
 
 @function("Image.remap")

@@ -55,7 +55,7 @@ def inverted() -> Join:
 
 
 @function("Join.inner")
-def inner(primaryKey: str = "primary", secondaryKey: str = "secondary", measureKey: str | None = None) -> Join:
+def inner(primaryKey: str = "primary", secondaryKey: str = "secondary") -> Join:
     """Pairs."""
 
     def pairs(element: Value, matches: Sequence[Value]) -> Iterator[Value]:
@@ -71,7 +71,6 @@ def save_all(
     matchesKey: str,
     ordering: str | None = None,
     ascending: bool = True,
-    measureKey: str | None = None,
     outer: bool = False,
 ) -> Join:
     """Elements with the list of their matches."""
@@ -88,7 +87,6 @@ def save_first(
     matchKey: str,
     ordering: str | None = None,
     ascending: bool = True,
-    measureKey: str | None = None,
     outer: bool = False,
 ) -> Join:
     """Elements with the first of their matches."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.image import FLOAT, Band, Grid, Image, Pixels, PixelType
 from mmearth_data.emulator.reducers import Reducer, simple
 from mmearth_data.emulator.registry import encode, function, named
@@ -207,9 +207,22 @@ def gaussian(
 
 
 @function("Kernel.fixed")
-def fixed(weights: list[list[float]], normalize: bool = False) -> Kernel:
-    """Kernel of given weights."""
-    return _fixed(np.array(weights, np.float64), normalize)
+def fixed(
+    weights: list[list[float]],
+    width: int = -1,
+    height: int = -1,
+    x: int = -1,
+    y: int = -1,
+    normalize: bool = False,
+) -> Kernel:
+    """Kernel of given weights, around its middle."""
+    table = np.array(weights, np.float64)
+    for name, size, focus, actual in (("width", width, x, table.shape[1]), ("height", height, y, table.shape[0])):
+        if size not in {-1, actual}:
+            raise EmulatorError(f"Kernel.fixed: {name} is {size}, the weights have {actual}.")
+        if focus not in {-1, actual // 2, -(actual // 2)}:
+            raise not_emulated("Kernel.fixed with a focus that is not its middle")
+    return _fixed(table, normalize)
 
 
 # ---------------------------------------------------------------- neighbours

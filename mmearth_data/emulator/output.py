@@ -134,7 +134,7 @@ def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Gri
     region = request.get("region")
     if region is not None:
         return window_of(in_crs(shape_of(region), WGS84, home.crs), home)
-    if crs is None and band.size is not None:
+    if crs is None and band.size is not None and band.origin is None:
         return Grid(home, 0, 0, *band.size)
     if image.footprint is None:
         raise EmulatorError(

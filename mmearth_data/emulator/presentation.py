@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.image import (
+    HALF_PIXEL,
     WGS84,
     Band,
     Grid,
@@ -17,10 +18,13 @@ from mmearth_data.emulator.image import (
     Pixels,
     PixelType,
     Projection,
+    bounded,
     chosen_bands,
     covered,
     in_crs,
     inside,
+    shared,
+    window_in,
     window_of,
 )
 from mmearth_data.emulator.output import hex_colour
@@ -67,7 +71,7 @@ def clip_to_bounds_and_scale(
         forced = scale is not None or width is not None or height is not None or maxDimension is not None
         return replace(band.derived(evaluate), frame=frame, projection=frame.projection if forced else band.projection)
 
-    return replace(input.mapped(change), footprint=in_crs(shapely.box(*shape.bounds), own, WGS84))
+    return bounded(input.mapped(change), in_crs(shapely.box(*shape.bounds), own, WGS84))
 
 
 def _outline(image: Image, geometry: Geometry | None) -> tuple[BaseGeometry, str]:
@@ -132,6 +136,8 @@ def visualize(
     forceRgbOutput: bool = False,
 ) -> Image:
     """Stretch one or three bands to bytes, or paint one with a palette."""
+    if opacity not in {None, 1}:
+        raise not_emulated("Image.visualize with an opacity")
     names = [bands] if isinstance(bands, str) else bands
     chosen = chosen_bands(image, names, "Image.visualize")
     if len(chosen) not in {1, 3}:
@@ -244,7 +250,8 @@ def clip_to_collection(input: Image, collection: Value, context: Context) -> Ima
             values, valid = band.evaluate(grid)
             return Pixels(values, valid & inside(shape, grid))
 
-        return band.derived(evaluate)
+        window = window_in(shape, WGS84, band.projection, HALF_PIXEL)
+        return band.derived(evaluate).within(shared(band.window, window))
 
     footprint = shape if input.footprint is None else shapely.intersection(input.footprint, shape)
-    return replace(input.mapped(change), footprint=footprint)
+    return bounded(input.mapped(change), footprint)

@@ -64,8 +64,12 @@ def nominal_scale(proj: Projection) -> float:
 
 @function("Projection.atScale")
 def at_scale(projection: Projection, meters: float) -> Projection:
-    """Scale the pixels so that they have a size in metres."""
-    return projection.at_scale(meters)
+    """Scale the pixels so that they have a size in metres; rows keep their direction.
+
+    The reference's example of ``getPixels`` turns the sign of ``EPSG:4326`` at a scale to get north up.
+    """
+    factor = meters / projection.nominal_scale
+    return scale(projection, factor, factor)
 
 
 @function("Projection.scale")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,7 +11,8 @@ import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.image import DOUBLE, INT32, PixelType
-from mmearth_data.emulator.registry import NOT_PROMOTED, encode, function, named, promotion
+from mmearth_data.emulator.list_functions import sort_key
+from mmearth_data.emulator.registry import NOT_PROMOTED, encode, function, named, promotion, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 Array: TypeAlias = "NDArray[Any]"
 Columns: TypeAlias = "Sequence[tuple[Array, Array]]"
 """(values, valid) of each input, (n,)."""
+Rows: TypeAlias = "Sequence[Sequence[Value]]"
+"""One value of each input, null included."""
 Compute: TypeAlias = Callable[[Array, Array, Array], Array]
 """(values, valid, weights), each (n, ...), to (...); NaN where nothing comes out."""
 
@@ -64,6 +68,8 @@ class Reducer:
         Numbers that it gives.
     gather
         Gives a list or dictionary of a flat input instead of numbers; None for most.
+    rows
+        Gives everything from rows of any values, for those that also take what is no number; None for most.
     inputs
         Numbers that it takes at a time.
     weighted
@@ -78,6 +84,12 @@ class Reducer:
     inputs: int = 1
     weighted: bool = True
     table: Callable[[Columns, Array | None], dict[str, Value]] | None = None
+    rows: Callable[[Rows], dict[str, Value]] | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether each output is one number."""
+        return self.gather is None and self.table is None
 
     def over(self, stacks: Sequence[tuple[Array, Array]], weights: Array | None = None) -> list[tuple[Array, Array]]:
         """Reduce along the first axis.
@@ -94,7 +106,7 @@ class Reducer:
         list of (ndarray, ndarray)
             (values, valid) of each output, (...).
         """
-        if self.gather is not None or self.table is not None:
+        if not self.numeric:
             raise EmulatorError(f"Reducer.{self.name}: its output is no number, so no image can hold it.")
         results = []
         for output in self.outputs:
@@ -113,7 +125,7 @@ class Reducer:
     def flat(self, columns: Sequence[tuple[Array, Array]], weights: Array | None = None) -> dict[str, Value]:
         """Output name -> number, or null, of (values, valid) columns (n,)."""
         if self.table is not None:
-            return self.table(columns, weights)
+            return self.table(columns, weights if self.weighted else None)
         if self.gather is not None:
             values, valid = columns[0]
             return {self.outputs[0].name: self.gather(values[valid])}
@@ -123,13 +135,32 @@ class Reducer:
             for output, (value, fine) in zip(self.outputs, reduced, strict=True)
         }
 
-    def reduce_values(self, rows: Sequence[Sequence[Value]]) -> dict[str, Value]:
-        """Output name -> value of rows with one number an input; rows with nulls do not count."""
-        kept = [row for row in rows if all(value is not None for value in row)]
-        if self.gather is not None and kept and not isinstance(kept[0][0], (int, float)):
-            return {self.outputs[0].name: [row[0] for row in kept]}
-        table = np.array(kept, np.float64).reshape(len(kept), self.inputs)
-        return self.flat([(table[:, k], np.ones(len(kept), bool)) for k in range(self.inputs)])
+    def reduce_values(self, rows: Rows) -> dict[str, Value]:
+        """Output name -> value of rows with one value an input; each input skips its nulls.
+
+        Raises
+        ------
+        EmulatorError
+            Of rows of another length, and of values that are no numbers where numbers are needed.
+        """
+        if wrong := next((row for row in rows if len(row) != self.inputs), None):
+            raise EmulatorError(f"Reducer.{self.name}: Need {self.inputs} input(s) for the reducer, got {len(wrong)}.")
+        if self.rows is not None:
+            return self.rows(rows)
+        for value in (value for row in rows for value in row if value is not None):
+            if not isinstance(value, (int, float)):
+                raise EmulatorError(f"Reducer.{self.name}: Expected numbers, found {type_name(value)} {value!r}.")
+        known = np.array([[value is not None for value in row] for row in rows], bool).reshape(-1, self.inputs)
+        table = np.array([[value or 0 for value in row] for row in rows], np.float64).reshape(-1, self.inputs)
+        return self.flat([(table[:, k], known[:, k]) for k in range(self.inputs)])
+
+
+def rows_of(columns: Columns) -> list[list[Value]]:
+    """Rows of columns of numbers; null where they are masked."""
+    values = [
+        [encode(float(value)) if fine else None for value, fine in zip(*column, strict=True)] for column in columns
+    ]
+    return [list(row) for row in zip(*values, strict=True)]
 
 
 def plain(value: float, kind: PixelType | None) -> float | int:
@@ -261,11 +292,6 @@ def _any(values: Array, valid: Array, weights: Array) -> Array:
     return _or_nothing(np.asarray((valid & (values != 0)).any(axis=0), np.float64), valid)
 
 
-def _histogram(values: Array) -> dict[str, Value]:
-    found, counts = np.unique(values, return_counts=True)
-    return {str(encode(float(value))): int(count) for value, count in zip(found, counts, strict=True)}
-
-
 SIMPLE: dict[str, tuple[Compute, PixelType | None]] = {
     "sum": (_sum, DOUBLE),
     "mean": (_mean, DOUBLE),
@@ -306,10 +332,30 @@ OUTPUT_NAMES = {
 """Reducers whose output has another name than they have."""
 
 
+def _picked(name: str, at: int) -> Callable[[Rows], dict[str, Value]]:
+    """First or last of any values, or null."""
+
+    def rows(given: Rows) -> dict[str, Value]:
+        known = [row[0] for row in given if row[0] is not None]
+        return {name: known[at] if known else None}
+
+    return rows
+
+
+def _counted(given: Rows) -> dict[str, Value]:
+    """Count the values that are not null."""
+    return {"count": sum(row[0] is not None for row in given)}
+
+
+BY_ROWS = {"first": _picked("first", 0), "last": _picked("last", -1), "count": _counted}
+"""Output -> what gives it of values that need not be numbers."""
+
+
 def simple(name: str) -> Reducer:
     """Reducer with one output."""
     compute, kind = SIMPLE[name]
-    return Reducer(name, (Output(OUTPUT_NAMES.get(name, name), compute, kind),))
+    output = OUTPUT_NAMES.get(name, name)
+    return Reducer(name, (Output(output, compute, kind),), rows=BY_ROWS.get(output))
 
 
 def _enter(name: str) -> None:
@@ -321,32 +367,7 @@ def _enter(name: str) -> None:
 
 
 for _name in SIMPLE:
-    if _name not in {"min", "max", "mode", "median"}:
-        _enter(_name)
-
-
-@function("Reducer.min")
-def reducer_min(numInputs: int = 1) -> Reducer:
-    """Smallest value."""
-    return simple("min")
-
-
-@function("Reducer.max")
-def reducer_max(numInputs: int = 1) -> Reducer:
-    """Largest value."""
-    return simple("max")
-
-
-@function("Reducer.median")
-def reducer_median(maxBuckets: int = 0, minBucketWidth: float = 0, maxRaw: int = 0) -> Reducer:
-    """Median."""
-    return simple("median")
-
-
-@function("Reducer.mode")
-def reducer_mode(maxBuckets: int = 0, minBucketWidth: float = 0, maxRaw: int = 0) -> Reducer:
-    """Most frequent value."""
-    return simple("mode")
+    _enter(_name)
 
 
 @function("Reducer.minMax")
@@ -365,30 +386,114 @@ def reducer_percentile(percentiles: list[float], outputNames: list[str] | None =
 
 
 @function("Reducer.toList")
-def reducer_to_list() -> Reducer:
-    """All values as a list."""
-    return Reducer("toList", (Output("list", _count),), gather=lambda values: [encode(float(v)) for v in values])
+def reducer_to_list(tupleSize: int | None = None, numOptional: int = 0) -> Reducer:
+    """All values as a list; grouped into tuples of one value an input where a size is given.
+
+    Only the last ``numOptional`` inputs may be null: a row that lacks another one is dropped.
+    """
+    inputs = 1 if tupleSize is None else tupleSize
+    needed = inputs - numOptional
+    if inputs < 1 or not 0 <= numOptional <= inputs:
+        raise EmulatorError(f"Reducer.toList: tupleSize {tupleSize} and numOptional {numOptional} do not fit together.")
+
+    def rows(given: Rows) -> dict[str, Value]:
+        kept = [list(row) for row in given if all(value is not None for value in row[:needed])]
+        return {"list": [row[0] for row in kept] if tupleSize is None else kept}
+
+    return Reducer("toList", (Output("list", _count),), inputs=inputs, table=_by_rows(rows), rows=rows)
+
+
+def _by_rows(rows: Callable[[Rows], dict[str, Value]]) -> Callable[[Columns, Array | None], dict[str, Value]]:
+    """Give from columns of pixels what is given from rows."""
+    return lambda columns, weights: rows(rows_of(columns))
 
 
 @function("Reducer.frequencyHistogram")
 def reducer_histogram() -> Reducer:
-    """Value -> how often it occurs."""
-    return Reducer("frequencyHistogram", (Output("histogram", _count),), gather=_histogram)
+    """Value -> how often it occurs: the sum of the weights of pixels that have it."""
+
+    def rows(given: Rows) -> dict[str, Value]:
+        counted = Counter(key_of(row[0]) for row in given if row[0] is not None)
+        return {"histogram": dict(sorted(counted.items()))}
+
+    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+        values, valid = columns[0]
+        found, at = np.unique(values[valid], return_inverse=True)
+        counts = np.bincount(at, None if weights is None else weights[valid], minlength=len(found))
+        return {"histogram": {key_of(v): encode(float(n)) for v, n in zip(found.tolist(), counts, strict=True)}}
+
+    return Reducer("frequencyHistogram", (Output("histogram", _count),), table=table, rows=rows)
 
 
-@function("Reducer.countDistinct", "Reducer.countDistinctNonNull")
+def key_of(value: Value) -> str:
+    """Key of a value in a dictionary: whole numbers without a fraction."""
+    return value if isinstance(value, str) else str(encode(float(value) if isinstance(value, int) else value))
+
+
+def _distinct(name: str, *, nulls: bool) -> Reducer:
+    """Reducer that counts the values that differ, null among them perhaps."""
+
+    def rows(given: Rows) -> dict[str, Value]:
+        values = [row[0] for row in given if nulls or row[0] is not None]
+        return {"count": len({repr(encode(value)) for value in values})}
+
+    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+        values, valid = columns[0]
+        return {"count": len(np.unique(values[valid]))}
+
+    return Reducer(name, (Output("count", _count),), table=table, rows=rows)
+
+
+@function("Reducer.countDistinct")
 def reducer_count_distinct() -> Reducer:
-    """Count the values that differ."""
-    return Reducer("countDistinct", (Output("count", _count),), gather=lambda values: len(np.unique(values)))
+    """Count the values that differ; masked pixels are no values, a null of a table is one."""
+    return _distinct("countDistinct", nulls=True)
+
+
+@function("Reducer.countDistinctNonNull")
+def reducer_count_distinct_non_null() -> Reducer:
+    """Count the values that differ and are not null."""
+    return _distinct("countDistinctNonNull", nulls=False)
 
 
 @function("Reducer.combine")
 def combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str = "", sharedInputs: bool = False) -> Reducer:
     """Two reducers side by side, on the same inputs or each on its own."""
+    if sharedInputs and reducer1.inputs != reducer2.inputs:
+        raise EmulatorError("Reducer.combine: Reducers that share inputs must have the same number of inputs.")
     shift = 0 if sharedInputs else reducer1.inputs
-    second = tuple(replace(o, name=f"{outputPrefix}{o.name}", input=o.input + shift) for o in reducer2.outputs)
-    inputs = max(reducer1.inputs, reducer2.inputs) if sharedInputs else reducer1.inputs + reducer2.inputs
-    return Reducer("combine", (*reducer1.outputs, *second), inputs=inputs, weighted=reducer1.weighted)
+    inputs = shift + reducer2.inputs
+    second = _named(reducer2, {output.name: f"{outputPrefix}{output.name}" for output in reducer2.outputs})
+    outputs = (*reducer1.outputs, *(replace(output, input=output.input + shift) for output in second.outputs))
+
+    def rows(given: Rows) -> dict[str, Value]:
+        parts = [row[: reducer1.inputs] for row in given], [row[shift:] for row in given]
+        return {**reducer1.reduce_values(parts[0]), **second.reduce_values(parts[1])}
+
+    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+        return {**reducer1.flat(columns[: reducer1.inputs], weights), **second.flat(columns[shift:], weights)}
+
+    # Weights count for all outputs or for none: a combination of both kinds is reduced part by part.
+    whole = reducer1.numeric and reducer2.numeric and reducer1.weighted == reducer2.weighted
+    return Reducer(
+        "combine", outputs, None, inputs, reducer1.weighted or reducer2.weighted, None if whole else table, rows
+    )
+
+
+def _named(reducer: Reducer, names: Mapping[str, str]) -> Reducer:
+    """Reducer whose outputs have other names."""
+    outputs = tuple(replace(output, name=names[output.name]) for output in reducer.outputs)
+    table, rows = reducer.table, reducer.rows
+
+    def renamed(found: Mapping[str, Value]) -> dict[str, Value]:
+        return {names.get(name, name): value for name, value in found.items()}
+
+    return replace(
+        reducer,
+        outputs=outputs,
+        table=None if table is None else lambda columns, weights: renamed(table(columns, weights)),
+        rows=None if rows is None else lambda given: renamed(rows(given)),
+    )
 
 
 @function("Reducer.unweighted")
@@ -402,20 +507,26 @@ def set_outputs(reducer: Reducer, outputs: list[str]) -> Reducer:
     """Rename the outputs."""
     if len(outputs) != len(reducer.outputs):
         raise EmulatorError("Reducer.setOutputs: there must be as many names as outputs.")
-    renamed = tuple(replace(o, name=name) for o, name in zip(reducer.outputs, outputs, strict=True))
-    return replace(reducer, outputs=renamed)
+    return _named(reducer, {old.name: new for old, new in zip(reducer.outputs, outputs, strict=True)})
 
 
 @function("Reducer.repeat")
 def repeat(reducer: Reducer, count: int) -> Reducer:
     """Apply a reducer to each of several inputs; every output is a list."""
+    if count < 1:
+        raise EmulatorError(f"Reducer.repeat: count must be at least 1, got {count}.")
     size = reducer.inputs
 
-    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
-        results = [reducer.flat(columns[k * size : (k + 1) * size], weights) for k in range(count)]
-        return {output.name: [result[output.name] for result in results] for output in reducer.outputs}
+    def listed(results: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
+        return {name: [result[name] for result in results] for name in results[0]}
 
-    return replace(reducer, inputs=size * count, table=table)
+    def table(columns: Columns, weights: Array | None) -> dict[str, Value]:
+        return listed([reducer.flat(columns[k * size : (k + 1) * size], weights) for k in range(count)])
+
+    def rows(given: Rows) -> dict[str, Value]:
+        return listed([reducer.reduce_values([row[k * size : (k + 1) * size] for row in given]) for k in range(count)])
+
+    return replace(reducer, inputs=size * count, table=table, rows=rows)
 
 
 @function("Reducer.group")
@@ -433,7 +544,16 @@ def group(reducer: Reducer, groupField: int = 0, groupName: str = "group") -> Re
             groups.append({groupName: int(key) if key == int(key) else key, **found})
         return {"groups": groups}
 
-    return replace(reducer, name="group", inputs=reducer.inputs + 1, table=table)
+    def rows(given: Rows) -> dict[str, Value]:
+        keys = {repr(row[groupField]): row[groupField] for row in given if row[groupField] is not None}
+        groups = []
+        for key in sorted(keys.values(), key=sort_key):
+            held = [row for row in given if row[groupField] == key]
+            own = [[*row[:groupField], *row[groupField + 1 :]] for row in held]
+            groups.append({groupName: key, **reducer.reduce_values(own)})
+        return {"groups": groups}
+
+    return replace(reducer, name="group", inputs=reducer.inputs + 1, table=table, rows=rows)
 
 
 @function("Reducer.linearFit")
@@ -469,28 +589,49 @@ def fixed_histogram(min: float, max: float, steps: int, cumulative: bool = False
     return Reducer("fixedHistogram", (Output("histogram", _count),), gather=gather)
 
 
-@function("Reducer.histogram", "Reducer.autoHistogram")
+def _buckets(values: Array, most: int, width: float) -> tuple[float, float, Array, Array]:
+    """(lower edge, width, counts, bins) of values in buckets whose width is doubled until they are few enough."""
+    low = np.floor(values.min() / width) * width if len(values) else 0.0
+    while len(values) and (values.max() - low) / width >= most:
+        width *= 2
+        low = np.floor(values.min() / width) * width
+    bins = np.floor((values - low) / width).astype(np.int64)
+    counts = np.bincount(bins) if len(values) else np.zeros(0)
+    return float(low), float(width), counts, bins
+
+
+MOST_BUCKETS = 256
+
+
+@function("Reducer.histogram")
 def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None) -> Reducer:
     """Count values in bins whose width is a power of two that leaves no more than so many bins."""
 
     def gather(values: Array) -> Value:
-        width = minBucketWidth or 1.0
-        most = maxBuckets or 256
-        low = np.floor(values.min() / width) * width if len(values) else 0.0
-        while len(values) and (values.max() - low) / width >= most:
-            width *= 2
-            low = np.floor(values.min() / width) * width
-        bins = np.floor((values - low) / width).astype(np.int64)
-        counts = np.bincount(bins) if len(values) else np.zeros(0)
+        low, width, counts, bins = _buckets(values, maxBuckets or MOST_BUCKETS, minBucketWidth or 1.0)
         means = [float(values[bins == k].mean()) if n else float(low + (k + 0.5) * width) for k, n in enumerate(counts)]
         return {
-            "bucketMin": float(low),
-            "bucketWidth": float(width),
+            "bucketMin": low,
+            "bucketWidth": width,
             "histogram": [float(n) for n in counts],
             "bucketMeans": means,
         }
 
     return Reducer("histogram", (Output("histogram", _count),), gather=gather)
+
+
+@function("Reducer.autoHistogram")
+def auto_histogram(
+    maxBuckets: int | None = None, minBucketWidth: float | None = None, cumulative: bool = False
+) -> Reducer:
+    """Count values in the same bins, as rows of (lower edge, count so far or in the bin)."""
+
+    def gather(values: Array) -> Value:
+        low, width, counts, _ = _buckets(values, maxBuckets or MOST_BUCKETS, minBucketWidth or 1.0)
+        counted = np.cumsum(counts) if cumulative else counts
+        return [[low + k * width, float(count)] for k, count in enumerate(counted)]
+
+    return Reducer("autoHistogram", (Output("histogram", _count),), gather=gather)
 
 
 @function("Reducer.getOutputs")

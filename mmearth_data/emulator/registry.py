@@ -96,7 +96,7 @@ class Implementation:
     wants_context: bool
 
     def __call__(self, context: Context, arguments: Mapping[str, Value]) -> Value:
-        """Call with the arguments that the function takes; others are left out."""
+        """Call with the arguments that the function takes; `arguments` says what becomes of others."""
         given = {self.takes[name]: value for name, value in arguments.items() if name in self.takes}
         if self.wants_context:
             given["context"] = context

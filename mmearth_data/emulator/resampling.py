@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import CHEAP, Band, Grid, Pixels, PixelType, Projection, cut, nearest, parsed_crs
+from mmearth_data.emulator.image import (
+    CHEAP,
+    Band,
+    Grid,
+    Pixels,
+    PixelType,
+    Projection,
+    cut,
+    nearest,
+    outline,
+    parsed_crs,
+    window_in,
+)
 from mmearth_data.emulator.registry import function
 
 if TYPE_CHECKING:
@@ -120,7 +133,9 @@ def _forced(band: Band, projection: Projection) -> Band:
     def evaluate(grid: Grid) -> Pixels:
         return nearest(grid, projection, band.evaluate)
 
-    return Band(band.name, band.type, projection, evaluate)
+    window = band.window
+    moved = None if window is None else window_in(outline(window), band.projection.crs, projection)
+    return Band(band.name, band.type, projection, evaluate).within(moved)
 
 
 @function("Image.setDefaultProjection")
@@ -166,7 +181,7 @@ def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Floa
     def evaluate(grid: Grid) -> Pixels:
         return nearest(grid, band.projection, native)
 
-    return image.with_bands((Band(name, PixelType("float"), band.projection, evaluate),))
+    return image.with_bands((replace(band.derived(evaluate, PixelType("float")), name=name),))
 
 
 def pixel_metres(grid: Grid) -> tuple[Float, Float]:

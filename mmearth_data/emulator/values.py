@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, memory_exceeded
@@ -13,6 +14,7 @@ from mmearth_data.emulator.work import ELEMENT_BYTES, LIST_BYTES, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import tzinfo
 
     from mmearth_data.emulator.registry import Context, Value
 
@@ -60,15 +62,44 @@ def is_number(value: Value) -> bool:
     return isinstance(value, (int, float))
 
 
-def parse_date(text: str) -> int:
-    """UTC milliseconds of an ISO 8601 text; what has no zone is UTC."""
+DATE_TEXT = re.compile(
+    r"(?P<year>\d{4})(?:-(?P<ordinal>\d{3})|-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2}))?)?"
+    r"(?:T(?P<hour>\d{1,2})(?::(?P<minute>\d{1,2})(?::(?P<second>\d{1,2})(?:[.,](?P<fraction>\d{1,9}))?)?)?"
+    r"(?P<offset>Z|[+-]\d{2}(?::?\d{2})?)?)?"
+)
+"""A date, whose parts after the year may be missing, and perhaps a time: Earth Engine's reference of ``Date`` shows
+``1996-01-01``, ``1996-001`` and ``1996-01-01T08:00``, that of ``ImageCollection.filterDate`` ``2017-6-24T00:14:46``;
+`2018-01` is used by public clients."""
+
+
+def parse_date(text: str, zone: tzinfo = UTC) -> int:
+    """UTC milliseconds of a date as text; a text that names no offset is in the zone."""
+    found = DATE_TEXT.fullmatch(text.strip())
+    moment = None if found is None else _moment(found, zone)
+    if found is None or moment is None:
+        raise EmulatorError(f"Date: Bad date/time '{text}'.")
+    return round(moment.timestamp()) * 1000 + int((found["fraction"] or "0").ljust(3, "0")[:3])
+
+
+def _moment(found: re.Match[str], zone: tzinfo) -> datetime | None:
+    """Date and time, to the second, of the parts of a text; None where the calendar has no such moment."""
+    year, month, day = (int(found[name] or 1) for name in ("year", "month", "day"))
+    hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
     try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise EmulatorError(f"Date: Bad date/time '{text}'.") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1000)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=_offset(found["offset"]) or zone)
+        moment += timedelta(days=int(found["ordinal"] or 1) - 1)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.year == year else None
+
+
+def _offset(text: str | None) -> tzinfo | None:
+    """Zone of an offset such as ``+02:00`` or ``Z``; None where none is named."""
+    if text is None or text == "Z":
+        return None if text is None else UTC
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return timezone(-ahead if text[0] == "-" else ahead)
 
 
 @promotion("Number")

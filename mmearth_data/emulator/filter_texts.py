@@ -1,0 +1,173 @@
+"""Filters written as text: ``CLOUDY_PIXEL_PERCENTAGE < 20 && MGRS_TILE == "32TMT"``.
+
+By rank, as the reference of ``Collection.filter`` lists them: ``||`` (``or``); ``&&`` (``and``); ``!`` (``not``);
+``> >= < <= == !=`` and ``in``, with ``( )`` around anything. A name is a property; a number or a quoted text is a value;
+the right side of ``in`` is a list of values, ``['a', 'b']``, or a property that holds one. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.filters import Filter, Sides, all_of, any_of, compare, inverted
+from mmearth_data.emulator.registry import function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mmearth_data.emulator.registry import Value
+
+TOKEN = re.compile(
+    r"\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<text>'[^']*'|\"[^\"]*\")"
+    r"|(?P<name>[A-Za-z_.][\w:.]*)|(?P<sign>&&|\|\||[<>=!]=|[<>!()\[\],]))"
+)
+COMPARISONS = {
+    "==": "equals",
+    "!=": "notEquals",
+    "<": "lessThan",
+    "<=": "lessThanOrEquals",
+    ">": "greaterThan",
+    ">=": "greaterThanOrEquals",
+    "in": "inList",
+}
+TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+"""Operator with its sides exchanged."""
+WORDS = {"and": "&&", "or": "||", "not": "!", "in": "in"}
+"""Words that stand for operators."""
+
+CONSTANTS = frozenset({"true", "false", "null"})
+"""Words that other languages have for values; the reference does not say whether this one has them."""
+
+
+@function("Filter.expression")
+def expression(expression: str) -> Filter:
+    """Pass what fits a text."""
+    return parsed(expression, "Filter.expression")
+
+
+def parsed(text: str, name: str) -> Filter:
+    """Filter of a text.
+
+    Raises
+    ------
+    EmulatorError
+        Of a text that is no filter; ``name`` is the algorithm that it was given to.
+    """
+    return _Reader(text, name).result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """One side of a comparison: a property, or a value."""
+
+    name: str | None
+    value: Value = None
+
+
+class _Reader:
+    """Reads a text from left to right and builds its filter on the way."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._text = text
+        self._name = name
+        self._tokens = [*self._split(text), ("end", "")]
+        self._at = 0
+
+    def result(self) -> Filter:
+        """Filter of the whole text."""
+        found = self._either()
+        if self._peek()[0] != "end":
+            raise self._wrong()
+        return found
+
+    def _split(self, text: str) -> Iterator[tuple[str, str]]:
+        at, end = 0, len(text.rstrip())
+        while at < end:
+            found = TOKEN.match(text, at)
+            if found is None:
+                raise EmulatorError(f"{self._name}: Unexpected character '{text[at:].strip()[:1]}' in '{text}'.")
+            at = found.end()
+            kind, token = str(found.lastgroup), found.group(str(found.lastgroup))
+            yield ("sign", WORDS[token]) if kind == "name" and token in WORDS else (kind, token)
+
+    def _peek(self) -> tuple[str, str]:
+        return self._tokens[self._at]
+
+    def _next(self) -> tuple[str, str]:
+        self._at += 1
+        return self._tokens[self._at - 1]
+
+    def _taken(self, sign: str) -> bool:
+        taken = self._peek() == ("sign", sign)
+        self._at += taken
+        return taken
+
+    def _need(self, sign: str) -> None:
+        if not self._taken(sign):
+            raise self._wrong()
+
+    def _wrong(self) -> EmulatorError:
+        found = self._peek()[1] or "the end"
+        return EmulatorError(f"{self._name}: Unexpected '{found}' in filter '{self._text}'.")
+
+    def _joined(self, sign: str, part: Callable[[], Filter], join: Callable[[Sequence[Filter]], Filter]) -> Filter:
+        parts = [part()]
+        while self._taken(sign):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else join(parts)
+
+    def _either(self) -> Filter:
+        return self._joined("||", self._both, any_of)
+
+    def _both(self) -> Filter:
+        return self._joined("&&", self._one, all_of)
+
+    def _one(self) -> Filter:
+        if self._taken("!"):
+            return inverted(self._one())
+        if self._taken("("):
+            found = self._either()
+            self._need(")")
+            return found
+        return self._comparison()
+
+    def _comparison(self) -> Filter:
+        left = self._operand()
+        sign = self._peek()[1]
+        if self._peek()[0] != "sign" or sign not in COMPARISONS:
+            raise self._wrong()
+        self._next()
+        right = self._list() if sign == "in" and self._taken("[") else self._operand()
+        if left.name is None and right.name is not None and sign in TURNED:
+            left, right, sign = right, left, TURNED[sign]
+        if left.name is None and right.name is None:
+            raise EmulatorError(f"{self._name}: '{self._text}' compares two values; one side must be a property.")
+        if sign == "in" and right.name is None and not isinstance(right.value, list):
+            raise EmulatorError(f"{self._name}: 'in' needs a list such as ['a', 'b'] at its right in '{self._text}'.")
+        return compare(COMPARISONS[sign], Sides(left.name, right.value, right.name, left.value))
+
+    def _operand(self) -> _Operand:
+        kind, token = self._peek()
+        if kind == "name" and token not in CONSTANTS:
+            self._next()
+            return _Operand(token)
+        return _Operand(None, self._value())
+
+    def _value(self) -> Value:
+        kind, token = self._peek()
+        if kind not in {"number", "text"}:
+            raise self._wrong()
+        self._next()
+        if kind == "text":
+            return token[1:-1]
+        return float(token) if any(c in token for c in ".eE") else int(token)
+
+    def _list(self) -> _Operand:
+        values = [self._value()]
+        while self._taken(","):
+            values.append(self._value())
+        self._need("]")
+        return _Operand(None, values)

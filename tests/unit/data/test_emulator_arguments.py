@@ -1,0 +1,114 @@
+"""No argument of an algorithm is dropped in silence: it is heeded, changes nothing for a reason, or is refused."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import ee
+import pytest
+from ee_world import refusal
+
+from mmearth_data.emulator import library
+from mmearth_data.emulator.arguments import ANY_FUNCTION, HINTS, REFUSED, is_hint, unheeded
+from mmearth_data.emulator.registry import FUNCTIONS, Implementation
+from mmearth_data.emulator.signatures import signatures
+
+assert library.MODULES
+
+Make = Callable[[], Any]
+
+
+def ignored(implementation: Implementation) -> set[str]:
+    """Arguments that an implementation takes and never reads."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(implementation.function))).body
+    assert isinstance(tree, ast.FunctionDef)
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {argument for argument, parameter in implementation.takes.items() if parameter not in read}
+
+
+def test_every_argument_is_heeded_or_a_hint_or_refused() -> None:
+    dropped = {}
+    for name, implementation in FUNCTIONS.items():
+        known = {argument.name for argument in signatures()[name].arguments}
+        refused = {argument.name for argument in unheeded(name)}
+        heeded = set(implementation.takes) - ignored(implementation)
+        if lost := {argument for argument in known - heeded - refused if not is_hint(name, argument)}:
+            dropped[name] = lost
+    assert not dropped
+
+
+def test_hints_and_refusals_name_arguments_that_exist_and_say_why() -> None:
+    for (function, argument), reason in HINTS.items():
+        names = signatures() if function == ANY_FUNCTION else [function]
+        assert any(argument in {a.name for a in signatures()[name].arguments} for name in names), (function, argument)
+        assert len(reason) > 20
+    for function, argument in REFUSED:
+        assert argument in {a.name for a in signatures()[function].arguments}, (function, argument)
+
+
+def here() -> Any:
+    return ee.Geometry.Point([8.5, 47.3])
+
+
+@pytest.mark.usefixtures("earth")
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: here().intersects(here(), proj=ee.Projection("EPSG:32632")), "proj"),
+        (lambda: ee.Geometry.Polygon([[[0, 0], [1, 0], [1, 1], [0, 0]]], evenOdd=False).area(1), "evenOdd"),
+        (lambda: ee.PixelType("int", 0, 1, 2), "dimensions"),
+        (lambda: ee.List([1, 2]).reduce(ee.Reducer.max(2)), "numInputs"),
+        (lambda: ee.FeatureCollection([here()]).reduceColumns("mean", ["a"], ["b"]), "weightSelectors"),
+        (lambda: ee.Image.load("COPERNICUS/DEM/GLO30", 3), "version"),
+    ],
+)
+def test_another_value_than_the_default_is_refused_where_it_would_be_dropped(make: Make, argument: str) -> None:
+    assert f"the argument '{argument}'; the emulator has only its default" in refusal(make())
+
+
+@pytest.mark.usefixtures("earth")
+def test_defaults_and_hints_are_answered() -> None:
+    box = ee.Geometry.Rectangle([8, 47, 9, 48])
+    found = ee.List(
+        [
+            here().intersects(box, 1),
+            ee.PixelType("int", 0, 1, 0).maxValue(),
+            ee.Image(3).reduceRegion("sum", here().buffer(20), 10, tileScale=4, crs="EPSG:32632").size(),
+            ee.List([1, 2, 9]).reduce(ee.Reducer.percentile([50], maxRaw=1, maxBuckets=2)),
+        ]
+    )
+    assert found.getInfo() == [True, 1, 1, 2]
+
+
+@pytest.mark.usefixtures("earth")
+def test_a_fixed_kernel_is_checked_against_its_size() -> None:
+    row = [1, 1, 1]
+    sums = ee.Image(1).reduceNeighborhood("sum", ee.Kernel.fixed(3, 3, [row, row, row], -1, -1))
+    area = ee.Geometry.Rectangle([500_000, 5_000_000, 500_010, 5_000_010], "EPSG:32632", False)
+    assert sums.reduceRegion("mean", area, crs="EPSG:32632", crsTransform=[10, 0, 0, 0, -10, 0]).getInfo() == {
+        "constant_sum": 9
+    }
+    assert "width is 4, the weights have 3" in refusal(
+        ee.Image(1).reduceNeighborhood("sum", ee.Kernel.fixed(4, 3, [row, row, row]))
+    )
+
+
+@pytest.mark.usefixtures("earth")
+def test_a_geometry_is_given_in_the_projection_asked_for() -> None:
+    box = ee.Geometry.Rectangle([500_000, 5_000_000, 500_100, 5_000_100], "EPSG:32632", False)
+    corner = ee.Feature(box.transform("EPSG:4326", 0.1)).geometry(0.1, "EPSG:32632").bounds(0.1, "EPSG:32632")
+    assert corner.coordinates().flatten().getInfo()[:2] == pytest.approx([500_000, 5_000_000], abs=0.1)
+
+
+@pytest.mark.usefixtures("earth")
+def test_automatic_histograms_are_rows_of_lower_edge_and_count() -> None:
+    values = ee.List([0, 1, 1, 3])
+    plain, added = ee.List(
+        [values.reduce(ee.Reducer.autoHistogram(4, 1)), values.reduce(ee.Reducer.autoHistogram(4, 1, cumulative=True))]
+    ).getInfo()
+    assert plain == [[0, 1], [1, 2], [2, 0], [3, 1]]
+    assert added == [[0, 1], [1, 3], [2, 3], [3, 4]]
