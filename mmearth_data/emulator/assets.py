@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -354,11 +354,24 @@ MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
     derived.LANDSAT8: _landsat8,
 }
 """Asset id -> what makes it of a planet."""
+FIRST_DAYS = {
+    planet.L1C: "2015-06-27",
+    planet.L2A: "2017-03-28",
+    planet.S1: "2014-10-03",
+    planet.DYNAMIC_WORLD: "2015-06-27",
+    planet.ERA5: "1950-02-01",
+    planet.WORLD_COVER: "2020-01-01",
+    derived.LANDSAT8: "2013-03-18",
+}
+"""Where the property ``date_range`` of a collection begins; Earth Engine's data catalog."""
 
 
 @lru_cache(maxsize=64)
 def _made(world_of: Planet, asset: str) -> Source | Image:
-    return MAKERS[asset](world_of)
+    made, first = MAKERS[asset](world_of), FIRST_DAYS.get(asset)
+    if first is None or isinstance(made, Image):
+        return made
+    return replace(made, properties={**made.properties, "date_range": [days_since_1970(first) * DAY_MS, LAST_MS]})
 
 
 def plain_id(name: str) -> str:
@@ -392,7 +405,8 @@ def list_assets(parent: str = "") -> list[dict[str, Value]]:
 
 
 def _entry(asset: str, kind: str) -> dict[str, Value]:
-    return {"type": kind, "name": full_name(asset), "id": asset}
+    updated = f"{np.datetime64(LAST_MS, 'ms')}Z"
+    return {"type": kind, "name": full_name(asset), "id": asset, "updateTime": updated}
 
 
 def describe_asset(asset_id: str, context: Context) -> dict[str, Value] | None:
