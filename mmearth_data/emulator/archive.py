@@ -25,6 +25,7 @@ from mmearth_data.emulator.image import (
     wholly_masked,
 )
 from mmearth_data.emulator.pyramids import MEAN, MODE, SAMPLE, Policy, from_pyramid
+from mmearth_data.emulator.work import check
 from mmearth_data.sources.synthetic.grids import Window
 from mmearth_data.sources.synthetic.scenes import GRANULE_M, OpticalScene, RadarScene
 from mmearth_data.tile import WGS84 as WGS84_EPSG
@@ -166,6 +167,7 @@ def native_band(
     value = float(cheap_value(name, kind))
 
     def native(grid: Grid) -> Pixels:
+        check()
         if CHEAP.get():
             return Pixels(np.full(grid.shape, value), np.ones(grid.shape, bool))
         edge = raster.edge(grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     Narrowing = Callable[[Mapping[str, Value], Mapping[str, float]], Value]
 
-PUBLIC = "projects/earthengine-public/assets/"
+PUBLIC, LEGACY = "projects/earthengine-public/assets/", "projects/earthengine-legacy/assets/"
+"""Projects of the data catalog, and of what is older than projects: ``users/...`` and folders such as ``projects/sat-io``."""
 FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
 """What the archive holds: nothing was taken after its last day."""
 TABLES = ("RESOLVE/ECOREGIONS/2017",)
@@ -376,16 +377,39 @@ MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
     derived.LANDSAT8: _landsat8,
 }
 """Asset id -> what makes it of a planet."""
+FIRST_DAYS = {
+    planet.L1C: "2015-06-27",
+    planet.L2A: "2017-03-28",
+    planet.S1: "2014-10-03",
+    planet.DYNAMIC_WORLD: "2015-06-27",
+    planet.ERA5: "1950-02-01",
+    planet.WORLD_COVER: "2020-01-01",
+    derived.LANDSAT8: "2013-03-18",
+}
+"""Where the property ``date_range`` of a collection begins; Earth Engine's data catalog."""
 
 
 @lru_cache(maxsize=64)
 def _made(world_of: Planet, asset: str) -> Source | Image:
-    return MAKERS[asset](world_of)
+    made, first = MAKERS[asset](world_of), FIRST_DAYS.get(asset)
+    if first is None or isinstance(made, Image):
+        return made
+    return replace(made, properties={**made.properties, "date_range": [days_since_1970(first) * DAY_MS, LAST_MS]})
+
+
+def plain_id(name: str) -> str:
+    """Id of an asset as scripts write it: without the project that the REST interface puts before it."""
+    return name.removeprefix(PUBLIC).removeprefix(LEGACY).strip("/")
+
+
+def full_name(asset: str) -> str:
+    """Name of an asset in the REST interface."""
+    return f"{LEGACY if asset.startswith(('projects/', 'users/')) else PUBLIC}{asset}"
 
 
 def find(asset_id: str, context: Context) -> Source | Image | None:
     """Find the collection or image of an id; an image of a collection is found by the collection's id and its index."""
-    asset = asset_id.removeprefix(PUBLIC).rstrip("/")
+    asset = plain_id(asset_id)
     if asset in MAKERS:
         return _made(context.planet, asset)
     parent, _, index = asset.rpartition("/")
@@ -395,30 +419,38 @@ def find(asset_id: str, context: Context) -> Source | Image | None:
     return None if isinstance(source, Image) else source.load(index)
 
 
-def list_assets() -> list[dict[str, Value]]:
-    """All assets, as `listAssets` names them."""
+def list_assets(parent: str = "") -> list[dict[str, Value]]:
+    """All assets below a folder, as `listAssets` names them; an empty ``parent`` has all."""
     images = {planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER}
     kinds = {asset: "IMAGE" if asset in images else "IMAGE_COLLECTION" for asset in MAKERS}
     kinds |= dict.fromkeys(TABLES, "TABLE")
-    return [_entry(asset, kind) for asset, kind in sorted(kinds.items())]
+    return [_entry(asset, kind) for asset, kind in sorted(kinds.items()) if full_name(asset).startswith(parent)]
 
 
 def _entry(asset: str, kind: str) -> dict[str, Value]:
-    name = asset if asset.startswith(("projects/", "users/")) else f"{PUBLIC}{asset}"
-    return {"type": kind, "name": name, "id": asset}
+    updated = f"{np.datetime64(LAST_MS, 'ms')}Z"
+    return {"type": kind, "name": full_name(asset), "id": asset, "updateTime": updated}
 
 
 def describe_asset(asset_id: str, context: Context) -> dict[str, Value] | None:
     """Give what ``assets.get`` answers; None where there is no such asset."""
-    asset = asset_id.removeprefix(PUBLIC)
+    asset = plain_id(asset_id)
     if asset in TABLES:
         return _entry(asset, "TABLE")
     found = find(asset, context)
     if found is None:
-        return None
+        return _entry(asset, "FOLDER") if asset and list_assets(f"{full_name(asset)}/") else None
     if not isinstance(found, Image):
         return _entry(asset, "IMAGE_COLLECTION") | {"properties": encode(dict(found.properties))}
+    return image_entry(found, asset)
+
+
+def image_entry(found: Image, asset: str) -> dict[str, Value]:
+    """Describe an image as ``assets.get`` and ``listAssets`` do."""
     out = _entry(asset, "IMAGE")
+    for name, key in (("startTime", "system:time_start"), ("endTime", "system:time_end")):
+        if (ms := found.properties.get(key)) is not None:
+            out[name] = f"{np.datetime64(int(ms), 'ms')}Z"
     out["properties"] = {name: encode(value) for name, value in found.properties.items()}
     if found.footprint is not None:
         out["geometry"] = shapely.geometry.mapping(found.footprint)

@@ -1,17 +1,82 @@
 """The two documents that Earth Engine serves and that its Python client ships: signatures and discovery.
 
-They are found beside the installed client, which is not imported.
+They are found beside the installed client, which is not imported. The client's copy of the discovery document is years
+older than the client: what its functions call since is added here, as the REST reference has it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmearth_data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+VERSION = "v1alpha"
+"""Of the paths in the document; the service answers under ``v1`` alike."""
+PROJECT = "projects/{projectsId}"
+
+
+class Method(NamedTuple):
+    """A method of the REST interface.
+
+    Attributes
+    ----------
+    name
+        Such as ``projects.tables.create``.
+    verb
+        Of HTTP.
+    of
+        What its path begins with, a name in pieces; ``parameter`` stands for all of it.
+    parameter
+        Name of that argument.
+    tail
+        Rest of the path.
+    query
+        Arguments of the query.
+    """
+
+    name: str
+    verb: str
+    of: str
+    parameter: str
+    tail: str = ""
+    query: tuple[str, ...] = ()
+
+
+ADDED = (
+    Method("projects.getConfig", "GET", f"{PROJECT}/config", "name"),
+    Method("projects.updateConfig", "PATCH", f"{PROJECT}/config", "name", query=("updateMask",)),
+    Method("projects.tables.create", "POST", PROJECT, "parent", "/tables", ("workloadTag",)),
+    Method("projects.tables.getFeatures", "GET", f"{PROJECT}/tables/{{tablesId}}", "name", ":getFeatures"),
+    Method("projects.featureView.create", "POST", PROJECT, "parent", "/featureView"),
+    Method("projects.classifier.export", "POST", PROJECT, "project", "/classifier:export"),
+    Method("projects.image.importExternal", "POST", PROJECT, "project", "/image:importExternal"),
+    Method(
+        "projects.assets.listFeatures",
+        "GET",
+        f"{PROJECT}/assets/{{assetsId}}",
+        "asset",
+        ":listFeatures",
+        ("filter", "pageSize", "pageToken", "region"),
+    ),
+)
+"""Methods that the client's copy of the document lacks, or has with other arguments than the client gives."""
+ADDED_QUERY = {
+    "projects.listAssets": ("filter", "view"),
+    "projects.assets.listAssets": ("filter", "view"),
+    "projects.thumbnails.create": ("workloadTag",),
+    "projects.videoThumbnails.create": ("workloadTag",),
+    "projects.filmstripThumbnails.create": ("workloadTag",),
+    "projects.maps.create": ("workloadTag",),
+}
+"""Arguments that the client gives to methods of the document since."""
 
 
 def _folder() -> Path:
@@ -35,8 +100,60 @@ def algorithms() -> dict[str, Any]:
     return _read("algorithms.json")
 
 
+@cache
+def _document() -> dict[str, Any]:
+    """Discovery document with what was added to it."""
+    document = _read("cloud_api_discovery_document.json")
+    for method in ADDED:
+        *rooms, name = method.name.split(".")
+        room = document
+        for part in rooms:
+            room = room.setdefault("resources", {}).setdefault(part, {})
+        room.setdefault("methods", {})[name] = _described(method)
+    found = dict(_walked(document))
+    for name, query in ADDED_QUERY.items():
+        found[name]["parameters"] |= _query(query)
+    return document
+
+
+def _described(method: Method) -> dict[str, Any]:
+    """Entry of a method in the document."""
+    pattern = re.sub(r"\{\w+\}", "[^/]+", method.of).replace("/assets/[^/]+", "/assets/.+")
+    path = {"location": "path", "pattern": f"^{pattern}$", "required": True, "type": "string"}
+    entry: dict[str, Any] = {
+        "id": f"earthengine.{method.name}",
+        "httpMethod": method.verb,
+        "flatPath": f"{VERSION}/{method.of}{method.tail}",
+        "path": f"{VERSION}/{{+{method.parameter}}}{method.tail}",
+        "parameterOrder": [method.parameter],
+        "parameters": {method.parameter: path, **_query(method.query)},
+        "response": {"type": "any"},
+    }
+    return entry if method.verb == "GET" else entry | {"request": {"type": "any"}}
+
+
+def _query(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: {"location": "query", "type": "string"} for name in names}
+
+
+def _walked(room: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, method in room.get("methods", {}).items():
+        yield f"{prefix}{name}", method
+    for name, inner in room.get("resources", {}).items():
+        yield from _walked(inner, f"{prefix}{name}.")
+
+
+@cache
+def methods() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
+    """(name, verb of HTTP, pattern of the path without its version) of every method."""
+    found = []
+    for name, method in _walked(_document()):
+        path = re.escape(method["flatPath"].removeprefix(f"{VERSION}/"))
+        path = re.sub(r"\\\{(\w+)\\\}", lambda m: "[^:]+" if m[1] == "assetsId" else "[^/:]+", path)
+        found.append((name, str(method["httpMethod"]), re.compile(path)))
+    return tuple(found)
+
+
 def discovery(root_url: str) -> dict[str, Any]:
     """Describe the API to the client, served from ``root_url`` (with a slash at the end)."""
-    document = _read("cloud_api_discovery_document.json")
-    document |= {"rootUrl": root_url, "baseUrl": root_url, "mtlsRootUrl": root_url, "servicePath": ""}
-    return document
+    return _document() | {"rootUrl": root_url, "baseUrl": root_url, "mtlsRootUrl": root_url, "servicePath": ""}

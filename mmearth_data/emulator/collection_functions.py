@@ -34,6 +34,7 @@ from mmearth_data.emulator.list_functions import same, sort_key
 from mmearth_data.emulator.registry import encode, function, type_name
 from mmearth_data.emulator.tables import load_table
 from mmearth_data.emulator.values import Selection, is_number
+from mmearth_data.emulator.work import check, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.reducers import Reducer
     from mmearth_data.emulator.registry import Context, Value
     from mmearth_data.emulator.values import ErrorMargin
+
+ROOM_OF_A_POINT = 10
+"""A feature with a geometry takes as much memory as so many elements of a list."""
 
 # ---------------------------------------------------------------- making
 
@@ -101,9 +105,11 @@ def random_points(
         raise EmulatorError("FeatureCollection.randomPoints: Geometry must have an area.")
     west, south, east, north = shape.bounds
     low, high = (math.sin(math.radians(lat)) for lat in (south, north))
+    room_for(ROOM_OF_A_POINT * points)
     draws, found = np.random.default_rng(seed), np.empty((0, 2))
     shapely.prepare(shape)
     while len(found) < points:
+        check()
         u, v = draws.random((2, max(points, 64)))
         lon, lat = west + u * (east - west), np.degrees(np.arcsin(low + v * (high - low)))
         inside = shapely.contains_xy(shape, lon, lat)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
-from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, too_many_elements
+from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, timed_out, too_many_elements
 from mmearth_data.emulator.features import INDEX, Feature, from_json, geometry_of
 from mmearth_data.emulator.filters import ANYTHING, Filter, Query, all_of
 from mmearth_data.emulator.geometry import Geometry, union_of
 from mmearth_data.emulator.image import Image
 from mmearth_data.emulator.list_functions import sort_key
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.work import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -233,8 +234,9 @@ def _renamed(element: Value, prefix: str) -> Value:
 
 def _visited(elements: Iterable[Value]) -> Iterator[Value]:
     for count, element in enumerate(elements):
+        check()
         if count >= MOST_VISITED:
-            raise EmulatorError("Computation timed out.")
+            raise timed_out()
         yield element
 
 
@@ -313,7 +315,7 @@ class Collection:
 
 def of_elements(elements: Iterable[Value], of: str | None = None) -> Collection:
     """Make a collection of elements, named ``0``, ``1``, ... in their order."""
-    listed = [e.with_properties({**e.properties, INDEX: str(k)}) for k, e in enumerate(elements)]
+    listed = [e.with_properties({**e.properties, INDEX: str(k)}) for k, e in enumerate(_visited(elements))]
     kind = of or ("Image" if listed and all(isinstance(e, Image) for e in listed) else "Feature")
     return Collection(Listed(listed), kind)
 

@@ -16,6 +16,8 @@ STATUS_NAMES = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    411: "INVALID_ARGUMENT",
     429: "RESOURCE_EXHAUSTED",
     500: "INTERNAL",
     503: "UNAVAILABLE",
@@ -94,9 +96,11 @@ def asset_not_found(function: str, kind: str, asset: str) -> EmulatorError:
     asset
         Its id.
     """
-    return EmulatorError(
-        f"{function}: {kind} asset '{asset}' not found (does not exist or caller does not have access)."
-    )
+    return EmulatorError(f"{function}: {kind} asset '{asset}' {NOT_FOUND}")
+
+
+NOT_FOUND = "not found (does not exist or caller does not have access). The emulator has no such asset; Earth Engine may have it."
+"""The service's words about an asset, and the emulator's own: what is lacking here may exist there."""
 
 
 def band_not_found(function: str, pattern: object, bands: Iterable[str]) -> EmulatorError:
@@ -125,6 +129,24 @@ def too_large(size: int) -> EmulatorError:
 def too_many_pixels(width: int, height: int) -> EmulatorError:
     """Refuse a grid that is longer than the service computes."""
     return EmulatorError(f"Pixel grid dimensions ({width}x{height}) must be less than or equal to {MAX_PIXELS_A_SIDE}.")
+
+
+def timed_out() -> EmulatorError:
+    """Refuse what takes longer than the service computes."""
+    return EmulatorError("Computation timed out.")
+
+
+def memory_exceeded() -> EmulatorError:
+    """Refuse what needs more memory than the service gives to a request."""
+    return EmulatorError("User memory limit exceeded.")
+
+
+def method_not_emulated(method: str) -> EmulatorError:
+    """Say plainly that Earth Engine's REST interface has a method and this emulator has not."""
+    return EmulatorError(
+        f"{method}: Earth Engine has this method; the emulator does not. It reads assets and computes; it keeps, exports "
+        "and imports nothing."
+    )
 
 
 def too_many_requests() -> EmulatorError:

@@ -26,6 +26,7 @@ from mmearth_data.emulator.profiles import Profiles
 from mmearth_data.emulator.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
 from mmearth_data.emulator.signatures import Argument, Signature, signatures
 from mmearth_data.emulator.values import Selection
+from mmearth_data.emulator.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,11 +54,14 @@ class Request:
         True where pixels may be any.
     profiles
         Of requests that asked for it.
+    work
+        What it may use, and whether to continue.
     """
 
     planet: Planet
     cheap_pixels: bool = False
     profiles: Profiles = field(default_factory=Profiles)
+    work: Work = field(default_factory=Work)
 
     @property
     def seed(self) -> int:
@@ -111,7 +115,10 @@ class Request:
         for argument in unheeded(signature.name):
             if arguments.get(argument.name, argument.default) != argument.default:
                 raise not_heeded(signature.name, argument)
-        return settled(signature.name, arguments, found(self, arguments))
+        self.work.check()
+        value = settled(signature.name, arguments, found(self, arguments))
+        self.work.made(value)
+        return value
 
 
 def _signature(name: str) -> Signature:

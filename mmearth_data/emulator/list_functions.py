@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.registry import encode, function
 from mmearth_data.emulator.values import Date, is_number
+from mmearth_data.emulator.work import check, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ def _place(name: str, list: Values, index: int) -> int:
 
 
 def _index(values: Values, element: Value) -> int:
+    check()
     return next((k for k, value in enumerate(values) if same(value, element)), -1)
 
 
@@ -107,6 +109,7 @@ def flatten(list: Values) -> Values:
     flat: Values = []
     for value in list:
         flat += flatten(value) if isinstance(value, type(list)) else [value]
+        room_for(len(flat))
     return flat
 
 
@@ -158,7 +161,11 @@ def iterate(list: Values, function: Callable[[Value, Value], Value], first: Valu
 @function("List.join")
 def join(list: Values, separator: str = "") -> str:
     """Text of the elements."""
-    return separator.join(value if isinstance(value, str) else str(encode(value)) for value in list)
+    texts, size = [], 0
+    for value in list:
+        texts.append(value if isinstance(value, str) else str(encode(value)))
+        size = room_for(size + len(texts[-1]) + len(separator))
+    return separator.join(texts)
 
 
 @function("List.length", "List.size")
@@ -190,7 +197,7 @@ def remove_all(list: Values, other: Values) -> Values:
 @function("List.repeat")
 def repeat(value: Value, count: int) -> Values:
     """Make a list of one value."""
-    return [value] * count
+    return [value] * room_for(count)
 
 
 @function("List.replace")
@@ -224,10 +231,10 @@ def sequence(start: float, end: float | None = None, step: float = 1, count: int
     """Numbers from start to end (included) in steps, or so many of them."""
     if count is not None:
         pace = step if end is None or count < 2 else (end - start) / (count - 1)
-        return [start + k * pace for k in range(count)]
+        return [start + k * pace for k in range(room_for(count))]
     if end is None or step == 0:
         raise EmulatorError("List.sequence: Expected an end or a count, and a step other than 0.")
-    return [start + k * step for k in range(max(int((end - start) / step + 1e-9) + 1, 0))]
+    return [start + k * step for k in range(max(room_for((end - start) / step + 1e-9) + 1, 0))]
 
 
 @function("List.set")

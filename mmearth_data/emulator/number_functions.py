@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ RANGES = {
     "Long": (-(2**63), 2**63 - 1),
 }
 """Integer types, by the names that casts carry."""
+LONG_BITS = 64
+"""Of the longest whole number; shifts count within it, as in Java."""
+MOST_BITS = 4096
+"""Of a power that is computed as a whole number; every double is below."""
+WIDEST = 1000
+"""Characters that a pattern may ask for."""
 
 
 def truncate(value: Number, low: int, high: int) -> int:
@@ -40,6 +47,11 @@ def truncate(value: Number, low: int, high: int) -> int:
 def round_half_away(value: Number) -> int:
     """Nearest integer, ties away from zero."""
     return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
+def _narrow(value: Number) -> Number:
+    """Give whole numbers that need more than 64 bits as floating-point numbers."""
+    return float(value) if isinstance(value, int) and value.bit_length() >= LONG_BITS else value
 
 
 def _divide(left: Number, right: Number) -> float:
@@ -57,7 +69,7 @@ def _remainder(left: Number, right: Number) -> Number:
 
 def _power(left: Number, right: Number) -> Number:
     try:
-        result = left**right
+        result = float(left) ** right if abs(right) * math.log2(abs(left) + 2) > MOST_BITS else left**right
     except ZeroDivisionError:
         return math.inf
     except OverflowError:
@@ -107,10 +119,10 @@ _BINARY: dict[str, Callable[[Number, Number], Number]] = {
     "bitwise_or": lambda left, right: int(left) | int(right),
     "bitwiseXor": lambda left, right: int(left) ^ int(right),
     "bitwise_xor": lambda left, right: int(left) ^ int(right),
-    "leftShift": lambda left, right: int(left) << int(right),
-    "left_shift": lambda left, right: int(left) << int(right),
-    "rightShift": lambda left, right: int(left) >> int(right),
-    "right_shift": lambda left, right: int(left) >> int(right),
+    "leftShift": lambda left, right: int(left) << (int(right) % LONG_BITS),
+    "left_shift": lambda left, right: int(left) << (int(right) % LONG_BITS),
+    "rightShift": lambda left, right: int(left) >> (int(right) % LONG_BITS),
+    "right_shift": lambda left, right: int(left) >> (int(right) % LONG_BITS),
 }
 
 _UNARY: dict[str, Callable[[Number], Number]] = {
@@ -152,7 +164,7 @@ _UNARY: dict[str, Callable[[Number], Number]] = {
 def _enter_binary(name: str, operation: Callable[[Number, Number], Number]) -> None:
     @function(f"Number.{name}")
     def apply(left: Number, right: Number) -> Number:
-        return operation(left, right)
+        return _narrow(operation(left, right))
 
 
 def _enter_unary(name: str, operation: Callable[[Number], Number]) -> None:
@@ -192,6 +204,8 @@ def format_number(number: Number, pattern: str = "%s") -> str:
     """Text of a number by a pattern of printf."""
     if pattern == "%s" and isinstance(number, float) and number.is_integer():
         number = int(number)
+    if any(int(digits) > WIDEST for digits in re.findall(r"\d+", pattern)):
+        raise EmulatorError(f"Number.format: Invalid format pattern '{pattern[:40]}'.")
     try:
         return pattern % number
     except (TypeError, ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 NPY, TIFF, ZIP, PNG = "application/octet-stream", "image/tiff", "application/zip", "image/png"
 PICTURES = ("PNG", "AUTO_JPEG_PNG")
 MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
+BLOCK_PIXELS = 2**16
+"""Computed at a time, so that long stacks of images fit into memory; a whole number of rows."""
+TILE_PIXELS, DEEPEST_ZOOM = 256, 24
 PICTURE_PIXELS = 512
 """Longest side of a picture for which no size was asked."""
 
@@ -157,13 +162,39 @@ def scaled_to(grid: Grid, width: int, height: int) -> Grid:
     return Grid(Projection(grid.projection.crs, transform), 0, 0, width, height)
 
 
+def map_tile(zoom: int, x: int, y: int) -> dict[str, Any]:
+    """Grid of a tile of a web map: 256 pixels of EPSG:3857, counted from the north-west.
+
+    Raises
+    ------
+    EmulatorError
+        Where there is no such tile.
+    """
+    if not (0 <= zoom <= DEEPEST_ZOOM and 0 <= y < 2**zoom and 0 <= x < 2**zoom):
+        raise EmulatorError(f"Map tile zoom/x/y {zoom}/{x}/{y} is out of range.")
+    half = math.pi * 6_378_137.0  # the sphere of EPSG:3857 has the radius of the WGS 84 equator
+    side = 2 * half / 2**zoom
+    step = side / TILE_PIXELS
+    corner = (step, 0.0, x * side - half, 0.0, -step, half - y * side)
+    return {
+        "crsCode": "EPSG:3857",
+        "affineTransform": dict(zip(MATRIX, corner, strict=True)),
+        "dimensions": {"width": TILE_PIXELS, "height": TILE_PIXELS},
+    }
+
+
 # ---------------------------------------------------------------- values
 
 
 def stored(band: Band, grid: Grid) -> Array:
     """Pixels of a band in its type; 0 where masked."""
-    values, valid = band.evaluate(grid)
-    return np.where(valid, fitted(values, band.type), 0).astype(band.type.dtype)
+    out = np.empty(grid.shape, band.type.dtype)
+    rows = max(1, BLOCK_PIXELS // grid.width)
+    for top in range(0, grid.height, rows):
+        block = replace(grid, row=grid.row + top, height=min(rows, grid.height - top))
+        values, valid = band.evaluate(block)
+        out[top : top + rows] = np.where(valid, fitted(values, band.type), 0)
+    return out
 
 
 def fitted(values: Array, kind: PixelType) -> Array:

@@ -23,6 +23,7 @@ from mmearth_data.emulator.image import (
 from mmearth_data.emulator.reducers import Reducer, by_output
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import lattice
+from mmearth_data.emulator.work import room_for_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -41,6 +42,7 @@ STEPS = 256
 
 def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
+    room_for_pixels(grid.width * grid.height)
     columns = grid.column + np.arange(grid.width + 1)
     rows = grid.row + np.arange(grid.height + 1)
     if _upright(shape, grid.projection):

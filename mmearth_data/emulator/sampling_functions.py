@@ -19,6 +19,7 @@ from mmearth_data.emulator.regions import aggregated_on, cells_of, centres_in, g
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.resampling import lattice
 from mmearth_data.emulator.stacks import images_near, images_of
+from mmearth_data.emulator.work import room_for_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +74,7 @@ class Places:
     def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image
         self.grid = cells_of(shape, home)
+        room_for_pixels(self.grid.width * self.grid.height * len(image.bands))
         layers = [band.evaluate(self.grid) for band in image.bands]
         self.values = [layer.values for layer in layers]
         self.valid = [layer.valid for layer in layers]

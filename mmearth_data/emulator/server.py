@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import gzip
+import io
+import re
 import select
 import socket
 import struct
@@ -16,11 +18,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from mmearth_data.emulator.errors import EmulatorError, too_many_requests
+from mmearth_data.emulator.errors import EmulatorError, memory_exceeded, too_many_requests
 from mmearth_data.emulator.faults import REFUSALS, Fault, Troublemaker
 from mmearth_data.emulator.ledger import Ledger
 from mmearth_data.emulator.profiles import ANSWERED, ASKED
-from mmearth_data.emulator.routes import COMPUTING, JSON, Answer, Call, Service, answer_error, answer_json
+from mmearth_data.emulator.routes import (
+    COMPUTING,
+    JSON,
+    MAX_REQUEST_BYTES,
+    Answer,
+    Call,
+    Service,
+    answer_error,
+    answer_json,
+    payload_too_large,
+)
+from mmearth_data.emulator.work import LEFT, LONGEST_S, Watch, Work
 from mmearth_data.errors import InputError
 from mmearth_data.sources.synthetic.planet import planet
 
@@ -36,6 +49,15 @@ GZIP_FROM_BYTES = 2048
 STACK_BYTES = 64 * 2**20
 DEEPEST = 30_000
 """Calls of Python within each other: expressions nest deeply."""
+REQUEST_S = 60.0
+"""A request arrives within this time from its first byte on, and its answer is taken within as long."""
+IDLE_S = 900.0
+"""Between the requests of a connection; clients keep connections for as long as they work."""
+DRAINED_BYTES = 64 * 2**20
+"""Read of a body that is too long, so that its sender comes to read the refusal."""
+LOOPBACK = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
+HEAVY_ELEMENTS = 1_000_000
+"""Above these, what a request has made is looked for at once when it has ended."""
 GARBAGE_AFTER = 20_000
 """Objects made before Python looks for circles among them: a survey makes as many in a dozen milliseconds."""
 
@@ -58,6 +80,10 @@ class EmulatorOptions:
         Above these a request is answered 429; None has no limit.
     cheap_pixels
         Pixels may be any, and cost nothing.
+    compute_s
+        Longest time that an answer is computed.
+    request_s
+        Longest time in which a request arrives.
     """
 
     port: int = 0
@@ -67,6 +93,8 @@ class EmulatorOptions:
     max_in_flight: int | None = None
     max_per_second: int | None = None
     cheap_pixels: bool = False
+    compute_s: float = LONGEST_S
+    request_s: float = REQUEST_S
 
 
 class Emulator:
@@ -93,6 +121,7 @@ class Emulator:
         self.service = Service(planet(self.options.seed), self.options.cheap_pixels)
         self.trouble = Troublemaker(self.options.faults, self.options.seed)
         self.stopping = threading.Event()
+        self.watch = Watch()
         self._server = _listening(self.options.port)
         self._server.emulator = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -104,6 +133,7 @@ class Emulator:
 
     def start(self) -> None:
         """Answer requests, in threads of its own."""
+        self.watch.start()
         self._thread.start()
 
     def serve(self) -> None:
@@ -112,17 +142,20 @@ class Emulator:
         # What is there now stays; of what requests make next to nothing goes in circles.
         gc.freeze()
         gc.set_threshold(GARBAGE_AFTER)
+        self.watch.start()
         try:
             self._server.serve_forever(0.05)
         except KeyboardInterrupt:
             pass
         finally:
             self.stopping.set()
+            self.watch.end()
             self._server.server_close()
 
     def stop(self) -> None:
         """Stop answering."""
         self.stopping.set()
+        self.watch.end()
         self._server.shutdown()
         self._server.server_close()
 
@@ -161,6 +194,8 @@ class Emulator:
             return answer_error(error)
         except RecursionError:
             return answer_error(EmulatorError("Expression is nested too deeply."))
+        except MemoryError:
+            return answer_error(memory_exceeded())
 
 
 class _Server(ThreadingHTTPServer):
@@ -189,6 +224,26 @@ def _listening(port: int) -> _Server:
         raise InputError(f"--port: expected a free port of 127.0.0.1 (0 takes any), got {port}: {error}.") from None
 
 
+class _Arriving(io.RawIOBase):
+    """Bytes of a connection that have to arrive before a moment."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.until = 0.0
+
+    def readable(self) -> bool:
+        """Say so."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any buffer
+        """Wait no longer than is left."""
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -196,19 +251,36 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     own: ClassVar[dict[str, str]] = {MARK: "1"}
 
+    def setup(self) -> None:
+        """Read with an eye on the clock."""
+        super().setup()
+        self._arriving = _Arriving(self.connection)
+        self.rfile = io.BufferedReader(self._arriving)
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the ledger counts."""
 
-    def do_GET(self) -> None:
-        """Answer a GET."""
-        self._serve()
-
-    def do_POST(self) -> None:
-        """Answer a POST."""
-        self._serve()
+    def handle_one_request(self) -> None:
+        """Wait for a request, which then has to arrive in time."""
+        self._arriving.until = time.monotonic() + IDLE_S
+        try:
+            begun = self.rfile.peek(1)
+        except TimeoutError:
+            begun = b""
+        if not begun:
+            self.close_connection = True
+            return
+        self._arriving.until = time.monotonic() + self.server.emulator.options.request_s
+        super().handle_one_request()
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            self._check_host()
+            body = self._body()
+        except EmulatorError as error:
+            self.close_connection = True
+            self._send(answer_error(error))
+            return
         parts = urlsplit(self.path)
         path = unquote(parts.path).lstrip("/")
         emulator = self.server.emulator
@@ -221,8 +293,49 @@ class _Handler(BaseHTTPRequestHandler):
         except EmulatorError as error:
             self._send(answer_error(error))
             return
-        root = f"http://{self.headers.get('Host', '127.0.0.1')}/"
-        self._count_and_send(name, handler, Call(self.command, path, dict(parse_qsl(parts.query)), body, root))
+        root, work = f"http://{self.headers['Host']}/", Work(emulator.options.compute_s)
+        self._count_and_send(name, handler, Call(self.command, path, dict(parse_qsl(parts.query)), body, root, work))
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815 (as the base class looks for them)
+
+    def _check_host(self) -> None:
+        """Answer those only who mean this machine: a page of the web may have its own name resolved to 127.0.0.1."""
+        host = self.headers.get("Host", "")
+        if not LOOPBACK.fullmatch(host):
+            raise EmulatorError(
+                f"Host '{host}' is not this machine: the emulator answers 127.0.0.1, localhost and [::1] only.", 403
+            )
+
+    def _body(self) -> bytes:
+        """Body of the request, which says how long it is."""
+        if "Transfer-Encoding" in self.headers:
+            raise EmulatorError("Expected a Content-Length; the emulator reads no chunked bodies.", 411)
+        text = self.headers.get("Content-Length") or "0"
+        if not (text.isascii() and text.isdigit()):
+            raise EmulatorError(f"Invalid Content-Length: '{text[:40]}'.")
+        length = int(text)
+        try:
+            if length > MAX_REQUEST_BYTES:
+                self._drain(min(length, DRAINED_BYTES))
+                raise payload_too_large()
+            body = self.rfile.read(length)
+        except TimeoutError:
+            raise EmulatorError("The request did not arrive in time.", 408) from None
+        if len(body) < length:
+            raise ConnectionAbortedError
+        return body
+
+    def _drain(self, length: int) -> None:
+        while length > 0 and (part := self.rfile.read(min(length, 2**20))):
+            length -= len(part)
+
+    def _left(self) -> bool:
+        """Whether the client has closed the connection."""
+        try:
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        except (OSError, ValueError):
+            return True
 
     def _count_and_send(self, name: str, handler: Callable[[Call], Answer], call: Call) -> None:
         emulator = self.server.emulator
@@ -235,7 +348,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._hang()
                 return
             start = time.thread_time()
-            answer = refusal or emulator.answer(handler, call)
+            answer = refusal or self._computed(handler, call)
+            if answer.status == LEFT:
+                self.close_connection = True
+                return
             if self.headers.get(ASKED) and name in COMPUTING and answer.status == HTTPStatus.OK:
                 extra = [(ANSWERED, emulator.service.profiles.keep(time.thread_time() - start))]
             status, size = str(answer.status), len(answer.body)
@@ -251,8 +367,18 @@ class _Handler(BaseHTTPRequestHandler):
         if fault not in {"truncate", "reset"}:
             self._send(answer, [QUOTA_STATUS, *extra] if fault == "restricted" else extra)
 
+    def _computed(self, handler: Callable[[Call], Answer], call: Call) -> Answer:
+        """Compute while the client waits; what is heavy is given back before the answer is sent."""
+        emulator = self.server.emulator
+        with emulator.watch.over(call.work, self._left):
+            answer = emulator.answer(handler, call)
+        if call.work.stopped is not None or call.work.elements > HEAVY_ELEMENTS:
+            gc.collect()  # expressions go in circles
+        return answer
+
     def _send(self, answer: Answer, extra: list[tuple[str, str]] | None = None) -> None:
         body = answer.body
+        self.connection.settimeout(self.server.emulator.options.request_s)
         accepts = "gzip" in self.headers.get("Accept-Encoding", "")
         zipped = accepts and answer.content_type == JSON and len(body) >= GZIP_FROM_BYTES
         if zipped:

@@ -16,6 +16,7 @@ from mmearth_data.emulator.image import DEFAULT_PROJECTION, Band, Grid, Image, P
 from mmearth_data.emulator.lazy_bands import LazyBands
 from mmearth_data.emulator.reducers import SIMPLE, Output, Reducer, simple
 from mmearth_data.emulator.registry import function
+from mmearth_data.emulator.work import room_for_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +31,6 @@ PER_PIXEL = ("min", "max", "count", "sum", "product", "mean", "median", "mode")
 """`ImageCollection` methods that are reducers without a suffix on the bands' names."""
 
 
-MOST_STACKED = 2**27
-"""Pixels of a stack that one band of one answer may need; the service reports more as a lack of memory."""
 KEPT_GRIDS = 16
 EXAMPLE_PLACES = [
     shapely.Point(*lonlat)
@@ -160,8 +159,7 @@ def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[
     EmulatorError
         Where they are more than one answer may need.
     """
-    if len(bands) * grid.width * grid.height > MOST_STACKED:
-        raise EmulatorError("User memory limit exceeded.")
+    room_for_pixels(len(bands) * grid.width * grid.height)
     if not bands:
         return np.zeros((1, *grid.shape)), np.zeros((1, *grid.shape), bool)
     layers = [band.evaluate(grid) for band in bands]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.registry import encode, function
+from mmearth_data.emulator.work import room_for
 
 if TYPE_CHECKING:
     from mmearth_data.emulator.registry import Value
@@ -98,8 +99,11 @@ def match(input: str, regex: str, flags: str = "") -> list[Value]:
 @function("String.replace")
 def replace(input: str, regex: str, replacement: str, flags: str = "") -> str:
     """Replace the first match, or all with flag ``g``; ``$1`` is the first group."""
+    everywhere, found = "g" in flags, _pattern(regex, flags)
+    hits = sum(1 for _ in found.finditer(input)) if everywhere else 1
+    room_for(len(input) * (1 + replacement.count("$")) + hits * len(replacement))
     template = re.sub(r"\$(\d)", r"\\\1", replacement.replace("\\", "\\\\"))
-    return _pattern(regex, flags).sub(template, input, count=0 if "g" in flags else 1)
+    return found.sub(template, input, count=0 if everywhere else 1)
 
 
 @function("String.slice")

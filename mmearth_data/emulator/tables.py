@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -9,19 +12,23 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from mmearth_data.catalog import eco_regions, load_catalog
+from mmearth_data.emulator.assets import plain_id
 from mmearth_data.emulator.collections import Collection, Listed
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.geometry import Geometry, to_geojson
 from mmearth_data.emulator.image import WGS84
 from mmearth_data.emulator.registry import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mmearth_data.emulator.registry import Value
     from mmearth_data.sources.synthetic.planet import Planet
 
 ECOREGIONS = "RESOLVE/ECOREGIONS/2017"
 LARGEST_PAGE = 1000
+GEO = ".geo"
 ROCK_AND_ICE = {"ECO_NAME": "Rock and Ice", "BIOME_NAME": "N/A", "BIOME_NUM": 11, "ECO_ID": 0, "REALM": "N/A"}
 """The row of the table that is no ecoregion; here it is the Antarctic interior, which the planet does not have."""
 INTERIOR = shapely.box(-180, -90, 180, -85)
@@ -67,26 +74,30 @@ def ecoregions_of(planet: Planet) -> Collection:
 
 def load_table(asset: str, planet: Planet) -> Collection | None:
     """Table of an asset id; None where there is none."""
-    return ecoregions_of(planet) if asset == ECOREGIONS else None
+    return ecoregions_of(planet) if plain_id(asset) == ECOREGIONS else None
 
 
-def _offset(token: str | None) -> int:
+def _whole(text: object, otherwise: int, what: str) -> int:
     try:
-        return int(token or 0)
+        found = int(str(text)) if text else otherwise
     except ValueError:
-        raise EmulatorError(f"Invalid page token: '{token}'.") from None
+        found = -1
+    if found < 0:
+        raise EmulatorError(f"Invalid {what}: '{text}'.")
+    return found
 
 
-def _page(collection: Collection, size: int | None, token: str | None) -> tuple[list[Value], dict[str, str]]:
+def sliced(collection: Collection, size: object, token: object) -> tuple[list[Value], dict[str, str]]:
     """Elements of a page, and the token of the next where there is one."""
-    start, count = _offset(token), min(size or LARGEST_PAGE, LARGEST_PAGE)
+    start = _whole(token, 0, "page token")
+    count = min(_whole(size, LARGEST_PAGE, "page size") or LARGEST_PAGE, LARGEST_PAGE)
     found = list(islice(collection, start, start + count + 1))
     return found[:count], ({"nextPageToken": str(start + count)} if len(found) > count else {})
 
 
-def page(collection: Collection, size: int | None, token: str | None) -> dict[str, Any]:
+def page(collection: Collection, size: object, token: object) -> dict[str, Any]:
     """Answer of ``table:computeFeatures``: GeoJSON in EPSG:4326 with planar edges."""
-    elements, following = _page(collection, size, token)
+    elements, following = sliced(collection, size, token)
     return {"type": "FeatureCollection", "features": [_planar(element) for element in elements], **following}
 
 
@@ -99,7 +110,46 @@ def _planar(element: Value) -> dict[str, Value]:
     return feature
 
 
-def image_page(collection: Collection, size: int | None, token: str | None) -> dict[str, Any]:
+def image_page(collection: Collection, size: object, token: object) -> dict[str, Any]:
     """Answer of ``imageCollection:computeImages``."""
-    elements, following = _page(collection, size, token)
+    elements, following = sliced(collection, size, token)
     return {"images": [encode(element) for element in elements], **following}
+
+
+# ---------------------------------------------------------------- files
+
+
+def table_file(collection: Collection, kind: str, selectors: Sequence[str] | None) -> tuple[bytes, str]:
+    """(body, content type) of a table as a file: CSV, or GeoJSON.
+
+    Raises
+    ------
+    EmulatorError
+        For another format.
+    """
+    if kind not in {"CSV", "GEO_JSON"}:
+        raise not_emulated(f"Table format {kind}")
+    rows = [_planar(element) for element in collection]
+    if kind == "GEO_JSON":
+        if selectors:
+            kept = set(selectors)
+            rows = [row | {"properties": {k: v for k, v in row["properties"].items() if k in kept}} for row in rows]
+        return json.dumps({"type": "FeatureCollection", "features": rows}).encode(), "application/geo+json"
+    return _csv(rows, selectors), "text/csv"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], selectors: Sequence[str] | None) -> bytes:
+    """Columns as the service orders them: index, properties by name, geometry."""
+    names = sorted({name for row in rows for name in row["properties"]} - {INDEX})
+    columns = list(selectors or [INDEX, *names, GEO])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = {**row["properties"], INDEX: row.get("id", row["properties"].get(INDEX, "")), GEO: row.get("geometry")}
+        writer.writerow(_cell(cells.get(column)) for column in columns)
+    return text.getvalue().encode()
+
+
+def _cell(value: Value) -> Value:
+    return json.dumps(value) if isinstance(value, (dict, list)) else "" if value is None else value

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, memory_exceeded
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.work import ELEMENT_BYTES, LIST_BYTES, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import tzinfo
 
     from mmearth_data.emulator.registry import Context, Value
+
+
+NUMBERS = frozenset({int, float, bool})
 
 
 @named("Date")
@@ -196,11 +200,43 @@ def to_algorithm(value: Value, context: Context) -> Value:
     return value if callable(value) else NOT_PROMOTED
 
 
+def answered(value: Value) -> Value:
+    """Encode what a request asked for, if it is not too large: lists may hold one list many times over.
+
+    Raises
+    ------
+    EmulatorError
+        "User memory limit exceeded."
+    """
+    if _size(value, {}) > MAX_BYTES:
+        raise memory_exceeded()
+    return encode(value)
+
+
+def _size(value: Value, known: dict[int, int]) -> int:
+    """Bytes that a value takes as JSON, roughly; what is met again is not looked at again."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, (list, tuple, dict)):
+        return ELEMENT_BYTES
+    if id(value) not in known:
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = LIST_BYTES + sum(
+            ELEMENT_BYTES if type(item) in NUMBERS else _size(item, known) for item in items
+        )
+    return known[id(value)]
+
+
 @encode.register(bool)
-@encode.register(str)
 @encode.register(type(None))
 @encode.register(int)
-def _(value: bool | str | int | None) -> Value:
+def _(value: bool | int | None) -> Value:
+    return value
+
+
+@encode.register(str)
+def _(value: str) -> Value:
+    written(len(value))
     return value
 
 
@@ -214,11 +250,13 @@ def _(value: float) -> Value:
 @encode.register(list)
 @encode.register(tuple)
 def _(value: list[Value]) -> Value:
-    return [encode(item) for item in value]
+    written(LIST_BYTES + ELEMENT_BYTES * len(value))
+    return [item if type(item) is int else encode(item) for item in value]
 
 
 @encode.register(dict)
 def _(value: dict) -> Value:  # type: ignore[type-arg]
+    written(LIST_BYTES + ELEMENT_BYTES * len(value))
     return {str(key): encode(item) for key, item in value.items()}
 
 

@@ -319,7 +319,8 @@ def test_refusals_reach_the_client_with_their_status(earth: str) -> None:
     assert status_of(earth, ee.Number(1)) == 200
     assert status_of(earth, ee.Image("NO/SUCH")) in {400, 404}
     assert refusal(ee.Image("NO/SUCH")) == (
-        "Image.load: Image asset 'NO/SUCH' not found (does not exist or caller does not have access)."
+        "Image.load: Image asset 'NO/SUCH' not found (does not exist or caller does not have access). "
+        "The emulator has no such asset; Earth Engine may have it."
     )
 
 

@@ -1,0 +1,117 @@
+"""What is asked of stored assets without an expression: lists of images, and rows of tables, that pass a query in words.
+
+The query is a conjunction in the form of https://google.aip.dev/160, of the fields that the REST reference names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.emulator.assets import image_entry
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.filters import TIME, Filter, Query, Sides, all_of, compare
+from mmearth_data.emulator.tables import sliced
+from mmearth_data.emulator.values import parse_date
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmearth_data.emulator.collections import Collection
+    from mmearth_data.emulator.registry import Context, Value
+
+BASIC = ("type", "name", "id")
+END = "system:time_end"
+TERM = re.compile(
+    r"""\s*(?:intersects\(\s*"(?P<shape>[^"]*)"\s*\)
+    |(?P<field>startTime|endTime|properties\.[\w:.]+|"properties\.[^"]+")\s*(?P<sign><=|>=|!=|=|<|>)\s*
+     (?:"(?P<text>[^"]*)"|'(?P<quoted>[^']*)'|(?P<bare>[^\s"'()]+)))\s*""",
+    re.VERBOSE,
+)
+SIGNS = {
+    "=": "equals",
+    "!=": "notEquals",
+    "<": "lessThan",
+    "<=": "lessThanOrEquals",
+    ">": "greaterThan",
+    ">=": "greaterThanOrEquals",
+}
+
+
+def image_list(collection: Collection, query: Mapping[str, str], context: Context) -> dict[str, Any]:
+    """Answer of ``listAssets`` of a collection of images."""
+    if wanted := query_filter(query.get("filter"), context):
+        collection = collection.where(wanted)
+    images, following = sliced(collection, query.get("pageSize"), query.get("pageToken"))
+    entries = [image_entry(image, str(image.id)) for image in images]
+    if query.get("view") == "BASIC":
+        entries = [{key: entry[key] for key in BASIC} for entry in entries]
+    return {"assets": entries, **following}
+
+
+def query_filter(text: str | None, context: Context) -> Filter | None:
+    """Filter of a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``.
+
+    Raises
+    ------
+    EmulatorError
+        For a query that is none, or that the emulator does not read.
+    """
+    if not text:
+        return None
+    terms, at = [], 0
+    while True:
+        term = TERM.match(text, at)
+        if term is None:
+            raise EmulatorError(
+                f"Invalid filter: '{text[at:]}'. The emulator reads startTime, endTime and properties.NAME with "
+                '= != < <= > >= and intersects("GEOJSON"), joined by AND.'
+            )
+        terms.append(_term(term, context))
+        if term.end() == len(text):
+            return all_of(terms)
+        joined = re.compile("AND\\b|,").match(text, term.end())
+        at = joined.end() if joined else term.end()
+
+
+def _term(term: re.Match[str], context: Context) -> Filter:
+    if term["shape"] is not None:
+        return region_filter(term["shape"], context)
+    name, sign = term["field"].strip('"'), term["sign"]
+    texts = [text for text in (term["text"], term["quoted"]) if text is not None]
+    if name in {"startTime", "endTime"}:
+        return _time_filter(name, SIGNS[sign], parse_date(texts[0] if texts else term["bare"]))
+    value = texts[0] if texts else _literal(term["bare"])
+    return compare(SIGNS[sign], Sides(name.removeprefix("properties."), value, None, None))
+
+
+def _literal(text: str) -> Value:
+    """Give a number where a text is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _time_filter(name: str, comparison: str, ms: int) -> Filter:
+    if name == "startTime":
+        return compare(comparison, Sides(TIME, ms, None, None))
+    # An image without an end ends when it starts; whatever ends before a moment has started before it.
+    ends, starts = (compare(comparison, Sides(key, ms, None, None)) for key in (END, TIME))
+
+    def test(left: Value, right: Value) -> bool:
+        return (ends if END in left.properties else starts).test(left, right)
+
+    return Filter(test, Query(end_ms=ms + 1) if comparison.startswith("less") else Query(), 0)
+
+
+def region_filter(text: str, context: Context) -> Filter:
+    """Filter of a region, GeoJSON as text; single quotes may stand for double ones."""
+    try:
+        geometry = context.promote(json.loads(text.replace("'", '"')), "Geometry")
+    except ValueError:
+        raise EmulatorError(f"Invalid region: expected GeoJSON, got '{text[:80]}'.") from None
+    made = context.call("Filter.intersects", leftField=".all", rightValue=geometry)
+    assert isinstance(made, Filter)
+    return made

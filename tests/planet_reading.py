@@ -1,0 +1,71 @@
+"""The planet read directly, without Earth Engine's interface: what clients have to find in the emulator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ee_world import SEED
+
+from mmearth_data.sources.synthetic.grids import Window
+from mmearth_data.sources.synthetic.planet import ERA5, planet
+from mmearth_data.sources.synthetic.products import Era5, Image, Sentinel2, Static
+from mmearth_data.sources.synthetic.scenes import optical_scene_named
+from mmearth_data.tile import WGS84, transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+def image_of(asset: str, index: str | None = None) -> Image:
+    """Image of a collection by its index (a scene, a month of weather), or the only one of an asset."""
+    product = planet(SEED).products[asset]
+    if isinstance(product, Sentinel2):
+        scene = optical_scene_named(planet(SEED).views.world, str(index))
+        assert scene is not None
+        return product.image(scene)
+    if isinstance(product, Era5):
+        return product.image((int(str(index)[:4]) - 1970) * 12 + int(str(index)[4:]) - 1)
+    assert isinstance(product, Static)
+    return product.image(product.years[0])
+
+
+def pixels_at(asset: str, index: str | None, band: str, x: Array, y: Array, epsg: int = WGS84) -> Array:
+    """Values of the pixels that hold places, NaN where masked.
+
+    Parameters
+    ----------
+    asset, index, band
+        What is read.
+    x, y
+        Places (any shape), in the CRS of ``epsg``.
+    epsg
+        Their CRS.
+    """
+    product, image = planet(SEED).products[asset], image_of(asset, index)
+    grid = product.grid(image, band)
+    if grid.epsg != epsg:
+        x, y = transformer(epsg, grid.epsg).transform(x, y)
+    columns, rows = (np.floor(at).astype(int) for at in (grid.column(np.asarray(x)), grid.row(np.asarray(y))))
+    left, top = int(columns.min()), int(rows.min())
+    layer = product.read(image, band, Window(left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1))
+    values = np.asarray(layer.values, np.float64)[rows - top, columns - left]
+    if layer.valid is None:
+        return values
+    return np.where(layer.valid[rows - top, columns - left], values, np.nan)
+
+
+def weather(band: str, months: Sequence[str], lon: Array, lat: Array) -> Array:
+    """(month, ...) values of ERA5-Land in months such as ``201906``."""
+    return np.stack([pixels_at(ERA5, month, band, lon, lat) for month in months])
+
+
+def centres(transform: Sequence[float], width: int, height: int) -> tuple[Array, Array]:
+    """(x, y) of the centres of pixels, each (row, column), of a transform as Earth Engine and rasterio have it."""
+    a, b, c, d, e, f = transform[:6]
+    column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return a * column + b * row + c, d * column + e * row + f
