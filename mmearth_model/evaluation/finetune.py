@@ -322,8 +322,8 @@ class FineTuner:
         Parameters
         ----------
         report
-            Told of every epoch: its number, training loss and validation value. None where the last epoch is kept: only
-            that one is validated.
+            Called after every epoch with its number, training loss and validation value. Without it, and where the last
+            epoch is kept, only that one is validated.
 
         Returns
         -------

@@ -28,7 +28,7 @@ PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
 NOUNS = {"map": "labels", "r2": "targets"}
 """What a metric averages over, where that is not classes."""
 SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
-"""Protocols whose settings stand in the table, because they depend on the number of training samples."""
+"""Protocols whose settings are shown in the table, because they depend on the number of training samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,8 @@ class Evaluation:
     sums
         For each row, (test samples, S) what each test sample added; see `mmearth_model.evaluation.metrics`.
     filled
-        Task and encoder -> bands that the encoder takes and the task has not: ``sentinel2.B10`` where the band's mean
-        stands for it, ``sentinel2.B1 from B2`` where another band does.
+        Task and encoder -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` where the band's mean is
+        fed, ``sentinel2.B1 from B2`` where another band is.
     notes
         What was left out, a sentence each.
     """

@@ -64,7 +64,7 @@ class TaskSpec(BaseModel):
     nodata
         File's value that means missing; NaN always does.
     fill
-        Band that the files lack -> the band of the files that is fed in its place, or ``mean``. Bands not named here:
+        Band that the files lack -> the band of the files that is fed instead, or ``mean``. Bands not named here:
         ``mean``. With ``band_order: paper`` it is still the files' own band that is named.
     size_px
         Side to which images are resampled (bilinear; masks nearest); None leaves them.
