@@ -31,6 +31,8 @@ from mmearth_data.sources.earthengine.failures import (
     AccessRefused,
     SignInMissing,
     Throttled,
+    TooDear,
+    TooManyAggregations,
     TooMuch,
     classify,
     retry_after_s,
@@ -234,15 +236,16 @@ def answered(status: int, words: str, **headers: str) -> EEException:
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (answered(429, "Too many concurrent aggregations."), Throttled, "Too many"),
+        (answered(429, "Too many concurrent aggregations."), TooManyAggregations, "Too many"),
+        (answered(429, "Quota exceeded for quota metric 'Requests'."), Throttled, "Quota exceeded"),
         (answered(500, "An internal error has occurred."), RetryLater, "internal"),
         (answered(503, "The service is currently unavailable."), RetryLater, "503"),
         (answered(504, "Deadline"), RetryLater, "504"),
         (ConnectionError("Connection reset by peer"), RetryLater, "reset"),
         (TimeoutError("nothing came for 3 s"), RetryLater, "3 s"),
         (ValueError("bad magic string"), RetryLater, "undecodable"),
-        (answered(400, "Computation timed out."), TooMuch, "timed out"),
-        (answered(400, "User memory limit exceeded."), TooMuch, "memory"),
+        (answered(400, "Computation timed out."), TooDear, "timed out"),
+        (answered(400, "User memory limit exceeded."), TooDear, "memory"),
         (
             answered(400, "Total request size (60000000 bytes) must be less than or equal to 50331648 bytes."),
             TooMuch,
