@@ -105,7 +105,7 @@ def valid_under_interpolation(seen: Mask, weight: Float) -> Mask:
 
     Earth Engine's documentation does not say what happens between valid and masked pixels.
     """
-    return np.maximum(seen, weight == 0)
+    return np.asarray(np.maximum(seen, weight == 0))
 
 
 @function("Image.reproject")
