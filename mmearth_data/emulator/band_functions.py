@@ -105,11 +105,12 @@ def metadata(image: Image, property: str, name: str | None = None) -> Image:
     """Make a band of a property; masked where the image has no such number."""
     value = image.properties.get(property)
     value = value.ms if isinstance(value, Date) else value
-    known = isinstance(value, (int, float))
-    band = constant(float(value) if known else 0.0, name or property)
-    nothing: Callable[[Grid], Pixels] = lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool))  # noqa: E731
+    band = constant(float(value) if isinstance(value, (int, float)) else 0.0, name or property)
     # "of type double", whatever its number: images of a collection may be reduced with it.
-    return Image((band.derived(band.evaluate if known else nothing, DOUBLE),), {}, image.footprint)
+    band = band.derived(band.evaluate, DOUBLE)
+    if not isinstance(value, (int, float)):
+        band = band.derived(lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool)))
+    return Image((band,), {}, image.footprint)
 
 
 # ---------------------------------------------------------------- values
