@@ -237,7 +237,7 @@ class EarthEngineSource:
             if isinstance(refusal, TooMuch):
                 self._batch[again] = min(self._batch[again], middle)
             return self._survey_batch(batch[:middle], again=again) + self._survey_batch(batch[middle:], again=again)
-        return plan.answers(batch, found, again=again)
+        return [*plan.answers(batch, found, again=again)]
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two where one would be too much.
