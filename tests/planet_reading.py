@@ -64,8 +64,10 @@ def weather(band: str, months: Sequence[str], lon: Array, lat: Array) -> Array:
     return np.stack([pixels_at(ERA5, month, band, lon, lat) for month in months])
 
 
-def centres(transform: Sequence[float], width: int, height: int) -> tuple[Array, Array]:
+def centres(
+    transform: Sequence[float], width: int, height: int, first_column: int = 0, first_row: int = 0
+) -> tuple[Array, Array]:
     """(x, y) of the centres of pixels, each (row, column), of a transform as Earth Engine and rasterio have it."""
     a, b, c, d, e, f = transform[:6]
-    column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    column, row = np.meshgrid(first_column + np.arange(width) + 0.5, first_row + np.arange(height) + 0.5)
     return a * column + b * row + c, d * column + e * row + f

@@ -24,6 +24,7 @@ HINTS: dict[tuple[str, str], str] = {
     ("Image.reduceNeighborhood", "optimization"): "how the same neighbourhoods are visited",
     ("Image.sampleRectangle", "defaultArrayValue"): "no pixel of the emulator is an array",
     ("Image.parseExpression", "vars"): "a formula finds its variables by name",
+    ("GeometryConstructors.Rectangle", "evenOdd"): "a rectangle is one ring: both rules have the same inside",
     ("Feature", "geometryKey"): "the reference calls it obsolete and without effect",
     ("Collection.loadTable", "geometryColumn"): "the reference: not used where the table is an asset",
     ("Profile.getProfiles", "maxEntries"): "a profile of the emulator has one entry",
@@ -47,7 +48,7 @@ REFUSED: frozenset[tuple[str, str]] = frozenset(
         *product(("Geometry.simplify", "Feature.simplify"), ("proj",)),
         *product(("Geometry.distance", "Feature.distance"), ("spherical",)),
         *product(("Geometry.transform", "Feature.transform", "ProjectionTransform"), ("geodesic",)),
-        *product((f"GeometryConstructors.{kind}" for kind in ("Polygon", "MultiPolygon", "Rectangle")), ("evenOdd",)),
+        *product((f"GeometryConstructors.{kind}" for kind in ("Polygon", "MultiPolygon")), ("evenOdd",)),
     }
 )
 """(function, argument) that an implementation takes and does not heed: only the default is answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from mmearth_data.emulator.registry import NOT_PROMOTED, encode, function, named
 from mmearth_data.emulator.values import Date
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from mmearth_data.emulator.image import Projection
     from mmearth_data.emulator.registry import Context, Value
@@ -149,16 +150,28 @@ def set_geometry(feature: Value, geometry: Geometry | None = None) -> Feature:
 def select(
     input: Value, propertySelectors: list[str], newProperties: list[str] | None = None, retainGeometry: bool = True
 ) -> Value:
-    """Keep some properties, under their names or others."""
+    """Keep properties of some names, or that a regular expression matches, under their names or others."""
     names = newProperties or propertySelectors
     if len(names) != len(propertySelectors):
         raise EmulatorError("Feature.select: The lists of selectors and of new names must have the same length.")
-    kept = {
-        new: input.properties[old] for old, new in zip(propertySelectors, names, strict=True) if old in input.properties
-    }
+    kept = {}
+    for selector, new in zip(propertySelectors, names, strict=True):
+        if selector in input.properties:
+            kept[new] = input.properties[selector]
+        elif newProperties is None:
+            kept |= {name: input.properties[name] for name in matching(selector, input.properties)}
     if INDEX in input.properties:
         kept[INDEX] = input.properties[INDEX]
     return Feature(geometry_of(input) if retainGeometry else None, kept)
+
+
+def matching(selector: str, names: Iterable[str]) -> list[str]:
+    """Names, but those of the system, that a regular expression matches as a whole."""
+    try:
+        pattern = re.compile(selector)
+    except re.error:
+        raise EmulatorError(f"Feature.select: Invalid property selector '{selector}'.") from None
+    return [name for name in names if pattern.fullmatch(name) and not name.startswith("system:")]
 
 
 @function("Element.propertyNames")
