@@ -863,16 +863,22 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "a clip of land cover has the dimensions and origin that were printed for it",
+        "a clip of land cover has the dimensions and the corner that were printed for it",
         ISSUE,
-        lambda: described(
-            ee.Image(ee.ImageCollection(WORLD_COVER).first()).clip(
-                ee.Geometry.Rectangle([37.418438, -0.464999, 38.291851, 0.430378])
-            ),
-            "dimensions",
-            "origin",
+        lambda: Then(
+            [
+                described(
+                    ee.Image(ee.ImageCollection(WORLD_COVER).first()).clip(
+                        ee.Geometry.Rectangle([37.418438, -0.464999, 38.291851, 0.430378])
+                    ),
+                    "dimensions",
+                    "origin",
+                    "crs_transform",
+                )
+            ],
+            lambda found: [found[0], found[2][2] + found[1][0] / 12000, found[2][5] - found[1][1] / 12000],
         ),
-        Equal([[10483, 10747], [2609020, 1002834]]),
+        Equal([[10483, 10747], -180 + 2609020 / 12000, 84 - 1002834 / 12000]),  # its grid begins at 84 degrees north
     ),
     Fact(
         "metadata",
