@@ -188,7 +188,7 @@ MASKS = (
     ),
     Fact(
         "masks in answers",
-        "unmask fills the outside too, when it is told not to keep the footprint",
+        "unmask fills the outside too, without sameFootprint",
         REFERENCE,
         lambda: reduced(clipped().unmask(5, False), SUM()),
         Equal(PIXELS / 2 * 6),
@@ -241,7 +241,7 @@ CASTS = tuple(
         ("casts", "ceil of a negative", REFERENCE, -1.5, "ceil", -1),
         ("casts", "toInt truncates", REFERENCE, -1.9, "toInt", -1),
         ("arithmetic", "signum of a negative", REFERENCE, -3, "signum", -1),
-        ("arithmetic", "the square root of a negative is masked or not a number", MEMORY, 4, "sqrt", 2),
+        ("arithmetic", "square root", MEMORY, 4, "sqrt", 2),
         ("arithmetic", "abs", REFERENCE, -3.5, "abs", 3.5),
         ("arithmetic", "not of a number", REFERENCE, 3, "Not", 0),
     )
