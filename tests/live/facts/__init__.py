@@ -21,7 +21,7 @@ TOPICS = {
     "nearest neighbour": "pixels are those nearest, unless resample was called on an image with a grid of its own",
     "pixel grids": "computePixels computes on the grid that is asked for and snaps nothing",
     "reproject": "reproject computes on its grid; what follows resamples from there",
-    "masks in answers": "clip masks; masked pixels are 0 in NPY; unmask keeps the footprint unless told otherwise",
+    "masks in answers": "clip masks; masked pixels are 0 in NPY; unmask keeps the footprint by default",
     "casts": "integer casts truncate toward zero and clamp; round goes to the nearest integer",
     "arithmetic": "results of operations on pixels: division by zero, types, masks",
     "slope": "Terrain.slope is in degrees, of the four neighbours on the image's own grid",

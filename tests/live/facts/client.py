@@ -200,7 +200,7 @@ FACTS = (
     ),
     Fact(
         "the client",
-        "it asks again five times unless told otherwise",
+        "it asks again five times by default",
         CLIENT,
         lambda: Call(lambda server: type(ee.data._get_state())().max_retries),
         Equal(5),
