@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mmearth_model.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.converting import convert
     from mmearth_model.dataset import TileDataset
-    from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
+    from mmearth_model.encoder import ConvNeXtV2, EncoderConfig, FeatureMaps
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.mpmae import MPMAE, MPMAEConfig
     from mmearth_model.plan import TrainPlan, plan_training
@@ -26,6 +26,7 @@ _HOME = {
     "ConvNeXtV2": "encoder",
     "EncoderConfig": "encoder",
     "Evaluation": "evaluation",
+    "FeatureMaps": "encoder",
     "MPMAE": "mpmae",
     "MPMAEConfig": "mpmae",
     "Normaliser": "targets",
@@ -53,6 +54,7 @@ __all__ = [
     "ConvNeXtV2",
     "EncoderConfig",
     "Evaluation",
+    "FeatureMaps",
     "MPMAEConfig",
     "Normaliser",
     "TileDataset",

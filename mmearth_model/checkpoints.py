@@ -262,6 +262,13 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
     >>> encoder = load_encoder("runs/planet")  # doctest: +SKIP
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
     >>> load_encoder("mmearth64-atto-all-uncertainty")  # doctest: +SKIP
+
+    What the maps are, for decoders of other libraries; `mmearth_model.FeatureMaps` shows how they plug in:
+
+    >>> encoder.channels, encoder.strides  # doctest: +SKIP
+    ((40, 80, 160, 320), (1, 2, 4, 8))
+    >>> encoder.feature_info.channels(), encoder.feature_info.reduction()  # as of timm's  # doctest: +SKIP
+    ([40, 80, 160, 320], [1, 2, 4, 8])
     """
     changes = {} if padding is None else padded(check_padding(padding))
     changes |= {} if grn_eps is None else {"grn_eps": grn_eps}

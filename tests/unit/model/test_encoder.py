@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mmearth_data import InputError
-from mmearth_model.encoder import GRN, SIZES, Block, Classifier, ConvNeXtV2, DropPath, EncoderConfig
+from mmearth_model import encoder as encoder_module
+from mmearth_model.encoder import GRN, SIZES, Block, Classifier, ConvNeXtV2, DropPath, EncoderConfig, FeatureMaps
 from mmearth_model.masking import random_mask, upsample_mask
 from tests.unit.model import submanifold
 
@@ -318,3 +320,41 @@ def test_a_wrong_number_of_visible_patches_is_refused(visible: int, said: str) -
 def test_the_released_padding_takes_no_mask() -> None:
     with pytest.raises(InputError, match="takes no mask"):
         tiny(padding="reference")(torch.zeros(1, 3, 24, 24).double(), torch.zeros(1, 9, dtype=torch.bool))
+
+
+# ---------------------------------------------------------------- what plugs in
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ({"patch_size": 8}, (1, 2, 4, 8)),
+        ({"patch_size": 16, "image_size": 48}, (2, 4, 8, 16)),
+        ({"patch_size": 32, "image_size": 64, "stem": "original"}, (4, 8, 16, 32)),
+        ({"patch_size": 32, "image_size": 64, "stem": "halved"}, (4, 8, 16, 32)),
+        ({"patch_size": 64, "image_size": 64, "stem": "original", "max_stride": 32}, (8, 16, 32, 32)),
+        ({"patch_size": 96, "image_size": 96, "stem": "original", "max_stride": 32}, (12, 24, 48, 48)),
+    ],
+)
+def test_it_says_what_its_maps_are(shape: dict[str, Any], strides: tuple[int, ...]) -> None:
+    """Channels and strides, alone and in timm's form, are those of the maps that come out."""
+    network = tiny(**shape)
+    info = network.feature_info
+    assert (network.strides, network.channels) == (strides, (4, 6, 6, 8))
+    assert info.reduction() == list(strides)
+    assert info.channels(idx=[0, -1]) == [4, 8]
+    assert info[1] == {"num_chs": 6, "reduction": strides[1], "module": "stages.1", "index": 1}
+    assert info.get_dicts(["num_chs"], idx=2) == {"num_chs": 6}
+    assert [dict(network.named_modules())[name] for name in info.module_name()] == list(network.stages)
+    side = 2 * strides[-1]
+    x = torch.randn(1, 3, side, side, dtype=torch.float64)
+    maps = FeatureMaps(network, image=True)(x)
+    assert [m.shape for m in maps[1:]] == [(1, c, side // s, side // s) for c, s in zip(info.channels(), strides, strict=True)]  # fmt: skip
+    assert FeatureMaps(network, image=True).out_channels == (3, 4, 6, 6, 8)
+    assert torch.equal(maps[-1], network(x))
+
+
+def test_the_examples_run() -> None:
+    found = doctest.testmod(encoder_module, optionflags=doctest.ELLIPSIS)
+    assert found.attempted >= 6
+    assert not found.failed
