@@ -517,7 +517,8 @@ def import_hdf5(
     """Make a store of a data set in the published HDF5 form, or go on with an import that was interrupted.
 
     Every observed value and every key of tile_info comes back in an export. What the form does not say (the corner
-    of a tile, the hour of a scene) is not known in the store either.
+    of a tile, the hour of a scene) is not known in the store either. The content of ``NAME_band_stats.json`` stays with the
+    store, under ``band_stats`` of its source.
 
     Parameters
     ----------

@@ -153,7 +153,7 @@ class Export:
         self._by_modality = {a.modality.name: a.form for a in self._arrays}
         check_fill(fill, self._by_modality, modalities)
         self._means = {name: Means(store, modalities[name]) for name in sorted(fill)}
-        self.identity = {DIGEST: store.digest, FILLED: ",".join(f"{name}={fill[name]}" for name in sorted(fill))}
+        self.identity = {DIGEST: str(store.digest), FILLED: ",".join(f"{name}={fill[name]}" for name in sorted(fill))}
 
     def check(self, note: Callable[[str], None]) -> None:
         """Refuse what the form cannot hold, and tell what it has no place for.

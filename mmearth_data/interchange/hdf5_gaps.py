@@ -143,7 +143,7 @@ def missing_values(store: Store, m: Modality) -> int:
     seen = sum(entries[band]["count"] for entries in levels for band in m.model_bands if band in entries)
     pixels = store.layout.size_px**2 if m.kind.is_raster else 1
     tiles = int(np.count_nonzero(store.content.column("tile_id")))
-    return tiles * pixels * len(m.model_bands) - seen
+    return int(tiles * pixels * len(m.model_bands) - seen)
 
 
 def warning_of(found: Mapping[str, tuple[int, float]]) -> str:
