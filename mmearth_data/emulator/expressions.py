@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.image import Image, chosen_bands
 from mmearth_data.emulator.registry import function
+from mmearth_data.emulator.text_reader import TextReader, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from mmearth_data.emulator.registry import Context, Value
 
@@ -81,42 +81,19 @@ def parse_expression(expression: str, argName: str, vars: list[str], context: Co
     return Formula(expression, argName, context)
 
 
-class _Reader:
+class _Reader(TextReader):
     """Reads a formula from left to right and computes it on the way."""
 
     def __init__(self, formula: Formula, variables: Mapping[str, Image]) -> None:
+        super().__init__(formula.text, TOKEN, "Image.parseExpression", "expression")
         self._formula = formula
         self._variables = variables
-        self._tokens = [*_tokens(formula.text), ("end", "")]
-        self._at = 0
 
     def result(self) -> Image:
         """Value of the whole text."""
         value = self._choice()
-        if self._peek()[0] != "end":
-            raise self._wrong()
+        self._need_end()
         return value
-
-    def _peek(self) -> tuple[str, str]:
-        return self._tokens[self._at]
-
-    def _next(self) -> tuple[str, str]:
-        self._at += 1
-        return self._tokens[self._at - 1]
-
-    def _taken(self, sign: str) -> bool:
-        if self._peek() == ("sign", sign):
-            self._at += 1
-            return True
-        return False
-
-    def _need(self, sign: str) -> None:
-        if not self._taken(sign):
-            raise self._wrong()
-
-    def _wrong(self) -> EmulatorError:
-        found = self._peek()[1] or "the end"
-        return EmulatorError(f"Image.parseExpression: Unexpected '{found}' in expression '{self._formula.text}'.")
 
     def _call(self, name: str, **arguments: Image) -> Image:
         image: Image = self._formula.context.call(f"Image.{name}", **arguments)
@@ -163,13 +140,13 @@ class _Reader:
     def _primary(self) -> Image:
         kind, text = self._next()
         if kind == "number":
-            return self._number(float(text) if any(c in text for c in ".eE") else int(text))
+            return self._number(number_of(text))
         if kind == "sign" and text == "(":
             value = self._choice()
             self._need(")")
             return value
         if kind != "name":
-            self._at -= 1
+            self._back()
             raise self._wrong()
         return self._member(self._named(text))
 
@@ -180,7 +157,7 @@ class _Reader:
             return self._variables[name]
         if name in CONSTANTS:
             return self._number(CONSTANTS[name])
-        raise EmulatorError(f"Image.parseExpression: Undefined variable '{name}'.")
+        raise self.error(f"Undefined variable '{name}'.")
 
     def _member(self, image: Image) -> Image:
         """Band of a variable: ``NIR.B8`` or ``NIR['B8']``."""
@@ -197,7 +174,7 @@ class _Reader:
         while not self._taken(")"):
             kind, text = self._next()
             if kind not in {"text", "number"}:
-                self._at -= 1
+                self._back()
                 raise self._wrong()
             selectors.append(int(text) if kind == "number" else text[1:-1])
             self._taken(",")
@@ -219,15 +196,5 @@ class _Reader:
                 result = self._call(name, image1=result, image2=value)
             return result
         if len(values) != 1:
-            raise EmulatorError(f"Image.parseExpression: {name}() takes one argument, got {len(values)}.")
+            raise self.error(f"{name}() takes one argument, got {len(values)}.")
         return self._call(name, value=values[0])
-
-
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    at, end = 0, len(text.rstrip())
-    while at < end:
-        found = TOKEN.match(text, at)
-        if found is None:
-            raise EmulatorError(f"Image.parseExpression: Unexpected character '{text[at:].strip()[:1]}' in '{text}'.")
-        at = found.end()
-        yield str(found.lastgroup), found.group(str(found.lastgroup))

@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.filters import Filter, Sides, all_of, any_of, compare, inverted
 from mmearth_data.emulator.registry import function
+from mmearth_data.emulator.text_reader import TextReader, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from mmearth_data.emulator.registry import Value
 
@@ -56,7 +56,7 @@ def parsed(text: str, name: str) -> Filter:
     EmulatorError
         Of a text that is no filter; ``name`` is the algorithm that it was given to.
     """
-    return _Reader(text, name).result()
+    return _Reader(text, TOKEN, name, "filter").result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,51 +67,18 @@ class _Operand:
     value: Value = None
 
 
-class _Reader:
+class _Reader(TextReader):
     """Reads a text from left to right and builds its filter on the way."""
 
-    def __init__(self, text: str, name: str) -> None:
-        self._text = text
-        self._name = name
-        self._tokens = [*self._split(text), ("end", "")]
-        self._at = 0
+    def token_of(self, token: tuple[str, str]) -> tuple[str, str]:
+        kind, text = token
+        return ("sign", WORDS[text]) if kind == "name" and text in WORDS else token
 
     def result(self) -> Filter:
         """Filter of the whole text."""
         found = self._either()
-        if self._peek()[0] != "end":
-            raise self._wrong()
+        self._need_end()
         return found
-
-    def _split(self, text: str) -> Iterator[tuple[str, str]]:
-        at, end = 0, len(text.rstrip())
-        while at < end:
-            found = TOKEN.match(text, at)
-            if found is None:
-                raise EmulatorError(f"{self._name}: Unexpected character '{text[at:].strip()[:1]}' in '{text}'.")
-            at = found.end()
-            kind, token = str(found.lastgroup), found.group(str(found.lastgroup))
-            yield ("sign", WORDS[token]) if kind == "name" and token in WORDS else (kind, token)
-
-    def _peek(self) -> tuple[str, str]:
-        return self._tokens[self._at]
-
-    def _next(self) -> tuple[str, str]:
-        self._at += 1
-        return self._tokens[self._at - 1]
-
-    def _taken(self, sign: str) -> bool:
-        taken = self._peek() == ("sign", sign)
-        self._at += taken
-        return taken
-
-    def _need(self, sign: str) -> None:
-        if not self._taken(sign):
-            raise self._wrong()
-
-    def _wrong(self) -> EmulatorError:
-        found = self._peek()[1] or "the end"
-        return EmulatorError(f"{self._name}: Unexpected '{found}' in filter '{self._text}'.")
 
     def _joined(self, sign: str, part: Callable[[], Filter], join: Callable[[Sequence[Filter]], Filter]) -> Filter:
         parts = [part()]
@@ -144,9 +111,9 @@ class _Reader:
         if left.name is None and right.name is not None and sign in TURNED:
             left, right, sign = right, left, TURNED[sign]
         if left.name is None and right.name is None:
-            raise EmulatorError(f"{self._name}: '{self._text}' compares two values; one side must be a property.")
+            raise self.error(f"'{self.text}' compares two values; one side must be a property.")
         if sign == "in" and right.name is None and not isinstance(right.value, list):
-            raise EmulatorError(f"{self._name}: 'in' needs a list such as ['a', 'b'] at its right in '{self._text}'.")
+            raise self.error(f"'in' needs a list such as ['a', 'b'] at its right in '{self.text}'.")
         return compare(COMPARISONS[sign], Sides(left.name, right.value, right.name, left.value))
 
     def _operand(self) -> _Operand:
@@ -161,9 +128,7 @@ class _Reader:
         if kind not in {"number", "text"}:
             raise self._wrong()
         self._next()
-        if kind == "text":
-            return token[1:-1]
-        return float(token) if any(c in token for c in ".eE") else int(token)
+        return token[1:-1] if kind == "text" else number_of(token)
 
     def _list(self) -> _Operand:
         values = [self._value()]
