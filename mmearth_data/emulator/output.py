@@ -107,7 +107,7 @@ def grid_of(band: Band, image: Image, request: Request, *, picture: bool = False
     if transform is not None and crs is not None and size is not None:
         a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
         return Grid(Projection(crs, (a, b, c, d, e, f)), 0, 0, _side(size, "width"), _side(size, "height"))
-    own = own_grid(band, image, request, crs)
+    own = northward(own_grid(band, image, request, crs))
     if transform is not None:
         a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
         own = Grid(Projection(crs or own.projection.crs, (a, b, c, d, e, f)), 0, 0, own.width, own.height)
@@ -141,6 +141,15 @@ def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Gri
             "Unable to compute the pixels of an unbounded image. Specify a grid, or clip the image to a region."
         )
     return window_of(in_crs(image.footprint, WGS84, home.crs), home)
+
+
+def northward(grid: Grid) -> Grid:
+    """Give the same pixels with the northern row first: projections at a scale count rows from the south."""
+    a, b, c, d, e, f = grid.projection.transform
+    if e < 0 or not grid.projection.straight:
+        return grid
+    turned = Projection(grid.projection.crs, (a, b, c, d, -e, f))
+    return Grid(turned, grid.column, -grid.row - grid.height, grid.width, grid.height)
 
 
 def scaled_to(grid: Grid, width: int, height: int) -> Grid:

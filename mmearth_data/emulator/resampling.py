@@ -173,7 +173,7 @@ def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Floa
         step_x, step_y = pixel_metres(grid)
         with np.errstate(invalid="ignore"):
             east = (heights[1:-1, 2:] - heights[1:-1, :-2]) / (2 * step_x)
-            north = (heights[:-2, 1:-1] - heights[2:, 1:-1]) / (2 * step_y)
+            north = (heights[:-2, 1:-1] - heights[2:, 1:-1]) / (2 * step_y) * -np.sign(grid.projection.transform[4])
             values = of_gradient(east, north)
         whole = np.isfinite(values) & valid[1:-1, 1:-1]
         return Pixels(np.where(whole, values, 0.0), whole)

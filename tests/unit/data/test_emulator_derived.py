@@ -189,6 +189,14 @@ def test_a_scaled_projection_keeps_the_direction_of_its_rows() -> None:
     assert x == y == pytest.approx(10 / 111_319.49079327358)
 
 
+def test_a_download_has_the_northern_row_first_whatever_the_lattice() -> None:
+    degree = ee.Projection("EPSG:4326")
+    rows = ee.Image.pixelLonLat().select("latitude").reproject(degree.atScale(10_000))
+    cut = rows.clipToBoundsAndScale(ee.Geometry.Rectangle([8, 47, 8.5, 47.5], None, False))
+    found = ee.data.computePixels({"expression": cut, "fileFormat": "NUMPY_NDARRAY"})["latitude"]
+    assert found[0, 0] > found[-1, 0] + 0.3
+
+
 def test_the_table_of_what_is_kept_is_complete_and_names_its_sources() -> None:
     made = {
         name
