@@ -249,6 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
     server: _Server
+    rfile: io.BufferedReader
     own: ClassVar[dict[str, str]] = {MARK: "1"}
 
     def setup(self) -> None:

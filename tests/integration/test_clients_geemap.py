@@ -68,7 +68,7 @@ def test_an_image_is_downloaded(geemap: Any, tmp_path: Path) -> None:
 
 
 def test_values_at_points_become_a_table(geemap: Any) -> None:
-    points = [(LON + 0.05 * k, LAT - 0.03 * k) for k in range(6)]
+    points = [(LON + 0.0501 * k + 1e-4, LAT - 0.0301 * k - 1e-4) for k in range(6)]
     table = ee.FeatureCollection([ee.Feature(ee.Geometry.Point(p), {"name": f"p{k}"}) for k, p in enumerate(points)])
     sampled = ee.Image(DEM).sampleRegions(collection=table)
     frame = geemap.ee_to_df(sampled, remove_geom=False).sort_values("name")
