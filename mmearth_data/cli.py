@@ -147,7 +147,7 @@ def build(
     """Build a store, or continue an interrupted build.
 
     Running the same command again continues where it stopped; a finished store is left as it is. With --append N
-    it grows: N more places of the same recipe, on ground that no tile has yet; what stands is not touched.
+    it grows by N more locations of the same recipe, in areas without a tile; existing tiles are not touched.
     """
     from mmearth_data import build as build_store
     from mmearth_data import preview, profile, profile_lines
@@ -216,8 +216,8 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
 def import_published(folder: Path, out: Path, name: str | None, skip_duplicates: bool, as_json: bool) -> None:
     """Import MMEarth as published into a store.
 
-    FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command again goes on
-    with an import that was interrupted.
+    FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command
+    resumes an interrupted import.
     """
     from mmearth_data import import_hdf5
 
@@ -247,7 +247,7 @@ def export(
 ) -> None:
     """Write a store in another format.
 
-    The same command again goes on with an export that was interrupted. mmearth-h5 takes its size twice while it runs.
+    The same command resumes an interrupted export. A running mmearth-h5 export needs twice its final size on disk.
     """
     from mmearth_data import export as export_store
 
@@ -292,8 +292,7 @@ def subset(
 ) -> None:
     """Make a store from part of another one.
 
-    Shards that are taken as a whole are copied byte for byte. The same command again goes on with a subset that was
-    interrupted.
+    Shards that are taken as a whole are copied byte for byte. The same command resumes an interrupted subset.
     """
     from mmearth_data import read_ids
     from mmearth_data import subset as make_subset
@@ -321,8 +320,8 @@ def subset(
 def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool) -> None:
     """Merge several stores into one.
 
-    They have one tile size and the same modalities. Full shards are copied byte for byte. The same command again goes on
-    with a merge that was interrupted.
+    All must have the same tile size and modalities. Full shards are copied byte for byte. The same command resumes an
+    interrupted merge.
     """
     from mmearth_data import merge as merge_stores
 
@@ -361,9 +360,9 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
     """Serve Earth Engine's REST interface on loopback, over a synthetic planet.
 
     \b
-    Prints its URL; any script of the Earth Engine client can be pointed at it:
+    Prints its URL, which any script that uses the Earth Engine client can connect to:
       ee.Initialize(google.auth.credentials.AnonymousCredentials(), project="emulator", url=URL)
-    GET /emulator/ledger tells what was asked. Ctrl-C ends it.
+    GET /emulator/ledger reports the requests. Press Ctrl-C to stop.
     """
     from mmearth_data import Emulator, EmulatorOptions, parse_fault
 
@@ -382,9 +381,9 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw a map of the tiles.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
-    """Show what a store holds.
+    """Show the contents of a store.
 
-    Without STORE, the one in the current folder.
+    STORE defaults to the store in the current folder.
     """
     from rich.console import Console
 
@@ -425,7 +424,7 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **files: Any) -> None:
     """Check every file of a store.
 
-    Against the store's own records; exit code 1 when something is damaged (and stays so).
+    Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired.
     """
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store
