@@ -341,7 +341,7 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
     "faults",
     multiple=True,
     metavar="KIND:RATE",
-    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests, such as 429:0.2. Repeatable.",
+    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests (429:0.2). Repeatable.",
 )
 @click.option(
     "--latency-ms", type=float, default=0.0, metavar="MS", help="Wait before each computed answer.  [default: 0]"

@@ -329,8 +329,8 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: t
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
-    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in args
-    (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
+    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
+    args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
     from mmearth_model import convert as convert_weights
 
@@ -363,8 +363,8 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     """Measure training steps on random tiles.
 
     sparse computes visible positions only; fused does the same with Triton kernels (on a GPU); masked computes all
-    positions, with zeros where hidden; unmasked computes all positions. The peak is the speed of one large matrix product
-    of that precision on the device.
+    positions, with zeros where hidden; unmasked computes all positions. The peak is the speed of one large matrix
+    product of that precision on the device.
     """
     from mmearth_model import Workload
     from mmearth_model import bench as measure

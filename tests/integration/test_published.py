@@ -326,7 +326,7 @@ def test_a_filled_export_is_another_one(native: Path, tmp_path: Path) -> None:
         ("biome=mean", "got 'biome'"),
         ("lat=mean", "got 'lat'"),
         ("esa_worldcover=mean", "got 'esa_worldcover'"),
-        ("snow=mean", "expected a continuous modality that the export holds (sentinel2, sentinel1, aster"),
+        ("snow=mean", "expected a continuous modality of the export (sentinel2, sentinel1, aster"),
     ],
 )
 def test_what_cannot_be_filled_is_refused(native: Path, tmp_path: Path, fill: str, word: str) -> None:
