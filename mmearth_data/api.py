@@ -514,10 +514,10 @@ def import_hdf5(
     report: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Store:
-    """Make a store of a data set in the published HDF5 form, or go on with an import that was interrupted.
+    """Import a data set in the published HDF5 format into a store, or resume an interrupted import.
 
-    Every observed value and every key of tile_info comes back in an export. What the form does not say (the corner
-    of a tile, the hour of a scene) is not known in the store either. The content of ``NAME_band_stats.json`` stays with the
+    Every observed value and every key of tile_info is preserved in an export. What the format lacks (the corner of a
+    tile, the hour of a scene) is unknown in the store too. The content of ``NAME_band_stats.json`` is kept in the
     store, under ``band_stats`` of its source.
 
     Parameters
@@ -527,13 +527,13 @@ def import_hdf5(
     out
         Folder or URL of the store.
     name
-        NAME, where the folder holds more than one.
+        NAME, if the folder holds more than one.
     skip_duplicates
-        Leave out tiles that repeat the place and date of an earlier row, rather than refuse them.
+        Leave out tiles with the same location and date as an earlier row, instead of refusing them.
     report
         Called with the progress after each shard.
     note
-        Called with what is worth knowing.
+        Called with messages for the user.
 
     Raises
     ------
@@ -565,7 +565,7 @@ def export(
     report: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a finished store in another form, or go on with an export that was interrupted.
+    """Write a finished store in another format, or resume an interrupted export.
 
     Parameters
     ----------
@@ -575,25 +575,25 @@ def export(
         Folder to write into.
     form
         ``mmearth-h5``: ``out/NAME/NAME.h5`` and its JSON files, as MMEarth was published. ``geotiff``: one
-        cloud-optimised GeoTIFF a tile and modality.
+        cloud-optimised GeoTIFF per tile and modality.
     name
-        NAME of the published form; by default that of the tile size.
+        NAME of the published format; by default the one that belongs to the tile size.
     fill
-        Modality -> ``mean``, with the published form: its missing values are written as the mean of each band in the
-        train split (by Sentinel-2 level where the store's statistics are), rounded where they are integers. An import
-        cannot tell them from observed ones.
+        Modality -> ``mean``, with ``mmearth-h5`` only: missing values are written as the mean of each band over the
+        train split (by Sentinel-2 level if the store's statistics are), rounded for integer arrays. An import cannot
+        distinguish them from observed values.
     report, note
         As in `import_hdf5`.
 
     Returns
     -------
     Path
-        Folder of what was written.
+        The folder that was written.
 
     Raises
     ------
     InputError
-        When the store is not finished, holds what the form cannot say, or something else stands at ``out``.
+        When the store is not finished, holds what the format cannot represent, or ``out`` is taken by something else.
     """
     from mmearth_data.building.running import storage_errors
 
@@ -889,12 +889,12 @@ def _wanted(catalog: Catalog, recipe: BuildRecipe) -> tuple[Modality, ...]:
 
 
 def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
-    """Catalog whose entries name the assets that the recipe says; an asset that several entries name moves in all of them.
+    """Return a catalog with the assets named by the recipe; an asset shared by several entries changes in all of them.
 
     Raises
     ------
     InputError
-        For a modality that is not known, has no such asset, or has several and none was named.
+        When a modality is unknown, has no such asset, or has several and the recipe does not say which.
     """
     from mmearth_data.catalog import Catalog
 
@@ -909,7 +909,7 @@ def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
 
 
 def _asset_of(catalog: Catalog, text: str) -> tuple[str, str]:
-    """Modality and key of what the recipe field ``assets`` names as ``MODALITY`` or ``MODALITY.KEY``."""
+    """Split ``MODALITY`` or ``MODALITY.KEY``, as given in the recipe field ``assets``, into modality and key."""
     name, dot, key = text.partition(".")
     m = catalog.find(name)
     if not m.asset:

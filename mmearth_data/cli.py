@@ -54,20 +54,20 @@ def sampling_options(command: Command) -> Command:
     options = [
         click.option("--source", metavar="SOURCE", help="earthengine, synthetic, or rasters:FILE.yaml.  [default: earthengine]"),
         click.option("--region", metavar="REGION", help="global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.  [default: global]"),
-        click.option("--mainland", is_flag=True, default=None, help="Keep the largest part of the region only."),
+        click.option("--mainland", is_flag=True, default=None, help="Keep only the largest part of the region."),
         click.option("--tiles", type=int, metavar="N", help="Number of tiles.  [default: 1000]"),
-        click.option("--tile-size", type=int, metavar="PX", help="Pixels a side, 10 m each.  [default: 128]"),
-        click.option("--seed", type=int, metavar="N", help="Decides places, splits and draws.  [default: 0]"),
+        click.option("--tile-size", type=int, metavar="PX", help="Pixels per side, 10 m each.  [default: 128]"),
+        click.option("--seed", type=int, metavar="N", help="Seed of locations, splits and random choices.  [default: 0]"),
         click.option("--ecoregions", type=FILE, metavar="FILE", help="Vector file of ecoregions (RESOLVE 2017 columns)."),
-        click.option("--tiles-file", type=FILE, metavar="FILE", help="Take the places from a sample, GeoJSON, CSV or GeoParquet file."),
-        click.option("--balance", type=click.Choice(["biome", "biome-ecoregion", "ecoregion", "area"]), help="How tiles are shared out over the land.  [default: biome]"),
-        click.option("--oversample", type=float, metavar="F", help="Places drawn per tile, so that refused ones can be replaced.  [default: 1.3]"),
-        click.option("--split", type=click.Choice(["block", "random"]), help="Spatial blocks, or at random.  [default: block; random for rasters]"),
+        click.option("--tiles-file", type=FILE, metavar="FILE", help="Take the locations from a sample, GeoJSON, CSV or GeoParquet file."),
+        click.option("--balance", type=click.Choice(["biome", "biome-ecoregion", "ecoregion", "area"]), help="How tiles are distributed over the land.  [default: biome]"),
+        click.option("--oversample", type=float, metavar="F", help="Locations sampled per tile, so that rejected ones can be replaced.  [default: 1.3]"),
+        click.option("--split", type=click.Choice(["block", "random"]), help="Split by spatial blocks or at random.  [default: block; random for rasters]"),
         click.option("--split-shares", metavar="T,V,T", help="Train, val and test in per cent.  [default: 90,5,5]"),
         click.option("--split-guard", "split_guard_m", type=float, metavar="M", help="Metres between a tile and the cells of another split.  [default: 2000]"),
         click.option("--min-distance", "min_distance_m", type=float, metavar="M", help="Metres between tile centres.  [default: 0]"),
         click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe in pipelines/build or a YAML file."),
-        click.option("--threads", type=int, metavar="N", help="Threads; never changes the result.  [default: 2]"),
+        click.option("--threads", type=int, metavar="N", help="Number of threads; does not change the result.  [default: 2]"),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -77,13 +77,13 @@ def sampling_options(command: Command) -> Command:
 def service_options(command: Command) -> Command:
     """Options that decide how Earth Engine is reached."""
     options = [
-        click.option("--ee-project", metavar="ID", help="Cloud project that is registered for Earth Engine.  [default: $EARTHENGINE_PROJECT or $GOOGLE_CLOUD_PROJECT]"),
+        click.option("--ee-project", metavar="ID", help="Cloud project registered for Earth Engine.  [default: $EARTHENGINE_PROJECT or $GOOGLE_CLOUD_PROJECT]"),
         click.option("--service-account", type=FILE, metavar="KEY.json", help="Sign in with the key file of a service account."),
         click.option("--ee-endpoint", type=click.Choice(["high-volume", "standard"]), help="Endpoint of the service.  [default: high-volume]"),
         click.option("--ee-url", metavar="URL", help="Another server with the same protocol, such as `mmearth-data emulate`."),
-        click.option("--in-flight", type=int, metavar="N", help="Earth Engine requests at once.  [default: 40]"),
-        click.option("--per-second", type=float, metavar="N", help="Earth Engine requests a second.  [default: 100]"),
-        click.option("--restricted-in-flight", type=int, metavar="N", help="Requests at once in restricted mode.  [default: 1]"),
+        click.option("--in-flight", type=int, metavar="N", help="Earth Engine requests in flight.  [default: 40]"),
+        click.option("--per-second", type=float, metavar="N", help="Earth Engine requests per second.  [default: 100]"),
+        click.option("--restricted-in-flight", type=int, metavar="N", help="Requests in flight in restricted mode.  [default: 1]"),
         click.option("--request-timeout", "request_timeout_s", type=float, metavar="S", help="Deadline of one request.  [default: 330]"),
     ]  # fmt: skip
     for option in reversed(options):
@@ -94,8 +94,8 @@ def service_options(command: Command) -> Command:
 @cli.command()
 @sampling_options
 @service_options
-@click.option("--latency", "latency_s", type=float, metavar="S", help="Seconds of one request, for --dry-run.")
-@click.option("--eecu-per-tile", type=float, metavar="S", help="EECU-seconds of one tile, for --dry-run.")
+@click.option("--latency", "latency_s", type=float, metavar="S", help="Seconds per request, for --dry-run.")
+@click.option("--eecu-per-tile", type=float, metavar="S", help="EECU-seconds per tile, for --dry-run.")
 @click.option(
     "--out",
     type=STORE,
@@ -103,29 +103,33 @@ def service_options(command: Command) -> Command:
     help="Folder of the store, or s3://, gs://, az:// URL.  [default: mmearth-REGION.zarr]",
 )
 @click.option("--modalities", metavar="A,B,...", help="Modalities to store.  [default: all of the catalog]")
-@click.option("--level", type=click.Choice(["L1C", "L2A"]), help="Sentinel-2 level, where a raster mapping has both.")
-@click.option("--years", metavar="Y,Y,...", help="Years of the scenes.  [default: 2017,2018,2019,2020]")
-@click.option("--levels", metavar="L,L", help="Sentinel-2 levels to draw from.  [default: L2A,L1C]")
 @click.option(
-    "--cloud", "cloud_percent", type=float, metavar="PCT", help="Scenes with fewer clouds only.  [default: 10]"
+    "--level", type=click.Choice(["L1C", "L2A"]), help="Sentinel-2 level to use if a raster mapping has both."
 )
-@click.option("--tiles-per-shard", type=int, metavar="N", help="Rows of one shard.")
+@click.option("--years", metavar="Y,Y,...", help="Years of the scenes.  [default: 2017,2018,2019,2020]")
+@click.option("--levels", metavar="L,L", help="Sentinel-2 levels to choose from.  [default: L2A,L1C]")
+@click.option(
+    "--cloud", "cloud_percent", type=float, metavar="PCT", help="Use only scenes with fewer clouds.  [default: 10]"
+)
+@click.option("--tiles-per-shard", type=int, metavar="N", help="Rows per shard.")
 @click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
 @click.option(
     "--asset",
     "assets",
     multiple=True,
     metavar="MODALITY=ID",
-    help="Read a modality from another Earth Engine asset; MODALITY.KEY=ID where it has several. May be repeated.",
+    help="Read a modality from another Earth Engine asset; use MODALITY.KEY=ID if it has several. Repeatable.",
 )
-@click.option("--workers", type=int, metavar="N", help="Spread the shards over N processes of this machine.")
-@click.option("--scheduler", metavar="URL", help="Hand the shards to a running Dask scheduler, tcp://HOST:8786.")
+@click.option("--workers", type=int, metavar="N", help="Distribute the shards over N processes on this machine.")
+@click.option(
+    "--scheduler", metavar="URL", help="Send the shards to a running Dask scheduler, such as tcp://HOST:8786."
+)
 @click.option("--append", type=int, metavar="N", help="Add N tiles to the finished store of the same recipe.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and its price (requests, hours, bytes, compute) and stop."
 )
 @click.option(
-    "--profile", "profiled", type=int, metavar="K", help="Measure K tiles, print what all of them need, and stop."
+    "--profile", "profiled", type=int, metavar="K", help="Measure K tiles, print what the whole recipe needs, and stop."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
@@ -143,7 +147,7 @@ def build(
     """Build a store, or continue an interrupted build.
 
     Running the same command again continues where it stopped; a finished store is left as it is. With --append N
-    it grows: N more places of the same recipe, on ground that no tile has yet; what stands is not touched.
+    it grows by N more locations of the same recipe, in areas without a tile; existing tiles are not touched.
     """
     from mmearth_data import build as build_store
     from mmearth_data import preview, profile, profile_lines
@@ -178,10 +182,10 @@ def build(
 @sampling_options
 @service_options
 @click.option("--out", type=FILE, required=True, metavar="FILE", help="GeoParquet file to write.")
-@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw the places.")
+@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Map of the locations to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, **options: Any) -> None:
-    """Choose places for tiles.
+    """Choose locations for tiles.
 
     Nothing is built; `build --tiles-file` takes the file.
     """
@@ -204,16 +208,16 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
 @cli.command("import")
 @click.argument("folder", type=FILE)
 @click.option("--out", type=STORE, required=True, metavar="STORE", help="Folder or URL of the store.")
-@click.option("--name", metavar="NAME", help="Data set to read, where FOLDER holds several.  [default: the only one]")
+@click.option("--name", metavar="NAME", help="Data set to read if FOLDER holds several.  [default: the only one]")
 @click.option(
-    "--skip-duplicates", is_flag=True, help="Leave out tiles that repeat the place and date of an earlier row."
+    "--skip-duplicates", is_flag=True, help="Leave out tiles with the same location and date as an earlier row."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_published(folder: Path, out: Path, name: str | None, skip_duplicates: bool, as_json: bool) -> None:
-    """Make a store of MMEarth as published.
+    """Import MMEarth as published into a store.
 
-    FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command again goes on
-    with an import that was interrupted.
+    FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command
+    resumes an interrupted import.
     """
     from mmearth_data import import_hdf5
 
@@ -229,7 +233,7 @@ def import_published(folder: Path, out: Path, name: str | None, skip_duplicates:
     "form",
     type=click.Choice(["mmearth-h5", "geotiff"]),
     required=True,
-    help="MMEarth as published, or one cloud-optimised GeoTIFF a tile and modality.",
+    help="MMEarth as published, or one cloud-optimised GeoTIFF per tile and modality.",
 )
 @click.option("--out", type=FILE, required=True, metavar="FOLDER", help="Folder to write into.")
 @click.option(
@@ -237,13 +241,13 @@ def import_published(folder: Path, out: Path, name: str | None, skip_duplicates:
     metavar="NAME",
     help="With mmearth-h5: data_1M_v001, data_1M_v001_64 or data_100k_v001.  [default: by tile size]",
 )
-@click.option("--fill", "fills", multiple=True, metavar="MODALITY=mean", help="With mmearth-h5: write missing values as the mean of the train split.  Repeatable.")  # fmt: skip
+@click.option("--fill", "fills", multiple=True, metavar="MODALITY=mean", help="With mmearth-h5: write missing values as the mean of the train split. Repeatable.")  # fmt: skip
 def export(
     store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None, fills: tuple[str, ...]
 ) -> None:
-    """Write a store in another form.
+    """Write a store in another format.
 
-    The same command again goes on with an export that was interrupted. mmearth-h5 takes its size twice while it runs.
+    The same command resumes an interrupted export. A running mmearth-h5 export needs twice its final size on disk.
     """
     from mmearth_data import export as export_store
 
@@ -253,12 +257,12 @@ def export(
 
 
 def _fills(texts: tuple[str, ...]) -> dict[str, str]:
-    """Modality -> word of each ``MODALITY=WORD``."""
+    """Modality -> fill word of each ``MODALITY=WORD``."""
     found: dict[str, str] = {}
     for text in texts:
         modality, equals, word = text.partition("=")
         if not (modality and equals and word) or found.setdefault(modality, word) != word:
-            raise InputError(f"--fill: expected MODALITY=mean, once for a modality, got {text!r}.")
+            raise InputError(f"--fill: expected MODALITY=mean, once per modality, got {text!r}.")
     return found
 
 
@@ -266,15 +270,15 @@ def _fills(texts: tuple[str, ...]) -> dict[str, str]:
 @click.argument("store", type=STORE)
 @click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
 @click.option("--region", metavar="REGION", help="A country, continent or ISO code, bbox:W,S,E,N, or a vector file.")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="May be repeated.")
-@click.option("--biome", metavar="NAME|CODE", multiple=True, help="May be repeated.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="Repeatable.")
+@click.option("--biome", metavar="NAME|CODE", multiple=True, help="Repeatable.")
 @click.option("--modalities", metavar="A,B,...", help="Modalities to keep.  [default: all]")
 @click.option("--share", type=float, metavar="F", help="Random share of what the other options leave, such as 0.1.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Decides the random share.  [default: 0]"
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Seed of the random share.  [default: 0]"
 )
-@click.option("--ids", metavar="A,B,...|FILE", help="Tile ids, or published ids; a file holds one a line.")
-@click.option("--crop", type=int, metavar="PX", help="Take the middle of each tile.")
+@click.option("--ids", metavar="A,B,...|FILE", help="Tile ids, or published ids; a file holds one per line.")
+@click.option("--crop", type=int, metavar="PX", help="Crop each tile to its centre.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def subset(
     store: Path,
@@ -286,10 +290,9 @@ def subset(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make a store of a part of another one.
+    """Make a store from part of another one.
 
-    Shards that are taken as a whole are copied byte for byte. The same command again goes on with a subset that was
-    interrupted.
+    Shards that are taken as a whole are copied byte for byte. The same command resumes an interrupted subset.
     """
     from mmearth_data import read_ids
     from mmearth_data import subset as make_subset
@@ -311,14 +314,14 @@ def subset(
 @click.option(
     "--drop-clashes",
     is_flag=True,
-    help="Leave out tiles that an earlier store has, or whose ground it has in another split.",
+    help="Leave out tiles that an earlier store has, or whose area it has in another split.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool) -> None:
-    """Make one store of several.
+    """Merge several stores into one.
 
-    They have one tile size and the same modalities. Full shards are copied byte for byte. The same command again goes on
-    with a merge that was interrupted.
+    All must have the same tile size and modalities. Full shards are copied byte for byte. The same command resumes an
+    interrupted merge.
     """
     from mmearth_data import merge as merge_stores
 
@@ -338,25 +341,28 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
     "faults",
     multiple=True,
     metavar="KIND:RATE",
-    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests, such as 429:0.2; may be repeated.",
+    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests (429:0.2). Repeatable.",
 )
 @click.option(
     "--latency-ms", type=float, default=0.0, metavar="MS", help="Wait before each computed answer.  [default: 0]"
 )
 @click.option(
-    "--max-in-flight", type=int, metavar="N", help="Answer 429 above so many requests at once.  [default: no limit]"
+    "--max-in-flight", type=int, metavar="N", help="Answer 429 above this many requests in flight.  [default: no limit]"
 )
 @click.option(
-    "--max-per-second", type=int, metavar="N", help="Answer 429 above so many requests a second.  [default: no limit]"
+    "--max-per-second",
+    type=int,
+    metavar="N",
+    help="Answer 429 above this many requests per second.  [default: no limit]",
 )
-@click.option("--cheap-pixels", is_flag=True, help="Pixels of no meaning, for load tests.")
+@click.option("--cheap-pixels", is_flag=True, help="Return meaningless pixels, for load tests.")
 def emulate(faults: tuple[str, ...], **options: Any) -> None:
     """Serve Earth Engine's REST interface on loopback, over a synthetic planet.
 
     \b
-    Prints its URL; any script of the Earth Engine client can be pointed at it:
+    Prints its URL, which any script that uses the Earth Engine client can connect to:
       ee.Initialize(google.auth.credentials.AnonymousCredentials(), project="emulator", url=URL)
-    GET /emulator/ledger tells what was asked. Ctrl-C ends it.
+    GET /emulator/ledger reports the requests. Press Ctrl-C to stop.
     """
     from mmearth_data import Emulator, EmulatorOptions, parse_fault
 
@@ -372,12 +378,12 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @click.argument("store", type=STORE, required=False)
 @click.option("--tile", metavar="ID|INDEX", help="Tile to draw, by id or position.  [default: the first]")
 @click.option("--figure", type=FILE, metavar="PNG", help="Draw all modalities of a tile.")
-@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw where the tiles lie.")
+@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw a map of the tiles.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
-    """Show what a store holds.
+    """Show the contents of a store.
 
-    Without STORE, the one in the current folder.
+    STORE defaults to the store in the current folder.
     """
     from rich.console import Console
 
@@ -404,15 +410,21 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 @cli.command()
 @click.argument("store", type=STORE, required=False)
 @click.option("--repair", "mend", is_flag=True, help="Rebuild what is damaged, from the recipe in the store.")
-@click.option("--source", metavar="SOURCE", help="With --repair: rasters:FILE.yaml, where the store came from files.")
+@click.option("--source", metavar="SOURCE", help="With --repair: rasters:FILE.yaml, if the store was built from files.")
 @click.option("--ecoregions", type=FILE, metavar="FILE", help="With --repair: the file that the store was built with.")
 @click.option("--tiles-file", type=FILE, metavar="FILE", help="With --repair: the file that the store was built with.")
-@click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="With --repair: the catalog added to ours.")
+@click.option(
+    "--catalog",
+    "catalog_dir",
+    type=FILE,
+    metavar="DIR",
+    help="With --repair: the additional catalog that the store was built with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **files: Any) -> None:
     """Check every file of a store.
 
-    Against the store's own records; exit code 1 when something is damaged (and stays so).
+    Files are checked against the store's own records. The exit code is 1 if damage was found and not repaired.
     """
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store

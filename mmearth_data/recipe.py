@@ -78,34 +78,34 @@ class BuildRecipe(ServiceOptions):
     region
         ``global``, a country, continent or ISO code, ``bbox:W,S,E,N`` or a vector file.
     mainland
-        Keep the largest part of the region only.
+        Keep only the largest part of the region.
     tiles
-        Number of tiles N; a source that brings its own places ignores it.
+        Number of tiles N; ignored by a source that brings its own locations.
     tile_size
-        Pixels a side, 10 m each.
+        Pixels per side, 10 m each.
     seed
-        Decides places, splits and draws.
+        Seed of locations, splits and random choices.
     modalities
-        Names to store; None takes all that the catalog has switched on.
+        Names of the modalities to store; None selects all that are enabled in the catalog.
     ecoregions
-        Vector file of ecoregions; None asks the source.
+        Vector file of ecoregions; None uses those of the source.
     tiles_file
-        File of places to use instead of sampling.
+        File of locations to use instead of sampling.
     balance, oversample, split, split_shares, split_guard_m, min_distance_m
         See `mmearth_data.sampling`.
-        ``split`` None means ``block``, and ``random`` where the source brings its own places.
+        ``split`` None means ``block``, or ``random`` if the source brings its own locations.
     level
-        Sentinel-2 level to take where a raster mapping offers both.
+        Sentinel-2 level to use if a raster mapping offers both.
     years, levels, cloud_percent
-        Years of the scenes, product levels to draw from, and the cloud limit in per cent.
+        Years of the scenes, processing levels to choose from, and the cloud limit in per cent.
     era5_window
-        Months of the longest climate window, the scene's included; 13 is what the code published with MMEarth spans.
+        Months of the longest climate window, including the scene's; 13 is the span of the code published with MMEarth.
     tiles_per_shard
-        Rows of one shard; None lets the store decide.
+        Rows per shard; None lets the store decide.
     threads
-        Threads that read tiles; never changes a byte of the result.
+        Threads that read tiles; the result does not depend on it.
     assets
-        ``MODALITY`` or ``MODALITY.KEY`` -> id of the Earth Engine asset to read it from, where the catalog's has moved.
+        ``MODALITY`` or ``MODALITY.KEY`` -> id of the Earth Engine asset to read instead of the catalog's.
     """
 
     source: str = "earthengine"
@@ -218,7 +218,7 @@ class BuildRecipe(ServiceOptions):
         if self.source_file is not None:
             without |= SCENES
         if not self.assets:
-            without |= {"assets"}  # as stores have it that were begun before there was this field
+            without |= {"assets"}  # stores started before this field existed lack it
         digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
         return self.model_dump(mode="json", exclude=set(without)) | digests
 

@@ -2,9 +2,10 @@
 
 ::
 
-    CHECKPOINT/model.safetensors         weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
-    CHECKPOINT/config.json               shape of the model, normalisation, recipe, store: all that is needed to use it
-    CHECKPOINT/state/optimizer.safetensors, progress.json    what continuing the run needs, and nobody else
+    CHECKPOINT/model.safetensors         weights of encoder, decoder and heads (``model.``) and of the loss
+    (``losses.``) CHECKPOINT/config.json               shape of the model, normalisation, recipe, store: all that is
+    needed to use it CHECKPOINT/state/optimizer.safetensors, progress.json    what continuing the run needs, and nobody
+    else
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ SECTIONS = ("model", "loss", "normaliser", "recipe", "store", "progress")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on disk, its words read and checked, its numbers not yet.
+    """A checkpoint on disk; its configuration has been read and checked, its tensors have not.
 
     Attributes
     ----------
     folder
-        Where it lies.
+        Its folder.
     config
         Content of ``config.json``.
     padding
-        Of the encoder, instead of its own (see `load_checkpoint`).
+        Padding of the encoder that replaces the checkpoint's own (see `load_checkpoint`).
     """
 
     folder: Path
@@ -95,7 +96,7 @@ class Checkpoint:
 
     @property
     def encoder_config(self) -> EncoderConfig:
-        """Shape of the encoder, and how it pads."""
+        """Configuration of the encoder, including its padding."""
         own = (
             _of_file(self.folder / CONFIG_FILE, _encoder_of, self.config["model"])
             if self.encoder_only
@@ -162,7 +163,7 @@ class Checkpoint:
         Raises
         ------
         InputError
-            When there is none, or it was written by something else.
+            When there is no checkpoint, or it was written by something else.
         """
         folder = find_checkpoint(path)
         file = folder / CONFIG_FILE
@@ -206,16 +207,17 @@ def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Chec
     Parameters
     ----------
     path
-        Of the folder.
+        The folder.
     padding
-        How its encoder pads. ``reference``: as the released classification model, with the epsilon that GRN has there
-        (1e-4): what the released code computes when it fine-tunes or probes. ``same``: as while pretraining. None: as
-        the checkpoint says, which is ``same`` unless it was converted from a released classifier.
+        Padding of its encoder. ``reference`` pads like the released classification model and uses the GRN epsilon of
+        that model (1e-4): this is what the released code computes when it fine-tunes or probes. ``same`` pads as in
+        pretraining. None uses the checkpoint's own, which is ``same`` unless it was converted from a released
+        classifier.
 
     Raises
     ------
     InputError
-        When there is none, or it was written by something else.
+        When there is no checkpoint, or it was written by something else.
     """
     return Checkpoint.read(Path(path), None if padding is None else check_padding(padding))
 
@@ -226,7 +228,7 @@ def check_padding(padding: str) -> Padding:
     Raises
     ------
     InputError
-        Names the known ones.
+        Names the known paddings.
     """
     if padding not in get_args(Padding):
         raise InputError(f"--padding: expected {' or '.join(get_args(Padding))}, got {padding!r}.")
@@ -234,7 +236,7 @@ def check_padding(padding: str) -> Padding:
 
 
 def padded(padding: Padding) -> dict[str, Any]:
-    """Fields of an `EncoderConfig` that belong to a padding."""
+    """Fields of an `EncoderConfig` that go with a padding."""
     return {"padding": padding, **({"grn_eps": DENSE_GRN_EPS} if padding == "reference" else {})}
 
 
@@ -244,18 +246,15 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
     Parameters
     ----------
     path
-        A checkpoint or run folder of ours; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a
-        released checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
-    padding
-        ``reference``: as the released classification model, which also has 1e-4 as the epsilon of GRN; default that of
-        the weights: ``reference`` of released classifiers, else ``same``.
+        A checkpoint or run folder; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released
+        checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
     grn_eps
-        GRN's epsilon; default that of the weights, or of ``padding``.
+        GRN's epsilon; by default that of the weights, or of ``padding``.
 
     Raises
     ------
     InputError
-        When there is nothing of the kind.
+        When no encoder is found there.
 
     Examples
     --------
@@ -263,7 +262,8 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
     >>> load_encoder("mmearth64-atto-all-uncertainty")  # doctest: +SKIP
 
-    What the maps are, for decoders of other libraries; `mmearth_model.FeatureMaps` shows how they plug in:
+    For third-party decoders, the encoder describes its feature maps; `mmearth_model.FeatureMaps` shows how to connect
+    them:
 
     >>> encoder.channels, encoder.strides  # doctest: +SKIP
     ((40, 80, 160, 320), (1, 2, 4, 8))
@@ -280,7 +280,7 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
 
 
 def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
-    """Load the encoder of a file of foreign weights, with ``changes`` of its configuration; see `load_encoder`.
+    """Load the encoder of a file of third-party weights, with ``changes`` to its configuration; see `load_encoder`.
 
     Raises
     ------
@@ -421,7 +421,7 @@ def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:
     try:
         return EncoderConfig(**model["encoder"])
     except (KeyError, TypeError) as error:
-        raise InputError(f"expected the shape of an encoder, got one that does not fit: {error}.") from None
+        raise InputError(f"expected a valid encoder configuration, got one that does not fit: {error}.") from None
 
 
 def _of_file(file: Path, build: Callable[[Mapping[str, Any]], Value], entry: Mapping[str, Any]) -> Value:

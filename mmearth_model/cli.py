@@ -29,7 +29,7 @@ class PretrainFirst(CommandGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Take a first word that is no command as the store."""
+        """Take a first word that is not a command as the store."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             meant = difflib.get_close_matches(args[0], list(self.commands), n=1)
             if meant and not Path(args[0]).exists():
@@ -59,28 +59,35 @@ def cli() -> None:
 @click.option("--recipe", "base", metavar="NAME|FILE", default="default", show_default=True, help="A recipe in pipelines/train, or a YAML file; the options below override it.")  # fmt: skip
 @click.option("--out", type=FILE, metavar="RUN", help="Folder of the run.  [default: runs/STORE-RECIPE-SEED]")
 @click.option("--modalities", metavar="A,B,...", help="Modalities that take part.  [default: all of the store]")
-@click.option("--exclude", metavar="A,B,...", help="Modalities that do not.")
+@click.option("--exclude", metavar="A,B,...", help="Modalities that do not take part.")
 @click.option("--inputs", metavar="A,B,...", help="Modalities that feed the encoder.  [default: as the catalog says]")
-@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands of a modality that the model sees.  Repeatable.")  # fmt: skip
+@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands of a modality that the model sees. Repeatable.")  # fmt: skip
 @click.option(
     "--preset", type=click.Choice(["default", "paper", "reference"]), help="Rules of the losses and decoders."
 )
 @click.option("--size", metavar="SIZE", help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")
 @click.option("--image-size", type=int, metavar="PX", help="Side of the random crop.  [default: 7/8 of the tile]")
 @click.option("--patch-size", type=int, metavar="PX", help="Side of a patch.  [default: 1/7 of the crop]")
-@click.option("--mask-ratio", type=float, metavar="F", help="Share of the patches that is hidden.")
+@click.option("--mask-ratio", type=float, metavar="F", help="Share of the patches that are hidden.")
 @click.option("--weighting", type=click.Choice(["uncertainty", "unweighted"]), help="How the tasks' losses are summed.")
-@click.option("--statistics", type=click.Choice(["store", "published"]), help="Normalise by the store's train split, or by the band_stats.json that an imported store came with.")  # fmt: skip
+@click.option("--statistics", type=click.Choice(["store", "published"]), help="Normalise by the store's train split, or by the band_stats.json of the imported data set.")  # fmt: skip
 @click.option("--epochs", type=int, metavar="N", help="Passes over the training tiles.")
-@click.option("--batch-size", type=int, metavar="N", help="Tiles of one optimiser step.")
-@click.option("--device-batch", type=int, metavar="N", help="Tiles at once; the rest of a batch is accumulated.")
-@click.option("--lr", "base_lr", type=float, metavar="F", help="Base learning rate; in force: F x batch size / 256.")
-@click.option("--seed", type=int, metavar="N", help="Decides weights, order, crops and masks.")
+@click.option("--batch-size", type=int, metavar="N", help="Tiles per optimiser step.")
+@click.option(
+    "--device-batch",
+    type=int,
+    metavar="N",
+    help="Tiles per forward pass; gradients are accumulated up to the batch size.",
+)
+@click.option(
+    "--lr", "base_lr", type=float, metavar="F", help="Base learning rate; the actual rate is F x batch size / 256."
+)
+@click.option("--seed", type=int, metavar="N", help="Seed of weights, order, crops and masks.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Arithmetic of the model.")
-@click.option("--engine", type=click.Choice(["auto", "masked", "gathered", "fused"]), help="How hidden patches are left out; fused: with Triton on a GPU.")  # fmt: skip
-@click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of what is reconstructed; 0: none.")  # fmt: skip
-@click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, beside log.csv. Repeatable.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Numeric precision of the model.")
+@click.option("--engine", type=click.Choice(["auto", "masked", "gathered", "fused"]), help="How hidden patches are skipped; fused uses Triton on a GPU.")  # fmt: skip
+@click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of reconstructions; 0: none.")  # fmt: skip
+@click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, in addition to log.csv. Repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def pretrain(
@@ -88,8 +95,8 @@ def pretrain(
 ) -> None:
     """Pretrain on STORE, or continue an interrupted run.
 
-    Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun several
-    processes or machines share each batch, and learn what one process that accumulates it would have learned.
+    Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun,
+    several processes or machines share each batch, with the same result as one process that accumulates it.
     """
     from mmearth_model import make_recipe, plan_training
 
@@ -121,18 +128,26 @@ def pretrain(
 @cli.command()
 @click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
 @click.option("--task", "tasks", multiple=True, required=True, metavar="TASK", help="store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data. Repeatable.")  # fmt: skip
-@click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of the first CKPT]")  # fmt: skip
+@click.option("--store", type=FILE, metavar="STORE", help="Store with the labelled tiles of store: tasks.  [default: the store of the first CKPT]")  # fmt: skip
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(["knn", "linear", "probe", "paper"]), help="knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); paper: the linear probe of the paper's released code. Repeatable.  [default: knn, linear]")  # fmt: skip
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(["random", "statistics", "rcf", "none"]), help="random weights; image statistics; random convolutional features. Repeatable.  [default: random]")  # fmt: skip
-@click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB) as one more baseline.")
+@click.option(
+    "--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB) as an additional baseline."
+)
 @click.option("--labels", metavar="1%,5%,...", default="100%", show_default=True, help="Shares of the training labels, or shots (10-shot).")  # fmt: skip
 @click.option(
-    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Random encoders, splits, hold-outs."
+    "--seeds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Number of random encoders, splits and hold-outs.",
 )
 @click.option("--test-share", type=float, metavar="F", help="Test on a seeded share of all tiles instead of the store's splits.")  # fmt: skip
-@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
+@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Write results.md, .csv, .json and .png.")
-@click.option("--cache", type=FILE, metavar="DIR", help="Keep features here.  [default: the user's cache folder]")
+@click.option(
+    "--cache", type=FILE, metavar="DIR", help="Folder that caches features.  [default: the user's cache folder]"
+)
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(
@@ -148,9 +163,9 @@ def evaluate(
     cache: Path | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders beside baselines that learned nothing.
+    """Probe frozen encoders and compare them with untrained baselines.
 
-    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, baselines are compared.
+    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
     """
     from mmearth_data import cache_folder
     from mmearth_model import evaluate as evaluate_encoders
@@ -184,21 +199,28 @@ def evaluate(
 
 @cli.command()
 @click.argument("checkpoint", type=FILE, metavar="CKPT")
-@click.option("--task", "task", required=True, metavar="TASK", help="As of evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.")  # fmt: skip
-@click.option("--store", type=FILE, metavar="STORE", help="Labelled tiles of store: tasks.  [default: the store of CKPT]")  # fmt: skip
-@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
-@click.option("--out", type=FILE, metavar="DIR", help="Keep the fine-tuned network and its result here.")
+@click.option("--task", "task", required=True, metavar="TASK", help="As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.")  # fmt: skip
+@click.option("--store", type=FILE, metavar="STORE", help="Store with the labelled tiles of store: tasks.  [default: the store of CKPT]")  # fmt: skip
+@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
+@click.option("--out", type=FILE, metavar="DIR", help="Folder for the fine-tuned network and its result.")
 @click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
-@click.option("--recipe", "recipe_name", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="paper: the settings of the paper's released code, which leave no option but --seed; default: ours, and the options below change it.")  # fmt: skip
-@click.option("--frozen", is_flag=True, help="Train what is on top of the encoder alone (of maps: a UNet decoder).")
-@click.option("--epochs", type=int, metavar="N", help="Passes, at most.  [default: 100]")
-@click.option("--patience", type=int, metavar="N", help="Epochs without a better validation value before it stops.  [default: 15]")  # fmt: skip
-@click.option("--batch-size", type=int, metavar="N", help="Samples of a step.  [default: 32]")
+@click.option("--recipe", "recipe_name", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="paper: the settings of the paper's released code, which can only be combined with --seed; default: our own, which the options below change.")  # fmt: skip
+@click.option(
+    "--frozen", is_flag=True, help="Train only what is on top of the encoder (a UNet decoder for tasks per pixel)."
+)
+@click.option("--epochs", type=int, metavar="N", help="Maximum number of epochs.  [default: 100]")
+@click.option("--patience", type=int, metavar="N", help="Epochs without a better validation value before training stops.  [default: 15]")  # fmt: skip
+@click.option("--batch-size", type=int, metavar="N", help="Samples per step.  [default: 32]")
 @click.option("--lr", type=float, metavar="F", help="Learning rate of the head.  [default: 0.001]")
-@click.option("--layer-decay", type=float, metavar="F", help="Rate of a layer over that of the next.  [default: 0.9]")
+@click.option(
+    "--layer-decay",
+    type=float,
+    metavar="F",
+    help="Ratio of the rate of each layer to that of the next.  [default: 0.9]",
+)
 @click.option("--drop-path", type=float, metavar="F", help="Stochastic depth.  [default: 0.1]")
-@click.option("--weight-decay", type=float, metavar="F", help="Of matrices.  [default: 0.3]")
-@click.option("--seed", type=int, metavar="N", help="Decides head, order, mirrors, crops.  [default: 0]")
+@click.option("--weight-decay", type=float, metavar="F", help="Weight decay of matrices.  [default: 0.3]")
+@click.option("--seed", type=int, metavar="N", help="Seed of head, order, flips and crops.  [default: 0]")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
@@ -215,7 +237,7 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained encoder on a labelled task, and test it.
 
-    The epoch that is best on the validation samples counts; with --recipe paper the last one does.
+    The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.finetune import choose_recipe
@@ -244,13 +266,15 @@ def finetune(
 @cli.command()
 @click.argument("source", type=FILE, metavar="STORE|FOLDER")
 @click.option("--checkpoint", type=FILE, required=True, metavar="CKPT", help="Checkpoint folder, or a run folder.")
-@click.option("--task", metavar="NAME|FILE", help="Of a folder, zip or table: the task file that tells its bands.")
-@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as while pretraining, or as the released classifier.  [default: as CKPT says]")  # fmt: skip
+@click.option("--task", metavar="NAME|FILE", help="Task file that describes the bands of a folder, zip or table.")
+@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
 @click.option("--out", "outs", multiple=True, type=FILE, metavar="FILE", help="x.parquet (GeoParquet) or x.zarr. Repeatable.")  # fmt: skip
-@click.option("--neighbours", metavar="TILE", help="Draw the tiles most like this one, into --figure.")
-@click.option("--figure", type=FILE, metavar="PNG", default="neighbours.png", show_default=True, help="Where --neighbours is drawn.")  # fmt: skip
+@click.option("--neighbours", metavar="TILE", help="Draw the tiles most similar to this one into --figure.")
+@click.option("--figure", type=FILE, metavar="PNG", default="neighbours.png", show_default=True, help="Picture that --neighbours writes.")  # fmt: skip
 @click.option("--map", "map_path", type=FILE, metavar="PNG", help="Draw a 2-D map of the embeddings (UMAP if installed).")  # fmt: skip
-@click.option("--cache", type=FILE, metavar="DIR", help="Keep features here.  [default: the user's cache folder]")
+@click.option(
+    "--cache", type=FILE, metavar="DIR", help="Folder that caches features.  [default: the user's cache folder]"
+)
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 def embed(
     source: Path,
@@ -296,17 +320,17 @@ def embed(
 
 @cli.command()
 @click.argument("source", metavar="SOURCE")
-@click.option("--out", type=FILE, required=True, metavar="PATH", help="What is written: a folder, or with --to a file.")
-@click.option("--to", type=click.Choice(["finetune", "dense", "sparse", "timm"]), help="Export, for whom: the released fine-tuning code (an encoder of any preset), its pretraining code without or with its sparse engine (whole networks of preset reference), or timm (plain ConvNeXt V2).")  # fmt: skip
+@click.option("--out", type=FILE, required=True, metavar="PATH", help="Folder to write, or with --to a file.")
+@click.option("--to", type=click.Choice(["finetune", "dense", "sparse", "timm"]), help="Export instead. finetune: for the released fine-tuning code (an encoder of any preset); dense, sparse: for the released pretraining code without or with its sparse engine (whole networks of preset reference); timm: plain ConvNeXt V2.")  # fmt: skip
 @click.option("--store", type=FILE, metavar="STORE", help="Put this store's statistics into the checkpoint; released files have none.")  # fmt: skip
-@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands that the weights take, with --store.  Repeatable.")  # fmt: skip
+@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="With --store: bands that the weights take. Repeatable.")  # fmt: skip
 def convert(source: str, out: Path, to: str | None, store: Path | None, bands: tuple[str, ...]) -> None:
-    """Convert weights: theirs to ours, or with --to ours to theirs.
+    """Convert third-party weights to a checkpoint, or with --to export a checkpoint for third-party code.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
-    classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights named as by its authors or in timm (.pth,
-    .safetensors), or a checkpoint or run of this program. Of pickles, tensors and containers are read, and numbers of
-    args, the options of the run; nothing is imported or executed, and what asks for more is refused.
+    classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
+    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
+    args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
     from mmearth_model import convert as convert_weights
 
@@ -320,19 +344,27 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: t
 @click.option("--size", metavar="SIZE", default="atto", show_default=True, help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")  # fmt: skip
 @click.option("--image-size", type=int, default=56, show_default=True, metavar="PX", help="Side of the crop.")
 @click.option("--patch-size", type=int, default=8, show_default=True, metavar="PX", help="Side of a patch.")
-@click.option("--mask-ratio", type=float, default=0.6, show_default=True, metavar="F", help="Share that is hidden.")
-@click.option("--batch-size", "batch", type=int, default=32, show_default=True, metavar="N", help="Images of a step.")
-@click.option("--runs", type=int, default=5, show_default=True, metavar="N", help="Timed steps of each form.")
+@click.option(
+    "--mask-ratio",
+    type=float,
+    default=0.6,
+    show_default=True,
+    metavar="F",
+    help="Share of the patches that are hidden.",
+)
+@click.option("--batch-size", "batch", type=int, default=32, show_default=True, metavar="N", help="Images per step.")
+@click.option("--runs", type=int, default=5, show_default=True, metavar="N", help="Timed steps per form.")
 @click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "fused", "masked", "unmasked"]), help="Repeatable.  [default: all that run here]")  # fmt: skip
-@click.option("--compile", "compiled", is_flag=True, help="Measure each form compiled too (needs a C++ compiler).")
+@click.option("--compile", "compiled", is_flag=True, help="Also measure each form compiled (needs a C++ compiler).")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
-    """Measure training steps on tiles drawn at random.
+    """Measure training steps on random tiles.
 
-    sparse computes visible positions only, fused too, with Triton kernels (on a GPU); masked everything with zeros where
-    hidden, unmasked everything. The peak is what one large matrix product of that precision reaches on the device.
+    sparse computes visible positions only; fused does the same with Triton kernels (on a GPU); masked computes all
+    positions, with zeros where hidden; unmasked computes all positions. The peak is the speed of one large matrix
+    product of that precision on the device.
     """
     from mmearth_model import Workload
     from mmearth_model import bench as measure
@@ -350,13 +382,13 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("name", metavar="NAME|FILE")
-@click.option("--scale", type=click.Choice(["demo", "paper"]), default="demo", show_default=True, help="demo: minutes on a laptop, on a synthetic store of its own; paper: as in the paper, on yours.")  # fmt: skip
+@click.option("--scale", type=click.Choice(["demo", "paper"]), default="demo", show_default=True, help="demo: minutes on a laptop, on its own synthetic store; paper: as in the paper, on your store.")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Folder of the experiment.  [default: runs/NAME-SCALE]")
-@click.option("--store", "stores", multiple=True, metavar="[NAME=]STORE", help="Store to learn from and to probe. Repeatable where variants name stores.")  # fmt: skip
+@click.option("--store", "stores", multiple=True, metavar="[NAME=]STORE", help="Store to pretrain on and to probe. Repeatable if variants name stores.")  # fmt: skip
 @click.option("--data", multiple=True, metavar="TASK=PATH", help="Data of a task that is not cut from a store. Repeatable.")  # fmt: skip
-@click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB), where a variant asks for them.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@click.option("--scheduler", metavar="URL", help="Dask scheduler whose workers run it instead.")
+@click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB), if a variant needs them.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option("--scheduler", metavar="URL", help="Run on the workers of this Dask scheduler instead.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 def experiment(
     name: str,
@@ -371,8 +403,8 @@ def experiment(
 ) -> None:
     """Run an experiment of pipelines/experiments: a grid of runs, a table and a figure.
 
-    The same command again continues it, and never repeats a finished run; started several times (as by a Slurm array),
-    the processes share the work. NAME list tells what there is.
+    The same command resumes it and never repeats a finished run; several processes (such as a Slurm array) share the
+    work. Use `list` as NAME to list the experiments.
     """
     from mmearth_model.experiments.spec import experiment_names, read_experiment
 
@@ -435,13 +467,11 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
     if store is None and all("=" in task for task in tasks):
         return None
     if store is None and not checkpoints:
-        raise click.UsageError(
-            "expected a store to cut the tasks from, got none; give --store, or NAME=PATH as --task."
-        )
+        raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
     recorded = checkpoints[0].config["store"]["path"] if checkpoints else ""
     if store is None and not recorded:
         raise click.UsageError(
-            f"expected a store to cut the tasks from, got none, and {checkpoints[0].folder} was converted without one; "
+            f"expected a store for the tasks, got none, and {checkpoints[0].folder} was converted without one; "
             "convert it again with --store STORE."
         )
     return _open(store or Path(recorded))
@@ -466,7 +496,7 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     for task, train, test in sorted({(row.task, row.train_tiles, row.test_tiles) for row in result.rows}):
         console.print(f"{task}: fitted to {train} tiles, tested on {test}; intervals by bootstrap over the test tiles.")
     for (task, encoder), bands in result.filled.items():
-        console.print(f"{task}: {encoder} takes bands that it has not, filled with their mean or another band: {', '.join(bands)}.")  # fmt: skip
+        console.print(f"{task}: {encoder} takes bands that the task lacks; they were filled with their mean or another band: {', '.join(bands)}.")  # fmt: skip
     for note in result.notes:
         console.print(note)
 

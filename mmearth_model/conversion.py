@@ -1,31 +1,31 @@
-"""Weights written by others: the released MMEarth checkpoints and plain ConvNeXt V2, in and out.
+"""Third-party weights, import and export: the released MMEarth checkpoints and plain ConvNeXt V2.
 
-Whose names and shapes are read:
+Names and shapes that can be read:
 
 MMEarth, sparse
-    As released: the pretraining network on its sparse engine. ``...kernel`` is (k * k, in, out), or (k * k, C) where
-    depthwise, or (in, out) where the convolution is 1 x 1; its rows run down the columns of the kernel. Names carry
-    ``.ln`` and ``.linear``.
+    As released: the pretraining network on its sparse engine. ``...kernel`` is (k * k, in, out), (k * k, C) for a
+    depthwise convolution, or (in, out) for a 1 x 1 convolution; its rows run down the columns of the kernel. Names
+    contain ``.ln`` and ``.linear``.
 MMEarth, dense
-    The same network without that engine; and the classifiers and UNets that were fine-tuned from it, whose names have no
-    ``encoder.`` in front.
+    The same network without that engine; also the classifiers and UNets fine-tuned from it, whose names lack the
+    ``encoder.`` prefix.
 ConvNeXt V2
-    Of its authors, sparse and dense, pretrained (FCMAE) and classifiers: ``downsample_layers.0`` is the stem.
+    As named by its authors, sparse and dense, pretrained (FCMAE) and classifiers: ``downsample_layers.0`` is the stem.
 timm
-    A plain ConvNeXt V2 (original stem, no decoder), as PyTorch image models name it.
+    A plain ConvNeXt V2 (original stem, no decoder), as PyTorch image models names it.
 
-``module.`` in front of names, as left by PyTorch's data parallelism, is dropped everywhere. What a file may hold besides,
-and how it is read without running anything, says `mmearth_model.torchfiles`.
+A ``module.`` prefix, as left by PyTorch's data parallelism, is dropped everywhere. `mmearth_model.torchfiles` documents
+what else a file may hold, and how it is read without running anything.
 
-For whom weights are written (`Audience`):
+Code that weights can be written for (`Audience`):
 
 ``sparse``
     The released pretraining code, ``FCMAE(sparse=True)``: a whole network of preset reference.
 ``dense``
-    The same, ``FCMAE(sparse=False)``, whose encoder has a norm and a head that nothing reads.
+    The same, ``FCMAE(sparse=False)``, whose encoder has a norm and a head that are never used.
 ``finetune``
-    The released fine-tuning code and its ``torch.hub`` entry: an encoder alone. That code adds two axes to every tensor
-    of GRN, so they are (1, C) here.
+    The released fine-tuning code and its ``torch.hub`` entry: an encoder alone. That code adds two axes to every GRN
+    tensor, so they are written as (1, C).
 ``timm``
     timm's ConvNeXt V2.
 """
@@ -60,22 +60,22 @@ CONV_MLP = ("atto", "femto", "pico", "nano")
 """Sizes whose linear layers are 1 x 1 convolutions in timm."""
 PATCHES_ACROSS = 7
 TIMM_STRIDE = 32
-"""Coarsest stride that timm's ConvNeXt has by default (``output_stride``)."""
+"""Coarsest stride of timm's ConvNeXt by default (``output_stride``)."""
 TIMM_HALVINGS = 4
-"""Times that the stem's stride has grown in front of the last stage."""
+"""Factor by which the stem's stride has grown before the last stage."""
 CLASSES = 1000
-"""Outputs of the head that the released dense encoder has while pretraining."""
+"""Outputs of the head that the released dense encoder has even during pretraining."""
 DENSE_GRN_EPS = 1e-4
-"""GRN's epsilon in the released fine-tuning networks; pretraining and everything else has 1e-6."""
+"""GRN's epsilon in the released fine-tuning networks; it is 1e-6 in pretraining and everywhere else."""
 DROPPED = ("encoder.norm.", "encoder.head.", "head.", "norm.")
-"""The dense style and timm carry a classifier, which is no part of an encoder."""
+"""The dense style and timm include a classifier, which is not part of an encoder."""
 WEIGHTS = ("model", "state_dict", "module")
-"""Keys under which a file has its weights; without one they are the file."""
+"""Keys that may hold the weights of a file; without any of them, the file itself is the weights."""
 UNET_PARTS = ("upsample_layers.", "initial_conv_upsample.", "layerNorm.")
 FCMAE_PARTS = ("decoder.", "pred.", "proj.", "mask_token")
-"""What stands on the encoder in the released UNets, and in the pretraining network of ConvNeXt V2's authors."""
+"""Parts on top of the encoder in the released UNets, and in the pretraining network of ConvNeXt V2's authors."""
 ENCODER_PARTS = ("initial_conv.", "stem_orig.", "stem.", "downsample_layers.", "stages.", "norm.", "head.")
-"""Of an encoder whose names have no ``encoder.`` in front."""
+"""Parts of an encoder whose names lack the ``encoder.`` prefix."""
 AUTHORS_LAST = "encoder.downsample_layers.3.0"
 """ConvNeXt V2's authors count the stem as the first of four downsampling layers; the released code has three."""
 
@@ -143,13 +143,13 @@ def import_weights(file: Path) -> Imported:
     Parameters
     ----------
     file
-        ``.pth``, ``.pt`` or ``.safetensors``.
+        A ``.pth``, ``.pt`` or ``.safetensors`` file.
 
     Raises
     ------
     FileInputError
-        When it is cut short, asks for anything but tensors, containers and numbers outside ``args``, or fits no known
-        architecture.
+        When the file is truncated, asks for anything but tensors, containers and numbers outside ``args``, or fits no
+        known architecture.
     """
     tensors, options = read_foreign(file)
     try:
@@ -165,19 +165,21 @@ def import_weights(file: Path) -> Imported:
 
 
 def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Weights of a file, read without executing anything, and the options of the run that made them.
+    """Weights of a file, read without executing anything, and the options of the run that produced them.
 
     Raises
     ------
     FileInputError
-        When it is missing, cut short, or a pickle of more than numbers and options.
+        When the file is missing, truncated, or a pickle of more than numbers and options.
     """
     if file.suffix == ".safetensors":
         try:
             return load_file(file), {}
         except (OSError, SafetensorError) as error:
             text = " ".join(str(error).split())[:200]
-            raise FileInputError(file, f"expected a whole file of weights, got: {text}; download it again.") from None
+            raise FileInputError(
+                file, f"expected a complete file of weights, got: {text}; download it again."
+            ) from None
     found = read_torch(file)
     weights = next((found.content[key] for key in WEIGHTS if key in found.content), found.content)
     named = weights.items() if isinstance(weights, dict) else ()
@@ -218,7 +220,7 @@ def _encoder_alone(ours: Tensors, encoder: EncoderConfig, style: Style, options:
 
 
 def _authors_encoder(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Give an encoder of ConvNeXt V2's authors the released names: their first downsampling is the stem."""
+    """Rename an encoder of ConvNeXt V2's authors to the released names: their first downsampling layer is the stem."""
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(FCMAE_PARTS)}
 
     def named(found: re.Match[str]) -> str:
@@ -252,13 +254,13 @@ def from_timm(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def _timm_downsample(found: re.Match[str]) -> str:
-    """Our name of a layer in front of a stage; that in front of the first belongs to the stem."""
+    """Our name of the layer before a stage; the one before the first stage belongs to the stem."""
     stage, layer = int(found[1]), ("norm", "conv")[int(found[2])]
     return f"model.encoder.downsample.{stage - 1}.{layer}." if stage else f"model.encoder.stem.down.{layer}."
 
 
 def timm_layout(encoder: EncoderConfig) -> EncoderConfig:
-    """Shape of an encoder as timm computes it: where stages would be coarser than 32 px, it dilates convolutions."""
+    """Return the encoder configuration that timm computes: it dilates convolutions instead of strides beyond 32 px."""
     if encoder.stem != "original" or encoder.stem_stride * TIMM_HALVINGS < TIMM_STRIDE:
         return encoder
     return replace(encoder, max_stride=TIMM_STRIDE)
@@ -358,7 +360,7 @@ def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
 def _our_shape(name: str, tensor: Tensor) -> Tensor:
     if name.endswith(".kernel"):
         if tensor.ndim == 2 and not name.endswith((".dwconv.kernel", ".stem.0.kernel")):
-            return tensor.T[:, :, None, None]  # the engine keeps no kernel axis where there is one offset
+            return tensor.T[:, :, None, None]  # the engine keeps no kernel axis for a single offset
         side = round(tensor.shape[0] ** 0.5)
         order = tensor.permute(1, 0)[:, None] if tensor.ndim == 2 else tensor.permute(2, 1, 0)
         return order.reshape(*order.shape[:-1], side, side).transpose(-1, -2)

@@ -42,30 +42,31 @@ def convert(
     ----------
     source
         A released checkpoint (name or file), pretrained or fine-tuned; plain ConvNeXt V2 weights with the names of its
-        authors or of timm; or a checkpoint of ours.
+        authors or of timm; or a checkpoint of this program.
     out
-        What is written: a checkpoint folder, or with ``to`` a file (``.pth`` or ``.safetensors``; the released code reads
+        Path to write: a checkpoint folder, or with ``to`` a file (``.pth`` or ``.safetensors``; the released code reads
         ``.pth``).
     to
-        For whom: ``finetune`` (the released fine-tuning code; encoders of every preset), ``dense`` or ``sparse`` (the
-        released pretraining code; whole networks of preset reference) or ``timm``. None: a checkpoint of ours.
+        Code to export for: ``finetune`` (the released fine-tuning code; encoders of every preset), ``dense`` or
+        ``sparse`` (the released pretraining code; whole networks of preset reference) or ``timm``. None writes a
+        checkpoint.
     store
-        Its statistics go into the checkpoint, which can then be used on raw tiles: released files have none.
+        Store whose statistics go into the checkpoint, which can then be used on raw tiles; released files have none.
     bands
-        Modality -> the bands of it that the weights take, in this order. None: those of the store's catalog entries, or
-        what is known of a released name.
+        Modality -> its bands that the weights take, in this order. None uses those of the store's catalog entries, or
+        what is known about a released name.
     report
-        Told of the bytes of a download.
+        Called with the bytes of a download.
 
     Returns
     -------
     Path
-        What was written.
+        The path that was written.
 
     Raises
     ------
     InputError
-        When the source is nothing of the kind, or does not fit what is wanted; nothing is left behind.
+        When the source is none of these, or does not fit the request; nothing is left behind.
     """
     audience = None if to is None else check_audience(to)
     if bands and store is None:
@@ -166,8 +167,8 @@ def _save(tensors: Mapping[str, Tensor], found: Imported, file: Path, to: Audien
         return
     size, patch = found.encoder.image_size, found.encoder.patch_size
     options = {**found.options, "input_size": size, "patch_size": patch}
-    # The pretraining code resumes from a Namespace. Fine-tuning reads the weights alone, with torch.load, whose default
-    # refuses one.
+    # The pretraining code resumes from a Namespace. The fine-tuning code reads only the weights, with torch.load, which
+    # refuses a Namespace by default.
     args = argparse.Namespace(**options) if to in ("sparse", "dense") else options
     with file.open("wb") as target:
         torch.save({"model": whole, "args": args}, target)

@@ -53,38 +53,38 @@ STAGES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
-    """Shape and behaviour of a `ConvNeXtV2`.
+    """Configuration of a `ConvNeXtV2`.
 
     Attributes
     ----------
     size
         Key of `SIZES`.
     patch_size
-        Pixels along a side of a patch, one position of the last stage; a multiple of 8.
+        Pixels along a side of a patch, which is one position of the last stage; a multiple of 8.
     image_size
-        Pixels along a side of what it is trained on; the network itself takes any multiple of a patch.
+        Pixels along a side of the training images; the network itself takes any multiple of a patch.
     in_channels
         Bands of the input.
     stem
         ``modified``: 3 x 3 convolution, LayerNorm, GELU, then a depthwise convolution with kernel = stride =
         patch_size / 8, LayerNorm. ``original``: one convolution with kernel = stride = patch_size / 8, LayerNorm.
-        ``halved``: the same with half of that, then LayerNorm and a 2 x 2 convolution with stride 2 (what timm makes of
-        a stem of 2 px); takes no mask.
+        ``halved``: like ``original`` with half that kernel, then LayerNorm and a 2 x 2 convolution with stride 2
+        (timm's form of a stem of 2 px); takes no mask.
     padding
-        ``same``: stages agree with the patch grid. ``reference``: as the released classification model,
-        first convolution unpadded, stem padded by (patch_size / 8) // 2; takes no mask.
+        ``same``: stages align with the patch grid. ``reference``: like the released classification model, first
+        convolution unpadded, stem padded by (patch_size / 8) // 2; takes no mask.
     grn
-        Where a mask is given, GRN's norm runs over the visible positions of each ``sample`` or of the whole
-        ``batch``; without one always over each sample.
+        With a mask, GRN's norm runs over the visible positions of each ``sample`` or of the whole ``batch``; without
+        one, always over each sample.
     grn_eps
         1e-6 in the released sparse encoder, 1e-4 in the released dense one.
     drop_path
-        Stochastic depth of the last block; it grows linearly from 0.
+        Stochastic depth of the last block; it increases linearly from 0.
     depths, widths
         Blocks and channels per stage, instead of those of ``size``.
     max_stride
-        Pixels along a side of the coarsest position: where a stage would exceed it, its convolutions are dilated instead
-        (what timm makes of stems of 8 px and more, with 32); takes no mask. None: no limit.
+        Pixels along a side of the coarsest position: the convolutions of a stage that would exceed it are dilated
+        instead (as timm does for stems of 8 px and more, with 32); takes no mask. None: no limit.
     """
 
     size: str = "atto"
@@ -115,13 +115,13 @@ class EncoderConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels along a side of one position of each stage."""
+        """Pixels along a side of one position, for each stage."""
         steps = (self.stem_stride * 2**stage for stage in range(STAGES))
         return tuple(step if self.max_stride is None else min(step, self._widest) for step in steps)
 
     @property
     def _widest(self) -> int:
-        """Stride from which on nothing is halved: the first that reaches the limit."""
+        """Stride at which downsampling ends: the first that reaches the limit."""
         widest = self.stem_stride
         while widest < (self.max_stride or 0):
             widest *= 2
@@ -129,7 +129,7 @@ class EncoderConfig:
 
     @property
     def maskable(self) -> bool:
-        """Whether positions of all stages agree with the patch grid, so that patches can be hidden."""
+        """Whether the positions of all stages align with the patch grid, so that patches can be hidden."""
         return self.padding == "same" and self.stem != "halved" and self.max_stride is None
 
     @property
@@ -307,9 +307,9 @@ class Downsample(nn.Module):
     Parameters
     ----------
     channels, out_channels
-        Before and behind it.
+        Before and after it.
     dilation
-        Pixels from one position of the kernel to the next in a convolution without a stride. None: it has a stride.
+        Distance between the kernel's positions in pixels, for a convolution without a stride. None: it has a stride.
     """
 
     def __init__(self, channels: int, out_channels: int, dilation: int | None = None) -> None:
@@ -321,7 +321,7 @@ class Downsample(nn.Module):
         self.behind = (dilation or 0) - self.before
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
-        """Features of one stage to those of the next, half as many a side, or as many where it is dilated."""
+        """Features of one stage to those of the next: half the side length, or the same if it is dilated."""
         y = where.hide(self.norm(x))
         if self.behind:
             y = functional.pad(y, (0, 0, self.before, self.behind, self.before, self.behind))
@@ -350,24 +350,25 @@ STEMS: dict[str, type[ModifiedStem] | type[OriginalStem]] = {
 
 
 class FeatureInfo(list[dict[str, Any]]):
-    """What the maps of an encoder are, as PyTorch image models (timm) say it: a dictionary a map, and its accessors.
+    """Description of an encoder's feature maps in the format of PyTorch image models (timm): one dictionary per map.
 
-    Each has ``num_chs`` (channels), ``reduction`` (pixels along a side of a position), ``module`` and ``index``.
+    Each dictionary has ``num_chs`` (channels), ``reduction`` (pixels along a side of a position), ``module`` and
+    ``index``.
     """
 
     @property
     def out_indices(self) -> tuple[int, ...]:
-        """Maps that there are."""
+        """Indices of the maps."""
         return tuple(range(len(self)))
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401 - a value, or a list
-        """Value of one map, or values of several; of all by default."""
+        """Value of one map, or values of several; by default of all."""
         if isinstance(idx, int):
             return self[idx][key]
         return [self[i][key] for i in (self.out_indices if idx is None else idx)]
 
     def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
-        """Return the dictionary of one map, or those of several; of all by default. ``keys``: these only."""
+        """Return the dictionary of one map, or those of several; by default all. ``keys`` selects entries."""
         if isinstance(idx, int):
             return {key: value for key, value in self[idx].items() if keys is None or key in keys}
         return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
@@ -381,12 +382,12 @@ class FeatureInfo(list[dict[str, Any]]):
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
-        """Return the names of the stages that make maps."""
+        """Return the names of the stages that produce the maps."""
         return self.get("module", idx)
 
 
 def _dilations(config: EncoderConfig) -> tuple[int, ...]:
-    """Dilation of each stage's blocks: what its stride lacks for doubling from stage to stage."""
+    """Dilation of each stage's blocks, which compensates for strides that no longer double from stage to stage."""
     return tuple(config.stem_stride * 2**stage // stride for stage, stride in enumerate(config.strides))
 
 
@@ -435,12 +436,12 @@ class ConvNeXtV2(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels along a side of one position of each stage, from fine to coarse."""
+        """Pixels along a side of one position, for each stage from fine to coarse."""
         return self.config.strides
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """What `forward_features` returns, in timm's form."""
+        """Description of what `forward_features` returns, in timm's format."""
         pairs = enumerate(zip(self.channels, self.strides, strict=True))
         return FeatureInfo(
             {"num_chs": width, "reduction": stride, "module": f"stages.{stage}", "index": stage}
@@ -462,8 +463,8 @@ class ConvNeXtV2(nn.Module):
             (B, H, W) bool, False where a pixel does not exist, whatever the mask says. None: all exist.
         visible
             Patches that the mask leaves in every sample (`mmearth_model.masking.visible_patches`). It has to be
-            right: on a GPU nothing is counted. None: they are, for which the host waits for the device and torch.compile
-            ends a graph.
+            right: on a GPU nothing is counted. None: they are, for which the host waits for the device and
+            torch.compile ends a graph.
 
         Returns
         -------
@@ -504,7 +505,7 @@ class ConvNeXtV2(nn.Module):
         whole = self.strides[-1]
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.shape[2] % whole or x.shape[3] % whole:
             raise InputError(
-                f"expected images of {self.config.in_channels} bands whose sides {whole} px patches divide, "
+                f"expected images with {self.config.in_channels} bands and sides that are multiples of {whole} px, "
                 f"got shape {tuple(x.shape)}; select bands, or crop or pad the images."
             )
         if not self.config.maskable and not (mask is None and pixels is None):
@@ -525,18 +526,18 @@ class ConvNeXtV2(nn.Module):
 
 
 class FeatureMaps(nn.Module):
-    """An encoder whose call returns the maps of all stages, as the decoders of other libraries take them.
+    """An encoder whose call returns the feature maps of all stages, in the form that third-party decoders expect.
 
     Parameters
     ----------
     encoder
-        Of `mmearth_model.load_encoder`.
+        Returned by `mmearth_model.load_encoder`.
     image
-        Put the image in front of the maps, as segmentation_models_pytorch does.
+        Return the image as the first map, as segmentation_models_pytorch expects.
 
     Examples
     --------
-    A head of plain PyTorch on all maps; ``encoder.channels`` and ``encoder.strides`` say what they are:
+    A head in plain PyTorch on all maps, whose sizes come from ``encoder.channels`` and ``encoder.strides``:
 
     >>> encoder = ConvNeXtV2(EncoderConfig(patch_size=8, in_channels=12))
     >>> encoder.channels, encoder.strides
@@ -549,7 +550,8 @@ class FeatureMaps(nn.Module):
     >>> torch.stack(grown).sum(0).shape
     torch.Size([1, 32, 64, 64])
 
-    Decoders of segmentation_models_pytorch (``smp``) and torchvision, which take the channels when they are made:
+    Decoders of segmentation_models_pytorch (``smp``) and torchvision, which take the channels as a constructor
+    argument:
 
     >>> backbone = FeatureMaps(encoder, image=True)
     >>> unet = smp.decoders.unet.decoder.UnetDecoder(
@@ -568,17 +570,17 @@ class FeatureMaps(nn.Module):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of what a call returns."""
+        """Channels of the maps that a call returns."""
         return (self.encoder.config.in_channels, *self.encoder.channels) if self.image else self.encoder.channels
 
     @property
     def output_stride(self) -> int:
-        """Pixels along a side of a position of the last map."""
+        """Pixels along a side of one position of the last map."""
         return self.encoder.strides[-1]
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """The maps in timm's form, without the image."""
+        """Description of the maps in timm's format, without the image."""
         return self.encoder.feature_info
 
     def forward(self, x: Tensor) -> list[Tensor]:

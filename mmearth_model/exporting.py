@@ -1,4 +1,4 @@
-"""Weights of ours under the names and shapes of others; `mmearth_model.conversion` says whose, and for whom."""
+"""Export weights under third-party names and shapes; see `mmearth_model.conversion` for the supported audiences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_audience(to: str) -> Audience:
     Raises
     ------
     InputError
-        Names the known ones.
+        Names the known audiences.
     """
     if to not in get_args(Audience):
         raise InputError(f"--to: expected {', '.join(get_args(Audience))}, got {to!r}.")
@@ -43,38 +43,36 @@ def check_audience(to: str) -> Audience:
 
 
 def export(found: Imported, to: Audience) -> Tensors:
-    """Tensors of a network under the names and shapes that an audience reads.
+    """Return the tensors of a network with the names and shapes that an audience reads.
 
     Raises
     ------
     InputError
-        When it has no place for such a network.
+        When the audience cannot represent such a network.
     """
     if to == "timm":
         return to_timm(found.tensors, found.encoder)
     if to == "finetune":
         return to_finetune(found.tensors, found.encoder)
     if found.model is None:
-        raise InputError(
-            f"--to {to}: expected a whole MP-MAE, got an encoder alone; export it --to finetune, or --to timm."
-        )
+        raise InputError(f"--to {to}: expected a whole MP-MAE, got an encoder alone; use --to finetune or --to timm.")
     tensors = to_released(found.tensors, found.model, to)
     return tensors | dense_classifier(found.encoder) if to == "dense" else tensors
 
 
 def to_released(tensors: Mapping[str, Tensor], model: MPMAEConfig, to: Audience) -> Tensors:
-    """Inverse of `from_released` for a whole network of ours; shared decoders are written once per task.
+    """Inverse of `from_released` for a whole network; shared decoders are written once per task.
 
     Raises
     ------
     InputError
-        When the released pretraining network is another.
+        When the network differs from the released pretraining network.
     """
     _check_stem(model.encoder, to)
     if model.decoder != "shared" or model.tile_norm != "shared":
         raise InputError(
             f"--to {to}: expected a whole network of preset reference, whose tasks share one decoder and one LayerNorm, got "
-            "one with parts for each task; export its encoder --to finetune."
+            "one with separate parts for each task; export its encoder with --to finetune."
         )
     theirs: Tensors = {}
     for name, tensor in tensors.items():
@@ -85,12 +83,12 @@ def to_released(tensors: Mapping[str, Tensor], model: MPMAEConfig, to: Audience)
 
 
 def to_finetune(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
-    """Write an encoder for the released fine-tuning code, which adds two axes to every tensor of GRN.
+    """Convert an encoder for the released fine-tuning code, which adds two axes to every GRN tensor.
 
     Raises
     ------
     InputError
-        When the released networks have no such stem.
+        When the released networks do not have such a stem.
     """
     _check_stem(encoder, "finetune")
     theirs: Tensors = {}
@@ -102,7 +100,7 @@ def to_finetune(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensor
 
 
 def dense_classifier(encoder: EncoderConfig) -> Tensors:
-    """Norm and head of the released dense encoder, which it has while pretraining too, and nothing reads."""
+    """Norm and head of the released dense encoder, which exist even in pretraining but are never used."""
     width = (encoder.widths or ())[-1]
     return {
         "encoder.norm.weight": torch.ones(width),
@@ -113,22 +111,22 @@ def dense_classifier(encoder: EncoderConfig) -> Tensors:
 
 
 def to_timm(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
-    """Inverse of `from_timm`, for an encoder with a stem of timm's; the norm of timm's head leaves features as they are.
+    """Inverse of `from_timm`, for an encoder with a timm stem; the norm of timm's head leaves features unchanged.
 
     Raises
     ------
     InputError
-        When the stem is another.
+        When the encoder has another stem.
     """
     if encoder.stem == "modified":
         raise InputError(
-            "--to timm: expected an encoder with the original stem, got modified, which timm has no place for; export it "
-            "as finetune, sparse or dense."
+            "--to timm: expected an encoder with the original stem, got the modified stem, which timm does not have; "
+            "use --to finetune, sparse or dense."
         )
     if encoder.stem == "original" and (encoder.stem_stride == 2 or timm_layout(encoder) != encoder):
         raise InputError(
             f"--to timm: expected a stem of 1 px, or of 3 to 7 px, got {encoder.stem_stride} px: timm halves once more "
-            "behind a stem of 2 px, and dilates convolutions behind one of 8 px and more; export it as finetune."
+            "after a stem of 2 px, and dilates convolutions after one of 8 px and more; use --to finetune."
         )
     width = (encoder.widths or ())[-1]
     theirs: Tensors = {"head.norm.weight": torch.ones(width), "head.norm.bias": torch.zeros(width)}
@@ -142,11 +140,11 @@ def to_timm(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
 
 def _check_stem(encoder: EncoderConfig, to: Audience) -> None:
     if encoder.stem == "halved" or encoder.max_stride is not None:
-        raise InputError(f"--to {to}: expected the modified or original stem, got one of timm's; export it --to timm.")
+        raise InputError(f"--to {to}: expected the modified or original stem, got a timm stem; use --to timm.")
 
 
 def _released_names(name: str, encoder: EncoderConfig, model: MPMAEConfig | None = None) -> Iterator[str]:
-    """Released names of one of our tensors, in the dense spelling."""
+    """Released names of one tensor, in the dense style."""
     if model is not None and name.startswith("model.decoders."):
         rest = name.removeprefix(f"model.decoders.{ALL_TASKS}.")
         yield from (f"decoder_dict.{task.name}.{rest}" for task in model.tasks)
@@ -166,7 +164,7 @@ def _released_names(name: str, encoder: EncoderConfig, model: MPMAEConfig | None
         if r"\1" not in ours and name.startswith(stem):
             yield theirs.replace("\\", "").rstrip("$") + name.removeprefix(stem)
             return
-    raise InputError(f"--to: the released format has no place for {name}: it holds networks of preset reference.")
+    raise InputError(f"--to: expected a network of preset reference, got one with {name}, which the format lacks.")
 
 
 def _dense(name: str, tensor: Tensor) -> tuple[str, Tensor]:
@@ -216,7 +214,7 @@ def _timm_name(name: str) -> str:
         return f"stem.{int(stem[1] == 'norm')}.{stem[2]}"
     block = re.match(r"stages\.(\d+)\.(\d+)\.(.+)$", name)
     if block is None:
-        raise InputError(f"--to timm: there is no place for {name}.")
+        raise InputError(f"--to timm: expected an encoder that timm can represent, got one with {name}.")
     parts = {
         "dwconv.": "conv_dw.", "pwconv1.": "mlp.fc1.", "pwconv2.": "mlp.fc2.", "grn.gamma": "mlp.grn.weight",
         "grn.beta": "mlp.grn.bias", "norm.": "norm.",

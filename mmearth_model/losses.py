@@ -37,25 +37,25 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """How losses are computed and summed.
+    """Options of the losses and their sum.
 
     Attributes
     ----------
     preset
         ``default`` and ``paper`` leave out what is missing. ``reference`` computes what the released code computes:
 
-        - raster/continuous: every value of a hidden patch counts, missing ones as the number that the published files
-          hold there (canopy height 127, ASTER -32768, Sentinel-2 0), or as the mean where that is not finite
-          (Sentinel-1); patches are averaged where their loss is not 0;
-        - raster/categorical: missing pixels are left out, and with them WorldCover's class 10, tree cover;
+        - raster/continuous: every value of a hidden patch counts; missing ones count as the number that the published
+          files hold there (canopy height 127, ASTER -32768, Sentinel-2 0), or as the mean if that is not finite
+          (Sentinel-1); the mean runs over patches whose loss is not 0;
+        - raster/categorical: missing pixels are left out, and so is WorldCover's class 10, tree cover;
         - tile/continuous: missing entries are left out;
-        - tile/categorical: a tile without a label is of class 0.
+        - tile/categorical: a tile without a label belongs to class 0.
 
         The values come from `mmearth_model.targets.reference_stand_ins`. It differs from the released code where that
-        stops or computes with NaN: a task with nothing to learn from in a batch is NaN there and contributes nothing
-        here; a missing Sentinel-2 input is a number or NaN there (see `reference_stand_ins`) and 0 here, which keeps
-        every loss finite; what a store never observed of a band counts as the mean here. The published files also spell
-        missing canopy heights as negative numbers (255 as int8 is -1); a store does not tell them apart, and takes 127.
+        stops or computes with NaN: a task without targets in a batch is NaN there and contributes nothing here; a
+        missing Sentinel-2 input is a number or NaN there (see `reference_stand_ins`) and 0 here, which keeps every loss
+        finite; a band never observed in the store counts as the mean here. The published files also use negative
+        numbers for missing canopy heights (255 as int8 is -1); a store does not distinguish them, and uses 127.
     weighting
         ``uncertainty``: sum of exp(-s) L + s with a learned s per task; ``unweighted``: sum of L.
     """
@@ -132,20 +132,20 @@ def task_loss(
     Parameters
     ----------
     task
-        What is predicted.
+        The predicted task.
     prediction
         (B, L, P) for rasters, (B, channels) for tiles.
     target
-        Normalised values or class indices, and which of them were observed.
+        Normalised values or class indices, and whether each was observed.
     mask
         (B, L) bool, True where hidden.
     config
-        Rules.
+        Options of the losses.
 
     Returns
     -------
     Tensor
-        Scalar, float32 (float64 where the prediction is); 0 where there is nothing to learn from.
+        Scalar, float32 (float64 if the prediction is); 0 if there is nothing to learn from.
     """
     config = config or LossConfig()
     if prediction.dtype != torch.float64:

@@ -91,16 +91,16 @@ def tasks_of(modalities: Iterable[Modality], preset: Preset = "default") -> tupl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MPMAEConfig:
-    """Shape and behaviour of an `MPMAE`.
+    """Configuration of an `MPMAE`.
 
     Attributes
     ----------
     encoder
         The encoder, whose ``in_channels`` are the bands of the input.
     tasks
-        What is predicted.
+        The tasks to predict.
     decoder
-        One decoder ``shared`` by all tasks, or one of its own ``per-task``.
+        One decoder ``shared`` by all tasks, or a separate one ``per-task``.
     decoder_dim, decoder_depth
         Channels and blocks of a decoder.
     decoder_grn_eps
@@ -108,13 +108,13 @@ class MPMAEConfig:
     tile_norm
         The LayerNorm before the pooling of tile tasks: ``per-task`` or ``shared``.
     drop_empty_pixels
-        Pixels that are 0 in all bands do not exist for the encoder, like hidden ones.
+        Treat pixels that are 0 in all bands as hidden.
     init
-        ``default``: standard deviation 0.02 throughout, cut at 2 deviations; ``reference``: as the released code, whose
-        helper cuts at an absolute 2: 1 (0.88 after the cut) for the encoder's depthwise and pointwise layers and all
-        dense convolutions (projection, depthwise convolution of the decoder, heads of pixels), 0.02 for the rest;
-        ``fan-in``: 1 / sqrt(inputs of the layer), for encoders narrower than the paper's: with 0.02 those begin
-        all but linear, and in a short run their features fall onto a few directions.
+        ``default``: standard deviation 0.02 throughout, truncated at 2 deviations. ``reference``: as in the released
+        code, whose helper truncates at an absolute 2: 1 (0.88 after truncation) for the encoder's depthwise and
+        pointwise layers and all dense convolutions (projection, depthwise convolution of the decoder, heads of pixels),
+        0.02 for the rest. ``fan-in``: 1 / sqrt(inputs of the layer), for encoders narrower than the paper's: with 0.02
+        those start out almost linear, and in a short run their features collapse onto a few directions.
     """
 
     encoder: EncoderConfig
@@ -268,7 +268,7 @@ class MPMAE(nn.Module):
             self._initialise_as_released()
 
     def _initialise_as_released(self) -> None:
-        """Cut the normal distribution at an absolute 2: 2 deviations of the wide layers, 100 of the others."""
+        """Truncate the normal distribution at an absolute 2: 2 deviations of the wide layers, 100 of the others."""
         wide = {id(layer) for layer in self._wide_layers()}
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):

@@ -1,8 +1,8 @@
-"""Reads pickles without trusting them.
+"""Reads untrusted pickles safely.
 
-A pickle is a program that may call anything that it can name. Here each name is looked up in a table of the reader's
-own, which answers with a class or an instance of this package that only keeps what it is given: no name is ever
-imported, and nothing that a pickle names is ever called.
+A pickle is a program that may call anything that it can name. Here, each name is looked up in the reader's own table,
+which returns a class or an instance from this package that only stores its arguments: no name is ever imported, and
+nothing that a pickle names is ever called.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ DAMAGED = (
     OverflowError,
     RecursionError,
 )
-"""What reading a pickle raises that is damaged, or made to mislead."""
+"""Exceptions raised by a damaged or malicious pickle."""
 MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""Names of modules in pickles of protocol 2 and before, which PyTorch writes."""
+"""Names of modules in pickles of protocol 2 and earlier, which PyTorch writes."""
 
 
 class Refused(pickle.UnpicklingError):
-    """A pickle asks for what it has no business with."""
+    """A pickle asks for something that is not allowed."""
 
 
 class Maker:
-    """Calls a function of ours where a pickle names a function; the pickle cannot change it.
+    """Calls our own function where a pickle names a function; the pickle cannot change it.
 
     Parameters
     ----------
     function
-        What is called with the pickle's arguments.
+        Function to call with the pickle's arguments.
     """
 
     __slots__ = ("_function",)
@@ -55,7 +55,7 @@ class Maker:
         self._function = function
 
     def __call__(self, *arguments: object) -> Any:  # noqa: ANN401 - whatever was pickled
-        """Make what the pickle asks for."""
+        """Create the object that the pickle asks for."""
         return self._function(*arguments)
 
     def __setstate__(self, state: object) -> None:
@@ -63,7 +63,7 @@ class Maker:
 
 
 class DType:
-    """Stands for `numpy.dtype`; plain numbers only."""
+    """Replacement for `numpy.dtype`; plain numbers only."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if not isinstance(code, str) or np.dtype(code).kind not in "biuf":
@@ -76,12 +76,12 @@ class DType:
 
 
 def number(dtype: DType, data: bytes) -> Any:  # noqa: ANN401 - a number of any type
-    """Read a scalar of NumPy.
+    """Read a NumPy scalar.
 
     Raises
     ------
     Refused
-        When it is no plain number.
+        When it is not a plain number.
     """
     if not isinstance(dtype, DType) or not isinstance(data, bytes):
         raise Refused("a scalar of objects")
@@ -99,7 +99,7 @@ NUMBERS: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "scalar"): Maker(number) for core in ("core", "_core")},
     ("_codecs", "encode"): Maker(_latin),
 }
-"""What NumPy's scalars are pickled with, and bytes in protocol 2."""
+"""Constructors of pickled NumPy scalars, and of bytes in protocol 2."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -111,32 +111,32 @@ class _Unpickler(pickle.Unpickler):
         self._persistent = persistent
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401 - pickle's signature
-        """Only what the reader's table answers; nothing is imported."""
+        """Return only what the reader's table contains; nothing is imported."""
         return self._lookup(PYTHON_2.get(module_name, module_name), global_name)
 
     def persistent_load(self, pid: Any, /) -> Any:  # noqa: ANN401 - pickle's signature
-        """Only what the reader knows."""
+        """Return only what the reader knows."""
         if self._persistent is None:
             raise Refused("an object outside the pickle")
         return self._persistent(pid)
 
 
 def load(file: BinaryIO, lookup: Callable[[str, str], Any], persistent: Callable[[Any], Any] | None = None) -> Any:  # noqa: ANN401 - whatever was pickled
-    """Value of the pickle that begins where a file is read next; the file is left behind its last byte.
+    """Load the pickle that starts at the current position of a file, and leave the position after its last byte.
 
     Parameters
     ----------
     file
-        Seekable.
+        Seekable file.
     lookup
-        (module, name) to what it stands for; raises `Refused`.
+        (module, name) to its replacement; raises `Refused`.
     persistent
-        What an object outside the pickle stands for. None: there are none.
+        Replacement for an object outside the pickle. None: there are none.
 
     Raises
     ------
     Refused
-        When the pickle asks for what the reader does not know.
+        When the pickle asks for something that the reader does not know.
     """
     start = file.tell()
     _scan(file)
@@ -146,7 +146,7 @@ def load(file: BinaryIO, lookup: Callable[[str, str], Any], persistent: Callable
 
 
 def _scan(file: BinaryIO) -> None:
-    """Refuse instructions that reach around the table, or that take memory which the file does not have."""
+    """Refuse instructions that bypass the table, or that need more memory than the file justifies."""
     start = file.tell()
     for operation, argument, position in pickletools.genops(file):
         if operation.name.startswith("EXT"):
@@ -156,5 +156,5 @@ def _scan(file: BinaryIO) -> None:
 
 
 def shown(module: str, name: str) -> str:
-    """Name that a pickle asks for, safe to print in one line."""
+    """Name that a pickle asks for, safe to print on one line."""
     return ascii(f"{module}.{name}"[:80])[1:-1]

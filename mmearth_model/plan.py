@@ -112,7 +112,7 @@ class TrainPlan:
     def epoch_before(self, step: int) -> float:
         """Count passes over all micro-batches before a step, as the released code does.
 
-        Those that do not fill a batch count in the length of an epoch, though no step is made of them.
+        Micro-batches that do not fill a batch count towards the length of an epoch, although no step is made from them.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         return epoch + within * self.recipe.accumulate / (self.tiles // self.recipe.micro_batch)
@@ -185,12 +185,12 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
 
 
 def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[Modality]) -> Mapping[str, Any]:
-    """Return what a recipe normalises by, ``[split][modality][level or "-"][band]`` -> ``{count, mean, std, ...}``.
+    """Return the statistics a recipe normalises by, ``[split][modality][level or "-"][band]`` -> ``{count, mean, ...}``.
 
     Raises
     ------
     InputError
-        When the published statistics are asked for and the store has none, or none of a modality.
+        When published statistics are requested and the store has none, or none for a modality.
     """
     if recipe.statistics == "store":
         return store.statistics

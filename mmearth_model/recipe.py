@@ -24,29 +24,30 @@ class TrainRecipe(BaseModel):
     Attributes
     ----------
     description
-        One line for people.
+        One-line description.
     preset
         How missing values, normalisation and decoders are treated: ``default``, ``paper``, ``reference``
         (see `mmearth_model.losses`).
     modalities
-        Names that take part; None takes all that the store has.
+        Names of the modalities that take part; None selects all of the store.
     exclude
         Names that are not learned, whatever ``modalities`` says.
     inputs
-        Names that feed the encoder, in the store's order; None takes those whose catalog entries say ``input: true``.
+        Names of the modalities that feed the encoder, in the store's order; None selects those with ``input: true`` in
+        the catalog.
     bands
-        Modality -> the bands of it that the model sees, in this order; others see those of the catalog entry
-        (``{sentinel2: [B4, B3, B2]}`` makes an encoder for photographs).
+        Modality -> its bands that the model sees, in this order; other modalities use those of the catalog entry
+        (``{sentinel2: [B4, B3, B2]}`` makes an encoder for RGB images).
     size, stem, depths, widths
         Encoder, see `mmearth_model.encoder`; depths and widths replace those of ``size``.
     image_size
-        Pixels a side of the random crop; None takes 7/8 of the tile (56 of 64, 112 of 128).
+        Pixels per side of the random crop; None means 7/8 of the tile (56 of 64, 112 of 128).
     patch_size
-        Pixels a side of a patch; None takes a seventh of the crop (8 of 56, 16 of 112).
+        Pixels per side of a patch; None means a seventh of the crop (8 of 56, 16 of 112).
     mask_ratio
-        Share of the patches that is hidden.
+        Share of the patches that are hidden.
     flips
-        Mirror each crop along either axis with odds 1/2, all modalities alike.
+        Flip each crop along either axis with probability 1/2, all modalities alike.
     decoder
         ``shared`` or ``per-task``; None follows the preset.
     decoder_dim, decoder_depth
@@ -58,45 +59,45 @@ class TrainRecipe(BaseModel):
     weighting
         ``uncertainty`` (learned) or ``unweighted``.
     statistics
-        What inputs and targets are normalised by: ``store``, its train split; ``published``, the ``band_stats.json`` of
-        the data set that the store was imported from.
+        Statistics for normalising inputs and targets: ``store``, those of its train split; ``published``, the
+        ``band_stats.json`` of the data set that the store was imported from.
     epochs
         Passes over the training tiles.
     warmup
         Share of all steps in which the learning rate rises linearly (0.2: the paper's 40 of 200 epochs).
     schedule
-        ``default``: the first step has the first rate above 0; ``released``, as the released code: the rate of a step is
-        that of the share of the run before it, so that the first step has rate 0, and micro-batches that do not fill a
-        batch at the end of an epoch take their share of the epoch.
+        ``default``: the first step has the first rate above 0. ``released``, as in the released code: the rate of a
+        step depends on the share of the run before it, so the first step has rate 0, and micro-batches that do not fill
+        a batch at the end of an epoch count towards its length.
     batch_size
-        Tiles of one optimiser step.
+        Tiles per optimiser step.
     device_batch
-        Tiles that go through the model at once, at most; the gradients of the rest of the batch are accumulated.
+        Maximum number of tiles per forward pass; gradients are accumulated up to the batch size.
     base_lr
-        Peak learning rate of a batch of 256; the rate in force is ``base_lr * batch_size / 256``.
+        Peak learning rate for a batch of 256; the actual rate is ``base_lr * batch_size / 256``.
     min_lr
         Learning rate at the end of the cosine.
     betas, weight_decay
-        AdamW. Decay spares biases and one-dimensional parameters (the mask token is decayed).
+        AdamW options. Decay does not apply to biases and one-dimensional parameters (but does to the mask token).
     clip_norm
-        Largest gradient norm; None does not clip (as the paper).
+        Largest gradient norm; None does not clip (as in the paper).
     slice_images
         Images per forward pass on a CPU, whose cache holds few; None chooses.
     engine
-        How hidden patches are left out: ``auto`` gathers the visible ones, ``masked`` computes all, ``fused`` gathers and
-        uses our Triton kernels on a GPU. All give the same to rounding.
+        How hidden patches are skipped: ``auto`` gathers the visible ones, ``masked`` computes all, ``fused`` gathers
+        and uses our Triton kernels on a GPU. The results are equal up to rounding.
     precision
-        ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a GPU that has it.
+        ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a GPU that supports it.
     seed
-        Decides initial weights, order, crops and masks.
+        Seed of initial weights, order, crops and masks.
     checkpoint_epochs
         Epochs between checkpoints.
     keep
-        Checkpoints that are kept, the latest ones.
+        Number of latest checkpoints to keep.
     figure_epochs
-        Epochs between pictures of what is reconstructed, in ``figures/`` of the run; 0: none.
+        Epochs between pictures of reconstructions, in ``figures/`` of the run; 0: none.
     loggers
-        ``tensorboard``, ``wandb``: beside ``log.csv``, which is always written.
+        ``tensorboard``, ``wandb``: in addition to ``log.csv``, which is always written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

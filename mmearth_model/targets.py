@@ -49,15 +49,15 @@ REFERENCE_MISSING_CODES: Mapping[str, tuple[int, ...]] = {"esa_worldcover": (10,
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a task should have predicted.
+    """Target of a task.
 
     Attributes
     ----------
     values
-        Continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, but for modalities with a
+        Continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, except for modalities with a
         stand-in (`Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
     valid
-        bool, same shape: observed, and learnable.
+        bool, same shape: True where observed and learnable.
     """
 
     values: Tensor
@@ -135,23 +135,23 @@ class Window:
 
 
 class Normaliser:
-    """Turns raw batches into what the model takes.
+    """Converts raw batches into the model's inputs and targets.
 
     Parameters
     ----------
     modalities
-        All that are used, as in the catalog (``model_bands`` decide what the model sees).
+        All modalities in use, as in the catalog (``model_bands`` determine what the model sees).
     statistics
-        ``[split][modality][level or "-"][band]`` -> ``{count, mean, std, ...}``. ``train`` is used; ``all`` where
-        train holds none of a modality and level. A band that was never observed carries no loss and is 0 as input.
+        ``[split][modality][level or "-"][band]`` -> ``{count, mean, std, ...}``. ``train`` is used, or ``all`` if train
+        has no values of a modality and level. A band that was never observed has no loss and is 0 as input.
     inputs
         Names of the modalities that feed the encoder, in the order of its channels.
     targets
-        Names of those that are predicted; default none.
+        Names of the predicted modalities; by default none.
     missing_codes
         Modality -> class codes that count as missing (`REFERENCE_MISSING_CODES`).
     stand_ins
-        Modality -> stored value, or class code, that a target takes where nothing was observed (`reference_stand_ins`).
+        Modality -> stored value, or class code, used as the target where nothing was observed (`reference_stand_ins`).
         A quantity stays marked as missing, whatever its value; a class counts as observed.
     """
 
@@ -234,7 +234,7 @@ class Normaliser:
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
 
     def _shown(self, name: str, target: Target) -> Tensor:
-        """Values as the encoder sees them: 0 where missing, whatever stands in for them in the target."""
+        """Values as the encoder sees them: 0 where missing, whatever the target's stand-in."""
         return torch.where(target.valid, target.values, 0.0) if name in self.stand_ins else target.values
 
     def to_config(self) -> dict[str, Any]:
@@ -303,16 +303,16 @@ class Normaliser:
 
 
 def reference_stand_ins(modalities: Iterable[Modality]) -> dict[str, float]:
-    """Find the stored values that the released code learns from where nothing was observed.
+    """Find the stored values that the released code uses as targets where nothing was observed.
 
-    It normalises first and looks for missing values afterwards, in units that no longer fit: so the numbers that
-    the published files hold there (ASTER -32768, canopy height 127, Sentinel-2 0) are quantities like any other.
-    Only what is not finite (Sentinel-1) becomes the mean. A tile without a biome or ecoregion is a row of zeros there,
-    whose largest entry is the first: class 0.
+    The released code normalises first and looks for missing values afterwards, in units that no longer match. The
+    numbers that the published files hold there (ASTER -32768, canopy height 127, Sentinel-2 0) are therefore treated as
+    ordinary quantities. Only values that are not finite (Sentinel-1) become the mean. A tile without a biome or
+    ecoregion is a row of zeros, whose largest entry is the first: class 0.
 
-    This is about targets. A missing input is 0 after normalising, as in the other presets, and a pixel without any band
-    does not exist for the encoder. The released code means to do the same, but feeds the number of the file, z-scored,
-    and NaN where a value equals the mean of its band to the last bit; its loss would be NaN, so we do not repeat that.
+    This applies to targets only. A missing input is 0 after normalising, as in the other presets, and a pixel without
+    any band is treated as hidden. The released code intends the same, but uses the z-scored number of the file, and NaN
+    where a value exactly equals the mean of its band. Its loss would then be NaN, so this is not reproduced.
     """
     published = published_missing_values()
     found: dict[str, float] = {}

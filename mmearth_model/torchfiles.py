@@ -1,12 +1,13 @@
-"""Reads what ``torch.save`` wrote, without PyTorch's unpickler and without running anything.
+"""Reads files written by ``torch.save``, without PyTorch's unpickler and without running anything.
 
-A file holds a pickle, which says how tensors are put together, and the numbers themselves. The pickle is read with a
-table of names (`mmearth_model.pickles`): tensors, parameters and ordered dictionaries become records of this module.
-Every other name becomes an inert `Placeholder`, which may occur inside ``args`` only, the options of the run. They
-hold whatever that program put there: paths, devices, NumPy scalars. Outside ``args`` the file is refused for one.
-Names of what can run something (``os.system``, ``builtins.eval``) are refused everywhere: no honest file has them.
+A file holds a pickle, which describes how tensors are assembled, and the numbers themselves. The pickle is read with a
+table of allowed names (`mmearth_model.pickles`): tensors, parameters and ordered dictionaries become records of this
+module. Every other name becomes an inert `Placeholder`, which is allowed only inside ``args``, the options of the run.
+These contain whatever the training program put there: paths, devices, NumPy scalars. A placeholder outside ``args``
+makes the file invalid. Names that can run something (``os.system``, ``builtins.eval``) are refused everywhere, because
+no legitimate file contains them.
 
-Each tensor is checked against the numbers that the file has, and only then are any of them read.
+Each tensor is checked against the size of the numbers in the file before any of them are read.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OPTIONS = "args"
 ZIP = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-"""First two pickles of a file of PyTorch 1.5 or before (``torch.serialization``)."""
+"""First two pickles of a file written by PyTorch 1.5 or earlier (``torch.serialization``)."""
 LENGTH_BYTES = 8
 
 STORAGES = {
@@ -49,18 +50,18 @@ DATA_TYPES = frozenset((
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
     "slice", "str", "tuple", "type",
 ))  # fmt: skip
-"""Builtins that make values; the others act."""
+"""Builtins that only create values; the others have effects."""
 ACTING = frozenset((
     "asyncio", "bdb", "builtins", "cProfile", "code", "codeop", "commands", "ctypes", "importlib", "marshal",
     "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "pip", "posix", "profile", "pty", "runpy", "shutil",
     "socket", "subprocess", "sys", "threading", "timeit", "webbrowser",
 ))  # fmt: skip
-"""Modules whose functions run something, or reach what does."""
+"""Modules whose functions run something, or give access to something that does."""
 ATOMS = frozenset((NoneType, bool, int, float, complex, str, bytes, torch.dtype))
 
 
 class Placeholder:
-    """Stands for anything that a pickle names: keeps arguments and state, does nothing.
+    """Placeholder for anything that a pickle names: stores arguments and state, does nothing.
 
     Attributes
     ----------
@@ -75,7 +76,7 @@ class Placeholder:
     state: Any
 
     def __new__(cls, *arguments: Any, **_: Any) -> Self:
-        """Take any arguments, as what it stands for may."""
+        """Accept any arguments, as the original might."""
         made = super().__new__(cls)
         made.arguments, made.state = arguments, None
         return made
@@ -84,24 +85,24 @@ class Placeholder:
         self.state = state
 
     def __setitem__(self, key: object, value: object) -> None:
-        """Take an item of a mapping, and drop it."""
+        """Accept an item of a mapping and drop it."""
 
     def __call__(self, *_: Any, **__: Any) -> Self:
         """Do nothing."""
         return self
 
     def append(self, item: object) -> None:
-        """Take an item of a sequence, and drop it."""
+        """Accept an item of a sequence and drop it."""
 
     def extend(self, items: object) -> None:
-        """Take items of a sequence, and drop them."""
+        """Accept items of a sequence and drop them."""
 
     def add(self, item: object) -> None:
-        """Take an item of a set, and drop it."""
+        """Accept an item of a set and drop it."""
 
 
 class Ordered(dict[Any, Any]):
-    """Stands for `collections.OrderedDict`; what else was pickled with one (``_metadata``) is dropped."""
+    """Replacement for `collections.OrderedDict`; anything else pickled with one (``_metadata``) is dropped."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -109,12 +110,12 @@ class Ordered(dict[Any, Any]):
 
 @dataclass(frozen=True)
 class StorageType:
-    """Stands for a class of storages.
+    """Replacement for a class of storages.
 
     Attributes
     ----------
     dtype
-        Of its numbers.
+        Type of its numbers.
     """
 
     dtype: torch.dtype
@@ -125,16 +126,16 @@ class StorageType:
 
 @dataclass(slots=True)
 class Storage:
-    """Numbers of a file, not yet read.
+    """A storage of a file whose numbers have not been read yet.
 
     Attributes
     ----------
     key
-        Where they are.
+        Key of the storage in the file.
     dtype
-        Of each.
+        Type of each number.
     count
-        How many the pickle says there are.
+        Number of elements according to the pickle.
     """
 
     key: str
@@ -144,18 +145,18 @@ class Storage:
 
 @dataclass(slots=True)
 class StoredTensor:
-    """A tensor of a file, not yet read.
+    """A tensor of a file whose numbers have not been read yet.
 
     Attributes
     ----------
     storage
-        Its numbers.
+        Storage of its numbers.
     offset
-        First of them, in elements of ``dtype``.
+        Offset of its first number, in elements of ``dtype``.
     size, stride
-        As of a tensor.
+        As in a tensor.
     dtype
-        Of its elements.
+        Type of its elements.
     """
 
     storage: Storage
@@ -165,7 +166,7 @@ class StoredTensor:
     dtype: torch.dtype
 
     def problem(self) -> str | None:
-        """Say what is wrong with it, if anything: it takes numbers that its storage has, each at most once."""
+        """Describe what is wrong with it, if anything: it must use numbers of its storage, each at most once."""
         numbers = (self.offset, *self.size, *self.stride) if type(self.size) is type(self.stride) is tuple else (None,)
         if not isinstance(self.storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
             return "a tensor of no shape"
@@ -202,14 +203,14 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("torch.storage", "UntypedStorage"): StorageType(torch.uint8),
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
 }
-"""(module, name) in a pickle -> what it stands for here, wherever it occurs."""
+"""(module, name) in a pickle -> its replacement here, wherever it occurs."""
 
 
 class Numbers(Protocol):
-    """Where a file keeps the numbers of its storages."""
+    """Where a file stores the numbers of its storages."""
 
     def size(self, storage: Storage) -> int | None:
-        """Bytes of a storage; None: the file has none of that key."""
+        """Size of a storage in bytes; None if the file has no storage with that key."""
         ...
 
     def read(self, storage: Storage) -> bytes:
@@ -219,14 +220,14 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True)
 class TorchFile:
-    """Content of a file of ``torch.save``: what it is made of was checked, and no number was read.
+    """Content of a file of ``torch.save``: its structure has been checked, but no numbers have been read.
 
     Attributes
     ----------
     content
         Mappings, sequences, plain values and `StoredTensor`; `Placeholder` inside ``args`` only.
     numbers
-        Of its storages.
+        Numbers of its storages.
     """
 
     content: dict[Any, Any]
@@ -234,7 +235,7 @@ class TorchFile:
     _read: dict[str, Tensor] = field(default_factory=dict)
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """Read a tensor; those that share numbers in the file share memory."""
+        """Read a tensor; tensors that share numbers in the file share memory."""
         storage = stored.storage
         if storage.key not in self._read:
             content = bytearray(self.numbers.read(storage))
@@ -243,7 +244,7 @@ class TorchFile:
         return torch.as_strided(flat, stored.size, stored.stride, stored.offset)
 
     def options(self) -> dict[str, Any]:
-        """``args`` as plain values, NumPy's numbers included; what else is in there is left out."""
+        """``args`` as plain values, including NumPy's numbers; everything else in there is left out."""
         args = self.content.get(OPTIONS)
         found = args.state if isinstance(args, Placeholder) else args
         if not isinstance(found, dict):
@@ -253,18 +254,18 @@ class TorchFile:
 
 
 def read_torch(file: Path) -> TorchFile:
-    """Read a file of ``torch.save``.
+    """Read a file written by ``torch.save``.
 
     Parameters
     ----------
     file
-        In the format of today (a zip archive) or that of PyTorch 1.5 and before.
+        In the current format (a zip archive) or that of PyTorch 1.5 and earlier.
 
     Raises
     ------
     FileInputError
-        When it is missing, cut short or damaged, or names anything but tensors, containers and numbers outside
-        ``args``; nothing of it was executed.
+        When the file is missing, truncated or damaged, or names anything but tensors, containers and numbers outside
+        ``args``; nothing in it was executed.
     """
     try:
         with file.open("rb") as opened:
@@ -274,18 +275,18 @@ def read_torch(file: Path) -> TorchFile:
     except Refused as error:
         raise FileInputError(
             file,
-            f"expected tensors and options only, got a pickle that asks for {error}; nothing of it was executed. Use a "
+            f"expected tensors and options only, got a pickle that asks for {error}; nothing in it was executed. Use a "
             "file from a source that you trust.",
         ) from None
     except DAMAGED as error:
         raise FileInputError(
             file,
-            f"expected a whole file of torch.save, got a damaged one, or something else ({ascii(str(error))[1:81]}); "
-            "nothing of it was executed. Download it again.",
+            f"expected a complete file of torch.save, got a damaged or other file ({ascii(str(error))[1:81]}); "
+            "nothing in it was executed. Download it again.",
         ) from None
     except (OSError, zipfile.BadZipFile) as error:
         text = " ".join(str(error).split())[:200]
-        raise FileInputError(file, f"expected a whole file of weights, got: {text}; download it again.") from None
+        raise FileInputError(file, f"expected a complete file of weights, got: {text}; download it again.") from None
     return found
 
 
@@ -390,7 +391,7 @@ def _read_legacy(file: Path) -> TorchFile:
 
 
 def _check(found: TorchFile) -> None:
-    """Refuse placeholders outside the options, and tensors that need other numbers than the file has."""
+    """Refuse placeholders outside the options, and tensors whose numbers do not match those in the file."""
     if not isinstance(found.content, dict):
         raise Refused(f"{_named(found.content)} instead of a dictionary of weights")
     left = [part for key, value in found.content.items() for part in (key, value) if key != OPTIONS]

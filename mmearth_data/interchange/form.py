@@ -194,9 +194,9 @@ def published_form() -> PublishedForm:
 
 
 def published_missing_values() -> dict[str, float]:
-    """Modality -> number that the published files hold where nothing was observed; infinite and NaN ones included.
+    """Modality -> fill value of the published files where nothing was observed, including infinities and NaN.
 
-    One-hot arrays (biome, eco_region) hold zeros only there.
+    One-hot arrays (biome, eco_region) hold only zeros there.
     """
     return {array.modality: array.fill for array in published_form().arrays}
 

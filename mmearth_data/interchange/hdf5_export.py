@@ -52,7 +52,7 @@ COMPRESSORS = 4
 DIGEST = "mmearth_store"
 """Attribute of an exported file: digest of the store that it was made from."""
 FILLED = "filled"
-"""Attribute of an exported file: what stands in for missing values, as given with ``--fill``."""
+"""Attribute of an exported file: the ``--fill`` options it was written with."""
 IDENTITY_STATISTICS = {"mean": 0.0, "std": 1.0, "min": 0.0, "max": 1.0}
 """Of a band in which nothing was observed: normalising with them changes nothing, and no reader fails."""
 TINY_STD = 1e-6
@@ -90,12 +90,12 @@ def export_published(
 
 
 def _is_exported(path: Path, identity: Mapping[str, str]) -> bool:
-    """Whether this store was exported there before, and filled alike.
+    """Whether this store was already exported there with the same fill options.
 
     Raises
     ------
     InputError
-        When another one was, or the folder is taken by something else.
+        When another store was, or the folder is taken by something else.
     """
     if not path.parent.exists():
         return False
@@ -120,21 +120,21 @@ class OutArray:
 
 
 class Export:
-    """What every part of one export needs to know.
+    """What every part of one export needs.
 
     Parameters
     ----------
     store
-        A finished store; a selection of modalities is respected, one of tiles is not.
+        A finished store; a selection of modalities is respected, a selection of tiles is not.
     form
-        The published form.
+        The published format.
     fill
-        Modality -> ``mean``: what is written where nothing was observed.
+        Modality -> ``mean``: what to write where nothing was observed.
 
     Attributes
     ----------
     identity
-        Attributes of the file that tell this export from others.
+        Attributes of the file that identify this export.
 
     Raises
     ------
@@ -246,7 +246,7 @@ class Export:
         return arrays, observed
 
     def _filled(self, m: Modality, values: np.ndarray[Any, Any], commit: Commit) -> np.ndarray[Any, Any]:
-        """Put means where nothing was observed, for modalities of which that was asked."""
+        """Write means where nothing was observed, for the modalities of ``fill``."""
         means = self._means.get(m.name)
         return values if means is None else means.fill(values, commit.columns["s2_level"])
 

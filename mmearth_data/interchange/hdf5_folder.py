@@ -92,26 +92,26 @@ class OpenArray:
 
 
 class PublishedFolder:
-    """One data set, open: arrays, ids and splits of its rows, and where their entries of tile_info stand.
+    """One open data set: arrays, ids and splits of its rows, and the position of their entries in tile_info.
 
     Attributes
     ----------
     files
-        Its files.
+        Paths of its files.
     arrays
-        Arrays that it has.
+        The arrays it contains.
     size_px
-        Pixels a side.
+        Pixels per side.
     ids
         (rows,) published ids.
     scenes
-        (rows,) place and time of each tile, see `mmearth_data.interchange.entries.Scene`.
+        (rows,) location and time of each tile, see `mmearth_data.interchange.entries.Scene`.
     split
-        (rows,) split codes of the store.
+        (rows,) split codes as used in the store.
     unused_entries
         Entries of tile_info without a row.
     band_stats
-        Content of the file of that name.
+        Content of ``NAME_band_stats.json``.
     """
 
     def __init__(self, files: Files, file: h5py.File, form: PublishedForm, catalog: Catalog) -> None:

@@ -1,4 +1,4 @@
-"""Missing values in an export: what readers of the published form take them for, and means in their place."""
+"""Missing values in an export: how the released code treats them, and how means replace them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEAN = "mean"
 
 
 def summary_of(store: Store, modality: str, level: str, band: str) -> Mapping[str, Any] | None:
-    """Statistics of a band: of the train split, else of all tiles, else None."""
+    """Statistics of a band over the train split; over all tiles if the train split has none; else None."""
     for split in ("train", "all"):
         entry: Mapping[str, Any] | None = store.statistics[split].get(modality, {}).get(level, {}).get(band)
         if entry and entry["count"]:
@@ -34,27 +34,27 @@ def summary_of(store: Store, modality: str, level: str, band: str) -> Mapping[st
 def check_fill(
     fill: Mapping[str, str], arrays: Mapping[str, PublishedArray], modalities: Mapping[str, Modality]
 ) -> None:
-    """Refuse what cannot be filled.
+    """Refuse modalities that cannot be filled, and unknown fill words.
 
     Parameters
     ----------
     fill
         Modality -> ``mean``.
     arrays
-        Modality -> the published array of it, of those that are exported.
+        Modality -> its published array, for the exported modalities.
     modalities
-        Of the store, by name.
+        Modalities of the store, by name.
 
     Raises
     ------
     InputError
-        Naming the modality or the word.
+        Names the modality or the fill word.
     """
     can = [name for name in arrays if modalities[name].kind.is_continuous and modalities[name].stored]
     for name, word in fill.items():
         if name not in can:
             raise InputError(
-                f"--fill: expected a continuous modality that the export holds ({', '.join(can) or 'it holds none'}), got "
+                f"--fill: expected a continuous modality of the export ({', '.join(can) or 'it holds none'}), got "
                 f"{name!r}."
             )
         if word != MEAN:
@@ -62,20 +62,20 @@ def check_fill(
 
 
 class Means:
-    """Means of one modality's bands, in the stored type.
+    """Means of one modality's bands.
 
     Parameters
     ----------
     store
-        Whose statistics are taken: of the train split, where it holds none of all tiles.
+        Store whose statistics are used: those of the train split, or of all tiles if the train split has none.
     modality
-        A continuous one.
+        A continuous modality.
 
     Attributes
     ----------
     values
-        (levels + 1, bands) float64 by code of the Sentinel-2 level, the last row for tiles of no level; rounded half away
-        from zero where the store holds integers; NaN where nothing was observed.
+        (levels + 1, bands) float64, indexed by the code of the Sentinel-2 level; the last row is for tiles without a
+        level. Rounded half away from zero if the store holds integers; NaN where nothing was observed.
     """
 
     def __init__(self, store: Store, modality: Modality) -> None:
@@ -93,7 +93,7 @@ class Means:
         return mean if self.modality.dtype.kind == "f" else math.copysign(math.floor(abs(mean) + 0.5), mean)
 
     def fill(self, values: np.ndarray[Any, Any], level: NDArray[np.uint8]) -> np.ndarray[Any, Any]:
-        """Replace what is missing of (n, band, ...) stored values of tiles with (n,) level codes."""
+        """Replace missing values in (n, band, ...) stored values of tiles with (n,) level codes."""
         means = self.values[np.minimum(level, len(self.levels) - 1)].reshape(
             *values.shape[:2], *(1,) * (values.ndim - 2)
         )
@@ -101,7 +101,7 @@ class Means:
         return np.where(gone, np.nan_to_num(means).astype(values.dtype), values)
 
     def describe(self, count: int) -> str:
-        """Say in a sentence what is written where nothing was observed."""
+        """Describe in one sentence what is written for missing values."""
         rows = {
             level: row for level, row in zip(self.levels, self.values.tolist(), strict=True) if np.isfinite(row).any()
         }
@@ -118,14 +118,15 @@ class Means:
 def taken_for_values(
     store: Store, arrays: Mapping[str, PublishedArray], filled: Sequence[str]
 ) -> dict[str, tuple[int, float]]:
-    """Count missing values that the released training code takes for values: a modality's and their number.
+    """Count the missing values that the released training code treats as data.
 
-    It normalises before it looks for missing values, and finds those only that are not finite.
+    It normalises before it looks for missing values, and then recognises only those that are not finite.
 
     Returns
     -------
     dict
-        Modality -> (missing values in bands that models see, the number that is written for them); none with 0.
+        Modality -> (missing values in the bands that models see, the number written for them), without counts
+        of 0.
     """
     found = {}
     for name, array in arrays.items():
@@ -147,7 +148,7 @@ def missing_values(store: Store, m: Modality) -> int:
 
 
 def warning_of(found: Mapping[str, tuple[int, float]]) -> str:
-    """One line about `taken_for_values`."""
+    """Format the counts of `taken_for_values` in one line."""
     counts = ", ".join(f"{count:,} of {name} ({number:g})" for name, (count, number) in found.items())
     options = " ".join(f"--fill {name}=mean" for name in found)
-    return f"Missing values that the released training code takes for values: {counts}; {options} replaces them."
+    return f"Missing values that the released training code treats as data: {counts}; {options} replaces them."

@@ -1,4 +1,4 @@
-"""The statistics that a published data set came with: kept by the import, given back as the store words its own."""
+"""Statistics published with a data set: kept by the import, and returned in the format of a store's own."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ NO_LEVEL = "-"
 
 
 def published_statistics(store: Store, modalities: Sequence[str]) -> dict[str, Any]:
-    """Return the statistics of the data set that a store was imported from, in the form of `Store.statistics`.
+    """Return the statistics of the data set that a store was imported from, in the format of `Store.statistics`.
 
     Parameters
     ----------
     store
-        Made by `mmearth_data.import_hdf5`, or a subset of such a store.
+        A store made by `mmearth_data.import_hdf5`, or a subset of such a store.
     modalities
-        Continuous modalities that are wanted.
+        Continuous modalities to return.
 
     Returns
     -------
     dict
-        ``["train"][modality][level or "-"][band]`` -> ``{count, mean, std}``. The file does not say how many values it was
-        made of: ``count`` is 1, or 0 where mean or deviation is not a finite number.
+        ``["train"][modality][level or "-"][band]`` -> ``{count, mean, std}``. The file does not record the number of
+        values: ``count`` is 1, or 0 where mean or deviation is not a finite number.
 
     Raises
     ------
     InputError
-        When the store came without, or they lack a modality.
+        When the store has no published statistics, or they lack a modality.
     """
     content = restored(store.source.get(BAND_STATS))
     if not isinstance(content, dict):
         raise InputError(
             f"--statistics published: expected a store with the band_stats.json of an imported data set, got {store.path} "
-            f"(source: {store.source.get('name', 'unknown')}) without; use --statistics store, or import the data set again."
+            f"(source: {store.source.get('name', 'unknown')}) without one; use --statistics store, or import the data set again."
         )
     arrays = {array.modality: array for array in published_form().arrays}
     found = {name: _levels(content, arrays[name]) if name in arrays else None for name in modalities}
@@ -59,7 +59,7 @@ def published_statistics(store: Store, modalities: Sequence[str]) -> dict[str, A
 
 
 def _levels(content: Mapping[str, Any], array: PublishedArray) -> dict[str, dict[str, dict[str, float]]] | None:
-    """Level -> band -> {count, mean, std} of one array; None where the file does not have them all."""
+    """Level -> band -> {count, mean, std} of one array; None if the file lacks any of them."""
     keys = array.statistics or {NO_LEVEL: array.name}
     found = {}
     for level, key in keys.items():

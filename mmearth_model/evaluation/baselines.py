@@ -171,26 +171,26 @@ def own_input(task: LabelledSet) -> Normaliser:
 
 
 def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]:
-    """Load plain ConvNeXt V2 weights, as its authors or timm publish them, and the modality cut to its RGB bands.
+    """Load plain ConvNeXt V2 weights, as published by its authors or timm, and the modality reduced to its RGB bands.
 
     Parameters
     ----------
     path
-        A file that `mmearth_model.conversion.import_weights` reads; nothing in it can run.
+        A file that `mmearth_model.conversion.import_weights` reads; nothing in it is executed.
     modality
-        Whose picture bands are red, green and blue.
+        Modality whose picture bands are red, green and blue.
 
     Raises
     ------
     FileInputError
-        When it holds another architecture, or takes other bands.
+        When the file holds another architecture, or takes other bands.
     """
     encoder = encoder_of_file(path)
     bands, stem = encoder.config.in_channels, encoder.config.stem
     if bands != len(modality.display.bands) or stem == "modified":
         raise FileInputError(
             path,
-            f"expected the weights of a plain ConvNeXt V2 for red, green and blue, got an encoder of {bands} bands with the "
-            f"{stem} stem; convert it and evaluate the checkpoint.",
+            f"expected weights of a plain ConvNeXt V2 for red, green and blue, got an encoder with {bands} bands and "
+            f"the {stem} stem; convert it and evaluate the checkpoint.",
         )
     return encoder, replace(modality, model_bands=modality.display.bands)

@@ -150,37 +150,37 @@ def evaluate(
     device: str = "auto",
     report: Callable[[str, int, int], None] = lambda encoder, tiles, total: None,
 ) -> Evaluation:
-    """Probe frozen encoders, and what they must beat.
+    """Probe frozen encoders and baselines.
 
     Parameters
     ----------
     checkpoints
-        From `mmearth_model.load_checkpoint`; none compares the baselines alone.
+        Loaded by `mmearth_model.load_checkpoint`; without any, only the baselines are compared.
     store
-        Tiles of the tasks that are cut from a store; None where there are none.
+        Store of the tasks that are derived from one; None if there are none.
     tasks
-        Sets, or names of them: ``store:MODALITY``, ``NAME=PATH``; see `mmearth_model.tasks.open_task`.
+        Tasks, or names of them: ``store:MODALITY``, ``NAME=PATH``; see `mmearth_model.tasks.open_task`.
     protocols
-        ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (AdamW on frozen features, 100 epochs, the
-        learning rate chosen on validation samples: ours), ``paper`` (the linear probe as the paper's released code has
-        it, see `mmearth_model.evaluation.paper`; it takes an encoder and a task of whole images). Tasks per pixel have
-        one linear probe, whatever else is asked.
+        ``knn`` (k = 5 and 20, cosine), ``linear`` (L-BFGS), ``probe`` (our own: AdamW on frozen features, 100 epochs,
+        the learning rate chosen on validation samples), ``paper`` (the linear probe as implemented in the paper's
+        released code, see `mmearth_model.evaluation.paper`; it needs an encoder and a task of whole images). Tasks per
+        pixel always get one linear probe, whatever protocols are requested.
     seeds
-        How many.
+        Number of seeds.
     test_share
-        Share of all labelled tiles of a store, drawn per seed, to test on; None uses the store's own splits.
+        Share of all labelled tiles of a store to test on, sampled per seed; None uses the store's own splits.
     labels
         Shares of the training labels.
     baselines
         ``random`` weights, per-band image ``statistics``, ``rcf`` (random convolutional features).
     convnext
-        File of plain ConvNeXt V2 weights, compared as one more baseline.
+        File of plain ConvNeXt V2 weights, compared as an additional baseline.
     cache
-        Folder in which features are kept.
+        Folder that caches features.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
-        Told how many samples of how many an encoder has seen.
+        Called with the number of samples an encoder has processed, and their total.
 
     Raises
     ------
@@ -201,7 +201,9 @@ def evaluate(
         (task.name, c.name): bands for c in found for task in opened if (bands := missing_bands(c.input(task), task))
     }
     notes = tuple(
-        f"{c.name}: no encoder, so not probed by paper." for c in found if "paper" in protocols and not c.encoder
+        f"{c.name}: no encoder, so not probed by protocol paper."
+        for c in found
+        if "paper" in protocols and not c.encoder
     )
     return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes)
 
@@ -310,7 +312,7 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
 
 
 def _check_paper(found: Sequence[Candidate], task: LabelledSet, job: Job) -> None:
-    """Refuse tasks and samples that the paper's probe cannot take, and a table that would be empty."""
+    """Refuse tasks and samples that the paper's probe cannot handle, and a table that would be empty."""
     for seed in sorted({seed for candidate in found for seed in candidate.seeds}):
         divided = job.task(task, seed)
         for share in job.labels:

@@ -173,7 +173,7 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
 
 
 def _with_stand_ins(statistics: Mapping[str, Any], modalities: Sequence[Modality], task: LabelledSet) -> dict[str, Any]:
-    """Give a band that another stands in for the other's statistics: its values are the other's."""
+    """Use the statistics of the replacement for a replaced band, because the values are the replacement's."""
     stand_ins = {modality.name: task.images.stand_ins(modality) for modality in modalities}
     return {
         name: {level: bands | _of_stand_ins(bands, stand_ins.get(name, {})) for level, bands in levels.items()}
@@ -186,7 +186,7 @@ def _of_stand_ins(bands: Mapping[str, Any], stand_ins: Mapping[str, str]) -> dic
 
 
 def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
-    """Bands that the encoder takes and the task lacks, as ``sentinel2.B10`` or, where B2 stands in, ``sentinel2.B1 from B2``."""
+    """Bands that the encoder takes and the task lacks: ``sentinel2.B10``, or ``sentinel2.B1 from B2`` if replaced."""
     return tuple(
         f"{name}.{band} from {stand_ins[band]}" if band in stand_ins else f"{name}.{band}"
         for name in normaliser.inputs

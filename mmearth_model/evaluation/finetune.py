@@ -1,9 +1,9 @@
-"""Fine-tuning: the encoder goes on learning, with a classifier or a UNet decoder on top; or the decoder alone does.
+"""Fine-tuning: train the encoder together with a classifier or a UNet decoder on top of it, or only the decoder.
 
-Rate by layer (each block below the head a tenth less), linear warm-up and cosine, weight decay on matrices, stochastic
-depth, mirrors and crops; the epoch that is best on the validation samples counts, and training stops when none has been
-better for a while. `FineTuneRecipe` says so by default; `PAPER`, `PAPER_FEW`, `PAPER_UNET`, `PAPER_PROBE` and
-`PAPER_PROBE_FEW` are what the paper's released code does instead, see `mmearth_model.evaluation.paper`.
+By default, `FineTuneRecipe` uses layer-wise learning rates (each block below the head a tenth less), linear warm-up and
+cosine, weight decay on matrices, stochastic depth, flips and crops; the epoch that is best on the validation samples is
+tested, and training stops if none has been better for a while. `PAPER`, `PAPER_FEW`, `PAPER_UNET`, `PAPER_PROBE` and
+`PAPER_PROBE_FEW` follow the paper's released code instead, see `mmearth_model.evaluation.paper`.
 """
 
 from __future__ import annotations
@@ -56,55 +56,55 @@ READ_TILES = 32
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
 KEPT_BYTES = 2**30
-"""Normalised images of a task that are kept from epoch to epoch, at most; more are read anew."""
+"""Largest size of a task's normalised images that are kept between epochs; larger tasks are read again."""
 Rules = Literal["ours", "released"]
 Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FineTuneRecipe:
-    """How a network is fine-tuned.
+    """Settings of fine-tuning.
 
     Attributes
     ----------
     epochs
-        Passes over the training samples, at most.
+        Maximum number of passes over the training samples.
     warmup
-        Epochs of the linear warm-up.
+        Length of the linear warm-up in epochs.
     patience
-        Epochs without a better validation value after which training stops.
+        Epochs without a better validation value before training stops.
     batch_size
-        Samples of a batch.
+        Samples per batch.
     accumulate
-        Batches of a step.
+        Batches per step.
     drop_incomplete
-        Leave out the samples that fill no batch, and the batches that fill no step, at the end of every epoch.
+        Leave out incomplete batches and incomplete steps at the end of every epoch.
     lr, min_lr
-        Of the head: the highest, and where the cosine ends.
+        Learning rates of the head: its maximum, and the end of the cosine.
     layer_decay, drop_path, weight_decay
-        The paper's values.
+        By default the paper's values.
     label_smoothing
         Of single-label and multi-label tasks.
     clip
-        Largest norm of a step's gradient; None does not clip.
+        Largest gradient norm of a step; None does not clip.
     keep
         Epoch whose weights are tested: the ``best`` on the validation samples, or the ``last``.
     head_std
-        Deviation of the head's first weights; None leaves the network's own.
+        Standard deviation of the head's initial weights; None keeps the network's own initialisation.
     augment
-        Mirrors and crops, as far as the task allows them.
+        Apply flips and crops, as far as the task allows them.
     frozen
-        Train what is on top of the encoder, and leave the encoder unchanged.
+        Train only what is on top of the encoder, and leave the encoder unchanged.
     frozen_drop_path
-        Stochastic depth acts in a frozen encoder too.
+        Apply stochastic depth in a frozen encoder too.
     thaw
-        Epoch, from 0, from which a frozen encoder is trained too; None: never.
+        Epoch, counted from 0, from which a frozen encoder is trained too; None: never.
     rules
-        ``ours``: rates fall block by block down to the stem, and a frozen encoder's classifier learns its LayerNorm;
-        the decoder is that of `mmearth_model.evaluation.networks.UNet`. ``released``: those of
+        ``ours``: learning rates decrease block by block down to the stem, the classifier on a frozen encoder trains its
+        LayerNorm, and the decoder is `mmearth_model.evaluation.networks.UNet`. ``released``: the rules of
         `mmearth_model.evaluation.paper`.
     seed
-        Decides the head's weights, order, mirrors, crops and stochastic depth.
+        Seed of the head's weights, sample order, flips, crops and stochastic depth.
     """
 
     epochs: int = 100
@@ -136,25 +136,25 @@ class FineTuneRecipe:
             )
         if self.accumulate < 1 or not 0 <= self.label_smoothing < 1 or not 0 <= self.min_lr <= self.lr:
             raise InputError(
-                f"expected at least one batch a step, label smoothing in [0, 1) and a lowest rate in [0, {self.lr:g}], got {self}."
+                f"expected accumulate >= 1, label_smoothing in [0, 1) and min_lr in [0, {self.lr:g}], got {self}."
             )
 
     @property
     def published(self) -> bool:
-        """Whether it is, but for the seed, one of those that the paper's released code follows."""
+        """Whether this is, except for the seed, one of the recipes of the paper's released code."""
         return replace(self, seed=0) in PAPERS
 
     def batches(self, samples: int) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return samples // self.batch_size if self.drop_incomplete else -(-samples // self.batch_size)
 
     def steps(self, samples: int) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimiser steps per epoch."""
         batches = self.batches(samples)
         return batches // self.accumulate if self.drop_incomplete else -(-batches // self.accumulate)
 
     def rate(self, step: int, per_epoch: int) -> float:
-        """Learning rate of the head in a step, from 0; both are counted in batches."""
+        """Learning rate of the head in a step, counted from 0; both are counted in batches."""
         warm, whole = min(self.warmup, self.epochs - 1) * per_epoch, self.epochs * per_epoch
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -162,7 +162,7 @@ class FineTuneRecipe:
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * cosine
 
     def protocol(self, *, per_pixel: bool) -> str:
-        """Name in a table; ``paper`` (frozen) and ``finetune-paper`` where nothing differs from the released settings."""
+        """Name in a table; ``paper`` (frozen) and ``finetune-paper`` if nothing differs from the released settings."""
         if self.published:
             return "paper" if self.frozen and self.thaw is None else "finetune-paper"
         if self.frozen and self.thaw is None:
@@ -190,41 +190,41 @@ PAPER = FineTuneRecipe(
 )
 """The paper's fine-tuning of whole images."""
 PAPER_FEW = replace(PAPER, batch_size=32, accumulate=1, lr=2e-4 * 32 / 256)
-"""The same with few samples."""
+"""The same for few samples."""
 PAPER_UNET = replace(
     PAPER, epochs=200, batch_size=32, accumulate=1, lr=1e-2 * 32 / 256, label_smoothing=0.0, frozen=True,
     frozen_drop_path=True, thaw=50,
 )  # fmt: skip
-"""The paper's segmentation: the decoder alone for 50 epochs, then all for 150."""
+"""The paper's segmentation: only the decoder for 50 epochs, then the whole network for 150."""
 PAPER_PROBE = replace(PAPER, frozen=True, frozen_drop_path=True)
 """The paper's linear probe."""
 PAPER_PROBE_FEW = replace(PAPER_FEW, frozen=True, frozen_drop_path=True)
-"""The same with few samples."""
+"""The same for few samples."""
 PAPERS = (PAPER, PAPER_FEW, PAPER_UNET, PAPER_PROBE, PAPER_PROBE_FEW)
 
 
 def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: int = 0) -> FineTuneRecipe:
-    """Return the paper's settings for a task: those for few samples where it has a share of the labels.
+    """Return the paper's settings for a task; those for few samples if only a share of the labels is used.
 
     Parameters
     ----------
     task
-        Its kind, and how many training samples there are.
+        Determines the kind of task and the number of training samples.
     train
-        How many of them are learned from. All of them, where they are fewer than one step takes, count as few.
+        Number of samples trained on. All of them also count as few if they are fewer than one step takes.
     probe
-        The linear probe of a frozen encoder, instead of fine-tuning.
+        Return the linear probe of a frozen encoder instead of fine-tuning.
     seed
         See `FineTuneRecipe`.
 
     Raises
     ------
     InputError
-        When a probe is asked of a task per pixel, or the samples fill no batch.
+        When a probe is requested for a task per pixel, or the samples do not fill a batch.
     """
     if probe and task.kind.per_pixel:
         raise InputError(
-            f"--protocol paper: expected a task of whole images, got {task.name}, which is asked per pixel; "
+            f"--protocol paper: expected a task of whole images, got {task.name}, which is a task per pixel; "
             "use mmearth-train finetune --recipe paper."
         )
     whole, few = (PAPER_PROBE, PAPER_PROBE_FEW) if probe else (PAPER, PAPER_FEW)
@@ -239,21 +239,21 @@ def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: in
 
 
 def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mapping[str, Any]) -> FineTuneRecipe:
-    """Return the recipe that is asked for by name, with what is given beside it.
+    """Return the named recipe with the given changes.
 
     Parameters
     ----------
     name
         ``default`` or ``paper``.
     task, labels
-        What is learned; they decide which of the paper's settings hold.
+        Training data, which determines which of the paper's settings apply.
     given
-        Fields of `FineTuneRecipe`. The paper's fixes all but the seed.
+        Fields of `FineTuneRecipe`. The paper's recipe fixes all of them except the seed.
 
     Raises
     ------
     InputError
-        When a field is given that the paper's recipe fixes; see `paper_recipe` too.
+        When a field that the paper's recipe fixes is given; see also `paper_recipe`.
     """
     if name == "default":
         return FineTuneRecipe(**given)
@@ -263,7 +263,7 @@ def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mappi
     if fixed is not None:
         option = f"--{fixed.replace('_', '-')}"
         raise InputError(
-            f"{option}: expected nothing, because --recipe paper sets {fixed} to what the paper's code does, got "
+            f"{option}: expected no value with --recipe paper, which sets {fixed} as the paper's code does, got "
             f"{given[fixed]}; leave out {option}, or use --recipe default."
         )
     return recipe
@@ -317,19 +317,19 @@ class FineTuner:
         return Linear.standardise(values[np.isfinite(values)][:, None])
 
     def fit(self, report: Callable[[int, float, float], None] | None = None) -> tuple[float | None, int]:
-        """Train; keep the weights of the epoch that the recipe keeps.
+        """Train, and keep the weights of the epoch selected by the recipe.
 
         Parameters
         ----------
         report
-            Called after every epoch with its number, training loss and validation value. Without it, and where the last
-            epoch is kept, only that one is validated.
+            Called after every epoch with its number, training loss and validation value. Without it, and if the last
+            epoch is kept, only that epoch is validated.
 
         Returns
         -------
         tuple
-            The epoch's validation value, of the training loss where there are no validation samples and the best one is
-            kept, None where the last one is; and the epoch's number, from 1.
+            The epoch's validation value, and its number, counted from 1. Without validation samples, the value is that
+            of the training loss if the best epoch is kept, and None if the last one is.
         """
         recipe, last = self.recipe, self.recipe.keep == "last"
         optimizer = self.optimizer()
@@ -353,7 +353,7 @@ class FineTuner:
         return best, best_epoch
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Make the optimiser of what is learned first; leave the rest without gradients."""
+        """Create the optimiser of the parameters trained first; disable gradients of the others."""
         recipe = self.recipe
         make: Callable[..., list[dict[str, object]]] = parameter_groups if recipe.rules == "ours" else released_groups
         groups = make(self.model, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, frozen=recipe.frozen)  # fmt: skip
@@ -414,7 +414,7 @@ class FineTuner:
         return images, torch.from_numpy(answers).to(self.device)
 
     def _images(self, rows: NDArray[np.intp]) -> torch.Tensor:
-        """Read and normalise images, cut to whole patches; read once where all that training sees are small."""
+        """Read and normalise images, cropped to whole patches; kept in memory if all that training needs are small."""
         absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
         if len(absent):
             (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)
@@ -488,7 +488,7 @@ class FineTuner:
         return restored
 
     def score(self, rows: NDArray[np.intp]) -> Score:
-        """Return sums, all metrics and their counts, on test samples."""
+        """Return sums, all metrics and their counts on the test samples."""
         if self.kind.per_pixel:
             return pixel_score(self.kind, self.sums(rows))
         pairs = list(self.outputs_of(rows))
@@ -499,18 +499,18 @@ class FineTuner:
 
     @property
     def settings(self) -> str:
-        """What is in force of the paper's settings, in words."""
+        """Description of the paper's settings that are in use."""
         recipe, samples = self.recipe, len(self.train)
         batch = f"{recipe.batch_size} x {recipe.accumulate}" if recipe.accumulate > 1 else f"{recipe.batch_size}"
         thaw = f", encoder from epoch {recipe.thaw + 1}" if recipe.thaw is not None else ""
-        steps = f"{recipe.steps(samples)} steps of {batch} an epoch"
+        steps = f"{recipe.steps(samples)} steps of {batch} per epoch"
         return f"last of {recipe.epochs} epochs{thaw}, {steps}, lr {recipe.lr:g}"
 
 
 def _network(
     encoder: ConvNeXtV2, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
 ) -> Classifier | UNet | PaperUNet:
-    """Put what a task and a recipe ask for on a copy of an encoder."""
+    """Add the parts required by a task and a recipe to a copy of an encoder."""
     if per_pixel and recipe.rules == "released":
         model: Classifier | UNet | PaperUNet = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
     else:
@@ -521,7 +521,7 @@ def _network(
 
 
 def regularised(encoder: ConvNeXtV2, recipe: FineTuneRecipe, padding: Padding | None = None) -> ConvNeXtV2:
-    """Copy an encoder, with stochastic depth, and with another padding where one is given."""
+    """Copy an encoder with stochastic depth, and optionally with another padding."""
     acts = not recipe.frozen or recipe.frozen_drop_path
     config = replace(encoder.config, padding=padding or encoder.config.padding)
     changed = ConvNeXtV2(replace(config, drop_path=recipe.drop_path if acts else 0.0))

@@ -1,25 +1,26 @@
-"""How right answers are: metrics by torchmetrics, intervals by the bootstrap over test samples.
+"""Quality of predictions: metrics by torchmetrics, intervals by the bootstrap over test samples.
 
-The metric that a task is judged by is a function of sums over the test samples (hits, overlaps, squared errors). So a
-sample leaves a few numbers behind, and an interval, or the difference of two encoders on the same samples, is a matter
-of summing them again with other weights.
+The main metric of a task is a function of sums over the test samples (hits, overlaps, squared errors). It is therefore
+enough to store a few numbers per sample; an interval, or the difference of two encoders on the same samples, is
+computed by summing them again with other weights.
 
-What a figure leaves out, because it is not defined there, is counted beside it (`Count`):
+Classes, labels or samples for which a figure is not defined are left out of it, and counted (`Count`):
 
-- ``accuracy_macro`` is the mean over the classes that a test sample has; a class without one has no recall.
-- ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive adds its false alarms
-  and leaves nothing out. Without any positive, true or predicted, it is undefined (NaN).
-- ``map`` is the mean over the labels that a test sample has; a label without one has no average precision.
-- ``jaccard`` is macro, over the classes that are in the truth or in the answer. A class that is only in the answer has
+- ``accuracy_macro`` is the mean over the classes with a test sample; a class without one has no recall.
+- ``f1`` is micro: hits and misses of all labels are summed first, so a label without a positive contributes its false
+  alarms and nothing is left out. Without any positive, true or predicted, it is undefined (NaN).
+- ``map`` is the mean over the labels with a positive test sample; a label without one has no average precision.
+- ``jaccard`` is macro, over the classes in the truth or in the prediction. A class that is only in the prediction has
   an index of 0; one that is in neither is left out.
 - ``r2`` is the mean over the targets that vary.
-- ``rmse`` of several targets is pooled: the root of the mean over all targets' squared errors, in their own units. The
-  target with the largest numbers decides it, so it compares encoders on one task and says little of a single target.
+- ``rmse`` of several targets is pooled: the root of the mean over all targets' squared errors, in their own units. It
+  is dominated by the target with the largest numbers, so it compares encoders on one task but says little about a
+  single target.
 
-The same rules hold in each bootstrap resample for itself. A resample in which the metric is undefined is left out of the
+The same rules apply within each bootstrap resample. A resample in which the metric is undefined is left out of the
 interval.
 
-Axes: N samples, K classes, T targets, S numbers of a sample, R draws.
+Axes: N samples, K classes, T targets, S numbers per sample, R resamples.
 """
 
 from __future__ import annotations
@@ -62,13 +63,13 @@ class Count:
     Attributes
     ----------
     samples
-        Test samples.
+        Number of test samples.
     labels
-        Classes, labels or targets that count; None where the metric does not average over any.
+        Number of classes, labels or targets included; None if the metric does not average over any.
     of
         How many of them the task has.
     pixels
-        Per pixel: labelled ones; of all targets together where they are quantities.
+        Per-pixel tasks: number of labelled pixels, for quantities summed over all targets.
     """
 
     samples: int
@@ -78,12 +79,12 @@ class Count:
 
 
 class Score(NamedTuple):
-    """How right the answers to the test samples are.
+    """Quality of the predictions for the test samples.
 
     Attributes
     ----------
     sums
-        (N, S) of `sample_sums`.
+        (N, S) output of `sample_sums`.
     metrics
         All metrics by name.
     counts
@@ -165,7 +166,7 @@ def bootstrap(kind: TaskKind, sums: Sequence[Sums], draws: int = DRAWS) -> NDArr
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of resampled values, of those that are defined; NaN where none is."""
+    """95 % interval of the resampled values that are defined; NaN if none is."""
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanpercentile(values, COVERAGE)
@@ -212,13 +213,13 @@ def _mean_precision(scores: NDArray[Any], truth: torch.Tensor) -> float:
 
 
 def _mean(each: torch.Tensor, counts: NDArray[np.bool_]) -> float:
-    """Mean over the classes that count, summed as torchmetrics does; NaN where none does."""
+    """Mean over the classes that count, summed as torchmetrics does; NaN if none counts."""
     seen = torch.from_numpy(counts)
     return float((torch.where(seen, each, 0.0) / seen.sum()).sum()) if counts.any() else float("nan")
 
 
 def present(kind: TaskKind, truth: NDArray[Any], classes: int) -> NDArray[np.bool_]:
-    """(K,) classes or labels that a test sample has; of quantities (T,) targets that vary."""
+    """(K,) classes or labels with a test sample; for quantities (T,) targets that vary."""
     if kind is TaskKind.SINGLE_LABEL:
         return np.bincount(truth, minlength=classes) > 0
     if kind is TaskKind.MULTI_LABEL:
@@ -229,7 +230,7 @@ def present(kind: TaskKind, truth: NDArray[Any], classes: int) -> NDArray[np.boo
 def score(
     kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int, scores: NDArray[Any] | None = None
 ) -> Score:
-    """Compute sums, metrics and counts of answers; per pixel see `pixel_score`. Parameters as of `all_metrics`."""
+    """Compute sums, metrics and counts of predictions; per pixel, see `pixel_score`. Parameters as in `all_metrics`."""
     metrics = all_metrics(kind, predicted, truth, classes, scores)
     seen, n = int(present(kind, truth, classes).sum()), len(truth)
     averaged, summed = Count(n, seen, classes), Count(n, classes, classes)
@@ -254,7 +255,7 @@ def pixel_metrics(kind: TaskKind, sums: Sums) -> dict[str, float]:
 
 
 def pixel_score(kind: TaskKind, sums: Sums) -> Score:
-    """Compute metrics and counts per pixel, of what each test image adds to the sums."""
+    """Compute metrics and counts per pixel from what each test image adds to the sums."""
     total = sums.sum(axis=0)
     if kind is TaskKind.SEGMENTATION:
         classes = round(len(total) ** 0.5)

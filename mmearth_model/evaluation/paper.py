@@ -1,31 +1,34 @@
-"""Downstream training as the paper's released code does it: rates, decay, heads, smoothed labels, and its UNet.
+"""Downstream training as in the paper's released code: learning rates, decay, heads, smoothed labels, and its UNet.
 
-Nedungadi et al., *MMEarth*, ECCV 2024, arXiv 2405.02771; the facts are those of its released fine-tuning program and of
-the job scripts beside it, which start from the one of ConvNeXt V2 (Woo et al., CVPR 2023). `PAPER` and its kin in
-`mmearth_model.evaluation.finetune` put them together.
+Nedungadi et al., *MMEarth*, ECCV 2024, arXiv 2405.02771. The facts come from its released fine-tuning program and the
+job scripts distributed with it, which are based on those of ConvNeXt V2 (Woo et al., CVPR 2023). `PAPER` and the
+related recipes in `mmearth_model.evaluation.finetune` combine them.
 
-The released code's:
+As in the released code:
 
 - AdamW (0.9, 0.999), no warm-up, no clipping, float32; the rate is set before each optimiser step to
-  ``min_lr + (lr - min_lr) (1 + cos(pi t / epochs)) / 2``, where t counts epochs in batches. The rate of the job scripts
-  is 2e-4 a 256 samples of a step (whole images) and 1e-2 (per pixel).
-- Decay of matrices alone: vectors, biases and GRN's parameters have none.
-- Layer decay 0.9 counts stages and their blocks; the stem, the final LayerNorm and the head have factor 1. The convolution
-  between two stages counts as the first block of the finer one, one stage before its own, because the modified stem is no
-  longer the first of those layers and the counting was left as it was.
-- Batches and accumulations that are not full are left out; an epoch's samples are in a new order each time.
-- No augmentation. The scripts name random erasing and a policy, and set mixup and cutmix to 0; the program reads none of
-  them and hands the images over as they are.
-- The last epoch is tested. Stochastic depth acts in a frozen encoder too, because the whole model is in training mode.
-- Labels are smoothed by 0.2: a class keeps 0.8 and all K share 0.2; of a multi-label task 1 becomes 0.8 and 0 becomes 0.2.
+  ``min_lr + (lr - min_lr) (1 + cos(pi t / epochs)) / 2``, where t counts epochs in batches. The rate in the job scripts
+  is 2e-4 per 256 samples of a step (whole images) and 1e-2 (per pixel).
+- Weight decay applies to matrices only: vectors, biases and GRN's parameters have none.
+- Layer decay 0.9 counts stages and their blocks; the stem, the final LayerNorm and the head have factor 1. The
+  convolution between two stages counts as the first block of the finer one, one stage before its own, because the
+  modified stem is no longer the first of those layers and the counting was not adapted.
+- Incomplete batches and accumulations are left out; the samples of each epoch are in a new order.
+- No augmentation. The scripts specify random erasing and an augmentation policy, and set mixup and cutmix to 0; the
+  program uses none of these and passes the images on unchanged.
+- The last epoch is tested. Stochastic depth is active in a frozen encoder too, because the whole model is in training
+  mode.
+- Labels are smoothed by 0.2: a class keeps 0.8 and all K share 0.2; for a multi-label task, 1 becomes 0.8 and 0 becomes
+  0.2.
 
-Ours:
+Different here:
 
-- Samples are normalised by their task file; images are cut to whole patches; orders and random numbers are seeded here.
-- Quantities are learned by squared error on standardised values, which the released code does not do on GEO-Bench.
-- Pixels that have no label are left out of the loss.
-- A training set of fewer than 1,024 samples takes the settings for few samples, where the released ones would not take a
-  single step.
+- Samples are normalised as specified by their task file; images are cropped to whole patches; sample orders and random
+  numbers are seeded.
+- Quantities are trained by squared error on standardised values, which the released code does not do on GEO-Bench.
+- Pixels without a label are left out of the loss.
+- A training set of fewer than 1,024 samples uses the settings for few samples, because the released ones would not take
+  a single step.
 """
 
 from __future__ import annotations
@@ -49,16 +52,16 @@ if TYPE_CHECKING:
 HEAD = "head."
 ENCODER = "encoder."
 STEM_CUT = 2.0
-"""Weights are cut at this absolute value, by the released code's helper; not at so many deviations."""
+"""Weights are truncated at this absolute value by the released code's helper, not at a number of deviations."""
 
 
 def head_only(model: nn.Module) -> bool:
-    """Whether a frozen encoder leaves the head alone to learn: a classifier's LayerNorm stays at factor 1 and offset 0."""
+    """Whether only the head is trained on a frozen encoder: a classifier's LayerNorm keeps factor 1 and offset 0."""
     return isinstance(model, Classifier)
 
 
 def released_layer(name: str, depths: Sequence[int]) -> int:
-    """Depth of a network's parameter as the released code counts it; the larger, the nearer the head.
+    """Depth of a network's parameter as the released code counts it; larger values are nearer to the head.
 
     Parameters
     ----------
@@ -77,7 +80,7 @@ def released_layer(name: str, depths: Sequence[int]) -> int:
 def released_groups(
     model: Classifier | UNet | PaperUNet, *, lr: float, weight_decay: float, layer_decay: float, frozen: bool
 ) -> list[dict[str, object]]:
-    """Make the optimiser's groups, one for each parameter; parameters as of `mmearth_model.evaluation.networks.parameter_groups`."""
+    """Create one optimiser group per parameter; see `mmearth_model.evaluation.networks.parameter_groups`."""
     depths = model.encoder.depths
     learned = HEAD if head_only(model) else ""
     groups: list[dict[str, object]] = []
@@ -92,13 +95,13 @@ def released_groups(
 
 
 def thawed_group(encoder: ConvNeXtV2, lr: float) -> dict[str, object]:
-    """Let a frozen encoder learn from now on: one group, at the whole rate, without decay."""
+    """Unfreeze an encoder: one parameter group at the full learning rate, without decay."""
     encoder.requires_grad_(True)
     return {"params": list(encoder.parameters()), "lr": lr, "scale": 1.0, "weight_decay": 0.0}
 
 
 def start_head(head: nn.Module, std: float) -> None:
-    """Draw a head's weights with a small deviation, biases 0: the first answers are alike."""
+    """Initialise a head with weights of small deviation and zero biases, so that its first outputs are nearly equal."""
     for name, parameter in head.named_parameters():
         if name == "bias":
             nn.init.zeros_(parameter)
@@ -107,12 +110,12 @@ def start_head(head: nn.Module, std: float) -> None:
 
 
 def smoothed(labels: Tensor, smoothing: float) -> Tensor:
-    """Move labels of 0 and 1 towards each other by ``smoothing``, both of them."""
+    """Move labels of 0 and 1 towards each other, each by ``smoothing``."""
     return labels * (1 - smoothing) + (1 - labels) * smoothing
 
 
 class Growth(nn.Module):
-    """Nearest pixels, 3 x 3 convolution, LayerNorm over channels, GELU."""
+    """Nearest-neighbour upsampling, 3 x 3 convolution, LayerNorm over channels, GELU."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -126,18 +129,18 @@ class Growth(nn.Module):
 
 
 class PaperUNet(nn.Module):
-    """Encoder and the released code's decoder: an answer per pixel.
+    """Encoder with the released code's decoder, for predictions per pixel.
 
-    The maps that it joins are those of the second and third stage, of the stem, and of the stem's first convolution at the
-    full resolution (with the original stem, the stem's alone). The last stage's is where it starts; the first stage's is
-    not used.
+    The decoder starts from the map of the last stage. It joins the maps of the third and second stage, of the stem, and
+    of the stem's first convolution at full resolution (with the original stem, only the stem's). The first stage's map
+    is not used.
 
     Parameters
     ----------
     encoder
-        With padding ``same``, as the released UNet has it.
+        With padding ``same``, as in the released UNet.
     outputs
-        Classes, or quantities.
+        Number of classes or quantities.
     """
 
     def __init__(self, encoder: ConvNeXtV2, outputs: int) -> None:
@@ -169,7 +172,7 @@ class PaperUNet(nn.Module):
         return answer
 
     def _stem(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return maps (B, C, h, w) of the stem and, of the modified one, of its first convolution at the full resolution."""
+        """Return maps (B, C, h, w) of the stem and, for the modified one, of its full-resolution first convolution."""
         x, stem = images.permute(0, 2, 3, 1), self.encoder.stem
         if not isinstance(stem, ModifiedStem):
             return stem(x).permute(0, 3, 1, 2), None

@@ -1,7 +1,7 @@
 """A linear probe of every pixel: the encoder's maps of all stages, brought to the pixel, then one linear model.
 
-Hypercolumns after Hariharan et al., CVPR 2015. The model is fitted to a seeded draw of training pixels, as many from each
-image, and asked about every pixel of the test images.
+Hypercolumns after Hariharan et al., CVPR 2015. The model is fitted to a seeded draw of training pixels, as many from
+each image, and asked about every pixel of the test images.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ READ_TILES = 32
 def probe_pixels(
     encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, train: NDArray[np.intp], seed: int
 ) -> tuple[Prediction, Score]:
-    """Fit the probe and ask it about the test images.
+    """Fit the probe and apply it to the test images.
 
     Returns
     -------
     tuple
-        What was chosen (without the answers, which are many), and how right the answers are.
+        The prediction (with the chosen settings but without the answers, which are many), and its score.
     """
     rng = np.random.default_rng([seed, 13])
     held_out = task.parts.validation

@@ -1,10 +1,9 @@
-"""Frozen features to answers: nearest neighbours, linear models by L-BFGS, and a linear layer by AdamW.
+"""Probes on frozen features: nearest neighbours, linear models by L-BFGS, and a linear layer by AdamW.
 
-None of them is the paper's probe, which is not fitted to features that stay the same: see
-`mmearth_model.evaluation.paper`.
+None of them is the paper's probe, which is not fitted to fixed features: see `mmearth_model.evaluation.paper`.
 
-What is fitted is fitted to training samples only; validation samples choose between fits. So a curve over label shares
-means what it says.
+Probes are fitted to training samples only, and validation samples only choose between fits, so that curves over label
+shares are meaningful.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ REGULARISATION = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 2000
 EPOCHS = 100
-"""Of the linear layer, as many as in the paper."""
+"""Epochs of the linear layer, as many as in the paper."""
 LEARNING_RATES = (3e-4, 3e-3, 3e-2)
 BATCH_SIZE = 64
 SMALL = 4_000_000
@@ -66,23 +65,23 @@ class LabelledFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one probe says of the test samples.
+    """Predictions of one probe for the test samples.
 
     Attributes
     ----------
     protocol
         ``knn-5``, ``linear``, ...
     predicted
-        As the labels of `LabelledFeatures`.
+        Predicted labels, in the form of the labels of `LabelledFeatures`.
     scores
-        Multi-label: (N, K) how sure each label is.
+        Multi-label: (N, K) scores of each label.
     validation
-        The task's metric on the validation samples: where something was chosen by it, and of the last epoch of the paper's
+        The task's metric on the validation samples, if something was chosen by it, or at the last epoch of the paper's
         probe, which chooses nothing; else None.
     converged
-        Whether the optimiser met its tolerance; None where there is nothing to converge.
+        Whether the optimiser reached its tolerance; None if that does not apply.
     chosen
-        What was chosen on validation samples, for people.
+        Description of what was chosen on validation samples.
     """
 
     protocol: str
@@ -209,13 +208,13 @@ def fit_path(
 def adamw(question: Question, *, epochs: int = EPOCHS, rates: Sequence[float] = LEARNING_RATES) -> Prediction:
     """Train a linear layer: AdamW, 100 epochs, cosine; the learning rate is chosen on validation samples.
 
-    The optimiser and the number of epochs are the paper's; all else is ours: standardised features of an encoder in
+    The optimiser and the number of epochs are the paper's. The rest is our own: standardised features of an encoder in
     evaluation mode, the choice of the rate, the schedule down to 0, batches of 64. ``--protocol paper`` is the paper's.
 
     Parameters
     ----------
     question
-        What is asked.
+        Data and kind of the task.
     epochs
         Passes over the training samples.
     rates

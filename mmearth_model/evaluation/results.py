@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
 """Metrics that people read in per cent."""
 NOUNS = {"map": "labels", "r2": "targets"}
-"""What a metric averages over, where that is not classes."""
+"""What a metric averages over, if not classes."""
 SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
 """Protocols whose settings are shown in the table, because they depend on the number of training samples."""
 
@@ -40,30 +40,30 @@ class Row:
     task
         ``store:biome``, ``m-eurosat``, ...
     kind
-        Of the task.
+        Kind of the task.
     encoder
         Checkpoint folder, or a baseline.
     seed
-        Of the random encoder, of the split and labels where they are drawn, and of what is held out for validation.
+        Seed of the random encoder, of the split and labels if they are sampled, and of the validation hold-out.
     protocol, converged, chosen, validation
         See `mmearth_model.evaluation.probes.Prediction`.
     labels
         Share of the training labels that was used.
     metric, value
-        What the task is judged by, on the test samples.
+        Main metric of the task, and its value on the test samples.
     low, high
-        95 % interval of it, by the bootstrap over the test samples.
+        95 % interval of the value, by the bootstrap over the test samples.
     metrics
         All metrics.
     leaky
-        The encoder was trained on these labels, or on their kin: the figure proves nothing.
+        The encoder was trained on these or related labels, so the figure is not evidence.
     train_tiles, test_tiles
-        Samples that were fitted to and tested on.
+        Number of samples used for fitting and for testing.
     counts
-        Metric -> test samples, labels (classes, targets) out of all, and labelled pixels that it was computed over; see
+        Metric -> test samples, labels (classes, targets) used out of all, and labelled pixels it was computed over; see
         `mmearth_model.evaluation.metrics.Count`.
     resamples
-        Resamples of the test samples in which the metric is defined, which the interval is of.
+        Number of resamples of the test samples in which the metric is defined; the interval is computed from these.
     """
 
     task: str
@@ -97,7 +97,7 @@ class Row:
         return (self.task, self.protocol, self.labels, self.encoder)
 
     def remarks(self) -> tuple[str, ...]:
-        """Say what is particular about this figure and the metrics beside it."""
+        """Describe special properties of this figure and its metrics."""
         return tuple(text for name, count in self.counts.items() if (text := _remark(name, count))) + self._settings()
 
     def _settings(self) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ def _remark(metric: str, count: Mapping[str, int | None]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """An encoder's rows of one task, protocol and label share, over the seeds.
+    """Rows of one encoder, task, protocol and label share, over the seeds.
 
     Attributes
     ----------
@@ -126,11 +126,11 @@ class Summary:
     low, high
         95 % interval of the mean, by the bootstrap over the test samples.
     seeds
-        How many.
+        Number of seeds.
     samples
         Test samples of each seed.
     remarks
-        What is particular about the figure; see `Row.remarks`.
+        Special properties of the figure; see `Row.remarks`.
     """
 
     task: str
@@ -178,12 +178,12 @@ class Evaluation:
     rows
         Every probe.
     sums
-        For each row, (test samples, S) what each test sample added; see `mmearth_model.evaluation.metrics`.
+        For each row, (test samples, S) contributions of each test sample; see `mmearth_model.evaluation.metrics`.
     filled
-        Task and encoder -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` where the band's mean is
-        fed, ``sentinel2.B1 from B2`` where another band is.
+        (Task, encoder) -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` if the band's mean is
+        used, ``sentinel2.B1 from B2`` if another band is.
     notes
-        What was left out, a sentence each.
+        What was left out, one sentence each.
     """
 
     rows: tuple[Row, ...]
@@ -244,7 +244,7 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; what is undefined is None."""
+        """JSON-ready form; undefined figures are None."""
         found: dict[str, Any] = _defined(
             {
                 "rows": [asdict(row) for row in self.rows],
@@ -267,7 +267,7 @@ class Evaluation:
 
 
 def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Put None where a number is not finite, which JSON cannot say."""
+    """Replace numbers that are not finite by None, because JSON cannot represent them."""
     if isinstance(value, dict):
         return {key: _defined(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

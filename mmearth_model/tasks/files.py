@@ -93,7 +93,7 @@ class FileImages:
         return tuple(band for band in modality.model_bands if band in have)
 
     def stand_ins(self, modality: Modality) -> Mapping[str, str]:
-        """Band that the files lack -> the band that is fed instead, as the task file says."""
+        """Band that the files lack -> the band that replaces it, as specified in the task file."""
         return self.spec.stand_ins if modality.name == self.modality.name else {}
 
     def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:

@@ -75,7 +75,7 @@ class ImageSource(Protocol):
         ...
 
     def stand_ins(self, modality: Modality) -> Mapping[str, str]:
-        """Band that the images lack -> the band of theirs that is fed instead."""
+        """Band that the images lack -> their band that replaces it."""
         ...
 
 

@@ -44,45 +44,45 @@ class TaskSpec(BaseModel):
     Attributes
     ----------
     name
-        Under which it is asked for.
+        Name used to refer to the task.
     layout
         ``geobench``: HDF5 samples with partitions; ``folder``: ``class/*.tif`` or a zip of it; ``table``: CSV or
         GeoParquet with a column of raster paths and a label column or mask files.
     kind
         See `mmearth_model.tasks.labelled.TaskKind`.
     modality
-        Modality of the catalog whose bands these are.
+        Modality of the catalog that the bands belong to.
     bands
-        The files' name of a band -> the catalog's. Where files do not name their bands: their order.
+        Band name in the files -> band name in the catalog; in the files' order if their bands are not named.
     band_order
-        ``catalog``: every band is fed as itself; ``paper``: B8 and B8A change places, as in the paper's own figures for
-        GEO-Bench, to compare with them.
+        ``catalog``: every band is used as itself; ``paper``: B8 and B8A are exchanged, as in the paper's own figures
+        for GEO-Bench, to compare with them.
     level
-        Product level (``L1C``, ``L2A``) where the modality's statistics depend on it.
+        Processing level (``L1C``, ``L2A``), if the modality's statistics depend on it.
     scale, offset
         Value in the catalog's units = file's value * scale + offset (-1000 for Sentinel-2 baselines from 04.00 on).
     nodata
-        File's value that means missing; NaN always does.
+        Value in the files that means missing; NaN always does.
     fill
-        Band that the files lack -> the band of the files that is fed instead, or ``mean``. Bands not named here:
-        ``mean``. With ``band_order: paper`` it is still the files' own band that is named.
+        Band that the files lack -> the band of the files that replaces it, or ``mean``. Bands not listed use ``mean``.
+        With ``band_order: paper``, the names are still those of the files' own bands.
     size_px
-        Side to which images are resampled (bilinear; masks nearest); None leaves them.
+        Side length to which images are resampled (bilinear; masks nearest); None keeps their size.
     normalise
-        ``task``: by the training samples' own mean and deviation; ``checkpoint``: by those of the pretraining.
+        ``task``: with the training samples' own mean and deviation; ``checkpoint``: with those of the pretraining.
     classes
-        Names in order of their index; empty reads them from the data.
+        Names in order of their index; if empty, they are read from the data.
     path, label, mask, ids
         Table: columns of the raster, the label (several for multi-label and regression) and the mask file, and of
         the sample's name.
     separator
-        Table, multi-label in one column: what stands between labels.
+        Table, multi-label in one column: the separator between labels.
     ignore
         Mask value that means unlabelled.
     date
-        GEO-Bench samples with several dates: the one that is used.
+        GEO-Bench samples with several dates: the date to use.
     augment
-        What fine-tuning may do to images.
+        Augmentations allowed in fine-tuning.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -144,7 +144,7 @@ class TaskSpec(BaseModel):
 
     @property
     def stand_ins(self) -> dict[str, str]:
-        """Band that the files lack -> the band of the catalog whose values it takes; none where it is the mean."""
+        """Band that the files lack -> the catalog band whose values it takes, without bands filled with the mean."""
         swapped = SWAPPED if self.band_order == "paper" else {}
         return {band: swapped.get(source, source) for band, source in self.fill.items() if source != MEAN}
 

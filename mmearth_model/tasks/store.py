@@ -183,7 +183,7 @@ class StoreImages:
         return modality.model_bands if modality.name in self.modalities else ()
 
     def stand_ins(self, modality: Modality) -> Mapping[str, str]:
-        """None: a store has what it has."""
+        """None: a store does not replace bands."""
         return {}
 
     def labels(self, task: StoreTask) -> NDArray[Any]:

@@ -260,7 +260,7 @@ def test_missing_climate_is_nan_because_infinities_stop_the_released_training(im
 
 
 def test_an_export_counts_what_the_released_code_takes_for_values(native: Path, tmp_path: Path) -> None:
-    (line,) = (line for line in told(native, tmp_path, "--name", NAME) if "takes for values" in line)
+    (line,) = (line for line in told(native, tmp_path, "--name", NAME) if "treats as data" in line)
     file = PublishedReader(tmp_path, NAME).file
     bands = [k for k in range(13) if k != 10]  # B10 is no band of the models
     counts = {
@@ -283,7 +283,7 @@ def test_means_stand_in_for_what_is_missing_and_nothing_else_changes(native: Pat
         native, tmp_path / "filled", "--name", NAME, *(word for f in filled for word in ("--fill", f"{f}=mean"))
     )
     other = PublishedReader(tmp_path / "filled", NAME)
-    assert not any("takes for values" in line for line in lines)
+    assert not any("treats as data" in line for line in lines)
     assert len([line for line in lines if "written as the mean of the train split" in line]) == len(filled)
     levels = plain.file["metadata"]["S2_type"]
     for name in set(plain.file) - {"metadata"}:
@@ -326,7 +326,7 @@ def test_a_filled_export_is_another_one(native: Path, tmp_path: Path) -> None:
         ("biome=mean", "got 'biome'"),
         ("lat=mean", "got 'lat'"),
         ("esa_worldcover=mean", "got 'esa_worldcover'"),
-        ("snow=mean", "expected a continuous modality that the export holds (sentinel2, sentinel1, aster"),
+        ("snow=mean", "expected a continuous modality of the export (sentinel2, sentinel1, aster"),
     ],
 )
 def test_what_cannot_be_filled_is_refused(native: Path, tmp_path: Path, fill: str, word: str) -> None:

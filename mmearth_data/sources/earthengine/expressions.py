@@ -33,8 +33,8 @@ FILL_FOR_NAN = -9999
 
 
 MARGIN_M = 0.1
-"""Metres that a geometry may be off by in another CRS: what the service's filters allow unless told otherwise. Most of
-its other operations allow nothing by themselves, and then refuse."""
+"""Error margin in metres of a geometry in another CRS: the default of the service's filters. Most of its other
+operations have no default margin and then refuse."""
 
 HOLE = r'\{"argumentReference":"((?!_MAPPING_VAR)[^"]+)"\}'
 WRAPPED = re.compile(
@@ -87,7 +87,7 @@ def band_names(m: Modality, bands: Sequence[str]) -> list[str]:
 
 
 def cast(image: ee.Image, dtype: str) -> ee.Image:
-    """Image whose bands all have a type, with its whole range."""
+    """Cast all bands of an image to one type, with that type's whole range."""
     same: ee.Image = getattr(image, CASTS[dtype])()
     return same
 
@@ -103,17 +103,17 @@ def blank(bands: Sequence[str], dtype: str) -> ee.Image:
 def never_empty(collection: ee.ImageCollection, bands: Sequence[str], dtype: str) -> ee.ImageCollection:
     """Select these bands of a collection and add a blank image to it, all of them of one type.
 
-    The service reduces only images whose bands agree in type, range of values included, so that both sides are cast:
-    the type of a constant is its one value.
+    The service reduces only images whose bands agree in type, including the range of values. Both sides are therefore
+    cast: the type of a constant is otherwise just its one value.
 
     Parameters
     ----------
     collection
-        Filtered already: afterwards its images are no longer assets.
+        Already filtered: after the cast, its images are no longer assets.
     bands
-        Names, in the order of the result.
+        Band names, in the order of the result.
     dtype
-        Type that holds every value of the bands.
+        Type that can hold every value of the bands.
     """
     typed = collection.select(list(bands)).map(lambda image: cast(ee.Image(image), dtype))
     return typed.merge(ee.ImageCollection([blank(bands, dtype)]))
@@ -153,10 +153,10 @@ def polygon(ring: ee.ComputedObject, crs: ee.ComputedObject) -> ee.Geometry:
 
 
 def touches(shape: ee.Geometry) -> ee.Filter:
-    """Filter of what touches a shape."""
+    """Filter for whatever intersects a shape."""
     return ee.Filter.bounds(shape, MARGIN_M)
 
 
 def holds(shape: ee.Geometry) -> ee.Filter:
-    """Filter of what contains a shape."""
+    """Filter for whatever contains a shape."""
     return ee.Filter.contains(leftField=".geo", rightValue=shape, maxError=MARGIN_M)

@@ -25,7 +25,7 @@ TOO_MUCH = re.compile(
 TOO_DEAR = re.compile(r"timed out|memory limit|memory capacity", re.I)
 AGGREGATIONS = re.compile(r"too many concurrent aggregations", re.I)
 UNREADABLE = re.compile(r"denied on resource|may not exist|does not have access|not found", re.I)
-"""What the service says of an asset that is not there for this account; it does not say which of the two."""
+"""Messages of the service for an asset that this account cannot read; missing and forbidden are not distinguished."""
 REFUSED, TOO_LARGE = "earthengine_refused", "earthengine_too_large"
 """Reasons of rejected candidates."""
 FIXES = (
@@ -55,7 +55,7 @@ class Throttled(RetryLater):
 
 
 class TooManyAggregations(Throttled):
-    """Too many concurrent aggregations (429): those within one request, of which a smaller one has fewer."""
+    """Too many concurrent aggregations (429). They are counted within one request, so a smaller request has fewer."""
 
 
 class TooMuch(TileUnavailable):
@@ -63,7 +63,7 @@ class TooMuch(TileUnavailable):
 
 
 class TooDear(TooMuch):
-    """The service ran out of time or memory; how large the answer would have been does not matter."""
+    """The service ran out of time or memory, whatever the size of the answer."""
 
 
 class AccessRefused(InputError):  # noqa: N818 - named by what happened, as its siblings are

@@ -74,12 +74,12 @@ def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality
 
 
 def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
-    """Two groups of modalities: the one that costs the service most, and the others; halves where none stands out.
+    """Split into two groups: the modality that costs the service most, and the others; halves if no modality dominates.
 
     Raises
     ------
     LookupError
-        When there is but one modality.
+        When there is only one modality.
     """
     costs = [RECIPES[m.recipe["name"]].cost for m, _ in asks]
     if len(asks) < 2 or max(costs) == min(costs):

@@ -1,6 +1,6 @@
-"""Whether the assets of a build can be read, asked before its first tile: third-party ones move.
+"""Check that the assets of a build can be read before its first tile is requested: third-party assets move.
 
-A missing asset would otherwise reject every candidate, one after the other.
+Otherwise a missing asset would reject every candidate, one after the other.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """One asset that a build reads.
+    """One asset read by a build.
 
     Attributes
     ----------
     modality
-        Entry of the catalog that names it.
+        Catalog entry that names it.
     key
-        Its name there.
+        Its key in that entry.
     type
-        What the service must call it: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
+        Type that the service must report: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
     """
 
     modality: Modality
@@ -43,13 +43,13 @@ class Needed:
 
     @property
     def option(self) -> str:
-        """How `--asset` calls it."""
+        """Its name in the option `--asset`."""
         name = self.modality.name
         return name if len(self.modality.asset) == 1 else f"{name}.{self.key}"
 
 
 def needed_assets(modalities: Sequence[Modality], base: Modality, levels: Sequence[str]) -> list[Needed]:
-    """List the assets that these modalities, and the base scene at these levels, are read from; each once."""
+    """List the assets that these modalities, and the base scene at these levels, are read from, without duplicates."""
     found: dict[str, Needed] = {}
     for needed in _of_all(modalities, base, levels):
         found.setdefault(needed.id, needed)
@@ -69,21 +69,21 @@ def require_assets(
     base: Modality,
     modalities: Sequence[Modality],
 ) -> None:
-    """Ask for every asset once.
+    """Ask the service about every asset once.
 
     Parameters
     ----------
     needed
-        What the build reads.
+        Assets that the build reads.
     describe
-        Asks the service for an asset.
+        Requests the description of an asset from the service.
     base, modalities
-        Say which modalities could be left out.
+        Used to tell which modalities could be left out.
 
     Raises
     ------
     InputError
-        When one is missing, cannot be read or is of another type: its id, its modality and the ways out.
+        When an asset is missing, unreadable or of another type; names its id and modality, and what to do.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:
@@ -93,19 +93,19 @@ def require_assets(
     fix = f"name another asset with --asset {wrong[0][0].option}=ID"
     if base.name not in names:
         rest = ",".join(m.name for m in modalities if m.name not in names)
-        fix += f", or leave {' and '.join(names)} out: --modalities {rest}"
-    raise InputError(f"Earth Engine: expected assets that this account can read, got {said}. To go on, {fix}.")
+        fix += f", or leave out {' and '.join(names)}: --modalities {rest}"
+    raise InputError(f"Earth Engine: expected assets that this account can read, got {said}. To continue, {fix}.")
 
 
 def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> str | None:
-    """Say what is wrong with an asset; None where nothing is."""
+    """Describe what is wrong with an asset; None if nothing is."""
     try:
         found = describe(needed.id)
     except TileUnavailable as refusal:
-        return f"missing, or not readable ({refusal.detail})"
+        return f"missing or not readable ({refusal.detail})"
     except AccessRefused as refusal:
         if UNREADABLE.search(str(refusal)) is None:
             raise
-        return "missing, or not readable (HTTP 403)"
+        return "missing or not readable (HTTP 403)"
     kind = str(found.get("type", ""))
-    return None if kind == needed.type else f"expected {needed.type}, is {kind or 'of no type'}"
+    return None if kind == needed.type else f"expected {needed.type}, is {kind or 'of unknown type'}"

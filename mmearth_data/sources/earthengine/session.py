@@ -97,16 +97,16 @@ class Session:
         return self._transport.emulator
 
     def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger, *, divisible: bool = False) -> Any:  # noqa: ANN401
-        """Value of an encoded expression, JSON.
+        """Value of an encoded expression, as JSON.
 
         Parameters
         ----------
         expression
-            What to compute.
+            Expression to compute.
         limiter, ledger
-            Act on the request.
+            Applied to the request.
         divisible
-            The caller can ask for less, so that a request with too many aggregations is not made again as it is.
+            True if the caller can ask for less, so that a request with too many aggregations is not retried unchanged.
 
         Raises
         ------
@@ -133,11 +133,11 @@ class Session:
         Parameters
         ----------
         expression
-            The image.
+            The encoded image.
         fields
             ``grid`` and ``fileFormat``.
         decode
-            Reads the answer; whatever it raises makes the answer an undecodable one, which is asked for again.
+            Reads the answer; any exception it raises marks the answer as undecodable, and the request is retried.
         limiter, ledger, divisible
             As in `compute_value`.
         """
@@ -158,7 +158,7 @@ class Session:
         return self._send("table:computeFeatures", ask, limiter, ledger)
 
     def asset(self, asset_id: str, limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
-        """Ask what an asset is, its type, bands and properties; once in the life of the session."""
+        """Request the description of an asset (type, bands and properties), once per session."""
 
         def ask() -> dict[str, Any]:
             found: dict[str, Any] = ee.data.getAsset(asset_id)

@@ -114,12 +114,12 @@ class EarthEngineSource:
         return self.options.url is not None and self._session().emulator is not None
 
     def connect(self) -> None:
-        """Sign in now rather than at the first request, and ask for every asset that the build reads.
+        """Sign in now rather than at the first request, and check every asset that the build reads.
 
         Raises
         ------
         InputError
-            When that fails, or an asset is missing or cannot be read.
+            When signing in fails, or an asset is missing or cannot be read.
         """
         needed = needed_assets(self._wanted, self._base, scene_levels(self._base, self.rules))
         require_assets(needed, self._describe, self._base, self._wanted)
@@ -183,7 +183,7 @@ class EarthEngineSource:
                 )
             except TileUnavailable as refusal:
                 raise InputError(
-                    f"Earth Engine refused its ecoregions, {table!r}: {refusal}. To go on, give --ecoregions FILE, or "
+                    f"Earth Engine refused its ecoregions, {table!r}: {refusal}. To continue, give --ecoregions FILE, or "
                     "name another table with --asset eco_region=ID."
                 ) from refusal
             if genuine:
@@ -215,7 +215,7 @@ class EarthEngineSource:
         return found
 
     def _asked(self, questions: Mapping[int, Question], *, again: bool) -> dict[int, Answered]:
-        """Answers of one survey, in requests of as many questions as the service has proved to answer."""
+        """Answers of one survey, in requests of as many questions as the service has been shown to handle."""
         listed = list(questions.values())
         size = self._batch[again]
         batches = [listed[k : k + size] for k in range(0, len(listed), size)]

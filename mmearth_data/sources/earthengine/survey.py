@@ -1,12 +1,12 @@
-"""The first kind of request: for a batch of candidates, which scenes, dates, grids, bands and numbers would each get?
+"""The survey request: for a batch of candidates, the scenes, dates, grids, bands and numbers that each would get.
 
-One expression maps one function over a list of candidates, which are its only varying part. An element that may be
-missing is never touched: it is a list of none or one, over which a function is mapped. (One null argument would fail
-the request for the whole batch.)
+One expression maps one function over a list of candidates, which is its only varying part. An element that may be
+missing is never accessed directly: it is a list of zero or one elements, over which a function is mapped. (A single
+null argument would fail the request for the whole batch.)
 
-What most candidates do without is asked in a second request, for those that need it: a scene of the other level, and
-the nearest scenes of other collections in all years where there are none in the weeks around. (The service's own
-conditional, ``Algorithms.If``, may compute both of its branches.)
+What most candidates do not need is requested in a second survey, only for those that do: a scene of the other
+processing level, and the nearest scenes of other collections over all years if there are none within a few weeks. (The
+service's own conditional, ``Algorithms.If``, may evaluate both of its branches.)
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ class Question:
     Attributes
     ----------
     place
-        Candidate that it is about.
+        Candidate that the question is about.
     given
-        What the expression is told of it, JSON-ready.
+        What the expression gets to know about it, JSON-ready.
     scene
-        Scene that the first survey found, where other collections' scenes are missing; None looks for a scene.
+        Scene found by the first survey, if scenes of other collections are missing; None searches for a scene.
     """
 
     place: Place
@@ -103,21 +103,21 @@ class Question:
 
 
 def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
-    """Return what the survey is told about a place, JSON-ready.
+    """Return what the survey gets to know about a candidate, JSON-ready.
 
     Parameters
     ----------
     place, rules
-        Give the window, the draw and the outlines.
+        Determine the window, the random choice and the outlines.
     levels
-        Levels that the expression knows, in its order.
+        Levels known to the expression, in its order.
     wanted
-        The one to look in.
+        The level to search.
 
     Raises
     ------
     TileUnavailable
-        Beyond 84 N or 80 S.
+        For locations beyond 84 N or 80 S.
     """
     own = utm_epsg(place.lon, place.lat)
     bits = draw_bits(rules.seed, place.tile_id, "scene")
@@ -170,27 +170,27 @@ class SurveyPlan:
 
     @cached_property
     def _second(self) -> Template:
-        """Candidates whose scene is looked for at the other level, and scenes that lack others; most builds need it."""
+        """Second survey: candidates searched at the other level, and scenes that lack others; most builds need it."""
         candidates = ee.List(hole("candidates")).map(lambda element: self._candidate(element, again=True))
         scenes = ee.List(hole("scenes")).map(lambda element: self._further(element))
         return Template(ee.List([candidates, scenes]))
 
     def tried(self, place: Place) -> list[str]:
-        """Levels to look for a scene of, in order."""
+        """Levels to search for a scene, in order."""
         return [level for level in self.rules.tried(place) if level in self.levels]
 
     def question(self, place: Place) -> Question:
-        """Ask about a place for the first time.
+        """First question about a location.
 
         Raises
         ------
         TileUnavailable
-            Beyond 84 N or 80 S.
+            For locations beyond 84 N or 80 S.
         """
         return Question(place=place, given=candidate(place, self.rules, self.levels, self.tried(place)[0]))
 
     def further(self, question: Question, scene: Mapping[str, Any] | None) -> Question | None:
-        """Ask again, about a candidate whose first answer leaves something open; None where nothing is."""
+        """Second question, about a candidate whose first answer is incomplete; None if it is complete."""
         place = question.place
         if scene is None:
             others = self.tried(place)[1:]
@@ -207,16 +207,16 @@ class SurveyPlan:
 
     @property
     def _searched(self) -> list[Modality]:
-        """Modalities whose scenes may have to be looked for again."""
+        """Modalities whose scenes may need a second search."""
         return [m for m in self.modalities if RECIPES[m.recipe["name"]].search is not None]
 
     def _open(self, m: Modality, scene: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Group of a modality's scenes -> window to look in: all years where the first survey found none."""
+        """Group of a modality's scenes -> window to search: all years where the first survey found none."""
         found: Mapping[str, Any] = scene["answers"][m.name]
         return {name: NEVER if scenes else self.rules.all_years_ms for name, scenes in found.items()}
 
     def expression(self, questions: Sequence[Question], *, again: bool) -> str:
-        """Encode the expression for a batch of questions, of the first or the second survey."""
+        """Encode the expression for a batch of questions of the first or the second survey."""
         candidates = [dict(question.given) for question in questions if question.scene is None]
         if not again:
             return self._first.fill({"candidates": candidates})
@@ -224,7 +224,7 @@ class SurveyPlan:
         return self._second.fill({"candidates": candidates, "scenes": scenes})
 
     def answers(self, questions: Sequence[Question], result: Any, *, again: bool) -> list[Mapping[str, Any] | None]:  # noqa: ANN401 - JSON
-        """Scene of each question, with all that is known of it; None where there is none."""
+        """Scene of each question with everything known about it; None if there is none."""
         candidates, scenes = map(iter, result if again else (result, ()))
         out: list[Mapping[str, Any] | None] = []
         for question in questions:
@@ -263,7 +263,7 @@ class SurveyPlan:
         )
 
     def _further(self, element: ee.ComputedObject) -> ee.Dictionary:
-        """Scenes of other collections, in all years, for a base scene that is known."""
+        """Scenes of other collections, over all years, for a known base scene."""
         given = ee.Dictionary(element)
         crs = given.get("crs")
         box = polygon(given.get("box"), crs)
@@ -304,7 +304,7 @@ class SurveyPlan:
         return ee.Dictionary({**known, "answers": ee.Dictionary(asked)} if asked else known)
 
     def _answer(self, m: Modality, scene: Scene, *, again: bool) -> Any:  # noqa: ANN401 - whatever the recipe computes
-        """Ask for what a modality needs; there is no third survey, so that the second one looks in all years at once."""
+        """Request what a modality needs. There is no third survey, so the second one searches all years at once."""
         kind = RECIPES[m.recipe["name"]]
         if again and kind.search is not None:
             return kind.search(m, scene, None)
@@ -356,7 +356,7 @@ class SurveyPlan:
 
 
 def scene_levels(base: Modality, rules: SceneRules) -> list[str]:
-    """Levels in which scenes are looked for."""
+    """List the processing levels that are searched for scenes."""
     return [level for level in dict.fromkeys([*rules.levels, FALLBACK]) if level in base.asset]
 
 
@@ -366,7 +366,7 @@ def epsg_of(scene: Mapping[str, Any]) -> int:
 
 
 def _completed(scene: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Scene with what the second survey found where the first one had found nothing."""
+    """Complete the scene with what the second survey found where the first one found nothing."""
     answers = dict(scene["answers"])
     for name, groups in found.items():
         answers[name] = {group: scenes or groups[group] for group, scenes in answers[name].items()}

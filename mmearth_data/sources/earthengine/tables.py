@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ASSET, ID, NAME = "RESOLVE/ECOREGIONS/2017", "ECO_ID", "ECO_NAME"
 RECIPE = "ecoregion"
-"""Of the modalities that are labels of these polygons."""
+"""Recipe of the modalities that are labels of these polygons."""
 SIMPLIFY_M = 100
 PAGE = 50
 """Polygons of one request; halved where their outlines are too much for one answer."""
@@ -42,7 +42,7 @@ def fetch_ecoregions(
     compute_features: Callable[[str, dict[str, Any]], dict[str, Any]],
     asset: str = ASSET,
 ) -> GeoDataFrame:
-    """Fetch all polygons of a table, that of RESOLVE or a copy of it.
+    """Fetch all polygons of a table: RESOLVE's or a copy of it.
 
     Returns
     -------

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LAND_COVER_GRID = Grid(WGS84, (1, 12_000), (-180, 90), stride=20, substride=5)
 DEM_GRID = Grid(WGS84, (1, 3_600), (-180, 90), stride=6, substride=2)
 ERA5_GRID = Grid(WGS84, (1, 10), (-180.05, 90.05))
-"""Pixels are centred on whole tenths of a degree, as the weather model's nodes are."""
+"""Pixels are centred on whole tenths of a degree, like the nodes of the weather model."""
 NO_CANOPY = 255
 DOUBT_M = (74.0, 23.0)
 LABEL_BLOCK_PX = 3

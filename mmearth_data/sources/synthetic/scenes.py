@@ -45,7 +45,7 @@ LAND_COVER_ZENITH_DEG = 70.0
 L2A_EUROPE = days_since_1970("2017-03-28")
 L2A_GLOBAL = days_since_1970("2018-12-13")
 NO_CLOUD_BAND = days_since_1970("2022-01-25"), days_since_1970("2024-02-28")
-"""Between these days QA60 is wholly masked; the bands MSK_CLASSI_* begin at the second. Earth Engine data catalog."""
+"""Between these days QA60 is fully masked; the MSK_CLASSI_* bands start on the second. Earth Engine data catalog."""
 EUROPE = (-12.0, 34.0, 45.0, 72.0)
 FRAME_DEG, FRAME_OVERLAP_DEG, FOOTPRINT_STEP_DEG = 1.6, 0.06, 0.25
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -268,13 +268,13 @@ class OpticalScene:
 
     @property
     def has_cloud_mask(self) -> bool:
-        """Whether QA60 is filled in; where it is not, every pixel of it is masked."""
+        """Whether QA60 has data; otherwise all of its pixels are masked."""
         first, last = NO_CLOUD_BAND
         return not first * DAY_MS <= self.time_ms < last * DAY_MS
 
     @property
     def has_cloud_classes(self) -> bool:
-        """Whether the bands MSK_CLASSI_* are filled in."""
+        """Whether the MSK_CLASSI_* bands have data."""
         return self.time_ms >= NO_CLOUD_BAND[1] * DAY_MS
 
     @property

@@ -53,7 +53,7 @@ def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
     lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     months = prices[0][1]["months_of_compute"]
     lines.append(
-        "| EECU-seconds a tile | " + " | ".join(f"{h:,} a month ({t})" for t, h in EECU_HOURS_A_MONTH.items()) + " |"
+        "| EECU-seconds per tile | " + " | ".join(f"{h:,} a month ({t})" for t, h in EECU_HOURS_A_MONTH.items()) + " |"
     )
     lines += [f"| {seconds} | {' | '.join(map(how_long, of.values()))} |" for seconds, of in months.items()]
     assert [line for line in lines if line not in readme] == []

@@ -272,7 +272,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_executed(tmp_path: Path
         content = {"model": Bomb(mark)} if wrap == "zip" else {"model": {}, "args": argparse.Namespace(a=Bomb(mark))}
         torch.save(content, file)
     for read in (load_encoder, lambda path: convert(path, tmp_path / "out")):
-        with pytest.raises(FileInputError, match="nothing of it was executed") as error:
+        with pytest.raises(FileInputError, match="nothing in it was executed") as error:
             read(file)
         assert "\n" not in str(error.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pth"]

@@ -79,7 +79,7 @@ def test_the_settings_are_the_released_ones(recipe: FineTuneRecipe) -> None:
 def test_the_rate_of_every_step_is_the_formulas(
     store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """32 samples in batches of 4 x 3: eight batches, two steps an epoch, the last two batches left out."""
+    """32 samples in batches of 4 x 3: eight batches, two steps per epoch, the last two batches left out."""
     recipe = replace(PAPER, batch_size=4, accumulate=3, epochs=3)
     fine = tuner(checkpoint, store, recipe)
     seen: list[dict[str, float]] = []
@@ -345,7 +345,7 @@ def test_few_samples_have_settings_of_their_own(store: Store) -> None:
     assert paper_recipe(sized(store, 500, PIXELS), 500) == PAPER_UNET
     with pytest.raises(InputError, match="at least 32 training samples"):
         paper_recipe(whole, 31, probe=True)
-    with pytest.raises(InputError, match="asked per pixel; use mmearth-train finetune --recipe paper"):
+    with pytest.raises(InputError, match="a task per pixel; use mmearth-train finetune --recipe paper"):
         paper_recipe(sized(store, 500, PIXELS), 500, probe=True)
 
 
@@ -412,18 +412,18 @@ def test_evaluate_names_the_papers_probe_its_settings_and_what_it_leaves_out(
     assert found.keys() == {
         (name, "paper"), (name, "knn-5"), (name, "knn-20"), ("image statistics", "knn-5"), ("image statistics", "knn-20"),
     }  # fmt: skip
-    assert result.notes == ("image statistics: no encoder, so not probed by paper.",)
+    assert result.notes == ("image statistics: no encoder, so not probed by protocol paper.",)
     row = found[name, "paper"]
     assert (row.train_tiles, row.test_tiles) == (32, 16)
-    assert row.chosen == "last of 100 epochs, 1 steps of 32 an epoch, lr 2.5e-05"
+    assert row.chosen == "last of 100 epochs, 1 steps of 32 per epoch, lr 2.5e-05"
     assert row.chosen in result.summaries()[0].remarks
 
 
 def test_the_settings_in_force_are_in_words(store: Store, checkpoint: Checkpoint) -> None:
     whole = tuner(checkpoint, store, replace(PAPER, seed=1), train=96)
-    assert whole.settings == "last of 100 epochs, 0 steps of 64 x 16 an epoch, lr 0.0008"
+    assert whole.settings == "last of 100 epochs, 0 steps of 64 x 16 per epoch, lr 0.0008"
     thawed = tuner(checkpoint, store, PAPER_UNET, PIXELS, train=96)
-    assert thawed.settings == "last of 200 epochs, encoder from epoch 51, 3 steps of 32 an epoch, lr 0.00125"
+    assert thawed.settings == "last of 200 epochs, encoder from epoch 51, 3 steps of 32 per epoch, lr 0.00125"
 
 
 def test_the_papers_probe_alone_needs_an_encoder(store: Store) -> None:
@@ -469,7 +469,7 @@ def test_finetune_with_the_papers_recipe(store: Store, checkpoint: Checkpoint, t
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)["rows"]
     assert row["protocol"] == "finetune-paper"
-    assert row["chosen"] == "last of 100 epochs, 1 steps of 32 an epoch, lr 2.5e-05"
+    assert row["chosen"] == "last of 100 epochs, 1 steps of 32 per epoch, lr 2.5e-05"
     assert result.stderr.count("epoch ") == 100
     written = json.loads((tmp_path / "out" / "config.json").read_text())["recipe"]
     assert (written["rules"], written["accumulate"], written["clip"], written["keep"]) == ("released", 1, None, "last")

@@ -129,7 +129,7 @@ def test_nothing_of_the_options_is_imported(tmp_path: Path, monkeypatch: pytest.
     assert import_weights(file).encoder.depths == DEPTHS
     assert "their_lab" not in sys.modules
     outside = {"model": {}, "settings": Named("their_lab", "Settings")}
-    with pytest.raises(FileInputError, match=r"asks for their_lab.Settings outside args; nothing of it was executed"):
+    with pytest.raises(FileInputError, match=r"asks for their_lab.Settings outside args; nothing in it was executed"):
         import_weights(archive(tmp_path / "d.pth", outside))
 
 
@@ -240,7 +240,7 @@ def test_what_would_run_something_never_does(act: str, place: str, zipped: bool,
     if act == "unknown" and "args" in place:
         assert import_weights(file).encoder.widths == WIDTHS
     else:
-        refused(file, "nothing of it was executed")
+        refused(file, "nothing in it was executed")
     assert not mark.exists()
     with mark.with_name("ordinary").open("wb"):  # the mark is real: an ordinary loader leaves it
         torch.load(file, weights_only=False)
@@ -273,7 +273,7 @@ def test_other_ways_to_a_call_are_closed(tmp_path: Path) -> None:
         "call of a stranger": b"\x80\x02cposix\nsystem\nU" + bytes([len(command)]) + command.encode() + b"\x85R.",
     }  # fmt: skip
     for name, content in by_hand.items():
-        refused(archive(tmp_path / f"{name}.pth", content), "nothing of it was executed")
+        refused(archive(tmp_path / f"{name}.pth", content), "nothing in it was executed")
     path = tmp_path / "shared.pth"
     memo = b"\x80\x02}q\x00(U\x04argsctheir_lab\nSettings\n)Rq\x01U\x05modelh\x01u."
     refused(archive(path, memo), "their_lab.Settings outside args")
@@ -323,7 +323,7 @@ def test_a_tensor_takes_only_numbers_that_its_file_has(name: str, tmp_path: Path
     good = archive(tmp_path / "good.pth", {"model": {"a": tensor(floats("0", 6), 1, (2, 2), (2, 1))}}, numbers)
     found = read_torch(good)
     assert found.tensor(found.content["model"]["a"]).tolist() == [[1, 2], [3, 4]]
-    refused(archive(tmp_path / "bad.pth", {"model": {"a": FORGED[name]}}, numbers), "nothing of it was executed")
+    refused(archive(tmp_path / "bad.pth", {"model": {"a": FORGED[name]}}, numbers), "nothing in it was executed")
 
 
 @pytest.mark.parametrize("zipped", FORMATS)
@@ -332,7 +332,7 @@ def test_a_file_that_lacks_some_of_its_bytes_is_damaged(zipped: bool, tmp_path: 
     whole = file.read_bytes()
     for length in (0, 1, 3, 100, len(whole) // 2, len(whole) - 100):
         file.write_bytes(whole[:length])
-        refused(file, "expected a whole file|expected tensors and options only")
+        refused(file, "expected a complete file|expected tensors and options only")
 
 
 def test_tensors_of_every_kind_are_what_was_saved(tmp_path: Path) -> None:
@@ -483,7 +483,7 @@ def test_bad_choices_are_refused_in_a_line(folder: Path, tmp_path: Path) -> None
         ("finetune", checkpoint, "--task", "store:biome", "--padding", "valid"): "'valid' is not one of",
         ("embed", store, "--checkpoint", checkpoint, "--out", "x.zarr", "--padding", "valid"): "'valid' is not one of",
         ("convert", checkpoint, "--to", "jax", "--out", str(tmp_path / "x")): "'jax' is not one of 'finetune', 'dense', 'sparse'",
-        ("convert", checkpoint, "--to", "sparse", "--out", str(tmp_path / "x")): "export it --to finetune",
+        ("convert", checkpoint, "--to", "sparse", "--out", str(tmp_path / "x")): "use --to finetune",
         ("convert", checkpoint, "--to", "timm", "--out", str(tmp_path / "x")): "expected an encoder with the original stem",
         ("evaluate", bare, "--task", "store:biome"): "was converted without one; convert it again with --store STORE",
         ("evaluate", bare, "--task", "store:biome", "--store", store): "convert them again with --store STORE",

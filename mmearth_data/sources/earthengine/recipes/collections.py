@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 PROJECTED = "projected"
 SCENES_OF_A_YEAR = 100
-"""Scenes that pass a cloud test: of about 140 overpasses where two of Sentinel-2's orbits overlap."""
+"""Scenes that pass a cloud test, out of about 140 overpasses where two of Sentinel-2's orbits overlap."""
 ANY_NUMBER = "float64"
-"""Type that holds the values of every band; where pixels are interpolated they are real numbers anyway."""
+"""Type that can hold the values of every band; interpolated pixels are real numbers anyway."""
 
 
 def touching(m: Modality) -> ee.ImageCollection:
@@ -87,10 +87,10 @@ def mode(m: Modality, shape: tuple[()]) -> tuple[ee.Image, list[str]]:
 
 
 def label_type(m: Modality) -> str:
-    """Whole-number type of the labels of the asset: a mode counts numbers, and bytes take an eighth of doubles' memory.
+    """Integer type for the labels of the asset: a mode counts numbers, and bytes take an eighth of a double's memory.
 
-    Labels that are renumbered need not fit the stored type: the smallest unsigned one is taken that also holds a number
-    beyond the last known label, so that an unknown label is never cut down to a known one.
+    Labels that are renumbered need not fit the stored type. The result is the smallest unsigned type that can also hold
+    a number beyond the last known label, so that an unknown label is never truncated to a known one.
     """
     known = parameters(m).get("remap_from")
     return m.dtype.name if known is None else np.min_scalar_type(max(known) + 1).name

@@ -101,20 +101,21 @@ class RecipeKind:
     Attributes
     ----------
     survey
-        What to compute for a candidate's scene; None asks nothing.
+        What to compute for a candidate's scene; None requests nothing.
     search
-        What to compute in a second survey where `survey` found no scenes of some group: the same form of answer, group
-        -> scenes, for a scene and the windows to look in (None: everywhere). None: `survey` leaves nothing open.
+        What to compute in a second survey if `survey` found no scenes for some group: the same form of answer, group
+        -> scenes, for a scene and the windows to search (None: all years). None: `survey` never leaves a group empty.
     values
         Turns the survey's answer into the modality's values, for ``tile/continuous``.
     ask
-        What a tile needs; None where the modality is missing here.
+        What to request for a tile; None if the modality is missing here.
     image
-        Image that delivers it, given the ask's shape, and the stored bands that it holds, in order.
+        Image to request, given the shape of the request, and the stored bands that it holds, in order.
     asset_type
-        What the service calls its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
+        Type that the service reports for its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
     cost
-        Images that the service reads for a pixel, about: what is dearest goes alone where all together are too much.
+        Approximate number of images that the service reads per pixel; if a request for all modalities is too large, the
+        most expensive one is requested alone.
     """
 
     survey: Callable[[Modality, Scene], Any] | None = None

@@ -29,9 +29,9 @@ def groups(m: Modality) -> Mapping[str, list[str]]:
 
 
 def survey(m: Modality, scene: Scene) -> dict[str, Any]:
-    """Scenes of each pass in the weeks around: lists, empty where there is none.
+    """Scenes of each pass within a few weeks of the base scene: lists, possibly empty.
 
-    Most places are served by these, which spares the service a search through all years.
+    These suffice for most locations, which spares the service a search through all years.
     """
     near = _collection(m).filterDate(*scene.years)
     near = near.filterDate(scene.time.subtract(NEAR_DAYS * DAY_MS), scene.time.add(NEAR_DAYS * DAY_MS + 1))
@@ -39,14 +39,14 @@ def survey(m: Modality, scene: Scene) -> dict[str, Any]:
 
 
 def search(m: Modality, scene: Scene, windows: ee.Dictionary | None) -> dict[str, Any]:
-    """Last scene of each pass before and first one after the base scene: lists of none to two.
+    """Last scene of each pass before the base scene and first one after it: lists of zero to two scenes.
 
     Parameters
     ----------
     m, scene
         As in `survey`.
     windows
-        Pass -> [start, end) to look in; None takes all years for each.
+        Pass -> [start, end) to search; None searches all years for each pass.
     """
     return {name: _around(m, name, scene, windows).map(_describe) for name in groups(m)}
 
