@@ -24,7 +24,7 @@ TOO_MUCH = re.compile(
 )
 TOO_DEAR = re.compile(r"timed out|memory limit|memory capacity", re.I)
 AGGREGATIONS = re.compile(r"too many concurrent aggregations", re.I)
-UNREADABLE = re.compile(r"denied on resource|may not exist|does not have access|not found", re.I)
+UNREADABLE = re.compile(r"HTTP 404|denied on resource|may not exist|does not have access|not found", re.I)
 """What the service says of an asset that is not there for this account; it does not say which of the two."""
 REFUSED, TOO_LARGE = "earthengine_refused", "earthengine_too_large"
 """Reasons of rejected candidates."""
