@@ -24,7 +24,7 @@ TOO_MUCH = re.compile(
 )
 TOO_DEAR = re.compile(r"timed out|memory limit|memory capacity", re.I)
 AGGREGATIONS = re.compile(r"too many concurrent aggregations", re.I)
-UNREADABLE = re.compile(r"denied on resource|may not exist|does not have access|not found", re.I)
+UNREADABLE = re.compile(r"HTTP 404|denied on resource|may not exist|does not have access|not found", re.I)
 """Messages of the service for an asset that this account cannot read; missing and forbidden are not distinguished."""
 REFUSED, TOO_LARGE = "earthengine_refused", "earthengine_too_large"
 """Reasons of rejected candidates."""

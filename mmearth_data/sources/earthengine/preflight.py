@@ -102,7 +102,8 @@ def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> st
     try:
         found = describe(needed.id)
     except TileUnavailable as refusal:
-        return f"missing or not readable ({refusal.detail})"
+        # Any other refusal does not concern the asset: the requests that need it will report it.
+        return f"missing or not readable ({refusal.detail})" if UNREADABLE.search(refusal.detail) else None
     except AccessRefused as refusal:
         if UNREADABLE.search(str(refusal)) is None:
             raise

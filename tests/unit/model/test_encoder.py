@@ -297,7 +297,7 @@ def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], said: str) ->
     ("x", "mask", "said"),
     [
         (torch.zeros(2, 4, 24, 24), None, "images with 3 bands"),
-        (torch.zeros(2, 3, 24, 20), None, "8 px patches divide"),
+        (torch.zeros(2, 3, 24, 20), None, "multiples of 8 px"),
         (torch.zeros(2, 3, 24, 24), torch.zeros(2, 8, dtype=torch.bool), r"shape \(2, 9\)"),
         (torch.zeros(2, 3, 24, 24), torch.zeros(2, 9), "boolean mask"),
     ],
