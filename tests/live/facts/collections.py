@@ -386,7 +386,7 @@ UNBOUNDED = (
                 .size()
             )
         ),
-        OneOf((Equal(0), Refused(r"emulator computes the scenes of its planet place by place"))),
+        OneOf((Equal(0), Refused(r"emulator computes the scenes of its planet location by location"))),
     ),
     Fact(
         "unbounded collections",
