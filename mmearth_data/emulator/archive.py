@@ -154,15 +154,15 @@ def native_band(
     Parameters
     ----------
     name, kind
-        Its name and type.
+        Name and type of the band.
     raster
-        Its lattice.
+        Its pixel grid.
     read
-        Gives (values, valid) of a window of the planet's grid; valid None masks nothing.
+        Returns (values, valid) of a window of the planet's grid; valid None masks nothing.
     footprint
-        Masks what lies outside, where the planet itself does not.
+        Masks everything outside, if the planet itself does not.
     policy
-        How its pyramid is made; None as bands of its name are.
+        How its pyramid is made; None uses the default for bands of its name.
     """
     value = float(cheap_value(name, kind))
 
@@ -192,7 +192,7 @@ def pyramid_band(
     native: Callable[[Grid], Pixels],
     policy: Policy | None = None,
 ) -> Band:
-    """Band of an asset from its native pixels: coarser requests read its pyramid."""
+    """Band of an asset from its native pixels; coarser requests read its pyramid."""
     chosen = policy or POLICIES.get(name, MEAN)
     whole = kind.precision == "int"
     return Band(name, kind, home, lambda grid: from_pyramid(grid, home, size, native, policy=chosen, whole=whole), size)
@@ -203,7 +203,7 @@ POLICIES: dict[str, Policy] = {
     **dict.fromkeys(("MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE", "transition"), MODE),
     **dict.fromkeys(("QA10", "QA20", "QA60", "QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL"), SAMPLE),
 }
-"""Bands whose pyramids are no means: classes, and bit masks (Earth Engine's reference, PyramidingPolicy)."""
+"""Bands whose pyramids are not means: classes and bit masks (Earth Engine's reference, PyramidingPolicy)."""
 
 
 def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band], compute: Callable[..., Any]) -> Band:
@@ -292,9 +292,7 @@ def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Maker
     makers = {name: partial(own, name) for name in image.bands}
     computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
     makers |= {name: partial(_computed, own, scene, name, *how) for name, how in computed.items()}
-    if (
-        "MSK_CLDPRB" in makers
-    ):  # images that lack it have 21 bands instead of 23: the probability of snow is missing too
+    if "MSK_CLDPRB" in makers:  # images without it have 21 bands instead of 23: the probability of snow is missing too
         makers["MSK_SNWPRB"] = partial(_computed, own, scene, "MSK_SNWPRB", BYTE, "B5", "SCL", _snow_percent)
     if scene.has_cloud_classes or scene.has_cloud_probability:
         makers |= {name: partial(_cloud_class, own, scene, name, *how) for name, how in CLOUD_CLASSES.items()}
@@ -337,9 +335,9 @@ CLOUD_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., NDArray[Any]]]] = 
     "MSK_CLASSI_CIRRUS": (("QA60",), lambda flags: flags == 1 << 11),
     "MSK_CLASSI_SNOW_ICE": (("B3", "B11"), lambda green, swir: (green > 2200) & (green - swir > 0.4 * (green + swir))),
 }
-"""Bands of the classification of clouds, 60 m: bands of which they are computed, and how.
+"""Bands of the cloud classification, 60 m: the bands from which they are computed, and how.
 
-Before February 2024 they are masked out; images that lack MSK_CLDPRB lack them as well.
+Before February 2024 they are masked; images without MSK_CLDPRB lack them as well.
 """
 
 

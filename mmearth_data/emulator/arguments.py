@@ -1,7 +1,7 @@
-"""Which arguments change nothing here, and which the emulator refuses: none is dropped in silence.
+"""Arguments that have no effect here, and arguments that the emulator refuses; none is silently dropped.
 
-An argument of a signature is taken by the implementation, or is listed in `HINTS` with the reason why it changes
-nothing, or is refused as soon as it is given another value than its default.
+Each argument of a signature is either used by the implementation, listed in `HINTS` with the reason why it has no
+effect, or refused when it is given a value other than its default.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from mmearth_data.emulator.registry import FUNCTIONS
 from mmearth_data.emulator.signatures import Argument, signatures
 
 ANY_FUNCTION = "*"
-EXACT_MARGIN = "every vertex is transformed, and long edges are cut first: results are within any margin"
-EXACT_VALUES = "values are reduced directly, as the service does with few of them; none are put into buckets first"
-MEMORY = "how the service cuts up a computation for its memory; results are the same"
+EXACT_MARGIN = "every vertex is transformed, and long edges are split first: results are within any margin"
+EXACT_VALUES = "values are reduced directly, as the service does for few values; none are put into buckets first"
+MEMORY = "how the service splits a computation to save memory; results are the same"
 HINTS: dict[tuple[str, str], str] = {
     (ANY_FUNCTION, "maxError"): EXACT_MARGIN,
     (ANY_FUNCTION, "tileScale"): MEMORY,
     (ANY_FUNCTION, "parallelScale"): MEMORY,
-    ("Image.reduceNeighborhood", "optimization"): "how the same neighbourhoods are visited",
+    ("Image.reduceNeighborhood", "optimization"): "how neighbourhoods are visited; results are the same",
     ("Image.sampleRectangle", "defaultArrayValue"): "no pixel of the emulator is an array",
     ("Image.parseExpression", "vars"): "a formula finds its variables by name",
     ("GeometryConstructors.Rectangle", "evenOdd"): "a rectangle is one ring: both rules have the same inside",
@@ -36,7 +36,7 @@ HINTS: dict[tuple[str, str], str] = {
         for name, argument in product(("median", "mode", "percentile"), ("maxBuckets", "minBucketWidth", "maxRaw"))
     },
 }
-"""(function, argument) -> why its value changes nothing."""
+"""(function, argument) -> why its value has no effect."""
 
 _PREDICATES = ("contains", "containedIn", "intersects", "disjoint", "withinDistance", "distance")
 _COMBINATIONS = ("intersection", "difference", "symmetricDifference", "union")
@@ -51,17 +51,17 @@ REFUSED: frozenset[tuple[str, str]] = frozenset(
         *product((f"GeometryConstructors.{kind}" for kind in ("Polygon", "MultiPolygon")), ("evenOdd",)),
     }
 )
-"""(function, argument) that an implementation takes and does not heed: only the default is answered."""
+"""(function, argument) that an implementation takes but ignores; only the default is supported."""
 
 
 def is_hint(function: str, argument: str) -> bool:
-    """Whether a value of an argument changes nothing."""
+    """Whether the value of an argument has no effect."""
     return (function, argument) in HINTS or (ANY_FUNCTION, argument) in HINTS
 
 
 @lru_cache(maxsize=1024)
 def unheeded(function: str) -> tuple[Argument, ...]:
-    """Arguments of which only the default is answered."""
+    """Arguments for which only the default is supported."""
     takes = FUNCTIONS[function].takes
     return tuple(
         argument
@@ -71,8 +71,9 @@ def unheeded(function: str) -> tuple[Argument, ...]:
 
 
 def not_heeded(function: str, argument: Argument) -> EmulatorError:
-    """Say plainly that Earth Engine heeds an argument and this emulator does not."""
+    """Refuse an argument that Earth Engine supports and this emulator does not."""
     default = "null" if argument.default is None else repr(argument.default)
     return EmulatorError(
-        f"{function}: Earth Engine has the argument '{argument.name}'; the emulator has only its default, {default}."
+        f"{function}: Earth Engine has the argument '{argument.name}'; the emulator supports only its default, "
+        f"{default}."
     )

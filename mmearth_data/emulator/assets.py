@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Narrowing = Callable[[Mapping[str, Value], Mapping[str, float]], Value]
 
 PUBLIC, LEGACY = "projects/earthengine-public/assets/", "projects/earthengine-legacy/assets/"
-"""Projects of the data catalog, and of what is older than projects: ``users/...`` and folders such as ``projects/sat-io``."""
+"""Projects of the data catalog, and of older assets: ``users/...`` and folders such as ``projects/sat-io``."""
 FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
 """What the archive holds: nothing was taken after its last day."""
 TABLES = ("RESOLVE/ECOREGIONS/2017",)
@@ -44,24 +44,24 @@ PASS = "orbitProperties_pass"
 
 @dataclass(frozen=True)
 class Scenes:
-    """A collection of scenes that the planet finds by place and time.
+    """A collection of scenes that the planet finds by location and time.
 
     Attributes
     ----------
     id
         Asset id.
     search
-        Scenes that touch a shape (EPSG:4326) within a period, in their order.
+        Finds scenes that touch a shape (EPSG:4326) within a period, in order.
     image
-        Image of a scene.
+        Makes the image of a scene.
     named
-        Scene of an index, or None.
+        Returns the scene of an index, or None.
     since_ms
-        When the first was taken.
+        Time of the first scene.
     properties
-        Of the collection itself.
+        Properties of the collection itself.
     narrowing
-        Keyword of ``search`` -> its value for properties that must be equal to, or must not exceed, something.
+        Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
     """
 
     id: str
@@ -81,23 +81,23 @@ class Scenes:
         equal: Mapping[str, Value] | None = None,
         below: Mapping[str, float] | None = None,
     ) -> Iterator[Image]:
-        """Images that may touch a place and start in [start, end), in their order.
+        """Images that may touch a location and start in [start, end), in order.
 
         Parameters
         ----------
         bounds
-            Shape, EPSG:4326; None is everywhere, where only what an index names, or what is not there, is found.
+            Shape, EPSG:4326; None is everywhere, which works only for a given index or an empty period.
         start_ms, end_ms
             UTC milliseconds; None is open.
         equal
-            Properties that must have a value: ``system:index`` is found at once.
+            Required values of properties; an image with a given ``system:index`` is found directly.
         below
-            Properties that must not exceed a limit. What ``narrowed`` cannot use of these two is left to the caller.
+            Upper limits of properties. Conditions in these two that ``narrowing`` cannot use are left to the caller.
 
         Raises
         ------
         EmulatorError
-            Where all scenes of the globe would have to be listed.
+            If all scenes on the globe would have to be listed.
         """
         period = (
             max(self.since_ms, self.since_ms if start_ms is None else start_ms),
@@ -128,28 +128,28 @@ class Scenes:
 def _scattered(asset: str) -> EmulatorError:
     """Refuse to list the scenes of the whole globe."""
     return EmulatorError(
-        f"{asset}: expected a place, because the emulator computes the scenes of its planet place by place and cannot "
-        "list all of them; add filterBounds(geometry), or name one scene by its system:index. Pixels of a composite "
-        "(median, mosaic, mode, ...) need no filterBounds: they are computed for the grid that is asked for."
+        f"{asset}: expected a location, because the emulator computes the scenes of its planet location by location "
+        "and cannot list all of them; add filterBounds(geometry), or name one scene by its system:index. Pixels of a "
+        "composite (median, mosaic, mode, ...) need no filterBounds: they are computed for the requested grid."
     )
 
 
 @dataclass(frozen=True)
 class Few:
-    """A collection that is a list, or nearly.
+    """A collection short enough to be listed.
 
     Attributes
     ----------
     id
         Asset id.
     listed
-        Images that may touch a shape within a period.
+        Returns the images that may touch a shape within a period.
     named
-        Image of an index, or None.
+        Returns the image of an index, or None.
     properties
-        Of the collection itself.
+        Properties of the collection itself.
     since_ms
-        When the first begin, where pixels should be computed from those near a grid; None where they are few.
+        Time of the first image, if pixels should be computed from the images near a grid; None if there are few images.
     """
 
     id: str
@@ -233,7 +233,7 @@ def _sentinel2(world_of: Planet, asset: str) -> Scenes:
 
 
 def _first_ms(*orbits: Orbit) -> int:
-    """Launch of the first platform on some orbits, UTC milliseconds."""
+    """Launch of the first platform on these orbits, UTC milliseconds."""
     return min(first for orbit in orbits for first, _, _ in orbit.platforms.values()) * DAY_MS
 
 
@@ -298,7 +298,7 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
 
 WEATHER_RASTER = archive.raster_of(products.ERA5_GRID, *products.ERA5_GRID.origin, (3601, 1801))
-"""Both -180 and 180 degrees have a column of their own."""
+"""-180 and 180 degrees each have their own column."""
 
 
 def _weather(world_of: Planet) -> Few:
@@ -386,7 +386,7 @@ FIRST_DAYS = {
     planet.WORLD_COVER: "2020-01-01",
     derived.LANDSAT8: "2013-03-18",
 }
-"""Where the property ``date_range`` of a collection begins; Earth Engine's data catalog."""
+"""Start of the property ``date_range`` of a collection; Earth Engine's data catalog."""
 
 
 @lru_cache(maxsize=64)
@@ -398,12 +398,12 @@ def _made(world_of: Planet, asset: str) -> Source | Image:
 
 
 def plain_id(name: str) -> str:
-    """Id of an asset as scripts write it: without the project that the REST interface puts before it."""
+    """Asset id as written in scripts: without the project that the REST interface prepends."""
     return name.removeprefix(PUBLIC).removeprefix(LEGACY).strip("/")
 
 
 def full_name(asset: str) -> str:
-    """Name of an asset in the REST interface."""
+    """Asset name in the REST interface."""
     return f"{LEGACY if asset.startswith(('projects/', 'users/')) else PUBLIC}{asset}"
 
 
@@ -420,7 +420,7 @@ def find(asset_id: str, context: Context) -> Source | Image | None:
 
 
 def list_assets(parent: str = "") -> list[dict[str, Value]]:
-    """All assets below a folder, as `listAssets` names them; an empty ``parent`` has all."""
+    """All assets below a folder, as `listAssets` names them; an empty ``parent`` lists all."""
     images = {planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER}
     kinds = {asset: "IMAGE" if asset in images else "IMAGE_COLLECTION" for asset in MAKERS}
     kinds |= dict.fromkeys(TABLES, "TABLE")

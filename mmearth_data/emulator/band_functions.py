@@ -112,7 +112,7 @@ def metadata(image: Image, property: str, name: str | None = None) -> Image:
     value = value.ms if isinstance(value, Date) else value
     known = isinstance(value, (int, float))
     band = constant(float(value) if known else 0.0, name or property)
-    # "of type double", whatever its number: images of a collection may be reduced with it.
+    # "of type double", whatever its value, so that images of a collection can be reduced with it.
     return Image((replace(band if known else wholly_masked(band), type=DOUBLE),), {}, image.footprint)
 
 
@@ -237,7 +237,7 @@ def link_collection(
     linkedProperties: Value = None,
     matchPropertyName: str = "system:index",
 ) -> Image:
-    """Add bands and properties of the image of a collection that shares a property; masked and null without one."""
+    """Add bands and properties of the image of a collection with the same property; masked and null if none."""
     match = matching(imageCollection, input, matchPropertyName)
     names = [linkedBands] if isinstance(linkedBands, str) else linkedBands or []
     wanted = [linkedProperties] if isinstance(linkedProperties, str) else linkedProperties or []
@@ -252,7 +252,7 @@ def link_collection(
 
 
 def matching(collection: Collection, image: Image, name: str = "system:index") -> Image | None:
-    """Image of a collection that has the value of a property that an image has; where several have, the first."""
+    """Image of a collection with the same property value as an image; the first if there are several."""
     value = image.properties.get(name)
     if value is None:
         return None
@@ -261,7 +261,7 @@ def matching(collection: Collection, image: Image, name: str = "system:index") -
 
 
 def example_image(collection: Collection) -> Image | None:
-    """Take an image of a collection; None of an empty one."""
+    """Return an image of a collection; None if it is empty."""
     return example_of(collection) if collection.scattered(ANYTHING) else next(iter(collection), None)
 
 

@@ -1,7 +1,7 @@
 """The two documents that Earth Engine serves and that its Python client ships: signatures and discovery.
 
-They are found beside the installed client, which is not imported. The client's copy of the discovery document is years
-older than the client: what its functions call since is added here, as the REST reference has it.
+They are read from the installed client, which is not imported. The client's copy of the discovery document is years
+older than the client; methods that the client has called since are added here as the REST reference documents them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 VERSION = "v1alpha"
-"""Of the paths in the document; the service answers under ``v1`` alike."""
+"""Version of the paths in the document; the service also answers under ``v1``."""
 PROJECT = "projects/{projectsId}"
 
 
@@ -31,15 +31,15 @@ class Method(NamedTuple):
     name
         Such as ``projects.tables.create``.
     verb
-        Of HTTP.
+        HTTP verb.
     of
-        What its path begins with, a name in pieces; ``parameter`` stands for all of it.
+        Parts of the resource name that its path starts with; ``parameter`` stands for the whole name.
     parameter
-        Name of that argument.
+        Name of the argument that holds it.
     tail
         Rest of the path.
     query
-        Arguments of the query.
+        Query arguments.
     """
 
     name: str
@@ -67,7 +67,7 @@ ADDED = (
         ("filter", "pageSize", "pageToken", "region"),
     ),
 )
-"""Methods that the client's copy of the document lacks, or has with other arguments than the client gives."""
+"""Methods that the client's copy of the document lacks, or has with other arguments than the client passes."""
 ADDED_QUERY = {
     "projects.listAssets": ("filter", "view"),
     "projects.assets.listAssets": ("filter", "view"),
@@ -76,7 +76,7 @@ ADDED_QUERY = {
     "projects.filmstripThumbnails.create": ("workloadTag",),
     "projects.maps.create": ("workloadTag",),
 }
-"""Arguments that the client gives to methods of the document since."""
+"""Arguments that the client passes to methods of the document and that were added later."""
 
 
 def _folder() -> Path:
@@ -102,7 +102,7 @@ def algorithms() -> dict[str, Any]:
 
 @cache
 def _document() -> dict[str, Any]:
-    """Discovery document with what was added to it."""
+    """Discovery document including the additions."""
     document = _read("cloud_api_discovery_document.json")
     for method in ADDED:
         *rooms, name = method.name.split(".")
@@ -145,7 +145,7 @@ def _walked(room: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, di
 
 @cache
 def methods() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
-    """(name, verb of HTTP, pattern of the path without its version) of every method."""
+    """(name, HTTP verb, pattern of the path without its version) of every method."""
     found = []
     for name, method in _walked(_document()):
         path = re.escape(method["flatPath"].removeprefix(f"{VERSION}/"))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.values import ErrorMargin
 
 ROOM_OF_A_POINT = 10
-"""A feature with a geometry takes as much memory as so many elements of a list."""
+"""A feature with a geometry takes as much memory as this many elements of a list."""
 
 # ---------------------------------------------------------------- making
 
@@ -122,7 +122,7 @@ def random_points(
 
 @function("Collection.filter")
 def filter_collection(collection: Collection, filter: Value) -> Collection:
-    """Elements that pass a filter, or a text that describes one."""
+    """Elements that pass a filter, or a string that describes one."""
     if isinstance(filter, str):
         return collection.where(parsed(filter, "Collection.filter"))
     if not isinstance(filter, Filter):

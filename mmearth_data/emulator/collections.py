@@ -45,12 +45,12 @@ class AssetSource(Protocol):
 
     @property
     def since_ms(self) -> int | None:
-        """When its first images were taken, where they are too many to list; None where they can be listed."""
+        """Time of the first images, if there are too many to list; None if they can be listed."""
         ...
 
     @property
     def until_ms(self) -> int:
-        """End of the time that the archive holds."""
+        """End of the period covered by the archive."""
         ...
 
     def query(
@@ -76,7 +76,7 @@ class Elements(Protocol):
         ...
 
     def scattered(self, query: Query) -> bool:
-        """Whether what a query finds lies all over the globe, so that it can be listed for a place only."""
+        """Whether the results of a query are spread over the globe, so that they can be listed only for a location."""
         ...
 
 
@@ -91,7 +91,7 @@ class Listed:
         return iter(self.elements)
 
     def scattered(self, query: Query) -> bool:
-        """No: they are there."""
+        """Return False: the elements are already listed."""
         return False
 
 
@@ -107,7 +107,7 @@ class Stored:
         return iter(self.source.query(bounds, query.start_ms, query.end_ms, query.equal, query.below))
 
     def scattered(self, query: Query) -> bool:
-        """Whether no place, no name and no empty span of time narrows the search of a large archive."""
+        """Whether no location, index or empty period narrows the search of a large archive."""
         since = self.source.since_ms
         if since is None or query.bounds is not None or isinstance(query.equal.get(INDEX), str):
             return False
@@ -129,7 +129,7 @@ class Sorted:
         return iter(sorted(found, key=lambda e: sort_key(e.properties.get(self.key)), reverse=not self.ascending))
 
     def scattered(self, query: Query) -> bool:
-        """As the parent."""
+        """Whether the parent is."""
         return self.parent.scattered(query)
 
 
@@ -147,7 +147,7 @@ class Filtered:
         return (element for element in self.parent.find(query.both(wanted.query)) if passes(element, None))
 
     def scattered(self, query: Query) -> bool:
-        """Whether the filters leave what the parent finds all over the globe."""
+        """Whether the filters keep results of the parent that are spread over the globe."""
         return self.parent.scattered(query.both(all_of(self.filters).query))
 
 
@@ -164,7 +164,7 @@ class Cut:
         return islice(self.parent.find(ANYTHING), self.start, self.stop)
 
     def scattered(self, query: Query) -> bool:
-        """Whether all of the parent is: which part it is depends on all, whatever is asked for."""
+        """Whether the whole parent is: which part is selected depends on all of it, whatever the query."""
         return self.parent.scattered(ANYTHING)
 
 
@@ -185,20 +185,20 @@ class Mapped:
         return (made for made in map(function, self.parent.find(passed)) if made is not None)
 
     def scattered(self, query: Query) -> bool:
-        """Whether what it is made of is."""
+        """Whether the collection it is made from is."""
         return self.parent.scattered(self._passed(query))
 
     def _passed(self, query: Query) -> Query:
         return query if self.keeps else Query(region=query.region)
 
     def _placed(self, element: Value) -> Value:
-        """Apply the function to an image of a place: without a footprint it would count in all places."""
+        """Apply the function to an image of one location; a result without a footprint would count everywhere."""
         made = self.function(element)
         if isinstance(made, Image) and made.footprint is None:
             raise EmulatorError(
                 "Expected a function that keeps the footprints of the images of a collection without filterBounds, got "
-                "an image that is valid everywhere (by unmask(value, false), or from a constant), so that images all "
-                "over the globe would count; add filterBounds(geometry) before map."
+                "an image that is valid everywhere (from unmask(value, false), or from a constant), so that images "
+                "from all over the globe would count; add filterBounds(geometry) before map."
             )
         return made
 
@@ -217,13 +217,13 @@ class Merged:
         return chain(firsts, (_renamed(element, "2_") for element in self.second.find(anyhow)))
 
     def scattered(self, query: Query) -> bool:
-        """Whether either is."""
+        """Whether either of them is."""
         anyhow = _without_index(query)
         return self.first.scattered(anyhow) or self.second.scattered(anyhow)
 
 
 def _without_index(query: Query) -> Query:
-    """Query without the name of an element, which merging changes."""
+    """Query without the index of an element, which merging changes."""
     return replace(query, equal={name: value for name, value in query.equal.items() if name != INDEX})
 
 
@@ -271,7 +271,7 @@ class Collection:
         return iter(self._found) if self._found else self.source.find(query)
 
     def scattered(self, query: Query) -> bool:
-        """Whether what a query finds lies all over the globe (see `Elements.scattered`)."""
+        """Whether the results of a query are spread over the globe (see `Elements.scattered`)."""
         return not self._found and self.source.scattered(query)
 
     def elements(self) -> list[Value]:

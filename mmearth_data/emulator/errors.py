@@ -100,7 +100,7 @@ def asset_not_found(function: str, kind: str, asset: str) -> EmulatorError:
 
 
 NOT_FOUND = "not found (does not exist or caller does not have access). The emulator has no such asset; Earth Engine may have it."
-"""The service's words about an asset, and the emulator's own: what is lacking here may exist there."""
+"""The service's message about an asset, and an addition by the emulator: a missing asset may exist on the service."""
 
 
 def band_not_found(function: str, pattern: object, bands: Iterable[str]) -> EmulatorError:
@@ -132,20 +132,20 @@ def too_many_pixels(width: int, height: int) -> EmulatorError:
 
 
 def timed_out() -> EmulatorError:
-    """Refuse what takes longer than the service computes."""
+    """Refuse requests that take longer than the service computes."""
     return EmulatorError("Computation timed out.")
 
 
 def memory_exceeded() -> EmulatorError:
-    """Refuse what needs more memory than the service gives to a request."""
+    """Refuse requests that need more memory than the service allows."""
     return EmulatorError("User memory limit exceeded.")
 
 
 def method_not_emulated(method: str) -> EmulatorError:
-    """Say plainly that Earth Engine's REST interface has a method and this emulator has not."""
+    """Refuse a method of Earth Engine's REST interface that this emulator does not support."""
     return EmulatorError(
-        f"{method}: Earth Engine has this method; the emulator does not. It reads assets and computes; it keeps, exports "
-        "and imports nothing."
+        f"{method}: Earth Engine has this method; the emulator does not. It only reads assets and computes; it does "
+        "not store, export or import anything."
     )
 
 

@@ -49,13 +49,13 @@ class Request:
     Attributes
     ----------
     planet
-        What the assets hold.
+        Planet that the assets show.
     cheap_pixels
-        True where pixels may be any.
+        True if pixel values do not matter.
     profiles
-        Of requests that asked for it.
+        Profiles of requests that asked for one.
     work
-        What it may use, and whether to continue.
+        Limits of the request, and whether to continue.
     """
 
     planet: Planet

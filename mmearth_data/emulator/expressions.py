@@ -69,7 +69,7 @@ class Formula:
     context: Context
 
     def by_name(self, variables: Mapping[str, Value]) -> Image:
-        """Compute it for values of its variables; properties stay behind, as in arithmetic."""
+        """Compute it for values of its variables; properties are dropped, as in arithmetic."""
         reader = _Reader(self, {name: self.context.promote(value, "Image") for name, value in variables.items()})
         made = reader.result()
         return Image(made.bands, {}, made.footprint)

@@ -132,7 +132,7 @@ def id_of(element: Value) -> str | None:
 def geometry(
     feature: Value, context: Context, maxError: ErrorMargin | None = None, proj: Projection | None = None
 ) -> Geometry:
-    """Geometry of an element, in a projection perhaps."""
+    """Geometry of an element, optionally in a projection."""
     found = geometry_of(feature)
     if proj is None:
         return found
@@ -150,7 +150,7 @@ def set_geometry(feature: Value, geometry: Geometry | None = None) -> Feature:
 def select(
     input: Value, propertySelectors: list[str], newProperties: list[str] | None = None, retainGeometry: bool = True
 ) -> Value:
-    """Keep properties of some names, or that a regular expression matches, under their names or others."""
+    """Keep properties given by name or matching a regular expression, optionally renamed."""
     names = newProperties or propertySelectors
     if len(names) != len(propertySelectors):
         raise EmulatorError("Feature.select: The lists of selectors and of new names must have the same length.")
@@ -166,7 +166,7 @@ def select(
 
 
 def matching(selector: str, names: Iterable[str]) -> list[str]:
-    """Names, but those of the system, that a regular expression matches as a whole."""
+    """Names, except system properties, that a regular expression matches completely."""
     try:
         pattern = re.compile(selector)
     except re.error:

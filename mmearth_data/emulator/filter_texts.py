@@ -1,8 +1,9 @@
 """Filters written as text: ``CLOUDY_PIXEL_PERCENTAGE < 20 && MGRS_TILE == "32TMT"``.
 
-By rank, as the reference of ``Collection.filter`` lists them: ``||`` (``or``); ``&&`` (``and``); ``!`` (``not``);
-``> >= < <= == !=`` and ``in``, with ``( )`` around anything. A name is a property; a number or a quoted text is a value;
-the right side of ``in`` is a list of values, ``['a', 'b']``, or a property that holds one. Anything else is refused.
+Operators by precedence, as listed in the reference of ``Collection.filter``: ``||`` (``or``); ``&&`` (``and``); ``!``
+(``not``); ``> >= < <= == !=`` and ``in``; ``( )`` may enclose anything. A name is a property; a number or a quoted
+string is a value; the right side of ``in`` is a list of values, ``['a', 'b']``, or a property that holds one. Anything
+else is refused.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ COMPARISONS = {
     "in": "inList",
 }
 TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
-"""Operator with its sides exchanged."""
+"""Operator -> the operator with its sides exchanged."""
 WORDS = {"and": "&&", "or": "||", "not": "!", "in": "in"}
-"""Words that stand for operators."""
+"""Words that can be used as operators."""
 
 CONSTANTS = frozenset({"true", "false", "null"})
-"""Words that other languages have for values; the reference does not say whether this one has them."""
+"""Words that are values in other languages; the reference does not say whether they are here."""
 
 
 @function("Filter.expression")
 def expression(expression: str) -> Filter:
-    """Pass what fits a text."""
+    """Filter described by a text."""
     return parsed(expression, "Filter.expression")
 
 
 def parsed(text: str, name: str) -> Filter:
-    """Filter of a text.
+    """Parse the text of a filter.
 
     Raises
     ------
     EmulatorError
-        Of a text that is no filter; ``name`` is the algorithm that it was given to.
+        If the text is not a filter; ``name`` is the algorithm that received it.
     """
     return _Reader(text, TOKEN, name, "filter").result()
 
@@ -68,7 +69,7 @@ class _Operand:
 
 
 class _Reader(TextReader):
-    """Reads a text from left to right and builds its filter on the way."""
+    """Parser that reads a text from left to right and builds its filter."""
 
     def token_of(self, token: tuple[str, str]) -> tuple[str, str]:
         kind, text = token

@@ -33,20 +33,20 @@ ITEM = "item"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What an archive can look for; None is open.
+    """Conditions that an archive can search by; None is open.
 
     Attributes
     ----------
     bounds
-        Images may touch this place.
+        Images may touch this area.
     start_ms, end_ms
         They start within [start, end).
     equal
-        Properties with the values that they have.
+        Properties with their required values.
     below
-        Properties with limits that they do not exceed.
+        Properties with their upper limits.
     region
-        Only pixels in this place matter: where there is no other bound, images that do not reach it may be left out.
+        Only pixels in this area matter: without other bounds, images that do not reach it may be left out.
     """
 
     bounds: BaseGeometry | None = None

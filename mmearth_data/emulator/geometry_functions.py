@@ -50,7 +50,7 @@ def _make(
         built = build()
     except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError):
         raise EmulatorError(f"GeometryConstructors.{kind}: Invalid coordinates.") from None
-    if crs is not None and crs.transform != LONLAT.transform:  # coordinates count that projection's pixels
+    if crs is not None and crs.transform != LONLAT.transform:  # coordinates are pixels of that projection
         a, b, c, d, e, f = crs.transform
         built = affine_transform(built, (a, b, d, e, c, f))
     return Geometry(built, code, parsed_crs(code).is_geographic if geodesic is None else geodesic)
@@ -187,25 +187,25 @@ def multi_geometry(
 
 
 def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, *geometries: Geometry) -> None:
-    """Refuse to take geometries from one CRS to another without an error margin.
+    """Refuse to transform geometries from one CRS to another without an error margin.
 
-    Operations are done on the sphere, in longitude and latitude, or in the projection that is asked for; what comes from
-    elsewhere is approximated there. Points are exact everywhere.
+    Operations run on the sphere, in longitude and latitude, or in the requested projection; geometries in another CRS
+    are approximated there. Points are always exact.
 
     Parameters
     ----------
     name
-        The operation; its margin has no default in the list of signatures, or one of zero.
+        The operation, whose margin has no default in the list of signatures, or a default of zero.
     margin, proj
-        Its arguments.
+        Arguments of the operation.
     geometries
-        What it works on.
+        Geometries that it works on.
 
     Raises
     ------
     EmulatorError
-        In the service's words, as public change logs quote them. That straight edges in longitude and latitude are let
-        through, though the sphere has others, is from memory.
+        With the service's message, as quoted in public change logs. That straight edges in longitude and latitude are
+        accepted, although they differ on the sphere, is from memory.
     """
     home = WGS84 if proj is None else proj.crs
     if margin is not None and margin.value > 0:

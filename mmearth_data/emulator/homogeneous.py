@@ -1,8 +1,8 @@
-"""Whether the images of a collection have the same bands of the same types, which reductions over it ask for.
+"""Checks that the images of a collection have the same bands of the same types, which reductions over it require.
 
-The service checks this when a pixel is computed, for all bands, whichever are selected from the result; questions about
-the bands are answered all the same. Types are compared with their ranges of values: those of two constants differ.
-That `mosaic` and `mode` are checked for types too is not shown anywhere; here every reduction is.
+The service checks this when a pixel is computed, for all bands, whichever are selected from the result; requests for
+band metadata are answered regardless. Types are compared including their value ranges, which differ for two constants.
+It is not documented that `mosaic` and `mode` are checked for types too; here every reduction is.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MIXED = "Expected a homogeneous image collection, but an image with"
 
 
 class Homogeneous:
-    """The check of one collection, made once.
+    """Check of one collection, made once.
 
     Parameters
     ----------
     images
-        Its images, in order; the first one decides what is expected.
+        Images of the collection, in order; the first one determines what is expected.
     """
 
     def __init__(self, images: Sequence[Image]) -> None:
@@ -38,7 +38,7 @@ class Homogeneous:
         Raises
         ------
         EmulatorError
-            In the words of the service (geemap issue 1058, geedim issue 16).
+            With the service's message (geemap issue 1058, geedim issue 16).
         """
         if self._refusal is not None:
             raise EmulatorError(self._refusal)
@@ -51,7 +51,7 @@ class Homogeneous:
 
 
 def refusal_of(first: Image, image: Image) -> str | None:
-    """Say in what an image differs from the first one of its collection; None where it does not."""
+    """Describe how an image differs from the first one of its collection; None if it does not."""
     if image.names != first.names:
         return (
             f"{MIXED} incompatible bands was encountered: First image type: {_listed(first)}. "

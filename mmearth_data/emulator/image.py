@@ -50,15 +50,15 @@ CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
 @named("PixelType")
 @dataclass(frozen=True, slots=True)
 class PixelType:
-    """Numbers that a band holds.
+    """Type of the numbers in a band.
 
     Attributes
     ----------
     precision
         ``int``, ``float`` or ``double``.
     low, high
-        Range; None is open. Numbers that are written in an expression have their own value as range, casts the whole
-        range of the type; arithmetic gives the range of what it may give, as far as `ranges.range_after` knows it.
+        Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range
+        of the type; arithmetic has the range of its possible results, as far as `ranges.range_after` can compute it.
     """
 
     precision: str
@@ -96,7 +96,7 @@ class PixelType:
 
     @property
     def shown(self) -> str:
-        """Name in messages, as Java calls the smallest type: ``Short``, ``Short<0, 255>``, ``Float<-0.2, 1.6>``."""
+        """Name in messages, with Java's name of the smallest type: ``Short<0, 255>``, ``Float<-0.2, 1.6>``."""
         if self.low is None or self.high is None:
             return {"int": "Long", "float": "Float", "double": "Double"}[self.precision]
         if self.precision != "int":
@@ -256,8 +256,8 @@ class Pixels(NamedTuple):
     values
         (row, column).
     valid
-        (row, column) False where masked. The service's masks are numbers from 0 to 1: where one is neither 0 nor 1, they
-        are an array of such numbers; in all other arrays they are truth values, which take less time.
+        (row, column) False where masked. The service's masks are numbers from 0 to 1: if any is neither 0 nor 1, this
+        is an array of such numbers; otherwise it is boolean, which is faster.
     """
 
     values: Float
@@ -265,34 +265,34 @@ class Pixels(NamedTuple):
 
 
 def shown(mask: Mask) -> Bool:
-    """Pixels that are not wholly masked."""
+    """Pixels that are not fully masked."""
     return mask if mask.dtype == bool else np.asarray(mask > 0)
 
 
 def least(*masks: Mask) -> Mask:
-    """Mask of what is computed from several bands: the least of theirs (the service documents that both must be valid)."""
+    """Mask of a result of several bands: the minimum of theirs (the service documents that both must be valid)."""
     if all(mask.dtype == bool for mask in masks):
         return np.asarray(functools.reduce(np.logical_and, masks))
     return np.asarray(functools.reduce(np.minimum, [np.asarray(mask, np.float64) for mask in masks]))
 
 
 def mask_of(values: Float) -> Mask:
-    """Mask of numbers, cut to 0-1: truth values where none lies between."""
+    """Mask from numbers, clipped to 0-1; boolean if none lies in between."""
     between = (values > 0) & (values < 1)
     return np.clip(values, 0.0, 1.0) if between.any() else values > 0
 
 
 MOST_LEVELS = 24
 PYRAMID_TOP_PX = 256
-"""The highest level of a pyramid fits into a square of so many pixels; Earth Engine guides, "scale"."""
+"""Side in pixels of the square that the highest level of a pyramid fits into; Earth Engine guides, "scale"."""
 
 
 @lru_cache(maxsize=4096)
 def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None = None) -> int:
-    """Level of an image's pyramid that a request on a lattice reads.
+    """Level of an image's pyramid that a request on a grid reads.
 
-    Each level has pixels twice as wide as the one below; the one with the largest scale that is not coarser than the
-    request's is read (Earth Engine guides, "scale"). Scales are nominal ones, as the service's functions give them.
+    Each level has pixels twice as wide as the one below. The level read is the coarsest one that is not coarser than
+    the request (Earth Engine guides, "scale"). Scales are nominal, as returned by the service's functions.
     """
     if DEFAULT_PROJECTION in {asked, home}:
         return 0
@@ -303,7 +303,7 @@ def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None 
 
 @lru_cache(maxsize=4096)
 def coarsened(projection: Projection, level: int) -> Projection:
-    """Lattice of a level of the pyramid on a lattice."""
+    """Pixel grid of a pyramid level."""
     a, b, c, d, e, f = projection.transform
     wide = 2.0**level
     return Projection(projection.crs, (a * wide, b * wide, c, d * wide, e * wide, f))
@@ -348,19 +348,19 @@ class Band:
     Attributes
     ----------
     name
-        Its name.
+        Name of the band.
     type
-        Numbers that it holds.
+        Type of its numbers.
     projection
-        Where it is at home.
+        Its native projection.
     evaluate
-        Gives its pixels on a grid.
+        Computes its pixels on a grid.
     size
-        (columns, rows) that it covers of its lattice; None where it has no edge.
+        (columns, rows) of its pixel grid that it covers; None if it is unbounded.
     origin
-        (column, row) where they begin, once it was cut out of what it comes from; None is pixel 0 of an asset.
+        (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset.
     frame
-        Window that a download of it covers, where one was chosen.
+        Window that a download covers, if one was chosen.
     """
 
     name: str
@@ -373,13 +373,13 @@ class Band:
 
     @property
     def window(self) -> Grid | None:
-        """Pixels that it covers of its lattice; None where it has no edge."""
+        """Window of its pixel grid that it covers; None if it is unbounded."""
         if self.frame is not None or self.size is None:
             return self.frame
         return Grid(self.projection, *(self.origin or (0, 0)), *self.size)
 
     def within(self, window: Grid | None) -> Band:
-        """Band that covers a window of its lattice."""
+        """Band restricted to a window of its pixel grid."""
         if window is None:
             return replace(self, size=None, origin=None)
         return replace(self, size=(window.width, window.height), origin=(window.column, window.row))
@@ -390,7 +390,7 @@ class Band:
         return self.projection == DEFAULT_PROJECTION
 
     def derived(self, evaluate: Callable[[Grid], Pixels], type: PixelType | None = None) -> Band:
-        """Band of the same name, home and window with other pixels."""
+        """Band with the same name, projection and window but other pixels."""
         return replace(self, evaluate=evaluate, type=type or self.type)
 
     def called(self, name: str) -> Band:
@@ -521,12 +521,12 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
 
 
 def lonlat_outline(grid: Grid) -> BaseGeometry:
-    """Shape that holds a grid with some room around it, EPSG:4326; beyond 180 degrees longitude goes on counting.
+    """Shape that contains a grid with a margin, EPSG:4326; longitude continues beyond 180 degrees.
 
     Raises
     ------
     EmulatorError
-        Where the grid leaves its projection.
+        If the grid extends beyond its projection.
     """
     columns, rows = np.meshgrid(*(np.linspace(0, n, OUTLINE_POINTS) for n in (grid.width, grid.height)))
     x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
@@ -618,12 +618,12 @@ def window_of(shape: BaseGeometry, projection: Projection) -> Grid:
 
 
 HALF_PIXEL = 0.5
-"""Margin around a clipped window, on each side: a clip of WorldCover to 37.418438, -0.464999, 38.291851, 0.430378 was
-printed with 10,483 x 10,747 pixels from (2609020, 1002834), which are those that the clip touches with this margin."""
+"""Margin around a clipped window on each side, in pixels: a clip of WorldCover to 37.418438, -0.464999, 38.291851,
+0.430378 was printed with 10,483 x 10,747 pixels from (2609020, 1002834): those the clip touches with this margin."""
 
 
 def shared(a: Grid | None, b: Grid | None) -> Grid | None:
-    """Pixels of two windows of one lattice; None is all."""
+    """Intersection of two windows of one pixel grid; None is unbounded."""
     if a is None or b is None:
         return a or b
     left, top = max(a.column, b.column), max(a.row, b.row)
@@ -633,9 +633,9 @@ def shared(a: Grid | None, b: Grid | None) -> Grid | None:
 
 @lru_cache(maxsize=512)
 def window_in(shape: BaseGeometry, own: str, projection: Projection, margin: float = 0.0) -> Grid | None:
-    """Window of a lattice that a shape of a CRS touches, with a margin in pixels; None where it is not on the lattice.
+    """Window of a pixel grid that a shape in some CRS touches, with a margin in pixels; None if it is outside the grid.
 
-    Metadata of derived images say it: bands share it.
+    Used for the metadata of derived images; shared between bands.
     """
     try:
         moved = in_crs(shape, own, projection.crs)
@@ -651,14 +651,14 @@ def window_in(shape: BaseGeometry, own: str, projection: Projection, margin: flo
 
 
 def outline(window: Grid) -> BaseGeometry:
-    """Rectangle of a window, in the CRS of its lattice."""
+    """Rectangle of a window, in the CRS of its pixel grid."""
     columns = np.array([0, 1, 1, 0]) * window.width + window.column
     rows = np.array([0, 0, 1, 1]) * window.height + window.row
     return shapely.Polygon(np.stack(window.projection.to_crs(columns, rows), axis=1))
 
 
 def bounded(image: Image, footprint: BaseGeometry) -> Image:
-    """Image with another footprint, that its properties show."""
+    """Image with another footprint, which also appears in its properties."""
     shown = {"type": footprint.geom_type, "coordinates": shapely.geometry.mapping(footprint).get("coordinates", ())}
     return replace(image, footprint=footprint, properties={**image.properties, "system:footprint": shown})
 

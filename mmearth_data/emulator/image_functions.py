@@ -262,12 +262,12 @@ def _integers(operation: Callable[..., Array]) -> Callable[[Array, Array], Array
 
 
 def quotient(a: Array, b: Array) -> Array:
-    """Quotient, and 0 of a division by 0 (Earth Engine's reference)."""
+    """Quotient; 0 for a division by 0 (Earth Engine's reference)."""
     return np.where(b == 0, 0.0, a / np.where(b == 0, 1, b))
 
 
 def relative_difference(a: Array, b: Array) -> Array:
-    """Give (a - b) / (a + b); nothing where either is negative, and, which is not documented, where both are 0."""
+    """Compute (a - b) / (a + b); masked where either is negative and (undocumented) where both are 0."""
     return np.where((a < 0) | (b < 0) | (a + b == 0), np.nan, quotient(a - b, a + b))
 
 
@@ -338,7 +338,7 @@ def combined(
 
 
 def _common(one: BaseGeometry | None, other: BaseGeometry | None) -> BaseGeometry | None:
-    """Shape that two footprints share; None is everywhere."""
+    """Intersection of two footprints; None is everywhere."""
     if one is None or other is None or one is other:
         return one or other
     return shapely.intersection(one, other)
@@ -401,7 +401,7 @@ def unit_scale(input: Image, low: float, high: float) -> Image:
 
 @function("Image.updateMask")
 def update_mask(image: Image, mask: Image) -> Image:
-    """Give what is not masked another image's values as its mask; what is masked there is masked."""
+    """Replace the mask of unmasked pixels by another image's values; pixels masked in that image are masked."""
 
     def change(band: Band, other: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
@@ -414,19 +414,19 @@ def update_mask(image: Image, mask: Image) -> Image:
 
 
 def _as_mask(pixels: Pixels) -> Mask:
-    """Values of an image as a mask, cut to 0-1: nothing where the image itself is masked."""
+    """Values of an image as a mask, clipped to 0-1; 0 where the image itself is masked."""
     return least(mask_of(pixels.values), pixels.valid)
 
 
 @function("Image.selfMask")
 def self_mask(image: Image) -> Image:
-    """Give what is not masked its own value as its mask: zero is masked."""
+    """Use unmasked values as their own mask: zero is masked."""
     return update_mask(image, image)
 
 
 @function("Image.mask")
 def mask(image: Image, mask: Image | None = None) -> Image:
-    """Return the mask of each band, 0 to 1; or replace it by another image's values."""
+    """Return the mask of each band, 0 to 1, or replace it by another image's values."""
 
     def own(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:

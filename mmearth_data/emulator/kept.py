@@ -1,8 +1,8 @@
-"""What an operation keeps of the image that it was applied to: properties, footprint, and the id of the asset.
+"""What the result of an operation keeps of its input image: properties, footprint, and asset id.
 
-The table is applied to every call, so that operations only make bands. Sources: "reference" is Earth Engine's own
-description of the algorithm; "seen" names a public print of what the service answered; "(memory)" is asked by
-``make check-live``. What is in no row takes no image, or makes no image of one.
+The table is applied to every call, so that operations only need to make bands. Sources: "reference" is Earth Engine's
+own description of the algorithm; "seen" refers to a public printout of a response of the service; "(memory)" is checked
+by ``make check-live``. Algorithms without a row take no image, or do not make an image from one.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What an operation keeps.
+    """What a result keeps of its input.
 
     Attributes
     ----------
     of
-        Argument whose image it is, or the first of whose images.
+        Argument that holds the input image, or a list whose first image it is.
     properties
-        Whether the properties stay; None where the operation changes them itself.
+        Whether the properties are kept; None if the operation changes them itself.
     footprint
-        Whether the footprint stays; None where the operation computes its own.
+        Whether the footprint is kept; None if the operation computes its own.
     id
-        Whether asset id and version stay.
+        Whether asset id and version are kept.
     source
-        Where that is known from.
+        Source of this behaviour.
     """
 
     of: str
@@ -52,7 +52,7 @@ CASTS = {name for name in UNARY if name[:2] == "to" or name in {"float", "double
 CASTS |= {name[0].lower() + name[1:] for name in INTEGERS}
 FOCAL = [f"focal{separator}" for separator in ("Max", "Mean", "Median", "Min", "Mode")]
 FOCAL += [f"focal_{name}" for name in ("max", "mean", "median", "min", "mode")]
-SEEN_CLIP = "seen: a clipped WorldCover map printed with id, version and properties, its footprint that of the clip"
+SEEN_CLIP = "seen: a clipped WorldCover map printed with id, version and properties, and the footprint of the clip"
 SEEN_LTE = "seen: image.lte(40) printed without id, version and properties, its bands on the same grid"
 LIKE_ARITHMETIC = "(memory): new values, as in arithmetic"
 DESCRIBED = "reference: retains the metadata and footprint of the input; id (memory)"
@@ -63,7 +63,7 @@ def _lost(of: str, source: str) -> Kept:
 
 
 def _cut(source: str) -> Kept:
-    """Give the image another footprint, which its properties show too."""
+    """Footprint changes, which the properties also show."""
     return Kept(of="input", properties=None, footprint=None, id=True, source=source)
 
 
@@ -91,7 +91,7 @@ KEPT: dict[str, Kept] = {
     **_rows(["clip", "clipToCollection"], _cut(SEEN_CLIP + "; reference: metadata")),
     "Image.clipToBoundsAndScale": _cut("(memory): as clip"),
     # types and lattices
-    **_rows(CASTS, _stays("value", "(memory): tutorials on time series read system:time_start after float()")),
+    **_rows(CASTS, _stays("value", "(memory): time-series tutorials read system:time_start after float()")),
     "Image.cast": _stays("image", "(memory): as the other casts"),
     "Image.resample": _stays("image", "reference: identical to its argument but for interpolation"),
     **_rows(["reproject", "setDefaultProjection", "reduceResolution"], _stays("image", "(memory)")),
@@ -99,14 +99,14 @@ KEPT: dict[str, Kept] = {
     # neighbours
     **_rows(
         ["reduceNeighborhood", "convolve", *FOCAL],
-        _stays("image", "(memory): the reference says so of neighborhoodToArray"),
+        _stays("image", "(memory): documented for neighborhoodToArray in the reference"),
     ),
     "Image.gradient": _stays("input", "(memory): as convolve"),
     **{f"Terrain{name}": _stays("input", "(memory)") for name in ("", ".products", ".slope", ".aspect", ".hillshade")},
     # pictures
     "Image.paint": _stays("image", "(memory)"),
     "Image.blend": _stays("bottom", "(memory)", footprint=None),
-    "Image.visualize": _lost("image", "(memory): public scripts set the time again after it"),
+    "Image.visualize": _lost("image", "(memory): public scripts set the time again afterwards"),
     # new values
     **_rows((name for names in BINARY for name in names), _lost("image1", SEEN_LTE)),
     **_rows((name for name in UNARY if name not in CASTS), _lost("value", LIKE_ARITHMETIC)),
@@ -114,14 +114,14 @@ KEPT: dict[str, Kept] = {
     "Image.clamp": _lost("input", "seen: geefetch issue 103, properties gone after clamp"),
     "Image.unitScale": _lost("input", LIKE_ARITHMETIC),
     **_rows(["interpolate", "polynomial", "remap", "rgbToHsv", "hsvToRgb"], _lost("image", LIKE_ARITHMETIC)),
-    "Image.reduce": _lost("image", "(memory): public scripts copy properties after it"),
+    "Image.reduce": _lost("image", "(memory): public scripts copy properties afterwards"),
     "Image.metadata": _lost("image", "reference: a constant image"),
 }
 """Algorithm -> what it keeps. ``Image.expression`` keeps what arithmetic keeps: nothing."""
 
 
 def settled(name: str, arguments: Mapping[str, Value], made: Value) -> Value:
-    """Give the result of a call what it keeps of the image that it was applied to."""
+    """Add to the result of a call what it keeps of its input image."""
     kept = KEPT.get(name)
     if kept is None or not isinstance(made, Image):
         return made

@@ -1,6 +1,6 @@
-"""What is asked of stored assets without an expression: lists of images, and rows of tables, that pass a query in words.
+"""Requests about stored assets without an expression: lists of images, and rows of tables, that pass a textual query.
 
-The query is a conjunction in the form of https://google.aip.dev/160, of the fields that the REST reference names.
+The query is a conjunction in the syntax of https://google.aip.dev/160, over the fields named in the REST reference.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIGNS = {
 
 
 def image_list(collection: Collection, query: Mapping[str, str], context: Context) -> dict[str, Any]:
-    """Answer of ``listAssets`` of a collection of images."""
+    """Answer of ``listAssets`` for an image collection."""
     if wanted := query_filter(query.get("filter"), context):
         collection = collection.where(wanted)
     images, following = sliced(collection, query.get("pageSize"), query.get("pageToken"))
@@ -51,12 +51,12 @@ def image_list(collection: Collection, query: Mapping[str, str], context: Contex
 
 
 def query_filter(text: str | None, context: Context) -> Filter | None:
-    """Filter of a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``.
+    """Parse a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``.
 
     Raises
     ------
     EmulatorError
-        For a query that is none, or that the emulator does not read.
+        If the query is invalid, or not supported by the emulator.
     """
     if not text:
         return None
@@ -65,7 +65,7 @@ def query_filter(text: str | None, context: Context) -> Filter | None:
         term = TERM.match(text, at)
         if term is None:
             raise EmulatorError(
-                f"Invalid filter: '{text[at:]}'. The emulator reads startTime, endTime and properties.NAME with "
+                f"Invalid filter: '{text[at:]}'. The emulator supports startTime, endTime and properties.NAME with "
                 '= != < <= > >= and intersects("GEOJSON"), joined by AND.'
             )
         terms.append(_term(term, context))
@@ -87,7 +87,7 @@ def _term(term: re.Match[str], context: Context) -> Filter:
 
 
 def _literal(text: str) -> Value:
-    """Give a number where a text is one."""
+    """Convert a string to a number if it is one."""
     try:
         return float(text)
     except ValueError:
@@ -97,7 +97,7 @@ def _literal(text: str) -> Value:
 def _time_filter(name: str, comparison: str, ms: int) -> Filter:
     if name == "startTime":
         return compare(comparison, Sides(TIME, ms, None, None))
-    # An image without an end ends when it starts; whatever ends before a moment has started before it.
+    # An image without an end time ends when it starts; anything that ends before a time has started before it.
     ends, starts = (compare(comparison, Sides(key, ms, None, None)) for key in (END, TIME))
 
     def test(left: Value, right: Value) -> bool:
@@ -107,7 +107,7 @@ def _time_filter(name: str, comparison: str, ms: int) -> Filter:
 
 
 def region_filter(text: str, context: Context) -> Filter:
-    """Filter of a region, GeoJSON as text; single quotes may stand for double ones."""
+    """Filter by a region given as GeoJSON text; single quotes are accepted instead of double quotes."""
     try:
         geometry = context.promote(json.loads(text.replace("'", '"')), "Geometry")
     except ValueError:

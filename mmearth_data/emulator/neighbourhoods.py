@@ -216,13 +216,13 @@ def fixed(
     y: int = -1,
     normalize: bool = False,
 ) -> Kernel:
-    """Kernel of given weights, around its middle."""
+    """Kernel of given weights around its centre."""
     table = np.array(weights, np.float64)
     for name, size, focus, actual in (("width", width, x, table.shape[1]), ("height", height, y, table.shape[0])):
         if size not in {-1, actual}:
             raise EmulatorError(f"Kernel.fixed: {name} is {size}, the weights have {actual}.")
         if focus not in {-1, actual // 2, -(actual // 2)}:
-            raise not_emulated("Kernel.fixed with a focus that is not its middle")
+            raise not_emulated("Kernel.fixed with a focus that is not its centre")
     return _fixed(table, normalize)
 
 
@@ -252,7 +252,7 @@ WEIGHTS: dict[str, Callable[[Float, Mask], Float]] = {
     "mask": lambda kernel, mask: mask.astype(np.float64),
     "min": lambda kernel, mask: np.minimum(kernel, mask),
 }
-"""How the neighbours weigh: by the kernel, by their masks, or by the lesser of both; Earth Engine's reference."""
+"""Weights of neighbours: the kernel, their masks, or the smaller of the two; Earth Engine's reference."""
 
 
 def _reduced(band: Band, reducer: Reducer, kernel: Kernel, *, weight: str = "mask", centre: bool = False) -> Band:
@@ -270,7 +270,7 @@ def _reduced(band: Band, reducer: Reducer, kernel: Kernel, *, weight: str = "mas
 def reduce_neighborhood(
     image: Image, reducer: Reducer, kernel: Kernel, inputWeight: str = "kernel", skipMasked: bool = True
 ) -> Image:
-    """Reduce the neighbours of each pixel, weighted by a kernel, by their masks, or by the lesser of both."""
+    """Reduce the neighbours of each pixel, weighted by a kernel, by their masks, or by the smaller of the two."""
     if inputWeight not in WEIGHTS:
         raise EmulatorError(f"Image.reduceNeighborhood: Invalid inputWeight '{inputWeight}'. Expected {list(WEIGHTS)}.")
     bands = [

@@ -30,11 +30,11 @@ RANGES = {
 }
 """Integer types, by the names that casts carry."""
 LONG_BITS = 64
-"""Of the longest whole number; shifts count within it, as in Java."""
+"""Bits of the longest integer; shifts wrap around at this number, as in Java."""
 MOST_BITS = 4096
-"""Of a power that is computed as a whole number; every double is below."""
+"""Maximum number of bits of a power that is computed as an integer; every double is below."""
 WIDEST = 1000
-"""Characters that a pattern may ask for."""
+"""Maximum number of characters that a pattern may request."""
 
 
 def truncate(value: Number, low: int, high: int) -> int:
@@ -50,7 +50,7 @@ def round_half_away(value: Number) -> int:
 
 
 def _narrow(value: Number) -> Number:
-    """Give whole numbers that need more than 64 bits as floating-point numbers."""
+    """Convert integers that need more than 64 bits to floating-point numbers."""
     return float(value) if isinstance(value, int) and value.bit_length() >= LONG_BITS else value
 
 

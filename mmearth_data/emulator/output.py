@@ -48,7 +48,7 @@ NPY, TIFF, ZIP, PNG = "application/octet-stream", "image/tiff", "application/zip
 PICTURES = ("PNG", "AUTO_JPEG_PNG")
 MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
 BLOCK_PIXELS = 2**16
-"""Computed at a time, so that long stacks of images fit into memory; a whole number of rows."""
+"""Pixels computed at a time, so that long image stacks fit into memory; always a whole number of rows."""
 TILE_PIXELS, DEEPEST_ZOOM = 256, 24
 PICTURE_PIXELS = 512
 """Longest side of a picture for which no size was asked."""
@@ -145,7 +145,7 @@ def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Gri
 
 
 def northward(grid: Grid) -> Grid:
-    """Give the same pixels with the northern row first: projections at a scale count rows from the south."""
+    """Return the same pixels with the northern row first: projections at a scale count rows from the south."""
     a, b, c, d, e, f = grid.projection.transform
     if e < 0 or not grid.projection.straight:
         return grid
@@ -163,12 +163,12 @@ def scaled_to(grid: Grid, width: int, height: int) -> Grid:
 
 
 def map_tile(zoom: int, x: int, y: int) -> dict[str, Any]:
-    """Grid of a tile of a web map: 256 pixels of EPSG:3857, counted from the north-west.
+    """Grid of a web map tile: 256 pixels of EPSG:3857, counted from the north-west.
 
     Raises
     ------
     EmulatorError
-        Where there is no such tile.
+        If there is no such tile.
     """
     if not (0 <= zoom <= DEEPEST_ZOOM and 0 <= y < 2**zoom and 0 <= x < 2**zoom):
         raise EmulatorError(f"Map tile zoom/x/y {zoom}/{x}/{y} is out of range.")

@@ -204,7 +204,7 @@ def _painted(band: Band, share: Callable[[Array], Array], palette: Value) -> tup
 
 @function("Image.blend")
 def blend(bottom: Image, top: Image) -> Image:
-    """Lay one image over another; its mask is how opaque it is."""
+    """Blend one image over another, using its mask as opacity."""
     if len(bottom.bands) != len(top.bands):
         raise EmulatorError("Image.blend: Both images must have the same number of bands.")
 

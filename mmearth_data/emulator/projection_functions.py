@@ -64,9 +64,9 @@ def nominal_scale(proj: Projection) -> float:
 
 @function("Projection.atScale")
 def at_scale(projection: Projection, meters: float) -> Projection:
-    """Scale the pixels so that they have a size in metres; rows keep their direction.
+    """Scale the pixels to a size in metres, keeping the direction of the rows.
 
-    The reference's example of ``getPixels`` turns the sign of ``EPSG:4326`` at a scale to get north up.
+    The reference's example of ``getPixels`` negates the scale of ``EPSG:4326`` to get north up.
     """
     factor = meters / projection.nominal_scale
     return scale(projection, factor, factor)

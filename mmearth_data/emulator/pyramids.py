@@ -1,7 +1,7 @@
-"""Pyramids: what requests that are coarser than an asset read of it.
+"""Pyramids: requests coarser than an asset read a reduced level of it.
 
-Each level has pixels twice as wide as the one below, each of them made of 2 x 2 pixels there by the policy of the band
-(Earth Engine's reference, PyramidingPolicy). Levels are computed when they are asked for, in strips of bounded size.
+Each level has pixels twice as wide as the one below; each is computed from 2 x 2 pixels by the policy of the band
+(Earth Engine's reference, PyramidingPolicy). Levels are computed on request, in strips of bounded size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEAN: Policy = "mean"
 MODE: Policy = "mode"
 SAMPLE: Policy = "sample"
 STRIP_PIXELS = 2**21
-"""Native pixels that are in memory at a time."""
+"""Maximum number of native pixels in memory at a time."""
 
 
 def from_pyramid(
@@ -48,25 +48,25 @@ def from_pyramid(
     policy: Policy,
     whole: bool,
 ) -> Pixels:
-    """Pixels on a grid: the nearest ones of the level that fits the grid's scale.
+    """Pixels on a grid: the nearest ones in the level that matches the grid's scale.
 
     Parameters
     ----------
     grid
-        What is asked for.
+        Requested grid.
     home, size
-        Lattice and (columns, rows) of the asset.
+        Pixel grid and (columns, rows) of the asset.
     native
-        Gives its pixels on windows of that lattice.
+        Returns its pixels on windows of that grid.
     policy
-        How a pixel is made of 2 x 2.
+        How a pixel is computed from 2 x 2 pixels.
     whole
-        Whether the band holds whole numbers, at every level.
+        Whether the band holds integers, at every level.
 
     Raises
     ------
     EmulatorError
-        When more native pixels are needed than one answer may read.
+        If more native pixels are needed than one answer may read.
     """
     level = level_for(grid.projection, home, size)
     if level == 0 or CHEAP.get():
@@ -104,12 +104,12 @@ def _reduced(pixels: Pixels, level: int, policy: Policy, *, whole: bool) -> Pixe
 
 
 def whole_numbers(means: Float) -> Float:
-    """Means as a band of whole numbers holds them: the nearest; Earth Engine does not document how it rounds them."""
+    """Round means to the nearest integer, for integer bands; Earth Engine does not document how it rounds them."""
     return np.asarray(np.floor(means + 0.5))
 
 
 def _quarters(values: Float) -> Float:
-    """(4, row, column): upper left, upper right, lower left and lower right of each square of four pixels."""
+    """(4, row, column): upper left, upper right, lower left and lower right of each 2 x 2 block."""
     return np.stack([values[k::2, j::2] for k in (0, 1) for j in (0, 1)])
 
 
@@ -122,7 +122,7 @@ def _means(values: Float, mask: Float) -> tuple[Float, Float]:
 
 
 def _modes(values: Float, mask: Float) -> tuple[Float, Float]:
-    """Most frequent value weighted by the mask, of equal ones the smallest; and the mean of the mask."""
+    """Most frequent value weighted by the mask (the smallest if tied), and the mean of the mask."""
     four, weights = _quarters(values), _quarters(mask)
     votes = np.stack([np.where(four == value, weights, 0.0).sum(axis=0) for value in four])
     votes = np.where(weights > 0, votes, -1.0)

@@ -1,8 +1,8 @@
-"""Types of what arithmetic gives, with the range of values that it may have.
+"""Types of arithmetic results, including their possible range of values.
 
-The service keeps ranges through arithmetic: a 16-bit band times 0.0000275 minus 0.2 is ``Float<-0.2, 1.6022125>`` (geemap
-issue 1058). Here it is done for sums, differences, products, quotients and extremes; of other operations the range stays
-open, or that of what goes in.
+The service keeps ranges through arithmetic: a 16-bit band times 0.0000275 minus 0.2 is ``Float<-0.2, 1.6022125>``
+(geemap issue 1058). This module computes ranges for sums, differences, products, quotients and extremes; for other
+operations the range is open, or that of the input.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Range = tuple[float, float]
 
 SPREADING = frozenset({"pow", "leftShift", "left_shift", "signum"})
-"""Operations on whole numbers whose results may leave the range of what goes in, and whose own is not computed."""
+"""Integer operations whose results may leave the range of the input, and whose own range is not computed."""
 
 
 def _of_corners(operation: Callable[[float, float], float]) -> Callable[[Range, Range], Range]:
@@ -36,18 +36,18 @@ INTERVALS: dict[str, Callable[[Range, Range], Range | None]] = {
     "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
     "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
 }
-"""Operation -> range of its results, of the ranges of two operands; None where it is open."""
+"""Operation -> range of its results given the ranges of two operands; None if it is open."""
 
 
 def type_after(name: str, declared: PixelType | None, left: PixelType, right: PixelType) -> PixelType:
-    """Type of an operation on two numbers.
+    """Type of the result of an operation on two numbers.
 
     Parameters
     ----------
     name
-        Operation, as `Image` calls it.
+        Operation, as named by `Image`.
     declared
-        Type of its results where that does not depend on the operands.
+        Type of its results if that does not depend on the operands.
     left, right
         Types of the operands.
     """

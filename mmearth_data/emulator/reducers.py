@@ -25,34 +25,34 @@ Array: TypeAlias = "NDArray[Any]"
 Columns: TypeAlias = "Sequence[tuple[Array, Array]]"
 """(values, valid) of each input, (n,)."""
 Rows: TypeAlias = "Sequence[Sequence[Value]]"
-"""One value of each input, null included."""
+"""One value per input, including null."""
 Table: TypeAlias = "Callable[[Columns, Array | None, Array | None], dict[str, Value]]"
-"""(columns, weights, whether each pixel's centre counts) to output -> value."""
+"""(columns, weights, whether each pixel's centre is inside) to output -> value."""
 Compute: TypeAlias = Callable[[Array, Array, Array], Array]
 """(values, valid, weights), each (n, ...), to (...); NaN where nothing comes out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One number that a reducer gives.
+    """One number that a reducer computes.
 
     Attributes
     ----------
     name
-        Its name.
+        Name of the output.
     compute
-        How it comes about.
+        Computes the output.
     type
-        Type of the band it becomes; None keeps the input's.
+        Type of the band it becomes; None keeps that of the input.
     input
-        Which of the reducer's inputs it looks at; the first of two for a joint computation.
+        Which input of the reducer it uses; the first of two for a joint computation.
     joint
-        Computation of two inputs, for those that need both: (x, y, valid, weights).
+        Computation from two inputs, if both are needed: (x, y, valid, weights).
     weighted
-        Whether weights count. Where they do not, a pixel counts whole where its centre lies in the region (Earth Engine
-        guides, "statistics of an image region").
+        Whether weights apply. If not, a pixel counts fully if its centre is inside the region (Earth Engine guides,
+        "statistics of an image region").
     picks
-        Whether it is one of the values: in an image it keeps the mask of that one.
+        Whether the output is one of the input values; in an image it then keeps that value's mask.
     """
 
     name: str
@@ -67,22 +67,23 @@ class Output:
 @named("Reducer")
 @dataclass(frozen=True, slots=True)
 class Reducer:
-    """What `reduce` functions take.
+    """Reducer argument of the `reduce` functions.
 
     Attributes
     ----------
     name
-        Of the algorithm.
+        Name of the algorithm.
     outputs
-        Numbers that it gives.
+        Numbers that it computes.
     gather
-        Gives a list or dictionary of (values, weights) of a flat input instead of numbers; None for most.
+        Computes a list or dictionary from (values, weights) of a flat input instead of numbers; None for most reducers.
     rows
-        Gives everything from rows of any values, for those that also take what is no number; None for most.
+        Computes all outputs from rows of arbitrary values, for reducers that accept non-numbers; None for most.
     inputs
-        Numbers that it takes at a time.
+        Number of inputs.
     table
-        Gives everything from (columns, weights, centred), for those whose results are no numbers; None for most.
+        Computes all outputs from (columns, weights, centred), for reducers whose results are not numbers; None for
+        most.
     """
 
     name: str
@@ -94,12 +95,12 @@ class Reducer:
 
     @property
     def numeric(self) -> bool:
-        """Whether each output is one number."""
+        """Whether each output is a single number."""
         return self.gather is None and self.table is None
 
     @property
     def weighted(self) -> bool:
-        """Whether weights count for all outputs."""
+        """Whether weights apply to all outputs."""
         return all(output.weighted for output in self.outputs)
 
     def over(
@@ -110,11 +111,11 @@ class Reducer:
         Parameters
         ----------
         stacks
-            (values, mask) of each input, (n, ...).
+            (values, mask) of each input, each (n, ...).
         weights
-            (n, ...) weights; None weighs each value with its mask.
+            (n, ...) weights; None weights each value by its mask.
         centred
-            (n, ...) values that outputs without weights count; None is all.
+            (n, ...) values that count for outputs without weights; None is all.
 
         Returns
         -------
@@ -141,7 +142,7 @@ class Reducer:
 
     @staticmethod
     def _counted(output: Output, mask: Array, weights: Array | None, centred: Array | None) -> tuple[Array, Array]:
-        """Give (valid, weights) of the values of one output."""
+        """Return (valid, weights) of the values of one output."""
         valid = shown(mask)
         if not output.weighted:
             counted = valid if centred is None else valid & centred
@@ -153,7 +154,7 @@ class Reducer:
     def flat(
         self, columns: Sequence[tuple[Array, Array]], weights: Array | None = None, centred: Array | None = None
     ) -> dict[str, Value]:
-        """Output name -> number, or null, of (values, mask) columns (n,), weighed as in `over`."""
+        """Output name -> number or null, from (values, mask) columns (n,), weighted as in `over`."""
         if self.table is not None:
             return self.table(columns, weights, centred)
         if self.gather is not None:
@@ -167,12 +168,12 @@ class Reducer:
         }
 
     def reduce_values(self, rows: Rows) -> dict[str, Value]:
-        """Output name -> value of rows with one value an input; each input skips its nulls.
+        """Output name -> value, from rows with one value per input; each input skips its nulls.
 
         Raises
         ------
         EmulatorError
-            Of rows of another length, and of values that are no numbers where numbers are needed.
+            For rows of another length, and for non-numbers where numbers are needed.
         """
         if wrong := next((row for row in rows if len(row) != self.inputs), None):
             raise EmulatorError(f"Reducer.{self.name}: Need {self.inputs} input(s) for the reducer, got {len(wrong)}.")
@@ -187,7 +188,7 @@ class Reducer:
 
 
 def rows_of(columns: Columns) -> list[list[Value]]:
-    """Rows of columns of numbers; null where they are masked."""
+    """Rows from columns of numbers; null where they are masked."""
     values = [
         [encode(float(value)) if fine else None for value, fine in zip(*column, strict=True)] for column in columns
     ]
@@ -195,7 +196,7 @@ def rows_of(columns: Columns) -> list[list[Value]]:
 
 
 def mask_of_output(output: Output, mask: Array, valid: Array, weight: Array, fine: Array) -> Array:
-    """Mask of an output: that of the value that was picked; elsewhere whole where something came out.
+    """Mask of an output: that of the selected value; otherwise 1 wherever there is a result.
 
     Earth Engine does not document the masks of composites.
     """
@@ -367,7 +368,7 @@ SIMPLE: dict[str, tuple[Compute, PixelType | None]] = {
 
 
 UNWEIGHTED = frozenset({"count"})
-"""Reducers that never weigh (Earth Engine guides, "statistics of an image region")."""
+"""Reducers that never apply weights (Earth Engine guides, "statistics of an image region")."""
 PICKS = frozenset({"first", "firstNonNull", "last", "lastNonNull"})
 OUTPUT_NAMES = {
     "firstNonNull": "first",
@@ -383,7 +384,7 @@ OUTPUT_NAMES = {
 
 
 def _picked(name: str, at: int) -> Callable[[Rows], dict[str, Value]]:
-    """First or last of any values, or null."""
+    """First or last of arbitrary values, or null."""
 
     def rows(given: Rows) -> dict[str, Value]:
         known = [row[0] for row in given if row[0] is not None]
@@ -393,12 +394,12 @@ def _picked(name: str, at: int) -> Callable[[Rows], dict[str, Value]]:
 
 
 def _counted(given: Rows) -> dict[str, Value]:
-    """Count the values that are not null."""
+    """Count the non-null values."""
     return {"count": sum(row[0] is not None for row in given)}
 
 
 BY_ROWS = {"first": _picked("first", 0), "last": _picked("last", -1), "count": _counted}
-"""Output -> what gives it of values that need not be numbers."""
+"""Output -> function that computes it from values that need not be numbers."""
 
 
 def simple(name: str) -> Reducer:
@@ -438,9 +439,9 @@ def reducer_percentile(percentiles: list[float], outputNames: list[str] | None =
 
 @function("Reducer.toList")
 def reducer_to_list(tupleSize: int | None = None, numOptional: int = 0) -> Reducer:
-    """All values as a list; grouped into tuples of one value an input where a size is given.
+    """All values as a list, or grouped into tuples of one value per input if a size is given.
 
-    Only the last ``numOptional`` inputs may be null: a row that lacks another one is dropped.
+    Only the last ``numOptional`` inputs may be null: a row that lacks any other input is dropped.
     """
     inputs = 1 if tupleSize is None else tupleSize
     needed = inputs - numOptional
@@ -455,13 +456,13 @@ def reducer_to_list(tupleSize: int | None = None, numOptional: int = 0) -> Reduc
 
 
 def _by_rows(rows: Callable[[Rows], dict[str, Value]]) -> Table:
-    """Give from columns of pixels what is given from rows."""
+    """Adapt a function of rows to columns of pixels."""
     return lambda columns, weights, centred: rows(rows_of(columns))
 
 
 @function("Reducer.frequencyHistogram")
 def reducer_histogram() -> Reducer:
-    """Value -> how often it occurs: the sum of the weights of pixels that have it."""
+    """Value -> its frequency: the sum of the weights of pixels with that value."""
 
     def rows(given: Rows) -> dict[str, Value]:
         counted = Counter(key_of(row[0]) for row in given if row[0] is not None)
@@ -471,12 +472,12 @@ def reducer_histogram() -> Reducer:
 
 
 def key_of(value: Value) -> str:
-    """Key of a value in a dictionary: whole numbers without a fraction."""
+    """Return the dictionary key of a value: integers without a fraction."""
     return value if isinstance(value, str) else str(encode(float(value) if isinstance(value, int) else value))
 
 
 def _distinct(name: str, *, nulls: bool) -> Reducer:
-    """Reducer that counts the values that differ, null among them perhaps."""
+    """Reducer that counts distinct values, optionally including null."""
 
     def rows(given: Rows) -> dict[str, Value]:
         values = [row[0] for row in given if nulls or row[0] is not None]
@@ -487,13 +488,13 @@ def _distinct(name: str, *, nulls: bool) -> Reducer:
 
 @function("Reducer.countDistinct")
 def reducer_count_distinct() -> Reducer:
-    """Count the values that differ; masked pixels are no values, a null of a table is one."""
+    """Count distinct values; masked pixels are not values, but a null in a table is."""
     return _distinct("countDistinct", nulls=True)
 
 
 @function("Reducer.countDistinctNonNull")
 def reducer_count_distinct_non_null() -> Reducer:
-    """Count the values that differ and are not null."""
+    """Count distinct non-null values."""
     return _distinct("countDistinctNonNull", nulls=False)
 
 
@@ -520,7 +521,7 @@ def combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str = "", shared
 
 
 def _named(reducer: Reducer, names: Mapping[str, str]) -> Reducer:
-    """Reducer whose outputs have other names."""
+    """Reducer with renamed outputs."""
     outputs = tuple(replace(output, name=names[output.name]) for output in reducer.outputs)
     table, rows = reducer.table, reducer.rows
 
@@ -537,7 +538,7 @@ def _named(reducer: Reducer, names: Mapping[str, str]) -> Reducer:
 
 @function("Reducer.unweighted")
 def unweighted(reducer: Reducer) -> Reducer:
-    """Count every pixel whose centre counts as a whole one."""
+    """Count every pixel whose centre is inside as a whole one."""
     return replace(reducer, outputs=tuple(replace(output, weighted=False) for output in reducer.outputs))
 
 
@@ -629,7 +630,7 @@ def fixed_histogram(min: float, max: float, steps: int, cumulative: bool = False
 
 
 def _buckets(values: Array, weights: Array, most: int, width: float) -> tuple[float, float, Array, Array]:
-    """(lower edge, width, weights, bins) of values in buckets whose width is doubled until they are few enough."""
+    """(lower edge, width, weights, bins) of values in buckets whose width is doubled until there are few enough."""
     low = np.floor(values.min() / width) * width if len(values) else 0.0
     while len(values) and (values.max() - low) / width >= most:
         width *= 2
@@ -666,7 +667,7 @@ def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None
 def auto_histogram(
     maxBuckets: int | None = None, minBucketWidth: float | None = None, cumulative: bool = False
 ) -> Reducer:
-    """Count values in the same bins, as rows of (lower edge, count so far or in the bin)."""
+    """Count values in shared bins, as rows of (lower edge, cumulative count or count in the bin)."""
 
     def gather(values: Array, weights: Array) -> Value:
         low, width, counts, _ = _buckets(values, weights, maxBuckets or MOST_BUCKETS, minBucketWidth or 1.0)

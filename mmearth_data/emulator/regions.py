@@ -152,13 +152,13 @@ def reduce_region(
 
 
 def gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
-    """Reduce the pixels of a shape in the grid's CRS."""
+    """Reduce the pixels inside a shape in the grid's CRS."""
     centred = None if reducer.weighted else centres_in(shape, grid)
     return gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
 
 
 def centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
-    """Pixels whose centres lie in a shape in the grid's CRS; those that hold its points, where it has no extent."""
+    """Pixels whose centres are inside a shape in the grid's CRS; without an area, those that contain its points."""
     if shape.geom_type in {"Point", "MultiPoint"}:
         return weights_in(shape, grid) > 0
     return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
@@ -209,7 +209,7 @@ def gathered(
     name: str,
     centred: NDArray[np.bool_] | None = None,
 ) -> dict[str, Value]:
-    """Reduce the pixels of a window, each with its weight; unweighted outputs count those that are centred in the region."""
+    """Reduce the weighted pixels of a window; unweighted outputs count pixels whose centres are inside the region."""
     counted = weights.ravel() > 0
     weight = weights.ravel()[counted]
     inside = None if centred is None else centred.ravel()[counted]
@@ -229,6 +229,6 @@ def gathered(
 
 
 def weighed(shares: NDArray[np.float64], masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """Weight of pixels: the least of the share inside the region and the mask (Earth Engine guides, as above)."""
+    """Weight of pixels: the minimum of the share inside the region and the mask (Earth Engine guides, as above)."""
     fractional = [mask for mask in masks if mask.dtype != bool]
     return least(shares, *fractional) if fractional else shares

@@ -96,7 +96,7 @@ class Implementation:
     wants_context: bool
 
     def __call__(self, context: Context, arguments: Mapping[str, Value]) -> Value:
-        """Call with the arguments that the function takes; `arguments` says what becomes of others."""
+        """Call with the arguments that the function takes; `arguments` handles the others."""
         given = {self.takes[name]: value for name, value in arguments.items() if name in self.takes}
         if self.wants_context:
             given["context"] = context

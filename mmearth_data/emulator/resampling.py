@@ -101,7 +101,7 @@ def _weighted(
 
 
 def valid_under_interpolation(seen: Mask, weight: Float) -> Mask:
-    """Mask that one neighbour allows a pixel: its own where it counts, so that a masked one masks it.
+    """Mask that one neighbour contributes to a pixel: its own if it has any weight, so a masked one masks the pixel.
 
     Earth Engine's documentation does not say what happens between valid and masked pixels.
     """

@@ -37,7 +37,7 @@ MAX_REQUEST_BYTES = 10 * 2**20
 KEPT_REQUESTS = 4096
 GZIPPED = b"\x1f\x8b"
 LOOK_S = 0.1
-"""How often a request that waits for its turn looks whether its client still does."""
+"""Interval at which a waiting request checks that its client is still connected."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,22 @@ def answer_error(error: EmulatorError) -> Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """One request, taken apart.
+    """One parsed request.
 
     Attributes
     ----------
     method
         ``GET`` or ``POST``.
     path
-        Without version and query.
+        Path without version and query.
     query
         Query parameters.
     body
-        As sent.
+        Body as sent.
     root_url
-        Where the client finds the server.
+        URL under which the client reaches the server.
     work
-        What computing the answer may use.
+        Limits for computing the answer.
     """
 
     method: str
@@ -101,12 +101,12 @@ class Call:
 
 
 def payload_too_large() -> EmulatorError:
-    """Refuse a body that is longer than the service reads."""
+    """Refuse a body longer than the service accepts."""
     return EmulatorError(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
 
 
 def _unzipped(body: bytes) -> bytes:
-    """Body of a zipped one, or the beginning of what is too long anyway."""
+    """Decompressed body, or only its beginning if it is too long anyway."""
     return zlib.decompressobj(wbits=31).decompress(body, MAX_REQUEST_BYTES + 1)
 
 
@@ -149,7 +149,7 @@ class Service:
 
     @contextmanager
     def computing(self, work: Work) -> Iterator[Request]:
-        """Context of a request, while it is its turn."""
+        """Context of a request while it is being computed."""
         while not self._turn.acquire(timeout=LOOK_S):
             work.check()
         try:
@@ -160,7 +160,7 @@ class Service:
 
     @staticmethod
     def evaluate(body: Mapping[str, Any], context: Request, kind: str = "Object") -> Value:
-        """Value of the expression in a body, of a declared type."""
+        """Value of the expression in a body, of the declared type."""
         if "expression" not in body:
             raise EmulatorError("Expression must be specified.")
         return context.promote(Expression(body["expression"], context).value(), kind)
@@ -213,10 +213,10 @@ class Service:
             collection = self.evaluate(body, context, "ImageCollection")
             return _limited(tables.image_page(collection, body.get("pageSize"), body.get("pageToken")))
 
-    # ------------------------------------------------------------ kept requests
+    # ------------------------------------------------------------ stored requests
 
     def keep(self, call: Call) -> Answer:
-        """Keep a request for pixels, a map or a table; a GET of its name computes it."""
+        """Store a request for pixels, a map or a table; a GET of its name computes it."""
         body = call.json()
         if "expression" not in body:
             raise EmulatorError("Expression must be specified.")
@@ -231,15 +231,15 @@ class Service:
         with self._lock:
             body = self._kept.get(name)
         if body is None:
-            raise EmulatorError(f"'{name}' not found. The emulator keeps the last {KEPT_REQUESTS} requests.", 404)
+            raise EmulatorError(f"'{name}' not found. The emulator stores only the last {KEPT_REQUESTS} requests.", 404)
         return body
 
     def kept_pixels(self, call: Call) -> Answer:
-        """Compute the pixels of a kept request."""
+        """Compute the pixels of a stored request."""
         return self._pixels(self._found(call.path.removesuffix(":getPixels")), call.work)
 
     def kept_tile(self, call: Call) -> Answer:
-        """Compute a tile of a kept map."""
+        """Compute a tile of a stored map."""
         name, _, place = call.path.partition("/tiles/")
         try:
             zoom, x, y = map(int, place.split("/"))
@@ -248,7 +248,7 @@ class Service:
         return self._pixels(self._found(name) | {"grid": map_tile(zoom, x, y)}, call.work)
 
     def kept_table(self, call: Call) -> Answer:
-        """Compute the file of a kept table."""
+        """Compute the file of a stored table."""
         body = self._found(call.path.removesuffix(":getFeatures"))
         with self.computing(call.work) as context:
             collection = self.evaluate(body, context, "FeatureCollection")
@@ -272,7 +272,7 @@ class Service:
             return Answer(*render_pixels(context.call("Image.load", id=asset), body, context))
 
     def assets_of_project(self, call: Call) -> Answer:
-        """List the assets of a project: those of the data catalog, and what is older than projects."""
+        """List the assets of a project: those of the data catalog, and assets older than projects."""
         return answer_json({"assets": list_assets(f"{call.path.removesuffix(':listAssets')}/assets/")})
 
     def assets_below(self, call: Call) -> Answer:
@@ -305,11 +305,11 @@ class Service:
     # ------------------------------------------------------------ tasks
 
     def no_operations(self, call: Call) -> Answer:
-        """List the tasks: there are none."""
+        """List the tasks, of which there are none."""
         return answer_json({"operations": []})
 
     def no_operation(self, call: Call) -> Answer:
-        """Refuse to find a task."""
+        """Refuse a request for a task."""
         raise EmulatorError(f"Operation '{call.path.partition(':')[0]}' not found: the emulator runs no tasks.", 404)
 
 

@@ -48,42 +48,42 @@ VERSIONS = ("v1/", "v1alpha/", "v1beta/")
 GZIP_FROM_BYTES = 2048
 STACK_BYTES = 64 * 2**20
 DEEPEST = 30_000
-"""Calls of Python within each other: expressions nest deeply."""
+"""Recursion limit of Python: expressions nest deeply."""
 REQUEST_S = 60.0
-"""A request arrives within this time from its first byte on, and its answer is taken within as long."""
+"""Time limit for a request to arrive after its first byte, and for its answer to be received."""
 IDLE_S = 900.0
-"""Between the requests of a connection; clients keep connections for as long as they work."""
+"""Time limit between the requests of a connection; clients keep connections open while they work."""
 DRAINED_BYTES = 64 * 2**20
-"""Read of a body that is too long, so that its sender comes to read the refusal."""
+"""Bytes to read of a body that is too long, so that its sender gets to read the refusal."""
 LOOPBACK = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 HEAVY_ELEMENTS = 1_000_000
-"""Above these, what a request has made is looked for at once when it has ended."""
+"""Above these limits, garbage is collected as soon as a request ends."""
 GARBAGE_AFTER = 20_000
-"""Objects made before Python looks for circles among them: a survey makes as many in a dozen milliseconds."""
+"""Objects created before Python looks for reference cycles: a survey creates this many in a dozen milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorOptions:
-    """How the emulator behaves.
+    """Options of the emulator.
 
     Attributes
     ----------
     port
-        0 takes a free one.
+        Port; 0 picks a free one.
     seed
-        Of the planet.
+        Seed of the planet.
     faults
-        What goes wrong, and how often.
+        Faults to inject, and how often.
     latency_ms
-        Added to each computing request.
+        Delay added to each computing request.
     max_in_flight, max_per_second
-        Above these a request is answered 429; None has no limit.
+        Limits above which a request is answered with 429; None is unlimited.
     cheap_pixels
-        Pixels may be any, and cost nothing.
+        Return arbitrary pixels at no cost.
     compute_s
-        Longest time that an answer is computed.
+        Time limit for computing an answer.
     request_s
-        Longest time in which a request arrives.
+        Time limit for a request to arrive.
     """
 
     port: int = 0
@@ -225,18 +225,18 @@ def _listening(port: int) -> _Server:
 
 
 class _Arriving(io.RawIOBase):
-    """Bytes of a connection that have to arrive before a moment."""
+    """Bytes of a connection that must arrive before a deadline."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.until = 0.0
 
     def readable(self) -> bool:
-        """Say so."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any buffer
-        """Wait no longer than is left."""
+        """Wait no longer than the remaining time."""
         left = self.until - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
     own: ClassVar[dict[str, str]] = {MARK: "1"}
 
     def setup(self) -> None:
-        """Read with an eye on the clock."""
+        """Apply the deadline to reads."""
         super().setup()
         self._arriving = _Arriving(self.connection)
         self.rfile = io.BufferedReader(self._arriving)
@@ -262,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the ledger counts."""
 
     def handle_one_request(self) -> None:
-        """Wait for a request, which then has to arrive in time."""
+        """Wait for a request, which must then arrive in time."""
         self._arriving.until = time.monotonic() + IDLE_S
         try:
             begun = self.rfile.peek(1)
@@ -300,17 +300,17 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815 (as the base class looks for them)
 
     def _check_host(self) -> None:
-        """Answer those only who mean this machine: a page of the web may have its own name resolved to 127.0.0.1."""
+        """Accept only requests addressed to this machine: a web page's host name may resolve to 127.0.0.1."""
         host = self.headers.get("Host", "")
         if not LOOPBACK.fullmatch(host):
             raise EmulatorError(
-                f"Host '{host}' is not this machine: the emulator answers 127.0.0.1, localhost and [::1] only.", 403
+                f"Host '{host}' is not this machine: the emulator answers only 127.0.0.1, localhost and [::1].", 403
             )
 
     def _body(self) -> bytes:
-        """Body of the request, which says how long it is."""
+        """Body of the request, whose length must be given."""
         if "Transfer-Encoding" in self.headers:
-            raise EmulatorError("Expected a Content-Length; the emulator reads no chunked bodies.", 411)
+            raise EmulatorError("Expected a Content-Length; the emulator does not support chunked bodies.", 411)
         text = self.headers.get("Content-Length") or "0"
         if not (text.isascii() and text.isdigit()):
             raise EmulatorError(f"Invalid Content-Length: '{text[:40]}'.")
@@ -369,12 +369,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(answer, [QUOTA_STATUS, *extra] if fault == "restricted" else extra)
 
     def _computed(self, handler: Callable[[Call], Answer], call: Call) -> Answer:
-        """Compute while the client waits; what is heavy is given back before the answer is sent."""
+        """Compute while the client waits, and release large objects before the answer is sent."""
         emulator = self.server.emulator
         with emulator.watch.over(call.work, self._left):
             answer = emulator.answer(handler, call)
         if call.work.stopped is not None or call.work.elements > HEAVY_ELEMENTS:
-            gc.collect()  # expressions go in circles
+            gc.collect()  # expressions contain reference cycles
         return answer
 
     def _send(self, answer: Answer, extra: list[tuple[str, str]] | None = None) -> None:

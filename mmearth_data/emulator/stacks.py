@@ -39,19 +39,19 @@ EXAMPLE_PLACES = [
         (-40.0, 72.0), (60.3, 62.1), (24.8, -28.3), (-69.7, -30.4), (78.2, 22.4), (-120.3, 55.2),
     )
 ]  # fmt: skip
-"""(longitude, latitude) on land, from which the bands of a collection without bounds are known."""
+"""(longitude, latitude) on land, used to look up the bands of a collection without bounds."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Images of a collection, as far as a grid needs them.
+    """Images of a collection, as far as they are needed for a grid.
 
     Attributes
     ----------
     images
-        Those that the names and types of bands are taken from: all, or one of a collection that lies all over the globe.
+        Images that define the names and types of bands: all, or one of a collection spread over the globe.
     on
-        Gives the images whose pixels may lie on a grid, in order; refuses those that differ in bands or types.
+        Returns the images that may have pixels on a grid, in order; refuses images with different bands or types.
     """
 
     images: Sequence[Image]
@@ -59,24 +59,24 @@ class Stack:
 
     @property
     def names(self) -> list[str]:
-        """Names of the bands of the first image; an empty collection has none."""
+        """Band names of the first image; none for an empty collection."""
         return self.images[0].names if self.images else []
 
     def bands(self, name: str) -> Layers:
-        """Bands of a name."""
+        """Bands with a given name."""
         return Layers(stacked(self.images, name), lambda grid: stacked(self.on(grid), name))
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Bands of one name.
+    """Bands with the same name.
 
     Attributes
     ----------
     known
-        Those whose types are known.
+        Bands whose types are known.
     on
-        Gives those that may have pixels on a grid.
+        Returns the bands that may have pixels on a grid.
     """
 
     known: Sequence[Band]
@@ -84,12 +84,12 @@ class Layers:
 
 
 def layers_of(bands: Sequence[Band]) -> Layers:
-    """Bands that are there, whatever the grid."""
+    """Layers of a fixed list of bands, whatever the grid."""
     return Layers(bands, lambda grid: bands)
 
 
 def stack_of(collection: Collection) -> Stack:
-    """Images of a collection: all that it has, or those that the grid of an answer needs."""
+    """Images of a collection: all of them, or those that the requested grid needs."""
     if not collection.scattered(ANYTHING):
         alike = Homogeneous(images_of(collection))
         return Stack(alike.images, lambda grid: alike.required())
@@ -108,24 +108,24 @@ def _as_image(element: Value) -> Image:
 
 
 def _near(collection: Collection, grid: Grid) -> Sequence[Image]:
-    """Images of a collection that reach a grid."""
+    """Images of a collection that overlap a grid."""
     return Homogeneous(images_near(collection, lonlat_outline(grid))).required()
 
 
 def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
-    """Images of a collection without bounds that reach a place (EPSG:4326)."""
+    """Images of a collection without bounds that overlap an area (EPSG:4326)."""
     return [_as_image(element) for element in collection.find(Query(region=region))]
 
 
 def example_of(collection: Collection) -> Image:
-    """First image of a collection that is found at one of some places: it tells names and types of the bands."""
+    """First image of a collection found at one of several locations, used for names and types of the bands."""
     for place in EXAMPLE_PLACES:
         found = next(collection.find(Query(region=place)), None)
         if found is not None:
             return _as_image(found)
     raise EmulatorError(
-        "Expected an image of a collection without filterBounds, found none at some places in all continents, which is "
-        "all that the emulator can look at; add filterBounds(geometry)."
+        "Expected an image of a collection without filterBounds, found none at sample locations on all continents, "
+        "which are all that the emulator checks; add filterBounds(geometry)."
     )
 
 
@@ -135,7 +135,7 @@ def stacked(images: Sequence[Image], name: str) -> list[Band]:
 
 
 def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, name: str) -> Band:
-    """Band of an output of a reducer over one stack for each of its inputs."""
+    """Output band of a reducer over one stack for each of its inputs."""
     only = replace(reducer, outputs=(output,))
 
     def evaluate(grid: Grid) -> Pixels:
@@ -152,12 +152,12 @@ def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, nam
 
 
 def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer where there is no band.
+    """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer if there is no band.
 
     Raises
     ------
     EmulatorError
-        Where they are more than one answer may need.
+        If there are more bands than one answer may use.
     """
     room_for_pixels(len(bands) * grid.width * grid.height)
     if not bands:

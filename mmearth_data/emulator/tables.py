@@ -120,7 +120,7 @@ def image_page(collection: Collection, size: object, token: object) -> dict[str,
 
 
 def table_file(collection: Collection, kind: str, selectors: Sequence[str] | None) -> tuple[bytes, str]:
-    """(body, content type) of a table as a file: CSV, or GeoJSON.
+    """(body, content type) of a table as a CSV or GeoJSON file.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def table_file(collection: Collection, kind: str, selectors: Sequence[str] | Non
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], selectors: Sequence[str] | None) -> bytes:
-    """Columns as the service orders them: index, properties by name, geometry."""
+    """Columns in the order of the service: index, properties by name, geometry."""
     names = sorted({name for row in rows for name in row["properties"]} - {INDEX})
     columns = list(selectors or [INDEX, *names, GEO])
     text = io.StringIO()

@@ -67,13 +67,13 @@ DATE_TEXT = re.compile(
     r"(?:T(?P<hour>\d{1,2})(?::(?P<minute>\d{1,2})(?::(?P<second>\d{1,2})(?:[.,](?P<fraction>\d{1,9}))?)?)?"
     r"(?P<offset>Z|[+-]\d{2}(?::?\d{2})?)?)?"
 )
-"""A date, whose parts after the year may be missing, and perhaps a time: Earth Engine's reference of ``Date`` shows
+"""A date whose parts after the year are optional, with an optional time. Earth Engine's reference of ``Date`` shows
 ``1996-01-01``, ``1996-001`` and ``1996-01-01T08:00``, that of ``ImageCollection.filterDate`` ``2017-6-24T00:14:46``;
 `2018-01` is used by public clients."""
 
 
 def parse_date(text: str, zone: tzinfo = UTC) -> int:
-    """UTC milliseconds of a date as text; a text that names no offset is in the zone."""
+    """UTC milliseconds of a date string; without an offset, it is interpreted in the given zone."""
     found = DATE_TEXT.fullmatch(text.strip())
     moment = None if found is None else _moment(found, zone)
     if found is None or moment is None:
@@ -82,7 +82,7 @@ def parse_date(text: str, zone: tzinfo = UTC) -> int:
 
 
 def _moment(found: re.Match[str], zone: tzinfo) -> datetime | None:
-    """Date and time, to the second, of the parts of a text; None where the calendar has no such moment."""
+    """Date and time, to the second, from the parts of a string; None if the calendar has no such time."""
     year, month, day = (int(found[name] or 1) for name in ("year", "month", "day"))
     hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
     try:
@@ -94,7 +94,7 @@ def _moment(found: re.Match[str], zone: tzinfo) -> datetime | None:
 
 
 def _offset(text: str | None) -> tzinfo | None:
-    """Zone of an offset such as ``+02:00`` or ``Z``; None where none is named."""
+    """Time zone of an offset such as ``+02:00`` or ``Z``; None if there is no offset."""
     if text is None or text == "Z":
         return None if text is None else UTC
     digits = text[1:].replace(":", "").ljust(4, "0")
@@ -201,7 +201,7 @@ def to_algorithm(value: Value, context: Context) -> Value:
 
 
 def answered(value: Value) -> Value:
-    """Encode what a request asked for, if it is not too large: lists may hold one list many times over.
+    """Encode the answer of a request unless it is too large: lists may contain the same list many times.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def answered(value: Value) -> Value:
 
 
 def _size(value: Value, known: dict[int, int]) -> int:
-    """Bytes that a value takes as JSON, roughly; what is met again is not looked at again."""
+    """Approximate size of a value as JSON in bytes; values met before are not measured again."""
     if isinstance(value, str):
         return len(value)
     if not isinstance(value, (list, tuple, dict)):

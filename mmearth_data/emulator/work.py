@@ -1,4 +1,4 @@
-"""What one request may use, and whether its answer is still wanted."""
+"""Limits of one request, and whether its answer is still wanted."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LONGEST_S = 300.0
-"""The service answers within five minutes, or not at all."""
+"""Time limit of the service: five minutes."""
 LONGEST_LIST = 1_000_000
-"""Elements of one list, characters of one text."""
+"""Maximum number of elements in a list, or of characters in a string."""
 MOST_ELEMENTS = 16_000_000
-"""Elements of all lists that one request makes, of which most are gone again when the last is made."""
+"""Maximum number of elements in all lists made by one request, most of which are already released by the end."""
 LIST_BYTES, ELEMENT_BYTES = 24, 8
-"""What a list and each of its elements count for in an answer: more than brackets, digit and comma, less than decimals."""
+"""Assumed size of a list and of each element in an answer: more than brackets, digit and comma, less than decimals."""
 MOST_PIXEL_BYTES = 2**29
-"""Pixels of all images that are reduced together."""
+"""Maximum number of pixels of all images that are reduced together."""
 LEFT = 499
-"""Status of a request whose client left before it was answered; never sent."""
+"""Status of a request whose client disconnected before it was answered; never sent."""
 LOOK_S = 0.05
-"""How often the watch looks at the clients of requests that are being computed."""
+"""Interval at which the watch checks the clients of requests being computed."""
 
 
 class Work:
-    """One request being computed: it asks here whether to continue, and for room.
+    """One request being computed: code checks here whether to continue, and reserves memory.
 
     Parameters
     ----------
     seconds
-        Longest time that computing may take.
+        Time limit for computing.
     """
 
     def __init__(self, seconds: float = LONGEST_S) -> None:
@@ -46,26 +46,26 @@ class Work:
         self._written = 0
 
     def begin(self) -> None:
-        """Let the time run: waiting for a turn does not count."""
+        """Start the clock: waiting for a turn does not count."""
         self.until = time.monotonic() + self.seconds
 
     def stop(self, reason: EmulatorError) -> None:
-        """Let the next check fail; may be called from any thread."""
+        """Make the next check fail; may be called from any thread."""
         self.stopped = self.stopped or reason
 
     def check(self) -> None:
-        """Continue only while the answer is wanted and in time.
+        """Continue only if the answer is still wanted and in time.
 
         Raises
         ------
         EmulatorError
-            The client left, or the time is over.
+            If the client has disconnected or the time is up.
         """
         if self.stopped is not None:
             raise self.stopped
 
     def made(self, value: object) -> None:
-        """Count what an algorithm returned, if it is something with a length.
+        """Count the size of what an algorithm returned, if it has a length.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Work:
                 raise memory_exceeded()
 
     def written(self, size: int) -> None:
-        """Count bytes of the answer, roughly, before they are made.
+        """Count approximate bytes of the answer before they are produced.
 
         Raises
         ------
@@ -96,7 +96,7 @@ _CURRENT: ContextVar[Work | None] = ContextVar("work", default=None)
 
 @contextmanager
 def working(work: Work) -> Iterator[None]:
-    """Compute on behalf of a request while the context lasts."""
+    """Compute on behalf of a request within the context."""
     token = _CURRENT.set(work)
     work.begin()
     try:
@@ -106,19 +106,19 @@ def working(work: Work) -> Iterator[None]:
 
 
 def check() -> None:
-    """Stop where the answer is no longer wanted, or late; called between steps that take long."""
+    """Stop if the answer is late or no longer wanted; called between long steps."""
     work = _CURRENT.get()
     if work is not None:
         work.check()
 
 
 def room_for(count: float) -> int:
-    """Give the number of elements that are about to be made, as a whole number.
+    """Return the number of elements about to be created as an integer.
 
     Raises
     ------
     EmulatorError
-        "User memory limit exceeded.", above what one list may hold.
+        "User memory limit exceeded." if it is more than one list may hold.
     """
     if not count <= LONGEST_LIST:
         raise memory_exceeded()
@@ -126,22 +126,22 @@ def room_for(count: float) -> int:
 
 
 def room_for_pixels(count: int) -> None:
-    """Refuse to hold more pixels at a time than fit; each takes a value and its mask, twice while they are stacked."""
+    """Refuse to hold more pixels at a time than fit in memory; each takes a value and a mask, twice while stacked."""
     if 18 * count > MOST_PIXEL_BYTES:
         raise memory_exceeded()
 
 
 def written(size: int) -> None:
-    """Count bytes of the answer that is being encoded."""
+    """Count bytes of the answer being encoded."""
     work = _CURRENT.get()
     if work is not None:
         work.written(size)
 
 
 class Watch:
-    """A thread that stops requests which are late, or whose client has left.
+    """A thread that stops requests that are late or whose client has disconnected.
 
-    It looks only while something is being computed.
+    It checks only while something is being computed.
     """
 
     def __init__(self) -> None:
@@ -152,17 +152,17 @@ class Watch:
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._thread.start()
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._ended = True
         self._wanted.set()
 
     @contextmanager
     def over(self, work: Work, left: Callable[[], bool]) -> Iterator[None]:
-        """Watch a request while the context lasts; ``left`` finds out whether its client is gone."""
+        """Watch a request within the context; ``left`` checks whether its client has disconnected."""
         with self._lock:
             self._watched[work] = left
             self._wanted.set()
@@ -181,6 +181,6 @@ class Watch:
                 watched = list(self._watched.items())
             for work, left in watched:
                 if left():
-                    work.stop(EmulatorError("The client left before it was answered.", LEFT))
+                    work.stop(EmulatorError("The client disconnected before the request was answered.", LEFT))
                 elif work.until is not None and time.monotonic() > work.until:
                     work.stop(timed_out())

@@ -1,4 +1,4 @@
-"""Asking one server: expressions, pixels and calls of the client, through the session that builds use."""
+"""Send expressions, pixel requests and client calls to one server, through the session that builds use."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PIXEL_M = 10
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Pixels of an image on a grid; the answer is rows of numbers, of several bands an object of them.
+    """Pixels of an image on a grid. The answer is a list of rows; for several bands, an object with one list per band.
 
     Attributes
     ----------
     image
-        What is computed.
+        Image to compute.
     west, north
         Upper-left corner.
     size
@@ -41,7 +41,7 @@ class Pixels:
     step
         Width of a pixel, positive, and its height, positive downwards.
     crs
-        Of the grid.
+        CRS of the grid.
     """
 
     image: ee.Image
@@ -52,7 +52,7 @@ class Pixels:
     crs: str = "EPSG:32632"
 
     def fields(self) -> dict[str, Any]:
-        """Further fields of the request."""
+        """Additional fields of the request."""
         transform = {"scaleX": self.step[0], "translateX": self.west, "scaleY": -self.step[1], "translateY": self.north}
         grid = {"dimensions": dict(zip(("width", "height"), self.size, strict=True)), "crsCode": self.crs}
         return {"fileFormat": "NPY", "grid": grid | {"affineTransform": transform}}
@@ -60,7 +60,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Then:
-    """Several questions, and what is made of their answers."""
+    """Several questions, and a function of their answers."""
 
     parts: Sequence[object]
     make: Callable[..., Any]
@@ -68,24 +68,24 @@ class Then:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of the client, or of the builder, made after all else: it may change what the client remembers.
+    """A call of the client or the builder, made after everything else because it may change the client's state.
 
     Attributes
     ----------
     make
-        Given the server that is asked; what it gives back is the answer.
+        Called with the server; its return value is the answer.
     """
 
     make: Callable[[Server], Any]
 
 
 class Server:
-    """One server, asked through the session of this process.
+    """One server, queried through the session of this process.
 
     Parameters
     ----------
     options
-        Which one.
+        The server to query.
     """
 
     def __init__(self, options: SessionOptions) -> None:
@@ -94,7 +94,7 @@ class Server:
         self.limiter, self.ledger = LocalLimiter(IN_FLIGHT), Ledger()
 
     def answers(self, facts: Iterable[Fact]) -> dict[str, Answer]:
-        """Answer to each fact, by its name."""
+        """Answer to each fact, by name."""
         made = {fact.name: self._made(fact) for fact in facts}
         quick = {name: asked for name, asked in made.items() if not isinstance(asked, Call)}
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
@@ -105,22 +105,22 @@ class Server:
     def _made(self, fact: Fact) -> object:
         try:
             return fact.ask()
-        except ee.EEException as error:  # the client refuses some things on its own
+        except ee.EEException as error:  # the client refuses some requests itself
             return Answer(refused=f"by the client: {error}")
 
     def answer(self, asked: object) -> Answer:
-        """Answer to a question, or why there is none."""
+        """Answer to a question, or the reason why there is none."""
         if isinstance(asked, Answer):
             return asked
         try:
             return Answer(value=self.value(asked))
         except (MMEarthError, ee.EEException) as error:
             return refusal(classify(error), error)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:  # an answer of another form than known
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # an answer of an unexpected form
             return Answer(value={"not of the expected form": f"{type(error).__name__}: {error}"})
 
     def value(self, asked: object) -> Any:
-        """Value of what is asked, JSON-ready."""
+        """Value of a question, JSON-ready."""
         if isinstance(asked, Then):
             return asked.make(*map(self.value, asked.parts))
         if isinstance(asked, Call):
@@ -135,12 +135,12 @@ class Server:
 
 
 def connect(url: str | None) -> Server:
-    """Sign in; None is the service itself."""
+    """Sign in; None selects the service itself."""
     return Server(SessionOptions(url=url, connections=IN_FLIGHT, backoff=BACKOFF))
 
 
 def encoded(expression: ee.ComputedObject) -> str:
-    """Expression, JSON."""
+    """Expression as JSON."""
     return json.dumps(ee.serializer.encode(expression, for_cloud_api=True))
 
 
@@ -153,7 +153,7 @@ def rows(pixels: np.ndarray[Any, Any]) -> Any:
 
 
 def refusal(sorted_error: MMEarthError, error: Exception) -> Answer:
-    """Answer that a server refused, or was not there to give."""
+    """Answer for a request that the server refused or could not answer."""
     if isinstance(sorted_error, TileUnavailable):
         words, cause = sorted_error.detail, error.__cause__ or error.__context__
         marked = words.startswith("HTTP ") or not isinstance(cause, HttpError)

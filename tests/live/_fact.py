@@ -1,4 +1,4 @@
-"""A fact about Earth Engine: a statement that a server is asked about, and how its answer is judged."""
+"""A fact about Earth Engine: a statement, the question that checks it, and the rule that judges the answer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from enum import Enum
 from typing import Any, Protocol
 
 Ask = Callable[[], object]
-"""Makes what is asked: an expression of the client, or one of the requests of `_asking`."""
+"""Makes the question: a client expression, or one of the requests of `_asking`."""
 
 
 class Source(Enum):
-    """Where a fact is from."""
+    """Source of a fact."""
 
     GUIDE = "guide"
     REFERENCE = "reference"
@@ -26,7 +26,7 @@ class Source(Enum):
 
 
 class Both(Enum):
-    """How far the answers of the service and of the emulator have to agree, where only a server knows the value."""
+    """How closely the answers of the service and the emulator must agree if only a server knows the value."""
 
     NOT = "not compared"
     EQUAL = "equal"
@@ -35,16 +35,16 @@ class Both(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said: a value (JSON), or the words of a refusal; or why it was not asked.
+    """Answer of a server: a value (JSON), the message of a refusal, or the reason why it was not asked.
 
     Attributes
     ----------
     value
         JSON-ready.
     refused
-        HTTP status and the server's words.
+        HTTP status and message of the server.
     unasked
-        Reason.
+        Reason why it was not asked.
     """
 
     value: Any = None
@@ -57,14 +57,14 @@ class Answer:
 
 
 class Expected(Protocol):
-    """What an answer has to be like; its text says so to a reader."""
+    """Condition on an answer; its text describes it for readers."""
 
     def holds(self, answer: Answer) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Equal:
-    """This value; floating-point numbers to the given tolerance, relative or absolute."""
+    """Exactly this value; floating-point numbers within the given tolerance, relative or absolute."""
 
     value: Any
     tolerance: float = 1e-9
@@ -78,7 +78,7 @@ class Equal:
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """A value of this form: the same types, and of objects the same keys; lists may be of any length but none."""
+    """A value of this form: the same types, and for objects the same keys; lists may have any length except zero."""
 
     example: Any
 
@@ -91,7 +91,7 @@ class Alike:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A refusal whose words match a pattern, whatever the capitals."""
+    """A refusal whose message matches a pattern, ignoring case."""
 
     pattern: str
 
@@ -104,7 +104,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """Any of some, where no source decides between them."""
+    """Any of several conditions, if no source decides between them."""
 
     choices: tuple[Expected, ...]
 
@@ -117,7 +117,7 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Any answer that is no refusal."""
+    """Any answer that is not a refusal."""
 
     def holds(self, answer: Answer) -> bool:
         return not answer.refused
@@ -128,22 +128,22 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of the table.
+    """One row of the table.
 
     Attributes
     ----------
     topic
         Key of `facts.TOPICS`.
     says
-        The statement; its own for each fact.
+        The statement, unique to each fact.
     source
-        Where it is from.
+        Where the statement comes from.
     ask
         Makes the expression or request.
     expected
-        What every server has to answer.
+        Condition that every server's answer must meet.
     both
-        What service and emulator have to agree in besides.
+        Additional agreement required between service and emulator.
     """
 
     topic: str
@@ -160,7 +160,7 @@ class Fact:
 
 
 class Outcome(Enum):
-    """What became of a fact."""
+    """Outcome of a fact."""
 
     AGREES = "agrees"
     DIFFERS = "differs"
@@ -182,20 +182,20 @@ class Verdict:
 UNREADABLE = re.compile(
     r"does not exist or caller does not have access|permission|not allowed|timed out|memory limit|memory capacity", re.I
 )
-"""Refusals that say nothing about a fact, unless it is about them."""
+"""Refusals that say nothing about a fact, unless the fact is about them."""
 
 
 def judge(fact: Fact, answer: Answer, emulated: Answer | None = None) -> Verdict:
-    """Judge what a server answered.
+    """Judge the answer of a server.
 
     Parameters
     ----------
     fact
-        What was asked.
+        The fact in question.
     answer
-        Of the server in question.
+        Answer of the server.
     emulated
-        Of the emulator, where the two are compared.
+        Answer of the emulator, if the two are compared.
     """
     if answer.unasked:
         return Verdict(fact, Outcome.UNASKED, answer.unasked)
@@ -209,7 +209,7 @@ def judge(fact: Fact, answer: Answer, emulated: Answer | None = None) -> Verdict
 
 
 def agree(both: Both, answer: Answer, emulated: Answer) -> bool:
-    """Whether two servers agree so far."""
+    """Whether two servers agree as closely as required."""
     if both is Both.NOT:
         return True
     if bool(answer.refused) != bool(emulated.refused):
@@ -227,7 +227,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 
 
 def same(expected: Any, found: Any, tolerance: float) -> bool:
-    """Whether two JSON values are equal; 1 is 1.0, but not true."""
+    """Whether two JSON values are equal; 1 equals 1.0, but not true."""
     if isinstance(expected, bool) or isinstance(found, bool):
         return expected is found
     if isinstance(expected, int | float) and isinstance(found, int | float):
@@ -240,7 +240,7 @@ def same(expected: Any, found: Any, tolerance: float) -> bool:
 
 
 def form(value: Any) -> Any:
-    """What remains of a value when its numbers and words are left out."""
+    """Form of a value without its numbers and strings."""
     if isinstance(value, dict):
         return {key: form(value[key]) for key in sorted(value)}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Pieces of expressions that the facts share: one town in the Alps, its scenes, and images with known values."""
+"""Expressions shared by the facts: one town in the Alps, its scenes, and images with known values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CRS = "EPSG:32632"
 LON, LAT = 11.4, 47.3
 WEST, NORTH, SIDE_M = 681000, 5241640, 640
 PIXELS = 64 * 64
-"""Of 10 m, in the square."""
+"""Number of 10 m pixels along a side of the square."""
 
 
 def point() -> ee.Geometry:
@@ -24,7 +24,7 @@ def point() -> ee.Geometry:
 
 
 def box(west: float, south: float, east: float, north: float) -> ee.Geometry:
-    """Rectangle with straight edges on the UTM grid of the town, metres from the square's lower-left corner."""
+    """Rectangle with straight edges on the town's UTM grid, in metres from the square's lower-left corner."""
     x, y = WEST, NORTH - SIDE_M
     return ee.Geometry.Rectangle([x + west, y + south, x + east, y + north], CRS, False)
 
@@ -35,43 +35,43 @@ def square() -> ee.Geometry:
 
 
 def scenes(asset: str = S2, start: str = "2019-06-01", end: str = "2019-09-01") -> ee.ImageCollection:
-    """Scenes of the town, by default of a summer."""
+    """Scenes of the town, by default from one summer."""
     return ee.ImageCollection(asset).filterDate(start, end).filterBounds(point())
 
 
 def whole_scenes(asset: str = S2, start: str = "2019-06-01", end: str = "2019-09-01") -> ee.ImageCollection:
-    """Those of them that are in the town's own zone and cover the square."""
+    """Scenes in the town's own zone that cover the whole square."""
     utm = ee.Filter.stringStartsWith("MGRS_TILE", "32")
     return scenes(asset, start, end).filter(ee.Filter.contains(".geo", square(), maxError=1)).filter(utm)
 
 
 def scene(asset: str = S2, start: str = "2019-06-01", end: str = "2019-09-01") -> ee.Image:
-    """First of them."""
+    """First of these scenes."""
     return ee.Image(whole_scenes(asset, start, end).first())
 
 
 def months(start: str = "2019-01-01", end: str = "2020-01-01") -> ee.ImageCollection:
-    """Months of weather."""
+    """Monthly weather images."""
     return ee.ImageCollection(ERA5).filterDate(start, end)
 
 
 def ramp() -> ee.Image:
-    """Band x: metres from the square's western edge, so that a pixel of 10 m has 5, 15, ... in its middle."""
+    """Band x: metres from the square's western edge, so that the centres of 10 m pixels are 5, 15, ..."""
     return ee.Image.pixelCoordinates(CRS).select("x").subtract(WEST)
 
 
 def grid_ramp() -> ee.Image:
-    """Band x: the ramp kept on a grid of 10 m, from which everything else is resampled."""
+    """Band x: the ramp sampled on a 10 m grid, from which everything else is resampled."""
     return ramp().reproject(CRS, [10, 0, WEST, 0, -10, NORTH])
 
 
 def west_half() -> ee.Image:
-    """1 in the square's western half, 0 elsewhere."""
+    """1 in the western half of the square, 0 elsewhere."""
     return ramp().lt(SIDE_M / 2)
 
 
 def constant(value: float, cast: str = "toByte") -> ee.Image:
-    """Image of one value, of a type of its own."""
+    """Image with a single value, cast to one type."""
     image: ee.Image = getattr(ee.Image.constant(value), cast)()
     return image
 
@@ -88,13 +88,13 @@ def reduced(
     scale: float = 10,
     **more: Any,
 ) -> ee.ComputedObject:
-    """Number of the one band of an image over a region: by default the mean over the square."""
+    """Value of an image's only band reduced over a region: by default the mean over the square."""
     found = image.rename("v").reduceRegion(reducer or ee.Reducer.mean(), region or square(), scale, CRS, **more)
     return found.get("v")
 
 
 def features(**columns: list[Any]) -> ee.FeatureCollection:
-    """Table of these columns; None is a property that the feature lacks."""
+    """Table with these columns; None is a property that the feature lacks."""
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
     return ee.FeatureCollection([ee.Feature(None, row) for row in kept])

@@ -1,8 +1,9 @@
-"""Ask Earth Engine every fact that the emulator promises, and compare: ``make check-live``.
+"""Check every claim of the emulator about Earth Engine against the service: ``make check-live``.
 
-Needs an account, as `mmearth-data build` does, and a project: EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. The table is in
-`facts`. Each server is asked in a process of its own, since the client knows one server per process. One line per fact:
-it agrees, it differs (with both values), or it could not be asked (with the reason).
+Needs an account, as `mmearth-data build` does, and a project: EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. The facts
+are listed in `facts`. Each server is queried in its own process, because the client can use only one server per
+process. The report has one line per fact: it agrees, it differs (with both values), or it could not be asked (with the
+reason).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SERVICE = "service"
 
 
 def ask(server: str, facts: Iterable[Fact]) -> dict[str, Answer]:
-    """Answers of one server to some facts, from a process of its own.
+    """Answers of one server to some facts, from a separate process.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def ask(server: str, facts: Iterable[Fact]) -> dict[str, Answer]:
 
 
 def answer(server: str, names: Sequence[str]) -> str:
-    """Answers of one server, JSON."""
+    """Answers of one server, as JSON."""
     wanted = set(names)
     asked = [fact for fact in FACTS if fact.name in wanted]
     found = connect(None if server == SERVICE else server).answers(asked)
@@ -55,15 +56,15 @@ def answer(server: str, names: Sequence[str]) -> str:
 
 
 def check(facts: Sequence[Fact], url: str | None) -> list[Verdict]:
-    """Ask the service, or the server at a URL in its stead, and judge.
+    """Query the service, or the server at a URL instead, and judge the answers.
 
     Parameters
     ----------
     facts
-        Statements; what is asked is looked up in the table by their names.
+        Facts to check; their questions are looked up in the table by name.
     url
-        Of an emulator, which is compared with the statements alone; None asks the service, and an emulator besides
-        where only a server can give the value.
+        URL of an emulator, whose answers are judged by the statements alone; None queries the service, and also an
+        emulator if only a server can give the value.
     """
     if url is not None:
         return judged(facts, ask(url, facts), {})
@@ -81,7 +82,7 @@ def judged(facts: Iterable[Fact], given: Mapping[str, Answer], emulated: Mapping
 
 
 def report(verdicts: Sequence[Verdict]) -> int:
-    """Print a line per fact, and the count; exit code."""
+    """Print one line per fact and the counts; return the exit code."""
     sys.stdout.write("".join(f"{verdict}\n" for verdict in verdicts))
     sys.stdout.write(f"{summary(verdicts)}\n")
     return EXIT_FAILURE if any(verdict.outcome is Outcome.DIFFERS for verdict in verdicts) else EXIT_OK
@@ -93,7 +94,7 @@ def selected(pattern: str) -> list[Fact]:
     Raises
     ------
     InputError
-        When there is none, or the pattern is none.
+        When no fact matches, or the pattern is invalid.
     """
     try:
         found = [fact for fact in FACTS if re.search(pattern, fact.name, re.I)]
@@ -106,16 +107,18 @@ def selected(pattern: str) -> list[Fact]:
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description="Ask Earth Engine every fact that the emulator promises, and compare.")
-    parser.add_argument("--url", help="ask this server, an emulator, instead of the service; needs no account")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="ask the facts whose topic or statement matches")
-    parser.add_argument("--list", action="store_true", help="print the facts and what is expected, and ask nothing")
+    parser = argparse.ArgumentParser(description="Check every claim of the emulator about Earth Engine.")
+    parser.add_argument("--url", help="query this server, an emulator, instead of the service; needs no account")
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="check the facts whose topic or statement matches"
+    )
+    parser.add_argument("--list", action="store_true", help="print the facts and expected answers, and query nothing")
     parser.add_argument("--answer", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, list, or answer for one server; exit code."""
+    """Check, list, or answer for one server; return the exit code."""
     chosen = options(arguments)
     try:
         if chosen.answer:

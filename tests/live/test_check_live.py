@@ -1,4 +1,4 @@
-"""The check against Earth Engine, run against the emulator: each fact, and what is reported when one does not hold."""
+"""The check against Earth Engine, run on the emulator: every fact, and the report when one does not hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about the assets that the catalog reads."""
+"""Facts about the assets used by the catalog."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ CLASSI = ["MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE"]
 
 
 def lacks(image: ee.Image, band: str) -> ee.ComputedObject:
-    """Whether a band is not there."""
+    """Whether a band is missing."""
     return image.bandNames().contains(band).Not()
 
 
 def stem_parts(index: str, tile: str, day: str) -> list[bool]:
-    """Whether an index is made of two times and the tile, the first of them on the day of the scene."""
+    """Whether an index consists of two times and the tile, the first time on the day of the scene."""
     start, processed, name = index.split("_")
     return [start[:8] == day, len(start) == len(processed) == 15, name == f"T{tile}"]
 
@@ -49,7 +49,7 @@ def indexed(image: ee.Image) -> ee.List:
 SENTINEL2 = (
     Fact(
         "Sentinel-2",
-        "Level 2A has its bands of reflectance",
+        "Level 2A has its reflectance bands",
         CATALOG,
         lambda: scene().select(OPTICAL).bandNames(),
         Equal(OPTICAL),
@@ -58,14 +58,14 @@ SENTINEL2 = (
     Fact("Sentinel-2", "Level 1C has B10", CATALOG, lambda: scene(L1C).select("B10").bandNames(), Equal(["B10"])),
     Fact(
         "Sentinel-2",
-        "Level 1C has neither classes nor cloud probability",
+        "Level 1C has neither scene classes nor cloud probability",
         CATALOG,
         lambda: ee.List([scene(L1C).bandNames().contains(band) for band in ("SCL", "MSK_CLDPRB")]),
         Equal([False, False]),
     ),
     Fact(
         "Sentinel-2",
-        "classes are bytes, reflectance is 16 bits",
+        "classes are 8-bit, reflectance is 16-bit",
         CATALOG,
         lambda: Then(
             [scene().select(["SCL", "B2"]).bandTypes()], lambda found: [found["SCL"]["max"], found["B2"]["max"]]
@@ -74,17 +74,21 @@ SENTINEL2 = (
     ),
     Fact(
         "Sentinel-2",
-        "bands have 10, 20 or 60 m",
+        "bands have 10, 20 or 60 m pixels",
         CATALOG,
         lambda: ee.List([scene().select(band).projection().nominalScale() for band in ("B2", "B5", "B1", "SCL")]),
         Equal([10, 20, 60, 20]),
     ),
     Fact(
-        "Sentinel-2", "a scene is in its UTM zone", CATALOG, lambda: scene().select("B2").projection().crs(), Equal(CRS)
+        "Sentinel-2",
+        "a scene is in the UTM zone of its tile",
+        CATALOG,
+        lambda: scene().select("B2").projection().crs(),
+        Equal(CRS),
     ),
     Fact(
         "Sentinel-2",
-        "grids begin on whole pixels",
+        "grids start on whole pixels",
         CATALOG,
         lambda: Then(
             [scene().select("B2").projection()],
@@ -94,14 +98,14 @@ SENTINEL2 = (
     ),
     Fact(
         "Sentinel-2",
-        "values are 10,000 times the reflectance",
+        "values are the reflectance times 10,000",
         CATALOG,
         lambda: Then([reduced(scene().select("B8"))], lambda mean: 100 < mean < 12_000),
         Equal(True),
     ),
     Fact(
         "Sentinel-2",
-        "near a zone border a location is in scenes of both zones",
+        "near a zone border, a location is in scenes of both zones",
         CATALOG,
         lambda: (
             ee.ImageCollection(S2)
@@ -116,14 +120,14 @@ SENTINEL2 = (
     ),
     Fact(
         "Sentinel-2",
-        "scenes have the properties that builds read",
+        "scenes have the properties used by builds",
         CATALOG,
         lambda: scene().toDictionary(["MGRS_TILE", "CLOUDY_PIXEL_PERCENTAGE", "PRODUCT_ID", "SPACECRAFT_NAME"]),
         Alike({"MGRS_TILE": "", "CLOUDY_PIXEL_PERCENTAGE": 0, "PRODUCT_ID": "", "SPACECRAFT_NAME": ""}),
     ),
     Fact(
         "Sentinel-2",
-        "some scenes lack the cloud probability, most do not",
+        "some scenes lack the cloud probability, but most have it",
         ISSUE,
         lambda: Then(
             [
@@ -144,7 +148,7 @@ SENTINEL2 = (
     ),
     Fact(
         "dates of images",
-        "collection and index make the name of a scene",
+        "collection and index form the name of a scene",
         GUIDE,
         lambda: Then(
             [scene().get("system:id"), scene().get("system:index")], lambda name, index: name == f"{S2}/{index}"
@@ -174,7 +178,7 @@ QA60 = (
     ),
     Fact(
         "QA60",
-        "where it is masked the band is not missing",
+        "the band exists where it is masked",
         CATALOG,
         lambda: scene(S2, "2022-06-01", "2022-09-01").bandNames().contains("QA60"),
         Equal(True),
@@ -200,7 +204,7 @@ QA60 = (
     ),
     Fact(
         "QA60",
-        "its successors are masked or missing in 2019",
+        "its successors are masked or absent in 2019",
         ISSUE,
         lambda: reduced(
             ee.Image.cat([scene(), ee.Image(0).updateMask(0).rename(CLASSI[0])]).select(CLASSI[0]), ee.Reducer.count()
@@ -212,14 +216,14 @@ QA60 = (
 SENTINEL1 = (
     Fact(
         "Sentinel-1",
-        "bands are the polarisations, and the angle",
+        "bands are the polarisations and the angle",
         CATALOG,
         lambda: ee.Image(scenes(S1).filter(ee.Filter.eq("instrumentMode", "IW")).first()).bandNames(),
         OneOf((Equal(["VV", "VH", "angle"]), Equal(["VV", "angle"]))),
     ),
     Fact(
         "Sentinel-1",
-        "every scene has a band for each of its polarisations",
+        "every scene has one band per polarisation",
         CATALOG,
         lambda: (
             scenes(S1, "2019-06-01", "2019-07-01")
@@ -236,7 +240,7 @@ SENTINEL1 = (
     ),
     Fact(
         "Sentinel-1",
-        "passes ascend or descend",
+        "passes are ascending or descending",
         CATALOG,
         lambda: scenes(S1, "2019-06-01", "2019-09-01").aggregate_array("orbitProperties_pass").distinct().sort(),
         Equal(["ASCENDING", "DESCENDING"]),
@@ -250,14 +254,14 @@ SENTINEL1 = (
     ),
     Fact(
         "Sentinel-1",
-        "pixels have 10 m",
+        "pixels are 10 m",
         CATALOG,
         lambda: ee.Image(scenes(S1).first()).select("VV").projection().nominalScale(),
         Equal(10, 1e-6),
     ),
     Fact(
         "Sentinel-1",
-        "in the Arctic scenes are horizontally polarised",
+        "scenes in the Arctic are horizontally polarised",
         CATALOG,
         lambda: (
             ee.ImageCollection(S1)
@@ -283,14 +287,14 @@ def era5_grid() -> ee.Projection:
 CLIMATE = (
     Fact(
         "ERA5-Land",
-        "one image a month, named after it",
+        "one image per month, named after it",
         CATALOG,
         lambda: months().aggregate_array("system:index"),
         Equal([f"2019{month:02d}" for month in range(1, 13)]),
     ),
     Fact(
         "ERA5-Land",
-        "its grid begins at -180.05, 90.05",
+        "its grid starts at -180.05, 90.05",
         ISSUE,
         lambda: Then([era5_grid()], lambda found: [found["crs"], found["transform"]]),
         Equal(["EPSG:4326", [0.1, 0, -180.05, 0, -0.1, 90.05]], 1e-9),
@@ -312,14 +316,14 @@ CLIMATE = (
     ),
     Fact(
         "ERA5-Land",
-        "temperatures are in kelvins",
+        "temperatures are in kelvin",
         CATALOG,
         lambda: Then([reduced(weather())], lambda mean: 230 < mean < 320),
         Equal(True),
     ),
     Fact(
         "ERA5-Land",
-        "it has the bands that the catalog reads",
+        "it has the bands used by the catalog",
         CATALOG,
         lambda: (
             ee.Image(months().first())
@@ -330,28 +334,28 @@ CLIMATE = (
     ),
     Fact(
         "ERA5-Land",
-        "images have their month and year",
+        "images have month and year",
         CATALOG,
         lambda: ee.Image(months("2019-06-01", "2019-07-01").first()).toDictionary(["month", "year"]),
         Equal({"month": 6, "year": 2019}),
     ),
     Fact(
         "ERA5-Land",
-        "values are of double precision",
+        "values are double precision",
         CATALOG,
         lambda: Then([weather().bandTypes()], lambda found: found["temperature_2m"]["precision"]),
         Equal("double"),
     ),
     Fact(
         "regions",
-        "at 10 m a tile covers whole pixels of a coarse asset",
+        "at 10 m, a tile covers whole pixels of a coarse asset",
         GUIDE,
         lambda: ee.Number(reduced(weather())).subtract(reduced(weather(), ee.Reducer.first())).abs().lt(5),
         Equal(1),
     ),
     Fact(
         "regions",
-        "a region below 1/256 of a coarse asset's own pixel has no value there",
+        "a region below 1/256 of a coarse asset's own pixel has no value",
         GUIDE,
         lambda: weather().reduceRegion(ee.Reducer.mean(), point().buffer(50), crs=era5_grid()).get("temperature_2m"),
         Equal(None),
@@ -378,7 +382,7 @@ MAPS = (
     ),
     Fact(
         "Dynamic World",
-        "there is none before the middle of 2015",
+        "there is none before mid-2015",
         CATALOG,
         lambda: scenes(DYNAMIC_WORLD, "2013-01-01", "2015-06-01").size(),
         Equal(0),
@@ -405,7 +409,7 @@ MAPS = (
     ),
     Fact(
         "static assets",
-        "WorldCover's classes are bytes",
+        "WorldCover's classes are 8-bit",
         CATALOG,
         lambda: Then(
             [ee.Image(ee.ImageCollection(WORLD_COVER).first()).bandTypes()], lambda found: found["Map"]["max"]
@@ -414,21 +418,21 @@ MAPS = (
     ),
     Fact(
         "static assets",
-        "the elevation is b1, in degrees of latitude and longitude",
+        "the elevation is band b1, in EPSG:4326",
         ISSUE,
         lambda: ee.List([ee.Image(DEM).bandNames(), ee.Image(DEM).projection().crs()]),
         Equal([["b1"], "EPSG:4326"]),
     ),
     Fact(
         "static assets",
-        "the elevation's pixels are 1/3600 degree",
+        "the elevation has pixels of 1/3600 degree",
         ISSUE,
         lambda: Then([ee.Image(DEM).projection()], lambda found: found["transform"][0]),
         Equal(1 / 3600, 1e-9),
     ),
     Fact(
         "static assets",
-        "the canopy height is b1, in pixels of 1/12000 degree",
+        "the canopy height is band b1, with pixels of 1/12000 degree",
         ISSUE,
         lambda: Then(
             [ee.Image(CANOPY).bandNames(), ee.Image(CANOPY).projection()],
@@ -438,7 +442,7 @@ MAPS = (
     ),
     Fact(
         "static assets",
-        "an ecoregion has the columns that the catalog reads",
+        "an ecoregion has the columns used by the catalog",
         CATALOG,
         lambda: (
             ee.FeatureCollection(ECOREGIONS)
@@ -459,7 +463,7 @@ MAPS = (
 
 
 def blocks(image: ee.Image, west: float, north: float, step: float, crs: str = CRS, size: int = 8) -> Then:
-    """Each pixel of twice the size, with the four that it covers: a list of (coarse, four fine)."""
+    """Pixels of twice the size with the four pixels that each covers: a list of (coarse, four fine)."""
     fine = Pixels(image, west, north, (2 * size, 2 * size), (step, step), crs)
     coarse = Pixels(image, west, north, (size, size), (2 * step, 2 * step), crs)
 
@@ -474,12 +478,12 @@ def blocks(image: ee.Image, west: float, north: float, step: float, crs: str = C
 
 
 def averages(pairs: list[tuple[float, list[float]]]) -> bool:
-    """Whether all coarse pixels are means, to the next whole number."""
+    """Whether all coarse pixels are means, rounded to an integer."""
     return all(abs(large - sum(four) / 4) < 1 for large, four in pairs)
 
 
 def majorities(pairs: list[tuple[float, list[float]]]) -> bool:
-    """Whether all coarse pixels have the class of most of the four, or one of them where two are as many."""
+    """Whether all coarse pixels have the majority class of their four pixels, or one of the tied classes."""
     return all(four.count(large) == max(map(four.count, four)) for large, four in pairs)
 
 
@@ -493,14 +497,14 @@ COVER_CORNER = (11 + 4800 * NATIVE_DEG, 47 + 3600 * NATIVE_DEG)
 PYRAMIDS = (
     Fact(
         "pyramids",
-        "at 20 m reflectance of 10 m is the mean of four pixels",
+        "at 20 m, 10 m reflectance is the mean of four pixels",
         GUIDE,
         lambda: Then([blocks(scene().select("B4"), WEST - WEST % 20, NORTH - NORTH % 20, 10)], averages),
         Equal(True),
     ),
     Fact(
         "pyramids",
-        "at 1/6000 degree land cover is one of its four pixels",
+        "at 1/6000 degree, land cover is one of its four pixels",
         GUIDE,
         lambda: Then(
             [blocks(cover(), *COVER_CORNER, NATIVE_DEG, "EPSG:4326")],
@@ -510,7 +514,7 @@ PYRAMIDS = (
     ),
     Fact(
         "pyramids",
-        "at 1/6000 degree land cover is the class of most of its four pixels",
+        "at 1/6000 degree, land cover is the majority class of its four pixels",
         MEMORY,
         lambda: Then([blocks(cover(), *COVER_CORNER, NATIVE_DEG, "EPSG:4326")], majorities),
         Equal(True),
@@ -518,7 +522,7 @@ PYRAMIDS = (
     ),
     Fact(
         "pyramids",
-        "after reproject to the own grid nothing is averaged",
+        "after reproject to its own grid, nothing is averaged",
         GUIDE,
         lambda: Then(
             [
@@ -535,7 +539,7 @@ PYRAMIDS = (
     ),
     Fact(
         "pyramids",
-        "a pyramid's mean over a region is near the mean of its pixels",
+        "a pyramid's mean over a region is close to the mean of its pixels",
         GUIDE,
         lambda: (
             ee.Number(reduced(scene().select("B4"), scale=80))

@@ -1,4 +1,4 @@
-"""Facts about the builder's own requests, which are made by the builder itself."""
+"""Facts about the builder's own requests, made by the builder itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mmearth_data.tile import Place, tile_ids
 
 TILE_PX = 64
 BESIDE_DEG = 0.05
-"""The second candidate is so far to the west."""
+"""Distance of the second candidate to the west."""
 
 
 def candidates() -> list[Place]:
-    """Two locations: the town, and one beside it."""
+    """Two locations: the town, and one next to it."""
     lons, lats = [LON, LON - BESIDE_DEG], [LAT, LAT]
     ids = tile_ids(lons, lats, TILE_PX)
     return [
@@ -35,7 +35,7 @@ def candidates() -> list[Place]:
 
 @lru_cache(maxsize=1)
 def source_of(server: Server) -> EarthEngineSource:
-    """Source of a build with every modality of the catalog, on the server's session."""
+    """Source of a build with all modalities of the catalog, on the server's session."""
     catalog = load_catalog()
     rules = SceneRules(seed=0, years=(2017, 2018, 2019, 2020), levels=("L2A", "L1C"), cloud_percent=10.0)
     options = SessionOptions(url=server.options.url, connections=IN_FLIGHT, backoff=BACKOFF)
@@ -49,7 +49,7 @@ def surveyed(server: Server) -> list[Survey | Rejection]:
 
 
 def accepted(server: Server) -> Survey:
-    """First candidate that has a scene; the words of the refusal, where none has."""
+    """First candidate with a scene; the message of the refusal if none has one."""
     answers = surveyed(server)
     for answer in answers:
         if isinstance(answer, Survey):
@@ -60,13 +60,13 @@ def accepted(server: Server) -> Survey:
 
 
 def preflight(server: Server) -> bool:
-    """Whether a build with every modality may begin: what it does before its first tile raises otherwise."""
+    """Whether a build with all modalities can start; the check before its first tile raises otherwise."""
     source_of(server).connect()
     return True
 
 
 def survey(server: Server) -> list[str]:
-    """What became of each candidate."""
+    """Outcome of each candidate."""
     answers = surveyed(server)
     if all(isinstance(answer, Rejection) and answer.reason in {REFUSED, TOO_LARGE} for answer in answers):
         accepted(server)
@@ -74,14 +74,14 @@ def survey(server: Server) -> list[str]:
 
 
 def weather(server: Server) -> bool:
-    """Whether each number that the survey brings is as the catalog has it."""
+    """Whether each number of the survey matches the catalog."""
     found = accepted(server)
     wanted = {m.name: m for m in source_of(server).modalities(load_catalog().select()) if m.name in found.values}
     return all(found.values[name].shape == m.array_shape(TILE_PX) for name, m in wanted.items()) and bool(wanted)
 
 
 def pixels(server: Server) -> list[str]:
-    """Modalities whose array is not as the catalog has it."""
+    """Modalities whose array does not match the catalog."""
     found, source = accepted(server), source_of(server)
     modalities = [m for m in source.modalities(load_catalog().select()) if m.kind.is_raster]
     arrays = source.read(found, modalities)
@@ -91,7 +91,7 @@ def pixels(server: Server) -> list[str]:
 
 
 def observed(server: Server) -> dict[str, bool]:
-    """Whether the modalities that every location has were observed."""
+    """Whether the modalities available at every location were observed."""
     found, source = accepted(server), source_of(server)
     modalities = source.modalities(load_catalog().select(list(EVERYWHERE)))
     arrays: dict[str, Any] = source.read(found, modalities)
@@ -103,7 +103,7 @@ EVERYWHERE = ("sentinel2", "sentinel1", "aster", "esa_worldcover", "dynamic_worl
 FACTS = (
     Fact(
         "the builder",
-        "a build with every modality may begin: its assets can be read",
+        "a build with all modalities can start: its assets can be read",
         Source.GUIDE,
         lambda: Call(preflight),
         Equal(True),
@@ -115,19 +115,17 @@ FACTS = (
         lambda: Call(survey),
         Equal(["scene", "scene"]),
     ),
-    Fact(
-        "the builder", "the survey brings the numbers of the weather", Source.GUIDE, lambda: Call(weather), Equal(True)
-    ),
+    Fact("the builder", "the survey returns the weather values", Source.GUIDE, lambda: Call(weather), Equal(True)),
     Fact(
         "the builder",
-        "one request brings all raster modalities of a tile",
+        "one request returns all raster modalities of a tile",
         Source.GUIDE,
         lambda: Call(pixels),
         Equal([]),
     ),
     Fact(
         "the builder",
-        "what every location has is observed there",
+        "modalities available everywhere are observed",
         Source.GUIDE,
         lambda: Call(observed),
         Equal(dict.fromkeys(EVERYWHERE, True)),

@@ -1,4 +1,4 @@
-"""Facts about the client's own calls, and about what it makes of refusals."""
+"""Facts about the client's own calls and its handling of refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAIT_S = 120
 
 
 def kinds_of_requests(act: Callable[[], object]) -> dict[str, bool]:
-    """Which kinds of requests a call of the client makes."""
+    """Kinds of requests that a call of the client makes."""
     seen: list[str] = []
     original = Transport.request
 
@@ -41,7 +41,7 @@ def kinds_of_requests(act: Callable[[], object]) -> dict[str, bool]:
 
 
 def signatures(server: Server) -> dict[str, bool]:
-    """Kinds of requests that learning the service's functions makes, which is a part of signing in."""
+    """Kinds of requests made to fetch the service's functions, which is part of signing in."""
 
     def learn() -> None:
         ee.ApiFunction.reset()
@@ -51,7 +51,7 @@ def signatures(server: Server) -> dict[str, bool]:
 
 
 def deadline(server: Server) -> dict[str, bool]:
-    """Kinds of requests that a new deadline makes."""
+    """Kinds of requests made after setting a new deadline."""
     try:
         return kinds_of_requests(lambda: ee.data.setDeadline(300_000))
     finally:
@@ -69,7 +69,7 @@ def hidden_error(server: Server) -> list[Any]:
 
 
 def restricted(server: Server) -> bool:
-    """Whether the service announced its restricted mode while the facts were asked."""
+    """Whether the service announced restricted mode while the facts were checked."""
     server.value(ee.Number(1))
     found = server.session._transport.latest.restricted
     if found and server.options.url is None:
@@ -78,7 +78,7 @@ def restricted(server: Server) -> bool:
 
 
 def profile_heading(server: Server) -> str:
-    """First line of the profile of a request; nothing where the server keeps none."""
+    """First line of the profile of a request; empty if the server has no profile."""
     ids: list[str] = []
     with ee.data.profiling(ids.append):
         ee.Number(1).add(1).getInfo()
@@ -87,7 +87,7 @@ def profile_heading(server: Server) -> str:
 
 
 def fetched(url: str) -> list[Any]:
-    """Status and kind of content behind an address that the client was given."""
+    """Status and content type of a URL returned by the client."""
     with requests.get(url, timeout=WAIT_S) as answer:
         return [answer.status_code, answer.headers.get("content-type", "").partition(";")[0]]
 
@@ -160,11 +160,11 @@ METHODS = {
     "operations": ("get", "list"),
     "algorithms": ("list",),
 }
-"""Resource of a project -> methods that the client calls."""
+"""Resource of a project -> methods called by the client."""
 
 
 def lacking_methods(server: Server) -> list[str]:
-    """Methods that the service's description of itself lacks."""
+    """Methods missing from the service's discovery document."""
     project = ee.data._get_cloud_projects()
     groups = {name: getattr(project, name)() for name in METHODS if hasattr(project, name)}
     called = [(name, method) for name, methods in METHODS.items() for method in methods]
@@ -179,38 +179,40 @@ def many_aggregations() -> ee.List:
 FACTS = (
     Fact(
         "the client",
-        "the functions are fetched when it signs in",
+        "the functions are fetched when signing in",
         CLIENT,
         lambda: Call(signatures),
         Equal({"discovery": False, "algorithms": True, "values": False}),
     ),
     Fact(
         "the client",
-        "a new deadline fetches the description of the service anew",
+        "a new deadline fetches the discovery document again",
         CLIENT,
         lambda: Call(deadline),
         Equal({"discovery": True, "algorithms": False, "values": False}),
     ),
     Fact(
         "the client",
-        "the error of HTTP is in the context of its own",
+        "the HTTP error is in the context of the client's error",
         CLIENT,
         lambda: Call(hidden_error),
         Equal(["EEException", "HttpError", 400]),
     ),
     Fact(
         "the client",
-        "it asks again five times by default",
+        "it retries five times by default",
         CLIENT,
         lambda: Call(lambda server: type(ee.data._get_state())().max_retries),
         Equal(5),
     ),
-    Fact("the client", "the service has the methods that it calls", CLIENT, lambda: Call(lacking_methods), Equal([])),
-    Fact("calls of the client", "a download answers", GUIDE, lambda: Call(download), Equal([200])),
-    Fact("calls of the client", "a thumbnail is a picture", GUIDE, lambda: Call(thumbnail), Equal([200, "image/png"])),
-    Fact("calls of the client", "a tile of a map answers", GUIDE, lambda: Call(map_tile), Equal([200])),
-    Fact("calls of the client", "a table may be downloaded", GUIDE, lambda: Call(table_download), Equal([200])),
-    Fact("calls of the client", "a tag of the workload is taken", GUIDE, lambda: Call(tagged), Equal(2)),
+    Fact("the client", "the service has all methods it calls", CLIENT, lambda: Call(lacking_methods), Equal([])),
+    Fact("calls of the client", "a download works", GUIDE, lambda: Call(download), Equal([200])),
+    Fact(
+        "calls of the client", "a thumbnail is a PNG image", GUIDE, lambda: Call(thumbnail), Equal([200, "image/png"])
+    ),
+    Fact("calls of the client", "a map tile is served", GUIDE, lambda: Call(map_tile), Equal([200])),
+    Fact("calls of the client", "a table can be downloaded", GUIDE, lambda: Call(table_download), Equal([200])),
+    Fact("calls of the client", "a workload tag is accepted", GUIDE, lambda: Call(tagged), Equal(2)),
     Fact("calls of the client", "an elevation is an image", GUIDE, lambda: asset_type(DEM), Equal("IMAGE")),
     Fact(
         "calls of the client",
@@ -220,7 +222,7 @@ FACTS = (
         Equal("IMAGE_COLLECTION"),
     ),
     Fact("calls of the client", "ecoregions are a table", GUIDE, lambda: asset_type(ECOREGIONS), Equal("TABLE")),
-    Fact("calls of the client", "tables come in pages", GUIDE, lambda: Call(page_of_table), Equal([True, True])),
+    Fact("calls of the client", "tables are paged", GUIDE, lambda: Call(page_of_table), Equal([True, True])),
     Fact(
         "calls of the client",
         "images of a collection are listed by time",
@@ -229,26 +231,31 @@ FACTS = (
         Equal(["201901", "201902"]),
     ),
     Fact(
-        "calls of the client", "the public catalog is listed", GUIDE, lambda: Call(listed_assets), Equal(True), Both.NOT
+        "calls of the client",
+        "the public catalog can be listed",
+        GUIDE,
+        lambda: Call(listed_assets),
+        Equal(True),
+        Both.NOT,
     ),
-    Fact("asset names", "a description is found by its legacy name", ISSUE, lambda: asset_type(CANOPY), Equal("IMAGE")),
+    Fact("asset names", "an asset is found by its legacy name", ISSUE, lambda: asset_type(CANOPY), Equal("IMAGE")),
     Fact(
         "asset names",
-        "a description is found by the longer form of its legacy name",
+        "an asset is found by the longer form of its legacy name",
         MEMORY,
         lambda: asset_type(f"projects/earthengine-legacy/assets/{CANOPY}"),
         Equal("IMAGE"),
     ),
     Fact(
         "asset names",
-        "a description is found by its public name",
+        "an asset is found by its public name",
         GUIDE,
         lambda: asset_type(f"projects/earthengine-public/assets/{WORLD_COVER}"),
         Equal("IMAGE_COLLECTION"),
     ),
     Fact(
         "refusals",
-        "a description of what is not there is refused",
+        "a missing asset is refused",
         GUIDE,
         lambda: asset_type("projects/no-such/assets/thing"),
         Refused(r"HTTP 40[034]: .*no-such"),
@@ -257,11 +264,11 @@ FACTS = (
         "refusals", "a wrong type is 400", GUIDE, lambda: ee.Number(ee.List(["a"]).get(0)).add(1), Refused(r"HTTP 400")
     ),
     Fact(
-        "quota", "within its compute time an account is not restricted", GUIDE, lambda: Call(restricted), Equal(False)
+        "quota", "an account within its compute time is not restricted", GUIDE, lambda: Call(restricted), Equal(False)
     ),
     Fact(
         "quota",
-        "the profile of a request begins with compute time",
+        "a profile starts with compute time",
         GUIDE,
         lambda: Call(profile_heading),
         Answered(),
@@ -269,7 +276,7 @@ FACTS = (
     ),
     Fact(
         "quota",
-        "sixty aggregations in a request are computed, or refused as too many at once",
+        "sixty aggregations in one request are computed, or refused as too many at once",
         ISSUE,
         lambda: Then([many_aggregations()], lambda found: found == list(range(1, 61))),
         OneOf((Equal(True), Refused(r"HTTP 429: .*concurrent aggregations"))),

@@ -1,4 +1,4 @@
-"""Facts about collections: what is in them, what is made of them, and what they refuse."""
+"""Facts about collections: contents, results and refusals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GUIDE, REFERENCE, CLIENT, ISSUE, MEMORY = (
     Source.MEMORY,
 )
 JUNE_MS, JULY_MS = 1559347200000, 1561939200000
-"""First days of two months of 2019."""
+"""First days of two months in 2019."""
 NO_DATES = ("1970-01-01", "1970-01-02")
 NULL = Refused(r"may not be null|required|null")
 NO_BANDS = Refused(r"HTTP 400: .*no bands")
@@ -53,35 +53,35 @@ def nothing() -> ee.ImageCollection:
 WINDOWS = (
     Fact(
         "date windows",
-        "a month that starts with the window is in it",
+        "a month that starts at the start of the window is included",
         GUIDE,
         lambda: months("2019-06-01", "2019-06-02").aggregate_array("system:time_start"),
         Equal([JUNE_MS]),
     ),
     Fact(
         "date windows",
-        "a month that starts when the window ends is not in it",
+        "a month that starts at the end of the window is excluded",
         GUIDE,
         lambda: months("2019-06-01", "2019-07-01").size(),
         Equal(1),
     ),
     Fact(
         "date windows",
-        "a millisecond more lets the next month in",
+        "an end one millisecond later includes the next month",
         GUIDE,
         lambda: months("2019-06-01", "2019-07-01T00:00:00.001").size(),
         Equal(2),
     ),
     Fact(
         "date windows",
-        "a millisecond after its start a month is out",
+        "a start one millisecond later excludes the month",
         GUIDE,
         lambda: ee.ImageCollection(ERA5).filterDate(JUNE_MS + 1, JULY_MS).size(),
         Equal(0),
     ),
     Fact(
         "date windows",
-        "without an end the window is one millisecond long",
+        "without an end, the window is one millisecond long",
         REFERENCE,
         lambda: ee.List(
             [ee.ImageCollection(ERA5).filterDate(JUNE_MS + k).size() for k in (-1, 0, 1)],
@@ -90,7 +90,7 @@ WINDOWS = (
     ),
     Fact(
         "date windows",
-        "scenes of a window start in it",
+        "the scenes of a window start inside it",
         GUIDE,
         lambda: (
             scenes()
@@ -104,11 +104,13 @@ WINDOWS = (
 
 NOTHING = (
     Fact("null", "first() of an empty collection is null", REFERENCE, lambda: nothing().first(), Equal(None)),
-    Fact("null", "first() of a list of no images is null", MEMORY, lambda: ee.ImageCollection([]).first(), Equal(None)),
+    Fact(
+        "null", "first() of a list without images is null", MEMORY, lambda: ee.ImageCollection([]).first(), Equal(None)
+    ),
     Fact("null", "null for a required argument is refused", GUIDE, lambda: ee.Image(nothing().first()).date(), NULL),
     Fact(
         "null",
-        "one null in a map fails the whole request",
+        "a single null in a map fails the whole request",
         GUIDE,
         lambda: ee.List([0, 1]).map(
             lambda k: ee.Image(ee.Algorithms.If(k, months().first(), nothing().first())).bandNames()
@@ -119,38 +121,42 @@ NOTHING = (
     Fact("null", "toList of an empty collection is empty", REFERENCE, lambda: nothing().toList(1), Equal([])),
     Fact(
         "null",
-        "a map over an empty list does not call its function",
+        "a map over an empty list never calls its function",
         GUIDE,
         lambda: nothing().toList(1).map(lambda i: ee.Image(i).get("system:index")),
         Equal([]),
     ),
     Fact(
         "null",
-        "of a collection's first property of nothing, aggregate_first is null",
+        "aggregate_first of an empty collection is null",
         MEMORY,
         lambda: nothing().aggregate_first("system:index"),
         Equal(None),
     ),
     Fact(
-        "reducing nothing", "the mode of nothing has no bands", GUIDE, lambda: nothing().mode().bandNames(), Equal([])
+        "reducing nothing",
+        "the mode of an empty collection has no bands",
+        GUIDE,
+        lambda: nothing().mode().bandNames(),
+        Equal([]),
     ),
     Fact(
         "reducing nothing",
-        "the median of nothing has no bands",
+        "the median of an empty collection has no bands",
         GUIDE,
         lambda: nothing().median().bandNames(),
         Equal([]),
     ),
     Fact(
         "reducing nothing",
-        "the mosaic of nothing has no bands",
+        "the mosaic of an empty collection has no bands",
         MEMORY,
         lambda: nothing().mosaic().bandNames(),
         Equal([]),
     ),
     Fact(
         "reducing nothing",
-        "a band of it cannot be selected",
+        "none of its bands can be selected",
         GUIDE,
         lambda: nothing().median().select("B2").bandNames(),
         NO_BANDS,
@@ -167,7 +173,7 @@ LIMITS = (
     ),
     Fact(
         "limits",
-        "5,001 features may be counted",
+        "5,001 features can be counted",
         GUIDE,
         lambda: ee.FeatureCollection(ee.List.sequence(1, 5001).map(lambda n: ee.Feature(None, {}))).size(),
         Equal(5001),
@@ -197,14 +203,14 @@ LIMITS = (
     ),
     Fact(
         "random points",
-        "another seed gives other points",
+        "another seed gives different points",
         REFERENCE,
         lambda: Then([drawn_points(3), drawn_points(4)], lambda a, b: a == b),
         Equal(False),
     ),
     Fact(
         "random points",
-        "as many as were asked for, all of them inside",
+        "the requested number of points, all inside the region",
         REFERENCE,
         lambda: ee.FeatureCollection.randomPoints(point().buffer(1000), 7, 1).filterBounds(point().buffer(1001)).size(),
         Equal(7),
@@ -217,18 +223,18 @@ def drawn_points(seed: int) -> ee.ComputedObject:
 
 
 def mixed(first: str = "toByte", second: str = "toFloat") -> ee.ImageCollection:
-    """Two constants of one name and two types."""
+    """Two constants with the same name and different types."""
     return ee.ImageCollection([constant(1, first), constant(2, second)])
 
 
 def uneven() -> ee.ImageCollection:
-    """Two images, of one band and of two."""
+    """Two images, with one band and with two."""
     one = constant(1).rename("a")
     return ee.ImageCollection([one, one.addBands(constant(2).rename("b"))])
 
 
 def ranged() -> ee.ImageCollection:
-    """Two constants of floating-point types that differ in their ranges alone."""
+    """Two constants of floating-point types that differ only in their ranges."""
     return ee.ImageCollection([ee.Image.constant(0.0).float(), ee.Image.constant(1.0).float()])
 
 
@@ -270,7 +276,7 @@ HOMOGENEOUS = (
     ),
     Fact(
         "homogeneous collections",
-        "the first image's type is named as the expected one",
+        "the type of the first image is reported as the expected one",
         ISSUE,
         lambda: reduced(mixed("toInt16", "toFloat").median()),
         Refused(r"for band 'constant': Expected type: Short.* Actual type: Float"),
@@ -284,7 +290,7 @@ HOMOGENEOUS = (
     ),
     Fact(
         "homogeneous collections",
-        "ranges of one type that differ are refused",
+        "different ranges of one type are refused",
         ISSUE,
         lambda: reduced(
             ee.ImageCollection([normalized(1, 3), normalized(1, 3).multiply(1000).cast({"nd": "float"})]).median()
@@ -294,28 +300,28 @@ HOMOGENEOUS = (
     ),
     Fact(
         "homogeneous collections",
-        "the names of the bands still answer",
+        "band names are still returned",
         ISSUE,
         lambda: uneven().median().select("a").bandNames(),
         Equal(["a"]),
     ),
     Fact(
         "homogeneous collections",
-        "selecting the common band first helps",
+        "selecting the common band first avoids the refusal",
         ISSUE,
         lambda: reduced(uneven().select("a").sum()),
         Equal(2),
     ),
     Fact(
         "homogeneous collections",
-        "casting to one type first helps",
+        "casting to one type first avoids the refusal",
         ISSUE,
         lambda: reduced(mixed().map(lambda image: image.toDouble()).sum()),
         Equal(3),
     ),
     Fact(
         "homogeneous collections",
-        "no pixel, no refusal: size and properties answer",
+        "without pixels there is no refusal: size and properties are returned",
         ISSUE,
         lambda: mixed().merge(uneven()).size(),
         Equal(4),
@@ -357,14 +363,14 @@ UNBOUNDED = (
     ),
     Fact(
         "unbounded collections",
-        "pixels of the mode of labels are those of the bounded one",
+        "the mode of labels has the same pixels as that of the bounded collection",
         GUIDE,
         lambda: equal_pixels(label_mode(bounded=True), label_mode(bounded=False)),
         Equal(True),
     ),
     Fact(
         "unbounded collections",
-        "reduceRegion takes the inputs of its region",
+        "reduceRegion uses the images in its region",
         GUIDE,
         lambda: ee.Number(reduced(composite("median", bounded=True))).subtract(
             ee.Number(reduced(composite("median", bounded=False)))
@@ -373,7 +379,7 @@ UNBOUNDED = (
     ),
     Fact(
         "unbounded collections",
-        "filterBounds after a map finds the same scenes; the emulator may say that it cannot",
+        "filterBounds after a map finds the same scenes; the emulator may refuse it",
         GUIDE,
         lambda: (
             scenes()
@@ -386,11 +392,11 @@ UNBOUNDED = (
                 .size()
             )
         ),
-        OneOf((Equal(0), Refused(r"emulator computes the scenes of its planet place by place"))),
+        OneOf((Equal(0), Refused(r"emulator computes the scenes of its planet location by location"))),
     ),
     Fact(
         "unbounded collections",
-        "the band names of a composite of all are those of one",
+        "the composite of a whole collection has the band names of its images",
         GUIDE,
         lambda: (
             ee.ImageCollection(S2).filterDate("2019-07-01", "2019-07-08").select(["B4", "SCL"]).mosaic().bandNames()
@@ -399,7 +405,7 @@ UNBOUNDED = (
     ),
     Fact(
         "unbounded collections",
-        "bands linked from an unbounded collection are those of the same index",
+        "bands linked from an unbounded collection come from the image of the same index",
         REFERENCE,
         lambda: reduced(
             ee.Image(linked(whole_scenes()).first()).select("B3").subtract(scene().select("B3")).abs(),
@@ -428,18 +434,18 @@ TIES = (
     ),
     Fact(
         "ties",
-        "masked values do not count for the mode",
+        "the mode ignores masked values",
         GUIDE,
         lambda: reduced(constants(1, 2, 2).map(lambda i: i.updateMask(i.lt(2))).mode()),
         Equal(1),
     ),
     Fact("ties", "the median of 1 and 2 is 1.5", REFERENCE, lambda: reduced(constants(1, 2).median()), Equal(1.5)),
     Fact(
-        "ties", "the mosaic has the last image on top", REFERENCE, lambda: reduced(constants(1, 2).mosaic()), Equal(2)
+        "ties", "the mosaic shows the last image on top", REFERENCE, lambda: reduced(constants(1, 2).mosaic()), Equal(2)
     ),
     Fact(
         "ties",
-        "where the last image is masked the mosaic has the one before",
+        "where the last image is masked, the mosaic shows the one before",
         REFERENCE,
         lambda: reduced(constants(1, 2).map(lambda i: i.updateMask(i.lt(2))).mosaic()),
         Equal(1),
@@ -483,7 +489,7 @@ STRING_FILTERS = tuple(
 FILTERS = (
     Fact(
         "string filters",
-        "a collection of scenes takes one",
+        "a collection of scenes accepts one",
         ISSUE,
         lambda: (
             scenes()
@@ -495,21 +501,21 @@ FILTERS = (
     ),
     Fact(
         "string filters",
-        "words that are no condition are refused",
+        "text that is not a condition is refused",
         MEMORY,
         lambda: numbered().filter("n <").size(),
         Refused("HTTP 400"),
     ),
     Fact(
         "string filters",
-        "a feature that lacks the property meets no condition",
+        "a feature without the property meets no condition",
         MEMORY,
         lambda: features(n=[1, None]).filter(ee.Filter.lt("n", 5)).size(),
         Equal(1),
     ),
     Fact(
         "string filters",
-        "whether a feature that lacks the property meets a negation",
+        "whether a feature without the property meets a negated condition",
         MEMORY,
         lambda: features(n=[1, None]).filter(ee.Filter.gte("n", 5)).size(),
         OneOf((Equal(0), Equal(1))),
@@ -521,7 +527,7 @@ FILTERS = (
 def columns(
     reducer: ee.Reducer, names: list[str] | None = None, table: ee.FeatureCollection | None = None
 ) -> ee.ComputedObject:
-    """List that a reducer makes of columns."""
+    """List that a reducer makes from columns."""
     rows = features(a=[1, 2, 3], b=[10, None, 30]) if table is None else table
     return rows.reduceColumns(reducer, names or ["a", "b"]).get("list")
 
@@ -529,14 +535,14 @@ def columns(
 TO_LIST = (
     Fact(
         "toList",
-        "without tuples the elements are the values of the one input",
+        "without tuples, the elements are the values of the only input",
         REFERENCE,
         lambda: columns(ee.Reducer.toList(), ["a"]),
         Equal([1, 2, 3]),
     ),
     Fact(
         "toList",
-        "tuples drop the rows that lack a value",
+        "tuples drop rows with a missing value",
         REFERENCE,
         lambda: columns(ee.Reducer.toList(2)),
         Equal([[1, 10], [3, 30]]),
@@ -550,28 +556,28 @@ TO_LIST = (
     ),
     Fact(
         "toList",
-        "one input may make tuples of one",
+        "one input can make tuples of length one",
         REFERENCE,
         lambda: columns(ee.Reducer.toList(1), ["a"]),
         Equal([[1], [2], [3]]),
     ),
     Fact(
         "toList",
-        "repeated, it gives one list for each column",
+        "repeat returns one list per column",
         REFERENCE,
         lambda: columns(ee.Reducer.toList().repeat(2), table=features(a=[1, 2], b=[10, 20])),
         Equal([[1, 2], [10, 20]]),
     ),
     Fact(
         "toList",
-        "without tuples a row that lacks the value is left out",
+        "without tuples, rows without the value are left out",
         MEMORY,
         lambda: columns(ee.Reducer.toList(), ["b"]),
         Equal([10, 30]),
     ),
     Fact(
         "toList",
-        "a time axis is read as the tuples of index and start",
+        "a time axis can be read as tuples of index and start",
         ISSUE,
         lambda: Then(
             [
@@ -585,7 +591,7 @@ TO_LIST = (
     ),
     Fact(
         "toList",
-        "a time axis is read by repeated lists as well",
+        "a time axis can also be read by repeated lists",
         ISSUE,
         lambda: (
             months("2019-01-01", "2019-04-01")
@@ -596,7 +602,7 @@ TO_LIST = (
     ),
     Fact(
         "toList",
-        "a mean leaves out what is missing",
+        "a mean ignores missing values",
         REFERENCE,
         lambda: features(b=[10, None, 30]).reduceColumns(ee.Reducer.mean(), ["b"]).get("mean"),
         Equal(20),
@@ -606,7 +612,7 @@ TO_LIST = (
 MERGED = (
     Fact(
         "band names",
-        "merging numbers the images of each part",
+        "merging prefixes the index of each image with the number of its part",
         REFERENCE,
         lambda: constants(1, 2).merge(constants(3)).aggregate_array("system:index"),
         Equal(["1_0", "1_1", "2_0"]),
@@ -620,14 +626,14 @@ MERGED = (
     ),
     Fact(
         "band names",
-        "toBands of months prefixes the months",
+        "toBands prefixes the months of monthly images",
         REFERENCE,
         lambda: months("2019-06-01", "2019-08-01").select("temperature_2m").toBands().bandNames(),
         Equal(["201906_temperature_2m", "201907_temperature_2m"]),
     ),
     Fact(
         "If",
-        "the branch that is not chosen does not fail the request",
+        "an error in the branch not taken does not fail the request",
         MEMORY,
         lambda: ee.Algorithms.If(True, 1, ee.List([]).get(0)),
         Equal(1),
@@ -643,7 +649,7 @@ MERGED = (
     ),
     Fact(
         "If",
-        "inside a map it chooses for each element",
+        "inside a map it is evaluated for each element",
         REFERENCE,
         lambda: ee.List([0, 1]).map(lambda k: ee.Algorithms.If(k, "yes", "no")),
         Equal(["no", "yes"]),
@@ -658,21 +664,21 @@ def utm_box() -> ee.Geometry:
 MARGINS = (
     Fact(
         "error margins",
-        "the area of a shape on a UTM grid needs one",
+        "the area of a shape on a UTM grid needs a margin",
         ISSUE,
         lambda: utm_box().area(),
         Refused(r"error margin"),
     ),
     Fact(
         "error margins",
-        "with one it is the area on the sphere or ellipsoid",
+        "with a margin, it is the area on the sphere or ellipsoid",
         GUIDE,
         lambda: ee.Number(utm_box().area(1)).divide(SIDE_M**2).subtract(1).abs().lt(0.01),
         Equal(1),
     ),
     Fact(
         "error margins",
-        "on its own grid the area needs none",
+        "the area in the shape's own projection needs no margin",
         REFERENCE,
         lambda: utm_box().area(proj=ee.Projection(CRS)),
         OneOf((Equal(SIDE_M**2, 1e-6), Refused(r"error margin"))),
@@ -680,14 +686,14 @@ MARGINS = (
     ),
     Fact(
         "error margins",
-        "a geodesic shape needs none for its area",
+        "the area of a geodesic shape needs no margin",
         GUIDE,
         lambda: ee.Geometry.Rectangle([11, 47, 11.01, 47.01]).area().gt(0),
         Equal(1),
     ),
     Fact(
         "error margins",
-        "a transformation between grids needs one",
+        "a transformation between projections needs a margin",
         REFERENCE,
         lambda: utm_box().transform("EPSG:4326").type(),
         OneOf((Equal("Polygon"), Refused(r"error margin"))),
@@ -695,21 +701,21 @@ MARGINS = (
     ),
     Fact(
         "error margins",
-        "contains between grids needs none with a margin given",
+        "contains between projections is accepted with a margin",
         REFERENCE,
         lambda: utm_box().contains(point(), 1),
         Equal(True),
     ),
     Fact(
         "error margins",
-        "Filter.contains has one by default",
+        "Filter.contains has a default margin",
         CLIENT,
         lambda: scenes().filter(ee.Filter.contains(".geo", box(310, 310, 330, 330))).size().gt(0),
         Equal(1),
     ),
     Fact(
         "error margins",
-        "Filter.intersects has one by default",
+        "Filter.intersects has a default margin",
         CLIENT,
         lambda: scenes().filter(ee.Filter.intersects(".geo", utm_box())).size().gt(0),
         Equal(1),

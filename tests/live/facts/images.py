@@ -1,4 +1,4 @@
-"""Facts about images: grids, masks, types, arithmetic, regions, properties and descriptions."""
+"""Facts about images: grids, masks, types, arithmetic, regions, properties and metadata."""
 
 from __future__ import annotations
 
@@ -32,40 +32,40 @@ from _world import (
 GUIDE, REFERENCE, ISSUE, MEMORY = Source.GUIDE, Source.REFERENCE, Source.ISSUE, Source.MEMORY
 SUM, COUNT = ee.Reducer.sum, ee.Reducer.count
 FIRST_MIDDLES = [5, 15, 25, 35]
-"""Metres from the square's edge to the middle of its first pixels."""
+"""Metres from the square's edge to the centres of its first pixels."""
 SOUTH = NORTH - SIDE_M
 
 
 def one_row(image: ee.Image, *, west: float = WEST, step: float = 10, width: int = 4) -> Pixels:
-    """First pixels of the square's upper row."""
+    """First pixels of the square's top row."""
     return Pixels(image, west, NORTH, (width, 1), (step, step))
 
 
 GRIDS = (
     Fact(
         "nearest neighbour",
-        "half a pixel finer, each pixel is repeated",
+        "at half the pixel size, each pixel is repeated",
         GUIDE,
         lambda: one_row(grid_ramp(), step=5),
         Equal([[5, 5, 15, 15]], 1e-6),
     ),
     Fact(
         "nearest neighbour",
-        "after resample('bilinear') values lie between those of the pixels",
+        "after resample('bilinear'), values lie between those of the pixels",
         GUIDE,
         lambda: one_row(grid_ramp().resample("bilinear"), west=WEST + 10, step=5),
         Equal([[12.5, 17.5, 22.5, 27.5]], 1e-6),
     ),
     Fact(
         "nearest neighbour",
-        "after resample('bicubic') a ramp remains a ramp",
+        "after resample('bicubic'), a ramp remains a ramp",
         GUIDE,
         lambda: one_row(grid_ramp().resample("bicubic"), west=WEST + 30, step=5),
         Equal([[32.5, 37.5, 42.5, 47.5]], 1e-4),
     ),
     Fact(
         "nearest neighbour",
-        "resample after a composite has no use",
+        "resample after a composite has no effect",
         GUIDE,
         lambda: Then(
             [
@@ -85,70 +85,70 @@ GRIDS = (
     ),
     Fact(
         "nearest neighbour",
-        "a composite has pixels of one degree",
+        "a composite has pixels of 1 degree",
         GUIDE,
         lambda: ee.ImageCollection([grid_ramp()]).median().projection().nominalScale(),
         Equal(111319.49079327358),
     ),
     Fact(
         "pixel grids",
-        "the transform gives the upper-left corner",
+        "the transform defines the upper-left corner",
         REFERENCE,
         lambda: one_row(ramp()),
         Equal([FIRST_MIDDLES], 1e-6),
     ),
     Fact(
         "pixel grids",
-        "nothing is snapped: half a pixel further east are other values",
+        "nothing is snapped: half a pixel further east, values differ",
         REFERENCE,
         lambda: one_row(ramp(), west=WEST + 3),
         Equal([[8, 18, 28, 38]], 1e-6),
     ),
     Fact(
         "pixel grids",
-        "rows run south",
+        "rows run from north to south",
         REFERENCE,
         lambda: Pixels(ee.Image.pixelCoordinates(CRS).select("y").subtract(NORTH).multiply(-1), WEST, NORTH, (1, 4)),
         Equal([[5], [15], [25], [35]], 1e-6),
     ),
     Fact(
         "pixel grids",
-        "bands of an answer have the image's names and types",
+        "the bands of an answer have the image's names and types",
         REFERENCE,
         lambda: Pixels(constant(1).rename("a").addBands(constant(2.5, "toFloat").rename("b")), WEST, NORTH, (1, 1)),
         Equal({"a": [[1]], "b": [[2.5]]}),
     ),
     Fact(
         "pixel grids",
-        "coordinates in degrees are in the middle of the pixel",
+        "coordinates in degrees refer to pixel centres",
         REFERENCE,
         lambda: Pixels(ee.Image.pixelLonLat().select("longitude"), 11.0, 47.0, (2, 1), (0.5, 0.5), "EPSG:4326"),
         Equal([[11.25, 11.75]], 1e-6),
     ),
     Fact(
         "reproject",
-        "what is computed before has pixels of its grid",
+        "earlier operations are computed on pixels of its grid",
         GUIDE,
         lambda: one_row(ramp().reproject(CRS, [20, 0, WEST, 0, -20, NORTH])),
         Equal([[10, 10, 30, 30]], 1e-6),
     ),
     Fact(
         "reproject",
-        "by a scale the grid begins at the origin of the projection",
+        "with a scale, the grid starts at the origin of the projection",
         GUIDE,
         lambda: Then([ramp().reproject(CRS, None, 30).projection()], lambda found: found["transform"]),
         Equal([30, 0, 0, 0, -30, 0]),
     ),
     Fact(
         "reproject",
-        "the image's projection is the grid",
+        "the projection of the result is the given grid",
         GUIDE,
         lambda: Then([grid_ramp().projection()], lambda found: [found["crs"], found["transform"]]),
         Equal([CRS, [10, 0, WEST, 0, -10, NORTH]]),
     ),
     Fact(
         "reproject",
-        "operations afterwards keep the grid",
+        "later operations keep the grid",
         GUIDE,
         lambda: grid_ramp().add(1).projection().nominalScale(),
         Equal(10),
@@ -163,7 +163,7 @@ def clipped() -> ee.Image:
 
 MASKS = (
     Fact(
-        "masks in answers", "clip masks what is outside", GUIDE, lambda: reduced(clipped(), COUNT()), Equal(PIXELS / 2)
+        "masks in answers", "clip masks pixels outside", GUIDE, lambda: reduced(clipped(), COUNT()), Equal(PIXELS / 2)
     ),
     Fact(
         "masks in answers",
@@ -181,14 +181,14 @@ MASKS = (
     ),
     Fact(
         "masks in answers",
-        "unmask keeps the outside of the footprint masked",
+        "unmask leaves pixels outside the footprint masked",
         REFERENCE,
         lambda: reduced(clipped().unmask(5), SUM()),
         Equal(PIXELS / 2),
     ),
     Fact(
         "masks in answers",
-        "unmask fills the outside too, without sameFootprint",
+        "unmask without sameFootprint also fills the outside",
         REFERENCE,
         lambda: reduced(clipped().unmask(5, False), SUM()),
         Equal(PIXELS / 2 * 6),
@@ -202,14 +202,14 @@ MASKS = (
     ),
     Fact(
         "masks in answers",
-        "updateMask unmasks nothing",
+        "updateMask never unmasks",
         REFERENCE,
         lambda: reduced(ee.Image(1).updateMask(west_half()).updateMask(1), SUM()),
         Equal(PIXELS / 2),
     ),
     Fact(
         "masks in answers",
-        "what is masked in either is masked in the sum",
+        "the sum is masked where either input is masked",
         GUIDE,
         lambda: reduced(ee.Image(1).updateMask(west_half()).add(ee.Image(1)), COUNT()),
         Equal(PIXELS / 2),
@@ -218,7 +218,7 @@ MASKS = (
 
 
 def at(image: ee.Image) -> ee.ComputedObject:
-    """Value of an image that is the same everywhere."""
+    """Value of an image with the same value everywhere."""
     return reduced(image, ee.Reducer.first())
 
 
@@ -261,7 +261,7 @@ ROUNDED = tuple(
 
 
 def band_type(image: ee.Image) -> Then:
-    """Precision and limits of an image's one band."""
+    """Precision and range of an image's only band."""
     return Then(
         [image.bandTypes().values().get(0)],
         lambda found: [found["precision"], found.get("min"), found.get("max")],
@@ -270,15 +270,21 @@ def band_type(image: ee.Image) -> Then:
 
 ARITHMETIC = (
     Fact("arithmetic", "division by zero is 0", REFERENCE, lambda: at(ee.Image(7).divide(0)), Equal(0)),
-    Fact("arithmetic", "0 by zero is 0", REFERENCE, lambda: at(ee.Image(0).divide(0)), Equal(0)),
+    Fact("arithmetic", "0 divided by 0 is 0", REFERENCE, lambda: at(ee.Image(0).divide(0)), Equal(0)),
     Fact(
         "arithmetic",
-        "what was divided by zero is not masked",
+        "division by zero does not mask",
         MEMORY,
         lambda: reduced(ee.Image(7).divide(0), COUNT()),
         Equal(PIXELS),
     ),
-    Fact("arithmetic", "integers divide to a fraction", REFERENCE, lambda: at(ee.Image(7).divide(2)), Equal(3.5)),
+    Fact(
+        "arithmetic",
+        "the quotient of integers has a fraction",
+        REFERENCE,
+        lambda: at(ee.Image(7).divide(2)),
+        Equal(3.5),
+    ),
     Fact(
         "arithmetic",
         "the remainder has the sign of the dividend",
@@ -304,50 +310,50 @@ ARITHMETIC = (
     ),
     Fact(
         "arithmetic",
-        "its band is called nd",
+        "the band of normalizedDifference is named nd",
         REFERENCE,
         lambda: ee.Image([3, 1]).normalizedDifference().bandNames(),
         Equal(["nd"]),
     ),
     Fact(
         "arithmetic",
-        "an expression computes",
+        "an expression computes arithmetic",
         REFERENCE,
         lambda: at(ee.Image([3, 1]).rename(["a", "b"]).expression("(b('a') - b('b')) * 10 / 4")),
         Equal(5),
     ),
     Fact(
         "arithmetic",
-        "an expression chooses",
+        "an expression supports conditions",
         REFERENCE,
         lambda: at(ee.Image(3).rename("a").expression("a > 2 ? 7 : 8", {"a": ee.Image(3)})),
         Equal(7),
     ),
-    Fact("arithmetic", "where replaces", REFERENCE, lambda: at(ee.Image(3).where(ee.Image(1), 9)), Equal(9)),
+    Fact("arithmetic", "where replaces values", REFERENCE, lambda: at(ee.Image(3).where(ee.Image(1), 9)), Equal(9)),
     Fact(
         "arithmetic",
-        "remap maps what it names",
+        "remap maps listed values",
         REFERENCE,
         lambda: at(ee.Image(2).remap([1, 2], [10, 20])),
         Equal(20),
     ),
     Fact(
         "arithmetic",
-        "remap masks what it does not name",
+        "remap masks unlisted values",
         REFERENCE,
         lambda: at(ee.Image(3).remap([1, 2], [10, 20])),
         Equal(None),
     ),
     Fact(
         "arithmetic",
-        "remap has a value for the others",
+        "remap has a default for other values",
         REFERENCE,
         lambda: at(ee.Image(3).remap([1, 2], [10, 20], 99)),
         Equal(99),
     ),
     Fact(
         "arithmetic",
-        "bands of two images are matched by order",
+        "bands of two images are matched in order",
         REFERENCE,
         lambda: Pixels(
             ee.Image([1, 2]).rename(["a", "b"]).add(ee.Image([10, 20]).rename(["c", "d"])).toByte(), WEST, NORTH, (1, 1)
@@ -356,7 +362,7 @@ ARITHMETIC = (
     ),
     Fact(
         "arithmetic",
-        "one band is matched with all bands",
+        "a single band is matched with all bands",
         REFERENCE,
         lambda: Pixels(ee.Image([1, 2]).rename(["a", "b"]).add(10).toByte(), WEST, NORTH, (1, 1)),
         Equal({"a": [[11]], "b": [[12]]}),
@@ -371,14 +377,14 @@ ARITHMETIC = (
     ),
     Fact(
         "casts",
-        "toFloat is float without limits",
+        "toFloat is float without a range",
         MEMORY,
         lambda: band_type(ee.Image([3, 1]).normalizedDifference().toFloat()),
         Equal(["float", None, None]),
     ),
     Fact(
         "casts",
-        "a constant's type has its value as limits",
+        "the type of a constant has its value as range",
         ISSUE,
         lambda: band_type(ee.Image(3)),
         Equal(["int", 3, 3]),
@@ -392,14 +398,14 @@ ARITHMETIC = (
     ),
     Fact(
         "slope",
-        "a ramp of one half is as steep as its arc tangent",
+        "the slope of a ramp of one half is its arc tangent",
         REFERENCE,
         lambda: reduced(ee.Terrain.slope(grid_ramp().multiply(0.5)), region=box(100, 100, 500, 500)),
         Equal(math.degrees(math.atan(0.5)), 1e-4),
     ),
     Fact(
         "slope",
-        "pixels at the edge are masked",
+        "pixels at the image's edge are masked",
         MEMORY,
         lambda: reduced(
             ee.Terrain.slope(
@@ -411,7 +417,7 @@ ARITHMETIC = (
     ),
     Fact(
         "slope",
-        "slopes of mountains are between 0 and 90 degrees",
+        "slopes in mountains are between 0 and 90 degrees",
         REFERENCE,
         lambda: Then(
             [ee.Terrain.slope(ee.Image(DEM)).reduceRegion(ee.Reducer.minMax(), square(), 30, CRS)],
@@ -422,17 +428,23 @@ ARITHMETIC = (
 )
 
 REGIONS = (
-    Fact("regions", "the mean of a ramp is its middle", GUIDE, lambda: reduced(ramp()), Equal(SIDE_M / 2, 1e-6)),
-    Fact("regions", "nothing there is null", GUIDE, lambda: reduced(ee.Image(1).updateMask(0)), Equal(None)),
+    Fact("regions", "the mean of a ramp is its midpoint", GUIDE, lambda: reduced(ramp()), Equal(SIDE_M / 2, 1e-6)),
+    Fact("regions", "an empty region is null", GUIDE, lambda: reduced(ee.Image(1).updateMask(0)), Equal(None)),
     Fact(
         "regions",
-        "the sum of nothing is null or 0",
+        "the sum of an empty region is null or 0",
         MEMORY,
         lambda: reduced(ee.Image(1).updateMask(0), SUM()),
         OneOf((Equal(None), Equal(0))),
         Both.EQUAL,
     ),
-    Fact("regions", "the count of nothing is 0", MEMORY, lambda: reduced(ee.Image(1).updateMask(0), COUNT()), Equal(0)),
+    Fact(
+        "regions",
+        "the count of an empty region is 0",
+        MEMORY,
+        lambda: reduced(ee.Image(1).updateMask(0), COUNT()),
+        Equal(0),
+    ),
     *(
         Fact(
             "regions",
@@ -445,7 +457,7 @@ REGIONS = (
     ),
     Fact(
         "regions",
-        "unweighted, a pixel counts whole when its middle is inside",
+        "without weights, a pixel counts fully if its centre is inside",
         GUIDE,
         lambda: ee.List([reduced(ee.Image(1), SUM().unweighted(), box(0, 0, 320 + over, 640)) for over in (4, 6)]),
         Equal([64 * 32, 64 * 33]),
@@ -459,14 +471,14 @@ REGIONS = (
     ),
     Fact(
         "regions",
-        "scale decides the pixels",
+        "scale determines the pixels",
         GUIDE,
         lambda: reduced(ee.Image(1), SUM(), scale=20),
         Equal(PIXELS / 4, 1e-9),
     ),
     Fact(
         "regions",
-        "a transform decides the pixels",
+        "crsTransform determines the pixels",
         GUIDE,
         lambda: (
             ee.Image(1)
@@ -485,14 +497,14 @@ REGIONS = (
     ),
     Fact(
         "regions",
-        "too many pixels are taken coarser with bestEffort",
+        "with bestEffort, too many pixels are read at a coarser scale",
         GUIDE,
         lambda: ee.Number(reduced(ee.Image(1), SUM(), scale=10, maxPixels=100, bestEffort=True)).lte(101),
         Equal(1),
     ),
     Fact(
         "regions",
-        "two reducers share their inputs",
+        "two reducers can share their inputs",
         GUIDE,
         lambda: Then(
             [
@@ -506,14 +518,14 @@ REGIONS = (
     ),
     Fact(
         "regions",
-        "a point has the pixel that it is in",
+        "a point has the value of the pixel that contains it",
         GUIDE,
         lambda: reduced(grid_ramp(), ee.Reducer.first(), ee.Geometry.Point([WEST + 17, NORTH - 17], CRS)),
         Equal(15, 1e-6),
     ),
     Fact(
         "regions",
-        "a histogram of whole numbers counts them",
+        "a histogram of integers counts them",
         GUIDE,
         lambda: reduced(west_half(), ee.Reducer.frequencyHistogram()),
         Equal({"0": PIXELS / 2, "1": PIXELS / 2}),
@@ -522,43 +534,43 @@ REGIONS = (
 
 
 def faint() -> ee.Image:
-    """1 with a mask of one quarter in the western half; 0 with a full mask in the eastern."""
+    """1 with a mask of 0.25 in the western half; 0 with a full mask in the eastern half."""
     return west_half().updateMask(ee.Image(1).where(west_half(), 0.25))
 
 
 FRACTIONS = (
     Fact(
         "fractional masks",
-        "a mask is a fraction",
+        "a mask can be a fraction",
         GUIDE,
         lambda: at(ee.Image(1).updateMask(0.25).mask()),
         Equal(0.25, 1e-6),
     ),
     Fact(
         "fractional masks",
-        "fractions weigh in the mean",
+        "fractions weight the mean",
         GUIDE,
         lambda: reduced(faint()),
         Equal(0.2, 1e-6),
     ),
     Fact(
         "fractional masks",
-        "fractions weigh in the sum",
+        "fractions weight the sum",
         GUIDE,
         lambda: reduced(ee.Image(1).updateMask(0.25), SUM()),
         Equal(PIXELS / 4, 1e-6),
     ),
     Fact(
         "fractional masks",
-        "a pixel's mask and its share inside both weigh",
+        "a pixel's mask and its share inside are both weights",
         GUIDE,
         lambda: reduced(ee.Image(1).updateMask(0.5), SUM(), box(0, 0, 325, 640)),
-        OneOf((Equal(64 * 16.25, 2e-4), Equal(64 * 16.5, 2e-4))),  # their product, or the smaller one
+        OneOf((Equal(64 * 16.25, 2e-4), Equal(64 * 16.5, 2e-4))),  # their product, or the smaller of the two
         Both.EQUAL,
     ),
     Fact(
         "fractional masks",
-        "unweighted they do not",
+        "fractions do not apply without weights",
         GUIDE,
         lambda: reduced(faint(), ee.Reducer.mean().unweighted()),
         Equal(0.5, 1e-6),
@@ -579,7 +591,7 @@ FRACTIONS = (
     ),
     Fact(
         "fractional masks",
-        "of two masks of a sum",
+        "the mask of a sum of two bands",
         MEMORY,
         lambda: at(ee.Image(1).updateMask(0.5).add(ee.Image(1).updateMask(0.25)).mask()),
         OneOf((Equal(0.25, 1e-6), Equal(0.125, 1e-6))),
@@ -587,7 +599,7 @@ FRACTIONS = (
     ),
     Fact(
         "fractional masks",
-        "of a mask that is updated",
+        "the mask after updateMask",
         MEMORY,
         lambda: at(ee.Image(1).updateMask(0.5).updateMask(0.5).mask()),
         OneOf((Equal(0.25, 1e-6), Equal(0.5, 1e-6))),
@@ -595,7 +607,7 @@ FRACTIONS = (
     ),
     Fact(
         "fractional masks",
-        "a pixel of any mask above 0 has its value in an answer",
+        "answers contain the value of every pixel with a mask above 0",
         MEMORY,
         lambda: one_row(constant(7).updateMask(0.25)),
         OneOf((Equal([[7, 7, 7, 7]]), Equal([[0, 0, 0, 0]]))),
@@ -603,7 +615,7 @@ FRACTIONS = (
     ),
     Fact(
         "fractional masks",
-        "unmask blends nothing in where a mask is above 0",
+        "unmask does not blend where the mask is above 0",
         MEMORY,
         lambda: at(ee.Image(1).updateMask(0.5).unmask(5)),
         OneOf((Equal(1), Equal(3))),
@@ -614,21 +626,21 @@ FRACTIONS = (
 BANDS = (
     Fact(
         "band names",
-        "cat numbers names that clash",
+        "cat numbers conflicting names",
         REFERENCE,
         lambda: ee.Image.cat([ee.Image(1), ee.Image(2)]).bandNames(),
         Equal(["constant", "constant_1"]),
     ),
     Fact(
         "band names",
-        "a name that clashes twice has a number for each",
+        "each further conflict gets its own number",
         MEMORY,
         lambda: ee.Image.cat([ee.Image(1), ee.Image(2), ee.Image(3)]).bandNames(),
         Equal(["constant", "constant_1", "constant_2"]),
     ),
     Fact(
         "band names",
-        "addBands keeps the first of a name, unless told to overwrite",
+        "addBands keeps the first band of a name, unless told to overwrite",
         REFERENCE,
         lambda: ee.List(
             [
@@ -640,35 +652,35 @@ BANDS = (
     ),
     Fact(
         "band names",
-        "select renames and orders",
+        "select renames and reorders",
         REFERENCE,
         lambda: ee.Image([1, 2]).rename(["a", "b"]).select(["b", "a"], ["x", "y"]).bandNames(),
         Equal(["x", "y"]),
     ),
     Fact(
         "band names",
-        "select takes patterns",
+        "select accepts patterns",
         REFERENCE,
         lambda: scene().select("B1.*").bandNames(),
         Equal(["B1", "B11", "B12"]),
     ),
     Fact(
         "band names",
-        "reduce names after reducer",
+        "reduce names bands after the reducer",
         REFERENCE,
         lambda: ee.Image([1, 3]).reduce(ee.Reducer.mean()).bandNames(),
         Equal(["mean"]),
     ),
     Fact(
         "missing bands",
-        "the refusal names the pattern",
+        "the refusal quotes the pattern",
         MEMORY,
         lambda: scene().select("B99").bandNames(),
         Refused(r"HTTP 400: .*'B99'"),
     ),
     Fact(
         "missing bands",
-        "the refusal lists the bands that are there",
+        "the refusal lists the available bands",
         MEMORY,
         lambda: scene(L1C).select("SCL").bandNames(),
         Refused(r"HTTP 400: .*'SCL'.*B1, B2, B3, B4, B5, B6, B7, B8, B8A, B9, B10, B11, B12"),
@@ -689,7 +701,7 @@ BANDS = (
     ),
     Fact(
         "dates of images",
-        "date() of an image without a start is refused",
+        "date() of an image without a start time is refused",
         MEMORY,
         lambda: ee.Image(1).date().millis(),
         Refused("HTTP 400"),
@@ -741,7 +753,7 @@ PROPERTIES = (
     ),
     Fact(
         "properties",
-        "after arithmetic copyProperties brings them back",
+        "copyProperties restores properties after arithmetic",
         REFERENCE,
         lambda: ee.Image(scene().add(1).copyProperties(scene())).get("MGRS_TILE"),
         Equal("32TPT"),
@@ -749,14 +761,14 @@ PROPERTIES = (
     ),
     Fact(
         "properties",
-        "copyProperties leaves out the system's own",
+        "copyProperties leaves out system properties",
         MEMORY,
         lambda: ee.Image(ee.Image(1).copyProperties(scene())).get("system:time_start"),
         Equal(None),
     ),
     Fact(
         "properties",
-        "copyProperties brings those of the system that are named",
+        "copyProperties copies system properties that are named",
         REFERENCE,
         lambda: (
             ee.Image(ee.Image(1).copyProperties(scene(), ["system:time_start"]))
@@ -767,7 +779,7 @@ PROPERTIES = (
     ),
     Fact(
         "properties",
-        "copyProperties leaves out what is excluded",
+        "copyProperties leaves out excluded properties",
         REFERENCE,
         lambda: has_tile(ee.Image(ee.Image(1).copyProperties(scene(), None, ["MGRS_TILE"]))),
         Equal(False),
@@ -779,12 +791,12 @@ PROPERTIES = (
         lambda: constants(1, 2).map(lambda image: image.add(1)).aggregate_array("system:index"),
         Equal(["0", "1"]),
     ),
-    Fact("properties", "a property that is not there is null", REFERENCE, lambda: scene().get("no such"), Equal(None)),
+    Fact("properties", "a missing property is null", REFERENCE, lambda: scene().get("no such"), Equal(None)),
 )
 
 
 def described(image: ee.Image, *keys: str) -> Then:
-    """Fields of the description of an image's first band."""
+    """Metadata fields of an image's first band."""
 
     def fields(found: dict[str, Any]) -> Any:
         values = [found["bands"][0].get(key) for key in keys]
@@ -794,26 +806,26 @@ def described(image: ee.Image, *keys: str) -> Then:
 
 
 def property_of(image: ee.Image, name: str) -> Then:
-    """Property of the description of an image."""
+    """Metadata property of an image."""
     return Then([image], lambda found: found.get("properties", {}).get(name))
 
 
 def same_description(image: ee.Image, *keys: str) -> Then:
-    """Whether fields of the first band's description are those of the scene's own B2."""
+    """Whether metadata fields of the first band equal those of the scene's own B2."""
     return Then([described(image, *keys), described(scene().select("B2"), *keys)], lambda derived, own: derived == own)
 
 
 METADATA = (
     Fact(
         "metadata",
-        "a granule's band of 10 m has 10,980 pixels a side",
+        "a 10 m band of a granule has 10,980 pixels a side",
         Source.CATALOG,
         lambda: described(scene().select("B2"), "dimensions"),
         Equal([10980, 10980]),
     ),
     Fact(
         "metadata",
-        "its grid begins at the granule's corner",
+        "its grid starts at the granule's corner",
         Source.CATALOG,
         lambda: Then(
             [described(scene().select("B2"), "crs", "crs_transform")],
@@ -830,7 +842,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "a sum with a number keeps grid and dimensions",
+        "adding a number keeps grid and dimensions",
         MEMORY,
         lambda: same_description(scene().select("B2").add(1), "crs", "crs_transform", "dimensions"),
         Equal(True),
@@ -844,7 +856,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "clip has the dimensions of the region, with at most a pixel more around it",
+        "clip has the dimensions of the region plus at most one pixel on each side",
         MEMORY,
         lambda: described(scene().select("B2").clip(square()), "dimensions"),
         OneOf((Equal([64, 64]), Equal([65, 65]), Equal([66, 66]))),
@@ -852,7 +864,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "clip has the first pixel of the region as its origin, or the one before",
+        "the origin of a clip is the first pixel of the region, or the one before",
         MEMORY,
         lambda: Then(
             [described(scene().select("B2").clip(square()), "origin", "crs_transform")],
@@ -863,7 +875,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "a clip of land cover has the dimensions and the corner that were printed for it",
+        "a clip of land cover has the published dimensions and corner",
         ISSUE,
         lambda: Then(
             [
@@ -878,25 +890,25 @@ METADATA = (
             ],
             lambda found: [found[0], found[2][2] + found[1][0] / 12000, found[2][5] - found[1][1] / 12000],
         ),
-        Equal([[10483, 10747], -180 + 2609020 / 12000, 84 - 1002834 / 12000]),  # its grid begins at 84 degrees north
+        Equal([[10483, 10747], -180 + 2609020 / 12000, 84 - 1002834 / 12000]),  # its grid starts at 84 degrees north
     ),
     Fact(
         "metadata",
-        "clip has the region as its footprint",
+        "the footprint of a clip is the region",
         MEMORY,
         lambda: ee.Image(1).clip(point().buffer(100)).geometry(1).area(1).divide(point().buffer(100).area(1)),
         Equal(1, 0.02),
     ),
     Fact(
         "metadata",
-        "reproject has the new grid",
+        "reproject sets the new grid",
         GUIDE,
         lambda: described(grid_ramp(), "crs", "crs_transform"),
         Equal([CRS, [10, 0, WEST, 0, -10, NORTH]]),
     ),
     Fact(
         "metadata",
-        "reproject covers the scene in pixels of the new size",
+        "reproject covers the scene with pixels of the new size",
         MEMORY,
         lambda: Then(
             [described(scene().select("B2").reproject(CRS, None, 60), "dimensions")],
@@ -907,7 +919,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "clipToBoundsAndScale has the dimensions that it was given",
+        "clipToBoundsAndScale has the given dimensions",
         MEMORY,
         lambda: described(ee.Image(1).clipToBoundsAndScale(geometry=square(), width=32, height=32), "dimensions"),
         Equal([32, 32]),
@@ -928,7 +940,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "an image's footprint is a ring",
+        "the footprint of an image is a ring",
         MEMORY,
         lambda: Then([property_of(scene(), "system:footprint")], lambda found: found["type"]),
         Equal("LinearRing"),
@@ -942,7 +954,7 @@ METADATA = (
     ),
     Fact(
         "metadata",
-        "a description has the band's type",
+        "a description includes the type of the band",
         GUIDE,
         lambda: described(scene().select("B2"), "id", "data_type"),
         Equal(["B2", {"type": "PixelType", "precision": "int", "min": 0, "max": 65535}]),

@@ -33,8 +33,14 @@ DATES = (
             ("2017-06-24T00:14:46Z", MEMORY, 1498263286000),
         )
     ),
-    Fact("dates", "words are no date", MEMORY, lambda: ee.Date("yesterday").millis(), Refused("HTTP 400")),
-    Fact("dates", "there is no month 13", MEMORY, lambda: ee.Date("2019-13-01").millis(), Refused("HTTP 400")),
+    Fact(
+        "dates",
+        "text that is not a date is refused",
+        MEMORY,
+        lambda: ee.Date("yesterday").millis(),
+        Refused("HTTP 400"),
+    ),
+    Fact("dates", "month 13 is refused", MEMORY, lambda: ee.Date("2019-13-01").millis(), Refused("HTTP 400")),
     *(
         Fact(
             "dates",
@@ -50,18 +56,22 @@ DATES = (
         )
     ),
     Fact(
-        "dates", "a number is milliseconds", REFERENCE, lambda: ee.Date(Y2018).format("YYYY-MM-dd"), Equal("2018-01-01")
+        "dates",
+        "a number is milliseconds since 1970",
+        REFERENCE,
+        lambda: ee.Date(Y2018).format("YYYY-MM-dd"),
+        Equal("2018-01-01"),
     ),
     Fact(
         "dates",
-        "a month after 31 January is the end of February",
+        "one month after 31 January is the end of February",
         REFERENCE,
         lambda: ee.Date.fromYMD(2020, 1, 31).advance(1, "month").format("YYYY-MM-dd"),
         Equal("2020-02-29"),
     ),
     Fact(
         "dates",
-        "advance goes back",
+        "advance accepts negative steps",
         REFERENCE,
         lambda: ee.Date("2020-03-01").advance(-1, "month").format("YYYY-MM-dd"),
         Equal("2020-02-01"),
@@ -69,7 +79,7 @@ DATES = (
     Fact("dates", "the year of a date", REFERENCE, lambda: ee.Date(Y2018).get("year"), Equal(2018)),
     Fact(
         "dates",
-        "days of a year count from 1",
+        "days of a year are counted from 1",
         REFERENCE,
         lambda: ee.Number.parse(ee.Date("2019-02-01").format("D")),
         Equal(32),
@@ -83,21 +93,21 @@ DATES = (
     ),
     Fact(
         "dates",
-        "the difference in days",
+        "difference in days",
         REFERENCE,
         lambda: ee.Date("2019-03-01").difference(ee.Date("2019-02-01"), "day"),
         Equal(28),
     ),
     Fact(
         "dates",
-        "a range has its end outside",
+        "the end of a range is exclusive",
         REFERENCE,
         lambda: ee.DateRange("2019-01-01", "2019-02-01").contains(ee.Date("2019-02-01")),
         Equal(False),
     ),
     Fact(
         "dates",
-        "time zones shift",
+        "time zones shift times",
         REFERENCE,
         lambda: ee.Date("2019-01-01", "Europe/Vienna").millis(),
         Equal(1546297200000),
@@ -192,14 +202,14 @@ GEOMETRY = (
     Fact("numbers and lists", "coordinates of a point", REFERENCE, lambda: point().coordinates(), Equal([11.4, 47.3])),
     Fact(
         "numbers and lists",
-        "a buffer contains its middle",
+        "a buffer contains its centre",
         REFERENCE,
         lambda: point().buffer(100).contains(point(), 1),
         Equal(True),
     ),
     Fact(
         "numbers and lists",
-        "the distance of a degree along the equator",
+        "the length of a degree along the equator",
         REFERENCE,
         lambda: Then(
             [ee.Geometry.Point([0, 0]).distance(ee.Geometry.Point([1, 0]), 1)], lambda m: abs(m - 111_195) < 250
@@ -208,7 +218,7 @@ GEOMETRY = (
     ),
     Fact(
         "numbers and lists",
-        "the bounds of a buffer are as wide as it",
+        "the bounds of a buffer are as wide as the buffer",
         REFERENCE,
         lambda: Then([point().buffer(1000).bounds(1).area(1)], lambda area: abs(area / 4e6 - 1) < 0.03),
         Equal(True),

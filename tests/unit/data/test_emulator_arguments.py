@@ -67,7 +67,7 @@ def here() -> Any:
     ],
 )
 def test_another_value_than_the_default_is_refused_where_it_would_be_dropped(make: Make, argument: str) -> None:
-    assert f"the argument '{argument}'; the emulator has only its default" in refusal(make())
+    assert f"the argument '{argument}'; the emulator supports only its default" in refusal(make())
 
 
 @pytest.mark.usefixtures("earth")
