@@ -86,7 +86,7 @@ def plan(tiles: int) -> TrainPlan:
 
 
 def test_the_rate_of_a_step_is_that_of_the_share_of_the_run_before_it() -> None:
-    """The released loop sets the rate before each step's first micro-batch, from epoch + micro-batch / micro-batches."""
+    """The released loop sets the rate before each step's first micro-batch: epoch + micro-batch / micro-batches."""
     rates = [plan(11).learning_rate(step) for step in range(20)]
     peak, expected = 0.64 * 4 / 256, []
     for epoch in range(10):

@@ -162,7 +162,7 @@ QA60 = (
     *(
         Fact(
             "QA60",
-            f"it is {'masked' if masked else 'there'} in {month}",
+            f"it {'is masked' if masked else 'has data'} in {month}",
             CATALOG,
             lambda start=start, end=end, masked=masked: ee.Number(
                 reduced(scene(S2, start, end).select("QA60"), ee.Reducer.count())

@@ -199,7 +199,7 @@ def has_a_deviation_of_1(name: str) -> bool:
 
 
 def test_reference_weights_start_as_the_released_code_has_them() -> None:
-    """A normal distribution truncated at an absolute 2: a deviation of 1 becomes 0.8796, 0.02 is practically unchanged."""
+    """A normal distribution truncated at an absolute 2: a deviation of 1 becomes 0.8796, 0.02 hardly changes."""
     model = MPMAE(MPMAEConfig.of_preset("reference", EncoderConfig(), paper_tasks()))
     weights = {n: p for n, p in model.state_dict().items() if p.ndim > 1 and n != "mask_token"}
     for name, parameter in weights.items():

@@ -1,4 +1,4 @@
-"""Third-party files of weights: what is read, what is refused, and that nothing is executed; and exports read by them."""
+"""Third-party files of weights: what is read or refused, and that nothing is executed; exports read by third parties."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Named:
         self.module, self.name, self.arguments = module, name, arguments
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[name-defined] # the Python implementation, whose instructions can be chosen
+class _Pickler(pickle._Pickler):  # type: ignore[name-defined] # in Python, its instructions can be chosen
     def save(self, value: Any, save_persistent_id: bool = True) -> None:
         if not isinstance(value, Named):
             super().save(value, save_persistent_id)
