@@ -1,4 +1,4 @@
-"""The planet read directly, without Earth Engine's interface: what clients have to find in the emulator."""
+"""Direct reads of the planet, without Earth Engine's interface: expected values for clients of the emulator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def image_of(asset: str, index: str | None = None) -> Image:
-    """Image of a collection by its index (a scene, a month of weather), or the only one of an asset."""
+    """Image of a collection by index (a scene, a month of weather), or the only image of an asset."""
     product = planet(SEED).products[asset]
     if isinstance(product, Sentinel2):
         scene = optical_scene_named(planet(SEED).views.world, str(index))
@@ -35,7 +35,7 @@ def image_of(asset: str, index: str | None = None) -> Image:
 
 
 def pixels_at(asset: str, index: str | None, band: str, x: Array, y: Array, epsg: int = WGS84) -> Array:
-    """Values of the pixels that hold places, NaN where masked.
+    """Values of the pixels that contain locations, NaN where masked.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def weather(band: str, months: Sequence[str], lon: Array, lat: Array) -> Array:
 def centres(
     transform: Sequence[float], width: int, height: int, first_column: int = 0, first_row: int = 0
 ) -> tuple[Array, Array]:
-    """(x, y) of the centres of pixels, each (row, column), of a transform as Earth Engine and rasterio have it."""
+    """(x, y) of the centres of pixels, each (row, column), for a transform as in Earth Engine and rasterio."""
     a, b, c, d, e, f = transform[:6]
     column, row = np.meshgrid(first_column + np.arange(width) + 0.5, first_row + np.arange(height) + 0.5)
     return a * column + b * row + c, d * column + e * row + f

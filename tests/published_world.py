@@ -1,9 +1,9 @@
 """A data set in the published HDF5 form, written from its description alone: nothing of the toolkit is used.
 
 ``NAME.h5``: sentinel2 (N, 13, H, W) uint16 with B8A before B8, 0 missing; sentinel2_cloudmask and _cloudprod uint16,
-65535 missing; _scl uint8, 255 missing; sentinel1 (N, 8) float32, -inf missing; aster int16; canopy_height_eth int8, negative or
-127 missing; dynamic_world and esa_worldcover uint8, 255 or 0 missing; era5 (N, 12); lat, lon, month (N, 2); one-hot
-biome (N, 14) and eco_region (N, 846); metadata (tile_id S100, S2_type S10).
+65535 missing; _scl uint8, 255 missing; sentinel1 (N, 8) float32, -inf missing; aster int16; canopy_height_eth int8,
+negative or 127 missing; dynamic_world and esa_worldcover uint8, 255 or 0 missing; era5 (N, 12); lat, lon, month (N, 2);
+one-hot biome (N, 14) and eco_region (N, 846); metadata (tile_id S100, S2_type S10).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def place_tables(entries: list[dict[str, Any]]) -> dict[str, np.ndarray[Any, Any
 
 
 def band_stats() -> dict[str, dict[str, list[float]]]:
-    """Statistics of every band, other ones than a store of these tiles would have; a band without any is NaN."""
+    """Statistics of every band that differ from those of a store of these tiles; a band without values is NaN."""
     bands = {"sentinel2_l1c": 13, "sentinel2_l2a": 13, "sentinel1": 8, "aster": 2, "canopy_height_eth": 2, "era5": 12}
     bands |= {"lat": 2, "lon": 2, "month": 2}
     statistics = {

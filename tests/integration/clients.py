@@ -1,7 +1,7 @@
-"""What the tests of other people's clients share.
+"""Helpers shared by the tests of third-party clients.
 
-They run in an environment of their own (`make prove-ecosystem`), each against the emulator that all tests of a process
-share; what they are to find is read from the planet directly.
+The tests run in their own environments (`make prove-ecosystem`) against the emulator shared by all tests of a process;
+expected values are read directly from the planet.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ L2A, ERA5, WORLD_COVER = "COPERNICUS/S2_SR_HARMONIZED", "ECMWF/ERA5_LAND/MONTHLY
 MARKS = [
     pytest.mark.clients,
     pytest.mark.usefixtures("earth"),
-    pytest.mark.filterwarnings("ignore"),  # what other people's modules warn of is theirs
+    pytest.mark.filterwarnings("ignore"),  # warnings of third-party modules are not ours to fix
 ]
 
 
 def client(name: str) -> Any:
-    """Import a client, which only its own environment has."""
+    """Import a client, which is installed only in its own environment."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -31,5 +31,5 @@ def client(name: str) -> Any:
 
 
 def scenes(start: str, end: str, lon: float = PLACE[0], lat: float = PLACE[1]) -> Any:
-    """Sentinel-2 scenes over a place."""
+    """Sentinel-2 scenes over a location."""
     return ee.ImageCollection(L2A).filterBounds(ee.Geometry.Point([lon, lat])).filterDate(start, end)

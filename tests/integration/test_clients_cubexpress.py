@@ -1,4 +1,4 @@
-"""cubexpress: patches around a point, of every scene in a period."""
+"""cubexpress: patches around a point, one per scene in a period."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """geedim: search, composites and arrays.
 
-Two things that its quickstart does are left out. `toGeoTIFF`, and a search by the share of clouds, ask
-earthengine-stac.storage.googleapis.com, a host on the internet, for the names of bands: arrays take the same way but for
-that. Its masks of clouds need GOOGLE/CLOUD_SCORE_PLUS or `directionalDistanceTransform`, which the emulator says plainly
-that it lacks: composites are of a collection that needs no such mask.
+Two parts of its quickstart are left out. `toGeoTIFF`, and a search by cloud cover, request band names from
+earthengine-stac.storage.googleapis.com, a host on the internet; arrays use the same code except for that. Its cloud
+masks need GOOGLE/CLOUD_SCORE_PLUS or `directionalDistanceTransform`, which the emulator refuses as not supported;
+composites therefore use a collection that needs no such mask.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_a_scene_is_exported_on_a_grid_of_its_own(geedim: Any) -> None:
 
 
 def test_a_composite_is_exported(geedim: Any) -> None:
-    """A mean over time, in another type and window than the collection's own."""
+    """A temporal mean, with a type and window that differ from the collection's own."""
     months = ee.ImageCollection(ERA5).filterDate("2019-05-01", "2019-08-01").select(["temperature_2m"])
     composite = months.gd.composite("mean")
     transform = [0.1, 0, 9.0, 0, -0.1, 47.2]

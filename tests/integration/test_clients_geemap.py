@@ -1,6 +1,7 @@
 """geemap: arrays, tables and statistics of images and collections.
 
-Its maps need a browser and a host of background maps; what they ask of Earth Engine (a map id, tiles) is tested.
+Its maps need a browser and a server of background maps; only their requests to Earth Engine (a map id, tiles) are
+tested.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ DEM = "projects/sat-io/open-datasets/ASTER/GDEM"
 @pytest.fixture(scope="module")
 def geemap() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("USE_MKDOCS", "1")  # no widgets of a notebook
+        patch.setenv("USE_MKDOCS", "1")  # no notebook widgets
         return client("geemap.common")
 
 
@@ -63,7 +64,7 @@ def test_an_image_is_downloaded(geemap: Any, tmp_path: Path) -> None:
             expected = pixels_at(
                 "COPERNICUS/S2_SR_HARMONIZED", info["properties"]["system:index"], band, x, y, int(crs[5:])
             )
-            # Where the grid is not the scene's own, each pixel is the one that holds its centre.
+            # On a grid that is not the scene's own, each pixel has the value of the pixel that contains its centre.
             np.testing.assert_array_equal(opened.read(k), np.nan_to_num(expected))
 
 

@@ -1,4 +1,4 @@
-"""wxee: time series of weather as xarray datasets, and aggregates of them."""
+"""wxee: time series of weather as xarray datasets, and their aggregates."""
 
 from __future__ import annotations
 

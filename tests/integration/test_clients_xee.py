@@ -1,4 +1,4 @@
-"""xee: collections as lazy xarray datasets; its time axis is the scenes'."""
+"""xee: collections as lazy xarray datasets with the scenes as time axis."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_collection_opens_on_its_own_grid(xee: Any) -> None:
 
 
 def test_the_time_axis_of_scenes_is_that_of_the_scenes(xee: Any) -> None:
-    """A small area fitted at 10 m, as its documentation fits one."""
+    """A small area on a 10 m grid, as in its documentation."""
     found = scenes("2019-06-01", "2019-07-15").select(["B4", "B8"])
     infos = [f["properties"] for f in found.getInfo()["features"]]
     crs = found.first().projection().crs().getInfo()

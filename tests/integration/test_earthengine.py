@@ -244,7 +244,7 @@ def test_tiles_of_the_years_without_a_cloud_band_equal_the_planet(server: Runnin
 
 
 def test_a_cloud_band_that_is_masked_is_missing_in_the_tile(server: RunningEmulator) -> None:
-    """From February 2022 to February 2024 QA60 is there and wholly masked: the tile has it as no data, valid bit 0."""
+    """From February 2022 to February 2024 QA60 exists but is fully masked: it is nodata in the tile, valid bit 0."""
     origin, m = source(server, ["sentinel2", "sentinel2_cloudmask"], years=(2022, 2023)), load_catalog().modalities
     band, clouds = m["sentinel2"], m["sentinel2_cloudmask"]
     read = 0
@@ -265,7 +265,7 @@ def test_a_cloud_band_that_is_masked_is_missing_in_the_tile(server: RunningEmula
 
 @pytest.mark.slow
 def test_many_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> None:
-    """A thousand places, whose scenes are of all the years that the archive has."""
+    """A thousand locations with scenes from all years of the archive."""
     years = tuple(range(2017, 2026))
     met = assert_parity(server, [*places(1000, seed=11), place_at(-38.5, 82.9)], years)
     assert met >= {"L2A", "L1C", "south", "neighbouring zone", "missing pass", "missing polarisation", "no MSK_CLDPRB"}

@@ -1,6 +1,6 @@
-"""What the Earth Engine source sends, and what it does when it is refused: through the real client, over HTTP.
+"""Requests of the Earth Engine source, and its reaction to refusals, through the real client and HTTP.
 
-A server in between keeps every request, and refuses those that a test says, as the service might.
+A proxy server records every request, and refuses those selected by a test, as the service might.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MIXED = "Expected a homogeneous image collection, but an image with an incompati
 
 
 class Between(ThreadingHTTPServer):
-    """Passes requests on, unless it refuses them."""
+    """Forwards requests unless it refuses them."""
 
     daemon_threads = True
     to = ""
@@ -61,7 +61,7 @@ class Between(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def sent(self, what: str) -> list[str]:
-        """Bodies, or paths where there are none, of the requests whose path ends so or holds it."""
+        """Bodies (or paths, without a body) of the requests whose path ends with or contains a text."""
         return [body or path for path, body in self.seen if what in path]
 
 
@@ -108,7 +108,7 @@ def server() -> Iterator[RunningEmulator]:
 
 @pytest.fixture
 def between(server: RunningEmulator) -> Iterator[Between]:
-    """Server in between, and no session before or after."""
+    """Proxy server, with no session before or after."""
     close_session()
     with Between() as running:
         running.to = server.url
@@ -120,7 +120,7 @@ def between(server: RunningEmulator) -> Iterator[Between]:
 
 @contextmanager
 def refusing(between: Between, refuse: Refusal) -> Iterator[None]:
-    """Refuse while the block lasts, and forget what was sent before it."""
+    """Refuse requests within the block, and forget the requests before it."""
     between.seen.clear()
     between.refuse = refuse  # type: ignore[method-assign]
     yield
@@ -141,12 +141,12 @@ def place(lon: float, lat: float) -> Place:
 
 @cache
 def alps() -> list[Place]:
-    """Places that share scenes."""
+    """Locations that share scenes."""
     return [place(round(8.0 + 0.02 * k, 6), 47.0) for k in range(8)]
 
 
 def tropics() -> list[Place]:
-    """Places of many scenes' zones, where one orbit pass of Sentinel-1 is often missing."""
+    """Locations in many UTM zones, where one orbit pass of Sentinel-1 is often missing."""
     return [
         place(float(lon), lat) for lon, lat in ((20, 5.5), (22, -3.2), (-60, -8.1), (-63, -12.4), (33, 1.2), (101, 15))
     ]
@@ -167,7 +167,7 @@ def casts_in(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def without_each_cast(expression: str) -> Iterator[str]:
-    """Encode the expression anew for each cast, with that cast taken out."""
+    """Encode the expression anew for each cast, with that cast removed."""
     whole = json.loads(expression)
     for k in range(len(list(casts_in(whole)))):
         other = copy.deepcopy(whole)
@@ -188,7 +188,7 @@ def test_a_survey_without_one_of_its_casts_is_refused(server: RunningEmulator) -
             assert session.compute_value(other, origin.limiter, origin.ledger) == answer
         except TileUnavailable as refusal:
             refused.append(refusal.detail)
-    (words,) = refused  # the blank image is one for all months; the asset has doubles anyway
+    (words,) = refused  # one blank image serves all months; the asset has doubles anyway
     assert MIXED in words
     assert "Expected type: Double. Actual type: Byte<0, 0>. Image ID: 2_0 This band might require" in words
     close_session()
@@ -217,7 +217,7 @@ def test_a_pixels_request_without_one_of_its_casts_is_refused(server: RunningEmu
     close_session()
 
 
-# ---------------------------------------------------------------- what is in the requests
+# ---------------------------------------------------------------- content of the requests
 
 
 def calls_in(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -233,7 +233,7 @@ def calls_in(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def margins_without_default() -> dict[str, set[str]]:
-    """Function -> its error margins that have no default, as the client's own list of functions says."""
+    """Function -> its error margins without a default, according to the client's own list of functions."""
     listed = json.loads((Path(ee.__file__).parent / "tests" / "algorithms.json").read_text())["algorithms"]
     return {
         function["name"].removeprefix("algorithms/"): {
@@ -265,7 +265,7 @@ def test_no_request_has_a_conditional_or_leaves_an_error_margin_open(between: Be
 
 
 def test_the_second_survey_asks_for_those_that_need_it_only(between: Between) -> None:
-    """Scenes that the first one found are not looked for again, nor passes of Sentinel-1 that it found."""
+    """Scenes and Sentinel-1 passes found by the first survey are not searched again."""
     origin = source(between.url, ["sentinel2", "sentinel1"])
     answers = origin.survey(tropics())
     first, second = between.sent("value:compute")

@@ -1,6 +1,7 @@
-"""Libraries of models on our encoders, and their models on ours: timm, segmentation_models_pytorch, torchvision.
+"""Third-party model libraries with our encoders: timm, segmentation_models_pytorch, torchvision.
 
-They pull much that nothing else here needs: ``make prove-ecosystem`` runs this file in an environment of their own.
+They have many dependencies that nothing else needs, so ``make prove-ecosystem`` runs this file in a separate
+environment.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _operators() -> Any:
-    """Declare two operators that torchvision looks up when it is imported.
+    """Declare two operators that torchvision looks up on import.
 
-    Its wheel on PyPI is built for CUDA: the compiled part does not load beside PyTorch for the CPU, and is not used here.
+    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
     """
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
@@ -68,7 +69,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 
 def checkpoint(folder: Path, **shape: Any) -> Path:
-    """An encoder of ours with random numbers throughout, alone in its checkpoint."""
+    """A checkpoint with only an encoder, all of whose parameters are random."""
     encoder = drawn(ConvNeXtV2(EncoderConfig(**shape)))
     config = {"architecture": ENCODER_ONLY, "model": {"encoder": {**shape}}, "loss": {}, "normaliser": None, "recipe": {}, "store": {"path": ""}, "progress": {}}  # fmt: skip
     folder.mkdir()
@@ -102,7 +103,7 @@ def test_timms_own_network_takes_every_tensor_that_is_written_for_it(
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 8, 16])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_timms_networks_of_every_stem_come_in(timm: Any, kernel: int, suffix: str, tmp_path: Path) -> None:
-    """Of 2 px too, behind which timm halves once more, and of 8 and 16, behind which it dilates convolutions."""
+    """Including stems of 2 px, after which timm halves again, and 8 and 16 px, after which it dilates convolutions."""
     from safetensors.torch import save_file
 
     network = drawn(timm.create_model("convnextv2_atto", in_chans=4, patch_size=kernel, num_classes=5))
@@ -132,7 +133,7 @@ def load_file(file: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("patch", [8, 16, 32])
 def test_what_maps_are_is_said_in_timms_form(timm: Any, patch: int) -> None:
-    """By the same accessors as timm's own, whose class takes it as it is; and as the maps really are."""
+    """The accessors equal those of timm's own class, which accepts it unchanged, and describe the actual maps."""
     encoder = ConvNeXtV2(EncoderConfig(patch_size=patch, image_size=7 * patch))
     info = encoder.feature_info
     theirs = timm.models._features.FeatureInfo([dict(entry) for entry in info], out_indices=(0, 1, 2, 3))
@@ -154,7 +155,7 @@ def test_what_maps_are_is_said_in_timms_form(timm: Any, patch: int) -> None:
 
 
 def learns(model: nn.Module, images: Tensor, wanted: Tensor) -> bool:
-    """Whether gradients reach every parameter of the encoder, and a few steps lower the loss."""
+    """Whether gradients reach every parameter of the encoder and a few steps reduce the loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
@@ -168,7 +169,7 @@ def learns(model: nn.Module, images: Tensor, wanted: Tensor) -> bool:
 
 
 class Segmenter(nn.Module):
-    """Encoder, a decoder of another library, and a convolution."""
+    """Encoder, third-party decoder, and a convolution."""
 
     def __init__(self, backbone: FeatureMaps, decoder: nn.Module, width: int, grow: int) -> None:
         super().__init__()
@@ -194,7 +195,7 @@ def test_a_unet_of_segmentation_models_plugs_in(smp: Any, patch: int, tmp_path: 
 
 
 def test_its_whole_model_runs_on_our_encoder(smp: Any, tmp_path: Path) -> None:
-    """The library's own Unet, of which the encoder and the decoder's widths are exchanged."""
+    """The library's own Unet with its encoder and the decoder's widths replaced."""
     encoder = load_encoder(checkpoint(tmp_path / "mine", size="atto", patch_size=16, image_size=112))
     model = smp.Unet("resnet18", encoder_weights=None, encoder_depth=4, decoder_channels=(64, 48, 32, 16), classes=3)
     model.encoder = FeatureMaps(encoder, image=True)

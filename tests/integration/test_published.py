@@ -245,7 +245,7 @@ def test_heights_that_the_form_cannot_tell_from_missing_ones_are_refused(tmp_pat
 
 
 def told(store: Path, out: Path, *options: str) -> list[str]:
-    """Lines that an export writes to stderr."""
+    """Lines written to stderr by an export."""
     result = CliRunner().invoke(cli, ["export", str(store), "--format", "mmearth-h5", "--out", str(out), *options])
     assert result.exit_code == 0, result.stderr
     return result.stderr.splitlines()
@@ -262,7 +262,7 @@ def test_missing_climate_is_nan_because_infinities_stop_the_released_training(im
 def test_an_export_counts_what_the_released_code_takes_for_values(native: Path, tmp_path: Path) -> None:
     (line,) = (line for line in told(native, tmp_path, "--name", NAME) if "treats as data" in line)
     file = PublishedReader(tmp_path, NAME).file
-    bands = [k for k in range(13) if k != 10]  # B10 is no band of the models
+    bands = [k for k in range(13) if k != 10]  # models do not see B10
     counts = {
         "aster (-32768)": (file["aster"][:] == -32768).sum(),
         "canopy_height_eth (127)": (file["canopy_height_eth"][:] == 127).sum(),
@@ -275,7 +275,7 @@ def test_an_export_counts_what_the_released_code_takes_for_values(native: Path, 
 
 
 def test_means_stand_in_for_what_is_missing_and_nothing_else_changes(native: Path, tmp_path: Path) -> None:
-    """Means over the train split, computed here from the pixels."""
+    """Means over the train split, computed independently from the pixels."""
     filled = ("aster", "canopy_height_eth", "sentinel2", "era5")
     told(native, tmp_path / "plain", "--name", NAME)
     plain = PublishedReader(tmp_path / "plain", NAME, "train")

@@ -1,9 +1,9 @@
-"""The requests of the downloader that was published with MMEarth, one after the other and unchanged.
+"""The requests of the downloader published with MMEarth, in sequence and unchanged.
 
-Written anew from what it asks: fourteen questions and more about one place, each a request of its own, then one file of all
-bands. Only its random numbers are given: a level, a year and a place in the list of scenes. What it finds is compared with
-what our source reads of the same scene from the planet, 8 pixels inside the tile: where its clipped polygon ends, its
-bilinear bands are masked.
+Reimplemented from its requests: fourteen or more questions about one location, each in a separate request, then one
+file of all bands. Only its random numbers are given: a level, a year and a position in the list of scenes. The result
+is compared with what our source reads of the same scene from the planet, 8 pixels inside the tile, because the
+downloader's bilinear bands are masked at the edge of its clipped polygon.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ PERIODS = {
 
 @dataclass
 class Download:
-    """What the published downloader has of a tile.
+    """Result of the published downloader for a tile.
 
     Attributes
     ----------
     bands
         Name in the file -> (row, column) pixels.
     transform
-        Of the file.
+        Transform of the file.
     date
-        Of its Sentinel-2 scene, ``YYYY-MM-DD``.
+        Date of its Sentinel-2 scene, ``YYYY-MM-DD``.
     era5
-        Twelve numbers of each of month before, month, and year.
+        Twelve numbers for each of previous month, month, and year.
     """
 
     bands: dict[str, np.ndarray[Any, Any]]
@@ -67,7 +67,7 @@ class Download:
 
 
 class Downloader:
-    """The requests for one tile, in the order in which they are sent."""
+    """The requests for one tile, in order."""
 
     def __init__(self, corners: Sequence[tuple[float, float]], level: str, year: int) -> None:
         self.polygon = ee.Geometry.Polygon([list(map(list, corners))])
@@ -75,7 +75,7 @@ class Downloader:
         self.names: list[str] = []
 
     def tile(self, choose: Callable[[Any], int]) -> Download:
-        """Everything about the tile, given which scene of those that fit is taken."""
+        """Download a tile, given a function that chooses one of the matching scenes."""
         for k in (0, 1):
             assert self.polygon.centroid().coordinates().get(k).getInfo() is not None
         images = [self.sentinel2(choose), *self.sentinel1(), self.aster()]
@@ -148,7 +148,7 @@ class Downloader:
     def era5(self) -> dict[str, list[float | None]]:
         year, month, _ = map(int, self.date.split("-"))
         last = f"{year}-{month:02d}-{calendar.monthrange(year, month)[1]}"
-        # Months are written as they come: 2019-5-01.
+        # Months are not padded: 2019-5-01.
         before = f"{year}-{month - 1}-01" if month > 1 else f"{year - 1}-12-01"
 
         def months(start: str) -> Any:
@@ -221,14 +221,14 @@ class Downloader:
 
 
 def square(lon: float, lat: float) -> list[tuple[float, float]]:
-    """Corners of a tile as the published list of tiles has them: 1,300 m in longitude and latitude."""
+    """Corners of a tile as in the published list of tiles: 1,300 m in longitude and latitude."""
     up = HALF_M / 111_195
     across = up / math.cos(math.radians(lat))
     return [(lon + a * across, lat + b * up) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
 
 
 def ours(place: Place, year: int, level: str) -> tuple[Survey, dict[str, Any]]:
-    """What our source has of a place, read from the planet directly."""
+    """Tile of our source at a location, read directly from the planet."""
     source = SyntheticSource(SEED, years=(year,), levels=(level,))
     (survey,) = source.survey([place])
     assert isinstance(survey, Survey), survey
@@ -240,7 +240,7 @@ def ours(place: Place, year: int, level: str) -> tuple[Survey, dict[str, Any]]:
     return survey, source.read(survey, wanted) | dict(survey.values)
 
 
-@pytest.mark.filterwarnings("ignore:getDownloadURL:DeprecationWarning")  # by the name that the script calls it
+@pytest.mark.filterwarnings("ignore:getDownloadURL:DeprecationWarning")  # as called by the script
 @pytest.mark.parametrize(
     ("lon", "lat", "year", "level", "passes"),
     [
@@ -274,7 +274,7 @@ def test_its_requests_succeed_and_its_pixels_are_ours(
 
 
 def compare(tile: Download, survey: Survey, arrays: dict[str, Any], passes: tuple[str, ...]) -> None:
-    """Assert that both agree, by the rule of each band."""
+    """Assert that both agree within the tolerance of each band."""
     column = round((survey.grid.ulx - tile.transform.c) / 10) + MARGIN_PX
     row = round((tile.transform.f - survey.grid.uly) / 10) + MARGIN_PX
     side = SIZE_PX - 2 * MARGIN_PX

@@ -1,4 +1,4 @@
-"""The released pretraining run on an imported data set: its recipes, its statistics, its learning rates."""
+"""The released pretraining run on an imported data set: recipes, statistics, learning rates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def command(*words: object) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_recipes_are_the_released_runs(name: str) -> None:
-    """As its training script is called: 8 processes of 256 tiles, twice accumulated, 200 epochs of which 40 warm up."""
+    """Options of its training script: 8 processes of 256 tiles, accumulated twice, 200 epochs with 40 of warm-up."""
     recipe = make_recipe(name)
     assert name in recipe_names()
     assert (recipe.preset, recipe.precision, recipe.flips, recipe.seed) == ("reference", "float32", False, 0)
@@ -75,7 +75,7 @@ def test_a_dry_run_shows_the_plan(imported: Path) -> None:
 
 
 def plan(tiles: int) -> TrainPlan:
-    """11 tiles in micro-batches of 2, two to a step: two steps an epoch, and a micro-batch that fills none."""
+    """11 tiles in micro-batches of 2, two per step: two steps per epoch, and one micro-batch left over."""
     recipe = make_recipe(
         "released-atto-64", {"epochs": 10, "warmup": 0.2, "batch_size": 4, "device_batch": 2, "base_lr": 0.64}
     )
@@ -86,7 +86,7 @@ def plan(tiles: int) -> TrainPlan:
 
 
 def test_the_rate_of_a_step_is_that_of_the_share_of_the_run_before_it() -> None:
-    """The released loop sets it before the first micro-batch of each step, from epoch + micro-batch / micro-batches."""
+    """The released loop sets the rate before each step's first micro-batch: epoch + micro-batch / micro-batches."""
     rates = [plan(11).learning_rate(step) for step in range(20)]
     peak, expected = 0.64 * 4 / 256, []
     for epoch in range(10):

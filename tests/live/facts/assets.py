@@ -162,7 +162,7 @@ QA60 = (
     *(
         Fact(
             "QA60",
-            f"it is {'masked' if masked else 'there'} in {month}",
+            f"it {'is masked' if masked else 'has data'} in {month}",
             CATALOG,
             lambda start=start, end=end, masked=masked: ee.Number(
                 reduced(scene(S2, start, end).select("QA60"), ee.Reducer.count())
@@ -193,7 +193,7 @@ QA60 = (
     *(
         Fact(
             "QA60",
-            f"{band} is there in the summer of 2024",
+            f"{band} has data in the summer of 2024",
             CATALOG,
             lambda band=band: ee.Number(
                 reduced(scene(S2, "2024-06-01", "2024-09-01").select(band), ee.Reducer.count())
@@ -559,12 +559,12 @@ NAMES = (
             ("users/... is an asset", ISSUE, CANOPY),
             ("projects/sat-io/open-datasets/... is an asset", ISSUE, DEM),
             (
-                "projects/earthengine-legacy/assets/users/... is the same",
+                "projects/earthengine-legacy/assets/users/... is the same asset",
                 MEMORY,
                 f"projects/earthengine-legacy/assets/{CANOPY}",
             ),
             (
-                "projects/earthengine-legacy/assets/projects/sat-io/... is the same",
+                "projects/earthengine-legacy/assets/projects/sat-io/... is the same asset",
                 MEMORY,
                 f"projects/earthengine-legacy/assets/{DEM}",
             ),

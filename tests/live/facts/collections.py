@@ -242,7 +242,7 @@ HOMOGENEOUS = (
     *(
         Fact(
             "homogeneous collections",
-            f"{name} of two types is refused",
+            f"{name} of different types is refused",
             source,
             lambda name=name: reduced(getattr(mixed(), name)()),
             TYPES,
@@ -267,7 +267,7 @@ HOMOGENEOUS = (
     *(
         Fact(
             "homogeneous collections",
-            f"{name} of two sets of bands is refused",
+            f"{name} of different bands is refused",
             source,
             lambda name=name: reduced(getattr(uneven(), name)().select("a")),
             BANDS,
@@ -354,7 +354,7 @@ UNBOUNDED = (
     *(
         Fact(
             "unbounded collections",
-            f"pixels of the {name} are those of the bounded one",
+            f"the {name} has the same pixels as that of the bounded collection",
             GUIDE,
             lambda name=name: equal_pixels(composite(name, bounded=True), composite(name, bounded=False)),
             Equal(True),

@@ -448,7 +448,7 @@ REGIONS = (
     *(
         Fact(
             "regions",
-            f"a column of pixels of which {share:g} is inside weighs {weight:g}",
+            f"a column of pixels with a share of {share:g} inside has weight {weight:g}",
             GUIDE,
             lambda share=share: reduced(ee.Image(1), SUM(), box(0, 0, 320 + 10 * share, 640)),
             Equal(64 * (32 + weight), 2e-4 if weight else 1e-6),  # the steps are 1/255 or 1/256
@@ -748,7 +748,7 @@ PROPERTIES = (
         for name, source, make in KEPT
     ),
     *(
-        Fact("properties", f"{name} loses them", source, lambda make=make: has_tile(make(scene())), Equal(False))
+        Fact("properties", f"{name} drops them", source, lambda make=make: has_tile(make(scene())), Equal(False))
         for name, source, make in LOST
     ),
     Fact(

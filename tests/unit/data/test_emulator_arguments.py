@@ -1,4 +1,4 @@
-"""No argument of an algorithm is dropped in silence: it is heeded, changes nothing for a reason, or is refused."""
+"""No argument of an algorithm is silently dropped: it is used, has no effect for a stated reason, or is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[[], Any]
 
 
 def ignored(implementation: Implementation) -> set[str]:
-    """Arguments that an implementation takes and never reads."""
+    """Arguments that an implementation accepts but never reads."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(implementation.function))).body
     assert isinstance(tree, ast.FunctionDef)
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -81,7 +81,7 @@ def test_an_image_is_described_as_the_real_one_was(test_data: Path) -> None:
     for band in recorded["bands"]:
         band.pop("properties", None)  # system:nodata_value: of the collection as it was before harmonisation
     assert skeleton(own) == skeleton(recorded) | {"properties": skeleton(own["properties"])}
-    own["bands"] = [band for band in own["bands"] if band["id"] not in CLOUD_CLASSES]  # recorded before there were any
+    own["bands"] = [band for band in own["bands"] if band["id"] not in CLOUD_CLASSES]  # recorded before these existed
     assert [band["id"] for band in own["bands"]] == [band["id"] for band in recorded["bands"]]
     for ours, theirs in zip(own["bands"], recorded["bands"], strict=True):
         assert ours["data_type"] == theirs["data_type"]
@@ -113,7 +113,7 @@ def test_bands_of_sentinel2_levels() -> None:
 
 
 def middle_of(image: Image, band: str) -> Pixels:
-    """Some pixels in the middle of a band of a granule."""
+    """Some pixels from the middle of a granule's band."""
     found = image.find(band, "test")
     assert found.size is not None
     return found.evaluate(Grid(found.projection, found.size[0] // 2, found.size[1] // 2, 4, 4))
@@ -156,7 +156,7 @@ def test_cloud_classes_are_masked_out_before_march_2024_or_missing() -> None:
 
 
 def test_images_have_23_bands_or_21_beside_the_cloud_classes() -> None:
-    """As collections of 2020 were met whose images could not be reduced together (geedim, issue 16)."""
+    """Like reported collections of 2020 whose images could not be reduced together (geedim, issue 16)."""
     counts = {len(set(image.names) - set(CLOUD_CLASSES)) for image in l2a_of("2020-01-01", "2021-01-01")}
     assert counts == {23, 21}
 

@@ -1,4 +1,4 @@
-"""Columns of tables, and filters written as text: what the reference says of `Reducer.toList` and `Collection.filter`."""
+"""Table columns and textual filters, as documented in the reference of `Reducer.toList` and `Collection.filter`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIME = "system:time_start"
 
 
 def table() -> Any:
-    """Rows with gaps: ``a`` is in all, ``b`` in the first and last, ``c`` only in the first."""
+    """Rows with gaps: all have ``a``, the first and last have ``b``, only the first has ``c``."""
     rows = [{"a": 1, "b": "x", "c": 10}, {"a": 2}, {"a": 3, "b": "z"}]
     return ee.FeatureCollection([ee.Feature(None, row) for row in rows])
 

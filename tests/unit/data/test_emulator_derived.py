@@ -1,7 +1,7 @@
-"""What the emulator says of derived images: properties, id, footprint, dimensions, origin and transform.
+"""Metadata of derived images: properties, id, footprint, dimensions, origin and transform.
 
-Expected values come from Earth Engine's reference, from prints of the service's answers that are public, and from what
-geedim reads of images that it has prepared.
+Expected values come from Earth Engine's reference, from public printouts of the service's answers, and from what geedim
+reads from images that it has prepared.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ def test_copied_properties_come_back(scene: Any) -> None:
     assert whole["properties"] == own["properties"]
     assert "id" not in whole
     mapped = ee.ImageCollection([scene]).map(lambda i: i.select(["B4"]).divide(10_000)).first().getInfo()
-    assert set(mapped["properties"]) == {"system:index"}  # a collection names its elements, whatever they are
+    assert set(mapped["properties"]) == {"system:index"}  # a collection gives every element an index
 
 
 def test_a_clipped_map_is_described_as_the_service_described_one() -> None:
     """Printed by the service: dimensions 10483 x 10747 from (2609020, 1002834), id, version, the clip's footprint.
 
-    Its map begins at 84 degrees north, the planet's at 90.
+    The service's map starts at 84 degrees north, the planet's at 90.
     """
     corners = [37.418438390871614, -0.46499883273351506, 38.291851476809114, 0.4303777575597561]
     first = ee.ImageCollection(WORLD_COVER).first()
@@ -148,7 +148,7 @@ def test_a_mask_that_may_leave_the_footprint_has_no_edge(scene: Any) -> None:
 
 
 def test_an_image_prepared_on_a_grid_has_that_grid(scene: Any) -> None:
-    """Geedim reads shape, transform and bounds of what the client's prepare_for_export gives."""
+    """Geedim reads shape, transform and bounds from the result of the client's prepare_for_export."""
     transform = [60.0, 0, 460_020, 0, -60.0, 5_250_000]
     request = {"crs": "EPSG:32632", "crs_transform": transform, "dimensions": [40, 30]}
     prepared, rest = scene.select(["B4", "B8"]).prepare_for_export(request)
@@ -184,7 +184,7 @@ def test_an_image_prepared_at_its_own_scale_keeps_its_pixels(scene: Any) -> None
 
 
 def test_a_scaled_projection_keeps_the_direction_of_its_rows() -> None:
-    """The reference's examples of getPixels and computePixels turn the sign themselves."""
+    """The reference's examples of getPixels and computePixels negate the scale themselves."""
     x, _, _, _, y, _ = ee.Projection("EPSG:4326").atScale(10).getInfo()["transform"]
     assert x == y == pytest.approx(10 / 111_319.49079327358)
 

@@ -197,7 +197,7 @@ UTM_SQUARE = [[5e5, 5e6], [5.1e5, 5e6], [5.1e5, 5.01e6], [5e5, 5.01e6], [5e5, 5e
 
 @pytest.mark.parametrize("name", ["area", "perimeter", "length", "centroid", "bounds", "convexHull", "dissolve"])
 def test_what_meets_another_crs_needs_an_error_margin_where_there_is_no_default(name: str) -> None:
-    """Words as in public change logs: "Geometry.area: Unable to perform ...", and of the centroid likewise."""
+    """Messages as in public change logs: "Geometry.area: Unable to perform ...", and of the centroid likewise."""
     square = ee.Geometry.Polygon([UTM_SQUARE], "EPSG:32632", False)
     feature = ee.Feature(square)
     assert refusal(getattr(square, name)()) == f"Geometry.{name}: {MARGIN}"
@@ -218,7 +218,7 @@ def test_two_geometries_need_a_margin_where_either_is_in_another_crs(name: str) 
 
 
 def test_points_filters_and_buffers_need_no_margin() -> None:
-    """Points have no edges; filters have a default (0.1 m), and a buffer allows itself a share of its distance."""
+    """Points have no edges; filters have a default (0.1 m), and a buffer uses a share of its distance."""
     point = ee.Geometry.Point([5e5, 5e6], "EPSG:32632")
     assert point.transform("EPSG:4326").coordinates().getInfo()[0] == pytest.approx(9.0)
     square = ee.Geometry.Polygon([UTM_SQUARE], "EPSG:32632", False)

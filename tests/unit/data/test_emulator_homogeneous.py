@@ -1,6 +1,6 @@
-"""Reductions over collections need images of one type, and say which differ as Earth Engine does.
+"""Reductions over collections need images of one type, and refuse others with Earth Engine's messages.
 
-Wordings: geemap issue 1058 (types), geedim issue 16 (bands); the range of a band after arithmetic as in the first of them.
+Messages: geemap issue 1058 (types), geedim issue 16 (bands); the range of a band after arithmetic follows the former.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def composite(name: str, collection: Collection) -> Image:
 
 
 def refusal(image: Image) -> str:
-    """What the service says when a pixel of the first band is asked for."""
+    """Message of the service when a pixel of the first band is requested."""
     with pytest.raises(EmulatorError) as found:
         image.bands[0].evaluate(grid())
     assert found.value.status == 400
@@ -122,7 +122,7 @@ def scenes(start: str, end: str) -> Collection:
 
 
 def test_scenes_of_an_archive_are_reduced_by_common_bands_only() -> None:
-    """Some scenes of 2022 to 2024 have no QA60, and any year's may lack the cloud probability."""
+    """Some scenes from 2022 to 2024 have no QA60, and scenes of any year may lack the cloud probability."""
     collection = scenes("2021-11-01", "2022-05-01")
     names = {tuple(image.names) for image in collection.elements()}
     assert len(names) > 1, "the planet has scenes of both kinds here"

@@ -1,4 +1,4 @@
-"""What a request may cost, and what becomes of those whose client leaves, dawdles, or comes from elsewhere."""
+"""Limits of a request, and requests from clients that disconnect, are slow, or come from another host."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GIGABYTE = 10**9
 
 
 def of_itself(seed: Any, step: Callable[[Any], Any], times: int = 40) -> Any:
-    """What becomes of a value that is doubled so many times; computed on the server."""
+    """Result of doubling a value this many times, computed on the server."""
     for _ in range(times):
         seed = step(seed)
     return seed
@@ -79,7 +79,7 @@ def test_numbers_stay_numbers_and_patterns_short(earth: str) -> None:
     assert of_itself(ee.Number(3), lambda v: v.multiply(v)).getInfo() == "Infinity"
     assert ee.Number(10).pow(1e9).getInfo() == "Infinity"
     assert ee.Number(2).pow(53).add(1).getInfo() == 2**53 + 1
-    assert ee.Number(1).leftShift(65).getInfo() == 2  # a shift counts within 64 bits, as in Java
+    assert ee.Number(1).leftShift(65).getInfo() == 2  # shifts wrap around at 64 bits, as in Java
     assert "Invalid format pattern" in refusal(ee.Number(1).format("%0999999999d"))
 
 
@@ -98,11 +98,11 @@ def test_what_is_encoded_counts() -> None:
         encode([["x" * 1000] * 1000] * 100)
 
 
-# ---------------------------------------------------------------- time, and clients that leave
+# ---------------------------------------------------------------- time, and clients that disconnect
 
 
 def endless() -> dict[str, Any]:
-    """Body of a request that takes hours: a list of lists, each element of which is looked at."""
+    """Body of a request that takes hours: a list of lists, each element of which is visited."""
     rows = ee.List.repeat(ee.List.sequence(0, 900_000), 10**4)
     return {"expression": ee.serializer.encode(rows.map(lambda row: ee.List(row).map(lambda v: ee.Number(v).add(1))))}
 
@@ -127,7 +127,7 @@ def test_what_takes_too_long_gives_its_turn_and_its_memory_back() -> None:
 
 @pytest.mark.parametrize("waiting", [1, 8])
 def test_work_stops_when_the_client_leaves(waiting: int) -> None:
-    """Requests that wait for their turn leave the queue too."""
+    """Waiting requests leave the queue too."""
     with Emulator() as running:
         sign_in(running.url)
         body = endless()
@@ -185,7 +185,7 @@ def test_large_grids_are_computed_in_parts_that_fit_together(monkeypatch: pytest
 
 
 def talk(url: str, *parts: bytes, pause_s: float = 0.0) -> bytes:
-    """Send parts as they are; everything that comes back until the server closes."""
+    """Send parts unchanged; return everything received until the server closes."""
     where = urlsplit(url)
     with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=30) as connection:
         for part in parts:

@@ -1,8 +1,8 @@
-"""Masks are numbers from 0 to 1: what sets them, what they survive, and how they weigh.
+"""Masks are numbers from 0 to 1: what sets them, which operations keep them, and how they act as weights.
 
 Rules of the Earth Engine reference (`Image.updateMask`, `Image.selfMask`, `Image.unmask`) and guides ("weighted
-reductions"; "statistics of an image region": the weight of a pixel is the lesser of its mask and of its share of the
-region). What is not documented is marked so in the code, and compared by `make check-live`.
+reductions"; "statistics of an image region": the weight of a pixel is the smaller of its mask and its share of the
+region). Undocumented behaviour is marked in the code and checked by `make check-live`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def mask(image: Image, width: int = 4) -> list[float | None]:
 
 
 def region(west: float, east: float) -> Geometry:
-    """Part of the first row of pixels, from one metre to another."""
+    """Part of the first row of pixels, between two distances in metres."""
     return Geometry(shapely.box(500_000 + west, 4_999_990, 500_000 + east, 5_000_000), "EPSG:32632")
 
 
@@ -78,7 +78,7 @@ def test_unmask_replaces_where_the_mask_is_zero_only() -> None:
     assert mask(filled) == [0.5, 0.25, 1, 0]
 
 
-# ---------------------------------------------------------------- surviving
+# ---------------------------------------------------------------- keeping
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_blend_takes_masks_for_how_opaque_an_image_is() -> None:
     assert mask(found) == [1, 1, 1, 0.5]
 
 
-# ---------------------------------------------------------------- weighing
+# ---------------------------------------------------------------- weights
 
 
 def test_masks_weigh_in_regions() -> None:
@@ -142,7 +142,7 @@ def test_masks_weigh_in_regions() -> None:
 
 
 def test_a_pixel_weighs_the_lesser_of_its_mask_and_its_share_of_the_region() -> None:
-    """Pixel 0 is half inside with a mask of 0.75, pixel 1 wholly with 0.25."""
+    """Pixel 0 is half inside with a mask of 0.75, pixel 1 fully inside with a mask of 0.25."""
     image = masked(array([10, 20, 30, 40]), 0.75, 0.25, 1, 1)
     assert reduced(image, "sum", 5, 20) == pytest.approx(0.5 * 10 + 0.25 * 20)
     assert reduced(image, "mean", 5, 20) == pytest.approx((0.5 * 10 + 0.25 * 20) / 0.75)

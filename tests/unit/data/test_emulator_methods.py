@@ -1,4 +1,4 @@
-"""Every method of the REST interface that the client calls, and every way in which it names an asset."""
+"""Every method of the REST interface that the client calls, and every form in which it names an asset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNFOLDED = {
     },
     "queryParams": {"create": {"fields", "body", "workloadTag"}},
 }
-"""Arguments that the client hands on in a dictionary, by its name and the method: as its docstrings list them."""
+"""Arguments that the client passes on in a dictionary, by dictionary name and method, as listed in its docstrings."""
 MADE = {"execute", "add_response_callback"}
 """Methods of requests, not of the interface."""
 
@@ -58,7 +58,7 @@ def calls_in(function: ast.FunctionDef) -> Iterator[tuple[str, set[str]]]:
             if path:
                 rooms.setdefault(node.targets[0].id, []).extend(path)
     for node in ast.walk(function):
-        # Exports are handed on as methods that are not called here: `..., projects().image().export)`.
+        # Exports are passed on as methods that are not called here: `..., projects().image().export)`.
         for argument in node.args if isinstance(node, ast.Call) else ():
             if isinstance(argument, ast.Attribute):
                 for path in chain(argument.value, rooms):
@@ -70,7 +70,7 @@ def calls_in(function: ast.FunctionDef) -> Iterator[tuple[str, set[str]]]:
 
 
 def chain(node: ast.AST, rooms: dict[str, list[list[str]]]) -> list[list[str]]:
-    """Resources that an expression such as ``_get_cloud_projects().maps().tiles()`` walks through; none if it is another."""
+    """Resources in an expression such as ``_get_cloud_projects().maps().tiles()``; none for other expressions."""
     if isinstance(node, ast.Name):
         return rooms.get(node.id, [])
     if not isinstance(node, ast.Call):
@@ -123,7 +123,7 @@ def test_every_method_that_the_client_calls_is_there_with_its_arguments() -> Non
 
 
 def test_every_method_of_the_document_has_an_answer(earth: str) -> None:
-    """None is lost: what is not done is refused with 400 and words that name the method."""
+    """No method is missing: unsupported ones are refused with 400 and a message that names the method."""
     refused = set()
     for name, (_, entry) in offered().items():
         path = re.sub(r"\{\w+\}", "x", entry["flatPath"])
@@ -247,7 +247,9 @@ def test_tables_and_folders_have_names_too(earth: str) -> None:
         ee.data.listAssets(DEM)
 
 
-@pytest.mark.filterwarnings("ignore:getInfo:DeprecationWarning")  # it alone tells a missing asset from other trouble
+@pytest.mark.filterwarnings(
+    "ignore:getInfo:DeprecationWarning"
+)  # only it distinguishes a missing asset from other errors
 @pytest.mark.parametrize("asset", ["NO/SUCH", "users/nobody/nothing", f"{LEGACY}projects/sat-io/no", f"{L2A}/2017_x"])
 def test_what_the_planet_lacks_is_said_to_be_lacking_here(earth: str, asset: str) -> None:
     lacking = "The emulator has no such asset; Earth Engine may have it."

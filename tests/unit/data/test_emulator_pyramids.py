@@ -1,6 +1,6 @@
-"""Pyramids: what a request that is coarser than an asset reads (Earth Engine guides, "scale"; PyramidingPolicy).
+"""Pyramids: the levels read by requests coarser than an asset (Earth Engine guides, "scale"; PyramidingPolicy).
 
-Expected pixels are made of the asset's own native pixels, in the plainest way.
+Expected pixels are computed from the asset's own native pixels in the simplest way.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_a_pyramid_ends_where_it_fits_into_256_pixels() -> None:
     assert level_for(coarse, UTM, (256, 100)) == 0
 
 
-# ---------------------------------------------------------------- how its pixels are made
+# ---------------------------------------------------------------- how pixels are computed
 
 
 def test_means_weigh_by_masks_and_masks_are_means() -> None:
@@ -115,7 +115,7 @@ def test_more_native_pixels_than_an_answer_may_read_are_refused() -> None:
 
 
 def test_resampling_interpolates_between_pixels_of_the_level() -> None:
-    """Halfway between pixels of level 1, whatever the native ones are."""
+    """Halfway between pixels of level 1, whatever the native pixels are."""
     image = call("Image.resample", image=Image((ramp_band("mean"),)))
     shifted = Projection("EPSG:32632", (20.0, 0.0, 500_010.0, 0.0, -20.0, 5_000_000.0))
     found = image.bands[0].evaluate(Grid(shifted, 0, 0, 1, 2)).values
@@ -127,7 +127,7 @@ def test_resampling_interpolates_between_pixels_of_the_level() -> None:
 
 
 def blocks(band: Band, level: int, window: tuple[int, int, int, int]) -> list[list[np.ndarray[Any, Any]]]:
-    """Native pixels (those that are valid) under each pixel of a window of a level."""
+    """Valid native pixels under each pixel of a window of a level."""
     column, row, width, height = window
     wide = 2**level
     native = band.evaluate(Grid(band.projection, column * wide, row * wide, width * wide, height * wide))
@@ -175,7 +175,7 @@ def test_classes_are_modes() -> None:
 
 
 def test_over_the_wire_a_coarse_request_reads_means(earth: str) -> None:
-    """At 0.4 degree the mean of 4 x 4 pixels of the weather, not one of them."""
+    """At 0.4 degree, a pixel is the mean of 4 x 4 weather pixels, not one of them."""
     fine = {"a": 0.1, "c": 7.95, "f": 48.05}
     image = ee.Image("ECMWF/ERA5_LAND/MONTHLY_AGGR/201907").select("temperature_2m")
 
@@ -193,6 +193,6 @@ def test_over_the_wire_a_coarse_request_reads_means(earth: str) -> None:
         return np.load(io.BytesIO(answer))["temperature_2m"]
 
     native, coarse = read(0.1, 8), read(0.4, 2)
-    # The lattice of level 2 begins where the asset does, at (-180.05, 90.05): 1880 columns and 420 rows from here.
+    # The grid of level 2 starts where the asset does, at (-180.05, 90.05): 1880 columns and 420 rows from here.
     np.testing.assert_allclose(coarse, native.reshape(2, 4, 2, 4).mean(axis=(1, 3)))
     assert not np.isin(coarse, native).any()

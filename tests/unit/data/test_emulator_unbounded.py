@@ -1,5 +1,5 @@
-"""Collections of scenes without `filterBounds`: pixels are computed for the grid that is asked for (Earth Engine guides,
-"projections": inputs are pulled for the output), and what would need a list of all scenes on Earth is refused.
+"""Collections of scenes without `filterBounds`: pixels are computed for the requested grid (Earth Engine guides,
+"projections": inputs are pulled for the output), and requests that need a list of all scenes on Earth are refused.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_regions_and_rows_of_pixels_are_pulled_for_their_geometry() -> None:
 
 
 def test_another_grid_pulls_other_scenes() -> None:
-    """What was bound to one grid does not answer for another, the southern hemisphere included."""
+    """Results for one grid are not reused for another, including the southern hemisphere."""
     image = june(L2A).select("B4").median()
     for lon, lat in ((LON, LAT), (-61.0, -33.4), (146.0, -33.0)):
         region = ee.Geometry.Point([lon, lat]).buffer(200)

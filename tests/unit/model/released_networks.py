@@ -1,7 +1,7 @@
-"""Networks of others in plain PyTorch, under their names: what exports are read by, and what imports must compute.
+"""Third-party networks in plain PyTorch with their own names: readers of exports, and references for imports.
 
-Written from the description of the released code and of ConvNeXt V2's authors: layers, names, paddings, epsilons, and
-what the released fine-tuning does to the names and shapes of a file.
+Reimplemented from the released code and that of ConvNeXt V2's authors: layers, names, paddings, epsilons, and the
+changes that the released fine-tuning makes to the names and shapes of a file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def between() -> list[nn.Module]:
 class ReleasedClassifier(nn.Module):
     """The network that the released code fine-tunes: first convolution unpadded, stem padded by half its kernel.
 
-    ``unet``: the encoder of its UNet, which pads the first convolution and not the stem.
+    ``unet``: the encoder of its UNet, which pads the first convolution but not the stem.
     """
 
     def __init__(self, patch: int = 8, bands: int = 12, classes: int = 10, stem: str = "modified", unet: bool = False) -> None:  # fmt: skip
@@ -120,7 +120,7 @@ def drawn(network: nn.Module) -> nn.Module:
 
 
 def engine_names(weights: dict[str, Tensor], dense: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """A dense encoder's weights as the sparse engine has them; ``dense``: beginnings of names that it leaves alone."""
+    """A dense encoder's weights in the form of the sparse engine; ``dense``: prefixes of names that stay unchanged."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         layer, kind = name.rsplit(".", 1)
@@ -143,7 +143,7 @@ def engine_names(weights: dict[str, Tensor], dense: tuple[str, ...] = ()) -> dic
 
 
 def received(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the released fine-tuning makes of the weights of a file, before it loads them."""
+    """Changes that the released fine-tuning makes to the weights of a file before it loads them."""
     kept = {
         n: t for n, t in weights.items() if not any(part in n for part in ("decoder", "mask_token", "proj", "pred"))
     }
@@ -169,7 +169,7 @@ def received(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def receive(network: nn.Module, weights: dict[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Load what fits, as the released code does. Returns what the network lacks, and what did not fit it."""
+    """Load matching weights, as the released code does. Returns the missing and the unexpected names."""
     got, own = received(weights), network.state_dict()
     fitting = {name: tensor for name, tensor in got.items() if name in own and own[name].shape == tensor.shape}
     network.load_state_dict(fitting, strict=False)

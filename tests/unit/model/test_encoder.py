@@ -322,7 +322,7 @@ def test_the_released_padding_takes_no_mask() -> None:
         tiny(padding="reference")(torch.zeros(1, 3, 24, 24).double(), torch.zeros(1, 9, dtype=torch.bool))
 
 
-# ---------------------------------------------------------------- what plugs in
+# ---------------------------------------------------------------- feature maps for decoders
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_the_released_padding_takes_no_mask() -> None:
     ],
 )
 def test_it_says_what_its_maps_are(shape: dict[str, Any], strides: tuple[int, ...]) -> None:
-    """Channels and strides, alone and in timm's form, are those of the maps that come out."""
+    """Channels and strides, directly and in timm's format, match the returned maps."""
     network = tiny(**shape)
     info = network.feature_info
     assert (network.strides, network.channels) == (strides, (4, 6, 6, 8))

@@ -100,11 +100,11 @@ def test_a_difference_on_the_same_samples_is_sharper_than_the_figures_themselves
     assert high - low < 0.5 * (alone[1] - alone[0])
 
 
-# ---------------------------------------------------------------- what is left out, and said
+# ---------------------------------------------------------------- what is left out and reported
 
 
 def test_mean_average_precision_leaves_out_labels_without_a_positive_and_counts_them() -> None:
-    """As scikit-learn over the other labels; torchmetrics' macro average counts such a label as 0."""
+    """Equal to scikit-learn over the other labels; torchmetrics' macro average counts such a label as 0."""
     truth = (RNG.random((200, 6)) < 0.3).astype(np.int64)
     truth[:, [1, 4]] = 0
     scores = np.clip(0.5 * truth + RNG.random(truth.shape) * 0.7, 0, 1)
@@ -131,7 +131,7 @@ def test_mean_average_precision_by_hand() -> None:
 
 
 def test_f1_counts_false_alarms_of_labels_without_a_positive() -> None:
-    """Micro: 2 hits, 1 false alarm of a label that no sample has, 1 miss."""
+    """Micro: 2 hits, 1 false alarm for a label without a positive sample, 1 miss."""
     truth = np.array([[1, 0], [1, 0], [1, 0]])
     predicted = np.array([[1, 1], [1, 0], [0, 0]])
     found = score(TaskKind.MULTI_LABEL, predicted, truth, 2)
@@ -140,7 +140,7 @@ def test_f1_counts_false_alarms_of_labels_without_a_positive() -> None:
 
 
 def test_resamples_without_a_positive_are_left_out_of_the_interval() -> None:
-    """One sample of four has positives: (3/4)^4 of the resamples have none, and no F1; the others have 1."""
+    """One sample of four has positives: (3/4)^4 of the resamples have none and no F1; the others have F1 = 1."""
     truth = np.zeros((4, 3), np.int64)
     truth[0, 0] = 1
     values = bootstrap(TaskKind.MULTI_LABEL, [sample_sums(TaskKind.MULTI_LABEL, truth, truth, 3)])
@@ -159,7 +159,7 @@ def test_balanced_accuracy_leaves_out_classes_without_a_test_sample_even_where_t
 
 
 def test_jaccard_leaves_out_classes_that_are_nowhere_and_counts_the_others() -> None:
-    """Class 2 is answered and never true: 0; class 3 is nowhere: left out. As torchmetrics and scikit-learn."""
+    """Class 2 is predicted but never true: 0; class 3 occurs nowhere: left out. As in torchmetrics and scikit-learn."""
     truth = np.array([[[0, 0], [1, 1]], [[0, 0], [1, -1]]])
     predicted = np.array([[[0, 0], [1, 2]], [[0, 1], [1, 3]]])
     found = pixel_score(TaskKind.SEGMENTATION, sample_sums(TaskKind.SEGMENTATION, predicted, truth, 4))
@@ -172,7 +172,7 @@ def test_jaccard_leaves_out_classes_that_are_nowhere_and_counts_the_others() -> 
 
 
 def test_rmse_of_several_targets_is_pooled_and_said_to_be() -> None:
-    """Errors of 3 m in every sample of one target and of 4 m in the other: the root of (9 + 16) / 2."""
+    """Errors of 3 m in every sample of one target and 4 m in the other: the root of (9 + 16) / 2."""
     truth, errors = np.arange(20.0).reshape(10, 2), np.array([3.0, -4.0])
     found = score(TaskKind.REGRESSION, truth + errors, truth, 2)
     assert found.metrics["rmse"] == pytest.approx(12.5**0.5)

@@ -188,7 +188,7 @@ def test_default_weights_start_small() -> None:
 
 
 def has_a_deviation_of_1(name: str) -> bool:
-    """Layers to which the released code gives no deviation, so that its helper's own default of 1 holds.
+    """Layers for which the released code sets no deviation, so that its helper's default of 1 applies.
 
     They are the sparse encoder's depthwise convolutions (stem and blocks) and linear layers, and every dense
     convolution: projection, depthwise convolution of the decoder, heads of pixels.
@@ -199,12 +199,12 @@ def has_a_deviation_of_1(name: str) -> bool:
 
 
 def test_reference_weights_start_as_the_released_code_has_them() -> None:
-    """A normal distribution cut at an absolute 2: of deviation 1 it keeps 0.8796, of 0.02 all but nothing."""
+    """A normal distribution truncated at an absolute 2: a deviation of 1 becomes 0.8796, 0.02 hardly changes."""
     model = MPMAE(MPMAEConfig.of_preset("reference", EncoderConfig(), paper_tasks()))
     weights = {n: p for n, p in model.state_dict().items() if p.ndim > 1 and n != "mask_token"}
     for name, parameter in weights.items():
         expected = 0.8796 if has_a_deviation_of_1(name) else 0.02
-        # Five standard errors of the deviation of a normal sample.
+        # Five standard errors of a normal sample's deviation.
         assert float(parameter.std()) == pytest.approx(expected, rel=5 / math.sqrt(2 * parameter.numel())), name
         assert float(parameter.abs().max()) <= 2, name
     narrow = torch.cat([p.flatten() for n, p in weights.items() if not has_a_deviation_of_1(n)])
@@ -216,7 +216,7 @@ def test_reference_weights_start_as_the_released_code_has_them() -> None:
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_the_other_presets_start_with_the_same_bits_as_ever(preset: Any) -> None:
-    """Layer by layer, 0.02 cut at two deviations; the mask token last."""
+    """Layer by layer, 0.02 truncated at two deviations; the mask token last."""
     model = MPMAE(MPMAEConfig.of_preset(preset, ENCODER, TASKS, decoder_dim=16))
     torch.manual_seed(7)
     model.initialise()

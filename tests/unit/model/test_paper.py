@@ -1,4 +1,4 @@
-"""The paper's downstream settings: rates, groups, losses and steps against formulas written out here."""
+"""The paper's downstream settings: rates, groups, losses and steps compared with explicit formulas."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_accumulated_step_is_that_of_one_large_batch(store: Store, checkpoint
     for batch, accumulate in ((10, 3), (30, 1)):
         # AdamW's first step has the size of the rate whatever the gradient: only a large epsilon shows a wrong scale
         recipe = replace(PAPER_PROBE, batch_size=batch, accumulate=accumulate, drop_path=0.0)
-        fine = tuner(checkpoint, store, recipe, train=32)  # two samples are left out
+        fine = tuner(checkpoint, store, recipe, train=32)  # two samples do not fill a batch
         optimizer = fine.optimizer()
         for group in optimizer.param_groups:
             group["eps"] = 1.0
@@ -139,7 +139,7 @@ def groups_of(model: Any, **changes: Any) -> dict[str, tuple[float, float]]:
 
 
 def test_layers_decay_as_the_released_code_counts_them() -> None:
-    """Blocks (1, 2, 1, 1): five layers below the head; the steps between stages count one stage too early."""
+    """Blocks (1, 2, 1, 1): five layers below the head; the convolutions between stages count one stage too early."""
     found = groups_of(Classifier(ConvNeXtV2(SMALL), 4))
     power = {
         "encoder.stem.conv.weight": 0,
@@ -169,7 +169,7 @@ def test_vectors_biases_and_grn_are_not_decayed_and_all_matrices_are() -> None:
 
 
 def test_the_probe_learns_its_head_and_nothing_else(store: Store, checkpoint: Checkpoint) -> None:
-    """The encoder and a LayerNorm of factor 1 and offset 0 stay; only the head's matrix is decayed."""
+    """The encoder and a LayerNorm of factor 1 and offset 0 are unchanged; only the head's matrix is decayed."""
     assert groups_of(Classifier(ConvNeXtV2(SMALL), 4), frozen=True) == {
         "head.weight": (1.0, 0.3),
         "head.bias": (1.0, 0.0),
@@ -213,7 +213,7 @@ def test_heads_start_at_two_hundred_thousandths() -> None:
         for head in (torch.nn.Linear(320, 500), torch.nn.Conv2d(320, 500, 1)):
             start_head(head, 2e-5)
             assert float(head.weight.detach().std()) == pytest.approx(2e-5, rel=0.02)
-            assert head.weight.abs().max() > 3 * 2e-5  # not cut at two deviations
+            assert head.weight.abs().max() > 3 * 2e-5  # not truncated at two deviations
             assert (head.bias == 0).all()  # type: ignore[union-attr]
 
 
@@ -270,7 +270,7 @@ def test_images_are_handed_over_as_they_are(store: Store, checkpoint: Checkpoint
     assert fine._augmented(images, answers, Position())[0] is images
 
 
-# ---------------------------------------------------------------- what is kept, and how often
+# ---------------------------------------------------------------- which epoch is kept, and validation
 
 
 def test_the_last_epoch_is_kept_even_where_an_earlier_one_was_better(store: Store, checkpoint: Checkpoint) -> None:
@@ -297,7 +297,7 @@ def test_a_seed_decides_the_probe_and_another_differs(store: Store, checkpoint: 
 
 
 class Counting:
-    """Images that count how often each is read."""
+    """Images that count how often each of them is read."""
 
     def __init__(self, images: Any) -> None:
         self.images, self.reads = images, np.zeros(len(images), int)
@@ -326,11 +326,11 @@ def test_images_that_fit_the_memory_are_read_once(
     assert torch.equal(fine.model.head.weight, plain.model.head.weight)
 
 
-# ---------------------------------------------------------------- which settings hold
+# ---------------------------------------------------------------- which settings apply
 
 
 def sized(store: Store, samples: int, task: str = BIOME) -> LabelledSet:
-    """A task that claims so many training samples; none is read."""
+    """A task that claims this many training samples; none is read."""
     opened = open_task(task, store)
     return opened.with_parts(replace(opened.parts, train=np.zeros(samples, np.intp)))
 
@@ -386,7 +386,7 @@ def test_the_released_unet_joins_the_maps_that_it_names(stem: Any, patch: int) -
         assert torch.allclose(ours, theirs, atol=1e-6)
     kept = {name: value.clone() for name, value in encoder.stages[0].state_dict().items()}
     plain = model(images)
-    with torch.no_grad():  # what the first stage makes is seen through the later stages alone
+    with torch.no_grad():  # the first stage's output is used only by the later stages
         for parameter in encoder.downsample.parameters():
             parameter.zero_()
         silent = model(images)
@@ -460,7 +460,7 @@ def test_help_says_whose_settings_they_are(command: str) -> None:
 
 @pytest.mark.slow
 def test_finetune_with_the_papers_recipe(store: Store, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """All hundred epochs, from the command line."""
+    """All hundred epochs from the command line."""
     arguments = [str(checkpoint.folder), "--store", str(store.path), "--task", BIOME, "--recipe", "paper"]
     with one_thread():
         result = CliRunner().invoke(

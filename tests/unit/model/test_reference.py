@@ -1,13 +1,13 @@
-"""Preset ``reference`` against a slow computation of the released training code's rules.
+"""Preset ``reference`` compared with a slow implementation of the released training code's rules.
 
-The rules, as its public source has them, in our words. A published array is z-scored first, in float64. Afterwards values
-that equal the array's no-data number are missing: Sentinel-2 0, Sentinel-1, ASTER, lat, lon and month minus infinity,
-canopy height 255; era5 is missing where it is NaN. (So whatever is finite in a file and missing stays a number.) Land
-cover becomes class numbers first, whose no-data number is 0: WorldCover's first class, tree cover, is missing. What is
-missing of a raster of quantities counts as 0, the mean. The loss of such a raster is the mean square of each patch; the
-sum over hidden patches is divided by the number of those whose loss is not 0; Sentinel-2 is normalised within each patch
-by mean and unbiased variance. Land cover: cross-entropy over hidden pixels that are not missing. Quantities of a tile:
-mean square over what is not NaN. Biome and ecoregion: cross-entropy of the position of a row's largest entry.
+Summary of the rules in its public source: a published array is first z-scored in float64. Values that then equal the
+array's nodata number are missing: Sentinel-2 0; Sentinel-1, ASTER, lat, lon and month minus infinity; canopy height
+255; era5 where it is NaN. (Finite fill values in a file are therefore treated as numbers.) Land cover is first
+converted to class numbers with nodata 0, so WorldCover's first class, tree cover, is missing. Missing values of a
+continuous raster count as 0, the mean. The loss of such a raster is the mean square of each patch; the sum over hidden
+patches is divided by the number of those whose loss is not 0; Sentinel-2 is normalised within each patch by mean and
+unbiased variance. Land cover: cross-entropy over hidden pixels that are not missing. Continuous tile values: mean
+square over values that are not NaN. Biome and ecoregion: cross-entropy of the position of a row's largest entry.
 The total is the sum of exp(-s) loss + s over the tasks whose loss is not 0.
 """
 
@@ -43,21 +43,21 @@ SPREAD = {
     "canopy_height_eth": (8.7361, 9.6347), "era5": (278.319, 11.0701), "lat": (0.2913, 0.4207),
     "lon": (0.0731, 0.6677), "month": (-0.1013, 0.7077),
 }  # fmt: skip
-"""Mean and deviation of the first band; others are shifted by some percent."""
+"""Mean and deviation of the first band; the others are shifted by some per cent."""
 HIDDEN = np.array([[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1], [1, 1, 0, 0]], dtype=bool)
 LEVELS = np.array([1, 0, 1, 0], dtype=np.uint8)
 """L2A, L1C, ..."""
 
 
 def published(seed: int = 0) -> Arrays:
-    """Arrays of some tiles as the published files spell them, every kind of gap among them."""
+    """Arrays of some tiles as in the published files, with every kind of missing value."""
     rng = np.random.default_rng(seed)
 
     def pixels(bands: int, low: int, high: int, dtype: str) -> np.ndarray[Any, Any]:
         return rng.integers(low, high, (B, bands, SIZE, SIZE)).astype(dtype)
 
     def gaps(values: np.ndarray[Any, Any], spelling: float) -> np.ndarray[Any, Any]:
-        """A tenth of the values, all of a hidden patch, and one band of a whole tile."""
+        """A tenth of the values, a whole hidden patch, and one band of a whole tile."""
         values[rng.random(values.shape) < 0.1] = spelling
         values[0, :, PATCH:, :PATCH] = spelling
         values[1, :1] = spelling
@@ -83,7 +83,7 @@ def published(seed: int = 0) -> Arrays:
 
 
 def stored(arrays: Arrays) -> dict[str, Any]:
-    """The same tiles as a store holds them."""
+    """The same tiles as stored in a store."""
     land = arrays["esa_worldcover"]
     heights = arrays["canopy_height_eth"]
     labels = {
@@ -130,7 +130,7 @@ def statistics(modalities: Mapping[str, Any], names: Iterable[str] = tuple(SPREA
     return {"train": found}
 
 
-# ---------------------------------------------------------------- the released code's rules, slowly
+# ---------------------------------------------------------------- slow implementation of the released code's rules
 
 
 def slow_z_scores(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -195,7 +195,7 @@ def slow_loss(name: str, values: np.ndarray[Any, Any], prediction: np.ndarray[An
     return float(np.mean((prediction[seen] - scores[seen]) ** 2))
 
 
-# ---------------------------------------------------------------- ours
+# ---------------------------------------------------------------- our implementation
 
 
 def ours(
@@ -238,7 +238,7 @@ def test_every_loss_and_their_sum_are_those_of_the_released_rules() -> None:
 
 
 def test_a_missing_reflectance_is_no_input_and_a_number_as_a_target() -> None:
-    """The released code z-scores the file's 0 for both; as an input it is left out here, as in the other presets."""
+    """The released code z-scores the file's 0 for both; here, as in the other presets, it is left out as an input."""
     catalog = load_catalog().modalities
     arrays = published()
     arrays["sentinel2"][3, 2, 0, 0] = 1000
@@ -265,7 +265,7 @@ def test_a_missing_reflectance_is_no_input_and_a_number_as_a_target() -> None:
     ("name", "spelling"), [("era5", math.nan), ("month", -math.inf), ("dynamic_world", 0), ("esa_worldcover", 10)]
 )
 def test_a_task_with_nothing_to_learn_from_contributes_nothing(name: str, spelling: float) -> None:
-    """The released code takes a mean over nothing there, which is NaN, and stops."""
+    """The released code computes the mean of an empty set there, which is NaN, and stops."""
     arrays = published()
     arrays[name][:] = spelling
     batch = stored(arrays)

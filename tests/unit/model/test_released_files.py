@@ -1,4 +1,4 @@
-"""Files of weights as others write them: what is read, what is refused, what runs never; and what they read of ours."""
+"""Third-party files of weights: what is read or refused, and that nothing is executed; exports read by third parties."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from mmearth_model.mpmae import MPMAE, MPMAEConfig, tasks_of
 from mmearth_model.torchfiles import read_torch
 
 FORMATS = (True, False)
-"""The zip archive of today, and the format of PyTorch 1.5."""
+"""The current zip format, and the format of PyTorch 1.5."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_options_may_hold_whatever_the_training_script_put_there(zipped: bool, t
     network = drawn(ReleasedClassifier())
     content = {"model": network.state_dict(), "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}, "epoch": 199, "args": options()}  # fmt: skip
     file = save(content, tmp_path / "c.pth", zipped)
-    with pytest.raises(pickle.UnpicklingError):  # PyTorch's own restricted loader has no way to leave these out
+    with pytest.raises(pickle.UnpicklingError):  # PyTorch's own restricted loader cannot skip these
         torch.load(file, weights_only=True)
     checkpoint = load_checkpoint(convert(file, tmp_path / "mine"))
     assert checkpoint.config["recipe"] == {"seed": 7, "lr": 1.5e-4, "input_size": 56, "wandb": False}
@@ -143,7 +143,7 @@ class Named:
         self.module, self.name, self.arguments = module, name, arguments
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[name-defined] # the one in Python, whose instructions can be chosen
+class _Pickler(pickle._Pickler):  # type: ignore[name-defined] # in Python, its instructions can be chosen
     def save(self, value: Any, save_persistent_id: bool = True) -> None:
         if not isinstance(value, Named):
             super().save(value, save_persistent_id)
@@ -179,7 +179,7 @@ def pickled(content: Any) -> bytes:
 
 
 def archive(file: Path, content: Any, storages: dict[str, bytes] | None = None, packing: int = zipfile.ZIP_STORED) -> Path:  # fmt: skip
-    """Write an archive as torch.save does, its pickle from an object or given as bytes."""
+    """Write an archive as torch.save does, with a pickle made from an object or given as bytes."""
     with zipfile.ZipFile(file, "w", packing) as target:
         target.writestr("c/data.pkl", content if isinstance(content, bytes) else pickled(content))
         for key, numbers in (storages or {}).items():
@@ -210,7 +210,7 @@ class Call:
 
 
 def acts(mark: Path) -> dict[str, Any]:
-    """Things that leave a mark when an ordinary loader reads them."""
+    """Objects that leave a mark when an ordinary loader reads them."""
     return {
         "os.system": Call(os.system, f"touch {mark}"),
         "subprocess": Call(subprocess.call, ["touch", str(mark)]),
@@ -234,7 +234,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("act", ["os.system", "subprocess", "eval", "method", "unknown"])
 def test_what_would_run_something_never_does(act: str, place: str, zipped: bool, tmp_path: Path) -> None:
-    """Refused wherever a name is known to run something; what else is in the options has no effect."""
+    """Refused anywhere if a name is known to run something; other names in the options have no effect."""
     mark = tmp_path / "ran"
     file = save(PLACES[place](acts(mark)[act]), tmp_path / "evil.pth", zipped)
     if act == "unknown" and "args" in place:
@@ -242,7 +242,7 @@ def test_what_would_run_something_never_does(act: str, place: str, zipped: bool,
     else:
         refused(file, "nothing in it was executed")
     assert not mark.exists()
-    with mark.with_name("ordinary").open("wb"):  # the mark is real: an ordinary loader leaves it
+    with mark.with_name("ordinary").open("wb"):  # an ordinary loader does leave the mark
         torch.load(file, weights_only=False)
     assert mark.exists()
 
@@ -259,7 +259,7 @@ def registered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("registered")
 def test_other_ways_to_a_call_are_closed(tmp_path: Path) -> None:
-    """Old instructions, states of functions, objects by number, and one object in two places."""
+    """Old instructions, states of functions, objects by number, and one object referenced twice."""
     mark = tmp_path / "ran"
     command = f"touch {mark}"
     by_hand = {
@@ -281,7 +281,7 @@ def test_other_ways_to_a_call_are_closed(tmp_path: Path) -> None:
 
 
 def test_a_file_cannot_take_more_than_it_has(tmp_path: Path) -> None:
-    """Memory by a memo index, a compressed archive, nested lists; lists within themselves end."""
+    """Memory from a memo index, a compressed archive, nested lists; recursive lists terminate."""
     started = time.perf_counter()
     refused(archive(tmp_path / "memo.pth", b"\x80\x02}r\xff\xff\xff\x7f."), "more memory than it has instructions")
     twice = (b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) + b"0" for i in range(60))
@@ -362,7 +362,7 @@ def features(file: Path, images: Tensor) -> Tensor:
 
 
 def pretrained(network: nn.Module) -> dict[str, Tensor]:
-    """Weights of an encoder that pads as while pretraining, as the sparse engine has them."""
+    """Weights of an encoder that pads as in pretraining, in the form of the sparse engine."""
     parts = ("initial_conv", "stem", "stem_orig", "downsample_layers", "stages")
     return engine_names({n: t for n, t in network.state_dict().items() if n.split(".")[0] in parts})
 
@@ -370,7 +370,7 @@ def pretrained(network: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("stem", ["modified", "original"])
 def test_a_released_classifier_computes_as_it_was_fine_tuned(prefix: str, stem: str, tmp_path: Path) -> None:
-    """Its padding and GRN's epsilon are the default for it; a UNet's, which pads as pretraining does, are its own."""
+    """A classifier's padding and GRN epsilon become its defaults; a UNet keeps its own and pads as in pretraining."""
     images = torch.randn(2, 12, 48, 48)
     for unet in (False, True):
         network = drawn(ReleasedClassifier(patch=16, stem=stem, unet=unet))
@@ -387,7 +387,7 @@ def test_a_released_classifier_computes_as_it_was_fine_tuned(prefix: str, stem: 
 @pytest.mark.parametrize("patch", [8, 16])
 @pytest.mark.parametrize("stem", ["modified", "original"])
 def test_kernels_of_the_sparse_engine_are_turned(patch: int, stem: str, tmp_path: Path) -> None:
-    """Of one position too: the engine keeps no axis for it, and the original stem's is (in, out)."""
+    """Including 1 x 1 kernels: the engine keeps no axis for them, and the original stem's is (in, out)."""
     network = drawn(ReleasedClassifier(patch=patch, stem=stem, unet=True))
     sparse = pretrained(network)
     if (patch, stem) == (8, "original"):
@@ -421,7 +421,7 @@ def test_convnext_v2_comes_in_under_its_authors_names(form: str, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, and two encoders: a pretrained one and a fine-tuned classifier, converted."""
+    """A store and two converted encoders: a pretrained one and a fine-tuned classifier."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("use")
     store = write_store(folder / "toy.zarr")
@@ -438,7 +438,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_a_converted_encoder_is_evaluated_embedded_and_fine_tuned(folder: Path, tmp_path: Path) -> None:
-    """By each command with its own baseline: evaluate compares with random encoders of the same shape."""
+    """Works in each command with its own baseline: evaluate compares with random encoders of the same shape."""
     assert load_checkpoint(folder / "pretrained").config["architecture"] == ENCODER_ONLY
     probed = run("evaluate", str(folder / "pretrained"), "--task", "store:biome", "--protocol", "knn", "--seeds", "1", "--cache", str(tmp_path), "--json")  # fmt: skip
     assert probed.exit_code == 0, probed.output
@@ -452,7 +452,7 @@ def test_a_converted_encoder_is_evaluated_embedded_and_fine_tuned(folder: Path, 
 
 
 def test_padding_can_be_chosen_wherever_an_encoder_is_used(folder: Path, tmp_path: Path) -> None:
-    """And is that of the released classifier by default where the weights are one's."""
+    """By default it is the released classifier's for weights converted from one."""
     assert load_checkpoint(folder / "classifier").encoder_config.padding == "reference"
     images = torch.randn(2, 12, 32, 32)
     chosen = load_checkpoint(folder / "pretrained", padding="reference")
@@ -502,7 +502,7 @@ def test_bad_choices_are_refused_in_a_line(folder: Path, tmp_path: Path) -> None
 
 
 def whole_network(preset: str, tmp_path: Path, **shape: Any) -> Path:
-    """A checkpoint of ours with random numbers throughout."""
+    """A checkpoint whose parameters are all random."""
     store = write_store(tmp_path / "toy.zarr", 16)
     encoder = EncoderConfig(widths=WIDTHS, depths=DEPTHS, **shape)
     learned = [m for m in store.modalities.values() if m.pretext]
@@ -524,7 +524,7 @@ def test_an_encoder_of_any_preset_arrives_whole_in_the_released_fine_tuning(
 ) -> None:
     mine = whole_network(preset, tmp_path, patch_size=patch, image_size=7 * patch, stem=stem)
     file = convert(mine, tmp_path / "ft.pth", to="finetune")
-    content = torch.load(file, weights_only=True)  # what torch.load does by default from PyTorch 2.6 on
+    content = torch.load(file, weights_only=True)  # the default of torch.load since PyTorch 2.6
     network = ReleasedClassifier(patch=patch, stem=stem).eval()
     lacking, unused = receive(network, content["model"])
     assert lacking == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
@@ -538,7 +538,7 @@ def test_an_encoder_of_any_preset_arrives_whole_in_the_released_fine_tuning(
 
 
 def test_only_the_export_for_fine_tuning_fits_it(tmp_path: Path) -> None:
-    """With two axes added, GRN of the dense style is of another shape, and keeps the zeros it began with."""
+    """With two axes added, GRN of the dense style has another shape and keeps its initial zeros."""
     mine = whole_network("reference", tmp_path)
     dense = torch.load(convert(mine, tmp_path / "dense.pth", to="dense"), weights_only=False)["model"]
     _, unused = receive(ReleasedClassifier(), dense)

@@ -291,7 +291,7 @@ def test_dates_and_coarser_bands_of_geobench(tmp_path: Path) -> None:
 
 
 def so2sat(root: Path) -> dict[str, str]:
-    """Three samples in the bands of m-so2sat, reflectances of 0 to 1 that differ band by band; their names."""
+    """Write three samples of m-so2sat, with reflectances from 0 to 1 that differ between bands; return their names."""
     names = dict(read_spec("m-so2sat").bands)  # type: ignore[arg-type]
     root.mkdir()
     for item in range(3):
