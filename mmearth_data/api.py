@@ -18,6 +18,9 @@ from mmearth_data.errors import InputError
 from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import ROOT_KEY, StoreLayout, default_tiles_per_shard
 
+BASE_SCENE = "base-scene"
+"""Recipe of the modality whose scene gives a tile its grid and date, so that it is read even when it is not stored."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -899,6 +902,7 @@ def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
     from mmearth_data.catalog import Catalog
 
     named = {_asset_of(catalog, name): asset for name, asset in recipe.assets.items()}
+    _check_assets_used(catalog, recipe, named)
     moved = {catalog.modalities[name].asset[key]: asset for (name, key), asset in named.items()}
 
     def changed(m: Modality) -> Modality:
@@ -906,6 +910,25 @@ def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
         return m if assets == m.asset else dataclasses.replace(m, asset=assets)
 
     return Catalog({name: changed(m) for name, m in catalog.modalities.items()})
+
+
+def _check_assets_used(catalog: Catalog, recipe: BuildRecipe, named: Mapping[tuple[str, str], str]) -> None:
+    """Refuse another asset for a modality that the build does not read.
+
+    Raises
+    ------
+    InputError
+        When neither the modality nor one that shares its asset is wanted, nor is it the one whose scene every tile takes.
+    """
+    used = {m.name: m for m in catalog.select(recipe.modalities)}
+    used |= {name: m for name, m in catalog.modalities.items() if m.recipe.get("name") == BASE_SCENE}
+    read = {asset for m in used.values() for asset in m.asset.values()}
+    for name, key in named:
+        if catalog.modalities[name].asset[key] not in read:
+            raise InputError(
+                f"assets (--asset): expected a modality that this build reads ({', '.join(sorted(used))}), got {name}; "
+                "add it to --modalities, or leave its --asset out."
+            )
 
 
 def _asset_of(catalog: Catalog, text: str) -> tuple[str, str]:

@@ -110,10 +110,10 @@ def metadata(image: Image, property: str, name: str | None = None) -> Image:
     """Make a band of a property; masked where the image has no such number."""
     value = image.properties.get(property)
     value = value.ms if isinstance(value, Date) else value
-    known = isinstance(value, (int, float))
-    band = constant(float(value) if known else 0.0, name or property)
+    number = float(value) if isinstance(value, (int, float)) else None
+    band = constant(number or 0.0, name or property)
     # "of type double", whatever its value, so that images of a collection can be reduced with it.
-    return Image((replace(band if known else wholly_masked(band), type=DOUBLE),), {}, image.footprint)
+    return Image((replace(wholly_masked(band) if number is None else band, type=DOUBLE),), {}, image.footprint)
 
 
 # ---------------------------------------------------------------- values

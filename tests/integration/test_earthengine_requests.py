@@ -448,6 +448,7 @@ def test_another_asset_is_read_and_recorded_and_asked_for_once(
         (["--asset", "aster=/users/a"], "users/NAME/ASSET"),
         (["--asset", "aster=users/a/b", "--asset", "aster=users/a/c"], "aster twice"),
         (["--asset", "aster=users/a/b", "--source", "synthetic"], "earthengine"),
+        (["--asset", "aster=users/a/b", "--modalities", "sentinel2,era5"], "(era5, sentinel2"),
     ],
 )
 def test_an_asset_that_is_no_such_thing_is_refused_in_one_line(given: list[str], said: str, tmp_path: Path) -> None:
