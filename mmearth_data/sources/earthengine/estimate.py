@@ -49,7 +49,8 @@ def estimate(
     Returns
     -------
     dict
-        ``requests`` (without those for candidates that will be refused), ``download_bytes`` (pixels), ``hours`` and
+        ``requests`` (without those for candidates that will be refused, and without second surveys, of which there is at
+        most one per 20 candidates), ``download_bytes`` (pixels), ``hours`` and
         ``eecu_hours``: one number, or a table from seconds (EECU-seconds) to hours.
     """
     surveys = math.ceil(tiles / SURVEY_BATCH)
