@@ -414,7 +414,7 @@ class FineTuner:
         return images, torch.from_numpy(answers).to(self.device)
 
     def _images(self, rows: NDArray[np.intp]) -> torch.Tensor:
-        """Read and normalise images, cropped to whole patches; kept in memory if all that training needs are small."""
+        """Read and normalise images, cropped to whole patches; kept in memory if they are small enough in total."""
         absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
         if len(absent):
             (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)

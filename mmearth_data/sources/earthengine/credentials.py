@@ -31,12 +31,12 @@ HOW_TO_SIGN_IN = (
     "(1) run `earthengine authenticate`; "
     "(2) run `gcloud auth application-default login`, or point GOOGLE_APPLICATION_CREDENTIALS to a key file; "
     "(3) --service-account KEY.json. "
-    "To go on without an account: --source synthetic."
+    "To continue without an account: --source synthetic."
 )
 HOW_TO_NAME_A_PROJECT = (
     "Expected a Cloud project that is registered for Earth Engine, found none: "
     "--ee-project ID, or set EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. "
-    "To go on without an account: --source synthetic."
+    "To continue without an account: --source synthetic."
 )
 
 
