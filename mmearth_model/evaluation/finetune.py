@@ -328,8 +328,8 @@ class FineTuner:
         Returns
         -------
         tuple
-            The epoch's validation value, and its number, counted from 1. Without validation samples, the value is that
-            of the training loss if the best epoch is kept, and None if the last one is.
+            The epoch's validation value, and its number, counted from 1. Without validation samples, the value is the
+            negative training loss if the best epoch is kept, and None if the last one is.
         """
         recipe, last = self.recipe, self.recipe.keep == "last"
         optimizer = self.optimizer()
