@@ -134,10 +134,10 @@ class PreparedBuild:
 def preview(
     recipe: BuildRecipe, *, catalog: Catalog | None = None, append: int | None = None, out: str | Path | None = None
 ) -> dict[str, Any]:
-    """Tell what a build would do and cost, JSON-ready; writes nothing, and signs in only where places depend on it.
+    """Describe what a build would do and cost, JSON-ready; writes nothing, and signs in only if locations depend on it.
 
-    Without an account the plan has no places, unless ecoregions are given or were fetched before. With ``append`` it
-    tells of so many more tiles for the finished store at ``out``.
+    Without an account the plan has no locations, unless ecoregions are given or were fetched earlier. With ``append``,
+    describes that many additional tiles for the finished store at ``out``.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) 
     recipe
         What is to be built.
     tiles
-        Places to measure: drawn as the recipe draws its own.
+        Number of locations to measure, sampled as for the recipe itself.
     catalog
         Descriptions of the modalities; the shipped ones by default.
 
@@ -219,7 +219,7 @@ def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) 
     Raises
     ------
     InputError
-        When an input cannot be used, or none of the places can be had.
+        When an input cannot be used, or none of the locations is available.
     """
     from mmearth_data.building.profile import profile_tiles, seconds_of
 
@@ -299,7 +299,7 @@ def _planned(recipe: BuildRecipe, inputs: _Inputs) -> PreparedBuild:
 
 
 def _planned_append(recipe: BuildRecipe, inputs: _Inputs, store: Store, first_row: int, more: int) -> PreparedBuild:
-    """Plan rows behind the first ones of a store, on ground that those leave free."""
+    """Plan rows after the existing ones of a store, in areas that those leave free."""
     from mmearth_data.building.growing import standing_tiles
     from mmearth_data.building.plan import plan_sampled
 
@@ -340,15 +340,15 @@ def build(
     report
         Called with the progress after each shard.
     workers
-        Processes to spread the shards over; None stays in this one.
+        Processes to distribute the shards over; None uses only this one.
     scheduler
-        Address of a running Dask scheduler (``tcp://HOST:8786``) to hand the shards to instead.
+        Address of a running Dask scheduler (``tcp://HOST:8786``) to send the shards to instead.
     note
-        Called with what is worth knowing, such as an earlier build that was cut off.
+        Called with messages for the user, such as that an earlier build was interrupted.
     append
-        Tiles to add to the finished store of the same recipe at ``out``, on ground that its tiles leave free. Blocks
-        keep their splits; rows, shards and tiles that stand are not touched, and not read again from the source. The
-        same build and appends always give the same bytes; interrupted, the same call continues.
+        Number of tiles to add to the finished store of the same recipe at ``out``, in areas without a tile. Blocks keep
+        their splits; existing rows, shards and tiles are neither changed nor read again from the source. The same build
+        and appends always give the same bytes; if interrupted, the same call continues.
 
     Returns
     -------
@@ -358,9 +358,9 @@ def build(
     Raises
     ------
     InputError
-        When an input cannot be used, ``out`` holds something else, or another build is at work there.
+        When an input cannot be used, ``out`` holds something else, or another build is running there.
     RetryLater
-        When the disk is full or the cluster is gone; what is committed stays.
+        When the disk is full or the cluster is lost; committed shards are kept.
     """
     from mmearth_data.building.running import storage_errors
     from mmearth_data.store.lock import hold
@@ -374,7 +374,7 @@ def build(
             _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
             if append is not None or not existing.finished:
                 _hold(held, hold(out), note)
-                existing = open_store(out)  # what it is, now that nobody else changes it
+                existing = open_store(out)  # read again, now that the store is locked
         inputs = _inputs(recipe, catalog, connect=True)
         source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
         prepared: PreparedBuild | None = None
@@ -625,16 +625,16 @@ def subset(
     note: Callable[[str], None] | None = None,
     **part: Any,
 ) -> Store:
-    """Make a store of a part of another one, or go on with a subset that was interrupted.
+    """Make a store from part of another one, or resume an interrupted subset.
 
-    Shards that are taken as a whole are copied byte for byte and come first; statistics are those of what was taken.
+    Shards that are taken as a whole are copied byte for byte and come first; statistics cover the selected tiles.
 
     Parameters
     ----------
     store
         A finished store.
     out
-        Folder or URL of the new one.
+        Folder or URL of the new store.
     report, note
         As in `import_hdf5`.
     **part
@@ -644,7 +644,7 @@ def subset(
     Raises
     ------
     InputError
-        When a condition is not known or leaves no tile, or something else stands at ``out``.
+        When a condition is unknown or leaves no tile, or ``out`` is taken by something else.
     """
     from mmearth_data.building.running import storage_errors
     from mmearth_data.interchange.subset import Part, make_subset
@@ -662,26 +662,26 @@ def merge(
     report: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Store:
-    """Make one store of several, or go on with a merge that was interrupted.
+    """Merge several stores into one, or resume an interrupted merge.
 
-    Full shards are copied byte for byte and come first, the rest of the tiles follows.
+    Full shards are copied byte for byte and come first; the remaining tiles follow.
 
     Parameters
     ----------
     stores
-        Finished stores of one tile size and the same modalities.
+        Finished stores with the same tile size and modalities.
     out
-        Folder or URL of the new one.
+        Folder or URL of the new store.
     drop_clashes
-        Leave out tiles that an earlier store has too, or whose ground an earlier one has in another split; otherwise
-        they are refused.
+        Leave out tiles that an earlier store also has, or whose area it has in another split; otherwise they are
+        refused.
     report, note
         As in `import_hdf5`.
 
     Raises
     ------
     InputError
-        When the stores do not fit together, or something else stands at ``out``.
+        When the stores do not match, or ``out`` is taken by something else.
     """
     from mmearth_data.building.running import storage_errors
     from mmearth_data.interchange.merge import merge_stores
@@ -693,11 +693,11 @@ def merge(
 
 
 def _keep_quiet(text: str) -> None:
-    """Tell nobody."""
+    """Ignore a message."""
 
 
 def _rows_of(report: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
-    """Tell progress in rows as a build tells its own."""
+    """Report progress in rows the way a build does."""
     import time
 
     from mmearth_data.building.executor import Progress
@@ -725,17 +725,16 @@ def _rows_of(report: Callable[[Progress], None] | None) -> Callable[[int, int], 
 def draw_sample(
     recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None, *, existing: GeoDataFrame | None = None
 ) -> Sample:
-    """Choose the places of a build: deterministic in the recipe's seed.
+    """Choose the locations of a build, deterministically from the recipe's seed.
 
     Parameters
     ----------
     recipe
         Region, number of tiles, balance and splits.
     ecoregions
-        Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or asks the source.
+        Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or those of the source.
     existing
-        Tiles that are there already (``lon``, ``lat``, ``split``), whose ground is taken and whose blocks keep their
-        split.
+        Existing tiles (``lon``, ``lat``, ``split``), whose areas are taken and whose blocks keep their split.
     """
     from mmearth_data.regions import resolve_region
     from mmearth_data.sampling import SamplingOptions, read_sample, sample

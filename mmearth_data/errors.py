@@ -4,7 +4,7 @@
 family               remedy                                     exit code
 ===================  =========================================  =========
 `RetryLater`         the same call may succeed in a while       1
-`TileUnavailable`    this tile cannot be had: record why, take   1
+`TileUnavailable`    the tile is unavailable: record why, take  1
                      the next
 `InputError`         the user changes what was given            2
 `StoreDamaged`       stop; repair or rebuild the named part     1
@@ -54,14 +54,14 @@ class RetryLater(MMEarthError):  # noqa: N818 - named by its remedy
 
 
 class TileUnavailable(MMEarthError):  # noqa: N818 - named by its remedy
-    """One tile cannot be had; the build records why and takes the next candidate.
+    """One tile is unavailable; the build records why and takes the next candidate.
 
     Parameters
     ----------
     reason
         A short machine-readable code such as ``sentinel2_nodata``.
     detail
-        The words of whoever refused it, or the numbers behind the reason.
+        Message of the refusal, or the numbers behind the reason.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

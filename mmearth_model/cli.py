@@ -315,7 +315,7 @@ def embed(
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
-# ---------------------------------------------------------------- other people's weights
+# ---------------------------------------------------------------- third-party weights
 
 
 @cli.command()

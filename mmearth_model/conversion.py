@@ -299,7 +299,7 @@ def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig
     Raises
     ------
     InputError
-        When a task is not in the catalog, so that nobody knows what it predicts.
+        When a task is not in the catalog, so that it is unknown what it predicts.
     """
     names = list(dict.fromkeys(n.split(".")[2] for n in tensors if n.startswith("model.heads.")))
     known = {name: position for position, name in enumerate(REFERENCE_TASK_ORDER)}

@@ -52,7 +52,7 @@ def profile_tiles(source: Source, places: Sequence[Place], layout: StoreLayout) 
     Raises
     ------
     InputError
-        When none of the places can be had.
+        When none of the locations is available.
     """
     if isinstance(source, ProfiledSource):
         with source.profiling() as requests:
@@ -64,7 +64,7 @@ def profile_tiles(source: Source, places: Sequence[Place], layout: StoreLayout) 
     if not tiles:
         said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         raise InputError(
-            f"--profile: expected places that can be had, got {len(places)} refused ({said}); measure more."
+            f"--profile: expected at least one available location, got {len(places)} refused ({said}); measure more."
         )
     silent = [kind for kind, of in requests.items() if of["eecu_seconds"] is None]
     told = bool(requests) and not silent

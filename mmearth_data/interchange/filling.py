@@ -1,4 +1,4 @@
-"""Fill a store shard by shard from something other than a build: begin it or go on with it, under its lock."""
+"""Fill a store shard by shard from something other than a build: start or resume it, under its lock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NewStore:
     layout
         Rows, shards and arrays.
     recipe, source
-        What it is made from; a store that was begun with others is not gone on with.
+        What it is made from; a store started from something else is not resumed.
     synthetic
         Whether the pixels were never measured.
     """

@@ -31,7 +31,7 @@ class _Entry(BaseModel):
 
 
 class PublishedArray(_Entry):
-    """One array of the HDF5 file; the fields are told in ``mmearth_h5.yaml``."""
+    """One array of the HDF5 file; its fields are documented in ``mmearth_h5.yaml``."""
 
     name: str
     modality: str
@@ -159,7 +159,7 @@ class MetadataArray(_Entry):
 
 
 class PublishedForm(_Entry):
-    """The whole form; the fields are told in ``mmearth_h5.yaml``."""
+    """The whole format; its fields are documented in ``mmearth_h5.yaml``."""
 
     names: dict[int, str]
     metadata: MetadataArray

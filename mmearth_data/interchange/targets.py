@@ -1,4 +1,4 @@
-"""Folders that an export fills: published whole or not at all, and gone on with after an interruption."""
+"""Folders that an export fills: published completely or not at all, and resumed after an interruption."""
 
 from __future__ import annotations
 

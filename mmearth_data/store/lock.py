@@ -150,7 +150,7 @@ def holder() -> dict[str, Any]:
 def refusal(store: str, text: bytes) -> str:
     """Say who builds this store now."""
     return (
-        f"{store}: expected a store that nobody else is building, got one that {_who(text)} is building; "
+        f"{store}: expected a store that no other process is building, got one that {_who(text)} is building; "
         "wait for it, or stop it."
     )
 

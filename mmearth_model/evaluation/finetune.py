@@ -328,8 +328,8 @@ class FineTuner:
         Returns
         -------
         tuple
-            The epoch's validation value, and its number, counted from 1. Without validation samples, the value is that
-            of the training loss if the best epoch is kept, and None if the last one is.
+            The epoch's validation value, and its number, counted from 1. Without validation samples, the value is the
+            negative training loss if the best epoch is kept, and None if the last one is.
         """
         recipe, last = self.recipe, self.recipe.keep == "last"
         optimizer = self.optimizer()
@@ -414,7 +414,7 @@ class FineTuner:
         return images, torch.from_numpy(answers).to(self.device)
 
     def _images(self, rows: NDArray[np.intp]) -> torch.Tensor:
-        """Read and normalise images, cropped to whole patches; kept in memory if all that training needs are small."""
+        """Read and normalise images, cropped to whole patches; kept in memory if they are small enough in total."""
         absent = np.array([row for row in rows if int(row) not in self._kept], dtype=np.intp)
         if len(absent):
             (batch,) = self.task.images.batches(absent, len(absent), self.normaliser.stored)

@@ -118,7 +118,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
         patch.setattr(time, "time", clock)
         patch.setattr(time, "gmtime", lambda *_: time.struct_time((1970, 1, 1, 0, 0, clock() % 60, 3, 1, 0)))
         build_sampled(jumpy, log, ecoregions)
-        with hold(jumpy), pytest.raises(InputError, match="nobody else is building"):
+        with hold(jumpy), pytest.raises(InputError, match="no other process is building"):
             build_sampled(jumpy, log, ecoregions, append=3)
         with hold(jumpy) as left:
             assert left is None, "whoever ended well leaves nothing behind"

@@ -1,4 +1,4 @@
-"""Who signs in, and for which project."""
+"""Account and project to sign in with."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ SCOPES = (
     "https://www.googleapis.com/auth/cloud-platform",
 )
 GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNETES_SERVICE_HOST")
-"""Set where Google's own machines may offer an account; elsewhere asking for one takes 9 seconds."""
+"""Set where Google's own machines may provide an account; elsewhere, looking for one takes 9 seconds."""
 HOW_TO_SIGN_IN = (
     "Expected credentials for Earth Engine, found none. Three ways to give them: "
     "(1) run `earthengine authenticate`; "
     "(2) run `gcloud auth application-default login`, or point GOOGLE_APPLICATION_CREDENTIALS to a key file; "
     "(3) --service-account KEY.json. "
-    "To go on without an account: --source synthetic."
+    "To continue without an account: --source synthetic."
 )
 HOW_TO_NAME_A_PROJECT = (
     "Expected a Cloud project that is registered for Earth Engine, found none: "
     "--ee-project ID, or set EARTHENGINE_PROJECT or GOOGLE_CLOUD_PROJECT. "
-    "To go on without an account: --source synthetic."
+    "To continue without an account: --source synthetic."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who asks.
+    """Account and project of a session.
 
     Attributes
     ----------
@@ -57,12 +57,12 @@ class Account:
 
 
 def anonymous(project: str | None) -> Account:
-    """Nobody: the only account that servers outside the service's domain ever see."""
+    """Anonymous account, the only one that servers outside the service's domain ever see."""
     return Account(google.auth.credentials.AnonymousCredentials(), project or "anonymous")
 
 
 def sign_in(project: str | None, service_account: Path | None) -> Account:
-    """Find credentials and a project; asks nobody over the network.
+    """Find credentials and a project, without using the network.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _service_account(path: Path) -> Any:  # noqa: ANN401 - google-auth is untype
 
 
 def _tokens() -> Any | None:  # noqa: ANN401
-    """Credentials that ``earthengine authenticate`` left."""
+    """Credentials stored by ``earthengine authenticate``."""
     try:
         arguments = oauth.get_credentials_arguments()
     except (OSError, ValueError):
@@ -123,7 +123,7 @@ def _application_default() -> Any | None:  # noqa: ANN401
 
 
 def _application_default_likely() -> bool:
-    """Whether looking for application default credentials can succeed, told from files and variables alone."""
+    """Whether application default credentials can exist, judging from files and variables only."""
     if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
         return True
     if Path(_cloud_sdk.get_application_default_credentials_path()).is_file():

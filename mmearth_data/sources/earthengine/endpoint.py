@@ -1,4 +1,4 @@
-"""Which server is talked to, and what it may be told."""
+"""Which server is contacted, and whether it may receive credentials."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ENDPOINTS = {
     "high-volume": "https://earthengine-highvolume.googleapis.com",
     "standard": "https://earthengine.googleapis.com",
 }
-"""The service's own: many small requests at once, or few large ones."""
+"""The service's own endpoints: for many small requests at once, or for few large ones."""
 SERVICE_DOMAIN = ".googleapis.com"
-"""Credentials go to hosts of this domain only."""
+"""Credentials are sent only to hosts of this domain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a build will ask of the service, before it asks anything."""
+"""Estimate of a build's requests before any is sent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
 
 SURVEY_BATCH = 20
-"""Candidates of one survey request, to begin with."""
+"""Initial number of candidates per survey request."""
 LATENCIES_S = (1.0, 5.0, 20.0)
 EECU_SECONDS = (1.0, 5.0, 20.0)
-"""Values for which estimates are given while nobody has measured."""
+"""Values for which estimates are given until they have been measured."""
 HOW_TO_MEASURE = (
     "`mmearth-data build ... --profile 20` measures both on your account. Or build 100 tiles. Seconds a request: "
     "`mmearth-data inspect STORE`, ledger, seconds / requests. EECU-seconds a tile: Cloud Monitoring, metric "

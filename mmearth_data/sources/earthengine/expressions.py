@@ -29,7 +29,7 @@ CASTS = {
     "float64": "toDouble",
 }
 FILL_FOR_NAN = -9999
-"""Stands for no data where the stored type marks it by NaN, which does not survive `unmask`."""
+"""Replaces nodata if the stored type marks it by NaN, which does not survive `unmask`."""
 
 
 MARGIN_M = 0.1
@@ -40,7 +40,7 @@ HOLE = r'\{"argumentReference":"((?!_MAPPING_VAR)[^"]+)"\}'
 WRAPPED = re.compile(
     rf'\{{"functionInvocationValue":\{{"functionName":"String","arguments":\{{"input":({HOLE})\}}\}}\}}'
 )
-"""The client makes a string of a hole where a string is wanted; ids of assets must be plain constants."""
+"""The client converts a hole to a string where it expects one; asset ids must be plain constants."""
 COMPACT = (",", ":")
 
 
@@ -64,7 +64,7 @@ class Template:
         self._texts: list[str] = re.split(HOLE, WRAPPED.sub(r"\1", text))
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Expression as it is sent, JSON, with JSON-ready constants in its holes."""
+        """Expression to send, as JSON, with JSON-ready constants in its holes."""
         constants = {name: json.dumps({"constantValue": value}, separators=COMPACT) for name, value in values.items()}
         texts = self._texts.copy()
         texts[1::2] = [constants[name] for name in texts[1::2]]
@@ -77,7 +77,7 @@ def fill_value(m: Modality) -> float:
 
 
 def band_name(m: Modality, band: str) -> str:
-    """Name of a stored band in an answer, which holds those of all modalities."""
+    """Name of a stored band in an answer, which contains the bands of all modalities."""
     return f"{m.name}__{band}"
 
 
@@ -120,7 +120,7 @@ def never_empty(collection: ee.ImageCollection, bands: Sequence[str], dtype: str
 
 
 def without_nodata(image: ee.Image, parameters: Mapping[str, Any]) -> ee.Image:
-    """Mask what the asset's own no-data value marks."""
+    """Mask the asset's own nodata value."""
     if "mask_equal" in parameters:
         image = image.updateMask(image.neq(parameters["mask_equal"]))
     if "mask_at_or_below" in parameters:
@@ -129,12 +129,12 @@ def without_nodata(image: ee.Image, parameters: Mapping[str, Any]) -> ee.Image:
 
 
 def interpolated(image: ee.Image, m: Modality) -> ee.Image:
-    """Resample as the catalog says, and round where the stored type is integer."""
+    """Resample as specified in the catalog, and round if the stored type is integer."""
     return rounded(image.resample("bilinear"), m) if m.resampling == "bilinear" else image
 
 
 def rounded(image: ee.Image, m: Modality) -> ee.Image:
-    """Round half away from zero; `Image.round` does not say what it does with halves."""
+    """Round half away from zero; `Image.round` does not document how it rounds halves."""
     if m.dtype.kind == "f":
         return image
     if m.dtype.kind == "u":
@@ -143,7 +143,7 @@ def rounded(image: ee.Image, m: Modality) -> ee.Image:
 
 
 def stored(image: ee.Image, m: Modality) -> ee.Image:
-    """Fill what is masked, the outside of the asset included, and cast. A cast alone would truncate and clamp."""
+    """Fill masked pixels, including those outside the asset, and cast. A cast alone would truncate and clamp."""
     return cast(image.unmask(fill_value(m), False), m.dtype.name)
 
 

@@ -1,4 +1,4 @@
-"""What a failed request means: wait, take less, take another place, or stop.
+"""What a failed request means: wait, request less, try another location, or stop.
 
 The client hides the HTTP error in ``EEException.__context__``; status and headers are read from there.
 """
@@ -67,7 +67,7 @@ class TooDear(TooMuch):
 
 
 class AccessRefused(InputError):  # noqa: N818 - named by what happened, as its siblings are
-    """Signing in failed, or the project may not do this; every further request would fail alike."""
+    """Signing in failed, or the project may not do this; every further request would fail too."""
 
 
 class SignInMissing(InputError):  # noqa: N818
@@ -75,7 +75,7 @@ class SignInMissing(InputError):  # noqa: N818
 
 
 def classify(error: BaseException) -> MMEarthError:
-    """Sort what a request raised by what can be done about it."""
+    """Classify the exception of a request by what can be done about it."""
     if isinstance(error, MMEarthError):
         return error
     for cause in _chain(error):
@@ -91,7 +91,7 @@ def classify(error: BaseException) -> MMEarthError:
 
 
 def access_refused(what: str, fix: str) -> AccessRefused:
-    """Error that stops a build, with the way out."""
+    """Error that stops a build, with its remedy."""
     return AccessRefused(
         f"Earth Engine: {what.rstrip('.')}. To go on, {fix}; then run the same command again: it continues. "
         "Without an account: --source synthetic."
@@ -124,7 +124,7 @@ def _passing_kind(status: int, words: str) -> type[RetryLater]:
 
 
 def retry_after_s(header: str, sent: str = "") -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date.
+    """Seconds requested by a Retry-After header: a number, or a date.
 
     A date is compared with that of the answer itself (``sent``, its Date header), not with a clock of this machine
     that may be wrong, or jump.

@@ -1,4 +1,4 @@
-"""What a build asked of the service: requests, bytes, retries, seconds, rejections."""
+"""Record of a build's use of the service: requests, bytes, retries, seconds, rejections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ledger:
         self._sums: dict[str, float] = {"sent_bytes": 0, "received_bytes": 0, "seconds": 0.0, "waited_s": 0.0}
 
     def request(self, what: str, *, sent_bytes: int, received_bytes: int, seconds: float) -> None:
-        """Enter one attempt."""
+        """Record one attempt."""
         with self._lock:
             self._requests[what] += 1
             self._sums["sent_bytes"] += sent_bytes
@@ -30,13 +30,13 @@ class Ledger:
             self._sums["seconds"] += seconds
 
     def retry(self, why: str, waited_s: float) -> None:
-        """Enter one failed attempt that is made again."""
+        """Record one failed attempt that is retried."""
         with self._lock:
             self._retries[why] += 1
             self._sums["waited_s"] += waited_s
 
     def rejection(self, reason: str) -> None:
-        """Enter one candidate that could not be had."""
+        """Record one unavailable candidate."""
         with self._lock:
             self._rejections[reason] += 1
 

@@ -1,4 +1,4 @@
-"""The second kind of request: all raster bands of one tile."""
+"""The pixels request: all raster bands of one tile."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ MOST_MASKED = 0.01
 
 
 class PixelTemplates:
-    """Encoded images, one for each form of request; a build meets a few dozen of them."""
+    """Encoded images, one for each form of request; a build uses a few dozen of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[Hashable, tuple[Template, list[tuple[Modality, str]]]] = {}
 
     def request(self, asks: Asks, grid: TileGrid) -> tuple[str, dict[str, Any], list[tuple[Modality, str]]]:
-        """Expression and further fields of a request, and (modality, band) of each band of its answer."""
+        """Expression and additional fields of a request, and (modality, band) of each band of its answer."""
         key = tuple((m.name, ask.shape) for m, ask in asks)
         with self._lock:
             if key not in self._known:
@@ -68,7 +68,7 @@ def _grid(grid: TileGrid) -> dict[str, Any]:
 
 
 def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality, Ask]]:
-    """List what a tile needs; modalities that are missing here are left out."""
+    """List the requests of a tile; modalities that are missing there are left out."""
     asks = ((m, RECIPES[m.recipe["name"]].ask(m, found)) for m in modalities)
     return [(m, ask) for m, ask in asks if ask is not None]
 
@@ -89,7 +89,7 @@ def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
 
 
 def halves(asks: Asks) -> tuple[Asks, Asks]:
-    """Two groups of modalities with about as many bytes each.
+    """Split into two groups of modalities with about the same number of bytes.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def halves(asks: Asks) -> tuple[Asks, Asks]:
 
 
 def decoder(bands: Sequence[tuple[Modality, str]], size_px: int) -> Callable[[bytes], NDArray[Any]]:
-    """Reader of an NPY answer that refuses any other than the one that was asked for."""
+    """Reader of an NPY answer that refuses anything other than what was requested."""
     expected = {band_name(m, band) for m, band in bands}
 
     def decode(content: bytes) -> NDArray[Any]:
@@ -122,7 +122,7 @@ def decoder(bands: Sequence[tuple[Modality, str]], size_px: int) -> Callable[[by
 
 
 def array_of(content: bytes) -> NDArray[Any]:
-    """Read-only array of an NPY file; raises ValueError where it is none, or is cut short."""
+    """Read-only array of an NPY file; raises ValueError if it is not one, or is truncated."""
     body = io.BytesIO(content)
     version = np.lib.format.read_magic(body)
     long = 2 if version == (1, 0) else 4
@@ -151,7 +151,7 @@ def _described(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def place_bands(
     arrays: Mapping[str, NDArray[Any]], pixels: NDArray[Any], bands: Sequence[tuple[Modality, str]]
 ) -> None:
-    """Put the bands of an answer where the stored arrays have them."""
+    """Copy the bands of an answer to their positions in the stored arrays."""
     for m, band in bands:
         values = pixels[band_name(m, band)]
         target = arrays[m.name][m.bands.index(band)]

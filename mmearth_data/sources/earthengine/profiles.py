@@ -1,4 +1,4 @@
-"""What requests took, in the service's own unit of compute.
+"""Cost of requests in the service's own unit of compute.
 
 A request that carries the client's profiling header is answered with the id of a profile; another request turns ids
 into a table, whose first column is EECU-seconds. The service keeps no profile of a request that failed.
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 COLUMN = "EECU"
-"""Begins the heading of the column that is added up."""
+"""Start of the heading of the column that is summed."""
 
 
 class Profiles:
-    """Ids of profiles by kind of request, and how many requests there were; shared by threads."""
+    """Ids of profiles by kind of request, and the number of requests; shared by threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class Profiles:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Ask for the profile of the request that this thread makes in the block."""
+        """Request the profile of the request that this thread makes within the block."""
         found: list[str] = []
         with ee.data.profiling(found.append):
             yield
@@ -41,12 +41,12 @@ class Profiles:
             self._requests[kind] = self._requests.get(kind, 0) + 1
 
     def took(self, kind: str, seconds: float) -> None:
-        """Enter the seconds of one request."""
+        """Record the seconds of one request."""
         with self._lock:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
 
     def kinds(self) -> Mapping[str, tuple[list[str], int, float]]:
-        """Kind of request -> ids, requests that were answered, seconds in all."""
+        """Kind of request -> ids, answered requests, total seconds."""
         with self._lock:
             return {
                 kind: (list(self._ids[kind]), count, self._seconds.get(kind, 0.0))
@@ -55,14 +55,14 @@ class Profiles:
 
 
 def profile_request(ids: list[str]) -> str:
-    """Encode the expression that fetches the table of some profiles."""
+    """Encode the expression that fetches the table of given profiles."""
     # The client hides this function from its own documentation, as `ee.profilePrinting` says, which calls it so too.
     call = ee.ApiFunction.lookup("Profile.getProfiles").call(ids=ids)
     return Template(call).fill({})
 
 
 def eecu_seconds(table: object) -> float | None:
-    """Add up the EECU-seconds of a table of profiles; None where it has no such column.
+    """Sum the EECU-seconds of a table of profiles; None if it has no such column.
 
     The table is text: a heading that begins with the unit, then one line for each operation; ``-`` where nothing was
     counted.

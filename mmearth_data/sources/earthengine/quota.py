@@ -1,4 +1,4 @@
-"""When the next request may go: requests in flight, requests a second, restricted mode, and storms of refusals."""
+"""When the next request may start: requests in flight, requests per second, restricted mode, and storms of refusals."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 SLACK = 1.05
-"""Starts are spaced a little wider than the limit: on their way requests move closer together."""
+"""Starts are spaced slightly wider than the limit, because requests move closer together in transit."""
 STORM_WINDOW, STORM_LEAST, STORM_SHARE = 40, 20, 0.5
-"""A storm: of the last outcomes (at least so many), so large a share were refusals for sending too much."""
+"""A storm: minimum number of recent outcomes, and share of them that were refusals for sending too much."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
 
 
 class Limiter(Protocol):
-    """Shared by everybody who sends requests under one project: threads here, workers in other implementations."""
+    """Shared by all senders of requests under one project: threads here, workers in other implementations."""
 
     def slot(self) -> AbstractContextManager[None]:
-        """Wait until a request may go; the request is in flight until the context ends."""
+        """Wait until a request may start; the request is in flight until the context ends."""
         ...
 
     def succeeded(self) -> None:
-        """Take note that a request was answered."""
+        """Record that a request was answered."""
         ...
 
     def throttled(self, wait_s: float | None) -> None:
-        """Take note that a request was refused for sending too much (429), and of the wait that was asked for."""
+        """Record that a request was refused for sending too much (429), and the requested wait."""
         ...
 
     def restrict(self) -> None:
-        """Take note that the service announced its restricted mode."""
+        """Record that the service announced restricted mode."""
         ...
 
 
@@ -77,12 +77,12 @@ class LocalLimiter:
 
     @property
     def in_flight_limit(self) -> int:
-        """Requests at once that are allowed now."""
+        """Number of requests currently allowed in flight."""
         return self._limit
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Wait until a request may go."""
+        """Wait until a request may start."""
         time.sleep(self._reserve_s())
         try:
             yield
@@ -92,7 +92,7 @@ class LocalLimiter:
                 self._changed.notify()
 
     def _reserve_s(self) -> float:
-        """Take a place among those in flight; seconds until its turn."""
+        """Reserve a slot in flight; returns the seconds until its turn."""
         with self._changed:
             while self._busy >= self._limit or (pause := self._paused_until_s - time.monotonic()) > 0:
                 self._changed.wait(None if self._busy >= self._limit else pause)
@@ -102,13 +102,13 @@ class LocalLimiter:
             return start - now
 
     def succeeded(self) -> None:
-        """Take note of an answer."""
+        """Record an answer."""
         with self._changed:
             self._outcomes.append(False)
             self._pause_s = self._first_pause_s
 
     def throttled(self, wait_s: float | None) -> None:
-        """Take note of a refusal; a storm of them pauses everybody."""
+        """Record a refusal; a storm of them pauses all requests."""
         with self._changed:
             self._outcomes.append(True)
             if len(self._outcomes) < STORM_LEAST or sum(self._outcomes) < STORM_SHARE * len(self._outcomes):
@@ -120,7 +120,7 @@ class LocalLimiter:
         LOG.warning("Earth Engine refuses most requests (429); pausing all of them for %.0f s.", pause)
 
     def restrict(self) -> None:
-        """Take note of the restricted mode; it holds until the process ends."""
+        """Record restricted mode, which lasts until the process ends."""
         with self._changed:
             if self._limit <= self._restricted:
                 return

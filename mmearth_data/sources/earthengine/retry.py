@@ -1,4 +1,4 @@
-"""Ask again: exponential backoff with full jitter, and never sooner than the service asks for.
+"""Retries: exponential backoff with full jitter, never sooner than the service requests.
 
 After Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backoff:
-    """How often and how soon.
+    """Number and timing of retries.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ def with_retries(
     on_retry: Callable[[RetryLater, float], None] = lambda error, wait_s: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Answer:
-    """Ask until there is an answer.
+    """Retry until there is an answer.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The one conversation of this process with Earth Engine.
+"""The one session of this process with Earth Engine.
 
 The client keeps its state per process (server, account, functions), so there is one session a process. The client's
 own retries are switched off: limiter, retry and ledger of the session are the only ones that act.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 WORKLOAD_TAG = "mmearth-build"
 SIGN_IN_ATTEMPTS = 6
-"""A server that is not there is not worth minutes."""
+"""An unreachable server is not worth waiting minutes for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,29 +71,30 @@ class SessionOptions:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What may not differ between two users of one session."""
+        """Options that must be equal for all users of one session."""
         return (self.endpoint, self.url, self.project, self.service_account)
 
 
 class Session:
-    """An open conversation; made by `open_session`."""
+    """An open session; made by `open_session`."""
 
     def __init__(self, options: SessionOptions, endpoint: Endpoint, account: Account, transport: Transport) -> None:
         self.options = options
         self.endpoint = endpoint
         self.project = f"projects/{account.project}"
         self._transport = transport
-        # The client builds these anew for every call, and encodes expressions on the way: 9 ms that a tile cannot spare.
+        # The client builds these anew for every call, and encodes expressions on the way: 9 ms that a tile cannot
+        # spare.
         self._values = ee.data._get_cloud_projects().value()
         self._images = ee.data._get_cloud_projects_raw().image()
         self._tables = ee.data._get_cloud_projects().table()
         self._assets: dict[str, dict[str, Any]] = {}
         self.profiles: Profiles | None = None
-        """Where set, requests ask for profiles, whose ids are kept there."""
+        """If set, requests ask for profiles, whose ids are stored there."""
 
     @property
     def emulator(self) -> str | None:
-        """What the server calls itself, where it is an emulator and its pixels are made up."""
+        """Name of the server if it is an emulator, whose pixels are synthetic."""
         return self._transport.emulator
 
     def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger, *, divisible: bool = False) -> Any:  # noqa: ANN401
@@ -169,7 +170,7 @@ class Session:
         return self._assets[asset_id]
 
     def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
-        """Send a body that is encoded already: the client would encode it anew for each request."""
+        """Send an already encoded body: the client would encode it again for each request."""
         request = method(project=self.project, body={})
         request.body, request.body_size = body, len(body)
         return request.execute(num_retries=0)
@@ -215,7 +216,7 @@ class Session:
 
 
 def request_body(expression: str, fields: Mapping[str, Any]) -> bytes:
-    """Body of a request, of an expression that is JSON already."""
+    """Body of a request for an expression that is already JSON."""
     return f'{{"expression":{expression},{json.dumps({**fields, "workloadTag": WORKLOAD_TAG})[1:]}'.encode()
 
 
@@ -224,7 +225,7 @@ _open: Session | None = None
 
 
 def open_session(options: SessionOptions) -> Session:
-    """Sign in, or return the session that is open.
+    """Sign in, or return the open session.
 
     Raises
     ------
@@ -250,7 +251,7 @@ def open_session(options: SessionOptions) -> Session:
 
 
 def close_session() -> None:
-    """Forget the session of this process, so that another may be opened."""
+    """Drop the session of this process, so that another can be opened."""
     global _open
     with _lock:
         if _open is not None:
@@ -281,5 +282,5 @@ def _sign_in(options: SessionOptions) -> Session:
 
 
 def _stopping(error: MMEarthError) -> MMEarthError:
-    """While signing in there is no tile to blame: whatever the server refuses, it refuses the session."""
+    """Errors during sign-in concern the session, because there is no tile yet."""
     return InputError(f"Earth Engine refused to sign in: {error}") if isinstance(error, TileUnavailable) else error

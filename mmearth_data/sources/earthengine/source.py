@@ -1,4 +1,4 @@
-"""The Earth Engine source: two kinds of requests, as few of them as can be."""
+"""The Earth Engine source: two kinds of requests, and as few of them as possible."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class EarthEngineSource:
-    """Tiles straight from Earth Engine. Signs in at the first request, not before.
+    """Tiles directly from Earth Engine. Signs in at the first request, not earlier.
 
     Parameters
     ----------
@@ -100,17 +100,17 @@ class EarthEngineSource:
         self._batch = [SURVEY_BATCH, SURVEY_BATCH]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes without the session, which each process opens for itself."""
+        """Pickle without the session, which each process opens for itself."""
         return type(self), (self.catalog, self._wanted, self.rules, self.options, self.limiter)
 
     @property
     def in_flight(self) -> int:
-        """Requests at once: reading threads wait for answers rather than compute."""
+        """Number of requests in flight: reading threads mostly wait for answers."""
         return self.options.connections
 
     @property
     def synthetic(self) -> bool:
-        """True where the server is an emulator, whose pixels were never measured."""
+        """True if the server is an emulator, whose pixels are not measurements."""
         return self.options.url is not None and self._session().emulator is not None
 
     def connect(self) -> None:
@@ -128,12 +128,12 @@ class EarthEngineSource:
         return self._session().asset(asset_id, self.limiter, self.ledger)
 
     def account(self) -> dict[str, Any]:
-        """Tell what was asked of the service so far."""
+        """Report the requests made so far."""
         return self.ledger.to_dict()
 
     @contextmanager
     def profiling(self) -> Iterator[dict[str, dict[str, Any]]]:
-        """Have the service profile the requests of a block.
+        """Let the service profile the requests within a block.
 
         Yields
         ------
@@ -165,11 +165,11 @@ class EarthEngineSource:
         }
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
-        """Those of the wanted modalities whose recipe is known here."""
+        """Return the requested modalities whose recipe is known here."""
         return tuple(m for m in wanted if m.stored and m.recipe.get("name") in RECIPES and m.asset)
 
     def ecoregions(self) -> GeoDataFrame:
-        """Ecoregion polygons; fetched once from the service itself, each time from any other server."""
+        """Ecoregion polygons; cached for the service itself, fetched each time from any other server."""
         genuine = self.options.url is None
         table = ecoregion_table(self.catalog)
         found = cached_ecoregions(asset=table) if genuine else None
@@ -191,7 +191,7 @@ class EarthEngineSource:
         return found
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
-        """One answer per place, in order."""
+        """One answer per location, in order."""
         plan = self._survey_plan()
         answers: dict[int, Answered] = {}
         questions: dict[int, Question] = {}
@@ -224,7 +224,7 @@ class EarthEngineSource:
         return dict(zip(questions, chain.from_iterable(found), strict=True))
 
     def _survey_batch(self, batch: Sequence[Question], *, again: bool) -> list[Answered]:
-        """Answers of one request; a batch that is refused is halved, down to the candidate at fault."""
+        """Answers of one request; a refused batch is halved, down to the faulty candidate."""
         plan = self._survey_plan()
         try:
             expression = plan.expression(batch, again=again)
@@ -240,7 +240,7 @@ class EarthEngineSource:
         return [*plan.answers(batch, found, again=again)]
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
-        """Arrays of one tile, as stored: one request, or two where one would be too much.
+        """Arrays of one tile, as stored: one request, or two if one would be too large.
 
         Raises
         ------

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from mmearth_data.tile import Place
 
 CLEARANCE_M = 200.0
-"""A footprint must contain the tile and so much around it."""
+"""Margin around the tile that a footprint must also contain."""
 GRANULE_DEG = 1.15
-"""Scenes reach so far beyond their zone: the side of a Sentinel-2 granule."""
+"""Distance that scenes extend beyond their zone: the side of a Sentinel-2 granule."""
 NEVER = (0, 1)
 """A window without scenes."""
 FALLBACK = "L1C"
-"""Level that exists wherever any does."""
+"""Level that exists wherever any level does."""
 HALF_BITS = 2**32
 DAY_MS = 86_400_000
 CLOUDS = "CLOUDY_PIXEL_PERCENTAGE"
@@ -49,7 +49,7 @@ LEVEL_CODES = {name: code for code, name in LEVEL_NAMES.items()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneRules:
-    """Which scenes count, and how one is drawn.
+    """Which scenes are eligible, and how one is chosen.
 
     Attributes
     ----------
@@ -69,11 +69,11 @@ class SceneRules:
     cloud_percent: float
 
     def year(self, place: Place) -> int:
-        """Year of a place's scene."""
+        """Year of a location's scene."""
         return self.years[draw(self.seed, place.tile_id, "year", len(self.years))]
 
     def tried(self, place: Place) -> tuple[str, ...]:
-        """Levels to look in, in order."""
+        """Levels to search, in order."""
         level = self.levels[draw(self.seed, place.tile_id, "level", len(self.levels))]
         return tuple(dict.fromkeys((level, FALLBACK)))
 
@@ -135,7 +135,7 @@ def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: st
 
 
 def near_zones(place: Place) -> list[int]:
-    """EPSG codes of the zones whose scenes may reach a place, its own first."""
+    """EPSG codes of the zones whose scenes may reach a location, its own first."""
     reach = GRANULE_DEG / math.cos(math.radians(place.lat))
     steps = [(0.0, 0.0)] + [(x, y) for x in (0.0, -reach, reach) for y in (0.0, -1.0, 1.0)]
     found = [
@@ -147,7 +147,7 @@ def near_zones(place: Place) -> list[int]:
 
 
 class SurveyPlan:
-    """The survey of one build: its expression, and how its answers are read.
+    """The survey of one build: its expression, and the reader of its answers.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ class SurveyPlan:
         return out
 
     def _candidate(self, element: ee.ComputedObject, *, again: bool) -> ee.List:
-        """List of none or one: all that is known of the candidate's scene."""
+        """List of zero or one: everything known about the candidate's scene."""
         given = ee.Dictionary(element)
         scenes = self._drawn(given, 0, self.levels[0])
         for position, level in enumerate(self.levels[1:], 1):  # only one level has a window
@@ -244,7 +244,7 @@ class SurveyPlan:
         return scenes.map(lambda scene: self._describe(given, ee.Image(scene), again=again))
 
     def _drawn(self, given: ee.Dictionary, position: int, level: str) -> ee.List:
-        """Scene drawn among those of a level that count: a list of none or one."""
+        """Scene chosen among the eligible scenes of a level: a list of zero or one."""
         crs = given.get("crs")
         box = polygon(ee.Dictionary(given.get("boxes")).get(crs), crs)
         window = ee.List(ee.List(given.get("windows")).get(position))

@@ -362,7 +362,7 @@ def test_the_papers_recipe_leaves_only_the_seed(store: Store) -> None:
     task = open_task(BIOME, store)
     assert choose_recipe("paper", task, WHOLE, {"seed": 2}) == replace(PAPER_FEW, seed=2)
     assert choose_recipe("default", task, WHOLE, {"epochs": 3}) == FineTuneRecipe(epochs=3)
-    with pytest.raises(InputError, match=r"--layer-decay: expected nothing, .* got 0\.8; leave out --layer-decay"):
+    with pytest.raises(InputError, match=r"--layer-decay: expected no value, .* got 0\.8; leave out --layer-decay"):
         choose_recipe("paper", task, WHOLE, {"layer_decay": 0.8})
 
 
@@ -437,8 +437,8 @@ def test_the_papers_probe_alone_needs_an_encoder(store: Store) -> None:
         (["evaluate", "--task", PIXELS, "--protocol", "paper"], "use mmearth-train finetune --recipe paper"),
         (["evaluate", "--task", BIOME, "--protocol", "papers"], "'papers' is not one of"),
         (["evaluate", "--task", BIOME, "--protocol", "paper", "--labels", "10%"], "at least 32 training samples"),
-        (["finetune", "--task", BIOME, "--recipe", "paper", "--epochs", "3"], "--epochs: expected nothing"),
-        (["finetune", "--task", BIOME, "--recipe", "paper", "--frozen"], "--frozen: expected nothing"),
+        (["finetune", "--task", BIOME, "--recipe", "paper", "--epochs", "3"], "--epochs: expected no value"),
+        (["finetune", "--task", BIOME, "--recipe", "paper", "--frozen"], "--frozen: expected no value"),
         (["finetune", "--task", BIOME, "--recipe", "paper", "--labels", "10%"], "at least 32 training samples"),
         (["finetune", "--task", BIOME, "--recipe", "released"], "'released' is not one of"),
     ],

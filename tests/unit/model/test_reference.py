@@ -277,7 +277,7 @@ def test_a_task_with_nothing_to_learn_from_contributes_nothing(name: str, spelli
     assert total == pytest.approx(others, rel=1e-6)
 
 
-def test_checkpoints_of_before_keep_what_they_were_trained_with() -> None:
+def test_earlier_checkpoints_keep_what_they_were_trained_with() -> None:
     aster = load_catalog().modalities["aster"]
     scales = statistics({"aster": aster}, ("aster",))
     entry = Normaliser.of_preset("reference", [aster], scales, inputs=["aster"], targets=["aster"]).to_config()

@@ -1,4 +1,4 @@
-"""What the recipes have in common: what they are told, and what they answer."""
+"""Shared by all recipes: their inputs and their results."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def no_ask(m: Modality, found: Found) -> Ask | None:
 
 
 def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: ANN401 - each recipe has shapes of its own
-    """Stand for pixels that nobody asks for."""
+    """Refuse a request for pixels that the recipe does not have."""
     raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
 
 
