@@ -30,11 +30,14 @@ class Needed:
         Its name there.
     type
         What the service must call it: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
+    bands
+        What an image must have; a collection does not say.
     """
 
     modality: Modality
     key: str
     type: str
+    bands: Sequence[str] = ()
 
     @property
     def id(self) -> str:
@@ -49,10 +52,13 @@ class Needed:
 
 
 def needed_assets(modalities: Sequence[Modality], base: Modality, levels: Sequence[str]) -> list[Needed]:
-    """List the assets that these modalities, and the base scene at these levels, are read from; each once."""
-    found: dict[str, Needed] = {}
+    """List the assets that these modalities, and the base scene at these levels, are read from; each once.
+
+    One that must be of two types, or have other bands for another modality, is there twice.
+    """
+    found: dict[tuple[str, str, tuple[str, ...]], Needed] = {}
     for needed in _of_all(modalities, base, levels):
-        found.setdefault(needed.id, needed)
+        found.setdefault((needed.id, needed.type, tuple(needed.bands)), needed)
     return list(found.values())
 
 
@@ -60,7 +66,8 @@ def _of_all(modalities: Sequence[Modality], base: Modality, levels: Sequence[str
     yield from (Needed(base, level, RECIPES[base.recipe["name"]].asset_type) for level in levels)
     for m in modalities:
         if m.recipe["name"] != base.recipe["name"]:  # bands of the base scene come from its own asset
-            yield from (Needed(m, key, RECIPES[m.recipe["name"]].asset_type) for key in m.asset)
+            kind = RECIPES[m.recipe["name"]]
+            yield from (Needed(m, key, kind.asset_type, kind.asset_bands(m, key)) for key in m.asset)
 
 
 def require_assets(
@@ -83,7 +90,7 @@ def require_assets(
     Raises
     ------
     InputError
-        When one is missing, cannot be read or is of another type: its id, its modality and the ways out.
+        When one is missing, cannot be read, is of another type or lacks a band: its id, its modality and the ways out.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:
@@ -108,4 +115,8 @@ def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> st
             raise
         return "missing, or not readable (HTTP 403)"
     kind = str(found.get("type", ""))
-    return None if kind == needed.type else f"expected {needed.type}, is {kind or 'of no type'}"
+    if kind != needed.type:
+        return f"expected {needed.type}, is {kind or 'of no type'}"
+    has = [band.get("id") for band in found.get("bands", ())]
+    lacks = [band for band in needed.bands if has and band not in has]
+    return f"expected band {', '.join(lacks)}, has {', '.join(map(str, has[:20]))}" if lacks else None

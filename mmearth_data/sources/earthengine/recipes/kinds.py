@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     import ee
     import numpy as np
@@ -94,6 +94,11 @@ def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: AN
     raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
 
 
+def no_bands(m: Modality, role: str) -> Sequence[str]:
+    """Leave open what is read from an asset."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeKind:
     """One way of obtaining a modality.
@@ -113,6 +118,8 @@ class RecipeKind:
         Image that delivers it, given the ask's shape, and the stored bands that it holds, in order.
     asset_type
         What the service calls its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
+    asset_bands
+        Bands that are read from the asset of a role, where it is an image.
     cost
         Images that the service reads for a pixel, about: what is dearest goes alone where all together are too much.
     """
@@ -123,6 +130,7 @@ class RecipeKind:
     ask: Callable[[Modality, Found], Ask | None] = no_ask
     image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
     asset_type: str = "IMAGE_COLLECTION"
+    asset_bands: Callable[[Modality, str], Sequence[str]] = no_bands
     cost: int = 1
 
 
