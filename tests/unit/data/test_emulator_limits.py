@@ -83,6 +83,42 @@ def test_numbers_stay_numbers_and_patterns_short(earth: str) -> None:
     assert "Invalid format pattern" in refusal(ee.Number(1).format("%0999999999d"))
 
 
+@pytest.mark.parametrize("regex", ["(a+)+b", "(a|a)*$", "((a{1,5}){1,5}){1,9}b", "(?:[ab]*)*c"])
+def test_patterns_that_would_hold_up_the_server_are_refused(earth: str, regex: str) -> None:
+    for ask in (
+        ee.String("a" * 40).match(regex),
+        ee.String("a" * 40).replace(regex, "x"),
+        ee.String("a" * 40).split(regex),
+        ee.Image(1).rename("a" * 40).select(regex).bandNames(),
+        ee.Dictionary({"a" * 40: 1}).select([regex]),
+    ):
+        assert "in bounded time" in refusal(ask)
+    assert "in bounded time" in refusal(ee.String("a" * 1000).match("a*a*a*a*b"))
+    assert ee.String("aab").match("(a+)+b").getInfo() == ["aab", "aa"]
+    assert ee.String("x" * 10**5).match("[+*]|x").getInfo() == ["x"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: ee.String("a").match("a["),
+        lambda: ee.Image([1, 2]).select("B[").bandNames(),
+        lambda: ee.Image([1, 2]).regexpRename("(", "x").bandNames(),
+        lambda: ee.Dictionary({"a": 1}).select(["a["]),
+    ],
+)
+def test_patterns_that_are_none_are_refused(earth: str, ask: Callable[[], Any]) -> None:
+    assert "Invalid regular expression" in refusal(ask())
+
+
+def test_groups_that_a_pattern_lacks_are_refused(earth: str) -> None:
+    assert "No such group" in refusal(ee.String("abc").replace("b", "$9"))
+
+
+def test_what_the_emulator_does_not_describe_is_refused(earth: str) -> None:
+    assert "Filter: Earth Engine describes it" in refusal(ee.Filter.eq("a", 1))
+
+
 def test_lists_up_to_the_limit_are_answered(earth: str) -> None:
     assert ee.List.sequence(1, LONGEST_LIST).size().getInfo() == LONGEST_LIST
     assert refusal(ee.List.sequence(1, LONGEST_LIST + 2).size()) == MEMORY
