@@ -187,6 +187,23 @@ def test_a_download_in_a_number_of_pixels() -> None:
         call("Image.clipToBoundsAndScale", input=ramp(), scale=10)
 
 
+@pytest.mark.parametrize(
+    ("part", "given", "said"),
+    [
+        ("affineTransform", {"translateX": 500_000, "scaleY": -10}, "have no area"),
+        ("affineTransform", {"scaleX": float("nan"), "scaleY": -10}, "have no area"),
+        ("affineTransform", {"scaleX": "wide", "scaleY": -10}, "Invalid affine transform"),
+        ("affineTransform", [10, 0, 0, 0, -10, 0], "Invalid affine transform"),
+        ("dimensions", {"width": -3, "height": 2}, "must be positive"),
+        ("dimensions", {"width": "many", "height": 2}, "Invalid pixel grid dimensions"),
+        ("dimensions", 4, "Invalid pixel grid dimensions"),
+    ],
+)
+def test_grids_that_are_none_are_refused(part: str, given: Any, said: str) -> None:
+    with pytest.raises(EmulatorError, match=said):
+        render_pixels(ramp(), {"fileFormat": "NPY", "grid": {**TILE, part: given}}, request_context())
+
+
 def test_visualize_stretches_to_bytes() -> None:
     found = call("Image.visualize", image=array([0, 5, 10, None]), min=0, max=10)
     assert found.names == ["vis-gray"]
