@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from mmearth_data.emulator.image import (
     wholly_masked,
 )
 from mmearth_data.emulator.output import fitted
+from mmearth_data.emulator.patterns import Pattern
 from mmearth_data.emulator.registry import function
 from mmearth_data.emulator.stacks import example_of
 from mmearth_data.emulator.values import Date
@@ -68,8 +68,8 @@ def slice_bands(image: Image, start: int, end: int | None = None) -> Image:
 @function("Image.regexpRename")
 def regexp_rename(input: Image, regex: str, replacement: str, all: bool = True) -> Image:
     """Rename every band by a regular expression; ``$1`` is its first group."""
-    pattern = re.sub(r"\$(\d+)", r"\\\1", replacement)
-    return input.mapped(lambda band: replace(band, name=re.sub(regex, pattern, band.name, count=0 if all else 1)))
+    pattern = Pattern("Image.regexpRename", regex)
+    return input.mapped(lambda band: replace(band, name=pattern.substituted(replacement, band.name, everywhere=all)))
 
 
 def casted(band: Band, kind: PixelType) -> Band:

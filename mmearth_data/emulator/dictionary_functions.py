@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.patterns import all_matching
 from mmearth_data.emulator.registry import function
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _matches(name: str, dictionary: Entries, selectors: Iterable[str], *, ignore
     """Keys that selectors name, by themselves or as regular expressions."""
     found: list[str] = []
     for selector in selectors:
-        matched = [selector] if selector in dictionary else [k for k in sorted(dictionary) if re.fullmatch(selector, k)]
+        matched = [selector] if selector in dictionary else all_matching(name, selector, sorted(dictionary))
         if not matched and not ignore:
             raise _missing(name, selector)
         found += matched

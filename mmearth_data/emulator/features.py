@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.geometry import NOWHERE, Geometry, from_geojson, geometry_of_image
 from mmearth_data.emulator.image import Image
+from mmearth_data.emulator.patterns import all_matching
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, function, named, promotion
 from mmearth_data.emulator.values import Date
 
@@ -167,11 +167,7 @@ def select(
 
 def matching(selector: str, names: Iterable[str]) -> list[str]:
     """Names, except system properties, that a regular expression matches completely."""
-    try:
-        pattern = re.compile(selector)
-    except re.error:
-        raise EmulatorError(f"Feature.select: Invalid property selector '{selector}'.") from None
-    return [name for name in names if pattern.fullmatch(name) and not name.startswith("system:")]
+    return all_matching("Feature.select", selector, [name for name in names if not name.startswith("system:")])
 
 
 @function("Element.propertyNames")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,6 +21,7 @@ from pyproj.exceptions import CRSError
 
 from mmearth_data.emulator.errors import EmulatorError, band_not_found
 from mmearth_data.emulator.lazy_bands import LazyBands
+from mmearth_data.emulator.patterns import all_matching
 from mmearth_data.emulator.registry import NOT_PROMOTED, encode, named, promotion
 
 if TYPE_CHECKING:
@@ -578,12 +578,12 @@ def _chosen(image: Image, selector: Value, function: str) -> list[Band]:
             raise band_not_found(function, int(selector), image.names)
         return [image.bands[int(selector)]]
     named_so = image.named(selector) if isinstance(selector, str) else None
-    matching = (
-        [named_so] if named_so is not None else [band for band in image.bands if re.fullmatch(str(selector), band.name)]
-    )
-    if not matching:
+    if named_so is not None:
+        return [named_so]
+    names = set(all_matching(function, str(selector), image.names))
+    if not names:
         raise band_not_found(function, selector, image.names)
-    return matching
+    return [band for band in image.bands if band.name in names]
 
 
 # ---------------------------------------------------------------- shapes on lattices

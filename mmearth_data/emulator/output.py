@@ -106,12 +106,10 @@ def grid_of(band: Band, image: Image, request: Request, *, picture: bool = False
     crs = asked.get("crsCode") or asked.get("crsWkt")
     size = asked.get("dimensions")
     if transform is not None and crs is not None and size is not None:
-        a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
-        return Grid(Projection(crs, (a, b, c, d, e, f)), 0, 0, _side(size, "width"), _side(size, "height"))
+        return Grid(Projection(crs, _matrix(transform)), 0, 0, _side(size, "width"), _side(size, "height"))
     own = northward(own_grid(band, image, request, crs))
     if transform is not None:
-        a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
-        own = Grid(Projection(crs or own.projection.crs, (a, b, c, d, e, f)), 0, 0, own.width, own.height)
+        own = Grid(Projection(crs or own.projection.crs, _matrix(transform)), 0, 0, own.width, own.height)
     if size is not None:
         return scaled_to(own, _side(size, "width"), _side(size, "height"))
     longest = max(own.shape)
@@ -120,8 +118,22 @@ def grid_of(band: Band, image: Image, request: Request, *, picture: bool = False
     return own
 
 
+def _matrix(transform: Mapping[str, Any]) -> tuple[float, float, float, float, float, float]:
+    """Affine transform of a request, which must not flatten its pixels."""
+    try:
+        a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
+    except (AttributeError, TypeError, ValueError):
+        raise EmulatorError(f"Invalid affine transform: {str(transform)[:200]}.") from None
+    if not math.isfinite(a + b + c + d + e + f) or a * e == b * d:
+        raise EmulatorError(f"Invalid affine transform: its pixels have no area, got {[a, b, c, d, e, f]}.")
+    return a, b, c, d, e, f
+
+
 def _side(size: Mapping[str, Any], name: str) -> int:
-    side = int(size.get(name, 0))
+    try:
+        side = int(size.get(name, 0))
+    except (AttributeError, TypeError, ValueError):
+        raise EmulatorError(f"Invalid pixel grid dimensions: {str(size)[:200]}.") from None
     if side < 1:
         raise EmulatorError("Pixel grid dimensions must be positive.")
     return side

@@ -116,11 +116,18 @@ def framed(shape: BaseGeometry, home: Projection, size: tuple[int | None, int | 
 # ---------------------------------------------------------------- colours
 
 
+def _numbers_of(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise EmulatorError(f"Image.visualize: Expected numbers with commas between them, got '{text}'.") from None
+
+
 def _numbers(value: Value, default: float) -> list[float]:
     if value is None:
         return [default]
     if isinstance(value, str):
-        return [float(text) for text in value.split(",")]
+        return _numbers_of(value)
     return [float(item) for item in value] if isinstance(value, list) else [float(value)]
 
 
@@ -137,11 +144,10 @@ def visualize(
     palette: Value = None,
     forceRgbOutput: bool = False,
 ) -> Image:
-    """Stretch one or three bands to bytes, or paint one with a palette."""
+    """Stretch one or three bands to bytes, or paint one with a palette; lists may be texts with commas."""
     if opacity not in {None, 1}:
         raise not_emulated("Image.visualize with an opacity")
-    names = [bands] if isinstance(bands, str) else bands
-    chosen = chosen_bands(image, names, "Image.visualize")
+    chosen = chosen_bands(image, _listed(bands), "Image.visualize")
     if len(chosen) not in {1, 3}:
         raise EmulatorError(f"Image.visualize: Must specify one or three bands, got {len(chosen)}.")
     if (gain is not None or bias is not None) and (min is not None or max is not None):
@@ -156,6 +162,11 @@ def visualize(
     pairs = list(zip(chosen, stretch, strict=True)) * (3 if len(chosen) == 1 else 1)
     names3 = ("vis-red", "vis-green", "vis-blue")
     return image.with_bands(tuple(_byte(name, band, share) for name, (band, share) in zip(names3, pairs, strict=True)))
+
+
+def _listed(given: Value) -> Value:
+    """List of what may be given as a text with commas."""
+    return [text.strip() for text in given.split(",")] if isinstance(given, str) else given
 
 
 def _stretch(k: int, band: Band, given: tuple[Value, ...]) -> Callable[[Array], Array]:
@@ -187,8 +198,7 @@ def _byte(name: str, band: Band, share: Callable[[Array], Array]) -> Band:
 
 
 def _painted(band: Band, share: Callable[[Array], Array], palette: Value) -> tuple[Band, ...]:
-    texts = palette.split(",") if isinstance(palette, str) else palette
-    colours = np.array([hex_colour(str(text).strip()) for text in texts], np.float64)
+    colours = np.array([hex_colour(str(text)) for text in _listed(palette)], np.float64)
     steps = np.linspace(0, 1, len(colours))
 
     def channel(k: int) -> Callable[[Grid], Pixels]:

@@ -30,6 +30,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from mmearth_data.emulator.errors import EmulatorError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -178,4 +180,4 @@ def type_name(value: object) -> str:
 @functools.singledispatch
 def encode(value: Value) -> Value:
     """Turn a value into what ``value:compute`` sends: JSON-ready; modules register their types here."""
-    raise TypeError(f"{type(value).__name__} cannot be sent")
+    raise EmulatorError(f"{type_name(value)}: Earth Engine describes it in an answer; the emulator does not.")

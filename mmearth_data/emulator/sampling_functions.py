@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.collections import Collection, of_elements
+from mmearth_data.emulator.collections import Collection, Listed, of_elements
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.features import Feature, geometry_of
+from mmearth_data.emulator.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.filters import ANYTHING
 from mmearth_data.emulator.geometry import Geometry
 from mmearth_data.emulator.image import WGS84, Band, Grid, Image, Pixels, Projection, in_crs, least, shown
@@ -183,11 +183,12 @@ def sample_regions(
         geometry = geometry_of(feature)
         places = Places(image, in_crs(geometry.shape, geometry.crs, home.crs), home, drop_nulls=True)
         own = feature.properties
-        kept = {k: v for k, v in own.items() if k != "system:index" and (properties is None or k in properties)}
-        found = (places.feature(k, geometries=geometries) for k in range(len(places)))
-        return [pixel.with_properties({**kept, **pixel.properties}) for pixel in found]
+        kept = {k: v for k, v in own.items() if k != INDEX and (properties is None or k in properties)}
+        found = enumerate(places.feature(k, geometries=geometries) for k in range(len(places)))
+        index = own.get(INDEX)
+        return [pixel.with_properties({**kept, **pixel.properties, INDEX: f"{index}_{k}"}) for k, pixel in found]
 
-    return of_elements((row for feature in collection.elements() for row in rows(feature)), "Feature")
+    return Collection(Listed([row for feature in collection.elements() for row in rows(feature)]), "Feature")
 
 
 @function("Image.sampleRectangle")

@@ -361,7 +361,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._break_off(answer, reset=fault == "reset")
         except Exception:
             status = "500"
-            self._send(answer_error(EmulatorError("An internal error has occurred.", 500)))
+            self.close_connection = True
+            said = answer_error(EmulatorError("An internal error has occurred.", 500))
+            self._send(said, [("Connection", "close")])
             raise
         finally:
             emulator.ledger.end(status, size, fault)

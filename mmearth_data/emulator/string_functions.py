@@ -1,4 +1,4 @@
-"""``String`` and ``String.*``; regular expressions are Java's, which Python's resemble closely."""
+"""``String`` and ``String.*``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.patterns import Pattern
 from mmearth_data.emulator.registry import encode, function
 from mmearth_data.emulator.work import room_for
 
@@ -16,14 +17,9 @@ if TYPE_CHECKING:
 _FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
 
 
-def _pattern(regex: str, flags: str) -> re.Pattern[str]:
-    chosen = re.NOFLAG
-    for flag in flags:
-        chosen |= _FLAGS.get(flag, re.NOFLAG)
-    try:
-        return re.compile(regex, chosen)
-    except re.error as error:
-        raise EmulatorError(f"Invalid regular expression '{regex}': {error}.") from None
+def _pattern(function: str, regex: str, flags: str) -> Pattern:
+    """Pattern with the flags of the reference; others change nothing."""
+    return Pattern(function, regex, sum(_FLAGS.get(flag, 0) for flag in set(flags)))
 
 
 @function("String")
@@ -89,21 +85,17 @@ def length(string: str) -> int:
 @function("String.match")
 def match(input: str, regex: str, flags: str = "") -> list[Value]:
     """First match and its groups; with flag ``g`` all matches; nothing is an empty list."""
-    pattern = _pattern(regex, flags)
-    if "g" in flags:
-        return [found.group(0) for found in pattern.finditer(input)]
-    found = pattern.search(input)
-    return [] if found is None else [found.group(0), *found.groups()]
+    pattern = _pattern("String.match", regex, flags)
+    return [*pattern.all(input)] if "g" in flags else pattern.first(input)
 
 
 @function("String.replace")
 def replace(input: str, regex: str, replacement: str, flags: str = "") -> str:
-    """Replace the first match, or all with flag ``g``; ``$1`` is the first group."""
-    everywhere, found = "g" in flags, _pattern(regex, flags)
-    hits = sum(1 for _ in found.finditer(input)) if everywhere else 1
+    """Replace the first match, or all with flag ``g``; ``$1`` is the first group, ``$0`` all."""
+    everywhere, pattern = "g" in flags, _pattern("String.replace", regex, flags)
+    hits = len(pattern.all(input)) if everywhere else 1
     room_for(len(input) * (1 + replacement.count("$")) + hits * len(replacement))
-    template = re.sub(r"\$(\d)", r"\\\1", replacement.replace("\\", "\\\\"))
-    return found.sub(template, input, count=0 if everywhere else 1)
+    return pattern.substituted(replacement, input, everywhere=everywhere)
 
 
 @function("String.slice")
@@ -115,7 +107,7 @@ def slice_text(string: str, start: int, end: int | None = None) -> str:
 @function("String.split")
 def split(string: str, regex: str, flags: str = "") -> list[str]:
     """Parts between matches; an empty pattern splits into characters."""
-    return list(string) if not regex else _pattern(regex, flags).split(string)
+    return list(string) if not regex else _pattern("String.split", regex, flags).split(string)
 
 
 @function("String.toLowerCase")

@@ -404,11 +404,21 @@ def test_an_asset_that_cannot_be_read_ends_the_build_before_its_first_tile(
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_an_asset_of_another_type_is_refused_too(between: Between, ecoregions: Path, tmp_path: Path) -> None:
-    more = ("--modalities", "sentinel2,aster", "--asset", "aster=ESA/WorldCover/v100")
+@pytest.mark.parametrize(
+    ("asset", "said"),
+    [
+        ("ESA/WorldCover/v100", "expected IMAGE, is IMAGE_COLLECTION"),
+        ("COPERNICUS/S2_SR_HARMONIZED", "expected IMAGE, is IMAGE_COLLECTION"),  # the right type, for another modality
+        ("JRC/GSW1_4/GlobalSurfaceWater", "expected band b1, has occurrence, "),
+    ],
+)
+def test_an_asset_of_another_kind_is_refused_too(
+    between: Between, ecoregions: Path, tmp_path: Path, asset: str, said: str
+) -> None:
+    more = ("--modalities", "sentinel2,aster", "--asset", f"aster={asset}")
     done = command(between, ecoregions, tmp_path / "s.zarr", *more)
     assert done.exit_code == 2
-    assert "'ESA/WorldCover/v100' (modality aster): expected IMAGE, is IMAGE_COLLECTION" in done.stderr
+    assert f"'{asset}' (modality aster): {said}" in done.stderr
     assert "--modalities sentinel2" in done.stderr
 
 

@@ -30,11 +30,14 @@ class Needed:
         Its key in that entry.
     type
         Type that the service must report: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
+    bands
+        Bands that an image must have; the service does not list those of a collection.
     """
 
     modality: Modality
     key: str
     type: str
+    bands: Sequence[str] = ()
 
     @property
     def id(self) -> str:
@@ -49,10 +52,13 @@ class Needed:
 
 
 def needed_assets(modalities: Sequence[Modality], base: Modality, levels: Sequence[str]) -> list[Needed]:
-    """List the assets that these modalities, and the base scene at these levels, are read from, without duplicates."""
-    found: dict[str, Needed] = {}
+    """List the assets that these modalities, and the base scene at these levels, are read from, without duplicates.
+
+    An asset that is needed as two types, or with other bands for another modality, is listed twice.
+    """
+    found: dict[tuple[str, str, tuple[str, ...]], Needed] = {}
     for needed in _of_all(modalities, base, levels):
-        found.setdefault(needed.id, needed)
+        found.setdefault((needed.id, needed.type, tuple(needed.bands)), needed)
     return list(found.values())
 
 
@@ -60,7 +66,8 @@ def _of_all(modalities: Sequence[Modality], base: Modality, levels: Sequence[str
     yield from (Needed(base, level, RECIPES[base.recipe["name"]].asset_type) for level in levels)
     for m in modalities:
         if m.recipe["name"] != base.recipe["name"]:  # bands of the base scene come from its own asset
-            yield from (Needed(m, key, RECIPES[m.recipe["name"]].asset_type) for key in m.asset)
+            kind = RECIPES[m.recipe["name"]]
+            yield from (Needed(m, key, kind.asset_type, kind.asset_bands(m, key)) for key in m.asset)
 
 
 def require_assets(
@@ -83,7 +90,8 @@ def require_assets(
     Raises
     ------
     InputError
-        When an asset is missing, unreadable or of another type; names its id and modality, and what to do.
+        When an asset is missing, unreadable, of another type or without a band that is read; names its id and modality,
+        and what to do.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:
@@ -109,4 +117,8 @@ def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> st
             raise
         return "missing or not readable (HTTP 403)"
     kind = str(found.get("type", ""))
-    return None if kind == needed.type else f"expected {needed.type}, is {kind or 'of unknown type'}"
+    if kind != needed.type:
+        return f"expected {needed.type}, is {kind or 'of unknown type'}"
+    has = [band.get("id") for band in found.get("bands", ())]
+    lacks = [band for band in needed.bands if has and band not in has]
+    return f"expected band {', '.join(lacks)}, has {', '.join(map(str, has[:20]))}" if lacks else None

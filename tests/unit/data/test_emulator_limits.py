@@ -83,6 +83,50 @@ def test_numbers_stay_numbers_and_patterns_short(earth: str) -> None:
     assert "Invalid format pattern" in refusal(ee.Number(1).format("%0999999999d"))
 
 
+@pytest.mark.parametrize("regex", ["(a+)+[bc]", "((a{1,5}){1,5}){1,9}[bc]", "(?:[ab]*)*[cd]", "(a|aa)+$b"])
+def test_patterns_that_take_exponential_time_do_not_hold_up_the_server(earth: str, regex: str) -> None:
+    """What other implementations try for days is answered within seconds: no match, or a refusal."""
+    long = "a" * 40
+    for ask, nothing in (
+        (ee.String(long).match(regex), []),
+        (ee.String(long).replace(regex, "x"), long),
+        (ee.String(long).split(regex), [long]),
+        (ee.Image(1).rename(long).regexpRename(regex, "x").bandNames(), [long]),
+    ):
+        try:
+            answer = ask.getInfo()
+        except ee.EEException as error:
+            assert "in bounded time" in str(error)  # noqa: PT017 - either is right
+        else:
+            assert answer == nothing
+    assert ee.String("aab").match("(a+)+b").getInfo() == ["aab", "aa"]
+
+
+def test_a_match_that_takes_too_long_is_refused(earth: str) -> None:
+    assert "in bounded time" in refusal(ee.String("ab" * 5000).match("(?:(?:a|b|ab)*)*(?:c|d)$"))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: ee.String("a").match("a["),
+        lambda: ee.Image([1, 2]).select("B[").bandNames(),
+        lambda: ee.Image([1, 2]).regexpRename("(", "x").bandNames(),
+        lambda: ee.Dictionary({"a": 1}).select(["a["]),
+    ],
+)
+def test_patterns_that_are_none_are_refused(earth: str, ask: Callable[[], Any]) -> None:
+    assert "Invalid regular expression" in refusal(ask())
+
+
+def test_groups_that_a_pattern_lacks_are_refused(earth: str) -> None:
+    assert "No such group" in refusal(ee.String("abc").replace("b", "$9"))
+
+
+def test_what_the_emulator_does_not_describe_is_refused(earth: str) -> None:
+    assert "Filter: Earth Engine describes it" in refusal(ee.Filter.eq("a", 1))
+
+
 def test_lists_up_to_the_limit_are_answered(earth: str) -> None:
     assert ee.List.sequence(1, LONGEST_LIST).size().getInfo() == LONGEST_LIST
     assert refusal(ee.List.sequence(1, LONGEST_LIST + 2).size()) == MEMORY

@@ -8,10 +8,12 @@ import zipfile
 from dataclasses import replace
 from typing import Any
 
+import ee
 import numpy as np
 import pytest
 import rasterio
 import shapely
+from ee_world import refusal
 from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp, request_context
 
 from mmearth_data.emulator.assets import Scenes, find
@@ -185,6 +187,23 @@ def test_a_download_in_a_number_of_pixels() -> None:
         call("Image.clipToBoundsAndScale", input=ramp(), scale=10)
 
 
+@pytest.mark.parametrize(
+    ("part", "given", "said"),
+    [
+        ("affineTransform", {"translateX": 500_000, "scaleY": -10}, "have no area"),
+        ("affineTransform", {"scaleX": float("nan"), "scaleY": -10}, "have no area"),
+        ("affineTransform", {"scaleX": "wide", "scaleY": -10}, "Invalid affine transform"),
+        ("affineTransform", [10, 0, 0, 0, -10, 0], "Invalid affine transform"),
+        ("dimensions", {"width": -3, "height": 2}, "must be positive"),
+        ("dimensions", {"width": "many", "height": 2}, "Invalid pixel grid dimensions"),
+        ("dimensions", 4, "Invalid pixel grid dimensions"),
+    ],
+)
+def test_grids_that_are_none_are_refused(part: str, given: Any, said: str) -> None:
+    with pytest.raises(EmulatorError, match=said):
+        render_pixels(ramp(), {"fileFormat": "NPY", "grid": {**TILE, part: given}}, request_context())
+
+
 def test_visualize_stretches_to_bytes() -> None:
     found = call("Image.visualize", image=array([0, 5, 10, None]), min=0, max=10)
     assert found.names == ["vis-gray"]
@@ -194,6 +213,14 @@ def test_visualize_stretches_to_bytes() -> None:
     assert [line(painted, 2, k) for k in range(3)] == [[0, 0], [0, 255], [0, 0]]
     with pytest.raises(EmulatorError, match="gain/bias"):
         call("Image.visualize", image=array([0]), min=0, gain=2)
+
+
+def test_visualize_takes_texts_with_commas(earth: str) -> None:
+    colours = ee.Image([0, 5, 10]).rename("a", "b", "c")
+    shown = colours.visualize(bands="a, b,c", min="0,0,0", max="10,10,20")
+    first = shown.reduceRegion(ee.Reducer.first(), ee.Geometry.Point([8, 47]), 10)
+    assert first.getInfo() == {"vis-red": 0, "vis-green": 128, "vis-blue": 128}
+    assert "Expected numbers" in refusal(colours.visualize(bands="a", max="ten").bandNames())
 
 
 # ---------------------------------------------------------------- formulas

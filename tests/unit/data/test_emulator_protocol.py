@@ -84,6 +84,16 @@ def test_every_answer_carries_the_mark(earth: str) -> None:
         assert answer.headers["x-mmearth-emulator"]
 
 
+def test_a_failure_of_the_emulator_closes_the_connection_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Emulator(EmulatorOptions(seed=7)) as broken, requests.Session() as client:
+        monkeypatch.setattr(broken, "answer", lambda handler, call: 1 // 0)
+        answer = client.post(f"{broken.url}/v1/projects/p/value:compute", json=ONE, timeout=60)
+        assert answer.status_code == 500
+        assert answer.headers["Connection"] == "close"
+        monkeypatch.undo()
+        assert client.post(f"{broken.url}/v1/projects/p/value:compute", json=ONE, timeout=60).status_code == 200
+
+
 def test_connections_stay_open_and_bodies_may_be_zipped(earth: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(earth).netloc, timeout=60)
     long = {"expression": {"result": "0", "values": {"0": {"constantValue": "x" * 5000}}}}

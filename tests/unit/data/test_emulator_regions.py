@@ -314,6 +314,7 @@ def test_sample_regions_keeps_properties() -> None:
         (4, 0, False),
         (4, 1, False),
     ]
+    assert [f.properties["system:index"] for f in found] == ["0_0", "0_1"]
 
 
 def test_stratified_sample_draws_from_each_class() -> None:

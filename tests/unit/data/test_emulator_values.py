@@ -82,6 +82,7 @@ TEXTS: list[tuple[Make, Any]] = [
     (lambda: ee.String("aXbX").replace("X", "-"), "a-bX"),
     (lambda: ee.String("aXbX").replace("x", "-", "gi"), "a-b-"),
     (lambda: ee.String("B12").replace("B(\\d+)", "band $1"), "band 12"),
+    (lambda: ee.String("abc").replace("b", "[$0]"), "a[b]c"),
     (lambda: ee.String("aB").toUpperCase(), "AB"),
     (lambda: ee.String("aB").toLowerCase(), "ab"),
     (lambda: ee.String("  a ").trim(), "a"),

@@ -12,7 +12,7 @@ from mmearth_data.sources.earthengine.recipes.kinds import Ask, Found, RecipeKin
 RECIPES: dict[str, RecipeKind] = {
     "base-scene": RecipeKind(ask=base_scene.ask, image=base_scene.image),
     "nearest-in-time": RecipeKind(survey=nearest.survey, search=nearest.search, ask=nearest.ask, image=nearest.image),
-    "static-image": RecipeKind(ask=static.ask, image=static.image, asset_type="IMAGE"),
+    "static-image": RecipeKind(ask=static.ask, image=static.image, asset_type="IMAGE", asset_bands=static.asset_bands),
     "mosaic": RecipeKind(survey=collections.survey_mosaic, ask=collections.ask_mosaic, image=collections.mosaic),
     "mode-of-year": RecipeKind(ask=collections.ask_mode, image=collections.mode, cost=collections.SCENES_OF_A_YEAR),
     "monthly-statistics": RecipeKind(survey=monthly.survey, values=monthly.values),

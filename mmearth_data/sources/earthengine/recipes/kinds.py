@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     import ee
     import numpy as np
@@ -94,6 +94,11 @@ def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: AN
     raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
 
 
+def no_bands(m: Modality, role: str) -> Sequence[str]:
+    """Leave open what is read from an asset."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeKind:
     """One way of obtaining a modality.
@@ -113,6 +118,8 @@ class RecipeKind:
         Image to request, given the shape of the request, and the stored bands that it holds, in order.
     asset_type
         Type that the service reports for its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
+    asset_bands
+        Bands that are read from the asset of a role, if it is an image.
     cost
         Approximate number of images that the service reads per pixel; if a request for all modalities is too large, the
         most expensive one is requested alone.
@@ -124,6 +131,7 @@ class RecipeKind:
     ask: Callable[[Modality, Found], Ask | None] = no_ask
     image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
     asset_type: str = "IMAGE_COLLECTION"
+    asset_bands: Callable[[Modality, str], Sequence[str]] = no_bands
     cost: int = 1
 
 

@@ -24,10 +24,21 @@ def image(m: Modality, shape: tuple[()]) -> tuple[ee.Image, list[str]]:
     return stored(ee.Image.cat([_band(m, band) for band in m.bands]), m), list(m.bands)
 
 
-def _band(m: Modality, band: str) -> ee.Image:
+def asset_bands(m: Modality, role: str) -> list[str]:
+    """Bands that are read from the asset of a role."""
+    read = [_read_from(m, band) for band in m.bands]
+    return sorted({m.asset_bands.get(of, of) for of, its in read if its == role})
+
+
+def _read_from(m: Modality, band: str) -> tuple[str, str]:
+    """Band that a stored one is made of, and the role of its asset."""
     of = parameters(m)["elevation"] if band == parameters(m).get("slope") else band
-    asset = m.asset.get(of) or next(iter(m.asset.values()))
-    found = without_nodata(ee.Image(asset).select(m.asset_bands.get(of, of)), parameters(m))
+    return of, of if of in m.asset else next(iter(m.asset))
+
+
+def _band(m: Modality, band: str) -> ee.Image:
+    of, role = _read_from(m, band)
+    found = without_nodata(ee.Image(m.asset[role]).select(m.asset_bands.get(of, of)), parameters(m))
     if of != band:
         found = ee.Terrain.slope(found)
     return interpolated(found.rename(band_name(m, band)), m)

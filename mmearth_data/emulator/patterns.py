@@ -1,0 +1,105 @@
+"""Regular expressions of requests. They are Java's, which the library `regex` resembles closely.
+
+Unlike Python's own `re`, that library can stop a match: ``(a+)+b`` on forty letters would otherwise hold up the whole
+server for days.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import regex
+
+from mmearth_data.emulator.errors import EmulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LONGEST_MATCH_S = 1.0
+
+
+class Pattern:
+    """A compiled pattern whose matches take bounded time.
+
+    Parameters
+    ----------
+    function
+        Algorithm that the pattern was given to; begins every message.
+    text
+        The pattern.
+    flags
+        Flags of `regex`.
+
+    Raises
+    ------
+    EmulatorError
+        If the pattern is not valid; every method raises it if a match takes too long.
+    """
+
+    def __init__(self, function: str, text: str, flags: int = 0) -> None:
+        self._function = function
+        self._text = text
+        try:
+            self._pattern = regex.compile(text, flags)
+        except (regex.error, RecursionError, OverflowError) as error:
+            raise EmulatorError(f"{function}: Invalid regular expression '{text[:200]}': {error}.") from None
+
+    def covers(self, text: str) -> bool:
+        """Whether the pattern matches a text completely."""
+        with self._bounded(text):
+            return self._pattern.fullmatch(text, timeout=LONGEST_MATCH_S) is not None
+
+    def first(self, text: str) -> list[Any]:
+        """First match and its groups; an empty list if there is none."""
+        with self._bounded(text):
+            found = self._pattern.search(text, timeout=LONGEST_MATCH_S)
+            return [] if found is None else [found.group(0), *found.groups()]
+
+    def all(self, text: str) -> list[str]:
+        """All matches."""
+        with self._bounded(text):
+            return [found.group(0) for found in self._pattern.finditer(text, timeout=LONGEST_MATCH_S)]
+
+    def split(self, text: str) -> list[str]:
+        """Parts between the matches."""
+        with self._bounded(text):
+            parts: list[str] = self._pattern.split(text, timeout=LONGEST_MATCH_S)
+            return parts
+
+    def substituted(self, replacement: str, text: str, *, everywhere: bool) -> str:
+        """Replace the first match, or all of them; ``$1`` is the first group and ``$0`` the whole match."""
+        template = re.sub(r"\$(\d)", r"\\g<\1>", replacement.replace("\\", "\\\\"))
+        try:
+            with self._bounded(text):
+                found: str = self._pattern.sub(template, text, count=0 if everywhere else 1, timeout=LONGEST_MATCH_S)
+                return found
+        except (regex.error, IndexError):
+            raise EmulatorError(f"{self._function}: No such group in the replacement '{replacement[:200]}'.") from None
+
+    @contextmanager
+    def _bounded(self, text: str) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise EmulatorError(
+                f"{self._function}: the emulator could not match '{self._text[:200]}' with a text of {len(text)} characters "
+                "in bounded time; Earth Engine may. Simplify the pattern, or shorten the text."
+            ) from None
+
+
+def all_matching(function: str, text: str, names: Iterable[str]) -> list[str]:
+    """Names that a pattern matches completely, in their order.
+
+    Parameters
+    ----------
+    function
+        Algorithm that the pattern was given to; begins every message.
+    text
+        The pattern.
+    names
+        Names to choose from.
+    """
+    pattern = Pattern(function, text)
+    return [name for name in names if pattern.covers(name)]
