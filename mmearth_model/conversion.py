@@ -32,8 +32,8 @@ Code that weights can be written for (`Audience`):
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,9 +42,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mmearth_data import FileInputError, InputError, Kind, load_catalog
-from mmearth_model.encoder import SIZES, EncoderConfig
-from mmearth_model.mpmae import ALL_TASKS, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec
-from mmearth_model.torchfiles import StoredTensor, read_torch
+from mmearth_model.encoder import SIZES, ConvNeXtV2, EncoderConfig
+from mmearth_model.mpmae import ALL_TASKS, MPMAE, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec
+from mmearth_model.torchfiles import StoredTensor, read_torch, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -153,7 +153,8 @@ def import_weights(file: Path) -> Imported:
     """
     tensors, options = read_foreign(file)
     try:
-        return _imported(tensors, options)
+        found = _imported(tensors, options)
+        _check_whole(found)
     except FileInputError:
         raise
     except (InputError, KeyError, IndexError, RuntimeError, ValueError) as error:
@@ -162,6 +163,7 @@ def import_weights(file: Path) -> Imported:
             f"expected a released MMEarth checkpoint or a ConvNeXt V2, got {len(tensors)} tensors that are neither "
             f"({' '.join(str(error).split())}); mmearth-train convert --help lists what can be read.",
         ) from None
+    return found
 
 
 def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -183,7 +185,8 @@ def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:
     found = read_torch(file)
     weights = next((found.content[key] for key in WEIGHTS if key in found.content), found.content)
     named = weights.items() if isinstance(weights, dict) else ()
-    tensors = {str(name): found.tensor(value) for name, value in named if isinstance(value, StoredTensor)}
+    with refusing(file):
+        tensors = {str(name): found.tensor(value) for name, value in named if isinstance(value, StoredTensor)}
     return tensors, plain(found.options())
 
 
@@ -212,6 +215,31 @@ def _imported(tensors: Tensors, options: dict[str, Any]) -> Imported:
     model, ours = network_shape(encoder, ours)
     weighting = "uncertainty" if "losses.log_vars" in ours else "unweighted"
     return Imported(encoder=model.encoder, model=model, weighting=weighting, tensors=ours, style=style, options=options)
+
+
+def _check_whole(found: Imported) -> None:
+    """Refuse weights that are not exactly those of the network whose shape was read off them.
+
+    Raises
+    ------
+    InputError
+        Names the first tensor that is missing, unknown, of another shape or not of real numbers.
+    """
+    if sum(found.encoder.depths or ()) > len(found.tensors):
+        raise InputError(f"blocks are missing among {found.encoder.depths} per stage")
+    with torch.device("meta"):
+        network = ConvNeXtV2(found.encoder) if found.model is None else MPMAE(found.model)
+    prefix = "model.encoder." if found.model is None else "model."
+    expected = {f"{prefix}{name}": tensor.shape for name, tensor in network.state_dict().items()}
+    if found.weighting == "uncertainty":
+        expected["losses.log_vars"] = torch.Size([len(found.model.tasks if found.model else ())])
+    for name in sorted(expected.keys() | found.tensors.keys()):
+        tensor = found.tensors.get(name)
+        if tensor is None or name not in expected:
+            raise InputError(f"{name} is {'missing' if tensor is None else 'unknown'}")
+        if tensor.shape != expected[name] or not tensor.is_floating_point():
+            wanted = f"{tuple(expected[name])} real numbers"
+            raise InputError(f"{name} has shape {tuple(tensor.shape)} of {tensor.dtype} instead of {wanted}")
 
 
 def _encoder_alone(ours: Tensors, encoder: EncoderConfig, style: Style, options: dict[str, Any]) -> Imported:
@@ -273,7 +301,7 @@ def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
     for stage in range(4):
         blocks = {int(n.split(".")[4]) for n in tensors if n.startswith(f"{prefix}stages.{stage}.")}
         depths.append(max(blocks) + 1 if blocks else 0)
-        widths.append(len(tensors[f"{prefix}stages.{stage}.0.dwconv.bias"]))
+        widths.append(tensors[f"{prefix}stages.{stage}.0.dwconv.bias"].numel())
     modified, halved = (f"{prefix}stem.{layer}.weight" in tensors for layer in ("dwconv", "down.conv"))
     kernel = tensors[f"{prefix}stem.{'dwconv' if modified else 'conv'}.weight"].shape[-1] * (2 if halved else 1)
     shape = (tuple(depths), tuple(widths))
@@ -284,7 +312,7 @@ def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
         size=size,
         patch_size=patch,
         image_size=image
-        if isinstance(image, int) and image >= patch and image % patch == 0
+        if isinstance(image, int) and image >= patch > 0 and image % patch == 0
         else PATCHES_ACROSS * patch,
         in_channels=tensors[f"{prefix}stem.conv.weight"].shape[1],
         stem="modified" if modified else "halved" if halved else "original",
@@ -320,11 +348,11 @@ def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep those options that JSON can say."""
+    """Keep those options that JSON can say: finite numbers that are not larger than a float, and text."""
     return {
         k: v
         for k, v in options.items()
-        if isinstance(v, (bool, int, str)) or (isinstance(v, float) and math.isfinite(v))
+        if isinstance(v, str) or (isinstance(v, (int, float)) and abs(v) <= sys.float_info.max)
     }
 
 

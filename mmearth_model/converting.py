@@ -69,6 +69,9 @@ def convert(
         When the source is none of these, or does not fit the request; nothing is left behind.
     """
     audience = None if to is None else check_audience(to)
+    if audience and (store is not None or bands):
+        option = "--bands" if store is None else "--store"
+        raise InputError(f"{option}: expected none with --to, which writes weights without statistics; leave it out.")
     if bands and store is None:
         raise InputError(
             "--bands: expected a store whose statistics of these bands are put in, got none; give --store."
@@ -113,12 +116,13 @@ def _config(
 ) -> dict[str, Any]:
     model = {"encoder": dataclasses.asdict(found.encoder)} if found.model is None else found.model.to_dict()
     normaliser = None if store is None else _normaliser(found, store, bands).to_config()
+    seed = found.options.get("seed")
     return {
         **({"architecture": ENCODER_ONLY} if found.model is None else {}),
         "model": model,
         "loss": {} if found.model is None else {"preset": "reference", "weighting": found.weighting},
         "normaliser": normaliser,
-        "recipe": {"seed": int(found.options.get("seed", 0)), **found.options},
+        "recipe": {**found.options, "seed": seed if isinstance(seed, int) else 0},
         "store": {"path": "" if store is None else str(store.path)},
         "progress": {},
         "origin": dict(origin),

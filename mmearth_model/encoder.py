@@ -531,7 +531,9 @@ class FeatureMaps(nn.Module):
     Parameters
     ----------
     encoder
-        Returned by `mmearth_model.load_encoder`.
+        Returned by `mmearth_model.load_encoder`. With padding ``reference``, which is the default of imported
+        classifiers, maps are up to two pixels smaller than image / stride; most decoders need
+        ``load_encoder(..., padding="same")``.
     image
         Return the image as the first map, as segmentation_models_pytorch expects.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import mmap
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from types import NoneType
@@ -26,7 +27,7 @@ from mmearth_data import FileInputError
 from mmearth_model.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, number, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
@@ -38,6 +39,8 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 """First two pickles of a file written by PyTorch 1.5 or earlier (``torch.serialization``)."""
 LENGTH_BYTES = 8
+INT64 = 2**63
+"""Sizes, strides and offsets are less."""
 
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -47,10 +50,10 @@ STORAGES = {
 }  # fmt: skip
 DTYPES = {name: dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
 DATA_TYPES = frozenset((
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
-    "slice", "str", "tuple", "type",
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long", "object", "range", "set",
+    "slice", "str", "tuple", "type", "unicode", "xrange",
 ))  # fmt: skip
-"""Builtins that only create values; the others have effects."""
+"""Builtins that only create values, with those of Python 2 (pickles of PyTorch name them); the others have effects."""
 ACTING = frozenset((
     "asyncio", "bdb", "builtins", "cProfile", "code", "codeop", "commands", "ctypes", "importlib", "marshal",
     "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "pip", "posix", "profile", "pty", "runpy", "shutil",
@@ -168,7 +171,7 @@ class StoredTensor:
     def problem(self) -> str | None:
         """Describe what is wrong with it, if anything: it must use numbers of its storage, each at most once."""
         numbers = (self.offset, *self.size, *self.stride) if type(self.size) is type(self.stride) is tuple else (None,)
-        if not isinstance(self.storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+        if not isinstance(self.storage, Storage) or not all(type(n) is int and 0 <= n < INT64 for n in numbers):
             return "a tensor of no shape"
         if len(self.size) != len(self.stride):
             return "a tensor of no shape"
@@ -267,11 +270,25 @@ def read_torch(file: Path) -> TorchFile:
         When the file is missing, truncated or damaged, or names anything but tensors, containers and numbers outside
         ``args``; nothing in it was executed.
     """
-    try:
+    with refusing(file):
         with file.open("rb") as opened:
             zipped = opened.read(len(ZIP)) == ZIP
         found = _read_zip(file) if zipped else _read_legacy(file)
         _check(found)
+    return found
+
+
+@contextmanager
+def refusing(file: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a damaged or malicious file, or with numbers read later, into one line.
+
+    Raises
+    ------
+    FileInputError
+        Says what is wrong with the file.
+    """
+    try:
+        yield
     except Refused as error:
         raise FileInputError(
             file,
@@ -284,10 +301,10 @@ def read_torch(file: Path) -> TorchFile:
             f"expected a complete file of torch.save, got a damaged or other file ({ascii(str(error))[1:81]}); "
             "nothing in it was executed. Download it again.",
         ) from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        # RuntimeError: an encrypted member, or one of a later version of the format
         text = " ".join(str(error).split())[:200]
         raise FileInputError(file, f"expected a complete file of weights, got: {text}; download it again.") from None
-    return found
 
 
 def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - what a name stands for

@@ -134,6 +134,10 @@ class FineTuneRecipe:
             raise InputError(
                 f"expected at least one epoch, sample and epoch of patience, a layer decay in (0, 1] and a rate above 0, got {self}."
             )
+        if not 0 <= self.weight_decay < math.inf or not self.lr < math.inf:
+            raise InputError(
+                f"expected a weight decay of at least 0 and a finite rate, got {self.weight_decay} and {self.lr}."
+            )
         if self.accumulate < 1 or not 0 <= self.label_smoothing < 1 or not 0 <= self.min_lr <= self.lr:
             raise InputError(
                 f"expected accumulate >= 1, label_smoothing in [0, 1) and min_lr in [0, {self.lr:g}], got {self}."

@@ -314,7 +314,8 @@ def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str) -> NDArray[Any]:
         unlabelled |= mask == spec.ignore
     if spec.kind is TaskKind.PIXEL_REGRESSION:
         return _nearest(np.where(unlabelled, np.nan, mask).astype(np.float64), spec.size_px)
-    indices = np.where(unlabelled, IGNORED, mask).astype(np.int64)
+    indices = np.where(unlabelled, 0, mask).astype(np.int64)  # signed first: an unsigned mask has no room for IGNORED
+    indices[unlabelled] = IGNORED
     if spec.classes and (indices.max() >= len(spec.classes) or indices.min() < IGNORED):
         wrong = indices.max() if indices.max() >= len(spec.classes) else indices.min()
         raise FileInputError(

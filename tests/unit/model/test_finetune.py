@@ -139,5 +139,10 @@ def test_pixels_nobody_labelled_teach_nothing(store: Store, checkpoint: Checkpoi
 def test_a_recipe_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="layer decay"):
         FineTuneRecipe(layer_decay=1.5)
+    for decay in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="weight decay"):
+            FineTuneRecipe(weight_decay=decay)
+    with pytest.raises(InputError, match="finite rate"):
+        FineTuneRecipe(lr=math.inf)
     assert math.isclose(FineTuneRecipe().layer_decay, 0.9)
     assert np.isclose(FineTuneRecipe().drop_path, 0.1)

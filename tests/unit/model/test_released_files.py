@@ -307,6 +307,9 @@ FORGED = {
     "no storage": tensor(floats("1", 6), 0, (6,), (1,)),
     "another archive's": tensor(floats("../data.pkl", 6), 0, (6,), (1,)),
     "no shape": tensor(floats("0", 6), 0, "ab", (1,)),
+    "a stride beyond 64 bits": tensor(floats("0", 6), 0, (1,), (2**70,)),
+    "a size beyond 64 bits": tensor(floats("0", 6), 0, (0, 2**70), (1, 1)),
+    "an offset beyond 64 bits": tensor(floats("0", 6), 2**70, (0,), (1,)),
     "fewer strides": tensor(floats("0", 6), 0, (3, 2), (1,)),
     "a list for numbers": tensor([1.0], 0, (1,), (1,)),
     "truth for a size": tensor(floats("0", 6), 0, (True,), (1,)),
@@ -324,6 +327,54 @@ def test_a_tensor_takes_only_numbers_that_its_file_has(name: str, tmp_path: Path
     found = read_torch(good)
     assert found.tensor(found.content["model"]["a"]).tolist() == [[1, 2], [3, 4]]
     refused(archive(tmp_path / "bad.pth", {"model": {"a": FORGED[name]}}, numbers), "nothing in it was executed")
+
+
+@pytest.mark.parametrize(("field", "value"), [(6, 99), (8, 1), (8, 0x20), (16, 1), (42, 7)])
+def test_numbers_that_cannot_be_read_are_damage(field: int, value: int, tmp_path: Path) -> None:
+    """The directory entry of a storage: another version, encrypted, patched, another checksum, another place."""
+    whole = bytearray(save({"model": weights()}, tmp_path / "c.pth").read_bytes())
+    entry = whole.index(b"PK\x01\x02")
+    while b"/data/" not in whole[entry + 46 : entry + 56]:
+        entry = whole.index(b"PK\x01\x02", entry + 4)
+    struct.pack_into("<H", whole, entry + field, value)
+    (tmp_path / "c.pth").write_bytes(whole)
+    refused(tmp_path / "c.pth", "expected a complete file of weights")
+
+
+NORM = "stages.1.0.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        (NORM, None, "norm.weight is missing"),
+        (NORM, torch.ones(3), "shape"),
+        (NORM, torch.tensor(1.0), "shape"),
+        (NORM, torch.ones(WIDTHS[1], dtype=torch.complex64), "complex64"),
+        ("stages.0.0.dwconv.bias", torch.tensor(1.0), "shape"),
+        ("stages.7.0.norm.weight", torch.ones(3), "is unknown"),
+        ("stages.3.99999999.norm.weight", torch.ones(3), "blocks are missing"),
+    ],
+)
+def test_weights_that_no_network_has_are_refused_before_anything_is_written(
+    name: str, tensor: Tensor | None, words: str, tmp_path: Path
+) -> None:
+    tensors = {key: value for key, value in weights().items() if key != name} | (
+        {} if tensor is None else {name: tensor}
+    )
+    file = save({"model": tensors}, tmp_path / "c.pth")
+    with pytest.raises(FileInputError, match=words) as error:
+        convert(file, tmp_path / "mine")
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+@pytest.mark.parametrize("seed", ["abc", 10**5000, None, 1.5], ids=["text", "huge", "none", "fraction"])
+def test_a_seed_of_another_kind_is_no_seed(seed: object, tmp_path: Path) -> None:
+    args = {"seed": seed, "kind": int, "steps": range(3)}
+    file = tmp_path / "c.pth"
+    torch.save({"model": weights(), "args": args}, file, pickle_protocol=4 if isinstance(seed, int) else 2)
+    assert load_checkpoint(convert(file, tmp_path / "mine")).seed == 0
 
 
 @pytest.mark.parametrize("zipped", FORMATS)
@@ -483,6 +534,8 @@ def test_bad_choices_are_refused_in_a_line(folder: Path, tmp_path: Path) -> None
         ("finetune", checkpoint, "--task", "store:biome", "--padding", "valid"): "'valid' is not one of",
         ("embed", store, "--checkpoint", checkpoint, "--out", "x.zarr", "--padding", "valid"): "'valid' is not one of",
         ("convert", checkpoint, "--to", "jax", "--out", str(tmp_path / "x")): "'jax' is not one of 'finetune', 'dense', 'sparse'",
+        ("convert", checkpoint, "--to", "finetune", "--out", str(tmp_path / "x"), "--store", store): "--store: expected none with --to",
+        ("convert", checkpoint, "--to", "finetune", "--out", str(tmp_path / "x"), "--bands", "sentinel2=B2"): "--bands: expected none with --to",
         ("convert", checkpoint, "--to", "sparse", "--out", str(tmp_path / "x")): "use --to finetune",
         ("convert", checkpoint, "--to", "timm", "--out", str(tmp_path / "x")): "expected an encoder with the original stem",
         ("evaluate", bare, "--task", "store:biome"): "was converted without one; convert it again with --store STORE",

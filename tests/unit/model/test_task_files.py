@@ -349,6 +349,10 @@ def test_multi_label_and_masks_of_geobench(tmp_path: Path) -> None:
     task = open_files(two_bands(kind="segmentation", classes=("a", "b"), ignore=2), tmp_path / "masks")
     assert task.masks is not None
     assert np.array_equal(task.masks(np.array([0]))[0], np.where(mask == 2, -1, mask))
+    geobench(tmp_path / "bytes", {"id_1": mask.astype(np.uint8)})  # a type that has no negative numbers
+    task = open_files(two_bands(kind="segmentation", classes=("a", "b"), ignore=2), tmp_path / "bytes")
+    assert task.masks is not None
+    assert np.array_equal(task.masks(np.array([0]))[0], np.where(mask == 2, -1, mask))
     geobench(tmp_path / "small", {"id_1": mask[:8]})
     task = open_files(two_bands(kind="segmentation", classes=("a", "b", "c")), tmp_path / "small")
     assert task.masks is not None
