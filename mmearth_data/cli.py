@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from mmearth_data import CommandGroup, InputError, StoreDamaged, __version__
+from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -176,6 +176,7 @@ def build(
             append=append,
         )
     _tell_store(store, as_json=as_json)
+    _require_tiles(store)
 
 
 @cli.command()
@@ -474,6 +475,24 @@ def _tell_store(store: Store, *, as_json: bool) -> None:
         return
     synthetic = "synthetic " if store.synthetic else ""
     click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+
+
+def _require_tiles(store: Store) -> None:
+    """End with exit code 1 if no tile was delivered: such a store is finished, and of no use.
+
+    Raises
+    ------
+    MMEarthError
+        With the reasons why the candidates were rejected.
+    """
+    from mmearth_data import summarise
+
+    if len(store) == 0:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
+        raise MMEarthError(
+            f"{store.path}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet says why. "
+            "Relax --cloud, use other --years or --levels, or check --asset, and build into another --out."
+        )
 
 
 def _say(text: str) -> None:

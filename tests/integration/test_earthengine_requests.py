@@ -468,3 +468,11 @@ def test_an_asset_that_is_no_such_thing_is_refused_in_one_line(given: list[str],
     assert said in done.stderr
     assert "--asset" in done.stderr or "modality" in done.stderr
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_build_that_delivers_no_tile_fails_and_says_why(between: Between, ecoregions: Path, tmp_path: Path) -> None:
+    done = command(between, ecoregions, tmp_path / "s.zarr", "--modalities", "sentinel2,era5", "--cloud", "0.0001")
+    assert done.exit_code == 1
+    assert "no tile was delivered" in done.stderr
+    assert "sentinel2_missing" in done.stderr
+    assert "Traceback" not in done.stderr
