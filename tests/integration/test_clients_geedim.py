@@ -55,7 +55,7 @@ def test_a_composite_is_exported(geedim: Any) -> None:
     """A temporal mean, with a type and window that differ from the collection's own."""
     months = ee.ImageCollection(ERA5).filterDate("2019-05-01", "2019-08-01").select(["temperature_2m"])
     composite = months.gd.composite("mean")
-    transform = [0.1, 0, 9.0, 0, -0.1, 47.2]
+    transform = [0.1, 0, 8.95, 0, -0.1, 47.25]  # of whole pixels of ERA5-Land
     prepared = composite.gd.prepareForExport(crs="EPSG:4326", crs_transform=transform, shape=(4, 8), dtype="float32")
     values = prepared.gd.toNumPy()
     lon, lat = centres(transform, 8, 4)
