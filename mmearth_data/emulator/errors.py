@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyproj.exceptions import ProjError
+from shapely.errors import GEOSException
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -77,6 +80,26 @@ def unknown_argument(function: str, arguments: Iterable[str]) -> EmulatorError:
     """Refuse arguments that the signature does not have."""
     listed = ", ".join(f"'{argument}'" for argument in arguments)
     return EmulatorError(f"{function}: Unrecognized argument(s): {listed}.")
+
+
+UNCOMPUTABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GEOSException, ProjError)
+"""What an algorithm may raise about arguments that it was not written for."""
+
+
+def not_computed(what: str, error: BaseException) -> EmulatorError:
+    """Refuse what the emulator cannot compute with the given arguments; whether Earth Engine can is not known.
+
+    Parameters
+    ----------
+    what
+        The algorithm, or the part of the answer.
+    error
+        What went wrong.
+    """
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return EmulatorError(
+        f"{what}: the emulator cannot compute this with the given arguments ({reason}); Earth Engine may."
+    )
 
 
 def not_emulated(function: str) -> EmulatorError:

@@ -6,6 +6,7 @@ A node is computed when it is first asked for, and once for each binding of the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.emulator.arguments import not_heeded, unheeded
 from mmearth_data.emulator.errors import (
+    UNCOMPUTABLE,
     EmulatorError,
     argument_missing,
+    not_computed,
     not_emulated,
     unknown_argument,
     unknown_function,
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.synthetic.planet import Planet
 
     Node = dict[str, Any]
+
+LOG = logging.getLogger(__name__)
 
 ANY = frozenset({"Object", "<any>"})
 """Declared types that every value has."""
@@ -116,7 +121,11 @@ class Request:
             if arguments.get(argument.name, argument.default) != argument.default:
                 raise not_heeded(signature.name, argument)
         self.work.check()
-        value = settled(signature.name, arguments, found(self, arguments))
+        try:
+            value = settled(signature.name, arguments, found(self, arguments))
+        except UNCOMPUTABLE as error:
+            LOG.warning("%s failed.", signature.name, exc_info=error)
+            raise not_computed(signature.name, error) from error
         self.work.made(value)
         return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import io
+import logging
 import re
 import select
 import socket
@@ -18,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from mmearth_data.emulator.errors import EmulatorError, memory_exceeded, too_many_requests
+from mmearth_data.emulator.errors import UNCOMPUTABLE, EmulatorError, memory_exceeded, not_computed, too_many_requests
 from mmearth_data.emulator.faults import REFUSALS, Fault, Troublemaker
 from mmearth_data.emulator.ledger import Ledger
 from mmearth_data.emulator.profiles import ANSWERED, ASKED
@@ -40,6 +41,8 @@ from mmearth_data.sources.synthetic.planet import planet
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+LOG = logging.getLogger(__name__)
 
 MARK = "x-mmearth-emulator"
 """Header of every answer: a client can tell that the pixels are synthetic."""
@@ -196,6 +199,9 @@ class Emulator:
             return answer_error(EmulatorError("Expression is nested too deeply."))
         except MemoryError:
             return answer_error(memory_exceeded())
+        except UNCOMPUTABLE as error:
+            LOG.warning("An answer failed.", exc_info=error)
+            return answer_error(not_computed("The answer", error))
 
 
 class _Server(ThreadingHTTPServer):

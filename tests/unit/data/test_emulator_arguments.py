@@ -10,6 +10,7 @@ from typing import Any
 
 import ee
 import pytest
+import requests
 from ee_world import refusal
 
 from mmearth_data.emulator import library
@@ -112,3 +113,37 @@ def test_automatic_histograms_are_rows_of_lower_edge_and_count() -> None:
     ).getInfo()
     assert plain == [[0, 1], [1, 2], [2, 0], [3, 1]]
     assert added == [[0, 1], [1, 3], [2, 3], [3, 4]]
+
+
+EMPTY: Callable[[], Any] = lambda: ee.Geometry.MultiPoint([])  # noqa: E731 - the client has to be signed in first
+ODD: dict[str, Callable[[], Any]] = {
+    "range without an extent": lambda: ee.Number(5).unitScale(0, 0),
+    "number beyond the domain": lambda: ee.Number(2.5).erfInv(),
+    "dictionary for a list": lambda: ee.List([{"a": 1}]).unzip(),
+    "dictionary for a ring": lambda: ee.ApiFunction.call_("GeometryConstructors.MultiPolygon", [{"a": 1}]),
+    "transform of nothing": lambda: ee.Projection("EPSG:4326", [None]),
+    "kernel without weights": lambda: ee.Kernel.fixed(0, 0, []),
+    "centre of nothing": lambda: EMPTY().centroid(1),
+    "hull of nothing": lambda: EMPTY().convexHull(1),
+    "buffer of nothing": lambda: EMPTY().buffer(-1),
+    "one band for two": lambda: ee.Image([1, 2]).normalizedDifference(["constant"]),
+    "fewer than none": lambda: ee.FeatureCollection([ee.Feature(None)]).limit(-1),
+    "bounds of nothing": lambda: ee.FeatureCollection([ee.Feature(None)]).geometry().bounds(1),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_arguments_are_answered_or_refused_and_never_an_internal_error(earth: str, name: str) -> None:
+    """A client tries an internal error (500) again and again; a refusal (400) ends it with words."""
+    body = {"expression": ee.serializer.encode(ODD[name](), for_cloud_api=True)}
+    answer = requests.post(f"{earth}/v1/projects/p/value:compute", json=body, timeout=60)
+    assert answer.status_code in {200, 400}
+    assert "NaN" not in answer.text.replace('"NaN"', "")
+    if answer.status_code == 400:
+        assert answer.json()["error"]["message"].strip()
+
+
+def test_what_an_algorithm_was_not_written_for_is_refused_by_its_name(earth: str) -> None:
+    words = refusal(ee.Number(5).unitScale(0, 0))
+    assert words.startswith("Number.unitScale: the emulator cannot compute this with the given arguments")
+    assert "ZeroDivisionError" in words
