@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.form import published_missing_values
     from mmearth_data.interchange.statistics import published_statistics
     from mmearth_data.interchange.subset import read_ids
+    from mmearth_data.listing import is_data
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
+    from mmearth_data.words import did_you_mean
+    from mmearth_data.writing import staged_file
 
 __version__ = version("mmearth")
 
@@ -79,11 +82,13 @@ _HOME = {
     "build": "api",
     "connect": "building.cluster",
     "derived": "store.derived",
+    "did_you_mean": "words",
     "describe_modality": "catalog",
     "draw_sample": "api",
     "export": "api",
     "format_tile_id": "tile",
     "import_hdf5": "api",
+    "is_data": "listing",
     "load_catalog": "catalog",
     "make_recipe": "recipe",
     "map_figure": "inspection",
@@ -105,6 +110,7 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
+    "staged_file": "writing",
     "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
@@ -142,10 +148,12 @@ __all__ = [
     "connect",
     "derived",
     "describe_modality",
+    "did_you_mean",
     "draw_sample",
     "export",
     "format_tile_id",
     "import_hdf5",
+    "is_data",
     "load_catalog",
     "make_recipe",
     "map_figure",
@@ -168,6 +176,7 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "staged_file",
     "subset",
     "summarise",
     "tile_figure",

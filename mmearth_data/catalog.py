@@ -8,7 +8,6 @@ line and the reason.
 from __future__ import annotations
 
 import csv
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmearth_data.errors import CatalogError, FileInputError
 from mmearth_data.modality import ClassLabel, Modality, PretextNorm, Resampling, StatisticsBy
 from mmearth_data.resources import resource_path
+from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -154,8 +154,8 @@ class Catalog:
             When there is none; the message names the closest one.
         """
         if name not in self.modalities:
-            hint = _did_you_mean(name, self.modalities)
-            raise CatalogError(f"Expected the name of a modality in the catalog, got {name!r}; {hint}.")
+            hint = did_you_mean(name, self.modalities)
+            raise CatalogError(f"Expected the name of a modality in the catalog, got {name!r}; {hint}")
         return self.modalities[name]
 
     def select(self, names: Sequence[str] | None = None) -> tuple[Modality, ...]:
@@ -418,14 +418,9 @@ def _shape_problem(node: yaml.Node, problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return f"the field {'.'.join(filter(None, (where, str(last))))!r} is missing; add it."
     if problem["type"] == "extra_forbidden":
-        remedy = _did_you_mean(str(last), ModalityEntry.model_fields) if where == last else "remove it"
-        return f"unknown field {where!r}; {remedy}."
+        remedy = did_you_mean(str(last), ModalityEntry.model_fields) if where == last else "remove it."
+        return f"unknown field {where!r}; {remedy}"
     return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}."
-
-
-def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"the closest is {close[0]!r}" if close else f"known are {', '.join(known)}"
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -17,10 +17,11 @@ from rasterio.io import MemoryFile
 
 from mmearth_data.errors import InputError
 from mmearth_data.interchange.entries import unique_names
-from mmearth_data.interchange.targets import IDENTITY, check_finished, claim, staged_file
+from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
 from mmearth_data.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetime64_ms, format_tile_id
+from mmearth_data.writing import staged_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

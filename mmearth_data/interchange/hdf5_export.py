@@ -32,11 +32,12 @@ from mmearth_data.interchange.hdf5_gaps import (
     warning_of,
 )
 from mmearth_data.interchange.tables import coordinate_tables, put_back
-from mmearth_data.interchange.targets import check_finished, check_name, claim, staged_file
+from mmearth_data.interchange.targets import check_finished, check_name, claim
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.tile import LEVEL_NAMES
+from mmearth_data.writing import staged_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

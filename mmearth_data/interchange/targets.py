@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError
-from mmearth_data.store.objects import flush
+from mmearth_data.writing import staged_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mmearth_data.store.reader import Store
@@ -44,19 +43,6 @@ def check_finished(store: Store) -> None:
         raise InputError(
             f"{store.path}: expected a finished store, got one that is not; run the command that makes it again."
         )
-
-
-@contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
-    """Path of a file to fill, which becomes ``path`` when the block ends well."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        yield beside
-        flush(beside)
-        beside.replace(path)
-        flush(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def claim(staging: Path, target: Path, identity: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError
+from mmearth_data.writing import flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -252,12 +253,3 @@ def lasting_threads(purpose: str, count: int, process: int) -> ThreadPoolExecuto
 def _flush_all(paths: Sequence[str]) -> None:
     for path in paths:
         flush(path)
-
-
-def flush(path: str | Path) -> None:
-    """Bring a file's bytes, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -38,11 +38,12 @@ from mmearth_data.store.encoding import (
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
-from mmearth_data.store.objects import Objects, StoreUrl, flush, lasting_threads, objects_at
+from mmearth_data.store.objects import Objects, StoreUrl, lasting_threads, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
+from mmearth_data.writing import flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.modality import fits
-from mmearth_data.sources.rasters.mapping import PASSES, did_you_mean
+from mmearth_data.sources.rasters.mapping import PASSES
+from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

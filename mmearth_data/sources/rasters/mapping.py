@@ -28,7 +28,6 @@ r"""The mapping file: which raster files hold which modality, and how their numb
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -40,9 +39,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.resources import PACKAGE
+from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -283,13 +283,6 @@ def root_folder(mapping: RasterMapping, path: Path) -> Path:
         if (start / default).is_dir():
             return start / default
     raise FileInputError(path, f"expected the folder of the data at {default!r}, found none; {fix}.")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End of a message about an unknown name: the closest one, or all that are known."""
-    options = list(known)
-    close = difflib.get_close_matches(name, options, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(options)}."
 
 
 def _compose(path: Path) -> yaml.Node:

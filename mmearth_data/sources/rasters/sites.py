@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.sources.rasters.files import SiteFile, base_problem, inspect, quiet_georeferencing
-from mmearth_data.sources.rasters.mapping import SITE, did_you_mean
+from mmearth_data.sources.rasters.mapping import SITE
 from mmearth_data.sources.rasters.pixels import code_problem, unknown_codes
 from mmearth_data.tile import NO_TIME
+from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

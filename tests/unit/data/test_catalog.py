@@ -549,7 +549,7 @@ def test_two_files_about_one_modality_are_refused(tmp_path: Path) -> None:
         ({"long_name": "x\nname: again"}, 4, "'name' stands twice"),
         ({"dtype": "-"}, 1, "the field 'dtype' is missing"),
         ({"licence": "{name: free, url: u}"}, 9, "'licence.attribution' is missing"),
-        ({"nodta": "0"}, 10, "unknown field 'nodta'; the closest is 'nodata'"),
+        ({"nodta": "0"}, 10, "unknown field 'nodta'; did you mean 'nodata'?"),
         ({"licence": "{name: f, url: u, attribution: a, year: '2020'}"}, 9, "unknown field 'licence.year'"),
         ({"kind": "raster"}, 2, "kind: .*got 'raster'"),
         ({"dtype": "float16"}, 5, "dtype: .*got 'float16'"),
