@@ -27,12 +27,12 @@ from mmearth_data.emulator.image import (
 from mmearth_data.emulator.output import fitted
 from mmearth_data.emulator.patterns import Pattern
 from mmearth_data.emulator.registry import function
-from mmearth_data.emulator.stacks import example_of
+from mmearth_data.emulator.stacks import examples_of
 from mmearth_data.emulator.values import Date
 from mmearth_data.sources.synthetic.noise import hash_cells, salt_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -241,7 +241,7 @@ def link_collection(
     match = matching(imageCollection, input, matchPropertyName)
     names = [linkedBands] if isinstance(linkedBands, str) else linkedBands or []
     wanted = [linkedProperties] if isinstance(linkedProperties, str) else linkedProperties or []
-    described = match or (example_image(imageCollection) if names else None)
+    described = match or (example_image(imageCollection, names) if names else None)
     if names and described is None:
         raise EmulatorError("Image.linkCollection: the collection is empty, so that the linked bands have no type.")
     linked = [] if described is None else chosen_bands(described, names, "Image.linkCollection")
@@ -260,9 +260,12 @@ def matching(collection: Collection, image: Image, name: str = "system:index") -
     return next((found for found in collection.find(query) if found.properties.get(name) == value), None)
 
 
-def example_image(collection: Collection) -> Image | None:
-    """Return an image of a collection; None if it is empty."""
-    return example_of(collection) if collection.scattered(ANYTHING) else next(iter(collection), None)
+def example_image(collection: Collection, names: Sequence[str]) -> Image | None:
+    """Image of a collection that describes these bands, the first one if none has them all; None if it is empty."""
+    if not collection.scattered(ANYTHING):
+        return next(iter(collection), None)
+    examples = examples_of(collection)
+    return next((image for image in examples if set(names) <= set(image.names)), examples[0])
 
 
 @function("ImageCollection.combine")

@@ -118,15 +118,43 @@ def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
 
 
 def example_of(collection: Collection) -> Image:
-    """First image of a collection found at one of several locations, used for names and types of the bands."""
-    for place in EXAMPLE_PLACES:
-        found = next(collection.find(Query(region=place)), None)
-        if found is not None:
-            return _as_image(found)
-    raise EmulatorError(
-        "Expected an image of a collection without filterBounds, found none at sample locations on all continents, "
-        "which are all that the emulator checks; add filterBounds(geometry)."
-    )
+    """Image whose bands have the names and types of those of a collection without bounds.
+
+    The names of a composite are those of the first image on Earth. Which one that is, is not known here; so the first
+    images at several locations must agree.
+
+    Raises
+    ------
+    EmulatorError
+        If there is no image at these locations, or if they differ in their bands.
+    """
+    examples = examples_of(collection)
+    other = next((image for image in examples if image.names != examples[0].names), None)
+    if other is not None:
+        raise EmulatorError(
+            f"The images of this collection differ in their bands ({', '.join(examples[0].names)}; "
+            f"{', '.join(other.names)}), and the emulator does not know which is the first one on Earth; select bands, "
+            "filter by a property, or add filterBounds(geometry)."
+        )
+    return examples[0]
+
+
+def examples_of(collection: Collection) -> list[Image]:
+    """First images of a collection without bounds at sample locations on all continents.
+
+    Raises
+    ------
+    EmulatorError
+        If there is none.
+    """
+    found = (next(collection.find(Query(region=place)), None) for place in EXAMPLE_PLACES)
+    examples = [_as_image(image) for image in found if image is not None]
+    if not examples:
+        raise EmulatorError(
+            "Expected an image of a collection without filterBounds, found none at sample locations on all continents, "
+            "which are all that the emulator checks; add filterBounds(geometry)."
+        )
+    return examples
 
 
 def stacked(images: Sequence[Image], name: str) -> list[Band]:

@@ -185,6 +185,17 @@ def means(image: Any) -> dict[str, float | None]:
     return found
 
 
+def test_bands_that_depend_on_which_scene_is_first_are_refused() -> None:
+    """Sentinel-1 scenes have VV and VH or HH and HV: the names of a composite are those of the first scene on Earth."""
+    radar = june(S1)
+    words = refusal(radar.mosaic().bandNames())
+    assert "differ in their bands (" in words
+    assert "select bands, filter by a property, or add filterBounds(geometry)" in words
+    polarised = radar.filter(ee.Filter.listContains("transmitterReceiverPolarisation", "VH"))
+    assert polarised.mosaic().bandNames().getInfo() == ["VV", "VH", "angle"]
+    assert radar.select("angle").mosaic().bandNames().getInfo() == ["angle"]
+
+
 def test_a_link_finds_the_image_of_the_same_index() -> None:
     image, other = scene(), ee.ImageCollection(L1C)
     linked = image.select("B4").linkCollection(other, ["B10", "B4"], ["PRODUCT_ID"])
