@@ -123,7 +123,7 @@ class Store:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Root attributes, as they stand in the store."""
+        """Root attributes as nested values, whatever the version of the store's format."""
         return self._content.attributes
 
     @property

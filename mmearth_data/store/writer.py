@@ -502,7 +502,7 @@ class _Finish:
         self._put(ROOT_KEY, Root(self.layout, attributes, self.root.arrays).encode())
         for key in (TILES_KEY, REJECTED_KEY):
             self.files[key] = entry_of(self.objects.get(key))
-        self.objects.put(MANIFEST_KEY, encode_manifest(self.files))
+        self.objects.put(MANIFEST_KEY, encode_manifest(self.files, self.root.version))
         self.objects.discard_staged()
 
     def _put(self, key: str, data: bytes) -> None:
