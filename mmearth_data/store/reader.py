@@ -81,7 +81,7 @@ class Store:
 
     @property
     def path(self) -> Path | StoreUrl:
-        """Folder or URL of the store."""
+        """Folder (absolute) or URL of the store."""
         return self._content.objects.root
 
     @property

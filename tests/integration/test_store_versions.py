@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+import zstandard
 from append_making import build_sampled, write_ecoregions
 from click.testing import CliRunner
-from store_making import make_store
+from numcodecs import blosc
+from store_making import make_store, write_shard
 from test_store_damage import flip, reseal
 from test_store_growth import LAYOUT, MORE, grow
 from test_subset_merge import make
@@ -20,7 +25,7 @@ from test_subset_merge import make
 from mmearth_data import Store, merge, subset, verify
 from mmearth_data import open_store as front_door
 from mmearth_data.cli import cli
-from mmearth_data.store import StoreWriter, open_store
+from mmearth_data.store import StoreWriter, open_store, writer
 from mmearth_data.store.repair import reopen
 
 NESTED = ("source", "modalities", "recipe", "statistics", "class_histograms", "appended")
@@ -165,3 +170,60 @@ def test_a_damaged_attribute_is_damage(second: Path, tmp_path: Path) -> None:
     (problem,) = verify(tmp_path / "s.zarr").problems
     assert problem.part == "zarr.json"
     assert "contradict themselves" in problem.problem
+
+
+# ------------------------------------------------------------------------------------------------- encoders
+
+OTHERS = "numcodecs 9.9 with Blosc 9.9"
+
+
+def encoders_of(store: Path, shard: int) -> list[str]:
+    """What the record of a shard says, read with pyarrow alone."""
+    found: list[str] = json.loads(pq.read_schema(store / "_commits" / f"{shard}.parquet").metadata[b"mmearth_encoders"])
+    return found
+
+
+def test_every_shard_names_the_libraries_that_encoded_it(second: Path) -> None:
+    (name,) = encoders_of(second, 0)
+    assert f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}" in name
+    assert verify(second).encoders == {name: LAYOUT.shards}
+    if (found := re.search(r"Zstandard (.+)", name)) is not None:
+        assert found[1] == ".".join(map(str, zstandard.ZSTD_VERSION))
+    result = CliRunner().invoke(cli, ["verify", str(second)])
+    assert result.stdout.splitlines()[1] == f"encoded with {name} ({LAYOUT.shards} shards)"
+
+
+def test_a_store_that_other_libraries_continue_and_grow_is_sound_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s.zarr"
+    StoreWriter.create(store, LAYOUT, recipe={}, source={"name": "x"}, synthetic=True)
+    begin = StoreWriter.resume(store)
+    write_shard(begin, 0)
+    monkeypatch.setattr(writer, "encoder_name", lambda: OTHERS)
+    for shard in (1, 2):
+        write_shard(StoreWriter.resume(store), shard)
+    StoreWriter.resume(store).finish()
+    (own,) = encoders_of(store, 0)
+    assert verify(store).problems == ()
+    assert verify(store).encoders == {own: 1, OTHERS: 2}
+    monkeypatch.undo()
+    grow(store)
+    assert encoders_of(store, 2) == [OTHERS, own], "its first rows keep their bytes"
+    assert verify(store).problems == ()
+    part = subset(store, tmp_path / "part.zarr", modalities=["radar", "zone"])
+    assert encoders_of(Path(str(part.path)), 1) == [OTHERS], "taken over byte for byte"
+
+
+def test_records_that_name_none_stay_valid(second: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    shutil.copytree(second, store)
+    for record in (store / "_commits").iterdir():
+        table = pq.read_table(record)
+        kept = {k: v for k, v in table.schema.metadata.items() if k in {b"mmearth", b"mmearth_statistics"}}
+        pq.write_table(table.replace_schema_metadata(kept), record)
+        reseal(store, record.relative_to(store).as_posix())
+    report = verify(store)
+    assert report.problems == ()
+    assert report.encoders == {}
+    assert CliRunner().invoke(cli, ["verify", str(store)]).stdout.count("\n") == 1
