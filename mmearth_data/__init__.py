@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
+    from mmearth_data.tables import Table, read_table
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
     from mmearth_data.words import did_you_mean
     from mmearth_data.writing import staged_file
@@ -78,6 +79,7 @@ _HOME = {
     "PreparedBuild": "api",
     "Progress": "building.executor",
     "Store": "api",
+    "Table": "tables",
     "TileGrid": "tile",
     "build": "api",
     "connect": "building.cluster",
@@ -103,6 +105,7 @@ _HOME = {
     "published_missing_values": "interchange.form",
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
+    "read_table": "tables",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -140,6 +143,7 @@ __all__ = [
     "RetryLater",
     "Store",
     "StoreDamaged",
+    "Table",
     "TileGrid",
     "TileUnavailable",
     "__version__",
@@ -168,6 +172,7 @@ __all__ = [
     "published_missing_values",
     "published_statistics",
     "read_ids",
+    "read_table",
     "render_catalog",
     "render_modality",
     "render_summary",

@@ -7,7 +7,6 @@ line and the reason.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmearth_data.errors import CatalogError, FileInputError
 from mmearth_data.modality import ClassLabel, Modality, PretextNorm, Resampling, StatisticsBy
 from mmearth_data.resources import resource_path
+from mmearth_data.tables import read_table
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -425,18 +425,6 @@ def _shape_problem(node: yaml.Node, problem: ErrorDetails) -> str:
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV table with their 1-based lines; lines that start with # are comments."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileInputError(path, f"expected a CSV table in UTF-8, got one that cannot be read: {error}.") from None
-    numbered = [(number, text) for number, text in enumerate(lines, 1) if text.strip() and not text.startswith("#")]
-    rows = csv.reader(text for _, text in numbered)
-    header = next(rows, [])
-    missing = [column for column in columns if column not in header]
-    if missing:
-        line = numbered[0][0] if numbered else 1
-        raise FileInputError(path, f"expected the columns {', '.join(columns)}, lacks {', '.join(missing)}.", line)
-    for (number, _), row in zip(numbered[1:], rows, strict=True):
-        if len(row) != len(header):
-            raise FileInputError(path, f"expected {len(header)} columns, got {len(row)}.", number)
-        yield number, dict(zip(header, row, strict=True))
+    table = read_table(path, comments=True)
+    table.require(columns)
+    return table.rows()

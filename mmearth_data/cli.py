@@ -444,6 +444,10 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
         state = "sound" if report.finished else "sound as far as it is built"
         verdict = f"{len(report.problems)} problems" if report.problems else state
         click.echo(f"{path}: {verdict} ({report.checked_files} files, {report.checked_bytes / 2**20:.1f} MiB checked)")
+        if report.encoders:
+            click.echo(
+                "encoded with " + "; ".join(f"{name} ({count} shards)" for name, count in report.encoders.items())
+            )
     if report.problems:
         click.get_current_context().exit(StoreDamaged.exit_code)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 import unicodedata
@@ -19,6 +18,7 @@ from mmearth_data.equal_area import areas_m2
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.pieces import polygons_of
 from mmearth_data.resources import resource_path
+from mmearth_data.tables import read_table
 from mmearth_data.tile import WGS84
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def plain(text: str) -> str:
 def _names() -> dict[str, tuple[str, str, str]]:
     """Plain name or code -> (file of shapes, key in it, name to show)."""
     names: dict[str, tuple[str, str, str]] = {}
-    with (resource_path("catalog") / "regions" / "countries.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for _, row in read_table(resource_path("catalog") / "regions" / "countries.csv").rows()]
     for row in rows:
         spellings = [row["name"], row["alpha2"], row["alpha3"], *row["aliases"].split(";")]
         entry = ("countries", row["alpha3"] or row["name"], row["name"])

@@ -165,7 +165,7 @@ class Checkpoint:
         InputError
             When there is no checkpoint, or it was written by something else.
         """
-        folder = find_checkpoint(path)
+        folder = find_checkpoint(path).absolute()
         file = folder / CONFIG_FILE
         try:
             config = json.loads(file.read_text(encoding="utf-8"))

@@ -464,17 +464,21 @@ def _named_bands(text: str) -> tuple[str, list[str]]:
 
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
     """Store that the tasks are cut from: the given one, or that of the first checkpoint."""
-    if store is None and all("=" in task for task in tasks):
+    from mmearth_model.runs import find_store
+
+    if store is not None:
+        return _open(store)
+    if all("=" in task for task in tasks):
         return None
-    if store is None and not checkpoints:
+    if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
-    recorded = checkpoints[0].config["store"]["path"] if checkpoints else ""
-    if store is None and not recorded:
+    record, folder = checkpoints[0].config["store"], checkpoints[0].folder
+    if not record["path"]:
         raise click.UsageError(
-            f"expected a store for the tasks, got none, and {checkpoints[0].folder} was converted without one; "
+            f"expected a store for the tasks, got none, and {folder} was converted without one; "
             "convert it again with --store STORE."
         )
-    return _open(store or Path(recorded))
+    return find_store(record, folder.parent)
 
 
 def _print_table(result: Evaluation, store: Store | None) -> None:

@@ -16,7 +16,7 @@ from mmearth_model.conversion import Audience, Imported, import_weights
 from mmearth_model.exporting import check_audience, export
 from mmearth_model.plan import cut_bands
 from mmearth_model.released import SUFFIXES, Released, digest_of, fetch, find_released
-from mmearth_model.runs import publish_folder
+from mmearth_model.runs import publish_folder, where_store_is
 from mmearth_model.targets import Normaliser
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def convert(
         if audience is not None:
             return _export(found, out, audience)
         out.parent.mkdir(parents=True, exist_ok=True)
-        config = _config(found, origin, store, seen)
+        where = {"path": ""} if store is None else where_store_is(store, out.absolute().parent)
+        config = {**_config(found, origin, store, seen), "store": where}
         return publish_folder(out, lambda folder: write_tensors(folder, found.tensors, config))
     except OSError as error:
         raise InputError(
@@ -123,7 +124,6 @@ def _config(
         "loss": {} if found.model is None else {"preset": "reference", "weighting": found.weighting},
         "normaliser": normaliser,
         "recipe": {**found.options, "seed": seed if isinstance(seed, int) else 0},
-        "store": {"path": "" if store is None else str(store.path)},
         "progress": {},
         "origin": dict(origin),
         "version": __version__,

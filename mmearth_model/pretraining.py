@@ -28,7 +28,7 @@ from mmearth_model.mpmae import MPMAE, parameter_groups
 from mmearth_model.plan import SPLIT, TrainPlan, plan_training, statistics_in_force
 from mmearth_model.ranks import Ranks
 from mmearth_model.recording import Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
-from mmearth_model.runs import Run
+from mmearth_model.runs import Run, where_store_is
 from mmearth_model.targets import Normaliser, Window
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def pretrain(
     check_loggers(recipe.loggers)
     plan = plan_training(store, recipe)
     where = resolve_device(device)
-    identity = {"recipe": recipe.identity(), "store": describe_store(store), "version": __version__}
+    identity = {"recipe": recipe.identity(), "store": describe_store(store, out), "version": __version__}
     run = Run.check(out, identity)
     latest = run.latest()
     checkpoint = None if latest is None else Checkpoint.read(latest)
@@ -385,9 +385,9 @@ def take(raw: Batch, index: slice) -> Batch:
     return {key: take(value, index) if isinstance(value, dict) else value[index] for key, value in raw.items()}
 
 
-def describe_store(store: Store) -> dict[str, Any]:
-    """Say what a run records of the store that it learns from."""
-    return {"path": str(store.path), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
+def describe_store(store: Store, folder: Path) -> dict[str, Any]:
+    """Say what a run in a folder records of the store that it learns from."""
+    return {**where_store_is(store, folder), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
 
 
 def _bfloat16(recipe: TrainRecipe, device: torch.device) -> bool:

@@ -14,14 +14,16 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, open_store
 from mmearth_model.recipe import TrainRecipe, differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
+
+    from mmearth_data import Store
 
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
@@ -51,6 +53,7 @@ class Run:
         InputError
             When something else lies there, or a run with another recipe or store (says what differs).
         """
+        folder = folder.absolute()
         if not folder.exists():
             return cls(folder)
         if not folder.is_dir() or not (folder / RUN_FILE).is_file():
@@ -60,7 +63,9 @@ class Run:
         recorded = _read_record(folder / RUN_FILE)
         defaults = TrainRecipe().identity()  # of fields that were added since
         recipes = (defaults | dict(part) for part in (recorded["recipe"], identity["recipe"]))
-        stores = (dict(part) | {"path": ""} for part in (recorded["store"], identity["store"]))  # it may move
+        stores = (
+            dict(part) | {"path": "", "relative": ""} for part in (recorded["store"], identity["store"])
+        )  # it may move
         different = [*differences(*recipes), *differences(*stores)]
         if different:
             raise InputError(
@@ -136,6 +141,49 @@ def read_log(path: Path) -> list[dict[str, str]]:
     """Rows of a run's ``log.csv``."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def where_store_is(store: Store, folder: Path) -> dict[str, str]:
+    """Record where a store is: its URL, or its folder, absolutely and relative to a run's folder."""
+    if not isinstance(store.path, Path):
+        return {"path": str(store.path)}
+    try:
+        relative = Path(os.path.relpath(store.path, folder))
+    except ValueError:  # another drive of Windows
+        return {"path": str(store.path)}
+    return {"path": str(store.path), "relative": relative.as_posix()}
+
+
+def find_store(record: Mapping[str, Any], folder: Path) -> Store:
+    """Open the store that a run recorded, where it was or where it is beside the run now.
+
+    Parameters
+    ----------
+    record
+        As `where_store_is` made it; with ``digest``, the store of that digest goes first.
+    folder
+        The run's folder today.
+
+    Raises
+    ------
+    InputError
+        When it is in neither place.
+    """
+    places = [str(record["path"])]
+    if "relative" in record:
+        places.append(os.path.normpath(folder / record["relative"]))
+    found: list[Store] = []
+    for place in dict.fromkeys(places):
+        try:
+            found.append(open_store(place))
+        except InputError:
+            continue
+    if not found:
+        raise InputError(
+            f"{folder}: expected the store that it was trained on at {' or '.join(dict.fromkeys(places))}, found none "
+            "there; say where it is with --store STORE."
+        )
+    return next((store for store in found if store.digest == record.get("digest")), found[0])
 
 
 def publish_folder(target: Path, write: Callable[[Path], None]) -> Path:

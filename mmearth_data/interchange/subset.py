@@ -19,7 +19,8 @@ from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipe import file_digest
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.tile import check_tile_size
+from mmearth_data.tables import PARQUET_SUFFIXES, read_table, read_text
+from mmearth_data.tile import check_tile_size, format_tile_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
+
+ID_COLUMN = "tile_id"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,21 +152,25 @@ def random_share(rows: NDArray[np.intp], tile_id: NDArray[np.uint64], share: flo
 
 
 def read_ids(text: str) -> list[str]:
-    """Ids separated by commas, or the lines of a file.
+    """Ids separated by commas; or of a file: the column ``tile_id`` of a table, else the lines of a text.
 
     Raises
     ------
     FileInputError
-        When the file cannot be read as text.
+        When the file can be read as neither, or is empty.
     """
     path = Path(text)
     if not path.is_file():
         return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileInputError(path, f"expected a text file with one tile id a line, got: {error}.") from None
-    return [line.strip() for line in lines if line.strip()]
+    if path.suffix.lower() not in PARQUET_SUFFIXES:
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        if not lines:
+            raise FileInputError(path, "expected one tile id per line, got an empty file.")
+        if ID_COLUMN not in re.split(r"[\s,;\"]+", lines[0]):
+            return lines
+    table = read_table(path)
+    table.require([ID_COLUMN])
+    return [format_tile_id(number) for number in table.tile_ids(ID_COLUMN).tolist()]
 
 
 def _rows_of(store: Store, ids: Sequence[str]) -> NDArray[np.intp]:

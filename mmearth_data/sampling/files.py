@@ -14,6 +14,7 @@ import numpy as np
 from mmearth_data.errors import FileInputError
 from mmearth_data.sampling.options import Sample, SampleReport
 from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
+from mmearth_data.tables import Table, read_table
 from mmearth_data.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
 
 if TYPE_CHECKING:
@@ -101,11 +102,13 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
                 report = SampleReport.from_dict(json.loads(metadata[METADATA_KEY]))
             table = gpd.read_parquet(path) if b"geo" in metadata else pd.read_parquet(path)
         elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
-            table = pd.read_csv(path, sep=_separator(path), dtype={"tile_id": str})
+            table = _frame_of(read_table(path))
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # GDAL's remarks on a file that is read all the same
                 table = gpd.read_file(path)
+    except FileInputError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         problem = f"expected a table of places (GeoParquet, CSV, GeoJSON, ...), could not read it: {reason}"
@@ -113,11 +116,18 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
     return table, report
 
 
-def _separator(path: Path) -> str:
-    """Find the character that divides the columns of a text table: the most frequent one of its first line."""
-    with path.open(encoding="utf-8-sig") as file:
-        header = file.readline()
-    return max(",;\t", key=header.count)
+def _frame_of(table: Table) -> pd.DataFrame:
+    """Columns that hold only numbers become numbers; missing values stay missing, and ids stay text."""
+    import pandas as pd
+
+    columns: dict[str, Any] = {}
+    for name, texts in table.columns.items():
+        column = pd.Series([text.strip() or None for text in texts], dtype="object")
+        points = column.str.replace(",", ".") if table.decimal == "," else column
+        numbers = pd.to_numeric(points, errors="coerce")
+        whole = name != "tile_id" and bool((numbers.notna() == column.notna()).all())
+        columns[name] = numbers if whole else column
+    return pd.DataFrame(columns)
 
 
 def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> Sample:
@@ -126,6 +136,7 @@ def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> 
 
     try:
         table["tile_id"] = _parsed_ids(table["tile_id"])
+        _check_values(table)
         table = table.astype(TYPES)
     except (ValueError, TypeError, OverflowError) as error:
         raise FileInputError(path, f"expected the columns of a sample file, one has other values: {error}") from None
@@ -138,6 +149,16 @@ def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> 
         points = gpd.points_from_xy(table["lon"], table["lat"])
         table = gpd.GeoDataFrame(table, geometry=points, crs=WGS84)
     return Sample(table, report or report_of_places(path.name, table))
+
+
+def _check_values(table: pd.DataFrame) -> None:
+    """Refuse values that a cast to the columns' types would change: 300 as a biome, half a split."""
+    for name, dtype in TYPES.items():
+        if dtype.startswith("u"):
+            values = table[name].to_numpy(np.float64)
+            bad = values[~((values >= 0) & (values <= np.iinfo(dtype).max) & (values == np.trunc(values)))]
+            if len(bad):
+                raise ValueError(f"{name} {bad[0]:g}, expected a whole number from 0 to {np.iinfo(dtype).max}")
 
 
 def _parsed_ids(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:

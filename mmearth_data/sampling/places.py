@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.ecoregions import NO_BIOME, label_points
+from mmearth_data.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
 from mmearth_data.equal_area import MAX_X, MAX_Y, X_PER_DEGREE, CellGrid, Floats, Ints, y_of_latitude
 from mmearth_data.errors import FileInputError
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES, assign_blocks, cell_width_m
@@ -174,6 +174,8 @@ def _labels(
     if "biome" in table.columns and "eco_region" in table.columns:
         biome, eco_region = (table[name].to_numpy() for name in ("biome", "eco_region"))
         if all(np.issubdtype(column.dtype, np.integer) for column in (biome, eco_region)):
+            outside = (biome < 0) | (biome > NO_BIOME) | (eco_region < 0) | (eco_region > NO_ECO_REGION)
+            _refuse(path, outside, lon, lat, f"have a biome above {NO_BIOME} or an eco_region above {NO_ECO_REGION}")
             return biome.astype(np.uint8), eco_region.astype(np.uint16)
     if ecoregions is None:
         raise FileInputError(path, "has no columns biome and eco_region; give --ecoregions FILE to look them up.")

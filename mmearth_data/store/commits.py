@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 METADATA_KEY = b"mmearth"
 STATISTICS_KEY = b"mmearth_statistics"
 """Apart from the rest, and packed: by far the longest text of a record, and seldom asked for."""
+ENCODERS_KEY = b"mmearth_encoders"
+"""Apart too: records of version 1 have none, and older releases pass over it."""
 PACKING = Zstd(level=1)
 BATCH_ROWS = 65_536
 """Rows of a table that are decoded at a time."""
@@ -57,6 +59,9 @@ class Commit:
         Partial statistics, see `mmearth_data.store.stats`; a large text that is taken apart only when needed.
     rejected
         Candidates that could not be had, in the order in which they were tried.
+    encoders
+        Libraries and their versions that encoded the objects, in order of their use; none where older records do not
+        say. Nothing is compared with them.
     """
 
     shard: int
@@ -67,6 +72,7 @@ class Commit:
     arrays: str = ""
     statistics_json: bytes = b"{}"
     rejected: Sequence[Mapping[str, Any]] = ()
+    encoders: tuple[str, ...] = ()
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -102,7 +108,8 @@ def encode_commit(commit: Commit, tabular: Sequence[Modality]) -> bytes:
     # Without Arrow's own schema, which would hold the texts once more.
     with pq.ParquetWriter(sink, table.schema, store_schema=False, write_statistics=False, **WRITING) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({METADATA_KEY: to_json(metadata), STATISTICS_KEY: statistics})
+        texts = {METADATA_KEY: to_json(metadata), STATISTICS_KEY: statistics}
+        writer.add_key_value_metadata({**texts, ENCODERS_KEY: to_json(commit.encoders)})
     return sink.getvalue()
 
 
@@ -152,6 +159,7 @@ def decode_commit(data: bytes, layout: StoreLayout) -> Commit:
         columns=table_columns(table, layout),
         facts=table["facts"].to_pylist(),
         statistics_json=statistics,
+        encoders=tuple(json.loads(table.schema.metadata.get(ENCODERS_KEY, b"[]"))),
         **metadata,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -119,6 +120,17 @@ def _codecs(spec: ArraySpec) -> list[dict[str, Any]]:
 def object_key(spec: ArraySpec, position: int) -> str:
     """Key of the object at a position on the leading axis, relative to the store."""
     return f"{spec.name}/c/{position}" + "/0" * (len(spec.shape) - 1)
+
+
+@lru_cache(maxsize=1)
+def encoder_name() -> str:
+    """Name the libraries that encode rasters in this process, with their versions.
+
+    Compiled loops write the frames of Blosc with a Zstandard of their own, so equal values may take other bytes.
+    """
+    name = f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}"
+    loops = load("packing")
+    return name if loops is None else f"{name}, bit planes with Zstandard {loops.zstandard_version()}"
 
 
 def encode_shard(

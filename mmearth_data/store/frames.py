@@ -9,6 +9,7 @@ import xarray as xr
 from xarray.backends.common import BackendArray
 from xarray.core import indexing
 
+from mmearth_data.store.root import flat_attributes
 from mmearth_data.store.schema import COORDINATE_NAMES
 
 if TYPE_CHECKING:
@@ -63,6 +64,6 @@ def dataset(content: Content, rows: NDArray[np.intp], names: Sequence[str]) -> x
         if m.bands and m.name in names:
             spec = specs[f"{m.name}_band"]
             variables[spec.name] = xr.Variable(spec.dimensions, np.array(m.bands, dtype=object), dict(spec.attributes))
-    decoded = xr.decode_cf(xr.Dataset(variables, attrs=dict(content.attributes)))
+    decoded = xr.decode_cf(xr.Dataset(variables, attrs=flat_attributes(content.attributes)))
     tiles = np.bincount(rows // content.layout.tiles_per_shard)
     return decoded.chunk({"tile": tuple(tiles[tiles > 0].tolist()) or (0,)})

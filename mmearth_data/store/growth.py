@@ -62,6 +62,7 @@ class HeldRows:
             columns={name: np.concatenate([mine.columns[name], part]) for name, part in commit.columns.items()},
             facts=[*mine.facts, *commit.facts],
             rejected=[*mine.rejected, *commit.rejected],
+            encoders=tuple(dict.fromkeys([*mine.encoders, *commit.encoders])),
         )
 
 

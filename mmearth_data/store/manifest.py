@@ -30,9 +30,9 @@ def entry_of(data: bytes | memoryview) -> Entry:
     return {"size": len(data), "digest": digest_of(data)}
 
 
-def encode_manifest(files: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Bytes of a manifest; keys are sorted, so that the order of writing leaves no trace."""
-    body = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": {key: files[key] for key in sorted(files)}}
+def encode_manifest(files: Mapping[str, Mapping[str, Any]], version: int = FORMAT_VERSION) -> bytes:
+    """Bytes of a manifest of a store of some format; keys are sorted, so that the order of writing leaves no trace."""
+    body = {"format": FORMAT, "format_version": version, "files": {key: files[key] for key in sorted(files)}}
     return to_json({**body, "digest": digest_of(to_json(body))})
 
 
@@ -50,7 +50,7 @@ def read_manifest(objects: Objects) -> Manifest | None:
         return None
     try:
         manifest: dict[str, Any] = json.loads(data)
-        intact = encode_manifest(manifest["files"]) == data
+        intact = encode_manifest(manifest["files"], manifest["format_version"]) == data
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreDamaged(objects.root, MANIFEST_KEY, f"it cannot be read ({error})") from error
     if not intact:

@@ -75,7 +75,7 @@ class Objects:
     Parameters
     ----------
     root
-        Folder of the store.
+        Folder of the store; a relative one is that of the folder in which the process is now.
     """
 
     root: Path | StoreUrl
@@ -83,7 +83,7 @@ class Objects:
     """Whether each access waits for a network, so that many have to be under way at a time."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = self.folder = Path(root)
+        self.root = self.folder = Path(root).absolute()  # launchers change folders under an open store
         self._flushed: set[str] = set()
         """Folders whose own entries are on the disk for good: those of arrays and of their chunks."""
 

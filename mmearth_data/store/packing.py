@@ -50,6 +50,12 @@ class _Contexts(threading.local):
 _contexts = _Contexts()
 
 
+def zstandard_version() -> str:
+    """Version of the Zstandard that compresses here."""
+    text: bytes = ffi.string(lib.ZSTD_versionString())
+    return text.decode("ascii")
+
+
 def pack(
     tiles: NDArray[np.uint8],
     seen: NDArray[np.bool_],

@@ -81,7 +81,7 @@ class Store:
 
     @property
     def path(self) -> Path | StoreUrl:
-        """Folder or URL of the store."""
+        """Folder (absolute) or URL of the store."""
         return self._content.objects.root
 
     @property
@@ -123,7 +123,7 @@ class Store:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Root attributes, as they stand in the store."""
+        """Root attributes as nested values, whatever the version of the store's format."""
         return self._content.attributes
 
     @property

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import CatalogError, InputError, StoreDamaged
 from mmearth_data.modality import Modality
 from mmearth_data.store.encoding import array_metadata, digest_all, group_metadata, to_json
-from mmearth_data.store.schema import COMMITS, FORMAT, FORMAT_VERSION, ROOT_KEY, StoreLayout
+from mmearth_data.store.schema import COMMITS, FORMAT, FORMAT_VERSION, READABLE_VERSIONS, ROOT_KEY, StoreLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,42 @@ if TYPE_CHECKING:
 
 APPENDED = "appended"
 """Root attribute of a store that was grown: the number of rows of each append, in order."""
+LAYOUT = ("tiles", "size_px", "tiles_per_shard")
+"""Root attributes that make up the layout; version 1 had them in one attribute of that name."""
+STRUCTURED = ("source", "modalities", "recipe", "statistics", "class_histograms", APPENDED)
+"""Root attributes that are JSON text: netCDF, and tools that copy attributes, know texts and numbers only."""
+
+
+def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Root attributes as texts and numbers: as format 2 stores them, and as xarray shows every store.
+
+    Examples
+    --------
+    >>> flat_attributes({"title": "t", "synthetic": True, "statistics": None, "layout": {"tiles": 4, "size_px": 64}})
+    {'title': 't', 'synthetic': 1, 'statistics': 'null', 'tiles': 4, 'size_px': 64}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if name == "layout":
+            flat |= value
+        elif name in STRUCTURED:
+            flat[name] = to_json(value).decode()
+        else:
+            flat[name] = int(value) if isinstance(value, bool) else value
+    return flat
+
+
+def _nested_attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flat_attributes`; any exception means that the attributes are not those of format 2."""
+    nested: dict[str, Any] = {}
+    for name, value in stored.items():
+        if name in LAYOUT:
+            nested.setdefault("layout", {})[name] = value
+        elif name in STRUCTURED:
+            nested[name] = json.loads(value)
+        else:
+            nested[name] = bool(value) if name == "synthetic" else value
+    return nested
 
 
 @dataclass(frozen=True)
@@ -33,7 +70,8 @@ class Root:
     layout
         Rows, shards and arrays.
     attributes
-        Root attributes: format, modalities, recipe, source, statistics ...
+        Root attributes: format, modalities, recipe, source, statistics ..., as nested values in every version of
+        the format.
     arrays
         Zarr metadata of every array by name, as they were written when the store was begun; a newer version
         of this package may word them differently.
@@ -45,7 +83,13 @@ class Root:
 
     def encode(self) -> bytes:
         """Bytes of the root ``zarr.json``, consolidated metadata included."""
-        return to_json(group_metadata(self.attributes, self.arrays))
+        nested = self.version == 1
+        return to_json(group_metadata(self.attributes if nested else flat_attributes(self.attributes), self.arrays))
+
+    @property
+    def version(self) -> int:
+        """Version of the format in which the store was begun, which it keeps."""
+        return int(self.attributes["format_version"])
 
     @cached_property
     def arrays_digest(self) -> str:
@@ -124,7 +168,7 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
     copies into derived files.
     """
     try:
-        code_version = version("mmearth")
+        code_version = version_of("mmearth")
     except PackageNotFoundError:
         code_version = "unknown"
     attributes = {
@@ -173,12 +217,14 @@ def parse_root(objects: Objects, data: bytes) -> Root:
         raise InputError(_foreign(objects)) from error
     if not ours:
         raise InputError(_foreign(objects))
-    if attributes["format_version"] != FORMAT_VERSION:
+    version = attributes.get("format_version")
+    if version not in READABLE_VERSIONS:
+        known = " or ".join(map(str, READABLE_VERSIONS))
         raise InputError(
-            f"{objects.root}: expected store format {FORMAT_VERSION}, got {attributes['format_version']}; "
-            "install the version of mmearth that wrote it."
+            f"{objects.root}: expected store format {known}, got {version}; install the version of mmearth that wrote it."
         )
     try:
+        attributes = attributes if version == 1 else _nested_attributes(attributes)
         layout = StoreLayout(
             modalities=tuple(Modality.from_dict(entry) for entry in attributes["modalities"]), **attributes["layout"]
         )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.errors import InputError
+from mmearth_data.store.encoding import to_json
 from mmearth_data.tile import LEVEL_NAMES, LEVEL_NONE, NO_TIME, check_tile_size
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from mmearth_data.modality import Modality
 
 FORMAT = "mmearth-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had nested root attributes, which netCDF cannot hold; such stores keep their version when they grow."""
 ROOT_KEY = "zarr.json"
 MANIFEST_KEY = "_manifest.json"
 TILES_KEY = "tiles.parquet"
@@ -337,7 +340,7 @@ def _modality_attributes(m: Modality) -> dict[str, Any]:
         "attribution": m.licence.attribution,
     }
     if m.band_units:
-        attributes["band_units"] = [m.units_of(band) for band in m.bands]
+        attributes["band_units"] = to_json([m.units_of(band) for band in m.bands]).decode()
     if m.doi:
         attributes["references"] = f"https://doi.org/{m.doi}"
     if m.classes:

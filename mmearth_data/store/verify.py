@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -74,12 +75,16 @@ class VerifyReport:
         Files that were read, and their size.
     finished
         Whether the store is sealed; of an unfinished one, what is committed was checked.
+    encoders
+        Libraries that encoded shards, with their versions -> number of such shards; a shard that was grown counts for
+        each. Records of older releases name none.
     """
 
     problems: tuple[Problem, ...]
     checked_files: int
     checked_bytes: int
     finished: bool
+    encoders: Mapping[str, int] = field(default_factory=dict)
 
 
 def verify(path: str | Path) -> VerifyReport:
@@ -114,6 +119,7 @@ def verify(path: str | Path) -> VerifyReport:
         checked_files=len(found.checked),
         checked_bytes=sum(found.checked.values()),
         finished=manifest is not None,
+        encoders=dict(sorted(found.encoders.items())),
     )
 
 
@@ -124,6 +130,7 @@ class _Findings:
         self.objects = objects
         self.problems: dict[str, Problem] = {}
         self.checked: dict[str, int] = {}
+        self.encoders: Counter[str] = Counter()
 
     def report(self, part: str, problem: str) -> None:
         """Note a problem; what else is wrong with a broken file follows from the first."""
@@ -208,6 +215,7 @@ def _check_content(found: _Findings, content: Content) -> None:
         for commit in pool.map(partial(_check_shard, found, content), shards):
             if commit is not None:
                 merger.add(commit.statistics)
+                found.encoders.update(commit.encoders)
                 commits.append((commit.rows, {name: commit.columns[name] for name in ACROSS}, len(commit.rejected)))
     if commits:
         columns = {name: np.concatenate([entry[1][name] for entry in commits]) for name in ACROSS}

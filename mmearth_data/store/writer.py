@@ -30,6 +30,7 @@ from mmearth_data.store.encoding import (
     encode_shard,
     encode_tile,
     encode_tiles,
+    encoder_name,
     extend_shard,
     join_shard,
     object_key,
@@ -279,6 +280,7 @@ class StoreWriter:
             arrays=self._root.arrays_digest,
             statistics_json=to_json(statistics),
             rejected=notes,
+            encoders=(encoder_name(),),
         )
         commit = commit if before is None else before.followed_by(commit)
         self._objects.put(commit_key(shard), encode_commit(commit, self.layout.tabular))
@@ -367,6 +369,7 @@ class StoreWriter:
             objects=written,
             arrays=self._root.arrays_digest,
             statistics_json=to_json(part_of_statistics(commit.statistics, self.layout.modalities)),
+            encoders=commit.encoders,
         )
         self._objects.put(commit_key(shard), encode_commit(adopted, self.layout.tabular))
 
@@ -502,7 +505,7 @@ class _Finish:
         self._put(ROOT_KEY, Root(self.layout, attributes, self.root.arrays).encode())
         for key in (TILES_KEY, REJECTED_KEY):
             self.files[key] = entry_of(self.objects.get(key))
-        self.objects.put(MANIFEST_KEY, encode_manifest(self.files))
+        self.objects.put(MANIFEST_KEY, encode_manifest(self.files, self.root.version))
         self.objects.discard_staged()
 
     def _put(self, key: str, data: bytes) -> None:

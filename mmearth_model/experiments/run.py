@@ -76,6 +76,16 @@ class Setting:
     convnext: Path | None = None
     device: str = "auto"
 
+    def anywhere(self) -> Setting:
+        """Make all paths absolute: workers may run in other folders."""
+        return replace(
+            self,
+            out=self.out.absolute(),
+            stores={name: path.absolute() for name, path in self.stores.items()},
+            data={name: path.absolute() for name, path in self.data.items()},
+            convnext=None if self.convnext is None else self.convnext.absolute(),
+        )
+
     def folder(self, unit: Unit) -> Path:
         """Where a run lies."""
         return self.out / "runs" / unit.key
@@ -116,7 +126,7 @@ def run_experiment(
     RetryLater
         When a process that worked on a run died.
     """
-    setting = prepare(setting, report)
+    setting = prepare(setting.anywhere(), report)
     while True:
         units = _planned(setting)
         todo = [unit for unit in units if not finished(setting, unit)]
@@ -246,7 +256,7 @@ def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
         return pretrain(store, recipe, folder, device=setting.device)
     plan = plan_training(store, recipe)
     module = prepare_module(plan, store, None, 0)
-    identity = {"store": describe_store(store), "version": __version__}
+    identity = {"store": describe_store(store, folder.parent), "version": __version__}
     config = {**configuration(module, identity), "progress": {"step": 0, "steps": plan.steps}}
     return publish_folder(
         folder, lambda new: write_checkpoint(new, {"model": module.model, "losses": module.losses}, config)

@@ -58,7 +58,7 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
     spec = read_spec(name)
     if not path:
         raise InputError(f"--task {name}: expected the folder, zip or table with its data; write {name}=PATH.")
-    return open_files(spec, Path(path))
+    return open_files(spec, Path(path).absolute())
 
 
 def open_files(spec: TaskSpec, path: Path) -> LabelledSet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, read_table
 from mmearth_model.tasks.files import FileImages, listed
 from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, stratified_parts
 
@@ -200,21 +199,8 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
     )
 
 
-def _read_table(path: Path) -> dict[str, Sequence[Any]]:
-    try:
-        if path.suffix.lower() in (".parquet", ".geoparquet"):
-            from pyarrow import parquet
-
-            table = parquet.read_table(path)
-            return {name: table.column(name).to_pylist() for name in table.column_names if name != "geometry"}
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            return {name: [row[name] for row in rows] for name in reader.fieldnames or ()}
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise FileInputError(
-            path, f"expected a CSV or GeoParquet table, got: {' '.join(str(error).split())}."
-        ) from None
+def _read_table(path: Path) -> Mapping[str, Sequence[Any]]:
+    return read_table(path).columns
 
 
 def _labels(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path) -> tuple[tuple[str, ...], NDArray[Any]]:

@@ -87,7 +87,7 @@ def test_every_tile_is_right_and_the_whole_is_sound(folder: Path) -> None:
             np.testing.assert_array_equal(values, tile_values(m, ids_of(grown)[row]))
     plain = xr.open_zarr(grown.path)
     assert plain.sizes["tile"] == TILES + MORE
-    assert plain.attrs["appended"] == [MORE]
+    assert plain.attrs["appended"] == f"[{MORE}]"
     assert len(grown.tiles) == len(grown)
 
 

@@ -152,12 +152,12 @@ def test_older_rows_that_are_broken_stop_the_append(copy: Path) -> None:
 
 
 def test_appended_rows_that_do_not_add_up_are_damage(folder: Path, tmp_path: Path) -> None:
-    for wrong in (b'"appended":[99]', b'"appended":[-14]', b'"appended":["a"]'):
+    for wrong in (b'"appended":"[99]"', b'"appended":"[-14]"', b'"appended":"[null]"', b'"appended":"["'):
         store = tmp_path / wrong.hex()
         shutil.copytree(folder / "grown.zarr", store)
         (store / "_manifest.json").unlink()
         data = (store / "zarr.json").read_bytes()
-        (store / "zarr.json").write_bytes(data.replace(b'"appended":[14]', wrong))
+        (store / "zarr.json").write_bytes(data.replace(b'"appended":"[14]"', wrong))
         with pytest.raises(StoreDamaged, match="contradict themselves"):
             open_store(store)
 

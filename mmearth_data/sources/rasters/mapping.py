@@ -274,14 +274,14 @@ def root_folder(mapping: RasterMapping, path: Path) -> Path:
     if value:
         if not Path(value).is_dir():
             raise FileInputError(path, f"expected the folder of the data in {env}, got {value!r}; set it to a folder.")
-        return Path(value)
+        return Path(value).absolute()
     fix = f"set the environment variable {env} to the folder of the data" if env else "correct root"
     default = mapping.root.default
     if default is None:
         raise FileInputError(path, f"the environment variable {env} is not set; {fix}.")
     for start in (path.parent, Path(), PACKAGE.parent):
         if (start / default).is_dir():
-            return start / default
+            return (start / default).absolute()
     raise FileInputError(path, f"expected the folder of the data at {default!r}, found none; {fix}.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.resources import resource_path
+from mmearth_data.tables import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +18,8 @@ NO_BIOME = -1
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    path = resource_path("catalog") / "planet" / f"{name}.csv"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    table = read_table(resource_path("catalog") / "planet" / f"{name}.csv", comments=True)
+    return [row for _, row in table.rows()]
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def bad_tables() -> dict[str, tuple[pd.DataFrame, str]]:
         "metres": (good * 1e5, "have no longitude and latitude in range"),
         "words": (good.astype(str).replace(good["lon"].iloc[0].astype(str), "east"), "have no longitude"),
         "no rows": (good.iloc[:0], "without rows"),
+        "a label that wraps": (good.assign(biome=256 + 7, eco_region=300), "biome above 255"),
         "unknown splits": (good.assign(split="dev"), "got 'dev' in row 0 and 20 in all"),
     }
 
@@ -195,10 +196,28 @@ def test_sample_files_that_were_changed_are_refused(tmp_path: Path, drawn: Sampl
 )
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(FileInputError, match=r"could not read it|lon and lat|without rows"):
+    with pytest.raises(FileInputError, match=r"could not read it|UTF-16"):
         read_sample(tmp_path / name, options=OPTIONS)
     with pytest.raises(FileInputError, match="no such file"):
         read_sample(tmp_path / "absent.csv", options=OPTIONS)
+
+
+@pytest.mark.parametrize(("column", "value"), [("biome", 300), ("eco_region", -1), ("split", 0.5), ("rank", 256)])
+def test_a_sample_s_values_are_never_wrapped(tmp_path: Path, drawn: Sample, column: str, value: float) -> None:
+    frame = drawn.frame.drop(columns="geometry")
+    frame[column] = frame[column].astype("float64")
+    frame.loc[0, column] = value
+    frame.to_parquet(tmp_path / "p.parquet")
+    with pytest.raises(FileInputError, match=rf"{column} {value}, expected a whole number"):
+        read_sample(tmp_path / "p.parquet", options=OPTIONS)
+
+
+def test_a_spreadsheet_with_decimal_commas(tmp_path: Path) -> None:
+    table = places(30).assign(biome=7, eco_region=300)
+    path = tmp_path / "p.csv"
+    table.to_csv(path, index=False, sep=";", decimal=",", encoding="utf-8-sig", lineterminator="\r\n")
+    frame = read_sample(path, options=OPTIONS).frame
+    assert sorted(frame["tile_id"]) == sorted(tile_ids(table["lon"], table["lat"], 64))
 
 
 def test_places_without_labels_need_ecoregions(tmp_path: Path) -> None:
