@@ -365,7 +365,7 @@ def build(
     from mmearth_data.building.running import storage_errors
     from mmearth_data.store.lock import StoreTaken, hold
     from mmearth_data.store.objects import objects_at
-    from mmearth_data.store.writer import StoreWriter, begin_held
+    from mmearth_data.store.writer import StoreWriter, begin_held, tell_resumed
 
     with ExitStack() as held:
         held.enter_context(storage_errors(out))
@@ -391,6 +391,8 @@ def build(
             facts = {"recipe": recipe.identity(), "source": source, "synthetic": inputs.source.synthetic}
             writer, holding = held.enter_context(begin_held(out, prepared.plan.layout, **facts))
             report = _confirmed(holding, note, report)
+        if existing is not None and prepared is None:
+            tell_resumed(writer, note)
         try:
             _run_stages(writer, recipe, inputs, prepared, report, workers=workers, scheduler=scheduler)
         except StoreTaken:

@@ -14,7 +14,7 @@ from mmearth_data.store.manifest import read_manifest
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import ROOT_KEY
-from mmearth_data.store.writer import begin_held, resume_held
+from mmearth_data.store.writer import begin_held, resume_held, tell_resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,6 +87,8 @@ def fill_store(
     with holding as (writer, held):
         if held.left is not None:
             note(held.left)
+        if not begun:
+            tell_resumed(writer, note)
 
         def reported(done: int, total: int) -> None:
             held.confirm()

@@ -546,6 +546,13 @@ def resume_held(path: str | Path | StoreUrl) -> Iterator[tuple[StoreWriter, Held
         yield StoreWriter.resume(path), held
 
 
+def tell_resumed(writer: StoreWriter, note: Callable[[str], None] | None) -> None:
+    """Say from where a store is continued."""
+    if note is not None:
+        shards = writer.layout.shards
+        note(f"Continuing {writer.path}: {len(writer.committed())} of {shards} shards are done.")
+
+
 def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of what never changes while a store is built: array metadata and band names."""
     for name, metadata in root.arrays.items():
