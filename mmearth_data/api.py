@@ -23,7 +23,6 @@ BASE_SCENE = "base-scene"
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
     from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
+    from mmearth_data.store.lock import Held
     from mmearth_data.store.verify import VerifyReport
     from mmearth_data.store.writer import StoreWriter
 
@@ -363,9 +363,9 @@ def build(
         When the disk is full or the cluster is lost; committed shards are kept.
     """
     from mmearth_data.building.running import storage_errors
-    from mmearth_data.store.lock import hold
+    from mmearth_data.store.lock import StoreTaken, hold
     from mmearth_data.store.objects import objects_at
-    from mmearth_data.store.writer import StoreWriter
+    from mmearth_data.store.writer import StoreWriter, begin_held, tell_resumed
 
     with ExitStack() as held:
         held.enter_context(storage_errors(out))
@@ -373,7 +373,7 @@ def build(
         if existing is not None:
             _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
             if append is not None or not existing.finished:
-                _hold(held, hold(out), note)
+                report = _confirmed(held.enter_context(hold(out)), note, report)
                 existing = open_store(out)  # read again, now that the store is locked
         inputs = _inputs(recipe, catalog, connect=True)
         source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
@@ -388,11 +388,15 @@ def build(
                 writer = StoreWriter.resume(out)
         else:
             prepared = _planned(recipe, inputs)
-            identity, synthetic = recipe.identity(), inputs.source.synthetic
-            writer = StoreWriter.create(out, prepared.plan.layout, recipe=identity, source=source, synthetic=synthetic)
-            _hold(held, hold(out), note)
+            facts = {"recipe": recipe.identity(), "source": source, "synthetic": inputs.source.synthetic}
+            writer, holding = held.enter_context(begin_held(out, prepared.plan.layout, **facts))
+            report = _confirmed(holding, note, report)
+        if existing is not None and prepared is None:
+            tell_resumed(writer, note)
         try:
             _run_stages(writer, recipe, inputs, prepared, report, workers=workers, scheduler=scheduler)
+        except StoreTaken:
+            raise
         except InputError:
             if existing is None and not writer.committed():
                 objects_at(out).remove()
@@ -451,11 +455,25 @@ def _run_stages(
         writer.finish()
 
 
-def _hold(held: ExitStack, lock: AbstractContextManager[str | None], note: Callable[[str], None] | None) -> None:
-    """Hold a store until the end of a build, and tell what an earlier build left behind."""
-    stale = held.enter_context(lock)
-    if stale is not None and note is not None:
-        note(stale)
+def _confirmed(
+    holding: Held, note: Callable[[str], None] | None, report: Callable[[Progress], None] | None
+) -> Callable[[Progress], None]:
+    """Say what an earlier build left behind, and report progress only while the store is held.
+
+    Returns
+    -------
+    callable
+        Reports progress, after it has made sure that the store is still held: a build whose store was taken over stops.
+    """
+    if holding.left is not None and note is not None:
+        note(holding.left)
+
+    def reported(progress: Progress) -> None:
+        holding.confirm()
+        if report is not None:
+            report(progress)
+
+    return reported
 
 
 def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **files: Any) -> VerifyReport:

@@ -91,7 +91,7 @@ def service_options(command: Command) -> Command:
     return command
 
 
-@cli.command()
+@cli.command(resumes=lambda given: not given["dry_run"] and given["profiled"] is None)
 @sampling_options
 @service_options
 @click.option("--latency", "latency_s", type=float, metavar="S", help="Seconds per request, for --dry-run.")
@@ -206,7 +206,7 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
 # ---------------------------------------------------------------- bridges
 
 
-@cli.command("import")
+@cli.command("import", resumes=lambda given: True)
 @click.argument("folder", type=FILE)
 @click.option("--out", type=STORE, required=True, metavar="STORE", help="Folder or URL of the store.")
 @click.option("--name", metavar="NAME", help="Data set to read if FOLDER holds several.  [default: the only one]")
@@ -227,7 +227,7 @@ def import_published(folder: Path, out: Path, name: str | None, skip_duplicates:
     _tell_store(store, as_json=as_json)
 
 
-@cli.command()
+@cli.command(resumes=lambda given: True)
 @click.argument("store", type=STORE)
 @click.option(
     "--format",
@@ -267,7 +267,7 @@ def _fills(texts: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-@cli.command()
+@cli.command(resumes=lambda given: True)
 @click.argument("store", type=STORE)
 @click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
 @click.option("--region", metavar="REGION", help="A country, continent or ISO code, bbox:W,S,E,N, or a vector file.")
@@ -309,7 +309,7 @@ def subset(
     _tell_store(made, as_json=as_json)
 
 
-@cli.command()
+@cli.command(resumes=lambda given: True)
 @click.argument("stores", type=STORE, nargs=-1, required=True)
 @click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
 @click.option(
@@ -408,7 +408,7 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
         click.echo(f"Drew {map_file}", err=True)
 
 
-@cli.command()
+@cli.command(resumes=lambda given: given["mend"])
 @click.argument("store", type=STORE, required=False)
 @click.option("--repair", "mend", is_flag=True, help="Rebuild what is damaged, from the recipe in the store.")
 @click.option("--source", metavar="SOURCE", help="With --repair: rasters:FILE.yaml, if the store was built from files.")

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
-import io
-import sys
-import unicodedata
+import os
+import shlex
+import signal
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, MMEarthError
+from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
+from mmearth_data.streams import printable_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-PLAIN = {ord(sign): likeness for signs, likeness in (("\xd7", "x"), ("\xb0", "o"), ("\u2013\u2014\xb7\u2500", "-"), ("\u25a0\u25aa", "#"), ("\u2026", "."), ("\u2502", "|"), ("\u2018\u2019", "'"), ("\u201c\u201d", '"')) for sign in signs}  # fmt: skip
-"""Signs of our own output that no decomposition of Unicode brings to ASCII."""
-BLOCKS = range(0x2580, 0x25A0)
-"""Block elements, of which bars are made."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what schedulers and containers send before they kill."""
+RESUMES = f"{__name__}.resumes"
+WORDS = f"{__name__}.words"
+"""Keys of a context's ``meta``: whether the same command continues what was stopped, and its words."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does; only the exit code differs."""
+
+
+class Command(click.Command):
+    """Command that knows whether running it again continues what was stopped.
+
+    Parameters
+    ----------
+    resumes
+        Whether it does, given the parameters of the command.
+    """
+
+    def __init__(
+        self, *args: Any, resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False, **attributes: Any
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._resumes = resumes
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the command."""
+        ctx.meta[RESUMES] = self._resumes(ctx.params)
+        return super().invoke(ctx)
 
 
 class CommandGroup(click.Group):
-    """Group of commands whose errors end in one line: 1 failed, 2 wrong input, 130 interrupted."""
+    """Group of commands whose errors end in one line: 1 failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
+
+    command_class = Command
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -32,19 +61,30 @@ class CommandGroup(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
         """Run the program; what its streams cannot show, errors included, is replaced."""
-        with _printable_streams():
+        with printable_streams():
             return super().main(*args, **options)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the command line, and remember it."""
+        words = [info_name or "", *args]
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[WORDS] = words
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run the chosen command."""
         try:
-            return super().invoke(ctx)
+            with stop_signals():
+                return super().invoke(ctx)
         except MMEarthError as error:
             raise _refusal(str(error), error.exit_code) from None
         except ModuleNotFoundError as error:
             raise _refusal(_what_to_install(error), EXIT_FAILURE) from None
-        except KeyboardInterrupt:
-            raise _refusal("interrupted; run the same command to continue.", EXIT_INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            exit_code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+            raise _refusal(_stopped(ctx, exit_code), exit_code) from None
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
                 raise
@@ -52,56 +92,40 @@ class CommandGroup(click.Group):
 
 
 @contextmanager
-def _printable_streams() -> Iterator[None]:
-    """Give stdout and stderr a way out for characters that their encoding lacks."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _printable(sys.stdout), _printable(sys.stderr)
+def stop_signals() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt or `Terminated`; the next one ends the process at once.
+
+    Only the main thread can take signals; one that the caller has them ignored (``nohup``) stays ignored.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    process = os.getpid()
+
+    def stop(number: int, _frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != process:  # a forked child ends as if it had no handler
+            os.kill(os.getpid(), number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, _AsciiStream):
-                stream.flush()
-                stream.detach()
-        sys.stdout, sys.stderr = before
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _printable(stream: TextIO) -> TextIO:
-    if not isinstance(stream, io.TextIOWrapper):
-        return stream
-    if codecs.lookup(stream.encoding).name == "ascii":
-        stream.flush()
-        return _AsciiStream(stream.buffer, line_buffering=stream.line_buffering, write_through=stream.write_through)
-    if stream.errors == "strict":
-        stream.reconfigure(errors="replace")
-    return stream
-
-
-class _AsciiStream(io.TextIOWrapper):
-    """Writes ASCII and calls it Latin-1: click takes a stream in ASCII for a mistake and writes UTF-8 to it."""
-
-    def __init__(self, buffer: Any, **options: Any) -> None:  # noqa: ANN401 - as the standard library declares it
-        super().__init__(buffer, encoding="latin-1", **options)
-
-    def write(self, text: str) -> int:
-        """Write text as far as ASCII can show it; returns the number of characters given."""
-        super().write(plain(text))
-        return len(text)
-
-
-def plain(text: str) -> str:
-    r"""Text in ASCII: letters without accents, bars of ``#``, and ``?`` for what has no likeness.
-
-    Examples
-    --------
-    >>> plain("Forêt, 64 \xd7 64 px, 3 \u2013 4 ██, 木")
-    'Foret, 64 x 64 px, 3 - 4 ##, ?'
-    """
-    if text.isascii():
-        return text
-    parts = unicodedata.normalize("NFKD", text.translate(PLAIN))
-    bare = "".join("#" if ord(one) in BLOCKS else one for one in parts if not unicodedata.combining(one))
-    return bare.encode("ascii", "replace").decode("ascii")
+def _stopped(ctx: click.Context, exit_code: int) -> str:
+    """Say what is kept, and how to continue."""
+    begin = "terminated" if exit_code == EXIT_TERMINATED else "interrupted"
+    command = shlex.join(ctx.meta[WORDS])
+    if ctx.meta.get(RESUMES, False):
+        return f"{begin}; what is done is kept. Run the same command to continue: {command}"
+    return f"{begin}; no file is left incomplete. The same command starts from the beginning: {command}"
 
 
 def _refusal(message: str, exit_code: int) -> click.ClickException:

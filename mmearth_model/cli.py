@@ -54,7 +54,7 @@ def cli() -> None:
 # ---------------------------------------------------------------- training
 
 
-@cli.command()
+@cli.command(resumes=lambda given: not given["dry_run"])
 @click.argument("store", type=FILE)
 @click.option("--recipe", "base", metavar="NAME|FILE", default="default", show_default=True, help="A recipe in pipelines/train, or a YAML file; the options below override it.")  # fmt: skip
 @click.option("--out", type=FILE, metavar="RUN", help="Folder of the run.  [default: runs/STORE-RECIPE-SEED]")
@@ -125,7 +125,7 @@ def pretrain(
 # ---------------------------------------------------------------- evaluating
 
 
-@cli.command()
+@cli.command(resumes=lambda given: True)
 @click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
 @click.option("--task", "tasks", multiple=True, required=True, metavar="TASK", help="store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data. Repeatable.")  # fmt: skip
 @click.option("--store", type=FILE, metavar="STORE", help="Store with the labelled tiles of store: tasks.  [default: the store of the first CKPT]")  # fmt: skip
@@ -380,7 +380,7 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 # ---------------------------------------------------------------- experiments
 
 
-@cli.command()
+@cli.command(resumes=lambda given: True)
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--scale", type=click.Choice(["demo", "paper"]), default="demo", show_default=True, help="demo: minutes on a laptop, on its own synthetic store; paper: as in the paper, on your store.")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Folder of the experiment.  [default: runs/NAME-SCALE]")
@@ -554,6 +554,9 @@ def _training_bar(title: str) -> Iterator[Callable[[TrainProgress], None]]:
 
         def report(progress: TrainProgress) -> None:
             nonlocal printed
+            if printed < 0 < progress.resumed:
+                click.echo(f"{title}: continuing after step {progress.resumed} of {progress.steps}", err=True)
+                printed = 0
             text = _training_text(progress)
             bar.update(task, completed=progress.step, total=progress.steps, text=text)
             part = 20 * progress.step // progress.steps

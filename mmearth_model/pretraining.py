@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import signal
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmearth_data import __version__, format_tile_id
 from mmearth_model.checkpoints import OPTIMIZER_FILE, Checkpoint, read_progress, read_tensors, restore_optimizer
@@ -274,7 +276,7 @@ def pretrain(
     TrainingDiverged
         When a loss is not a finite number; names tasks and tiles.
     TrainingInterrupted
-        After Ctrl-C; the same call continues.
+        After Ctrl-C or SIGTERM; the same call continues.
     """
     ranks = Ranks.here()
     recipe = recipe.among(ranks.world)
@@ -300,7 +302,8 @@ def pretrain(
     if module.step < plan.steps or saved is None:
         raise TrainingInterrupted(
             f"Interrupted after step {module.step} of {plan.steps}; {saved or latest or 'nothing'} is saved, and the "
-            "same command continues."
+            "same command continues.",
+            recorder.stop.number,
         )
     return saved
 
@@ -357,8 +360,10 @@ def fit(module: Pretraining, stream: Stream, recorder: Recorder, device: torch.d
         )
         try:
             trainer.fit(module, train_dataloaders=stream)
-        except SystemExit:  # Lightning's answer to a second Ctrl-C
-            recorder.stop.asked = True
+        except SIGTERMException:  # before the first step, SIGTERM is Lightning's
+            recorder.stop.ask(signal.SIGTERM)
+        except SystemExit:  # Lightning's answer to a second signal
+            recorder.stop.ask(signal.SIGINT)
 
 
 def _processes(ranks: Ranks, device: torch.device) -> dict[str, Any]:

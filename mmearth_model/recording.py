@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mmearth_model.pretraining import Pretraining
     from mmearth_model.runs import Run
 
-EXIT_INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what schedulers send before they kill."""
 FIGURES = "figures"
@@ -38,10 +37,24 @@ LOG_STEPS = 50
 """Steps of one row of the log; an epoch's end closes a row too."""
 
 
-class TrainingInterrupted(MMEarthError):  # noqa: N818 - named by its remedy: go on
-    """Stopped by the user; what was learned is saved."""
+class TrainingInterrupted(MMEarthError):  # noqa: N818 - named by its remedy: continue
+    """Stopped by a signal; what was learned is saved.
 
-    exit_code = EXIT_INTERRUPTED
+    Parameters
+    ----------
+    message
+        What is saved, and how to continue.
+    number
+        The signal, SIGINT or SIGTERM; the exit code is 128 more, as shells count.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message, number)
+        self.message = message
+        self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class TrainingDiverged(MMEarthError):  # noqa: N818 - named by what happened
@@ -104,10 +117,13 @@ class StopSignals:
     ----------
     asked
         True after the first.
+    number
+        The first one.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.number = signal.SIGINT
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -127,9 +143,15 @@ class StopSignals:
         for number in self._previous:
             signal.signal(number, self._handle)
 
+    def ask(self, number: signal.Signals) -> None:
+        """Ask the run to end; the first signal counts."""
+        if not self.asked:
+            self.asked, self.number = True, number
+
     def _handle(self, number: int, _frame: object) -> None:
-        self.asked = True
-        signal.signal(number, self._previous[number])
+        self.ask(signal.Signals(number))
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
 
 
 class Recorder(Callback):

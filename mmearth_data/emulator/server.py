@@ -148,8 +148,6 @@ class Emulator:
         self.watch.start()
         try:
             self._server.serve_forever(0.05)
-        except KeyboardInterrupt:
-            pass
         finally:
             self.stopping.set()
             self.watch.end()

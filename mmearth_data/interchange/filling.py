@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mmearth_data.errors import InputError
 from mmearth_data.recipe import differences
 from mmearth_data.store.encoding import to_json
-from mmearth_data.store.lock import hold
+from mmearth_data.store.lock import StoreTaken
 from mmearth_data.store.manifest import read_manifest
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import ROOT_KEY
-from mmearth_data.store.writer import StoreWriter
+from mmearth_data.store.writer import begin_held, resume_held, tell_resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.writer import StoreWriter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,23 +74,33 @@ def fill_store(
         When something else stands there, another process is at work on it, or an input cannot be used; a store in
         which nothing was committed by then is removed.
     """
-    begun = objects_at(out).size(ROOT_KEY) is None
+    objects = objects_at(out)
+    begun = objects.size(ROOT_KEY) is None
     if begun:
-        writer = StoreWriter.create(out, new.layout, recipe=new.recipe, source=new.source, synthetic=new.synthetic)
+        facts: dict[str, Any] = {"recipe": new.recipe, "source": new.source, "synthetic": new.synthetic}
+        holding = begin_held(out, new.layout, **facts)
     else:
         _check_same(out, new)
-        if read_manifest(objects_at(out)) is not None:
+        if read_manifest(objects) is not None:
             return
-    with hold(out) as stale:
+        holding = resume_held(out)
+    with holding as (writer, held):
+        if held.left is not None:
+            note(held.left)
         if not begun:
-            writer = StoreWriter.resume(out)
-        if stale is not None:
-            note(stale)
+            tell_resumed(writer, note)
+
+        def reported(done: int, total: int) -> None:
+            held.confirm()
+            report(done, total)
+
         try:
-            _fill_pending(writer, fill, report)
+            _fill_pending(writer, fill, reported)
+        except StoreTaken:
+            raise
         except InputError:
             if begun and not writer.committed():
-                objects_at(out).remove()
+                objects.remove()
             raise
         writer.finish()
 

@@ -60,6 +60,8 @@ def export_geotiff(
         claim(staging, out, identity)
         for m in rasters:
             (out / m.name).mkdir(exist_ok=True)
+        if written := sum(1 for m in rasters for _ in (out / m.name).glob("*.tif")):
+            note(f"Continuing {out}: {written} of {len(store.rows) * len(rasters)} files are written.")
         _write_tiles(store, rasters, out, report)
         with staged_file(out / TILES_KEY) as path:
             path.write_bytes(store.content.objects.get(TILES_KEY))

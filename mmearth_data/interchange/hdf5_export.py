@@ -80,6 +80,8 @@ def export_published(
     staging.mkdir(parents=True, exist_ok=True)
     with hold(staging):
         claim(staging, target, export.identity)
+        if written := sum(1 for _ in staging.glob("[0-9]*.json")):
+            note(f"Continuing {target}: {written} of {store.layout.shards} shards are written.")
         for shard in range(store.layout.shards):
             report(store.layout.rows(shard).start, store.layout.tiles)
             export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)

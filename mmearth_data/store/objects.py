@@ -34,6 +34,10 @@ LASTING = 2
 REMOTE = ("s3://", "gs://", "az://")
 
 
+class ObjectChanged(Exception):  # noqa: N818 - named by what happened
+    """A conditional write found another object than the expected one."""
+
+
 class StoreUrl(str):
     """URL of a store in the cloud; has a name, as a path has."""
 
@@ -48,6 +52,14 @@ class StoreUrl(str):
     def stem(self) -> str:
         """Last part of the URL, without what stands behind its last dot."""
         return self.name.rpartition(".")[0] or self.name
+
+
+def no_conditional_writes(url: object) -> str:
+    """Say why no store is built where writes cannot be conditional."""
+    return (
+        f"{url}: expected an object store with conditional writes (If-None-Match, If-Match), got one that ignores or "
+        "refuses them, so that two builds could write one store at the same time; build into a local folder and copy it."
+    )
 
 
 def objects_at(path: str | Path | StoreUrl) -> Objects:

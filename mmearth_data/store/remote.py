@@ -16,19 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import (
+    AlreadyExistsError,
     BaseError,
     NotFoundError,
+    NotSupportedError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import from_url
 
 from mmearth_data.errors import InputError, RetryLater
-from mmearth_data.store.objects import Objects, StoreUrl
+from mmearth_data.store.objects import ObjectChanged, Objects, StoreUrl, no_conditional_writes
+from mmearth_data.store.schema import LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from obstore import ObjectMeta, PutResult, UpdateVersion
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 BUFFER_BYTES = 1 << 20
@@ -38,6 +43,8 @@ RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=120
 """Of one request: enough for a server that is busy, not so many that a build seems to hang."""
 
 
+REFUSED_CONDITIONS = ("status code: 501", "NotImplemented")
+"""How a server answers that knows no conditional writes."""
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 """What S3 and Google, and Azure, say of a bucket that is not there."""
 REFUSALS = ("status code: 401", "status code: 403")
@@ -75,6 +82,43 @@ class RemoteObjects(Objects):
         """Publish one object atomically; an older one of that key is replaced."""
         with self._explained():
             obstore.put(self.bucket, key, bytes(data))
+
+    def put_if(self, key: str, data: bytes, version: UpdateVersion | None) -> UpdateVersion:
+        """Write an object only if it is still the expected one: a compare-and-swap.
+
+        Parameters
+        ----------
+        key, data
+            The object.
+        version
+            Of the object to replace, from `get_version` or an earlier `put_if`; None expects that there is none.
+
+        Returns
+        -------
+        UpdateVersion
+            Of the object that was written.
+
+        Raises
+        ------
+        ObjectChanged
+            When another object, or none, is there. It may be this very one: a request whose answer was lost is sent
+            again by the library, and then meets what it wrote itself.
+        InputError
+            When the object store knows no conditional writes.
+        """
+        with self._explained():
+            try:
+                return _version(obstore.put(self.bucket, key, data, mode="create" if version is None else version))
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError, NotFoundError) as error:
+                if any(code in str(error) for code in NO_BUCKET):
+                    raise
+                raise ObjectChanged(key) from error
+
+    def get_version(self, key: str) -> tuple[bytes, UpdateVersion]:
+        """Bytes of an object, and its version for `put_if`; FileNotFoundError where there is none."""
+        with self._explained(key):
+            found = obstore.get(self.bucket, key)
+            return bytes(found.bytes()), _version(found.meta)
 
     @contextmanager
     def together(self) -> Iterator[Callable[[str, bytes | memoryview], None]]:
@@ -159,8 +203,8 @@ class RemoteObjects(Objects):
         return f"{self.root}: expected an MMEarth store, got objects without zarr.json; check the URL."
 
     def remove(self) -> None:
-        """Remove everything under the URL."""
-        for key in list(self.keys()):
+        """Remove everything under the URL; the lock at last, so that no other build begins before."""
+        for key in sorted(self.keys(), key=lambda key: key.startswith(f"{LEDGER}/")):
             self.delete(key)
 
     @contextmanager
@@ -172,6 +216,8 @@ class RemoteObjects(Objects):
             raise self._sorted(error, key) from error
 
     def _sorted(self, error: Exception, key: str | None) -> Exception:
+        if isinstance(error, NotSupportedError) or any(text in str(error) for text in REFUSED_CONDITIONS):
+            return InputError(no_conditional_writes(self.root))
         missing = isinstance(error, FileNotFoundError | NotFoundError)
         if any(code in str(error) for code in NO_BUCKET) or (missing and key is None):
             return InputError(
@@ -189,6 +235,16 @@ class RemoteObjects(Objects):
             f"{self.root}: the object store does not answer as it should ({_line(error)}). What is committed "
             "stays: run the same command again to go on."
         )
+
+
+def _version(of: PutResult | ObjectMeta) -> UpdateVersion:
+    """Keep what identifies an object: its ETag, and its generation where the provider counts them."""
+    found: UpdateVersion = {}
+    if of["e_tag"] is not None:
+        found["e_tag"] = of["e_tag"]
+    if of["version"] is not None:
+        found["version"] = of["version"]
+    return found
 
 
 class _Ranges(io.RawIOBase):

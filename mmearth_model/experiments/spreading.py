@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -13,11 +15,14 @@ import torch
 from mmearth_data import RetryLater
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from multiprocessing.process import BaseProcess
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
+GRACE_S = 10.0
+"""Time that a process has to save a checkpoint when the experiment is stopped; schedulers kill after 30 s or so."""
 AGAIN = "the same command goes on where it stopped."
 
 
@@ -56,13 +61,28 @@ def spread(
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
         threads = max(1, (os.cpu_count() or 1) // workers)
+        others = multiprocessing.active_children()
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-            yield pool
+            try:
+                yield pool
+            except (KeyboardInterrupt, GeneratorExit):  # the latter where the caller was interrupted between two runs
+                _end([child for child in multiprocessing.active_children() if child not in others])
+                raise
         return
     from mmearth_data import connect  # Dask's cluster is not needed by anybody else
 
     with connect(scheduler) as client, client.get_executor(pure=False) as pool:
         yield pool
+
+
+def _end(children: Sequence[BaseProcess]) -> None:
+    """Let processes save what they do, and end them: a signal to this process alone does not reach them."""
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + GRACE_S
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+        child.kill()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ DATA, MODEL = "mmearth_data", "mmearth_model"
 ROWS: tuple[tuple[int, frozenset[str]], ...] = (
     (0, frozenset({"errors", "modality", "tile", "resources", "words", "listing", "writing"})),
     (1, frozenset({"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces", "tables"})),
-    (1, frozenset({"commands"})),  # what the command lines share; of click and the errors only
+    (1, frozenset({"commands", "streams"})),  # what the command lines share; of click and the errors only
     (2, frozenset({"sources"})),
     (2, frozenset({"store"})),
     (3, frozenset({"building"})),

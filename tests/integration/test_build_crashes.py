@@ -276,10 +276,11 @@ def test_a_second_build_is_refused_and_a_stale_lock_explained(tmp_path: Path, re
     assert first.poll() is None
     first.kill()
     first.communicate()
-    with hold(store) as stale:
+    with hold(store) as held:
+        stale = held.left
         assert stale is not None
         assert f"process {first.pid}" in stale
         assert "its lock is free" in stale
-    with hold(store) as stale:
-        assert stale is None
+    with hold(store) as held:
+        assert held.left is None
     go_on(store, log, reference, committed(store))

@@ -119,13 +119,13 @@ def commits(store: Path) -> dict[Path, int]:
 
 
 def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    """Once by Ctrl-C, then by kill -9."""
+    """Once by Ctrl-C, once by a scheduler's SIGTERM, then by kill -9."""
     command = ("build", "--source", "synthetic", "--tiles", 96, "--tile-size", 32, "--tiles-per-shard", 8)
     whole, cut = tmp_path / "whole.zarr", tmp_path / "cut.zarr"
     assert call(*command, "--out", whole).exit_code == 0
     program = Path(sys.executable).with_name("mmearth-data")
     committed: dict[Path, int] = {}
-    for sent in (signal.SIGINT, signal.SIGKILL):
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with subprocess.Popen(
             [program, *map(str, command), "--out", str(cut)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as running:
@@ -135,8 +135,9 @@ def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
                 time.sleep(0.002)
             running.send_signal(sent)
             _, stderr = running.communicate()
-        assert running.returncode == (-sent if sent == signal.SIGKILL else 130)
+        assert running.returncode == (-sent if sent == signal.SIGKILL else 128 + sent)
         assert sent == signal.SIGKILL or "same command" in stderr.decode()
+        assert (b"Continuing" in stderr) == bool(committed)
         seen = open_store(cut)
         assert not seen.finished
         assert 8 * len(committed) < len(seen) < 96

@@ -15,6 +15,7 @@ import pytest
 from loopback import serving
 from store_making import begin_store, make_store
 from test_store_building import digests
+from test_store_lock_remote import race
 
 from mmearth_data import InputError, open_store, verify
 from mmearth_data.store.encoding import digest_of
@@ -77,3 +78,7 @@ def test_a_wrong_key_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"wrong").decode())
     with pytest.raises(InputError, match="expected credentials"):
         begin_store("az://tiles/other/s.zarr")
+
+
+def test_of_two_builders_that_start_together_exactly_one_works_a_hundred_times() -> None:
+    assert race("az://tiles/race", 100) == [1] * 100

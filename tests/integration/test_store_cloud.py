@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -34,7 +33,6 @@ from mmearth_data import (
 )
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.store.lock import LOCK_KEY, hold
 from mmearth_data.store.objects import objects_at
 
 
@@ -241,27 +239,6 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
         write_shard(StoreWriter(url, writer._root), 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     assert StoreWriter.resume(url).committed() == {0}
-
-
-class TestLock:
-    def test_a_living_build_is_refused(self, url: str) -> None:
-        begin_store(url)
-        with (
-            hold(url, beat_s=0.2) as stale,
-            pytest.raises(InputError, match=rf"process {os.getpid()} on .* is building"),
-            hold(url, beat_s=0.2),
-        ):
-            raise AssertionError("held twice")
-        assert stale is None
-        assert objects_at(url).size(LOCK_KEY) is None
-
-    def test_a_dead_one_is_explained_whatever_its_clock_said(self, url: str) -> None:
-        begin_store(url)
-        text = {"host": "elsewhere", "pid": 17, "since": "2031-01-01 00:00:00 UTC", "token": "x", "beat": 3}
-        objects_at(url).put(LOCK_KEY, json.dumps(text).encode())
-        with hold(url, beat_s=0.2) as stale:
-            assert stale is not None
-            assert stale.startswith("An earlier build (process 17 on elsewhere (since 2031-01-01 00:00:00 UTC)) ended")
 
 
 def test_parts_go_into_a_bucket_and_out_of_it(url: str, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.objects import objects_at
 
-SERVER = Path(__file__).resolve().parents[1] / "gcs_server.py"
+SERVER = Path(__file__).resolve().parents[1] / "bucket_server.py"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with serving(lambda port: [sys.executable, "-W", "ignore", str(SERVER), str(port)]) as url:
+    with serving(lambda port: [sys.executable, "-W", "ignore", str(SERVER), str(port), "gs"]) as url:
         make_bucket(f"{url}/tiles")
         yield url
 

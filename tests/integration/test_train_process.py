@@ -86,13 +86,13 @@ def end_after(process: subprocess.Popen[str], out: Path, step: int, number: sign
 
 
 def test_what_was_stopped_goes_on_and_ends_in_the_same_weights(folder: Path) -> None:
-    """Once by Ctrl-C, once by kill -9; the run beside it is never stopped, and has few libraries."""
+    """Once by SIGTERM, once by kill -9; the run beside it is never stopped, and has few libraries."""
     straight = start(folder, "straight", BLOCKED)
     out = folder / "stopped"
 
     process = start(folder, out.name)
-    stderr = end_after(process, out, 0, signal.SIGINT)
-    assert process.returncode == 130
+    stderr = end_after(process, out, 0, signal.SIGTERM)
+    assert process.returncode == 143
     assert "the same command continues" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
     (first,) = steps(out)
@@ -103,9 +103,11 @@ def test_what_was_stopped_goes_on_and_ends_in_the_same_weights(folder: Path) -> 
     assert process.returncode == -signal.SIGKILL
     assert first < steps(out)[-1] < STEPS
 
+    last = steps(out)[-1]
     for process in (start(folder, out.name), straight):
         _, stderr = process.communicate(timeout=200)
         assert process.returncode == 0, stderr
+        assert (f"continuing after step {last} of {STEPS}" in stderr) == (process is not straight)
     ours, theirs = (load_checkpoint(run).tensors() for run in (out, folder / "straight"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -73,9 +73,9 @@ def test_the_four_families_do_not_overlap() -> None:
 
 
 def test_exit_codes_follow_the_habits_of_posix() -> None:
-    # 128 + SIGINT is what a shell reports for an interrupted command.
-    codes = (errors.EXIT_OK, errors.EXIT_FAILURE, errors.EXIT_INPUT, errors.EXIT_INTERRUPTED)
-    assert codes == (0, 1, 2, 128 + 2)
+    # 128 + the signal is what a shell reports: SIGINT is 2, SIGTERM 15.
+    codes = (errors.EXIT_OK, errors.EXIT_FAILURE, errors.EXIT_INPUT, errors.EXIT_INTERRUPTED, errors.EXIT_TERMINATED)
+    assert codes == (0, 1, 2, 128 + 2, 128 + 15)
 
 
 @pytest.mark.parametrize(("error", "exit_code"), EXAMPLES, ids=lambda value: type(value).__name__)
