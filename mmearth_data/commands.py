@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, MMEarthError
+from mmearth_data.writing import FULL, describe_failure, error_number
 
 
 class CommandGroup(click.Group):
@@ -30,7 +34,8 @@ class CommandGroup(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
                 raise
-            raise _refusal(str(error), EXIT_FAILURE) from None
+            failure = _system_failure(error)
+            raise _refusal(str(failure), failure.exit_code) from None
 
 
 def _refusal(message: str, exit_code: int) -> click.ClickException:
@@ -38,6 +43,27 @@ def _refusal(message: str, exit_code: int) -> click.ClickException:
     refusal = click.ClickException(message)
     setattr(refusal, "exit_code", exit_code)  # noqa: B010 - click reads it off the instance, but types it on the class
     return refusal
+
+
+def _system_failure(error: OSError) -> MMEarthError:
+    """Say in a line what the system refused, and of which file."""
+    if error.filename is None and error_number(error) in FULL:
+        _abandon_output()
+        return MMEarthError(f"the output cannot be written: {error.strerror}; free some space and run it again.")
+    named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    found = describe_failure(error, named) if named else None
+    if found is not None:
+        return found
+    text = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return MMEarthError(f"{named}: {text}; check the path." if named else f"{text}.")
+
+
+def _abandon_output() -> None:
+    """Let Python end without another try to write what the disk under stdout did not take."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _what_to_install(error: ModuleNotFoundError) -> str:
