@@ -60,9 +60,10 @@ def _system_failure(error: OSError) -> MMEarthError:
 
 def _abandon_output() -> None:
     """Let Python end without another try to write what the disk under stdout did not take."""
+    output = sys.stdout
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, output.fileno())
         os.close(nowhere)
 
 

@@ -121,8 +121,7 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
         try:
             yield beside
             _flush_tree(beside)
-            _replace_folder(beside, path)
-            flush(path.parent)
+            move_folder(beside, path)
         except Exception as error:
             _name_reason(error, path.parent)
             raise
@@ -176,6 +175,23 @@ def make_folder(path: str | Path) -> Path:
     with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def move_folder(new: Path, path: Path) -> None:
+    """Give a finished folder its name; an older one of that name is moved aside first, and removed last."""
+    with write_errors(path):
+        old = _beside(path) if path.exists() else None
+        if old is not None:
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            if old is not None:
+                old.rename(path)
+            raise
+        flush(path.parent)
+        if old is not None:
+            shutil.rmtree(old)
 
 
 def remove_partial(folder: Path) -> None:
@@ -329,21 +345,6 @@ def _flush_tree(folder: Path) -> None:
     for entry in folder.rglob("*"):
         flush(entry)
     flush(folder)
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    """Give a folder its name; an older one is moved aside first, and removed last."""
-    if not path.exists():
-        new.rename(path)
-        return
-    old = _beside(path)
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)
 
 
 def _name_reason(error: Exception, folder: Path) -> None:

@@ -38,7 +38,7 @@ from mmearth_data.store.commits import read_commit
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.tile import LEVEL_NAMES
-from mmearth_data.writing import staged_stream, write_text
+from mmearth_data.writing import move_folder, staged_stream, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +85,7 @@ def export_published(
             report(store.layout.rows(shard).start, store.layout.tiles)
             export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)
         export.assemble(staging, Files.at(staging / name, name))
-        (staging / name).rename(target)
+        move_folder(staging / name, target)
     shutil.rmtree(staging)
     report(store.layout.tiles, store.layout.tiles)
     return target
