@@ -18,6 +18,7 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    WriteFailed,
 )
 from mmearth_data.resources import cache_folder, resource_path
 
@@ -59,7 +60,20 @@ if TYPE_CHECKING:
     from mmearth_data.tables import Table, read_table
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
     from mmearth_data.words import did_you_mean
-    from mmearth_data.writing import staged_file
+    from mmearth_data.writing import (
+        append_text,
+        check_output,
+        create_file,
+        make_folder,
+        remove_partial,
+        staged_array,
+        staged_file,
+        staged_folder,
+        staged_stream,
+        write_bytes,
+        write_errors,
+        write_text,
+    )
 
 __version__ = version("mmearth")
 
@@ -81,17 +95,21 @@ _HOME = {
     "Store": "api",
     "Table": "tables",
     "TileGrid": "tile",
+    "append_text": "writing",
     "build": "api",
+    "check_output": "writing",
     "connect": "building.cluster",
+    "create_file": "writing",
     "derived": "store.derived",
-    "did_you_mean": "words",
     "describe_modality": "catalog",
+    "did_you_mean": "words",
     "draw_sample": "api",
     "export": "api",
     "format_tile_id": "tile",
     "import_hdf5": "api",
     "is_data": "listing",
     "load_catalog": "catalog",
+    "make_folder": "writing",
     "make_recipe": "recipe",
     "map_figure": "inspection",
     "merge": "api",
@@ -106,6 +124,7 @@ _HOME = {
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
     "read_table": "tables",
+    "remove_partial": "writing",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -113,12 +132,18 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
+    "staged_array": "writing",
     "staged_file": "writing",
+    "staged_folder": "writing",
+    "staged_stream": "writing",
     "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
     "verify": "store",
+    "write_bytes": "writing",
+    "write_errors": "writing",
     "write_sample": "sampling",
+    "write_text": "writing",
 }
 
 __all__ = [
@@ -146,10 +171,14 @@ __all__ = [
     "Table",
     "TileGrid",
     "TileUnavailable",
+    "WriteFailed",
     "__version__",
+    "append_text",
     "build",
     "cache_folder",
+    "check_output",
     "connect",
+    "create_file",
     "derived",
     "describe_modality",
     "did_you_mean",
@@ -159,6 +188,7 @@ __all__ = [
     "import_hdf5",
     "is_data",
     "load_catalog",
+    "make_folder",
     "make_recipe",
     "map_figure",
     "merge",
@@ -173,6 +203,7 @@ __all__ = [
     "published_statistics",
     "read_ids",
     "read_table",
+    "remove_partial",
     "render_catalog",
     "render_modality",
     "render_summary",
@@ -181,12 +212,18 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "staged_array",
     "staged_file",
+    "staged_folder",
+    "staged_stream",
     "subset",
     "summarise",
     "tile_figure",
     "verify",
+    "write_bytes",
+    "write_errors",
     "write_sample",
+    "write_text",
 ]
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from mmearth_data.errors import InputError
 from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import ROOT_KEY, StoreLayout, default_tiles_per_shard
+from mmearth_data.writing import check_output, write_errors
 
 BASE_SCENE = "base-scene"
 """Recipe of the modality whose scene gives a tile its grid and date, so that it is read even when it is not stored."""
@@ -359,22 +360,25 @@ def build(
     ------
     InputError
         When an input cannot be used, ``out`` holds something else, or another build is running there.
+    WriteFailed
+        When the disk is full, or takes no files; committed shards are kept.
     RetryLater
-        When the disk is full or the cluster is lost; committed shards are kept.
+        When the cluster is lost; committed shards are kept.
     """
-    from mmearth_data.building.running import storage_errors
     from mmearth_data.store.lock import StoreTaken, hold
     from mmearth_data.store.objects import objects_at
     from mmearth_data.store.writer import StoreWriter, begin_held, tell_resumed
 
     with ExitStack() as held:
-        held.enter_context(storage_errors(out))
+        held.enter_context(write_errors(out))
         existing = _existing_store(out) if append is None else _appended_store(out, recipe, append)
         if existing is not None:
             _refuse_other(existing, "recipe", existing.recipe, recipe.identity())
             if append is not None or not existing.finished:
                 report = _confirmed(held.enter_context(hold(out)), note, report)
                 existing = open_store(out)  # read again, now that the store is locked
+        else:
+            check_output(out, folder=True)
         inputs = _inputs(recipe, catalog, connect=True)
         source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
         prepared: PreparedBuild | None = None
@@ -561,10 +565,10 @@ def import_hdf5(
     InputError
         When a file is missing, damaged or contradicts another one.
     """
-    from mmearth_data.building.running import storage_errors
     from mmearth_data.interchange.hdf5_import import import_published
 
-    with storage_errors(out):
+    with write_errors(out):
+        _try_new(out)
         import_published(
             Path(folder),
             out,
@@ -616,10 +620,9 @@ def export(
     InputError
         When the store is not finished, holds what the format cannot represent, or ``out`` is taken by something else.
     """
-    from mmearth_data.building.running import storage_errors
-
     opened, told, tell = open_store(store), _rows_of(report), note or _keep_quiet
-    with storage_errors(out):
+    with write_errors(out):
+        _try_new(out)
         if form == "mmearth-h5":
             from mmearth_data.interchange.hdf5_export import export_published
 
@@ -664,10 +667,10 @@ def subset(
     InputError
         When a condition is unknown or leaves no tile, or ``out`` is taken by something else.
     """
-    from mmearth_data.building.running import storage_errors
     from mmearth_data.interchange.subset import Part, make_subset
 
-    with storage_errors(out):
+    with write_errors(out):
+        _try_new(out)
         make_subset(open_store(store), out, Part(**part), report=_rows_of(report), note=note or _keep_quiet)
     return open_store(out)
 
@@ -701,13 +704,19 @@ def merge(
     InputError
         When the stores do not match, or ``out`` is taken by something else.
     """
-    from mmearth_data.building.running import storage_errors
     from mmearth_data.interchange.merge import merge_stores
 
     opened = [open_store(path) for path in stores]
-    with storage_errors(out):
+    with write_errors(out):
+        _try_new(out)
         merge_stores(opened, out, drop_clashes=drop_clashes, report=_rows_of(report), note=note or _keep_quiet)
     return open_store(out)
+
+
+def _try_new(out: str | Path) -> None:
+    """Try whether a folder can be made where none is yet; one that is finished needs no writing."""
+    if "://" not in str(out) and not Path(out).exists():
+        check_output(out, folder=True)
 
 
 def _keep_quiet(text: str) -> None:

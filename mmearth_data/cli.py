@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__
+from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__, check_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -193,7 +193,8 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
     from mmearth_data import draw_sample, sample_map, write_sample
 
     chosen = _recipe(recipe, options)
-    _check_picture(map_file)
+    check_output(out)
+    _check_picture(map_file, "--map")
     drawn = draw_sample(chosen)
     write_sample(drawn, out)
     if map_file is not None:
@@ -390,6 +391,8 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 
     from mmearth_data import map_figure, open_store, render_summary, summarise, tile_figure
 
+    for path, option in ((figure, "--figure"), (map_file, "--map")):
+        _check_picture(path, option)
     opened = open_store(store or _only_store())
     summary = summarise(opened)
     if as_json:
@@ -398,8 +401,6 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
         Console().print(render_summary(summary))
     if tile is not None and figure is None:
         raise click.UsageError("--tile needs --figure PNG, the picture to draw.")
-    for path in (figure, map_file):
-        _check_picture(path)
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
         click.echo(f"Drew {figure}", err=True)
@@ -561,9 +562,12 @@ def _tile(text: str | None) -> int | str:
     return int(text) if text.isdigit() and len(text) < 16 else text
 
 
-def _check_picture(path: Path | None) -> None:
-    if path is not None and path.suffix.lower() != ".png":
+def _check_picture(path: Path | None, option: str) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
         raise InputError(f"{path}: expected the name of a PNG picture; write {path.with_suffix('.png')}.")
+    check_output(path, option=option)
 
 
 def _slug(text: str) -> str:

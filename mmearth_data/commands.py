@@ -6,14 +6,16 @@ import errno
 import os
 import shlex
 import signal
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
 from mmearth_data.streams import printable_streams
+from mmearth_data.writing import FULL, describe_failure, error_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +90,8 @@ class CommandGroup(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
                 raise
-            raise _refusal(str(error), EXIT_FAILURE) from None
+            failure = _system_failure(error)
+            raise _refusal(str(failure), failure.exit_code) from None
 
 
 @contextmanager
@@ -133,6 +136,28 @@ def _refusal(message: str, exit_code: int) -> click.ClickException:
     refusal = click.ClickException(message)
     setattr(refusal, "exit_code", exit_code)  # noqa: B010 - click reads it off the instance, but types it on the class
     return refusal
+
+
+def _system_failure(error: OSError) -> MMEarthError:
+    """Say in a line what the system refused, and of which file."""
+    if error.filename is None and error_number(error) in FULL:
+        _abandon_output()
+        return MMEarthError(f"the output cannot be written: {error.strerror}; free some space and run it again.")
+    named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    found = describe_failure(error, named) if named else None
+    if found is not None:
+        return found
+    text = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return MMEarthError(f"{named}: {text}; check the path." if named else f"{text}.")
+
+
+def _abandon_output() -> None:
+    """Let Python end without another try to write what the disk under stdout did not take."""
+    output = sys.stdout
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
 
 
 def _what_to_install(error: ModuleNotFoundError) -> str:

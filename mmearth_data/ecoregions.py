@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +11,16 @@ import shapely
 
 from mmearth_data.catalog import eco_regions
 from mmearth_data.equal_area import CellGrid, areas_m2
-from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.errors import FileInputError, InputError, WriteFailed
 from mmearth_data.pieces import Pieces, cut
 from mmearth_data.regions import plain, read_polygons
 from mmearth_data.resources import cache_folder
 from mmearth_data.tile import WGS84
+from mmearth_data.writing import staged_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import geopandas as gpd
     from numpy.typing import ArrayLike, NDArray
 
@@ -223,18 +224,8 @@ def read_kept(path: Path) -> gpd.GeoDataFrame | None:
 
 def keep(frame: gpd.GeoDataFrame, path: Path) -> None:
     """Write a frame as GeoParquet, whole or not at all; a folder that cannot be written costs time, nothing else."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        os.close(descriptor)
-        beside = Path(name)
-        try:
-            frame.to_parquet(beside, compression="zstd", index=False)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError:
-        return
+    with suppress(OSError, WriteFailed, InputError), staged_file(path) as beside:
+        frame.to_parquet(beside, compression="zstd", index=False)
 
 
 def check_ecoregions(ecoregions: gpd.GeoDataFrame) -> None:

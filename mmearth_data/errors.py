@@ -8,6 +8,8 @@ family               remedy                                     exit code
                      the next
 `InputError`         the user changes what was given            2
 `StoreDamaged`       stop; repair or rebuild the named part     1
+`WriteFailed`        free some space or open the folder, and    1
+                     run the same command again
 ===================  =========================================  =========
 
 Every exception hands all its arguments to ``super().__init__``, so that it survives pickling between
@@ -151,3 +153,23 @@ class StoreDamaged(MMEarthError):  # noqa: N818 - named by its remedy
             f"{self.store}: {self.part} is damaged: {self.problem}. "
             f"Run `mmearth-data verify {self.store}` for the whole extent."
         )
+
+
+class WriteFailed(MMEarthError):  # noqa: N818 - named by what happened
+    """A file cannot be written, for a reason that lies with the disk; nothing of it is left under its name.
+
+    Parameters
+    ----------
+    path
+        What was being written.
+    reason
+        What the system reports, and what to do.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: cannot be written: {self.reason}"

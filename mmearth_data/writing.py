@@ -1,27 +1,301 @@
-"""The one way to write a file: whole under its name, or not at all."""
+"""The one way to write a file: whole under its name, or not at all, and an error that says what to do.
+
+Bytes go to a temporary name beside the target, are brought to the disk, and take the final name in one step. A full
+disk, a folder that takes no files and a target of the wrong kind each end in one line; nothing is left behind.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import re
+import shutil
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mmearth_data.errors import FileInputError, InputError, MMEarthError, WriteFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    import numpy as np
+
+PARTIAL = ".partial-"
+"""Prefix of what is being written; names with a leading dot are never read as data."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+BROKEN = frozenset({errno.EIO, errno.ESTALE})
+MISPLACED = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP})
+FAILURES = FULL | CLOSED | BROKEN | MISPLACED
+
+NUMBER_IN_TEXT = re.compile(r"(?:errno = |errno |os error )(\d+)")
+"""How libraries of other languages (HDF5, Arrow, safetensors) put the system's error number into their text."""
+PROBE_BYTES = 2**20
+"""Written to ask a disk whether it is full, after an error that does not say what went wrong."""
+NAME_LENGTH = 100
+"""Characters of the final name that the temporary one repeats: file systems take 255 bytes."""
 
 
 @contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
-    """Path of a file to fill, which becomes ``path`` when the block ends well and is removed otherwise."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        yield beside
-        flush(beside)
-        beside.replace(path)
+def staged_file(path: str | Path, *, needed_bytes: int | None = None) -> Iterator[Path]:
+    """Path of a file to fill, which becomes ``path`` when the block ends well and is removed otherwise.
+
+    Parameters
+    ----------
+    path
+        Final name; missing folders are created, an older file is replaced, a link keeps pointing where it does.
+    needed_bytes
+        Size of the file, where it is known: refused at once if the disk has less.
+
+    Raises
+    ------
+    WriteFailed
+        When the disk is full, or the folder takes no files.
+    InputError
+        When a folder has that name, or a file is where a folder has to be.
+    """
+    path = _target(path)
+    with write_errors(path, needed_bytes=needed_bytes):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(path.parent, needed_bytes)
+        beside = _beside(path)
+        try:
+            yield beside
+            flush(beside)
+            beside.replace(path)
+            flush(path.parent)
+        except Exception as error:
+            _name_reason(error, path.parent)
+            raise
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_stream(path: str | Path) -> Iterator[BinaryIO]:
+    """Binary file to write into, which becomes ``path`` when the block ends well; raises like `staged_file`."""
+    with staged_file(path) as beside, beside.open("wb") as stream:
+        yield stream
+
+
+@contextmanager
+def staged_array(
+    path: str | Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]
+) -> Iterator[np.memmap[Any, Any]]:
+    """Array to fill, mapped from a ``.npy`` file that becomes ``path`` when the block ends well.
+
+    Its bytes are allocated first: the system kills a process that writes into a mapped file for which the disk has no
+    block left. Raises like `staged_file`.
+    """
+    import numpy as np
+
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    with staged_file(path, needed_bytes=size) as beside:
+        with beside.open("wb") as stream:
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            _allocate(stream, size)
+        mapped = np.lib.format.open_memmap(beside, mode="r+")
+        yield mapped
+        mapped.flush()
+
+
+@contextmanager
+def staged_folder(path: str | Path) -> Iterator[Path]:
+    """Empty folder to fill, which becomes ``path`` when the block ends well and is removed otherwise.
+
+    An older folder of that name is replaced. Raises like `staged_file`.
+    """
+    path = _target(path)
+    with write_errors(path):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = _beside(path)
+        beside.mkdir()
+        try:
+            yield beside
+            _flush_tree(beside)
+            move_folder(beside, path)
+        except Exception as error:
+            _name_reason(error, path.parent)
+            raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all; raises like `staged_file`."""
+    with staged_file(path, needed_bytes=len(data)) as beside:
+        beside.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8, line ends unchanged, whole or not at all; raises like `staged_file`."""
+    write_bytes(path, text.encode())
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Add text to the end of a file: all of it, or the file stays as it was; raises like `staged_file`."""
+    with write_errors(path), Path(path).open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            _write_all(file, text.encode())
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
+def create_file(path: str | Path, text: str) -> bool:
+    """Write a small file unless there is one: True for the only process that created it; raises like `staged_file`."""
+    path = Path(path)
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("xb", buffering=0)
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                _write_all(file, text.encode())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return True
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder, and those above it, unless it exists; raises like `staged_file`."""
+    path = Path(path)
+    with write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def move_folder(new: Path, path: Path) -> None:
+    """Give a finished folder its name; an older one of that name is moved aside first, and removed last."""
+    with write_errors(path):
+        old = _beside(path) if path.exists() else None
+        if old is not None:
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            if old is not None:
+                old.rename(path)
+            raise
         flush(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        if old is not None:
+            shutil.rmtree(old)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writers left in a folder; only for callers that hold it."""
+    for left in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def check_output(path: str | Path, *, folder: bool = False, option: str = "--out") -> None:
+    """Try whether a file or folder can be written, before the work whose result goes there; leaves nothing behind.
+
+    Parameters
+    ----------
+    path
+        What will be written; a URL is not tried.
+    folder
+        Whether it will be a folder.
+    option
+        What the user changes to name another path.
+
+    Raises
+    ------
+    WriteFailed
+        When the disk is full, or the folder takes no files.
+    InputError
+        When the path is a folder instead of a file or the reverse, or a part of it is a file.
+    """
+    if "://" in str(path):
+        return
+    path = _target(path)
+    if path.exists() and path.is_dir() != folder:
+        wanted, found = ("folder", "file") if folder else ("file", "folder")
+        raise InputError(f"{path}: expected the name of a {wanted} to write, found a {found}; choose another {option}.")
+    home = path if folder and path.exists() else path.parent
+    while not home.exists():
+        home = home.parent
+    if not home.is_dir():
+        raise InputError(f"{path}: expected {home} to be a folder, found a file; choose another {option}.")
+    probe = home / f"{PARTIAL}{uuid.uuid4().hex}"
+    with write_errors(path):
+        try:
+            probe.write_bytes(bytes(4096))
+            flush(probe)
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors(path: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn a failure to write below the folder of ``path`` into one line with the way out; others pass.
+
+    Raises
+    ------
+    WriteFailed
+        When the disk is full or broken, or the folder takes no files.
+    InputError
+        When the name of a file is a folder's, or the reverse.
+    """
+    try:
+        yield
+    except MMEarthError:
+        raise
+    except Exception as error:
+        found = describe_failure(error, path, needed_bytes)
+        if found is None:
+            raise
+        raise found from error
+
+
+def describe_failure(error: BaseException, path: str | Path, needed_bytes: int | None = None) -> MMEarthError | None:
+    """Error with the way out for a failure to write; None for what is no such failure.
+
+    Parameters
+    ----------
+    error
+        What a writer raised, the system's own error or a library's.
+    path
+        What was being written.
+    needed_bytes
+        Its size, where it is known.
+    """
+    number = error_number(error)
+    if number is None:
+        return None
+    named = _files_named(error, number)
+    if not _concerns(error, path, number, named):
+        if number not in FULL or not named:
+            return None
+        path, needed_bytes = named[0], None
+    if number in MISPLACED:
+        return FileInputError(path, _misplaced(error, number))
+    return WriteFailed(str(path), _reason(number, Path(path), needed_bytes))
+
+
+def error_number(error: BaseException) -> int | None:
+    """Find the number of the system's error (`errno`) behind what a writer raised; None where there is none."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in FAILURES:
+            return cause.errno
+        for digits in NUMBER_IN_TEXT.findall(str(cause)):
+            if int(digits) in FAILURES - MISPLACED:
+                return int(digits)
+    return None
 
 
 def flush(path: str | Path) -> None:
@@ -31,3 +305,130 @@ def flush(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _target(path: str | Path) -> Path:
+    """Where a name leads: a link is kept, and what it points to is written."""
+    path = Path(path)
+    return path.resolve() if path.is_symlink() else path
+
+
+def _beside(path: Path) -> Path:
+    """Temporary name that no other process uses."""
+    return path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name[:NAME_LENGTH]}")
+
+
+def _check_room(folder: Path, needed_bytes: int | None) -> None:
+    if needed_bytes is not None and shutil.disk_usage(folder).free < needed_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _allocate(stream: BinaryIO, size: int) -> None:
+    """Reserve the next bytes of a file on the disk."""
+    start = stream.tell()
+    if hasattr(os, "posix_fallocate"):
+        stream.flush()
+        os.posix_fallocate(stream.fileno(), 0, start + size)
+        return
+    for offset in range(0, size, PROBE_BYTES):
+        stream.write(bytes(min(PROBE_BYTES, size - offset)))
+
+
+def _write_all(file: Any, data: bytes) -> None:  # noqa: ANN401 - an unbuffered file, for which there is no name
+    """Write all bytes, past the buffers of the system."""
+    while data:
+        data = data[file.write(data) :]
+    os.fsync(file.fileno())
+
+
+def _flush_tree(folder: Path) -> None:
+    for entry in folder.rglob("*"):
+        flush(entry)
+    flush(folder)
+
+
+def _name_reason(error: Exception, folder: Path) -> None:
+    """Ask the disk what went wrong, where a library only says that something did; chained to its error."""
+    if isinstance(error, MMEarthError) or error_number(error) is not None:
+        return
+    probe = folder / f"{PARTIAL}{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+        flush(probe)
+    except OSError as reason:
+        if reason.errno in FULL | CLOSED | BROKEN:
+            raise reason from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, those in its group, and what it was raised from."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        cause = pending.pop(0)
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            pending += cause.exceptions
+        pending += [cause.__cause__, None if cause.__suppress_context__ else cause.__context__]
+
+
+def _files_named(error: BaseException, number: int) -> list[str]:
+    """Files that the system's errors of that number name."""
+    named = [cause.filename for cause in _causes(error) if isinstance(cause, OSError) and cause.errno == number]
+    return [os.fsdecode(name) for name in named if isinstance(name, (str, bytes))]
+
+
+def _concerns(error: BaseException, path: str | Path, number: int, named: list[str]) -> bool:
+    """Whether an error is about what is written, and not about an input that cannot be read or a connection."""
+    if not named:
+        return number in FULL or number == errno.EROFS or PARTIAL in str(error) or str(path) in str(error)
+    target = Path(path).absolute()
+    own = {target, target.resolve(), *target.parents}
+    files = [Path(name).absolute() for name in named]
+    return any(file in own or target in file.parents or PARTIAL in str(file) for file in files)
+
+
+def _misplaced(error: BaseException, number: int) -> str:
+    if number == errno.EISDIR:
+        return "expected the name of a file to write, found a folder; choose another name."
+    if number in {errno.ENOTDIR, errno.EEXIST}:
+        at = next((str(c.filename) for c in _causes(error) if isinstance(c, OSError) and c.filename), "a part of it")
+        return f"expected a folder to write into, found a file ({at}); choose another path."
+    return (
+        f"expected a path that the file system takes, found another one ({os.strerror(number)}); choose a shorter path."
+    )
+
+
+def _reason(number: int, path: Path, needed_bytes: int | None) -> str:
+    """Say why a file cannot be written, and what to do."""
+    again = "run the same command again"
+    if number == errno.EFBIG:
+        return f"it is larger than the file system or the user's limit allows (ulimit -f); raise the limit and {again}, or choose another path."
+    if number == errno.EDQUOT:
+        return f"the user's quota on this disk is used up{_room(path, needed_bytes)}; free some space and {again}."
+    if number == errno.ENOSPC:
+        return f"the disk is full{_room(path, needed_bytes)}; free some space and {again}."
+    if number in CLOSED:
+        return f"its folder takes no files ({os.strerror(number)}); change its permissions, or choose another path."
+    return f"the disk failed ({os.strerror(number)}); check the disk and {again}, or choose another path."
+
+
+def _room(path: Path, needed_bytes: int | None) -> str:
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = f"{_size(shutil.disk_usage(folder).free)} free"
+    return f" ({free})" if needed_bytes is None else f" ({_size(needed_bytes)} needed, {free})"
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from mmearth_data import FileInputError, InputError, Modality
+from mmearth_data import FileInputError, InputError, Modality, write_text
 from mmearth_model.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.released import SUFFIXES, fetch, find_released
 from mmearth_model.runs import Run
+from mmearth_model.saving import save_tensors
 from mmearth_model.targets import Normaliser
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ def write_checkpoint(
     optimizer: Mapping[str, Tensor] | None = None,
     progress: Mapping[str, Any] | None = None,
 ) -> None:
-    """Fill a folder with a checkpoint (see `mmearth_model.runs.publish_folder` for doing so atomically).
+    """Fill a folder with a checkpoint (see `mmearth_data.staged_folder` for doing so atomically).
 
     Parameters
     ----------
@@ -317,16 +318,15 @@ def write_checkpoint(
     weights = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
     write_tensors(folder, weights, config)
     if optimizer is not None and progress is not None:
-        (folder / "state").mkdir()
-        _save(optimizer, folder / OPTIMIZER_FILE)
-        (folder / PROGRESS_FILE).write_text(json.dumps(dict(progress), indent=1) + "\n", encoding="utf-8")
+        save_tensors(optimizer, folder / OPTIMIZER_FILE)
+        write_text(folder / PROGRESS_FILE, json.dumps(dict(progress), indent=1) + "\n")
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Fill a folder with weights under their final names, and with their configuration; see `write_checkpoint`."""
-    _save(tensors, folder / MODEL_FILE)
+    save_tensors(tensors, folder / MODEL_FILE)
     content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
-    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def loss_of(checkpoint: Checkpoint) -> MultiTaskLoss:
@@ -389,10 +389,6 @@ def read_progress(folder: Path) -> dict[str, Any]:
             file, f"expected the training state of a run, got: {error}; choose another --out."
         ) from None
     return progress
-
-
-def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}, file)
 
 
 def _fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:

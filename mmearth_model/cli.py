@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import CommandGroup, __version__
+from mmearth_data import CommandGroup, __version__, check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,6 +173,8 @@ def evaluate(
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
+    if out is not None:
+        check_output(out, folder=True)
     loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
     opened = _store_of(tasks, store, loaded)
     with _evaluation_bar() as report:
@@ -293,6 +295,7 @@ def embed(
     from mmearth_model import load_checkpoint
     from mmearth_model.embedding import embed as embed_tiles
     from mmearth_model.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
+    from mmearth_model.saving import save_figure
     from mmearth_model.tasks import open_task
 
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
@@ -300,6 +303,11 @@ def embed(
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
     if task is not None and neighbours:
         raise click.UsageError("--neighbours draws tiles of a store, got files.")
+    for path in outs:
+        check_output(path, folder=path.suffix == ".zarr")
+    for picture, option in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
+        if picture is not None:
+            check_output(picture, option=option)
     loaded = load_checkpoint(checkpoint, padding=padding)
     store = _open(source) if task is None else None
     found = embed_tiles(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
@@ -307,10 +315,10 @@ def embed(
     for path in outs:
         (write_zarr if path.suffix == ".zarr" else write_parquet)(found, path)
     if map_path is not None:
-        map_figure(found, store).savefig(map_path, dpi=150)
+        save_figure(map_figure(found, store), map_path)
     click.echo(f"{len(found.values)} embeddings of {found.values.shape[1]} numbers.")
     if row is not None and store is not None:
-        neighbours_figure(found, store, row).savefig(figure, dpi=150)
+        save_figure(neighbours_figure(found, store, row), figure)
         for place, similarity in found.neighbours(row):
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
-from mmearth_data import InputError, __version__, load_catalog
+from mmearth_data import (
+    InputError,
+    __version__,
+    check_output,
+    load_catalog,
+    staged_folder,
+    staged_stream,
+)
 from mmearth_model.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
 from mmearth_model.conversion import Audience, Imported, import_weights
 from mmearth_model.exporting import check_audience, export
 from mmearth_model.plan import cut_bands
 from mmearth_model.released import SUFFIXES, Released, digest_of, fetch, find_released
-from mmearth_model.runs import publish_folder, where_store_is
+from mmearth_model.runs import where_store_is
+from mmearth_model.saving import save_tensors
 from mmearth_model.targets import Normaliser
 
 if TYPE_CHECKING:
@@ -78,20 +85,17 @@ def convert(
         )
     if out.exists():
         raise InputError(f"--out: expected a new path, got {out}, which exists; choose another.")
+    check_output(out, folder=audience is None)
     released = find_released(str(source))
     found, origin = _read(source, released, report)
     seen = bands or ({"sentinel2": released.bands} if released and released.bands else {})
-    try:
-        if audience is not None:
-            return _export(found, out, audience)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        where = {"path": ""} if store is None else where_store_is(store, out.absolute().parent)
-        config = {**_config(found, origin, store, seen), "store": where}
-        return publish_folder(out, lambda folder: write_tensors(folder, found.tensors, config))
-    except OSError as error:
-        raise InputError(
-            f"{out}: expected a place that can be written, got: {error.strerror}; choose another."
-        ) from None
+    if audience is not None:
+        return _export(found, out, audience)
+    where = {"path": ""} if store is None else where_store_is(store, out.absolute().parent)
+    config = {**_config(found, origin, store, seen), "store": where}
+    with staged_folder(out) as folder:
+        write_tensors(folder, found.tensors, config)
+    return out
 
 
 def _read(
@@ -154,25 +158,19 @@ def _normaliser(found: Imported, store: Store, seen: Mapping[str, Sequence[str]]
 
 def _export(found: Imported, out: Path, to: Audience) -> Path:
     tensors = export(found, to)
-    partial = out.with_name(f".partial-{out.name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _save(tensors, found, partial, to, safe=out.suffix == ".safetensors")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    _save(tensors, found, out, to)
     return out
 
 
-def _save(tensors: Mapping[str, Tensor], found: Imported, file: Path, to: Audience, *, safe: bool) -> None:
+def _save(tensors: Mapping[str, Tensor], found: Imported, out: Path, to: Audience) -> None:
     whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    if safe:
-        save_file(whole, file)
+    if out.suffix == ".safetensors":
+        save_tensors(whole, out)
         return
     size, patch = found.encoder.image_size, found.encoder.patch_size
     options = {**found.options, "input_size": size, "patch_size": patch}
     # The pretraining code resumes from a Namespace. The fine-tuning code reads only the weights, with torch.load, which
     # refuses a Namespace by default.
     args = argparse.Namespace(**options) if to in ("sparse", "dense") else options
-    with file.open("wb") as target:
-        torch.save({"model": whole, "args": args}, target)
+    with staged_stream(out) as stream:
+        torch.save({"model": whole, "args": args}, stream)

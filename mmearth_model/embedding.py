@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id
+from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id, staged_file, staged_folder
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
-from mmearth_model.runs import PARTIAL_PREFIX
 from mmearth_model.tasks import IGNORED, LabelledSet, Parts, StoreImages, StoreTask, TaskKind
 
 if TYPE_CHECKING:
@@ -182,13 +180,8 @@ def write_parquet(embeddings: Embeddings, path: Path) -> None:
     geometry = {"encoding": "WKB", "geometry_types": ["Point"]}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
     table = table.replace_schema_metadata({"geo": json.dumps(geo), "mmearth": json.dumps(embeddings.about)})
-    partial = path.with_name(PARTIAL_PREFIX + path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        parquet.write_table(table, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged_file(path) as beside:
+        parquet.write_table(table, beside)
 
 
 def write_zarr(embeddings: Embeddings, path: Path) -> None:
@@ -202,12 +195,8 @@ def write_zarr(embeddings: Embeddings, path: Path) -> None:
         coords={"tile_id": ("tile", embeddings.ids), "lon": ("tile", embeddings.lon), "lat": ("tile", embeddings.lat)},
         attrs=embeddings.about,
     )
-    partial = path.with_name(PARTIAL_PREFIX + path.name)
-    shutil.rmtree(partial, ignore_errors=True)
-    data.to_zarr(partial, zarr_format=3, consolidated=False)
-    if path.exists():
-        shutil.rmtree(path)
-    partial.rename(path)
+    with staged_folder(path) as beside:
+        data.to_zarr(beside, zarr_format=3, consolidated=False)
 
 
 def neighbours_figure(embeddings: Embeddings, store: Store, row: int, count: int = NEIGHBOURS) -> Figure:

@@ -15,7 +15,6 @@ from mmearth_model.masking import patchify, unpatchify, upsample_mask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -90,14 +89,6 @@ def reconstruction(
     tile = format_tile_id(int(raw["tile"]["tile_id"][0]))
     figure.suptitle(f"tile {tile}{' (synthetic)' if synthetic else ''}", fontsize=8)
     return figure
-
-
-def save(figure: Figure, file: Path) -> Path:
-    """Write a figure whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".partial-{file.name}")
-    figure.savefig(partial, dpi=110, format="png")
-    return partial.replace(file)
 
 
 def restored(task: TaskSpec, prediction: Tensor, target: Target, patch_size: int) -> Tensor:

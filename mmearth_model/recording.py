@@ -16,6 +16,7 @@ from mmearth_data import MMEarthError
 from mmearth_model.checkpoints import optimizer_tensors, write_checkpoint
 from mmearth_model.loggers import close_loggers, open_loggers
 from mmearth_model.ranks import Ranks
+from mmearth_model.saving import save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what schedulers send before they kill."""
 FIGURES = "figures"
+FIGURE_DPI = 110
 LOG_STEPS = 50
 """Steps of one row of the log; an epoch's end closes a row too."""
 
@@ -257,10 +259,8 @@ class Recorder(Callback):
         return module.step % self.plan.steps_per_epoch == 0
 
     def _draw(self, module: Pretraining, position: Position, raw: Batch) -> None:
-        from mmearth_model.figures import save
-
         figure = module.reconstruction(raw, position, synthetic=self.synthetic)
-        save(figure, self.run.folder / FIGURES / f"step-{module.step:08d}.png")
+        save_figure(figure, self.run.folder / FIGURES / f"step-{module.step:08d}.png", dpi=FIGURE_DPI)
 
     def _progress(self, epoch: int, module: Pretraining) -> TrainProgress:
         seconds = time.perf_counter() - self.begin

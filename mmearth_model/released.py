@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
-import shutil
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmearth_data import FileInputError, InputError, MMEarthError, cache_folder, resource_path
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    MMEarthError,
+    cache_folder,
+    resource_path,
+    staged_stream,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +112,7 @@ def fetch(released: Released, cache: Path | None = None, report: Callable[[int],
         _download(released, file, report)
     digest, record = digest_of(file), file.with_suffix(".sha256")
     if not record.exists():
-        _write_whole(record, f"{digest}  {file.name}\n".encode())
+        write_text(record, f"{digest}  {file.name}\n")
     expected = record.read_text(encoding="utf-8").split()[0]
     if digest != expected:
         raise FileInputError(
@@ -122,23 +128,18 @@ def digest_of(file: Path) -> str:
 
 
 def _download(released: Released, file: Path, report: Callable[[int], None]) -> None:
-    partial = file.with_name(f".partial-{os.getpid()}-{file.name}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(released.url, timeout=TIMEOUT_S) as answer, partial.open("wb") as target:
+        with staged_stream(file) as target, urllib.request.urlopen(released.url, timeout=TIMEOUT_S) as answer:
             expected, received = answer.headers.get("Content-Length"), 0
             while chunk := answer.read(CHUNK_BYTES):
                 target.write(chunk)
                 received += len(chunk)
                 report(received)
-        if expected is not None and received != int(expected):
-            raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes came"))
-        partial.replace(file)
+            if expected is not None and received != int(expected):
+                raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes came"))
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise DownloadFailed(_offline(released, file, str(reason))) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _offline(released: Released, file: Path, reason: str) -> str:
@@ -146,9 +147,3 @@ def _offline(released: Released, file: Path, reason: str) -> str:
         f"{released.name}: could not be downloaded ({reason}). Without a connection: fetch {released.url} elsewhere and "
         f"put it at {file}."
     )
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    partial.write_bytes(content)
-    shutil.move(partial, file)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mmearth_data import FileInputError, InputError, open_store
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    append_text,
+    check_output,
+    open_store,
+    remove_partial,
+    staged_folder,
+    write_text,
+)
 from mmearth_model.recipe import TrainRecipe, differences
 
 if TYPE_CHECKING:
@@ -28,7 +38,6 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
 STEP_PREFIX = "step-"
-PARTIAL_PREFIX = ".partial-"
 FORMAT = 1
 
 
@@ -79,19 +88,13 @@ class Run:
 
         Raises
         ------
-        InputError
+        WriteFailed, InputError
             When the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / RUN_FILE).exists():
-                write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self.folder}: expected a folder that can be written, got: {error.strerror}; choose another --out."
-            ) from None
-        for left in self.folder.glob(f"{PARTIAL_PREFIX}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        check_output(self.folder, folder=True)
+        if not (self.folder / RUN_FILE).exists():
+            write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
+        remove_partial(self.folder)
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -104,7 +107,9 @@ class Run:
 
     def publish(self, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
         """Let ``write`` fill a folder and make it the checkpoint of this step; drop all but the last ``keep``."""
-        folder = publish_folder(self.folder / f"{STEP_PREFIX}{step:08d}", write)
+        folder = self.folder / f"{STEP_PREFIX}{step:08d}"
+        with staged_folder(folder) as staged:
+            write(staged)
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old)
         return folder
@@ -124,17 +129,17 @@ class Log:
     def rewind(self, step: int) -> None:
         """Drop rows after this step: they will be written again."""
         rows = [row for row in read_log(self.path) if int(row["step"]) <= step] if self.path.exists() else []
-        partial = self.path.with_name(PARTIAL_PREFIX + self.path.name)
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one row."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self.columns).writerow(row)
+        append_text(self.path, text.getvalue())
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
@@ -184,51 +189,6 @@ def find_store(record: Mapping[str, Any], folder: Path) -> Store:
             "there; say where it is with --store STORE."
         )
     return next((store for store in found if store.digest == record.get("digest")), found[0])
-
-
-def publish_folder(target: Path, write: Callable[[Path], None]) -> Path:
-    """Write a folder beside its place, then move it there: whole or not at all.
-
-    Parameters
-    ----------
-    target
-        Final place; what stands there is replaced.
-    write
-        Fills the folder that it is given.
-    """
-    partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write(partial)
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _sync(path)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _sync(target.parent)
-    return target
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(PARTIAL_PREFIX + path.name)
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    partial.replace(path)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold it before anything refers to it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.building.plan import BuildPlan, Reserve, plan_given
-from mmearth_data.building.running import run_build, storage_errors
+from mmearth_data.building.running import run_build
 from mmearth_data.catalog import load_catalog
 from mmearth_data.errors import MMEarthError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreLayout, StoreWriter
 from mmearth_data.store.lock import hold
 from mmearth_data.tile import Place, TileGrid, tile_ids, utm_epsg
+from mmearth_data.writing import write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -171,7 +172,7 @@ def build_known(
     """Begin or continue the build, as `mmearth_data.build` does."""
     source = LoggedSource(log, read_ms, limiter=None)
     with ExitStack() as held:
-        held.enter_context(storage_errors(store))
+        held.enter_context(write_errors(store))
         if (Path(store) / "zarr.json").exists():
             held.enter_context(hold(Path(store)))
             writer = StoreWriter.resume(store)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.executor import Progress, run
-from mmearth_data.errors import InputError, RetryLater
+from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from mmearth_data.building.cluster import Cluster
     from mmearth_data.building.plan import BuildPlan
     from mmearth_data.sources.base import Source
     from mmearth_data.store.writer import StoreWriter
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
-CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def run_build(
@@ -66,22 +61,3 @@ def choose_cluster(
 
     quota = Quota(**limits)
     return local_cluster(workers, quota) if workers is not None else running_cluster(str(scheduler), quota)
-
-
-@contextmanager
-def storage_errors(out: str | Path) -> Iterator[None]:
-    """Say what to do about a full disk and a folder that takes no files."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise RetryLater(
-                f"{out}: the disk is full ({error.strerror}). What is committed stays: free some space and run the "
-                "same command again to go on."
-            ) from error
-        if error.errno in CLOSED:
-            raise InputError(
-                f"{out}: expected a place that can be written, got: {error.strerror} ({error.filename or out}); "
-                "change its permissions, or choose another --out."
-            ) from error
-        raise

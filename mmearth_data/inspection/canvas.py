@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import threading
-import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -276,16 +275,6 @@ def check_picture(path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise FileInputError(path, f"expected an existing folder, got {path.parent}; make it first.")
     return path
-
-
-def write_picture(path: Path, png: bytes) -> None:
-    """Publish a picture whole or not at all."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        beside.write_bytes(png)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=64)

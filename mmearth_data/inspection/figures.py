@@ -22,6 +22,7 @@ from mmearth_data.inspection.panels import (
 )
 from mmearth_data.inspection.summary import source_notes
 from mmearth_data.tile import PIXEL_M, format_tile_id, parse_tile_id, unpack_tile_id
+from mmearth_data.writing import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
     target = sheet.check_picture(path)
     values = store[find_tile(store, tile)]
     notes = source_notes(store.source)
-    sheet.write_picture(target, draw_tile(values, tuple(store.modalities.values()), store.synthetic, notes))
+    write_bytes(target, draw_tile(values, tuple(store.modalities.values()), store.synthetic, notes))
     return target
 
 

@@ -24,6 +24,7 @@ from mmearth_data.inspection.summary import is_label
 from mmearth_data.resources import resource_path
 from mmearth_data.store import Store
 from mmearth_data.tile import PIXEL_M
+from mmearth_data.writing import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -119,7 +120,7 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
     if not isinstance(tiles, Store):
         return sample_map(tiles, path)
     target = sheet.check_picture(path)
-    sheet.write_picture(target, draw_map(_places_of_store(tiles)))
+    write_bytes(target, draw_map(_places_of_store(tiles)))
     return target
 
 
@@ -147,7 +148,7 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
         When the picture cannot be written there.
     """
     target = sheet.check_picture(path)
-    sheet.write_picture(target, draw_map(_places_of_frame(frame, synthetic)))
+    write_bytes(target, draw_map(_places_of_frame(frame, synthetic)))
     return target
 
 

@@ -21,7 +21,7 @@ from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
 from mmearth_data.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetime64_ms, format_tile_id
-from mmearth_data.writing import staged_file
+from mmearth_data.writing import make_folder, remove_partial, write_bytes, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -59,14 +59,12 @@ def export_geotiff(
     with hold(staging), _quiet_about_corners():
         claim(staging, out, identity)
         for m in rasters:
-            (out / m.name).mkdir(exist_ok=True)
+            remove_partial(make_folder(out / m.name))
         if written := sum(1 for m in rasters for _ in (out / m.name).glob("*.tif")):
             note(f"Continuing {out}: {written} of {len(store.rows) * len(rasters)} files are written.")
         _write_tiles(store, rasters, out, report)
-        with staged_file(out / TILES_KEY) as path:
-            path.write_bytes(store.content.objects.get(TILES_KEY))
-        with staged_file(out / IDENTITY) as path:
-            path.write_text(json.dumps(identity), encoding="utf-8")
+        write_bytes(out / TILES_KEY, store.content.objects.get(TILES_KEY))
+        write_text(out / IDENTITY, json.dumps(identity))
     shutil.rmtree(staging)
     return out
 
@@ -154,16 +152,18 @@ def write_cog(
             colours = _colours(m)
             if colours:
                 plain.write_colormap(1, colours)
-        with staged_file(path) as beside:
+        with MemoryFile() as finished:
+            # GDAL reports a full disk at its log only, or not at all: its file is made in memory, where that cannot be.
             rasterio.shutil.copy(
                 memory.name,
-                beside,
+                finished.name,
                 driver="COG",
                 compress="DEFLATE",
                 predictor="YES",
                 blocksize=MIN_BLOCK_PX if size_px <= MIN_BLOCK_PX else BLOCK_PX,
                 overview_resampling="AVERAGE" if m.kind.is_continuous else "NEAREST",
             )
+            write_bytes(path, finished.read())
 
 
 def _tags(m: Modality, tile: Mapping[str, Any], *, synthetic: bool) -> dict[str, str]:

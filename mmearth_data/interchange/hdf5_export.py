@@ -31,13 +31,14 @@ from mmearth_data.interchange.hdf5_gaps import (
     taken_for_values,
     warning_of,
 )
+from mmearth_data.interchange.hdf5_writing import new_hdf5
 from mmearth_data.interchange.tables import coordinate_tables, put_back
 from mmearth_data.interchange.targets import check_finished, check_name, claim
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.tile import LEVEL_NAMES
-from mmearth_data.writing import staged_file
+from mmearth_data.writing import move_folder, staged_stream, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +87,7 @@ def export_published(
             report(store.layout.rows(shard).start, store.layout.tiles)
             export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)
         export.assemble(staging, Files.at(staging / name, name))
-        (staging / name).rename(target)
+        move_folder(staging / name, target)
     shutil.rmtree(staging)
     report(store.layout.tiles, store.layout.tiles)
     return target
@@ -220,12 +221,11 @@ class Export:
             put_back(self._form, tables, k, json.loads(text).get(TABLES, {}))
         arrays |= {name: values for name, values in tables.items() if name in self._shapes}
         arrays[self._form.metadata.array] = self._metadata(names, commit)
-        with staged_file(h5) as path, self._file(path, len(names)) as file:
+        with self._file(h5, len(names)) as file:
             for name, values in arrays.items():
                 _write_chunks(file[name], values)
-        with staged_file(entries) as path:
-            lines = (f"{json.dumps(n)}: {json.dumps(e)}" for n, e in zip(names, described, strict=True))
-            path.write_text(",\n".join(lines), encoding="utf-8")
+        lines = (f"{json.dumps(n)}: {json.dumps(e)}" for n, e in zip(names, described, strict=True))
+        write_text(entries, ",\n".join(lines))
 
     def _arrays_of(self, shard: int, commit: Commit) -> tuple[dict[str, Any], list[dict[str, list[str]]]]:
         """Read published values of a shard's tiles, and for each tile the bands in which anything was observed."""
@@ -283,8 +283,8 @@ class Export:
         return {**shapes, self._form.metadata.array: ((), self._form.metadata.dtype)}
 
     @contextmanager
-    def _file(self, path: Path, rows: int) -> Iterator[h5py.File]:
-        with h5py.File(path, "w") as file:
+    def _file(self, path: Path, rows: int, needed_bytes: int | None = None) -> Iterator[h5py.File]:
+        with new_hdf5(path, needed_bytes=needed_bytes) as file:
             for name, (shape, dtype) in self._shapes.items():
                 whole, chunk = (rows, *shape), (1, *shape)
                 file.create_dataset(name, whole, dtype, chunks=chunk, compression="gzip", compression_opts=GZIP_LEVEL)
@@ -296,7 +296,8 @@ class Export:
         files.h5.parent.mkdir()
         found = [parts / f"{shard}.h5" for shard in range(self._layout.shards)]
         found = [path for path in found if path.exists()]
-        with staged_file(files.h5) as path, self._file(path, len(self.rows)) as file:
+        needed = sum(path.stat().st_size for path in found)
+        with self._file(files.h5, len(self.rows), needed) as file:
             file.attrs[SYNTHETIC] = self._store.synthetic
             for key, value in self.identity.items():
                 file.attrs[key] = value
@@ -307,15 +308,14 @@ class Export:
                     for name in self._shapes:
                         _copy_chunks(source[name], file[name], start)
                     start += len(source[self._form.metadata.array])
-        with staged_file(files.tile_info) as path, path.open("w", encoding="utf-8") as text:
+        with staged_stream(files.tile_info) as stream:
             for k, part in enumerate(found):
-                text.write(("{\n" if not k else ",\n") + part.with_suffix(".json").read_text(encoding="utf-8"))
-            text.write("\n}\n")
+                stream.write((b",\n" if k else b"{\n") + part.with_suffix(".json").read_bytes())
+            stream.write(b"\n}\n")
         split = self._store.content.column("split")[self.rows]
         splits = {name: np.flatnonzero(split == code).tolist() for code, name in SPLIT_NAMES.items()}
         for target, content in ((files.splits, splits), (files.band_stats, self._statistics())):
-            with staged_file(target) as path:
-                path.write_text(json.dumps(content), encoding="utf-8")
+            write_text(target, json.dumps(content))
 
     def _statistics(self) -> dict[str, dict[str, list[float]]]:
         """Statistics of every band of the continuous arrays, of the train split where it has values."""

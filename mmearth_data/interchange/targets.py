@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError
-from mmearth_data.writing import staged_file
+from mmearth_data.writing import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,5 +58,4 @@ def claim(staging: Path, target: Path, identity: Mapping[str, Any]) -> None:
         raise InputError(
             f"{target}: expected no other export to be under way, got one of another store; remove {staging}, or choose another --out."
         )
-    with staged_file(mark) as path:
-        path.write_text(json.dumps(dict(identity)), encoding="utf-8")
+    write_text(mark, json.dumps(dict(identity)))

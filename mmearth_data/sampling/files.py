@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from mmearth_data.sampling.options import Sample, SampleReport
 from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
 from mmearth_data.tables import Table, read_table
 from mmearth_data.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
+from mmearth_data.writing import staged_file
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -37,18 +36,9 @@ def write_sample(sample: Sample, path: Path) -> None:
     """
     import pyarrow.parquet as pq
 
-    path = Path(path)
     table = _table(sample)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(descriptor)
-    beside = Path(name)
-    try:
+    with staged_file(path) as beside:
         pq.write_table(table, beside, compression="zstd", row_group_size=ROWS_PER_GROUP)
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_sample(
@@ -217,10 +207,3 @@ def _geo_metadata(frame: gpd.GeoDataFrame) -> bytes:
         "bbox": [float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())],
     }
     return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}).encode()
-
-
-def _umask() -> int:
-    """Look up the mask of file modes of this process; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

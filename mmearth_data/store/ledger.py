@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmearth_data.store.lock import LOCK_KEY
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.writing import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,11 +34,7 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
         objects.put(f"{LEDGER}/{run}.json", data)
         return
     # Not by way of the store's staging folder: a sealed store has none any more.
-    folder = objects.root / LEDGER
-    folder.mkdir(exist_ok=True)
-    beside = folder / f".{run}.partial"
-    beside.write_bytes(data)
-    beside.replace(folder / f"{run}.json")
+    write_bytes(objects.root / LEDGER / f"{run}.json", data)
 
 
 def read_ledger(store: str | Path) -> dict[str, Any] | None:

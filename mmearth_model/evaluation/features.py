@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from mmearth_data import InputError
+from mmearth_data import InputError, staged_array
 from mmearth_model.devices import slice_length
 from mmearth_model.targets import Normaliser, Window
 from mmearth_model.tasks import StoreImages
@@ -123,15 +122,8 @@ def extract(
         values = np.empty(shape, dtype=np.float32)
         _fill(values, extractor, normaliser, images, device, report)
         return values
-    partial = file.with_name(f".partial-{os.getpid()}-{file.name}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        mapped = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+    with staged_array(file, np.float32, shape) as mapped:
         _fill(mapped, extractor, normaliser, images, device, report)
-        mapped.flush()
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     return mapped
 
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from mmearth_data import InputError, MMEarthError
+from mmearth_data import InputError, MMEarthError, check_output, staged_folder, write_text
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.draws import Position, generator, seeded
 from mmearth_model.encoder import ConvNeXtV2
@@ -38,7 +37,7 @@ from mmearth_model.evaluation.paper import PaperUNet, released_groups, smoothed,
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import Linear, loss_function
 from mmearth_model.evaluation.results import Evaluation, Row
-from mmearth_model.runs import publish_folder
+from mmearth_model.saving import save_tensors
 from mmearth_model.targets import Window
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from mmearth_model.encoder import Classifier, Padding
     from mmearth_model.targets import Normaliser
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 READ_TILES = 32
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
@@ -575,6 +575,8 @@ def finetune(
     if encoder is None or normaliser is None:
         raise InputError("expected a checkpoint, or an encoder and its normaliser, got neither.")
     task.check()
+    if out is not None:
+        _check_out(out)
     reading = input_normaliser(normaliser, task)
     train = labels.choose(task, recipe.seed)
     tuner = FineTuner(encoder, reading, task, train, recipe, resolve_device(device))
@@ -605,13 +607,24 @@ def finetune(
         resamples=int(np.isfinite(resampled).sum()),
     )
     if out is not None:
-        publish_folder(out, lambda folder: _write(folder, tuner, row, reading))
+        with staged_folder(out) as folder:
+            _write(folder, tuner, row, reading)
     filled = missing_bands(reading, task)
     return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {})
 
 
+def _check_out(out: Path) -> None:
+    """Refuse a folder with files that are no earlier result: it would be replaced."""
+    check_output(out, folder=True)
+    others = sorted({path.name for path in out.iterdir()} - {WEIGHTS, CONFIG}) if out.is_dir() else []
+    if others:
+        raise InputError(
+            f"{out}: expected a new folder or an earlier result, got one with {others[0]}; choose another --out."
+        )
+
+
 def _write(folder: Path, tuner: FineTuner, row: Row, normaliser: Normaliser) -> None:
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in sorted(tuner.model.state_dict().items())}, folder / "model.safetensors")  # fmt: skip
+    save_tensors(tuner.model.state_dict(), folder / WEIGHTS)
     config = {
         "architecture": type(tuner.model).__name__,
         "encoder": asdict(tuner.model.encoder.config),
@@ -622,4 +635,4 @@ def _write(folder: Path, tuner: FineTuner, row: Row, normaliser: Normaliser) -> 
         "recipe": asdict(tuner.recipe),
         "result": asdict(row),
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")

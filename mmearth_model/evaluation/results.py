@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data import write_text
 from mmearth_model.evaluation.metrics import DRAWS, bootstrap, interval
-from mmearth_model.runs import write_text
+from mmearth_model.saving import save_figure
 from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
@@ -327,13 +328,12 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> None:
     """Write ``results.md``, ``.csv``, ``.json`` and ``.png`` into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     cells = table_rows(result.summaries())
     write_text(folder / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
     write_text(folder / "results.csv", to_csv(COLUMNS, cells))
     write_text(folder / "results.md", to_markdown(COLUMNS, cells))
     figure = results_figure(result, synthetic=bool(about.get("synthetic")))
-    figure.savefig(folder / "results.png", dpi=150)
+    save_figure(figure, folder / "results.png")
 
 
 def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:

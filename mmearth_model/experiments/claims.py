@@ -10,6 +10,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from mmearth_data import create_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -45,16 +47,9 @@ def _keep_warm(path: Path, ended: threading.Event) -> None:
 
 
 def _take(path: Path) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not _alive(path):
         _bury(path)
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
-    return True
+    return create_file(path, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
 
 
 def _alive(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data import write_text
 from mmearth_model.evaluation.results import (  # fmt: skip
     PERCENT,
     Difference,
@@ -15,7 +16,7 @@ from mmearth_model.evaluation.results import (  # fmt: skip
     to_csv,
     to_markdown,
 )
-from mmearth_model.runs import write_text
+from mmearth_model.saving import save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,7 @@ def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Pa
     write_text(out / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
     many = len({s.labels for s in result.summaries()}) > 1
     figure = results_figure(result, synthetic=synthetic) if many else differences_figure(experiment, result, synthetic)
-    figure.savefig(out / "results.png", dpi=150)
+    save_figure(figure, out / "results.png")
 
 
 def differences_figure(experiment: Experiment, result: Evaluation, synthetic: bool) -> Figure:

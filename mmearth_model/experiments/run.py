@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, build, open_store
+from mmearth_data import (
+    InputError,
+    __version__,
+    build,
+    open_store,
+    staged_folder,
+    write_bytes,
+    write_text,
+)
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model.checkpoints import load_checkpoint, write_checkpoint
 from mmearth_model.evaluation import Evaluation, Row, evaluate
@@ -31,7 +40,6 @@ from mmearth_model.plan import plan_training
 from mmearth_model.pretraining import configuration, describe_store, pretrain
 from mmearth_model.pretraining import prepare as prepare_module
 from mmearth_model.recipe import make_recipe
-from mmearth_model.runs import publish_folder, write_text
 from mmearth_model.tasks import PREFIX, LabelShare
 
 if TYPE_CHECKING:
@@ -181,7 +189,6 @@ def _record(setting: Setting) -> None:
         return
     if setting.out.exists() and any(setting.out.iterdir()) and not (setting.out / "claims").is_dir():
         raise InputError(f"{setting.out}: expected a new folder or an experiment, got something else; choose another --out.")  # fmt: skip
-    setting.out.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(asked, indent=1) + "\n")
 
 
@@ -237,9 +244,10 @@ def run_unit(setting: Setting, unit: Unit) -> bool:
         if not ours or finished(setting, unit):
             return False
         folder = setting.folder(unit)
-        folder.mkdir(parents=True, exist_ok=True)
         result = _probe(setting, unit, _checkpoint(setting, unit, folder / "pretrain"))
-        np.savez_compressed(folder / SUMS_FILE, *result.sums)
+        sums = io.BytesIO()
+        np.savez_compressed(sums, *result.sums)
+        write_bytes(folder / SUMS_FILE, sums.getbuffer())
         write_text(folder / RESULT_FILE, json.dumps([asdict(row) for row in result.rows], indent=1) + "\n")
         return True
 
@@ -258,9 +266,9 @@ def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
     module = prepare_module(plan, store, None, 0)
     identity = {"store": describe_store(store, folder.parent), "version": __version__}
     config = {**configuration(module, identity), "progress": {"step": 0, "steps": plan.steps}}
-    return publish_folder(
-        folder, lambda new: write_checkpoint(new, {"model": module.model, "losses": module.losses}, config)
-    )
+    with staged_folder(folder) as new:
+        write_checkpoint(new, {"model": module.model, "losses": module.losses}, config)
+    return folder
 
 
 def _probe(setting: Setting, unit: Unit, checkpoint: Path | None) -> Evaluation:

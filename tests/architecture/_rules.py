@@ -376,6 +376,95 @@ def _is_print(node: ast.Call) -> bool:
     return _called(node) in {"print", "pprint", "echo", "secho"} or text.startswith(streams)
 
 
+WRITES_ITSELF = (
+    f"{DATA}.writing",
+    f"{DATA}.store.objects",  # publishes what a store consists of, in the same way, for buckets too
+    f"{DATA}.store.index",  # fills the files that objects have staged
+    f"{DATA}.store.writer",  # moves the folder of a new store into place, never over another one
+    f"{DATA}.store.lock",  # a lock is no data: its file exists before it has a text
+    f"{MODEL}.experiments.claims",
+)
+"""Modules that write without `mmearth_data.writing`."""
+
+STAGED = frozenset({"staged_file", "staged_folder", "staged_stream"})
+IN_MEMORY = frozenset({"BytesIO", "StringIO", "MemoryFile"})
+WRITERS = frozenset(
+    {
+        *("write_text", "write_bytes", "touch", "tofile", "savefig", "imsave", "to_parquet", "to_csv"),
+        *("to_file", "to_zarr", "to_netcdf", "save", "savez", "savez_compressed", "savetxt", "dump", "symlink_to"),
+        *("move", "copy2", "copyfile", "copytree", "link", "hardlink_to", "renames"),
+    }
+)
+"""Methods and functions of modules that write a file."""
+WRITING_FUNCTIONS = frozenset({"save_file", "ParquetWriter", "mkstemp", "mkdtemp", "NamedTemporaryFile", "open_memmap"})
+"""The same, under whatever name they are imported."""
+
+
+def unstaged_writes(module: Module) -> list[Violation]:
+    """Files are written by `mmearth_data.writing` alone, or by libraries into the file or folder that it has staged."""
+    if module.name in WRITES_ITSELF:
+        return []
+    staged = {
+        id(child)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.With) and any(_calls(item.context_expr, STAGED) for item in node.items)
+        for child in ast.walk(node)
+    }
+    memory = set(_names_in_memory(module.tree))
+    return [
+        Violation(module.name, node.lineno, f"writes a file ({ast.unparse(node.func)}); use mmearth_data.writing")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and id(node) not in staged
+        and _writes(node)
+        and not _uses(node, memory)
+        and not (
+            _called(node) == "rename" and module.name.startswith(f"{DATA}.sources.earthengine")
+        )  # bands, not files
+    ]
+
+
+def _calls(node: ast.expr, names: frozenset[str]) -> bool:
+    return isinstance(node, ast.Call) and _called(node) in names
+
+
+def _names_in_memory(tree: ast.Module) -> Iterator[str]:
+    """Names of buffers, which no disk is behind."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and _calls(node.value, IN_MEMORY):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.withitem) and _calls(node.context_expr, IN_MEMORY):
+            yield getattr(node.optional_vars, "id", "")
+
+
+def _uses(node: ast.Call, names: set[str]) -> bool:
+    return any(isinstance(part, ast.Name) and part.id in names for part in ast.walk(node))
+
+
+def _writes(node: ast.Call) -> bool:
+    name, method = _called(node), isinstance(node.func, ast.Attribute)
+    of = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+    if name in {"open", "File", "fdopen"}:
+        return (of != "os" and bool(set(_mode(node)) & set("wax+"))) or "O_CREAT" in ast.unparse(node)
+    if name in {"rename", "replace"}:  # of a path: texts are replaced by two arguments, and columns renamed by keywords
+        one = len(node.args) == 1 and not node.keywords and not isinstance(node.args[0], (ast.List, ast.Dict))
+        return of == "os" or (method and one and of != "dataclasses")
+    if name == "write_table":
+        return of in {"pq", "parquet", ""}
+    if name == "copy":
+        return of == "shutil" or of.endswith(".shutil")
+    return name in WRITING_FUNCTIONS or (method and name in WRITERS)
+
+
+def _mode(node: ast.Call) -> str:
+    """Mode of an opening; nothing is read-only."""
+    given = [keyword.value for keyword in node.keywords if keyword.arg == "mode"]
+    position = 0 if _called(node) == "open" and isinstance(node.func, ast.Attribute) else 1
+    given += node.args[position : position + 1]
+    texts = [value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return next((text for text in texts if len(text) <= len("w+b")), "")
+
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -73,6 +73,7 @@ def test_no_table_by_modality_stands_in_code() -> None:
         rules.missing_annotations,
         rules.environment_at_import,
         rules.swallowed_errors,
+        rules.unstaged_writes,
         rules.unverified_connections,
     ],
     ids=lambda rule: rule.__name__,

@@ -16,9 +16,9 @@ from build_making import LoggedSource, make_plan
 from test_build_crashes import ENVIRONMENT, TESTS
 from test_store_building import digests
 
-from mmearth_data import InputError
+from mmearth_data import InputError, WriteFailed
 from mmearth_data.building.running import run_build
-from mmearth_data.errors import EXIT_INPUT
+from mmearth_data.errors import EXIT_FAILURE
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.lock import hold
@@ -66,10 +66,10 @@ def test_the_next_shards_are_surveyed_while_these_are_read(tmp_path: Path) -> No
 
 def test_a_target_that_nobody_may_write_is_one_line(tmp_path: Path) -> None:
     """Not even root makes folders in /sys."""
-    with pytest.raises(InputError, match="expected a place that can be written, got: ") as caught:
+    with pytest.raises(WriteFailed, match="cannot be written: its folder takes no files") as caught:
         build_sampled("/sys/planet.zarr", tmp_path / "log", write_ecoregions(tmp_path / "eco.parquet"))
     assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == EXIT_INPUT
+    assert caught.value.exit_code == EXIT_FAILURE
     assert not (tmp_path / "log").exists(), "nothing was asked of the source"
 
 
@@ -92,8 +92,8 @@ def test_a_store_on_a_disk_that_became_read_only(append: int | None, tmp_path: P
     result = subprocess.run(
         ["unshare", "-rm", "bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, check=False
     )
-    assert result.returncode == EXIT_INPUT, result.stderr
-    assert "expected a place that can be written, got: Read-only file system" in result.stderr
+    assert result.returncode == EXIT_FAILURE, result.stderr
+    assert "cannot be written: its folder takes no files (Read-only file system)" in result.stderr
     assert result.stderr.count("\n") == 1
     assert digests(store) == before
 

@@ -164,7 +164,7 @@ def test_damaged_cache_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch
     again = prepare(frame)
     assert np.array_equal(made.area_m2, again.area_m2)
     assert file.read_bytes() == whole
-    assert list(cache.glob("*.partial")) == []
+    assert list(cache.glob(".partial*")) == []
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

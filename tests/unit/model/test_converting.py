@@ -314,7 +314,7 @@ def test_a_place_that_is_taken_or_cannot_be_written_is_named(released: Path, tmp
     with pytest.raises(InputError, match="choose another"):
         convert(released, tmp_path / "taken")
     for style in (None, "dense"):
-        with pytest.raises(InputError, match="expected a place that can be written"):
+        with pytest.raises(InputError, match="to be a folder, found a file"):
             convert(released, tmp_path / "taken" / "below", to=style)
     with pytest.raises(InputError, match="finetune, dense, sparse, timm"):
         convert(released, tmp_path / "x", to="jax")

@@ -98,7 +98,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["toy.zarr", "--recipe", "tiny.yaml", "--bands", "B4,B3,B2"], "expected MODALITY=A,B,..., got 'B4,B3,B2'"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--bands", "sentinel2=red"], "got red of sentinel2"),
         (["toy.zarr", "--bands", "sentinel2=B2", "--bands", "sentinel2=B3"], "expected each modality once"),
-        (["toy.zarr", "--recipe", "tiny.yaml", "--out", "tiny.yaml/run"], "expected a folder that can be written"),
+        (["toy.zarr", "--recipe", "tiny.yaml", "--out", "tiny.yaml/run"], "to be a folder, found a file"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--device", "warp"], "--device"),
         (["evaluate", "empty", "--task", "store:biome"], "expected a checkpoint"),
         (["evaluate"], "Missing option '--task'"),

@@ -9,7 +9,7 @@ import pytest
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model.recipe import make_recipe, recipe_names
-from mmearth_model.runs import Run, publish_folder, read_log
+from mmearth_model.runs import Run, read_log
 
 
 def test_every_shipped_recipe_is_whole() -> None:
@@ -111,22 +111,8 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="expected a folder that can be written"):
+    with pytest.raises(InputError, match="to be a folder, found a file"):
         Run(tmp_path / "file" / "run").begin(IDENTITY)
-
-
-def test_a_folder_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "step-00000001"
-    publish_folder(target, lambda folder: (folder / "a").write_text("1").__class__)
-
-    def fails(folder: Path) -> None:
-        (folder / "a").write_text("2")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        publish_folder(target, fails)
-    assert [p.name for p in tmp_path.iterdir()] == [target.name]
-    assert (target / "a").read_text() == "1"
 
 
 def test_only_whole_checkpoints_count_and_the_last_ones_are_kept(tmp_path: Path) -> None:
