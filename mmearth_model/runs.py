@@ -16,7 +16,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, is_data
 from mmearth_model.recipe import TrainRecipe, differences
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Run:
         if not folder.exists():
             return cls(folder)
         if not folder.is_dir() or not (folder / RUN_FILE).is_file():
-            if folder.is_dir() and not any(folder.iterdir()):
+            if folder.is_dir() and not any(is_data(path.name) for path in folder.iterdir()):
                 return cls(folder)
             raise InputError(f"{folder}: expected a new folder or a run, got something else; choose another --out.")
         recorded = _read_record(folder / RUN_FILE)

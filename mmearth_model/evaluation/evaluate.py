@@ -24,7 +24,7 @@ from mmearth_model.evaluation.baselines import (  # fmt: skip
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
 from mmearth_model.evaluation.metrics import PRIMARY, Score, bootstrap, interval, score
-from mmearth_model.evaluation.oddity import odd_bands
+from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
@@ -206,18 +206,10 @@ def evaluate(
         for c in found
         if "paper" in protocols and not c.encoder
     )
-    notes = tuple(note for task in opened for note in task_notes(task, checkpoints, store, test_share))
-    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes + skipped)
-
-
-def task_notes(
-    task: LabelledSet, checkpoints: Sequence[Checkpoint], store: Store | None = None, test_share: float | None = None
-) -> tuple[str, ...]:
-    """Say what users of a task's results must know: of its data, and of bands far from what their names promise."""
-    if isinstance(task.images, StoreImages):
-        return tuple(f"{task.name}: {note}" for note in task.notes if test_share is None)  # of the store's own division
+    kept = [task for task in opened if test_share is None or not isinstance(task.images, StoreImages)]  # else redrawn
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
-    return tuple(f"{task.name}: {note}" for note in (*task.notes, *odd_bands(task, known, store)))
+    notes = tuple(note for task in kept for note in data_notes(task, known, store))
+    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes + skipped)
 
 
 def candidates(

@@ -34,6 +34,7 @@ from mmearth_model.evaluation.metrics import (  # fmt: skip
     score,
 )
 from mmearth_model.evaluation.networks import UNet, network, parameter_groups
+from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.paper import PaperUNet, released_groups, smoothed, start_head, thawed_group
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import Linear, loss_function
@@ -607,7 +608,8 @@ def finetune(
     if out is not None:
         publish_folder(out, lambda folder: _write(folder, tuner, row, reading))
     filled = missing_bands(reading, task)
-    return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {})
+    notes = data_notes(task, [normaliser.statistics])
+    return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {}, notes)
 
 
 def _write(folder: Path, tuner: FineTuner, row: Row, normaliser: Normaliser) -> None:

@@ -97,6 +97,11 @@ class Sample:
     images: int
 
 
+def data_notes(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Store | None = None) -> tuple[str, ...]:
+    """Say what users of a task's results must know of its data; see `odd_bands` for the parameters."""
+    return tuple(f"{task.name}: {note}" for note in (*task.notes, *odd_bands(task, known, store)))
+
+
 def odd_bands(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Store | None = None) -> tuple[str, ...]:
     """Describe the bands of a task's files that are far from what their names promise, one line each.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, build, open_store
+from mmearth_data import InputError, __version__, build, is_data, open_store
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model.checkpoints import load_checkpoint, write_checkpoint
 from mmearth_model.evaluation import Evaluation, Row, evaluate
@@ -169,7 +169,11 @@ def _record(setting: Setting) -> None:
         if json.loads(file.read_text(encoding="utf-8")) != asked:
             raise InputError(f"{setting.out}: expected the experiment that stands there, got another one; choose another --out.")  # fmt: skip
         return
-    if setting.out.exists() and any(setting.out.iterdir()) and not (setting.out / "claims").is_dir():
+    if (
+        setting.out.exists()
+        and any(is_data(path.name) for path in setting.out.iterdir())
+        and not (setting.out / "claims").is_dir()
+    ):
         raise InputError(f"{setting.out}: expected a new folder or an experiment, got something else; choose another --out.")  # fmt: skip
     setting.out.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(asked, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """What people write into the cells of a table of labels: read without padding, refused with its rows where it is no answer.
 
-Rows are counted from 1, the header not included.
+Data rows are counted from 1, the header not included.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def at_rows(positions: Iterable[int]) -> str:
     Examples
     --------
     >>> at_rows([2]), at_rows([0, 4]), at_rows(range(9))
-    ('row 3', 'rows 1, 5', 'rows 1, 2, 3, 4, 5 and 4 more')
+    ('data row 3', 'data rows 1, 5', 'data rows 1, 2, 3, 4, 5 and 4 more')
     """
     rows = [position + 1 for position in positions]
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}"
+    return f"data row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}"
 
 
 def text_of(cell: object) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2"})
 PART_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
-DEPTH = 4
+DEPTH = 5
 """Levels of folders that are listed, so that a layout that is not understood is named."""
 
 

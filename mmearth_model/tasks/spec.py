@@ -11,7 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, load_catalog, resource_path
+from mmearth_data import FileInputError, InputError, is_data, load_catalog, resource_path
 from mmearth_model.tasks.labelled import TaskKind
 
 Layout = Literal["geobench", "folder", "table"]
@@ -190,7 +190,9 @@ class TaskSpec(BaseModel):
 
 def task_names() -> tuple[str, ...]:
     """Names of the task files that ship with the package."""
-    return tuple(sorted(path.stem for path in (resource_path("catalog") / "tasks").glob("*.yaml")))
+    return tuple(
+        sorted(path.stem for path in (resource_path("catalog") / "tasks").glob("*.yaml") if is_data(path.name))
+    )
 
 
 def read_spec(name_or_file: str) -> TaskSpec:
