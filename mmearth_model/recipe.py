@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, resource_path
+from mmearth_data import FileInputError, InputError, is_data, resource_path
 
 DEFAULT_RECIPE = "default"
 MAX_SEED = 2**63 - 1
@@ -213,7 +213,9 @@ def make_recipe(base: str = DEFAULT_RECIPE, overrides: dict[str, Any] | None = N
 
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that ship with the package."""
-    return tuple(sorted(path.stem for path in (resource_path("pipelines") / "train").glob("*.yaml")))
+    return tuple(
+        sorted(path.stem for path in (resource_path("pipelines") / "train").glob("*.yaml") if is_data(path.name))
+    )
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mmearth_data import (
     InputError,
     append_text,
     check_output,
+    is_data,
     open_store,
     remove_partial,
     staged_folder,
@@ -66,7 +67,7 @@ class Run:
         if not folder.exists():
             return cls(folder)
         if not folder.is_dir() or not (folder / RUN_FILE).is_file():
-            if folder.is_dir() and not any(folder.iterdir()):
+            if folder.is_dir() and not any(is_data(path.name) for path in folder.iterdir()):
                 return cls(folder)
             raise InputError(f"{folder}: expected a new folder or a run, got something else; choose another --out.")
         recorded = _read_record(folder / RUN_FILE)

@@ -24,6 +24,7 @@ from mmearth_model.evaluation.baselines import (  # fmt: skip
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
 from mmearth_model.evaluation.metrics import PRIMARY, Score, bootstrap, interval, score
+from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
@@ -200,12 +201,15 @@ def evaluate(
     filled = {
         (task.name, c.name): bands for c in found for task in opened if (bands := missing_bands(c.input(task), task))
     }
-    notes = tuple(
+    skipped = tuple(
         f"{c.name}: no encoder, so not probed by protocol paper."
         for c in found
         if "paper" in protocols and not c.encoder
     )
-    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes)
+    kept = [task for task in opened if test_share is None or not isinstance(task.images, StoreImages)]  # else redrawn
+    known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
+    notes = tuple(note for task in kept for note in data_notes(task, known, store))
+    return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes + skipped)
 
 
 def candidates(

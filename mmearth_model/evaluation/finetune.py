@@ -33,6 +33,7 @@ from mmearth_model.evaluation.metrics import (  # fmt: skip
     score,
 )
 from mmearth_model.evaluation.networks import UNet, network, parameter_groups
+from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.paper import PaperUNet, released_groups, smoothed, start_head, thawed_group
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import Linear, loss_function
@@ -610,7 +611,8 @@ def finetune(
         with staged_folder(out) as folder:
             _write(folder, tuner, row, reading)
     filled = missing_bands(reading, task)
-    return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {})
+    notes = data_notes(task, [normaliser.statistics])
+    return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {}, notes)
 
 
 def _check_out(out: Path) -> None:

@@ -24,6 +24,7 @@ from mmearth_data import (
     InputError,
     __version__,
     build,
+    is_data,
     open_store,
     staged_folder,
     write_bytes,
@@ -187,7 +188,11 @@ def _record(setting: Setting) -> None:
         if json.loads(file.read_text(encoding="utf-8")) != asked:
             raise InputError(f"{setting.out}: expected the experiment that stands there, got another one; choose another --out.")  # fmt: skip
         return
-    if setting.out.exists() and any(setting.out.iterdir()) and not (setting.out / "claims").is_dir():
+    if (
+        setting.out.exists()
+        and any(is_data(path.name) for path in setting.out.iterdir())
+        and not (setting.out / "claims").is_dir()
+    ):
         raise InputError(f"{setting.out}: expected a new folder or an experiment, got something else; choose another --out.")  # fmt: skip
     write_text(file, json.dumps(asked, indent=1) + "\n")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, resource_path
+from mmearth_data import FileInputError, InputError, is_data, resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -238,7 +238,9 @@ def greedy(start: Sequence[str], pool: Sequence[str], validations: Mapping[str, 
 
 def experiment_names() -> tuple[str, ...]:
     """Names of the experiments that ship with the package."""
-    return tuple(sorted(path.stem for path in (resource_path("pipelines") / "experiments").glob("*.yaml")))
+    return tuple(
+        sorted(path.stem for path in (resource_path("pipelines") / "experiments").glob("*.yaml") if is_data(path.name))
+    )
 
 
 def read_experiment(name_or_file: str) -> Experiment:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, is_data
 from mmearth_model.tasks.files import FileImages, listed
-from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind
+from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, class_notes, classes_in_masks
 from mmearth_model.tasks.pickles import Bag, loads
 from mmearth_model.tasks.rasters import check_mask
 
@@ -115,11 +116,12 @@ def open_geobench(spec: TaskSpec, root: Path) -> LabelledSet:
     Raises
     ------
     InputError
-        When there are no partitions or samples, or a pickle asks for what it has no business with.
+        When there are no partitions or samples, a pickle asks for what it has no business with, or labels are outside
+        the classes.
     """
     partitions = _partitions(root)
     reader = Samples(root, spec.date)
-    items = tuple(sorted(path.stem for path in root.glob(f"*{SUFFIX}")))
+    items = tuple(sorted(path.stem for path in root.glob(f"*{SUFFIX}") if is_data(path.name)))
     whole = next((partitions[name] for name in WHOLE_NAMES if name in partitions), None) or next(
         iter(partitions.values())
     )
@@ -127,20 +129,29 @@ def open_geobench(spec: TaskSpec, root: Path) -> LabelledSet:
     used = {item for part in whole.values() for item in part}
     if not used & position.keys():
         raise InputError(f"{root}: expected the samples of its partition (such as {listed(sorted(used), 1)}), got {listed(items, 3)}.")  # fmt: skip
+    parts = Parts(*(_rows(whole, part, position) for part in ("train", "valid", "test")))
     classes = _classes(spec, root)
     images = FileImages(spec, reader, items, root)
+    masks = Masks(spec.model_copy(update={"classes": classes}), reader, items) if spec.kind.per_pixel else None
+    if masks is not None and spec.kind is TaskKind.SEGMENTATION and not classes:
+        classes = classes_in_masks(masks, len(items), root)
     labels = np.zeros((len(items), 0)) if spec.kind.per_pixel else _labels(spec, reader, items, classes)
+    notes = (*spec.notes, *_partition_notes(whole, position))
+    if spec.kind is TaskKind.SINGLE_LABEL:
+        notes += class_notes(classes, labels, parts, items.__getitem__)
     return LabelledSet(
         name=spec.name,
         kind=spec.kind,
         classes=classes,
         images=images,
-        parts=Parts(*(_rows(whole, part, position) for part in ("train", "valid", "test"))),
+        parts=parts,
         labels=labels,
-        masks=Masks(spec, reader, items) if spec.kind.per_pixel else None,
+        masks=masks,
         partitions=_shares(partitions, position),
         ids=items,
         augment=spec.augment,
+        notes=notes,
+        remedy="add the samples that the partition names",
     )
 
 
@@ -149,7 +160,7 @@ def _partitions(root: Path) -> dict[str, dict[str, list[str]]]:
         raise InputError(f"{root}: expected a folder of GEO-Bench, got nothing there; correct the path.")
     found = {}
     for path in sorted(root.glob("*_partition.json")):
-        if PARTITION.fullmatch(path.name) is None:
+        if PARTITION.fullmatch(path.name) is None or not is_data(path.name):
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -163,6 +174,19 @@ def _partitions(root: Path) -> dict[str, dict[str, list[str]]]:
             f"{root}: expected *_partition.json beside the samples, got {listed(sorted(p.name for p in root.iterdir()))}."
         )
     return found
+
+
+def _partition_notes(whole: Mapping[str, list[str]], position: Mapping[str, int]) -> tuple[str, ...]:
+    """Report samples that are absent, and those that several parts name."""
+    counts = Counter(item for part in whole.values() for item in set(part))
+    absent = [item for item in counts if item not in position]
+    shared = [item for item, count in counts.items() if count > 1 and item in position]
+    notes = []
+    if absent:
+        notes.append(f"left out {len(absent)} of {len(counts)} samples of the partition, which the folder lacks ({listed(absent, 3)}).")  # fmt: skip
+    if shared:
+        notes.append(f"{len(shared)} samples are in several parts of the partition ({listed(shared, 3)}), so they are tested on what was trained on.")  # fmt: skip
+    return tuple(notes)
 
 
 def _rows(partition: Mapping[str, list[str]], part: str, position: Mapping[str, int]) -> NDArray[np.intp]:
@@ -182,7 +206,7 @@ def _shares(
 
 
 def _classes(spec: TaskSpec, root: Path) -> tuple[str, ...]:
-    """Names of the classes: the task file's, else those of the pickled specifications, else none."""
+    """Names of the classes: those of the pickled specifications, else the task file's, else none."""
     path = root / SPECIFICATIONS
     if not path.is_file():
         return spec.classes
@@ -195,24 +219,45 @@ def _classes(spec: TaskSpec, root: Path) -> tuple[str, ...]:
         raise FileInputError(path, "expected the specifications of a task, got something else.")
     names = label_type.get("_class_names") or label_type.get("class_names") or spec.classes
     count = int(label_type.get("n_classes", len(names)))
+    if names and len(names) != count:
+        raise FileInputError(
+            path, f"expected names of {count} classes, got {len(names)}; correct classes in the task file."
+        )
     return tuple(map(str, names)) if names else tuple(str(index) for index in range(count))
 
 
 def _labels(spec: TaskSpec, reader: Samples, items: tuple[str, ...], classes: tuple[str, ...]) -> NDArray[Any]:
     found = [reader.label(item) for item in items]
-    dtype = np.float64 if spec.kind is TaskKind.REGRESSION else np.int64
     try:
-        labels = np.array(found, dtype=dtype)
+        labels = np.array(found, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{reader.root}: expected labels of one shape, got several; is kind right?") from None
     if labels.ndim != (1 if spec.kind is TaskKind.SINGLE_LABEL else 2):
         if spec.kind is not TaskKind.REGRESSION:
             raise InputError(f"{reader.root}: expected {spec.kind} labels, got {labels.ndim - 1} dimensions a sample.")
         labels = labels.reshape(len(items), -1)
-    if spec.kind is TaskKind.SINGLE_LABEL and classes and not 0 <= labels.min() <= labels.max() < len(classes):
-        wrong = int(labels.max() if labels.max() >= len(classes) else labels.min())
-        raise InputError(f"{reader.root}: expected classes 0 to {len(classes) - 1}, got {wrong}; correct classes.")
-    return labels
+    wrong, expected = _outside(spec.kind, labels, classes)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        more = f" and {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
+        raise InputError(
+            f"{reader.root}: expected {expected}, got {listed(np.atleast_1d(labels[row]).tolist(), 12)} in {items[row]}{more}; "
+            "correct classes or the samples."
+        )
+    return labels if spec.kind is TaskKind.REGRESSION else labels.astype(np.int64)
+
+
+def _outside(kind: TaskKind, labels: NDArray[np.float64], classes: tuple[str, ...]) -> tuple[NDArray[np.bool_], str]:
+    """(N,) whether a label cannot be one of its kind, and what can be."""
+    if kind is TaskKind.REGRESSION:
+        return ~np.isfinite(labels).all(axis=1), "finite numbers as labels"
+    if kind is TaskKind.MULTI_LABEL:
+        if classes and labels.shape[1] != len(classes):
+            return np.ones(len(labels), bool), f"0 or 1 for each of {len(classes)} classes"
+        return ~np.isin(labels, (0, 1)).all(axis=1), "0 or 1 for each class"
+    highest = len(classes) - 1 if classes else np.inf
+    whole = np.isfinite(labels) & (labels == np.floor(labels))
+    return ~(whole & (labels >= 0) & (labels <= highest)), f"classes 0 to {highest}" if classes else "classes from 0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from mmearth_data import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 IGNORED = -1
 """Class index of a sample or pixel that nobody labelled."""
+
+
+TRAIN_AND_TEST = ("train", "test")
+CUT_FROM_THE_WHOLE = "cut the test tiles from the whole with --test-share 0.3"
 
 
 class TaskKind(StrEnum):
@@ -129,6 +133,12 @@ class LabelledSet:
         Mirrors and crops that a picture of the Earth survives: ``flip``, ``crop``.
     synthetic
         The pixels are no measurement.
+    notes
+        What users of the results must know of the data, one sentence each.
+    needed
+        Parts that must not be empty.
+    remedy
+        What to do where one is.
     """
 
     name: str
@@ -143,6 +153,9 @@ class LabelledSet:
     ids: tuple[str, ...] = ()
     augment: tuple[str, ...] = ("flip", "crop")
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    needed: tuple[str, ...] = TRAIN_AND_TEST
+    remedy: str = CUT_FROM_THE_WHOLE
 
     def __len__(self) -> int:
         return len(self.images)
@@ -159,15 +172,15 @@ class LabelledSet:
         InputError
             When a part is empty, or the training samples are all of one class.
         """
-        counts = len(self.parts.train), len(self.parts.test)
-        if not all(counts):
+        counts = {name: len(getattr(self.parts, name)) for name in ("train", "validation", "test")}
+        if not all(counts[name] for name in self.needed):
             raise InputError(
-                f"{self.name}: expected labelled tiles to train and to test on, got {counts[0]} and {counts[1]}; "
-                "cut the test tiles from the whole with --test-share 0.3."
+                f"{self.name}: expected labelled samples to train and to test on, got {counts['train']} to train, "
+                f"{counts['validation']} to validate and {counts['test']} to test on; {self.remedy}."
             )
         if self.kind is TaskKind.SINGLE_LABEL and len(np.unique(self.labels[self.parts.train])) < 2:
             raise InputError(
-                f"{self.name}: expected at least two classes among the {counts[0]} training tiles, got one only."
+                f"{self.name}: expected at least two classes among the {counts['train']} training samples, got one only."
             )
 
 
@@ -235,6 +248,8 @@ WHOLE = LabelShare("100%")
 def stratified_parts(strata: NDArray[Any], shares: tuple[float, float, float], seed: int) -> Parts:
     """Divide samples by a seeded draw that gives every stratum the same shares.
 
+    No stratum is divided further than its samples allow: of three, none is in a last part of 15 %; see `working_shares`.
+
     Parameters
     ----------
     strata
@@ -252,3 +267,102 @@ def stratified_parts(strata: NDArray[Any], shares: tuple[float, float, float], s
     edges = np.cumsum(shares)[:2] / sum(shares)
     part = np.digitize(place, edges)
     return Parts(*(np.flatnonzero(part == number) for number in range(3)))
+
+
+USUAL_SHARES = ((70, 15, 15), (60, 20, 20), (50, 20, 30), (50, 25, 25), (34, 33, 33), (50, 0, 50))
+MOST_NEEDED = 1000
+
+
+def working_shares(strata: NDArray[Any], shares: tuple[float, float, float]) -> str:
+    """Say how samples whose shares leave a part empty can be divided: other shares, or more samples.
+
+    Parameters
+    ----------
+    strata, shares
+        See `stratified_parts`.
+    """
+    for usual in USUAL_SHARES:
+        if len(strata) and not missing_parts(stratified_parts(strata, usual, 0), usual):
+            return f"set splits: {{shares: [{', '.join(map(str, usual))}]}} in the task file, or add samples"
+    for count in range(2, MOST_NEEDED):
+        if not missing_parts(stratified_parts(np.zeros(count), shares, 0), shares):
+            return f"add samples: with these shares, at least one class needs {count}"
+    return "add samples, or choose larger shares for validation and test"
+
+
+def missing_parts(parts: Parts, shares: tuple[float, float, float]) -> tuple[str, ...]:
+    """Names of the parts that have a share and no samples."""
+    return tuple(
+        name
+        for name, share in zip(("train", "validation", "test"), shares, strict=True)
+        if share > 0 and not len(getattr(parts, name))
+    )
+
+
+def class_notes(
+    classes: Sequence[str], labels: NDArray[Any], parts: Parts, name: Callable[[int], str]
+) -> tuple[str, ...]:
+    """Note the classes that cannot be both learned and tested.
+
+    Parameters
+    ----------
+    classes
+        Names of the classes.
+    labels
+        (N,) class index; negative where there is none.
+    parts
+        Train, validation and test.
+    name
+        What the sample at a position is called in a message, such as its file or row.
+    """
+    used = parts.used
+    counts = np.bincount(labels[used][labels[used] >= 0], minlength=len(classes))
+    once = [int(index) for index in np.flatnonzero(counts == 1)]
+    learned = set(labels[parts.train].tolist())
+    asked = [int(index) for index in np.unique(labels[parts.test]) if index >= 0 and index not in learned]
+    found = []
+    if once:
+        places = [f"{_named(classes, index)} ({name(int(used[labels[used] == index][0]))})" for index in once]
+        found.append(f"occur once and can be learned or tested, not both: {_some(places)}.")
+    if asked:
+        found.append(f"are tested and have no training sample: {_some([_named(classes, index) for index in asked])}.")
+    return tuple(f"classes that {text}" for text in found)
+
+
+def _named(classes: Sequence[str], index: int) -> str:
+    return classes[index] if index < len(classes) else str(index)
+
+
+def _some(texts: Sequence[str], most: int = 5) -> str:
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples: int, where: object) -> tuple[str, ...]:
+    """Names of the classes of a segmentation whose task file lists none: the ids in its masks, from 0.
+
+    Parameters
+    ----------
+    masks
+        See `LabelledSet`; `IGNORED` counts as unlabelled.
+    samples
+        How many there are; all are read.
+    where
+        Data set, for messages.
+
+    Raises
+    ------
+    InputError
+        When nothing is labelled, or the ids are not 0, 1, 2, ... without a gap, which may be a mark of unlabelled pixels.
+    """
+    found: set[int] = set()
+    for row in range(samples):
+        found.update(np.unique(masks(np.array([row], dtype=np.intp))).tolist())
+    ids = sorted(found - {IGNORED})
+    if not ids:
+        raise InputError(f"{where}: expected labelled pixels, got masks without any; correct ignore in the task file.")
+    if ids[0] < 0 or ids[-1] != len(ids) - 1:
+        raise InputError(
+            f"{where}: expected the ids 0, 1, 2, ... without a gap in masks of a task file without classes, got "
+            f"{_some([str(number) for number in ids], 12)}; list classes in order of their ids, or give ignore (such as {ids[-1]})."
+        )
+    return tuple(map(str, ids))

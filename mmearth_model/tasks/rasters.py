@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -12,18 +13,37 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mmearth_data import FileInputError, InputError, read_table
+from mmearth_model.tasks.cells import (  # fmt: skip
+    at_rows,
+    check_names,
+    check_repeats,
+    flags,
+    label_sets,
+    numbers,
+    positions,
+    required,
+    text_of,
+)
 from mmearth_model.tasks.files import FileImages, listed
-from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, stratified_parts
+from mmearth_model.tasks.labelled import (  # fmt: skip
+    IGNORED,
+    LabelledSet,
+    Parts,
+    TaskKind,
+    class_notes,
+    classes_in_masks,
+    missing_parts,
+    stratified_parts,
+    working_shares,
+)
+from mmearth_model.tasks.layout import PART_NAMES, arrange, folder_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from mmearth_model.tasks.spec import TaskSpec
-
-SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2"})
-PART_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,61 +128,75 @@ def _read(source: str, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
 
 
 def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
-    """Open ``class/*.tif``, a folder or a zip of one.
+    """Open ``class/*.tif``, or ``train/class/*.tif`` with ``val`` and ``test`` beside it; a folder, or a zip of one.
 
     Raises
     ------
     InputError
-        When there is no such layout, or classes and task file disagree.
+        When there is no such layout, classes and task file disagree, or a file is in two parts.
     """
     zipped = root.is_file()
-    names = _zip_members(root) if zipped else _folder_members(root)
-    items = sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES)
-    if not items:
-        raise InputError(f"{root}: expected class/*.tif, a folder for each class, got no raster in any; see layout.")
-    labels_of = [PurePosixPath(item).parent.name for item in items]
-    classes = check_classes(spec, labels_of, root)
-    labels = np.array([classes.index(label) for label in labels_of])
+    layout = arrange(root, ZippedRasters(root).archive.namelist() if zipped else _folder_members(root))
+    classes = check_names(spec.classes, positions(layout.labels), root, rows=False)
+    labels = np.array([classes.index(label) for label in layout.labels])
+    if layout.parts is None:
+        parts = stratified_parts(labels, spec.splits.shares, spec.splits.seed)
+    else:
+        parts = Parts(*(np.flatnonzero(np.array(layout.parts) == number) for number in range(3)))
+        _check_twins(root, layout.items, layout.parts, ZippedRasters(root) if zipped else None)
     reader = ZippedRasters(root) if zipped else DiskRasters(root)
     return LabelledSet(
         name=spec.name,
         kind=spec.kind,
         classes=classes,
-        images=FileImages(spec, reader, tuple(items), root),
-        parts=stratified_parts(labels, spec.splits.shares, spec.splits.seed),
+        images=FileImages(spec, reader, layout.items, root),
+        parts=parts,
         labels=labels,
-        ids=tuple(items),
+        ids=layout.items,
         augment=spec.augment,
+        notes=(*spec.notes, *layout.notes, *class_notes(classes, labels, parts, layout.items.__getitem__)),
+        **_needed(spec, labels, parts, divided_by="the folders" if layout.parts is not None else None),
     )
 
 
-def _zip_members(path: Path) -> Iterable[str]:
-    return [name for name in ZippedRasters(path).archive.namelist() if not name.startswith("__MACOSX/")]
-
-
-def _folder_members(root: Path) -> Iterable[str]:
+def _folder_members(root: Path) -> list[str]:
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder or a zip of rasters, got nothing there; correct the path.")
-    return [path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_file()]
+    return folder_files(root)
 
 
-def check_classes(spec: TaskSpec, found: Sequence[str], where: Path) -> tuple[str, ...]:
-    """Names of the classes, those of the task file where it has them.
+def _check_twins(root: Path, items: Sequence[str], parts: Sequence[int], zipped: ZippedRasters | None) -> None:
+    """Refuse the same file in two parts: of a zip by checksum, of a folder where name and size are equal."""
+    found: dict[object, list[int]] = {}
+    for row, item in enumerate(items):
+        same = zipped.stamp(item) if zipped else (PurePosixPath(item).name, (root / item).stat().st_size)
+        found.setdefault(same, []).append(row)
+    for rows in found.values():
+        if len({parts[row] for row in rows}) < 2:
+            continue
+        seen: dict[object, int] = {}
+        for row in rows:
+            content = zipped.stamp(items[row]) if zipped else hashlib.blake2b((root / items[row]).read_bytes()).digest()
+            first = seen.setdefault(content, row)
+            if parts[first] != parts[row]:
+                raise InputError(
+                    f"{root}: expected each file in one of train, val and test, got the same file as {items[first]} and "
+                    f"{items[row]}; delete one."
+                )
 
-    Raises
-    ------
-    InputError
-        When data hold a class that the task file does not know.
-    """
-    names = tuple(sorted(set(found)))
-    if not spec.classes:
-        return names
-    unknown = [name for name in names if name not in spec.classes]
-    if unknown:
-        raise InputError(
-            f"{where}: expected the classes {listed(spec.classes)}, got {unknown[0]!r}; correct classes in the task file."
-        )
-    return spec.classes
+
+def _needed(spec: TaskSpec, labels: NDArray[Any], parts: Parts, divided_by: str | None) -> dict[str, Any]:
+    """Fields of a `LabelledSet`: which parts must not be empty, and what to do where one is."""
+    if divided_by is not None:
+        return {"remedy": f"put samples of each part into {divided_by}, or leave the division to splits: {{shares: [70, 15, 15]}}"}  # fmt: skip
+    shares = spec.splits.shares
+    if not missing_parts(parts, shares):
+        return {}
+    strata = labels if spec.kind is TaskKind.SINGLE_LABEL else np.zeros(len(labels))
+    return {
+        "needed": tuple(name for name, share in zip(("train", "validation", "test"), shares, strict=True) if share > 0),
+        "remedy": working_shares(strata, shares),
+    }
 
 
 def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
@@ -181,21 +215,31 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
         raise FileInputError(
             path, f"expected the column {absent[0]!r}, got {listed(list(columns), 12)}; correct the task file."
         )
-    items = tuple(map(str, columns[spec.path]))
+    items = tuple(required(columns[spec.path], spec.path, path))
     if not items:
         raise FileInputError(path, "expected samples, got a table without rows.")
-    classes, labels = _labels(spec, columns, path)
+    classes, labels, notes = _labels(spec, columns, path)
     images = FileImages(spec, DiskRasters(path.parent), items, path)
+    masks = _masks(spec, columns, images, path) if spec.kind.per_pixel else None
+    if masks is not None and spec.kind is TaskKind.SEGMENTATION and not classes:
+        classes = classes_in_masks(masks, len(items), path)
+    parts = _parts(spec, columns, labels, path)
+    answers = [row.tobytes() for row in labels] if masks is None else masks.files
+    notes += check_repeats(items, answers, parts, path)
+    if spec.kind is TaskKind.SINGLE_LABEL:
+        notes += class_notes(classes, labels, parts, lambda row: at_rows([row]))
     return LabelledSet(
         name=spec.name,
         kind=spec.kind,
         classes=classes,
         images=images,
-        parts=_parts(spec, columns, labels, path),
+        parts=parts,
         labels=labels,
-        masks=_masks(spec, columns, images) if spec.kind.per_pixel else None,
-        ids=tuple(map(str, columns[spec.ids])) if spec.ids else items,
+        masks=masks,
+        ids=tuple(required(columns[spec.ids], spec.ids, path)) if spec.ids else items,
         augment=spec.augment,
+        notes=(*spec.notes, *notes),
+        **_needed(spec, labels, parts, divided_by=spec.splits.column and f"column {spec.splits.column}"),
     )
 
 
@@ -203,52 +247,49 @@ def _read_table(path: Path) -> Mapping[str, Sequence[Any]]:
     return read_table(path).columns
 
 
-def _labels(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """Class names and labels, as `LabelledSet` has them."""
-    texts = [columns[name] for name in spec.label_columns if name in columns]
+def _labels(
+    spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path
+) -> tuple[tuple[str, ...], NDArray[Any], tuple[str, ...]]:
+    """Class names and labels, as `LabelledSet` has them, and notes on them."""
     if spec.kind.per_pixel:
-        return spec.classes or (spec.label_columns[0],), np.zeros((len(columns[spec.path]), 0))
+        named = spec.classes or (() if spec.kind is TaskKind.SEGMENTATION else (spec.label_columns[0],))
+        return named, np.zeros((len(columns[spec.path]), 0)), ()
     if spec.kind is TaskKind.REGRESSION:
-        return spec.label_columns, np.stack([_numbers(column, path) for column in texts], axis=1)
-    if spec.kind is TaskKind.MULTI_LABEL and len(texts) > 1:
-        return spec.label_columns, np.stack([_numbers(column, path) for column in texts], axis=1).astype(np.int64)
+        return spec.label_columns, np.stack([numbers(columns[n], n, path) for n in spec.label_columns], axis=1), ()
+    if spec.kind is TaskKind.MULTI_LABEL and len(spec.label_columns) > 1:
+        table = np.stack([flags(columns[name], name, path) for name in spec.label_columns], axis=1)
+        return spec.classes or spec.label_columns, table, ()
+    (name,) = spec.label_columns
     if spec.kind is TaskKind.MULTI_LABEL:
-        sets = [{part.strip() for part in str(text).split(spec.separator) if part.strip()} for text in texts[0]]
-        classes = check_classes(spec, sorted(set().union(*sets)), path)
-        return classes, np.array([[name in present for name in classes] for present in sets], dtype=np.int64)
-    names = [str(text) for text in texts[0]]
-    classes = check_classes(spec, names, path)
-    return classes, np.array([classes.index(name) for name in names])
-
-
-def _numbers(column: Sequence[Any], path: Path) -> NDArray[np.float64]:
-    try:
-        values = np.array([float(value) for value in column])
-    except (TypeError, ValueError) as error:
-        raise FileInputError(path, f"expected numbers as labels, got: {error}.") from None
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise FileInputError(path, f"expected finite numbers as labels, got {values[row]} in row {row + 1}; drop it.")
-    return values
+        sets, notes = label_sets(columns[name], name, spec.separator, path)
+        rows = {label: [row for row, has in enumerate(sets) if label in has] for label in set().union(*sets)}
+        classes = check_names(spec.classes, rows, path)
+        return classes, np.array([[label in has for label in classes] for has in sets], dtype=np.int64), notes
+    texts = required(columns[name], name, path)
+    classes = check_names(spec.classes, positions(texts), path)
+    return classes, np.array([classes.index(text) for text in texts]), ()
 
 
 def _parts(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], labels: NDArray[Any], path: Path) -> Parts:
     if spec.splits.column is None:
         strata = labels if spec.kind is TaskKind.SINGLE_LABEL else np.zeros(len(columns[spec.path]))
         return stratified_parts(strata, spec.splits.shares, spec.splits.seed)
-    words = [str(word).strip().lower() for word in columns[spec.splits.column]]
-    unknown = [word for word in words if word not in PART_NAMES]
+    words = [text_of(cell).lower() for cell in columns[spec.splits.column]]
+    unknown = [row for row, word in enumerate(words) if word not in PART_NAMES]
     if unknown:
-        raise FileInputError(path, f"expected train, val or test in {spec.splits.column}, got {unknown[0]!r}.")
+        got = words[unknown[0]] or "nothing"
+        raise FileInputError(
+            path,
+            f"expected train, val or test in {spec.splits.column}, got {got} in {at_rows(unknown)}; correct or delete "
+            "the rows.",
+        )
     codes = np.array([PART_NAMES[word] for word in words])
     return Parts(*(np.flatnonzero(codes == code) for code in range(3)))
 
 
-def _masks(
-    spec: TaskSpec, columns: Mapping[str, Sequence[Any]], images: FileImages
-) -> Callable[[NDArray[np.intp]], NDArray[Any]]:
+def _masks(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], images: FileImages, path: Path) -> MaskFiles:
     assert spec.mask is not None
-    return MaskFiles(spec, images, tuple(map(str, columns[spec.mask])))
+    return MaskFiles(spec, images, tuple(required(columns[spec.mask], spec.mask, path)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, load_catalog, resource_path
+from mmearth_data import FileInputError, InputError, is_data, load_catalog, resource_path
 from mmearth_model.tasks.labelled import TaskKind
 
 Layout = Literal["geobench", "folder", "table"]
@@ -26,7 +27,8 @@ class Splits(BaseModel):
     Attributes
     ----------
     shares
-        Of train, validation and test, drawn with ``seed`` and balanced over the classes.
+        Of train, validation and test, drawn with ``seed`` and balanced over the classes. Folders named ``train``,
+        ``val`` (or ``valid``, ``validation``) and ``test`` are used as they are.
     column
         Table: column that says train, val (or valid) or test.
     """
@@ -34,8 +36,18 @@ class Splits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shares: tuple[float, float, float] = (70, 15, 15)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     column: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_divided(self) -> Splits:
+        train, validation, test = self.shares
+        if not (train > 0 and validation >= 0 and test > 0 and math.isfinite(sum(self.shares))):
+            raise InputError(
+                "splits.shares: expected shares of train, validation and test, of which only that of validation may be 0, "
+                f"got {', '.join(f'{share:g}' for share in self.shares)}; [70, 15, 15] is usual."
+            )
+        return self
 
 
 class TaskSpec(BaseModel):
@@ -83,6 +95,8 @@ class TaskSpec(BaseModel):
         GEO-Bench samples with several dates: the date to use.
     augment
         Augmentations allowed in fine-tuning.
+    notes
+        What users of the results must know of the data; printed with every result.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -114,6 +128,7 @@ class TaskSpec(BaseModel):
     source: str = ""
     doi: str = ""
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits_the_catalog(self) -> TaskSpec:
@@ -134,7 +149,26 @@ class TaskSpec(BaseModel):
             raise InputError(
                 "layout: expected table or geobench for masks, got folder; list rasters and masks in a CSV."
             )
+        self._check_labels()
         return self
+
+    def _check_labels(self) -> None:
+        """Refuse classes and label columns that contradict the kind or each other."""
+        blank = [name for name in self.classes if name != name.strip() or not name]
+        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if blank or twice:
+            problem = f"{blank[0]!r}, which is blank or padded" if blank else f"{twice[0]!r} twice"
+            raise InputError(f"classes: expected different names, got {problem}; correct the name.")
+        columns = len(self.label_columns)
+        if self.kind is TaskKind.SINGLE_LABEL and columns != 1:
+            raise InputError(f"label: expected one column for {self.kind}, got {columns}; use kind: multi-label.")
+        if len(set(self.label_columns)) < columns or not columns:
+            raise InputError(f"label: expected different columns, got {', '.join(self.label_columns) or 'none'}.")
+        if self.kind is TaskKind.MULTI_LABEL and columns > 1 and len(self.classes) not in (0, columns):
+            raise InputError(
+                f"classes: expected a class for each of the {columns} columns of label, got {len(self.classes)}; "
+                "leave classes out to name them as the columns."
+            )
 
     @property
     def catalog_bands(self) -> tuple[str, ...]:
@@ -156,7 +190,9 @@ class TaskSpec(BaseModel):
 
 def task_names() -> tuple[str, ...]:
     """Names of the task files that ship with the package."""
-    return tuple(sorted(path.stem for path in (resource_path("catalog") / "tasks").glob("*.yaml")))
+    return tuple(
+        sorted(path.stem for path in (resource_path("catalog") / "tasks").glob("*.yaml") if is_data(path.name))
+    )
 
 
 def read_spec(name_or_file: str) -> TaskSpec:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmearth_data import InputError, Kind
-from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind
+from mmearth_data import InputError, Kind, format_tile_id
+from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, class_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,7 +101,7 @@ class StoreTask:
         """
         if self.modality.kind.is_continuous:
             return _means(self._quantities(batch))
-        indices: NDArray[np.int64] = self.modality.class_code_index()[batch[self.modality.name]]
+        indices = self._indices(batch)
         if not self.modality.kind.is_raster:
             return indices
         flat = indices.reshape(len(indices), -1)
@@ -115,8 +115,20 @@ class StoreTask:
         """Every pixel of a raw batch: (B, H, W) class indices, `IGNORED` where nothing was observed; or float64, NaN."""
         if self.modality.kind.is_continuous:
             return self._quantities(batch)
-        indices: NDArray[Any] = self.modality.class_code_index()[batch[self.modality.name]][:, 0]
-        return indices.astype(np.int64)
+        return self._indices(batch)[:, 0]
+
+    def _indices(self, batch: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Positions in ``modality.classes``, `IGNORED` where nothing was observed; refused where a code has no class."""
+        modality = self.modality
+        codes = batch[modality.name]
+        indices: NDArray[np.int64] = modality.class_code_index()[codes]
+        unknown = (indices < 0) & (codes != modality.nodata)
+        if unknown.any():
+            raise InputError(
+                f"{self.name}: expected codes of the {len(modality.classes)} classes of {modality.name}, got "
+                f"{codes[unknown][0]}; add the class to its catalog entry and build the store again."
+            )
+        return indices
 
     def _quantities(self, batch: Mapping[str, Any]) -> NDArray[np.float64]:
         """(B, ...) physical values of the band, NaN where not observed."""
@@ -211,16 +223,23 @@ def open_store_task(images: StoreImages, task: StoreTask) -> LabelledSet:
     found = images.labels(task)
     observed = labelled_rows(task.kind, found)
     codes = store.coords["split"]
+    parts = Parts(*(np.flatnonzero(observed & (codes == code)) for code in range(3)))
+    notes: tuple[str, ...] = ()
+    if task.kind is TaskKind.SINGLE_LABEL:
+        notes = class_notes(
+            task.classes, found, parts, lambda row: f"tile {format_tile_id(int(store.coords['tile_id'][row]))}"
+        )
     return LabelledSet(
         name=task.name,
         kind=task.kind,
         classes=task.classes,
         images=images,
-        parts=Parts(*(np.flatnonzero(observed & (codes == code)) for code in range(3))),
+        parts=parts,
         labels=np.zeros((len(store), 0)) if task.kind.per_pixel else found,
         masks=_mask_reader(images, task) if task.kind.per_pixel else None,
         conflicts=task.conflicts,
         synthetic=store.synthetic,
+        notes=notes,
     )
 
 

@@ -298,7 +298,7 @@ def test_a_checkpoint_is_all_that_is_needed_of_the_store_it_was_trained_on(
             ("sentinel2", "biome"),
             "store:biome",
             {"test_share": 0.001},
-            "expected labelled tiles to train and to test on",
+            "expected labelled samples to train and to test on",
         ),
     ],
 )

@@ -1,0 +1,227 @@
+"""What people write into the cells of a table of labels: read without padding, refused with its rows where it is no answer.
+
+Data rows are counted from 1, the header not included.
+"""
+
+from __future__ import annotations
+
+import math
+import os.path
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import FileInputError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mmearth_model.tasks.labelled import Parts
+
+SHOWN = 5
+"""Rows that a message names."""
+
+
+def at_rows(positions: Iterable[int]) -> str:
+    """Name rows by their positions, which count from 0.
+
+    Examples
+    --------
+    >>> at_rows([2]), at_rows([0, 4]), at_rows(range(9))
+    ('data row 3', 'data rows 1, 5', 'data rows 1, 2, 3, 4, 5 and 4 more')
+    """
+    rows = [position + 1 for position in positions]
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    return f"data row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}"
+
+
+def text_of(cell: object) -> str:
+    """Text of a cell without the space around it; empty where the cell is blank, null or NaN.
+
+    Examples
+    --------
+    >>> text_of("forest "), text_of(None), text_of(float("nan")), text_of("NaN"), text_of(3.0)
+    ('forest', '', '', '', '3')
+    """
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, float) and cell.is_integer():  # a column of whole numbers with nulls has become floats
+        return str(int(cell))
+    text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
+    return "" if text.strip().lower() == "nan" else text.strip()
+
+
+def required(column: Sequence[Any], name: str, path: Path) -> list[str]:
+    """Text of every cell.
+
+    Raises
+    ------
+    FileInputError
+        When cells are blank; it names the rows.
+    """
+    texts = [text_of(cell) for cell in column]
+    blank = [row for row, text in enumerate(texts) if not text]
+    if blank:
+        raise FileInputError(
+            path, f"expected a value of {name} in every row, got none in {at_rows(blank)}; fill in or delete the rows."
+        )
+    return texts
+
+
+def numbers(column: Sequence[Any], name: str, path: Path) -> NDArray[np.float64]:
+    """(N) finite numbers.
+
+    Raises
+    ------
+    FileInputError
+        When cells hold none; it names the rows.
+    """
+    values = np.array([_number(cell) for cell in column])
+    wrong = np.flatnonzero(~np.isfinite(values)).tolist()
+    if wrong:
+        got = text_of(column[wrong[0]]) or "nothing"
+        raise FileInputError(
+            path,
+            f"expected finite numbers as labels in {name}, got {got} in {at_rows(wrong)}; correct or delete the rows.",
+        )
+    return values
+
+
+def _number(cell: object) -> float:
+    try:
+        return float(text_of(cell) if isinstance(cell, str | bytes) else cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def flags(column: Sequence[Any], name: str, path: Path) -> NDArray[np.int64]:
+    """(N) 0 or 1.
+
+    Raises
+    ------
+    FileInputError
+        When cells hold anything else; it names the rows.
+    """
+    values = numbers(column, name, path)
+    wrong = np.flatnonzero((values != 0) & (values != 1)).tolist()
+    if wrong:
+        raise FileInputError(
+            path,
+            f"expected 0 or 1 in {name}, got {values[wrong[0]]:g} in {at_rows(wrong)}; correct or delete the rows.",
+        )
+    return values.astype(np.int64)
+
+
+def label_sets(column: Sequence[Any], name: str, separator: str, path: Path) -> tuple[list[set[str]], tuple[str, ...]]:
+    """Labels of every row of a multi-label column, and a note on rows that have none of them.
+
+    Raises
+    ------
+    FileInputError
+        When cells are missing; blank text means none of the classes.
+    """
+    missing = [row for row, cell in enumerate(column) if not isinstance(cell, str | list | tuple) and not text_of(cell)]
+    if missing:
+        raise FileInputError(
+            path, f"expected labels in {name} of every row, got null in {at_rows(missing)}; fill in or delete the rows."
+        )
+    sets = []
+    for cell in column:
+        words = cell if isinstance(cell, list | tuple) else text_of(cell).split(separator)
+        sets.append({word for word in map(text_of, words) if word})
+    blank = [row for row, words in enumerate(sets) if not words]
+    return sets, (f"no label in {name} of {at_rows(blank)}, taken as none of the classes.",) if blank else ()
+
+
+def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: Path, *, rows: bool = True) -> tuple[str, ...]:  # fmt: skip
+    """Names of the classes: the known ones, or if there are none those that the data hold, sorted.
+
+    Parameters
+    ----------
+    known
+        Classes of the task file.
+    found
+        Name in the data -> positions of the samples that have it.
+    path
+        For messages.
+    rows
+        Positions are rows of a table.
+
+    Raises
+    ------
+    FileInputError
+        When data hold a class that the task file does not know, or names that differ in case only.
+    """
+    names = tuple(sorted(found))
+    unknown = [name for name in names if name not in known]
+    if known and unknown:
+        where = f" in {at_rows(found[unknown[0]])}" if rows and found[unknown[0]] else ""
+        hint = did_you_mean(unknown[0], known)
+        hint = f" {hint[:1].upper()}{hint[1:]}" if hint.endswith("?") else ""
+        classes = f"{', '.join(known[:SHOWN])}{f' and {len(known) - SHOWN} more' if len(known) > SHOWN else ''}"
+        raise FileInputError(
+            path, f"expected the classes {classes}, got {unknown[0]!r}{where}; correct the label, or classes in the task file.{hint}"
+        )  # fmt: skip
+    if known:
+        return tuple(known)
+    alike = Counter(name.casefold() for name in names)
+    twins = [name for name in names if alike[name.casefold()] > 1]
+    if twins:
+        raise FileInputError(
+            path,
+            f"expected classes that differ in more than case, got {' and '.join(twins[:2])}; write them alike, or list "
+            "classes in the task file.",
+        )
+    return names
+
+
+def positions(names: Sequence[str]) -> dict[str, list[int]]:
+    """Name -> positions at which it stands."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        found[name].append(row)
+    return dict(found)
+
+
+def check_repeats(items: Sequence[str], answers: Sequence[Hashable], parts: Parts, path: Path) -> tuple[str, ...]:
+    """Note on files that several rows name with the same answer and in the same part.
+
+    Parameters
+    ----------
+    items
+        (N) paths.
+    answers
+        (N) labels.
+    parts
+        Train, validation and test.
+    path
+        For messages.
+
+    Raises
+    ------
+    FileInputError
+        When a file has two answers, or is in two parts: what is tested must not be trained on.
+    """
+    part = np.full(len(items), -1)
+    for number, members in enumerate((parts.train, parts.validation, parts.test)):
+        part[members] = number
+    repeated = {k: rows for k, rows in positions([os.path.normpath(item) for item in items]).items() if len(rows) > 1}
+    for name, rows in repeated.items():
+        if len({answers[row] for row in rows}) > 1:
+            raise FileInputError(
+                path, f"expected one label for each file, got different ones for {name} in {at_rows(rows)}; delete the wrong rows."
+            )  # fmt: skip
+        if len(set(part[rows])) > 1:
+            raise FileInputError(
+                path,
+                f"expected each file in one of train, val and test, got {name} in several by {at_rows(rows)}; "
+                "keep one of the rows.",
+            )
+    if not repeated:
+        return ()
+    name, rows = next(iter(repeated.items()))
+    return (f"{len(repeated)} files are listed more than once and count as often ({name} in {at_rows(rows)}).",)
