@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
-    from mmearth_data.rasterfile import Marks, Raster, as_marks, calibrate, read_raster, sidecars
+    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
     from mmearth_data.recipe import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
@@ -80,6 +80,7 @@ _HOME = {
     "PreparedBuild": "api",
     "Progress": "building.executor",
     "Raster": "rasterfile",
+    "Siblings": "rasterfile",
     "Store": "api",
     "TileGrid": "tile",
     "as_marks": "rasterfile",
@@ -116,7 +117,6 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
-    "sidecars": "rasterfile",
     "staged_file": "writing",
     "subset": "api",
     "summarise": "inspection",
@@ -147,6 +147,7 @@ __all__ = [
     "Progress",
     "Raster",
     "RetryLater",
+    "Siblings",
     "Store",
     "StoreDamaged",
     "TileGrid",
@@ -188,7 +189,6 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
-    "sidecars",
     "staged_file",
     "subset",
     "summarise",

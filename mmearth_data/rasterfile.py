@@ -19,7 +19,7 @@ import numpy as np
 from mmearth_data.errors import FileInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,8 +56,8 @@ class Raster:
         (C) scale and offset tags of the file: physical value = number * scale + offset.
     alpha
         Position of the alpha band among ``values``, None without one.
-    bounds
-        (left, bottom, right, top) in the file's CRS; None without a geotransform.
+    corners
+        x and y of the upper-left and of the lower-right corner in the file's CRS; None without a geotransform.
     """
 
     values: NDArray[Any]
@@ -65,7 +65,7 @@ class Raster:
     names: tuple[str, ...] = ()
     tags: Factors = ()
     alpha: int | None = None
-    bounds: tuple[float, float, float, float] | None = None
+    corners: tuple[float, float, float, float] | None = None
 
     @classmethod
     def of(cls, values: NDArray[Any], names: tuple[str, ...] = (), marks: Marks = None) -> Self:
@@ -224,8 +224,16 @@ def read_window(dataset: Any, marks: Marks = None, bands: Sequence[int] = (), wi
         names=names if all(names) else (),
         tags=tags_of(dataset, wanted),
         alpha=wanted.index(alpha) if alpha in wanted else None,
-        bounds=None if dataset.transform.is_identity else tuple(dataset.bounds),
+        corners=_corners(dataset),
     )
+
+
+def _corners(dataset: Any) -> tuple[float, float, float, float] | None:  # noqa: ANN401
+    transform = dataset.transform
+    if transform.is_identity:
+        return None
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return c, f, c + a * dataset.width + b * dataset.height, f + d * dataset.width + e * dataset.height
 
 
 def tags_of(dataset: Any, bands: Sequence[int]) -> Factors:  # noqa: ANN401
@@ -350,13 +358,37 @@ def sidecar_names(name: str) -> tuple[str, ...]:
     return (*(f"{name}{ending}" for ending in SIDECAR_ENDINGS), *beside)
 
 
-def sidecars(name: str, listing: Collection[str]) -> tuple[str, ...]:
-    """Names in a folder's listing that decide with a raster file what GDAL reads, sorted; case does not matter.
+class Siblings:
+    """Names of the files of one folder, among which the sidecars of a raster file are found.
+
+    Parameters
+    ----------
+    names
+        Of all files, without the folder.
 
     Examples
     --------
-    >>> sidecars("a.tif", ["a.tif", "a.tif.msk", "a.TFW", "b.tfw"])
+    >>> Siblings(["a.tif", "a.tif.msk", "a.TFW", "b.tfw"]).sidecars("a.tif")
     ('a.TFW', 'a.tif.msk')
     """
-    wanted = {beside.lower() for beside in sidecar_names(name)} - {name.lower()}
-    return tuple(sorted(beside for beside in listing if beside.lower() in wanted))
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._spelled: dict[str, list[str]] = {}
+        for name in names:
+            self._spelled.setdefault(name.lower(), []).append(name)
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Those of a folder on disk.
+
+        Raises
+        ------
+        OSError
+            When it cannot be listed.
+        """
+        return cls(path.name for path in folder.iterdir())
+
+    def sidecars(self, name: str) -> tuple[str, ...]:
+        """Names that decide with a raster file what GDAL reads, sorted; case does not matter."""
+        wanted = {beside.lower() for beside in sidecar_names(name)} - {name.lower()}
+        return tuple(sorted(found for beside in wanted for found in self._spelled.get(beside, ())))

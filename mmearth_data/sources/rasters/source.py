@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import FileInputError
-from mmearth_data.rasterfile import sidecars
+from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
@@ -165,10 +164,10 @@ class RasterSource:
     @cached_property
     def _file_digests(self) -> dict[str, dict[str, Any]]:
         by_modality: dict[str, dict[str, Path]] = defaultdict(dict)
-        listing = cache(os.listdir)
+        siblings = cache(Siblings.of)
         for site in self.sites:
             for file in site.files:
-                beside = sidecars(file.path.name, listing(file.path.parent))
+                beside = siblings(file.path.parent).sidecars(file.path.name)
                 for name in (file.path.name, *beside):
                     by_modality[file.modality.name][(PurePosixPath(file.name).parent / name).as_posix()] = (
                         file.path.with_name(name)
