@@ -363,7 +363,7 @@ def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[n
     FileInputError
         When an id is no whole number, or no class has it.
     """
-    unlabelled = np.isnan(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
+    unlabelled = ~np.isfinite(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
     if missing is not None:
         unlabelled |= missing
     if spec.ignore is not None:
@@ -372,7 +372,7 @@ def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[n
         return _nearest(np.where(unlabelled, np.nan, mask).astype(np.float64), spec.size_px)
     ids = mask[~unlabelled]
     most = len(spec.classes) - 1 if spec.classes else np.iinfo(np.int64).max
-    wrong = ids[~((ids >= 0) & (ids <= most) & (ids == np.floor(ids)))]
+    wrong = ids[~((ids >= 0) & (ids <= most) & (ids == np.rint(ids)))]
     if wrong.size:
         classes = f"0 to {most}" if spec.classes else "from 0"
         raise FileInputError(
