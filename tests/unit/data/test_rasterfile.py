@@ -134,6 +134,7 @@ def test_given_numbers_replace_tags_and_half_a_pair_is_refused() -> None:
     assert codes.ignored
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_sidecars_are_what_gdal_lists(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", np.ones((1, 64, 64), "uint16"), transform=None, crs=None)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(path, "r+") as dataset:
