@@ -179,7 +179,15 @@ def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modalit
     """
     valid = np.asarray(valid, dtype=bool) & np.isfinite(values)
     if modality.dtype.kind == "f":
-        return np.where(valid, values, modality.nodata).astype(modality.dtype)
+        with np.errstate(over="ignore"):
+            stored: np.ndarray[Any, Any] = np.where(valid, values, modality.nodata).astype(modality.dtype)
+        beyond = valid & np.isinf(stored)
+        if beyond.any():
+            raise InputError(
+                f"{modality.name}: expected numbers that fit {modality.dtype.name}, got {values[beyond][0]:g}; give the "
+                "number that means missing as nodata, or a scale."
+            )
+        return stored
     rounded = round_half_away(np.where(valid, values, modality.nodata))
     limits = np.iinfo(modality.dtype)
     if rounded.size and not (limits.min <= rounded.min() and rounded.max() <= limits.max):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmearth_data import NO_LEVEL, FileInputError, InputError, load_catalog
+from mmearth_data import NO_LEVEL, FileInputError, InputError, Raster, calibrate, load_catalog
 from mmearth_model.targets import LEVELS, Normaliser
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Modality
+    from mmearth_data import Marks, Modality
     from mmearth_model.tasks.labelled import Batch
     from mmearth_model.tasks.spec import TaskSpec
 
+LOG = logging.getLogger(__name__)
 STATISTICS_SAMPLES = 2000
 """Training samples that a task's own statistics are taken from, at most."""
 NO_LEVEL_CODE = 255
+BAND = "{band}"
+"""Stands in a path for the files' name of a band, where each band has a file of its own."""
 OBSERVED = 1e-3
 """Added to an observed value that the catalog would take for no data; a ten-millionth of the reflectance."""
 
@@ -34,8 +38,8 @@ OBSERVED = 1e-3
 class Reader(Protocol):
     """Reads one sample's file."""
 
-    def read(self, item: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """(C, H, W) values as the file has them, and the names of the bands (empty where it has none)."""
+    def read(self, item: str, marks: Marks = None) -> Raster:
+        """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
         ...
 
     def stamp(self, item: str) -> str:
@@ -84,7 +88,8 @@ class FileImages:
         how = self.spec.model_dump(mode="json", include={"modality", "bands", "band_order", "level", "scale", "offset", "nodata", "fill", "size_px", "date"})  # fmt: skip
         content = hashlib.blake2b(json.dumps(how, sort_keys=True).encode(), digest_size=16)
         for item in self.items:
-            content.update(f"{item}\0{self.reader.stamp(item)}\n".encode())
+            for file in self._files(item):
+                content.update(f"{file}\0{self.reader.stamp(file)}\n".encode())
         return content.hexdigest()
 
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
@@ -120,8 +125,7 @@ class FileImages:
         FileInputError
             When the file lacks bands, or all of its pixels are missing.
         """
-        values, names = self.reader.read(self.items[row])
-        observed = self._checked(values, names, self.items[row])
+        observed = self._checked(self.read(row), self.items[row])
         bands, nodata = self.modality.bands, self.modality.nodata
         image = np.full((len(bands), *observed.shape[1:]), nodata, dtype=np.float32)
         for band, plane in zip(self.spec.catalog_bands, observed, strict=True):
@@ -131,25 +135,57 @@ class FileImages:
             image[bands.index(band)] = image[bands.index(stand_in)]
         return resample(image, self.spec.size_px, nodata)
 
-    def _checked(self, values: NDArray[Any], names: tuple[str, ...], item: str) -> NDArray[np.float32]:
+    def read(self, row: int) -> Raster:
+        """Bands of a sample's files, before anything is chosen or scaled.
+
+        Raises
+        ------
+        FileInputError
+            When a file cannot be read, or files of single bands do not fit together.
+        """
+        files = self._files(self.items[row])
+        if BAND not in self.items[row]:
+            return self.reader.read(files[0], self.spec.nodata)
+        planes = [self.reader.read(file, self.spec.nodata) for file in files]
+        return joined(planes, self.spec.band_names, [f"{self.origin.parent}/{file}" for file in files])
+
+    def _files(self, item: str) -> tuple[str, ...]:
+        """Files of a sample: one, or one per band where its path has ``{band}``."""
+        return tuple(item.replace(BAND, name) for name in self.spec.band_names) if BAND in item else (item,)
+
+    def _checked(self, raster: Raster, item: str) -> NDArray[np.float32]:
         """Bands that the task file names, in its order, in the catalog's units; NaN where missing."""
-        wanted = tuple(self.spec.bands)
-        if isinstance(self.spec.bands, dict) and names:
-            absent = [band for band in wanted if band not in names]
+        chosen = self._chosen(raster, item)
+        if chosen.missing.all():
+            raise FileInputError(item, "expected pixels, got none (all NaN, no data or masked); leave the sample out.")
+        calibration = calibrate(chosen.tags, self.modality, self.spec.scale, self.spec.offset, item)
+        self._name_ignored(calibration.ignored, item)
+        scale, offset = (np.array(part, np.float32)[:, None, None] for part in zip(*calibration.factors, strict=True))
+        return np.where(chosen.missing, np.nan, chosen.values.astype(np.float32) * scale + offset).astype(np.float32)
+
+    def _name_ignored(self, tags: str, item: str) -> None:
+        """Log once for a data set that the task file's scale and offset replace tags of its files."""
+        if tags and "ignored" not in self._cache:
+            self._cache["ignored"] = tags
+            LOG.warning("%s: %s are ignored for scale and offset of the task file.", item, tags)
+
+    def _chosen(self, raster: Raster, item: str) -> Raster:
+        wanted, given = self.spec.band_names, self.spec.file_bands
+        if raster.names and (isinstance(self.spec.bands, dict) or BAND in item):
+            absent = [band for band in wanted if band not in raster.names]
             if absent:
                 raise FileInputError(
-                    item, f"expected the band {absent[0]!r}, got {', '.join(names)}; correct bands in the task file."
+                    item,
+                    f"expected the band {absent[0]!r}, got {', '.join(raster.names)}; correct bands in the task file.",
                 )
-            values = values[[names.index(band) for band in wanted]]
-        elif len(values) != len(wanted):
+            return raster.select([raster.names.index(band) for band in wanted])
+        if len(raster.values) != len(given):
             raise FileInputError(
-                item, f"expected {len(wanted)} bands ({', '.join(wanted)}), got {len(values)}; correct the task file."
+                item,
+                f"expected {len(given)} bands ({', '.join(band or 'null' for band in given)}), got {len(raster.values)}; "
+                "list one name per band of the files in the task file, null for those to skip.",
             )
-        planes = values.astype(np.float32)
-        missing = np.isnan(planes) if self.spec.nodata is None else np.isnan(planes) | (values == self.spec.nodata)
-        if missing.all():
-            raise FileInputError(item, "expected pixels, got none (all NaN or no data); leave the sample out.")
-        return np.where(missing, np.nan, planes * self.spec.scale + self.spec.offset).astype(np.float32)
+        return raster.select([position for position, band in enumerate(given) if band is not None])
 
     def _absent(self, modalities: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, Any]:
         """No-data of the modalities that an encoder takes beside the files' own."""
@@ -200,20 +236,72 @@ class FileImages:
         }
 
 
+def joined(planes: Sequence[Raster], names: tuple[str, ...], files: Sequence[str]) -> Raster:
+    """One raster of files that hold a band each: coarser ones are brought onto the finest grid, bilinear.
+
+    Raises
+    ------
+    FileInputError
+        When a file holds several bands, or does not cover the same area.
+    """
+    rows, columns = (max(plane.values.shape[axis] for plane in planes) for axis in (1, 2))
+    finest = next((plane for plane in planes if plane.values.shape[1:] == (rows, columns)), planes[0])
+    for plane, file in zip(planes, files, strict=True):
+        problem = _misfit(plane, finest)
+        if problem:
+            raise FileInputError(file, problem)
+    values = [
+        plane.values if plane.values.shape == finest.values.shape
+        else resized(np.where(plane.missing, np.nan, plane.values).astype(np.float32), rows, columns, math.nan)
+        for plane in planes
+    ]  # fmt: skip
+    missing = [
+        plane.missing if plane.missing.shape == finest.missing.shape else np.isnan(value)
+        for plane, value in zip(planes, values, strict=True)
+    ]
+    return Raster(
+        values=np.concatenate(values),
+        missing=np.concatenate(missing),
+        names=names,
+        tags=tuple(plane.tags[0] for plane in planes),
+    )
+
+
+def _misfit(plane: Raster, finest: Raster) -> str | None:
+    """Say why a file of one band cannot be laid over the finest, or None."""
+    (bands, rows, columns), (_, most_rows, most_columns) = plane.values.shape, finest.values.shape
+    if bands != 1:
+        return f"expected one band in each file of a path with {BAND}, got {bands}; leave {BAND} out of the path."
+    if rows * most_columns != columns * most_rows:
+        return f"expected the shape of the other bands, {most_rows} x {most_columns} px or coarser, got {rows} x {columns}."
+    if plane.corners is None or finest.corners is None:
+        return None
+    pixel = abs(finest.corners[2] - finest.corners[0]) / most_columns
+    if np.abs(np.subtract(plane.corners, finest.corners)).max() > pixel / 2:
+        return f"expected the corners of the other bands, {finest.corners}, got {plane.corners}; cut the files alike."
+    return None
+
+
 def resample(image: NDArray[np.float32], size_px: int | None, nodata: float) -> NDArray[np.float32]:
     """(C, H, W) to a square side, bilinear; what is next to missing pixels is missing."""
-    if size_px is None or image.shape[1:] == (size_px, size_px):
+    return image if size_px is None else resized(image, size_px, size_px, nodata)
+
+
+def resized(image: NDArray[np.float32], rows: int, columns: int, nodata: float) -> NDArray[np.float32]:
+    """(C, H, W) to (C, rows, columns), bilinear; what is next to missing pixels is missing."""
+    size = rows, columns
+    if image.shape[1:] == size:
         return image
     import torch
     from torch.nn import functional
 
     missing = np.isnan(image) if math.isnan(nodata) else image == nodata
     values = torch.from_numpy(np.where(missing, 0, image))[None]
-    shrinks = min(image.shape[1:]) > size_px
-    resized = functional.interpolate(values, size=(size_px, size_px), mode="bilinear", antialias=shrinks)[0].numpy()
+    shrinks = min(image.shape[1:]) > min(size)
+    scaled = functional.interpolate(values, size=size, mode="bilinear", antialias=shrinks)[0].numpy()
     holes = torch.from_numpy(missing.astype(np.float32))[None]
-    gone = functional.interpolate(holes, size=(size_px, size_px), mode="bilinear", antialias=shrinks)[0].numpy() > 1e-6
-    return np.where(gone, nodata, resized).astype(np.float32)
+    gone = functional.interpolate(holes, size=size, mode="bilinear", antialias=shrinks)[0].numpy() > 1e-6
+    return np.where(gone, nodata, scaled).astype(np.float32)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, is_data
+from mmearth_data import FileInputError, InputError, Raster, is_data
 from mmearth_model.tasks.files import FileImages, listed
 from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, class_notes, classes_in_masks
 from mmearth_model.tasks.pickles import Bag, loads
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
+    from mmearth_data import Marks
     from mmearth_model.tasks.spec import TaskSpec
 
 SPECIFICATIONS = "task_specs.pkl"
@@ -45,15 +46,17 @@ class Samples:
     root: Path
     date: str = "first"
 
-    def read(self, item: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """(C, H, W) bands at the size of the largest, nearest, and their names."""
+    def read(self, item: str, marks: Marks = None) -> Raster:
+        """Bands at the size of the largest, nearest."""
         with self.open(item) as file:
             names = self.bands(file)
             planes = {short: np.asarray(file[name]) for short, name in names.items()}
         if any(plane.ndim != 2 for plane in planes.values()):
             raise FileInputError(self.path(item), "expected bands of two dimensions, got another number.")
         rows, columns = (max(plane.shape[axis] for plane in planes.values()) for axis in (0, 1))
-        return np.stack([_stretched(plane, rows, columns) for plane in planes.values()]), tuple(planes)
+        return Raster.of(
+            np.stack([_stretched(plane, rows, columns) for plane in planes.values()]), tuple(planes), marks
+        )
 
     def bands(self, file: h5py.File) -> dict[str, str]:
         """Band name without its date -> name of the data set, of the wanted date."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
+import re
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, read_table
+from mmearth_data import FileInputError, InputError, Siblings, did_you_mean, read_raster, read_table
 from mmearth_model.tasks.cells import (  # fmt: skip
     at_rows,
     check_names,
@@ -24,7 +26,7 @@ from mmearth_model.tasks.cells import (  # fmt: skip
     required,
     text_of,
 )
-from mmearth_model.tasks.files import FileImages, listed
+from mmearth_model.tasks.files import BAND, FileImages, listed
 from mmearth_model.tasks.labelled import (  # fmt: skip
     IGNORED,
     LabelledSet,
@@ -39,10 +41,11 @@ from mmearth_model.tasks.labelled import (  # fmt: skip
 from mmearth_model.tasks.layout import PART_NAMES, arrange, folder_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from mmearth_data import Marks, Raster
     from mmearth_model.tasks.spec import TaskSpec
 
 
@@ -51,21 +54,28 @@ class DiskRasters:
     """Raster files below a folder."""
 
     root: Path
+    _siblings: dict[Path, Siblings] = field(default_factory=dict, compare=False, repr=False)
 
-    def read(self, item: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """(C, H, W) values and the band names that the file gives."""
+    def read(self, item: str, marks: Marks = None) -> Raster:
+        """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
         path = self.root / item
         if not path.is_file():
-            raise FileInputError(path, "expected a raster file, got nothing there.")
-        return _read(str(path), str(path))
+            raise FileInputError(path, "expected a raster file, got nothing there; correct the path.")
+        return read_raster(path, path, marks)
 
     def stamp(self, item: str) -> str:
-        """Size and time of change."""
+        """Size and time of change, of the file and of its sidecars."""
+        path = self.root / item
         try:
-            status = (self.root / item).stat()
+            if path.parent not in self._siblings:
+                self._siblings[path.parent] = Siblings.of(path.parent)
+            beside = self._siblings[path.parent].sidecars(path.name)
+            found = [(name, path.with_name(name).stat()) for name in beside]
+            status = path.stat()
         except OSError:
             return "absent"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        own = f"{status.st_size} {status.st_mtime_ns}"
+        return " ".join([own, *(f"{name} {other.st_size} {other.st_mtime_ns}" for name, other in found)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class ZippedRasters:
 
     path: Path
     _archives: ClassVar[dict[Path, zipfile.ZipFile]] = {}
+    _siblings: ClassVar[dict[Path, dict[str, Siblings]]] = {}
     _lock: ClassVar[Lock] = Lock()
 
     @property
@@ -81,24 +92,48 @@ class ZippedRasters:
         """The open zip."""
         with self._lock:
             if self.path not in self._archives:
-                self._archives[self.path] = _open_zip(self.path)
+                archive = _open_zip(self.path)
+                self._archives[self.path] = archive
+                self._siblings[self.path] = _by_folder(archive.namelist())
             return self._archives[self.path]
 
-    def read(self, item: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """(C, H, W) values and the band names that the file gives."""
+    def read(self, item: str, marks: Marks = None) -> Raster:
+        """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
         from rasterio.io import MemoryFile
 
+        name = f"{self.path}/{item}"
+        folder = uuid4().hex
         try:
-            data = self.archive.read(item)
+            contents = {member: self.archive.read(member) for member in (item, *self._sidecars(item))}
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise FileInputError(f"{self.path}/{item}", f"expected a raster file, got: {error}.") from None
-        with MemoryFile(data) as memory:
-            return _read(memory.name, f"{self.path}/{item}")
+            raise FileInputError(name, f"expected a raster file, got: {error}; zip it anew.") from None
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(MemoryFile(data, dirname=folder, filename=PurePosixPath(member).name))
+                for member, data in contents.items()
+            ]
+            return read_raster(files[0].name, name, marks)
 
     def stamp(self, item: str) -> str:
-        """Size and checksum, as the zip has them."""
-        info = self.archive.getinfo(item)
-        return f"{info.file_size} {info.CRC}"
+        """Size and checksum, as the zip has them, of the file and of its sidecars."""
+        infos = [self.archive.getinfo(member) for member in (item, *self._sidecars(item))]
+        own = f"{infos[0].file_size} {infos[0].CRC}"
+        return " ".join([own, *(f"{PurePosixPath(i.filename).name} {i.file_size} {i.CRC}" for i in infos[1:])])
+
+    def _sidecars(self, item: str) -> tuple[str, ...]:
+        """Members of the zip beside a raster file that GDAL reads with it."""
+        path = PurePosixPath(item)
+        if item not in self.archive.NameToInfo:
+            return ()
+        beside = self._siblings[self.path][str(path.parent)].sidecars(path.name)
+        return tuple(str(path.with_name(name)) for name in beside)
+
+
+def _by_folder(names: Iterable[str]) -> dict[str, Siblings]:
+    found: dict[str, list[str]] = {}
+    for path in map(PurePosixPath, names):
+        found.setdefault(str(path.parent), []).append(path.name)
+    return {folder: Siblings(files) for folder, files in found.items()}
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -106,25 +141,6 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise FileInputError(path, f"expected a folder or a zip of rasters, got: {error}.") from None
-
-
-def _read(source: str, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(source) as file:
-                values: NDArray[Any] = file.read()
-                given = file.descriptions
-                nodata = file.nodata
-    except RasterioIOError as error:
-        raise FileInputError(name, f"expected a raster that GDAL reads, got: {' '.join(str(error).split())}.") from None
-    if nodata is not None and not np.isnan(nodata):
-        hidden = values == nodata
-        values = np.where(hidden, np.nan, values) if hidden.any() else values
-    return values, tuple(given) if all(given) else ()
 
 
 def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
@@ -207,7 +223,7 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
     InputError
         When a column is missing, or values do not fit the task.
     """
-    columns = _read_table(path)
+    columns = _with_patterns(spec, _read_table(path), path)
     wanted = [spec.path, *([spec.mask] if spec.mask and spec.kind.per_pixel else []), *([] if spec.kind.per_pixel else spec.label_columns)]  # fmt: skip
     wanted += [name for name in (spec.splits.column, spec.ids) if name is not None]
     absent = [name for name in wanted if name not in columns]
@@ -245,6 +261,35 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
 
 def _read_table(path: Path) -> Mapping[str, Sequence[Any]]:
     return read_table(path).columns
+
+
+def _with_patterns(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path) -> dict[str, Sequence[Any]]:
+    """Add what the patterns of ``path`` and ``mask`` give for each row, as columns of their names."""
+    found = dict(columns)
+    for pattern in (spec.path, spec.mask or ""):
+        if "{" not in pattern or pattern in columns:
+            continue
+        names = [name for name in re.findall(r"\{([^{}]*)\}", pattern) if name != BAND[1:-1]]
+        unknown = [name for name in names if name not in columns]
+        if unknown:
+            raise FileInputError(
+                path,
+                f"expected a column for each name in braces of {pattern!r}, got no {unknown[0]!r}; "
+                + did_you_mean(unknown[0], columns),
+            )
+        found[pattern] = [
+            _filled(pattern, names, columns, row, path) for row in range(len(next(iter(columns.values()), ())))
+        ]
+    return found
+
+
+def _filled(pattern: str, names: Sequence[str], columns: Mapping[str, Sequence[Any]], row: int, path: Path) -> str:
+    for name in names:
+        cell = "" if columns[name][row] is None else str(columns[name][row]).strip()
+        if not cell:
+            raise FileInputError(path, f"expected {name} in every row, for {pattern!r}, got none in row {row + 1}.")
+        pattern = pattern.replace(f"{{{name}}}", cell)
+    return pattern
 
 
 def _labels(
@@ -323,32 +368,47 @@ class MaskFiles:
         FileInputError
             When its size is not the image's, or it holds a class that the task does not know.
         """
-        values, _ = self.images.reader.read(self.files[row])
         item = self.files[row]
+        mask = self.images.reader.read(item)
         if row not in self._sizes:
-            self._sizes[row] = self.images.reader.read(self.images.items[row])[0].shape[1:]
-        if len(values) != 1 or values.shape[1:] != self._sizes[row]:
+            self._sizes[row] = self.images.read(row).values.shape[1:]
+        if len(mask.values) != 1 or mask.values.shape[1:] != self._sizes[row]:
             raise FileInputError(
-                item, f"expected a mask of one band and {self._sizes[row]} px, as its image, got shape {values.shape}."
+                item,
+                f"expected a mask of one band and {self._sizes[row]} px, as its image, got shape {mask.values.shape}.",
             )
-        return check_mask(self.spec, values[0], item)
+        scale, offset = mask.tags[0]
+        values = mask.values[0] if (scale, offset) == (1, 0) else mask.values[0] * scale + offset
+        return check_mask(self.spec, values, item, mask.missing[0])
 
 
-def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str) -> NDArray[Any]:
-    """(H, W) values of a file to class indices (`IGNORED` where unlabelled), or to float64 quantities (NaN there)."""
-    unlabelled = np.isnan(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
+def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """(H, W) values of a file to class indices (`IGNORED` where unlabelled), or to float64 quantities (NaN there).
+
+    Raises
+    ------
+    FileInputError
+        When an id is no whole number, or no class has it.
+    """
+    unlabelled = ~np.isfinite(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
+    if missing is not None:
+        unlabelled |= missing
     if spec.ignore is not None:
         unlabelled |= mask == spec.ignore
     if spec.kind is TaskKind.PIXEL_REGRESSION:
         return _nearest(np.where(unlabelled, np.nan, mask).astype(np.float64), spec.size_px)
-    indices = np.where(unlabelled, 0, mask).astype(np.int64)  # signed first: an unsigned mask has no room for IGNORED
-    indices[unlabelled] = IGNORED
-    if spec.classes and (indices.max() >= len(spec.classes) or indices.min() < IGNORED):
-        wrong = indices.max() if indices.max() >= len(spec.classes) else indices.min()
+    ids = mask[~unlabelled]
+    most = len(spec.classes) - 1 if spec.classes else np.iinfo(np.int64).max
+    wrong = ids[~((ids >= 0) & (ids <= most) & (ids == np.rint(ids)))]
+    if wrong.size:
+        classes = f"0 to {most}" if spec.classes else "from 0"
         raise FileInputError(
             item,
-            f"expected classes 0 to {len(spec.classes) - 1} in the mask, got {wrong}; give ignore or more classes.",
+            f"expected classes {classes} in the mask, got {wrong[0]:.12g}; give ignore or more classes, or correct the "
+            "mask (whole numbers; resampled with nearest).",
         )
+    indices = np.full(mask.shape, IGNORED, dtype=np.int64)
+    indices[~unlabelled] = ids
     return _nearest(indices, spec.size_px)
 
 

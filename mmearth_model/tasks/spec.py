@@ -6,12 +6,12 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, is_data, load_catalog, resource_path
+from mmearth_data import FileInputError, InputError, Marks, as_marks, is_data, load_catalog, resource_path
 from mmearth_model.tasks.labelled import TaskKind
 
 Layout = Literal["geobench", "folder", "table"]
@@ -65,7 +65,8 @@ class TaskSpec(BaseModel):
     modality
         Modality of the catalog that the bands belong to.
     bands
-        Band name in the files -> band name in the catalog; in the files' order if their bands are not named.
+        Band name in the files -> band name in the catalog; in the files' order if their bands are not named. ``null``
+        in place of the catalog's name skips a band of the files: ``[B4, B3, B2, null]`` of a picture with an alpha band.
     band_order
         ``catalog``: every band is used as itself; ``paper``: B8 and B8A are exchanged, as in the paper's own figures
         for GEO-Bench, to compare with them.
@@ -73,8 +74,10 @@ class TaskSpec(BaseModel):
         Processing level (``L1C``, ``L2A``), if the modality's statistics depend on it.
     scale, offset
         Value in the catalog's units = file's value * scale + offset (-1000 for Sentinel-2 baselines from 04.00 on).
+        Without both, scale and offset tags of the files are applied; with them, the tags are ignored.
     nodata
-        Value in the files that means missing; NaN always does.
+        Number, or list of numbers, in the files that means missing, instead of their no-data tags; ``null``: no number
+        does. Pixels that are NaN, or hidden by a mask or an alpha band of the file, are missing in any case.
     fill
         Band that the files lack -> the band of the files that replaces it, or ``mean``. Bands not listed use ``mean``.
         With ``band_order: paper``, the names are still those of the files' own bands.
@@ -86,7 +89,10 @@ class TaskSpec(BaseModel):
         Names in order of their index; if empty, they are read from the data.
     path, label, mask, ids
         Table: columns of the raster, the label (several for multi-label and regression) and the mask file, and of
-        the sample's name.
+        the sample's name. ``path`` and ``mask`` may be patterns of columns: ``"{patch_id}/{patch_id}_mask.tif"``.
+        ``{band}`` in a path, here or in the table, stands for the files' names of ``bands``, with one file per band:
+        ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser bands
+        are brought onto the finest grid (bilinear); what is next to missing pixels is missing.
     separator
         Table, multi-label in one column: the separator between labels.
     ignore
@@ -106,12 +112,12 @@ class TaskSpec(BaseModel):
     layout: Layout
     kind: TaskKind
     modality: str = "sentinel2"
-    bands: dict[str, str] | list[str]
+    bands: dict[str, str | None] | list[str | None]
     band_order: Literal["catalog", "paper"] = "catalog"
     level: Literal["L1C", "L2A"] | None = None
-    scale: float = 1.0
-    offset: float = 0.0
-    nodata: float | None = None
+    scale: float | None = None
+    offset: float | None = None
+    nodata: Annotated[Marks, PlainValidator(as_marks), PlainSerializer(list, list, "unless-none")] = None
     fill: dict[str, str] = {}
     size_px: int | None = Field(default=None, ge=8, le=1024)
     normalise: Literal["task", "checkpoint"] = "task"
@@ -136,6 +142,12 @@ class TaskSpec(BaseModel):
         if self.modality not in known:
             raise InputError(f"modality: expected one of the catalog ({', '.join(known)}), got {self.modality!r}.")
         bands = known[self.modality].bands
+        twice = [band for band in self.catalog_bands if self.catalog_bands.count(band) > 1]
+        if twice or not self.catalog_bands:
+            got = f"{twice[0]} twice" if twice else "none"
+            raise InputError(
+                f"bands: expected every band once, got {got}; write null for those to skip, see fill for copies."
+            )
         fills = [*self.fill, *(band for band in self.fill.values() if band != MEAN)]
         unknown = [band for band in (*self.catalog_bands, *fills) if band not in bands]
         if unknown:
@@ -173,8 +185,19 @@ class TaskSpec(BaseModel):
     @property
     def catalog_bands(self) -> tuple[str, ...]:
         """Bands of the catalog as which the files' bands are fed, in the files' order."""
-        named = self.bands.values() if isinstance(self.bands, dict) else self.bands
-        return tuple(SWAPPED.get(band, band) if self.band_order == "paper" else band for band in named)
+        swapped = SWAPPED if self.band_order == "paper" else {}
+        return tuple(swapped.get(band, band) for band in self.file_bands if band is not None)
+
+    @property
+    def file_bands(self) -> tuple[str | None, ...]:
+        """Catalog's name of each band of the files, in their order; None for a band that is skipped."""
+        return tuple(self.bands.values() if isinstance(self.bands, dict) else self.bands)
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """The files' own name of each band that is not skipped; the catalog's where `bands` is a list."""
+        pairs = self.bands.items() if isinstance(self.bands, dict) else zip(self.bands, self.bands, strict=True)
+        return tuple(str(name) for name, band in pairs if band is not None)
 
     @property
     def stand_ins(self) -> dict[str, str]:

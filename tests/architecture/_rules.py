@@ -20,7 +20,12 @@ DATA, MODEL = "mmearth_data", "mmearth_model"
 
 ROWS: tuple[tuple[int, frozenset[str]], ...] = (
     (0, frozenset({"errors", "modality", "tile", "resources", "words", "listing", "writing"})),
-    (1, frozenset({"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces", "tables"})),
+    (
+        1,
+        frozenset(
+            {"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces", "rasterfile", "tables"}
+        ),
+    ),
     (1, frozenset({"commands", "streams"})),  # what the command lines share; of click and the errors only
     (2, frozenset({"sources"})),
     (2, frozenset({"store"})),
@@ -48,7 +53,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ee": ("mmearth_data.sources.earthengine",),
     "googleapiclient": ("mmearth_data.sources.earthengine",),
     "google": ("mmearth_data.sources.earthengine",),
-    "rasterio": ("mmearth_data.sources.rasters", "mmearth_data.interchange", "mmearth_model.tasks"),
+    "rasterio": (
+        "mmearth_data.rasterfile",
+        "mmearth_data.sources.rasters",
+        "mmearth_data.interchange",
+        "mmearth_model.tasks",
+    ),
     "torch": ("mmearth_model",),
     "lightning": ("mmearth_model",),
     "torchmetrics": ("mmearth_model",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 
 from mmearth_data.errors import FileInputError
+from mmearth_data.rasterfile import Calibration, calibrate, check_marks, open_raster, tags_of
 from mmearth_data.sources.rasters.tiff import missing_end
 from mmearth_data.tile import NO_TIME, PIXEL_M, TileGrid
 
@@ -94,10 +93,8 @@ class SiteFile:
         What it fills.
     grid
         Its pixels.
-    nodata
-        Number that marks missing pixels: the mapping's, else the file's; None without one.
-    masked
-        True where the file carries a mask or an alpha band of its own.
+    calibration
+        Scale and offset of each band that is read.
     time_ms
         UTC milliseconds since 1970, or `NO_TIME`.
     """
@@ -107,28 +104,8 @@ class SiteFile:
     layer: Layer
     modality: Modality
     grid: RasterGrid
-    nodata: float | None
-    masked: bool
+    calibration: Calibration
     time_ms: int
-
-
-@contextmanager
-def open_raster(path: Path) -> Iterator[Any]:
-    """Open a raster file for one thread.
-
-    Raises
-    ------
-    FileInputError
-        When it cannot be opened, or a read inside the context fails: the file is broken.
-    """
-    try:
-        with rasterio.open(path) as dataset:
-            yield dataset
-    except RasterioError as error:
-        words = " ".join(str(error.__cause__ or error).split())
-        raise FileInputError(
-            path, f"expected a whole GeoTIFF or JPEG 2000, got one that cannot be read ({words}); copy it anew."
-        ) from None
 
 
 @contextmanager
@@ -152,10 +129,11 @@ def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile
         date where the mapping expects one.
     """
     _check_whole(path)
-    with open_raster(path) as dataset:
+    with open_raster(path, path) as dataset:
         problem = _header_problem(dataset, layer)
         if problem:
             raise FileInputError(path, problem)
+        check_marks(layer.nodata, dataset.dtypes, path)
         grid = RasterGrid(
             crs=dataset.crs.to_wkt(),
             epsg=dataset.crs.to_epsg(),
@@ -163,17 +141,22 @@ def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile
             height=dataset.height,
             width=dataset.width,
         )
-        own = {MaskFlags.per_dataset, MaskFlags.alpha}
         return SiteFile(
             path=path,
             name=name,
             layer=layer,
             modality=modality,
             grid=grid,
-            nodata=dataset.nodata if layer.nodata is None else layer.nodata,
-            masked=any(own & set(flags) for flags in dataset.mask_flag_enums),
+            calibration=_calibration(dataset, path, layer, modality),
             time_ms=_date(path, layer, dataset.tags()),
         )
+
+
+def _calibration(dataset: Any, path: Path, layer: Layer, modality: Modality) -> Calibration:  # noqa: ANN401
+    """Numbers that `codes` translates are scaled by nothing: the file's tags are then named as ignored."""
+    tags = tags_of(dataset, layer.band_numbers)
+    scale, offset = (layer.scale, layer.offset) if layer.codes is None else (1.0, 0.0)
+    return calibrate(tags, modality, scale, offset, path)
 
 
 def _check_whole(path: Path) -> None:
@@ -233,11 +216,3 @@ def _header_problem(dataset: Any, layer: Layer) -> str | None:  # noqa: ANN401 -
 def _crs_name(wkt: str) -> str:
     name = wkt.split('"')[1] if '"' in wkt else wkt
     return name or "an unnamed CRS"
-
-
-def is_nodata(values: NDArray[np.float64], file: SiteFile) -> NDArray[np.bool_]:
-    """Elementwise: does the file mark this number as missing?"""
-    missing = ~np.isfinite(values)
-    if file.nodata is not None and not math.isnan(file.nodata):
-        missing |= values == file.nodata
-    return missing

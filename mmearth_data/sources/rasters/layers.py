@@ -141,6 +141,11 @@ def _pass_problem(layer: Layer) -> str | None:
 
 def _code_problem(mapped: MappedLayer) -> str | None:
     layer, modality = mapped.layer, mapped.modality
+    if layer.codes is not None or modality.kind.is_categorical:
+        forms = (layer, *layer.sites.values())
+        given = [name for name in ("scale", "offset", "clip") if any(getattr(form, name) is not None for form in forms)]
+        if given:
+            return f"{' and '.join(given)} would change class codes; leave them out and translate the codes with codes."
     if layer.codes is None:
         return None
     if modality.kind.is_continuous:

@@ -14,10 +14,10 @@ r"""The mapping file: which raster files hold which modality, and how their numb
         bands: ["{pass}_VV", "{pass}_VH", null]   # one per band of the file, in its order; null skips one
         pass: asc            # orbit pass, for the day difference; default: the bands' common prefix
         level: null          # L1C or L2A where the layer is for scenes of that level only
-        scale: 1             # stored = file * scale + offset
+        scale: 1             # stored = file * scale + offset; without both, the file's own tags are applied
         offset: 0
         clip: [1, 65535]     # limits of the stored numbers; without it a number that does not fit is an error
-        nodata: 0            # replaces what the file says of itself
+        nodata: 0            # replaces the file's tag; a number, a list, or null (no number means missing)
         codes: {10: 1}       # file code -> catalog code; without it the file holds the catalog's codes
         derive: {slope: elevation}   # stored band: the band whose slope in degrees it holds
         date: {tag: datetime}        # or {filename: '_(\d{8})_'} or {constant: 2020-05-01}; format: strptime
@@ -35,9 +35,19 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mmearth_data.errors import FileInputError
+from mmearth_data.rasterfile import Marks, as_marks
 from mmearth_data.resources import PACKAGE
 from mmearth_data.words import did_you_mean
 
@@ -126,10 +136,10 @@ def _parse_ms(text: str, form: str | None) -> int:
 class _Reading(_Strict):
     """How the numbers of a file become stored numbers; may differ from site to site."""
 
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: float | None = None
+    offset: float | None = None
     clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    nodata: float | None = None
+    nodata: Annotated[Marks, PlainValidator(as_marks)] = None
     orbit_pass: Pass | None = Field(default=None, alias="pass")
     date: DateRule | None = None
 
@@ -179,6 +189,11 @@ class Layer(_Reading):
     def stored_bands(self) -> tuple[str | None, ...]:
         """Catalog's name of each band of the file, None for a band that is skipped."""
         return tuple(None if b is None else b.replace(PASS, self.orbit_pass or "") for b in self.bands)
+
+    @property
+    def band_numbers(self) -> tuple[int, ...]:
+        """1-based position in the file of each band that is not skipped."""
+        return tuple(number for number, band in enumerate(self.bands, 1) if band is not None)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -14,14 +14,15 @@ from rasterio.warp import transform as warp_transform
 from rasterio.windows import Window
 
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.rasterfile import open_raster, read_window
 from mmearth_data.sources.base import to_stored
-from mmearth_data.sources.rasters.files import SiteFile, is_nodata, open_raster
 from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
 from mmearth_data.tile import PIXEL_M
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mmearth_data.sources.rasters.files import SiteFile
     from mmearth_data.tile import TileGrid
 
 WARP_TOLERANCE_PX = 1e-3
@@ -88,26 +89,23 @@ def read_bands(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[np.float64]]
     return dict(zip(native, _warp(file, stack, window, tile), strict=True))
 
 
-def unknown_codes(file: SiteFile) -> list[int]:
+def unknown_codes(file: SiteFile) -> list[float]:
     """Class codes in a file that neither the mapping nor the catalog knows; reads it block by block."""
     known = _code_map(file)
     if known is None:
         return []
     found: set[float] = set()
-    with open_raster(file.path) as dataset:
-        for number, band in enumerate(file.layer.stored_bands, 1):
-            if band is None:
-                continue
+    with open_raster(file.path, file.path) as dataset:
+        for number in file.layer.band_numbers:
             for _, window in dataset.block_windows(number):
-                values = dataset.read(number, window=window, masked=file.masked)
-                found.update(np.unique(np.ma.compressed(values)).tolist())
-    present = np.array(sorted(found), dtype=np.float64)
-    return [int(code) for code in present[~is_nodata(present, file)] if code not in known]
+                raster = read_window(dataset, file.layer.nodata, [number], window)
+                found.update(np.unique(raster.values[~raster.missing]).tolist())
+    return sorted(found - known.keys())
 
 
 def _read_window(file: SiteFile, window: Window) -> NDArray[np.float64]:
     """Read the mapped bands of a window as (band, y, x); NaN where the file has no data, or ends."""
-    wanted = [number for number, band in enumerate(file.layer.stored_bands, 1) if band is not None]
+    wanted = file.layer.band_numbers
     whole = np.full((len(wanted), window.height, window.width), np.nan)
     top, left = max(0, -window.row_off), max(0, -window.col_off)
     bottom = min(window.height, file.grid.height - window.row_off)
@@ -115,12 +113,9 @@ def _read_window(file: SiteFile, window: Window) -> NDArray[np.float64]:
     if bottom <= top or right <= left:
         return whole
     inside = Window(window.col_off + left, window.row_off + top, right - left, bottom - top)
-    with open_raster(file.path) as dataset:
-        values = dataset.read(wanted, window=inside).astype(np.float64)
-        if file.masked:
-            values[dataset.read_masks(wanted, window=inside) == 0] = np.nan
-    values[is_nodata(values, file)] = np.nan
-    whole[:, top:bottom, left:right] = values
+    with open_raster(file.path, file.path) as dataset:
+        raster = read_window(dataset, file.layer.nodata, wanted, inside)
+    whole[:, top:bottom, left:right] = np.where(raster.missing, np.nan, raster.values.astype(np.float64))
     return whole
 
 
@@ -128,17 +123,28 @@ def _calibrated(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float
     """File numbers to stored numbers: codes mapped, or scale, offset and clip applied."""
     known = _code_map(file)
     if known is None:
-        stored = values * file.layer.scale + file.layer.offset
-        if file.layer.clip is None:
-            return stored
-        low, high = file.layer.clip
-        return stored.clip(low, high)
+        return _scaled(file, values)
     mapped = np.full(values.shape, np.nan)
     for code in np.unique(values[np.isfinite(values)]).tolist():
         if code not in known:
             raise FileInputError(file.path, code_problem(file, [code]))
         mapped[values == code] = known[code]
     return mapped
+
+
+def _scaled(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    layer = file.layer
+    scale, offset = (np.array(part)[:, None, None] for part in zip(*file.calibration.factors, strict=True))
+    if not file.modality.kind.is_continuous and layer.scale is None and layer.offset is None:
+        fractional = np.isfinite(values) & (values != np.rint(values))
+        if fractional.any():
+            raise FileInputError(
+                file.path,
+                f"expected whole numbers for {file.modality.name}, got {values[fractional][0]:.9g}; resample the file "
+                "with nearest, or write scale: 1 and offset: 0 in the mapping to round it.",
+            )
+    stored = values * scale + offset
+    return stored if layer.clip is None else stored.clip(*layer.clip)
 
 
 def _code_map(file: SiteFile) -> dict[float, float] | None:
@@ -151,9 +157,9 @@ def _code_map(file: SiteFile) -> dict[float, float] | None:
     return {float(code): float(code) for code in codes}
 
 
-def code_problem(file: SiteFile, codes: list[int]) -> str:
+def code_problem(file: SiteFile, codes: list[float]) -> str:
     """Words for class codes that nobody knows."""
-    got = ", ".join(f"{code:g}" for code in codes[:5])
+    got = ", ".join(f"{code:.12g}" for code in codes[:5])
     known = ", ".join(f"{code:g}" for code in sorted(_code_map(file) or {}))
     return f"expected class codes of {file.modality.name} ({known}), got {got}; add codes or nodata to the mapping."
 

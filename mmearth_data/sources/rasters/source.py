@@ -7,11 +7,12 @@ import math
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import FileInputError
+from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
@@ -110,7 +111,7 @@ class RasterSource:
         return find_sites(self.mapping, self._path, self.selection, root_folder(self.mapping, self._path))
 
     def identity(self) -> dict[str, Any]:
-        """Say what decides the pixels: mapping, level, content of all source files; no machine paths."""
+        """Say what decides the pixels: mapping, level, content of all source files and their sidecars; no machine paths."""
         sites = [site.name for site in self.sites]
         return {
             "name": self.name,
@@ -125,7 +126,17 @@ class RasterSource:
     def notes(self) -> list[str]:
         """What a user of the store should know about the files."""
         layers = [f"{m.modality.name}: {note}" for m in self.selection.layers for note in m.layer.notes]
-        return [*self.mapping.notes, *layers]
+        return [*self.mapping.notes, *layers, *self._ignored_tags]
+
+    @cached_property
+    def _ignored_tags(self) -> list[str]:
+        """One line per modality and tags that the mapping's own scale, offset or codes replace."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for file in (file for site in self.sites for file in site.files if file.calibration.ignored):
+            found[f"{file.modality.name}: {file.calibration.ignored} are ignored for the mapping's numbers"].add(
+                file.name
+            )
+        return [f"{words} ({min(names)}, {len(names)} in all)" for words, names in sorted(found.items())]
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Those of the wanted modalities that a layer of the mapping fills."""
@@ -153,9 +164,14 @@ class RasterSource:
     @cached_property
     def _file_digests(self) -> dict[str, dict[str, Any]]:
         by_modality: dict[str, dict[str, Path]] = defaultdict(dict)
+        siblings = cache(Siblings.of)
         for site in self.sites:
             for file in site.files:
-                by_modality[file.modality.name][file.name] = file.path
+                beside = siblings(file.path.parent).sidecars(file.path.name)
+                for name in (file.path.name, *beside):
+                    by_modality[file.modality.name][(PurePosixPath(file.name).parent / name).as_posix()] = (
+                        file.path.with_name(name)
+                    )
         with ThreadPoolExecutor() as pool:
             return {name: _digest_all(files, pool) for name, files in by_modality.items()}
 
