@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import did_you_mean
+    from mmearth_data.words import describe_os_error, did_you_mean, os_problem
     from mmearth_data.writing import staged_file
 
 __version__ = version("mmearth")
@@ -84,6 +84,7 @@ _HOME = {
     "derived": "store.derived",
     "did_you_mean": "words",
     "describe_modality": "catalog",
+    "describe_os_error": "words",
     "draw_sample": "api",
     "export": "api",
     "format_tile_id": "tile",
@@ -94,6 +95,7 @@ _HOME = {
     "map_figure": "inspection",
     "merge": "api",
     "open_store": "api",
+    "os_problem": "words",
     "parse_fault": "emulator.faults",
     "parse_tile_id": "tile",
     "prepare": "api",
@@ -148,6 +150,7 @@ __all__ = [
     "connect",
     "derived",
     "describe_modality",
+    "describe_os_error",
     "did_you_mean",
     "draw_sample",
     "export",
@@ -159,6 +162,7 @@ __all__ = [
     "map_figure",
     "merge",
     "open_store",
+    "os_problem",
     "parse_fault",
     "parse_tile_id",
     "prepare",
