@@ -57,8 +57,9 @@ if TYPE_CHECKING:
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import describe_os_error, did_you_mean, os_problem
+    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem
     from mmearth_data.writing import staged_file
+    from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
 __version__ = version("mmearth")
 
@@ -79,21 +80,25 @@ _HOME = {
     "Progress": "building.executor",
     "Store": "api",
     "TileGrid": "tile",
+    "YamlFile": "yamlfiles",
     "build": "api",
+    "closest": "words",
     "connect": "building.cluster",
     "derived": "store.derived",
-    "did_you_mean": "words",
     "describe_modality": "catalog",
     "describe_os_error": "words",
+    "did_you_mean": "words",
     "draw_sample": "api",
     "export": "api",
     "format_tile_id": "tile",
     "import_hdf5": "api",
     "is_data": "listing",
+    "is_there": "words",
     "load_catalog": "catalog",
     "make_recipe": "recipe",
     "map_figure": "inspection",
     "merge": "api",
+    "named_file": "yamlfiles",
     "open_store": "api",
     "os_problem": "words",
     "parse_fault": "emulator.faults",
@@ -105,6 +110,7 @@ _HOME = {
     "published_missing_values": "interchange.form",
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
+    "read_yaml": "yamlfiles",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -116,6 +122,7 @@ _HOME = {
     "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
+    "validated": "yamlfiles",
     "verify": "store",
     "write_sample": "sampling",
 }
@@ -144,9 +151,11 @@ __all__ = [
     "StoreDamaged",
     "TileGrid",
     "TileUnavailable",
+    "YamlFile",
     "__version__",
     "build",
     "cache_folder",
+    "closest",
     "connect",
     "derived",
     "describe_modality",
@@ -157,10 +166,12 @@ __all__ = [
     "format_tile_id",
     "import_hdf5",
     "is_data",
+    "is_there",
     "load_catalog",
     "make_recipe",
     "map_figure",
     "merge",
+    "named_file",
     "open_store",
     "os_problem",
     "parse_fault",
@@ -172,6 +183,7 @@ __all__ = [
     "published_missing_values",
     "published_statistics",
     "read_ids",
+    "read_yaml",
     "render_catalog",
     "render_modality",
     "render_summary",
@@ -184,6 +196,7 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
+    "validated",
     "verify",
     "write_sample",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 _REMEDIES = {
     errno.ENOENT: "no such file or folder; correct the path",
@@ -65,8 +66,27 @@ def os_problem(error: OSError) -> str:
     return known or text.rstrip(".") or "the system refused without a reason; check the path and the disk"
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; False where no file can have that name, or where nothing can be seen."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL in it
+        return False
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def closest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Known names that resemble a name most; none if none does.
+
+    Examples
+    --------
+    >>> closest("sentinel3", ["sentinel1", "aster"])
+    ['sentinel1']
+    """
+    return difflib.get_close_matches(name, list(known), n=count)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -87,5 +107,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'known are sentinel1, aster.'
     """
     options = list(known)
-    close = difflib.get_close_matches(name, options, n=1)
+    close = closest(name, options)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(options) or 'none'}."

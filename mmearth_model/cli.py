@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import CommandGroup, __version__
+from mmearth_data import CommandGroup, __version__, closest, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +30,8 @@ class PretrainFirst(CommandGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Take a first word that is not a command as the store."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            meant = difflib.get_close_matches(args[0], list(self.commands), n=1)
-            if meant and not Path(args[0]).exists():
+            meant = closest(args[0], self.commands)
+            if meant and not is_there(Path(args[0])):
                 raise click.UsageError(f"No command or store {args[0]!r}. Did you mean {meant[0]}?", ctx)
             args = [DEFAULT_COMMAND, *args]
         return super().resolve_command(ctx, args)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import InputError, published_statistics
+from mmearth_data import InputError, closest, published_statistics
 from mmearth_model.encoder import EncoderConfig
 from mmearth_model.masking import visible_patches
 from mmearth_model.mpmae import MPMAEConfig, tasks_of
@@ -286,7 +285,7 @@ def _crop(path: Path | str, tile_size: int, recipe: TrainRecipe) -> tuple[int, i
 
 
 def _meant(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = closest(name, known)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

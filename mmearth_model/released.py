@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import shutil
@@ -14,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmearth_data import FileInputError, InputError, MMEarthError, cache_folder, resource_path
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    MMEarthError,
+    cache_folder,
+    closest,
+    did_you_mean,
+    is_there,
+    resource_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,11 +82,14 @@ def find_released(name: str, catalog: Path | None = None) -> Released | None:
         When it is almost a name.
     """
     known = released_checkpoints(catalog)
-    if name in known or Path(name).exists():
-        return known.get(name) if not Path(name).exists() else None
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
-    if close:
-        raise InputError(f"expected a checkpoint or one of {', '.join(known)}, got {name!r}; did you mean {close[0]}?")
+    if is_there(Path(name)):
+        return None
+    if name in known:
+        return known[name]
+    if closest(name, known) or not (os.sep in name or Path(name).suffix):
+        raise InputError(
+            f"expected a checkpoint, a file of weights or a released name, got {name!r}; {did_you_mean(name, known)}"
+        )
     return None
 
 
