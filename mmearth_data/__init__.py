@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
-    from mmearth_data.commands import CommandGroup
+    from mmearth_data.commands import CommandGroup, refuse_unused
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
@@ -111,6 +111,7 @@ _HOME = {
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
     "read_yaml": "yamlfiles",
+    "refuse_unused": "commands",
     "render_catalog": "catalog",
     "render_modality": "catalog",
     "render_summary": "inspection",
@@ -184,6 +185,7 @@ __all__ = [
     "published_statistics",
     "read_ids",
     "read_yaml",
+    "refuse_unused",
     "render_catalog",
     "render_modality",
     "render_summary",

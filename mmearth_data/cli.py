@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__
+from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__, refuse_unused
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,6 +152,7 @@ def build(
     from mmearth_data import build as build_store
     from mmearth_data import preview, profile, profile_lines
 
+    _check_build_form(dry_run=dry_run, profiled=profiled is not None)
     chosen = _recipe(recipe, options)
     catalog = _catalog(catalog_dir)
     target = out or Path(
@@ -177,6 +178,16 @@ def build(
         )
     _tell_store(store, as_json=as_json)
     _require_tiles(store)
+
+
+def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
+    """Refuse options that a plan, a measurement or a build does not use."""
+    if dry_run:
+        refuse_unused("with --dry-run", "profiled", "workers", "scheduler")
+    elif profiled:
+        refuse_unused("with --profile", "out", "append", "workers", "scheduler", "latency_s", "eecu_per_tile")
+    else:
+        refuse_unused("without --dry-run", "latency_s", "eecu_per_tile")
 
 
 @cli.command()
@@ -298,6 +309,9 @@ def subset(
     from mmearth_data import read_ids
     from mmearth_data import subset as make_subset
 
+    if options["share"] is None:
+        refuse_unused("without --share", "seed")
+
     part = {
         "split": split or None,
         "biome": [int(name) if name.isdigit() else name for name in biome] or None,
@@ -390,16 +404,16 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 
     from mmearth_data import map_figure, open_store, render_summary, summarise, tile_figure
 
+    if figure is None:
+        refuse_unused("without --figure", "tile", remedy="give --figure PNG, the picture to draw")
+    for path in (figure, map_file):
+        _check_picture(path)
     opened = open_store(store or _only_store())
     summary = summarise(opened)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
     elif figure is None and map_file is None:
         Console().print(render_summary(summary))
-    if tile is not None and figure is None:
-        raise click.UsageError("--tile needs --figure PNG, the picture to draw.")
-    for path in (figure, map_file):
-        _check_picture(path)
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
         click.echo(f"Drew {figure}", err=True)
@@ -430,6 +444,8 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store
 
+    if not mend:
+        refuse_unused("without --repair", "source", "ecoregions", "tiles_file", "catalog_dir")
     path = store or _only_store()
     if mend:
         with _progress(f"Repairing {path}") as progress:

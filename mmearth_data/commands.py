@@ -6,8 +6,9 @@ import errno
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, MMEarthError
+from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, InputError, MMEarthError
 
 
 class CommandGroup(click.Group):
@@ -31,6 +32,31 @@ class CommandGroup(click.Group):
             if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
                 raise
             raise _refusal(str(error), EXIT_FAILURE) from None
+
+
+def refuse_unused(where: str, *names: str, remedy: str = "leave it out") -> None:
+    """Refuse options of the running command that were given and have no effect.
+
+    Parameters
+    ----------
+    where
+        Circumstance in which they have none, such as ``without --share``.
+    names
+        Of the command's parameters.
+    remedy
+        What to do.
+
+    Raises
+    ------
+    InputError
+        When one of them was given on the command line.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise InputError(
+                f"{option.opts[-1]}: expected only where it is used, got it {where}, where it has no effect; {remedy}."
+            )
 
 
 def _refusal(message: str, exit_code: int) -> click.ClickException:

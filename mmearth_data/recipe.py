@@ -162,6 +162,16 @@ class BuildRecipe(ServiceOptions):
             object.__setattr__(self, "split", "random" if own_places else "block")
         return self
 
+    @model_validator(mode="after")
+    def _locations_are_given_once(self) -> Self:
+        unused = sorted(PLACING & self.model_fields_set)
+        if self.tiles_file is not None and unused:
+            raise InputError(
+                f"{unused[0]} (--{unused[0].removesuffix('_m').replace('_', '-')}): expected none with --tiles-file, whose "
+                "locations are taken as they are; leave it out."
+            )
+        return self
+
     @field_validator("source")
     @classmethod
     def _source(cls, value: str) -> str:
@@ -185,7 +195,9 @@ class BuildRecipe(ServiceOptions):
     @classmethod
     def _years(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or min(value) < 2015 or max(value) > 2100:
-            raise InputError(f"years: expected years of the Sentinel-2 era (2015 on), got {list(value)}.")
+            raise InputError(
+                f"years (--years): expected years of Sentinel-2 scenes (2015 to now), got {list(value)}; correct them."
+            )
         return tuple(sorted(set(value)))
 
     @field_validator("levels")
@@ -244,6 +256,8 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     values: dict[str, Any] = {} if file is None else dict(file.values)
     if "assets" in overrides and isinstance(values.get("assets"), dict):
         overrides = {**overrides, "assets": {**values["assets"], **overrides["assets"]}}
+    if "tiles_file" in overrides:
+        values = {field: value for field, value in values.items() if field not in PLACING}
     values.update(overrides)
     return validated(BuildRecipe, values, file, overrides, "recipe")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import CommandGroup, __version__, closest, is_there
+from mmearth_data import CommandGroup, __version__, closest, is_there, refuse_unused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +97,7 @@ def pretrain(
     Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun,
     several processes or machines share each batch, with the same result as one process that accumulates it.
     """
-    from mmearth_model import make_recipe, plan_training
+    from mmearth_model import make_recipe, plan_line, plan_training, training_account
 
     given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in ("modalities", "exclude", "inputs"):
@@ -107,12 +107,14 @@ def pretrain(
         given["bands"] = _bands_by_modality(given["bands"])
     recipe = make_recipe(base, given)
     opened = _open(store)
+    target = out or Path("runs") / f"{opened.path.stem}-{Path(base).stem}-{recipe.seed}"
+    plan = training_account(plan_training(opened, recipe), device, target)
     if dry_run:
-        click.echo(json.dumps(plan_training(opened, recipe).describe(), indent=2))
+        click.echo(json.dumps(plan, indent=2))
         return
     from mmearth_model import pretrain as pretrain_model  # Lightning takes longer to load than a plan to make
 
-    target = out or Path("runs") / f"{opened.path.stem}-{Path(base).stem}-{recipe.seed}"
+    click.echo(f"{target}: {plan_line(plan)}", err=True)
     with _training_bar(f"Pretraining {target}") as report:
         checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)
     if as_json:
@@ -172,6 +174,10 @@ def evaluate(
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
+    if not checkpoints:
+        refuse_unused("without CKPT", "padding")
+    if not any(_of_store(task) for task in tasks):
+        refuse_unused("with tasks of files only", "store", "test_share")
     loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
     opened = _store_of(tasks, store, loaded)
     with _evaluation_bar() as report:
@@ -243,6 +249,10 @@ def finetune(
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
 
+    if not _of_store(task):
+        refuse_unused("with a task of files", "store")
+    if options["frozen"]:
+        refuse_unused("with --frozen, which leaves the encoder as it is", "layer_decay", "drop_path")
     loaded = load_checkpoint(checkpoint, padding=padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
@@ -294,6 +304,8 @@ def embed(
     from mmearth_model.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
     from mmearth_model.tasks import open_task
 
+    if neighbours is None:
+        refuse_unused("without --neighbours", "figure")
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
@@ -368,6 +380,8 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     from mmearth_model import Workload
     from mmearth_model import bench as measure
 
+    if set(forms) == {"unmasked"}:
+        refuse_unused("with --form unmasked, which hides nothing", "mask_ratio")
     work = Workload(**options)
     found = measure(work, forms or None, lambda text: click.echo(f"bench: {text}", err=True))
     if as_json:
@@ -408,11 +422,14 @@ def experiment(
     from mmearth_model.experiments.spec import experiment_names, read_experiment
 
     if name == "list":
+        refuse_unused("with list", "scale", "out", "stores", "data", "convnext", "workers", "scheduler", "device")
         for known in experiment_names():
             click.echo(f"{known:20} {read_experiment(known).question}")
         return
     from mmearth_model.experiments.run import Setting, run_experiment
 
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers run the experiment", "workers")
     found = read_experiment(name)
     setting = Setting(
         experiment=found,
@@ -461,9 +478,14 @@ def _named_bands(text: str) -> tuple[str, list[str]]:
     return name.strip(), _names(bands)
 
 
+def _of_store(task: str) -> bool:
+    """Whether a task is cut from a store, and not ``NAME=PATH``."""
+    return "=" not in task
+
+
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
     """Store that the tasks are cut from: the given one, or that of the first checkpoint."""
-    if store is None and all("=" in task for task in tasks):
+    if not any(_of_store(task) for task in tasks):
         return None
     if store is None and not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, build, open_store
+from mmearth_data import InputError, __version__, build, did_you_mean, open_store
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model.checkpoints import load_checkpoint, write_checkpoint
 from mmearth_model.evaluation import Evaluation, Row, evaluate
@@ -144,6 +144,7 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     absent = {v.store for v in variants} - {*setting.stores, "default"}
     if absent:
         raise InputError(f"{setting.experiment.name}: expected the store {min(absent)!r}; give --store {min(absent)}=STORE.")  # fmt: skip
+    _refuse_unused(setting)
     _record(setting)
     if "default" in setting.stores:
         return setting
@@ -155,6 +156,19 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     while not _finished_store(path):
         time.sleep(POLL_S)
     return replace(setting, stores={**setting.stores, "default": path})
+
+
+def _refuse_unused(setting: Setting) -> None:
+    """Refuse stores, data and weights that no variant and no task asks for."""
+    experiment = setting.experiment
+    tasks = [name for name in experiment.scale(setting.scale).tasks if not name.startswith(PREFIX)]
+    variants = experiment.variants.values()
+    known = {"--store": {"default", *(v.store for v in variants)}, "--data": set(tasks)}
+    for option, given in (("--store", setting.stores), ("--data", setting.data)):
+        for name in given.keys() - known[option]:
+            raise InputError(f"{option} {name}: {experiment.name} uses no such name; {did_you_mean(name, sorted(known[option]))}")  # fmt: skip
+    if setting.convnext is not None and not any(v.network == "convnext" for v in variants):
+        raise InputError(f"--convnext: expected none with {experiment.name}, of whose variants none needs it; leave it out.")  # fmt: skip
 
 
 def _finished_store(path: Path) -> bool:
