@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
-    from mmearth_data.commands import CommandGroup, refuse_unused
+    from mmearth_data.commands import CommandGroup, Finite, refuse_unused
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
@@ -71,6 +71,7 @@ _HOME = {
     "CommandGroup": "commands",
     "Emulator": "emulator.server",
     "EmulatorOptions": "emulator.server",
+    "Finite": "commands",
     "Kind": "modality",
     "Loader": "loading.loader",
     "Modality": "modality",
@@ -139,6 +140,7 @@ __all__ = [
     "Emulator",
     "EmulatorOptions",
     "FileInputError",
+    "Finite",
     "InputError",
     "Kind",
     "Loader",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__, refuse_unused
+from mmearth_data import CommandGroup, Finite, InputError, MMEarthError, StoreDamaged, __version__, refuse_unused
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -204,7 +204,7 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
     from mmearth_data import draw_sample, sample_map, write_sample
 
     chosen = _recipe(recipe, options)
-    _check_picture(map_file)
+    _check_picture("--map", map_file)
     drawn = draw_sample(chosen)
     write_sample(drawn, out)
     if map_file is not None:
@@ -285,7 +285,7 @@ def _fills(texts: tuple[str, ...]) -> dict[str, str]:
 @click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="Repeatable.")
 @click.option("--biome", metavar="NAME|CODE", multiple=True, help="Repeatable.")
 @click.option("--modalities", metavar="A,B,...", help="Modalities to keep.  [default: all]")
-@click.option("--share", type=float, metavar="F", help="Random share of what the other options leave, such as 0.1.")
+@click.option("--share", type=Finite(), metavar="F", help="Random share of what the other options leave, such as 0.1.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Seed of the random share.  [default: 0]"
 )
@@ -349,8 +349,16 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 
 
 @cli.command()
-@click.option("--port", type=int, default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]")
-@click.option("--seed", type=int, default=0, metavar="N", help="Seed of the synthetic planet.  [default: 0]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]"
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    metavar="N",
+    help="Seed of the synthetic planet.  [default: 0]",
+)
 @click.option(
     "--fault",
     "faults",
@@ -359,14 +367,21 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
     help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests (429:0.2). Repeatable.",
 )
 @click.option(
-    "--latency-ms", type=float, default=0.0, metavar="MS", help="Wait before each computed answer.  [default: 0]"
+    "--latency-ms",
+    type=Finite(min=0),
+    default=0.0,
+    metavar="MS",
+    help="Wait before each computed answer.  [default: 0]",
 )
 @click.option(
-    "--max-in-flight", type=int, metavar="N", help="Answer 429 above this many requests in flight.  [default: no limit]"
+    "--max-in-flight",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Answer 429 above this many requests in flight.  [default: no limit]",
 )
 @click.option(
     "--max-per-second",
-    type=int,
+    type=click.IntRange(1),
     metavar="N",
     help="Answer 429 above this many requests per second.  [default: no limit]",
 )
@@ -406,8 +421,8 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 
     if figure is None:
         refuse_unused("without --figure", "tile", remedy="give --figure PNG, the picture to draw")
-    for path in (figure, map_file):
-        _check_picture(path)
+    _check_picture("--figure", figure)
+    _check_picture("--map", map_file)
     opened = open_store(store or _only_store())
     summary = summarise(opened)
     if as_json:
@@ -573,9 +588,9 @@ def _tile(text: str | None) -> int | str:
     return int(text) if text.isdigit() and len(text) < 16 else text
 
 
-def _check_picture(path: Path | None) -> None:
+def _check_picture(option: str, path: Path | None) -> None:
     if path is not None and path.suffix.lower() != ".png":
-        raise InputError(f"{path}: expected the name of a PNG picture; write {path.with_suffix('.png')}.")
+        raise InputError(f"{option}: expected the name of a PNG picture such as picture.png, got {str(path)!r}; correct it.")
 
 
 def _slug(text: str) -> str:

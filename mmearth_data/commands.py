@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import errno
+import math
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, InputError, MMEarthError
+
+
+class Finite(click.FloatRange):
+    """Number of an option, which is neither infinite nor NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Read a number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}.", param, ctx)
+        return number
 
 
 class CommandGroup(click.Group):

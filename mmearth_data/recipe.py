@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.resources import resource_path
 from mmearth_data.tile import check_tile_size
-from mmearth_data.words import os_problem
+from mmearth_data.words import did_you_mean, os_problem
 from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
 MAX_SEED = 2**64 - 1
@@ -176,7 +176,8 @@ class BuildRecipe(ServiceOptions):
     @classmethod
     def _source(cls, value: str) -> str:
         if re.fullmatch(r"earthengine|synthetic|rasters:.+", value) is None:
-            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}.")
+            meant = did_you_mean(value, ("earthengine", "synthetic", "rasters:FILE.yaml"))
+            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}; {meant}")
         return value
 
     @field_validator("tile_size")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mmearth_data import Store
-    from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, Workload
+    from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.encoder import Padding
 
 FILE = click.Path(path_type=Path)
@@ -97,15 +97,9 @@ def pretrain(
     Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun,
     several processes or machines share each batch, with the same result as one process that accumulates it.
     """
-    from mmearth_model import make_recipe, plan_line, plan_training, training_account
+    from mmearth_model import plan_line, plan_training, training_account
 
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    for key in ("modalities", "exclude", "inputs"):
-        if key in given:
-            given[key] = _names(given[key])
-    if "bands" in given:
-        given["bands"] = _bands_by_modality(given["bands"])
-    recipe = make_recipe(base, given)
+    recipe = _recipe(base, options)
     opened = _open(store)
     target = out or Path("runs") / f"{opened.path.stem}-{Path(base).stem}-{recipe.seed}"
     plan = training_account(plan_training(opened, recipe), device, target)
@@ -443,6 +437,19 @@ def experiment(
     run_experiment(setting, workers=workers, scheduler=scheduler, report=lambda line: click.echo(line, err=True))
     click.echo((setting.out / "results.md").read_text(encoding="utf-8"), nl=False)
     click.echo(f"{setting.out}: results.md, results.csv, results.json, results.png", err=True)
+
+
+def _recipe(base: str, options: dict[str, Any]) -> TrainRecipe:
+    """Recipe of the options of `pretrain`."""
+    from mmearth_model import make_recipe
+
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    for key in ("modalities", "exclude", "inputs"):
+        if key in given:
+            given[key] = _names(given[key])
+    if "bands" in given:
+        given["bands"] = _bands_by_modality(given["bands"])
+    return make_recipe(base, given)
 
 
 def _pair(text: str) -> tuple[str, str]:
