@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem
+    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of
     from mmearth_data.writing import staged_file
     from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
@@ -112,6 +112,7 @@ _HOME = {
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
     "read_yaml": "yamlfiles",
+    "reason_of": "words",
     "refuse_unused": "commands",
     "render_catalog": "catalog",
     "render_modality": "catalog",
@@ -187,6 +188,7 @@ __all__ = [
     "published_statistics",
     "read_ids",
     "read_yaml",
+    "reason_of",
     "refuse_unused",
     "render_catalog",
     "render_modality",

@@ -590,7 +590,9 @@ def _tile(text: str | None) -> int | str:
 
 def _check_picture(option: str, path: Path | None) -> None:
     if path is not None and path.suffix.lower() != ".png":
-        raise InputError(f"{option}: expected the name of a PNG picture such as picture.png, got {str(path)!r}; correct it.")
+        raise InputError(
+            f"{option}: expected the name of a PNG picture such as picture.png, got {str(path)!r}; correct it."
+        )
 
 
 def _slug(text: str) -> str:

@@ -66,6 +66,17 @@ def os_problem(error: OSError) -> str:
     return known or text.rstrip(".") or "the system refused without a reason; check the path and the disk"
 
 
+def reason_of(error: BaseException) -> str:
+    """Say what went wrong in one line without a full stop: of the system as `os_problem` does, of a library in its words.
+
+    Examples
+    --------
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "x.csv"))
+    'no such file or folder; correct the path'
+    """
+    return os_problem(error) if isinstance(error, OSError) else " ".join(str(error).split()).rstrip(".")
+
+
 def is_there(path: Path) -> bool:
     """Whether there is such a file or folder; False where no file can have that name, or where nothing can be seen."""
     try:

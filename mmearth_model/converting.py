@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from mmearth_data import InputError, __version__, load_catalog
+from mmearth_data import InputError, __version__, load_catalog, reason_of
 from mmearth_model.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
 from mmearth_model.conversion import Audience, Imported, import_weights
 from mmearth_model.exporting import check_audience, export
@@ -89,7 +89,7 @@ def convert(
         return publish_folder(out, lambda folder: write_tensors(folder, found.tensors, config))
     except OSError as error:
         raise InputError(
-            f"{out}: expected a place that can be written, got: {error.strerror}; choose another."
+            f"{out}: expected a place that can be written, got: {reason_of(error)}; choose another."
         ) from None
 
 

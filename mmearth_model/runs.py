@@ -16,7 +16,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, reason_of
 from mmearth_model.recipe import TrainRecipe, differences
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Run:
                 write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
         except OSError as error:
             raise InputError(
-                f"{self.folder}: expected a folder that can be written, got: {error.strerror}; choose another --out."
+                f"{self.folder}: expected a folder that can be written, got: {reason_of(error)}; choose another --out."
             ) from None
         for left in self.folder.glob(f"{PARTIAL_PREFIX}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -188,7 +188,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileInputError(path, f"expected the record of a run, got: {error}; choose another --out.") from None
+        raise FileInputError(
+            path, f"expected the record of a run, got: {reason_of(error)}; choose another --out."
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("recipe", "store")):
         raise FileInputError(path, "expected the record of a run, with its recipe and store, got something else; choose another --out.")  # fmt: skip
     return content

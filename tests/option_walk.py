@@ -147,8 +147,8 @@ class Refused:
 
     def show(self, option: str, walk: Walk) -> None:
         """See `Witness`."""
-        assert option in self.command_line
-        refused(walk.run(self.command_line)[0], option)
+        place = self.command_line.index(option)
+        refused(walk.run(self.command_line)[0], *self.command_line[place : place + 2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,58 @@ class Elsewhere:
         assert self.word in after.partition("\ndef ")[0], f"{option}: {self.test} does not pass {self.word}"
 
 
+NUMBERS = {
+    "integer": ("", "x", "nan", "1.5", "9" * 30),
+    "float": ("", "x", "nan", "inf", "-inf"),
+}
+"""Click's name of a type -> texts that are no value of it, or none that any option has."""
+TEXTS = (
+    "",
+    "nosuch",
+    "nosuch=",
+    "=",
+    ",",
+    "snow \u2603",
+    "a\0b",
+    "x" * 300,
+    ".",
+    "nosuch.yaml",
+    "nosuch/x.csv",
+    "folder",
+    "binary",
+)
+"""Texts that few options take; ``folder`` and ``binary`` are a folder and a file of bytes."""
+
+
+def bad_values(option: click.Option) -> tuple[tuple[str, ...], bool]:
+    """Texts to give an option, and whether it must refuse each."""
+    name = option.type.name
+    numbers = next((texts for key, texts in NUMBERS.items() if name.startswith(key)), None)
+    if numbers is not None:
+        return numbers, True
+    return (("", "nosuch", "snow \u2603"), True) if isinstance(option.type, click.Choice) else (TEXTS, False)
+
+
+def fuzz(walk: Walk, command: str, option: click.Option, base: Sequence[str]) -> list[str]:
+    """Give an option each bad text; return what is wrong with the answers."""
+    texts, must_refuse = bad_values(option)
+    return [problem for text in texts if (problem := _answer(walk, command, option, base, text, must_refuse))]
+
+
+def _answer(walk: Walk, command: str, option: click.Option, base: Sequence[str], text: str, must_refuse: bool) -> str:
+    """Say what is wrong with the answer to a text; empty if nothing is."""
+    name = option.opts[-1]
+    try:
+        result, _ = walk.run([command, *base, name, text])
+        if result.exit_code == 0:
+            assert not must_refuse, "accepted"
+        else:
+            refused(result, name, text, (1, 2))
+    except AssertionError as problem:
+        return f"{command} {name} {text[:20]!r}: {' '.join(str(problem).split())[:300]}"
+    return ""
+
+
 def options_of(cli: click.Group) -> list[tuple[str, str]]:
     """Every (command, option) of a program; of an option's names the long one."""
     return [
@@ -232,13 +284,14 @@ def error_of(result: Result) -> str:
     return lines[0]
 
 
-def refused(result: Result, name: str, exit_codes: tuple[int, ...] = (2,)) -> str:
-    """Assert that a command ended in one clear line that names an option, or the field that it fills."""
+def refused(result: Result, name: str, value: str = "", exit_codes: tuple[int, ...] = (2,)) -> str:
+    """Assert that a command ended in one clear line that names an option, the field that it fills, or the file given."""
     assert result.exit_code in exit_codes, (result.exit_code, result.output, result.exception)
     assert "Traceback" not in result.output
     line = error_of(result)
     plain = line.lower().replace("-", "_")
-    assert name in line or name.lstrip("-").replace("-", "_") in plain, (name, line)
+    named = name in line or name.lstrip("-").replace("-", "_") in plain or (len(value) > 2 and value in line)
+    assert named, (name, line)
     for word in ("Errno", "got: None", "got None", "Input should", "pydantic", "validation error"):
         assert word not in line, line
     return line

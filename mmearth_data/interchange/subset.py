@@ -20,6 +20,7 @@ from mmearth_data.recipe import file_digest
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.tile import check_tile_size
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,7 +163,7 @@ def read_ids(text: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise FileInputError(path, f"expected a text file with one tile id a line, got: {error}.") from None
+        raise FileInputError(path, f"expected a text file with one tile id a line, got: {reason_of(error)}.") from None
     return [line.strip() for line in lines if line.strip()]
 
 

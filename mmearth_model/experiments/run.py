@@ -22,6 +22,7 @@ import numpy as np
 from mmearth_data import InputError, __version__, build, did_you_mean, open_store
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model.checkpoints import load_checkpoint, write_checkpoint
+from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation import Evaluation, Row, evaluate
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
@@ -145,6 +146,7 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     if absent:
         raise InputError(f"{setting.experiment.name}: expected the store {min(absent)!r}; give --store {min(absent)}=STORE.")  # fmt: skip
     _refuse_unused(setting)
+    resolve_device(setting.device)
     _record(setting)
     if "default" in setting.stores:
         return setting
@@ -179,6 +181,8 @@ def _record(setting: Setting) -> None:
     """Write what is asked, or refuse a folder that was asked something else."""
     asked = {"experiment": setting.experiment.model_dump(mode="json"), "scale": setting.scale}
     file = setting.out / EXPERIMENT_FILE
+    if setting.out.exists() and not setting.out.is_dir():
+        raise InputError(f"--out: expected a folder, got the file {setting.out}; choose another.")
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != asked:
             raise InputError(f"{setting.out}: expected the experiment that stands there, got another one; choose another --out.")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, reason_of
 from mmearth_model.tasks.files import FileImages, listed
 from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, stratified_parts
 
@@ -72,7 +72,7 @@ class ZippedRasters:
         try:
             data = self.archive.read(item)
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise FileInputError(f"{self.path}/{item}", f"expected a raster file, got: {error}.") from None
+            raise FileInputError(f"{self.path}/{item}", f"expected a raster file, got: {reason_of(error)}.") from None
         with MemoryFile(data) as memory:
             return _read(memory.name, f"{self.path}/{item}")
 
@@ -86,7 +86,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise FileInputError(path, f"expected a folder or a zip of rasters, got: {error}.") from None
+        raise FileInputError(path, f"expected a folder or a zip of rasters, got: {reason_of(error)}.") from None
 
 
 def _read(source: str, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -101,7 +101,7 @@ def _read(source: str, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
                 given = file.descriptions
                 nodata = file.nodata
     except RasterioIOError as error:
-        raise FileInputError(name, f"expected a raster that GDAL reads, got: {' '.join(str(error).split())}.") from None
+        raise FileInputError(name, f"expected a raster that GDAL reads, got: {reason_of(error)}.") from None
     if nodata is not None and not np.isnan(nodata):
         hidden = values == nodata
         values = np.where(hidden, np.nan, values) if hidden.any() else values
@@ -212,9 +212,7 @@ def _read_table(path: Path) -> dict[str, Sequence[Any]]:
             rows = list(reader)
             return {name: [row[name] for row in rows] for name in reader.fieldnames or ()}
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise FileInputError(
-            path, f"expected a CSV or GeoParquet table, got: {' '.join(str(error).split())}."
-        ) from None
+        raise FileInputError(path, f"expected a CSV or GeoParquet table, got: {reason_of(error)}.") from None
 
 
 def _labels(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path) -> tuple[tuple[str, ...], NDArray[Any]]:

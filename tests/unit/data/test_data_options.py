@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import geopandas as gpd
 import pytest
 import shapely
@@ -19,6 +20,7 @@ from option_walk import (
     cases,
     check_complete,
     files_here,
+    fuzz,
     is_json,
     left,
     printed,
@@ -51,6 +53,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "points.csv").write_text(POINTS)
     (folder / "seed5.yaml").write_text("seed: 5\n")
     (folder / "extra").mkdir()
+    (folder / "folder").mkdir()
+    (folder / "binary").write_bytes(bytes(range(256)))
     entry = (resource_path("catalog") / "modalities" / "esa_worldcover.yaml").read_text()
     (folder / "extra" / "cover.yaml").write_text(entry.replace("long_name: ", "long_name: Another "))
     return folder
@@ -244,7 +248,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
     "export": {
         "--format": [Followed(EXPORT, ("--format", "mmearth-h5"), left)],
         "--out": [Followed(EXPORT, ("--out", "y"), left)],
-        "--name": [Refused((*EXPORT, "--name", "x")), Followed((*EXPORT, "--format", "mmearth-h5"), ("--name", "mine"), left)],
+        "--name": [
+            Refused((*EXPORT, "--name", "x")),
+            Followed((*EXPORT, "--format", "mmearth-h5"), ("--name", "mine"), left),
+        ],
         "--fill": [
             Followed((*EXPORT, "--format", "mmearth-h5"), ("--fill", "sentinel1=mean"), lambda result: files_here()),
             Refused((*EXPORT, "--fill", "sentinel1=mean")),
@@ -337,3 +344,34 @@ def test_an_option_that_changes_nothing_is_found(walk: Walk) -> None:
     """The walk itself: an ignored option would not pass."""
     with pytest.raises(AssertionError, match="--threads changes nothing"):
         Followed(SAMPLE, ("--threads", "3"), sampled).show("--threads", walk)
+
+
+BASES: dict[str, tuple[str, ...]] = {
+    "build": EARTH[1:],
+    "sample": SAMPLE[1:],
+    "import": IMPORT[1:],
+    "export": EXPORT[1:],
+    "subset": (*SUBSET[1:], "--share", "0.5"),
+    "merge": MERGE[1:],
+    "emulate": ("--fault", "nosuch"),
+    "inspect": ("a.zarr", "--figure", "f.png"),
+    "verify": REPAIR[1:],
+    "catalog": (),
+}
+"""Command -> command line that a bad value is added to; it ends by itself."""
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        pytest.param(command, option, id=f"{command}{option.opts[-1]}")
+        for command in BASES
+        for option in cli.commands[command].params
+        if isinstance(option, click.Option) and not option.is_flag and option.name != "help"
+    ],
+)
+def test_bad_values_are_one_clear_line(command: str, option: click.Option, walk: Walk) -> None:
+    base = (
+        [*NO_OUT[1:]] if command == "build" and option.name in ("profiled", "workers", "scheduler") else BASES[command]
+    )
+    assert fuzz(walk, command, option, base) == []
