@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
-    from mmearth_data.commands import CommandGroup
+    from mmearth_data.commands import CommandGroup, Finite, refuse_unused
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.derived import derived
     from mmearth_data.tables import Table, read_table
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import did_you_mean
+    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of
     from mmearth_data.writing import (
         append_text,
         check_output,
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         write_errors,
         write_text,
     )
+    from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
 __version__ = version("mmearth")
 
@@ -86,6 +87,7 @@ _HOME = {
     "CommandGroup": "commands",
     "Emulator": "emulator.server",
     "EmulatorOptions": "emulator.server",
+    "Finite": "commands",
     "Kind": "modality",
     "Loader": "loading.loader",
     "Marks": "rasterfile",
@@ -99,27 +101,33 @@ _HOME = {
     "Store": "api",
     "Table": "tables",
     "TileGrid": "tile",
+    "YamlFile": "yamlfiles",
     "append_text": "writing",
     "as_marks": "rasterfile",
     "build": "api",
     "calibrate": "rasterfile",
     "check_output": "writing",
+    "closest": "words",
     "connect": "building.cluster",
     "create_file": "writing",
     "derived": "store.derived",
     "describe_modality": "catalog",
+    "describe_os_error": "words",
     "did_you_mean": "words",
     "draw_sample": "api",
     "export": "api",
     "format_tile_id": "tile",
     "import_hdf5": "api",
     "is_data": "listing",
+    "is_there": "words",
     "load_catalog": "catalog",
     "make_folder": "writing",
     "make_recipe": "recipe",
     "map_figure": "inspection",
     "merge": "api",
+    "named_file": "yamlfiles",
     "open_store": "api",
+    "os_problem": "words",
     "parse_fault": "emulator.faults",
     "parse_tile_id": "tile",
     "prepare": "api",
@@ -131,6 +139,9 @@ _HOME = {
     "read_ids": "interchange.subset",
     "read_raster": "rasterfile",
     "read_table": "tables",
+    "read_yaml": "yamlfiles",
+    "reason_of": "words",
+    "refuse_unused": "commands",
     "remove_partial": "writing",
     "render_catalog": "catalog",
     "render_modality": "catalog",
@@ -146,6 +157,7 @@ _HOME = {
     "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
+    "validated": "yamlfiles",
     "verify": "store",
     "write_bytes": "writing",
     "write_errors": "writing",
@@ -164,6 +176,7 @@ __all__ = [
     "Emulator",
     "EmulatorOptions",
     "FileInputError",
+    "Finite",
     "InputError",
     "Kind",
     "Loader",
@@ -182,6 +195,7 @@ __all__ = [
     "TileGrid",
     "TileUnavailable",
     "WriteFailed",
+    "YamlFile",
     "__version__",
     "append_text",
     "as_marks",
@@ -189,22 +203,27 @@ __all__ = [
     "cache_folder",
     "calibrate",
     "check_output",
+    "closest",
     "connect",
     "create_file",
     "derived",
     "describe_modality",
+    "describe_os_error",
     "did_you_mean",
     "draw_sample",
     "export",
     "format_tile_id",
     "import_hdf5",
     "is_data",
+    "is_there",
     "load_catalog",
     "make_folder",
     "make_recipe",
     "map_figure",
     "merge",
+    "named_file",
     "open_store",
+    "os_problem",
     "parse_fault",
     "parse_tile_id",
     "prepare",
@@ -216,6 +235,9 @@ __all__ = [
     "read_ids",
     "read_raster",
     "read_table",
+    "read_yaml",
+    "reason_of",
+    "refuse_unused",
     "remove_partial",
     "render_catalog",
     "render_modality",
@@ -232,6 +254,7 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
+    "validated",
     "verify",
     "write_bytes",
     "write_errors",

@@ -805,6 +805,10 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
     InputError
         When there is no such source.
     """
+    if recipe.source_file is None:
+        from mmearth_data.sources.draws import check_years
+
+        check_years(recipe.years, recipe.levels, recipe.source)
     if recipe.source == "earthengine":
         return _earth_engine(recipe, catalog)
     if recipe.source_name == "synthetic" and recipe.source_file is None:

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmearth_data.errors import CatalogError, FileInputError
@@ -20,11 +19,11 @@ from mmearth_data.modality import ClassLabel, Modality, PretextNorm, Resampling,
 from mmearth_data.resources import resource_path
 from mmearth_data.tables import read_table
 from mmearth_data.words import did_you_mean
+from mmearth_data.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pydantic_core import ErrorDetails
     from rich.console import Group
     from rich.table import Table
 
@@ -325,22 +324,20 @@ def read_modality(path: Path) -> Modality:
     FileInputError
         When the file is not YAML, has another shape than `ModalityEntry`, or contradicts itself.
     """
-    node, values = _compose(path)
+    file = read_yaml(path, "one modality")
+    values = dict(file.values)
     if isinstance(values.get("classes"), str):
-        values["classes"] = _table_of(path, values["classes"], _line_of(node, ("classes",)))
+        values["classes"] = _table_of(path, values["classes"], file.line_of(("classes",)))
     try:
         entry = ModalityEntry.model_validate(values).model_dump()
     except ValidationError as error:
-        problems = error.errors()
-        first = min(problems, key=lambda problem: _line_of(node, problem["loc"]))
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise FileInputError(path, _shape_problem(node, first) + more, _line_of(node, first["loc"])) from None
+        raise file.refusal(error, ModalityEntry, "modality") from None
     entry["recipe"] = entry["recipe"] or {}
     try:
         return Modality.from_dict(entry)
     except CatalogError as error:
         keys = tuple((error.field or "name").split("."))
-        raise FileInputError(path, error.message, _line_of(node, keys)) from None
+        raise FileInputError(path, error.message, file.line_of(keys)) from None
 
 
 def _table_of(entry: Path, name: str, line: int) -> list[dict[str, Any]]:
@@ -348,79 +345,6 @@ def _table_of(entry: Path, name: str, line: int) -> list[dict[str, Any]]:
     if not table.is_file():
         raise FileInputError(entry, f"expected a table of classes at {table}, found none; correct the path.", line)
     return [{"code": label.code, "name": label.name, "colour": label.colour} for label in read_classes(table)]
-
-
-def _compose(path: Path) -> tuple[yaml.MappingNode, Any]:
-    """Read a YAML file as nodes, which remember their lines, and as values."""
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        _refuse_twice(node, path)
-        values = None if node is None else loader.construct_document(node)
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileInputError(path, f"expected a YAML file in UTF-8, got one that cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise FileInputError(path, f"not YAML: {problem}.", None if mark is None else mark.line + 1) from None
-    except (ValueError, RecursionError) as error:
-        raise FileInputError(path, f"a value cannot be read: {error}; quote it if it is text.") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise FileInputError(path, "expected one modality as `field: value` lines, got none; see catalog/modalities.")
-    return node, values
-
-
-def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
-    """YAML keeps the last of two equal keys; an entry that says two things is refused instead."""
-    for mapping in _mappings(node):
-        seen: set[str] = set()
-        for key, _ in mapping.value:
-            if str(key.value) in seen:
-                raise FileInputError(path, f"the field {key.value!r} stands twice; keep one.", key.start_mark.line + 1)
-            seen.add(str(key.value))
-
-
-def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value)
-
-
-def _line_of(node: yaml.Node, keys: Sequence[str | int]) -> int:
-    """1-based line of the deepest node on the way that the keys name."""
-    lines = [line for _, line in _way(node, keys)]
-    return lines[-1] if lines else 1
-
-
-def _way(node: yaml.Node, keys: Sequence[str | int]) -> Iterator[tuple[str | int, int]]:
-    """Keys that lead down from a node, as far as they exist, each with its 1-based line."""
-    for wanted in keys:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(wanted)), None)
-            if found is None:
-                return
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(wanted, int):
-            node = node.value[wanted]
-            line = node.start_mark.line + 1
-        else:  # pydantic goes on with the branches of a union, which are no place in the file
-            return
-        yield wanted, line
-
-
-def _shape_problem(node: yaml.Node, problem: ErrorDetails) -> str:
-    *_, last = problem["loc"]
-    where = ".".join(str(key) for key, _ in _way(node, problem["loc"]))
-    if problem["type"] == "missing":
-        return f"the field {'.'.join(filter(None, (where, str(last))))!r} is missing; add it."
-    if problem["type"] == "extra_forbidden":
-        remedy = did_you_mean(str(last), ModalityEntry.model_fields) if where == last else "remove it."
-        return f"unknown field {where!r}; {remedy}"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}."
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__, check_output
+from mmearth_data import (
+    CommandGroup,
+    Finite,
+    InputError,
+    MMEarthError,
+    StoreDamaged,
+    __version__,
+    check_output,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,6 +161,7 @@ def build(
     from mmearth_data import build as build_store
     from mmearth_data import preview, profile, profile_lines
 
+    _check_build_form(dry_run=dry_run, profiled=profiled is not None)
     chosen = _recipe(recipe, options)
     catalog = _catalog(catalog_dir)
     target = out or Path(
@@ -179,6 +189,16 @@ def build(
     _require_tiles(store)
 
 
+def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
+    """Refuse options that a plan, a measurement or a build does not use."""
+    if dry_run:
+        refuse_unused("with --dry-run", "profiled", "workers", "scheduler")
+    elif profiled:
+        refuse_unused("with --profile", "out", "append", "workers", "scheduler", "latency_s", "eecu_per_tile")
+    else:
+        refuse_unused("without --dry-run", "latency_s", "eecu_per_tile")
+
+
 @cli.command()
 @sampling_options
 @service_options
@@ -194,7 +214,7 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
 
     chosen = _recipe(recipe, options)
     check_output(out)
-    _check_picture(map_file, "--map")
+    _check_picture("--map", map_file)
     drawn = draw_sample(chosen)
     write_sample(drawn, out)
     if map_file is not None:
@@ -275,7 +295,7 @@ def _fills(texts: tuple[str, ...]) -> dict[str, str]:
 @click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="Repeatable.")
 @click.option("--biome", metavar="NAME|CODE", multiple=True, help="Repeatable.")
 @click.option("--modalities", metavar="A,B,...", help="Modalities to keep.  [default: all]")
-@click.option("--share", type=float, metavar="F", help="Random share of what the other options leave, such as 0.1.")
+@click.option("--share", type=Finite(), metavar="F", help="Random share of what the other options leave, such as 0.1.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Seed of the random share.  [default: 0]"
 )
@@ -298,6 +318,9 @@ def subset(
     """
     from mmearth_data import read_ids
     from mmearth_data import subset as make_subset
+
+    if options["share"] is None:
+        refuse_unused("without --share", "seed")
 
     part = {
         "split": split or None,
@@ -336,8 +359,16 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 
 
 @cli.command()
-@click.option("--port", type=int, default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]")
-@click.option("--seed", type=int, default=0, metavar="N", help="Seed of the synthetic planet.  [default: 0]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]"
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    metavar="N",
+    help="Seed of the synthetic planet.  [default: 0]",
+)
 @click.option(
     "--fault",
     "faults",
@@ -346,14 +377,21 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
     help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests (429:0.2). Repeatable.",
 )
 @click.option(
-    "--latency-ms", type=float, default=0.0, metavar="MS", help="Wait before each computed answer.  [default: 0]"
+    "--latency-ms",
+    type=Finite(min=0),
+    default=0.0,
+    metavar="MS",
+    help="Wait before each computed answer.  [default: 0]",
 )
 @click.option(
-    "--max-in-flight", type=int, metavar="N", help="Answer 429 above this many requests in flight.  [default: no limit]"
+    "--max-in-flight",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Answer 429 above this many requests in flight.  [default: no limit]",
 )
 @click.option(
     "--max-per-second",
-    type=int,
+    type=click.IntRange(1),
     metavar="N",
     help="Answer 429 above this many requests per second.  [default: no limit]",
 )
@@ -391,16 +429,16 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 
     from mmearth_data import map_figure, open_store, render_summary, summarise, tile_figure
 
-    for path, option in ((figure, "--figure"), (map_file, "--map")):
-        _check_picture(path, option)
+    if figure is None:
+        refuse_unused("without --figure", "tile", remedy="give --figure PNG, the picture to draw")
+    _check_picture("--figure", figure)
+    _check_picture("--map", map_file)
     opened = open_store(store or _only_store())
     summary = summarise(opened)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
     elif figure is None and map_file is None:
         Console().print(render_summary(summary))
-    if tile is not None and figure is None:
-        raise click.UsageError("--tile needs --figure PNG, the picture to draw.")
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
         click.echo(f"Drew {figure}", err=True)
@@ -431,6 +469,8 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
     from mmearth_data import repair as repair_store
     from mmearth_data import verify as verify_store
 
+    if not mend:
+        refuse_unused("without --repair", "source", "ecoregions", "tiles_file", "catalog_dir")
     path = store or _only_store()
     if mend:
         with _progress(f"Repairing {path}") as progress:
@@ -562,11 +602,13 @@ def _tile(text: str | None) -> int | str:
     return int(text) if text.isdigit() and len(text) < 16 else text
 
 
-def _check_picture(path: Path | None, option: str) -> None:
+def _check_picture(option: str, path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: expected the name of a PNG picture; write {path.with_suffix('.png')}.")
+        raise InputError(
+            f"{option}: expected the name of a PNG picture such as picture.png, got {str(path)!r}; correct it."
+        )
     check_output(path, option=option)
 
 

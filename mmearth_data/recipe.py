@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.resources import resource_path
 from mmearth_data.tile import check_tile_size
+from mmearth_data.words import did_you_mean, os_problem
+from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
 MAX_SEED = 2**64 - 1
 """Seeds enter the draws as 8 bytes."""
@@ -50,7 +52,7 @@ class ServiceOptions(BaseModel):
         Seconds of one request and EECU-seconds of one tile, as measured, for the estimates of a dry run.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     ee_project: str | None = None
     ee_endpoint: Literal["high-volume", "standard"] = "high-volume"
@@ -160,11 +162,22 @@ class BuildRecipe(ServiceOptions):
             object.__setattr__(self, "split", "random" if own_places else "block")
         return self
 
+    @model_validator(mode="after")
+    def _locations_are_given_once(self) -> Self:
+        unused = sorted(PLACING & self.model_fields_set)
+        if self.tiles_file is not None and unused:
+            raise InputError(
+                f"{unused[0]} (--{unused[0].removesuffix('_m').replace('_', '-')}): expected none with --tiles-file, whose "
+                "locations are taken as they are; leave it out."
+            )
+        return self
+
     @field_validator("source")
     @classmethod
     def _source(cls, value: str) -> str:
         if re.fullmatch(r"earthengine|synthetic|rasters:.+", value) is None:
-            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}.")
+            meant = did_you_mean(value, ("earthengine", "synthetic", "rasters:FILE.yaml"))
+            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}; {meant}")
         return value
 
     @field_validator("tile_size")
@@ -183,7 +196,9 @@ class BuildRecipe(ServiceOptions):
     @classmethod
     def _years(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or min(value) < 2015 or max(value) > 2100:
-            raise InputError(f"years: expected years of the Sentinel-2 era (2015 on), got {list(value)}.")
+            raise InputError(
+                f"years (--years): expected years of Sentinel-2 scenes (2015 to now), got {list(value)}; correct them."
+            )
         return tuple(sorted(set(value)))
 
     @field_validator("levels")
@@ -238,14 +253,14 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     InputError
         With the field, what was expected and what came.
     """
-    values: dict[str, Any] = {} if base is None else read_recipe(base)
+    file = None if base is None else _recipe_file(base)
+    values: dict[str, Any] = {} if file is None else dict(file.values)
     if "assets" in overrides and isinstance(values.get("assets"), dict):
         overrides = {**overrides, "assets": {**values["assets"], **overrides["assets"]}}
+    if "tiles_file" in overrides:
+        values = {field: value for field, value in values.items() if field not in PLACING}
     values.update(overrides)
-    try:
-        return BuildRecipe(**values)
-    except ValidationError as error:
-        raise InputError(describe_validation(error)) from None
+    return validated(BuildRecipe, values, file, overrides, "recipe")
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
@@ -253,19 +268,15 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
 
     Raises
     ------
-    FileInputError
+    InputError
         When there is no such recipe, or it is not a mapping of fields.
     """
-    named = resource_path("pipelines") / "build" / f"{name_or_file}.yaml"
-    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(recipe_names())
-        raise FileInputError(path, f"expected a recipe ({known}) or a YAML file, got: {one_line(error)}.") from None
-    if not isinstance(content, dict):
-        raise FileInputError(path, f"expected a mapping of recipe fields, got {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
+    return _recipe_file(name_or_file).values
+
+
+def _recipe_file(name_or_file: str) -> YamlFile:
+    shipped = resource_path("pipelines") / "build"
+    return read_yaml(named_file(name_or_file, shipped, recipe_names(), "a recipe"), "a recipe")
 
 
 def recipe_names() -> list[str]:
@@ -288,16 +299,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
-        raise FileInputError(path, f"expected a file that can be read, got: {error.strerror}.") from None
-
-
-def describe_validation(error: ValidationError) -> str:
-    """Pydantic's findings as one line."""
-    findings = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"]) or "recipe"
-        findings.append(f"{field}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
-    return "; ".join(findings) + "."
+        raise FileInputError(path, f"expected a file that can be read, got none; {os_problem(error)}.") from None
 
 
 def one_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 import warnings
@@ -20,6 +19,7 @@ from mmearth_data.pieces import polygons_of
 from mmearth_data.resources import resource_path
 from mmearth_data.tables import read_table
 from mmearth_data.tile import WGS84
+from mmearth_data.words import closest, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ def _resolve(text: str) -> Region:
         return Region(text, parse_bbox(text[5:]))
     names = _names()
     path = Path(text)
-    there = bool(text) and _exists(path)
+    there = bool(text) and is_there(path)
     if key in names and not (there and path.is_file()):
         kind, entry, name = names[key]
         return Region(name, _shapes(kind)[entry])
@@ -107,17 +107,9 @@ def _resolve(text: str) -> Region:
     raise InputError(f"Unknown region {text!r}; {_meant(key)}")
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # no name for a file: too long, or with a NUL in it
-        return False
-
-
 def _meant(key: str) -> str:
     names = _names()
-    close = difflib.get_close_matches(key, names, n=3, cutoff=0.6)
-    shown = list(dict.fromkeys(names[match][2] for match in close))
+    shown = list(dict.fromkeys(names[match][2] for match in closest(key, names, 3)))
     if shown:
         return f"did you mean {' or '.join(shown)}?"
     return "give a country, a continent, an ISO code, bbox:W,S,E,N, a vector file, or global."

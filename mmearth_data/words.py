@@ -3,10 +3,101 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+_REMEDIES = {
+    errno.ENOENT: "no such file or folder; correct the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; correct the path",
+    errno.EISDIR: "expected a file, got a folder; correct the path",
+    errno.EEXIST: "exists already; choose another path",
+    errno.ENOTEMPTY: "the folder is not empty; choose another path",
+    errno.EACCES: "permission denied; change the permissions or choose another path",
+    errno.EPERM: "the system does not permit this; change the permissions or choose another path",
+    errno.EROFS: "the file system is read-only; choose another path",
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would be larger than the file system allows; choose another path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "the symbolic links lead in a circle; correct the path",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run the same command again",
+    errno.ENFILE: "too many files are open on this machine; run the same command again later",
+    errno.ENOMEM: "not enough memory; free some and run the same command again",
+    errno.EIO: "the device reports an input/output error; check the disk",
+    errno.EADDRINUSE: "the address is in use; choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another host",
+    errno.ECONNREFUSED: "the connection was refused; check the address and that the server runs",
+}
+"""What the operating system's refusals mean, and what to do about each."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """Say in one line which file the operating system refused, why, and what to do.
+
+    Parameters
+    ----------
+    error
+        Error of a system call, or of a library that reports one (whose own words are kept).
+
+    Examples
+    --------
+    >>> describe_os_error(FileNotFoundError(2, "No such file or directory", "x.csv"))
+    'x.csv: no such file or folder; correct the path.'
+    """
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' -> '.join(names)}: {os_problem(error)}." if names else f"{_sentence(os_problem(error))}."
+
+
+def os_problem(error: OSError) -> str:
+    """As `describe_os_error`, but without the file's name and the full stop.
+
+    Examples
+    --------
+    >>> os_problem(IsADirectoryError(21, "Is a directory"))
+    'expected a file, got a folder; correct the path'
+    """
+    known = None if error.errno is None else _REMEDIES.get(error.errno)
+    text = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(error.strerror or error).split()))
+    return known or text.rstrip(".") or "the system refused without a reason; check the path and the disk"
+
+
+def reason_of(error: BaseException) -> str:
+    """Say what went wrong in one line without a full stop: of the system as `os_problem` does, of a library in its words.
+
+    Examples
+    --------
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "x.csv"))
+    'no such file or folder; correct the path'
+    """
+    return os_problem(error) if isinstance(error, OSError) else " ".join(str(error).split()).rstrip(".")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; False where no file can have that name, or where nothing can be seen."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL in it
+        return False
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def closest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Known names that resemble a name most; none if none does.
+
+    Examples
+    --------
+    >>> closest("sentinel3", ["sentinel1", "aster"])
+    ['sentinel1']
+    """
+    return difflib.get_close_matches(name, list(known), n=count)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -27,5 +118,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'known are sentinel1, aster.'
     """
     options = list(known)
-    close = difflib.get_close_matches(name, options, n=1)
+    close = closest(name, options)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(options) or 'none'}."

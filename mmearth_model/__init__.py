@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmearth_model.account import plan_line, training_account
     from mmearth_model.benchmarking import Timing, Workload, bench
     from mmearth_model.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.converting import convert
@@ -44,8 +45,10 @@ _HOME = {
     "load_checkpoint": "checkpoints",
     "load_encoder": "checkpoints",
     "make_recipe": "recipe",
+    "plan_line": "account",
     "plan_training": "plan",
     "pretrain": "pretraining",
+    "training_account": "account",
 }
 
 __all__ = [
@@ -71,8 +74,10 @@ __all__ = [
     "load_checkpoint",
     "load_encoder",
     "make_recipe",
+    "plan_line",
     "plan_training",
     "pretrain",
+    "training_account",
 ]
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mmearth_data import FileInputError, InputError, Modality, write_text
+from mmearth_data import FileInputError, InputError, Modality, reason_of, write_text
 from mmearth_model.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.losses import LossConfig, MultiTaskLoss
@@ -171,7 +171,9 @@ class Checkpoint:
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FileInputError(file, f"expected the configuration of a checkpoint, got: {error}.") from None
+            raise FileInputError(
+                file, f"expected the configuration of a checkpoint, got: {reason_of(error)}."
+            ) from None
         found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
         if found not in ((ARCHITECTURE, FORMAT), (ENCODER_ONLY, FORMAT)):
             raise FileInputError(
@@ -370,7 +372,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise FileInputError(file, f"expected a whole safetensors file, got: {' '.join(str(error).split())}.") from None
+        raise FileInputError(file, f"expected a whole safetensors file, got: {reason_of(error)}.") from None
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -386,7 +388,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
         progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileInputError(
-            file, f"expected the training state of a run, got: {error}; choose another --out."
+            file, f"expected the training state of a run, got: {reason_of(error)}; choose another --out."
         ) from None
     return progress
 

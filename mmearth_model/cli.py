@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import CommandGroup, __version__, check_output
+from mmearth_data import CommandGroup, __version__, check_output, closest, is_there, refuse_unused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mmearth_data import Store
-    from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, Workload
+    from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.encoder import Padding
 
 FILE = click.Path(path_type=Path)
@@ -31,8 +30,8 @@ class PretrainFirst(CommandGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Take a first word that is not a command as the store."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            meant = difflib.get_close_matches(args[0], list(self.commands), n=1)
-            if meant and not Path(args[0]).exists():
+            meant = closest(args[0], self.commands)
+            if meant and not is_there(Path(args[0])):
                 raise click.UsageError(f"No command or store {args[0]!r}. Did you mean {meant[0]}?", ctx)
             args = [DEFAULT_COMMAND, *args]
         return super().resolve_command(ctx, args)
@@ -98,22 +97,18 @@ def pretrain(
     Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun,
     several processes or machines share each batch, with the same result as one process that accumulates it.
     """
-    from mmearth_model import make_recipe, plan_training
+    from mmearth_model import plan_line, plan_training, training_account
 
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    for key in ("modalities", "exclude", "inputs"):
-        if key in given:
-            given[key] = _names(given[key])
-    if "bands" in given:
-        given["bands"] = _bands_by_modality(given["bands"])
-    recipe = make_recipe(base, given)
+    recipe = _recipe(base, options)
     opened = _open(store)
+    target = out or Path("runs") / f"{opened.path.stem}-{Path(base).stem}-{recipe.seed}"
+    plan = training_account(plan_training(opened, recipe), device, target)
     if dry_run:
-        click.echo(json.dumps(plan_training(opened, recipe).describe(), indent=2))
+        click.echo(json.dumps(plan, indent=2))
         return
     from mmearth_model import pretrain as pretrain_model  # Lightning takes longer to load than a plan to make
 
-    target = out or Path("runs") / f"{opened.path.stem}-{Path(base).stem}-{recipe.seed}"
+    click.echo(f"{target}: {plan_line(plan)}", err=True)
     with _training_bar(f"Pretraining {target}") as report:
         checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)
     if as_json:
@@ -173,6 +168,10 @@ def evaluate(
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
+    if not checkpoints:
+        refuse_unused("without CKPT", "padding")
+    if not any(_of_store(task) for task in tasks):
+        refuse_unused("with tasks of files only", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
     loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
@@ -246,6 +245,10 @@ def finetune(
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
 
+    if not _of_store(task):
+        refuse_unused("with a task of files", "store")
+    if options["frozen"]:
+        refuse_unused("with --frozen, which leaves the encoder as it is", "layer_decay", "drop_path")
     loaded = load_checkpoint(checkpoint, padding=padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
@@ -298,6 +301,8 @@ def embed(
     from mmearth_model.saving import save_figure
     from mmearth_model.tasks import open_task
 
+    if neighbours is None:
+        refuse_unused("without --neighbours", "figure")
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
@@ -377,6 +382,8 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     from mmearth_model import Workload
     from mmearth_model import bench as measure
 
+    if set(forms) == {"unmasked"}:
+        refuse_unused("with --form unmasked, which hides nothing", "mask_ratio")
     work = Workload(**options)
     found = measure(work, forms or None, lambda text: click.echo(f"bench: {text}", err=True))
     if as_json:
@@ -417,11 +424,14 @@ def experiment(
     from mmearth_model.experiments.spec import experiment_names, read_experiment
 
     if name == "list":
+        refuse_unused("with list", "scale", "out", "stores", "data", "convnext", "workers", "scheduler", "device")
         for known in experiment_names():
             click.echo(f"{known:20} {read_experiment(known).question}")
         return
     from mmearth_model.experiments.run import Setting, run_experiment
 
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers run the experiment", "workers")
     found = read_experiment(name)
     setting = Setting(
         experiment=found,
@@ -435,6 +445,19 @@ def experiment(
     run_experiment(setting, workers=workers, scheduler=scheduler, report=lambda line: click.echo(line, err=True))
     click.echo((setting.out / "results.md").read_text(encoding="utf-8"), nl=False)
     click.echo(f"{setting.out}: results.md, results.csv, results.json, results.png", err=True)
+
+
+def _recipe(base: str, options: dict[str, Any]) -> TrainRecipe:
+    """Recipe of the options of `pretrain`."""
+    from mmearth_model import make_recipe
+
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    for key in ("modalities", "exclude", "inputs"):
+        if key in given:
+            given[key] = _names(given[key])
+    if "bands" in given:
+        given["bands"] = _bands_by_modality(given["bands"])
+    return make_recipe(base, given)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -470,13 +493,18 @@ def _named_bands(text: str) -> tuple[str, list[str]]:
     return name.strip(), _names(bands)
 
 
+def _of_store(task: str) -> bool:
+    """Whether a task is cut from a store, and not ``NAME=PATH``."""
+    return "=" not in task
+
+
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
     """Store that the tasks are cut from: the given one, or that of the first checkpoint."""
     from mmearth_model.runs import find_store
 
     if store is not None:
         return _open(store)
-    if all("=" in task for task in tasks):
+    if not any(_of_store(task) for task in tasks):
         return None
     if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")

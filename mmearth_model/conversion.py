@@ -41,7 +41,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mmearth_data import FileInputError, InputError, Kind, load_catalog
+from mmearth_data import FileInputError, InputError, Kind, load_catalog, reason_of
 from mmearth_model.encoder import SIZES, ConvNeXtV2, EncoderConfig
 from mmearth_model.mpmae import ALL_TASKS, MPMAE, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec
 from mmearth_model.torchfiles import StoredTensor, read_torch, refusing
@@ -178,9 +178,8 @@ def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:
         try:
             return load_file(file), {}
         except (OSError, SafetensorError) as error:
-            text = " ".join(str(error).split())[:200]
             raise FileInputError(
-                file, f"expected a complete file of weights, got: {text}; download it again."
+                file, f"expected a complete file of weights, got: {reason_of(error)[:200]}; download it again."
             ) from None
     found = read_torch(file)
     weights = next((found.content[key] for key in WEIGHTS if key in found.content), found.content)

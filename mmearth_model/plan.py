@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import InputError, published_statistics
-from mmearth_model.encoder import EncoderConfig
+from mmearth_data import InputError, closest, published_statistics
+from mmearth_model.encoder import SIZES, EncoderConfig
 from mmearth_model.masking import visible_patches
 from mmearth_model.mpmae import MPMAEConfig, tasks_of
 
@@ -123,26 +122,45 @@ class TrainPlan:
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready form, for people."""
-        recipe = self.recipe
+        recipe, model = self.recipe, self.model_config()
         return {
             "tiles": self.tiles,
             "tile_size": self.tile_size,
-            "inputs": [m.name for m in self.inputs],
+            "inputs": {m.name: list(m.model_bands) for m in self.inputs},
             "tasks": [m.name for m in self.pretext],
             "preset": recipe.preset,
+            "decoder": model.decoder,
+            "init": model.init,
+            "weighting": recipe.weighting,
             "statistics": recipe.statistics,
-            "encoder": f"{recipe.size}, {self.image_size} px crops in {self.patch_size} px patches",
-            "visible_patches": visible_patches((self.image_size // self.patch_size) ** 2, recipe.mask_ratio),
+            "encoder": _named(model.encoder, self),
+            "depths": list(model.encoder.depths or ()),
+            "widths": list(model.encoder.widths or ()),
+            "visible_patches": self.visible,
             "epochs": recipe.epochs,
             "steps": self.steps,
             "batch_size": recipe.batch_size,
+            "device_batch": recipe.micro_batch,
             "accumulate": recipe.accumulate,
             "peak_lr": recipe.peak_lr,
             "schedule": recipe.schedule,
             "precision": recipe.precision,
             "flips": recipe.flips,
             "seed": recipe.seed,
+            "figure_epochs": recipe.figure_epochs,
+            "loggers": list(recipe.loggers),
         }
+
+
+def _named(encoder: EncoderConfig, plan: TrainPlan) -> str:
+    """Size of an encoder by name, if it has that size, or by its numbers; and what it sees."""
+    own = (encoder.depths, encoder.widths) != SIZES[encoder.size]
+    numbers = " and ".join(
+        f"{name} {'-'.join(map(str, values or ()))}"
+        for name, values in (("depths", encoder.depths), ("widths", encoder.widths))
+    )
+    size = f"of its own ({numbers})" if own else encoder.size
+    return f"{size}, {plan.image_size} px crops in {plan.patch_size} px patches"
 
 
 def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
@@ -286,7 +304,7 @@ def _crop(path: Path | str, tile_size: int, recipe: TrainRecipe) -> tuple[int, i
 
 
 def _meant(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = closest(name, known)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

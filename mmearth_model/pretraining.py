@@ -23,6 +23,7 @@ from mmearth_data import __version__, format_tile_id
 from mmearth_model.checkpoints import OPTIMIZER_FILE, Checkpoint, read_progress, read_tensors, restore_optimizer
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.draws import Position, generator, seeded
+from mmearth_model.kernels import check_engine
 from mmearth_model.loggers import check_loggers
 from mmearth_model.losses import LossConfig, MultiTaskLoss
 from mmearth_model.masking import random_mask
@@ -283,6 +284,7 @@ def pretrain(
     check_loggers(recipe.loggers)
     plan = plan_training(store, recipe)
     where = resolve_device(device)
+    check_engine(recipe.engine, where)
     identity = {"recipe": recipe.identity(), "store": describe_store(store, out), "version": __version__}
     run = Run.check(out, identity)
     latest = run.latest()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mmearth_data import FileInputError, InputError, is_data, resource_path
+from mmearth_data import InputError, is_data, named_file, read_yaml, resource_path, validated
+
+if TYPE_CHECKING:
+    from mmearth_data import YamlFile
 
 DEFAULT_RECIPE = "default"
 MAX_SEED = 2**63 - 1
 """PyTorch's generators take no more."""
 NOT_IDENTITY = frozenset({"description", "checkpoint_epochs", "keep", "figure_epochs", "loggers"})
 """Fields that decide what is kept, not what is learned."""
+REPLACES = {"size": ("depths", "widths"), "preset": ("decoder",)}
+"""Option -> fields of the recipe below it that it replaces too, because they would undo it."""
 
 
 class TrainRecipe(BaseModel):
@@ -100,7 +102,7 @@ class TrainRecipe(BaseModel):
         ``tensorboard``, ``wandb``: in addition to ``log.csv``, which is always written.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     description: str = ""
     preset: Literal["default", "paper", "reference"] = "default"
@@ -198,17 +200,17 @@ def make_recipe(base: str = DEFAULT_RECIPE, overrides: dict[str, Any] | None = N
     base
         Name of a recipe in ``pipelines/train``, or path of a YAML file.
     overrides
-        Field -> value.
+        Field -> value. A ``size`` also replaces the depths and widths of the recipe, a ``preset`` its decoder.
 
     Raises
     ------
     InputError
         With the field, what was expected and what came.
     """
-    try:
-        return TrainRecipe(**{**read_recipe(base), **(overrides or {})})
-    except ValidationError as error:
-        raise InputError(_describe(error)) from None
+    file, given = _recipe_file(base), dict(overrides or {})
+    replaced = {field for option, fields in REPLACES.items() if option in given for field in fields}
+    values = {field: value for field, value in file.values.items() if field not in replaced}
+    return validated(TrainRecipe, values | given, file, given, "recipe")
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -223,19 +225,15 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
 
     Raises
     ------
-    FileInputError
+    InputError
         When there is no such recipe, or it is not a mapping of fields.
     """
-    named = resource_path("pipelines") / "train" / f"{name_or_file}.yaml"
-    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        expected = f"expected a recipe ({', '.join(recipe_names())}) or a YAML file"
-        raise FileInputError(path, f"{expected}, got: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise FileInputError(path, f"expected a mapping of recipe fields, got {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
+    return _recipe_file(name_or_file).values
+
+
+def _recipe_file(name_or_file: str) -> YamlFile:
+    shipped = resource_path("pipelines") / "train"
+    return read_yaml(named_file(name_or_file, shipped, recipe_names(), "a recipe"), "a recipe")
 
 
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -245,11 +243,3 @@ def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         for key in sorted(stored.keys() | wanted.keys())
         if stored.get(key) != wanted.get(key)
     ]
-
-
-def _describe(error: ValidationError) -> str:
-    findings = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"]) or "recipe"
-        findings.append(f"{field}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
-    return "; ".join(findings) + "."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -17,6 +17,9 @@ from mmearth_data import (
     InputError,
     MMEarthError,
     cache_folder,
+    closest,
+    did_you_mean,
+    is_there,
     resource_path,
     staged_stream,
     write_text,
@@ -80,11 +83,14 @@ def find_released(name: str, catalog: Path | None = None) -> Released | None:
         When it is almost a name.
     """
     known = released_checkpoints(catalog)
-    if name in known or Path(name).exists():
-        return known.get(name) if not Path(name).exists() else None
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
-    if close:
-        raise InputError(f"expected a checkpoint or one of {', '.join(known)}, got {name!r}; did you mean {close[0]}?")
+    if is_there(Path(name)):
+        return None
+    if name in known:
+        return known[name]
+    if closest(name, known) or not (os.sep in name or Path(name).suffix):
+        raise InputError(
+            f"expected a checkpoint, a file of weights or a released name, got {name!r}; {did_you_mean(name, known)}"
+        )
     return None
 
 

@@ -25,6 +25,7 @@ from mmearth_data import (
     check_output,
     is_data,
     open_store,
+    reason_of,
     remove_partial,
     staged_folder,
     write_text,
@@ -197,7 +198,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileInputError(path, f"expected the record of a run, got: {error}; choose another --out.") from None
+        raise FileInputError(
+            path, f"expected the record of a run, got: {reason_of(error)}; choose another --out."
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("recipe", "store")):
         raise FileInputError(path, "expected the record of a run, with its recipe and store, got something else; choose another --out.")  # fmt: skip
     return content

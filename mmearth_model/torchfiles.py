@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
 
-from mmearth_data import FileInputError
+from mmearth_data import FileInputError, reason_of
 from mmearth_model.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, number, shown
 
 if TYPE_CHECKING:
@@ -303,8 +303,9 @@ def refusing(file: Path) -> Iterator[None]:
         ) from None
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         # RuntimeError: an encrypted member, or one of a later version of the format
-        text = " ".join(str(error).split())[:200]
-        raise FileInputError(file, f"expected a complete file of weights, got: {text}; download it again.") from None
+        raise FileInputError(
+            file, f"expected a complete file of weights, got: {reason_of(error)[:200]}; download it again."
+        ) from None
 
 
 def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - what a name stands for

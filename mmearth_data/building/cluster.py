@@ -20,6 +20,7 @@ from distributed.comm.core import CommClosedError
 from mmearth_data.building.quota import Quota, QuotaPlugin, SharedLimiter
 from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
 from mmearth_data.errors import InputError, RetryLater
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -163,7 +164,7 @@ def connect(address: str) -> Iterator[Client]:
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"--scheduler: expected the address of a running Dask scheduler, such as tcp://HOST:8786, got {address!r} "
-            f"({error})."
+            f"({reason_of(error)})."
         ) from error
     with closing(client):
         yield client

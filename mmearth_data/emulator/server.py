@@ -37,6 +37,7 @@ from mmearth_data.emulator.routes import (
 from mmearth_data.emulator.work import LEFT, LONGEST_S, Watch, Work
 from mmearth_data.errors import InputError
 from mmearth_data.sources.synthetic.planet import planet
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,7 +226,9 @@ def _listening(port: int) -> _Server:
     try:
         return _Server(("127.0.0.1", port), _Handler)
     except (OSError, OverflowError) as error:
-        raise InputError(f"--port: expected a free port of 127.0.0.1 (0 takes any), got {port}: {error}.") from None
+        raise InputError(
+            f"--port: expected a free port of 127.0.0.1 (0 takes any), got {port}: {reason_of(error)}."
+        ) from None
 
 
 class _Arriving(io.RawIOBase):

@@ -16,6 +16,7 @@ from mmearth_data.store.ledger import read_ledger
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import REJECTED_KEY, SPLIT_NAMES
 from mmearth_data.tile import LEVEL_NAMES
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -353,5 +354,5 @@ def _reasons(store: Store) -> list[str]:
         with objects_at(store.path).open(REJECTED_KEY) as stream:
             column = pq.read_table(stream, columns=["reason"]).column("reason")
     except (pa.ArrowException, OSError) as error:
-        raise StoreDamaged(store.path, REJECTED_KEY, f"it cannot be read ({error})") from error
+        raise StoreDamaged(store.path, REJECTED_KEY, f"it cannot be read ({reason_of(error)})") from error
     return [str(reason) for reason in column.to_pylist()]

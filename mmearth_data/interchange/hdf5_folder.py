@@ -16,6 +16,7 @@ from mmearth_data.interchange.entries import Scene, read_scene
 from mmearth_data.interchange.jsonstream import ObjectWalker
 from mmearth_data.store.schema import SPLIT_NAMES, SPLIT_NONE
 from mmearth_data.tile import LEVEL_NAMES
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -288,7 +289,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     except ValueError as error:
         raise FileInputError(path, f"expected JSON, got: {error}; copy the file again.") from None
     except OSError as error:
-        raise FileInputError(path, f"expected a file that can be read, got: {error.strerror}.") from None
+        raise FileInputError(path, f"expected a file that can be read, got: {reason_of(error)}.") from None
 
 
 def read_splits(path: Path, rows: int) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import FileInputError
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ class ObjectWalker:
             with self._path.open("rb") as file:
                 yield from self._walk(file)
         except OSError as error:
-            raise FileInputError(self._path, f"expected a file that can be read, got: {error.strerror}.") from None
+            raise FileInputError(self._path, f"expected a file that can be read, got: {reason_of(error)}.") from None
         except ValueError as error:
             raise FileInputError(self._path, f"expected one JSON object, got: {error}; copy the file again.") from None
 

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmearth_data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _SPECIAL_YEARS = {2018: ("2018-01-01", "2018-12-01"), 2019: ("2018-12-01", "2020-01-01")}
 """MMEarth's windows: Level 2A covers the whole Earth from December 2018 on, which is why that month counts as 2019."""
+
+
+FIRST_YEARS = {"L1C": 2015, "L2A": 2017}
+"""First year with scenes of each level: the collections begin on 2015-06-27 and 2017-03-28 (Earth Engine data catalog:
+COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's satellites fly from the same year on."""
+
+
+def check_years(years: Sequence[int], levels: Sequence[str], source: str) -> None:
+    """Refuse years in which a source has no scene of any of the levels.
+
+    Raises
+    ------
+    InputError
+        With the years that it has.
+    """
+    first, last = min(FIRST_YEARS[level] for level in levels), datetime.now(UTC).year
+    wrong = [year for year in years if not first <= year <= last]
+    if wrong:
+        raise InputError(
+            f"years (--years): expected years from {first} to {last}, in which {source} has {' or '.join(levels)} scenes "
+            f"of Sentinel-2, got {', '.join(map(str, wrong))}; leave it out."
+        )
 
 
 def draw_bits(seed: int, tile_id: int, label: str) -> int:

@@ -18,6 +18,7 @@ import zarr
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import ABSENT, CRC_BYTES, has_checksum, object_key, smallest_shard_bytes
 from mmearth_data.store.schema import ROOT_KEY
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +85,7 @@ class ArrayReader:
             values = np.asarray(self._array[rows])
         except (RuntimeError, ValueError, OSError) as error:
             raise StoreDamaged(
-                self._objects.root, self._first_broken(rows, keys), f"it cannot be decoded ({error})"
+                self._objects.root, self._first_broken(rows, keys), f"it cannot be decoded ({reason_of(error)})"
             ) from error
         return values
 
@@ -159,7 +160,9 @@ def _open(objects: Objects, spec: ArraySpec, engine: str | None) -> tuple[zarr.A
     try:
         array = zarr.open_array(objects.zarr_store(spec.name), mode="r", zarr_format=3)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # zarr's own errors are among these
-        raise StoreDamaged(objects.root, f"{spec.name}/{ROOT_KEY}", f"zarr cannot open it ({error})") from error
+        raise StoreDamaged(
+            objects.root, f"{spec.name}/{ROOT_KEY}", f"zarr cannot open it ({reason_of(error)})"
+        ) from error
     pipeline = zarrs_pipeline() if engine != "zarr" and isinstance(objects.root, Path) else None
     if pipeline is None:
         return array, False

@@ -15,6 +15,7 @@ from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import to_json
 from mmearth_data.store.schema import COMMITS, COORDINATE_NAMES, COORDINATES, tabular_columns
 from mmearth_data.tile import NO_TIME, as_datetime64_ms
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ def read_commit(objects: Objects, layout: StoreLayout, shard: int) -> Commit:
     except FileNotFoundError as error:
         raise StoreDamaged(objects.root, commit_key(shard), "the file is missing") from error
     except Exception as error:  # pyarrow raises many kinds for a broken file
-        raise StoreDamaged(objects.root, commit_key(shard), f"it cannot be read ({error})") from error
+        raise StoreDamaged(objects.root, commit_key(shard), f"it cannot be read ({reason_of(error)})") from error
 
 
 def decode_commit(data: bytes, layout: StoreLayout) -> Commit:

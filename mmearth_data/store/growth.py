@@ -17,6 +17,7 @@ from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import Commit, commit_key, place_rows, read_commit
 from mmearth_data.store.encoding import cut_shard, decode_rows, object_key
 from mmearth_data.store.manifest import entry_of
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,9 @@ def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
                 like = np.empty(specs[m.name].shape[1:], dtype=m.dtype)
                 arrays[m.name] = decode_rows(found[m.name], layout.tiles_per_shard, count, like)
         except (FileNotFoundError, ValueError, RuntimeError) as error:
-            raise StoreDamaged(objects.root, key, f"its first {count} rows cannot be read ({error})") from error
+            raise StoreDamaged(
+                objects.root, key, f"its first {count} rows cannot be read ({reason_of(error)})"
+            ) from error
         if problem is not None:
             raise StoreDamaged(objects.root, key, problem)
     return HeldRows(commit=commit, rows=count, objects=found, arrays=arrays)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import digest_of, digest_stream, to_json
 from mmearth_data.store.schema import FORMAT, FORMAT_VERSION, MANIFEST_KEY
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +53,7 @@ def read_manifest(objects: Objects) -> Manifest | None:
         manifest: dict[str, Any] = json.loads(data)
         intact = encode_manifest(manifest["files"], manifest["format_version"]) == data
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreDamaged(objects.root, MANIFEST_KEY, f"it cannot be read ({error})") from error
+        raise StoreDamaged(objects.root, MANIFEST_KEY, f"it cannot be read ({reason_of(error)})") from error
     if not intact:
         raise StoreDamaged(objects.root, MANIFEST_KEY, "its digest does not match its content")
     return manifest

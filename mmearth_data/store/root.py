@@ -14,6 +14,7 @@ from mmearth_data.errors import CatalogError, InputError, StoreDamaged
 from mmearth_data.modality import Modality
 from mmearth_data.store.encoding import array_metadata, digest_all, group_metadata, to_json
 from mmearth_data.store.schema import COMMITS, FORMAT, FORMAT_VERSION, READABLE_VERSIONS, ROOT_KEY, StoreLayout
+from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +214,7 @@ def parse_root(objects: Objects, data: bytes) -> Root:
         ours = attributes["format"] == FORMAT
     except (ValueError, KeyError, TypeError) as error:
         if objects.names(COMMITS):
-            raise StoreDamaged(objects.root, ROOT_KEY, f"it cannot be read ({error})") from error
+            raise StoreDamaged(objects.root, ROOT_KEY, f"it cannot be read ({reason_of(error)})") from error
         raise InputError(_foreign(objects)) from error
     if not ours:
         raise InputError(_foreign(objects))

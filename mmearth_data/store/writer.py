@@ -46,6 +46,7 @@ from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
+from mmearth_data.words import reason_of
 from mmearth_data.writing import flush
 
 if TYPE_CHECKING:
@@ -475,7 +476,7 @@ class _Finish:
         try:
             commit = decode_commit(data, self.layout)
         except Exception as error:  # pyarrow raises many kinds for a broken file
-            raise StoreDamaged(self.objects.root, key, f"it cannot be read ({error})") from error
+            raise StoreDamaged(self.objects.root, key, f"it cannot be read ({reason_of(error)})") from error
         if self.root.held(shard, commit.arrays) != len(self.layout.rows(shard)):
             raise StoreDamaged(self.objects.root, key, "it was written for other arrays than the store has")
         for name, entry in commit.objects.items():

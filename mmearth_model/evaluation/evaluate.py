@@ -195,6 +195,7 @@ def evaluate(
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
     job = Job(opened, protocols, labels, test_share, resolve_device(device), cache, report)
+    _check_protocols(opened, protocols)
     found = candidates(checkpoints, opened, seeds, baselines=baselines, convnext=convnext)
     _check(found, job)
     results = [result for candidate in found for result in _probe(candidate, job)]
@@ -313,6 +314,19 @@ def _check(found: Sequence[Candidate], job: Job) -> None:
             candidate.input(task)
         if "paper" in job.protocols:
             _check_paper(found, task, job)
+
+
+def _check_protocols(tasks: Sequence[LabelledSet], protocols: Sequence[Protocol]) -> None:
+    """Refuse protocols that a task does not have: one per pixel has the linear probe only."""
+    pixels = [task.name for task in tasks if task.kind.per_pixel]
+    unused = [name for name in protocols if name not in ("linear", "paper")]
+    lacking = not {"linear", "paper"} & set(protocols)
+    superfluous = len(pixels) == len(tasks) and unused and tuple(protocols) != DEFAULT_PROTOCOLS
+    if pixels and (lacking or superfluous):
+        raise InputError(
+            f"--protocol: expected linear for {pixels[0]}, the only one of a task per pixel, got {', '.join(protocols)}; "
+            "change it, or leave the task out."
+        )
 
 
 def _check_paper(found: Sequence[Candidate], task: LabelledSet, job: Job) -> None:

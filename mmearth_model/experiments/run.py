@@ -24,6 +24,7 @@ from mmearth_data import (
     InputError,
     __version__,
     build,
+    did_you_mean,
     is_data,
     open_store,
     staged_folder,
@@ -32,6 +33,7 @@ from mmearth_data import (
 )
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model.checkpoints import load_checkpoint, write_checkpoint
+from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation import Evaluation, Row, evaluate
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
@@ -163,6 +165,8 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     absent = {v.store for v in variants} - {*setting.stores, "default"}
     if absent:
         raise InputError(f"{setting.experiment.name}: expected the store {min(absent)!r}; give --store {min(absent)}=STORE.")  # fmt: skip
+    _refuse_unused(setting)
+    resolve_device(setting.device)
     _record(setting)
     if "default" in setting.stores:
         return setting
@@ -176,6 +180,19 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     return replace(setting, stores={**setting.stores, "default": path})
 
 
+def _refuse_unused(setting: Setting) -> None:
+    """Refuse stores, data and weights that no variant and no task asks for."""
+    experiment = setting.experiment
+    tasks = [name for name in experiment.scale(setting.scale).tasks if not name.startswith(PREFIX)]
+    variants = experiment.variants.values()
+    known = {"--store": {"default", *(v.store for v in variants)}, "--data": set(tasks)}
+    for option, given in (("--store", setting.stores), ("--data", setting.data)):
+        for name in given.keys() - known[option]:
+            raise InputError(f"{option} {name}: {experiment.name} uses no such name; {did_you_mean(name, sorted(known[option]))}")  # fmt: skip
+    if setting.convnext is not None and not any(v.network == "convnext" for v in variants):
+        raise InputError(f"--convnext: expected none with {experiment.name}, of whose variants none needs it; leave it out.")  # fmt: skip
+
+
 def _finished_store(path: Path) -> bool:
     return (path / "zarr.json").is_file() and open_store(path).finished
 
@@ -184,6 +201,8 @@ def _record(setting: Setting) -> None:
     """Write what is asked, or refuse a folder that was asked something else."""
     asked = {"experiment": setting.experiment.model_dump(mode="json"), "scale": setting.scale}
     file = setting.out / EXPERIMENT_FILE
+    if setting.out.exists() and not setting.out.is_dir():
+        raise InputError(f"--out: expected a folder, got the file {setting.out}; choose another.")
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != asked:
             raise InputError(f"{setting.out}: expected the experiment that stands there, got another one; choose another --out.")  # fmt: skip

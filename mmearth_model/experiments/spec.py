@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, is_data, resource_path
+from mmearth_data import FileInputError, InputError, did_you_mean, is_data, named_file, read_yaml, resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,7 +141,9 @@ class Experiment(BaseModel):
             {"all"} if self.search == "leave-one-out" else {joined(self.start)} if self.search == "greedy" else set()
         )
         if self.baseline not in known:
-            raise InputError(f"baseline: expected one of {', '.join(sorted(known))}, got {self.baseline!r}.")
+            raise InputError(
+                f"baseline: expected one of {', '.join(sorted(known))}, got {self.baseline!r}; {did_you_mean(self.baseline, known)}"
+            )
         return self
 
     def scale(self, name: str) -> Scale:
@@ -248,21 +248,14 @@ def read_experiment(name_or_file: str) -> Experiment:
 
     Raises
     ------
-    FileInputError
+    InputError
         When there is none, or it says what it may not.
     """
-    named = resource_path("pipelines") / "experiments" / f"{name_or_file}.yaml"
-    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
+    shipped = resource_path("pipelines") / "experiments"
+    file = read_yaml(named_file(name_or_file, shipped, experiment_names(), "an experiment"), "an experiment")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        expected = f"expected an experiment ({', '.join(experiment_names())}) or a YAML file"
-        raise FileInputError(path, f"{expected}, got: {' '.join(str(error).split())}.") from None
-    try:
-        return Experiment.model_validate(content)
+        return Experiment.model_validate(file.values)
     except ValidationError as error:
-        item = error.errors()[0]
-        where = ".".join(str(part) for part in item["loc"]) or "experiment"
-        raise FileInputError(path, f"{where}: {item['msg']}, got {item['input']!r}.") from None
+        raise file.refusal(error, Experiment, "experiment") from None
     except InputError as error:
-        raise FileInputError(path, str(error)) from None
+        raise FileInputError(file.path, str(error)) from None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mmearth_data import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,6 +27,21 @@ TYPES = (torch.float32, torch.float16, torch.bfloat16)
 def runs_on(device: torch.device) -> bool:
     """Whether kernels run on a device: an NVIDIA GPU since Ampere, where Triton is; any device in its interpreter."""
     return _installed() and (os.environ.get("TRITON_INTERPRET") == "1" or _compiles_for(device))
+
+
+def check_engine(engine: str, device: torch.device) -> None:
+    """Refuse an engine that a device cannot run.
+
+    Raises
+    ------
+    InputError
+        When ``fused`` is requested and the kernels do not run there.
+    """
+    if engine == "fused" and not runs_on(device):
+        raise InputError(
+            f"engine (--engine) fused: expected an NVIDIA GPU since Ampere, Triton and a C compiler, got {device}; use "
+            "auto."
+        )
 
 
 def usable(x: Tensor) -> bool:

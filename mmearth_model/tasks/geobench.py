@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, Raster, is_data
+from mmearth_data import FileInputError, InputError, Raster, is_data, reason_of
 from mmearth_model.tasks.files import FileImages, listed
 from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, class_notes, classes_in_masks
 from mmearth_model.tasks.pickles import Bag, loads
@@ -96,9 +96,7 @@ class Samples:
         try:
             return h5py.File(self.path(item))
         except OSError as error:
-            raise FileInputError(
-                self.path(item), f"expected an HDF5 sample, got: {' '.join(str(error).split())}."
-            ) from None
+            raise FileInputError(self.path(item), f"expected an HDF5 sample, got: {reason_of(error)}.") from None
 
     def path(self, item: str) -> Path:
         """File of a sample."""
@@ -168,7 +166,7 @@ def _partitions(root: Path) -> dict[str, dict[str, list[str]]]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FileInputError(path, f"expected a partition, got: {error}.") from None
+            raise FileInputError(path, f"expected a partition, got: {reason_of(error)}.") from None
         if not isinstance(content, dict) or not all(isinstance(part, list) for part in content.values()):
             raise FileInputError(path, "expected lists of samples by train, valid and test, got something else.")
         found[path.name] = content

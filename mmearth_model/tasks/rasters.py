@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, Siblings, did_you_mean, read_raster, read_table
+from mmearth_data import FileInputError, InputError, Siblings, did_you_mean, read_raster, read_table, reason_of
 from mmearth_model.tasks.cells import (  # fmt: skip
     at_rows,
     check_names,
@@ -106,7 +106,7 @@ class ZippedRasters:
         try:
             contents = {member: self.archive.read(member) for member in (item, *self._sidecars(item))}
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise FileInputError(name, f"expected a raster file, got: {error}; zip it anew.") from None
+            raise FileInputError(name, f"expected a raster file, got: {reason_of(error)}; zip it anew.") from None
         with ExitStack() as stack:
             files = [
                 stack.enter_context(MemoryFile(data, dirname=folder, filename=PurePosixPath(member).name))
@@ -140,7 +140,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise FileInputError(path, f"expected a folder or a zip of rasters, got: {error}.") from None
+        raise FileInputError(path, f"expected a folder or a zip of rasters, got: {reason_of(error)}.") from None
 
 
 def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, Marks, as_marks, is_data, load_catalog, resource_path
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    Marks,
+    as_marks,
+    did_you_mean,
+    is_data,
+    load_catalog,
+    read_yaml,
+    resource_path,
+)
 from mmearth_model.tasks.labelled import TaskKind
 
 Layout = Literal["geobench", "folder", "table"]
@@ -33,7 +40,7 @@ class Splits(BaseModel):
         Table: column that says train, val (or valid) or test.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     shares: tuple[float, float, float] = (70, 15, 15)
     seed: int = Field(default=0, ge=0)
@@ -105,7 +112,7 @@ class TaskSpec(BaseModel):
         What users of the results must know of the data; printed with every result.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=r"^[\w.-]+$")
     long_name: str = ""
@@ -140,7 +147,9 @@ class TaskSpec(BaseModel):
     def _fits_the_catalog(self) -> TaskSpec:
         known = load_catalog().modalities
         if self.modality not in known:
-            raise InputError(f"modality: expected one of the catalog ({', '.join(known)}), got {self.modality!r}.")
+            raise InputError(
+                f"modality: expected one of the catalog, got {self.modality!r}; {did_you_mean(self.modality, known)}"
+            )
         bands = known[self.modality].bands
         twice = [band for band in self.catalog_bands if self.catalog_bands.count(band) > 1]
         if twice or not self.catalog_bands:
@@ -151,7 +160,9 @@ class TaskSpec(BaseModel):
         fills = [*self.fill, *(band for band in self.fill.values() if band != MEAN)]
         unknown = [band for band in (*self.catalog_bands, *fills) if band not in bands]
         if unknown:
-            raise InputError(f"bands: expected bands of {self.modality} ({', '.join(bands)}), got {unknown[0]!r}.")
+            raise InputError(
+                f"bands: expected bands of {self.modality} ({', '.join(bands)}), got {unknown[0]!r}; {did_you_mean(unknown[0], bands)}"
+            )
         lacking = [band for band in SWAPPED if band not in self.catalog_bands]
         if self.band_order == "paper" and lacking:
             raise InputError(f"band_order: paper exchanges B8 and B8A; expected both in bands, got no {lacking[0]}.")
@@ -226,36 +237,24 @@ def read_spec(name_or_file: str) -> TaskSpec:
     FileInputError
         When there is none, or it says what it may not; with the field, what was expected and what came.
     """
-    named = resource_path("catalog") / "tasks" / f"{name_or_file}.yaml"
-    path = named if re.fullmatch(r"[\w-]+", name_or_file) and named.is_file() else Path(name_or_file)
+    shipped = resource_path("catalog") / "tasks"
+    path = shipped / f"{name_or_file}.yaml" if name_or_file in task_names() else Path(name_or_file)
+    if not path.suffix:
+        raise InputError(_unknown(name_or_file))
+    file = read_yaml(path, "a task file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        if not path.suffix:
-            raise InputError(_unknown(name_or_file)) from None
-        raise FileInputError(path, f"expected a task file, got: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise FileInputError(path, f"expected a mapping of fields, got {type(content).__name__}.")
-    try:
-        return TaskSpec(**{str(key): value for key, value in content.items()})
+        return TaskSpec(**file.values)
     except ValidationError as error:
-        raise FileInputError(path, _describe(error)) from None
+        raise file.refusal(error, TaskSpec, "task") from None
     except InputError as error:
         raise FileInputError(path, str(error)) from None
 
 
 def _unknown(name: str) -> str:
     known = task_names()
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    meant = did_you_mean(name, known)
+    hint = f" {meant[:1].upper()}{meant[1:]}" if meant.endswith("?") else ""
     return (
         f"--task: expected store:MODALITY, NAME=FOLDER with NAME of {', '.join(known)}, or FILE.yaml=FOLDER, "
         f"got {name!r}.{hint}"
     )
-
-
-def _describe(error: ValidationError) -> str:
-    item = error.errors()[0]
-    where = ".".join(str(part) for part in item["loc"]) or "task"
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}{more}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmearth_data import InputError, Kind, format_tile_id
+from mmearth_data import InputError, Kind, closest, format_tile_id
 from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, class_notes
 
 if TYPE_CHECKING:
@@ -303,5 +302,5 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _meant(text: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(text if ":" in text else PREFIX + text, list(known), n=1)
+    close = closest(text if ":" in text else PREFIX + text, known)
     return f" Did you mean {close[0]}?" if close else ""

@@ -23,7 +23,8 @@ ROWS: tuple[tuple[int, frozenset[str]], ...] = (
     (
         1,
         frozenset(
-            {"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces", "rasterfile", "tables"}
+            {"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces"}
+            | {"findings", "rasterfile", "tables", "yamlfiles"}
         ),
     ),
     (1, frozenset({"commands", "streams"})),  # what the command lines share; of click and the errors only

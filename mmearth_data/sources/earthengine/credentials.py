@@ -18,6 +18,7 @@ from google.auth import _cloud_sdk
 
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.sources.earthengine.failures import SignInMissing
+from mmearth_data.words import reason_of
 
 PROJECT_VARIABLES = ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT")
 SCOPES = (
@@ -91,7 +92,7 @@ def _service_account(path: Path) -> Any:  # noqa: ANN401 - google-auth is untype
     try:
         return google.oauth2.service_account.Credentials.from_service_account_file(str(path), scopes=list(SCOPES))
     except (OSError, ValueError, google.auth.exceptions.GoogleAuthError) as error:
-        problem = f"expected the key file of a service account (JSON), got: {' '.join(str(error).split())}."
+        problem = f"expected the key file of a service account (JSON), got: {reason_of(error)}."
         raise FileInputError(path, problem) from None
 
 

@@ -34,7 +34,6 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -49,12 +48,11 @@ from pydantic import (
 from mmearth_data.errors import FileInputError
 from mmearth_data.rasterfile import Marks, as_marks
 from mmearth_data.resources import PACKAGE
-from mmearth_data.words import did_you_mean
+from mmearth_data.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from pydantic_core import ErrorDetails
 
 Level = Literal["L1C", "L2A"]
 Pass = Literal["asc", "desc"]
@@ -262,15 +260,11 @@ def read_mapping(path: Path) -> RasterMapping:
     FileInputError
         When it is missing, not YAML, or has missing, unknown or ill-typed fields; with the line.
     """
-    node = _compose(path)
+    file = read_yaml(path, "a mapping file")
     try:
-        return RasterMapping.model_validate(yaml.SafeLoader("").construct_document(node))
+        return RasterMapping.model_validate(file.values)
     except ValidationError as error:
-        problems = error.errors()
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise FileInputError(path, _describe(problems[0]) + more, _line_of(node, problems[0]["loc"])) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise FileInputError(path, f"not YAML: {' '.join(str(error).split())}.") from None
+        raise file.refusal(error, RasterMapping, "mapping") from None
 
 
 def root_folder(mapping: RasterMapping, path: Path) -> Path:
@@ -298,53 +292,3 @@ def root_folder(mapping: RasterMapping, path: Path) -> Path:
         if (start / default).is_dir():
             return (start / default).absolute()
     raise FileInputError(path, f"expected the folder of the data at {default!r}, found none; {fix}.")
-
-
-def _compose(path: Path) -> yaml.Node:
-    """Read a YAML file as nodes, which remember their lines."""
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise FileInputError(path, "expected a mapping file, found nothing; correct the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileInputError(path, f"expected a mapping file in UTF-8, got one that cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise FileInputError(path, f"not YAML: {problem}.", None if mark is None else mark.line + 1) from None
-    if not isinstance(node, yaml.MappingNode):
-        raise FileInputError(path, "expected the fields root, base and layers, got no `field: value` lines.")
-    return node
-
-
-def _line_of(node: yaml.Node | None, keys: Sequence[str | int]) -> int:
-    """1-based line of the deepest node on the way that the keys name."""
-    line = 1
-    for wanted in keys:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(wanted)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(wanted, int):
-            node = node.value[wanted]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _describe(problem: ErrorDetails) -> str:
-    """One finding of pydantic in one line."""
-    where = ".".join(str(key) for key in problem["loc"])
-    if problem["type"] == "missing":
-        return f"the field {where!r} is missing; add it."
-    if problem["type"] == "extra_forbidden":
-        known = {
-            f.alias or name
-            for model in (RasterMapping, Layer, Root, DateRule)
-            for name, f in model.model_fields.items()
-        }
-        return f"unknown field {where!r}; {did_you_mean(str(problem['loc'][-1]), sorted(known))}"
-    if problem["type"] == "value_error":
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}."
-    value = repr(problem["input"])
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {value[:60]}."

@@ -546,7 +546,7 @@ def test_two_files_about_one_modality_are_refused(tmp_path: Path) -> None:
         ({"long_name": "a: b"}, 3, "not YAML"),
         ({"long_name": "!!python/object:os.system x"}, 3, "not YAML"),
         ({"order": "2020-13-45"}, None, "cannot be read"),
-        ({"long_name": "x\nname: again"}, 4, "'name' stands twice"),
+        ({"long_name": "x\nname: again"}, 4, "'name' is given twice"),
         ({"dtype": "-"}, 1, "the field 'dtype' is missing"),
         ({"licence": "{name: free, url: u}"}, 9, "'licence.attribution' is missing"),
         ({"nodta": "0"}, 10, "unknown field 'nodta'; did you mean 'nodata'?"),
@@ -556,10 +556,10 @@ def test_two_files_about_one_modality_are_refused(tmp_path: Path) -> None:
         ({"nodata": "none"}, 6, "nodata: .*got 'none'"),
         ({"classes": "5"}, 10, "classes: .*list.*got 5"),
         ({"bands": "elevation"}, 4, "bands: .*list.*got 'elevation'"),
-        ({"bands": "[elevation, 2]"}, 4, r"bands\.1: .*string.*got 2"),
-        ({"enabled": "'yes'"}, 10, "enabled: .*bool"),
+        ({"bands": "[elevation, 2]"}, 4, r"bands\.1: .*text.*got 2"),
+        ({"enabled": "'yes'"}, 10, "enabled: .*true or false"),
         ({"histogram_range": "[0, 1, 2]"}, 8, "histogram_range"),
-        ({"order": "1.5"}, 10, "order: .*integer"),
+        ({"order": "1.5"}, 10, "order: .*whole number"),
         # The fields contradict each other.
         ({"nodata": "0"}, 6, "write NaN"),
         ({"dtype": "uint8"}, 6, "nodata nan does not fit uint8"),
@@ -621,7 +621,7 @@ def test_a_broken_class_table_is_refused_with_file_line_and_reason(
 
 
 def test_a_missing_class_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileInputError, match="no such file"):
+    with pytest.raises(FileInputError, match="no such file or folder; correct the path"):
         read_classes(tmp_path / "classes.csv")
 
 

@@ -386,5 +386,5 @@ def test_a_name_stands_wherever_a_checkpoint_does(
     images = torch.randn(1, 12, 56, 56)
     assert torch.equal(load_encoder(name)(images), load_encoder(released)(images))
     assert (tmp_path / "checkpoints" / f"{name}.sha256").is_file()
-    with pytest.raises(InputError, match=f"did you mean {name}"):
+    with pytest.raises(InputError, match=f"did you mean .{name}"):
         find_released("mmearth64-ato-all-uncertainty")

@@ -84,7 +84,7 @@ def test_a_task_file_that_says_what_it_may_not_is_refused_with_its_name(
 
 
 def test_a_slip_of_the_pen_gets_the_right_task() -> None:
-    with pytest.raises(InputError, match="Did you mean m-eurosat"):
+    with pytest.raises(InputError, match="Did you mean 'm-eurosat'"):
         open_task("m-eurosatt=nowhere")
     with pytest.raises(InputError, match="write m-eurosat=PATH"):
         open_task("m-eurosat")

@@ -104,7 +104,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["evaluate"], "Missing option '--task'"),
         (["convert", "nothing.pth", "--out", "x"], "nothing.pth: expected a checkpoint"),
         (["convert", "tiny.yaml", "--out", "x"], "tiny.yaml: expected a checkpoint"),
-        (["convert", "mmearth64-atto-all-uncertainy", "--out", "x"], "did you mean mmearth64-atto-all-uncertainty"),
+        (["convert", "mmearth64-atto-all-uncertainy", "--out", "x"], "did you mean 'mmearth64-atto-all-uncertainty'"),
         (["bench", "--size", "giant"], "expected an encoder size"),
         (["bench", "--device", "warp"], "--device"),
         (["bench", "--mask-ratio", "1"], "expected a mask ratio"),

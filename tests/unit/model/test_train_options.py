@@ -1,0 +1,255 @@
+"""Every option of `mmearth-train` is followed or refused: each is run, with and without."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from option_walk import (
+    Chosen,
+    Elsewhere,
+    Followed,
+    Refused,
+    Walk,
+    cases,
+    check_complete,
+    files_here,
+    is_json,
+    left,
+    printed,
+)
+from toy_store import write_store
+
+from mmearth_data import open_store
+from mmearth_model import Workload, plan_training
+from mmearth_model.benchmarking import Step, bfloat16, flops, memory_mib
+from mmearth_model.cli import _recipe, cli
+from mmearth_model.draws import Position
+from mmearth_model.pretraining import _bfloat16, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from click.testing import Result
+    from option_walk import Witness
+
+TINY = """
+depths: [1, 1, 1, 1]
+widths: [8, 12, 16, 24]
+image_size: 24
+patch_size: 8
+decoder_dim: 16
+epochs: 1
+batch_size: 12
+exclude: [biome, eco_region]
+"""
+TABLE = "path,label\n" + "".join(f"{k}.tif,{'ab'[k % 2]}\n" for k in range(12))
+TASK = "name: mine\nlayout: table\nkind: single-label\nbands: [B2, B3]\nclasses: [a, b]\n"
+
+TRAIN = ("pretrain", "toy.zarr", "--recipe", "tiny.yaml", "--out", "r", "--device", "cpu")
+EVALUATE = ("evaluate", "run", "--task", "store:biome", "--baseline", "none", "--protocol", "knn", "--seeds", "1", "--cache", "c", "--json")  # fmt: skip
+BASELINES = ("evaluate", "--store", "toy.zarr", "--task", "store:biome", "--baseline", "statistics", "--protocol", "knn", "--seeds", "1", "--cache", "c", "--json")  # fmt: skip
+FINETUNE = ("finetune", "run", "--task", "store:biome", "--epochs", "2", "--batch-size", "12", "--json")
+TILE = "55d4a802aea54002"
+LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-size", "6", "--lr", "0.05", "--json")
+EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
+CONVERT = ("convert", "run", "--out", "x")
+BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
+EXPERIMENT = ("experiment", "decoder", "--out", "e")
+FILES = ("--task", "task.yaml=table.csv")
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    inputs = tmp_path_factory.mktemp("inputs")
+    write_store(inputs / "toy.zarr")
+    write_store(inputs / "second.zarr", 40)
+    (inputs / "tiny.yaml").write_text(TINY)
+    (inputs / "tinier.yaml").write_text(TINY.replace("24]", "16]"))
+    (inputs / "task.yaml").write_text(TASK)
+    (inputs / "table.csv").write_text(TABLE)
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"))
+    walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
+    return walk
+
+
+def learned(command_line: Sequence[str]) -> Any:
+    """What a run would learn with: the network as initialised, its data, crops, masks and steps."""
+    name, *arguments = command_line
+    given = dict(cli.commands[name].make_context(name, arguments).params)
+    device = given.pop("device")
+    for other in ("out", "dry_run", "as_json"):
+        given.pop(other)
+    store = open_store(given.pop("store"))
+    recipe = _recipe(given.pop("base"), given)
+    plan = plan_training(store, recipe)
+    module = prepare(plan, store, None, 0)
+    window, mask = module.draw(Position(0, 0), 4)
+    weights = {key: float(value.double().sum()) for key, value in module.state_dict().items()}
+    steps = [plan.learning_rate(step) for step in range(plan.steps)]
+    numbers = (recipe.micro_batch, recipe.accumulate, _bfloat16(recipe, torch.device(device)))
+    drawn = (window.rows.tolist(), window.columns.tolist(), mask.tolist())
+    return weights, module.normaliser.to_config(), drawn, steps, numbers, module.model.encoder.engine
+
+
+def rows(result: Result) -> Any:
+    """Figures of an evaluation, without what it repeats of the question."""
+    return [(row["encoder"], row["protocol"], row["value"], row["train_tiles"], row["test_tiles"]) for row in json.loads(result.stdout)["rows"]]  # fmt: skip
+
+
+def tuned(result: Result) -> Any:
+    """Figures and course of a fine-tuning."""
+    return rows(result), result.stderr
+
+
+def measured(result: Result) -> Any:
+    """What does not depend on the clock."""
+    timings = json.loads(result.stdout)
+    return [(t["form"], t["compiled"], t["gflop"], t["memory_mib"]) for t in timings], result.stderr.count("bench: run")
+
+
+def features(result: Result) -> dict[str, str]:
+    """Features that were made."""
+    return files_here(".npy")
+
+
+def workload(command_line: Sequence[str]) -> Any:
+    """Arithmetic and memory of the step that would be measured, and whether it is one in bfloat16."""
+    name, *arguments = command_line
+    given = dict(cli.commands[name].make_context(name, arguments).params)
+    work = Workload(**{key: value for key, value in given.items() if key not in ("forms", "as_json")})
+    step = Step(work, "sparse", torch.device("cpu"))
+    return flops(step), memory_mib(step), bfloat16(work, step.device)
+
+
+LEARNED = {
+    "--modalities": "sentinel2,era5",
+    "--exclude": "era5",
+    "--inputs": "sentinel1",
+    "--bands": "sentinel2=B4,B3,B2",
+    "--preset": "reference",
+    "--size": "femto",
+    "--image-size": "16",
+    "--mask-ratio": "0.3",
+    "--weighting": "unweighted",
+    "--epochs": "2",
+    "--batch-size": "6",
+    "--device-batch": "6",
+    "--lr": "0.5",
+    "--seed": "3",
+    "--precision": "bfloat16",
+    "--engine": "masked",
+}
+"""Option of `pretrain` -> another value than the base's."""
+DEVICE = "warp"
+
+
+def refused_device(*command_line: str) -> list[Witness]:
+    """An unknown device is refused: so it is asked for."""
+    return [Refused((*command_line, "--device", DEVICE))]
+
+
+WITNESSES: dict[str, dict[str, list[Witness]]] = {
+    "pretrain": {
+        **{option: [Chosen(TRAIN, (option, value), learned)] for option, value in LEARNED.items()},
+        "--patch-size": [Chosen((*TRAIN, "--image-size", "32"), ("--patch-size", "16"), learned)],
+        "--recipe": [Chosen(TRAIN, ("--recipe", "tinier.yaml"), learned)],
+        "--engine": [Chosen(TRAIN, ("--engine", "masked"), learned), Refused((*TRAIN, "--engine", "fused"))],
+        "--statistics": [Refused((*TRAIN, "--statistics", "published")), Elsewhere("integration/test_released_run.py", "test_published_statistics_normalise_inputs_and_targets", "published")],
+        "--out": [Followed(TRAIN, ("--out", "s"), left)],
+        "--device": refused_device(*TRAIN),
+        "--figure-epochs": [Followed(TRAIN, ("--figure-epochs", "1"), left)],
+        "--logger": [Followed(TRAIN, ("--logger", "tensorboard"), left), Refused((*TRAIN, "--logger", "nosuch"))],
+        "--dry-run": [Followed(TRAIN, ("--dry-run",), left)],
+        "--json": [Followed(TRAIN, ("--json",), is_json)],
+    },
+    "evaluate": {
+        "--task": [Followed(EVALUATE, ("--task", "store:eco_region"), rows)],
+        "--store": [Followed(EVALUATE, ("--store", "second.zarr"), rows), Refused(("evaluate", "run", *FILES, "--store", "toy.zarr"))],
+        "--protocol": [Followed(EVALUATE, ("--protocol", "linear"), rows), Refused((*EVALUATE, "--task", "store:esa_worldcover/pixels"))],
+        "--baseline": [Followed(EVALUATE, ("--baseline", "statistics"), rows)],
+        "--convnext": [Refused((*EVALUATE, "--convnext", "nosuch.pth"))],
+        "--labels": [Followed(EVALUATE, ("--labels", "50%"), rows)],
+        "--seeds": [Followed(EVALUATE, ("--seeds", "2"), rows)],
+        "--test-share": [Followed(EVALUATE, ("--test-share", "0.5"), rows), Refused(("evaluate", "run", *FILES, "--test-share", "0.5"))],
+        "--padding": [Followed(EVALUATE, ("--padding", "reference"), features), Refused((*BASELINES, "--padding", "reference"))],
+        "--out": [Followed(EVALUATE, ("--out", "o"), left)],
+        "--cache": [Followed(EVALUATE, ("--cache", "d"), left)],
+        "--device": refused_device(*EVALUATE),
+        "--json": [Followed(EVALUATE[:-1], ("--json",), is_json)],
+    },
+    "finetune": {
+        "--task": [Followed(FINETUNE, ("--task", "store:eco_region"), tuned)],
+        "--store": [Followed(FINETUNE, ("--store", "second.zarr"), rows), Refused(("finetune", "run", *FILES, "--store", "toy.zarr"))],
+        "--padding": [Followed(FINETUNE, ("--padding", "reference"), tuned)],
+        "--out": [Followed(FINETUNE, ("--out", "o"), left)],
+        "--labels": [Followed(FINETUNE, ("--labels", "50%"), rows)],
+        "--recipe": [Refused((*FINETUNE, "--recipe", "paper")), Elsewhere("unit/model/test_paper.py", "test_the_papers_recipe_leaves_only_the_seed", "paper")],
+        "--frozen": [Followed(FINETUNE, ("--frozen",), tuned)],
+        "--epochs": [Followed(FINETUNE, ("--epochs", "3"), tuned)],
+        "--patience": [Followed((*FINETUNE, "--lr", "1e-9", "--epochs", "6"), ("--patience", "1"), tuned)],
+        "--batch-size": [Followed(FINETUNE, ("--batch-size", "6"), tuned)],
+        "--lr": [Followed(FINETUNE, ("--lr", "0.1"), tuned)],
+        "--layer-decay": [Followed(LOUD, ("--layer-decay", "0.1"), tuned), Refused((*FINETUNE, "--frozen", "--layer-decay", "0.1"))],
+        "--drop-path": [Followed(LOUD, ("--drop-path", "0.9"), tuned), Refused((*FINETUNE, "--frozen", "--drop-path", "0.1"))],
+        "--weight-decay": [Followed(LOUD, ("--weight-decay", "9"), tuned)],
+        "--seed": [Followed(FINETUNE, ("--seed", "1"), tuned)],
+        "--device": refused_device(*FINETUNE),
+        "--json": [Followed(FINETUNE[:-1], ("--json",), is_json)],
+    },
+    "embed": {
+        "--checkpoint": [Refused(("embed", "toy.zarr", "--out", "x.parquet", "--checkpoint", "nosuch"))],
+        "--task": [Refused((*EMBED, "--task", "nosuch"))],
+        "--padding": [Followed(EMBED, ("--padding", "reference"), lambda result: files_here(".parquet"))],
+        "--out": [Followed(EMBED, ("--out", "y.zarr"), left)],
+        "--neighbours": [Followed(EMBED, ("--neighbours", TILE), printed)],
+        "--figure": [Followed((*EMBED, "--neighbours", TILE), ("--figure", "f.png"), left), Refused((*EMBED, "--figure", "f.png"))],
+        "--map": [Followed(EMBED, ("--map", "m.png"), left)],
+        "--cache": [Followed(EMBED, ("--cache", "d"), left)],
+        "--device": refused_device(*EMBED),
+    },
+    "convert": {
+        "--out": [Followed(CONVERT, ("--out", "y"), left)],
+        "--to": [Followed(CONVERT, ("--to", "finetune"), left)],
+        "--store": [Followed(CONVERT, ("--store", "toy.zarr"), lambda result: files_here(".json")), Refused((*CONVERT, "--to", "timm", "--store", "toy.zarr"))],
+        "--bands": [Followed((*CONVERT, "--store", "toy.zarr"), ("--bands", "sentinel2=B2"), left), Refused((*CONVERT, "--bands", "sentinel2=B2"))],
+    },
+    "bench": {
+        "--size": [Chosen(BENCH, ("--size", "femto"), workload)],
+        "--image-size": [Chosen(BENCH, ("--image-size", "24"), workload)],
+        "--patch-size": [Chosen(BENCH, ("--patch-size", "16"), workload)],
+        "--mask-ratio": [Chosen(BENCH, ("--mask-ratio", "0.2"), workload), Refused((*BENCH[:7], "--form", "unmasked", "--mask-ratio", "0.2"))],
+        "--batch-size": [Chosen(BENCH, ("--batch-size", "3"), workload)],
+        "--runs": [Followed(BENCH, ("--runs", "2"), measured)],
+        "--form": [Followed(BENCH, ("--form", "masked"), measured), Refused((*BENCH, "--form", "fused"))],
+        "--compile": [Elsewhere("unit/model/test_engines.py", "test_what_torch_compile_makes_of_it_is_the_same", "compile")],
+        "--device": refused_device(*BENCH),
+        "--precision": [Chosen(BENCH, ("--precision", "bfloat16"), workload)],
+        "--json": [Followed(BENCH[:-1], ("--json",), is_json)],
+    },
+    "experiment": {
+        "--scale": [Followed(("experiment", "decoder", "--device", DEVICE), ("--scale", "paper"), left), Refused(("experiment", "list", "--scale", "paper"))],
+        "--out": [Refused(("experiment", "list", "--out", "x")), Refused((*EXPERIMENT, "--out", "table.csv"))],
+        "--store": [Refused((*EXPERIMENT, "--store", "other=toy.zarr"))],
+        "--data": [Refused((*EXPERIMENT, "--data", "m-eurosat=x"))],
+        "--convnext": [Refused((*EXPERIMENT, "--convnext", "x.pth"))],
+        "--workers": [Refused((*EXPERIMENT, "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"))],
+        "--scheduler": [Refused((*EXPERIMENT, "--store", "toy.zarr", "--scheduler", "nosuch"))],
+        "--device": refused_device(*EXPERIMENT, "--store", "toy.zarr"),
+    },
+}  # fmt: skip
+
+
+def test_every_option_has_a_witness() -> None:
+    check_complete(cli, WITNESSES)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "witness"),
+    [pytest.param(*case, id=f"{case[0]}{case[1]}-{type(case[2]).__name__}") for case in cases(WITNESSES)],
+)
+def test_an_option_is_followed_or_refused(command: str, option: str, witness: Witness, walk: Walk) -> None:
+    assert command in cli.commands
+    witness.show(option, walk)
