@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.derived import derived
     from mmearth_data.tables import Table, read_table
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import did_you_mean
+    from mmearth_data.words import did_you_mean, short_path
     from mmearth_data.writing import staged_file
 
 __version__ = version("mmearth")
@@ -113,6 +113,7 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
+    "short_path": "words",
     "staged_file": "writing",
     "subset": "api",
     "summarise": "inspection",
@@ -181,6 +182,7 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "short_path",
     "staged_file",
     "subset",
     "summarise",
