@@ -117,7 +117,7 @@ def pretrain(
     with _training_bar(f"Pretraining {target}") as report:
         checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)
     if as_json:
-        click.echo(json.dumps({"run": str(target), "checkpoint": str(checkpoint)}))
+        click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
     click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv. Probe it: mmearth-train evaluate {target} --task store:MODALITY")  # fmt: skip
 
