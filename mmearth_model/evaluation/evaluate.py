@@ -219,7 +219,8 @@ def candidates(
     """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
     every = tuple(range(seeds))
     found = [
-        Candidate(short_path(c.folder), every, c.normaliser, _pooled(c.encoder), c.encoder, c.learned) for c in checkpoints
+        Candidate(short_path(c.folder), every, c.normaliser, _pooled(c.encoder), c.encoder, c.learned)
+        for c in checkpoints
     ]
     if "random" in baselines:
         found += _random(checkpoints, tasks, every)
