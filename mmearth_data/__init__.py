@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.derived import derived
     from mmearth_data.tables import Table, read_table
     from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of
+    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
     from mmearth_data.writing import (
         append_text,
         check_output,
@@ -150,6 +150,7 @@ _HOME = {
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
+    "short_path": "words",
     "staged_array": "writing",
     "staged_file": "writing",
     "staged_folder": "writing",
@@ -247,6 +248,7 @@ __all__ = [
     "resource_path",
     "sample_map",
     "scale_of",
+    "short_path",
     "staged_array",
     "staged_file",
     "staged_folder",

@@ -20,6 +20,7 @@ from mmearth_data import (
     __version__,
     check_output,
     refuse_unused,
+    short_path,
 )
 
 if TYPE_CHECKING:
@@ -519,7 +520,8 @@ def _tell_store(store: Store, *, as_json: bool) -> None:
         click.echo(json.dumps({"store": str(store.path), "tiles": len(store), "synthetic": store.synthetic}))
         return
     synthetic = "synthetic " if store.synthetic else ""
-    click.echo(f"{store.path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {store.path}")
+    path = short_path(store.path)
+    click.echo(f"{path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {path}")
 
 
 def _require_tiles(store: Store) -> None:
@@ -535,7 +537,7 @@ def _require_tiles(store: Store) -> None:
     if len(store) == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
         raise MMEarthError(
-            f"{store.path}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet says why. "
+            f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet says why. "
             "Relax --cloud, use other --years or --levels, or check --asset, and build into another --out."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -120,3 +121,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     options = list(known)
     close = closest(name, options)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(options) or 'none'}."
+
+
+def short_path(path: str | Path) -> str:
+    """Path as one types it in the current folder: relative where it is below, else as it is; URLs unchanged.
+
+    Examples
+    --------
+    >>> short_path(Path("runs").absolute()), short_path("/data/x.zarr"), short_path("s3://b/x.zarr")
+    ('runs', '/data/x.zarr', 's3://b/x.zarr')
+    """
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path) != here and Path(path).is_relative_to(here) else str(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import CommandGroup, __version__, check_output, closest, is_there, refuse_unused
+from mmearth_data import CommandGroup, __version__, check_output, closest, is_there, refuse_unused, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,9 +112,9 @@ def pretrain(
     with _training_bar(f"Pretraining {target}") as report:
         checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)
     if as_json:
-        click.echo(json.dumps({"run": str(target), "checkpoint": str(checkpoint)}))
+        click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
-    click.echo(f"{checkpoint}: trained. Losses: {target}/log.csv. Probe it: mmearth-train evaluate {target} --task store:MODALITY")  # fmt: skip
+    click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv. Probe it: mmearth-train evaluate {target} --task store:MODALITY")  # fmt: skip
 
 
 # ---------------------------------------------------------------- evaluating
@@ -523,7 +523,7 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
 
     from mmearth_model.evaluation.results import notes, shown
 
-    synthetic = f" on {store.path}{', synthetic' if store.synthetic else ''}" if store else ""
+    synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
     frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
     table = Table(title=f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", title_justify="left")
     for column in ("task", "protocol", "labels", "encoder", "metric", "mean", "95 % interval", "seeds", "note"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id, staged_file, staged_folder
+from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id, short_path, staged_file, staged_folder
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
 from mmearth_model.tasks import IGNORED, LabelledSet, Parts, StoreImages, StoreTask, TaskKind
@@ -136,7 +136,7 @@ def embed(
     extractor = Pooled(checkpoint.encoder().to(where).eval())
     normaliser = input_normaliser(checkpoint.normaliser, task)
     values = extract(extractor, normaliser, task.images, where, cache=cache, report=report)
-    about = {"checkpoint": str(checkpoint.folder), "source": task.name, "version": __version__, "synthetic": str(task.synthetic).lower()}  # fmt: skip
+    about = {"checkpoint": short_path(checkpoint.folder), "source": task.name, "version": __version__, "synthetic": str(task.synthetic).lower()}  # fmt: skip
     if isinstance(task.images, StoreImages):
         coords = task.images.store.coords
         ids, lon, lat = (np.asarray(coords[name]) for name in ("tile_id", "lon", "lat"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Regions: TypeAlias = "str | Region | BaseGeometry"
 Dates: TypeAlias = "str | tuple[str | None, str | None]"
 DATE_FORMS = "'2019', '2019-06', '2019-06-01' or a pair of them"
+PERIOD = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -73,10 +76,16 @@ def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     if first is not None:
         keep &= time >= _period(first)
     if last is not None:
-        keep &= time < _period(last) + 1
+        keep &= time < _end(_period(last))
     if first is not None and last is not None and _period(first) > _period(last):
         raise InputError(f"date: expected a first date before the last one, got {first} and {last}.")
     return keep
+
+
+def _end(period: np.datetime64) -> np.datetime64:
+    """Beginning of the next year, month or day."""
+    unit, _ = np.datetime_data(period.dtype)
+    return period + np.timedelta64(1, unit)  # type: ignore[call-overload, no-any-return]
 
 
 def _pair(dates: Any) -> tuple[str | None, str | None]:  # noqa: ANN401 - whatever came
@@ -88,11 +97,8 @@ def _pair(dates: Any) -> tuple[str | None, str | None]:  # noqa: ANN401 - whatev
 
 
 def _period(text: str) -> np.datetime64:
-    """Year, month or day, in its own unit, so that adding one gives the next."""
-    try:
-        period = np.datetime64(text)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"date: expected {DATE_FORMS}, got {text!r}.") from error
-    if np.datetime_data(period)[0] not in ("Y", "M", "D") or np.isnat(period):
-        raise InputError(f"date: expected {DATE_FORMS}, got {text!r}.")
-    return period
+    """Year, month or day, in its own unit, so that adding one of it gives the next."""
+    if isinstance(text, str) and PERIOD.fullmatch(text):
+        with suppress(ValueError):
+            return np.datetime64(text)
+    raise InputError(f"date: expected {DATE_FORMS}, got {text!r}.")

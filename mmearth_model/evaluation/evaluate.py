@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from mmearth_data import InputError
+from mmearth_data import InputError, short_path
 from mmearth_model.devices import resolve_device
 from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
 from mmearth_model.evaluation.baselines import (  # fmt: skip
@@ -224,7 +224,8 @@ def candidates(
     """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
     every = tuple(range(seeds))
     found = [
-        Candidate(str(c.folder), every, c.normaliser, _pooled(c.encoder), c.encoder, c.learned) for c in checkpoints
+        Candidate(short_path(c.folder), every, c.normaliser, _pooled(c.encoder), c.encoder, c.learned)
+        for c in checkpoints
     ]
     if "random" in baselines:
         found += _random(checkpoints, tasks, every)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from mmearth_data import InputError, MMEarthError, check_output, staged_folder, write_text
+from mmearth_data import InputError, MMEarthError, check_output, short_path, staged_folder, write_text
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.draws import Position, generator, seeded
 from mmearth_model.encoder import ConvNeXtV2
@@ -572,7 +572,7 @@ def finetune(
         When checkpoint, task and recipe do not fit each other.
     """
     if checkpoint is not None:
-        encoder, normaliser, name = checkpoint.encoder(), checkpoint.normaliser, str(checkpoint.folder)
+        encoder, normaliser, name = checkpoint.encoder(), checkpoint.normaliser, short_path(checkpoint.folder)
     if encoder is None or normaliser is None:
         raise InputError("expected a checkpoint, or an encoder and its normaliser, got neither.")
     task.check()

@@ -372,6 +372,10 @@ def test_selections_by_place_and_date(store: Store) -> None:
         ({"date": "2019-06-01T12"}, "2019-06"),
         ({"date": ("2019", "2018")}, "before"),
         ({"date": 2019}, "2019-06"),
+        ({"date": ""}, "2019-06"),
+        ({"date": "NaT"}, "2019-06"),
+        ({"date": "now"}, "2019-06"),
+        ({"date": "2019-13"}, "2019-06"),
     ],
 )
 def test_impossible_selections_are_refused(store: Store, options: dict[str, Any], word: str) -> None:
