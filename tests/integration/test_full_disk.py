@@ -174,8 +174,10 @@ def content(disk: SmallDisk) -> dict[str, object]:
     return found
 
 
-def check_nothing_is_half_written(found: dict[str, object], whole: dict[str, object]) -> None:
-    """Every visible file is whole: it has its final content, or is the valid root of an unfinished store, or a log so far."""
+def check_nothing_is_half_written(
+    found: dict[str, object], earlier: dict[str, object], whole: dict[str, object]
+) -> None:
+    """Every visible file is whole: as before or after the command, the root of an unfinished store, or a log so far."""
     for name, data in found.items():
         parts = name.split("/")
         assert not any(part.startswith(".partial-") for part in parts), f"{name} is left behind"
@@ -185,7 +187,7 @@ def check_nothing_is_half_written(found: dict[str, object], whole: dict[str, obj
         assert name in whole, f"{name} is not a file of the finished command"
         if isinstance(data, list):
             assert data == whole[name][: len(data)], name  # type: ignore[index]
-        elif data != whole[name]:
+        elif data not in (whole[name], earlier.get(name)):
             assert isinstance(data, bytes)
             assert parts[-1] == "zarr.json", f"{name} is not what it will be"
             json.loads(data)
@@ -212,9 +214,10 @@ def prove(case: Case, inputs: Path, disk: SmallDisk, shares: tuple[float, ...]) 
     assert whole
     for share in shares:
         with prepared(case, inputs, disk):
+            earlier = content(disk)
             disk.fill(int(share * needed))
             check_failure(case.run(inputs, disk))
-            check_nothing_is_half_written(content(disk), whole)
+            check_nothing_is_half_written(content(disk), earlier, whole)
             disk.free()
             again = case.run(inputs, disk)
             assert again.exit_code == 0, (share, again.stderr, again.exception)

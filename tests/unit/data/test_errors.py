@@ -16,6 +16,7 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    WriteFailed,
 )
 
 EXAMPLES = [
@@ -29,6 +30,7 @@ EXAMPLES = [
     (FileInputError("map.yaml", "expected a list", 7), 2),
     (FileInputError("map.yaml", "not YAML"), 2),
     (StoreDamaged("a.zarr", "sentinel2/c/0/0/0/0", "the file is missing"), 1),
+    (WriteFailed("a.png", "the disk is full; free some space."), 1),
 ]
 
 
