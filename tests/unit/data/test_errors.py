@@ -68,8 +68,8 @@ def test_a_worker_process_hands_the_error_over() -> None:
     assert caught.value.part == "shard 3"
 
 
-def test_the_four_families_do_not_overlap() -> None:
-    families = (RetryLater, TileUnavailable, InputError, StoreDamaged)
+def test_the_families_do_not_overlap() -> None:
+    families = (RetryLater, TileUnavailable, InputError, StoreDamaged, WriteFailed)
     for kind in every_error() - {MMEarthError}:
         assert sum(issubclass(kind, family) for family in families) == 1
 
