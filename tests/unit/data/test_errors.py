@@ -16,6 +16,7 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    WriteFailed,
 )
 
 EXAMPLES = [
@@ -29,6 +30,7 @@ EXAMPLES = [
     (FileInputError("map.yaml", "expected a list", 7), 2),
     (FileInputError("map.yaml", "not YAML"), 2),
     (StoreDamaged("a.zarr", "sentinel2/c/0/0/0/0", "the file is missing"), 1),
+    (WriteFailed("a.png", "the disk is full; free some space."), 1),
 ]
 
 
@@ -66,8 +68,8 @@ def test_a_worker_process_hands_the_error_over() -> None:
     assert caught.value.part == "shard 3"
 
 
-def test_the_four_families_do_not_overlap() -> None:
-    families = (RetryLater, TileUnavailable, InputError, StoreDamaged)
+def test_the_families_do_not_overlap() -> None:
+    families = (RetryLater, TileUnavailable, InputError, StoreDamaged, WriteFailed)
     for kind in every_error() - {MMEarthError}:
         assert sum(issubclass(kind, family) for family in families) == 1
 
