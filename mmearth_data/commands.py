@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import errno
-import math
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, InputError, MMEarthError
-
-
-class Finite(click.FloatRange):
-    """Number of an option, which is neither infinite nor NaN."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
-        """Read a number."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"expected a finite number, got {value}.", param, ctx)
-        return number
+from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, MMEarthError
+from mmearth_data.words import describe_os_error
 
 
 class CommandGroup(click.Group):
@@ -43,32 +31,7 @@ class CommandGroup(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
                 raise
-            raise _refusal(str(error), EXIT_FAILURE) from None
-
-
-def refuse_unused(where: str, *names: str, remedy: str = "leave it out") -> None:
-    """Refuse options of the running command that were given and have no effect.
-
-    Parameters
-    ----------
-    where
-        Circumstance in which they have none, such as ``without --share``.
-    names
-        Of the command's parameters.
-    remedy
-        What to do.
-
-    Raises
-    ------
-    InputError
-        When one of them was given on the command line.
-    """
-    context = click.get_current_context()
-    for option in context.command.params:
-        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
-            raise InputError(
-                f"{option.opts[-1]}: expected only where it is used, got it {where}, where it has no effect; {remedy}."
-            )
+            raise _refusal(describe_os_error(error), EXIT_FAILURE) from None
 
 
 def _refusal(message: str, exit_code: int) -> click.ClickException:

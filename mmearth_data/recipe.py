@@ -16,6 +16,8 @@ from mmearth_data.tile import check_tile_size
 from mmearth_data.words import did_you_mean, os_problem
 from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
+MAX_TILES = 10**10
+"""More than fit on the land, even of 16 px."""
 MAX_SEED = 2**64 - 1
 """Seeds enter the draws as 8 bytes."""
 FILES = ("ecoregions", "tiles_file")
@@ -113,7 +115,7 @@ class BuildRecipe(ServiceOptions):
     source: str = "earthengine"
     region: str = "global"
     mainland: bool = False
-    tiles: int = Field(default=1000, ge=1)
+    tiles: int = Field(default=1000, ge=1, le=MAX_TILES)
     tile_size: int = 128
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     modalities: tuple[str, ...] | None = None

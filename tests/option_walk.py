@@ -290,7 +290,13 @@ def refused(result: Result, name: str, value: str = "", exit_codes: tuple[int, .
     assert "Traceback" not in result.output
     line = error_of(result)
     plain = line.lower().replace("-", "_")
-    named = name in line or name.lstrip("-").replace("-", "_") in plain or (len(value) > 2 and value in line)
+    named = (
+        name in line
+        or name.lstrip("-").replace("-", "_") in plain
+        or (
+            value and (repr(value) in line or line.startswith(f"Error: {value}:") or (len(value) > 2 and value in line))
+        )
+    )
     assert named, (name, line)
     for word in ("Errno", "got: None", "got None", "Input should", "pydantic", "validation error"):
         assert word not in line, line

@@ -20,8 +20,13 @@ DATA, MODEL = "mmearth_data", "mmearth_model"
 
 ROWS: tuple[tuple[int, frozenset[str]], ...] = (
     (0, frozenset({"errors", "modality", "tile", "resources", "words", "listing", "writing"})),
-    (1, frozenset({"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces", "findings", "yamlfiles"})),
-    (1, frozenset({"commands"})),  # what the command lines share; of click and the errors only
+    (
+        1,
+        frozenset(
+            {"catalog", "regions", "sampling", "recipe", "ecoregions", "equal_area", "pieces", "findings", "yamlfiles"}
+        ),
+    ),
+    (1, frozenset({"commands", "options"})),  # what the command lines share; of click and the errors only
     (2, frozenset({"sources"})),
     (2, frozenset({"store"})),
     (3, frozenset({"building"})),
