@@ -308,6 +308,9 @@ def embed(
 
     if neighbours is None:
         refuse_unused("without --neighbours", "figure")
+    for option, picture in (("--figure", figure), ("--map", map_path)):
+        if picture is not None and picture.suffix.lower() != ".png":
+            raise InputError(f"{option}: expected the name of a PNG picture such as picture.png, got {str(picture)!r}; correct it.")  # fmt: skip
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip

@@ -84,7 +84,7 @@ EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-ru
 
 @pytest.fixture(scope="module")
 def walk(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("damaged.zarr", "folder"))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("damaged.zarr", "folder", "binary"))
     for name, more in (("a.zarr", ()), ("b.zarr", ("--seed", "1")), ("damaged.zarr", ())):
         walk.prepare(*BUILD, *more, "--out", name)
     walk.prepare("build", *WHERE, "--tile-size", "64", "--tiles", "3", "--out", "c.zarr")

@@ -74,7 +74,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
     (inputs / "table.csv").write_text(TABLE)
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder",))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
     return walk
 
@@ -265,7 +265,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "finetune": FINETUNE[1:],
     "embed": EMBED[1:],
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
-    "bench": (*BENCH[1:], "--image-size", "7"),
+    "bench": (*BENCH[1:], "--image-size", "12"),
     "experiment": ("list",),
 }
 """Command -> command line that a bad value is added to; it ends soon."""
