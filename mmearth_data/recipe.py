@@ -165,6 +165,15 @@ class BuildRecipe(ServiceOptions):
         return self
 
     @model_validator(mode="after")
+    def _level_fits_source(self) -> Self:
+        if self.level is not None and self.source_file is None:
+            raise InputError(
+                f"level (--level): expected none with {self.source}, which has no files of both levels, got {self.level}; "
+                "leave it out, or name the levels to choose from: --levels."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _locations_are_given_once(self) -> Self:
         unused = sorted(PLACING & self.model_fields_set)
         if self.tiles_file is not None and unused:

@@ -197,6 +197,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--out": [Followed(BUILD, ("--out", "p.zarr"), left), Refused((*BUILD, "--profile", "2"))],
         "--modalities": [Followed(BUILD, ("--modalities", "esa_worldcover"), built)],
         "--years": [Followed(BUILD, ("--years", "2019"), built), Refused((*BUILD, "--years", "2035"))],
+        "--level": [Refused((*BUILD, "--level", "L1C"))],
         "--levels": [Followed(BUILD, ("--levels", "L1C"), built)],
         "--cloud": [Followed(BUILD, ("--cloud", "60"), built)],
         "--tiles-per-shard": [Followed(BUILD, ("--tiles-per-shard", "2"), built)],
