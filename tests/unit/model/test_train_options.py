@@ -283,3 +283,15 @@ BASES: dict[str, tuple[str, ...]] = {
 def test_bad_values_are_one_clear_line(command: str, option: click.Option, walk: Walk) -> None:
     problems = fuzz(walk, command, option, BASES[command])
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("size", [(), ("--size", "femto")])
+def test_the_plan_counts_the_parameters_that_are_trained(size: tuple[str, ...], walk: Walk) -> None:
+    result, _ = walk.run([*TRAIN, *size, "--dry-run"])
+    plan = json.loads(result.stdout)
+    recipe = _recipe(str(walk.inputs / "tiny.yaml"), {"size": size[1]} if size else {})
+    store = open_store(walk.inputs / "toy.zarr")
+    module = prepare(plan_training(store, recipe), store, None, 0)
+    assert plan["parameters"] == sum(parameter.numel() for parameter in module.parameters())
+    assert plan["widths"] == ([48, 96, 192, 384] if size else [8, 12, 16, 24])
+    assert plan["memory_mib"] > plan["parameters"] * 16 / 2**20 - 1
