@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
     from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
-    from mmearth_data.commands import CommandGroup, Finite, refuse_unused
+    from mmearth_data.commands import CommandGroup
     from mmearth_data.emulator.faults import parse_fault
     from mmearth_data.emulator.server import Emulator, EmulatorOptions
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.modality import ClassLabel, Kind, Modality
+    from mmearth_data.options import FilePath, Finite, refuse_unused
     from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
     from mmearth_data.recipe import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
@@ -87,7 +88,8 @@ _HOME = {
     "CommandGroup": "commands",
     "Emulator": "emulator.server",
     "EmulatorOptions": "emulator.server",
-    "Finite": "commands",
+    "FilePath": "options",
+    "Finite": "options",
     "Kind": "modality",
     "Loader": "loading.loader",
     "Marks": "rasterfile",
@@ -141,7 +143,7 @@ _HOME = {
     "read_table": "tables",
     "read_yaml": "yamlfiles",
     "reason_of": "words",
-    "refuse_unused": "commands",
+    "refuse_unused": "options",
     "remove_partial": "writing",
     "render_catalog": "catalog",
     "render_modality": "catalog",
@@ -177,6 +179,7 @@ __all__ = [
     "Emulator",
     "EmulatorOptions",
     "FileInputError",
+    "FilePath",
     "Finite",
     "InputError",
     "Kind",

@@ -13,6 +13,7 @@ import click
 
 from mmearth_data import (
     CommandGroup,
+    FilePath,
     Finite,
     InputError,
     MMEarthError,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
+FILE = FilePath()
 
 
 class _StoreType(click.ParamType["str | Path"]):
@@ -38,10 +39,16 @@ class _StoreType(click.ParamType["str | Path"]):
     name = "store"
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
-        return value if "://" in str(value) else Path(value)
+        return value if "://" in str(value) else FILE.convert(value, param, ctx)
 
 
 STORE = _StoreType()
+MAX_WORKERS = 1024
+"""Processes that one machine may be asked for."""
+MAX_REQUESTS = 10**6
+"""More than one machine can answer, in flight or in a second."""
+MAX_TILES = 10**10
+"""More than fit on the land, even of 16 px."""
 
 
 @click.group(cls=CommandGroup)
@@ -130,16 +137,30 @@ def service_options(command: Command) -> Command:
     metavar="MODALITY=ID",
     help="Read a modality from another Earth Engine asset; use MODALITY.KEY=ID if it has several. Repeatable.",
 )
-@click.option("--workers", type=int, metavar="N", help="Distribute the shards over N processes on this machine.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    metavar="N",
+    help="Distribute the shards over N processes on this machine.",
+)
 @click.option(
     "--scheduler", metavar="URL", help="Send the shards to a running Dask scheduler, such as tcp://HOST:8786."
 )
-@click.option("--append", type=int, metavar="N", help="Add N tiles to the finished store of the same recipe.")
+@click.option(
+    "--append",
+    type=click.IntRange(1, MAX_TILES),
+    metavar="N",
+    help="Add N tiles to the finished store of the same recipe.",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and its price (requests, hours, bytes, compute) and stop."
 )
 @click.option(
-    "--profile", "profiled", type=int, metavar="K", help="Measure K tiles, print what the whole recipe needs, and stop."
+    "--profile",
+    "profiled",
+    type=click.IntRange(1, MAX_TILES),
+    metavar="K",
+    help="Measure K tiles, print what the whole recipe needs, and stop.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build(
@@ -326,9 +347,11 @@ def subset(
     part = {
         "split": split or None,
         "biome": [int(name) if name.isdigit() else name for name in biome] or None,
-        "modalities": None if modalities is None else [name.strip() for name in modalities.split(",") if name.strip()],
+        "modalities": None if modalities is None else _names("--modalities", modalities),
         "ids": None if ids is None else read_ids(ids),
     }
+    if part["ids"] == []:
+        raise InputError(f"--ids: expected tile ids separated by commas, or a file of them, got {ids!r}; give one.")
     with _progress(f"Making {out}") as report:
         made = make_subset(store, out, report=report, note=_say, **part, **options)
     _tell_store(made, as_json=as_json)
@@ -392,7 +415,7 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 )
 @click.option(
     "--max-per-second",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_REQUESTS),
     metavar="N",
     help="Answer 429 above this many requests per second.  [default: no limit]",
 )
@@ -556,11 +579,18 @@ def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
         given.pop("assets", None)
     for key in ("modalities", "levels"):
         if key in given:
-            given[key] = [part.strip() for part in given[key].split(",") if part.strip()]
+            given[key] = _names(f"--{key}", given[key])
     for key, number in (("years", int), ("split_shares", float)):
         if key in given:
             given[key] = _numbers(key, given[key], number)
     return make_recipe(base, given)
+
+
+def _names(option: str, text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise InputError(f"{option}: expected names separated by commas, got {text!r}; give one, or leave it out.")
+    return names
 
 
 def _pairs(option: str, form: str, texts: tuple[str, ...]) -> dict[str, str]:

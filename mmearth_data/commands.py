@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import shlex
 import signal
@@ -13,10 +12,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, InputError, MMEarthError
+from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
 from mmearth_data.streams import printable_streams
+from mmearth_data.words import describe_os_error
 from mmearth_data.writing import FULL, describe_failure, error_number
 
 if TYPE_CHECKING:
@@ -52,17 +51,6 @@ class Command(click.Command):
         """Run the command."""
         ctx.meta[RESUMES] = self._resumes(ctx.params)
         return super().invoke(ctx)
-
-
-class Finite(click.FloatRange):
-    """Number of an option, which is neither infinite nor NaN."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
-        """Read a number."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"expected a finite number, got {value}.", param, ctx)
-        return number
 
 
 class CommandGroup(click.Group):
@@ -144,31 +132,6 @@ def _stopped(ctx: click.Context, exit_code: int) -> str:
     return f"{begin}; no file is left incomplete. The same command starts from the beginning: {command}"
 
 
-def refuse_unused(where: str, *names: str, remedy: str = "leave it out") -> None:
-    """Refuse options of the running command that were given and have no effect.
-
-    Parameters
-    ----------
-    where
-        Circumstance in which they have none, such as ``without --share``.
-    names
-        Of the command's parameters.
-    remedy
-        What to do.
-
-    Raises
-    ------
-    InputError
-        When one of them was given on the command line.
-    """
-    context = click.get_current_context()
-    for option in context.command.params:
-        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
-            raise InputError(
-                f"{option.opts[-1]}: expected only where it is used, got it {where}, where it has no effect; {remedy}."
-            )
-
-
 def _refusal(message: str, exit_code: int) -> click.ClickException:
     """Error as click shows it: one line on stderr, then exit with this code."""
     refusal = click.ClickException(message)
@@ -185,8 +148,7 @@ def _system_failure(error: OSError) -> MMEarthError:
     found = describe_failure(error, named) if named else None
     if found is not None:
         return found
-    text = " ".join((error.strerror or str(error) or type(error).__name__).split())
-    return MMEarthError(f"{named}: {text}; check the path." if named else f"{text}.")
+    return MMEarthError(describe_os_error(error))
 
 
 def _abandon_output() -> None:

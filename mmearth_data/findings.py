@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
@@ -101,11 +101,10 @@ def findings(error: ValidationError, model: type[BaseModel], given: object, whol
 def _way(problem: ErrorDetails, given: object) -> tuple[str | int, ...]:
     """Way to a value, without the branches of unions that pydantic names on it; a missing position counts for its list."""
     keys: list[str | int] = []
-    here = given
+    here: Any = given
     for key in problem["loc"]:
-        if (isinstance(here, Mapping) and key in here) or (
-            isinstance(key, int) and isinstance(here, Sequence) and not isinstance(here, str) and key < len(here)
-        ):
+        mapped = isinstance(here, Mapping) and key in here
+        if mapped or (isinstance(key, int) and isinstance(here, list | tuple) and key < len(here)):
             here = here[key]
         elif not (problem["type"] == "missing" and isinstance(here, Mapping) and key == problem["loc"][-1]):
             continue

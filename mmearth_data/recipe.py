@@ -16,6 +16,8 @@ from mmearth_data.tile import check_tile_size
 from mmearth_data.words import did_you_mean, os_problem
 from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
+MAX_TILES = 10**10
+"""More than fit on the land, even of 16 px."""
 MAX_SEED = 2**64 - 1
 """Seeds enter the draws as 8 bytes."""
 FILES = ("ecoregions", "tiles_file")
@@ -113,7 +115,7 @@ class BuildRecipe(ServiceOptions):
     source: str = "earthengine"
     region: str = "global"
     mainland: bool = False
-    tiles: int = Field(default=1000, ge=1)
+    tiles: int = Field(default=1000, ge=1, le=MAX_TILES)
     tile_size: int = 128
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     modalities: tuple[str, ...] | None = None
@@ -160,6 +162,15 @@ class BuildRecipe(ServiceOptions):
             raise InputError(f"split: expected random for {self.source}, whose sites are few and near, got block.")
         if self.split is None:
             object.__setattr__(self, "split", "random" if own_places else "block")
+        return self
+
+    @model_validator(mode="after")
+    def _level_fits_source(self) -> Self:
+        if self.level is not None and self.source_file is None:
+            raise InputError(
+                f"level (--level): expected none with {self.source}, which has no files of both levels, got {self.level}; "
+                "leave it out, or name the levels to choose from: --levels."
+            )
         return self
 
     @model_validator(mode="after")

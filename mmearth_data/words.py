@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 _REMEDIES = {
     errno.ENOENT: "no such file or folder; correct the path",

@@ -71,7 +71,7 @@ def read_yaml(path: Path, expected: str) -> YamlFile:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         _refuse_twice(node, path)
-        values = None if node is None else loader.construct_document(node)
+        values: dict[Any, Any] = {} if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or " ".join(str(error).split())

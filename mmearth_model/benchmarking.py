@@ -79,6 +79,8 @@ class Workload:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.runs < 1:
             raise InputError(f"expected at least one image and one run, got {self.batch} and {self.runs}.")
+        encoder = EncoderConfig(size=self.size, patch_size=self.patch_size, image_size=self.image_size)
+        visible_patches(encoder.patches, self.mask_ratio)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmearth_data import CommandGroup, __version__, check_output, closest, is_there, refuse_unused, short_path
+from mmearth_data import (
+    CommandGroup,
+    FilePath,
+    Finite,
+    InputError,
+    __version__,
+    check_output,
+    closest,
+    is_there,
+    refuse_unused,
+    short_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +29,13 @@ if TYPE_CHECKING:
     from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.encoder import Padding
 
-FILE = click.Path(path_type=Path)
+FILE = FilePath()
+MAX_COUNT = 10**6
+"""Epochs, samples of a batch, timed steps: more is a slip of the pen."""
+COUNT = click.IntRange(1, MAX_COUNT)
+SIDE = click.IntRange(8, 1024)
+MAX_SEEDS = 1000
+MAX_WORKERS = 1024
 DEFAULT_COMMAND = "pretrain"
 
 
@@ -67,7 +84,7 @@ def cli() -> None:
 @click.option("--size", metavar="SIZE", help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")
 @click.option("--image-size", type=int, metavar="PX", help="Side of the random crop.  [default: 7/8 of the tile]")
 @click.option("--patch-size", type=int, metavar="PX", help="Side of a patch.  [default: 1/7 of the crop]")
-@click.option("--mask-ratio", type=float, metavar="F", help="Share of the patches that are hidden.")
+@click.option("--mask-ratio", type=Finite(), metavar="F", help="Share of the patches that are hidden.")
 @click.option("--weighting", type=click.Choice(["uncertainty", "unweighted"]), help="How the tasks' losses are summed.")
 @click.option("--statistics", type=click.Choice(["store", "published"]), help="Normalise by the store's train split, or by the band_stats.json of the imported data set.")  # fmt: skip
 @click.option("--epochs", type=int, metavar="N", help="Passes over the training tiles.")
@@ -79,7 +96,7 @@ def cli() -> None:
     help="Tiles per forward pass; gradients are accumulated up to the batch size.",
 )
 @click.option(
-    "--lr", "base_lr", type=float, metavar="F", help="Base learning rate; the actual rate is F x batch size / 256."
+    "--lr", "base_lr", type=Finite(), metavar="F", help="Base learning rate; the actual rate is F x batch size / 256."
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of weights, order, crops and masks.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -132,12 +149,12 @@ def pretrain(
 @click.option("--labels", metavar="1%,5%,...", default="100%", show_default=True, help="Shares of the training labels, or shots (10-shot).")  # fmt: skip
 @click.option(
     "--seeds",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_SEEDS),
     default=3,
     show_default=True,
     help="Number of random encoders, splits and hold-outs.",
 )
-@click.option("--test-share", type=float, metavar="F", help="Test on a seeded share of all tiles instead of the store's splits.")  # fmt: skip
+@click.option("--test-share", type=Finite(), metavar="F", help="Test on a seeded share of all tiles instead of the store's splits.")  # fmt: skip
 @click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Write results.md, .csv, .json and .png.")
 @click.option(
@@ -209,19 +226,21 @@ def evaluate(
 @click.option(
     "--frozen", is_flag=True, help="Train only what is on top of the encoder (a UNet decoder for tasks per pixel)."
 )
-@click.option("--epochs", type=int, metavar="N", help="Maximum number of epochs.  [default: 100]")
-@click.option("--patience", type=int, metavar="N", help="Epochs without a better validation value before training stops.  [default: 15]")  # fmt: skip
-@click.option("--batch-size", type=int, metavar="N", help="Samples per step.  [default: 32]")
-@click.option("--lr", type=float, metavar="F", help="Learning rate of the head.  [default: 0.001]")
+@click.option("--epochs", type=COUNT, metavar="N", help="Maximum number of epochs.  [default: 100]")
+@click.option("--patience", type=COUNT, metavar="N", help="Epochs without a better validation value before training stops.  [default: 15]")  # fmt: skip
+@click.option("--batch-size", type=COUNT, metavar="N", help="Samples per step.  [default: 32]")
+@click.option("--lr", type=Finite(), metavar="F", help="Learning rate of the head.  [default: 0.001]")
 @click.option(
     "--layer-decay",
-    type=float,
+    type=Finite(),
     metavar="F",
     help="Ratio of the rate of each layer to that of the next.  [default: 0.9]",
 )
-@click.option("--drop-path", type=float, metavar="F", help="Stochastic depth.  [default: 0.1]")
-@click.option("--weight-decay", type=float, metavar="F", help="Weight decay of matrices.  [default: 0.3]")
-@click.option("--seed", type=int, metavar="N", help="Seed of head, order, flips and crops.  [default: 0]")
+@click.option("--drop-path", type=Finite(), metavar="F", help="Stochastic depth.  [default: 0.1]")
+@click.option("--weight-decay", type=Finite(), metavar="F", help="Weight decay of matrices.  [default: 0.3]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="Seed of head, order, flips and crops.  [default: 0]"
+)
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
@@ -303,6 +322,9 @@ def embed(
 
     if neighbours is None:
         refuse_unused("without --neighbours", "figure")
+    for option, picture in (("--figure", figure), ("--map", map_path)):
+        if picture is not None and picture.suffix.lower() != ".png":
+            raise InputError(f"{option}: expected the name of a PNG picture such as picture.png, got {str(picture)!r}; correct it.")  # fmt: skip
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
@@ -355,18 +377,18 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: t
 
 @cli.command()
 @click.option("--size", metavar="SIZE", default="atto", show_default=True, help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")  # fmt: skip
-@click.option("--image-size", type=int, default=56, show_default=True, metavar="PX", help="Side of the crop.")
-@click.option("--patch-size", type=int, default=8, show_default=True, metavar="PX", help="Side of a patch.")
+@click.option("--image-size", type=SIDE, default=56, show_default=True, metavar="PX", help="Side of the crop.")
+@click.option("--patch-size", type=SIDE, default=8, show_default=True, metavar="PX", help="Side of a patch.")
 @click.option(
     "--mask-ratio",
-    type=float,
+    type=Finite(),
     default=0.6,
     show_default=True,
     metavar="F",
     help="Share of the patches that are hidden.",
 )
-@click.option("--batch-size", "batch", type=int, default=32, show_default=True, metavar="N", help="Images per step.")
-@click.option("--runs", type=int, default=5, show_default=True, metavar="N", help="Timed steps per form.")
+@click.option("--batch-size", "batch", type=COUNT, default=32, show_default=True, metavar="N", help="Images per step.")
+@click.option("--runs", type=COUNT, default=5, show_default=True, metavar="N", help="Timed steps per form.")
 @click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "fused", "masked", "unmasked"]), help="Repeatable.  [default: all that run here]")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Also measure each form compiled (needs a C++ compiler).")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
@@ -402,7 +424,9 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 @click.option("--store", "stores", multiple=True, metavar="[NAME=]STORE", help="Store to pretrain on and to probe. Repeatable if variants name stores.")  # fmt: skip
 @click.option("--data", multiple=True, metavar="TASK=PATH", help="Data of a task that is not cut from a store. Repeatable.")  # fmt: skip
 @click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB), if a variant needs them.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option(
+    "--workers", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Number of processes."
+)
 @click.option("--scheduler", metavar="URL", help="Run on the workers of this Dask scheduler instead.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 def experiment(
@@ -455,6 +479,8 @@ def _recipe(base: str, options: dict[str, Any]) -> TrainRecipe:
     for key in ("modalities", "exclude", "inputs"):
         if key in given:
             given[key] = _names(given[key])
+            if not given[key]:
+                raise InputError(f"--{key}: expected names separated by commas, got none; give one, or leave it out.")
     if "bands" in given:
         given["bands"] = _bands_by_modality(given["bands"])
     return make_recipe(base, given)

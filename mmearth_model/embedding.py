@@ -66,7 +66,10 @@ class Embeddings:
         """
         wanted: Any = name
         if self.ids.dtype == np.uint64:
-            wanted = np.uint64(parse_tile_id(name))
+            try:
+                wanted = np.uint64(parse_tile_id(name))
+            except InputError as error:
+                raise InputError(f"--neighbours: {error}") from None
         found = np.flatnonzero(self.ids == wanted)
         if not len(found):
             raise InputError(f"--neighbours: expected one of the {len(self.ids)} embedded tiles, got {name}.")

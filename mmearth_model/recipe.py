@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mmearth_data import YamlFile
 
 DEFAULT_RECIPE = "default"
+MAX_COUNT = 10**6
+"""Epochs and tiles of a batch; more is a slip of the pen, and a search for its divisors would not end."""
 MAX_SEED = 2**63 - 1
 """PyTorch's generators take no more."""
 NOT_IDENTITY = frozenset({"description", "checkpoint_epochs", "keep", "figure_epochs", "loggers"})
@@ -119,29 +121,29 @@ class TrainRecipe(BaseModel):
     mask_ratio: float = Field(default=0.6, ge=0, lt=1)
     flips: bool = True
     decoder: Literal["shared", "per-task"] | None = None
-    decoder_dim: int = Field(default=512, ge=1)
-    decoder_depth: int = Field(default=1, ge=1)
+    decoder_dim: int = Field(default=512, ge=1, le=16384)
+    decoder_depth: int = Field(default=1, ge=1, le=64)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     init: Literal["default", "reference", "fan-in"] | None = None
     weighting: Literal["uncertainty", "unweighted"] = "uncertainty"
     statistics: Literal["store", "published"] = "store"
-    epochs: int = Field(default=200, ge=1)
+    epochs: int = Field(default=200, ge=1, le=MAX_COUNT)
     warmup: float = Field(default=0.2, ge=0, lt=1)
     schedule: Literal["default", "released"] = "default"
-    batch_size: int = Field(default=256, ge=1)
-    device_batch: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, le=MAX_COUNT)
+    device_batch: int = Field(default=256, ge=1, le=MAX_COUNT)
     base_lr: float = Field(default=1.5e-4, gt=0)
     min_lr: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
-    slice_images: int | None = Field(default=None, ge=1)
+    slice_images: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     engine: Literal["auto", "masked", "gathered", "fused"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
-    checkpoint_epochs: int = Field(default=10, ge=1)
-    keep: int = Field(default=1, ge=1)
-    figure_epochs: int = Field(default=0, ge=0)
+    checkpoint_epochs: int = Field(default=10, ge=1, le=MAX_COUNT)
+    keep: int = Field(default=1, ge=1, le=MAX_COUNT)
+    figure_epochs: int = Field(default=0, ge=0, le=MAX_COUNT)
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ ROWS: tuple[tuple[int, frozenset[str]], ...] = (
             | {"findings", "rasterfile", "tables", "yamlfiles"}
         ),
     ),
-    (1, frozenset({"commands", "streams"})),  # what the command lines share; of click and the errors only
+    (1, frozenset({"commands", "options", "streams"})),  # what the command lines share; of click and the errors only
     (2, frozenset({"sources"})),
     (2, frozenset({"store"})),
     (3, frozenset({"building"})),

@@ -84,7 +84,7 @@ EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-ru
 
 @pytest.fixture(scope="module")
 def walk(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("damaged.zarr",))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("damaged.zarr", "folder", "binary"))
     for name, more in (("a.zarr", ()), ("b.zarr", ("--seed", "1")), ("damaged.zarr", ())):
         walk.prepare(*BUILD, *more, "--out", name)
     walk.prepare("build", *WHERE, "--tile-size", "64", "--tiles", "3", "--out", "c.zarr")
@@ -197,6 +197,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--out": [Followed(BUILD, ("--out", "p.zarr"), left), Refused((*BUILD, "--profile", "2"))],
         "--modalities": [Followed(BUILD, ("--modalities", "esa_worldcover"), built)],
         "--years": [Followed(BUILD, ("--years", "2019"), built), Refused((*BUILD, "--years", "2035"))],
+        "--level": [Refused((*BUILD, "--level", "L1C"))],
         "--levels": [Followed(BUILD, ("--levels", "L1C"), built)],
         "--cloud": [Followed(BUILD, ("--cloud", "60"), built)],
         "--tiles-per-shard": [Followed(BUILD, ("--tiles-per-shard", "2"), built)],
@@ -374,4 +375,5 @@ def test_bad_values_are_one_clear_line(command: str, option: click.Option, walk:
     base = (
         [*NO_OUT[1:]] if command == "build" and option.name in ("profiled", "workers", "scheduler") else BASES[command]
     )
-    assert fuzz(walk, command, option, base) == []
+    problems = fuzz(walk, command, option, base)
+    assert not problems, "\n".join(problems)

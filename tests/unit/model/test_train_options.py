@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 import torch
 from option_walk import (
@@ -16,6 +17,7 @@ from option_walk import (
     cases,
     check_complete,
     files_here,
+    fuzz,
     is_json,
     left,
     printed,
@@ -68,9 +70,11 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     write_store(inputs / "second.zarr", 40)
     (inputs / "tiny.yaml").write_text(TINY)
     (inputs / "tinier.yaml").write_text(TINY.replace("24]", "16]"))
+    (inputs / "folder").mkdir()
+    (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
     (inputs / "table.csv").write_text(TABLE)
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
     return walk
 
@@ -253,3 +257,41 @@ def test_every_option_has_a_witness() -> None:
 def test_an_option_is_followed_or_refused(command: str, option: str, witness: Witness, walk: Walk) -> None:
     assert command in cli.commands
     witness.show(option, walk)
+
+
+BASES: dict[str, tuple[str, ...]] = {
+    "pretrain": (*TRAIN[1:], "--dry-run"),
+    "evaluate": EVALUATE[1:],
+    "finetune": FINETUNE[1:],
+    "embed": EMBED[1:],
+    "convert": (*CONVERT[1:], "--store", "toy.zarr"),
+    "bench": (*BENCH[1:], "--image-size", "12"),
+    "experiment": ("list",),
+}
+"""Command -> command line that a bad value is added to; it ends soon."""
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        pytest.param(command, option, id=f"{command}{option.opts[-1]}")
+        for command in BASES
+        for option in cli.commands[command].params
+        if isinstance(option, click.Option) and not option.is_flag and option.name != "help"
+    ],
+)
+def test_bad_values_are_one_clear_line(command: str, option: click.Option, walk: Walk) -> None:
+    problems = fuzz(walk, command, option, BASES[command])
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("size", [(), ("--size", "femto")])
+def test_the_plan_counts_the_parameters_that_are_trained(size: tuple[str, ...], walk: Walk) -> None:
+    result, _ = walk.run([*TRAIN, *size, "--dry-run"])
+    plan = json.loads(result.stdout)
+    recipe = _recipe(str(walk.inputs / "tiny.yaml"), {"size": size[1]} if size else {})
+    store = open_store(walk.inputs / "toy.zarr")
+    module = prepare(plan_training(store, recipe), store, None, 0)
+    assert plan["parameters"] == sum(parameter.numel() for parameter in module.parameters())
+    assert plan["widths"] == ([48, 96, 192, 384] if size else [8, 12, 16, 24])
+    assert plan["memory_mib"] > plan["parameters"] * 16 / 2**20 - 1
