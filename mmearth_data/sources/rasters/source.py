@@ -203,12 +203,13 @@ class RasterSource:
             return Rejection(place=place, reason="not_in_source", detail="no site of the mapping has a tile there")
         site = self.sites[ref.site]
         levels = {name: code for code, name in LEVEL_NAMES.items()}
+        level = site.base.layer.level or self.selection.level
         days = _day_differences(site)
         return Survey(
             place=place,
             grid=site.base.grid.tile(ref.row, ref.col, place.size_px),
             time_ms=site.time_ms,
-            s2_level=levels.get(self.selection.level or "", LEVEL_NONE),
+            s2_level=levels.get(level or "", LEVEL_NONE),
             s1_asc_days=days["asc"],
             s1_desc_days=days["desc"],
             facts=_facts(site, ref),
@@ -237,7 +238,9 @@ def _day_differences(site: Site) -> dict[str, float]:
 
 def _facts(site: Site, ref: TileRef) -> dict[str, Any]:
     dates = {file.modality.name: str(as_datetime64_ms(file.time_ms)) for file in site.files if file.time_ms != NO_TIME}
-    return {"site": site.name, "row": ref.row, "col": ref.col, "dates": dates}
+    orbits = {file.modality.name: file.layer.orbit.text(file.path.name) for file in site.files if file.layer.orbit}
+    facts = {"site": site.name, "row": ref.row, "col": ref.col, "dates": dates}
+    return facts | {"orbits": orbits} if orbits else facts
 
 
 def _digest(path: Path) -> str:
