@@ -11,7 +11,6 @@ from mmearth_data.sources.rasters.mapping import PASSES
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from mmearth_data.catalog import Catalog

@@ -129,7 +129,7 @@ def _check_expression(text: str, field: str, example: str) -> str:
 
 
 def _group_of(expression: str, file_name: str, group: str) -> str:
-    """What the group of a name, else the first group, of an expression matches in a file's name."""
+    """Return what the group of a name, else the first group, of an expression matches in the name of a file."""
     match = re.search(expression, file_name)
     if match is None:
         raise ValueError(f"expected a file name that matches {expression!r}, got {file_name!r}")
@@ -218,9 +218,7 @@ def _form_of(value: object) -> str:
     return "rule" if isinstance(value, (dict, BaseModel)) else "word"
 
 
-PassOrRule = Annotated[
-    Annotated[Pass, Tag("word")] | Annotated[PassRule, Tag("rule")], Discriminator(_form_of)
-]
+PassOrRule = Annotated[Annotated[Pass, Tag("word")] | Annotated[PassRule, Tag("rule")], Discriminator(_form_of)]
 BandsOrNames = Annotated[
     Annotated[list[str | None], Field(min_length=1), Tag("list")]
     | Annotated[dict[str, str | None], Field(min_length=1), Tag("names")],
@@ -448,7 +446,9 @@ class LayerEntry(_LayerFields):
         self, path: str, bands: tuple[str | None, ...], orbit_pass: Pass | None, rule: PassRule | None, *, first: bool
     ) -> Layer:
         by_rule = isinstance(self.level, NameRule)
-        derive = {new: origin for new, origin in self.derive.items() if origin in bands or (first and BAND not in self.path)}
+        derive = {
+            new: origin for new, origin in self.derive.items() if origin in bands or (first and BAND not in self.path)
+        }
         return Layer.model_construct(
             **{name: getattr(self, name) for name in _LayerFields.model_fields}
             | {

@@ -131,7 +131,8 @@ def _find(
     shape = _shape(pattern, site)
     found: dict[str | None, Path] = {}
     fitting = False
-    for file in sorted(root.glob(re.sub(r"[\[\]?]", r"[\g<0>]", pattern).replace(SITE, "*"))):
+    anywhere = re.sub(r"\*+", "*", re.sub(r"[\[\]?]", r"[\g<0>]", pattern).replace(SITE, "*"))
+    for file in sorted(root.glob(anywhere)):
         name = file.relative_to(root).as_posix()
         match = shape.fullmatch(name)
         if match is None or not is_data(name) or not file.is_file():
@@ -191,9 +192,7 @@ class _Inspector:
 
     def site(self, name: str) -> Site:
         files = [
-            self._file(position, name)
-            for position, paths in enumerate(self._found)
-            if name in paths or None in paths
+            self._file(position, name) for position, paths in enumerate(self._found) if name in paths or None in paths
         ]
         base = base_of([file for file in files if file.modality.name == self._selection.base])
         _check_bands_once(files)

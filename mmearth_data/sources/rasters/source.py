@@ -15,6 +15,7 @@ from mmearth_data.errors import FileInputError
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
+from mmearth_data.sources.rasters.meeting import check_meeting
 from mmearth_data.sources.rasters.pixels import read_stored
 from mmearth_data.sources.rasters.sites import Site, find_sites
 from mmearth_data.tile import (
@@ -179,6 +180,7 @@ class RasterSource:
                     two.path, f"expected sites at different places, got the place of {one.name}; keep one."
                 )
             by_id[tile_id] = ref
+        check_meeting(self.sites, size_px)
         labels = self._labels(lonlat)
         places = [
             Place(tile_id=tile_id, lon=lon, lat=lat, size_px=size_px, biome=biome, eco_region=eco_region)
