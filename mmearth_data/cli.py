@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__
+from mmearth_data import CommandGroup, InputError, MMEarthError, StoreDamaged, __version__, is_data
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -544,7 +544,7 @@ def _catalog(folder: Path | None) -> Catalog:
 
 def _only_store() -> Path:
     """Find the one store in the current folder."""
-    found = sorted(path.parent for path in Path().glob("*/zarr.json"))
+    found = sorted(path.parent for path in Path().glob("*/zarr.json") if is_data(path))
     if len(found) != 1:
         names = ", ".join(str(path) for path in found) or "none"
         raise InputError(f"Expected one store in the current folder, got {names}; name the one you mean: STORE.")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.listing import is_data
 from mmearth_data.resources import resource_path
 from mmearth_data.tile import check_tile_size
 
@@ -270,7 +271,7 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
 
 def recipe_names() -> list[str]:
     """Names of the shipped recipes; ``pipelines/build`` also holds mappings of raster files, which are none."""
-    shipped = sorted((resource_path("pipelines") / "build").glob("*.yaml"))
+    shipped = sorted(path for path in (resource_path("pipelines") / "build").glob("*.yaml") if is_data(path.name))
     return [
         path.stem for path in shipped if set(yaml.safe_load(path.read_text("utf-8"))) <= set(BuildRecipe.model_fields)
     ]
