@@ -93,7 +93,10 @@ PASSES: tuple[Pass, ...] = ("asc", "desc")
 SITE = "{site}"
 BAND = "{band}"
 PASS = "{pass}"
-PASS_WORDS: dict[str, Pass] = {"a": "asc", "asc": "asc", "ascending": "asc"} | {
+PASS_WORDS: dict[str, Pass] = {
+    "a": "asc",
+    "asc": "asc",
+    "ascending": "asc",
     "d": "desc",
     "desc": "desc",
     "descending": "desc",
@@ -426,8 +429,12 @@ class LayerEntry(_LayerFields):
 
     def layers(self) -> tuple[Layer, ...]:
         """Layers of single files: one for every band where the path has ``{band}``, twice where a rule gives the pass."""
-        rule = self.orbit_pass if isinstance(self.orbit_pass, PassRule) else None
-        passes = PASSES if rule else (self.orbit_pass,)
+        rule: PassRule | None = None
+        passes: tuple[Pass | None, ...]
+        if isinstance(self.orbit_pass, PassRule):
+            rule, passes = self.orbit_pass, PASSES
+        else:
+            passes = (self.orbit_pass,)
         return tuple(
             self._layer(path, bands, orbit_pass, rule, first=position == 0)
             for orbit_pass in passes

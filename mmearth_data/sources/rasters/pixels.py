@@ -188,11 +188,10 @@ def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:
     pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
     if not pixels.size:  # beyond the part of the Earth that the file's CRS is for
         return Window(0, 0, 0, 0)
-    low, high = (0, 0), (file.grid.height, file.grid.width)
-    if columns_around(file.grid) is not None:
-        low, high = (0, -2 * file.grid.width), (file.grid.height, 2 * file.grid.width)
-    row0, col0 = np.floor(pixels.min(axis=1) - margin).clip(low, high).astype(int).tolist()
-    row1, col1 = np.ceil(pixels.max(axis=1) + margin).clip(low, high).astype(int).tolist()
+    height, width = file.grid.height, file.grid.width
+    first, last = ([0, 0], [height, width]) if columns_around(file.grid) is None else ([0, -width], [height, 2 * width])
+    row0, col0 = np.floor(pixels.min(axis=1) - margin).clip(first, last).astype(int).tolist()
+    row1, col1 = np.ceil(pixels.max(axis=1) + margin).clip(first, last).astype(int).tolist()
     return Window(col0, row0, col1 - col0, row1 - row0)
 
 

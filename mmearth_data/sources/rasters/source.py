@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmearth_data.errors import FileInputError
-from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
 from mmearth_data.sources.rasters.meeting import check_meeting
@@ -80,6 +80,7 @@ class RasterSource:
 
     name = "rasters"
     synthetic = False
+    recipe_fields: ClassVar[frozenset[str]] = FIELDS_OF_ALL | {"level"}
 
     def __init__(
         self,
