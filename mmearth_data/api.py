@@ -416,7 +416,20 @@ def build(
             if existing is None and not writer.committed():
                 objects_at(out).remove()
             raise
-    return open_store(out)
+    built = open_store(out)
+    for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
+        (note or _keep_quiet)(sentence)
+    return built
+
+
+def _missing_everywhere(store: Store) -> list[str]:
+    """Sentences about modalities that files were read for and that no tile has."""
+    valid = store.coords["valid"]
+    return [
+        f"{m.name}: no tile has a value; check nodata, scale, clip and codes of its layers in the mapping."
+        for bit, m in enumerate(store.layout.stored)
+        if m.kind.is_raster and not (valid >> bit & 1).any()
+    ]
 
 
 def _appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
