@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from pyproj import CRS
-from rasterio.errors import CRSError
+from pyproj import CRS, Transformer
+from rasterio._err import CPLE_BaseError
 from rasterio.warp import transform as warp_transform
 
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.tile import WGS84, utm_epsg
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mmearth_data.sources.rasters.files import RasterGrid
 
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
@@ -34,6 +36,20 @@ def horizontal(crs: Any) -> Any:  # noqa: ANN401 - rasterio has no types
     part = CRS.from_wkt(wkt).sub_crs_list[0]
     epsg = part.to_epsg()
     return rasterio.CRS.from_wkt(part.to_wkt()) if epsg is None else rasterio.CRS.from_epsg(epsg)
+
+
+def transform_points(
+    source: Any,  # noqa: ANN401 - rasterio has no types
+    target: Any,  # noqa: ANN401
+    x: NDArray[Any],
+    y: NDArray[Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Transform points from one CRS to another, as GDAL's warper does; infinite where the target does not reach."""
+    try:
+        u, v = warp_transform(source, target, x, y)
+    except CPLE_BaseError:  # one point out of reach, and rasterio passes GDAL's own error on
+        u, v = Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True).transform(x, y)
+    return np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
 
 
 def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - rasterio has no types
@@ -80,8 +96,5 @@ def _warp(lon: float, lat: float) -> str:
 
 
 def _lonlat(crs: Any, x: float, y: float) -> tuple[float, float]:  # noqa: ANN401 - rasterio has no types
-    try:
-        lon, lat = warp_transform(horizontal(crs), rasterio.CRS.from_epsg(WGS84), [float(x)], [float(y)])
-    except CRSError:
-        return np.nan, np.nan
-    return (lon[0] + 180) % 360 - 180, lat[0]
+    lon, lat = transform_points(horizontal(crs), rasterio.CRS.from_epsg(WGS84), np.array([x]), np.array([y]))
+    return (float(lon[0]) + 180) % 360 - 180, float(lat[0])

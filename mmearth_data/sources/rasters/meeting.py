@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from rasterio.errors import CRSError
-from rasterio.warp import transform as warp_transform
 from rasterio.warp import transform_bounds
 
 from mmearth_data.errors import FileInputError
+from mmearth_data.sources.rasters.georeferencing import transform_points
 from mmearth_data.sources.rasters.wrapping import columns_around, pixels_of
 from mmearth_data.tile import PIXEL_M, WGS84
 
@@ -108,7 +108,7 @@ def _problem(file: SiteFile, site: Site, area: Area) -> str:
 
 def _remedy(file: SiteFile, area: Area) -> str:
     crs, grid = rasterio.CRS.from_wkt(file.grid.crs), file.grid
-    x, y = _transformed(area, crs)
+    x, y = transform_points(rasterio.CRS.from_epsg(area.epsg), crs, *area.outline())
     if _overlap(grid, *grid.pixels(y, x)):
         first, second = ("longitude", "latitude") if crs.is_geographic else ("easting", "northing")
         return f"its axes are swapped: write it anew with {first} as x and {second} as y"
@@ -119,11 +119,6 @@ def _remedy(file: SiteFile, area: Area) -> str:
             f"its numbers meet in EPSG:{area.epsg}, so its CRS may be wrong: rio edit-info --crs EPSG:{area.epsg} FILE"
         )
     return "correct its CRS or geotransform, or the path of the layer"
-
-
-def _transformed(area: Area, crs: Any) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: ANN401 - rasterio has no types
-    x, y = warp_transform(rasterio.CRS.from_epsg(area.epsg), crs, *area.outline())
-    return np.asarray(x), np.asarray(y)
 
 
 def _bounds(grid: RasterGrid) -> Bounds:

@@ -184,10 +184,9 @@ def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:
     x = west + (east - west) * np.concatenate([along, along, low, high])
     y = south + (north - south) * np.concatenate([low, high, along, along])
     pixels = np.stack(pixels_of(file.grid, tile.epsg, x, y))
-    margin = KERNEL_PX * np.array(_source_pixels_per_pixel(file, tile)) + reach
-    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
-    if not pixels.size:  # beyond the part of the Earth that the file's CRS is for
+    if not np.isfinite(pixels).all():  # beyond the part of the Earth that the file's CRS is for
         return Window(0, 0, 0, 0)
+    margin = KERNEL_PX * np.array(_source_pixels_per_pixel(file, tile)) + reach
     height, width = file.grid.height, file.grid.width
     first, last = ([0, 0], [height, width]) if columns_around(file.grid) is None else ([0, -width], [height, 2 * width])
     row0, col0 = np.floor(pixels.min(axis=1) - margin).clip(first, last).astype(int).tolist()

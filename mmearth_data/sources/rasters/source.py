@@ -171,6 +171,13 @@ class RasterSource:
             TileRef(number, row, col) for number, site in enumerate(self.sites) for row, col in site.windows(size_px)
         ]
         centres = [self.sites[ref.site].base.grid.tile(ref.row, ref.col, size_px).centre_lonlat for ref in refs]
+        lost = next((ref for ref, centre in zip(refs, centres, strict=True) if not math.isfinite(sum(centre))), None)
+        if lost is not None:
+            base = self.sites[lost.site].base
+            problem = (
+                f"expected a site on the Earth, got numbers that EPSG:{base.grid.epsg} does not reach; correct them."
+            )
+            raise FileInputError(base.path, problem)
         lonlat = round_lonlat(centres)
         ids = tile_ids(lonlat[:, 0], lonlat[:, 1], size_px).tolist()
         by_id: dict[int, TileRef] = {}

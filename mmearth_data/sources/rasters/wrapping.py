@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from rasterio.warp import transform as warp_transform
 from rasterio.windows import Window
+
+from mmearth_data.sources.rasters.georeferencing import transform_points
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,12 +62,11 @@ def pixels_of(
     """
     if grid.epsg == epsg:
         return grid.pixels(x, y)
-    u, v = (
-        np.asarray(axis) for axis in warp_transform(rasterio.CRS.from_epsg(epsg), rasterio.CRS.from_wkt(grid.crs), x, y)
-    )
+    u, v = transform_points(rasterio.CRS.from_epsg(epsg), rasterio.CRS.from_wkt(grid.crs), x, y)
     turn = turn_of(grid.crs)
     finite = np.isfinite(u)
     if turn is not None and finite.any():
+        u = np.where(finite, u, np.nan)
         u = u - turn * np.round((u - u[finite][0]) / turn)
         a, b, c, *_ = grid.transform
         middle = a * grid.width / 2 + b * grid.height / 2 + c

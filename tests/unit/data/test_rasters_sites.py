@@ -349,6 +349,22 @@ def test_a_file_for_all_sites_must_meet_one_of_them(world: World) -> None:
     assert "meets the tiles of site a" in refusal(lambda: world.source().places(64))
 
 
+def test_a_file_with_numbers_of_no_location_is_refused(world: World) -> None:
+    message = elsewhere(world, transform=rasterio.Affine(10, 0, 9e9, 0, -10, 9e9))
+    assert "west 9e+09, south 9e+09" in message
+    assert "in a CRS that does not cover them" in message
+    message = elsewhere(world, crs="EPSG:32661", transform=rasterio.Affine(10, 0, 2e6, 0, -10, 2e6))
+    assert "got west" in message
+
+
+def test_a_base_with_numbers_of_no_location_is_refused(world: World) -> None:
+    write_tif(
+        world.root / "s2" / "a.tif", np.ones((3, 64, 64), "int16"), transform=rasterio.Affine(10, 0, 9e9, 0, -10, 9e9)
+    )
+    message = refusal(lambda: world.source().places(64))
+    assert "s2/a.tif: expected a site on the Earth" in message
+
+
 def test_a_file_beside_the_last_full_tile_meets_none(world: World) -> None:
     message = elsewhere(world, transform=rasterio.Affine(10, 0, ULX + 650, 0, -10, ULY))  # tiles end at 640 m of 800
     assert "meets the tiles of site a" in message
