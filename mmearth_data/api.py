@@ -118,18 +118,22 @@ class PreparedBuild:
         Shards, slots and reserves.
     sample
         How the places were chosen; None where the source brought them.
+    notes
+        Sentences for people.
     """
 
     recipe: BuildRecipe
     source: Source
     plan: BuildPlan
     sample: Sample | None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
         tiles = self.plan.layout.tiles - self.plan.first_row
         account = _describe(self.recipe, self.source, self.plan.layout, tiles)
-        return account | {"sample": None if self.sample is None else self.sample.report.to_dict()}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return account | notes | {"sample": None if self.sample is None else self.sample.report.to_dict()}
 
 
 def preview(
@@ -286,17 +290,30 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
 
 
 def _planned(recipe: BuildRecipe, inputs: _Inputs) -> PreparedBuild:
+    from mmearth_data.building.given import given_tiles
     from mmearth_data.building.plan import plan_given, plan_sampled
 
     source = inputs.source
     if recipe.source_file is not None:
-        given = cast("SourceWithPlaces", source).places(recipe.tile_size)
-        layout = _layout(recipe, inputs.modalities, len(given))
-        plan = plan_given(given, recipe.split_shares, recipe.seed, layout)
-        return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None)
+        given = given_tiles(cast("SourceWithPlaces", source), recipe)
+        layout = _layout(recipe, inputs.modalities, len(given.places))
+        plan = plan_given(given.places, recipe.split_shares, recipe.seed, layout, given.split)
+        return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=given.notes)
     drawn = draw_sample(recipe, inputs.ecoregions_to_sample())
+    _refuse_overlaps(recipe, drawn.frame)
     layout = _layout(recipe, inputs.modalities, drawn.report.tiles)
     return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(drawn.frame, layout), sample=drawn)
+
+
+def _refuse_overlaps(recipe: BuildRecipe, frame: GeoDataFrame) -> None:
+    """Refuse locations of a file that overlap and are in different splits."""
+    from mmearth_data.building.given import refuse_overlaps
+    from mmearth_data.tile import format_tile_id
+
+    if recipe.tiles_file is not None:
+        names = frame["tile_id"].map(format_tile_id).to_numpy()
+        lon, lat, split = (frame[name].to_numpy() for name in ("lon", "lat", "split"))
+        refuse_overlaps(recipe.tiles_file, lon, lat, split, recipe.tile_size, lambda at: f"tile {names[at]}")
 
 
 def _planned_append(recipe: BuildRecipe, inputs: _Inputs, store: Store, first_row: int, more: int) -> PreparedBuild:
@@ -392,6 +409,8 @@ def build(
                 writer = StoreWriter.resume(out)
         else:
             prepared = _planned(recipe, inputs)
+            for sentence in prepared.notes:
+                (note or _keep_quiet)(sentence)
             facts = {"recipe": recipe.identity(), "source": source, "synthetic": inputs.source.synthetic}
             writer, holding = held.enter_context(begin_held(out, prepared.plan.layout, **facts))
             report = _confirmed(holding, note, report)
@@ -405,7 +424,20 @@ def build(
             if existing is None and not writer.committed():
                 objects_at(out).remove()
             raise
-    return open_store(out)
+    built = open_store(out)
+    for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
+        (note or _keep_quiet)(sentence)
+    return built
+
+
+def _missing_everywhere(store: Store) -> list[str]:
+    """Sentences about modalities that files were read for and that no tile has."""
+    valid = store.coords["valid"]
+    return [
+        f"{m.name}: no tile has a value; check nodata, scale, clip and codes of its layers in the mapping."
+        for bit, m in enumerate(store.layout.stored)
+        if m.kind.is_raster and not (valid >> bit & 1).any()
+    ]
 
 
 def _appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
@@ -526,7 +558,8 @@ def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None
     catalog = files.pop("catalog", None)
     kept = {name: value for name, value in damaged.recipe.items() if name not in FILES}
     given = {name: value for name, value in files.items() if value is not None}
-    build(make_recipe(None, {"source": damaged.source["name"], **kept, **given}), path, catalog=catalog, report=report)
+    recipe = make_recipe(None, {"source": damaged.source["name"], **kept, **given}).with_given(given)
+    build(recipe, path, catalog=catalog, report=report)
     return verify(path)
 
 
@@ -766,6 +799,11 @@ def draw_sample(
     from mmearth_data.regions import resolve_region
     from mmearth_data.sampling import SamplingOptions, read_sample, sample
 
+    if recipe.source_file is not None:
+        raise InputError(
+            f"source (--source): expected one whose locations are sampled, got {recipe.source}, which brings its own; "
+            "build it directly, or sample with --source earthengine or synthetic."
+        )
     if ecoregions is None:
         ecoregions = sample_ecoregions(recipe)
     options = SamplingOptions(
@@ -792,8 +830,6 @@ def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
     ecoregions = _read_ecoregions(recipe)
     if ecoregions is not None:
         return ecoregions
-    if recipe.source_file is not None:
-        raise InputError("Expected ecoregions to sample in: give --ecoregions FILE, or --source synthetic.")
     return cast("SourceWithEcoregions", make_source(recipe, _with_assets(load_catalog(), recipe), None)).ecoregions()
 
 
@@ -814,12 +850,14 @@ def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame 
     if recipe.source_name == "synthetic" and recipe.source_file is None:
         from mmearth_data.sources.synthetic import SyntheticSource
 
+        recipe.refuse_unused(SyntheticSource.recipe_fields)
         return SyntheticSource(
             recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent
         )
     if recipe.source_name == "rasters" and recipe.source_file is not None:
         from mmearth_data.sources.rasters import RasterSource
 
+        recipe.refuse_unused(RasterSource.recipe_fields)
         return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
     raise InputError(f"Expected --source earthengine, synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
 
@@ -830,6 +868,7 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
     from mmearth_data.sources.earthengine.source import EarthEngineSource
     from mmearth_data.sources.earthengine.survey import SceneRules
 
+    recipe.refuse_unused(EarthEngineSource.recipe_fields)
     options = SessionOptions(
         endpoint=recipe.ee_endpoint,
         url=recipe.ee_url,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmearth_data.errors import CatalogError, FileInputError
+from mmearth_data.listing import is_data
 from mmearth_data.modality import ClassLabel, Modality, PretextNorm, Resampling, StatisticsBy
 from mmearth_data.resources import resource_path
 from mmearth_data.tables import read_table
@@ -298,9 +299,10 @@ def _read_folder(folder: Path) -> dict[str, Modality]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise FileInputError(folder, f"expected a folder of catalog entries (*.yaml), found {found}; name the folder.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"} and path.is_file())
+    there = sorted(path for path in folder.iterdir() if is_data(path.name))
+    paths = [path for path in there if path.suffix in {".yaml", ".yml"} and path.is_file()]
     if not paths:
-        others = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "nothing"
+        others = ", ".join([path.name for path in there][:3]) or "nothing"
         problem = (
             f"expected catalog entries (*.yaml, one modality each), found {others}; add one or name another folder."
         )

@@ -20,6 +20,7 @@ from mmearth_data import (
     StoreDamaged,
     __version__,
     check_output,
+    is_data,
     refuse_unused,
     short_path,
 )
@@ -76,7 +77,7 @@ def sampling_options(command: Command) -> Command:
         click.option("--tile-size", type=int, metavar="PX", help="Pixels per side, 10 m each.  [default: 128]"),
         click.option("--seed", type=int, metavar="N", help="Seed of locations, splits and random choices.  [default: 0]"),
         click.option("--ecoregions", type=FILE, metavar="FILE", help="Vector file of ecoregions (RESOLVE 2017 columns)."),
-        click.option("--tiles-file", type=FILE, metavar="FILE", help="Take the locations from a sample, GeoJSON, CSV or GeoParquet file."),
+        click.option("--tiles-file", type=FILE, metavar="FILE", help="Take the locations from a sample, GeoJSON, CSV or GeoParquet file; for rasters, the sites or tiles of a table and their splits (columns site or tile_id, and split)."),
         click.option("--balance", type=click.Choice(["biome", "biome-ecoregion", "ecoregion", "area"]), help="How tiles are distributed over the land.  [default: biome]"),
         click.option("--oversample", type=float, metavar="F", help="Locations sampled per tile, so that rejected ones can be replaced.  [default: 1.3]"),
         click.option("--split", type=click.Choice(["block", "random"]), help="Split by spatial blocks or at random.  [default: block; random for rasters]"),
@@ -621,7 +622,7 @@ def _catalog(folder: Path | None) -> Catalog:
 
 def _only_store() -> Path:
     """Find the one store in the current folder."""
-    found = sorted(path.parent for path in Path().glob("*/zarr.json"))
+    found = sorted(path.parent for path in Path().glob("*/zarr.json") if is_data(path))
     if len(found) != 1:
         names = ", ".join(str(path) for path in found) or "none"
         raise InputError(f"Expected one store in the current folder, got {names}; name the one you mean: STORE.")

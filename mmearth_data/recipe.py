@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.listing import is_data
 from mmearth_data.resources import resource_path
 from mmearth_data.tile import check_tile_size
 from mmearth_data.words import did_you_mean, os_problem
 from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_TILES = 10**10
 """More than fit on the land, even of 16 px."""
@@ -68,6 +72,24 @@ class ServiceOptions(BaseModel):
     eecu_per_tile: float | None = Field(default=None, gt=0)
 
 
+SERVICE = frozenset(ServiceOptions.model_fields)
+"""Fields without meaning for a source that asks nothing of Earth Engine."""
+WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
+    (PLACING, "brings its own locations", "leave it out, or select some of them with --tiles-file"),
+    (SCENES, "brings its own scenes", "leave it out"),
+    (SERVICE | {"assets", "era5_window"}, "asks nothing of Earth Engine", "leave it out, or use --source earthengine"),
+    (frozenset({"level"}), "has no files of both levels", "leave it out, or name the levels to choose from: --levels"),
+)
+"""Fields, why a source does not use them, and what to do."""
+FLAGS = {
+    "split_guard_m": "--split-guard",
+    "min_distance_m": "--min-distance",
+    "cloud_percent": "--cloud",
+    "request_timeout_s": "--request-timeout",
+    "latency_s": "--latency",
+    "assets": "--asset",
+}
+"""Options of the command line that are not named as their field is."""
 NOT_IDENTITY = frozenset({"source", "threads", *ServiceOptions.model_fields})
 """Fields that a store does not record: the source describes itself, and speed decides no byte."""
 
@@ -84,7 +106,7 @@ class BuildRecipe(ServiceOptions):
     mainland
         Keep only the largest part of the region.
     tiles
-        Number of tiles N; ignored by a source that brings its own locations.
+        Number of tiles N.
     tile_size
         Pixels per side, 10 m each.
     seed
@@ -94,10 +116,12 @@ class BuildRecipe(ServiceOptions):
     ecoregions
         Vector file of ecoregions; None uses those of the source.
     tiles_file
-        File of locations to use instead of sampling.
+        File of locations to use instead of sampling; for raster files, a table that selects sites or tiles and may give
+        their splits (`mmearth_data.sampling.published`).
     balance, oversample, split, split_shares, split_guard_m, min_distance_m
         See `mmearth_data.sampling`.
-        ``split`` None means ``block``, or ``random`` if the source brings its own locations.
+        ``split`` None means ``block``, or ``random`` if the source brings its own locations. Tiles that overlap fall
+        into one split.
     level
         Sentinel-2 level to use if a raster mapping offers both.
     years, levels, cloud_percent
@@ -135,6 +159,40 @@ class BuildRecipe(ServiceOptions):
     tiles_per_shard: int | None = Field(default=None, ge=1, le=65536)
     threads: int = Field(default=2, ge=1, le=256)
     assets: dict[str, str] = {}
+    _given: frozenset[str] | None = PrivateAttr(default=None)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Fields that the user set: neither defaults nor values of a recipe that ships with the package."""
+        return frozenset(self.model_fields_set) if self._given is None else self._given
+
+    def with_given(self, fields: Iterable[str]) -> Self:
+        """Return the same recipe, of which the user set these fields."""
+        recipe = self.model_copy()
+        recipe._given = frozenset(fields)
+        return recipe
+
+    def refuse_unused(self, used: frozenset[str]) -> None:
+        """Refuse fields that were given and that the source does not use.
+
+        Parameters
+        ----------
+        used
+            Fields that the source uses, as it declares them.
+
+        Raises
+        ------
+        InputError
+            With the first such field, the reason and what to do.
+        """
+        for fields, why, remedy in WHY_UNUSED:
+            unused = sorted((self.given & fields) - used)
+            if unused:
+                name = unused[0]
+                flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+                raise InputError(
+                    f"{name} ({flag}): expected none with the source {self.source}, which {why}; {remedy}."
+                )
 
     @model_validator(mode="after")
     def _assets_fit_source(self) -> Self:
@@ -157,11 +215,8 @@ class BuildRecipe(ServiceOptions):
 
     @model_validator(mode="after")
     def _split_fits_source(self) -> Self:
-        own_places = self.source_file is not None
-        if own_places and self.split == "block":
-            raise InputError(f"split: expected random for {self.source}, whose sites are few and near, got block.")
         if self.split is None:
-            object.__setattr__(self, "split", "random" if own_places else "block")
+            object.__setattr__(self, "split", "block" if self.source_file is None else "random")
         return self
 
     @model_validator(mode="after")
@@ -271,7 +326,8 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     if "tiles_file" in overrides:
         values = {field: value for field, value in values.items() if field not in PLACING}
     values.update(overrides)
-    return validated(BuildRecipe, values, file, overrides, "recipe")
+    recipe = validated(BuildRecipe, values, file, overrides, "recipe")
+    return recipe.with_given(overrides if base is None or _ships(base) else values)
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
@@ -290,9 +346,18 @@ def _recipe_file(name_or_file: str) -> YamlFile:
     return read_yaml(named_file(name_or_file, shipped, recipe_names(), "a recipe"), "a recipe")
 
 
+def _ships(name_or_file: str) -> bool:
+    """Whether a name is that of a recipe of the package."""
+    return re.fullmatch(r"[\w-]+", name_or_file) is not None and _shipped_file(name_or_file).is_file()
+
+
+def _shipped_file(name: str) -> Path:
+    return resource_path("pipelines") / "build" / f"{name}.yaml"
+
+
 def recipe_names() -> list[str]:
     """Names of the shipped recipes; ``pipelines/build`` also holds mappings of raster files, which are none."""
-    shipped = sorted((resource_path("pipelines") / "build").glob("*.yaml"))
+    shipped = sorted(path for path in (resource_path("pipelines") / "build").glob("*.yaml") if is_data(path.name))
     return [
         path.stem for path in shipped if set(yaml.safe_load(path.read_text("utf-8"))) <= set(BuildRecipe.model_fields)
     ]

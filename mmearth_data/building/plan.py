@@ -134,9 +134,18 @@ def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -
     return BuildPlan(layout=layout, places=places, pools=pools, first_row=first_row)
 
 
-def plan_given(places: Sequence[Place], shares: Sequence[float], seed: int, layout: StoreLayout) -> BuildPlan:
-    """Plan for places that came with the source: a seeded random split, and no reserves."""
+def plan_given(
+    places: Sequence[Place],
+    shares: Sequence[float],
+    seed: int,
+    layout: StoreLayout,
+    given: NDArray[np.uint8] | None = None,
+) -> BuildPlan:
+    """Plan for places that came with the source: their given splits, or a seeded random one, and no reserves."""
     order, split = random_slots(len(places), shares, seed)
+    if given is not None:
+        order = order[np.argsort(given[order], kind="stable")]
+        split = given[order]
     ordered = [places[i] for i in order]
     columns = {
         "tile_id": np.array([p.tile_id for p in ordered], dtype=np.uint64),

@@ -14,6 +14,7 @@ import numpy as np
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.interchange.entries import Scene, read_scene
 from mmearth_data.interchange.jsonstream import ObjectWalker
+from mmearth_data.listing import is_data
 from mmearth_data.store.schema import SPLIT_NAMES, SPLIT_NONE
 from mmearth_data.tile import LEVEL_NAMES
 from mmearth_data.words import reason_of
@@ -71,7 +72,8 @@ def find_files(folder: Path, name: str | None) -> Files:
     """
     if not folder.is_dir():
         raise FileInputError(folder, "expected a folder with NAME.h5, got no folder; check the path.")
-    found = sorted([*folder.glob("*.h5"), *folder.glob("*/*.h5")])
+    there = [*folder.glob("*.h5"), *folder.glob("*/*.h5")]
+    found = sorted(path for path in there if is_data(path.relative_to(folder)))
     chosen = [path for path in found if name is None or path.stem == name]
     if len(chosen) != 1:
         names = ", ".join(path.stem for path in found) or "none"

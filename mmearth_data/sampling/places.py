@@ -9,9 +9,10 @@ import numpy as np
 import shapely
 
 from mmearth_data.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
-from mmearth_data.equal_area import MAX_X, MAX_Y, X_PER_DEGREE, CellGrid, Floats, Ints, y_of_latitude
+from mmearth_data.equal_area import Floats, Ints
 from mmearth_data.errors import FileInputError
-from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES, assign_blocks, cell_width_m
+from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES
+from mmearth_data.sampling.grouping import groups_of_points, split_at_random, split_by_blocks
 from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions
 from mmearth_data.sampling.quotas import split_totals
 from mmearth_data.sampling.spacing import Placed, Spacing
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
     from numpy.typing import NDArray
+
+    from mmearth_data.equal_area import Floats, Ints
 
 LON_NAMES = ("lon", "longitude", "lng", "long")
 LAT_NAMES = ("lat", "latitude")
@@ -190,28 +193,12 @@ def _splits(
     """Split of each place, and the width of the blocks that decided it."""
     if "split" in table.columns:
         return _given_splits(path, table), None
+    groups = groups_of_points(lon, lat, options.size_px)
     if options.split == "random":
         totals = split_totals(len(lon), options.split_shares)
-        split = np.repeat(np.arange(len(SPLIT_NAMES), dtype=np.uint8), totals)
-        return np.random.default_rng([options.seed, 1]).permutation(split), None
-    width = cell_width_m(_extent_m2(lon, lat))
-    grid = CellGrid(width)
-    cells, index, counts = np.unique(grid.cell_of(lon, lat), return_inverse=True, return_counts=True)
-    blocks = assign_blocks(grid, cells, counts.astype(np.float64), options.split_shares, options.seed)
-    return blocks.split[index], width
-
-
-def _extent_m2(lon: Floats, lat: Floats) -> float:
-    """Area of the box around the points, at most the Earth's, at least what keeps a block wider than a tile."""
-    ordered = np.sort(lon)
-    gap = max(float(np.diff(ordered).max(initial=0)), float(ordered[0] + 360 - ordered[-1]))
-    east_m = min((360 - gap) * X_PER_DEGREE, 2 * MAX_X)  # without the widest gap: right across 180 degrees as well
-    north_m = min(float(np.ptp(y_of_latitude(lat))), 2 * MAX_Y)
-    return max(east_m * north_m, LEAST_EXTENT_M2)
-
-
-LEAST_EXTENT_M2 = 200 * 2_000.0**2
-"""Blocks of given places are 2 km wide at least."""
+        order = np.argsort(np.random.default_rng([options.seed, 1]).permutation(len(lon)))
+        return split_at_random(order, groups, totals), None
+    return split_by_blocks(lon, lat, groups, options.split_shares, options.seed)
 
 
 def _given_splits(path: Path, table: pd.DataFrame) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -23,6 +23,23 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from mmearth_data.modality import Modality
+
+
+FIELDS_OF_ALL = frozenset(
+    {
+        "source",
+        "tile_size",
+        "seed",
+        "modalities",
+        "ecoregions",
+        "tiles_file",
+        "split",
+        "split_shares",
+        "tiles_per_shard",
+        "threads",
+    }
+)
+"""Fields of a recipe that mean something whichever source delivers the pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +95,12 @@ class Source(Protocol):
         ``synthetic``, ``rasters``, ``earthengine``.
     synthetic
         True where the pixels were never measured; the store, `inspect` and every figure say so.
+    recipe_fields
+        Fields of a recipe that the source uses; any other one that is given is refused.
     """
 
     name: str
+    recipe_fields: ClassVar[frozenset[str]]
 
     @property
     def synthetic(self) -> bool:

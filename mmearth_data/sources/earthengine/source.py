@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mmearth_data.errors import InputError, TileUnavailable
-from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.recipe import PLACING, SCENES, SERVICE
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
 from mmearth_data.sources.earthengine.failures import TooDear, TooMuch
 from mmearth_data.sources.earthengine.ledger import Ledger
@@ -78,6 +79,7 @@ class EarthEngineSource:
     """
 
     name = "earthengine"
+    recipe_fields: ClassVar[frozenset[str]] = FIELDS_OF_ALL | PLACING | SCENES | SERVICE | {"era5_window", "assets"}
 
     def __init__(
         self,

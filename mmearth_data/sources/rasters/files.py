@@ -13,11 +13,12 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.rasterfile import Calibration, calibrate, check_marks, open_raster, tags_of
+from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, horizontal, warp_to, warp_to_utm
 from mmearth_data.sources.rasters.tiff import missing_end
 from mmearth_data.tile import NO_TIME, PIXEL_M, TileGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -133,10 +134,11 @@ def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile
         problem = _header_problem(dataset, layer)
         if problem:
             raise FileInputError(path, problem)
+        crs = horizontal(dataset.crs)
         check_marks(layer.nodata, dataset.dtypes, path)
         grid = RasterGrid(
-            crs=dataset.crs.to_wkt(),
-            epsg=dataset.crs.to_epsg(),
+            crs=crs.to_wkt(),
+            epsg=crs.to_epsg(),
             transform=tuple(dataset.transform)[:6],
             height=dataset.height,
             width=dataset.width,
@@ -177,21 +179,45 @@ def _date(path: Path, layer: Layer, tags: Mapping[str, str]) -> int:
         raise FileInputError(path, f"{error}; correct the date of {layer.modality} in the mapping.") from None
 
 
+def base_of(files: Sequence[SiteFile]) -> SiteFile:
+    """Choose the file whose grid is that of the tiles: the first with pixels of 10 m, wherever it is in the list.
+
+    Parameters
+    ----------
+    files
+        Files of the base modality at one site, at least one.
+
+    Raises
+    ------
+    FileInputError
+        When no file has such a grid; it names the file with the smallest pixels.
+    """
+    usable = next((file for file in files if base_problem(file) is None), None)
+    if usable is not None:
+        return usable
+    finest = min(files, key=lambda file: abs(file.grid.transform[0]))
+    others = f" (the finest of {len(files)} files of {finest.modality.name})" if len(files) > 1 else ""
+    raise FileInputError(finest.path, f"{base_problem(finest)}{others}.")
+
+
 def base_problem(file: SiteFile) -> str | None:
-    """Say why a file's grid cannot be the grid of tiles, or None."""
+    """Say why a file's grid cannot be the grid of tiles, without a full stop, or None."""
     a, b, _, d, e, _ = file.grid.transform
     longest = max(file.grid.height, file.grid.width)
-    if file.grid.epsg is None or not rasterio.CRS.from_epsg(file.grid.epsg).is_projected:
-        return (
-            f"expected a base grid in a projected CRS with an EPSG code (UTM), got {_crs_name(file.grid.crs)}; warp it."
-        )
-    if rasterio.CRS.from_epsg(file.grid.epsg).linear_units_factor[1] != 1:
-        return f"expected a base grid in metres, got {_crs_name(file.grid.crs)}; warp it to UTM."
+    epsg = file.grid.epsg
+    if epsg is None or not rasterio.CRS.from_epsg(epsg).is_projected:
+        expected, got = "in a projected CRS with an EPSG code (UTM)", _crs_name(file.grid.crs)
+        return f"expected a base grid {expected}, got {got}; warp it: {warp_to_utm(file.grid)}"
+    if rasterio.CRS.from_epsg(epsg).linear_units_factor[1] != 1:
+        got = _crs_name(file.grid.crs)
+        return f"expected a base grid in metres, got {got}; warp it to UTM: {warp_to_utm(file.grid)}"
     if (abs(b) + abs(d)) * longest > SAME_GRID_PX * PIXEL_M:
-        return f"expected a base grid with north up, got the rotated transform {file.grid.transform}; warp it."
+        got = ", ".join(f"{number:g}" for number in file.grid.transform)
+        return f"expected a base grid with north up, got the rotated transform ({got}); warp it: {warp_to(epsg)}"
     if max(abs(a - PIXEL_M), abs(e + PIXEL_M)) * longest > SAME_GRID_PX * PIXEL_M:
         return (
-            f"expected a base grid of 10 m pixels with north up, got {a:g} x {-e:g} m; warp it, or choose another base."
+            f"expected a base grid of 10 m pixels with north up, got {a:g} x {-e:g} m; map a layer of "
+            f"{file.modality.name} with pixels of 10 m, choose another base, or warp it: {warp_to(epsg)}"
         )
     return None
 
@@ -204,10 +230,9 @@ def _header_problem(dataset: Any, layer: Layer) -> str | None:  # noqa: ANN401 -
             f"expected {len(layer.bands)} bands as the mapping lists them, got {dataset.count}; "
             "list one name per band of the file, null for those to skip."
         )
-    if dataset.crs is None:
-        return "expected a CRS, got none; assign the right one (gdal_edit.py -a_srs EPSG:...)."
-    if dataset.transform.is_identity or dataset.transform.determinant == 0:
-        return "expected a geotransform, got none; assign the right one (gdal_edit.py -a_ullr ...)."
+    problem = georeferencing_problem(dataset)
+    if problem:
+        return problem
     if any(np.dtype(t).kind not in "iuf" for t in dataset.dtypes):
         return f"expected integers or floating-point numbers, got {dataset.dtypes[0]}; convert it."
     return None

@@ -11,7 +11,6 @@ from mmearth_data.sources.rasters.mapping import PASSES
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from mmearth_data.catalog import Catalog
@@ -34,18 +33,22 @@ class Selection:
     Attributes
     ----------
     level
-        ``L1C``, ``L2A``, or None where no layer has a level.
+        ``L1C``, ``L2A``, or None where no layer has a level, or files have their own.
     layers
-        In the mapping's order.
+        In the mapping's order, one of files with the same bands each.
     base, scene_time
-        Positions in ``layers`` of the one that gives the grid, and of the one that gives the time (None where the
-        base has no date).
+        Modality whose finest files give the grid, and the one whose files give the time (None where the base has no
+        date).
     """
 
     level: str | None
     layers: tuple[MappedLayer, ...]
-    base: int
-    scene_time: int | None
+    base: str
+    scene_time: str | None
+
+    def of(self, modality: str) -> tuple[int, ...]:
+        """Positions of the layers of a modality."""
+        return tuple(at for at, mapped in enumerate(self.layers) if mapped.modality.name == modality)
 
 
 def select_layers(mapping: RasterMapping, path: Path, catalog: Catalog, level: str | None) -> Selection:
@@ -72,40 +75,34 @@ def select_layers(mapping: RasterMapping, path: Path, catalog: Catalog, level: s
     chosen = _choose_level(mapping, path, level)
     layers = tuple(
         MappedLayer(layer=layer, modality=catalog.modalities[layer.modality])
-        for layer in mapping.layers
+        for layer in mapping.file_layers
         if layer.level in {None, chosen}
     )
     for mapped in layers:
         problem = _first_problem(mapped)
         if problem:
             raise FileInputError(path, f"layer {mapped.layer.path!r} ({mapped.modality.name}): {problem}")
-    base = _position(mapping.base, "base", layers, path)
-    time: int | None = base if layers[base].layer.date else None
-    if mapping.scene_time is not None:
-        time = _position(mapping.scene_time, "scene_time", layers, path)
-        if layers[time].layer.date is None:
-            raise FileInputError(path, f"scene_time is {mapping.scene_time}, which has no date; add one to its layer.")
-    return Selection(level=chosen, layers=layers, base=base, scene_time=time)
+    names = [mapped.modality.name for mapped in layers]
+    for field, name in (("base", mapping.base), ("scene_time", mapping.scene_time)):
+        if name is not None and name not in names:
+            hint = did_you_mean(name, dict.fromkeys(names))
+            raise FileInputError(path, f"{field}: expected a modality of the layers, got {name!r}; {hint}")
+    time = mapping.scene_time or mapping.base
+    dated = any(mapped.layer.date for mapped in layers if mapped.modality.name == time)
+    if mapping.scene_time is not None and not dated:
+        raise FileInputError(path, f"scene_time is {time}, which has no date; add one to its layer.")
+    return Selection(level=chosen, layers=layers, base=mapping.base, scene_time=time if dated else None)
 
 
 def _choose_level(mapping: RasterMapping, path: Path, level: str | None) -> str | None:
-    mapped = sorted({layer.level for layer in mapping.layers if layer.level is not None})
+    layers = mapping.file_layers
+    mapped = sorted({layer.level for layer in layers if layer.level is not None})
     wanted = level or mapping.level
-    if wanted is not None and wanted not in mapped:
+    if wanted is not None and wanted not in mapped and not any(layer.level_rule for layer in layers):
         raise FileInputError(
             path, f"expected layers of level {wanted}, got {' and '.join(mapped) or 'no level at all'}; choose another."
         )
     return wanted or ("L2A" if "L2A" in mapped else next(iter(mapped), None))
-
-
-def _position(name: str, field: str, layers: Sequence[MappedLayer], path: Path) -> int:
-    """Where the layers of a modality begin."""
-    names = [mapped.modality.name for mapped in layers]
-    if name not in names:
-        raise FileInputError(
-            path, f"{field}: expected a modality of the layers, got {name!r}; {did_you_mean(name, names)}"
-        )
-    return names.index(name)
 
 
 def _first_problem(mapped: MappedLayer) -> str | None:
@@ -113,11 +110,12 @@ def _first_problem(mapped: MappedLayer) -> str | None:
     if not (mapped.modality.kind.is_raster and mapped.modality.stored):
         return f"expected a stored raster modality, got {mapped.modality.kind}; leave the layer out."
     forms = [mapped.layer, *(mapped.layer.at(site) for site in mapped.layer.sites)]
-    problems = (_band_problem(form, mapped.modality) for form in forms)
+    problems = (band_problem(form, mapped.modality) for form in forms)
     return next(filter(None, problems), None) or _code_problem(mapped)
 
 
-def _band_problem(layer: Layer, modality: Modality) -> str | None:
+def band_problem(layer: Layer, modality: Modality) -> str | None:
+    """Say what is wrong with the bands of a layer, or None."""
     known = modality.bands_by_level.get(layer.level or "", modality.bands)
     for band in layer.targets:
         if band not in known:

@@ -14,6 +14,7 @@ r"""The mapping file: which raster files hold which modality, and how their numb
         bands: ["{pass}_VV", "{pass}_VH", null]   # one per band of the file, in its order; null skips one
         pass: asc            # orbit pass, for the day difference; default: the bands' common prefix
         level: null          # L1C or L2A where the layer is for scenes of that level only
+        orbit: {filename: '_R(\d{3})_'}   # kept as text in the tile's facts
         scale: 1             # stored = file * scale + offset; without both, the file's own tags are applied
         offset: 0
         clip: [1, 65535]     # limits of the stored numbers; without it a number that does not fit is an error
@@ -24,6 +25,36 @@ r"""The mapping file: which raster files hold which modality, and how their numb
         notes: [terrain-corrected]
         sites:               # what differs at single sites: scale, offset, clip, nodata, pass, date
           b: {offset: -1000}
+
+**One file per band.** Where ``{band}`` is in the path, every band has a file of its own, and ``bands`` is a list of
+names that are those of the catalog, or maps the names in the files to those of the catalog. Each file keeps its own
+grid (10, 20 and 60 m). The base grid is that of the first file of the base modality with pixels of 10 m.
+
+**Facts in file names.** ``date``, ``pass``, ``level`` and ``orbit`` may be read from the name of the file (without its
+folders) by a regular expression with a group around the fact: ``{filename: '_(ASC|DESC)_'}`` for a pass (also A and D,
+ascending and descending, in any case), ``{filename: '_MSI(L1C|L2A)_'}`` for a level. Where a name does not spell the
+pass, each pass may have an expression of its own: ``{asc: 'T1[4-9]', desc: 'T0[3-9]'}`` tells it by the hour. A pass that is
+read from file names makes two layers of one, so that a site may have files of both. With a level that is read from
+file names every tile has the level of its base file; ``--level`` or ``level`` selects the files of one. A name that
+an expression does not match is refused.
+
+A set of one-band files as BigEarthNet has them:
+
+.. code-block:: yaml
+
+    root: bigearthnet
+    base: sentinel2
+    layers:
+      - modality: sentinel2
+        path: "S2/*/*_T{site}/*_{band}.tif"
+        bands: {B01: B1, B02: B2, B03: B3, B04: B4, B05: B5, B06: B6, B07: B7, B08: B8, B8A: B8A, B09: B9, B11: B11, B12: B12}
+        date: {filename: '_(\d{8}T\d{6})_'}
+        level: {filename: 'MSI(L1C|L2A)'}
+      - modality: sentinel1
+        path: "S1/*/*_{site}/*_{band}.tif"
+        bands: {VV: "{pass}_VV", VH: "{pass}_VH"}
+        pass: {asc: 'T1[4-9]', desc: 'T0[3-9]'}
+        date: {filename: '_(\d{8}T\d{6})_'}
 """
 
 from __future__ import annotations
@@ -38,8 +69,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainValidator,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -51,14 +84,24 @@ from mmearth_data.resources import PACKAGE
 from mmearth_data.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 Level = Literal["L1C", "L2A"]
 Pass = Literal["asc", "desc"]
 PASSES: tuple[Pass, ...] = ("asc", "desc")
 SITE = "{site}"
+BAND = "{band}"
 PASS = "{pass}"
+PASS_WORDS: dict[str, Pass] = {
+    "a": "asc",
+    "asc": "asc",
+    "ascending": "asc",
+    "d": "desc",
+    "desc": "desc",
+    "descending": "desc",
+}
+LEVEL_WORDS: dict[str, Level] = {"l1c": "L1C", "1c": "L1C", "l2a": "L2A", "2a": "L2A"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,6 +112,124 @@ def _as_text(value: object) -> object:
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _check_expression(text: str, field: str, example: str) -> str:
+    """Return a regular expression with a group.
+
+    Raises
+    ------
+    ValueError
+        When it is none, or has no group.
+    """
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise ValueError(f"{field} is not a regular expression: {error}") from None
+    if groups == 0:
+        raise ValueError(f"{field} needs a group around the {example}")
+    return text
+
+
+def _group_of(expression: str, file_name: str, group: str) -> str:
+    """Return what the group of a name, else the first group, of an expression matches in the name of a file."""
+    match = re.search(expression, file_name)
+    if match is None:
+        raise ValueError(f"expected a file name that matches {expression!r}, got {file_name!r}")
+    text = match[group] if group in match.groupdict() else match[1]
+    return text or ""
+
+
+class NameRule(_Strict):
+    """A fact that is read from the name of a file."""
+
+    filename: str
+    """Regular expression for the file's name; its first group is the fact."""
+
+    @field_validator("filename")
+    @classmethod
+    def _has_group(cls, value: str) -> str:
+        return _check_expression(value, "filename", "fact, such as '_R([0-9]{3})_'")
+
+    def text(self, file_name: str) -> str:
+        """Text of the fact.
+
+        Raises
+        ------
+        ValueError
+            When the name does not match.
+        """
+        return _group_of(self.filename, file_name, "fact")
+
+    def level(self, file_name: str) -> Level:
+        """Sentinel-2 level that a name spells.
+
+        Raises
+        ------
+        ValueError
+            When it spells none.
+        """
+        found = self.text(file_name)
+        level = LEVEL_WORDS.get(found.lower())
+        if level is None:
+            raise ValueError(f"expected L1C or L2A at {self.filename!r} in the file name {file_name!r}, got {found!r}")
+        return level
+
+
+class PassRule(_Strict):
+    """An orbit pass that is read from the name of a file: ``filename``, or ``asc`` and ``desc``."""
+
+    filename: str | None = None
+    """Regular expression for the file's name; its first group spells the pass."""
+    asc: str | None = None
+    desc: str | None = None
+    """Regular expressions for the names of files of either pass; exactly one of them matches."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.filename is None) == (self.asc is None) or (self.asc is None) != (self.desc is None):
+            raise ValueError("expected filename (an expression around the pass), or asc and desc (one for each)")
+        if self.filename is not None:
+            _check_expression(self.filename, "filename", "pass, such as '_(ASC|DESC)_'")
+        for name in PASSES:
+            _check_expression(f"({getattr(self, name) or ''})", name, "pass")
+        return self
+
+    def of(self, file_name: str) -> Pass:
+        """Orbit pass that a name spells.
+
+        Raises
+        ------
+        ValueError
+            When it spells none, or both.
+        """
+        if self.filename is not None:
+            found = _group_of(self.filename, file_name, "pass")
+            if found.lower() not in PASS_WORDS:
+                raise ValueError(
+                    f"expected ASC or DESC at {self.filename!r} in the file name {file_name!r}, got {found!r}"
+                )
+            return PASS_WORDS[found.lower()]
+        matching = [name for name in PASSES if re.search(getattr(self, name), file_name)]
+        if len(matching) != 1:
+            both = f"{self.asc!r} (asc) or {self.desc!r} (desc)"
+            raise ValueError(f"expected a file name that matches either {both}, got {file_name!r}")
+        return matching[0]
+
+
+def _form_of(value: object) -> str:
+    return "rule" if isinstance(value, (dict, BaseModel)) else "word"
+
+
+PassOrRule = Annotated[Annotated[Pass, Tag("word")] | Annotated[PassRule, Tag("rule")], Discriminator(_form_of)]
+BandsOrNames = Annotated[
+    Annotated[list[str | None], Field(min_length=1), Tag("list")]
+    | Annotated[dict[str, str | None], Field(min_length=1), Tag("names")],
+    Discriminator(lambda value: "names" if isinstance(value, dict) else "list"),
+]
+FORMS = frozenset({"word", "rule", "list", "names"})
+"""Pydantic names the form that it tried, which is no field of the file."""
+LevelOrRule = Annotated[Annotated[Level, Tag("word")] | Annotated[NameRule, Tag("rule")], Discriminator(_form_of)]
 
 
 class DateRule(_Strict):
@@ -88,12 +249,7 @@ class DateRule(_Strict):
         if len(given) != 1:
             raise ValueError(f"expected exactly one of tag, filename and constant, got {' and '.join(given) or 'none'}")
         if self.filename is not None:
-            try:
-                groups = re.compile(self.filename).groups
-            except re.error as error:
-                raise ValueError(f"filename is not a regular expression: {error}") from None
-            if groups == 0:
-                raise ValueError("filename needs a group around the date, such as '_([0-9]{8})_'")
+            _check_expression(self.filename, "filename", "date, such as '_([0-9]{8})_'")
         if self.constant is not None:
             self.time_ms("", {})
         return self
@@ -114,10 +270,7 @@ class DateRule(_Strict):
                     f"expected the date in the tag {self.tag!r}, got the tags {', '.join(tags) or '(none)'}"
                 )
         if self.filename is not None:
-            match = re.search(self.filename, file_name)
-            if match is None:
-                raise ValueError(f"expected a file name that matches {self.filename!r}, got {file_name!r}")
-            text = match["date"] if "date" in match.groupdict() else match[1]
+            text = _group_of(self.filename, file_name, "date")
         return _parse_ms(str(text), self.format)
 
 
@@ -138,7 +291,6 @@ class _Reading(_Strict):
     offset: float | None = None
     clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     nodata: Annotated[Marks, PlainValidator(as_marks)] = None
-    orbit_pass: Pass | None = Field(default=None, alias="pass")
     date: DateRule | None = None
 
     @field_validator("clip")
@@ -152,14 +304,15 @@ class _Reading(_Strict):
 class SiteReading(_Reading):
     """What differs at one site; fields that are not given keep the layer's value."""
 
+    orbit_pass: Pass | None = Field(default=None, alias="pass")
 
-class Layer(_Reading):
-    """Files of one kind, one a site."""
+
+class _LayerFields(_Reading):
+    """What a layer of the mapping and the layer of each of its files have in common."""
 
     modality: str
     path: str
-    bands: Annotated[list[str | None], Field(min_length=1)]
-    level: Level | None = None
+    orbit: NameRule | None = None
     codes: dict[int, int] | None = None
     derive: dict[str, str] = {}
     notes: list[str] = []
@@ -173,15 +326,21 @@ class Layer(_Reading):
             raise ValueError("expected a path relative to root, with forward slashes")
         if ".." in parts or "\0" in value:
             raise ValueError("expected a path that stays inside root, without '..'")
-        if "**" in value or re.sub(r"\{site\}", "", value).count("{"):
-            raise ValueError("expected no placeholder but {site} and *")
+        if "**" in value or value.replace(SITE, "").replace(BAND, "").count("{"):
+            raise ValueError("expected no placeholder but {site}, {band} and *")
         return value
 
-    @model_validator(mode="after")
-    def _says_its_pass(self) -> Self:
-        if self.orbit_pass is None and any(PASS in (band or "") for band in self.bands):
-            raise ValueError("bands are written with {pass}, but the layer has no pass; write pass: asc or pass: desc")
-        return self
+
+class Layer(_LayerFields):
+    """Files of one kind, one per site, with the same bands in the same order."""
+
+    bands: tuple[str | None, ...]
+    orbit_pass: Pass | None = None
+    level: Level | None = None
+    pass_rule: PassRule | None = None
+    """Selects the files of the layer's pass."""
+    level_rule: NameRule | None = None
+    """Gives the level of each file, where the layer has none of its own."""
 
     @property
     def stored_bands(self) -> tuple[str | None, ...]:
@@ -212,6 +371,110 @@ class Layer(_Reading):
             self if own is None else self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
         )
 
+    def has(self, file_name: str, level: str | None) -> bool:
+        """Whether a file that fits the path belongs to the layer, by its pass and its level.
+
+        Parameters
+        ----------
+        file_name
+            Name without folders.
+        level
+            Level of the files to read; None where any is.
+
+        Raises
+        ------
+        ValueError
+            When the name does not spell what it is expected to spell.
+        """
+        if self.orbit is not None:
+            self.orbit.text(file_name)
+        passes = self.pass_rule is None or self.pass_rule.of(file_name) == self.orbit_pass
+        return passes and (self.level_rule is None or level in {None, self.level_rule.level(file_name)})
+
+    def of_file(self, file_name: str) -> Layer:
+        """Return the layer with the level that the name of a file spells."""
+        if self.level_rule is None:
+            return self
+        return self.model_copy(update={"level": self.level_rule.level(file_name)})
+
+
+class LayerEntry(_LayerFields):
+    """A layer as the mapping file describes it: one file per site, or one per site and band."""
+
+    bands: BandsOrNames
+    orbit_pass: PassOrRule | None = Field(default=None, alias="pass")
+    level: LevelOrRule | None = None
+
+    @model_validator(mode="after")
+    def _says_its_pass(self) -> Self:
+        names = self.bands.values() if isinstance(self.bands, dict) else self.bands
+        if self.orbit_pass is None and any(PASS in (band or "") for band in names):
+            raise ValueError("bands are written with {pass}, but the layer has no pass; write pass: asc or pass: desc")
+        twice = [name for name, site in self.sites.items() if site.orbit_pass is not None]
+        if isinstance(self.orbit_pass, PassRule) and twice:
+            raise ValueError(f"the pass comes from file names, and site {twice[0]} gives one too; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _spells_its_bands(self) -> Self:
+        if BAND not in self.path:
+            if isinstance(self.bands, dict):
+                raise ValueError("bands maps names in file names to bands, but the path has no {band}; add it, or list")
+            return self
+        for name, band in self._names().items():
+            if band is None:
+                raise ValueError(f"the path has {{band}}, so that a band is skipped by leaving it out; remove {name!r}")
+            if re.search(r"[/\\*{}\0]", name.replace(PASS, "")) or not name:
+                raise ValueError(f"expected names of bands as they are in file names, got {name!r}")
+        return self
+
+    def _names(self) -> dict[str, str | None]:
+        """Name in the file's name -> band, where each band has a file of its own."""
+        return self.bands if isinstance(self.bands, dict) else {str(band): band for band in self.bands}
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers of single files: one for every band where the path has ``{band}``, twice where a rule gives the pass."""
+        rule: PassRule | None = None
+        passes: tuple[Pass | None, ...]
+        if isinstance(self.orbit_pass, PassRule):
+            rule, passes = self.orbit_pass, PASSES
+        else:
+            passes = (self.orbit_pass,)
+        return tuple(
+            self._layer(path, bands, orbit_pass, rule, first=position == 0)
+            for orbit_pass in passes
+            for position, (path, bands) in enumerate(self._files(orbit_pass))
+        )
+
+    def _files(self, orbit_pass: str | None) -> Iterator[tuple[str, tuple[str | None, ...]]]:
+        """Path and bands of the files of a site."""
+        if BAND not in self.path:
+            yield self.path, tuple(self.bands)
+            return
+        for name, band in self._names().items():
+            yield self.path.replace(BAND, name.replace(PASS, orbit_pass or "")), (band,)
+
+    def _layer(
+        self, path: str, bands: tuple[str | None, ...], orbit_pass: Pass | None, rule: PassRule | None, *, first: bool
+    ) -> Layer:
+        by_rule = isinstance(self.level, NameRule)
+        derive = {
+            new: origin for new, origin in self.derive.items() if origin in bands or (first and BAND not in self.path)
+        }
+        return Layer.model_construct(
+            **{name: getattr(self, name) for name in _LayerFields.model_fields}
+            | {
+                "path": path,
+                "bands": bands,
+                "derive": derive,
+                "notes": self.notes if first else [],
+                "orbit_pass": orbit_pass,
+                "pass_rule": rule,
+                "level": None if by_rule else self.level,
+                "level_rule": self.level if by_rule else None,
+            }
+        )
+
 
 class Root(_Strict):
     """Folder that all paths start from: an environment variable, then a default."""
@@ -235,11 +498,16 @@ class RasterMapping(_Strict):
 
     root: Annotated[Root, BeforeValidator(_as_root)]
     base: str
-    layers: Annotated[list[Layer], Field(min_length=1)]
+    layers: Annotated[list[LayerEntry], Field(min_length=1)]
     scene_time: str | None = None
     level: Level | None = None
     sites: Annotated[list[str], Field(min_length=1)] | None = None
     notes: list[str] = []
+
+    @property
+    def file_layers(self) -> tuple[Layer, ...]:
+        """Layers of single files, in the mapping's order."""
+        return tuple(layer for entry in self.layers for layer in entry.layers())
 
     @field_validator("sites")
     @classmethod

@@ -10,13 +10,13 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform as warp_transform
 from rasterio.windows import Window
 
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.rasterfile import open_raster, read_window
 from mmearth_data.sources.base import to_stored
 from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
+from mmearth_data.sources.rasters.wrapping import columns_around, origins, pixels_of, window_parts
 from mmearth_data.tile import PIXEL_M
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def read_bands(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[np.float64]]
         window = Window(col - reach, row - reach, tile.size_px + 2 * reach, tile.size_px + 2 * reach)
     else:
         window = _source_window(file, tile, reach)
-    values = _calibrated(file, _read_window(file, window))
+    parts = [_read_window(file, part) for part in window_parts(file.grid, window)]
+    values = _calibrated(file, np.concatenate(parts, axis=-1))
     bands = [band for band in file.layer.stored_bands if band is not None]
     native = dict(zip(bands, values, strict=True))
     for derived, origin in file.layer.derive.items():
@@ -188,11 +189,14 @@ def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:
     low, high = np.zeros(EDGE_POINTS), np.ones(EDGE_POINTS)
     x = west + (east - west) * np.concatenate([along, along, low, high])
     y = south + (north - south) * np.concatenate([low, high, along, along])
-    pixels = np.stack(file.grid.pixels(*_transform(tile.epsg, file.grid.crs, x, y)))
+    pixels = np.stack(pixels_of(file.grid, tile.epsg, x, y))
+    if not np.isfinite(pixels).all():  # beyond the part of the Earth that the file's CRS is for
+        return Window(0, 0, 0, 0)
     margin = KERNEL_PX * np.array(_source_pixels_per_pixel(file, tile)) + reach
-    limits = [file.grid.height, file.grid.width]
-    row0, col0 = np.floor(pixels.min(axis=1) - margin).clip(0, limits).astype(int).tolist()
-    row1, col1 = np.ceil(pixels.max(axis=1) + margin).clip(0, limits).astype(int).tolist()
+    height, width = file.grid.height, file.grid.width
+    first, last = ([0, 0], [height, width]) if columns_around(file.grid) is None else ([0, -width], [height, 2 * width])
+    row0, col0 = np.floor(pixels.min(axis=1) - margin).clip(first, last).astype(int).tolist()
+    row1, col1 = np.ceil(pixels.max(axis=1) + margin).clip(first, last).astype(int).tolist()
     return Window(col0, row0, col1 - col0, row1 - row0)
 
 
@@ -201,14 +205,9 @@ def _source_pixels_per_pixel(file: SiteFile, tile: TileGrid) -> tuple[int, int]:
     west, south, east, north = tile.bounds
     x, y = (west + east) / 2, (south + north) / 2
     points = np.array([x, x + PIXEL_M, x]), np.array([y, y, y + PIXEL_M])
-    rows, cols = file.grid.pixels(*_transform(tile.epsg, file.grid.crs, *points))
+    rows, cols = pixels_of(file.grid, tile.epsg, *points)
     spans = [math.hypot(axis[1] - axis[0], axis[2] - axis[0]) for axis in (rows, cols)]
     return max(1, round(spans[0])), max(1, round(spans[1]))
-
-
-def _transform(epsg: int, crs: str, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    xs, ys = warp_transform(rasterio.CRS.from_epsg(epsg), rasterio.CRS.from_wkt(crs), x, y)
-    return np.asarray(xs), np.asarray(ys)
 
 
 def _warp(file: SiteFile, values: NDArray[np.float64], window: Window, tile: TileGrid) -> NDArray[np.float64]:
@@ -217,9 +216,22 @@ def _warp(file: SiteFile, values: NDArray[np.float64], window: Window, tile: Til
     A finer source is averaged under a kernel of whole source pixels. Left to itself GDAL takes a kernel of broken
     width, also where the pixels are equal and the grids merely turned, and cuts it off unevenly: planes come back
     shifted by up to 0.13 px (measured, GDAL 3.10), with whole widths by less than 0.0001 px.
+
+    GDAL looks for longitudes from -180 to 180 only, so a window on both sides of 180 degrees is read on either side.
     """
-    a, b, c, d, e, f = file.grid.transform
-    x, y = c + a * window.col_off + b * window.row_off, f + d * window.col_off + e * window.row_off
+    pixels = np.full((len(values), tile.size_px, tile.size_px), np.nan)
+    for x in origins(file.grid, window):
+        turned = _warp_from(file, values, window, x, tile)
+        pixels = np.where(np.isnan(pixels), turned, pixels)
+    return pixels
+
+
+def _warp_from(
+    file: SiteFile, values: NDArray[np.float64], window: Window, x: float, tile: TileGrid
+) -> NDArray[np.float64]:
+    """Warp a window whose left edge is at x."""
+    a, b, _, d, e, f = file.grid.transform
+    y = f + d * window.col_off + e * window.row_off
     profile = {
         "driver": "GTiff",
         "count": len(values),

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import FileInputError
-from mmearth_data.sources.rasters.files import SiteFile, base_problem, inspect, quiet_georeferencing
+from mmearth_data.listing import is_data
+from mmearth_data.sources.rasters.files import SiteFile, base_of, inspect, quiet_georeferencing
+from mmearth_data.sources.rasters.layers import band_problem
 from mmearth_data.sources.rasters.mapping import SITE
 from mmearth_data.sources.rasters.pixels import code_problem, unknown_codes
 from mmearth_data.tile import NO_TIME
@@ -85,37 +87,58 @@ def find_sites(mapping: RasterMapping, path: Path, selection: Selection, root: P
     FileInputError
         When a pattern finds nothing, a site lacks its base file, or a file cannot be used.
     """
-    of_base = _find(selection.layers[selection.base], path, root, mapping.sites)
-    base = {name or file.stem: file for name, file in of_base.items()}
+    base, pattern = _base_files(selection, path, root, mapping.sites)
     names = sorted(base if mapping.sites is None else mapping.sites)
     missing = next((name for name in names if name not in base), None)
     if missing is not None:
-        pattern = selection.layers[selection.base].layer.path
         raise FileInputError(path, f"sites: no file {pattern!r} for {missing!r}; {did_you_mean(missing, base)}")
+    if not names:
+        raise FileInputError(path, f"{pattern!r} finds no file of level {selection.level}; choose another level.")
     for mapped in selection.layers:
         unknown = next((name for name in mapped.layer.sites if name not in names), None)
         if unknown is not None:
             hint = did_you_mean(unknown, names)
             raise FileInputError(path, f"layer {mapped.layer.path!r}: there is no site {unknown!r}; {hint}")
-    found: list[Mapping[Any, Path]] = [
-        base if position == selection.base else _find(mapped, path, root, names)
-        for position, mapped in enumerate(selection.layers)
-    ]
+    found: list[Mapping[Any, Path]] = [_find(mapped, selection, path, root, names) for mapped in selection.layers]
     inspector = _Inspector(root, selection, found)
     with quiet_georeferencing(), ThreadPoolExecutor() as pool:
         return tuple(pool.map(inspector.site, names))
 
 
-def _find(mapped: MappedLayer, path: Path, root: Path, names: Sequence[str] | None) -> dict[str | None, Path]:
-    """Site -> file; None stands for all sites where the pattern has no ``{site}``."""
+def _base_files(
+    selection: Selection, path: Path, root: Path, names: Sequence[str] | None
+) -> tuple[dict[str, Path], str]:
+    """Site -> a file of the base modality, and the pattern of its first layer.
+
+    A site is named by what ``{site}`` is for any file of the base modality; without ``{site}``, by the first file.
+    """
+    layers = [selection.layers[at] for at in selection.of(selection.base)]
+    found: dict[str, Path] = {}
+    for mapped in layers:
+        if SITE in mapped.layer.path:
+            found = {name or "": file for name, file in _find(mapped, selection, path, root, names).items()} | found
+    if not found and all(SITE not in mapped.layer.path for mapped in layers):
+        found = {file.stem: file for file in _find(layers[0], selection, path, root, names).values()}
+    return found, layers[0].layer.path
+
+
+def _find(
+    mapped: MappedLayer, selection: Selection, path: Path, root: Path, names: Sequence[str] | None
+) -> dict[str | None, Path]:
+    """Site -> file; None is for all sites where the pattern has no ``{site}``."""
     pattern = mapped.layer.path
     site = "[^/]+" if names is None else "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     shape = _shape(pattern, site)
     found: dict[str | None, Path] = {}
-    for file in sorted(root.glob(re.sub(r"[\[\]?]", r"[\g<0>]", pattern).replace(SITE, "*"))):
+    fitting = False
+    anywhere = re.sub(r"\*+", "*", re.sub(r"[\[\]?]", r"[\g<0>]", pattern).replace(SITE, "*"))
+    for file in sorted(root.glob(anywhere)):
         name = file.relative_to(root).as_posix()
         match = shape.fullmatch(name)
-        if match is None or not file.is_file():
+        if match is None or not is_data(name) or not file.is_file():
+            continue
+        fitting = True
+        if not _belongs(file, mapped, selection):
             continue
         key = match.groupdict().get("site")
         if key in found:
@@ -123,12 +146,20 @@ def _find(mapped: MappedLayer, path: Path, root: Path, names: Sequence[str] | No
             problem = f"layer {pattern!r}: expected one file a site, got {other} and {name}; narrow the pattern."
             raise FileInputError(path, problem)
         found[key] = file
-    if not found:
+    if not fitting:
         where = f"layer {pattern!r} ({mapped.modality.name})"
         raise FileInputError(
             path, f"{where}: the pattern finds no files in {root}; correct the path or the root folder."
         )
     return found
+
+
+def _belongs(file: Path, mapped: MappedLayer, selection: Selection) -> bool:
+    """Whether the name of a file says that it is of the layer's pass and of the level that is read."""
+    try:
+        return mapped.layer.has(file.name, selection.level)
+    except ValueError as error:
+        raise FileInputError(file, f"{error}; correct the layer of {mapped.modality.name} in the mapping.") from None
 
 
 def _check_bands_once(files: Sequence[SiteFile]) -> None:
@@ -160,19 +191,14 @@ class _Inspector:
         self._shared: dict[int, SiteFile] = {}
 
     def site(self, name: str) -> Site:
-        files = {
-            position: self._file(position, name)
-            for position, paths in enumerate(self._found)
-            if name in paths or None in paths
-        }
-        base = files[self._selection.base]
-        problem = base_problem(base)
-        if problem:
-            raise FileInputError(base.path, problem)
-        _check_bands_once(list(files.values()))
-        time_file = None if self._selection.scene_time is None else files.get(self._selection.scene_time)
-        time_ms = NO_TIME if time_file is None else time_file.time_ms
-        return Site(name=name, base=base, files=tuple(files.values()), time_ms=time_ms)
+        files = [
+            self._file(position, name) for position, paths in enumerate(self._found) if name in paths or None in paths
+        ]
+        base = base_of([file for file in files if file.modality.name == self._selection.base])
+        _check_bands_once(files)
+        times = [file.time_ms for file in files if file.modality.name == self._selection.scene_time]
+        time_ms = next((time for time in times if time != NO_TIME), NO_TIME)
+        return Site(name=name, base=base, files=tuple(files), time_ms=time_ms)
 
     def _file(self, position: int, name: str) -> SiteFile:
         mapped, paths = self._selection.layers[position], self._found[position]
@@ -181,7 +207,11 @@ class _Inspector:
         if own is None and layer is mapped.layer and position in self._shared:
             return self._shared[position]
         path = paths[None] if own is None else own
-        file = inspect(path, path.relative_to(self._root).as_posix(), layer, mapped.modality)
+        read_as = layer.of_file(path.name)
+        problem = band_problem(read_as, mapped.modality)
+        if problem:
+            raise FileInputError(path, problem)
+        file = inspect(path, path.relative_to(self._root).as_posix(), read_as, mapped.modality)
         if own is None:
             if layer is mapped.layer:
                 self._shared[position] = file

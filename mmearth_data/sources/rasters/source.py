@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmearth_data.errors import FileInputError
 from mmearth_data.rasterfile import Siblings
-from mmearth_data.sources.base import Rejection, Survey
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
+from mmearth_data.sources.rasters.meeting import check_meeting
 from mmearth_data.sources.rasters.pixels import read_stored
 from mmearth_data.sources.rasters.sites import Site, find_sites
 from mmearth_data.tile import (
@@ -80,6 +81,7 @@ class RasterSource:
 
     name = "rasters"
     synthetic = False
+    recipe_fields: ClassVar[frozenset[str]] = FIELDS_OF_ALL | {"level"}
 
     def __init__(
         self,
@@ -185,6 +187,13 @@ class RasterSource:
             TileRef(number, row, col) for number, site in enumerate(self.sites) for row, col in site.windows(size_px)
         ]
         centres = [self.sites[ref.site].base.grid.tile(ref.row, ref.col, size_px).centre_lonlat for ref in refs]
+        lost = next((ref for ref, centre in zip(refs, centres, strict=True) if not math.isfinite(sum(centre))), None)
+        if lost is not None:
+            base = self.sites[lost.site].base
+            problem = (
+                f"expected a site on the Earth, got numbers that EPSG:{base.grid.epsg} does not reach; correct them."
+            )
+            raise FileInputError(base.path, problem)
         lonlat = round_lonlat(centres)
         ids = tile_ids(lonlat[:, 0], lonlat[:, 1], size_px).tolist()
         by_id: dict[int, TileRef] = {}
@@ -195,6 +204,7 @@ class RasterSource:
                     two.path, f"expected sites at different places, got the place of {one.name}; keep one."
                 )
             by_id[tile_id] = ref
+        check_meeting(self.sites, size_px)
         labels = self._labels(lonlat)
         places = [
             Place(tile_id=tile_id, lon=lon, lat=lat, size_px=size_px, biome=biome, eco_region=eco_region)
@@ -219,12 +229,13 @@ class RasterSource:
             return Rejection(place=place, reason="not_in_source", detail="no site of the mapping has a tile there")
         site = self.sites[ref.site]
         levels = {name: code for code, name in LEVEL_NAMES.items()}
+        level = site.base.layer.level or self.selection.level
         days = _day_differences(site)
         return Survey(
             place=place,
             grid=site.base.grid.tile(ref.row, ref.col, place.size_px),
             time_ms=site.time_ms,
-            s2_level=levels.get(self.selection.level or "", LEVEL_NONE),
+            s2_level=levels.get(level or "", LEVEL_NONE),
             s1_asc_days=days["asc"],
             s1_desc_days=days["desc"],
             facts=_facts(site, ref),
@@ -253,7 +264,9 @@ def _day_differences(site: Site) -> dict[str, float]:
 
 def _facts(site: Site, ref: TileRef) -> dict[str, Any]:
     dates = {file.modality.name: str(as_datetime64_ms(file.time_ms)) for file in site.files if file.time_ms != NO_TIME}
-    return {"site": site.name, "row": ref.row, "col": ref.col, "dates": dates}
+    orbits = {file.modality.name: file.layer.orbit.text(file.path.name) for file in site.files if file.layer.orbit}
+    facts = {"site": site.name, "row": ref.row, "col": ref.col, "dates": dates}
+    return facts | {"orbits": orbits} if orbits else facts
 
 
 def _digest(path: Path) -> str:

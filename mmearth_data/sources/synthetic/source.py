@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.sources.base import Rejection, Survey, to_stored
+from mmearth_data.recipe import PLACING, SCENES
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, to_stored
 from mmearth_data.sources.draws import draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
 from mmearth_data.sources.synthetic.climate import month_index
@@ -72,6 +73,7 @@ class SyntheticSource:
 
     name = "synthetic"
     synthetic = True
+    recipe_fields: ClassVar[frozenset[str]] = FIELDS_OF_ALL | PLACING | SCENES | {"era5_window"}
 
     def __init__(
         self,

@@ -1,0 +1,139 @@
+"""Tiles that a source brings along: which of them are built, and in which split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.sampling import largest_remainder
+from mmearth_data.sampling.grouping import empty_splits, groups_of_tiles, split_at_random, split_by_blocks
+from mmearth_data.sampling.published import OwnTiles, read_published
+from mmearth_data.sources.base import Survey
+from mmearth_data.store.overlaps import overlapping_splits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.sources.base import SourceWithPlaces
+    from mmearth_data.tile import Place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenTiles:
+    """Tiles to build.
+
+    Attributes
+    ----------
+    places
+        Of n tiles, in the source's order.
+    split
+        (n,) their splits.
+    notes
+        Sentences for people.
+    """
+
+    places: list[Place]
+    split: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+
+
+def given_tiles(source: SourceWithPlaces, recipe: BuildRecipe) -> GivenTiles:
+    """Select and split the tiles of a source as a recipe says.
+
+    With a table of published splits (``tiles_file``) these are kept. Otherwise tiles that overlap fall into one split,
+    at random or by the spatial block of the first of them.
+
+    Raises
+    ------
+    InputError
+        When the table cannot be used, tiles that overlap are in different splits there, or the recipe splits anew what
+        the table has split.
+    """
+    surveys = [answer for answer in source.survey(source.places(recipe.tile_size)) if isinstance(answer, Survey)]
+    notes: tuple[str, ...] = ()
+    if recipe.tiles_file is not None:
+        tiles = _own_tiles(surveys)
+        published = read_published(recipe.tiles_file, tiles)
+        if len(published.kept) < len(surveys):
+            notes = (f"{recipe.tiles_file}: {len(published.kept)} of the {len(surveys)} tiles of the source",)
+        surveys = [surveys[position] for position in published.kept]
+        if published.split is not None:
+            _refuse_second_split(recipe)
+            kept = _own_tiles(surveys)
+            refuse_overlaps(recipe.tiles_file, *_lonlat(surveys), published.split, recipe.tile_size, kept.name)
+            return GivenTiles(places=[one.place for one in surveys], split=published.split, notes=notes)
+    split, words = _split(surveys, recipe)
+    return GivenTiles(places=[one.place for one in surveys], split=split, notes=(*notes, *words))
+
+
+def _own_tiles(surveys: list[Survey]) -> OwnTiles:
+    return OwnTiles(
+        tile_id=np.array([one.place.tile_id for one in surveys], dtype=np.uint64),
+        site=[str(one.facts.get("site", "")) for one in surveys],
+        grid=[one.grid for one in surveys],
+    )
+
+
+def _split(surveys: list[Survey], recipe: BuildRecipe) -> tuple[NDArray[np.uint8], list[str]]:
+    groups = groups_of_tiles([one.grid for one in surveys])
+    shares = recipe.split_shares
+    if recipe.split == "block":
+        split, _ = split_by_blocks(*_lonlat(surveys), groups, shares, recipe.seed)
+    else:
+        order = np.random.default_rng(recipe.seed).permutation(len(surveys))
+        split = split_at_random(order, groups, largest_remainder(np.asarray(shares), len(surveys)))
+    return split, empty_splits(split, shares, groups)
+
+
+def _refuse_second_split(recipe: BuildRecipe) -> None:
+    unused = sorted(recipe.given & {"split", "split_shares"})
+    if unused:
+        raise InputError(
+            f"{unused[0]} (--{unused[0].replace('_', '-')}): expected none with {recipe.tiles_file}, whose column split "
+            "is kept; leave it out, or remove the column."
+        )
+
+
+def _lonlat(surveys: list[Survey]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.array([one.place.lon for one in surveys]), np.array([one.place.lat for one in surveys])
+
+
+def refuse_overlaps(
+    path: Path,
+    lon: NDArray[np.float64],
+    lat: NDArray[np.float64],
+    split: NDArray[np.uint8],
+    size_px: int,
+    name: Callable[[int], str],
+) -> None:
+    """Refuse published splits of which one is tested on what another was trained on, as `verify` would.
+
+    Parameters
+    ----------
+    path
+        File that they come from, for messages.
+    lon, lat, split
+        (n,) centres of the tiles in degrees, and their splits.
+    size_px
+        Side of the tiles.
+    name
+        Names the tile at a position for people.
+
+    Raises
+    ------
+    FileInputError
+        With two tiles that overlap and are in different splits.
+    """
+    pair = overlapping_splits(lon, lat, split, size_px)
+    if pair is not None:
+        one, two = map(name, pair)
+        raise FileInputError(
+            path, f"expected tiles that overlap in one split, got {one} and {two} in two; give both the same."
+        )

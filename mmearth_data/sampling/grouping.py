@@ -1,0 +1,211 @@
+"""Tiles that overlap fall into one split: what is tested on must not have been trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from mmearth_data.equal_area import MAX_X, MAX_Y, X_PER_DEGREE, CellGrid, Floats, Ints, metres_per_degree, y_of_latitude
+from mmearth_data.sampling.blocks import SPLIT_NAMES, assign_blocks, cell_width_m
+from mmearth_data.tile import PIXEL_M, WGS84, transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.tile import TileGrid
+
+TOUCH_M = 1.0
+"""Tiles that share less than a strip of twice this width touch, and do not overlap: a grid may be off by that much."""
+TURN_DEGREES = 3.5
+"""UTM's north turns by up to so much, the neighbouring zone included, so that the square of a point is not known exactly."""
+SNAP_M = 20.0
+"""A tile is snapped to the grid of its scene."""
+LEAST_EXTENT_M2 = 200 * 2_000.0**2
+"""Blocks of given places are 2 km wide at least."""
+
+
+def groups_of_tiles(grids: Sequence[TileGrid]) -> Ints:
+    """Assign a group to each tile: those that overlap have one, across UTM zones and the 180th meridian too.
+
+    Tiles that only touch are apart: the tiles that a large site is cut into, and neighbouring sites.
+
+    Parameters
+    ----------
+    grids
+        Grids of n tiles.
+
+    Returns
+    -------
+    ndarray
+        (n,) group of each tile, numbered from 0 by their first tiles.
+    """
+    return _groups(footprints(grids, TOUCH_M))
+
+
+def groups_of_points(lon: Floats, lat: Floats, size_px: int) -> Ints:
+    """Assign a group to the tile around each point: those that may overlap have one, whichever UTM zone they get.
+
+    Parameters
+    ----------
+    lon, lat
+        (n,) degrees.
+    size_px
+        Side of the tiles.
+
+    Returns
+    -------
+    ndarray
+        (n,) group of each point, numbered from 0 by their first points.
+    """
+    turn = np.radians(TURN_DEGREES) * np.abs(np.sin(np.radians(lat)))
+    half = (PIXEL_M * size_px * (np.cos(turn) + np.sin(turn)) + SNAP_M) / 2
+    east_m, north_m = metres_per_degree(lat)
+    x, y = half / east_m, half / north_m
+    return _groups(np.asarray(shapely.box(lon - x, lat - y, lon + x, lat + y)))
+
+
+def footprints(grids: Sequence[TileGrid], inset_m: float = 0.0) -> NDArray[np.object_]:
+    """Squares of tiles as polygons in degrees; longitudes beyond 180 belong to tiles on both sides of it."""
+    epsg = np.array([grid.epsg for grid in grids])
+    bounds = np.array([grid.bounds for grid in grids]).reshape(-1, 4) + inset_m * np.array([1, 1, -1, -1])
+    corners = np.stack([bounds[:, [0, 2, 2, 0]], bounds[:, [1, 1, 3, 3]]], axis=-1)
+    degrees = np.empty_like(corners)
+    for code in np.unique(epsg):
+        mine = epsg == code
+        lon, lat = transformer(int(code), WGS84).transform(corners[mine, :, 0], corners[mine, :, 1])
+        first = lon[:, :1]
+        degrees[mine] = np.stack([first + (lon - first + 180) % 360 - 180, lat], axis=-1)
+    return np.asarray(shapely.polygons(degrees))
+
+
+def _groups(shapes: NDArray[np.object_]) -> Ints:
+    """Assign a group to each shape: the connected components of those that intersect."""
+    bounds = shapely.bounds(shapes).reshape(-1, 4)
+    owner = np.arange(len(shapes))
+    east, west = bounds[:, 2] > 180, bounds[:, 0] < -180
+    everywhere = np.concatenate([shapes, _moved(shapes[east], -360.0), _moved(shapes[west], 360.0)])
+    owners = np.concatenate([owner, owner[east], owner[west]])
+    left, right = shapely.STRtree(everywhere).query(everywhere, predicate="intersects")
+    return _components(len(shapes), owners[left], owners[right])
+
+
+def _moved(shapes: NDArray[np.object_], lon: float) -> NDArray[np.object_]:
+    return np.asarray(shapely.transform(shapes, lambda xy: xy + np.array([lon, 0.0])), dtype=object)
+
+
+def _components(count: int, left: Ints, right: Ints) -> Ints:
+    """Assign a component of a graph to each member, numbered from 0 by their first members."""
+    parent = list(range(count))
+
+    def root(member: int) -> int:
+        while parent[member] != member:
+            parent[member] = parent[parent[member]]
+            member = parent[member]
+        return member
+
+    apart = left < right
+    for one, two in zip(left[apart].tolist(), right[apart].tolist(), strict=True):
+        low, high = sorted((root(one), root(two)))
+        parent[high] = low
+    roots = np.array([root(member) for member in range(count)], dtype=np.int64)
+    numbers: Ints = np.unique(roots, return_inverse=True)[1]
+    return numbers
+
+
+def split_at_random(order: Ints, groups: Ints, totals: Ints) -> NDArray[np.uint8]:
+    """Split places at random, each group as a whole.
+
+    Groups of several places come first, the largest first, each to the split that lacks most; then single places fill
+    train, val and test in the given order. Where no places overlap, every split gets exactly its total.
+
+    Parameters
+    ----------
+    order
+        (n,) places in random order.
+    groups
+        (n,) group of each place.
+    totals
+        (3,) places wanted in train, val and test; n in all.
+
+    Returns
+    -------
+    ndarray
+        (n,) split of each place.
+    """
+    sizes = np.bincount(groups)
+    left = np.asarray(totals, dtype=np.int64).copy()
+    of_group = np.zeros(len(sizes), dtype=np.uint8)
+    dealt = np.unique(groups[order], return_index=True)[1]  # position of each group's first place in the order
+    for group in np.lexsort((dealt, -sizes)):
+        if sizes[group] == 1:
+            break
+        of_group[group] = int(np.argmax(left))
+        left[of_group[group]] -= sizes[group]
+    single = order[sizes[groups[order]] == 1]
+    of_group[groups[single]] = np.repeat(np.arange(3, dtype=np.uint8), _shrunk(left, len(single)))
+    split: NDArray[np.uint8] = of_group[groups]
+    return split
+
+
+def _shrunk(left: Ints, count: int) -> Ints:
+    """Reduce what is left to fill by what groups have overfilled elsewhere; the largest split gives way."""
+    counts = np.maximum(left, 0)
+    for kind in np.argsort(-counts, kind="stable"):
+        counts[kind] -= min(int(counts[kind]), int(counts.sum()) - count)
+    return counts
+
+
+def split_by_blocks(
+    lon: Floats, lat: Floats, groups: Ints, shares: tuple[float, float, float], seed: int
+) -> tuple[NDArray[np.uint8], float]:
+    """Split places by spatial blocks; a group belongs to the block of its first place.
+
+    Parameters
+    ----------
+    lon, lat
+        (n,) degrees.
+    groups
+        (n,) group of each place, numbered from 0 by their first places.
+    shares, seed
+        As in `assign_blocks`.
+
+    Returns
+    -------
+    split
+        (n,) split of each place.
+    width_m
+        Width of the blocks.
+    """
+    width = cell_width_m(_extent_m2(lon, lat))
+    grid = CellGrid(width)
+    first = np.unique(groups, return_index=True)[1]
+    cell = grid.cell_of(lon[first], lat[first])[groups]
+    cells, index, counts = np.unique(cell, return_inverse=True, return_counts=True)
+    blocks = assign_blocks(grid, cells, counts.astype(np.float64), shares, seed)
+    return blocks.split[index], width
+
+
+def _extent_m2(lon: Floats, lat: Floats) -> float:
+    """Area of the box around the points, at most the Earth's, at least what keeps a block wider than a tile."""
+    ordered = np.sort(lon)
+    gap = max(float(np.diff(ordered).max(initial=0)), float(ordered[0] + 360 - ordered[-1]))
+    east_m = min((360 - gap) * X_PER_DEGREE, 2 * MAX_X)  # without the widest gap: right across 180 degrees as well
+    north_m = min(float(np.ptp(y_of_latitude(lat))), 2 * MAX_Y)
+    return max(east_m * north_m, LEAST_EXTENT_M2)
+
+
+def empty_splits(split: NDArray[np.uint8], shares: Sequence[float], groups: Ints) -> list[str]:
+    """Sentence for people where a split that was asked for has no tile."""
+    counts = np.bincount(split, minlength=len(SPLIT_NAMES))
+    empty = [name for code, name in SPLIT_NAMES.items() if shares[code] > 0 and not counts[code]]
+    if not empty:
+        return []
+    apart = f"{len(split)} tiles in {int(groups.max(initial=-1)) + 1} groups that do not overlap"
+    return [
+        f"split {' and '.join(empty)}: no tile ({apart}); change --split-shares or --seed, or add tiles elsewhere, "
+        "if it is needed."
+    ]

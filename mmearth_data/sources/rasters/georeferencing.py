@@ -1,0 +1,100 @@
+"""How a file is tied to the Earth: by a geotransform and a CRS, or by what has to be turned into these first.
+
+The commands in the messages are those of ``rio``, which rasterio installs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from pyproj import CRS, Transformer
+from rasterio._err import CPLE_BaseError
+from rasterio.warp import transform as warp_transform
+
+from mmearth_data.errors import TileUnavailable
+from mmearth_data.tile import WGS84, utm_epsg
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmearth_data.sources.rasters.files import RasterGrid
+
+COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
+"""How the text of a compound CRS begins (WKT 1 and WKT 2)."""
+
+
+def horizontal(crs: Any) -> Any:  # noqa: ANN401 - rasterio has no types
+    """Horizontal part of a compound CRS (horizontal and vertical); any other CRS unchanged.
+
+    Heights are numbers of a band here, so that what they are measured from changes no position.
+    """
+    wkt = crs.to_wkt()
+    if not wkt.startswith(COMPOUND):
+        return crs
+    part = CRS.from_wkt(wkt).sub_crs_list[0]
+    epsg = part.to_epsg()
+    return rasterio.CRS.from_wkt(part.to_wkt()) if epsg is None else rasterio.CRS.from_epsg(epsg)
+
+
+def transform_points(
+    source: Any,  # noqa: ANN401 - rasterio has no types
+    target: Any,  # noqa: ANN401
+    x: NDArray[Any],
+    y: NDArray[Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Transform points from one CRS to another, as GDAL's warper does; infinite where the target does not reach."""
+    try:
+        u, v = warp_transform(source, target, x, y)
+    except CPLE_BaseError:  # one point out of reach, and rasterio passes GDAL's own error on
+        u, v = Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True).transform(x, y)
+    return np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
+
+
+def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - rasterio has no types
+    """Say why the pixels of a file have no location yet and which command gives them one, or None."""
+    placed = not (dataset.transform.is_identity or dataset.transform.determinant == 0)
+    points, crs_of_points = dataset.gcps
+    if points and not placed:
+        if crs_of_points is None:
+            return "expected a geotransform, got ground control points without a CRS; write the file anew with both."
+        lon, lat = _lonlat(crs_of_points, np.mean([p.x for p in points]), np.mean([p.y for p in points]))
+        return f"expected a geotransform, got ground control points only; warp it: {_warp(lon, lat)}."
+    if dataset.rpcs is not None and not placed:
+        return (
+            "expected a geotransform, got rational polynomial coefficients (RPC) only; orthorectify it, for example "
+            "with gdalwarp -rpc -t_srs EPSG:326ZZ -tr 10 10 IN OUT."
+        )
+    if dataset.crs is None:
+        return "expected a CRS, got none; assign the right one: rio edit-info --crs EPSG:CODE FILE."
+    if not placed:
+        return (
+            "expected a geotransform, got none; assign the right one: "
+            "rio edit-info --transform '[WIDTH, 0, WEST, 0, -HEIGHT, NORTH]' FILE (size of a pixel, upper-left corner)."
+        )
+    return None
+
+
+def warp_to_utm(grid: RasterGrid) -> str:
+    """Command that brings a file onto a 10 m grid with north up, in the UTM zone of its centre."""
+    a, b, c, d, e, f = grid.transform
+    col, row = grid.width / 2, grid.height / 2
+    return _warp(*_lonlat(rasterio.CRS.from_wkt(grid.crs), a * col + b * row + c, d * col + e * row + f))
+
+
+def warp_to(epsg: int) -> str:
+    """Command that brings a file onto a 10 m grid with north up."""
+    return f"rio warp IN OUT --dst-crs EPSG:{epsg} --res 10"
+
+
+def _warp(lon: float, lat: float) -> str:
+    try:
+        return warp_to(utm_epsg(lon, lat))
+    except TileUnavailable:
+        return "rio warp IN OUT --dst-crs EPSG:CODE --res 10"
+
+
+def _lonlat(crs: Any, x: float, y: float) -> tuple[float, float]:  # noqa: ANN401 - rasterio has no types
+    lon, lat = transform_points(horizontal(crs), rasterio.CRS.from_epsg(WGS84), np.array([x]), np.array([y]))
+    return (float(lon[0]) + 180) % 360 - 180, float(lat[0])

@@ -1,0 +1,155 @@
+"""Each source uses the fields of a recipe that it declares, and refuses the others when they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from sites_world import many_sites
+
+from mmearth_data import BuildRecipe, make_recipe
+from mmearth_data.api import PreparedBuild, make_source, prepare, preview
+from mmearth_data.catalog import load_catalog
+from mmearth_data.cli import build as build_command
+from mmearth_data.cli import cli
+from mmearth_data.errors import InputError
+from mmearth_data.recipe import recipe_names
+from mmearth_data.sources.earthengine.source import EarthEngineSource
+from mmearth_data.sources.rasters import RasterSource
+from mmearth_data.sources.synthetic import SyntheticSource
+
+SOURCES: dict[str, Any] = {
+    "rasters:absent.yaml": RasterSource,
+    "synthetic": SyntheticSource,
+    "earthengine": EarthEngineSource,
+}
+VALUES: dict[str, Any] = {
+    "region": "Denmark",
+    "mainland": True,
+    "tiles": 1000,
+    "balance": "area",
+    "oversample": 1.3,
+    "split_guard_m": 1,
+    "min_distance_m": 100_000,
+    "years": [2020],
+    "levels": ["L2A"],
+    "cloud_percent": 5,
+    "era5_window": 13,
+    "level": "L1C",
+    "assets": {"aster": "users/me/dem"},
+    "ee_project": "mine",
+    "ee_endpoint": "standard",
+    "ee_url": "http://127.0.0.1:1",
+    "service_account": "key.json",
+    "in_flight": 2,
+    "per_second": 5,
+    "restricted_in_flight": 2,
+    "request_timeout_s": 5,
+    "latency_s": 1,
+    "eecu_per_tile": 1,
+}
+"""A value of each field that some source does not use; the default where it is given all the same."""
+UNUSED = [(name, field) for name, source in SOURCES.items() for field in sorted({*VALUES} - source.recipe_fields)]
+
+
+def test_every_field_is_used_by_a_source_and_known_here() -> None:
+    fields = set(BuildRecipe.model_fields)
+    assert set().union(*(source.recipe_fields for source in SOURCES.values())) == fields
+    assert fields - set.intersection(*(set(source.recipe_fields) for source in SOURCES.values())) == set(VALUES)
+
+
+def refused(call: Callable[[], object], *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "leave it out" in message or "expected source" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("source", "field"), UNUSED)
+def test_a_field_that_a_source_does_not_use_is_refused(source: str, field: str, tmp_path: Path) -> None:
+    given = {"source": source, field: VALUES[field]}
+    refused(lambda: prepare(make_recipe(None, given)), field, source)
+    refused(lambda: preview(BuildRecipe(**given)), field, source)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given))
+    refused(lambda: make_source(make_recipe(str(tmp_path / "mine.yaml"), {}), load_catalog(), None), field, source)
+
+
+OPTIONS = [
+    pytest.param(source, option, id=f"{source} {option.opts[0]}")
+    for source in ("rasters:absent.yaml", "synthetic")
+    for option in build_command.params
+    if option.name in VALUES and option.name not in SOURCES[source].recipe_fields
+]
+
+
+@pytest.mark.parametrize(("source", "option"), OPTIONS)
+def test_the_command_names_the_option(source: str, option: Any, tmp_path: Path) -> None:
+    texts = {"years": "2020", "levels": "L2A", "assets": "aster=users/me/dem"}
+    value = texts.get(option.name, str(VALUES[option.name]))
+    words = [option.opts[0], *([] if option.is_flag else [value])]
+    out = tmp_path / "o.zarr"
+    more = ["--dry-run"] if option.name in {"latency_s", "eecu_per_tile"} else []
+    done = CliRunner().invoke(cli, ["build", "--source", source, *words, *more, "--out", str(out)])
+    assert done.exit_code == 2
+    assert option.opts[0] in done.output
+    assert "Traceback" not in done.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_a_shipped_recipe_sets_was_not_given(name: str, tmp_path: Path) -> None:
+    world = many_sites(tmp_path, 3)
+    given = {"source": f"rasters:{world.file}", "tile_size": 64}
+    assert prepare(make_recipe(name, given)).plan.layout.tiles == 3
+    refused(lambda: prepare(make_recipe(name, given | {"region": "global"})), "region (--region)")
+
+
+def test_locations_of_files_are_not_sampled(tmp_path: Path) -> None:
+    world = many_sites(tmp_path, 3)
+    words = ["sample", "--source", f"rasters:{world.file}", "--tiles", "2", "--out", str(tmp_path / "s.parquet")]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert "which brings its own" in done.output
+
+
+def test_every_field_that_rasters_declare_has_an_effect(tmp_path: Path) -> None:
+    world = many_sites(tmp_path, 12)
+    (tmp_path / "some.csv").write_text("site\ns00\ns05\n")
+    (tmp_path / "eco.geojson").write_text(ECOREGION)
+    base = {"source": f"rasters:{world.file}", "tile_size": 64, "split_shares": (50, 25, 25)}
+    changes = {
+        "source": f"rasters:{many_sites(tmp_path / 'other', 11).file}",
+        "tile_size": 32,
+        "seed": 1,
+        "modalities": ("sentinel2",),
+        "ecoregions": tmp_path / "eco.geojson",
+        "tiles_file": tmp_path / "some.csv",
+        "split": "block",
+        "split_shares": (60, 20, 20),
+        "tiles_per_shard": 4,
+        "level": "L1C",
+    }
+    assert set(changes) | {"threads"} == RasterSource.recipe_fields
+    before = effect(prepare(make_recipe(None, base)))
+    for field, value in changes.items():
+        assert effect(prepare(make_recipe(None, base | {field: value}))) != before, field
+
+
+def effect(prepared: PreparedBuild) -> Any:
+    """Everything that decides the store, but the recipe that it records."""
+    places = {name: column.tolist() for name, column in prepared.plan.places.items()}
+    layout = prepared.plan.layout
+    names = [m.name for m in layout.modalities]
+    return places, names, layout.tiles_per_shard, prepared.source.identity()
+
+
+ECOREGION = """{"type": "FeatureCollection", "features": [{"type": "Feature",
+"properties": {"ECO_NAME": "Alps conifer and mixed forests"}, "geometry": {"type": "Polygon",
+"coordinates": [[[5, 40], [15, 40], [15, 55], [5, 55], [5, 40]]]}}]}"""
