@@ -411,7 +411,11 @@ def build(
             prepared = _planned(recipe, inputs)
             for sentence in prepared.notes:
                 (note or _keep_quiet)(sentence)
-            facts = {"recipe": recipe.identity(), "source": source, "synthetic": inputs.source.synthetic}
+            facts: dict[str, Any] = {
+                "recipe": recipe.identity(),
+                "source": source,
+                "synthetic": inputs.source.synthetic,
+            }
             writer, holding = held.enter_context(begin_held(out, prepared.plan.layout, **facts))
             report = _confirmed(holding, note, report)
         if existing is not None and prepared is None:

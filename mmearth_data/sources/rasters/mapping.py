@@ -227,8 +227,6 @@ BandsOrNames = Annotated[
     | Annotated[dict[str, str | None], Field(min_length=1), Tag("names")],
     Discriminator(lambda value: "names" if isinstance(value, dict) else "list"),
 ]
-FORMS = frozenset({"word", "rule", "list", "names"})
-"""Pydantic names the form that it tried, which is no field of the file."""
 LevelOrRule = Annotated[Annotated[Level, Tag("word")] | Annotated[NameRule, Tag("rule")], Discriminator(_form_of)]
 
 
