@@ -127,7 +127,9 @@ def _stopped(ctx: click.Context, exit_code: int) -> str:
     """Say what is kept, and how to continue."""
     begin = "terminated" if exit_code == EXIT_TERMINATED else "interrupted"
     command = shlex.join(ctx.meta[WORDS])
-    if ctx.meta.get(RESUMES, False):
+    if RESUMES not in ctx.meta:
+        return f"{begin} before anything was done. Run the same command again: {command}"
+    if ctx.meta[RESUMES]:
         return f"{begin}; what is done is kept. Run the same command to continue: {command}"
     return f"{begin}; no file is left incomplete. The same command starts from the beginning: {command}"
 

@@ -35,6 +35,7 @@ cli()
 """
 """The command, which gets the signal some seconds after it has begun to run."""
 CONTINUES = "Error: terminated; what is done is kept. Run the same command to continue: "
+BEFORE = "Error: terminated before anything was done. Run the same command again: "
 BEGINS = "Error: terminated; no file is left incomplete. The same command starts from the beginning: "
 
 
@@ -44,6 +45,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     published = make_published(folder / "published", rows=40, size_px=48)
     assert run("data", "import", published, "--out", folder / "s.zarr").exit_code == 0
+    for split in ("train", "val"):
+        part = run("data", "subset", folder / "s.zarr", "--split", split, "--out", folder / f"{split}.zarr")
+        assert part.exit_code == 0, part.stderr
     store = write_store(folder / "toy.zarr", 96, shares=(0.5, 0.25))
     changes = {"depths": [1, 1, 1, 1], "widths": [8, 12, 16, 24], "image_size": 24, "patch_size": 8}
     recipe = make_recipe("demo", {**changes, "decoder_dim": 16, "epochs": 1, "batch_size": 24})
@@ -123,7 +127,7 @@ def test_a_command_that_cannot_continue_says_so_and_leaves_nothing(tmp_path: Pat
     process = start(SENDING.format(module="mmearth_data"), 0, *command, cwd=tmp_path)
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 143, stderr
-    assert stderr.splitlines()[-1].startswith(BEGINS)
+    assert stderr.splitlines()[-1].startswith((BEGINS, BEFORE))
     assert not list(tmp_path.iterdir())
 
 
@@ -169,15 +173,15 @@ EVERY: dict[str, tuple[str, ...]] = {
     "data import": (PUBLISHED, "--out", "OUT"),
     "data export": (STORE, "--format", "mmearth-h5", "--name", NAME, "--out", "OUT"),
     "data subset": (STORE, "--split", "train", "--out", "OUT"),
-    "data merge": (STORE, "--out", "OUT"),
+    "data merge": ("train.zarr", "val.zarr", "--drop-clashes", "--out", "OUT"),
     "data inspect": (STORE, "--figure", "OUT.png", "--map", "OUT2.png"),
     "data verify": (STORE,),
     "data catalog": (),
-    "model pretrain": (TOY, "--recipe", "demo", "--epochs", "2", "--out", "OUT", "--device", "cpu"),
+    "model pretrain": (TOY, "--recipe", "demo", "--image-size", "24", "--patch-size", "8", "--epochs", "2", "--out", "OUT", "--device", "cpu"),
     "model evaluate": (RUN, "--task", "store:esa_worldcover", "--cache", "OUT"),
     "model finetune": (RUN, "--task", "store:esa_worldcover", "--epochs", "2", "--out", "OUT"),
     "model embed": (TOY, "--checkpoint", RUN, "--out", "OUT.parquet"),
-    "model convert": (RUN, "--to", "timm", "--out", "OUT"),
+    "model convert": (RUN, "--to", "finetune", "--out", "OUT"),
     "model bench": ("--runs", "2", "--batch-size", "4"),
     "model experiment": ("plus-biome", "--workers", "2", "--out", "OUT"),
 }  # fmt: skip
@@ -210,7 +214,10 @@ def test_every_command_ends_in_one_line_and_runs_again(command: str, world: Path
         assert "Traceback" not in stderr
         if process.returncode == 143:
             text = stderr.splitlines()[-1]
-            assert text.startswith(CONTINUES if name in RESUME else BEGINS) or "the same command continues" in text
+            assert (
+                text.startswith((CONTINUES if name in RESUME else BEGINS, BEFORE))
+                or "the same command continues" in text
+            )
     if command in LONG:
         return
     process = start(code, 10_000, name, *arguments, cwd=tmp_path)

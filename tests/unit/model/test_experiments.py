@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,18 @@ def die(_: int) -> None:
 def test_a_process_that_dies_is_an_error_with_the_way_on() -> None:
     with pytest.raises(RetryLater, match="the same command goes on"):
         list(spread(die, [1], workers=2, scheduler=None))
+
+
+def test_processes_end_when_the_experiment_is_stopped() -> None:
+    """The signal reaches this process alone; runs that take minutes are not waited for."""
+    begin = time.monotonic()
+    found = spread(time.sleep, [0, 300, 300, 300], workers=2, scheduler=None)
+    assert next(found) == (0, None)
+    children = multiprocessing.active_children()
+    found.close()  # type: ignore[attr-defined]  # a generator, which an interrupted caller leaves like this
+    assert time.monotonic() - begin < 100
+    assert children
+    assert not any(child.is_alive() for child in children)
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
