@@ -370,6 +370,46 @@ def test_multi_label_and_masks_of_geobench(tmp_path: Path) -> None:
         task.masks(np.array([0]))
 
 
+@pytest.mark.parametrize(
+    ("labels", "changes", "expected"),
+    [
+        ({"id_1": 0, "id_2": 2}, {}, "expected classes 0 to 1, got 2 in id_2"),
+        ({"id_1": 0, "id_2": -1}, {"classes": ()}, "expected classes from 0, got -1 in id_2"),
+        ({"id_1": 0, "id_2": 0.5}, {}, "got 0.5 in id_2"),
+        ({"id_1": 0, "id_2": float("nan")}, {}, "got nan in id_2"),
+        ({"id_1": np.array([0, 1]), "id_2": np.array([0, 2])}, {"kind": "multi-label"}, "expected 0 or 1 for each class, got 0, 2 in id_2"),
+        ({"id_1": np.array([0, 1, 1])}, {"kind": "multi-label"}, "expected 0 or 1 for each of 2 classes"),
+        ({"id_1": float("inf")}, {"kind": "regression"}, "expected finite numbers as labels, got inf in id_1"),
+    ],
+)  # fmt: skip
+def test_labels_of_geobench_outside_the_classes_are_refused_with_the_sample(
+    tmp_path: Path, labels: Any, changes: Any, expected: str
+) -> None:
+    geobench(tmp_path / "set", labels)
+    with pytest.raises(InputError, match=expected):
+        open_files(two_bands(**changes), tmp_path / "set")
+
+
+def test_what_a_partition_names_and_a_folder_lacks_is_reported(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    parts = {"train": ["id_0", "id_1", "id_2"], "valid": ["id_2"], "test": ["id_3", "id_9"]}
+    geobench(root, {f"id_{n}": n % 2 for n in range(4)}, **parts)
+    (root / "._id_0.hdf5").write_bytes(b"\0\5\x16\7")  # macOS leaves these beside files
+    (root / "._1.00x_train_partition.json").write_bytes(b"\0\5\x16\7")
+    task = open_files(two_bands(), root)
+    assert task.ids == ("id_0", "id_1", "id_2", "id_3")
+    assert "left out 1 of 5 samples of the partition, which the folder lacks (id_9)." in task.notes
+    assert (
+        "1 samples are in several parts of the partition (id_2), so they are tested on what was trained on."
+        in task.notes
+    )
+
+
+def test_classes_of_geobench_masks_are_counted_where_nothing_names_them(tmp_path: Path) -> None:
+    geobench(tmp_path / "set", {"id_1": np.arange(256).reshape(16, 16) % 4})
+    assert open_files(two_bands(kind="segmentation", classes=()), tmp_path / "set").classes == ("0", "1", "2", "3")
+
+
 def test_published_partitions_decide_label_shares(tmp_path: Path) -> None:
     labels = {f"id_{i}": i % 2 for i in range(20)}
     geobench(tmp_path / "set", labels)

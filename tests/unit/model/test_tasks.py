@@ -32,6 +32,16 @@ def test_labels_of_whole_tiles_are_positions_among_the_classes() -> None:
     assert StoreTask(modality).labels({modality.name: codes}).tolist() == [13, -1, 0]
 
 
+@pytest.mark.parametrize(("name", "code"), [("biome", 99), ("esa_worldcover", 11), ("esa_worldcover/pixels", 11)])
+def test_a_code_without_a_class_is_refused_and_not_taken_for_a_missing_label(name: str, code: int) -> None:
+    task = parse_task(f"store:{name}", CATALOG)
+    shape = (2, 1, 4, 4) if task.modality.kind.is_raster else (2,)
+    codes = np.full(shape, task.modality.classes[0].code, task.modality.dtype)
+    codes[1] = code
+    with pytest.raises(InputError, match=f"got {code}; add the class to its catalog entry"):
+        (task.masks if task.form == "pixels" else task.labels)({task.modality.name: codes})
+
+
 @pytest.mark.parametrize("kind", [Kind.TILE_CATEGORICAL, Kind.RASTER_CATEGORICAL])
 def test_labels_of_one_kind_give_each_other_away_and_nothing_else_does(kind: Kind) -> None:
     kin = of_kind(kind)
