@@ -181,9 +181,9 @@ def _detail(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
             change = np.abs(image[:, :, step:] - image[:, :, :-step]).reshape(len(image), -1)
             seen = ~np.isnan(change)
             sums[number] += np.where(seen, change, 0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-    share: NDArray[np.float64] = np.full(sums.shape[1], np.nan)
-    np.divide(sums[0], sums[1], out=share, where=(sums > 0).all(axis=0))
-    return share
+    found = np.full(sums.shape[1], np.nan)
+    np.divide(sums[0], sums[1], out=found, where=(sums > 0).all(axis=0))
+    return found
 
 
 def _correlation(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -250,15 +250,18 @@ def _labels(spec: TaskSpec, reader: Samples, items: tuple[str, ...], classes: tu
 
 def _outside(kind: TaskKind, labels: NDArray[np.float64], classes: tuple[str, ...]) -> tuple[NDArray[np.bool_], str]:
     """(N,) whether a label cannot be one of its kind, and what can be."""
+    wrong: NDArray[np.bool_]
     if kind is TaskKind.REGRESSION:
-        return np.asarray(~np.isfinite(labels).all(axis=1)), "finite numbers as labels"
+        wrong = ~np.isfinite(labels).all(axis=1)
+        return wrong, "finite numbers as labels"
     if kind is TaskKind.MULTI_LABEL:
+        wrong = ~np.isin(labels, (0, 1)).all(axis=1)
         if classes and labels.shape[1] != len(classes):
             return np.ones(len(labels), bool), f"0 or 1 for each of {len(classes)} classes"
-        return np.asarray(~np.isin(labels, (0, 1)).all(axis=1)), "0 or 1 for each class"
+        return wrong, "0 or 1 for each class"
     highest = len(classes) - 1 if classes else np.inf
-    whole = np.isfinite(labels) & (labels == np.floor(labels))
-    return ~(whole & (labels >= 0) & (labels <= highest)), f"classes 0 to {highest}" if classes else "classes from 0"
+    wrong = ~(np.isfinite(labels) & (labels == np.floor(labels)) & (labels >= 0) & (labels <= highest))
+    return wrong, f"classes 0 to {highest}" if classes else "classes from 0"
 
 
 @dataclass(frozen=True, slots=True)
