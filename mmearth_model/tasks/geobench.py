@@ -252,10 +252,10 @@ def _outside(kind: TaskKind, labels: NDArray[np.float64], classes: tuple[str, ..
     """(N,) whether a label cannot be one of its kind, and what can be."""
     wrong: NDArray[np.bool_]
     if kind is TaskKind.REGRESSION:
-        wrong = ~np.isfinite(labels).all(axis=1)
+        wrong = np.asarray(~np.isfinite(labels).all(axis=1))
         return wrong, "finite numbers as labels"
     if kind is TaskKind.MULTI_LABEL:
-        wrong = ~np.isin(labels, (0, 1)).all(axis=1)
+        wrong = np.asarray(~np.isin(labels, (0, 1)).all(axis=1))
         if classes and labels.shape[1] != len(classes):
             return np.ones(len(labels), bool), f"0 or 1 for each of {len(classes)} classes"
         return wrong, "0 or 1 for each class"

@@ -257,7 +257,7 @@ def test_what_cannot_grow_is_refused_in_one_line(folder: Path, copy: Path, tmp_p
     refused(r"about \d+ tiles .* fit", append=10**9)
     assert digests(copy) == before, "and it is as it was: finished"
     with pytest.raises(InputError, match="whose places come from"):
-        build(recipe(ecoregions, tiles_file=tmp_path / "p.csv"), copy, append=2)
+        build(make_recipe(None, {"source": "synthetic", "tiles_file": tmp_path / "p.csv"}), copy, append=2)
     with pytest.raises(InputError, match="whose places come from rasters:"):
         build(make_recipe(None, {"source": "rasters:x.yaml"}), copy, append=2)
 
