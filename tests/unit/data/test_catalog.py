@@ -621,7 +621,7 @@ def test_a_broken_class_table_is_refused_with_file_line_and_reason(
 
 
 def test_a_missing_class_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileInputError, match="no such file or folder; correct the path"):
+    with pytest.raises(FileInputError, match="no such file; check the path"):
         read_classes(tmp_path / "classes.csv")
 
 
