@@ -640,7 +640,7 @@ def _check_picture(option: str, path: Path | None) -> None:
         return
     if path.suffix.lower() != ".png":
         raise InputError(
-            f"{option}: expected the name of a PNG picture such as picture.png, got {str(path)!r}; correct it."
+            f"{option}: expected the name of a PNG picture, got {str(path)!r}; write {path.stem or 'picture'}.png."
         )
     check_output(path, option=option)
 
