@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import InputError
 from mmearth_model.recipe import make_recipe, recipe_names
 from mmearth_model.runs import Run, read_log
 
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str | None) 
     file = tmp_path / "broken.yaml"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(FileInputError, match=r"broken\.yaml") as error:
+    with pytest.raises(InputError, match=r"broken\.yaml") as error:
         make_recipe(str(file))
     assert "\n" not in str(error.value)
 
