@@ -84,7 +84,7 @@ class Raster:
             missing=missing,
             names=tuple(self.names[band] for band in bands) if self.names else (),
             tags=tuple(self.tags[band] for band in bands),
-            alpha=list(bands).index(alpha) if alpha in bands else None,
+            alpha=None if alpha is None or alpha not in bands else list(bands).index(alpha),
         )
 
 

@@ -143,8 +143,11 @@ def _scaled(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float64]:
                 f"expected whole numbers for {file.modality.name}, got {values[fractional][0]:.9g}; resample the file "
                 "with nearest, or write scale: 1 and offset: 0 in the mapping to round it.",
             )
-    stored = values * scale + offset
-    return stored if layer.clip is None else stored.clip(*layer.clip)
+    stored: NDArray[np.float64] = values * scale + offset
+    if layer.clip is None:
+        return stored
+    low, high = layer.clip
+    return stored.clip(low, high)
 
 
 def _code_map(file: SiteFile) -> dict[float, float] | None:

@@ -186,7 +186,7 @@ def test_a_folder_of_one_file_per_band_is_evaluated_from_six_lines(tmp_path: Pat
     spec = yaml.safe_load(task.read_text())
     assert len(task.read_text().splitlines()) == 6
     assert len(spec["bands"]) == 12
-    options = ["--baseline", "statistics", "--protocol", "linear", "--seeds", "1", "--json", "--cache", str(tmp_path / "cache")]  # fmt: skip
+    options = ["--baseline", "statistics", "--protocol", "knn", "--seeds", "1", "--json", "--cache", str(tmp_path / "cache")]  # fmt: skip
     result = CliRunner().invoke(cli, ["evaluate", "--task", f"{task}={table}", *options])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["rows"][0]["value"] == pytest.approx(1)  # the classes differ by 1,000 everywhere
