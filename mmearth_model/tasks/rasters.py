@@ -287,7 +287,10 @@ def _filled(pattern: str, names: Sequence[str], columns: Mapping[str, Sequence[A
     for name in names:
         cell = "" if columns[name][row] is None else str(columns[name][row]).strip()
         if not cell:
-            raise FileInputError(path, f"expected {name} in every row, for {pattern!r}, got none in row {row + 1}.")
+            raise FileInputError(
+                path,
+                f"expected {name} in every row, for {pattern!r}, got none in row {row + 1}; fill it or delete the row.",
+            )
         pattern = pattern.replace(f"{{{name}}}", cell)
     return pattern
 

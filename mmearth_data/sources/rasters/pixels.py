@@ -145,7 +145,10 @@ def _scaled(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float64]:
                 "with nearest, or write scale: 1 and offset: 0 in the mapping to round it.",
             )
     stored: NDArray[np.float64] = values * scale + offset
-    return stored if layer.clip is None else stored.clip(layer.clip[0], layer.clip[1])
+    if layer.clip is None:
+        return stored
+    low, high = layer.clip
+    return stored.clip(low, high)
 
 
 def _code_map(file: SiteFile) -> dict[float, float] | None:
