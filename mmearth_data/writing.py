@@ -1,4 +1,4 @@
-"""The one way to write a file: whole under its name, or not at all."""
+"""Writing a file whole under its name, or not at all."""
 
 from __future__ import annotations
 

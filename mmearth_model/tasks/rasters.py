@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError
+from mmearth_data import FileInputError, InputError, is_data
 from mmearth_model.tasks.files import FileImages, listed
 from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, stratified_parts
 
@@ -138,13 +138,14 @@ def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
 
 
 def _zip_members(path: Path) -> Iterable[str]:
-    return [name for name in ZippedRasters(path).archive.namelist() if not name.startswith("__MACOSX/")]
+    return [name for name in ZippedRasters(path).archive.namelist() if is_data(name)]
 
 
 def _folder_members(root: Path) -> Iterable[str]:
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder or a zip of rasters, got nothing there; correct the path.")
-    return [path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_file()]
+    names = [path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_file()]
+    return [name for name in names if is_data(name)]
 
 
 def check_classes(spec: TaskSpec, found: Sequence[str], where: Path) -> tuple[str, ...]:

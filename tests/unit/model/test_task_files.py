@@ -589,3 +589,16 @@ def test_one_class_only_and_empty_parts_are_refused(tmp_path: Path) -> None:
     task = open_files(rgb(layout="table", splits={"column": "part"}), table(tmp_path / "b", rows))
     with pytest.raises(InputError, match="expected labelled tiles to train and to test on, got 2 and 0"):
         task.check()
+
+
+def test_files_that_systems_and_editors_leave_are_no_samples(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    meant, left = ("a/1.tif", "b/2.tif"), (".ipynb_checkpoints/1.tif", "a/._1.tif", "__MACOSX/2.tif")
+    for name in meant + left:
+        write_raster(root / name, np.full((3, 8, 8), 9, np.uint8))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in meant + left:
+            archive.write(root / name, name)
+    for source in (root, tmp_path / "set.zip"):
+        task = open_files(rgb(), source)
+        assert (task.classes, task.ids) == (("a", "b"), meant)
