@@ -1,4 +1,4 @@
-"""Words of messages that both packages share."""
+"""Words that messages share."""
 
 from __future__ import annotations
 

@@ -118,10 +118,10 @@ def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
 
 
 def example_of(collection: Collection) -> Image:
-    """Image whose bands have the names and types of those of a collection without bounds.
+    """Image that describes the bands of a collection without bounds.
 
-    The names of a composite are those of the first image on Earth. Which one that is, is not known here; so the first
-    images at several locations must agree.
+    A composite has the bands of the first image of the collection. The emulator does not know which image on Earth is
+    the first, so the images at all sample locations must have the same band names.
 
     Raises
     ------

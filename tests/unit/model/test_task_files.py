@@ -646,3 +646,16 @@ def test_one_class_only_and_empty_parts_are_refused(tmp_path: Path) -> None:
         InputError, match="got 2 to train, 0 to validate and 0 to test on; put samples of each part into column part"
     ):
         task.check()
+
+
+def test_files_that_systems_and_editors_leave_are_no_samples(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    meant, left = ("a/1.tif", "b/2.tif"), (".ipynb_checkpoints/1.tif", "a/._1.tif", "__MACOSX/2.tif")
+    for name in meant + left:
+        write_raster(root / name, np.full((3, 8, 8), 9, np.uint8))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in meant + left:
+            archive.write(root / name, name)
+    for source in (root, tmp_path / "set.zip"):
+        task = open_files(rgb(), source)
+        assert (task.classes, task.ids) == (("a", "b"), meant)
