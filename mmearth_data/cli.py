@@ -410,7 +410,7 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 )
 @click.option(
     "--max-in-flight",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_REQUESTS),
     metavar="N",
     help="Answer 429 above this many requests in flight.  [default: no limit]",
 )

@@ -15,7 +15,7 @@ import click
 
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
 from mmearth_data.streams import printable_streams
-from mmearth_data.words import describe_os_error
+from mmearth_data.words import describe_os_error, os_problem
 from mmearth_data.writing import FULL, describe_failure, error_number
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _system_failure(error: OSError) -> MMEarthError:
     """Say in a line what the system refused, and of which file."""
     if error.filename is None and error_number(error) in FULL:
         _abandon_output()
-        return MMEarthError(f"the output cannot be written: {error.strerror}; free some space and run it again.")
+        return MMEarthError(f"the output cannot be written: {os_problem(error)}.")
     named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     found = describe_failure(error, named) if named else None
     if found is not None:

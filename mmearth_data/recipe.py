@@ -188,11 +188,8 @@ class BuildRecipe(ServiceOptions):
         for fields, why, remedy in WHY_UNUSED:
             unused = sorted((self.given & fields) - used)
             if unused:
-                name = unused[0]
-                flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-                raise InputError(
-                    f"{name} ({flag}): expected none with the source {self.source}, which {why}; {remedy}."
-                )
+                name = f"{unused[0]} ({_flag(unused[0])})"
+                raise InputError(f"{name}: expected none with the source {self.source}, which {why}; {remedy}.")
 
     @model_validator(mode="after")
     def _assets_fit_source(self) -> Self:
@@ -220,20 +217,11 @@ class BuildRecipe(ServiceOptions):
         return self
 
     @model_validator(mode="after")
-    def _level_fits_source(self) -> Self:
-        if self.level is not None and self.source_file is None:
-            raise InputError(
-                f"level (--level): expected none with {self.source}, which has no files of both levels, got {self.level}; "
-                "leave it out, or name the levels to choose from: --levels."
-            )
-        return self
-
-    @model_validator(mode="after")
     def _locations_are_given_once(self) -> Self:
         unused = sorted(PLACING & self.model_fields_set)
         if self.tiles_file is not None and unused:
             raise InputError(
-                f"{unused[0]} (--{unused[0].removesuffix('_m').replace('_', '-')}): expected none with --tiles-file, whose "
+                f"{unused[0]} ({_flag(unused[0])}): expected none with --tiles-file, whose "
                 "locations are taken as they are; leave it out."
             )
         return self
@@ -302,6 +290,11 @@ class BuildRecipe(ServiceOptions):
             without |= {"assets"}  # stores started before this field existed lack it
         digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
         return self.model_dump(mode="json", exclude=set(without)) | digests
+
+
+def _flag(name: str) -> str:
+    """Option of the command line that sets a field."""
+    return FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:

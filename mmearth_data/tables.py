@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.errors import FileInputError
+from mmearth_data.words import os_problem, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,8 +170,7 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise FileInputError(path, f"expected a file of text, could not read it: {reason}; check the path.") from None
+        raise FileInputError(path, f"expected a file of text, could not read it: {os_problem(error)}.") from None
     if data.startswith(UTF16_MARKS) or b"\0" in data[:4096]:
         raise FileInputError(path, "expected text in UTF-8, got UTF-16 or a binary file; save it as CSV UTF-8.")
     try:
@@ -283,5 +283,4 @@ def _parquet(path: Path) -> Table:
 
 
 def _unreadable(path: Path, error: Exception) -> FileInputError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
-    return FileInputError(path, f"expected a Parquet or GeoParquet table, could not read it: {reason}.")
+    return FileInputError(path, f"expected a Parquet or GeoParquet table, could not read it: {reason_of(error)}.")

@@ -125,6 +125,8 @@ def pretrain(
         return
     from mmearth_model import pretrain as pretrain_model  # Lightning takes longer to load than a plan to make
 
+    if not target.exists():
+        check_output(target, folder=True)
     click.echo(f"{target}: {plan_line(plan)}", err=True)
     with _training_bar(f"Pretraining {target}") as report:
         checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)

@@ -485,8 +485,6 @@ def test_a_build_is_measured_before_it_is_begun(server: RunningEmulator, tmp_pat
     command += [
         "--modalities",
         "sentinel2,esa_worldcover",
-        "--out",
-        str(tmp_path / "s.zarr"),
         "--profile",
         "3",
         "--json",

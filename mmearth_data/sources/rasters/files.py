@@ -16,6 +16,7 @@ from mmearth_data.rasterfile import Calibration, calibrate, check_marks, open_ra
 from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, horizontal, warp_to, warp_to_utm
 from mmearth_data.sources.rasters.tiff import missing_end
 from mmearth_data.tile import NO_TIME, PIXEL_M, TileGrid
+from mmearth_data.words import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ def _check_whole(path: Path) -> None:
     try:
         end, size = missing_end(path), path.stat().st_size
     except OSError as error:
-        raise FileInputError(path, f"expected a file that can be read, got: {error.strerror}; correct it.") from None
+        raise FileInputError(path, f"expected a file that can be read: {os_problem(error)}.") from None
     if end is not None:
         raise FileInputError(path, f"expected at least {end} bytes, got {size}: it is truncated; copy it anew.")
 

@@ -14,7 +14,6 @@ from sites_world import many_sites
 from mmearth_data import BuildRecipe, make_recipe
 from mmearth_data.api import PreparedBuild, make_source, prepare, preview
 from mmearth_data.catalog import load_catalog
-from mmearth_data.cli import build as build_command
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
 from mmearth_data.recipe import recipe_names
@@ -82,21 +81,21 @@ def test_a_field_that_a_source_does_not_use_is_refused(source: str, field: str, 
 
 
 OPTIONS = [
-    pytest.param(source, option, id=f"{source} {option.opts[0]}")
-    for source in ("rasters:absent.yaml", "synthetic")
-    for option in build_command.params
+    pytest.param(command, source, option, id=f"{command} {source} {option.opts[0]}")
+    for command, source in (("build", "rasters:absent.yaml"), ("build", "synthetic"), ("sample", "synthetic"))
+    for option in cli.commands[command].params
     if option.name in VALUES and option.name not in SOURCES[source].recipe_fields
 ]
 
 
-@pytest.mark.parametrize(("source", "option"), OPTIONS)
-def test_the_command_names_the_option(source: str, option: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "source", "option"), OPTIONS)
+def test_the_command_names_the_option(command: str, source: str, option: Any, tmp_path: Path) -> None:
     texts = {"years": "2020", "levels": "L2A", "assets": "aster=users/me/dem"}
     value = texts.get(option.name, str(VALUES[option.name]))
     words = [option.opts[0], *([] if option.is_flag else [value])]
-    out = tmp_path / "o.zarr"
+    out = tmp_path / "out"
     more = ["--dry-run"] if option.name in {"latency_s", "eecu_per_tile"} else []
-    done = CliRunner().invoke(cli, ["build", "--source", source, *words, *more, "--out", str(out)])
+    done = CliRunner().invoke(cli, [command, "--source", source, *words, *more, "--out", str(out)])
     assert done.exit_code == 2
     assert option.opts[0] in done.output
     assert "Traceback" not in done.output

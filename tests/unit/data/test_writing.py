@@ -315,5 +315,5 @@ def test_a_full_disk_under_the_output_is_one_line() -> None:
         )
     assert result.returncode == 1
     assert result.stderr == (
-        "Error: the output cannot be written: No space left on device; free some space and run it again.\n"
+        "Error: the output cannot be written: the disk is full; free some space and run the same command again.\n"
     )
