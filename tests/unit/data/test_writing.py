@@ -304,7 +304,7 @@ def test_the_command_line_names_the_file_and_no_number(tmp_path: Path) -> None:
 
     result = CliRunner().invoke(group, ["read"])
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {tmp_path / 'missing'}: No such file or directory; check the path.\n"
+    assert result.stderr == f"Error: {tmp_path / 'missing'}: no such file or folder; correct the path.\n"
 
 
 def test_a_full_disk_under_the_output_is_one_line() -> None:
