@@ -41,28 +41,15 @@ if TYPE_CHECKING:
     from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.price import profile_lines
-    from mmearth_data.catalog import Catalog, describe_modality, load_catalog, render_catalog, render_modality
-    from mmearth_data.commands import CommandGroup
-    from mmearth_data.emulator.faults import parse_fault
-    from mmearth_data.emulator.server import Emulator, EmulatorOptions
-    from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
-    from mmearth_data.interchange.form import published_missing_values
-    from mmearth_data.interchange.statistics import published_statistics
-    from mmearth_data.interchange.subset import read_ids
-    from mmearth_data.listing import is_data
-    from mmearth_data.loading.loader import Batch, Loader
-    from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
-    from mmearth_data.modality import ClassLabel, Kind, Modality
-    from mmearth_data.options import FilePath, Finite, refuse_unused
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
-    from mmearth_data.recipe import BuildRecipe, make_recipe
-    from mmearth_data.sampling import write_sample
-    from mmearth_data.store import verify
-    from mmearth_data.store.derived import derived
-    from mmearth_data.tables import Table, read_table
-    from mmearth_data.tile import Place, TileGrid, format_tile_id, parse_tile_id
-    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
-    from mmearth_data.writing import (
+    from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog, render_catalog, render_modality
+    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
+    from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
+    from mmearth_data.emulator.server.faults import parse_fault
+    from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
+    from mmearth_data.files.listing import is_data
+    from mmearth_data.files.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
+    from mmearth_data.files.tables import Table, read_table
+    from mmearth_data.files.writing import (
         append_text,
         check_output,
         create_file,
@@ -76,62 +63,75 @@ if TYPE_CHECKING:
         write_errors,
         write_text,
     )
-    from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
+    from mmearth_data.files.yamlfiles import YamlFile, named_file, read_yaml, validated
+    from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
+    from mmearth_data.interchange.form import published_missing_values
+    from mmearth_data.interchange.statistics import published_statistics
+    from mmearth_data.interchange.subset import read_ids
+    from mmearth_data.loading.loader import Batch, Loader
+    from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
+    from mmearth_data.recipe import BuildRecipe, make_recipe
+    from mmearth_data.sampling import write_sample
+    from mmearth_data.store import verify
+    from mmearth_data.store.derived import derived
+    from mmearth_data.terminal.commands import CommandGroup
+    from mmearth_data.terminal.options import FilePath, Finite, refuse_unused
+    from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
 
 __version__ = version("mmearth")
 
 _HOME = {
     "Batch": "loading.loader",
     "BuildRecipe": "recipe",
-    "Catalog": "catalog",
-    "ClassLabel": "modality",
-    "CommandGroup": "commands",
-    "Emulator": "emulator.server",
-    "EmulatorOptions": "emulator.server",
-    "FilePath": "options",
-    "Finite": "options",
-    "Kind": "modality",
+    "Catalog": "catalog.entries",
+    "ClassLabel": "catalog.modality",
+    "CommandGroup": "terminal.commands",
+    "Emulator": "emulator.server.server",
+    "EmulatorOptions": "emulator.server.server",
+    "FilePath": "terminal.options",
+    "Finite": "terminal.options",
+    "Kind": "catalog.modality",
     "Loader": "loading.loader",
-    "Marks": "rasterfile",
-    "Modality": "modality",
+    "Marks": "files.rasterfile",
+    "Modality": "catalog.modality",
     "NO_LEVEL": "loading.scaling",
-    "Place": "tile",
+    "Place": "catalog.tile",
     "PreparedBuild": "api",
     "Progress": "building.executor",
-    "Raster": "rasterfile",
-    "Siblings": "rasterfile",
+    "Raster": "files.rasterfile",
+    "Siblings": "files.rasterfile",
     "Store": "api",
-    "Table": "tables",
-    "TileGrid": "tile",
-    "YamlFile": "yamlfiles",
-    "append_text": "writing",
-    "as_marks": "rasterfile",
+    "Table": "files.tables",
+    "TileGrid": "catalog.tile",
+    "YamlFile": "files.yamlfiles",
+    "append_text": "files.writing",
+    "as_marks": "files.rasterfile",
     "build": "api",
-    "calibrate": "rasterfile",
-    "check_output": "writing",
+    "calibrate": "files.rasterfile",
+    "check_output": "files.writing",
     "closest": "words",
     "connect": "building.cluster",
-    "create_file": "writing",
+    "create_file": "files.writing",
     "derived": "store.derived",
-    "describe_modality": "catalog",
+    "describe_modality": "catalog.entries",
     "describe_os_error": "words",
     "did_you_mean": "words",
     "draw_sample": "api",
     "export": "api",
-    "format_tile_id": "tile",
+    "format_tile_id": "catalog.tile",
     "import_hdf5": "api",
-    "is_data": "listing",
+    "is_data": "files.listing",
     "is_there": "words",
-    "load_catalog": "catalog",
-    "make_folder": "writing",
+    "load_catalog": "catalog.entries",
+    "make_folder": "files.writing",
     "make_recipe": "recipe",
     "map_figure": "inspection",
     "merge": "api",
-    "named_file": "yamlfiles",
+    "named_file": "files.yamlfiles",
     "open_store": "api",
     "os_problem": "words",
-    "parse_fault": "emulator.faults",
-    "parse_tile_id": "tile",
+    "parse_fault": "emulator.server.faults",
+    "parse_tile_id": "catalog.tile",
     "prepare": "api",
     "preview": "api",
     "profile": "api",
@@ -139,33 +139,33 @@ _HOME = {
     "published_missing_values": "interchange.form",
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
-    "read_raster": "rasterfile",
-    "read_table": "tables",
-    "read_yaml": "yamlfiles",
+    "read_raster": "files.rasterfile",
+    "read_table": "files.tables",
+    "read_yaml": "files.yamlfiles",
     "reason_of": "words",
-    "refuse_unused": "options",
-    "remove_partial": "writing",
-    "render_catalog": "catalog",
-    "render_modality": "catalog",
+    "refuse_unused": "terminal.options",
+    "remove_partial": "files.writing",
+    "render_catalog": "catalog.entries",
+    "render_modality": "catalog.entries",
     "render_summary": "inspection",
     "repair": "api",
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",
     "short_path": "words",
-    "staged_array": "writing",
-    "staged_file": "writing",
-    "staged_folder": "writing",
-    "staged_stream": "writing",
+    "staged_array": "files.writing",
+    "staged_file": "files.writing",
+    "staged_folder": "files.writing",
+    "staged_stream": "files.writing",
     "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
-    "validated": "yamlfiles",
+    "validated": "files.yamlfiles",
     "verify": "store",
-    "write_bytes": "writing",
-    "write_errors": "writing",
+    "write_bytes": "files.writing",
+    "write_errors": "files.writing",
     "write_sample": "sampling",
-    "write_text": "writing",
+    "write_text": "files.writing",
 }
 
 __all__ = [

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mmearth_data.errors import InputError
+from mmearth_data.files.writing import check_output, write_errors
 from mmearth_data.store.reader import Store as StoredTiles
 from mmearth_data.store.schema import ROOT_KEY, StoreLayout, default_tiles_per_shard
-from mmearth_data.writing import check_output, write_errors
 
 BASE_SCENE = "base-scene"
 """Recipe of the modality whose scene gives a tile its grid and date, so that it is read even when it is not stored."""
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.plan import BuildPlan
-    from mmearth_data.catalog import Catalog
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.loading.loader import Loader
-    from mmearth_data.modality import Modality
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
     from mmearth_data.sources.base import Source, SourceOverNetwork, SourceWithEcoregions, SourceWithPlaces
@@ -72,9 +72,9 @@ class Store(StoredTiles):
         InputError
             When there is no such tile, or the picture cannot be written there.
         """
+        from mmearth_data.catalog.tile import format_tile_id
         from mmearth_data.inspection import tile_figure
         from mmearth_data.inspection.figures import find_tile
-        from mmearth_data.tile import format_tile_id
 
         if path is None:
             path = f"{format_tile_id(int(self.coords['tile_id'][find_tile(self, tile)]))}.png"
@@ -149,7 +149,7 @@ def preview(
     InputError
         When any input cannot be used.
     """
-    from mmearth_data.catalog import load_catalog
+    from mmearth_data.catalog.entries import load_catalog
 
     catalog = catalog or load_catalog()
     store = None if append is None else _appended_store(str(out), recipe, append)
@@ -258,7 +258,7 @@ class _Inputs:
 
 
 def _inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> _Inputs:
-    from mmearth_data.catalog import load_catalog
+    from mmearth_data.catalog.entries import load_catalog
 
     catalog = _with_assets(_with_window(catalog or load_catalog(), recipe), recipe)
     ecoregions = _read_ecoregions(recipe)
@@ -308,7 +308,7 @@ def _planned(recipe: BuildRecipe, inputs: _Inputs) -> PreparedBuild:
 def _refuse_overlaps(recipe: BuildRecipe, frame: GeoDataFrame) -> None:
     """Refuse locations of a file that overlap and are in different splits."""
     from mmearth_data.building.given import refuse_overlaps
-    from mmearth_data.tile import format_tile_id
+    from mmearth_data.catalog.tile import format_tile_id
 
     if recipe.tiles_file is not None:
         names = frame["tile_id"].map(format_tile_id).to_numpy()
@@ -800,7 +800,7 @@ def draw_sample(
     existing
         Existing tiles (``lon``, ``lat``, ``split``), whose areas are taken and whose blocks keep their split.
     """
-    from mmearth_data.regions import resolve_region
+    from mmearth_data.geography.regions import resolve_region
     from mmearth_data.sampling import SamplingOptions, read_sample, sample
 
     if recipe.source_file is not None:
@@ -829,7 +829,7 @@ def draw_sample(
 
 def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
     """Ecoregions to sample in: the recipe's file, or those of its source."""
-    from mmearth_data.catalog import load_catalog
+    from mmearth_data.catalog.entries import load_catalog
 
     ecoregions = _read_ecoregions(recipe)
     if ecoregions is not None:
@@ -952,7 +952,7 @@ def _refuse_other(existing: Store, what: str, stored: Mapping[str, Any], wanted:
 def _read_ecoregions(recipe: BuildRecipe) -> GeoDataFrame | None:
     if recipe.ecoregions is None:
         return None
-    from mmearth_data.ecoregions import read_ecoregions
+    from mmearth_data.geography.ecoregions import read_ecoregions
 
     return read_ecoregions(recipe.ecoregions)
 
@@ -972,7 +972,7 @@ def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
     InputError
         When a modality is unknown, has no such asset, or has several and the recipe does not say which.
     """
-    from mmearth_data.catalog import Catalog
+    from mmearth_data.catalog.entries import Catalog
 
     named = {_asset_of(catalog, name): asset for name, asset in recipe.assets.items()}
     _check_assets_used(catalog, recipe, named)
@@ -1022,7 +1022,7 @@ def _asset_of(catalog: Catalog, text: str) -> tuple[str, str]:
 
 def _with_window(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
     """Catalog in which the longest window of monthly statistics has as many months as the recipe says."""
-    from mmearth_data.catalog import Catalog
+    from mmearth_data.catalog.entries import Catalog
 
     def changed(m: Modality) -> Modality:
         windows = (m.recipe.get("parameters") or {}).get("windows")
@@ -1045,7 +1045,7 @@ def _deliverable(
     source: Source, wanted: tuple[Modality, ...], recipe: BuildRecipe, *, labelled: bool
 ) -> tuple[Modality, ...]:
     """Modalities that the store will have: what the source delivers, derived ones, and labels of places."""
-    from mmearth_data.modality import Kind
+    from mmearth_data.catalog.modality import Kind
 
     labels = {m.name for m in wanted if m.kind is Kind.TILE_CATEGORICAL} if labelled else set()
     pixels = {m.name for m in source.modalities([m for m in wanted if m.stored])}

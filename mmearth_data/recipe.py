@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from mmearth_data.catalog.tile import check_tile_size
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.listing import is_data
+from mmearth_data.files.listing import is_data
+from mmearth_data.files.yamlfiles import YamlFile, named_file, read_yaml, validated
 from mmearth_data.resources import resource_path
-from mmearth_data.tile import check_tile_size
 from mmearth_data.words import did_you_mean, os_problem
-from mmearth_data.yamlfiles import YamlFile, named_file, read_yaml, validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

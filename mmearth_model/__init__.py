@@ -9,46 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmearth_model.account import plan_line, training_account
     from mmearth_model.benchmarking import Timing, Workload, bench
-    from mmearth_model.checkpoints import Checkpoint, load_checkpoint, load_encoder
-    from mmearth_model.converting import convert
-    from mmearth_model.dataset import TileDataset
-    from mmearth_model.encoder import ConvNeXtV2, EncoderConfig, FeatureMaps
+    from mmearth_model.data.dataset import TileDataset
+    from mmearth_model.data.targets import Normaliser
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.mpmae import MPMAE, MPMAEConfig
-    from mmearth_model.plan import TrainPlan, plan_training
-    from mmearth_model.pretraining import TrainingDiverged, TrainingInterrupted, TrainProgress, pretrain
-    from mmearth_model.recipe import TrainRecipe, make_recipe
-    from mmearth_model.targets import Normaliser
+    from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, FeatureMaps
+    from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
+    from mmearth_model.training.account import plan_line, training_account
+    from mmearth_model.training.plan import TrainPlan, plan_training
+    from mmearth_model.training.pretraining import TrainingDiverged, TrainingInterrupted, TrainProgress, pretrain
+    from mmearth_model.training.recipe import TrainRecipe, make_recipe
+    from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
+    from mmearth_model.weights.converting import convert
 
 _HOME = {
-    "Checkpoint": "checkpoints",
-    "ConvNeXtV2": "encoder",
-    "EncoderConfig": "encoder",
+    "Checkpoint": "weights.checkpoints",
+    "ConvNeXtV2": "network.encoder",
+    "EncoderConfig": "network.encoder",
     "Evaluation": "evaluation",
-    "FeatureMaps": "encoder",
-    "MPMAE": "mpmae",
-    "MPMAEConfig": "mpmae",
-    "Normaliser": "targets",
-    "TileDataset": "dataset",
+    "FeatureMaps": "network.encoder",
+    "MPMAE": "network.mpmae",
+    "MPMAEConfig": "network.mpmae",
+    "Normaliser": "data.targets",
+    "TileDataset": "data.dataset",
     "Timing": "benchmarking",
-    "TrainPlan": "plan",
-    "TrainProgress": "pretraining",
-    "TrainRecipe": "recipe",
-    "TrainingDiverged": "pretraining",
-    "TrainingInterrupted": "pretraining",
+    "TrainPlan": "training.plan",
+    "TrainProgress": "training.pretraining",
+    "TrainRecipe": "training.recipe",
+    "TrainingDiverged": "training.pretraining",
+    "TrainingInterrupted": "training.pretraining",
     "Workload": "benchmarking",
     "bench": "benchmarking",
-    "convert": "converting",
+    "convert": "weights.converting",
     "evaluate": "evaluation",
-    "load_checkpoint": "checkpoints",
-    "load_encoder": "checkpoints",
-    "make_recipe": "recipe",
-    "plan_line": "account",
-    "plan_training": "plan",
-    "pretrain": "pretraining",
-    "training_account": "account",
+    "load_checkpoint": "weights.checkpoints",
+    "load_encoder": "weights.checkpoints",
+    "make_recipe": "training.recipe",
+    "plan_line": "training.account",
+    "plan_training": "training.plan",
+    "pretrain": "training.pretraining",
+    "training_account": "training.account",
 }
 
 __all__ = [

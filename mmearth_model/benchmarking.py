@@ -17,13 +17,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmearth_data import InputError, load_catalog
+from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import resolve_device, slice_length
-from mmearth_model.encoder import EncoderConfig
 from mmearth_model.kernels import runs_on
-from mmearth_model.losses import LossConfig, MultiTaskLoss
-from mmearth_model.masking import random_mask, visible_patches
-from mmearth_model.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
-from mmearth_model.targets import Normaliser, Window
+from mmearth_model.network.encoder import EncoderConfig
+from mmearth_model.network.losses import LossConfig, MultiTaskLoss
+from mmearth_model.network.masking import random_mask, visible_patches
+from mmearth_model.network.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmearth_data import Batch, Modality
-    from mmearth_model.positions import Engine
+    from mmearth_model.network.positions import Engine
 
 Form = Literal["sparse", "fused", "masked", "unmasked"]
 """Visible positions only; the same with Triton kernels; everything, with zeros where hidden; everything, nothing hidden."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mmearth_data import Store
     from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, TrainRecipe, Workload
-    from mmearth_model.encoder import Padding
+    from mmearth_model.network.encoder import Padding
 
 FILE = FilePath()
 MAX_COUNT = 10**6
@@ -317,8 +317,8 @@ def embed(
     """Embed the tiles of STORE, or the rasters of FOLDER, with a pretrained encoder."""
     from mmearth_data import cache_folder
     from mmearth_model import load_checkpoint
-    from mmearth_model.embedding import embed as embed_tiles
-    from mmearth_model.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
+    from mmearth_model.evaluation.embedding import embed as embed_tiles
+    from mmearth_model.evaluation.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
     from mmearth_model.saving import save_figure
     from mmearth_model.tasks import open_task
 
@@ -528,7 +528,7 @@ def _of_store(task: str) -> bool:
 
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
     """Store that the tasks are cut from: the given one, or that of the first checkpoint."""
-    from mmearth_model.runs import find_store
+    from mmearth_model.training.runs import find_store
 
     if store is not None:
         return _open(store)

@@ -17,7 +17,7 @@ import shapely
 from build_making import MODALITIES, TILES_PER_SHARD, LoggedSource
 
 from mmearth_data import MMEarthError, api, build, load_catalog, make_recipe
-from mmearth_data.ecoregions import make_ecoregions
+from mmearth_data.geography.ecoregions import make_ecoregions
 
 if TYPE_CHECKING:
     from mmearth_data import BuildRecipe, Store

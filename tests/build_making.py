@@ -22,19 +22,19 @@ import numpy as np
 
 from mmearth_data.building.plan import BuildPlan, Reserve, plan_given
 from mmearth_data.building.running import run_build
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import Place, TileGrid, tile_ids, utm_epsg
 from mmearth_data.errors import MMEarthError, TileUnavailable
+from mmearth_data.files.writing import write_errors
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreLayout, StoreWriter
 from mmearth_data.store.lock import hold
-from mmearth_data.tile import Place, TileGrid, tile_ids, utm_epsg
-from mmearth_data.writing import write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mmearth_data.building.executor import Progress
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 TILES, SIZE_PX, TILES_PER_SHARD = 61, 16, 4
 MODALITIES = ("sentinel2", "sentinel1", "esa_worldcover", "era5", "biome", "eco_region")

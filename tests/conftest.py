@@ -50,7 +50,7 @@ def emulator_url() -> Iterator[str]:
     """URL of an Earth Engine emulator that all tests of a process share."""
     from ee_world import SEED
 
-    from mmearth_data.emulator.server import Emulator, EmulatorOptions
+    from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
 
     with Emulator(EmulatorOptions(seed=SEED)) as emulator:
         yield emulator.url

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ee_world import SEED
 
-from mmearth_data.sources.synthetic.grids import Window
-from mmearth_data.sources.synthetic.planet import ERA5, planet
-from mmearth_data.sources.synthetic.products import Era5, Image, Sentinel2, Static
-from mmearth_data.sources.synthetic.scenes import optical_scene_named
-from mmearth_data.tile import WGS84, transformer
+from mmearth_data.catalog.tile import WGS84, transformer
+from mmearth_data.planet.grids import Window
+from mmearth_data.planet.planet import ERA5, planet
+from mmearth_data.planet.products import Era5, Image, Sentinel2, Static
+from mmearth_data.planet.scenes import optical_scene_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

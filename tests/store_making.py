@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.modality import ClassLabel, Kind, Licence, Modality
+from mmearth_data.catalog.modality import ClassLabel, Kind, Licence, Modality
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, NO_TIME, TileGrid, tile_ids, utm_epsg
 from mmearth_data.store.schema import StoreLayout
 from mmearth_data.store.writer import StoreWriter
-from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, NO_TIME, TileGrid, tile_ids, utm_epsg
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sources.base import SourceWithPlaces
-    from mmearth_data.tile import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

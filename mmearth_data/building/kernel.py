@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.building.plan import NO_BIOME, NO_ECO_REGION, Reserve, ShardPlan, Slot
+from mmearth_data.catalog.modality import Kind, Modality
+from mmearth_data.catalog.tile import LEVEL_NONE, NO_TIME, Place
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.modality import Kind, Modality
 from mmearth_data.sources.base import Rejection, Source, Survey
-from mmearth_data.tile import LEVEL_NONE, NO_TIME, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

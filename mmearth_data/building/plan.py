@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import Place
 from mmearth_data.errors import InputError
 from mmearth_data.sampling import deal_reserves, largest_remainder
-from mmearth_data.tile import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,17 +6,17 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import InputError, TileUnavailable
-from mmearth_data.modality import Kind
 from mmearth_data.sources.base import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
-    from mmearth_data.tile import Place
 
 AGAIN = "The service remembers: measured again, the same places may take less compute. Another --seed has other places."
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmearth_data.building.plan import ShardPlan
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.sources.base import Rejection, Source, Survey
     from mmearth_data.store.writer import StoreWriter
-    from mmearth_data.tile import Place
 
 Answers: TypeAlias = "list[Survey | Rejection]"
 

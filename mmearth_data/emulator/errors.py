@@ -1,6 +1,6 @@
 """What the emulated service refuses, in Earth Engine's own words, with the HTTP status that goes with them.
 
-The wordings are those of the service as its users report them; `mmearth_data.emulator.server` turns an
+The wordings are those of the service as its users report them; `mmearth_data.emulator.server.server` turns an
 `EmulatorError` into the JSON body that Google's APIs send.
 """
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.modality import Kind
+from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
 from mmearth_data.inspection.panels import factor_bands
-from mmearth_data.modality import Kind
-from mmearth_data.tile import LEVEL_NAMES, PIXEL_M
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 SPLIT_NAMES = {0: "train", 1: "val", 2: "test"}
 NOT_OBSERVED = "not observed"

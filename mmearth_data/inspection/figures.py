@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, parse_tile_id, unpack_tile_id
 from mmearth_data.errors import InputError
+from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
 from mmearth_data.inspection.canvas import FAINT, INK, PAPER, SOFT, WARNING, Canvas, fit, text_width, wrap
 from mmearth_data.inspection.facts import FactTable, format_ends, format_lonlat, format_time, level_name, plan_facts
@@ -21,8 +23,6 @@ from mmearth_data.inspection.panels import (
     plan_panels,
 )
 from mmearth_data.inspection.summary import source_notes
-from mmearth_data.tile import PIXEL_M, format_tile_id, parse_tile_id, unpack_tile_id
-from mmearth_data.writing import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
 
 SIDE = 384

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import PIXEL_M
+from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
 from mmearth_data.inspection.canvas import INK, PAPER, SOFT, WARNING, Canvas, fit, text_width, wrap
 from mmearth_data.inspection.facts import SPLIT_NAMES
@@ -23,8 +25,6 @@ from mmearth_data.inspection.projection import (
 from mmearth_data.inspection.summary import is_label
 from mmearth_data.resources import resource_path
 from mmearth_data.store import Store
-from mmearth_data.tile import PIXEL_M
-from mmearth_data.writing import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 WIDTH, MARGIN, TITLE, LINE = 2100, 56, 110, 32
 LEAST_WIDTH, REGION_HEIGHT = 1400, 1300

@@ -13,14 +13,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from mmearth_data.tile import LEVEL_L1C, LEVEL_NAMES, PIXEL_M
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_NAMES, PIXEL_M
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 MISSING_COLOUR = "#e4e4e7"
 UNKNOWN_COLOUR = "#ff00ff"

@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from pyproj import CRS, Transformer
 
-from mmearth_data.tile import WGS84
+from mmearth_data.catalog.tile import WGS84
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import committed_shards, read_commit
 from mmearth_data.store.encoding import object_key
 from mmearth_data.store.ledger import read_ledger
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import REJECTED_KEY, SPLIT_NAMES
-from mmearth_data.tile import LEVEL_NAMES
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
     from mmearth_data.store.schema import ArraySpec
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mmearth_data.tile import PIXEL_M
+from mmearth_data.catalog.tile import PIXEL_M
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

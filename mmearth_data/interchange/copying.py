@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, tile_ids
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.schema import COORDINATES, StoreLayout, default_tiles_per_shard
-from mmearth_data.tile import PIXEL_M, format_tile_id, tile_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
     from mmearth_data.store.reader import Store
     from mmearth_data.store.writer import StoreWriter

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.errors import InputError
-from mmearth_data.tile import (
+from mmearth_data.catalog.tile import (
     LEVEL_NAMES,
     LEVEL_NONE,
     NO_TIME,
@@ -23,6 +22,7 @@ from mmearth_data.tile import (
     format_tile_id,
     round_lonlat,
 )
+from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

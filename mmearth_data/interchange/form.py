@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 FORM_FILE = "mmearth_h5.yaml"
 

@@ -15,19 +15,19 @@ import rasterio.shutil
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from mmearth_data.catalog.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetime64_ms, format_tile_id
 from mmearth_data.errors import InputError
+from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
 from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
-from mmearth_data.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetime64_ms, format_tile_id
-from mmearth_data.writing import make_folder, remove_partial, write_bytes, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.reader import Store
 
 WRITERS = 4

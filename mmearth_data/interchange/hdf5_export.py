@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import InputError
+from mmearth_data.files.writing import move_folder, staged_stream, write_text
 from mmearth_data.interchange.entries import PUBLISHED_ID, TABLES, entry_of, unique_names
 from mmearth_data.interchange.form import PublishedArray, PublishedForm, published_form
 from mmearth_data.interchange.hdf5_folder import SYNTHETIC, Files
@@ -37,14 +39,12 @@ from mmearth_data.interchange.targets import check_finished, check_name, claim
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES
-from mmearth_data.tile import LEVEL_NAMES
-from mmearth_data.writing import move_folder, staged_stream, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
     from mmearth_data.store.reader import Store
 

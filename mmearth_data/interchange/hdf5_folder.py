@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import h5py
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.files.listing import is_data
 from mmearth_data.interchange.entries import Scene, read_scene
 from mmearth_data.interchange.jsonstream import ObjectWalker
-from mmearth_data.listing import is_data
 from mmearth_data.store.schema import SPLIT_NAMES, SPLIT_NONE
-from mmearth_data.tile import LEVEL_NAMES
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.catalog import Catalog
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.interchange.form import PublishedArray, PublishedForm
-    from mmearth_data.modality import Modality
 
 SYNTHETIC = "synthetic"
 """Attribute of an exported file: whether its pixels were never measured."""

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import InputError
-from mmearth_data.tile import LEVEL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.interchange.form import PublishedArray
-    from mmearth_data.modality import Modality
     from mmearth_data.store.reader import Store
 
 MEAN = "mean"

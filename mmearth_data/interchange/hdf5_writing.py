@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import h5py
 
-from mmearth_data.writing import staged_file
+from mmearth_data.files.writing import staged_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.errors import InputError
 from mmearth_data.interchange.copying import Copier, plan_copy
 from mmearth_data.interchange.filling import NewStore, fill_store
 from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipe import differences
 from mmearth_data.store.overlaps import overlap_pairs
-from mmearth_data.tile import format_tile_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import check_tile_size, format_tile_id
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.files.tables import PARQUET_SUFFIXES, read_table, read_text
 from mmearth_data.interchange.copying import Copier, plan_copy
 from mmearth_data.interchange.entries import PUBLISHED_ID
 from mmearth_data.interchange.filling import NewStore, fill_store
@@ -19,8 +21,6 @@ from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipe import file_digest
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.tables import PARQUET_SUFFIXES, read_table, read_text
-from mmearth_data.tile import check_tile_size, format_tile_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

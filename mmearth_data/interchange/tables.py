@@ -11,8 +11,8 @@ from mmearth_data.store.derived import derived
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.interchange.form import PublishedForm
-    from mmearth_data.modality import Modality
 
 Tables = dict[str, np.ndarray[Any, Any]]
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError
-from mmearth_data.writing import write_text
+from mmearth_data.files.writing import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

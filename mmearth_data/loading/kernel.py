@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.loading.scaling import Scaling
-    from mmearth_data.modality import Modality
     from mmearth_data.store.content import Content
 
 Batch: TypeAlias = dict[str, Any]

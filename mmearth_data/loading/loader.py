@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.loading.buffers import Allocate
-    from mmearth_data.modality import Modality
     from mmearth_data.store.reader import Store
 
 __all__ = ["Batch", "Loader"]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mmearth_data.tile import LEVEL_NAMES
+from mmearth_data.catalog.tile import LEVEL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 NO_LEVEL = "-"
 """Key of statistics that do not depend on the level of the scene."""

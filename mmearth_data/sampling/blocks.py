@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.equal_area import CellGrid, Floats, Ints, metres_per_degree
+from mmearth_data.geography.equal_area import CellGrid, Floats, Ints, metres_per_degree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

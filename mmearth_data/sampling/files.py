@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
 from mmearth_data.errors import FileInputError
+from mmearth_data.files.tables import Table, read_table
+from mmearth_data.files.writing import staged_file
 from mmearth_data.sampling.options import Sample, SampleReport
 from mmearth_data.sampling.places import check_unique, report_of_places, sample_of_places
-from mmearth_data.tables import Table, read_table
-from mmearth_data.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
-from mmearth_data.writing import staged_file
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -53,7 +53,7 @@ def read_sample(
         ``lon`` and ``lat`` in degrees, or from the geometry. Columns ``split`` (0, 1, 2 or train, val, test) and
         ``biome`` with ``eco_region`` are kept where they stand.
     ecoregions
-        Label the places that have no labels; as `mmearth_data.ecoregions.read_ecoregions` gives them.
+        Label the places that have no labels; as `mmearth_data.geography.ecoregions.read_ecoregions` gives them.
     options
         Tile size, seed and split of places that have none; needed for all but sample files.
 

@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from mmearth_data.equal_area import MAX_X, MAX_Y, X_PER_DEGREE, CellGrid, Floats, Ints, metres_per_degree, y_of_latitude
+from mmearth_data.catalog.tile import PIXEL_M, WGS84, transformer
+from mmearth_data.geography.equal_area import (
+    MAX_X,
+    MAX_Y,
+    X_PER_DEGREE,
+    CellGrid,
+    Floats,
+    Ints,
+    metres_per_degree,
+    y_of_latitude,
+)
 from mmearth_data.sampling.blocks import SPLIT_NAMES, assign_blocks, cell_width_m
-from mmearth_data.tile import PIXEL_M, WGS84, transformer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.tile import TileGrid
+    from mmearth_data.catalog.tile import TileGrid
 
 TOUCH_M = 1.0
 """Tiles that share less than a strip of twice this width touch, and do not overlap: a grid may be off by that much."""

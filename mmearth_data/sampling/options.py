@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mmearth_data.catalog import biomes
+from mmearth_data.catalog.entries import biomes
+from mmearth_data.catalog.tile import check_tile_size
 from mmearth_data.errors import InputError
 from mmearth_data.sampling.quotas import BALANCES, Balance
-from mmearth_data.tile import check_tile_size
 
 if TYPE_CHECKING:
     import geopandas as gpd

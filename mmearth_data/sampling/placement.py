@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from mmearth_data.equal_area import X_PER_DEGREE, Floats, Ints, latitude_of_y, sums, y_of_latitude
-from mmearth_data.pieces import Pieces, contains
-from mmearth_data.tile import round_lonlat
+from mmearth_data.catalog.tile import round_lonlat
+from mmearth_data.geography.equal_area import X_PER_DEGREE, Floats, Ints, latitude_of_y, sums, y_of_latitude
+from mmearth_data.geography.pieces import Pieces, contains
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
-from mmearth_data.equal_area import Floats, Ints
+from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, format_tile_id, round_lonlat, tile_ids
 from mmearth_data.errors import FileInputError
+from mmearth_data.geography.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
+from mmearth_data.geography.equal_area import Floats, Ints
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES
 from mmearth_data.sampling.grouping import groups_of_points, split_at_random, split_by_blocks
 from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions
 from mmearth_data.sampling.quotas import split_totals
 from mmearth_data.sampling.spacing import Placed, Spacing
-from mmearth_data.tile import MAX_LAT, MIN_LAT, WGS84, format_tile_id, round_lonlat, tile_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from mmearth_data.equal_area import Floats, Ints
+    from mmearth_data.geography.equal_area import Floats, Ints
 
 LON_NAMES = ("lon", "longitude", "lng", "long")
 LAT_NAMES = ("lat", "latitude")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from mmearth_data.ecoregions import check_ecoregions, prepare
-from mmearth_data.equal_area import CellGrid, sums
+from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, tile_ids
 from mmearth_data.errors import InputError
-from mmearth_data.pieces import Pieces, cut, intersect
+from mmearth_data.geography.ecoregions import check_ecoregions, prepare
+from mmearth_data.geography.equal_area import CellGrid, sums
+from mmearth_data.geography.pieces import Pieces, cut, intersect
 from mmearth_data.sampling.blocks import (
     MAX_CELL_M,
     NO_SPLIT,
@@ -34,13 +35,12 @@ from mmearth_data.sampling.quotas import (
     split_totals,
 )
 from mmearth_data.sampling.spacing import JAMMED, Placed, Spacing
-from mmearth_data.tile import MAX_LAT, MIN_LAT, WGS84, tile_ids
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
-    from mmearth_data.equal_area import Ints
-    from mmearth_data.regions import Region
+    from mmearth_data.geography.equal_area import Ints
+    from mmearth_data.geography.regions import Region
 
 CAUTION = 0.92
 """Part of what was found to fit that is named as fitting: another draw, or other shares, may hold a little less."""
@@ -63,9 +63,9 @@ def sample(
     Parameters
     ----------
     ecoregions
-        As `mmearth_data.ecoregions.read_ecoregions` gives them.
+        As `mmearth_data.geography.ecoregions.read_ecoregions` gives them.
     region
-        See `mmearth_data.regions.resolve_region`.
+        See `mmearth_data.geography.regions.resolve_region`.
     options
         How many, balanced and split how.
     existing

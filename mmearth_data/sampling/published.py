@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.errors import FileInputError
+from mmearth_data.files.tables import read_table
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, VAL
 from mmearth_data.sampling.grouping import footprints
-from mmearth_data.tables import read_table
-from mmearth_data.tile import format_tile_id
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.tables import Table
-    from mmearth_data.tile import TileGrid
+    from mmearth_data.catalog.tile import TileGrid
+    from mmearth_data.files.tables import Table
 
 SPLIT_WORDS = {"train": TRAIN, "training": TRAIN, "0": TRAIN, "test": TEST, "testing": TEST, "2": TEST} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "1"), VAL

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from mmearth_data.equal_area import sums
+from mmearth_data.geography.equal_area import sums
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from mmearth_data.equal_area import Floats, Ints
+    from mmearth_data.geography.equal_area import Floats, Ints
 
 Balance = Literal["biome", "biome-ecoregion", "ecoregion", "area"]
 BALANCES: tuple[str, ...] = get_args(Balance)

@@ -12,7 +12,7 @@ from mmearth_data.sampling.quotas import largest_remainder
 if TYPE_CHECKING:
     import geopandas as gpd
 
-    from mmearth_data.equal_area import Ints
+    from mmearth_data.geography.equal_area import Ints
 
 
 def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int, first_row: int = 0) -> list[Ints]:

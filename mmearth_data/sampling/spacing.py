@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.equal_area import SEMI_MAJOR_M, Floats, Ints, metres_per_degree
-from mmearth_data.tile import PIXEL_M
+from mmearth_data.catalog.tile import PIXEL_M
+from mmearth_data.geography.equal_area import SEMI_MAJOR_M, Floats, Ints, metres_per_degree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NONE, NO_TIME, Place, TileGrid
 from mmearth_data.errors import InputError
-from mmearth_data.tile import LEVEL_NONE, NO_TIME, Place, TileGrid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from geopandas import GeoDataFrame
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 
 FIELDS_OF_ALL = frozenset(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs.zstd import Zstd
 
+from mmearth_data.catalog.tile import NO_TIME, as_datetime64_ms
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import to_json
 from mmearth_data.store.schema import COMMITS, COORDINATE_NAMES, COORDINATES, tabular_columns
-from mmearth_data.tile import NO_TIME, as_datetime64_ms
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec, StoreLayout
 

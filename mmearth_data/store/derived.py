@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 
 def derived(modality: Modality, coords: Mapping[str, np.ndarray[Any, Any]]) -> NDArray[np.float32]:

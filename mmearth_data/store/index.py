@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import PIXEL_M, WGS84, WGS84_PROJJSON, transformer
 from mmearth_data.errors import InputError
 from mmearth_data.store.commits import WRITING, tiles_table
 from mmearth_data.store.encoding import to_json
-from mmearth_data.tile import PIXEL_M, WGS84, WGS84_PROJJSON, transformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.files.writing import write_bytes
 from mmearth_data.store.lock import LOCK_KEY
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import LEDGER
-from mmearth_data.writing import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 PERCENTILES = (1, 2, 25, 50, 75, 98, 99)
 SUMMARY = ("mean", "std", "min", "max", *(f"p{q}" for q in PERCENTILES))

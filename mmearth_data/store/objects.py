@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError
-from mmearth_data.writing import flush
+from mmearth_data.files.writing import flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

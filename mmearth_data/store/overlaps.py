@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.tile import PIXEL_M
+from mmearth_data.catalog.tile import PIXEL_M
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.schema import StoreLayout
     from mmearth_data.store.selection import Dates, Regions

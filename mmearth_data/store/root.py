@@ -10,8 +10,8 @@ from importlib.metadata import version as version_of
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.catalog.modality import Modality
 from mmearth_data.errors import CatalogError, InputError, StoreDamaged
-from mmearth_data.modality import Modality
 from mmearth_data.store.encoding import array_metadata, digest_all, group_metadata, to_json
 from mmearth_data.store.schema import COMMITS, FORMAT, FORMAT_VERSION, READABLE_VERSIONS, ROOT_KEY, StoreLayout
 from mmearth_data.words import reason_of

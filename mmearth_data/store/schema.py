@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, NO_TIME, check_tile_size
 from mmearth_data.errors import InputError
 from mmearth_data.store.encoding import to_json
-from mmearth_data.tile import LEVEL_NAMES, LEVEL_NONE, NO_TIME, check_tile_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 FORMAT = "mmearth-store"
 FORMAT_VERSION = 2

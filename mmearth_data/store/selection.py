@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.regions import Region
+    from mmearth_data.geography.regions import Region
 
 Regions: TypeAlias = "str | Region | BaseGeometry"
 Dates: TypeAlias = "str | tuple[str | None, str | None]"
@@ -40,7 +40,7 @@ def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) 
     """
     import shapely
 
-    from mmearth_data.regions import resolve_region
+    from mmearth_data.geography.regions import resolve_region
 
     resolved = resolve_region(region) if isinstance(region, str) else region
     geometry = resolved if isinstance(resolved, shapely.Geometry) else resolved.geometry

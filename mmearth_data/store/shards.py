@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
 from mmearth_data.errors import InputError
 from mmearth_data.store.index import REJECTED_FIELDS, check_crs
 from mmearth_data.store.moments import count_codes
 from mmearth_data.store.schema import GIVEN_COORDINATES, SPLIT_NAMES, SPLIT_NONE
-from mmearth_data.tile import LEVEL_NAMES, LEVEL_NONE, format_tile_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.schema import StoreLayout
 
 Columns = dict[str, np.ndarray[Any, Any]]

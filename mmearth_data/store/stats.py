@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.store.derived import derived
 from mmearth_data.store.moments import Bins, Moments, count_codes, count_tiles
-from mmearth_data.tile import LEVEL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 Partial: TypeAlias = dict[str, Any]
 """JSON-ready partial statistics of some tiles, see `partial_statistics`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from mmearth_data.catalog.tile import format_tile_id, tile_ids
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.commits import commit_key, committed_shards, place_rows, read_commit, table_columns
 from mmearth_data.store.content import Content
@@ -24,13 +25,12 @@ from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_
 from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.writer import fixed_objects
-from mmearth_data.tile import format_tile_id, tile_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
     from mmearth_data.store.objects import Objects
     from mmearth_data.store.root import Root

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.files.writing import flush
 from mmearth_data.store.commits import (
     Commit,
     commit_key,
@@ -47,7 +48,6 @@ from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_K
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
 from mmearth_data.words import reason_of
-from mmearth_data.writing import flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 ENCODERS = 8
 """Threads of a process that compress and write rasters; compression and disk leave the interpreter free."""

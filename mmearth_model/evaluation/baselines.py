@@ -16,10 +16,10 @@ import torch
 from torch.nn import functional
 
 from mmearth_data import FileInputError, InputError
-from mmearth_model.checkpoints import encoder_of_file
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import slice_length
-from mmearth_model.targets import Normaliser
 from mmearth_model.tasks import StoreImages
+from mmearth_model.weights.checkpoints import encoder_of_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmearth_data import Modality
-    from mmearth_model.encoder import ConvNeXtV2
+    from mmearth_model.network.encoder import ConvNeXtV2
     from mmearth_model.tasks import LabelledSet
 
 STATISTICS = "image statistics"
@@ -176,7 +176,7 @@ def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]
     Parameters
     ----------
     path
-        A file that `mmearth_model.conversion.import_weights` reads; nothing in it is executed.
+        A file that `mmearth_model.weights.conversion.import_weights` reads; nothing in it is executed.
     modality
         Modality whose picture bands are red, green and blue.
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError, short_path
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import resolve_device
-from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
 from mmearth_model.evaluation.baselines import (  # fmt: skip
     CONVNEXT,
     RCF,
@@ -28,8 +28,8 @@ from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
-from mmearth_model.mpmae import MPMAE
-from mmearth_model.targets import Normaliser
+from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
+from mmearth_model.network.mpmae import MPMAE
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
 from mmearth_model.tasks.store import redraw
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Store
-    from mmearth_model.checkpoints import Checkpoint
     from mmearth_model.evaluation.features import Extractor
+    from mmearth_model.weights.checkpoints import Checkpoint
 
 Protocol = Literal["knn", "linear", "probe", "paper"]
 Baseline = Literal["random", "statistics", "rcf"]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError, staged_array
+from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import slice_length
-from mmearth_model.targets import Normaliser, Window
 from mmearth_model.tasks import StoreImages
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Modality, Store
-    from mmearth_model.encoder import ConvNeXtV2
+    from mmearth_model.network.encoder import ConvNeXtV2
     from mmearth_model.tasks import ImageSource, LabelledSet
 
 READ_TILES = 64

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError, MMEarthError, check_output, short_path, staged_folder, write_text
+from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
-from mmearth_model.draws import Position, generator, seeded
-from mmearth_model.encoder import ConvNeXtV2
 from mmearth_model.evaluation.features import input_normaliser, missing_bands, whole_patches
 from mmearth_model.evaluation.metrics import (  # fmt: skip
     PRIMARY,
@@ -38,9 +37,10 @@ from mmearth_model.evaluation.paper import PaperUNet, released_groups, smoothed,
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import Linear, loss_function
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.network.encoder import ConvNeXtV2
 from mmearth_model.saving import save_tensors
-from mmearth_model.targets import Window
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
+from mmearth_model.training.random_numbers import Position, generator, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_model.checkpoints import Checkpoint
-    from mmearth_model.encoder import Classifier, Padding
-    from mmearth_model.targets import Normaliser
+    from mmearth_model.data.targets import Normaliser
+    from mmearth_model.network.encoder import Classifier, Padding
+    from mmearth_model.weights.checkpoints import Checkpoint
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 READ_TILES = 32

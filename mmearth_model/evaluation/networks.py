@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmearth_model.encoder import Classifier, initialise
+from mmearth_model.network.encoder import Classifier, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from mmearth_model.encoder import ConvNeXtV2
+    from mmearth_model.network.encoder import ConvNeXtV2
 
 GROUPS = 8
 MIN_WIDTH = 32

@@ -39,15 +39,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmearth_model.encoder import INIT_STD, NORM_EPS, Classifier, ModifiedStem
+from mmearth_model.network.encoder import INIT_STD, NORM_EPS, Classifier, ModifiedStem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from mmearth_model.encoder import ConvNeXtV2
     from mmearth_model.evaluation.networks import UNet
+    from mmearth_model.network.encoder import ConvNeXtV2
 
 HEAD = "head."
 ENCODER = "encoder."

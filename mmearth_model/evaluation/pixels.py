@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_model.encoder import ConvNeXtV2
-    from mmearth_model.targets import Normaliser
+    from mmearth_model.data.targets import Normaliser
+    from mmearth_model.network.encoder import ConvNeXtV2
     from mmearth_model.tasks import LabelledSet
 
 TRAIN_PIXELS = 20_000

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from mmearth_model.devices import one_thread
-from mmearth_model.draws import seeded
 from mmearth_model.evaluation.metrics import from_sums, sample_sums
 from mmearth_model.tasks import TaskKind
+from mmearth_model.training.random_numbers import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mmearth_data import NO_LEVEL, FileInputError, InputError, Raster, calibrate, load_catalog
-from mmearth_model.targets import LEVELS, Normaliser
+from mmearth_model.data.targets import LEVELS, Normaliser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

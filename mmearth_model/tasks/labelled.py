@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Modality
-    from mmearth_model.targets import Normaliser
+    from mmearth_model.data.targets import Normaliser
 
     Batch = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from mmearth_data import InputError
-from mmearth_model.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, shown
+from mmearth_model.weights.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, shown
 
 MAX_BYTES = 16 * 2**20
 """GEO-Bench's own are a few KB."""

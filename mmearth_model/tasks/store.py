@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Modality, Store
-    from mmearth_model.targets import Normaliser
+    from mmearth_model.data.targets import Normaliser
     from mmearth_model.tasks.labelled import Batch
 
 PREFIX = "store:"

@@ -55,7 +55,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "googleapiclient": ("mmearth_data.sources.earthengine",),
     "google": ("mmearth_data.sources.earthengine",),
     "rasterio": (
-        "mmearth_data.rasterfile",
+        "mmearth_data.files.rasterfile",
         "mmearth_data.sources.rasters",
         "mmearth_data.interchange",
         "mmearth_model.tasks",
@@ -395,7 +395,7 @@ WRITES_ITSELF = (
     f"{DATA}.store.lock",  # a lock is no data: its file exists before it has a text
     f"{MODEL}.experiments.claims",
 )
-"""Modules that write without `mmearth_data.writing`."""
+"""Modules that write without `mmearth_data.files.writing`."""
 
 STAGED = frozenset({"staged_file", "staged_folder", "staged_stream"})
 IN_MEMORY = frozenset({"BytesIO", "StringIO", "MemoryFile"})
@@ -412,7 +412,7 @@ WRITING_FUNCTIONS = frozenset({"save_file", "ParquetWriter", "mkstemp", "mkdtemp
 
 
 def unstaged_writes(module: Module) -> list[Violation]:
-    """Files are written by `mmearth_data.writing` alone, or by libraries into the file or folder that it has staged."""
+    """Files are written by `mmearth_data.files.writing` alone, or by libraries into the file or folder that it has staged."""
     if module.name in WRITES_ITSELF:
         return []
     staged = {
@@ -423,7 +423,7 @@ def unstaged_writes(module: Module) -> list[Violation]:
     }
     memory = set(_names_in_memory(module.tree))
     return [
-        Violation(module.name, node.lineno, f"writes a file ({ast.unparse(node.func)}); use mmearth_data.writing")
+        Violation(module.name, node.lineno, f"writes a file ({ast.unparse(node.func)}); use mmearth_data.files.writing")
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call)
         and id(node) not in staged

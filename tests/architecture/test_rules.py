@@ -21,7 +21,7 @@ OURS = frozenset(
         "mmearth_data.sources",
         "mmearth_data.sources.earthengine",
         "mmearth_model",
-        "mmearth_model.encoder",
+        "mmearth_model.network.encoder",
     }
 )
 MODALITIES = frozenset({"sentinel1", "sentinel2", "aster", "lat", "biome"})
@@ -34,11 +34,11 @@ def module(name: str, source: str, *, is_package: bool = False) -> Module:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("mmearth_data.errors", "from mmearth_data.catalog import load_catalog"),
+        ("mmearth_data.errors", "from mmearth_data.catalog.entries import load_catalog"),
         ("mmearth_data.errors", "import mmearth_data.store"),
-        ("mmearth_data.tile", "def f():\n    from mmearth_data.store import Store"),
+        ("mmearth_data.catalog.tile", "def f():\n    from mmearth_data.store import Store"),
         (
-            "mmearth_data.tile",
+            "mmearth_data.catalog.tile",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mmearth_data.store import Store",
         ),
         ("mmearth_data.store.writer", "from mmearth_data.sources.base import Source"),
@@ -47,16 +47,16 @@ def module(name: str, source: str, *, is_package: bool = False) -> Module:
         ("mmearth_data.store", "from mmearth_data import __version__"),
         ("mmearth_data.loading.loader", "from mmearth_data.building import plan"),
         ("mmearth_data.inspection", "from mmearth_data import open_store"),
-        ("mmearth_data.emulator.server", "import mmearth_data.sources.earthengine"),
-        ("mmearth_data.emulator.server", "from mmearth_data.sources import earthengine"),
+        ("mmearth_data.emulator.server.server", "import mmearth_data.sources.earthengine"),
+        ("mmearth_data.emulator.server.server", "from mmearth_data.sources import earthengine"),
         ("mmearth_data.api", "from mmearth_data.cli import main"),
         ("mmearth_data.cli", "from mmearth_data.store import open_store"),
         ("mmearth_data.cli", "def f():\n    from mmearth_data.errors import InputError"),
-        ("mmearth_data.store", "from mmearth_model.encoder import ConvNeXtV2"),
+        ("mmearth_data.store", "from mmearth_model.network.encoder import ConvNeXtV2"),
         ("mmearth_data.store", "from importlib import import_module\nimport_module('mmearth_model')"),
-        ("mmearth_model.targets", "from mmearth_data.modality import Modality"),
-        ("mmearth_model.targets", "from mmearth_data import store"),
-        ("mmearth_model.targets", "import mmearth_data.store as s"),
+        ("mmearth_model.data.targets", "from mmearth_data.catalog.modality import Modality"),
+        ("mmearth_model.data.targets", "from mmearth_data import store"),
+        ("mmearth_model.data.targets", "import mmearth_data.store as s"),
     ],
 )
 def test_layering_finds(name: str, source: str) -> None:
@@ -68,7 +68,10 @@ def test_layering_finds(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("mmearth_data.catalog", "from mmearth_data.errors import InputError\nfrom mmearth_data.regions import Region"),
+        (
+            "mmearth_data.catalog.entries",
+            "from mmearth_data.errors import InputError\nfrom mmearth_data.geography.regions import Region",
+        ),
         ("mmearth_data.store.writer", "from mmearth_data.store.schema import StoreLayout\nfrom . import schema"),
         (
             "mmearth_data.building.kernel",
@@ -76,10 +79,10 @@ def test_layering_finds(name: str, source: str) -> None:
         ),
         ("mmearth_data.api", "from mmearth_data import __version__\nfrom mmearth_data.building import executor"),
         ("mmearth_data.cli", "from mmearth_data import build, __version__\nfrom mmearth_data.api import prepare"),
-        ("mmearth_data.emulator.server", "from mmearth_data.sources.synthetic import planet"),
+        ("mmearth_data.emulator.server.server", "from mmearth_data.sources.synthetic import planet"),
         (
-            "mmearth_model.targets",
-            "from mmearth_data import Modality\nfrom mmearth_model.encoder import ConvNeXtV2\nimport torch",
+            "mmearth_model.data.targets",
+            "from mmearth_data import Modality\nfrom mmearth_model.network.encoder import ConvNeXtV2\nimport torch",
         ),
     ],
 )
@@ -118,12 +121,12 @@ def test_relative_imports_are_resolved() -> None:
         ("mmearth_data.sources.earthengines", "import ee"),
         ("mmearth_data.store.reader", "import rasterio"),
         ("mmearth_data.loading.loader", "import torch"),
-        ("mmearth_data.tile", "import shapely"),
-        ("mmearth_data.modality", "def f():\n    import yaml"),
-        ("mmearth_data.modality", "import importlib\nimportlib.import_module('pandas')"),
+        ("mmearth_data.catalog.tile", "import shapely"),
+        ("mmearth_data.catalog.modality", "def f():\n    import yaml"),
+        ("mmearth_data.catalog.modality", "import importlib\nimportlib.import_module('pandas')"),
         ("mmearth_model.evaluation.probes", "import h5py"),
         ("mmearth_model.evaluation.features", "import zarr"),
-        ("mmearth_model.targets", "import rasterio"),
+        ("mmearth_model.data.targets", "import rasterio"),
     ],
 )
 def test_libraries_finds(name: str, source: str) -> None:
@@ -138,11 +141,11 @@ def test_libraries_finds(name: str, source: str) -> None:
         ("mmearth_data.loading.loader", "import dask\nimport zarrs"),
         ("mmearth_data.sources.earthengine.client", "import ee"),
         ("mmearth_data.sources.rasters.files", "import rasterio"),
-        ("mmearth_data.tile", "import math\nimport numpy as np\nfrom pyproj import Transformer"),
-        ("mmearth_data.tile", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
-        ("mmearth_data.catalog", "import yaml\nimport pydantic"),
+        ("mmearth_data.catalog.tile", "import math\nimport numpy as np\nfrom pyproj import Transformer"),
+        ("mmearth_data.catalog.tile", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("mmearth_data.catalog.entries", "import yaml\nimport pydantic"),
         ("mmearth_model.tasks.geobench", "import h5py\nimport rasterio"),
-        ("mmearth_model.mpmae", "import torch"),
+        ("mmearth_model.network.mpmae", "import torch"),
     ],
 )
 def test_libraries_leaves_alone(name: str, source: str) -> None:

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.building.plan import BuildPlan, plan_given
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Modality
+from mmearth_data.catalog.tile import (
+    LEVEL_L1C,
+    LEVEL_L2A,
+    PIXEL_M,
+    WGS84,
+    Place,
+    TileGrid,
+    tile_ids,
+    transformer,
+    utm_epsg,
+)
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.modality import Modality
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
-from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, PIXEL_M, WGS84, Place, TileGrid, tile_ids, transformer, utm_epsg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -149,7 +149,7 @@ def read_shards(store: Store) -> Iterable[Any]:
 
 
 def targets_of(store: Store) -> Callable[[], Iterable[Any]]:
-    """Raw batches, normalised by `mmearth_model.targets` on the CPU."""
+    """Raw batches, normalised by `mmearth_model.data.targets` on the CPU."""
     modalities = [m for m in store.layout.modalities if m.input or m.pretext]
     normaliser = Normaliser(
         modalities,

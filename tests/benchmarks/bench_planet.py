@@ -16,11 +16,11 @@ import numpy as np
 import shapely
 from _harness import alternate, report, table
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import Place, round_lonlat, tile_ids
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection
 from mmearth_data.sources.synthetic import SyntheticSource
-from mmearth_data.tile import Place, round_lonlat, tile_ids
 
 SIZES_PX = {64: 168, 128: 84}
 """Side of a tile -> number of tiles."""

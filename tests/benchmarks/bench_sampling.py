@@ -31,8 +31,8 @@ import numpy as np
 import shapely
 from _harness import alternate, report, table
 
-from mmearth_data.ecoregions import prepare, read_ecoregions
-from mmearth_data.regions import Region
+from mmearth_data.geography.ecoregions import prepare, read_ecoregions
+from mmearth_data.geography.regions import Region
 from mmearth_data.sampling import SamplingOptions, largest_remainder, sample, write_sample
 
 ROOT = Path(__file__).resolve().parents[2]

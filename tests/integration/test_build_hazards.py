@@ -18,11 +18,11 @@ from test_store_building import digests
 
 from mmearth_data import InputError, WriteFailed
 from mmearth_data.building.running import run_build
+from mmearth_data.catalog.tile import Place
 from mmearth_data.errors import EXIT_FAILURE
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.lock import hold
-from mmearth_data.tile import Place
 
 
 class TimedSource(LoggedSource):

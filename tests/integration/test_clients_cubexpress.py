@@ -16,7 +16,7 @@ import rasterio
 from clients import MARKS, PLACE, client
 from planet_reading import centres, pixels_at
 
-from mmearth_data.sources.synthetic.planet import ERA5
+from mmearth_data.planet.planet import ERA5
 
 pytestmark = MARKS
 

@@ -24,10 +24,14 @@ from click.testing import CliRunner
 from emulator_process import RunningEmulator, emulator
 
 from mmearth_data import build, make_recipe, open_store
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import PIXEL_M, WGS84, Place, TileGrid, tile_ids, transformer
 from mmearth_data.cli import cli
-from mmearth_data.emulator.derived import elevation_tiles
+from mmearth_data.emulator.assets.derived import elevation_tiles
 from mmearth_data.errors import InputError, TileUnavailable
+from mmearth_data.planet.grids import Window
+from mmearth_data.planet.planet import ERA5
+from mmearth_data.planet.products import Era5
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.quota import LocalLimiter
 from mmearth_data.sources.earthengine.retry import Backoff
@@ -35,15 +39,11 @@ from mmearth_data.sources.earthengine.session import SessionOptions, close_sessi
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
 from mmearth_data.sources.synthetic import SyntheticSource
-from mmearth_data.sources.synthetic.grids import Window
-from mmearth_data.sources.synthetic.planet import ERA5
-from mmearth_data.sources.synthetic.products import Era5
-from mmearth_data.tile import PIXEL_M, WGS84, Place, TileGrid, tile_ids, transformer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 SEED = 3
 YEARS = (2017, 2018, 2019, 2020)
@@ -162,7 +162,7 @@ def assert_parity(server: RunningEmulator, wanted: list[Place], years: tuple[int
 
 
 def cases(place: Place, survey: Survey, arrays: dict[str, Any]) -> set[str]:
-    from mmearth_data.tile import utm_epsg
+    from mmearth_data.catalog.tile import utm_epsg
 
     seen = {m.name: m.observed(arrays[m.name]) for m in MODALITIES}
     found = {

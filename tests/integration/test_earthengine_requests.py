@@ -24,7 +24,8 @@ from click.testing import CliRunner
 from emulator_process import RunningEmulator, emulator
 
 from mmearth_data import open_store
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import Place, tile_ids
 from mmearth_data.cli import cli
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
@@ -34,7 +35,6 @@ from mmearth_data.sources.earthengine.retry import Backoff
 from mmearth_data.sources.earthengine.session import SessionOptions, close_session, open_session
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
-from mmearth_data.tile import Place, tile_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

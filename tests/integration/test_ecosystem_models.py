@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmearth_model import ConvNeXtV2, EncoderConfig, convert, load_encoder
-from mmearth_model.checkpoints import ENCODER_ONLY, write_checkpoint
-from mmearth_model.encoder import FeatureMaps
+from mmearth_model.network.encoder import FeatureMaps
+from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
 
 pytestmark = [
     pytest.mark.ecosystem,

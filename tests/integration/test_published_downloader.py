@@ -22,11 +22,11 @@ import rasterio
 import requests
 from ee_world import sign_in
 
-from mmearth_data.catalog import load_catalog
-from mmearth_data.emulator.server import Emulator, EmulatorOptions
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import LEVEL_L2A, Place, tile_ids
+from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.synthetic import SyntheticSource
-from mmearth_data.tile import LEVEL_L2A, Place, tile_ids
 
 SEED, SIZE_PX, MARGIN_PX, HALF_M = 3, 128, 8, 650
 L2A, L1C = "COPERNICUS/S2_SR_HARMONIZED", "COPERNICUS/S2_HARMONIZED"

@@ -15,11 +15,11 @@ from toy_store import write_store
 
 from mmearth_data import import_hdf5, open_store
 from mmearth_model import make_recipe, plan_training, pretrain
-from mmearth_model.checkpoints import Checkpoint
 from mmearth_model.cli import cli
-from mmearth_model.plan import TrainPlan
-from mmearth_model.pretraining import prepare
-from mmearth_model.recipe import recipe_names
+from mmearth_model.training.plan import TrainPlan
+from mmearth_model.training.pretraining import prepare
+from mmearth_model.training.recipe import recipe_names
+from mmearth_model.weights.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,11 +29,11 @@ from store_making import (
     write_shard,
 )
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Modality
+from mmearth_data.catalog.tile import NO_TIME
 from mmearth_data.errors import InputError
-from mmearth_data.modality import Modality
 from mmearth_data.store import Store, StoreLayout, StoreWriter, open_store
-from mmearth_data.tile import NO_TIME
 
 LAYOUT = small_layout()
 SHIPPED = StoreLayout(modalities=load_catalog().select(), tiles=23, size_px=32, tiles_per_shard=16)

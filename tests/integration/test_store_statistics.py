@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from store_making import make_store, small_layout
 
-from mmearth_data.catalog import load_catalog
-from mmearth_data.modality import Modality
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Modality
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.store import Store, StoreLayout, open_store
 from mmearth_data.store.derived import derived
 from mmearth_data.store.moments import PERCENTILES, Bins
-from mmearth_data.tile import LEVEL_NAMES
 
 LAYOUTS = {
     "made up": small_layout(),

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from store_making import empty_positions, make_columns, make_rasters, make_rejected
 
 from mmearth_data import Progress, Store, load_catalog, merge, open_store, subset, verify
+from mmearth_data.catalog.tile import tile_ids
 from mmearth_data.cli import cli
 from mmearth_data.store import StoreLayout, StoreWriter
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.tile import tile_ids
 
 MODALITIES = ("sentinel2", "esa_worldcover", "era5", "month", "biome")
 TILES, SIZE_PX, PER_SHARD = 29, 32, 8

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from toy_store import write_store
 
-from mmearth_data.streams import plain
+from mmearth_data.terminal.streams import plain
 
 BIN = Path(sys.executable).parent
 

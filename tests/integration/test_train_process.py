@@ -15,8 +15,8 @@ from toy_store import write_store
 
 from mmearth_data import open_store
 from mmearth_model import load_checkpoint, make_recipe, pretrain
-from mmearth_model.checkpoints import OPTIMIZER_FILE, read_tensors
-from mmearth_model.runs import Run
+from mmearth_model.training.runs import Run
+from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, read_tensors
 from tests.unit.model.closeness import assert_near
 
 RECIPE = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 SURVEY_BATCH = 20
 """Initial number of candidates per survey request."""

@@ -16,7 +16,7 @@ import ee
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 CASTS = {
     "uint8": "toUint8",

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import ee
 import numpy as np
 
+from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.earthengine.expressions import Template, band_name, fill_value
 from mmearth_data.sources.earthengine.recipes import RECIPES
 from mmearth_data.sources.earthengine.recipes.kinds import parameters
-from mmearth_data.tile import PIXEL_M
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import TileGrid
     from mmearth_data.sources.earthengine.recipes import Ask, Found
-    from mmearth_data.tile import TileGrid
 
     Asks = Sequence[tuple[Modality, Ask]]
 

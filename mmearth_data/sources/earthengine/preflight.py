@@ -15,7 +15,7 @@ from mmearth_data.sources.earthengine.recipes import RECIPES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 
 @dataclass(frozen=True, slots=True)

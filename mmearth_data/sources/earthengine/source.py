@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
 
-    from mmearth_data.catalog import Catalog
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.sources.earthengine.pixels import Asks
     from mmearth_data.sources.earthengine.quota import Limiter
     from mmearth_data.sources.earthengine.survey import Question
-    from mmearth_data.tile import Place
 
     Answered: TypeAlias = Mapping[str, Any] | Rejection | None
 
@@ -71,7 +71,7 @@ class EarthEngineSource:
 
     Examples
     --------
-    >>> from mmearth_data.catalog import load_catalog
+    >>> from mmearth_data.catalog.entries import load_catalog
     >>> catalog = load_catalog()
     >>> rules = SceneRules(seed=0, years=(2019,), levels=("L2A",), cloud_percent=10)
     >>> EarthEngineSource(catalog, catalog.select(["sentinel2"]), rules).identity()["years"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ee
 
+from mmearth_data.catalog.tile import LEVEL_NAMES, MAX_LAT, MIN_LAT, TileGrid, utm_epsg
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.draws import draw, draw_bits, year_window_ms
@@ -25,13 +26,12 @@ from mmearth_data.sources.earthengine.expressions import Template, holds, hole, 
 from mmearth_data.sources.earthengine.recipes import RECIPES, Found, Scene
 from mmearth_data.sources.earthengine.recipes.kinds import parameters, ring
 from mmearth_data.sources.earthengine.recipes.nearest import closest
-from mmearth_data.tile import LEVEL_NAMES, MAX_LAT, MIN_LAT, TileGrid, utm_epsg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmearth_data.modality import Modality
-    from mmearth_data.tile import Place
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import Place
 
 CLEARANCE_M = 200.0
 """Margin around the tile that a footprint must also contain."""

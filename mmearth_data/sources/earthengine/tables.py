@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import ee
 
-from mmearth_data.ecoregions import ecoregions_of, keep, read_kept
+from mmearth_data.catalog.tile import WGS84
 from mmearth_data.errors import FileInputError
+from mmearth_data.geography.ecoregions import ecoregions_of, keep, read_kept
 from mmearth_data.resources import cache_folder
 from mmearth_data.sources.earthengine.expressions import Template, hole
 from mmearth_data.sources.earthengine.failures import TooMuch
-from mmearth_data.tile import WGS84
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
 
-    from mmearth_data.catalog import Catalog
+    from mmearth_data.catalog.entries import Catalog
 
 ASSET, ID, NAME = "RESOLVE/ECOREGIONS/2017", "ECO_ID", "ECO_NAME"
 RECIPE = "ecoregion"
@@ -47,7 +47,7 @@ def fetch_ecoregions(
     Returns
     -------
     GeoDataFrame
-        As `mmearth_data.ecoregions.read_ecoregions` gives it.
+        As `mmearth_data.geography.ecoregions.read_ecoregions` gives it.
     """
     import geopandas as gpd
     from shapely.geometry import shape

@@ -13,8 +13,8 @@ from pyproj import CRS, Transformer
 from rasterio._err import CPLE_BaseError
 from rasterio.warp import transform as warp_transform
 
+from mmearth_data.catalog.tile import WGS84, utm_epsg
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.tile import WGS84, utm_epsg
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

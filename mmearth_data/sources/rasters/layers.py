@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmearth_data.catalog.modality import fits
 from mmearth_data.errors import FileInputError
-from mmearth_data.modality import fits
 from mmearth_data.sources.rasters.mapping import PASSES
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mmearth_data.catalog import Catalog
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.sources.rasters.mapping import Layer, RasterMapping
 
 

@@ -79,9 +79,9 @@ from pydantic import (
 )
 
 from mmearth_data.errors import FileInputError
-from mmearth_data.rasterfile import Marks, as_marks
+from mmearth_data.files.rasterfile import Marks, as_marks
+from mmearth_data.files.yamlfiles import read_yaml
 from mmearth_data.resources import PACKAGE
-from mmearth_data.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

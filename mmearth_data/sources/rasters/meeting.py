@@ -10,10 +10,10 @@ import rasterio
 from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
 
+from mmearth_data.catalog.tile import PIXEL_M, WGS84
 from mmearth_data.errors import FileInputError
 from mmearth_data.sources.rasters.georeferencing import transform_points
 from mmearth_data.sources.rasters.wrapping import columns_around, pixels_of
-from mmearth_data.tile import PIXEL_M, WGS84
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,18 +12,18 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.rasterfile import open_raster, read_window
+from mmearth_data.files.rasterfile import open_raster, read_window
 from mmearth_data.sources.base import to_stored
 from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
 from mmearth_data.sources.rasters.wrapping import columns_around, origins, pixels_of, window_parts
-from mmearth_data.tile import PIXEL_M
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mmearth_data.catalog.tile import TileGrid
     from mmearth_data.sources.rasters.files import SiteFile
-    from mmearth_data.tile import TileGrid
 
 WARP_TOLERANCE_PX = 1e-3
 """Error of GDAL's interpolated coordinates; rasterio's default is 0.125, and 0 makes rasterio 1.4 fail."""

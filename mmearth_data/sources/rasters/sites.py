@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.catalog.tile import NO_TIME
 from mmearth_data.errors import FileInputError
-from mmearth_data.listing import is_data
+from mmearth_data.files.listing import is_data
 from mmearth_data.sources.rasters.files import SiteFile, base_of, inspect, quiet_georeferencing
 from mmearth_data.sources.rasters.layers import band_problem
 from mmearth_data.sources.rasters.mapping import SITE
 from mmearth_data.sources.rasters.pixels import code_problem, unknown_codes
-from mmearth_data.tile import NO_TIME
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:

@@ -11,15 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mmearth_data.errors import FileInputError
-from mmearth_data.rasterfile import Siblings
-from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
-from mmearth_data.sources.rasters.layers import Selection, select_layers
-from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
-from mmearth_data.sources.rasters.meeting import check_meeting
-from mmearth_data.sources.rasters.pixels import read_stored
-from mmearth_data.sources.rasters.sites import Site, find_sites
-from mmearth_data.tile import (
+from mmearth_data.catalog.tile import (
     LEVEL_NAMES,
     LEVEL_NONE,
     NO_TIME,
@@ -29,6 +21,14 @@ from mmearth_data.tile import (
     round_lonlat,
     tile_ids,
 )
+from mmearth_data.errors import FileInputError
+from mmearth_data.files.rasterfile import Siblings
+from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
+from mmearth_data.sources.rasters.layers import Selection, select_layers
+from mmearth_data.sources.rasters.mapping import read_mapping, root_folder
+from mmearth_data.sources.rasters.meeting import check_meeting
+from mmearth_data.sources.rasters.pixels import read_stored
+from mmearth_data.sources.rasters.sites import Site, find_sites
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     import numpy as np
     from geopandas import GeoDataFrame
 
-    from mmearth_data.catalog import Catalog
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import TileGrid
     from mmearth_data.sources.base import SourceWithPlaces
     from mmearth_data.sources.rasters.files import SiteFile
     from mmearth_data.sources.rasters.mapping import RasterMapping
-    from mmearth_data.tile import TileGrid
 
 DAY_MS = 86_400_000
 NO_BIOME, NO_ECO_REGION = 255, 65535
-"""What `mmearth_data.ecoregions.label_points` says of a point outside all polygons."""
+"""What `mmearth_data.geography.ecoregions.label_points` says of a point outside all polygons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class RasterSource:
     def _labels(self, lonlat: np.ndarray[Any, Any]) -> list[tuple[int | None, int | None]]:
         if self._ecoregions is None:
             return [(None, None)] * len(lonlat)
-        from mmearth_data.ecoregions import label_points
+        from mmearth_data.geography.ecoregions import label_points
 
         biome, eco_region = label_points(self._ecoregions, lonlat[:, 0], lonlat[:, 1])
         return [

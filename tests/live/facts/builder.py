@@ -9,14 +9,14 @@ from _asking import BACKOFF, IN_FLIGHT, Call, Server
 from _fact import Equal, Fact, Source
 from _world import LAT, LON
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import Place, tile_ids
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.failures import REFUSED, TOO_LARGE, TooMuch
 from mmearth_data.sources.earthengine.session import SessionOptions
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
-from mmearth_data.tile import Place, tile_ids
 
 TILE_PX = 64
 BESIDE_DEG = 0.05

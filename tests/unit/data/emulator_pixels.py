@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.emulator import library
-from mmearth_data.emulator.evaluate import Request
-from mmearth_data.emulator.image import Band, Grid, Image, Pixels, PixelType, Projection, nearest
-from mmearth_data.sources.synthetic.planet import planet
+from mmearth_data.emulator.algorithms.image import Band, Grid, Image, Pixels, PixelType, Projection, nearest
+from mmearth_data.emulator.graph import library
+from mmearth_data.emulator.graph.evaluate import Request
+from mmearth_data.planet.planet import planet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Modality
+from mmearth_data.catalog.tile import Place, round_lonlat, tile_ids
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.modality import Modality
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.synthetic import SyntheticSource
-from mmearth_data.tile import Place, round_lonlat, tile_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ import yaml
 from pyproj import Transformer
 from rasterio.errors import NotGeoreferencedWarning
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import Place
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.rasters import RasterSource
-from mmearth_data.tile import Place
 
 CATALOG = load_catalog()
 EPSG = 32632

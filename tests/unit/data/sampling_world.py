@@ -10,9 +10,9 @@ import numpy as np
 import shapely
 from pyproj import Transformer
 
-from mmearth_data.catalog import eco_regions
-from mmearth_data.ecoregions import make_ecoregions
-from mmearth_data.regions import Region
+from mmearth_data.catalog.entries import eco_regions
+from mmearth_data.geography.ecoregions import make_ecoregions
+from mmearth_data.geography.regions import Region
 from mmearth_data.sampling import Sample, SamplingOptions, sample
 
 if TYPE_CHECKING:

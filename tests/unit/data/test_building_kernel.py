@@ -12,12 +12,12 @@ import pytest
 
 from mmearth_data.building.kernel import fill_shard
 from mmearth_data.building.plan import Reserve, ShardPlan, Slot, random_slots
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Modality
+from mmearth_data.catalog.tile import Place, TileGrid
 from mmearth_data.errors import TileUnavailable
-from mmearth_data.modality import Modality
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store.schema import StoreLayout
-from mmearth_data.tile import Place, TileGrid
 
 SIZE = 16
 MODALITIES = load_catalog().select(["sentinel2", "era5", "biome", "eco_region"])

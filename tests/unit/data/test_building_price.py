@@ -10,12 +10,12 @@ import pytest
 from mmearth_data import make_recipe, profile
 from mmearth_data.building.price import EECU_HOURS_A_MONTH, how_long, price, profile_lines, store_objects
 from mmearth_data.building.profile import profile_tiles
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import Place
 from mmearth_data.errors import InputError
 from mmearth_data.sources.base import Rejection
 from mmearth_data.sources.earthengine.profiles import eecu_seconds
 from mmearth_data.store.schema import StoreLayout
-from mmearth_data.tile import Place
 
 MILLION = 1_000_000
 

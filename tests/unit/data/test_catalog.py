@@ -14,7 +14,7 @@ import pytest
 import rasterio
 from rich.console import Console
 
-from mmearth_data.catalog import (
+from mmearth_data.catalog.entries import (
     Catalog,
     biomes,
     describe_modality,
@@ -24,14 +24,14 @@ from mmearth_data.catalog import (
     render_catalog,
     render_modality,
 )
+from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import CatalogError, FileInputError
-from mmearth_data.modality import Kind
 from mmearth_data.resources import resource_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8A", "B8", "B9", "B10", "B11", "B12")
 S1_BANDS = tuple(f"{orbit}_{pol}" for orbit in ("asc", "desc") for pol in ("VV", "VH", "HH", "HV"))

@@ -22,7 +22,7 @@ from googleapiclient.errors import HttpError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import EXIT_INPUT, InputError, MMEarthError, RetryLater, TileUnavailable
 from mmearth_data.sources.earthengine import credentials
 from mmearth_data.sources.earthengine.endpoint import resolve_endpoint

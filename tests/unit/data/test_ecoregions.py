@@ -10,10 +10,10 @@ import pytest
 import shapely
 from sampling_world import world
 
-from mmearth_data import ecoregions as module
-from mmearth_data.catalog import eco_regions
-from mmearth_data.ecoregions import label_points, make_ecoregions, prepare, read_ecoregions
+from mmearth_data.catalog.entries import eco_regions
 from mmearth_data.errors import FileInputError
+from mmearth_data.geography import ecoregions as module
+from mmearth_data.geography.ecoregions import label_points, make_ecoregions, prepare, read_ecoregions
 
 NAMES = {region.name: region for region in eco_regions()}
 

@@ -13,10 +13,10 @@ import pytest
 import requests
 from ee_world import refusal
 
-from mmearth_data.emulator import library
-from mmearth_data.emulator.arguments import ANY_FUNCTION, HINTS, REFUSED, is_hint, unheeded
-from mmearth_data.emulator.registry import FUNCTIONS, Implementation
-from mmearth_data.emulator.signatures import signatures
+from mmearth_data.emulator.graph import library
+from mmearth_data.emulator.graph.arguments import ANY_FUNCTION, HINTS, REFUSED, is_hint, unheeded
+from mmearth_data.emulator.graph.registry import FUNCTIONS, Implementation
+from mmearth_data.emulator.graph.signatures import signatures
 
 assert library.MODULES
 

@@ -10,16 +10,15 @@ import pytest
 import shapely
 from emulator_pixels import call, request_context
 
-from mmearth_data.emulator import scene_search
-from mmearth_data.emulator.archive import CLOUD_CLASSES
-from mmearth_data.emulator.assets import MAKERS, Few, Scenes, describe_asset, find, list_assets
-from mmearth_data.emulator.image import Grid, Image, Pixels, PixelType, Projection
-from mmearth_data.emulator.registry import encode
-from mmearth_data.sources.synthetic.grids import Window
-from mmearth_data.sources.synthetic.orbits import SENTINEL1
-from mmearth_data.sources.synthetic.planet import DEM, DYNAMIC_WORLD, ERA5, L1C, L2A, S1, WORLD_COVER
-from mmearth_data.sources.synthetic.scenes import Box, optical_scenes, radar_scenes
-from mmearth_data.tile import TileGrid, utm_epsg
+from mmearth_data.catalog.tile import TileGrid, utm_epsg
+from mmearth_data.emulator.algorithms.image import Grid, Image, Pixels, PixelType, Projection
+from mmearth_data.emulator.assets.archive import CLOUD_CLASSES
+from mmearth_data.emulator.assets.directory import MAKERS, Few, Scenes, describe_asset, find, list_assets, scene_search
+from mmearth_data.emulator.graph.registry import encode
+from mmearth_data.planet.grids import Window
+from mmearth_data.planet.orbits import SENTINEL1
+from mmearth_data.planet.planet import DEM, DYNAMIC_WORLD, ERA5, L1C, L2A, S1, WORLD_COVER
+from mmearth_data.planet.scenes import Box, optical_scenes, radar_scenes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -270,7 +269,7 @@ def first_over_any(asset: str, lon: float, lat: float) -> Image:
 
 
 def _place(projection: Projection, lon: float, lat: float) -> tuple[float, float]:
-    from mmearth_data.tile import WGS84, transformer
+    from mmearth_data.catalog.tile import WGS84, transformer
 
     if projection.crs == "EPSG:4326":
         return lon, lat

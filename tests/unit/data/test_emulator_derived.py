@@ -13,10 +13,10 @@ import ee
 import pytest
 from ee_world import SEED
 
-from mmearth_data.emulator import library
-from mmearth_data.emulator.kept import KEPT
-from mmearth_data.emulator.registry import FUNCTIONS
-from mmearth_data.emulator.signatures import signatures
+from mmearth_data.emulator.graph import library
+from mmearth_data.emulator.graph.kept import KEPT
+from mmearth_data.emulator.graph.registry import FUNCTIONS
+from mmearth_data.emulator.graph.signatures import signatures
 
 assert library.MODULES
 assert SEED == 7

@@ -15,7 +15,7 @@ import pytest
 import requests
 from ee_world import SEED, refusal, status_of
 
-from mmearth_data.emulator.server import Emulator
+from mmearth_data.emulator.server.server import Emulator
 
 pytestmark = pytest.mark.usefixtures("earth")
 

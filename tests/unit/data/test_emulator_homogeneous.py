@@ -12,13 +12,13 @@ import pytest
 import shapely
 from emulator_pixels import array, call, grid, ramp, request_context
 
-from mmearth_data.emulator.collections import of_elements
+from mmearth_data.emulator.algorithms.collections import of_elements
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import Image, PixelType
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import Image, PixelType
 
 if TYPE_CHECKING:
-    from mmearth_data.emulator.collections import Collection
+    from mmearth_data.emulator.algorithms.collections import Collection
 
 REDUCTIONS = (
     "mosaic",

@@ -10,10 +10,10 @@ import pytest
 import shapely
 from emulator_pixels import FLOAT, UTM, array, call, grid, image_of, line, pixels, ramp, request_context
 
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import Grid, Image, PixelType, Projection, constant
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import Grid, Image, PixelType, Projection, constant
-from mmearth_data.emulator.registry import encode
+from mmearth_data.emulator.graph.registry import encode
 
 UNARY: list[tuple[str, list[float], list[float | None]]] = [
     ("abs", [-2.5, 0, 3], [2.5, 0, 3]),

@@ -19,15 +19,14 @@ import requests
 from ee_world import post, refusal, sign_in
 from emulator_process import RunningEmulator, emulator
 
-from mmearth_data.emulator import output
+from mmearth_data.emulator.algorithms.image import Grid, Image
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import Grid, Image
-from mmearth_data.emulator.output import stored
-from mmearth_data.emulator.registry import encode
-from mmearth_data.emulator.routes import MAX_REQUEST_BYTES
-from mmearth_data.emulator.server import Emulator, EmulatorOptions
-from mmearth_data.emulator.values import answered
-from mmearth_data.emulator.work import LONGEST_LIST, Work, working
+from mmearth_data.emulator.graph.registry import encode
+from mmearth_data.emulator.graph.values import answered
+from mmearth_data.emulator.server.output import stored
+from mmearth_data.emulator.server.routes import MAX_REQUEST_BYTES
+from mmearth_data.emulator.server.server import Emulator, EmulatorOptions, output
+from mmearth_data.emulator.server.work import LONGEST_LIST, Work, working
 
 MEMORY = "User memory limit exceeded."
 GIGABYTE = 10**9
@@ -209,8 +208,8 @@ def test_pixels_stop_when_the_client_leaves() -> None:
 
 
 def test_large_grids_are_computed_in_parts_that_fit_together(monkeypatch: pytest.MonkeyPatch, earth: str) -> None:
-    from mmearth_data.emulator.evaluate import Request
-    from mmearth_data.sources.synthetic.planet import planet
+    from mmearth_data.emulator.graph.evaluate import Request
+    from mmearth_data.planet.planet import planet
 
     context = Request(planet(7))
     dem = context.call("Image.load", id="projects/sat-io/open-datasets/ASTER/GDEM")

@@ -15,8 +15,8 @@ import pytest
 import shapely
 from emulator_pixels import FLOAT, array, call, grid, image_of, line, ramp
 
-from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import Image, PixelType
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import Image, PixelType
 
 
 def masked(image: Image, *shares: float | None) -> Image:
@@ -174,7 +174,7 @@ def test_neighbours_weigh_by_kernel_mask_or_the_lesser() -> None:
 
 def test_pixels_come_out_with_any_mask_but_zero() -> None:
     image = masked(image_of(lambda c, r: c + 1.0, kind=FLOAT), 0.1, 0, 1, 0)
-    from mmearth_data.emulator.output import stored
+    from mmearth_data.emulator.server.output import stored
 
     assert stored(image.bands[0], grid(4, 1)).tolist() == [[1, 0, 3, 0]]
 

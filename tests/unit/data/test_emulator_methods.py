@@ -18,7 +18,7 @@ import rasterio
 import requests
 from ee_world import refusal
 
-from mmearth_data.emulator.client_files import discovery, methods
+from mmearth_data.emulator.graph.client_files import discovery, methods
 
 L2A, WORLD_COVER = "COPERNICUS/S2_SR_HARMONIZED", "ESA/WorldCover/v100"
 CANOPY, DEM = "users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1", "projects/sat-io/open-datasets/ASTER/GDEM"

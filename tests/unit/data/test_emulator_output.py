@@ -16,13 +16,13 @@ import shapely
 from ee_world import refusal
 from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp, request_context
 
-from mmearth_data.emulator.assets import Scenes, find
-from mmearth_data.emulator.cheap import CheapAnswers, form_of
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import CHEAP, Grid, Image, PixelType, Projection
+from mmearth_data.emulator.assets.directory import Scenes, find
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.evaluate import Request
-from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import CHEAP, Grid, Image, PixelType, Projection
-from mmearth_data.emulator.output import check_size, render_pixels
+from mmearth_data.emulator.graph.evaluate import Request
+from mmearth_data.emulator.server.cheap import CheapAnswers, form_of
+from mmearth_data.emulator.server.output import check_size, render_pixels
 
 BYTE, SHORT = PixelType("int", 0, 255), PixelType("int", -32768, 32767)
 TILE = {

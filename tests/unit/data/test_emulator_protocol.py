@@ -20,15 +20,15 @@ from ee_world import post, refusal, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmearth_data.emulator.client_files import algorithms
 from mmearth_data.emulator.errors import MAX_BYTES, too_large
-from mmearth_data.emulator.faults import KINDS, Fault, Troublemaker, parse_fault
-from mmearth_data.emulator.ledger import Ledger
-from mmearth_data.emulator.library import implementation
-from mmearth_data.emulator.profiles import ANSWERED, ASKED, HEADING
-from mmearth_data.emulator.registry import FUNCTIONS
-from mmearth_data.emulator.server import Emulator, EmulatorOptions
-from mmearth_data.emulator.signatures import signatures
+from mmearth_data.emulator.graph.client_files import algorithms
+from mmearth_data.emulator.graph.library import implementation
+from mmearth_data.emulator.graph.registry import FUNCTIONS
+from mmearth_data.emulator.graph.signatures import signatures
+from mmearth_data.emulator.server.faults import KINDS, Fault, Troublemaker, parse_fault
+from mmearth_data.emulator.server.ledger import Ledger
+from mmearth_data.emulator.server.profiles import ANSWERED, ASKED, HEADING
+from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
 from mmearth_data.errors import InputError
 from mmearth_data.sources.earthengine.profiles import eecu_seconds
 
@@ -211,7 +211,7 @@ def test_only_the_branch_that_is_taken_is_computed(earth: str) -> None:
     )
 )
 def test_json_goes_there_and_back(value: Any) -> None:
-    from mmearth_data.emulator.registry import encode
+    from mmearth_data.emulator.graph.registry import encode
 
     assert encode(value) == value
 

@@ -15,11 +15,20 @@ import pytest
 import shapely
 from emulator_pixels import UTM, call, request_context
 
-from mmearth_data.emulator.archive import pyramid_band
-from mmearth_data.emulator.assets import find
+from mmearth_data.emulator.algorithms.image import (
+    Band,
+    Grid,
+    Image,
+    Pixels,
+    PixelType,
+    Projection,
+    coarsened,
+    level_for,
+)
+from mmearth_data.emulator.assets.archive import pyramid_band
+from mmearth_data.emulator.assets.directory import find
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.image import Band, Grid, Image, Pixels, PixelType, Projection, coarsened, level_for
-from mmearth_data.sources.synthetic.planet import DEM, ERA5, L2A, WORLD_COVER
+from mmearth_data.planet.planet import DEM, ERA5, L2A, WORLD_COVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +112,7 @@ def test_whole_numbers_stay_whole() -> None:
 def test_strips_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     window = at_level(3, 5, 9, 2, 1)
     whole = ramp_band("mean").evaluate(window)
-    monkeypatch.setattr("mmearth_data.emulator.pyramids.STRIP_PIXELS", 64 * 5)
+    monkeypatch.setattr("mmearth_data.emulator.algorithms.pyramids.STRIP_PIXELS", 64 * 5)
     strips = ramp_band("mean").evaluate(window)
     np.testing.assert_array_equal(whole.values, strips.values)
     np.testing.assert_array_equal(whole.valid, strips.valid)

@@ -10,11 +10,11 @@ import pytest
 import shapely
 from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp
 
-from mmearth_data.emulator.collections import of_elements
+from mmearth_data.emulator.algorithms.collections import of_elements
+from mmearth_data.emulator.algorithms.features import Feature
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import Image, PixelType, Projection
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.features import Feature
-from mmearth_data.emulator.geometry import Geometry
-from mmearth_data.emulator.image import Image, PixelType, Projection
 
 
 def square(west: float, south: float, east: float, north: float) -> Geometry:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 
-from mmearth_data.equal_area import (
+from mmearth_data.geography.equal_area import (
     MAX_X,
     MAX_Y,
     X_PER_DEGREE,
@@ -21,7 +21,7 @@ from mmearth_data.equal_area import (
     metres_per_degree,
     y_of_latitude,
 )
-from mmearth_data.pieces import cut, intersect
+from mmearth_data.geography.pieces import cut, intersect
 
 EARTH_M2 = 5.10065621724e14
 """Surface of the WGS 84 ellipsoid (NIMA TR8350.2, table 3.3: 510065621.7 km2)."""

@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inspection_pictures import layout_problems, pixels
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, format_tile_id, tile_ids
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.inspection.canvas import WARNING, fit, text_width, wrap
 from mmearth_data.inspection.figures import (
@@ -35,10 +36,9 @@ from mmearth_data.inspection.figures import (
 )
 from mmearth_data.inspection.panels import Panel, PanelGroup, plan_panels
 from mmearth_data.store import Store, open_store
-from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, format_tile_id, tile_ids
 
 if TYPE_CHECKING:
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 CATALOG = tuple(m for m in load_catalog().modalities.values() if m.enabled)
 LEVELS = {"L1C": LEVEL_L1C, "L2A": LEVEL_L2A}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspection_pictures import layout_problems, pixels
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import FileInputError
 from mmearth_data.inspection.canvas import WARNING
 from mmearth_data.inspection.maps import (

@@ -12,7 +12,9 @@ import store_making
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Kind
+from mmearth_data.catalog.tile import NO_TIME, tile_ids
 from mmearth_data.inspection.facts import format_ends, format_number, plan_facts
 from mmearth_data.inspection.panels import (
     MISSING_COLOUR,
@@ -24,11 +26,9 @@ from mmearth_data.inspection.panels import (
     factor_bands,
     plan_panels,
 )
-from mmearth_data.modality import Kind
-from mmearth_data.tile import NO_TIME, tile_ids
 
 if TYPE_CHECKING:
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
 
 CATALOG = load_catalog().modalities
 SIZE = 64

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.inspection import Summary, render_summary, summarise
 from mmearth_data.inspection.terminal import format_bytes, format_figure

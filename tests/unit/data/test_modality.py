@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import ClassLabel, Display, Kind, Licence, Modality, fits
 from mmearth_data.errors import CatalogError
-from mmearth_data.modality import ClassLabel, Display, Kind, Licence, Modality, fits
 
 LICENCE = Licence("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/", "somebody")
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from mmearth_data.pieces import contains
+from mmearth_data.geography.pieces import contains
 
 
 def stars(count: int, corners: int) -> np.ndarray:

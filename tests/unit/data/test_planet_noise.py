@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from mmearth_data.sources.synthetic.grids import Grid, Patch, Window, axis, bilinear_cover
-from mmearth_data.sources.synthetic.land import REACH_M, land_polygons, natural_earth
-from mmearth_data.sources.synthetic.noise import (
+from mmearth_data.planet.grids import Grid, Patch, Window, axis, bilinear_cover
+from mmearth_data.planet.land import REACH_M, land_polygons, natural_earth
+from mmearth_data.planet.noise import (
     EARTH_RADIUS_M,
     NoiseBank,
     Octaves,

@@ -10,14 +10,14 @@ import pytest
 from planet_world import CATALOG, RASTERS, READABLE, modality, source, surveyed
 from pyproj import Geod
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import TileGrid, transformer
+from mmearth_data.planet.grids import Window
+from mmearth_data.planet.planet import CANOPY, DEM, DYNAMIC_WORLD, ERA5, L1C, L2A, S1, WORLD_COVER
+from mmearth_data.planet.products import year_start_ms
+from mmearth_data.planet.scenes import Box
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.synthetic import SyntheticSource
-from mmearth_data.sources.synthetic.grids import Window
-from mmearth_data.sources.synthetic.planet import CANOPY, DEM, DYNAMIC_WORLD, ERA5, L1C, L2A, S1, WORLD_COVER
-from mmearth_data.sources.synthetic.products import year_start_ms
-from mmearth_data.sources.synthetic.scenes import Box
-from mmearth_data.tile import TileGrid, transformer
 
 PLACES = {
     "farmland": (9.5, 48.2),

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from planet_world import CATALOG, Tile, modality, sample, source, surveyed
 
-from mmearth_data.catalog import biomes
+from mmearth_data.catalog.entries import biomes
+from mmearth_data.catalog.tile import transformer, utm_epsg
+from mmearth_data.planet.climate import climate_at
+from mmearth_data.planet.grids import Window
+from mmearth_data.planet.ground import Ground
+from mmearth_data.planet.planet import DEM, ERA5
+from mmearth_data.planet.products import year_start_ms
+from mmearth_data.planet.scenes import Box
+from mmearth_data.planet.season import Season
+from mmearth_data.planet.tables import covers
+from mmearth_data.planet.views import utm_grid
 from mmearth_data.sources.base import Survey
-from mmearth_data.sources.synthetic.climate import climate_at
-from mmearth_data.sources.synthetic.grids import Window
-from mmearth_data.sources.synthetic.ground import Ground
-from mmearth_data.sources.synthetic.planet import DEM, ERA5
-from mmearth_data.sources.synthetic.products import year_start_ms
-from mmearth_data.sources.synthetic.scenes import Box
-from mmearth_data.sources.synthetic.season import Season
-from mmearth_data.sources.synthetic.tables import covers
-from mmearth_data.sources.synthetic.views import utm_grid
-from mmearth_data.tile import transformer, utm_epsg
 
 BIOME = {label.name: label.code for label in biomes()}
 DW = {label.name: label.code for label in CATALOG.modalities["dynamic_world"].classes}

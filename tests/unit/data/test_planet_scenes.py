@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import shapely
 
-from mmearth_data.sources.draws import draw, year_window_ms
-from mmearth_data.sources.synthetic.orbits import DAY_MS, SENTINEL1, SENTINEL2, Orbit
-from mmearth_data.sources.synthetic.scenes import (
+from mmearth_data.catalog.tile import TileGrid, utm_epsg
+from mmearth_data.planet.orbits import DAY_MS, SENTINEL1, SENTINEL2, Orbit
+from mmearth_data.planet.scenes import (
     Box,
     Granule,
     closest_radar_scene,
@@ -19,8 +19,8 @@ from mmearth_data.sources.synthetic.scenes import (
     radar_scenes,
     sun_position,
 )
-from mmearth_data.sources.synthetic.world import world
-from mmearth_data.tile import TileGrid, utm_epsg
+from mmearth_data.planet.world import world
+from mmearth_data.sources.draws import draw, year_window_ms
 
 YEAR = year_window_ms(2017)[0], year_window_ms(2020)[1]
 

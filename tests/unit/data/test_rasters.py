@@ -23,10 +23,10 @@ from rasters_world import (
     write_tif,
 )
 
+from mmearth_data.catalog.tile import NO_TIME, Place, round_lonlat, tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.rasters.pixels import read_bands
-from mmearth_data.tile import NO_TIME, Place, round_lonlat, tile_ids
 
 MODALITIES = tuple(CATALOG.modalities.values())
 CENTRE = (ULX + 320, ULY - 320)

@@ -14,10 +14,10 @@ import yaml
 from rasterio.windows import Window
 from rasters_world import CATALOG
 
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, NO_TIME
 from mmearth_data.resources import resource_path
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.rasters import RasterSource
-from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, NO_TIME
 
 MAPPING = resource_path("pipelines") / "build" / "terramesh_samples.yaml"
 MODALITIES = tuple(CATALOG.modalities.values())
@@ -198,8 +198,8 @@ def test_biome_and_ecoregion_are_those_of_the_polygon_around_the_centre(test_dat
     import pandas
     from shapely import Point, make_valid
 
-    from mmearth_data.catalog import biomes, eco_regions
-    from mmearth_data.ecoregions import read_ecoregions
+    from mmearth_data.catalog.entries import biomes, eco_regions
+    from mmearth_data.geography.ecoregions import read_ecoregions
 
     whole = test_data / "ecoregions" / "resolve2017_simplified.gpkg"
     corners = [(place.lon, place.lat) for place in RasterSource(MAPPING, catalog=CATALOG).places(224)]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import shapely
 
-from mmearth_data.equal_area import areas_m2
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.regions import largest_part, plain, read_polygons, resolve_region
+from mmearth_data.geography.equal_area import areas_m2
+from mmearth_data.geography.regions import largest_part, plain, read_polygons, resolve_region
 from mmearth_data.resources import resource_path
 
 FOLDER = resource_path("catalog") / "regions"

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from sampling_world import GLOBAL, cells_of, draw, of_biome, one_per_biome, overlapping_pairs, world
 
+from mmearth_data.catalog.tile import tile_ids
 from mmearth_data.errors import InputError
-from mmearth_data.regions import Region, resolve_region
+from mmearth_data.geography.regions import Region, resolve_region
 from mmearth_data.sampling import SamplingOptions, deal_reserves, largest_remainder, sample, write_sample
 from mmearth_data.sampling.quotas import fit_table, round_table, split_totals
-from mmearth_data.tile import tile_ids
 
 TO_PLANE = Transformer.from_crs(4326, 6933, always_xy=True)
 CHI2_99_DF_1_PERCENT = 134.642

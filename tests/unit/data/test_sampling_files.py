@@ -14,9 +14,9 @@ import shapely
 from geopandas.testing import assert_geodataframe_equal
 from sampling_world import draw, world
 
+from mmearth_data.catalog.tile import tile_ids
 from mmearth_data.errors import FileInputError
 from mmearth_data.sampling import Sample, SamplingOptions, read_sample, write_sample
-from mmearth_data.tile import tile_ids
 
 OPTIONS = SamplingOptions(tiles=1, size_px=64)
 LAND = shapely.box(5, 44, 9, 47)

@@ -10,9 +10,9 @@ import pytest
 import shapely
 from sampling_world import cells_of, draw, overlapping_pairs
 
-from mmearth_data.ecoregions import label_points, read_ecoregions
 from mmearth_data.errors import InputError
-from mmearth_data.regions import resolve_region
+from mmearth_data.geography.ecoregions import label_points, read_ecoregions
+from mmearth_data.geography.regions import resolve_region
 from mmearth_data.sampling import largest_remainder
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pyproj import Geod
 from sampling_world import draw, overlapping_pairs, pairs_within, squares, world
 
+from mmearth_data.catalog.tile import TileGrid, utm_epsg
 from mmearth_data.errors import InputError
 from mmearth_data.sampling.spacing import CellHash, Placed, Spacing, reach_m
-from mmearth_data.tile import TileGrid, utm_epsg
 
 PLACES = {
     "zone border in mid latitudes": (5.7, 44.9, 6.3, 45.2),

@@ -11,8 +11,8 @@ import shapely
 from pyproj import Geod
 from sampling_world import bounds_of_cells, cells_of, draw, world
 
-from mmearth_data.equal_area import CellGrid
-from mmearth_data.regions import resolve_region
+from mmearth_data.geography.equal_area import CellGrid
+from mmearth_data.geography.regions import resolve_region
 from mmearth_data.sampling import Sample
 from mmearth_data.sampling.blocks import TEST, TRAIN, VAL, assign_blocks, hashed
 

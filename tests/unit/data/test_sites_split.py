@@ -13,11 +13,11 @@ from sites_world import many_sites, sites, write_site
 
 from mmearth_data import build, make_recipe, verify
 from mmearth_data.api import PreparedBuild, prepare
+from mmearth_data.catalog.tile import TileGrid, tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.sampling import largest_remainder
 from mmearth_data.sampling.grouping import groups_of_tiles, split_at_random
 from mmearth_data.store.overlaps import overlapping_splits
-from mmearth_data.tile import TileGrid, tile_ids
 
 SHARES = (50.0, 25.0, 25.0)
 NAMES = ("train", "val", "test")

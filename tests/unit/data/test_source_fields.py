@@ -13,7 +13,7 @@ from sites_world import many_sites
 
 from mmearth_data import BuildRecipe, make_recipe
 from mmearth_data.api import PreparedBuild, make_source, prepare, preview
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
 from mmearth_data.recipe import recipe_names

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_making import modality, small_catalog
 
-from mmearth_data.catalog import load_catalog
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.modality import Kind
+from mmearth_data.catalog.tile import NO_TIME
 from mmearth_data.errors import CatalogError
-from mmearth_data.modality import Kind
 from mmearth_data.store.derived import derived
-from mmearth_data.tile import NO_TIME
 
 MADE_UP = {m.name: m for m in small_catalog()}
 

@@ -14,11 +14,11 @@ import pytest
 import shapely
 from store_making import make_columns, make_rejected, small_layout
 
+from mmearth_data.catalog.tile import TileGrid, transformer, utm_epsg
 from mmearth_data.errors import InputError
 from mmearth_data.store.commits import Commit
 from mmearth_data.store.index import check_crs, outlines_from_wkb, rejected_table, tile_outlines, tiles_writer
 from mmearth_data.store.shards import check_columns, check_rejected
-from mmearth_data.tile import TileGrid, transformer, utm_epsg
 
 
 def outlines_at(places: list[tuple[float, float]], size_px: int = 128) -> np.ndarray[Any, Any]:

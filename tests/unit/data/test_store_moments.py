@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from store_making import modality
 
-from mmearth_data.modality import Kind, Modality
+from mmearth_data.catalog.modality import Kind, Modality
 from mmearth_data.store.moments import PERCENTILES, Bins, Moments, count_codes, count_tiles
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "int32", "uint32", "float32", "float64"]

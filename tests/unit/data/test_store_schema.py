@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_making import modality, small_catalog, small_layout
 
+from mmearth_data.catalog.modality import ClassLabel, Kind
 from mmearth_data.errors import InputError
-from mmearth_data.modality import ClassLabel, Kind
 from mmearth_data.store.schema import (
     COORDINATES,
     StoreLayout,

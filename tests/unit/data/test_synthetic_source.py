@@ -13,14 +13,15 @@ import shapely
 from geopandas.testing import assert_geodataframe_equal
 from planet_world import CATALOG, RASTERS, READABLE, S2, modality, place, source, surveyed
 
-from mmearth_data.catalog import biomes, eco_regions
+from mmearth_data.catalog.entries import biomes, eco_regions
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, LEVEL_NAMES, TileGrid, utm_epsg
 from mmearth_data.errors import TileUnavailable
+from mmearth_data.planet import ecology
+from mmearth_data.planet.planet import L1C, L2A
+from mmearth_data.planet.scenes import Box, optical_scenes
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.draws import draw, year_window_ms
-from mmearth_data.sources.synthetic import SyntheticSource, ecology
-from mmearth_data.sources.synthetic.planet import L1C, L2A
-from mmearth_data.sources.synthetic.scenes import Box, optical_scenes
-from mmearth_data.tile import LEVEL_L1C, LEVEL_L2A, LEVEL_NAMES, TileGrid, utm_epsg
+from mmearth_data.sources.synthetic import SyntheticSource
 
 PLACES = [
     (9.5, 48.2),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mmearth_data import FileInputError, read_ids, read_table
-from mmearth_data.tables import read_text
+from mmearth_data.files.tables import read_text
 
 SITES = pd.DataFrame({"name": ["Forêt", "a;b", 'say "x"', "two\nlines"], "share": ["0.5", "1", "", "2e3"]})
 

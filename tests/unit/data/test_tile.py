@@ -12,8 +12,7 @@ from pyproj import CRS, Geod, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
-from mmearth_data.errors import InputError, TileUnavailable
-from mmearth_data.tile import (
+from mmearth_data.catalog.tile import (
     NO_TIME,
     WGS84,
     WGS84_PROJJSON,
@@ -28,6 +27,7 @@ from mmearth_data.tile import (
     unpack_tile_id,
     utm_epsg,
 )
+from mmearth_data.errors import InputError, TileUnavailable
 
 # Places have a millionth of a degree; see `round_lonlat`.
 longitudes = st.integers(-180_000_000, 180_000_000).map(lambda degrees_e6: degrees_e6 / 1e6)

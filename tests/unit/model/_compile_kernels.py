@@ -17,8 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmearth_model.kernels import depthwise, mlp
-from mmearth_model.masking import random_mask
-from mmearth_model.positions import Fused
+from mmearth_model.network.masking import random_mask
+from mmearth_model.network.positions import Fused
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32"}
 OPTIONS = ("num_warps", "num_stages")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmearth_model.encoder import Block, ConvNeXtV2, Convolution, Downsample, ModifiedStem
+from mmearth_model.network.encoder import Block, ConvNeXtV2, Convolution, Downsample, ModifiedStem
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 Sparse = dict[tuple[int, int], Vector]

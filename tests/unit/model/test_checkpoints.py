@@ -14,7 +14,11 @@ from safetensors import safe_open
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model import load_checkpoint, load_encoder
-from mmearth_model.checkpoints import (
+from mmearth_model.data.targets import Normaliser
+from mmearth_model.network.encoder import EncoderConfig
+from mmearth_model.network.losses import MultiTaskLoss
+from mmearth_model.network.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
+from mmearth_model.weights.checkpoints import (
     CONFIG_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -24,10 +28,6 @@ from mmearth_model.checkpoints import (
     restore_optimizer,
     write_checkpoint,
 )
-from mmearth_model.encoder import EncoderConfig
-from mmearth_model.losses import MultiTaskLoss
-from mmearth_model.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
-from mmearth_model.targets import Normaliser
 
 TINY = EncoderConfig(depths=(1, 1, 1, 1), widths=(4, 8, 12, 16), image_size=16)
 

@@ -21,13 +21,13 @@ from toy_store import write_store
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model import convert, load_checkpoint, load_encoder
-from mmearth_model.checkpoints import loss_of
-from mmearth_model.conversion import import_weights
-from mmearth_model.encoder import SIZES, Classifier, ConvNeXtV2, EncoderConfig
-from mmearth_model.exporting import to_timm
-from mmearth_model.masking import random_mask
-from mmearth_model.mpmae import REFERENCE_TASK_ORDER
-from mmearth_model.released import DownloadFailed, Released, fetch, find_released, released_checkpoints
+from mmearth_model.network.encoder import SIZES, Classifier, ConvNeXtV2, EncoderConfig
+from mmearth_model.network.masking import random_mask
+from mmearth_model.network.mpmae import REFERENCE_TASK_ORDER
+from mmearth_model.weights.checkpoints import loss_of
+from mmearth_model.weights.conversion import import_weights
+from mmearth_model.weights.exporting import to_timm
+from mmearth_model.weights.released import DownloadFailed, Released, fetch, find_released, released_checkpoints
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from toy_store import TINY, kinds, write_store
 from mmearth_data import InputError, Store, format_tile_id
 from mmearth_model import Checkpoint, load_checkpoint, make_recipe, pretrain
 from mmearth_model.cli import cli
-from mmearth_model.embedding import Embeddings, embed
+from mmearth_model.evaluation.embedding import Embeddings, embed
 
 
 @pytest.fixture(scope="module")

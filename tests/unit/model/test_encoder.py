@@ -11,9 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from mmearth_data import InputError
-from mmearth_model import encoder as encoder_module
-from mmearth_model.encoder import GRN, SIZES, Block, Classifier, ConvNeXtV2, DropPath, EncoderConfig, FeatureMaps
-from mmearth_model.masking import random_mask, upsample_mask
+from mmearth_model.network import encoder as encoder_module
+from mmearth_model.network.encoder import (
+    GRN,
+    SIZES,
+    Block,
+    Classifier,
+    ConvNeXtV2,
+    DropPath,
+    EncoderConfig,
+    FeatureMaps,
+)
+from mmearth_model.network.masking import random_mask, upsample_mask
 from tests.unit.model import submanifold
 
 PUBLISHED_PARAMETERS = {

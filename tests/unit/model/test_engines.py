@@ -10,9 +10,9 @@ from closeness import assert_near
 from torch import Tensor
 from torch.nn import functional
 
-from mmearth_model.encoder import ConvNeXtV2, EncoderConfig
-from mmearth_model.masking import random_mask, upsample_mask, visible_patches
-from mmearth_model.patchwise import depthwise, gather, spread, weight_gradient
+from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
+from mmearth_model.network.masking import random_mask, upsample_mask, visible_patches
+from mmearth_model.network.patchwise import depthwise, gather, spread, weight_gradient
 
 SIZES_TO_BASE = ("atto", "femto", "pico", "nano", "tiny", "base")
 

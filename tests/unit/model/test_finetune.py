@@ -16,10 +16,10 @@ from toy_store import TINY, write_store
 from mmearth_data import InputError, Store
 from mmearth_model import Checkpoint, ConvNeXtV2, EncoderConfig, load_checkpoint, make_recipe, pretrain
 from mmearth_model.devices import one_thread
-from mmearth_model.encoder import Classifier
 from mmearth_model.evaluation.features import input_normaliser
 from mmearth_model.evaluation.finetune import FineTuner, FineTuneRecipe, finetune
 from mmearth_model.evaluation.networks import UNet, layer_of, parameter_groups
+from mmearth_model.network.encoder import Classifier
 from mmearth_model.tasks import open_task
 
 QUICK = FineTuneRecipe(epochs=6, warmup=1, lr=1e-2, batch_size=16, drop_path=0.0, weight_decay=0.01)

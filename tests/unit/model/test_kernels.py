@@ -23,10 +23,10 @@ from test_engines import encoder_of, results
 from torch import Tensor
 
 import mmearth_model.kernels
-from mmearth_model.encoder import Block
 from mmearth_model.kernels import usable
-from mmearth_model.masking import random_mask
-from mmearth_model.positions import Fused, Gathered
+from mmearth_model.network.encoder import Block
+from mmearth_model.network.masking import random_mask
+from mmearth_model.network.positions import Fused, Gathered
 
 if not sys.platform.startswith("linux"):
     pytest.skip("Triton is for Linux only", allow_module_level=True)

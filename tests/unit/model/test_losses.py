@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mmearth_data import InputError, Kind
-from mmearth_model.losses import LossConfig, MultiTaskLoss, normalise_patches, task_loss
-from mmearth_model.masking import patchify, random_mask
-from mmearth_model.mpmae import TaskSpec
-from mmearth_model.targets import Target
+from mmearth_model.data.targets import Target
+from mmearth_model.network.losses import LossConfig, MultiTaskLoss, normalise_patches, task_loss
+from mmearth_model.network.masking import patchify, random_mask
+from mmearth_model.network.mpmae import TaskSpec
 
 B, ROWS, COLUMNS, PATCH = 3, 2, 2, 4
 L = ROWS * COLUMNS

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmearth_data import InputError
-from mmearth_model.masking import patchify, random_mask, unpatchify, upsample_mask, visible_patches
+from mmearth_model.network.masking import patchify, random_mask, unpatchify, upsample_mask, visible_patches
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmearth_data import InputError, Kind, Modality, load_catalog
-from mmearth_model.encoder import EncoderConfig
-from mmearth_model.masking import random_mask, upsample_mask
-from mmearth_model.mpmae import MPMAE, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec, parameter_groups, tasks_of
+from mmearth_model.network.encoder import EncoderConfig
+from mmearth_model.network.masking import random_mask, upsample_mask
+from mmearth_model.network.mpmae import MPMAE, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec, parameter_groups, tasks_of
 
 TASKS = (
     TaskSpec(name="picture", kind=Kind.RASTER_CONTINUOUS, channels=3, patch_norm=True),

@@ -18,8 +18,6 @@ from mmearth_data import InputError, Store
 from mmearth_model import Checkpoint, ConvNeXtV2, EncoderConfig, evaluate, load_checkpoint, make_recipe, pretrain
 from mmearth_model.cli import cli
 from mmearth_model.devices import one_thread
-from mmearth_model.draws import seeded
-from mmearth_model.encoder import Classifier
 from mmearth_model.evaluation.features import input_normaliser
 from mmearth_model.evaluation.finetune import (
     PAPER,
@@ -33,7 +31,9 @@ from mmearth_model.evaluation.finetune import (
     paper_recipe,
 )
 from mmearth_model.evaluation.paper import PaperUNet, released_groups, start_head, thawed_group
+from mmearth_model.network.encoder import Classifier
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, TaskKind, open_task
+from mmearth_model.training.random_numbers import seeded
 
 SMALL = EncoderConfig(widths=(8, 16, 32, 64), depths=(1, 2, 1, 1), in_channels=3, drop_path=0.1)
 BIOME = "store:biome"
@@ -265,7 +265,7 @@ def test_stochastic_depth_acts_in_the_frozen_encoder_and_is_seeded(store: Store,
 def test_images_are_handed_over_as_they_are(store: Store, checkpoint: Checkpoint) -> None:
     fine = tuner(checkpoint, store, PAPER)
     images, answers = fine._batch(fine.train[:8])
-    from mmearth_model.draws import Position
+    from mmearth_model.training.random_numbers import Position
 
     assert fine._augmented(images, answers, Position())[0] is images
 

@@ -18,15 +18,15 @@ from toy_store import MODALITIES, TINY, write_store
 
 from mmearth_data import InputError, Kind, Store, format_tile_id, open_store
 from mmearth_model import TrainingDiverged, TrainingInterrupted, load_checkpoint, make_recipe, plan_training, pretrain
-from mmearth_model.checkpoints import MODEL_FILE, OPTIMIZER_FILE, read_tensors
-from mmearth_model.draws import Position, generator
-from mmearth_model.figures import restored
-from mmearth_model.losses import normalise_patches
-from mmearth_model.masking import patchify
-from mmearth_model.pretraining import Stream, prepare
-from mmearth_model.ranks import Ranks
-from mmearth_model.recording import refuse_nan
-from mmearth_model.runs import Run, read_log
+from mmearth_model.network.losses import normalise_patches
+from mmearth_model.network.masking import patchify
+from mmearth_model.training.figures import restored
+from mmearth_model.training.pretraining import Stream, prepare
+from mmearth_model.training.random_numbers import Position, generator
+from mmearth_model.training.ranks import Ranks
+from mmearth_model.training.recording import refuse_nan
+from mmearth_model.training.runs import Run, read_log
+from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

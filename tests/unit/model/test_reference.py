@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from mmearth_data import load_catalog
-from mmearth_model.losses import LossConfig, MultiTaskLoss
-from mmearth_model.mpmae import REFERENCE_TASK_ORDER, tasks_of
-from mmearth_model.targets import Normaliser
+from mmearth_model.data.targets import Normaliser
+from mmearth_model.network.losses import LossConfig, MultiTaskLoss
+from mmearth_model.network.mpmae import REFERENCE_TASK_ORDER, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -41,12 +41,12 @@ from toy_store import write_store
 
 from mmearth_data import FileInputError, InputError
 from mmearth_model import EncoderConfig, convert, load_checkpoint, load_encoder
-from mmearth_model.checkpoints import ENCODER_ONLY, write_checkpoint
 from mmearth_model.cli import cli
-from mmearth_model.conversion import import_weights
-from mmearth_model.encoder import ConvNeXtV2
-from mmearth_model.mpmae import MPMAE, MPMAEConfig, tasks_of
-from mmearth_model.torchfiles import read_torch
+from mmearth_model.network.encoder import ConvNeXtV2
+from mmearth_model.network.mpmae import MPMAE, MPMAEConfig, tasks_of
+from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
+from mmearth_model.weights.conversion import import_weights
+from mmearth_model.weights.torchfiles import read_torch
 
 FORMATS = (True, False)
 """The current zip format, and the format of PyTorch 1.5."""

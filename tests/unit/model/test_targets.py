@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmearth_data import InputError, Kind, Modality, load_catalog
-from mmearth_model.targets import REFERENCE_MISSING_CODES, Normaliser, Window
+from mmearth_model.data.targets import REFERENCE_MISSING_CODES, Normaliser, Window
 
 B, SIZE = 6, 16
 L1C, L2A, NONE = 0, 1, 255

@@ -28,8 +28,8 @@ from mmearth_data import open_store
 from mmearth_model import Workload, plan_training
 from mmearth_model.benchmarking import Step, bfloat16, flops, memory_mib
 from mmearth_model.cli import _recipe, cli
-from mmearth_model.draws import Position
-from mmearth_model.pretraining import _bfloat16, prepare
+from mmearth_model.training.pretraining import _bfloat16, prepare
+from mmearth_model.training.random_numbers import Position
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmearth_data import InputError
-from mmearth_model.recipe import make_recipe, recipe_names
-from mmearth_model.runs import Run, read_log
+from mmearth_model.training.recipe import make_recipe, recipe_names
+from mmearth_model.training.runs import Run, read_log
 
 
 def test_every_shipped_recipe_is_whole() -> None:

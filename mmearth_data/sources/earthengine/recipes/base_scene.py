@@ -10,7 +10,7 @@ from mmearth_data.sources.earthengine.expressions import band_names, hole, inter
 from mmearth_data.sources.earthengine.recipes.kinds import Ask, parameters
 
 if TYPE_CHECKING:
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Found
 
 

@@ -20,7 +20,7 @@ from mmearth_data.sources.earthengine.expressions import (
 from mmearth_data.sources.earthengine.recipes.kinds import Ask, box_holes, parameters
 
 if TYPE_CHECKING:
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 PROJECTED = "projected"

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import ee
     import numpy as np
 
-    from mmearth_data.modality import Modality
-    from mmearth_data.tile import TileGrid
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import TileGrid
 
 
 @dataclass(frozen=True, slots=True)

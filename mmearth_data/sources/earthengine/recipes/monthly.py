@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import ee
 import numpy as np
 
+from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.sources.earthengine.expressions import never_empty
 from mmearth_data.sources.earthengine.recipes.kinds import parameters
-from mmearth_data.tile import PIXEL_M
 
 if TYPE_CHECKING:
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Scene
 
 PLAIN_OF_ONE = frozenset({"mean", "median", "mode", "min", "max", "sum", "product"})

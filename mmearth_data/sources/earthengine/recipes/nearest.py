@@ -12,7 +12,7 @@ from mmearth_data.sources.earthengine.recipes.kinds import Ask, parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.modality import Modality
+    from mmearth_data.catalog.modality import Modality
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 NEAR_DAYS, MOST_NEAR = 16, 200

@@ -1,0 +1,1 @@
+"""Modalities and tiles as values, and the catalog that describes them."""

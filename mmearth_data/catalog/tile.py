@@ -1,0 +1,247 @@
+"""Where a tile lies: UTM zones, the 10 m grid, and tile ids."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmearth_data.errors import InputError, TileUnavailable
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from pyproj import Transformer
+
+PIXEL_M = 10
+"""Side of a pixel in metres: the finest Sentinel-2 grid."""
+MIN_LAT, MAX_LAT = -80.0, 84.0
+"""UTM and the Sentinel-2 tiling end here; beyond, places are refused."""
+WGS84 = 4326
+WGS84_PROJJSON = {
+    "$schema": "https://proj.org/schemas/v0.7/projjson.schema.json",
+    "type": "GeographicCRS",
+    "name": "WGS 84",
+    "datum": {
+        "type": "GeodeticReferenceFrame",
+        "name": "World Geodetic System 1984",
+        "ellipsoid": {"name": "WGS 84", "semi_major_axis": 6378137, "inverse_flattening": 298.257223563},
+    },
+    "coordinate_system": {
+        "subtype": "ellipsoidal",
+        "axis": [
+            {"name": "Geodetic latitude", "abbreviation": "Lat", "direction": "north", "unit": "degree"},
+            {"name": "Geodetic longitude", "abbreviation": "Lon", "direction": "east", "unit": "degree"},
+        ],
+    },
+    "id": {"authority": "EPSG", "code": WGS84},
+}
+"""As files say it. PROJ words it in one of two ways, by what the process did before (with or without the realisations
+of the datum, which become more with each version), and the same tiles would not give the same bytes."""
+MAX_SIZE_PX = 2048
+"""The size field of a tile id has 7 bits, in steps of 16 px."""
+
+NO_TIME = int(np.iinfo(np.int64).min)
+"""Scene time of a tile whose date is not known (NaT)."""
+LEVEL_L1C, LEVEL_L2A, LEVEL_NONE = 0, 1, 255
+"""Codes of the coordinate ``s2_level``."""
+LEVEL_NAMES = {LEVEL_L1C: "L1C", LEVEL_L2A: "L2A"}
+
+
+def utm_epsg(lon: float, lat: float) -> int:
+    """EPSG code of the UTM zone of a point, with the exceptions of Norway and Svalbard.
+
+    The Sentinel-2 tiling follows the military grid, which widens zones 32V and 31X to 37X.
+
+    Parameters
+    ----------
+    lon, lat
+        Degrees, -180 <= lon <= 180.
+
+    Returns
+    -------
+    int
+        326zz north of the equator, 327zz south of it.
+
+    Raises
+    ------
+    TileUnavailable
+        Beyond 84 N or 80 S.
+
+    Examples
+    --------
+    >>> utm_epsg(12.5, 55.7)
+    32633
+    >>> utm_epsg(5.0, 60.0)
+    32632
+    """
+    if not MIN_LAT <= lat <= MAX_LAT:
+        raise TileUnavailable("outside_utm", f"latitude {lat:.6f} lies beyond 80 S .. 84 N")
+    zone = min(int((lon + 180) // 6) + 1, 60)
+    if 56 <= lat < 64 and 3 <= lon < 12:
+        zone = 32
+    if lat >= 72 and 0 <= lon < 42:
+        zone = 31 + 2 * int((lon + 3) // 12)
+    return (32600 if lat >= 0 else 32700) + zone
+
+
+@lru_cache(maxsize=512)
+def transformer(source_epsg: int, target_epsg: int) -> Transformer:
+    """Return the pyproj transformer between two CRS, x before y on both sides."""
+    from pyproj import Transformer
+
+    return Transformer.from_crs(source_epsg, target_epsg, always_xy=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TileGrid:
+    """The pixel grid of one tile: square, north up, 10 m.
+
+    Attributes
+    ----------
+    epsg
+        CRS of the tile.
+    ulx, uly
+        Upper-left corner of the upper-left pixel, metres.
+    size_px
+        Pixels a side.
+    """
+
+    epsg: int
+    ulx: float
+    uly: float
+    size_px: int
+
+    @classmethod
+    def around(cls, lon: float, lat: float, epsg: int, size_px: int) -> TileGrid:
+        """Grid of the tile around a point, snapped to multiples of 10 m so that 10 m bands are copied."""
+        x, y = transformer(WGS84, epsg).transform(lon, lat)
+        half = PIXEL_M * size_px / 2
+        ulx = PIXEL_M * math.floor((x - half) / PIXEL_M + 0.5)
+        uly = PIXEL_M * math.floor((y + half) / PIXEL_M + 0.5)
+        return cls(epsg=epsg, ulx=float(ulx), uly=float(uly), size_px=size_px)
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """Affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f."""
+        return (float(PIXEL_M), 0.0, self.ulx, 0.0, float(-PIXEL_M), self.uly)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) in the tile's CRS, metres."""
+        side = PIXEL_M * self.size_px
+        return (self.ulx, self.uly - side, self.ulx + side, self.uly)
+
+    @property
+    def centre_lonlat(self) -> tuple[float, float]:
+        """Centre of the tile in degrees."""
+        west, south, east, north = self.bounds
+        lon, lat = transformer(self.epsg, WGS84).transform((west + east) / 2, (south + north) / 2)
+        return (lon, lat)
+
+    def pixel_centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(x of the columns, y of the rows) at pixel centres, metres."""
+        offset = PIXEL_M * (np.arange(self.size_px, dtype=np.float64) + 0.5)
+        return self.ulx + offset, self.uly - offset
+
+
+def check_tile_size(size_px: int) -> int:
+    """Return a usable tile size.
+
+    Raises
+    ------
+    InputError
+        Unless it is a multiple of 16 from 16 to 2,032 px (the tile id has room for no more).
+    """
+    if not (16 <= size_px < MAX_SIZE_PX and size_px % 16 == 0):
+        raise InputError(
+            f"Expected a tile size that is a multiple of 16 from 16 to 2032 px, got {size_px}; try 64 or 128."
+        )
+    return size_px
+
+
+def round_lonlat(degrees: ArrayLike) -> NDArray[np.float64]:
+    """Round coordinates to the millionth of a degree that tile ids resolve."""
+    return np.round(np.asarray(degrees, dtype=np.float64) * 1e6) / 1e6
+
+
+def tile_ids(lon: ArrayLike, lat: ArrayLike, size_px: int) -> NDArray[np.uint64]:
+    """Tile ids of points: longitude, latitude and size packed into 64 bits.
+
+    ``(lon_e6 + 180e6) << 35 | (lat_e6 + 90e6) << 7 | size / 16``.
+
+    Examples
+    --------
+    >>> [f"{i:016x}" for i in tile_ids([0.0], [0.0], 64)]
+    ['55d4a802aea54004']
+    """
+    check_tile_size(size_px)
+    lon_e6 = np.rint(np.asarray(lon, dtype=np.float64) * 1e6).astype(np.int64) + 180_000_000
+    lat_e6 = np.rint(np.asarray(lat, dtype=np.float64) * 1e6).astype(np.int64) + 90_000_000
+    if np.any((lon_e6 < 0) | (lon_e6 > 360_000_000) | (lat_e6 < 0) | (lat_e6 > 180_000_000)):
+        raise InputError(
+            "Expected longitudes in -180..180 and latitudes in -90..90 degrees; swap or rescale the columns."
+        )
+    packed: NDArray[np.uint64] = (
+        (lon_e6.astype(np.uint64) << np.uint64(35))
+        | (lat_e6.astype(np.uint64) << np.uint64(7))
+        | np.uint64(size_px // 16)
+    )
+    return packed
+
+
+def unpack_tile_id(tile_id: int) -> tuple[float, float, int]:
+    """(lon, lat, size_px) that a tile id was made from."""
+    return ((tile_id >> 35) / 1e6 - 180, ((tile_id >> 7) & (2**28 - 1)) / 1e6 - 90, (tile_id & 127) * 16)
+
+
+def format_tile_id(tile_id: int) -> str:
+    """Spell a tile id as 16 hex digits, as in JSON and file names."""
+    return f"{tile_id:016x}"
+
+
+def parse_tile_id(text: str) -> int:
+    """Inverse of `format_tile_id`.
+
+    Raises
+    ------
+    InputError
+        Unless the text is 16 hex digits.
+    """
+    if re.fullmatch(r"[0-9a-f]{16}", text.lower()) is None:
+        raise InputError(
+            f"Expected a tile id of 16 hex digits, got {text!r}; it is a tile_id of tiles.parquet in hexadecimal."
+        )
+    return int(text, 16)
+
+
+def as_datetime64_ms(milliseconds: ArrayLike) -> NDArray[np.datetime64]:
+    """UTC milliseconds since 1970 as ``datetime64[ms]``; the smallest int64 becomes NaT."""
+    return np.asarray(milliseconds, dtype=np.int64).astype("datetime64[ms]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A point where a tile may be taken.
+
+    Attributes
+    ----------
+    tile_id
+        See `mmearth_data.catalog.tile.tile_ids`.
+    lon, lat
+        Degrees, rounded to 1e-6.
+    size_px
+        Side of the tile.
+    biome, eco_region
+        Published MMEarth class ids, or None where not known.
+    """
+
+    tile_id: int
+    lon: float
+    lat: float
+    size_px: int
+    biome: int | None = None
+    eco_region: int | None = None

@@ -1,0 +1,338 @@
+"""``Date*`` and ``DateRange*``. Time zones are those of the IANA; patterns are Joda-Time's."""
+
+from __future__ import annotations
+
+import calendar
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.values import Date, DateRange, parse_date
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import tzinfo
+
+    from mmearth_data.emulator.graph.registry import Context, Value
+
+SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
+YEAR_MS = 365.2425 * DAY
+UNIT_MS = {
+    "second": SECOND,
+    "minute": MINUTE,
+    "hour": HOUR,
+    "day": DAY,
+    "week": 7 * DAY,
+    "month": YEAR_MS / 12,
+    "year": YEAR_MS,
+}
+"""Mean length of a unit."""
+UNITS = tuple(UNIT_MS)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _unit(name: str, unit: str) -> str:
+    found = unit.lower().removesuffix("s")
+    if found not in UNIT_MS:
+        raise EmulatorError(f"{name}: Unknown unit '{unit}'. Expected one of {', '.join(UNITS)}.")
+    return found
+
+
+def _zone(name: str | None) -> tzinfo:
+    if name is None or name in {"UTC", "GMT", "Z"}:
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise EmulatorError(f"Date: Unknown time zone '{name}'.") from None
+
+
+def moment(ms: int, zone: str | None = None) -> datetime:
+    """Date and time of UTC milliseconds."""
+    try:
+        return (EPOCH + timedelta(milliseconds=ms)).astimezone(_zone(zone))
+    except OverflowError:
+        raise EmulatorError(f"Date: {ms} is out of range.") from None
+
+
+def _ms(when: datetime) -> int:
+    return (when - EPOCH) // timedelta(milliseconds=1)
+
+
+def _add_months(when: datetime, months: int) -> datetime:
+    """Move by months; the day stays, or becomes the last of a shorter month."""
+    year, month = divmod(when.year * 12 + when.month - 1 + months, 12)
+    last = calendar.monthrange(year, month + 1)[1]
+    return when.replace(year=year, month=month + 1, day=min(when.day, last))
+
+
+def _floor(when: datetime, unit: str) -> datetime:
+    """Start of the unit that holds a moment; weeks start on Mondays."""
+    if unit == "week":
+        when -= timedelta(days=when.weekday())
+    names = ("microsecond", "second", "minute", "hour", "day", "month")
+    level = {"second": 1, "minute": 2, "hour": 3, "day": 4, "week": 4, "month": 5, "year": 6}[unit]
+    fields: dict[str, Any] = {name: int(name in {"day", "month"}) for name in names[:level]}
+    return when.replace(**fields)
+
+
+def _step(when: datetime, unit: str, count: int) -> datetime:
+    if unit in {"month", "year"}:
+        return _add_months(when, count * (12 if unit == "year" else 1))
+    if unit in {"day", "week"}:  # a day is a day of the calendar, also where clocks change
+        return when + timedelta(days=count * (7 if unit == "week" else 1))
+    return (when.astimezone(UTC) + timedelta(milliseconds=count * UNIT_MS[unit])).astimezone(when.tzinfo)
+
+
+@function("Date")
+def make(value: Value, timeZone: str | None = None) -> Date:
+    """Date of a date, of milliseconds, or of an ISO 8601 text."""
+    if isinstance(value, Date):
+        return value
+    if isinstance(value, str):
+        return Date(parse_date(value, _zone(timeZone)))
+    if isinstance(value, (int, float)):
+        return Date(int(value))
+    raise EmulatorError("Date: Expected a date, a number of milliseconds, or a text in ISO 8601.")
+
+
+@function("Date.millis")
+def millis(date: Date) -> int:
+    """UTC milliseconds."""
+    return date.ms
+
+
+@function("Date.fromYMD")
+def from_ymd(year: int, month: int, day: int, timeZone: str | None = None) -> Date:
+    """Date of a day of the calendar."""
+    try:
+        return Date(_ms(datetime(year, month, day, tzinfo=_zone(timeZone))))
+    except ValueError as error:
+        raise EmulatorError(f"Date.fromYMD: {error}.") from None
+
+
+@function("Date.advance")
+def advance(date: Date, delta: float, unit: str, timeZone: str | None = None) -> Date:
+    """Move a date; a part of a month or year is a part of its mean length."""
+    chosen = _unit("Date.advance", unit)
+    whole = int(delta)
+    moved = _ms(_step(moment(date.ms, timeZone), chosen, whole))
+    return Date(moved + round((delta - whole) * UNIT_MS[chosen]))
+
+
+@function("Date.difference")
+def difference(date: Date, start: Date, unit: str) -> float:
+    """Time between dates, in mean units."""
+    return (date.ms - start.ms) / UNIT_MS[_unit("Date.difference", unit)]
+
+
+@function("Date.unitRatio")
+def unit_ratio(numerator: str, denominator: str) -> float:
+    """Length of one unit in another."""
+    return UNIT_MS[_unit("Date.unitRatio", numerator)] / UNIT_MS[_unit("Date.unitRatio", denominator)]
+
+
+_FIELDS: dict[str, Callable[[datetime], int]] = {
+    "year": lambda when: when.year,
+    "month": lambda when: when.month,
+    "week": lambda when: when.isocalendar().week,
+    "day": lambda when: when.day,
+    "hour": lambda when: when.hour,
+    "minute": lambda when: when.minute,
+    "second": lambda when: when.second,
+}
+
+
+@function("Date.get")
+def get(date: Date, unit: str, timeZone: str | None = None) -> int:
+    """Read a field of the calendar: months and days count from 1."""
+    return _FIELDS[_unit("Date.get", unit)](moment(date.ms, timeZone))
+
+
+@function("Date.getRelative")
+def get_relative(date: Date, unit: str, inUnit: str, timeZone: str | None = None) -> int:
+    """Count whole units since the start of the larger unit, from 0."""
+    small, large = _unit("Date.getRelative", unit), _unit("Date.getRelative", inUnit)
+    when = moment(date.ms, timeZone)
+    start = _floor(when, large)
+    if small in {"month", "year"}:
+        return ((when.year - start.year) * 12 + when.month - start.month) // (12 if small == "year" else 1)
+    return int((when.replace(tzinfo=UTC) - start.replace(tzinfo=UTC)) / timedelta(milliseconds=UNIT_MS[small]))
+
+
+@function("Date.getFraction")
+def get_fraction(date: Date, unit: str, timeZone: str | None = None) -> float:
+    """Share of the unit that has passed."""
+    window = get_range(date, unit, timeZone)
+    assert window.start_ms is not None
+    assert window.end_ms is not None
+    return (date.ms - window.start_ms) / (window.end_ms - window.start_ms)
+
+
+@function("Date.getRange")
+def get_range(date: Date, unit: str, timeZone: str | None = None) -> DateRange:
+    """Range of the unit that holds a date."""
+    chosen = _unit("Date.getRange", unit)
+    start = _floor(moment(date.ms, timeZone), chosen)
+    return DateRange(_ms(start), _ms(_step(start, chosen, 1)))
+
+
+@function("Date.update")
+def update(
+    date: Date,
+    year: int | None = None,
+    month: int | None = None,
+    day: int | None = None,
+    hour: int | None = None,
+    minute: int | None = None,
+    second: float | None = None,
+    timeZone: str | None = None,
+) -> Date:
+    """Set fields of the calendar."""
+    given = {"year": year, "month": month, "day": day, "hour": hour, "minute": minute}
+    if second is not None:
+        given |= {"second": int(second), "microsecond": round((second - int(second)) * 1e6)}
+    fields = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Date(_ms(moment(date.ms, timeZone).replace(**fields)))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise EmulatorError(f"Date.update: {error}.") from None
+
+
+# ---------------------------------------------------------------- text
+
+_TEXTS: dict[str, Callable[[datetime, int], str]] = {
+    "Y": lambda when, n: f"{when.year % 100:02d}" if n == 2 else f"{when.year:0{n}d}",
+    "M": lambda when, n: f"{when.month:0{n}d}" if n < 3 else when.strftime("%b" if n == 3 else "%B"),
+    "d": lambda when, n: f"{when.day:0{n}d}",
+    "D": lambda when, n: f"{when.timetuple().tm_yday:0{n}d}",
+    "H": lambda when, n: f"{when.hour:0{n}d}",
+    "k": lambda when, n: f"{when.hour or 24:0{n}d}",
+    "h": lambda when, n: f"{when.hour % 12 or 12:0{n}d}",
+    "m": lambda when, n: f"{when.minute:0{n}d}",
+    "s": lambda when, n: f"{when.second:0{n}d}",
+    "S": lambda when, n: f"{when.microsecond:06d}".ljust(n, "0")[:n],
+    "a": lambda when, n: "AM" if when.hour < 12 else "PM",
+    "E": lambda when, n: when.strftime("%a" if n < 4 else "%A"),
+    "e": lambda when, n: str(when.isoweekday()),
+    "w": lambda when, n: f"{when.isocalendar().week:0{n}d}",
+    "x": lambda when, n: f"{when.isocalendar().year:0{n}d}",
+    "Z": lambda when, n: when.strftime("%z") if n == 1 else when.strftime("%:z") if n == 2 else str(when.tzinfo),
+    "z": lambda when, n: str(when.tzname()),
+}
+_TOKENS = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*")
+
+
+@function("Date.format")
+def format_date(date: Date, format: str | None = None, timeZone: str | None = None) -> str:
+    """Text of a date by a pattern; without one, in ISO 8601 to the second."""
+    when = moment(date.ms, timeZone)
+    if format is None:
+        return when.strftime("%Y-%m-%dT%H:%M:%S")
+
+    def write(token: re.Match[str]) -> str:
+        if token.group(2) is None:
+            return token.group(1).replace("''", "'") or "'"
+        letter = {"y": "Y"}.get(token.group(2), token.group(2))
+        if letter not in _TEXTS:
+            raise EmulatorError(f"Date.format: Illegal pattern component: {token.group(0)}.")
+        return _TEXTS[letter](when, len(token.group(0)))
+
+    return _TOKENS.sub(write, format)
+
+
+_READERS = {"Y": "%Y", "y": "%Y", "M": "%m", "MMM": "%b", "MMMM": "%B", "d": "%d", "D": "%j", "H": "%H", "h": "%I"}
+_READERS |= {"m": "%M", "s": "%S", "S": "%f", "a": "%p", "E": "%a", "Z": "%z"}
+
+
+@function("Date.parse")
+def parse(format: str, date: str, timeZone: str | None = None) -> Date:
+    """Date of a text by a pattern."""
+
+    def directive(token: re.Match[str]) -> str:
+        if token.group(2) is None:
+            return token.group(1).replace("%", "%%")
+        found = _READERS.get(token.group(0), _READERS.get(token.group(2)))
+        if found is None:
+            raise EmulatorError(f"Date.parse: Illegal pattern component: {token.group(0)}.")
+        return found
+
+    try:
+        when = datetime.strptime(date, _TOKENS.sub(directive, format))
+    except ValueError:
+        raise EmulatorError(f"Date.parse: Invalid format: '{date}' does not fit '{format}'.") from None
+    return Date(_ms(when if when.tzinfo else when.replace(tzinfo=_zone(timeZone))))
+
+
+# ---------------------------------------------------------------- ranges
+
+
+@function("DateRange")
+def make_range(start: Value, context: Context, end: Value = None, timeZone: str | None = None) -> DateRange:
+    """Range of two dates; of one alone, the millisecond that it is."""
+    first = context.call("Date", value=start, timeZone=timeZone).ms
+    last = first + 1 if end is None else context.call("Date", value=end, timeZone=timeZone).ms
+    return DateRange(first, last)
+
+
+@function("DateRange.unbounded")
+def unbounded() -> DateRange:
+    """All of time."""
+    return DateRange(None, None)
+
+
+@function("DateRange.start")
+def start_of(dateRange: DateRange) -> Date | None:
+    """First millisecond."""
+    return None if dateRange.start_ms is None else Date(dateRange.start_ms)
+
+
+@function("DateRange.end")
+def end_of(dateRange: DateRange) -> Date | None:
+    """First millisecond after it."""
+    return None if dateRange.end_ms is None else Date(dateRange.end_ms)
+
+
+@function("DateRange.isEmpty")
+def is_empty(dateRange: DateRange) -> bool:
+    """Whether nothing lies within."""
+    return dateRange.empty
+
+
+@function("DateRange.isUnbounded")
+def is_unbounded(dateRange: DateRange) -> bool:
+    """Whether it is all of time."""
+    return dateRange.start_ms is None and dateRange.end_ms is None
+
+
+@function("DateRange.contains")
+def range_contains(dateRange: DateRange, other: Value, context: Context) -> bool:
+    """Whether a date or range lies within."""
+    inner = context.promote(other, "DateRange")
+    return bool(inner.empty or intersection(dateRange, inner) == inner)
+
+
+@function("DateRange.intersection")
+def intersection(dateRange: DateRange, other: DateRange) -> DateRange:
+    """Time that lies in both."""
+    starts = [ms for ms in (dateRange.start_ms, other.start_ms) if ms is not None]
+    ends = [ms for ms in (dateRange.end_ms, other.end_ms) if ms is not None]
+    return DateRange(max(starts, default=None), min(ends, default=None))
+
+
+@function("DateRange.intersects")
+def intersects(dateRange: DateRange, other: DateRange) -> bool:
+    """Whether some time lies in both."""
+    return not intersection(dateRange, other).empty
+
+
+@function("DateRange.union")
+def union(dateRange: DateRange, other: DateRange) -> DateRange:
+    """Least range that holds both."""
+    starts, ends = (dateRange.start_ms, other.start_ms), (dateRange.end_ms, other.end_ms)
+    first = None if None in starts else min(ms for ms in starts if ms is not None)
+    last = None if None in ends else max(ms for ms in ends if ms is not None)
+    return DateRange(first, last)

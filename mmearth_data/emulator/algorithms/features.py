@@ -1,0 +1,240 @@
+"""Features, and what all elements (features, images, collections) have in common: properties and a geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mmearth_data.emulator.algorithms.geometry import NOWHERE, Geometry, from_geojson, geometry_of_image
+from mmearth_data.emulator.algorithms.image import Image
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.patterns import all_matching
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, function, named, promotion
+from mmearth_data.emulator.graph.values import Date
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mmearth_data.emulator.algorithms.image import Projection
+    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.values import ErrorMargin
+
+INDEX = "system:index"
+GEOMETRY = ".geo"
+
+
+@named("Feature")
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A geometry with properties.
+
+    Attributes
+    ----------
+    geometry
+        None where it has none.
+    properties
+        Name -> value; ``system:index`` names it within its collection.
+    """
+
+    geometry: Geometry | None
+    properties: Mapping[str, Value] = field(default_factory=dict)
+
+    def with_properties(self, properties: Mapping[str, Value]) -> Feature:
+        """Feature with other properties."""
+        return replace(self, properties=dict(properties))
+
+    def union_geometry(self) -> Geometry:
+        """Geometry; an empty one where there is none."""
+        return NOWHERE if self.geometry is None else self.geometry
+
+
+def geometry_of(element: Value) -> Geometry:
+    """Geometry of an element."""
+    if isinstance(element, Image):
+        return geometry_of_image(element)
+    if isinstance(element, Geometry):
+        return element
+    found: Geometry = element.union_geometry()
+    return found
+
+
+def with_geometry(element: Value, geometry: Geometry | None) -> Feature:
+    """Feature with the properties of an element."""
+    return Feature(geometry, dict(element.properties))
+
+
+def property_of(element: Value, name: str) -> Value:
+    """Property of an element; None where it has none."""
+    if name in {GEOMETRY, ".all"}:
+        return geometry_of(element)
+    if name in {"system:id", ".id"}:
+        return getattr(element, "id", None)
+    return element.properties.get(name)
+
+
+def from_json(value: Mapping[str, Value]) -> Feature:
+    """Feature of GeoJSON."""
+    geometry = value.get("geometry")
+    properties = dict(value.get("properties") or {})
+    if "id" in value:
+        properties[INDEX] = value["id"]
+    return Feature(from_geojson(geometry) if isinstance(geometry, dict) else geometry, properties)
+
+
+# ---------------------------------------------------------------- promotion, JSON
+
+
+@promotion("Element")
+def to_element(value: Value, context: Context) -> Value:
+    """Elements, geometries, and GeoJSON."""
+    if isinstance(value, Geometry):
+        return Feature(value)
+    if isinstance(value, dict) and value.get("type") == "Feature":
+        return from_json(value)
+    return value if hasattr(value, "properties") else NOT_PROMOTED
+
+
+@promotion("Feature")
+def to_feature(value: Value, context: Context) -> Value:
+    """Elements as features."""
+    element = to_element(value, context)
+    if element is NOT_PROMOTED or isinstance(element, Feature):
+        return element
+    return with_geometry(element, geometry_of(element))
+
+
+@encode.register(Feature)
+def _(value: Feature) -> Value:
+    properties = {name: encode(item) for name, item in value.properties.items() if name != INDEX}
+    out = {"type": "Feature", "geometry": encode(value.geometry), "properties": properties}
+    if INDEX in value.properties:
+        out["id"] = value.properties[INDEX]
+    return out
+
+
+# ---------------------------------------------------------------- functions
+
+
+@function("Feature")
+def make(geometry: Geometry | None = None, metadata: Mapping[str, Value] | None = None) -> Feature:
+    """Make a feature."""
+    return Feature(geometry, dict(metadata or {}))
+
+
+@function("Feature.id", "Image.id")
+def id_of(element: Value) -> str | None:
+    """Name within the collection."""
+    found: str | None = element.properties.get(INDEX)
+    return found
+
+
+@function("Element.geometry", "Feature.geometry", "Image.geometry")
+def geometry(
+    feature: Value, context: Context, maxError: ErrorMargin | None = None, proj: Projection | None = None
+) -> Geometry:
+    """Geometry of an element, optionally in a projection."""
+    found = geometry_of(feature)
+    if proj is None:
+        return found
+    transformed: Geometry = context.call("Geometry.transform", geometry=found, proj=proj, maxError=maxError)
+    return transformed
+
+
+@function("Feature.setGeometry")
+def set_geometry(feature: Value, geometry: Geometry | None = None) -> Feature:
+    """Give another geometry."""
+    return with_geometry(feature, geometry)
+
+
+@function("Feature.select")
+def select(
+    input: Value, propertySelectors: list[str], newProperties: list[str] | None = None, retainGeometry: bool = True
+) -> Value:
+    """Keep properties given by name or matching a regular expression, optionally renamed."""
+    names = newProperties or propertySelectors
+    if len(names) != len(propertySelectors):
+        raise EmulatorError("Feature.select: The lists of selectors and of new names must have the same length.")
+    kept = {}
+    for selector, new in zip(propertySelectors, names, strict=True):
+        if selector in input.properties:
+            kept[new] = input.properties[selector]
+        elif newProperties is None:
+            kept |= {name: input.properties[name] for name in matching(selector, input.properties)}
+    if INDEX in input.properties:
+        kept[INDEX] = input.properties[INDEX]
+    return Feature(geometry_of(input) if retainGeometry else None, kept)
+
+
+def matching(selector: str, names: Iterable[str]) -> list[str]:
+    """Names, except system properties, that a regular expression matches completely."""
+    return all_matching("Feature.select", selector, [name for name in names if not name.startswith("system:")])
+
+
+@function("Element.propertyNames")
+def property_names(element: Value) -> list[str]:
+    """Names of the properties."""
+    return sorted({*element.properties, INDEX} if isinstance(element, Feature) else element.properties)
+
+
+@function("Element.get", "Element.getNumber", "Element.getString")
+def get(object: Value, property: str) -> Value:
+    """Property; null where it is not."""
+    return property_of(object, property)
+
+
+@function("Element.set")
+def set_property(object: Value, key: str, value: Value = None) -> Value:
+    """Set a property; null takes it away."""
+    return set_properties(object, {key: value})
+
+
+@function("Element.setMulti")
+def set_properties(object: Value, properties: Mapping[str, Value]) -> Value:
+    """Set properties; null takes one away."""
+    merged = {**object.properties, **properties}
+    return object.with_properties({name: value for name, value in merged.items() if value is not None})
+
+
+@function("Element.toDictionary")
+def to_dictionary(element: Value, properties: list[str] | None = None) -> Mapping[str, Value]:
+    """Properties as a dictionary; all but those of the system by default."""
+    names = [name for name in sorted(element.properties) if not name.startswith("system:")]
+    chosen = names if properties is None else properties
+    if lost := [name for name in chosen if name not in element.properties]:
+        raise EmulatorError(f"Element.toDictionary: Element does not have a property '{lost[0]}'.")
+    return {name: element.properties[name] for name in chosen}
+
+
+@function("Element.copyProperties", "Image.copyProperties")
+def copy_properties(
+    destination: Value = None,
+    source: Value = None,
+    properties: list[str] | None = None,
+    exclude: list[str] | None = None,
+) -> Value:
+    """Copy properties of another element: those named, or all but those of the system."""
+    if properties is not None and exclude is not None:
+        raise EmulatorError("Element.copyProperties: Specify properties or exclude, not both.")
+    if destination is None or source is None:
+        return destination
+    ordinary = [name for name in source.properties if not name.startswith("system:")]
+    names = ordinary if properties is None else properties
+    taken = {
+        name: source.properties[name] for name in names if name in source.properties and name not in (exclude or ())
+    }
+    return destination.with_properties({**destination.properties, **taken})
+
+
+@function("Element.replaceProperties")
+def replace_properties(destination: Value, source: Value = None) -> Value:
+    """Take all properties of another element."""
+    return destination if source is None else destination.with_properties(source.properties)
+
+
+@function("Image.date")
+def date(image: Image) -> Date:
+    """Time of acquisition, of the property ``system:time_start``."""
+    start = image.properties.get("system:time_start")
+    if start is None:
+        raise EmulatorError("Date: Parameter 'value' is required and may not be null.")
+    return Date(int(start))

@@ -1,0 +1,509 @@
+"""Filters: what an element must be like, and what of that an archive can use to look for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import shapely
+
+from mmearth_data.emulator.algorithms.date_functions import moment
+from mmearth_data.emulator.algorithms.features import GEOMETRY, property_of
+from mmearth_data.emulator.algorithms.geometry import Geometry, area_m2, distance_m, middle_of, relate
+from mmearth_data.emulator.algorithms.list_functions import same
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, function, named, promotion, type_name
+from mmearth_data.emulator.graph.values import Date, DateRange, is_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.values import ErrorMargin
+
+    Test = Callable[[Value, Value], bool]
+
+TIME = "system:time_start"
+ITEM = "item"
+"""Field that stands for an element of a list that is no element of a collection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Conditions that an archive can search by; None is open.
+
+    Attributes
+    ----------
+    bounds
+        Images may touch this area.
+    start_ms, end_ms
+        They start within [start, end).
+    equal
+        Properties with their required values.
+    below
+        Properties with their upper limits.
+    region
+        Only pixels in this area matter: without other bounds, images that do not reach it may be left out.
+    """
+
+    bounds: BaseGeometry | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    equal: Mapping[str, Value] = field(default_factory=dict)
+    below: Mapping[str, float] = field(default_factory=dict)
+    region: BaseGeometry | None = None
+
+    def both(self, other: Query) -> Query:
+        """Look for what passes two queries."""
+        starts = [ms for ms in (self.start_ms, other.start_ms) if ms is not None]
+        ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
+        bounds = self.bounds if other.bounds is None else other.bounds if self.bounds is None else self._smaller(other)
+        shared = {name: min(limit, other.below.get(name, limit)) for name, limit in self.below.items()}
+        limits = {**other.below, **shared}
+        equal, region = {**other.equal, **self.equal}, self.region if other.region is None else other.region
+        return Query(bounds, max(starts, default=None), min(ends, default=None), equal, limits, region)
+
+    def either(self, other: Query) -> Query:
+        """Look for what may pass one of two queries."""
+        start = None if None in (self.start_ms, other.start_ms) else min(self.start_ms or 0, other.start_ms or 0)
+        end = None if None in (self.end_ms, other.end_ms) else max(self.end_ms or 0, other.end_ms or 0)
+        if self.bounds is None or other.bounds is None:
+            return Query(None, start, end)
+        # Around the first: shapes on both sides of 180 degrees must not span the globe.
+        return Query(shapely.union(self.bounds, other.bounds), start, end)
+
+    def _smaller(self, other: Query) -> BaseGeometry:
+        assert self.bounds is not None
+        assert other.bounds is not None
+        return min(self.bounds, other.bounds, key=lambda bounds: bounds.envelope.area)
+
+
+ANYTHING = Query()
+
+
+@named("Filter")
+@dataclass(frozen=True)
+class Filter:
+    """What an element must be like.
+
+    Attributes
+    ----------
+    test
+        (left element, right element or None) -> whether it passes.
+    query
+        What every element that passes is found by.
+    cost
+        Filters with a lower one are tried first.
+    opposite
+        Test for what the filter's negation can be looked for; None where nothing is known.
+    """
+
+    test: Test
+    query: Query = ANYTHING
+    cost: int = 0
+    opposite: Query = ANYTHING
+
+    def passes(self, left: Value, right: Value = None) -> bool:
+        """Whether an element (or a pair, in joins) passes."""
+        return self.test(left, right)
+
+
+EVERYTHING = Filter(lambda left, right: True)
+
+
+def all_of(filters: Sequence[Filter]) -> Filter:
+    """Pass what passes all; cheap ones first."""
+    ordered = sorted(filters, key=lambda f: f.cost)
+    query = ANYTHING
+    for each in ordered:
+        query = query.both(each.query)
+    cost = max((f.cost for f in ordered), default=0)
+    if len(ordered) == 1:
+        return Filter(ordered[0].test, query, cost)
+    tests = [f.test for f in ordered]
+
+    def test(left: Value, right: Value) -> bool:
+        for passes in tests:  # noqa: SIM110 - thousands of elements a request: a generator costs as much as a test
+            if not passes(left, right):
+                return False
+        return True
+
+    return Filter(test, query, cost)
+
+
+def any_of(filters: Sequence[Filter]) -> Filter:
+    """Pass what passes one."""
+    ordered = sorted(filters, key=lambda f: f.cost)
+    query = ordered[0].query if ordered else ANYTHING
+    for each in ordered[1:]:
+        query = query.either(each.query)
+    cost = max((f.cost for f in ordered), default=0)
+    return Filter(lambda left, right: any(f.test(left, right) for f in ordered), query, cost)
+
+
+def inverted(filter: Filter) -> Filter:
+    """Pass what does not pass."""
+    return Filter(lambda left, right: not filter.test(left, right), filter.opposite, filter.cost, filter.query)
+
+
+def field_of(element: Value, name: str) -> Value:
+    """Field of an element; of a plain value ``item`` is the value itself."""
+    if hasattr(element, "properties"):
+        return property_of(element, name)
+    if isinstance(element, dict):
+        return element.get(name)
+    return element if name == ITEM else None
+
+
+def plain(value: Value) -> Value:
+    """Value to compare: dates as milliseconds."""
+    return value.ms if isinstance(value, Date) else value
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both sides of a comparison: each is a field or a value."""
+
+    left_field: str | None
+    right_value: Value
+    right_field: str | None
+    left_value: Value
+
+    @classmethod
+    def of(cls, name: str, sides: tuple[Value, Value, Value, Value]) -> Sides:
+        """Sides as the signature has them: leftField, rightValue, rightField, leftValue."""
+        left_field, right_value, right_field, left_value = sides
+        if (left_field is None) == (left_value is None) or (right_field is None) == (right_value is None):
+            raise EmulatorError(f"Filter.{name}: Exactly one of field and value must be specified on each side.")
+        return cls(left_field, plain(right_value), right_field, plain(left_value))
+
+    def left(self, element: Value) -> Value:
+        """Left side."""
+        return self.left_value if self.left_field is None else plain(field_of(element, self.left_field))
+
+    def right(self, element: Value, other: Value) -> Value:
+        """Right side; its field is of the second element of a join, and of the only one elsewhere."""
+        if self.right_field is None:
+            return self.right_value
+        return plain(field_of(element if other is None else other, self.right_field))
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def _ordered(left: Value, right: Value) -> bool:
+    """Whether two values have an order: numbers among themselves, texts among themselves."""
+    return (is_number(left) and is_number(right)) or (isinstance(left, str) and isinstance(right, str))
+
+
+def _hold(left: Value, right: Value) -> bool:
+    return isinstance(right, list) and any(same(left, item) for item in right)
+
+
+_COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
+    "equals": same,
+    "notEquals": lambda left, right: not same(left, right),
+    "lessThan": lambda left, right: _ordered(left, right) and left < right,
+    "lessThanOrEquals": lambda left, right: _ordered(left, right) and left <= right,
+    "greaterThan": lambda left, right: _ordered(left, right) and left > right,
+    "greaterThanOrEquals": lambda left, right: _ordered(left, right) and left >= right,
+    "stringContains": lambda left, right: isinstance(left, str) and str(right) in left,
+    "stringStartsWith": lambda left, right: isinstance(left, str) and left.startswith(str(right)),
+    "stringEndsWith": lambda left, right: isinstance(left, str) and left.endswith(str(right)),
+    "inList": _hold,
+    "listContains": lambda left, right: _hold(right, left),
+    "hasType": lambda left, right: type_name(left) == right,
+}
+_SHORT = {
+    "equals": "eq",
+    "notEquals": "neq",
+    "lessThan": "lt",
+    "lessThanOrEquals": "lte",
+    "greaterThan": "gt",
+    "greaterThanOrEquals": "gte",
+}
+
+
+def _findable(name: str, sides: Sides) -> tuple[Query, Query]:
+    """Tell what a comparison with a fixed value looks for, and what its negation."""
+    value, field_name = sides.right_value, sides.left_field
+    if name == "equals" and field_name not in {None, TIME} and isinstance(value, str):
+        return Query(equal={str(field_name): value}), ANYTHING
+    if name in {"lessThan", "lessThanOrEquals"} and field_name not in {None, TIME} and is_number(value):
+        return Query(below={str(field_name): value}), ANYTHING
+    if sides.left_field != TIME or not is_number(sides.right_value):
+        return ANYTHING, ANYTHING
+    ms = int(sides.right_value)
+    until, since = Query(end_ms=ms + 1), Query(start_ms=ms)
+    return {
+        "equals": (Query(start_ms=ms, end_ms=ms + 1), ANYTHING),
+        "lessThan": (until, since),
+        "lessThanOrEquals": (until, since),
+        "greaterThan": (since, until),
+        "greaterThanOrEquals": (since, until),
+    }.get(name, (ANYTHING, ANYTHING))
+
+
+def compare(name: str, sides: Sides) -> Filter:
+    """Filter that compares; null passes nothing but the negation of a filter."""
+    comparison = _COMPARISONS[name]
+    query, opposite = _findable(name, sides)
+
+    def test(left: Value, right: Value) -> bool:
+        a, b = sides.left(left), sides.right(left, right)
+        return a is not None and b is not None and comparison(a, b)
+
+    return Filter(test, query, 0, opposite)
+
+
+def _enter_comparison(name: str) -> None:
+    names = [f"Filter.{name}", *([f"Filter.{_SHORT[name]}"] if name in _SHORT else [])]
+
+    @function(*names)
+    def make(
+        leftField: str | None = None, rightValue: Value = None, rightField: str | None = None, leftValue: Value = None
+    ) -> Filter:
+        return compare(name, Sides.of(name, (leftField, rightValue, rightField, leftValue)))
+
+
+for _name in _COMPARISONS:
+    _enter_comparison(_name)
+
+# ---------------------------------------------------------------- geometry
+
+
+def _shape(value: Value) -> Geometry | None:
+    if value is None or isinstance(value, Geometry):
+        return value
+    found = getattr(value, "union_geometry", None)
+    return None if found is None else found()
+
+
+def _near(name: str, sides: Sides) -> Query:
+    """Tell what a relation of the footprint to a fixed geometry looks for."""
+    shape = _shape(sides.right_value)
+    if sides.left_field not in {GEOMETRY, ".all"} or shape is None or name == "disjoint":
+        return ANYTHING
+    return ANYTHING if shape.unbounded else Query(bounds=shape.lonlat)
+
+
+def _enter_relation(name: str, predicate: str) -> None:
+    @function(f"Filter.{name}")
+    def make(
+        context: Context,
+        leftField: str | None = None,
+        rightValue: Value = None,
+        rightField: str | None = None,
+        leftValue: Value = None,
+        maxError: ErrorMargin | None = None,
+    ) -> Filter:
+        given = [None if v is None else context.promote(v, "Geometry") for v in (rightValue, leftValue)]
+        sides = Sides.of(name, (leftField, given[0], rightField, given[1]))
+
+        known: dict[int, tuple[Geometry, bool]] = {}
+
+        def test(left: Value, right: Value) -> bool:
+            a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
+            if a is None or b is None:
+                return False
+            # Scenes share footprints; the geometry that is kept keeps its id from being given anew.
+            found = known.get(id(a.shape)) if sides.right_field is None else None
+            if found is None:
+                found = known[id(a.shape)] = a, relate(predicate, a, b)
+            return found[1]
+
+        return Filter(test, _near(name, sides), 2)
+
+
+for _name, _predicate in (
+    ("contains", "contains"),
+    ("isContained", "containedIn"),
+    ("intersects", "intersects"),
+    ("disjoint", "disjoint"),
+):
+    _enter_relation(_name, _predicate)
+
+
+@function("Filter.withinDistance")
+def within_distance(
+    distance: float,
+    context: Context,
+    leftField: str | None = None,
+    rightValue: Value = None,
+    rightField: str | None = None,
+    leftValue: Value = None,
+    maxError: ErrorMargin | None = None,
+) -> Filter:
+    """Pass what is no farther than some metres from a geometry."""
+    given = [None if v is None else context.promote(v, "Geometry") for v in (rightValue, leftValue)]
+    sides = Sides.of("withinDistance", (leftField, given[0], rightField, given[1]))
+
+    def test(left: Value, right: Value) -> bool:
+        a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
+        return a is not None and b is not None and distance_m(a, b) <= distance
+
+    query = _near("withinDistance", sides)
+    if query.bounds is not None:
+        lat = min(abs(middle_of(query.bounds)[1]), 85.0)
+        reach = distance / 111_000 / max(0.08, 1 - (lat / 90) ** 2)
+        query = replace(query, bounds=query.bounds.buffer(reach))
+    return Filter(test, query, 3)
+
+
+@function("Filter.area")
+def area(min: float, max: float, maxError: ErrorMargin | None = None, geometrySelector: str | None = None) -> Filter:
+    """Pass what has an area in a range, square metres."""
+
+    def test(left: Value, right: Value) -> bool:
+        shape = _shape(field_of(left, geometrySelector or GEOMETRY))
+        return shape is not None and min <= area_m2(shape) <= max
+
+    return Filter(test, cost=2)
+
+
+@function("Filter.hasGeometry")
+def has_geometry() -> Filter:
+    """Pass what has a geometry."""
+    return Filter(lambda left, right: (s := _shape(field_of(left, GEOMETRY))) is not None and not s.shape.is_empty)
+
+
+# ---------------------------------------------------------------- dates
+
+
+@function("Filter.dateRangeContains")
+def date_range_contains(
+    leftField: str | None = None, rightValue: Value = None, rightField: str | None = None, leftValue: Value = None
+) -> Filter:
+    """Pass where a range holds a date: the start counts, the end does not."""
+    sides = Sides.of("dateRangeContains", (leftField, rightValue, rightField, leftValue))
+
+    def test(left: Value, right: Value) -> bool:
+        window, when = sides.left(left), sides.right(left, right)
+        return isinstance(window, DateRange) and is_number(when) and window.holds(when)
+
+    fixed = sides.left_value
+    known = isinstance(fixed, DateRange) and sides.right_field == TIME
+    return Filter(test, Query(start_ms=fixed.start_ms, end_ms=fixed.end_ms) if known else ANYTHING)
+
+
+_CALENDAR: dict[str, Callable[[datetime], int]] = {
+    "year": lambda when: when.year,
+    "month": lambda when: when.month,
+    "hour": lambda when: when.hour,
+    "minute": lambda when: when.minute,
+    "day_of_year": lambda when: when.timetuple().tm_yday,
+    "day_of_month": lambda when: when.day,
+    "day_of_week": lambda when: when.isoweekday() % 7 + 1,  # Sunday is 1
+}
+
+
+@function("Filter.calendarRange")
+def calendar_range(start: int, end: int | None = None, field: str = "day_of_year") -> Filter:
+    """Pass what starts in a range of a field of the calendar, both ends included; a range may pass the turn."""
+    if field not in _CALENDAR:
+        raise EmulatorError(f"Filter.calendarRange: Unknown field '{field}'. Expected one of {', '.join(_CALENDAR)}.")
+    last = start if end is None else end
+
+    def test(left: Value, right: Value) -> bool:
+        ms = plain(field_of(left, TIME))
+        if not is_number(ms):
+            return False
+        value = _CALENDAR[field](moment(int(ms)))
+        return start <= value <= last if start <= last or field == "year" else value >= start or value <= last
+
+    return Filter(test, _years(start, last) if field == "year" else ANYTHING)
+
+
+def _years(first: int, last: int) -> Query:
+    if not 1 <= first <= last < 9999:
+        return ANYTHING
+    start, end = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1000 for year in (first, last + 1))
+    return Query(start_ms=start, end_ms=end)
+
+
+@function("Filter.dayOfYear")
+def day_of_year(start: int, end: int) -> Filter:
+    """Pass what starts on a day of the year in [start, end)."""
+    return calendar_range(start, end - 1)
+
+
+# ---------------------------------------------------------------- the rest
+
+
+@function("Filter.maxDifference")
+def max_difference(
+    difference: float,
+    leftField: str | None = None,
+    rightValue: Value = None,
+    rightField: str | None = None,
+    leftValue: Value = None,
+) -> Filter:
+    """Pass where two numbers or dates are no farther apart."""
+    sides = Sides.of("maxDifference", (leftField, rightValue, rightField, leftValue))
+
+    def test(left: Value, right: Value) -> bool:
+        a, b = sides.left(left), sides.right(left, right)
+        return is_number(a) and is_number(b) and abs(a - b) <= difference
+
+    if sides.left_field == TIME and is_number(sides.right_value):
+        ms = sides.right_value
+        return Filter(test, Query(start_ms=int(ms - difference), end_ms=int(ms + difference) + 1))
+    return Filter(test)
+
+
+@function("Filter.rangeContains")
+def range_contains(field: str, minValue: Value, maxValue: Value) -> Filter:
+    """Pass what has a field in a range, both ends included."""
+    low, high = plain(minValue), plain(maxValue)
+
+    def test(left: Value, right: Value) -> bool:
+        value = plain(field_of(left, field))
+        return _ordered(value, low) and _ordered(value, high) and low <= value <= high
+
+    timed = field == TIME and is_number(low) and is_number(high)
+    return Filter(test, Query(start_ms=int(low), end_ms=int(high) + 1) if timed else ANYTHING)
+
+
+@function("Filter.notNull")
+def not_null(properties: list[str]) -> Filter:
+    """Pass what has all of some properties."""
+    return Filter(lambda left, right: all(field_of(left, name) is not None for name in properties))
+
+
+@function("Filter.always")
+def always() -> Filter:
+    """Pass everything."""
+    return EVERYTHING
+
+
+@function("Filter.never")
+def never() -> Filter:
+    """Pass nothing."""
+    return inverted(EVERYTHING)
+
+
+@function("Filter.and")
+def and_(filters: list[Filter]) -> Filter:
+    """Pass what passes all."""
+    return all_of(filters)
+
+
+@function("Filter.or")
+def or_(filters: list[Filter]) -> Filter:
+    """Pass what passes one."""
+    return any_of(filters)
+
+
+@function("Filter.not")
+def not_(filter: Filter) -> Filter:
+    """Pass what does not pass."""
+    return inverted(filter)
+
+
+@promotion("Filter")
+def to_filter(value: Value, context: Context) -> Value:
+    """Take filters only."""
+    return value if isinstance(value, Filter) else NOT_PROMOTED

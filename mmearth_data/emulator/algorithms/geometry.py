@@ -1,0 +1,362 @@
+"""Geometries: shapes on the globe, and how they relate.
+
+A geometry has a CRS, and edges that are either shortest paths on the sphere or straight lines of the CRS. Two
+geometries are compared in a plane around the smaller one in which shortest paths are straight (the gnomonic one).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+import shapely.affinity
+from pyproj import Geod, Proj, Transformer
+from shapely.geometry import mapping, shape
+
+from mmearth_data.emulator.algorithms.image import WGS84, Image, parsed_crs
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.graph.registry import Context, Value
+
+    Float = NDArray[np.float64]
+    Positions = Callable[[Float, Float], tuple[Float, Float]]
+
+EARTH = Geod(ellps="WGS84")
+WIDEST_DEG = 60.0
+"""Larger shapes are compared in plain longitude and latitude: the gnomonic plane ends at a quarter of the globe."""
+BEND_DEG = 5.0
+"""More than a shortest path of 60 degrees of longitude leaves its parallel: atan(tan 43 / cos 30) - 43 = 4.1."""
+LONG_DEG, POLAR_DEG = 10.0, 80.0
+"""Of shorter edges nearer the equator it is known to second order how far they bend."""
+PIECES = 16
+"""An edge that is bent in another plane is cut into so many."""
+WORLD = shapely.box(-180, -90, 180, 90)
+
+
+@named("Geometry")
+@dataclass(frozen=True)
+class Geometry:
+    """A shape on the globe.
+
+    Attributes
+    ----------
+    shape
+        In units of the CRS. Longitudes beyond 180 degrees are fine.
+    crs
+        Code.
+    geodesic
+        True if edges are shortest paths, false if they are straight in the CRS.
+    unbounded
+        True for the whole globe.
+    """
+
+    shape: BaseGeometry
+    crs: str = WGS84
+    geodesic: bool = True
+    unbounded: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Type, as GeoJSON names it."""
+        return str(self.shape.geom_type)
+
+    @cached_property
+    def lonlat(self) -> BaseGeometry:
+        """Shape in EPSG:4326; edges that are bent there are cut first."""
+        if self.crs == WGS84:
+            return self.shape
+        return reprojected(self.shape, self.crs, WGS84)
+
+    @property
+    def straight(self) -> bool:
+        """Whether its edges, if it has any, are straight in longitude and latitude."""
+        return self.kind in {"Point", "MultiPoint"} or (self.crs == WGS84 and not self.geodesic)
+
+    @cached_property
+    def key(self) -> tuple[bytes, str, bool]:
+        """What tells it from others."""
+        return self.shape.wkb, self.crs, self.geodesic
+
+
+def rectangle(west: float, south: float, east: float, north: float) -> BaseGeometry:
+    """Rectangle whose ring runs against the clock from the lower left, as Earth Engine's do."""
+    return shapely.Polygon([(west, south), (east, south), (east, north), (west, north)])
+
+
+EVERYWHERE = Geometry(WORLD, geodesic=False, unbounded=True)
+NOWHERE = Geometry(shapely.GeometryCollection(), geodesic=False)
+
+
+def reprojected(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
+    """Shape in another CRS; long edges are cut, since they are bent there."""
+    if source == target:
+        return geometry
+    west, south, east, north = geometry.bounds if not geometry.is_empty else (0, 0, 0, 0)
+    step = max(east - west, north - south) / PIECES
+    cut = shapely.segmentize(geometry, step) if step > 0 else geometry
+    return _moved(cut, _transformer(source, target).transform)
+
+
+@lru_cache(maxsize=128)
+def _transformer(source: str, target: str) -> Transformer:
+    return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
+
+
+def _moved(geometry: BaseGeometry, positions: Positions) -> BaseGeometry:
+    def move(points: Float) -> Float:
+        x, y = positions(points[:, 0], points[:, 1])
+        return np.stack([x, y], axis=1)
+
+    return shapely.transform(geometry, move)
+
+
+def middle_of(geometry: BaseGeometry) -> tuple[float, float]:
+    """(lon, lat) in the middle of a shape's bounds."""
+    west, south, east, north = geometry.bounds
+    return (west + east) / 2, (south + north) / 2
+
+
+def gnomonic(lon0: float, lat0: float) -> Positions:
+    """Plane in which shortest paths on the sphere are straight; what lies a quarter away or more is NaN."""
+    sin0, cos0 = math.sin(math.radians(lat0)), math.cos(math.radians(lat0))
+
+    def positions(lon: Float, lat: Float) -> tuple[Float, Float]:
+        turn, phi = np.radians(lon - lon0), np.radians(lat)
+        along = np.cos(phi) * np.cos(turn)
+        ahead = sin0 * np.sin(phi) + cos0 * along
+        ahead = np.where(ahead > 0.05, ahead, np.nan)
+        return np.cos(phi) * np.sin(turn) / ahead, (cos0 * np.sin(phi) - sin0 * along) / ahead
+
+    return positions
+
+
+def _extent(geometry: BaseGeometry) -> float:
+    west, south, east, north = geometry.bounds
+    return max(east - west, north - south)
+
+
+def _beside(geometry: BaseGeometry, lon: float) -> BaseGeometry:
+    """Shape moved by whole turns of the globe, to lie near a longitude."""
+    turns = 360 * round((lon - middle_of(geometry)[0]) / 360)
+    return shapely.affinity.translate(geometry, turns) if turns else geometry
+
+
+def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometry]:
+    """Two shapes in one plane, valid."""
+    a, b = left.lonlat, right.lonlat
+    centre = middle_of(a if _extent(a) < _extent(b) else b)
+    a, b = _beside(a, centre[0]), _beside(b, centre[0])
+    if max(_extent(a), _extent(b)) <= WIDEST_DEG and not (left.straight and right.straight):
+        plane = gnomonic(*centre)
+        cut = [_cut_straight(s, g) for s, g in ((a, left), (b, right))]
+        # Shapes so far apart that one leaves the plane do not meet in longitude and latitude either.
+        if all(np.isfinite(plane(*shapely.get_coordinates(s).T)).all() for s in cut):
+            a, b = (_moved(s, plane) for s in cut)
+    return tuple(s if s.is_valid else shapely.make_valid(s) for s in (a, b))  # type: ignore[return-value]
+
+
+def _cut_straight(geometry: BaseGeometry, of: Geometry) -> BaseGeometry:
+    """Shape whose edges, straight in longitude and latitude, are cut so that they stay so elsewhere."""
+    step = _extent(geometry) / PIECES
+    if of.geodesic or of.crs != WGS84 or step == 0:
+        return geometry
+    return shapely.segmentize(geometry, step)
+
+
+_PREDICATES: dict[str, Callable[[BaseGeometry, BaseGeometry], Any]] = {
+    "contains": shapely.covers,
+    "containedIn": shapely.covered_by,
+    "intersects": shapely.intersects,
+    "disjoint": shapely.disjoint,
+}
+
+
+@lru_cache(maxsize=16384)
+def _related(predicate: str, left: bytes, lcrs: str, lgeo: bool, right: bytes, rcrs: str, rgeo: bool) -> bool:
+    a, b = Geometry(shapely.from_wkb(left), lcrs, lgeo), Geometry(shapely.from_wkb(right), rcrs, rgeo)
+    return bool(_PREDICATES[predicate](*together(a, b)))
+
+
+def relate(predicate: str, left: Geometry, right: Geometry) -> bool:
+    """Whether two geometries ``contains``, ``containedIn``, ``intersects`` or are ``disjoint``."""
+    if left.shape.is_empty or right.shape.is_empty:
+        return predicate == "disjoint"
+    if left.unbounded or right.unbounded:
+        return {"contains": left.unbounded, "containedIn": right.unbounded}.get(predicate, predicate != "disjoint")
+    if _far_apart(left.lonlat, right.lonlat):
+        return predicate == "disjoint"
+    plainly = _plainly_related(predicate, left.lonlat, right.lonlat)
+    return _related(predicate, *left.key, *right.key) if plainly is None else plainly
+
+
+def _plainly_related(predicate: str, a: BaseGeometry, b: BaseGeometry) -> bool | None:
+    """Relation of a polygon to a smaller shape, degrees, that is so far from its edges that their bend cannot matter.
+
+    None where only the plane can tell; most scenes hold a tile, or miss it, by kilometres.
+    """
+    bend = _bend_deg(a)
+    if bend is None or _extent(b) >= _extent(a):
+        return None
+    west, south, east, north = _beside(b, middle_of(a)[0]).bounds
+    bend += math.degrees(_bend(math.radians(east - west), math.radians(north - south), math.radians(POLAR_DEG)))
+    around = shapely.box(west - bend, south - bend, east + bend, north + bend)
+    if shapely.contains(a, around):
+        return predicate in {"contains", "intersects"}
+    return None if shapely.intersects(a, around) else predicate == "disjoint"
+
+
+@lru_cache(maxsize=4096)
+def _bend_deg(polygon: BaseGeometry) -> float | None:
+    """Degrees that a polygon's edges may be off, as shortest paths, from straight lines in longitude and latitude.
+
+    None for long edges and near a pole, where `_bend` does not hold; and for anything but valid polygons.
+    """
+    if polygon.geom_type != "Polygon" or not polygon.is_valid:
+        return None
+    lon, lat = np.radians(shapely.get_coordinates(polygon)).T
+    across, up, steepest = float(np.abs(np.diff(lon)).max()), float(np.abs(np.diff(lat)).max()), np.abs(lat).max()
+    if max(across, up) > math.radians(LONG_DEG) or steepest > math.radians(POLAR_DEG):
+        return None
+    return math.degrees(_bend(across, up, float(steepest)))
+
+
+def _bend(across: float, up: float, lat: float) -> float:
+    """Most that a shortest path between two places is off a straight line in longitude and latitude; all in radians.
+
+    Twice the terms of second order: dlon^2 / 16 of latitude and dlon dlat tan(lat) / 4 of longitude.
+    """
+    return max(across**2 / 8, across * up * math.tan(lat) / 2)
+
+
+def _far_apart(a: BaseGeometry, b: BaseGeometry) -> bool:
+    """Whether the bounds of shapes in degrees leave a gap so wide that bent edges cannot close it."""
+    west, south, east, north = a.bounds
+    left, bottom, right, top = b.bounds
+    if max(east - west, right - left) > WIDEST_DEG:  # their edges may pass the pole
+        return False
+    apart = abs((left + right - west - east) / 2 + 180) % 360 - 180
+    gap = max(abs(apart) - (right - left + east - west) / 2, bottom - north, south - top)
+    return gap > BEND_DEG
+
+
+# ---------------------------------------------------------------- measures
+
+
+def local_plane(lon: float, lat: float) -> tuple[Positions, Positions]:
+    """Metres around a place, and the way back; distances from the place are true."""
+    plane = Proj(f"+proj=aeqd +lon_0={lon} +lat_0={lat} +datum=WGS84")  # a Transformer takes 20 ms to make
+    return plane, lambda x, y: plane(x, y, inverse=True)
+
+
+def in_metres(geometry: Geometry, change: Callable[[BaseGeometry], BaseGeometry]) -> Geometry:
+    """Change a shape in metres: those of its CRS, or of a plane around it."""
+    if not parsed_crs(geometry.crs).is_geographic:
+        return Geometry(change(geometry.shape), geometry.crs, geodesic=False)
+    lon, lat = middle_of(geometry.lonlat)
+    forth, back = local_plane(lon, lat)
+    changed = _moved(change(_moved(_cut_straight(geometry.lonlat, geometry), forth)), back)
+    return Geometry(changed if changed.is_empty else _beside(changed, lon), WGS84, geometry.geodesic)
+
+
+def area_m2(geometry: Geometry) -> float:
+    """Square metres on the ellipsoid."""
+    if geometry.shape.is_empty:
+        return 0.0
+    return abs(EARTH.geometry_area_perimeter(shapely.orient_polygons(_cut_straight(geometry.lonlat, geometry)))[0])
+
+
+def length_m(geometry: Geometry) -> float:
+    """Metres of all lines (of polygons: their rings) on the ellipsoid."""
+    return float(EARTH.geometry_length(_cut_straight(geometry.lonlat, geometry)))
+
+
+def distance_m(left: Geometry, right: Geometry) -> float:
+    """Least distance in metres."""
+    a, b = left.lonlat, right.lonlat
+    b = _beside(b, middle_of(a)[0])
+    near = shapely.shortest_line(a, b)
+    (lon1, lat1), (lon2, lat2) = near.coords[0], near.coords[-1]
+    forth, _ = local_plane((lon1 + lon2) / 2, (lat1 + lat2) / 2)
+    return float(_moved(a, forth).distance(_moved(b, forth)))
+
+
+def union_of(geometries: list[Geometry]) -> Geometry:
+    """One geometry of several."""
+    if any(geometry.unbounded for geometry in geometries):
+        return EVERYWHERE
+    if len(geometries) == 1:
+        return geometries[0]
+    if not geometries:
+        return NOWHERE
+    shapes = [geometry.lonlat for geometry in geometries]
+    valid = [s if s.is_valid else shapely.make_valid(s) for s in shapes]
+    return Geometry(shapely.union_all(valid), WGS84, geometries[0].geodesic)
+
+
+# ---------------------------------------------------------------- GeoJSON
+
+
+def from_geojson(value: dict[str, Any]) -> Geometry:
+    """Geometry of GeoJSON, with Earth Engine's additions (crs, geodesic)."""
+    try:
+        crs = value.get("crs", {}).get("properties", {}).get("name", WGS84)
+        geographic = parsed_crs(crs).is_geographic
+        return Geometry(shape(value), crs, bool(value.get("geodesic", geographic)))
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError, shapely.errors.ShapelyError):
+        raise EmulatorError("Geometry: Invalid GeoJSON geometry.") from None
+
+
+def lists(value: Value) -> Value:
+    """Coordinates as nested lists."""
+    return [lists(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def to_geojson(geometry: Geometry) -> dict[str, Value]:
+    """GeoJSON of a geometry, with Earth Engine's additions."""
+    described = mapping(geometry.shape)
+    out: dict[str, Value] = {"type": described["type"]}
+    if geometry.crs != WGS84:
+        out["crs"] = {"type": "name", "properties": {"name": geometry.crs}}
+    if geometry.kind not in {"Point", "MultiPoint"}:
+        out["geodesic"] = geometry.geodesic
+    if described["type"] == "GeometryCollection":
+        out["geometries"] = [
+            to_geojson(Geometry(part, geometry.crs, geometry.geodesic)) for part in shapely.get_parts(geometry.shape)
+        ]
+    else:
+        out["coordinates"] = lists(described["coordinates"])
+    return out
+
+
+def geometry_of_image(image: Image) -> Geometry:
+    """Footprint of an image."""
+    return EVERYWHERE if image.footprint is None else Geometry(image.footprint)
+
+
+@promotion("Geometry")
+def to_geometry(value: Value, context: Context) -> Value:
+    """Geometries, GeoJSON, and the geometries of elements and collections."""
+    if isinstance(value, Geometry):
+        return value
+    if isinstance(value, dict) and value.get("type") not in {None, "Feature"}:
+        return from_geojson(value)
+    if isinstance(value, Image):
+        return geometry_of_image(value)
+    of = getattr(value, "union_geometry", None)
+    return NOT_PROMOTED if of is None else of()
+
+
+@encode.register(Geometry)
+def _(value: Geometry) -> Value:
+    return encode(to_geojson(value))

@@ -1,0 +1,740 @@
+"""Images: bands that are computed on whatever grid is asked for, when it is asked for.
+
+A band knows the projection in which it is at home. Asked for pixels on another grid it gives, for each pixel, the
+nearest of its own, as Earth Engine does unless `Image.resample` was called; what is computed from bands is computed on
+the grid that is asked for. So an expression is evaluated backwards, from the grid of the answer to the assets.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import shapely
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+
+from mmearth_data.emulator.algorithms.lazy_bands import LazyBands
+from mmearth_data.emulator.errors import EmulatorError, band_not_found
+from mmearth_data.emulator.graph.patterns import all_matching
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.graph.registry import Context, Value
+
+    Float = NDArray[np.float64]
+    Bool = NDArray[np.bool_]
+    Mask = NDArray[Any]
+
+MOST_NATIVE_PIXELS = 4096 * 4096
+"""Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
+OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
+WGS84 = "EPSG:4326"
+CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
+"""Set while pixels may be any: every band of every asset is then one number that its modality can hold."""
+
+
+# ---------------------------------------------------------------- types, projections, grids
+
+
+@named("PixelType")
+@dataclass(frozen=True, slots=True)
+class PixelType:
+    """Type of the numbers in a band.
+
+    Attributes
+    ----------
+    precision
+        ``int``, ``float`` or ``double``.
+    low, high
+        Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range
+        of the type; arithmetic has the range of its possible results, as far as `ranges.range_after` can compute it.
+    """
+
+    precision: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Smallest type of numpy that holds the range: that of the band in an answer."""
+        if self.precision != "int":
+            return np.dtype(np.float32 if self.precision == "float" else np.float64)
+        if self.low is None or self.high is None:
+            return np.dtype(np.int64)
+        kinds = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
+        fits = (k for k in kinds if np.iinfo(k).min <= self.low and self.high <= np.iinfo(k).max)
+        return np.dtype(next(fits, np.int64))
+
+    @classmethod
+    def of(cls, dtype: np.dtype[Any] | type) -> PixelType:
+        """Type of a numpy type."""
+        dtype = np.dtype(dtype)
+        if dtype.kind == "f":
+            return cls("double" if dtype.itemsize > 4 else "float")
+        if dtype.kind == "b":
+            return cls("int", 0, 1)
+        return cls("int", int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+
+    def joined(self, other: PixelType) -> PixelType:
+        """Type that holds what either holds."""
+        rank = ("int", "float", "double")
+        precision = max(self.precision, other.precision, key=rank.index)
+        if None in (self.low, self.high, other.low, other.high):
+            return PixelType(precision)
+        return PixelType(precision, min(self.low, other.low), max(self.high, other.high))  # type: ignore[type-var]
+
+    @property
+    def shown(self) -> str:
+        """Name in messages, with Java's name of the smallest type: ``Short<0, 255>``, ``Float<-0.2, 1.6>``."""
+        if self.low is None or self.high is None:
+            return {"int": "Long", "float": "Float", "double": "Double"}[self.precision]
+        if self.precision != "int":
+            return f"Float<{float(self.low)!r}, {float(self.high)!r}>"
+        sizes = ((name, 2 ** (bits - 1)) for name, bits in (("Byte", 8), ("Short", 16), ("Integer", 32)))
+        name, most = next((s for s in sizes if -s[1] <= self.low and self.high < s[1]), ("Long", 2**63))
+        whole = (self.low, self.high) == (-most, most - 1)
+        return name if whole else f"{name}<{int(self.low)}, {int(self.high)}>"
+
+
+FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.int32)
+
+
+@named("Projection")
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A CRS and the lattice of pixels on it.
+
+    Attributes
+    ----------
+    crs
+        Code, such as ``EPSG:32632``.
+    transform
+        (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+    def at_scale(self, metres: float) -> Projection:
+        """Keep CRS and origin, with pixels of a size in metres; north up where it has no transform of its own."""
+        if self.transform == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):
+            step = metres / metres_per_unit(self.crs)
+            return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))
+        factor = metres / self.nominal_scale
+        a, b, c, d, e, f = self.transform
+        return Projection(self.crs, (a * factor, b * factor, c, d * factor, e * factor, f))
+
+    @property
+    def nominal_scale(self) -> float:
+        """Metres of a pixel's side, at the origin."""
+        a, b, _, d, e, _ = self.transform
+        return math.sqrt(abs(a * e - b * d)) * metres_per_unit(self.crs)
+
+    @property
+    def straight(self) -> bool:
+        """Whether rows and columns run along the axes of the CRS."""
+        return self.transform[1] == self.transform[3] == 0
+
+    def corner(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates of one position in pixels."""
+        a, b, c, d, e, f = self.transform
+        return a * column + b * row + c, d * column + e * row + f
+
+    def to_crs(self, column: Float, row: Float) -> tuple[Float, Float]:
+        """Coordinates of positions in pixels."""
+        a, b, c, d, e, f = self.transform
+        return a * column + b * row + c, d * column + e * row + f
+
+    def to_pixels(self, x: Float, y: Float) -> tuple[Float, Float]:
+        """Positions in pixels of coordinates."""
+        a, b, c, d, e, f = self.transform
+        size = a * e - b * d
+        return (e * (x - c) - b * (y - f)) / size, (a * (y - f) - d * (x - c)) / size
+
+
+DEFAULT_PROJECTION = Projection(WGS84)
+"""That of composites and constants: no real one, so that resampling has no use there."""
+
+
+@lru_cache(maxsize=512)
+def parsed_crs(code: str) -> CRS:
+    """CRS of a code; an unknown one is refused in the service's words."""
+    try:
+        return CRS.from_user_input(code)
+    except CRSError:
+        raise EmulatorError(f"The CRS of a map projection could not be parsed: '{code}'.") from None
+
+
+@lru_cache(maxsize=512)
+def metres_per_unit(code: str) -> float:
+    """Metres of a unit of the CRS; of a degree, along the equator."""
+    crs = parsed_crs(code)
+    factor = float(crs.axis_info[0].unit_conversion_factor)
+    return factor * 6_378_137.0 if crs.is_geographic else factor
+
+
+@lru_cache(maxsize=2048)
+def _transformer(source: str, target: str) -> Transformer:
+    return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A window of a projection's pixels.
+
+    Attributes
+    ----------
+    projection
+        Whose pixels.
+    column, row
+        Upper-left pixel.
+    width, height
+        Pixels.
+    """
+
+    projection: Projection
+    column: int
+    row: int
+    width: int
+    height: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.height, self.width
+
+    def padded(self, pixels: int) -> Grid:
+        """Larger by some pixels on each side."""
+        return Grid(
+            self.projection, self.column - pixels, self.row - pixels, self.width + 2 * pixels, self.height + 2 * pixels
+        )
+
+    def centres(self, crs: str | None = None) -> tuple[Float, Float]:
+        """(x, y) of pixel centres, each (row, column); in the grid's own CRS, or in another."""
+        columns = self.column + np.arange(self.width) + 0.5
+        rows = self.row + np.arange(self.height) + 0.5
+        x, y = self.projection.to_crs(*np.meshgrid(columns, rows))
+        if crs is None or crs == self.projection.crs:
+            return x, y
+        x, y = _transformer(self.projection.crs, crs).transform(x, y)
+        if parsed_crs(crs).is_geographic:  # beyond 180 degrees longitude goes on counting
+            x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
+        return x, y
+
+    def positions(self, projection: Projection) -> tuple[Float, Float]:
+        """(column, row) of pixel centres on another lattice, each (row, column); 0.5 is the centre of pixel 0."""
+        return _positions(self, projection)
+
+
+@lru_cache(maxsize=64)
+def _positions(grid: Grid, projection: Projection) -> tuple[Float, Float]:
+    if grid.projection == projection:  # exactly, whatever rounding would do
+        x, y = np.meshgrid(grid.column + np.arange(grid.width) + 0.5, grid.row + np.arange(grid.height) + 0.5)
+        return x, y
+    return projection.to_pixels(*grid.centres(projection.crs))
+
+
+# ---------------------------------------------------------------- pixels, bands, images
+
+
+class Pixels(NamedTuple):
+    """Values of a band on a grid.
+
+    Attributes
+    ----------
+    values
+        (row, column).
+    valid
+        (row, column) False where masked. The service's masks are numbers from 0 to 1: if any is neither 0 nor 1, this
+        is an array of such numbers; otherwise it is boolean, which is faster.
+    """
+
+    values: Float
+    valid: Mask
+
+
+def shown(mask: Mask) -> Bool:
+    """Pixels that are not fully masked."""
+    return mask if mask.dtype == bool else np.asarray(mask > 0)
+
+
+def least(*masks: Mask) -> Mask:
+    """Mask of a result of several bands: the minimum of theirs (the service documents that both must be valid)."""
+    if all(mask.dtype == bool for mask in masks):
+        return np.asarray(functools.reduce(np.logical_and, masks))
+    return np.asarray(functools.reduce(np.minimum, [np.asarray(mask, np.float64) for mask in masks]))
+
+
+def mask_of(values: Float) -> Mask:
+    """Mask from numbers, clipped to 0-1; boolean if none lies in between."""
+    between = (values > 0) & (values < 1)
+    return np.clip(values, 0.0, 1.0) if between.any() else values > 0
+
+
+MOST_LEVELS = 24
+PYRAMID_TOP_PX = 256
+"""Side in pixels of the square that the highest level of a pyramid fits into; Earth Engine guides, "scale"."""
+
+
+@lru_cache(maxsize=4096)
+def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None = None) -> int:
+    """Level of an image's pyramid that a request on a grid reads.
+
+    Each level has pixels twice as wide as the one below. The level read is the coarsest one that is not coarser than
+    the request (Earth Engine guides, "scale"). Scales are nominal, as returned by the service's functions.
+    """
+    if DEFAULT_PROJECTION in {asked, home}:
+        return 0
+    level = math.floor(math.log2(max(asked.nominal_scale / home.nominal_scale, 1.0)) + 1e-6)
+    top = MOST_LEVELS if size is None else max(math.ceil(math.log2(max(size) / PYRAMID_TOP_PX)), 0)
+    return min(level, top)
+
+
+@lru_cache(maxsize=4096)
+def coarsened(projection: Projection, level: int) -> Projection:
+    """Pixel grid of a pyramid level."""
+    a, b, c, d, e, f = projection.transform
+    wide = 2.0**level
+    return Projection(projection.crs, (a * wide, b * wide, c, d * wide, e * wide, f))
+
+
+def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projection, margin: int = 0) -> Grid:
+    """Smallest window that holds some pixels, and a margin to the right and below.
+
+    Raises
+    ------
+    EmulatorError
+        When it is larger than one answer may need.
+    """
+    left, top = int(column.min()), int(row.min())
+    width, height = int(column.max()) - left + 1 + margin, int(row.max()) - top + 1 + margin
+    if width * height > MOST_NATIVE_PIXELS:
+        raise EmulatorError("User memory limit exceeded.")
+    return Grid(projection, left, top, width, height)
+
+
+def nearest(grid: Grid, projection: Projection, native: Callable[[Grid], Pixels]) -> Pixels:
+    """Pixels on a grid from those of a lattice: for each the one that holds its centre."""
+    if grid.projection == projection or CHEAP.get():
+        return native(grid)
+    window, at = _nearest_at(grid, projection)
+    values, valid = native(window)
+    return Pixels(values[at], valid[at])
+
+
+@lru_cache(maxsize=64)
+def _nearest_at(grid: Grid, projection: Projection) -> tuple[Grid, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Window of a lattice that a grid needs, and where in it each of its pixels lies: bands share it."""
+    column, row = (np.floor(axis).astype(np.int64) for axis in grid.positions(projection))
+    window = cut(column, row, projection)
+    return window, (row - window.row, column - window.column)
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band of an image.
+
+    Attributes
+    ----------
+    name
+        Name of the band.
+    type
+        Type of its numbers.
+    projection
+        Its native projection.
+    evaluate
+        Computes its pixels on a grid.
+    size
+        (columns, rows) of its pixel grid that it covers; None if it is unbounded.
+    origin
+        (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset.
+    frame
+        Window that a download covers, if one was chosen.
+    """
+
+    name: str
+    type: PixelType
+    projection: Projection
+    evaluate: Callable[[Grid], Pixels]
+    size: tuple[int, int] | None = None
+    frame: Grid | None = None
+    origin: tuple[int, int] | None = None
+
+    @property
+    def window(self) -> Grid | None:
+        """Window of its pixel grid that it covers; None if it is unbounded."""
+        if self.frame is not None or self.size is None:
+            return self.frame
+        return Grid(self.projection, *(self.origin or (0, 0)), *self.size)
+
+    def within(self, window: Grid | None) -> Band:
+        """Band restricted to a window of its pixel grid."""
+        if window is None:
+            return replace(self, size=None, origin=None)
+        return replace(self, size=(window.width, window.height), origin=(window.column, window.row))
+
+    @property
+    def composite(self) -> bool:
+        """Whether it has no projection of its own."""
+        return self.projection == DEFAULT_PROJECTION
+
+    def derived(self, evaluate: Callable[[Grid], Pixels], type: PixelType | None = None) -> Band:
+        """Band with the same name, projection and window but other pixels."""
+        return replace(self, evaluate=evaluate, type=type or self.type)
+
+    def called(self, name: str) -> Band:
+        """Band of another name."""
+        return self if name == self.name else replace(self, name=name)
+
+
+@named("Image")
+@dataclass(frozen=True)
+class Image:
+    """Bands and properties.
+
+    Attributes
+    ----------
+    bands
+        In order.
+    properties
+        Name -> value.
+    footprint
+        Where it may have pixels, EPSG:4326; None is everywhere.
+    id
+        Asset id, if it is one.
+    version
+        Of the asset, if it is one.
+    """
+
+    bands: Sequence[Band] = ()
+    properties: Mapping[str, Value] = field(default_factory=dict)
+    footprint: BaseGeometry | None = None
+    id: str | None = None
+    version: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the bands."""
+        return list(self.bands.makers()) if isinstance(self.bands, LazyBands) else [band.name for band in self.bands]
+
+    def with_properties(self, properties: Mapping[str, Value]) -> Image:
+        """Image with other properties."""
+        return replace(self, properties=dict(properties))
+
+    def with_bands(self, bands: Sequence[Band]) -> Image:
+        """Image with other bands; no asset any more."""
+        return Image(_unique(bands), self.properties, self.footprint)
+
+    def mapped(self, change: Callable[[Band], Band]) -> Image:
+        """Change each band."""
+        return self.with_bands(tuple(change(band) for band in self.bands))
+
+    def named(self, name: str) -> Band | None:
+        """Band of a name, if there is one; others of an asset need not be made for it."""
+        if isinstance(self.bands, LazyBands):
+            return self.bands.named(name)
+        return next((band for band in self.bands if band.name == name), None)
+
+    def find(self, name: str, function: str) -> Band:
+        """Band of a name.
+
+        Raises
+        ------
+        EmulatorError
+            In the words of the service, when there is none.
+        """
+        found = self.named(name)
+        if found is None:
+            raise band_not_found(function, name, self.names)
+        return found
+
+    @property
+    def projection(self) -> Projection:
+        """Projection of the first band."""
+        return self.bands[0].projection if self.bands else DEFAULT_PROJECTION
+
+
+def _unique(bands: Sequence[Band]) -> tuple[Band, ...]:
+    """Bands whose names differ: a name that is taken gets ``_1``, ``_2``, ..."""
+    if len({band.name for band in bands}) == len(bands):
+        return tuple(bands)
+    taken: set[str] = set()
+    out = []
+    for band in bands:
+        name, k = band.name, 0
+        while name in taken:
+            k += 1
+            name = f"{band.name}_{k}"
+        taken.add(name)
+        out.append(band.called(name))
+    return tuple(out)
+
+
+def constant(value: float, name: str = "constant") -> Band:
+    """Band with one number everywhere."""
+    kind = PixelType("int" if isinstance(value, int) else "double", value, value)
+    return Band(
+        name,
+        kind,
+        DEFAULT_PROJECTION,
+        lambda grid: Pixels(np.full(grid.shape, float(value)), np.ones(grid.shape, bool)),
+    )
+
+
+def wholly_masked(band: Band) -> Band:
+    """Band with the same description and no valid pixel."""
+    return replace(band, evaluate=lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool)))
+
+
+def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
+    """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
+    if geometry is None:
+        return True
+    if geometry.is_empty:
+        return False
+    columns, rows = np.meshgrid(*(np.linspace(0, n, 5) for n in (grid.width, grid.height)))
+    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
+    if grid.projection.crs != WGS84:
+        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
+    x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
+    middle = (geometry.bounds[0] + geometry.bounds[2]) / 2
+    x = x + 360 * np.round((middle - x.mean()) / 360)
+    margin = 0.01 * max(np.ptp(x), np.ptp(y))
+    hull = shapely.box(x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin)
+    shapely.prepare(geometry)
+    if geometry.contains(hull):
+        return True
+    return None if geometry.intersects(hull) else False
+
+
+def lonlat_outline(grid: Grid) -> BaseGeometry:
+    """Shape that contains a grid with a margin, EPSG:4326; longitude continues beyond 180 degrees.
+
+    Raises
+    ------
+    EmulatorError
+        If the grid extends beyond its projection.
+    """
+    columns, rows = np.meshgrid(*(np.linspace(0, n, OUTLINE_POINTS) for n in (grid.width, grid.height)))
+    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
+    if grid.projection.crs != WGS84:
+        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise EmulatorError(f"Unable to transform the pixel grid from {grid.projection.crs} to {WGS84}.")
+    middle = x[OUTLINE_POINTS // 2, OUTLINE_POINTS // 2]
+    x = middle + (x - middle + 180) % 360 - 180 if np.ptp(x) < 360 else x
+    hull = shapely.MultiPoint(np.stack([x.ravel(), y.ravel()], axis=1)).convex_hull
+    margin = OUTLINE_MARGIN_DEG + 0.02 * max(np.ptp(x), np.ptp(y))
+    return hull.buffer(margin, join_style="mitre")
+
+
+def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:
+    """Pixels whose centres lie in a geometry of a CRS: tested there, where its edges are what was drawn."""
+    if crs == WGS84 or crs != grid.projection.crs:
+        return inside(in_crs(geometry, crs, WGS84), grid)
+    return np.asarray(shapely.contains_xy(geometry, *grid.centres()), dtype=bool)
+
+
+def inside(geometry: BaseGeometry | None, grid: Grid) -> Bool:
+    """Pixels whose centres lie in a geometry (EPSG:4326)."""
+    whole = _wholly_inside(geometry, grid)
+    if geometry is None or whole is not None:
+        return np.full(grid.shape, True if whole is None else whole)
+    lon, lat = grid.centres(WGS84)
+    middle = (geometry.bounds[0] + geometry.bounds[2]) / 2
+    lon = middle + (lon - middle + 180) % 360 - 180
+    return np.asarray(shapely.contains_xy(geometry, lon, lat), dtype=bool)
+
+
+def chosen_bands(image: Image, selectors: Sequence[Value] | None, function: str) -> list[Band]:
+    """Bands that selectors mean, each a number, a name or a pattern; None means all.
+
+    Raises
+    ------
+    EmulatorError
+        For a selector that means none.
+    """
+    if selectors is None:
+        return list(image.bands)
+    return [band for selector in selectors for band in _chosen(image, selector, function)]
+
+
+def _chosen(image: Image, selector: Value, function: str) -> list[Band]:
+    if isinstance(selector, (int, float)):
+        if not 0 <= int(selector) < len(image.bands):
+            raise band_not_found(function, int(selector), image.names)
+        return [image.bands[int(selector)]]
+    named_so = image.named(selector) if isinstance(selector, str) else None
+    if named_so is not None:
+        return [named_so]
+    names = set(all_matching(function, str(selector), image.names))
+    if not names:
+        raise band_not_found(function, selector, image.names)
+    return [band for band in image.bands if band.name in names]
+
+
+# ---------------------------------------------------------------- shapes on lattices
+
+DENSIFY_DEG = 0.05
+
+
+def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
+    """Shape in another CRS; long edges are cut first, as they bend there."""
+    if own == crs:
+        return shape
+    if own == WGS84:
+        shape = shapely.segmentize(shape, DENSIFY_DEG)
+    change = _transformer(own, crs)
+
+    def move(points: Float) -> Float:
+        return np.stack(change.transform(points[:, 0], points[:, 1]), axis=1)
+
+    moved = shapely.transform(shape, move)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise EmulatorError(f"Unable to transform the geometry into {crs}.")
+    return moved
+
+
+def window_of(shape: BaseGeometry, projection: Projection) -> Grid:
+    """Pixels that a shape in the projection's CRS may touch."""
+    west, south, east, north = shape.bounds
+    column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
+    left, top = math.floor(column.min() + 1e-9), math.floor(row.min() + 1e-9)
+    right, bottom = math.ceil(column.max() - 1e-9), math.ceil(row.max() - 1e-9)
+    return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
+
+
+HALF_PIXEL = 0.5
+"""Margin around a clipped window on each side, in pixels: a clip of WorldCover to 37.418438, -0.464999, 38.291851,
+0.430378 was printed with 10,483 x 10,747 pixels from (2609020, 1002834): those the clip touches with this margin."""
+
+
+def shared(a: Grid | None, b: Grid | None) -> Grid | None:
+    """Intersection of two windows of one pixel grid; None is unbounded."""
+    if a is None or b is None:
+        return a or b
+    left, top = max(a.column, b.column), max(a.row, b.row)
+    right, bottom = min(a.column + a.width, b.column + b.width), min(a.row + a.height, b.row + b.height)
+    return Grid(a.projection, left, top, max(right - left, 0), max(bottom - top, 0))
+
+
+@lru_cache(maxsize=512)
+def window_in(shape: BaseGeometry, own: str, projection: Projection, margin: float = 0.0) -> Grid | None:
+    """Window of a pixel grid that a shape in some CRS touches, with a margin in pixels; None if it is outside the grid.
+
+    Used for the metadata of derived images; shared between bands.
+    """
+    try:
+        moved = in_crs(shape, own, projection.crs)
+    except EmulatorError:
+        return None
+    if moved.is_empty:
+        return None
+    west, south, east, north = moved.bounds
+    column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
+    left, top = (math.floor(axis.min() - margin + 1e-9) for axis in (column, row))
+    right, bottom = (math.ceil(axis.max() + margin - 1e-9) for axis in (column, row))
+    return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
+
+
+def outline(window: Grid) -> BaseGeometry:
+    """Rectangle of a window, in the CRS of its pixel grid."""
+    columns = np.array([0, 1, 1, 0]) * window.width + window.column
+    rows = np.array([0, 0, 1, 1]) * window.height + window.row
+    return shapely.Polygon(np.stack(window.projection.to_crs(columns, rows), axis=1))
+
+
+def bounded(image: Image, footprint: BaseGeometry) -> Image:
+    """Image with another footprint, which also appears in its properties."""
+    shown = {"type": footprint.geom_type, "coordinates": shapely.geometry.mapping(footprint).get("coordinates", ())}
+    return replace(image, footprint=footprint, properties={**image.properties, "system:footprint": shown})
+
+
+# ---------------------------------------------------------------- what becomes an image, what is sent
+
+
+@promotion("Image")
+def to_image(value: Value, context: Context) -> Value:
+    """Images, numbers, and lists of numbers, one band each."""
+    if isinstance(value, Image):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return Image((constant(int(value) if isinstance(value, bool) else value),))
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, (int, float)) for v in value):
+        return Image(tuple(constant(v, f"constant_{k}" if k else "constant") for k, v in enumerate(value)))
+    return NOT_PROMOTED
+
+
+@promotion("Projection")
+def to_projection(value: Value, context: Context) -> Value:
+    """Projections, what describes them, and codes of a CRS."""
+    if isinstance(value, Projection):
+        return value
+    if isinstance(value, dict) and value.get("type") == "Projection" and "crs" in value:
+        a, b, c, d, e, f = (float(number) for number in value.get("transform") or (1, 0, 0, 0, 1, 0))
+        return Projection(str(value["crs"]), (a, b, c, d, e, f))
+    if isinstance(value, str):
+        parsed_crs(value)
+        return Projection(value)
+    return NOT_PROMOTED
+
+
+@promotion("PixelType")
+def to_pixel_type(value: Value, context: Context) -> Value:
+    """Types, and names of types: ``uint8``, ``int``, ``float``."""
+    if isinstance(value, PixelType):
+        return value
+    if isinstance(value, dict) and "precision" in value:
+        return PixelType(str(value["precision"]), value.get("min"), value.get("max"))
+    short = {"byte": "uint8", "short": "int16", "int": "int32", "long": "int64", "float": "float32"}
+    name = short.get(str(value), str(value))
+    known = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "double"}
+    return PixelType.of(np.dtype(name)) if name in known else NOT_PROMOTED
+
+
+@encode.register(PixelType)
+def _(value: PixelType) -> Value:
+    limits = {"min": value.low, "max": value.high}
+    found = {key: limit for key, limit in limits.items() if limit is not None}
+    return {"type": "PixelType", "precision": value.precision, **found}
+
+
+@encode.register(Projection)
+def _(value: Projection) -> Value:
+    return {"type": "Projection", "crs": value.crs, "transform": list(value.transform)}
+
+
+@encode.register(Image)
+def _(value: Image) -> Value:
+    out: dict[str, Value] = {"type": "Image", "bands": [_described(band) for band in value.bands]}
+    if value.id is not None:
+        out["id"] = value.id
+    if value.version is not None:
+        out["version"] = value.version
+    if value.properties:
+        out["properties"] = {name: encode(item) for name, item in value.properties.items() if item is not None}
+    return out
+
+
+def _described(band: Band) -> dict[str, Value]:
+    out: dict[str, Value] = {"id": band.name, "data_type": encode(band.type)}
+    window = band.window
+    if window is not None:
+        out["dimensions"] = [window.width, window.height]
+        if (window.column, window.row) != (0, 0):
+            out["origin"] = [window.column, window.row]
+    home = band.projection if window is None else window.projection
+    return {**out, "crs": home.crs, "crs_transform": list(home.transform)}

@@ -1,0 +1,234 @@
+"""Pixels of a region: which count, and how much; and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.emulator.algorithms.image import (
+    CHEAP,
+    DEFAULT_PROJECTION,
+    WGS84,
+    Grid,
+    Image,
+    Projection,
+    in_crs,
+    least,
+    window_of,
+)
+from mmearth_data.emulator.algorithms.reducers import Reducer, by_output
+from mmearth_data.emulator.algorithms.resampling import lattice
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.server.cheap import Remembered
+from mmearth_data.emulator.server.work import room_for_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.algorithms.geometry import Geometry
+    from mmearth_data.emulator.graph.registry import Context, Value
+
+CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
+"""While pixels are cheap, what comes out depends on which bands go in, not on where or when."""
+STEPS = 256
+"""The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
+
+
+def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
+    """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
+    room_for_pixels(grid.width * grid.height)
+    columns = grid.column + np.arange(grid.width + 1)
+    rows = grid.row + np.arange(grid.height + 1)
+    if _upright(shape, grid.projection):
+        return _in_rectangle(shape.bounds, grid.projection, columns.astype(float), rows.astype(float))
+    x, y = grid.projection.to_crs(*np.meshgrid(columns.astype(float), rows.astype(float)))
+    west, east = np.minimum(x[:-1, :-1], x[1:, 1:]), np.maximum(x[:-1, :-1], x[1:, 1:])
+    south, north = np.minimum(y[:-1, :-1], y[1:, 1:]), np.maximum(y[:-1, :-1], y[1:, 1:])
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return _points_in(shape, grid)
+    edges = shapely.box(*shape.bounds)
+    if abs(edges.area - shape.area) <= 1e-9 * edges.area and grid.projection.straight:  # a square: one axis at a time
+        left, bottom, right, top = shape.bounds
+        across = np.clip(np.minimum(east[0], right) - np.maximum(west[0], left), 0, None) / (east[0] - west[0])
+        up = np.clip(np.minimum(north[:, 0], top) - np.maximum(south[:, 0], bottom), 0, None)
+        up = up / (north[:, 0] - south[:, 0])
+        return np.asarray(np.floor(up[:, None] * across[None, :] * STEPS + 1e-6) / STEPS)
+    boxes = shapely.box(west, south, east, north)
+    shapely.prepare(shape)
+    whole = shapely.contains(shape, boxes)
+    part = shapely.intersects(shape, boxes) & ~whole
+    share = whole.astype(np.float64)
+    share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
+    # A square that is cut exactly along its pixels must not lose one to the last bit.
+    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+
+
+def _upright(shape: BaseGeometry, projection: Projection) -> bool:
+    """Whether a shape is a rectangle along the pixels: a tile's square on its own grid is."""
+    west, south, east, north = shape.bounds
+    straight = projection.transform[1] == projection.transform[3] == 0
+    return straight and shape.geom_type == "Polygon" and shape.area == (east - west) * (north - south) > 0
+
+
+def _in_rectangle(
+    bounds: tuple[float, float, float, float],
+    projection: Projection,
+    columns: NDArray[np.float64],
+    rows: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    west, south, east, north = bounds
+    x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
+    across, down = (
+        np.clip(
+            np.minimum(np.maximum(edge[:-1], edge[1:]), high) - np.maximum(np.minimum(edge[:-1], edge[1:]), low),
+            0,
+            None,
+        )
+        / np.abs(np.diff(edge))
+        for edge, low, high in ((x, west, east), (y, south, north))
+    )
+    return np.asarray(np.floor(np.outer(down, across) * STEPS + 1e-6) / STEPS)
+
+
+def _points_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
+    """One for each pixel that holds a point."""
+    x, y = shapely.get_coordinates(shape).T
+    column, row = (np.floor(axis).astype(np.int64) for axis in grid.projection.to_pixels(x, y))
+    weights = np.zeros(grid.shape)
+    weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
+    return weights
+
+
+def cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
+    """Pixels that a shape touches; those that hold its points, where it has no extent."""
+    if shape.geom_type not in {"Point", "MultiPoint"}:
+        return window_of(shape, projection)
+    x, y = shapely.get_coordinates(shape).T
+    column, row = (np.floor(axis).astype(np.int64) for axis in projection.to_pixels(x, y))
+    size = int(np.ptp(column)) + 1, int(np.ptp(row)) + 1
+    return Grid(projection, int(column.min()), int(row.min()), *size)
+
+
+@function("Image.reduceRegion")
+def reduce_region(
+    image: Image,
+    reducer: Reducer,
+    geometry: Geometry | None = None,
+    scale: float | None = None,
+    crs: Projection | None = None,
+    crsTransform: list[float] | None = None,
+    bestEffort: bool = False,
+    maxPixels: int = 10_000_000,
+    *,
+    context: Context,
+) -> dict[str, Value]:
+    """Reduce the pixels of a region: each counts with the share of it that lies inside."""
+    if not image.bands:
+        return {}
+    home = aggregated_on(image, crs, crsTransform, scale)
+    shape = region_of(image, geometry, home.crs, "Image.reduceRegion")
+    grid = cells_of(shape, home)
+    while bestEffort and grid.width * grid.height > maxPixels:
+        home = home.at_scale(2 * home.nominal_scale)
+        grid = cells_of(shape, home)
+    if grid.width * grid.height > maxPixels:
+        raise EmulatorError(
+            f"Image.reduceRegion: Too many pixels in the region. Found {grid.width * grid.height}, "
+            f"but maxPixels allows only {maxPixels}.\nEnsure that you are not aggregating at a higher resolution than "
+            "you intended; that is the most frequent cause of this error. If not, then you may set the 'maxPixels' "
+            "argument to a limit suitable for your computation; set 'bestEffort' to true to aggregate at whatever "
+            "scale results in 'maxPixels' total pixels; or both."
+        )
+    if context.cheap_pixels:
+        form = tuple((band.name, band.type) for band in image.bands), reducer.name
+        return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, grid))
+    return gathered_in(image, reducer, shape, grid, "Image.reduceRegion")
+
+
+def gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
+    """Reduce the pixels inside a shape in the grid's CRS."""
+    centred = None if reducer.weighted else centres_in(shape, grid)
+    return gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
+
+
+def centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
+    """Pixels whose centres are inside a shape in the grid's CRS; without an area, those that contain its points."""
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return weights_in(shape, grid) > 0
+    return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
+
+
+def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, Value]:
+    """Reduce one pixel for all: assets hold one number each."""
+    first = Grid(grid.projection, grid.column, grid.row, 1, 1)
+    token = CHEAP.set(True)
+    try:
+        return gathered(image, reducer, first, np.ones((1, 1)), "Image.reduceRegion")
+    finally:
+        CHEAP.reset(token)
+
+
+def aggregated_on(
+    image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
+) -> Projection:
+    """Lattice on which pixels are gathered.
+
+    Raises
+    ------
+    EmulatorError
+        Of an image that has none, when none is given.
+    """
+    home = lattice(crs or image.projection, transform, scale)
+    if home == DEFAULT_PROJECTION:
+        raise EmulatorError(
+            "The default WGS84 projection is invalid for aggregations. Specify a scale or crs & crs_transform."
+        )
+    return home
+
+
+def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
+    """Shape of a region in a CRS: the image's footprint where none is given."""
+    if geometry is not None:
+        return in_crs(geometry.shape, geometry.crs, crs)
+    if image.footprint is None:
+        raise EmulatorError(f"{name}: The image is unbounded; 'geometry' is required.")
+    return in_crs(image.footprint, WGS84, crs)
+
+
+def gathered(
+    image: Image,
+    reducer: Reducer,
+    grid: Grid,
+    weights: NDArray[np.float64],
+    name: str,
+    centred: NDArray[np.bool_] | None = None,
+) -> dict[str, Value]:
+    """Reduce the weighted pixels of a window; unweighted outputs count pixels whose centres are inside the region."""
+    counted = weights.ravel() > 0
+    weight = weights.ravel()[counted]
+    inside = None if centred is None else centred.ravel()[counted]
+    columns = []
+    for band in image.bands:
+        values, valid = band.evaluate(grid)
+        columns.append((values.ravel()[counted], valid.ravel()[counted]))
+    if reducer.inputs > 1:
+        if len(columns) != reducer.inputs:
+            raise EmulatorError(f"{name}: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}.")
+        return reducer.flat(columns, weighed(weight, [mask for _, mask in columns]), inside)
+    results = {
+        band.name: reducer.flat([column], weighed(weight, [column[1]]), inside)
+        for band, column in zip(image.bands, columns, strict=True)
+    }
+    return by_output(reducer, image.names, results)
+
+
+def weighed(shares: NDArray[np.float64], masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Weight of pixels: the minimum of the share inside the region and the mask (Earth Engine guides, as above)."""
+    fractional = [mask for mask in masks if mask.dtype != bool]
+    return least(shares, *fractional) if fractional else shares

@@ -1,0 +1,293 @@
+"""Pixels as features: `reduceRegions`, `sample` and their kin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.emulator.algorithms.collections import Collection, Listed, of_elements
+from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
+from mmearth_data.emulator.algorithms.filters import ANYTHING
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import WGS84, Band, Grid, Image, Pixels, Projection, in_crs, least, shown
+from mmearth_data.emulator.algorithms.reducers import Reducer, plain
+from mmearth_data.emulator.algorithms.regions import aggregated_on, cells_of, centres_in, gathered_in, region_of
+from mmearth_data.emulator.algorithms.resampling import lattice
+from mmearth_data.emulator.algorithms.stacks import images_near, images_of
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.server.work import room_for_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.graph.registry import Value
+
+MOST_RECTANGLE_PIXELS = 262_144
+"""`sampleRectangle` refuses more; Earth Engine's reference."""
+
+
+@function("Image.reduceRegions")
+def reduce_regions(
+    image: Image,
+    collection: Collection,
+    reducer: Reducer,
+    scale: float | None = None,
+    crs: Projection | None = None,
+    crsTransform: list[float] | None = None,
+) -> Collection:
+    """Reduce the pixels of each feature; the results become its properties, named by the output for one band."""
+    home = aggregated_on(image, crs, crsTransform, scale)
+
+    def reduced(feature: Feature) -> Feature:
+        geometry = geometry_of(feature)
+        shape = in_crs(geometry.shape, geometry.crs, home.crs)
+        results = gathered_in(image, reducer, shape, cells_of(shape, home), "Image.reduceRegions")
+        if len(image.bands) == 1 and reducer.inputs == 1:
+            (band,) = image.names
+            first = reducer.outputs[0].name
+            results = {name.removeprefix(f"{band}_") if name != band else first: v for name, v in results.items()}
+        return feature.with_properties({**feature.properties, **results})
+
+    return collection.from_source(of_elements(map(reduced, collection.elements())).source)
+
+
+class Places:
+    """Pixels of a lattice inside a region, as rows of values.
+
+    Parameters
+    ----------
+    image
+        Whose bands.
+    shape
+        Region, in the lattice's CRS.
+    home
+        The lattice.
+    drop_nulls
+        Whether pixels with a masked band are left out.
+    """
+
+    def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
+        self.image = image
+        self.grid = cells_of(shape, home)
+        room_for_pixels(self.grid.width * self.grid.height * len(image.bands))
+        layers = [band.evaluate(self.grid) for band in image.bands]
+        self.values = [layer.values for layer in layers]
+        self.valid = [layer.valid for layer in layers]
+        held = centres_in(shape, self.grid)
+        if drop_nulls:
+            held &= shown(least(*self.valid))
+        else:
+            held &= np.logical_or.reduce(self.valid)
+        self.rows, self.columns = np.nonzero(held)
+
+    def row(self, k: int) -> dict[str, Value]:
+        """Band -> value of the k-th pixel; None where masked."""
+        at = int(self.rows[k]), int(self.columns[k])
+        return {
+            band.name: plain(float(values[at]), band.type) if valid[at] else None
+            for band, values, valid in zip(self.image.bands, self.values, self.valid, strict=True)
+        }
+
+    def point(self, k: int) -> Geometry:
+        """Centre of the k-th pixel."""
+        column, row = self.grid.column + self.columns[k] + 0.5, self.grid.row + self.rows[k] + 0.5
+        x, y = self.grid.projection.corner(float(column), float(row))
+        return Geometry(in_crs(shapely.Point(float(x), float(y)), self.grid.projection.crs, WGS84))
+
+    def feature(self, k: int, *, geometries: bool) -> Feature:
+        """Feature of the k-th pixel."""
+        return Feature(self.point(k) if geometries else None, self.row(k))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _picked(count: int, wanted: int, seed: int) -> list[int]:
+    """Draw some of a number of things by a seed, in their order."""
+    if wanted >= count:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist())
+
+
+@function("Image.sample")
+def sample(
+    image: Image,
+    region: Geometry | None = None,
+    scale: float | None = None,
+    projection: Projection | None = None,
+    factor: float | None = None,
+    numPixels: int | None = None,
+    seed: int = 0,
+    dropNulls: bool = True,
+    geometries: bool = False,
+) -> Collection:
+    """Make a feature of each pixel of a region, or of some that the seed draws."""
+    home = aggregated_on(image, projection, None, scale)
+    places = Places(image, region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
+    wanted = len(places)
+    if factor is not None:
+        wanted = round(len(places) * factor)
+    elif numPixels is not None:
+        wanted = numPixels
+    return of_elements(
+        (places.feature(k, geometries=geometries) for k in _picked(len(places), wanted, seed)), "Feature"
+    )
+
+
+@function("Image.stratifiedSample")
+def stratified_sample(
+    image: Image,
+    numPoints: int,
+    classBand: str | None = None,
+    region: Geometry | None = None,
+    scale: float | None = None,
+    projection: Projection | None = None,
+    seed: int = 0,
+    classValues: list[int] | None = None,
+    classPoints: list[int] | None = None,
+    dropNulls: bool = True,
+    geometries: bool = False,
+) -> Collection:
+    """Draw so many pixels of each class."""
+    home = aggregated_on(image, projection, None, scale)
+    places = Places(image, region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls)
+    band = classBand or image.names[0]
+    image.find(band, "Image.stratifiedSample")
+    classes = places.values[image.names.index(band)][places.rows, places.columns]
+    wanted = dict(zip(classValues or (), classPoints or (), strict=True))
+    rows: list[int] = []
+    for value in np.unique(classes).tolist():
+        of_class = np.flatnonzero(classes == value)
+        rows += of_class[_picked(len(of_class), wanted.get(int(value), numPoints), seed)].tolist()
+    return of_elements((places.feature(k, geometries=geometries) for k in rows), "Feature")
+
+
+@function("Image.sampleRegions")
+def sample_regions(
+    image: Image,
+    collection: Collection,
+    properties: list[str] | None = None,
+    scale: float | None = None,
+    projection: Projection | None = None,
+    geometries: bool = False,
+) -> Collection:
+    """Make a feature of each pixel of each region, with properties of the region."""
+    home = aggregated_on(image, projection, None, scale)
+
+    def rows(feature: Feature) -> list[Feature]:
+        geometry = geometry_of(feature)
+        places = Places(image, in_crs(geometry.shape, geometry.crs, home.crs), home, drop_nulls=True)
+        own = feature.properties
+        kept = {k: v for k, v in own.items() if k != INDEX and (properties is None or k in properties)}
+        found = enumerate(places.feature(k, geometries=geometries) for k in range(len(places)))
+        index = own.get(INDEX)
+        return [pixel.with_properties({**kept, **pixel.properties, INDEX: f"{index}_{k}"}) for k, pixel in found]
+
+    return Collection(Listed([row for feature in collection.elements() for row in rows(feature)]), "Feature")
+
+
+@function("Image.sampleRectangle")
+def sample_rectangle(
+    image: Image,
+    region: Geometry | None = None,
+    properties: list[str] | None = None,
+    defaultValue: float | None = None,
+) -> Feature:
+    """Give the pixels of a rectangle as lists of lists, one property a band."""
+    home = aggregated_on(image, None, None, None)
+    shape = region_of(image, region, home.crs, "Image.sampleRectangle")
+    grid = cells_of(shape, home)
+    if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
+        raise EmulatorError(
+            f"Image.sampleRectangle: Too many pixels in sample; must be <= {MOST_RECTANGLE_PIXELS}. "
+            f"Got {grid.width * grid.height}."
+        )
+    out: dict[str, Value] = {name: image.properties.get(name) for name in properties or image.properties}
+    for band in image.bands:
+        values, valid = band.evaluate(grid)
+        if not valid.all() and defaultValue is None:
+            raise EmulatorError(
+                f"Image.sampleRectangle: Fully masked pixels / pixels outside of the image footprint when sampling "
+                f"band '{band.name}' with no default value set. Note that calling sampleRectangle() after ee.Image."
+                "clip() may result in a sampling bounding box outside the geometry passed to clip()."
+            )
+        filled = np.where(valid, values, 0.0 if defaultValue is None else defaultValue)
+        out[band.name] = [[plain(float(v), band.type) for v in line] for line in filled]
+    return Feature(region, out)
+
+
+@function("ImageCollection.getRegion")
+def get_region(
+    collection: Collection,
+    geometry: Geometry,
+    scale: float | None = None,
+    crs: Projection | None = None,
+    crsTransform: list[float] | None = None,
+) -> list[Value]:
+    """Give the pixels of a region in every image, as rows under a header."""
+    if scale is None and crsTransform is None:
+        raise EmulatorError("ImageCollection.getRegion: Specify a scale or a crsTransform.")
+    home = lattice(crs or Projection(WGS84), crsTransform, scale)
+    shape = in_crs(geometry.shape, geometry.crs, home.crs)
+    place = in_crs(geometry.shape, geometry.crs, WGS84)
+    images = images_near(collection, place) if collection.scattered(ANYTHING) else images_of(collection)
+    names = images[0].names if images else []
+    table: list[Value] = [["id", "longitude", "latitude", "time", *names]]
+    for image in images:
+        places = Places(image, shape, home, drop_nulls=False)
+        for k in range(len(places)):
+            lon, lat = shapely.get_coordinates(places.point(k).shape)[0].tolist()
+            row = places.row(k)
+            start = image.properties.get("system:time_start")
+            table.append([image.properties.get("system:index"), lon, lat, start, *(row.get(name) for name in names)])
+    return table
+
+
+# ---------------------------------------------------------------- coarser pixels
+
+
+@function("Image.reduceResolution")
+def reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool = False, maxPixels: int = 64) -> Image:
+    """Reduce all pixels of the image that lie in a coarser one, instead of taking the nearest."""
+
+    def change(band: Band) -> Band:
+        def evaluate(grid: Grid) -> Pixels:
+            return _coarsened(band, reducer, grid, None if bestEffort else maxPixels)
+
+        kind = reducer.outputs[0].type or band.type
+        return band.derived(evaluate, kind)
+
+    return image.mapped(change)
+
+
+def _coarsened(band: Band, reducer: Reducer, grid: Grid, most: int | None) -> Pixels:
+    ratio = grid.projection.nominal_scale / band.projection.nominal_scale
+    count = max(1, round(ratio))
+    if most is not None and count * count > most:
+        raise EmulatorError(
+            f"Image.reduceResolution: Too many input pixels per output pixel ({count * count} > {most}). "
+            "Set bestEffort or a larger maxPixels."
+        )
+    finer = _subdivided(grid, count)
+    values, valid = band.evaluate(finer)
+    stacks = [_blocks(array, grid, count) for array in (values, valid)]
+    ((found, fine),) = replace(reducer, outputs=reducer.outputs[:1]).over([(stacks[0], stacks[1])])
+    return Pixels(found, fine)
+
+
+def _subdivided(grid: Grid, count: int) -> Grid:
+    """Grid whose pixels are a number of times narrower."""
+    a, b, c, d, e, f = grid.projection.transform
+    finer = Projection(grid.projection.crs, (a / count, b / count, c, d / count, e / count, f))
+    return Grid(finer, grid.column * count, grid.row * count, grid.width * count, grid.height * count)
+
+
+def _blocks(array: NDArray[Any], grid: Grid, count: int) -> NDArray[Any]:
+    """(height * count, width * count) to (count * count, height, width)."""
+    parts = array.reshape(grid.height, count, grid.width, count).transpose(1, 3, 0, 2)
+    return parts.reshape(count * count, grid.height, grid.width)

@@ -1,0 +1,291 @@
+"""Collections of images to one image: mosaics, and statistics pixel by pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.emulator.algorithms.filters import ANYTHING, Query
+from mmearth_data.emulator.algorithms.homogeneous import Homogeneous
+from mmearth_data.emulator.algorithms.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels, lonlat_outline
+from mmearth_data.emulator.algorithms.lazy_bands import LazyBands
+from mmearth_data.emulator.algorithms.reducers import SIMPLE, Output, Reducer, simple
+from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.server.work import room_for_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.algorithms.collections import Collection
+    from mmearth_data.emulator.graph.registry import Value
+
+PER_PIXEL = ("min", "max", "count", "sum", "product", "mean", "median", "mode")
+"""`ImageCollection` methods that are reducers without a suffix on the bands' names."""
+
+
+KEPT_GRIDS = 16
+EXAMPLE_PLACES = [
+    shapely.Point(*lonlat)
+    for lonlat in (
+        (10.2, 47.3), (-60.5, -10.2), (25.1, 9.7), (105.3, 34.8), (134.6, -24.9), (-100.4, 40.2),
+        (-40.0, 72.0), (60.3, 62.1), (24.8, -28.3), (-69.7, -30.4), (78.2, 22.4), (-120.3, 55.2),
+    )
+]  # fmt: skip
+"""(longitude, latitude) on land, used to look up the bands of a collection without bounds."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images of a collection, as far as they are needed for a grid.
+
+    Attributes
+    ----------
+    images
+        Images that define the names and types of bands: all, or one of a collection spread over the globe.
+    on
+        Returns the images that may have pixels on a grid, in order; refuses images with different bands or types.
+    """
+
+    images: Sequence[Image]
+    on: Callable[[Grid], Sequence[Image]]
+
+    @property
+    def names(self) -> list[str]:
+        """Band names of the first image; none for an empty collection."""
+        return self.images[0].names if self.images else []
+
+    def bands(self, name: str) -> Layers:
+        """Bands with a given name."""
+        return Layers(stacked(self.images, name), lambda grid: stacked(self.on(grid), name))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Bands with the same name.
+
+    Attributes
+    ----------
+    known
+        Bands whose types are known.
+    on
+        Returns the bands that may have pixels on a grid.
+    """
+
+    known: Sequence[Band]
+    on: Callable[[Grid], Sequence[Band]]
+
+
+def layers_of(bands: Sequence[Band]) -> Layers:
+    """Layers of a fixed list of bands, whatever the grid."""
+    return Layers(bands, lambda grid: bands)
+
+
+def stack_of(collection: Collection) -> Stack:
+    """Images of a collection: all of them, or those that the requested grid needs."""
+    if not collection.scattered(ANYTHING):
+        alike = Homogeneous(images_of(collection))
+        return Stack(alike.images, lambda grid: alike.required())
+    return Stack([example_of(collection)], lru_cache(KEPT_GRIDS)(partial(_near, collection)))
+
+
+def images_of(collection: Collection) -> list[Image]:
+    """Elements of a collection, all of them images."""
+    return [_as_image(element) for element in collection.elements()]
+
+
+def _as_image(element: Value) -> Image:
+    if not isinstance(element, Image):
+        raise EmulatorError("Invalid type.\nExpected type: ImageCollection.\nActual type: FeatureCollection.")
+    return element
+
+
+def _near(collection: Collection, grid: Grid) -> Sequence[Image]:
+    """Images of a collection that overlap a grid."""
+    return Homogeneous(images_near(collection, lonlat_outline(grid))).required()
+
+
+def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
+    """Images of a collection without bounds that overlap an area (EPSG:4326)."""
+    return [_as_image(element) for element in collection.find(Query(region=region))]
+
+
+def example_of(collection: Collection) -> Image:
+    """Image that describes the bands of a collection without bounds.
+
+    A composite has the bands of the first image of the collection. The emulator does not know which image on Earth is
+    the first, so the images at all sample locations must have the same band names.
+
+    Raises
+    ------
+    EmulatorError
+        If there is no image at these locations, or if they differ in their bands.
+    """
+    examples = examples_of(collection)
+    other = next((image for image in examples if image.names != examples[0].names), None)
+    if other is not None:
+        raise EmulatorError(
+            f"The images of this collection differ in their bands ({', '.join(examples[0].names)}; "
+            f"{', '.join(other.names)}), and the emulator does not know which is the first one on Earth; select bands, "
+            "filter by a property, or add filterBounds(geometry)."
+        )
+    return examples[0]
+
+
+def examples_of(collection: Collection) -> list[Image]:
+    """First images of a collection without bounds at sample locations on all continents.
+
+    Raises
+    ------
+    EmulatorError
+        If there is none.
+    """
+    found = (next(collection.find(Query(region=place)), None) for place in EXAMPLE_PLACES)
+    examples = [_as_image(image) for image in found if image is not None]
+    if not examples:
+        raise EmulatorError(
+            "Expected an image of a collection without filterBounds, found none at sample locations on all continents, "
+            "which are all that the emulator checks; add filterBounds(geometry)."
+        )
+    return examples
+
+
+def stacked(images: Sequence[Image], name: str) -> list[Band]:
+    """Bands of one name, in the order of the images that have it."""
+    return [band for image in images if (band := image.named(name)) is not None]
+
+
+def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, name: str) -> Band:
+    """Output band of a reducer over one stack for each of its inputs."""
+    only = replace(reducer, outputs=(output,))
+
+    def evaluate(grid: Grid) -> Pixels:
+        ((found, fine),) = only.over([pixels_of(layers.on(grid), grid) for layers in inputs])
+        return Pixels(found, fine)
+
+    kind = output.type
+    if kind is None:
+        bands = inputs[output.input].known
+        kind = bands[0].type
+        for other in {band.type for band in bands[1:]}:
+            kind = kind.joined(other)
+    return Band(name, kind, DEFAULT_PROJECTION, evaluate)
+
+
+def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer if there is no band.
+
+    Raises
+    ------
+    EmulatorError
+        If there are more bands than one answer may use.
+    """
+    room_for_pixels(len(bands) * grid.width * grid.height)
+    if not bands:
+        return np.zeros((1, *grid.shape)), np.zeros((1, *grid.shape), bool)
+    layers = [band.evaluate(grid) for band in bands]
+    return np.stack([layer.values for layer in layers]), np.stack([layer.valid for layer in layers])
+
+
+@function("ImageCollection.reduce")
+def reduce(collection: Collection, reducer: Reducer) -> Image:
+    """Reduce each band over the images; the output's name is added to the band's."""
+    stack = stack_of(collection)
+    if reducer.inputs > 1 and len(stack.names) != reducer.inputs:
+        raise EmulatorError(
+            f"ImageCollection.reduce: Need {reducer.inputs} bands for the reducer, the images have {len(stack.names)}."
+        )
+    if reducer.inputs > 1:
+        inputs = [stack.bands(name) for name in stack.names]
+        bands = [reduced_band(inputs, reducer, output, output.name) for output in reducer.outputs]
+    else:
+        bands = [
+            reduced_band([stack.bands(name)], reducer, output, f"{name}_{output.name}")
+            for name in stack.names
+            for output in reducer.outputs
+        ]
+    return Image(tuple(bands))
+
+
+def _enter(name: str) -> None:
+    def composite(collection: Collection) -> Image:
+        return _composite(stack_of(collection), simple(name))
+
+    composite.__doc__ = f"`{name}` of each pixel over the images."
+    function(f"reduce.{name}")(composite)
+
+
+for _name in PER_PIXEL:
+    _enter(_name)
+for _alias, _of in (("and", "allNonZero"), ("or", "anyNonZero")):
+    SIMPLE.setdefault(_alias, SIMPLE[_of])
+    _enter(_alias)
+
+
+@function("ImageCollection.mosaic")
+def mosaic(collection: Collection) -> Image:
+    """Take the last image that is valid, pixel by pixel."""
+    return _composite(stack_of(collection), simple("last"))
+
+
+def _composite(stack: Stack, reducer: Reducer) -> Image:
+    """Reduce each band over the images, under its own name."""
+
+    def made(name: str) -> Band:
+        return reduced_band([stack.bands(name)], reducer, reducer.outputs[0], name)
+
+    return Image(LazyBands(lambda: {name: partial(made, name) for name in stack.names}))
+
+
+@function("ImageCollection.qualityMosaic")
+def quality_mosaic(collection: Collection, qualityBand: str) -> Image:
+    """Take the image whose quality band is highest, pixel by pixel."""
+    stack = stack_of(collection)
+    for image in stack.images:
+        image.find(qualityBand, "ImageCollection.qualityMosaic")
+    quality = stack.bands(qualityBand)
+
+    def chosen(name: str) -> Band:
+        bands = stack.bands(name)
+
+        def evaluate(grid: Grid) -> Pixels:
+            ranks, seen = pixels_of(quality.on(grid), grid)
+            ranks = np.where(seen > 0, ranks, -np.inf)
+            best = np.argmax(ranks, axis=0)[None]
+            stacks = pixels_of(bands.on(grid), grid)
+            values, valid = (np.take_along_axis(layers, best, axis=0)[0] for layers in stacks)
+            return Pixels(values, np.where(np.isfinite(ranks.max(axis=0)), valid, np.zeros((), valid.dtype)))
+
+        return Band(name, bands.known[0].type, DEFAULT_PROJECTION, evaluate)
+
+    return Image(tuple(chosen(name) for name in stack.names))
+
+
+@function("ImageCollection.toBands")
+def to_bands(collection: Collection) -> Image:
+    """All bands of all images; each name begins with its image's ``system:index``."""
+    bands: list[Band] = []
+    for k, image in enumerate(images_of(collection)):
+        prefix: Value = image.properties.get("system:index", k)
+        bands += [replace(band, name=f"{prefix}_{band.name}") for band in image.bands]
+    return Image().with_bands(tuple(bands))
+
+
+@function("Image.reduce")
+def reduce_image(image: Image, reducer: Reducer) -> Image:
+    """Reduce the bands of each pixel."""
+    if reducer.inputs != 1:
+        raise EmulatorError(f"Image.reduce: Expected a reducer with one input, got one with {reducer.inputs}.")
+
+    def made(output: Output) -> Band:
+        band = reduced_band([layers_of(image.bands)], reducer, output, output.name)
+        return replace(band, projection=image.projection)
+
+    return image.with_bands(tuple(made(output) for output in reducer.outputs))

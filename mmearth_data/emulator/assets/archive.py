@@ -1,0 +1,516 @@
+"""Images of the planet as Earth Engine keeps them: bands with types and lattices, properties, footprints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from mmearth_data.catalog.tile import WGS84 as WGS84_EPSG
+from mmearth_data.catalog.tile import transformer
+from mmearth_data.emulator.algorithms.image import (
+    CHEAP,
+    DOUBLE,
+    FLOAT,
+    Band,
+    Grid,
+    Image,
+    Pixels,
+    PixelType,
+    Projection,
+    inside,
+    least,
+    wholly_masked,
+)
+from mmearth_data.emulator.algorithms.pyramids import MEAN, MODE, SAMPLE, Policy, from_pyramid
+from mmearth_data.emulator.server.work import check
+from mmearth_data.planet.grids import Window
+from mmearth_data.planet.scenes import GRANULE_M, OpticalScene, RadarScene
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from mmearth_data.emulator.algorithms.lazy_bands import Makers
+    from mmearth_data.emulator.graph.registry import Value
+    from mmearth_data.planet import products
+    from mmearth_data.planet.grids import Grid as NativeGrid
+
+BYTE, SHORT, WORD = PixelType.of(np.uint8), PixelType.of(np.uint16), PixelType.of(np.uint32)
+SIGNED_SHORT = PixelType.of(np.int16)
+GLOBE = shapely.box(-180, -90, 180, 90)
+
+
+class LazyProperties(Mapping[str, "Value"]):
+    """Properties of a scene that are computed when they are read.
+
+    Parameters
+    ----------
+    scene
+        What they describe.
+    makers
+        Name -> function of the scene.
+    """
+
+    __slots__ = ("_makers", "_scene")
+
+    def __init__(self, scene: Any, makers: Mapping[str, Callable[[Any], Value]]) -> None:  # noqa: ANN401
+        self._scene = scene
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Value:
+        return self._makers[name](self._scene)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+# ---------------------------------------------------------------- native pixels
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Where an image's pixels lie within the endless grid that the planet counts them on.
+
+    Attributes
+    ----------
+    projection
+        Of the image: its pixel (0, 0) is its own upper-left one.
+    size
+        (columns, rows).
+    offset
+        (column, row) of that pixel on the planet's grid.
+    around
+        True for maps of the whole globe: beyond 180 degrees they go on.
+    """
+
+    projection: Projection
+    size: tuple[int, int]
+    offset: tuple[int, int]
+    around: bool = False
+
+    def native(self, grid: Grid) -> Window:
+        """Window of the planet's grid."""
+        return Window(grid.column + self.offset[0], grid.row + self.offset[1], grid.width, grid.height)
+
+    def edge(self, grid: Grid) -> NDArray[np.bool_] | None:
+        """Pixels within the image; None where all are."""
+        width, height = self.size
+        within = self.around or (grid.column >= 0 and grid.column + grid.width <= width)
+        if within and grid.row >= 0 and grid.row + grid.height <= height:
+            return None
+        columns = grid.column + np.arange(grid.width)
+        rows = grid.row + np.arange(grid.height)
+        across = np.ones(grid.width, bool) if self.around else (columns >= 0) & (columns < width)
+        return np.asarray(((rows >= 0) & (rows < height))[:, None] & across[None, :])
+
+
+def raster_of(grid: NativeGrid, west: float, north: float, size: tuple[int, int]) -> Raster:
+    """Raster of some pixels of a native grid, from an upper-left corner that lies between pixels."""
+    step = grid.step[0] / grid.step[1]
+    offset = (
+        round((west - grid.origin[0]) * grid.step[1] / grid.step[0]),
+        round((grid.origin[1] - north) * grid.step[1] / grid.step[0]),
+    )
+    projection = Projection(f"EPSG:{grid.epsg}", (step, 0.0, float(west), 0.0, -step, float(north)))
+    around = grid.geographic and size[0] * grid.step[0] >= 360 * grid.step[1]
+    return Raster(projection, size, offset, around)
+
+
+CHEAP_VALUES = {"label": 0, "Map": 10, "SCL": 4, "QA60": 0, "MSK_CLDPRB": 0, "VV": -10, "VH": -16, "HH": -10, "HV": -16}
+CHEAP_USUAL = {"temperature_2m": 285, "temperature_2m_min": 270, "temperature_2m_max": 300, "DEM": 250}
+
+
+def cheap_value(name: str, kind: PixelType) -> float:
+    """Give the number that a band of an asset has everywhere while pixels are cheap."""
+    known = {**CHEAP_VALUES, **CHEAP_USUAL}
+    if name in known:
+        return known[name]
+    if kind.precision != "int":
+        return 0.1
+    return 10 if kind.high is not None and kind.high <= 255 else 1000
+
+
+Read = Callable[[Window], "tuple[NDArray[Any], NDArray[np.bool_] | None]"]
+
+
+def native_band(
+    name: str,
+    kind: PixelType,
+    raster: Raster,
+    read: Read,
+    footprint: BaseGeometry | None = None,
+    policy: Policy | None = None,
+) -> Band:
+    """Band of an asset.
+
+    Parameters
+    ----------
+    name, kind
+        Name and type of the band.
+    raster
+        Its pixel grid.
+    read
+        Returns (values, valid) of a window of the planet's grid; valid None masks nothing.
+    footprint
+        Masks everything outside, if the planet itself does not.
+    policy
+        How its pyramid is made; None uses the default for bands of its name.
+    """
+    value = float(cheap_value(name, kind))
+
+    def native(grid: Grid) -> Pixels:
+        check()
+        if CHEAP.get():
+            return Pixels(np.full(grid.shape, value), np.ones(grid.shape, bool))
+        edge = raster.edge(grid)
+        if edge is not None and not edge.any():
+            return Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool))
+        values, valid = read(raster.native(grid))
+        known = np.ones(grid.shape, bool) if valid is None else valid
+        if edge is not None:
+            known = known & edge
+        if footprint is not None:
+            known = known & inside(footprint, grid)
+        return Pixels(np.where(known, values.astype(np.float64), 0.0), known)
+
+    return pyramid_band(name, kind, raster.projection, raster.size, native, policy)
+
+
+def pyramid_band(
+    name: str,
+    kind: PixelType,
+    home: Projection,
+    size: tuple[int, int] | None,
+    native: Callable[[Grid], Pixels],
+    policy: Policy | None = None,
+) -> Band:
+    """Band of an asset from its native pixels; coarser requests read its pyramid."""
+    chosen = policy or POLICIES.get(name, MEAN)
+    whole = kind.precision == "int"
+    return Band(name, kind, home, lambda grid: from_pyramid(grid, home, size, native, policy=chosen, whole=whole), size)
+
+
+POLICIES: dict[str, Policy] = {
+    **dict.fromkeys(("SCL", "label", "Map"), MODE),
+    **dict.fromkeys(("MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE", "transition"), MODE),
+    **dict.fromkeys(("QA10", "QA20", "QA60", "QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL"), SAMPLE),
+}
+"""Bands whose pyramids are not means: classes and bit masks (Earth Engine's reference, PyramidingPolicy)."""
+
+
+def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band], compute: Callable[..., Any]) -> Band:
+    """Band of an asset that the planet does not draw itself: computed from others on the lattice of one."""
+
+    def native(grid: Grid) -> Pixels:
+        layers = [band.evaluate(grid) for band in sources]
+        valid = least(*(layer.valid for layer in layers))
+        values = np.broadcast_to(np.asarray(compute(*(layer.values for layer in layers)), np.float64), grid.shape)
+        return Pixels(np.where(valid, values, 0.0), valid)
+
+    return pyramid_band(name, kind, like.projection, like.size, native)
+
+
+def planet_read(product: products.Product, image: products.Image, name: str) -> Read:
+    """Reader of a band of the planet."""
+    return partial(product.read, image, name)
+
+
+def ring(footprint: BaseGeometry) -> dict[str, Value]:
+    """``system:footprint``: the outline as a ring."""
+    outline = footprint if isinstance(footprint, shapely.Polygon) else footprint.convex_hull
+    return {"type": "LinearRing", "coordinates": shapely.get_coordinates(outline).tolist()}
+
+
+# ---------------------------------------------------------------- Sentinel-2
+
+
+@lru_cache(maxsize=4096)
+def granule_raster(epsg: int, west: int, north: int, pixels: int) -> Raster:
+    """Lattice of a Sentinel-2 granule, its pixels a number of 10 m wide."""
+    step, side = 10 * pixels, GRANULE_M // (10 * pixels)
+    projection = Projection(f"EPSG:{epsg}", (float(step), 0.0, float(west), 0.0, float(-step), float(north)))
+    return Raster(projection, (side, side), (west // step, -north // step))
+
+
+def scene_raster(scene: OpticalScene, pixels: int) -> Raster:
+    """Lattice of a scene."""
+    return granule_raster(scene.epsg, *scene.granule.corner, pixels)
+
+
+S2_TYPES: dict[str, PixelType] = {"MSK_CLDPRB": BYTE, "MSK_SNWPRB": BYTE, "SCL": BYTE, "QA20": WORD}
+"""Types of bands that are no 16-bit numbers."""
+S2_ORDER = [
+    "B1",
+    "B2",
+    "B3",
+    "B4",
+    "B5",
+    "B6",
+    "B7",
+    "B8",
+    "B8A",
+    "B9",
+    "B10",
+    "B11",
+    "B12",
+    "AOT",
+    "WVP",
+    "SCL",
+    "TCI_R",
+    "TCI_G",
+    "TCI_B",
+    "MSK_CLDPRB",
+    "MSK_SNWPRB",
+    "QA10",
+    "QA20",
+    "QA60",
+    "MSK_CLASSI_OPAQUE",
+    "MSK_CLASSI_CIRRUS",
+    "MSK_CLASSI_SNOW_ICE",
+]
+TRUE_COLOUR = {"TCI_R": "B4", "TCI_G": "B3", "TCI_B": "B2"}
+SNOW_CLASS = 11
+
+
+def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Makers:
+    """Bands of a Sentinel-2 image, in the archive's order."""
+    scene = image.scene
+    assert isinstance(scene, OpticalScene)
+
+    def own(name: str) -> Band:
+        raster = scene_raster(scene, product.grid(image, name).step[0] // 10)
+        return native_band(name, S2_TYPES.get(name, SHORT), raster, planet_read(product, image, name))
+
+    makers = {name: partial(own, name) for name in image.bands}
+    computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
+    makers |= {name: partial(_computed, own, scene, name, *how) for name, how in computed.items()}
+    if "MSK_CLDPRB" in makers:  # images without it have 21 bands instead of 23: the probability of snow is missing too
+        makers["MSK_SNWPRB"] = partial(_computed, own, scene, "MSK_SNWPRB", BYTE, "B5", "SCL", _snow_percent)
+    if scene.has_cloud_classes or scene.has_cloud_probability:
+        makers |= {name: partial(_cloud_class, own, scene, name, *how) for name, how in CLOUD_CLASSES.items()}
+    return {name: makers[name] for name in S2_ORDER if name in makers}
+
+
+def _computed(
+    own: Callable[[str], Band],
+    scene: OpticalScene,
+    name: str,
+    kind: PixelType,
+    like: str,
+    of: str,
+    compute: Callable[[OpticalScene, Any], Any],
+) -> Band:
+    return computed_band(name, kind, own(like), [own(of)], partial(compute, scene))
+
+
+S2_COMPUTED: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, Any], Any]]] = {
+    "QA10": (SHORT, "B2", "B2", lambda scene, dn: 0),
+    "QA20": (WORD, "B5", "B5", lambda scene, dn: 0),
+}
+"""Bands that the planet does not draw: type, band whose lattice they have, band of which they are computed, and how."""
+S2_COMPUTED_L2A: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, Any], Any]]] = {
+    "AOT": (SHORT, "B2", "B2", lambda scene, dn: round(100 * scene.light.haze)),
+    "WVP": (SHORT, "B2", "B2", lambda scene, dn: round(1500 * scene.light.haze)),
+    **{
+        name: (BYTE, "B2", of, lambda scene, dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
+        for name, of in TRUE_COLOUR.items()
+    },
+}
+
+
+def _snow_percent(scene: OpticalScene, scl: NDArray[Any]) -> NDArray[Any]:
+    return np.where(scl == SNOW_CLASS, 95, 0)
+
+
+CLOUD_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., NDArray[Any]]]] = {
+    "MSK_CLASSI_OPAQUE": (("QA60",), lambda flags: flags == 1 << 10),
+    "MSK_CLASSI_CIRRUS": (("QA60",), lambda flags: flags == 1 << 11),
+    "MSK_CLASSI_SNOW_ICE": (("B3", "B11"), lambda green, swir: (green > 2200) & (green - swir > 0.4 * (green + swir))),
+}
+"""Bands of the cloud classification, 60 m: the bands from which they are computed, and how.
+
+Before February 2024 they are masked; images without MSK_CLDPRB lack them as well.
+"""
+
+
+def _cloud_class(
+    own: Callable[[str], Band],
+    scene: OpticalScene,
+    name: str,
+    of: tuple[str, ...],
+    compute: Callable[..., NDArray[Any]],
+) -> Band:
+    like = own("QA60")
+    band = computed_band(name, BYTE, like, [own(source) for source in of], compute)
+    return band if scene.has_cloud_classes else wholly_masked(band)
+
+
+def _number(scene: OpticalScene) -> int:
+    """Absolute number of the orbit."""
+    return scene.start_ms // 6_042_000 % 100_000
+
+
+def _product_name(level: str, scene: OpticalScene, *, safe: bool = False) -> str:
+    start, time, tile = scene.index.split("_")
+    name = f"{scene.platform}_MSI{level}_{start}_N0500_R{scene.track + 1:03d}_{tile}_{time}"
+    return f"{name}.SAFE" if safe else name
+
+
+def _flags(*names: str) -> dict[str, Callable[[Any], Value]]:
+    return dict.fromkeys(names, lambda scene: "PASSED")
+
+
+def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value]]:
+    """Name -> value, of the properties of Sentinel-2 images of a level."""
+    return {
+        "system:index": lambda s: s.index,
+        "system:time_start": lambda s: s.time_ms,
+        "system:time_end": lambda s: s.time_ms,
+        "system:footprint": lambda s: ring(s.footprint),
+        "system:asset_size": lambda s: 1_000_000_000 + s.lot % 300_000_000,
+        "CLOUDY_PIXEL_PERCENTAGE": lambda s: s.cloud_percent,
+        "CLOUD_COVERAGE_ASSESSMENT": lambda s: s.cloud_percent,
+        "DATASTRIP_ID": lambda s: f"{s.platform}_OPER_MSI_{level}_DS_SGS__{s.overpass}_S{s.index.split('_')[1]}_N05.00",
+        "DATATAKE_IDENTIFIER": lambda s: f"G{s.platform}_{s.overpass}_{_number(s):06d}_N05.00",
+        "DATATAKE_TYPE": lambda s: "INS-NOBS",
+        "DEGRADED_MSI_DATA_PERCENTAGE": lambda s: 0.0,
+        "GENERATION_TIME": lambda s: s.time_ms // 1000 * 1000,
+        "GRANULE_ID": lambda s: f"{level}_{s.granule.name}_A{_number(s):06d}_{s.index.split('_')[1]}",
+        "MEAN_SOLAR_AZIMUTH_ANGLE": lambda s: s.sun[1],
+        "MEAN_SOLAR_ZENITH_ANGLE": lambda s: s.sun[0],
+        "MGRS_TILE": lambda s: s.granule.name[1:],
+        "PROCESSING_BASELINE": lambda s: "05.00",
+        "PRODUCTION_DEM_TYPE": lambda s: "S2__OPER_DEM_GLOBEF_PDMC_19800101T000000_S19800101T000000",
+        "PRODUCT_ID": lambda s: _product_name(level, s),
+        "PRODUCT_URI": lambda s: _product_name(level, s, safe=True),
+        "REFLECTANCE_CONVERSION_CORRECTION": lambda s: 1.0,
+        "SENSING_ORBIT_DIRECTION": lambda s: "DESCENDING",
+        "SENSING_ORBIT_NUMBER": lambda s: float(s.track + 1),
+        "SPACECRAFT_NAME": lambda s: f"Sentinel-2{s.platform[-1]}",
+        **_flags(
+            "FORMAT_CORRECTNESS_FLAG",
+            "GENERAL_QUALITY_FLAG",
+            "GEOMETRIC_QUALITY_FLAG",
+            "RADIOMETRIC_QUALITY_FLAG",
+            "SENSOR_QUALITY_FLAG",
+        ),
+    }
+
+
+# ---------------------------------------------------------------- Sentinel-1
+
+
+@lru_cache(maxsize=4096)
+def frame_raster(epsg: int, footprint: BaseGeometry) -> Raster:
+    """10 m lattice around a footprint."""
+    lon, lat = shapely.get_coordinates(footprint.segmentize(0.1)).T
+    x, y = transformer(WGS84_EPSG, epsg).transform(lon, lat)
+    west, east = int(np.floor(x.min() / 10)), int(np.ceil(x.max() / 10))
+    south, north = int(np.floor(y.min() / 10)), int(np.ceil(y.max() / 10))
+    projection = Projection(f"EPSG:{epsg}", (10.0, 0.0, west * 10.0, 0.0, -10.0, north * 10.0))
+    return Raster(projection, (east - west, north - south), (west, -north))
+
+
+def sentinel1_bands(product: products.Sentinel1, image: products.Image) -> Makers:
+    """Bands of a Sentinel-1 image: backscatter in dB, and the angle of incidence."""
+    scene = image.scene
+    assert isinstance(scene, RadarScene)
+
+    def own(name: str) -> Band:
+        kind, raster = FLOAT if name == "angle" else DOUBLE, frame_raster(scene.epsg, scene.footprint)
+        return native_band(name, kind, raster, planet_read(product, image, name), scene.footprint)
+
+    return {name: partial(own, name) for name in image.bands}
+
+
+SENTINEL1_PROPERTIES: dict[str, Callable[[RadarScene], Value]] = {
+    "system:index": lambda s: s.index,
+    "system:time_start": lambda s: s.time_ms,
+    "system:time_end": lambda s: s.time_ms + 25_000,
+    "system:footprint": lambda s: ring(s.footprint),
+    "system:asset_size": lambda s: 1_700_000_000,
+    "instrumentMode": lambda s: "IW",
+    "orbitProperties_pass": lambda s: s.direction,
+    "platform_number": lambda s: s.platform[-1],
+    "familyName": lambda s: "SENTINEL-1",
+    "productType": lambda s: "GRD",
+    "resolution": lambda s: "H",
+    "resolution_meters": lambda s: 10.0,
+    "transmitterReceiverPolarisation": lambda s: list(s.polarisations),
+    "relativeOrbitNumber_start": lambda s: float(s.track + 1),
+    "relativeOrbitNumber_stop": lambda s: float(s.track + 1),
+    "sliceNumber": lambda s: float(s.frame % 30),
+    "instrumentSwath": lambda s: "IW",
+}
+
+
+# ---------------------------------------------------------------- Dynamic World
+
+LAND_CLASSES = [
+    "water",
+    "trees",
+    "grass",
+    "flooded_vegetation",
+    "crops",
+    "shrub_and_scrub",
+    "built",
+    "bare",
+    "snow_and_ice",
+]
+SURE, REST = 0.7, 0.0375
+PROBABILITY = PixelType("double", 0, 1)
+
+
+def dynamic_world_bands(product: products.DynamicWorld, image: products.Image) -> Makers:
+    """Bands of a land-cover map: a probability for each class, and the label."""
+    scene = image.scene
+    assert isinstance(scene, OpticalScene)
+
+    def label() -> Band:
+        return native_band("label", BYTE, scene_raster(scene, 1), planet_read(product, image, "label"))
+
+    def probability(name: str, k: int) -> Band:
+        of = label()
+        return computed_band(name, PROBABILITY, of, [of], lambda labels: np.where(labels == k, SURE, REST))
+
+    return {**{name: partial(probability, name, k) for k, name in enumerate(LAND_CLASSES)}, "label": label}
+
+
+DYNAMIC_WORLD_PROPERTIES: dict[str, Callable[[OpticalScene], Value]] = {
+    "system:index": lambda s: s.index,
+    "system:time_start": lambda s: s.time_ms,
+    "system:footprint": lambda s: ring(s.footprint),
+    "dynamicworld_algorithm_version": lambda s: "3.5",
+    "qa_algorithm_version": lambda s: "1.5",
+}
+
+
+# ---------------------------------------------------------------- what covers the globe
+
+
+def global_band(
+    name: str,
+    kind: PixelType,
+    grid: NativeGrid,
+    read: Read,
+    latitudes: tuple[int, int] = (-90, 90),
+    policy: Policy | None = None,
+) -> Band:
+    """Band of a map of the whole globe, or of all that lies between two latitudes."""
+    south, north = latitudes
+    width, height = (degrees * grid.step[1] // grid.step[0] for degrees in (360, north - south))
+    return native_band(name, kind, raster_of(grid, -180, north, (width, height)), read, policy=policy)
+
+
+def static_image(asset: str, band: Band, properties: Mapping[str, Value] | None = None) -> Image:
+    """Asset that is one image of the whole globe."""
+    index = asset.rpartition("/")[2]
+    return Image((band,), {"system:index": index, **(properties or {})}, GLOBE, asset, 1_600_000_000_000_000)

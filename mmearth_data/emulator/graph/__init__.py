@@ -1,0 +1,1 @@
+"""Expressions: values, calls and their evaluation."""

@@ -1,0 +1,60 @@
+"""All modules that enter algorithms: importing this one fills the registry."""
+
+from mmearth_data.emulator.algorithms import (
+    band_functions,
+    collection_functions,
+    date_functions,
+    dictionary_functions,
+    filter_texts,
+    filters,
+    general_functions,
+    geometry_functions,
+    image_functions,
+    joins,
+    list_functions,
+    neighbourhoods,
+    number_functions,
+    presentation,
+    projection_functions,
+    reducers,
+    regions,
+    resampling,
+    sampling_functions,
+    stacks,
+    string_functions,
+)
+from mmearth_data.emulator.graph import expressions
+from mmearth_data.emulator.graph.registry import FUNCTIONS, Implementation
+from mmearth_data.emulator.server.server import profiles
+
+MODULES = (
+    band_functions,
+    collection_functions,
+    date_functions,
+    dictionary_functions,
+    expressions,
+    filter_texts,
+    filters,
+    general_functions,
+    geometry_functions,
+    image_functions,
+    joins,
+    list_functions,
+    neighbourhoods,
+    number_functions,
+    presentation,
+    profiles,
+    projection_functions,
+    reducers,
+    regions,
+    resampling,
+    sampling_functions,
+    stacks,
+    string_functions,
+)
+"""Imported for what they enter."""
+
+
+def implementation(name: str) -> Implementation | None:
+    """Find an algorithm; None of one that the emulator does not have."""
+    return FUNCTIONS.get(name)

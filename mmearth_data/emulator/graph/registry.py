@@ -1,0 +1,183 @@
+"""Where the emulator's algorithms are entered, and what their implementations are given.
+
+An implementation is a plain function under the name that the algorithm has in Earth Engine's own list of
+signatures. Its parameters carry the signature's argument names (with a trailing ``_`` where the name is a word of
+Python: ``from_``), it is called with keywords only, and it is never asked to check what the signature says:
+values arrive evaluated, promoted to the declared type, and present where the signature requires them.
+
+| declared type | value |
+|---|---|
+| Number, Integer, Long, Float, Double, Byte, Short | ``int`` or ``float`` |
+| Boolean, String | ``bool``, ``str`` |
+| List, List<...> | ``list`` |
+| Dictionary, Dictionary<...> | ``dict`` |
+| Date, DateRange | `values.Date`, `values.DateRange` |
+| Geometry, ErrorMargin | `geometry.Geometry`, `values.ErrorMargin` |
+| Feature, Element | `features.Feature` or an image |
+| FeatureCollection, ImageCollection | `collections.Collection` |
+| Filter | `filters.Filter` |
+| Algorithm | a callable of positional arguments |
+| Image, Projection, PixelType, Reducer, Kernel | what their own modules register |
+| Object | anything |
+
+A parameter called ``context`` is no argument of the signature: it receives the `Context` of the request.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+from mmearth_data.emulator.errors import EmulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mmearth_data.emulator.server.profiles import Profiles
+    from mmearth_data.planet.planet import Planet
+
+Value: TypeAlias = Any
+"""A value of an expression; the table above says which."""
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+class Context(Protocol):
+    """What an implementation may ask of the request that it answers."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the planet."""
+        ...
+
+    @property
+    def planet(self) -> Planet:
+        """What the assets hold."""
+        ...
+
+    @property
+    def cheap_pixels(self) -> bool:
+        """True where pixels may be any: load tests measure everything but the planet."""
+        ...
+
+    @property
+    def profiles(self) -> Profiles:
+        """What requests took that asked to be profiled."""
+        ...
+
+    def call(self, name: str, **arguments: Value) -> Value:
+        """Apply another algorithm to values, checked and promoted as any call is."""
+        ...
+
+    def promote(self, value: Value, kind: str) -> Value:
+        """Give a value of a declared type, such as ``"Image"`` for a number."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """An entered algorithm.
+
+    Attributes
+    ----------
+    name
+        As Earth Engine calls it.
+    function
+        What computes it.
+    takes
+        Earth Engine's argument name -> the function's parameter.
+    wants_context
+        True if it has a parameter called ``context``.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    takes: Mapping[str, str]
+    wants_context: bool
+
+    def __call__(self, context: Context, arguments: Mapping[str, Value]) -> Value:
+        """Call with the arguments that the function takes; `arguments` handles the others."""
+        given = {self.takes[name]: value for name, value in arguments.items() if name in self.takes}
+        if self.wants_context:
+            given["context"] = context
+        return self.function(**given)
+
+
+FUNCTIONS: dict[str, Implementation] = {}
+"""Algorithm name -> implementation."""
+
+PROMOTIONS: dict[str, Callable[[Value, Context], Value]] = {}
+"""Declared type -> function that gives a value of that type, or `NOT_PROMOTED`."""
+
+NOT_PROMOTED = object()
+"""What a promotion answers about a value that is not of its type and cannot become it."""
+
+TYPE_NAMES: dict[type, str] = {
+    bool: "Boolean",
+    int: "Integer",
+    float: "Float",
+    str: "String",
+    list: "List",
+    dict: "Dictionary",
+}
+"""Python type -> Earth Engine's name of it, for messages and ``ObjectType``."""
+
+
+def function(*names: str) -> Callable[[Function], Function]:
+    """Enter the decorated function under each of the names.
+
+    Examples
+    --------
+    >>> @function("Number.add")
+    ... def add(left: float, right: float) -> float:
+    ...     return left + right
+    """
+
+    def enter(implementation: Function) -> Function:
+        parameters = inspect.signature(implementation).parameters
+        takes = {name.rstrip("_"): name for name in parameters if name != "context"}
+        for name in names:
+            if name in FUNCTIONS:
+                raise ValueError(f"{name} is entered twice")
+            FUNCTIONS[name] = Implementation(name, implementation, takes, "context" in parameters)
+        return implementation
+
+    return enter
+
+
+def promotion(*kinds: str) -> Callable[[Function], Function]:
+    """Enter the decorated ``(value, context) -> value | NOT_PROMOTED`` for declared types."""
+
+    def enter(implementation: Function) -> Function:
+        for kind in kinds:
+            if kind in PROMOTIONS:
+                raise ValueError(f"the promotion to {kind} is entered twice")
+            PROMOTIONS[kind] = implementation
+        return implementation
+
+    return enter
+
+
+def named(kind: str) -> Callable[[type], type]:
+    """Class decorator: Earth Engine's name of a value's type."""
+
+    def enter(cls: type) -> type:
+        TYPE_NAMES[cls] = kind
+        return cls
+
+    return enter
+
+
+def type_name(value: object) -> str:
+    """Earth Engine's name of a value's type."""
+    if value is None:
+        return "Null"
+    return next((TYPE_NAMES[cls] for cls in type(value).__mro__ if cls in TYPE_NAMES), type(value).__name__)
+
+
+@functools.singledispatch
+def encode(value: Value) -> Value:
+    """Turn a value into what ``value:compute`` sends: JSON-ready; modules register their types here."""
+    raise EmulatorError(f"{type_name(value)}: Earth Engine describes it in an answer; the emulator does not.")

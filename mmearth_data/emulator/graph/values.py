@@ -1,0 +1,275 @@
+"""Values of Earth Engine that Python has no type for, and what other values become where a type is asked for."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, memory_exceeded
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.server.work import ELEMENT_BYTES, LIST_BYTES, written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import tzinfo
+
+    from mmearth_data.emulator.graph.registry import Context, Value
+
+
+NUMBERS = frozenset({int, float, bool})
+
+
+@named("Date")
+@dataclass(frozen=True, slots=True, order=True)
+class Date:
+    """A moment: UTC milliseconds since 1970."""
+
+    ms: int
+
+
+@named("DateRange")
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """[start, end) in UTC milliseconds; an end that is None is open."""
+
+    start_ms: int | None
+    end_ms: int | None
+
+    def holds(self, ms: float) -> bool:
+        """Whether a moment lies within."""
+        return (self.start_ms is None or ms >= self.start_ms) and (self.end_ms is None or ms < self.end_ms)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing lies within."""
+        return self.start_ms is not None and self.end_ms is not None and self.end_ms <= self.start_ms
+
+
+@named("ErrorMargin")
+@dataclass(frozen=True, slots=True)
+class ErrorMargin:
+    """How far a geometry may be off; in metres, in units of a projection, or infinite."""
+
+    value: float
+    unit: str = "meters"
+
+
+def is_number(value: Value) -> bool:
+    """Whether a value counts as a number."""
+    return isinstance(value, (int, float))
+
+
+DATE_TEXT = re.compile(
+    r"(?P<year>\d{4})(?:-(?P<ordinal>\d{3})|-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2}))?)?"
+    r"(?:T(?P<hour>\d{1,2})(?::(?P<minute>\d{1,2})(?::(?P<second>\d{1,2})(?:[.,](?P<fraction>\d{1,9}))?)?)?"
+    r"(?P<offset>Z|[+-]\d{2}(?::?\d{2})?)?)?"
+)
+"""A date whose parts after the year are optional, with an optional time. Earth Engine's reference of ``Date`` shows
+``1996-01-01``, ``1996-001`` and ``1996-01-01T08:00``, that of ``ImageCollection.filterDate`` ``2017-6-24T00:14:46``;
+`2018-01` is used by public clients."""
+
+
+def parse_date(text: str, zone: tzinfo = UTC) -> int:
+    """UTC milliseconds of a date string; without an offset, it is interpreted in the given zone."""
+    found = DATE_TEXT.fullmatch(text.strip())
+    moment = None if found is None else _moment(found, zone)
+    if found is None or moment is None:
+        raise EmulatorError(f"Date: Bad date/time '{text}'.")
+    return round(moment.timestamp()) * 1000 + int((found["fraction"] or "0").ljust(3, "0")[:3])
+
+
+def _moment(found: re.Match[str], zone: tzinfo) -> datetime | None:
+    """Date and time, to the second, from the parts of a string; None if the calendar has no such time."""
+    year, month, day = (int(found[name] or 1) for name in ("year", "month", "day"))
+    hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
+    try:
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=_offset(found["offset"]) or zone)
+        moment += timedelta(days=int(found["ordinal"] or 1) - 1)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.year == year else None
+
+
+def _offset(text: str | None) -> tzinfo | None:
+    """Time zone of an offset such as ``+02:00`` or ``Z``; None if there is no offset."""
+    if text is None or text == "Z":
+        return None if text is None else UTC
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return timezone(-ahead if text[0] == "-" else ahead)
+
+
+@promotion("Number")
+def to_number(value: Value, context: Context) -> Value:
+    """Numbers and truth values."""
+    if isinstance(value, bool):
+        return int(value)
+    return value if is_number(value) else NOT_PROMOTED
+
+
+@promotion("Integer", "Long", "Short", "Byte")
+def to_integer(value: Value, context: Context) -> Value:
+    """Whole numbers."""
+    if is_number(value) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return NOT_PROMOTED
+
+
+@promotion("Float", "Double")
+def to_float(value: Value, context: Context) -> Value:
+    """Numbers."""
+    return float(value) if is_number(value) else NOT_PROMOTED
+
+
+@promotion("Boolean")
+def to_boolean(value: Value, context: Context) -> Value:
+    """Truth values, and numbers that stand for one."""
+    return bool(value) if is_number(value) else NOT_PROMOTED
+
+
+@promotion("String")
+def to_string(value: Value, context: Context) -> Value:
+    """Text only: Earth Engine never turns a number into text by itself."""
+    return value if isinstance(value, str) else NOT_PROMOTED
+
+
+@promotion("List")
+def to_list(value: Value, context: Context) -> Value:
+    """Take lists only."""
+    return list(value) if isinstance(value, (list, tuple)) else NOT_PROMOTED
+
+
+@promotion("Dictionary")
+def to_dictionary(value: Value, context: Context) -> Value:
+    """Dictionaries."""
+    return value if isinstance(value, dict) else NOT_PROMOTED
+
+
+@promotion("Date")
+def to_date(value: Value, context: Context) -> Value:
+    """Dates, milliseconds, and ISO 8601 text."""
+    if isinstance(value, Date):
+        return value
+    if isinstance(value, str):
+        return Date(parse_date(value))
+    return Date(int(value)) if is_number(value) else NOT_PROMOTED
+
+
+@promotion("DateRange")
+def to_date_range(value: Value, context: Context) -> Value:
+    """Ranges, and a date as the millisecond that it is."""
+    if isinstance(value, DateRange):
+        return value
+    date = to_date(value, context)
+    return NOT_PROMOTED if date is NOT_PROMOTED else DateRange(date.ms, date.ms + 1)
+
+
+@promotion("ErrorMargin")
+def to_error_margin(value: Value, context: Context) -> Value:
+    """Margins, and metres."""
+    if isinstance(value, ErrorMargin):
+        return value
+    if isinstance(value, dict) and value.get("type") == "ErrorMargin":
+        return ErrorMargin(float(value.get("value", 0)), value.get("unit", "meters"))
+    return ErrorMargin(float(value)) if is_number(value) else NOT_PROMOTED
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A function that only selects bands of its argument: properties and footprint stay."""
+
+    select: Callable[..., Value]
+
+    def __call__(self, *arguments: Value) -> Value:
+        """Select."""
+        return self.select(*arguments)
+
+
+@promotion("Object", "<any>")
+def to_object(value: Value, context: Context) -> Value:
+    """Anything."""
+    return value
+
+
+@promotion("Algorithm")
+def to_algorithm(value: Value, context: Context) -> Value:
+    """Functions."""
+    return value if callable(value) else NOT_PROMOTED
+
+
+def answered(value: Value) -> Value:
+    """Encode the answer of a request unless it is too large: lists may contain the same list many times.
+
+    Raises
+    ------
+    EmulatorError
+        "User memory limit exceeded."
+    """
+    if _size(value, {}) > MAX_BYTES:
+        raise memory_exceeded()
+    return encode(value)
+
+
+def _size(value: Value, known: dict[int, int]) -> int:
+    """Approximate size of a value as JSON in bytes; values met before are not measured again."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, (list, tuple, dict)):
+        return ELEMENT_BYTES
+    if id(value) not in known:
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = LIST_BYTES + sum(
+            ELEMENT_BYTES if type(item) in NUMBERS else _size(item, known) for item in items
+        )
+    return known[id(value)]
+
+
+@encode.register(bool)
+@encode.register(type(None))
+@encode.register(int)
+def _(value: bool | int | None) -> Value:
+    return value
+
+
+@encode.register(str)
+def _(value: str) -> Value:
+    written(len(value))
+    return value
+
+
+@encode.register(float)
+def _(value: float) -> Value:
+    if math.isfinite(value):
+        return int(value) if value == int(value) and abs(value) < 2**53 else value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+@encode.register(list)
+@encode.register(tuple)
+def _(value: list[Value]) -> Value:
+    written(LIST_BYTES + ELEMENT_BYTES * len(value))
+    return [item if type(item) is int else encode(item) for item in value]
+
+
+@encode.register(dict)
+def _(value: dict) -> Value:  # type: ignore[type-arg]
+    written(LIST_BYTES + ELEMENT_BYTES * len(value))
+    return {str(key): encode(item) for key, item in value.items()}
+
+
+@encode.register(Date)
+def _(value: Date) -> Value:
+    return {"type": "Date", "value": value.ms}
+
+
+@encode.register(DateRange)
+def _(value: DateRange) -> Value:
+    return {"type": "DateRange", "dates": [value.start_ms, value.end_ms]}
+
+
+@encode.register(ErrorMargin)
+def _(value: ErrorMargin) -> Value:
+    return {"type": "ErrorMargin", "value": value.value, "unit": value.unit}

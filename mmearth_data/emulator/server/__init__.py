@@ -1,0 +1,1 @@
+"""HTTP: requests, limits, faults and answers."""

@@ -1,0 +1,355 @@
+"""What the REST interface answers, apart from HTTP: paths and JSON bodies in, status and bytes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import zlib
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.emulator.assets.directory import describe_asset, list_assets, plain_id, tables
+from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, method_not_emulated, too_large
+from mmearth_data.emulator.graph.client_files import algorithms, discovery, methods
+from mmearth_data.emulator.graph.evaluate import Expression, Request
+from mmearth_data.emulator.graph.values import answered
+from mmearth_data.emulator.server.cheap import CheapAnswers
+from mmearth_data.emulator.server.output import map_tile, render_pixels
+from mmearth_data.emulator.server.profiles import Profiles
+from mmearth_data.emulator.server.server import listings
+from mmearth_data.emulator.server.work import Work, working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mmearth_data.emulator.algorithms.collections import Collection
+    from mmearth_data.emulator.graph.registry import Value
+    from mmearth_data.planet.planet import Planet
+
+JSON = "application/json; charset=UTF-8"
+MAX_REQUEST_BYTES = 10 * 2**20
+KEPT_REQUESTS = 4096
+GZIPPED = b"\x1f\x8b"
+LOOK_S = 0.1
+"""Interval at which a waiting request checks that its client is still connected."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back: status, body, type."""
+
+    body: bytes
+    content_type: str = JSON
+    status: int = 200
+
+
+def answer_json(value: Value, status: int = 200) -> Answer:
+    """Answer of a JSON value."""
+    return Answer(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), JSON, status)
+
+
+def answer_error(error: EmulatorError) -> Answer:
+    """Answer that refuses."""
+    return answer_json(error.body(), error.status)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One parsed request.
+
+    Attributes
+    ----------
+    method
+        ``GET`` or ``POST``.
+    path
+        Path without version and query.
+    query
+        Query parameters.
+    body
+        Body as sent.
+    root_url
+        URL under which the client reaches the server.
+    work
+        Limits for computing the answer.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes
+    root_url: str
+    work: Work = field(default_factory=Work)
+
+    def json(self) -> dict[str, Any]:
+        """Body as JSON."""
+        try:
+            body = _unzipped(self.body) if self.body[:2] == GZIPPED else self.body
+            if len(body) > MAX_REQUEST_BYTES:
+                raise payload_too_large()
+            parsed = json.loads(body or b"{}")
+        except (ValueError, zlib.error):
+            raise EmulatorError("Invalid JSON payload received.") from None
+        if not isinstance(parsed, dict):
+            raise EmulatorError("Invalid JSON payload received. Expected an object.")
+        return parsed
+
+
+def payload_too_large() -> EmulatorError:
+    """Refuse a body longer than the service accepts."""
+    return EmulatorError(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
+
+
+def _unzipped(body: bytes) -> bytes:
+    """Decompressed body, or only its beginning if it is too long anyway."""
+    return zlib.decompressobj(wbits=31).decompress(body, MAX_REQUEST_BYTES + 1)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The service: a planet behind Earth Engine's paths.
+
+    Attributes
+    ----------
+    planet
+        What the assets hold.
+    cheap_pixels
+        True where pixels may be any.
+    profiles
+        What requests took that asked to be profiled.
+    """
+
+    planet: Planet
+    cheap_pixels: bool = False
+    profiles: Profiles = field(default_factory=Profiles)
+    _kept: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _cheap: CheapAnswers = field(default_factory=CheapAnswers)
+    _turn: threading.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let as many compute at a time as can: more threads only hand Python's lock around."""
+        turns = 1 if self.cheap_pixels else os.cpu_count() or 1
+        object.__setattr__(self, "_turn", threading.BoundedSemaphore(turns))
+
+    def route(self, verb: str, path: str) -> tuple[str, Callable[[Call], Answer]]:
+        """(name in the ledger, function that answers) of a path without its version."""
+        for of_verb, pattern, name, handler in _ROUTES:
+            if re.fullmatch(of_verb, verb) and re.fullmatch(pattern, path):
+                return name, partial(handler, self)
+        for name, of_verb, known in methods():
+            if verb == of_verb and known.fullmatch(path):
+                return name, partial(_refuse, name)
+        raise EmulatorError(f"Method not found: {verb} {path}", 404)
+
+    @contextmanager
+    def computing(self, work: Work) -> Iterator[Request]:
+        """Context of a request while it is being computed."""
+        while not self._turn.acquire(timeout=LOOK_S):
+            work.check()
+        try:
+            with working(work):
+                yield Request(self.planet, self.cheap_pixels, self.profiles, work)
+        finally:
+            self._turn.release()
+
+    @staticmethod
+    def evaluate(body: Mapping[str, Any], context: Request, kind: str = "Object") -> Value:
+        """Value of the expression in a body, of the declared type."""
+        if "expression" not in body:
+            raise EmulatorError("Expression must be specified.")
+        return context.promote(Expression(body["expression"], context).value(), kind)
+
+    # ------------------------------------------------------------ documents
+
+    def discover(self, call: Call) -> Answer:
+        """Describe the API."""
+        return answer_json(discovery(call.root_url))
+
+    def list_algorithms(self, call: Call) -> Answer:
+        """Send the signatures."""
+        return answer_json(algorithms())
+
+    # ------------------------------------------------------------ computing
+
+    def compute_value(self, call: Call) -> Answer:
+        """Answer ``value:compute``."""
+        body = call.json()
+        with self.computing(call.work) as context:
+            return _limited({"result": answered(self.evaluate(body, context))})
+
+    def compute_pixels(self, call: Call) -> Answer:
+        """Answer ``image:computePixels``."""
+        if not self.cheap_pixels:
+            return self._pixels(call.json(), call.work)
+
+        def compute() -> tuple[bytes, str]:
+            answer = self._pixels(call.json(), call.work)
+            return answer.body, answer.content_type
+
+        return Answer(*self._cheap.answer(call.body, compute))
+
+    def _pixels(self, body: Mapping[str, Any], work: Work) -> Answer:
+        with self.computing(work) as context:
+            image = self.evaluate(body, context, "Image")
+            return Answer(*render_pixels(image, body, context))
+
+    def compute_features(self, call: Call) -> Answer:
+        """Answer ``table:computeFeatures``."""
+        body = call.json()
+        with self.computing(call.work) as context:
+            collection = self.evaluate(body, context, "FeatureCollection")
+            return _limited(tables.page(collection, body.get("pageSize"), body.get("pageToken")))
+
+    def compute_images(self, call: Call) -> Answer:
+        """Answer ``imageCollection:computeImages``."""
+        body = call.json()
+        with self.computing(call.work) as context:
+            collection = self.evaluate(body, context, "ImageCollection")
+            return _limited(tables.image_page(collection, body.get("pageSize"), body.get("pageToken")))
+
+    # ------------------------------------------------------------ stored requests
+
+    def keep(self, call: Call) -> Answer:
+        """Store a request for pixels, a map or a table; a GET of its name computes it."""
+        body = call.json()
+        if "expression" not in body:
+            raise EmulatorError("Expression must be specified.")
+        name = f"{call.path}/{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]}"
+        with self._lock:
+            self._kept[name] = body
+            while len(self._kept) > KEPT_REQUESTS:
+                self._kept.popitem(last=False)
+        return answer_json({"name": name})
+
+    def _found(self, name: str) -> dict[str, Any]:
+        with self._lock:
+            body = self._kept.get(name)
+        if body is None:
+            raise EmulatorError(f"'{name}' not found. The emulator stores only the last {KEPT_REQUESTS} requests.", 404)
+        return body
+
+    def kept_pixels(self, call: Call) -> Answer:
+        """Compute the pixels of a stored request."""
+        return self._pixels(self._found(call.path.removesuffix(":getPixels")), call.work)
+
+    def kept_tile(self, call: Call) -> Answer:
+        """Compute a tile of a stored map."""
+        name, _, place = call.path.partition("/tiles/")
+        try:
+            zoom, x, y = map(int, place.split("/"))
+        except ValueError:
+            raise EmulatorError(f"Map tile '{place}': expected zoom/x/y.") from None
+        return self._pixels(self._found(name) | {"grid": map_tile(zoom, x, y)}, call.work)
+
+    def kept_table(self, call: Call) -> Answer:
+        """Compute the file of a stored table."""
+        body = self._found(call.path.removesuffix(":getFeatures"))
+        with self.computing(call.work) as context:
+            collection = self.evaluate(body, context, "FeatureCollection")
+            answer = Answer(*tables.table_file(collection, body.get("fileFormat") or "CSV", body.get("selectors")))
+        return _of_size(answer)
+
+    # ------------------------------------------------------------ assets
+
+    def asset(self, call: Call) -> Answer:
+        """Describe an asset."""
+        with self.computing(call.work) as context:
+            found = describe_asset(call.path, context)
+        if found is None:
+            raise _no_asset(call.path)
+        return answer_json(found)
+
+    def asset_pixels(self, call: Call) -> Answer:
+        """Answer ``assets:getPixels``: pixels of a stored image."""
+        asset, body = call.path.removesuffix(":getPixels"), call.json()
+        with self.computing(call.work) as context:
+            return Answer(*render_pixels(context.call("Image.load", id=asset), body, context))
+
+    def assets_of_project(self, call: Call) -> Answer:
+        """List the assets of a project: those of the data catalog, and assets older than projects."""
+        return answer_json({"assets": list_assets(f"{call.path.removesuffix(':listAssets')}/assets/")})
+
+    def assets_below(self, call: Call) -> Answer:
+        """List the images of a collection, or the assets of a folder."""
+        name, _, method = call.path.rpartition(":")
+        with self.computing(call.work) as context:
+            found = describe_asset(name, context) or {}
+            if found.get("type") == "IMAGE_COLLECTION":
+                collection = context.call("ImageCollection.load", id=plain_id(name))
+                answer = listings.image_list(collection, call.query, context)
+                return _limited({"images" if method == "listImages" else "assets": answer.pop("assets"), **answer})
+        if not found:
+            raise _no_asset(name)
+        if found["type"] != "FOLDER":
+            raise EmulatorError(f"Asset '{name}' is neither a folder nor an image collection.")
+        return answer_json({"assets": list_assets(f"{found['name']}/")})
+
+    def features_of(self, call: Call) -> Answer:
+        """Answer ``assets:listFeatures``: rows of a stored table."""
+        asset = plain_id(call.path.removesuffix(":listFeatures"))
+        with self.computing(call.work) as context:
+            collection: Collection = context.call("Collection.loadTable", tableId=asset)
+            for wanted in (
+                listings.query_filter(call.query.get("filter"), context),
+                listings.region_filter(call.query["region"], context) if "region" in call.query else None,
+            ):
+                collection = collection if wanted is None else collection.where(wanted)
+            return _limited(tables.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
+
+    # ------------------------------------------------------------ tasks
+
+    def no_operations(self, call: Call) -> Answer:
+        """List the tasks, of which there are none."""
+        return answer_json({"operations": []})
+
+    def no_operation(self, call: Call) -> Answer:
+        """Refuse a request for a task."""
+        raise EmulatorError(f"Operation '{call.path.partition(':')[0]}' not found: the emulator runs no tasks.", 404)
+
+
+def _refuse(method: str, call: Call) -> Answer:
+    raise method_not_emulated(method.removeprefix("projects."))
+
+
+def _no_asset(name: str) -> EmulatorError:
+    return EmulatorError(f"Asset '{name}' {NOT_FOUND}", 404)
+
+
+def _limited(value: Value) -> Answer:
+    return _of_size(answer_json(value))
+
+
+def _of_size(answer: Answer) -> Answer:
+    if len(answer.body) > MAX_BYTES:
+        raise too_large(len(answer.body))
+    return answer
+
+
+_PROJECT = r"projects/[^/:]+"
+_ROUTES: tuple[tuple[str, str, str, Any], ...] = (
+    ("GET", r"\$discovery/rest", "discovery", Service.discover),
+    ("GET", f"{_PROJECT}/algorithms", "algorithms", Service.list_algorithms),
+    ("POST", f"{_PROJECT}/value:compute", "value:compute", Service.compute_value),
+    ("POST", f"{_PROJECT}/image:computePixels", "image:computePixels", Service.compute_pixels),
+    ("POST", f"{_PROJECT}/table:computeFeatures", "table:computeFeatures", Service.compute_features),
+    ("POST", f"{_PROJECT}/imageCollection:computeImages", "imageCollection:computeImages", Service.compute_images),
+    ("POST", f"{_PROJECT}/(thumbnails|maps|tables)", "thumbnails", Service.keep),
+    ("GET", f"{_PROJECT}/thumbnails/[^/:]+:getPixels", "thumbnails:getPixels", Service.kept_pixels),
+    ("GET", f"{_PROJECT}/maps/[^/:]+/tiles/.+", "maps:tiles", Service.kept_tile),
+    ("GET", f"{_PROJECT}/tables/[^/:]+:getFeatures", "tables:getFeatures", Service.kept_table),
+    ("POST", f"{_PROJECT}/assets/[^:]+:getPixels", "assets:getPixels", Service.asset_pixels),
+    ("GET", f"{_PROJECT}/assets/[^:]+:listFeatures", "assets:listFeatures", Service.features_of),
+    ("GET", f"{_PROJECT}:listAssets", "listAssets", Service.assets_of_project),
+    ("GET", f"{_PROJECT}/assets/[^:]+:list(Assets|Images)", "listAssets", Service.assets_below),
+    ("GET", f"{_PROJECT}/assets/[^:]+", "assets", Service.asset),
+    ("GET", f"{_PROJECT}/operations", "operations", Service.no_operations),
+    ("(GET|POST|DELETE)", f"{_PROJECT}/operations/.+", "operations", Service.no_operation),
+)
+COMPUTING = frozenset(name for _, _, name, _ in _ROUTES) - {"discovery", "algorithms", "operations"}
+"""Names of the requests that faults, latency and quotas concern."""

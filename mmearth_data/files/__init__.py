@@ -1,0 +1,1 @@
+"""Files that users bring and that are written: listing, tables, YAML, rasters."""

@@ -1,0 +1,1 @@
+"""Regions, ecoregions and equal-area cells."""

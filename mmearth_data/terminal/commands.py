@@ -1,0 +1,166 @@
+"""What both command lines share: every error is one line and the exit code of its family."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
+from mmearth_data.files.writing import FULL, describe_failure, error_number
+from mmearth_data.terminal.streams import printable_streams
+from mmearth_data.words import describe_os_error, os_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what schedulers and containers send before they kill."""
+RESUMES = f"{__name__}.resumes"
+WORDS = f"{__name__}.words"
+"""Keys of a context's ``meta``: whether the same command continues what was stopped, and its words."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does; only the exit code differs."""
+
+
+class Command(click.Command):
+    """Command that knows whether running it again continues what was stopped.
+
+    Parameters
+    ----------
+    resumes
+        Whether it does, given the parameters of the command.
+    """
+
+    def __init__(
+        self, *args: Any, resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False, **attributes: Any
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._resumes = resumes
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the command."""
+        ctx.meta[RESUMES] = self._resumes(ctx.params)
+        return super().invoke(ctx)
+
+
+class CommandGroup(click.Group):
+    """Group of commands whose errors end in one line: 1 failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        super().__init__(*args, context_settings={**settings, **attributes.pop("context_settings", {})}, **attributes)
+
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
+        """Run the program; what its streams cannot show, errors included, is replaced."""
+        with printable_streams():
+            return super().main(*args, **options)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the command line, and remember it."""
+        words = [info_name or "", *args]
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[WORDS] = words
+        return ctx
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the chosen command."""
+        try:
+            with stop_signals():
+                return super().invoke(ctx)
+        except MMEarthError as error:
+            raise _refusal(str(error), error.exit_code) from None
+        except ModuleNotFoundError as error:
+            raise _refusal(_what_to_install(error), EXIT_FAILURE) from None
+        except KeyboardInterrupt as stop:
+            exit_code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+            raise _refusal(_stopped(ctx, exit_code), exit_code) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
+                raise
+            failure = _system_failure(error)
+            raise _refusal(str(failure), failure.exit_code) from None
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt or `Terminated`; the next one ends the process at once.
+
+    Only the main thread can take signals; one that the caller has them ignored (``nohup``) stays ignored.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    process = os.getpid()
+
+    def stop(number: int, _frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != process:  # a forked child ends as if it had no handler
+            os.kill(os.getpid(), number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stopped(ctx: click.Context, exit_code: int) -> str:
+    """Say what is kept, and how to continue."""
+    begin = "terminated" if exit_code == EXIT_TERMINATED else "interrupted"
+    command = shlex.join(ctx.meta[WORDS])
+    if RESUMES not in ctx.meta:
+        return f"{begin} before anything was done. Run the same command again: {command}"
+    if ctx.meta[RESUMES]:
+        return f"{begin}; what is done is kept. Run the same command to continue: {command}"
+    return f"{begin}; no file is left incomplete. The same command starts from the beginning: {command}"
+
+
+def _refusal(message: str, exit_code: int) -> click.ClickException:
+    """Error as click shows it: one line on stderr, then exit with this code."""
+    refusal = click.ClickException(message)
+    setattr(refusal, "exit_code", exit_code)  # noqa: B010 - click reads it off the instance, but types it on the class
+    return refusal
+
+
+def _system_failure(error: OSError) -> MMEarthError:
+    """Say in a line what the system refused, and of which file."""
+    if error.filename is None and error_number(error) in FULL:
+        _abandon_output()
+        return MMEarthError(f"the output cannot be written: {os_problem(error)}.")
+    named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    found = describe_failure(error, named) if named else None
+    if found is not None:
+        return found
+    return MMEarthError(describe_os_error(error))
+
+
+def _abandon_output() -> None:
+    """Let Python end without another try to write what the disk under stdout did not take."""
+    output = sys.stdout
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
+
+
+def _what_to_install(error: ModuleNotFoundError) -> str:
+    return f"expected the library {error.name}, which is not installed; pip install 'mmearth[model]' brings it."

@@ -1,0 +1,1 @@
+"""From a store to tensors: data sets, targets and normalisation."""

@@ -1,0 +1,1 @@
+"""The network: encoder, MP-MAE, masks and losses."""

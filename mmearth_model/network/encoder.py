@@ -1,0 +1,628 @@
+"""ConvNeXt V2 whose hidden pixels do not exist.
+
+Woo et al., *ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders*, CVPR 2023,
+arXiv 2301.00808; the modified stem is that of Nedungadi et al., *MMEarth*, ECCV 2024, arXiv 2405.02771.
+
+Axes: B batch, H W pixels, h w positions of a stage, C channels, L patches. Inside, features are
+(B, h, w, C): what acts on one position (norms, linear layers) reads whole rows of memory, and the
+convolutions run channels-last.
+
+Hidden patches and missing pixels do not exist for the network; `mmearth_model.network.positions` says how.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmearth_data import InputError
+from mmearth_model.kernels import usable
+from mmearth_model.network.positions import Engine, Everywhere, Fused, Positions, positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+Stem = Literal["modified", "original", "halved"]
+Padding = Literal["same", "reference"]
+Pool = Literal["sample", "batch"]
+
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+"""Size -> (blocks per stage, channels per stage)."""
+
+EVERYWHERE = Everywhere()
+NORM_EPS = 1e-6
+INIT_STD = 0.02
+STAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Configuration of a `ConvNeXtV2`.
+
+    Attributes
+    ----------
+    size
+        Key of `SIZES`.
+    patch_size
+        Pixels along a side of a patch, which is one position of the last stage; a multiple of 8.
+    image_size
+        Pixels along a side of the training images; the network itself takes any multiple of a patch.
+    in_channels
+        Bands of the input.
+    stem
+        ``modified``: 3 x 3 convolution, LayerNorm, GELU, then a depthwise convolution with kernel = stride =
+        patch_size / 8, LayerNorm. ``original``: one convolution with kernel = stride = patch_size / 8, LayerNorm.
+        ``halved``: like ``original`` with half that kernel, then LayerNorm and a 2 x 2 convolution with stride 2
+        (timm's form of a stem of 2 px); takes no mask.
+    padding
+        ``same``: stages align with the patch grid. ``reference``: like the released classification model, first
+        convolution unpadded, stem padded by (patch_size / 8) // 2; takes no mask.
+    grn
+        With a mask, GRN's norm runs over the visible positions of each ``sample`` or of the whole ``batch``; without
+        one, always over each sample.
+    grn_eps
+        1e-6 in the released sparse encoder, 1e-4 in the released dense one.
+    drop_path
+        Stochastic depth of the last block; it increases linearly from 0.
+    depths, widths
+        Blocks and channels per stage, instead of those of ``size``.
+    max_stride
+        Pixels along a side of the coarsest position: the convolutions of a stage that would exceed it are dilated
+        instead (as timm does for stems of 8 px and more, with 32); takes no mask. None: no limit.
+    """
+
+    size: str = "atto"
+    patch_size: int = 8
+    image_size: int = 56
+    in_channels: int = 12
+    stem: Stem = "modified"
+    padding: Padding = "same"
+    grn: Pool = "sample"
+    grn_eps: float = 1e-6
+    drop_path: float = 0.0
+    depths: tuple[int, ...] | None = None
+    widths: tuple[int, ...] | None = None
+    max_stride: int | None = None
+
+    def __post_init__(self) -> None:
+        problem = _first_problem(self)
+        if problem:
+            raise InputError(problem)
+        depths, widths = SIZES[self.size]
+        object.__setattr__(self, "depths", tuple(self.depths or depths))
+        object.__setattr__(self, "widths", tuple(self.widths or widths))
+
+    @property
+    def stem_stride(self) -> int:
+        """Pixels along a side of one position of the first stage."""
+        return self.patch_size // 8
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels along a side of one position, for each stage."""
+        steps = (self.stem_stride * 2**stage for stage in range(STAGES))
+        return tuple(step if self.max_stride is None else min(step, self._widest) for step in steps)
+
+    @property
+    def _widest(self) -> int:
+        """Stride at which downsampling ends: the first that reaches the limit."""
+        widest = self.stem_stride
+        while widest < (self.max_stride or 0):
+            widest *= 2
+        return widest
+
+    @property
+    def maskable(self) -> bool:
+        """Whether the positions of all stages align with the patch grid, so that patches can be hidden."""
+        return self.padding == "same" and self.stem != "halved" and self.max_stride is None
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image of ``image_size``."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+def _first_problem(config: EncoderConfig) -> str | None:
+    patch, image = config.patch_size, config.image_size
+    if config.size not in SIZES:
+        return f"expected an encoder size of {', '.join(SIZES)}, got {config.size!r}."
+    if patch < 8 or patch % 8:
+        return f"expected a patch size that is a multiple of 8 px, got {patch}; 8 and 16 are usual."
+    if image < patch or image % patch:
+        return f"expected an image size that is a multiple of the {patch} px patch, got {image}."
+    if config.in_channels < 1:
+        return f"expected at least one band of input, got {config.in_channels}; name an input modality."
+    for field, choices in (("stem", Stem), ("padding", Padding), ("grn", Pool)):
+        if getattr(config, field) not in get_args(choices):
+            return f"expected {field} {' or '.join(get_args(choices))}, got {getattr(config, field)!r}."
+    if not 0 <= config.drop_path < 1:
+        return f"expected a drop path rate in [0, 1), got {config.drop_path}."
+    for field in ("depths", "widths"):
+        if len(getattr(config, field) or range(4)) != 4:
+            return f"expected {field} of four stages, got {getattr(config, field)}."
+    if config.stem == "halved" and patch % 16:
+        return f"expected a patch size that is a multiple of 16 px with the halved stem, got {patch}."
+    if config.max_stride is not None and (config.max_stride < 1 or config.stem == "halved"):
+        return f"expected a max_stride of at least 1 px and a stem that is not halved, got {config.max_stride} and {config.stem}."
+    return None
+
+
+class Convolution(nn.Conv2d):
+    """`torch.nn.Conv2d` over (B, h, w, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, in) to (B, h', w', out)."""
+        if (
+            self.kernel_size == (1, 1)
+            and self.groups == self.in_channels == self.out_channels
+            and self.bias is not None
+        ):
+            return torch.addcmul(self.bias, x, self.weight.flatten())  # a scale and a shift, five times as fast
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class GRN(nn.Module):
+    """Global response normalisation: channels compete by their norm over the positions.
+
+    Parameters
+    ----------
+    channels
+        Width.
+    eps
+        Added to the mean norm.
+    over
+        Positions of each ``sample``, or of the whole ``batch`` where a mask is given.
+    """
+
+    def __init__(self, channels: int, eps: float = NORM_EPS, over: str = "sample") -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.over = over
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Features of the given positions to the same."""
+        axes = (0, 1, 2) if self.over == "batch" and where.partial else (1, 2)
+        norm = torch.linalg.vector_norm(where.hide(x), dim=axes, keepdim=True)
+        response = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)
+        return torch.addcmul(self.beta, x, 1 + self.gamma * response)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, drop a residual branch for whole samples and scale up the rest."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) to the same."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.full((len(x),) + (1,) * (x.ndim - 1), 1 - self.rate, dtype=x.dtype, device=x.device)
+        return x * torch.bernoulli(keep) / keep
+
+
+class Block(nn.Module):
+    """ConvNeXt V2 block over (B, h, w, C)."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        grn_eps: float = NORM_EPS,
+        grn_over: str = "sample",
+        drop_path: float = 0.0,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.dwconv = Convolution(
+            channels, channels, kernel_size=7, padding=3 * dilation, dilation=dilation, groups=channels
+        )
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.grn = GRN(4 * channels, grn_eps, grn_over)
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Features of the given positions to the same."""
+        branch: Tensor = self.drop_path(self._mlp(where.around(self.dwconv, x), where))
+        return x + branch
+
+    def _mlp(self, x: Tensor, where: Positions) -> Tensor:
+        if isinstance(where, Fused) and usable(x):
+            from mmearth_model.kernels.mlp import Settings, fits, mlp
+
+            if fits(x.shape[-1]):
+                norm, grn, expand, contract = self.norm, self.grn, self.pwconv1, self.pwconv2
+                return mlp(
+                    x,
+                    (norm.weight, norm.bias),
+                    (expand.weight, expand.bias),
+                    (grn.gamma, grn.beta),
+                    (contract.weight, contract.bias),
+                    Settings(norm.eps, grn.eps, grn.over == "batch"),
+                )
+        y = self.grn(functional.gelu(self.pwconv1(self.norm(x))), where)
+        out: Tensor = self.pwconv2(y)
+        return out
+
+
+class ModifiedStem(nn.Module):
+    """3 x 3 convolution at full resolution, then a depthwise convolution down to the first stage."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__()
+        stride, same = config.stem_stride, config.padding == "same"
+        self.conv = Convolution(config.in_channels, channels, kernel_size=3, padding=1 if same else 0)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.dwconv = Convolution(
+            channels, channels, kernel_size=stride, stride=stride, padding=0 if same else stride // 2, groups=channels
+        )
+        self.dwnorm = nn.LayerNorm(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Pixels to features of the first stage."""
+        y = functional.gelu(self.norm(where.around(self.conv, x)))
+        down: Tensor = self.dwnorm(self.dwconv(where.hide(y)))
+        return down
+
+
+class OriginalStem(nn.Module):
+    """One convolution with kernel = stride."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__()
+        stride = config.stem_stride // (2 if config.stem == "halved" else 1)
+        self.conv = Convolution(config.in_channels, channels, kernel_size=stride, stride=stride)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Pixels to features of the first stage."""
+        y: Tensor = self.norm(self.conv(where.hide(x)))
+        return y
+
+
+class Downsample(nn.Module):
+    """LayerNorm, then a 2 x 2 convolution with stride 2, between stages.
+
+    Parameters
+    ----------
+    channels, out_channels
+        Before and after it.
+    dilation
+        Distance between the kernel's positions in pixels, for a convolution without a stride. None: it has a stride.
+    """
+
+    def __init__(self, channels: int, out_channels: int, dilation: int | None = None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        stride = 2 if dilation is None else 1
+        self.conv = Convolution(channels, out_channels, kernel_size=2, stride=stride, dilation=dilation or 1)
+        self.before = (dilation or 0) // 2
+        self.behind = (dilation or 0) - self.before
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Features of one stage to those of the next: half the side length, or the same if it is dilated."""
+        y = where.hide(self.norm(x))
+        if self.behind:
+            y = functional.pad(y, (0, 0, self.before, self.behind, self.before, self.behind))
+        down: Tensor = self.conv(y)
+        return down
+
+
+class HalvedStem(OriginalStem):
+    """One convolution with kernel = stride, then a `Downsample`."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__(config, channels)
+        self.down = Downsample(channels, channels)
+
+    def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
+        """Pixels to features of the first stage."""
+        y: Tensor = self.down(super().forward(x, where), where)
+        return y
+
+
+STEMS: dict[str, type[ModifiedStem] | type[OriginalStem]] = {
+    "modified": ModifiedStem,
+    "original": OriginalStem,
+    "halved": HalvedStem,
+}
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """Description of an encoder's feature maps in the format of PyTorch image models (timm): one dictionary per map.
+
+    Each dictionary has ``num_chs`` (channels), ``reduction`` (pixels along a side of a position), ``module`` and
+    ``index``.
+    """
+
+    @property
+    def out_indices(self) -> tuple[int, ...]:
+        """Indices of the maps."""
+        return tuple(range(len(self)))
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401 - a value, or a list
+        """Value of one map, or values of several; by default of all."""
+        if isinstance(idx, int):
+            return self[idx][key]
+        return [self[i][key] for i in (self.out_indices if idx is None else idx)]
+
+    def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the dictionary of one map, or those of several; by default all. ``keys`` selects entries."""
+        if isinstance(idx, int):
+            return {key: value for key, value in self[idx].items() if keys is None or key in keys}
+        return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the channels of maps."""
+        return self.get("num_chs", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the strides of maps."""
+        return self.get("reduction", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
+        """Return the names of the stages that produce the maps."""
+        return self.get("module", idx)
+
+
+def _dilations(config: EncoderConfig) -> tuple[int, ...]:
+    """Dilation of each stage's blocks, which compensates for strides that no longer double from stage to stage."""
+    return tuple(config.stem_stride * 2**stage // stride for stage, stride in enumerate(config.strides))
+
+
+class ConvNeXtV2(nn.Module):
+    """ConvNeXt V2, dense or masked.
+
+    Parameters
+    ----------
+    config
+        Its shape.
+    engine
+        How hidden patches are left out; all give the same numbers to rounding.
+    """
+
+    def __init__(self, config: EncoderConfig | None = None, engine: Engine = "auto") -> None:
+        super().__init__()
+        self.engine: Engine = engine
+        self.config = config = config or EncoderConfig()
+        self.depths, self.widths = config.depths or (), config.widths or ()
+        self.stem = STEMS[config.stem](config, self.widths[0])
+        dilations = _dilations(config)
+        self.downsample = nn.ModuleList(
+            Downsample(*pair, None if dilation == 1 else 1 if dilation == 2 else 2)  # timm's rule: 1, then 2
+            for pair, dilation in zip(itertools.pairwise(self.widths), dilations[1:], strict=True)
+        )
+        blocks = sum(self.depths)
+        rates = (config.drop_path * block / max(1, blocks - 1) for block in range(blocks))
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                Block(width, grn_eps=config.grn_eps, grn_over=config.grn, drop_path=next(rates), dilation=dilation)
+                for _ in range(depth)
+            )
+            for depth, width, dilation in zip(self.depths, self.widths, dilations, strict=True)
+        )
+        initialise(self)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage."""
+        return self.widths[-1]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each stage, from fine to coarse."""
+        return self.widths
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels along a side of one position, for each stage from fine to coarse."""
+        return self.config.strides
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Description of what `forward_features` returns, in timm's format."""
+        pairs = enumerate(zip(self.channels, self.strides, strict=True))
+        return FeatureInfo(
+            {"num_chs": width, "reduction": stride, "module": f"stages.{stage}", "index": stage}
+            for stage, (width, stride) in pairs
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None, visible: int | None = None
+    ) -> Tensor:
+        """Features of the last stage.
+
+        Parameters
+        ----------
+        x
+            (B, in_channels, H, W) float; H and W are multiples of the patch size.
+        mask
+            (B, L) bool, True where a patch is hidden; patches run row by row. None: all are visible.
+        pixels
+            (B, H, W) bool, False where a pixel does not exist, whatever the mask says. None: all exist.
+        visible
+            Patches that the mask leaves in every sample (`mmearth_model.network.masking.visible_patches`). It has to be
+            right: on a GPU nothing is counted. None: they are, for which the host waits for the device and
+            torch.compile ends a graph.
+
+        Returns
+        -------
+        Tensor
+            (B, out_channels, H / patch_size, W / patch_size), 0 where hidden.
+        """
+        return self.encode(x, mask, pixels, visible).permute(0, 3, 1, 2)
+
+    def encode(
+        self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None, visible: int | None = None
+    ) -> Tensor:
+        """Features of the last stage as (B, h, w, C); see `forward`."""
+        where = self._where(x, mask, pixels, visible)
+        *_, features = self._stages(x, where)
+        return where.leave(features)
+
+    def forward_features(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> list[Tensor]:
+        """Features of all stages, (B, C, h, w) each, from fine to coarse; see `forward`."""
+        where = self._where(x, mask, pixels)
+        return [where.leave(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
+
+    def _stages(self, x: Tensor, where: Positions) -> Iterator[Tensor]:
+        y = self.stem(where.enter(x.permute(0, 2, 3, 1)), where)
+        for stage, blocks in enumerate(self.stages):
+            if stage:
+                y = self.downsample[stage - 1](y, where)
+            for block in blocks:  # type: ignore[attr-defined]
+                y = block(y, where)
+            yield y
+
+    def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None, visible: int | None = None) -> Positions:
+        self._check(x, mask, visible, pixels)
+        strides = (self.config.stem_stride, *(2 for _ in self.downsample))
+        return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine, visible)
+
+    def _check(self, x: Tensor, mask: Tensor | None, visible: int | None, pixels: Tensor | None = None) -> None:
+        patch = self.config.patch_size
+        whole = self.strides[-1]
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.shape[2] % whole or x.shape[3] % whole:
+            raise InputError(
+                f"expected images with {self.config.in_channels} bands and sides that are multiples of {whole} px, "
+                f"got shape {tuple(x.shape)}; select bands, or crop or pad the images."
+            )
+        if not self.config.maskable and not (mask is None and pixels is None):
+            raise InputError(
+                "expected no mask: an encoder with padding reference (the released classification model), the halved stem "
+                "or a max_stride takes no mask; use padding same and the modified or original stem."
+            )
+        if mask is None:
+            return
+        patches = (x.shape[2] // patch) * (x.shape[3] // patch)
+        if visible is not None and not 1 <= visible <= patches:
+            raise InputError(f"expected between 1 and {patches} visible patches, got {visible}.")
+        if mask.dtype != torch.bool or mask.shape != (len(x), patches):
+            raise InputError(
+                f"expected a boolean mask of shape {(len(x), patches)} (sample, patch), True where hidden, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}."
+            )
+
+
+class FeatureMaps(nn.Module):
+    """An encoder whose call returns the feature maps of all stages, in the form that third-party decoders expect.
+
+    Parameters
+    ----------
+    encoder
+        Returned by `mmearth_model.load_encoder`. With padding ``reference``, which is the default of imported
+        classifiers, maps are up to two pixels smaller than image / stride; most decoders need
+        ``load_encoder(..., padding="same")``.
+    image
+        Return the image as the first map, as segmentation_models_pytorch expects.
+
+    Examples
+    --------
+    A head in plain PyTorch on all maps, whose sizes come from ``encoder.channels`` and ``encoder.strides``:
+
+    >>> encoder = ConvNeXtV2(EncoderConfig(patch_size=8, in_channels=12))
+    >>> encoder.channels, encoder.strides
+    ((40, 80, 160, 320), (1, 2, 4, 8))
+    >>> encoder.feature_info.channels(), encoder.feature_info.reduction()
+    ([40, 80, 160, 320], [1, 2, 4, 8])
+    >>> maps = FeatureMaps(encoder)(torch.zeros(1, 12, 64, 64))
+    >>> sides = [nn.Conv2d(width, 32, 1) for width in encoder.channels]
+    >>> grown = [functional.interpolate(side(m), size=(64, 64)) for side, m in zip(sides, maps)]
+    >>> torch.stack(grown).sum(0).shape
+    torch.Size([1, 32, 64, 64])
+
+    Decoders of segmentation_models_pytorch (``smp``) and torchvision, which take the channels as a constructor
+    argument:
+
+    >>> backbone = FeatureMaps(encoder, image=True)
+    >>> unet = smp.decoders.unet.decoder.UnetDecoder(
+    ...     backbone.out_channels, decoder_channels=(256, 128, 64, 32), n_blocks=4
+    ... )  # doctest: +SKIP
+    >>> unet(backbone(torch.zeros(1, 12, 64, 64))).shape  # doctest: +SKIP
+    torch.Size([1, 32, 64, 64])
+    >>> pyramid = torchvision.ops.FeaturePyramidNetwork(list(encoder.channels), 256)  # doctest: +SKIP
+    >>> pyramid(dict(zip("abcd", FeatureMaps(encoder)(images))))  # doctest: +SKIP
+    """
+
+    def __init__(self, encoder: ConvNeXtV2, *, image: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.image = image
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of the maps that a call returns."""
+        return (self.encoder.config.in_channels, *self.encoder.channels) if self.image else self.encoder.channels
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels along a side of one position of the last map."""
+        return self.encoder.strides[-1]
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Description of the maps in timm's format, without the image."""
+        return self.encoder.feature_info
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, in_channels, H, W) to (B, C, h, w) of each stage, from fine to coarse."""
+        maps = self.encoder.forward_features(x)
+        return [x, *maps] if self.image else maps
+
+
+class Classifier(nn.Module):
+    """Encoder, global average pool, LayerNorm, linear: the network that is fine-tuned.
+
+    Parameters
+    ----------
+    encoder
+        Its features.
+    classes
+        Outputs.
+    """
+
+    def __init__(self, encoder: ConvNeXtV2, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(encoder.out_channels, eps=NORM_EPS)
+        self.head = nn.Linear(encoder.out_channels, classes)
+        initialise(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, classes)."""
+        logits: Tensor = self.head(self.norm(self.encoder(x).mean(dim=(-2, -1))))
+        return logits
+
+
+def initialise(module: nn.Module, std: float | None = INIT_STD) -> None:
+    """Draw the weights of all convolutions and linear layers from a normal distribution cut at 2 std; biases 0.
+
+    Without ``std`` each output of a layer takes 1 / sqrt(its inputs), which keeps the scale of what passes.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            spread = layer.weight[0].numel() ** -0.5 if std is None else std
+            nn.init.trunc_normal_(layer.weight, std=spread, a=-2 * spread, b=2 * spread)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,1 @@
+"""Training runs: recipe, plan, loop and run folder."""

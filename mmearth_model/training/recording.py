@@ -1,0 +1,323 @@
+"""What happens after each optimiser step: log, report, checkpoint, and stop when asked to."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mmearth_data import MMEarthError
+from mmearth_model.saving import save_figure
+from mmearth_model.training.loggers import close_loggers, open_loggers
+from mmearth_model.training.ranks import Ranks
+from mmearth_model.weights.checkpoints import optimizer_tensors, write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lightning.pytorch.loggers import Logger
+    from torch import Tensor, nn
+
+    from mmearth_data import Batch
+    from mmearth_model.training.plan import TrainPlan
+    from mmearth_model.training.pretraining import Pretraining
+    from mmearth_model.training.random_numbers import Position
+    from mmearth_model.training.runs import Run
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what schedulers send before they kill."""
+FIGURES = "figures"
+FIGURE_DPI = 110
+LOG_STEPS = 50
+"""Steps of one row of the log; an epoch's end closes a row too."""
+
+
+class TrainingInterrupted(MMEarthError):  # noqa: N818 - named by its remedy: continue
+    """Stopped by a signal; what was learned is saved.
+
+    Parameters
+    ----------
+    message
+        What is saved, and how to continue.
+    number
+        The signal, SIGINT or SIGTERM; the exit code is 128 more, as shells count.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message, number)
+        self.message = message
+        self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TrainingDiverged(MMEarthError):  # noqa: N818 - named by what happened
+    """A loss is not a finite number any more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainProgress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    epoch, epochs
+        Current pass (from 1) and all of them.
+    step, steps
+        Optimiser steps done, and all of them.
+    resumed
+        Steps that an earlier call had done.
+    loss
+        Total loss of the last micro-batch.
+    images_per_s, waiting, seconds
+        Since this call began; ``waiting`` is the share of the time spent waiting for data.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    resumed: int
+    loss: float
+    images_per_s: float
+    waiting: float
+    seconds: float
+
+
+class Means:
+    """Means of the losses since the last row, over the micro-batches that had something to learn from."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count one micro-batch; stays on the device."""
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + loss
+            self._counts[name] = self._counts.get(name, torch.zeros_like(loss)) + (loss != 0)
+
+    def take(self) -> dict[str, float]:
+        """Read the means and begin anew; a task that had nothing is left out."""
+        means = {name: float(total / self._counts[name]) for name, total in self._sums.items() if self._counts[name]}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+class StopSignals:
+    """First Ctrl-C or SIGTERM: ask the run to end after the current step; the next one ends it at once.
+
+    Attributes
+    ----------
+    asked
+        True after the first.
+    number
+        The first one.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.number = signal.SIGINT
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Listen, in the main thread; in others nothing can."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals (again): Lightning takes SIGTERM for itself when it starts."""
+        for number in self._previous:
+            signal.signal(number, self._handle)
+
+    def ask(self, number: signal.Signals) -> None:
+        """Ask the run to end; the first signal counts."""
+        if not self.asked:
+            self.asked, self.number = True, number
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self.ask(signal.Signals(number))
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
+
+
+class Recorder(Callback):
+    """Acts after each optimiser step.
+
+    Parameters
+    ----------
+    run
+        Where to write.
+    plan
+        What is being done.
+    config
+        Content of a checkpoint's ``config.json``, but for the progress.
+    report
+        Told of each step.
+    waited_s
+        Tells the seconds spent waiting for data so far.
+    first_step
+        Steps that an earlier call had done.
+    ranks
+        Which process this is; only the first one writes and reports.
+    synthetic
+        Whether the tiles are; figures say so.
+
+    Attributes
+    ----------
+    stop
+        Asks to end the run after the current step.
+    saved
+        The last checkpoint written.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        plan: TrainPlan,
+        config: Mapping[str, Any],
+        report: Callable[[TrainProgress], None],
+        waited_s: Callable[[], float],
+        first_step: int = 0,
+        ranks: Ranks | None = None,
+        synthetic: bool = False,
+    ) -> None:
+        self.ranks, self.synthetic = ranks or Ranks(), synthetic
+        self.loggers: list[Logger] = []
+        self.run, self.plan, self.config = run, plan, config
+        self.report, self.waited_s, self.first_step = report, waited_s, first_step
+        self.stop = StopSignals()
+        self.saved: Path | None = None
+        self.means = Means()
+        names = [m.name for m in plan.pretext]
+        weights = [f"weight:{name}" for name in names] if plan.recipe.weighting == "uncertainty" else []
+        self.table = run.log(["epoch", "step", "lr", "loss", *names, *weights, "images_per_s", "waiting"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, and the log where the run starts."""
+        self.stop.listen()
+        if self.ranks.first:
+            self.table.rewind(self.first_step)
+            self.loggers = open_loggers(self.plan.recipe.loggers, self.run.folder)
+        self.begin = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Any,  # noqa: ANN401 - Lightning's signature
+        batch_idx: int,
+    ) -> None:
+        """Count a micro-batch; act when it completed an optimiser step."""
+        module: Pretraining = pl_module  # type: ignore[assignment]
+        position, raw = batch
+        self.means.add(module.last)
+        world = self.ranks.world
+        if (position.batch // world + 1) % (self.plan.recipe.accumulate // world):
+            return
+        module.step += 1
+        progress = self._progress(position.epoch + 1, module)
+        if self.ranks.first:
+            self._tell(progress, module, position, raw)
+        stopping = bool(trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False))
+        due = self._ends_epoch(module) and progress.epoch % self.plan.recipe.checkpoint_epochs == 0
+        if self.ranks.first and (due or stopping or module.step == self.plan.steps):
+            self._save(trainer.optimizers[0], module)
+        if stopping:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the loggers; no process leaves before the last checkpoint stands."""
+        close_loggers(self.loggers)
+        trainer.strategy.barrier()
+
+    def _tell(self, progress: TrainProgress, module: Pretraining, position: Position, raw: Batch) -> None:
+        ends, every = self._ends_epoch(module), self.plan.recipe.figure_epochs
+        if ends or module.step % LOG_STEPS == 0:
+            self._write_row(progress, module)
+        if ends and every and progress.epoch % every == 0:
+            self._draw(module, position, raw)
+        self.report(progress)
+
+    def _ends_epoch(self, module: Pretraining) -> bool:
+        return module.step % self.plan.steps_per_epoch == 0
+
+    def _draw(self, module: Pretraining, position: Position, raw: Batch) -> None:
+        figure = module.reconstruction(raw, position, synthetic=self.synthetic)
+        save_figure(figure, self.run.folder / FIGURES / f"step-{module.step:08d}.png", dpi=FIGURE_DPI)
+
+    def _progress(self, epoch: int, module: Pretraining) -> TrainProgress:
+        seconds = time.perf_counter() - self.begin
+        return TrainProgress(
+            epoch=epoch,
+            epochs=self.plan.recipe.epochs,
+            step=module.step,
+            steps=self.plan.steps,
+            resumed=self.first_step,
+            loss=float(module.last["loss"]),
+            images_per_s=(module.step - self.first_step) * self.plan.recipe.batch_size / seconds,
+            waiting=self.waited_s() / seconds,
+            seconds=seconds,
+        )
+
+    def _write_row(self, progress: TrainProgress, module: Pretraining) -> None:
+        row: dict[str, float] = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "lr": self.plan.learning_rate(progress.step - 1),
+            **self.means.take(),
+            "images_per_s": round(progress.images_per_s, 1),
+            "waiting": round(progress.waiting, 3),
+        }
+        if self.plan.recipe.weighting == "uncertainty":
+            log_vars = module.losses.log_vars.tolist()
+            for task, log_var in zip(module.losses.tasks, log_vars, strict=True):
+                row[f"weight:{task.name}"] = math.exp(-log_var)
+        self.table.append(row)
+        for logger in self.loggers:
+            logger.log_metrics({key: float(value) for key, value in row.items()}, step=progress.step)
+
+    def _save(self, optimizer: torch.optim.Optimizer, module: Pretraining) -> None:
+        modules: dict[str, nn.Module] = {"model": module.model, "losses": module.losses}
+        refuse_nan(modules, module.step)
+        state = optimizer_tensors(optimizer, module.parameter_names())
+        progress = {"step": module.step, "steps": self.plan.steps}
+        config = {**self.config, "progress": progress}
+        self.saved = self.run.publish(
+            module.step,
+            lambda folder: write_checkpoint(folder, modules, config, optimizer=state, progress=progress),
+            keep=self.plan.recipe.keep,
+        )
+
+
+def refuse_nan(modules: Mapping[str, nn.Module], step: int) -> None:
+    """Keep weights that are not finite from replacing the last good checkpoint.
+
+    Raises
+    ------
+    TrainingDiverged
+        Names the first such weights.
+    """
+    for prefix, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingDiverged(
+                    f"The weights {prefix}.{name} are not finite numbers after step {step}; lower --lr, and continue "
+                    "from the last checkpoint or start another run."
+                )

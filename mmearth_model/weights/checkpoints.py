@@ -1,0 +1,432 @@
+"""Checkpoints: a folder of numbers (safetensors) and words (JSON); nothing is ever unpickled.
+
+::
+
+    CHECKPOINT/model.safetensors         weights of encoder, decoder and heads (``model.``) and of the loss
+    (``losses.``) CHECKPOINT/config.json               shape of the model, normalisation, recipe, store: all that is
+    needed to use it CHECKPOINT/state/optimizer.safetensors, progress.json    what continuing the run needs, and nobody
+    else
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from mmearth_data import FileInputError, InputError, Modality, reason_of, write_text
+from mmearth_model.data.targets import Normaliser
+from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
+from mmearth_model.network.losses import LossConfig, MultiTaskLoss
+from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
+from mmearth_model.saving import save_tensors
+from mmearth_model.training.runs import Run
+from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
+from mmearth_model.weights.released import SUFFIXES, fetch, find_released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+Value = TypeVar("Value")
+MODEL_FILE = "model.safetensors"
+ENCODER_PREFIX = "model.encoder."
+CONFIG_FILE = "config.json"
+OPTIMIZER_FILE = "state/optimizer.safetensors"
+PROGRESS_FILE = "state/progress.json"
+FORMAT = 1
+ARCHITECTURE = "mp-mae"
+ENCODER_ONLY = "convnext-v2"
+"""Architecture of an imported encoder without decoder and heads."""
+SECTIONS = ("model", "loss", "normaliser", "recipe", "store", "progress")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk; its configuration has been read and checked, its tensors have not.
+
+    Attributes
+    ----------
+    folder
+        Its folder.
+    config
+        Content of ``config.json``.
+    padding
+        Padding of the encoder that replaces the checkpoint's own (see `load_checkpoint`).
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    padding: Padding | None = None
+
+    @property
+    def encoder_only(self) -> bool:
+        """Whether it has neither decoder nor heads."""
+        return bool(self.config["architecture"] == ENCODER_ONLY)
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """From raw batches to this model's input and targets.
+
+        Raises
+        ------
+        FileInputError
+            When the weights were imported without statistics.
+        """
+        if self.config["normaliser"] is None:
+            raise FileInputError(
+                self.folder / CONFIG_FILE,
+                "expected statistics to normalise tiles with, got imported weights without; convert them again with "
+                "--store STORE.",
+            )
+        return _of_file(self.folder / CONFIG_FILE, Normaliser.from_config, self.config["normaliser"])
+
+    @property
+    def model_config(self) -> MPMAEConfig:
+        """Shape of the model."""
+        if self.encoder_only:
+            raise FileInputError(self.folder / CONFIG_FILE, "expected a whole MP-MAE, got an encoder alone.")
+        return _of_file(self.folder / CONFIG_FILE, MPMAEConfig.from_dict, self.config["model"])
+
+    @property
+    def encoder_config(self) -> EncoderConfig:
+        """Configuration of the encoder, including its padding."""
+        own = (
+            _of_file(self.folder / CONFIG_FILE, _encoder_of, self.config["model"])
+            if self.encoder_only
+            else self.model_config.encoder
+        )
+        return own if self.padding is None else dataclasses.replace(own, **padded(self.padding))
+
+    @property
+    def learned(self) -> tuple[Modality, ...]:
+        """Modalities that were predicted while training."""
+        normaliser = self.normaliser
+        return tuple(normaliser.modalities[name] for name in normaliser.targets)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["recipe"].get("seed", 0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights, by name.
+
+        Raises
+        ------
+        FileInputError
+            When the file is missing, cut short or damaged.
+        """
+        return read_tensors(self.folder / MODEL_FILE)
+
+    def model(self) -> MPMAE:
+        """Load the whole network with its weights, on the CPU, in evaluation mode.
+
+        Raises
+        ------
+        FileInputError
+            When the weights are damaged or those of another architecture.
+        """
+        model = MPMAE(self.model_config)
+        self.load_into({"model": model})
+        return model.eval()
+
+    def encoder(self, **changes: Any) -> ConvNeXtV2:
+        """Load the encoder with its weights, on the CPU, in evaluation mode; ``changes`` of its configuration."""
+        encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
+        weights = {n: t for n, t in self.tensors().items() if n.startswith(ENCODER_PREFIX)}
+        _fill(self.folder / MODEL_FILE, encoder, weights, ENCODER_PREFIX)
+        return encoder.eval()
+
+    def load_into(self, modules: Mapping[str, nn.Module]) -> None:
+        """Copy the weights into modules, by prefix of their names.
+
+        Raises
+        ------
+        FileInputError
+            When names or shapes do not fit.
+        """
+        tensors = self.tensors()
+        for prefix, module in modules.items():
+            _fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
+
+    @classmethod
+    def read(cls, path: Path, padding: Padding | None = None) -> Self:
+        """Open a checkpoint folder, or the last checkpoint of a run folder; see `load_checkpoint`.
+
+        Raises
+        ------
+        InputError
+            When there is no checkpoint, or it was written by something else.
+        """
+        folder = find_checkpoint(path).absolute()
+        file = folder / CONFIG_FILE
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileInputError(
+                file, f"expected the configuration of a checkpoint, got: {reason_of(error)}."
+            ) from None
+        found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
+        if found not in ((ARCHITECTURE, FORMAT), (ENCODER_ONLY, FORMAT)):
+            raise FileInputError(
+                file, f"expected architecture {ARCHITECTURE!r} in format {FORMAT}, got {found}; use another version."
+            )
+        missing = [section for section in SECTIONS if section not in config]
+        if missing:
+            raise FileInputError(file, f"expected a whole configuration, got one without {', '.join(missing)}.")
+        return cls(folder, config, padding)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Folder of a checkpoint: the given one, or the last of a run.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    if (path / CONFIG_FILE).is_file():
+        return path
+    latest = Run(path).latest()
+    if latest is None:
+        what = "a folder without" if path.is_dir() else "a file" if path.exists() else "nothing there"
+        raise InputError(
+            f"{path}: expected a checkpoint ({MODEL_FILE}, {CONFIG_FILE}) or a run that has one, got {what}."
+        )
+    return latest
+
+
+def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Checkpoint:
+    """Open a checkpoint: its folder, or a run's folder (the last checkpoint).
+
+    Parameters
+    ----------
+    path
+        The folder.
+    padding
+        Padding of its encoder. ``reference`` pads like the released classification model and uses the GRN epsilon of
+        that model (1e-4): this is what the released code computes when it fine-tunes or probes. ``same`` pads as in
+        pretraining. None uses the checkpoint's own, which is ``same`` unless it was converted from a released
+        classifier.
+
+    Raises
+    ------
+    InputError
+        When there is no checkpoint, or it was written by something else.
+    """
+    return Checkpoint.read(Path(path), None if padding is None else check_padding(padding))
+
+
+def check_padding(padding: str) -> Padding:
+    """Refuse an unknown padding.
+
+    Raises
+    ------
+    InputError
+        Names the known paddings.
+    """
+    if padding not in get_args(Padding):
+        raise InputError(f"--padding: expected {' or '.join(get_args(Padding))}, got {padding!r}.")
+    return padding  # type: ignore[return-value]
+
+
+def padded(padding: Padding) -> dict[str, Any]:
+    """Fields of an `EncoderConfig` that go with a padding."""
+    return {"padding": padding, **({"grn_eps": DENSE_GRN_EPS} if padding == "reference" else {})}
+
+
+def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: float | None = None) -> ConvNeXtV2:
+    """Load a pretrained encoder, dense, on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    path
+        A checkpoint or run folder; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released
+        checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
+    grn_eps
+        GRN's epsilon; by default that of the weights, or of ``padding``.
+
+    Raises
+    ------
+    InputError
+        When no encoder is found there.
+
+    Examples
+    --------
+    >>> encoder = load_encoder("runs/planet")  # doctest: +SKIP
+    >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
+    >>> load_encoder("mmearth64-atto-all-uncertainty")  # doctest: +SKIP
+
+    For third-party decoders, the encoder describes its feature maps; `mmearth_model.FeatureMaps` shows how to connect
+    them:
+
+    >>> encoder.channels, encoder.strides  # doctest: +SKIP
+    ((40, 80, 160, 320), (1, 2, 4, 8))
+    >>> encoder.feature_info.channels(), encoder.feature_info.reduction()  # as of timm's  # doctest: +SKIP
+    ([40, 80, 160, 320], [1, 2, 4, 8])
+    """
+    changes = {} if padding is None else padded(check_padding(padding))
+    changes |= {} if grn_eps is None else {"grn_eps": grn_eps}
+    released = find_released(str(path))
+    file = Path(path) if released is None else fetch(released)
+    if not file.is_file() or file.suffix not in SUFFIXES:
+        return load_checkpoint(file).encoder(**changes)
+    return encoder_of_file(file, **changes)
+
+
+def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
+    """Load the encoder of a file of third-party weights, with ``changes`` to its configuration; see `load_encoder`.
+
+    Raises
+    ------
+    FileInputError
+        When the file holds no encoder.
+    """
+    found = import_weights(file)
+    encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
+    _fill(file, encoder, {n: t for n, t in found.tensors.items() if n.startswith(ENCODER_PREFIX)}, ENCODER_PREFIX)
+    return encoder.eval()
+
+
+def write_checkpoint(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+    *,
+    optimizer: Mapping[str, Tensor] | None = None,
+    progress: Mapping[str, Any] | None = None,
+) -> None:
+    """Fill a folder with a checkpoint (see `mmearth_data.staged_folder` for doing so atomically).
+
+    Parameters
+    ----------
+    folder
+        Exists and is empty.
+    modules
+        Prefix -> module.
+    config
+        The `SECTIONS`.
+    optimizer, progress
+        Training state; None writes a checkpoint that cannot be continued.
+    """
+    weights = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
+    write_tensors(folder, weights, config)
+    if optimizer is not None and progress is not None:
+        save_tensors(optimizer, folder / OPTIMIZER_FILE)
+        write_text(folder / PROGRESS_FILE, json.dumps(dict(progress), indent=1) + "\n")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Fill a folder with weights under their final names, and with their configuration; see `write_checkpoint`."""
+    save_tensors(tensors, folder / MODEL_FILE)
+    content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
+    write_text(folder / CONFIG_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def loss_of(checkpoint: Checkpoint) -> MultiTaskLoss:
+    """Load the losses of a checkpoint, with their learned weights."""
+    losses = MultiTaskLoss(checkpoint.model_config.tasks, LossConfig(**checkpoint.config["loss"]))
+    checkpoint.load_into({"losses": losses})
+    return losses
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """State of an optimiser as named tensors; ``names``: id of a parameter -> its name."""
+    return {
+        f"{key}/{names[id(parameter)]}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_tensors`, on the parameters' device."""
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        key, _, parameter = name.partition("/")
+        by_parameter.setdefault(parameter, {})[key] = tensor
+    ordered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    whole = optimizer.state_dict()
+    whole["state"] = {i: by_parameter[name] for i, name in enumerate(ordered) if name in by_parameter}
+    optimizer.load_state_dict(whole)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises
+    ------
+    FileInputError
+        When it is missing, cut short or not such a file.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise FileInputError(file, f"expected a whole safetensors file, got: {reason_of(error)}.") from None
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Where training stood; see `write_checkpoint`.
+
+    Raises
+    ------
+    FileInputError
+        When the checkpoint has no training state.
+    """
+    file = folder / PROGRESS_FILE
+    try:
+        progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileInputError(
+            file, f"expected the training state of a run, got: {reason_of(error)}; choose another --out."
+        ) from None
+    return progress
+
+
+def _fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Copy those tensors into a module whose names begin with a prefix."""
+    own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    _check_fit(file, module.state_dict(), own)
+    module.load_state_dict(own)
+
+
+def _check_fit(file: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    wrong = sorted(name for name in expected.keys() & got.keys() if expected[name].shape != got[name].shape)
+    for what, names in (
+        ("without", sorted(expected.keys() - got.keys())),
+        ("with the unknown", sorted(got.keys() - expected.keys())),
+        ("with another shape of", wrong),
+    ):
+        if names:
+            raise FileInputError(
+                file,
+                f"expected the weights of the architecture that {CONFIG_FILE} describes, got {len(got)} tensors {what} "
+                f"{names[0]} ({len(names)} such); use the two files that were written together.",
+            )
+
+
+def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:
+    try:
+        return EncoderConfig(**model["encoder"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"expected a valid encoder configuration, got one that does not fit: {error}.") from None
+
+
+def _of_file(file: Path, build: Callable[[Mapping[str, Any]], Value], entry: Mapping[str, Any]) -> Value:
+    """Build a value from a section of a file, and name the file when it does not fit."""
+    try:
+        return build(entry)
+    except FileInputError:
+        raise
+    except InputError as error:
+        raise FileInputError(file, str(error)) from None

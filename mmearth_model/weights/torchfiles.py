@@ -1,0 +1,457 @@
+"""Reads files written by ``torch.save``, without PyTorch's unpickler and without running anything.
+
+A file holds a pickle, which describes how tensors are assembled, and the numbers themselves. The pickle is read with a
+table of allowed names (`mmearth_model.weights.pickles`): tensors, parameters and ordered dictionaries become records of this
+module. Every other name becomes an inert `Placeholder`, which is allowed only inside ``args``, the options of the run.
+These contain whatever the training program put there: paths, devices, NumPy scalars. A placeholder outside ``args``
+makes the file invalid. Names that can run something (``os.system``, ``builtins.eval``) are refused everywhere, because
+no legitimate file contains them.
+
+Each tensor is checked against the size of the numbers in the file before any of them are read.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import torch
+
+from mmearth_data import FileInputError, reason_of
+from mmearth_model.weights.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, number, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from torch import Tensor
+
+OPTIONS = "args"
+ZIP = b"PK\x03\x04"
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+"""First two pickles of a file written by PyTorch 1.5 or earlier (``torch.serialization``)."""
+LENGTH_BYTES = 8
+INT64 = 2**63
+"""Sizes, strides and offsets are less."""
+
+STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "ComplexDoubleStorage": torch.complex128, "ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8,
+}  # fmt: skip
+DTYPES = {name: dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
+DATA_TYPES = frozenset((
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long", "object", "range", "set",
+    "slice", "str", "tuple", "type", "unicode", "xrange",
+))  # fmt: skip
+"""Builtins that only create values, with those of Python 2 (pickles of PyTorch name them); the others have effects."""
+ACTING = frozenset((
+    "asyncio", "bdb", "builtins", "cProfile", "code", "codeop", "commands", "ctypes", "importlib", "marshal",
+    "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "pip", "posix", "profile", "pty", "runpy", "shutil",
+    "socket", "subprocess", "sys", "threading", "timeit", "webbrowser",
+))  # fmt: skip
+"""Modules whose functions run something, or give access to something that does."""
+ATOMS = frozenset((NoneType, bool, int, float, complex, str, bytes, torch.dtype))
+
+
+class Placeholder:
+    """Placeholder for anything that a pickle names: stores arguments and state, does nothing.
+
+    Attributes
+    ----------
+    called
+        Its name in the pickle.
+    arguments, state
+        As pickled.
+    """
+
+    called: ClassVar[str] = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any, **_: Any) -> Self:
+        """Accept any arguments, as the original might."""
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, None
+        return made
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Accept an item of a mapping and drop it."""
+
+    def __call__(self, *_: Any, **__: Any) -> Self:
+        """Do nothing."""
+        return self
+
+    def append(self, item: object) -> None:
+        """Accept an item of a sequence and drop it."""
+
+    def extend(self, items: object) -> None:
+        """Accept items of a sequence and drop them."""
+
+    def add(self, item: object) -> None:
+        """Accept an item of a set and drop it."""
+
+
+class Ordered(dict[Any, Any]):
+    """Replacement for `collections.OrderedDict`; anything else pickled with one (``_metadata``) is dropped."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class StorageType:
+    """Replacement for a class of storages.
+
+    Attributes
+    ----------
+    dtype
+        Type of its numbers.
+    """
+
+    dtype: torch.dtype
+
+    def __setstate__(self, state: object) -> None:
+        raise Refused("a type with a state")
+
+
+@dataclass(slots=True)
+class Storage:
+    """A storage of a file whose numbers have not been read yet.
+
+    Attributes
+    ----------
+    key
+        Key of the storage in the file.
+    dtype
+        Type of each number.
+    count
+        Number of elements according to the pickle.
+    """
+
+    key: str
+    dtype: torch.dtype
+    count: int
+
+
+@dataclass(slots=True)
+class StoredTensor:
+    """A tensor of a file whose numbers have not been read yet.
+
+    Attributes
+    ----------
+    storage
+        Storage of its numbers.
+    offset
+        Offset of its first number, in elements of ``dtype``.
+    size, stride
+        As in a tensor.
+    dtype
+        Type of its elements.
+    """
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def problem(self) -> str | None:
+        """Describe what is wrong with it, if anything: it must use numbers of its storage, each at most once."""
+        numbers = (self.offset, *self.size, *self.stride) if type(self.size) is type(self.stride) is tuple else (None,)
+        if not isinstance(self.storage, Storage) or not all(type(n) is int and 0 <= n < INT64 for n in numbers):
+            return "a tensor of no shape"
+        if len(self.size) != len(self.stride):
+            return "a tensor of no shape"
+        has, rest = divmod(self.storage.count * self.storage.dtype.itemsize, self.dtype.itemsize)
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        if rest or prod(self.size) > has or (prod(self.size) and last >= has):
+            return f"a tensor of shape {self.size} in a storage of {has}"
+        return None
+
+
+def _tensor(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> StoredTensor:
+    return StoredTensor(storage, offset, size, stride, storage.dtype)
+
+
+def _typed_tensor(
+    storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], _: object, __: object,
+    dtype: torch.dtype, *___: object,
+) -> StoredTensor:  # fmt: skip
+    if not isinstance(dtype, torch.dtype):
+        raise Refused("a tensor of no type")
+    return StoredTensor(storage, offset, size, stride, dtype)
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): Maker(_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): Maker(_typed_tensor),
+    ("torch._utils", "_rebuild_parameter"): Maker(lambda tensor, *_: tensor),
+    ("torch", "Size"): Maker(lambda sizes=(): tuple(sizes)),
+    ("collections", "OrderedDict"): Ordered,
+    ("_codecs", "encode"): NUMBERS["_codecs", "encode"],
+    **{("torch", name): StorageType(dtype) for name, dtype in STORAGES.items()},
+    ("torch.storage", "UntypedStorage"): StorageType(torch.uint8),
+    **{("torch", name): dtype for name, dtype in DTYPES.items()},
+}
+"""(module, name) in a pickle -> its replacement here, wherever it occurs."""
+
+
+class Numbers(Protocol):
+    """Where a file stores the numbers of its storages."""
+
+    def size(self, storage: Storage) -> int | None:
+        """Size of a storage in bytes; None if the file has no storage with that key."""
+        ...
+
+    def read(self, storage: Storage) -> bytes:
+        """Bytes of a storage."""
+        ...
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """Content of a file of ``torch.save``: its structure has been checked, but no numbers have been read.
+
+    Attributes
+    ----------
+    content
+        Mappings, sequences, plain values and `StoredTensor`; `Placeholder` inside ``args`` only.
+    numbers
+        Numbers of its storages.
+    """
+
+    content: dict[Any, Any]
+    numbers: Numbers
+    _read: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensor(self, stored: StoredTensor) -> Tensor:
+        """Read a tensor; tensors that share numbers in the file share memory."""
+        storage = stored.storage
+        if storage.key not in self._read:
+            content = bytearray(self.numbers.read(storage))
+            self._read[storage.key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)  # fmt: skip
+        flat = self._read[storage.key].view(stored.dtype)
+        return torch.as_strided(flat, stored.size, stored.stride, stored.offset)
+
+    def options(self) -> dict[str, Any]:
+        """``args`` as plain values, including NumPy's numbers; everything else in there is left out."""
+        args = self.content.get(OPTIONS)
+        found = args.state if isinstance(args, Placeholder) else args
+        if not isinstance(found, dict):
+            return {}
+        values = {key: _number(value) for key, value in found.items() if isinstance(key, str)}
+        return {key: value for key, value in values.items() if type(value) in ATOMS - {NoneType, torch.dtype}}
+
+
+def read_torch(file: Path) -> TorchFile:
+    """Read a file written by ``torch.save``.
+
+    Parameters
+    ----------
+    file
+        In the current format (a zip archive) or that of PyTorch 1.5 and earlier.
+
+    Raises
+    ------
+    FileInputError
+        When the file is missing, truncated or damaged, or names anything but tensors, containers and numbers outside
+        ``args``; nothing in it was executed.
+    """
+    with refusing(file):
+        with file.open("rb") as opened:
+            zipped = opened.read(len(ZIP)) == ZIP
+        found = _read_zip(file) if zipped else _read_legacy(file)
+        _check(found)
+    return found
+
+
+@contextmanager
+def refusing(file: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a damaged or malicious file, or with numbers read later, into one line.
+
+    Raises
+    ------
+    FileInputError
+        Says what is wrong with the file.
+    """
+    try:
+        yield
+    except Refused as error:
+        raise FileInputError(
+            file,
+            f"expected tensors and options only, got a pickle that asks for {error}; nothing in it was executed. Use a "
+            "file from a source that you trust.",
+        ) from None
+    except DAMAGED as error:
+        raise FileInputError(
+            file,
+            f"expected a complete file of torch.save, got a damaged or other file ({ascii(str(error))[1:81]}); "
+            "nothing in it was executed. Download it again.",
+        ) from None
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        # RuntimeError: an encrypted member, or one of a later version of the format
+        raise FileInputError(
+            file, f"expected a complete file of weights, got: {reason_of(error)[:200]}; download it again."
+        ) from None
+
+
+def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - what a name stands for
+    if (module, name) in KNOWN:
+        return KNOWN[module, name]
+    if module.partition(".")[0] in ACTING and not (module == "builtins" and name in DATA_TYPES):
+        raise Refused(shown(module, name))
+    return type("Placeholder", (Placeholder,), {"called": shown(module, name)})
+
+
+def _storage(pid: Any) -> Storage:  # noqa: ANN401 - whatever was pickled
+    """Storage of a persistent id: its kind, class, key, device and length, and formerly a view, which is always None."""
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
+        raise Refused("an object outside the pickle that is no storage")
+    _, kind, key, _, count = pid[:5]
+    if not isinstance(kind, StorageType) or not isinstance(key, str) or type(count) is not int or count < 0:
+        raise Refused("a storage of no kind")
+    return Storage(key, kind.dtype, count)
+
+
+# ---------------------------------------------------------------- the two formats
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """Storages in a zip archive, one member each."""
+
+    file: Path
+    members: Mapping[str, zipfile.ZipInfo]
+    folder: str
+
+    def size(self, storage: Storage) -> int | None:
+        member = self.members.get(f"{self.folder}/data/{storage.key}")
+        return None if member is None else member.file_size
+
+    def read(self, storage: Storage) -> bytes:
+        with zipfile.ZipFile(self.file) as archive:
+            return archive.read(self.members[f"{self.folder}/data/{storage.key}"])
+
+
+def _read_zip(file: Path) -> TorchFile:
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        packed = sum(member.file_size for member in members.values()) > file.stat().st_size
+        if packed or any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+            raise zipfile.BadZipFile("a compressed archive, which torch.save does not write")
+        pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise zipfile.BadZipFile("an archive without data.pkl")
+        folder = pickles[0].removesuffix("/data.pkl")
+        order = members.get(f"{folder}/byteorder")
+        if order is not None and archive.read(order).strip() != b"little":
+            raise zipfile.BadZipFile("numbers of a big-endian machine")
+        content = load(io.BytesIO(archive.read(pickles[0])), _lookup, _storage)
+    return TorchFile(content, _Archive(file, members, folder))
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """Storages one after another, each after its length."""
+
+    file: Path
+    spans: Mapping[str, tuple[int, int]]
+
+    def size(self, storage: Storage) -> int | None:
+        return self.spans.get(storage.key, (0, None))[1]
+
+    def read(self, storage: Storage) -> bytes:
+        start, length = self.spans[storage.key]
+        with self.file.open("rb") as opened:
+            opened.seek(start)
+            return opened.read(length)
+
+
+def _read_legacy(file: Path) -> TorchFile:
+    named: dict[str, Storage] = {}
+
+    def storage(pid: object) -> Storage:
+        found = _storage(pid)
+        return named.setdefault(found.key, found)
+
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        stream: BinaryIO = mapped  # type: ignore[assignment] # read, readline, seek and tell are all that is asked for
+        if (load(stream, _lookup), load(stream, _lookup)) != (LEGACY_MAGIC, LEGACY_PROTOCOL):
+            raise ValueError("a pickle of another kind")
+        if load(stream, _lookup).get("little_endian") is not True:
+            raise ValueError("numbers of a big-endian machine")
+        content, keys = load(stream, _lookup, storage), load(stream, _lookup)
+        spans, position = {}, mapped.tell()
+        for key in keys:
+            count = int.from_bytes(mapped[position : position + LENGTH_BYTES], "little")
+            length = count * named[key].dtype.itemsize
+            spans[key] = (position + LENGTH_BYTES, length)
+            position += LENGTH_BYTES + length
+        if position > len(mapped):
+            raise EOFError("it ends before its numbers do")
+    return TorchFile(content, _Sequence(file, spans))
+
+
+# ---------------------------------------------------------------- what may occur
+
+
+def _check(found: TorchFile) -> None:
+    """Refuse placeholders outside the options, and tensors whose numbers do not match those in the file."""
+    if not isinstance(found.content, dict):
+        raise Refused(f"{_named(found.content)} instead of a dictionary of weights")
+    left = [part for key, value in found.content.items() for part in (key, value) if key != OPTIONS]
+    seen: set[int] = set()
+    while left:
+        value = left.pop()
+        if type(value) in ATOMS or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if type(value) in (dict, Ordered):
+            left += [*value.keys(), *value.values()]
+        elif type(value) in (list, tuple, set, frozenset):
+            left += value
+        elif isinstance(value, StoredTensor):
+            _check_tensor(value, found.numbers)
+        else:
+            raise Refused(f"{_named(value)} outside {OPTIONS}")
+
+
+def _check_tensor(tensor: StoredTensor, numbers: Numbers) -> None:
+    problem = tensor.problem()
+    if problem is not None:
+        raise Refused(problem)
+    storage = tensor.storage
+    size = numbers.size(storage)
+    if size != storage.count * storage.dtype.itemsize:
+        raise ValueError(f"storage {storage.key} of {storage.count} numbers has {size} bytes")
+
+
+def _named(value: object) -> str:
+    kind = value if isinstance(value, type) else type(value)
+    return kind.called if issubclass(kind, Placeholder) else kind.__name__
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401 - any value
+    """Turn a NumPy scalar into a number."""
+    if not isinstance(value, Placeholder) or not value.called.endswith(".multiarray.scalar"):
+        return value
+    dtype, data = (*value.arguments, None, None)[:2]
+    try:
+        made = DType(*dtype.arguments)
+        made.__setstate__(dtype.state)
+        return number(made, data)
+    except (*DAMAGED, Refused):
+        return value
