@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.files.listing import is_data
-    from mmearth_data.files.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
     from mmearth_data.files.tables import Table, read_table
     from mmearth_data.files.writing import (
         append_text,
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
+    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
     from mmearth_data.recipe import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
@@ -92,22 +92,22 @@ _HOME = {
     "Finite": "terminal.options",
     "Kind": "catalog.modality",
     "Loader": "loading.loader",
-    "Marks": "files.rasterfile",
+    "Marks": "rasterfile",
     "Modality": "catalog.modality",
     "NO_LEVEL": "loading.scaling",
     "Place": "catalog.tile",
     "PreparedBuild": "api",
     "Progress": "building.executor",
-    "Raster": "files.rasterfile",
-    "Siblings": "files.rasterfile",
+    "Raster": "rasterfile",
+    "Siblings": "rasterfile",
     "Store": "api",
     "Table": "files.tables",
     "TileGrid": "catalog.tile",
     "YamlFile": "files.yamlfiles",
     "append_text": "files.writing",
-    "as_marks": "files.rasterfile",
+    "as_marks": "rasterfile",
     "build": "api",
-    "calibrate": "files.rasterfile",
+    "calibrate": "rasterfile",
     "check_output": "files.writing",
     "closest": "words",
     "connect": "building.cluster",
@@ -139,7 +139,7 @@ _HOME = {
     "published_missing_values": "interchange.form",
     "published_statistics": "interchange.statistics",
     "read_ids": "interchange.subset",
-    "read_raster": "files.rasterfile",
+    "read_raster": "rasterfile",
     "read_table": "files.tables",
     "read_yaml": "files.yamlfiles",
     "reason_of": "words",

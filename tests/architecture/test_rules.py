@@ -50,6 +50,8 @@ def module(name: str, source: str, *, is_package: bool = False) -> Module:
         ("mmearth_data.emulator.server.server", "import mmearth_data.sources.earthengine"),
         ("mmearth_data.emulator.server.server", "from mmearth_data.sources import earthengine"),
         ("mmearth_data.api", "from mmearth_data.cli import main"),
+        ("mmearth_data.planet.orbits", "from mmearth_data.sources.base import Survey"),
+        ("mmearth_model.network.encoder", "from mmearth_model.training.recipe import TrainRecipe"),
         ("mmearth_data.cli", "from mmearth_data.store import open_store"),
         ("mmearth_data.cli", "def f():\n    from mmearth_data.errors import InputError"),
         ("mmearth_data.store", "from mmearth_model.network.encoder import ConvNeXtV2"),
@@ -69,8 +71,8 @@ def test_layering_finds(name: str, source: str) -> None:
     ("name", "source"),
     [
         (
-            "mmearth_data.catalog.entries",
-            "from mmearth_data.errors import InputError\nfrom mmearth_data.geography.regions import Region",
+            "mmearth_data.geography.ecoregions",
+            "from mmearth_data.errors import InputError\nfrom mmearth_data.catalog.entries import load_catalog",
         ),
         ("mmearth_data.store.writer", "from mmearth_data.store.schema import StoreLayout\nfrom . import schema"),
         (
@@ -79,7 +81,7 @@ def test_layering_finds(name: str, source: str) -> None:
         ),
         ("mmearth_data.api", "from mmearth_data import __version__\nfrom mmearth_data.building import executor"),
         ("mmearth_data.cli", "from mmearth_data import build, __version__\nfrom mmearth_data.api import prepare"),
-        ("mmearth_data.emulator.server.server", "from mmearth_data.sources.synthetic import planet"),
+        ("mmearth_data.emulator.server.server", "from mmearth_data.planet import planet"),
         (
             "mmearth_model.data.targets",
             "from mmearth_data import Modality\nfrom mmearth_model.network.encoder import ConvNeXtV2\nimport torch",

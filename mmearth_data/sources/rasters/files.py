@@ -13,7 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from mmearth_data.catalog.tile import NO_TIME, PIXEL_M, TileGrid
 from mmearth_data.errors import FileInputError
-from mmearth_data.files.rasterfile import Calibration, calibrate, check_marks, open_raster, tags_of
+from mmearth_data.rasterfile import Calibration, calibrate, check_marks, open_raster, tags_of
 from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, horizontal, warp_to, warp_to_utm
 from mmearth_data.sources.rasters.tiff import missing_end
 from mmearth_data.words import os_problem

@@ -79,8 +79,8 @@ from pydantic import (
 )
 
 from mmearth_data.errors import FileInputError
-from mmearth_data.files.rasterfile import Marks, as_marks
 from mmearth_data.files.yamlfiles import read_yaml
+from mmearth_data.rasterfile import Marks, as_marks
 from mmearth_data.resources import PACKAGE
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.files.rasterfile import open_raster, read_window
+from mmearth_data.rasterfile import open_raster, read_window
 from mmearth_data.sources.base import to_stored
 from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
 from mmearth_data.sources.rasters.wrapping import columns_around, origins, pixels_of, window_parts

@@ -22,7 +22,7 @@ from mmearth_data.catalog.tile import (
     tile_ids,
 )
 from mmearth_data.errors import FileInputError
-from mmearth_data.files.rasterfile import Siblings
+from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
 from mmearth_data.sources.rasters.mapping import read_mapping, root_folder

@@ -12,7 +12,7 @@ import rasterio
 from rasters_world import CATALOG, write_tif
 
 from mmearth_data import FileInputError, Siblings, read_raster
-from mmearth_data.files.rasterfile import as_marks, calibrate, in_type
+from mmearth_data.rasterfile import as_marks, calibrate, in_type
 
 ASTER, SENTINEL2, LANDSAT = (CATALOG.modalities[name] for name in ("aster", "sentinel2", "landsat8"))
 
