@@ -13,8 +13,8 @@ import shapely
 from mmearth_data.emulator.algorithms.image import DOUBLE, Band, Image
 from mmearth_data.emulator.algorithms.lazy_bands import LazyBands, Makers
 from mmearth_data.emulator.algorithms.pyramids import MODE
+from mmearth_data.emulator.assets import archive, derived, scene_search
 from mmearth_data.emulator.assets.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
-from mmearth_data.emulator.assets.directory import archive, derived, scene_search
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import encode
 from mmearth_data.planet import era5, planet, products

@@ -25,7 +25,7 @@ from mmearth_data.emulator.algorithms import (
 )
 from mmearth_data.emulator.graph import expressions
 from mmearth_data.emulator.graph.registry import FUNCTIONS, Implementation
-from mmearth_data.emulator.server.server import profiles
+from mmearth_data.emulator.server import profiles
 
 MODULES = (
     band_functions,

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.assets.directory import describe_asset, list_assets, plain_id, tables
+from mmearth_data.emulator.assets import tables
+from mmearth_data.emulator.assets.directory import describe_asset, list_assets, plain_id
 from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, method_not_emulated, too_large
 from mmearth_data.emulator.graph.client_files import algorithms, discovery, methods
 from mmearth_data.emulator.graph.evaluate import Expression, Request
 from mmearth_data.emulator.graph.values import answered
+from mmearth_data.emulator.server import listings
 from mmearth_data.emulator.server.cheap import CheapAnswers
 from mmearth_data.emulator.server.output import map_tile, render_pixels
 from mmearth_data.emulator.server.profiles import Profiles
-from mmearth_data.emulator.server.server import listings
 from mmearth_data.emulator.server.work import Work, working
 
 if TYPE_CHECKING:

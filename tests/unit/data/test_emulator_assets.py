@@ -12,8 +12,9 @@ from emulator_pixels import call, request_context
 
 from mmearth_data.catalog.tile import TileGrid, utm_epsg
 from mmearth_data.emulator.algorithms.image import Grid, Image, Pixels, PixelType, Projection
+from mmearth_data.emulator.assets import scene_search
 from mmearth_data.emulator.assets.archive import CLOUD_CLASSES
-from mmearth_data.emulator.assets.directory import MAKERS, Few, Scenes, describe_asset, find, list_assets, scene_search
+from mmearth_data.emulator.assets.directory import MAKERS, Few, Scenes, describe_asset, find, list_assets
 from mmearth_data.emulator.graph.registry import encode
 from mmearth_data.planet.grids import Window
 from mmearth_data.planet.orbits import SENTINEL1

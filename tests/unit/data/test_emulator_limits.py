@@ -23,9 +23,10 @@ from mmearth_data.emulator.algorithms.image import Grid, Image
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import encode
 from mmearth_data.emulator.graph.values import answered
+from mmearth_data.emulator.server import output
 from mmearth_data.emulator.server.output import stored
 from mmearth_data.emulator.server.routes import MAX_REQUEST_BYTES
-from mmearth_data.emulator.server.server import Emulator, EmulatorOptions, output
+from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
 from mmearth_data.emulator.server.work import LONGEST_LIST, Work, working
 
 MEMORY = "User memory limit exceeded."
