@@ -23,24 +23,14 @@ from mmearth_data.errors import (
 from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
-    from mmearth_data.api import (
-        PreparedBuild,
-        Store,
-        build,
-        draw_sample,
-        export,
-        import_hdf5,
-        merge,
-        open_store,
-        prepare,
-        preview,
-        profile,
-        repair,
-        subset,
-    )
+    from mmearth_data.api import build, export, import_hdf5, merge, subset
     from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
+    from mmearth_data.building.prepare import PreparedBuild, draw_sample, prepare
+    from mmearth_data.building.preview import preview
     from mmearth_data.building.price import profile_lines
+    from mmearth_data.building.profile import profile
+    from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog, render_catalog, render_modality
     from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
     from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
@@ -69,6 +59,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
+    from mmearth_data.opened import Store, open_store
     from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
     from mmearth_data.recipe import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
@@ -96,11 +87,11 @@ _HOME = {
     "Modality": "catalog.modality",
     "NO_LEVEL": "loading.scaling",
     "Place": "catalog.tile",
-    "PreparedBuild": "api",
+    "PreparedBuild": "building.prepare",
     "Progress": "building.executor",
     "Raster": "rasterfile",
     "Siblings": "rasterfile",
-    "Store": "api",
+    "Store": "opened",
     "Table": "files.tables",
     "TileGrid": "catalog.tile",
     "YamlFile": "files.yamlfiles",
@@ -116,7 +107,7 @@ _HOME = {
     "describe_modality": "catalog.entries",
     "describe_os_error": "words",
     "did_you_mean": "words",
-    "draw_sample": "api",
+    "draw_sample": "building.prepare",
     "export": "api",
     "format_tile_id": "catalog.tile",
     "import_hdf5": "api",
@@ -128,13 +119,13 @@ _HOME = {
     "map_figure": "inspection",
     "merge": "api",
     "named_file": "files.yamlfiles",
-    "open_store": "api",
+    "open_store": "opened",
     "os_problem": "words",
     "parse_fault": "emulator.server.faults",
     "parse_tile_id": "catalog.tile",
-    "prepare": "api",
-    "preview": "api",
-    "profile": "api",
+    "prepare": "building.prepare",
+    "preview": "building.preview",
+    "profile": "building.profile",
     "profile_lines": "building.price",
     "published_missing_values": "interchange.form",
     "published_statistics": "interchange.statistics",
@@ -148,7 +139,7 @@ _HOME = {
     "render_catalog": "catalog.entries",
     "render_modality": "catalog.entries",
     "render_summary": "inspection",
-    "repair": "api",
+    "repair": "building.repair",
     "resolve_statistics": "loading.scaling",
     "sample_map": "inspection",
     "scale_of": "loading.scaling",

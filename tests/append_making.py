@@ -16,7 +16,8 @@ import pytest
 import shapely
 from build_making import MODALITIES, TILES_PER_SHARD, LoggedSource
 
-from mmearth_data import MMEarthError, api, build, load_catalog, make_recipe
+from mmearth_data import MMEarthError, build, load_catalog, make_recipe
+from mmearth_data.building import prepare
 from mmearth_data.geography.ecoregions import make_ecoregions
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def build_sampled(
 ) -> Store:
     """Begin, continue or grow the build."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: SignedIn(log, read_ms))
+        patch.setattr(prepare, "make_source", lambda recipe, catalog, ecoregions: SignedIn(log, read_ms))
         return build(recipe(ecoregions, **options), store, catalog=CATALOG, append=append)
 
 

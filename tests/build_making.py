@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.building.build import run_build
 from mmearth_data.building.plan import BuildPlan, Reserve, plan_given
-from mmearth_data.building.running import run_build
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import Place, TileGrid, tile_ids, utm_epsg
 from mmearth_data.errors import MMEarthError, TileUnavailable

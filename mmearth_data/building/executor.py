@@ -47,6 +47,28 @@ class Progress:
     accounts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+def in_rows(report: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
+    """Report progress in rows the way a build does."""
+    start = time.perf_counter()
+    resumed: list[int] = []
+
+    def reported(done: int, total: int) -> None:
+        resumed.append(done)
+        if report is not None:
+            report(
+                Progress(
+                    rows_done=done,
+                    rows_total=total,
+                    filled=done - resumed[0],
+                    rejected=0,
+                    resumed=resumed[0],
+                    seconds=time.perf_counter() - start,
+                )
+            )
+
+    return reported
+
+
 def run(
     plan: BuildPlan,
     source: Source,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.sources.earthengine.estimate import EECU_SECONDS, estimate
+from mmearth_data.sources.opening import over_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
 
 EECU_HOURS_A_MONTH = {"Community": 150, "Contributor": 1_000, "Partner": 100_000}
@@ -121,3 +125,28 @@ def profile_lines(found: Mapping[str, Any]) -> list[str]:
             f"{needs['tiles']:,} tiles take {needs['hours']:.3g} hours with {needs['threads']} threads at best"
         )
     return [*lines, *found["notes"]]
+
+
+def describe_needs(recipe: BuildRecipe, source: Source, layout: StoreLayout, tiles: int) -> dict[str, Any]:
+    """Describe a store, and what filling some of its rows takes; JSON-ready."""
+    per_tile = {m.name: math.prod(m.array_shape(layout.size_px)) * m.dtype.itemsize for m in layout.stored}
+    account = {
+        "source": {"name": source.name, "synthetic": source.synthetic},
+        "tiles": tiles,
+        "tile_size_px": layout.size_px,
+        "shards": layout.shards,
+        "tiles_per_shard": layout.tiles_per_shard,
+        "raw_bytes_per_tile": per_tile,
+        "raw_bytes": tiles * sum(per_tile.values()),
+        "store_objects": store_objects(layout),
+    }
+    if over_network(source):
+        account["estimate"] = price(
+            layout,
+            tiles=tiles,
+            in_flight=recipe.in_flight,
+            per_second=recipe.per_second,
+            latency_s=recipe.latency_s,
+            eecu_per_tile=recipe.eecu_per_tile,
+        )
+    return account

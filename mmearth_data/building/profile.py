@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from mmearth_data.building.prepare import layout_of, planned, read_inputs
+from mmearth_data.building.price import describe_needs
 from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.tile import Place
+    from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
 
@@ -28,6 +32,46 @@ class ProfiledSource(Protocol):
     def profiling(self) -> AbstractContextManager[dict[str, dict[str, Any]]]:
         """Measure the requests of a block; filled when it ends: kind -> requests, seconds, eecu_seconds (or None)."""
         ...
+
+
+def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) -> dict[str, Any]:
+    """Measure a few tiles of a recipe, one after the other, and tell what all of them will need; writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        What is to be built.
+    tiles
+        Number of locations to measure, sampled as for the recipe itself.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+
+    Returns
+    -------
+    dict
+        JSON-ready: what `mmearth_data.building.profile.profile_tiles` measured, and ``recipe``: what `preview` says
+        of its tiles, with the measured seconds and EECU-seconds in place of assumptions.
+
+    Raises
+    ------
+    InputError
+        When an input cannot be used, or none of the locations is available.
+    """
+    if tiles < 1:
+        raise InputError(f"--profile: expected at least one tile, got {tiles}.")
+    inputs = read_inputs(recipe, catalog, connect=True)
+    plan = planned(recipe.model_copy(update={"tiles": tiles, "tiles_per_shard": tiles}), inputs).plan
+    places = [slot.place for slot in plan.shard(0).slots]
+    found = profile_tiles(inputs.source, places, plan.layout)
+    all_tiles = recipe.tiles if recipe.source_file is None else plan.layout.tiles
+    measured = recipe.model_copy(
+        update={"latency_s": seconds_of(found, "image:computePixels"), "eecu_per_tile": found["eecu_per_tile"] or None}
+    )
+    needs = describe_needs(measured, inputs.source, layout_of(recipe, inputs.modalities, all_tiles), all_tiles)
+    if "estimate" not in needs:
+        hours = all_tiles * found["seconds_per_tile"] / recipe.threads / 3600
+        needs |= {"threads": recipe.threads, "hours": round(hours, 4)}
+    return {**found, "recipe": needs}
 
 
 def profile_tiles(source: Source, places: Sequence[Place], layout: StoreLayout) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -151,6 +151,7 @@ class SourceWithEcoregions(Source, Protocol):
         ...
 
 
+@runtime_checkable
 class SourceOverNetwork(Source, Protocol):
     """A source that waits for a service rather than computes."""
 

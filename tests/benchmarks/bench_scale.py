@@ -73,8 +73,7 @@ def build_null(folder: Path, tiles: int, size_px: int, *, pixels: str, sampled: 
 
 def make_plan(tiles: int, size_px: int, *, sampled: bool) -> Any:
     """Plan of a build: sampled on the synthetic planet as any other, or, quickly, places in rows along the equator."""
-    from mmearth_data import make_recipe
-    from mmearth_data.api import prepare
+    from mmearth_data import make_recipe, prepare
 
     if sampled:
         return prepare(make_recipe(None, {"source": "synthetic", "tiles": tiles, "tile_size": size_px})).plan

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from test_build_crashes import ENVIRONMENT, RASTERS, TESTS, committed, wait_until, watched
 from test_store_building import FullDisk, digests
 
-from mmearth_data import InputError, RetryLater, Store, api, build, make_recipe, open_store, preview, repair, verify
-from mmearth_data.building.growing import begin_append
+from mmearth_data import InputError, RetryLater, Store, build, make_recipe, open_store, preview, repair, verify
+from mmearth_data.building import prepare
+from mmearth_data.building.append import begin_append
 from mmearth_data.cli import cli
 
 MORE = 6
@@ -230,7 +231,7 @@ def test_a_grown_store_is_repaired(appends: int, folder: Path, tmp_path: Path) -
         data[100] ^= 1
         path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: SignedIn(log))
+        patch.setattr(prepare, "make_source", lambda recipe, catalog, ecoregions: SignedIn(log))
         report = repair(store, source="synthetic", ecoregions=ecoregions, catalog=CATALOG)
     assert report.problems == ()
     assert digests(store) == before
@@ -278,7 +279,7 @@ def test_the_command_line_ends_in_2(tmp_path: Path) -> None:
 
 def test_a_dry_run_tells_of_the_new_tiles(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "make_source", lambda recipe, catalog, ecoregions: SignedIn(folder / "log"))
+        patch.setattr(prepare, "make_source", lambda recipe, catalog, ecoregions: SignedIn(folder / "log"))
         account = preview(recipe(folder / "eco.parquet"), append=MORE, out=folder / "first.zarr")
     assert account["tiles"] == account["sample"]["tiles"] == MORE
     files = [path for path in (folder / "grown.zarr").rglob("*") if path.is_file() and "_ledger" not in path.parts]

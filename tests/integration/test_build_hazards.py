@@ -17,7 +17,7 @@ from test_build_crashes import ENVIRONMENT, TESTS
 from test_store_building import digests
 
 from mmearth_data import InputError, WriteFailed
-from mmearth_data.building.running import run_build
+from mmearth_data.building.build import run_build
 from mmearth_data.catalog.tile import Place
 from mmearth_data.errors import EXIT_FAILURE
 from mmearth_data.sources.base import Rejection, Survey

@@ -12,7 +12,7 @@ import xarray as xr
 from store_making import make_columns, make_rasters, make_store, small_layout
 from test_store_building import FullDisk, digests
 
-from mmearth_data.building.growing import begin_append, is_begun
+from mmearth_data.building.append import begin_append, is_begun
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store import StoreWriter, open_store, verify
 from mmearth_data.store.encoding import cut_shard, encode_shard, encode_tiles, extend_shard

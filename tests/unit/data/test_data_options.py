@@ -27,9 +27,9 @@ from option_walk import (
 )
 
 from mmearth_data import BuildRecipe, EmulatorOptions, load_catalog, open_store, parse_fault, resource_path
-from mmearth_data.api import make_source
 from mmearth_data.cli import _recipe, cli
 from mmearth_data.sources.earthengine.source import EarthEngineSource
+from mmearth_data.sources.opening import make_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from pyproj import Transformer
 from sites_world import many_sites, sites, write_site
 
 from mmearth_data import build, make_recipe, verify
-from mmearth_data.api import PreparedBuild, prepare
+from mmearth_data.building.prepare import PreparedBuild, prepare
 from mmearth_data.catalog.tile import TileGrid, tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.sampling import largest_remainder

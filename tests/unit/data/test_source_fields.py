@@ -12,12 +12,14 @@ from click.testing import CliRunner
 from sites_world import many_sites
 
 from mmearth_data import BuildRecipe, make_recipe
-from mmearth_data.api import PreparedBuild, make_source, prepare, preview
+from mmearth_data.building.prepare import PreparedBuild, prepare
+from mmearth_data.building.preview import preview
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
 from mmearth_data.recipe import recipe_names
 from mmearth_data.sources.earthengine.source import EarthEngineSource
+from mmearth_data.sources.opening import make_source
 from mmearth_data.sources.rasters import RasterSource
 from mmearth_data.sources.synthetic import SyntheticSource
 

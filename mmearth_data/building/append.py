@@ -1,13 +1,17 @@
-"""A store that grows: which append comes next, and which tiles stand in its way."""
+"""Append tiles to a finished store: which append comes next, and which locations are free."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mmearth_data.building.plan import plan_sampled
+from mmearth_data.building.prepare import PreparedBuild, draw_sample
 from mmearth_data.errors import InputError
 from mmearth_data.store.objects import objects_at
+from mmearth_data.store.reader import open_store
 from mmearth_data.store.schema import LEDGER
 from mmearth_data.store.writer import StoreWriter
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
 
+    from mmearth_data.building.prepare import Inputs
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
@@ -41,6 +46,12 @@ def refuse_append(recipe: BuildRecipe, append: int) -> None:
             f"--append: expected a recipe that samples places, got one whose places come from {given}; "
             "build a store of the other places, and merge the two."
         )
+
+
+def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
+    """Open the store to append to; raises like `refuse_append` and `open_store`."""
+    refuse_append(recipe, append)
+    return open_store(out)
 
 
 def is_begun(store: Store, append: int) -> bool:
@@ -124,3 +135,18 @@ def standing_tiles(store: Store, rows: int) -> GeoDataFrame:
     content = store.content
     kept = store.rows[store.rows < rows]
     return gpd.GeoDataFrame({name: content.column(name)[kept] for name in ("lon", "lat", "split")})
+
+
+def plan_append(recipe: BuildRecipe, inputs: Inputs, store: Store, first_row: int, more: int) -> PreparedBuild:
+    """Plan rows after the existing ones of a store, in areas that those leave free."""
+    layout = dataclasses.replace(store.layout, tiles=first_row + more)
+    if layout.modalities != inputs.modalities:
+        names = {m.name for m in set(layout.modalities) ^ set(inputs.modalities)}
+        raise InputError(
+            f"{store.path}: expected the catalog entries that it was built with, got others for "
+            f"{', '.join(sorted(names)) or 'their order'}; give the same --catalog."
+        )
+    existing = standing_tiles(store, first_row)
+    drawn = draw_sample(recipe.model_copy(update={"tiles": more}), inputs.ecoregions_to_sample(), existing=existing)
+    plan = plan_sampled(drawn.frame, layout, first_row)
+    return PreparedBuild(recipe=recipe, source=inputs.source, plan=plan, sample=drawn)

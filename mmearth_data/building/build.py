@@ -1,0 +1,234 @@
+"""Build a store: from a recipe to the last shard and the seal, in this process or on a cluster."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append, unfinished_stages
+from mmearth_data.building.executor import Progress, run
+from mmearth_data.building.prepare import planned, read_inputs
+from mmearth_data.errors import InputError
+from mmearth_data.files.writing import check_output, write_errors
+from mmearth_data.sources.opening import over_network
+from mmearth_data.store.ledger import merge_ledgers, write_ledger
+from mmearth_data.store.lock import StoreTaken, hold
+from mmearth_data.store.objects import objects_at
+from mmearth_data.store.reader import open_store
+from mmearth_data.store.session import find_store, refuse_other
+from mmearth_data.store.writer import StoreWriter, begin_held, tell_resumed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mmearth_data.building.cluster import Cluster
+    from mmearth_data.building.plan import BuildPlan
+    from mmearth_data.building.prepare import Inputs, PreparedBuild
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.sources.base import Source, SourceOverNetwork
+    from mmearth_data.store.lock import Held
+    from mmearth_data.store.reader import Store
+
+
+def build(
+    recipe: BuildRecipe,
+    out: str | Path,
+    *,
+    catalog: Catalog | None = None,
+    report: Callable[[Progress], None] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    note: Callable[[str], None] | None = None,
+    append: int | None = None,
+) -> None:
+    """Build a store, continue one that was interrupted, or append to one; see `mmearth_data.build`."""
+    note = note or (lambda text: None)
+    with ExitStack() as held:
+        held.enter_context(write_errors(out))
+        existing = find_store(out) if append is None else appended_store(out, recipe, append)
+        if existing is not None:
+            refuse_other(existing, "recipe", existing.recipe, recipe.identity())
+            if append is not None or not existing.finished:
+                report = _confirmed(held.enter_context(hold(out)), note, report)
+                existing = open_store(out)  # read again, now that the store is locked
+        else:
+            check_output(out, folder=True)
+        inputs = read_inputs(recipe, catalog, connect=True)
+        source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
+        prepared: PreparedBuild | None = None
+        if existing is not None:
+            refuse_other(existing, "source", existing.source, source)
+            if append is not None:
+                prepared, writer = _begin_append(existing, recipe, inputs, append)
+            elif existing.finished:
+                return
+            else:
+                writer = StoreWriter.resume(out)
+        else:
+            prepared = planned(recipe, inputs)
+            for sentence in prepared.notes:
+                note(sentence)
+            facts: dict[str, Any] = {
+                "recipe": recipe.identity(),
+                "source": source,
+                "synthetic": inputs.source.synthetic,
+            }
+            writer, holding = held.enter_context(begin_held(out, prepared.plan.layout, **facts))
+            report = _confirmed(holding, note, report)
+        if existing is not None and prepared is None:
+            tell_resumed(writer, note)
+        try:
+            _run_stages(writer, recipe, inputs, prepared, report, workers=workers, scheduler=scheduler)
+        except StoreTaken:
+            raise
+        except InputError:
+            if existing is None and not writer.committed():
+                objects_at(out).remove()
+            raise
+    built = open_store(out)
+    for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
+        note(sentence)
+
+
+def _missing_everywhere(store: Store) -> list[str]:
+    """Sentences about modalities that files were read for and that no tile has."""
+    valid = store.coords["valid"]
+    return [
+        f"{m.name}: no tile has a value; check nodata, scale, clip and codes of its layers in the mapping."
+        for bit, m in enumerate(store.layout.stored)
+        if m.kind.is_raster and not (valid >> bit & 1).any()
+    ]
+
+
+def _begin_append(
+    store: Store, recipe: BuildRecipe, inputs: Inputs, append: int
+) -> tuple[PreparedBuild | None, StoreWriter]:
+    """Writer of an append, with its plan unless it was begun before: a plan that fails must not touch the store."""
+    if is_begun(store, append):
+        return None, StoreWriter.resume(store.path)
+    prepared = plan_append(recipe, inputs, store, store.layout.tiles, append)
+    return prepared, begin_append(store.path, append)
+
+
+def _run_stages(
+    writer: StoreWriter,
+    recipe: BuildRecipe,
+    inputs: Inputs,
+    prepared: PreparedBuild | None,
+    report: Callable[[Progress], None] | None,
+    **cluster: Any,
+) -> None:
+    """Fill what is missing of a build and of the appends that followed it, in their order, and seal the store.
+
+    ``prepared`` is the plan of the last of them, where it is known.
+    """
+    remote = over_network(inputs.source)
+    threads = max(recipe.threads, remote.in_flight if remote else 0)
+    limits = {name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")}
+    with _kept_ledger(writer.path, remote, report) as reported:
+        for at in unfinished_stages(writer):
+            if at.stage == writer.stage and prepared is not None:
+                plan = prepared.plan
+            elif at.stage == 0:
+                plan = planned(recipe, inputs).plan
+            else:
+                more = at.layout.tiles - at.first_row
+                plan = plan_append(recipe, inputs, open_store(writer.path), at.first_row, more).plan
+            run_build(plan, inputs.source, at, threads=threads, limits=limits, report=reported, **cluster)
+        writer.finish()
+
+
+def _confirmed(
+    holding: Held, note: Callable[[str], None] | None, report: Callable[[Progress], None] | None
+) -> Callable[[Progress], None]:
+    """Say what an earlier build left behind, and report progress only while the store is held.
+
+    Returns
+    -------
+    callable
+        Reports progress, after it has made sure that the store is still held: a build whose store was taken over stops.
+    """
+    if holding.left is not None and note is not None:
+        note(holding.left)
+
+    def reported(progress: Progress) -> None:
+        holding.confirm()
+        if report is not None:
+            report(progress)
+
+    return reported
+
+
+@contextmanager
+def _kept_ledger(
+    out: str | Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
+) -> Iterator[Callable[[Progress], None]]:
+    """Keep a remote source's account in the store, with those of its copies on a cluster: after each shard, and at the end."""
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+    elsewhere: list[Mapping[str, Any]] = []
+
+    def keep() -> None:
+        if remote is not None and objects_at(out).is_there():
+            write_ledger(out, name, merge_ledgers([remote.account(), *elsewhere]))
+
+    def reported(progress: Progress) -> None:
+        elsewhere[:] = progress.accounts.values()
+        keep()
+        if report is not None:
+            report(progress)
+
+    try:
+        yield reported
+    finally:
+        keep()
+
+
+def run_build(
+    plan: BuildPlan,
+    source: Source,
+    writer: StoreWriter,
+    *,
+    threads: int,
+    workers: int | None,
+    scheduler: str | None,
+    limits: Mapping[str, Any],
+    report: Callable[[Progress], None] | None,
+) -> None:
+    """Fill every pending shard, and seal the store once it lacks none; see `build`.
+
+    ``limits`` are those of `mmearth_data.building.quota.Quota`, for all workers together.
+    """
+    with choose_cluster(workers, scheduler, limits) as cluster:
+        run(plan, source, writer, threads=threads, cluster=cluster, report=report or (lambda progress: None))
+    if writer.stage == len(writer.stages) - 1:
+        writer.finish()
+
+
+def choose_cluster(
+    workers: int | None, scheduler: str | None, limits: Mapping[str, Any]
+) -> AbstractContextManager[Cluster | None]:
+    """Cluster to run on, None for this process.
+
+    Raises
+    ------
+    InputError
+        When both are asked for, or the number is none.
+    """
+    if workers is None and scheduler is None:
+        return nullcontext(None)
+    if workers is not None and scheduler is not None:
+        raise InputError("Expected --workers or --scheduler, got both; a running cluster has its own workers.")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: expected at least one process, got {workers}.")
+    # Dask is slow to import, and a build in this process needs none of it.
+    from mmearth_data.building.cluster import local_cluster, running_cluster
+    from mmearth_data.building.quota import Quota
+
+    quota = Quota(**limits)
+    return local_cluster(workers, quota) if workers is not None else running_cluster(str(scheduler), quota)

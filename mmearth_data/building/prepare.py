@@ -1,0 +1,184 @@
+"""Resolve a recipe into values: its source, its locations and their splits, the shards. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from mmearth_data.building.given import given_tiles, refuse_overlaps
+from mmearth_data.building.plan import plan_given, plan_sampled
+from mmearth_data.building.price import describe_needs
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.catalog.tile import format_tile_id
+from mmearth_data.errors import InputError
+from mmearth_data.geography.regions import resolve_region
+from mmearth_data.sampling import SamplingOptions, read_sample, sample
+from mmearth_data.sources.opening import given_ecoregions, make_source, over_network, sample_ecoregions
+from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_modalities
+from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+    from mmearth_data.building.plan import BuildPlan
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.sampling import Sample
+    from mmearth_data.sources.base import Source, SourceWithEcoregions, SourceWithPlaces
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedBuild:
+    """A build resolved into values: what will be read from where, before anything happens.
+
+    Attributes
+    ----------
+    recipe
+        The options.
+    source
+        Delivers the pixels.
+    plan
+        Shards, slots and reserves.
+    sample
+        How the places were chosen; None where the source brought them.
+    notes
+        Sentences for people.
+    """
+
+    recipe: BuildRecipe
+    source: Source
+    plan: BuildPlan
+    sample: Sample | None
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
+        tiles = self.plan.layout.tiles - self.plan.first_row
+        account = describe_needs(self.recipe, self.source, self.plan.layout, tiles)
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return account | notes | {"sample": None if self.sample is None else self.sample.report.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What a recipe names, before any location is chosen.
+
+    Attributes
+    ----------
+    source
+        Delivers the pixels.
+    ecoregions
+        Those of the recipe's file; None where it names none.
+    modalities
+        Those that the store will have.
+    """
+
+    source: Source
+    ecoregions: GeoDataFrame | None
+    modalities: tuple[Modality, ...]
+
+    def ecoregions_to_sample(self) -> GeoDataFrame:
+        """Those of the recipe's file, or else of the source."""
+        return cast("SourceWithEcoregions", self.source).ecoregions() if self.ecoregions is None else self.ecoregions
+
+
+def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> Inputs:
+    """Read the files that a recipe names and open its source; parameters and errors are those of `prepare`."""
+    catalog = adjusted_catalog(catalog or load_catalog(), recipe)
+    ecoregions = given_ecoregions(recipe)
+    source = make_source(recipe, catalog, ecoregions)
+    if connect and (remote := over_network(source)):
+        remote.connect()
+    modalities = deliverable(source, wanted_modalities(catalog, recipe), recipe)
+    return Inputs(source=source, ecoregions=ecoregions, modalities=modalities)
+
+
+def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
+    """Resolve a recipe: source, places, splits, shards. Reads input files, writes nothing.
+
+    Parameters
+    ----------
+    recipe
+        What to build.
+    catalog
+        Descriptions of the modalities; the shipped ones by default.
+    connect
+        Sign in first, where the source needs it.
+
+    Raises
+    ------
+    InputError
+        When any input cannot be used.
+    """
+    return planned(recipe, read_inputs(recipe, catalog, connect=connect))
+
+
+def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
+    """Choose locations and deal them to shards: those that the source brings, or sampled ones."""
+    source = inputs.source
+    if recipe.source_file is not None:
+        given = given_tiles(cast("SourceWithPlaces", source), recipe)
+        layout = layout_of(recipe, inputs.modalities, len(given.places))
+        plan = plan_given(given.places, recipe.split_shares, recipe.seed, layout, given.split)
+        return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=given.notes)
+    drawn = draw_sample(recipe, inputs.ecoregions_to_sample())
+    _refuse_overlaps(recipe, drawn.frame)
+    layout = layout_of(recipe, inputs.modalities, drawn.report.tiles)
+    return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(drawn.frame, layout), sample=drawn)
+
+
+def _refuse_overlaps(recipe: BuildRecipe, frame: GeoDataFrame) -> None:
+    """Refuse locations of a file that overlap and are in different splits."""
+    if recipe.tiles_file is not None:
+        names = frame["tile_id"].map(format_tile_id).to_numpy()
+        lon, lat, split = (frame[name].to_numpy() for name in ("lon", "lat", "split"))
+        refuse_overlaps(recipe.tiles_file, lon, lat, split, recipe.tile_size, lambda at: f"tile {names[at]}")
+
+
+def layout_of(recipe: BuildRecipe, modalities: tuple[Modality, ...], tiles: int) -> StoreLayout:
+    """Arrays of the store of a recipe."""
+    return StoreLayout(
+        modalities=modalities,
+        tiles=tiles,
+        size_px=recipe.tile_size,
+        tiles_per_shard=recipe.tiles_per_shard or default_tiles_per_shard(tiles),
+    )
+
+
+def draw_sample(
+    recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None, *, existing: GeoDataFrame | None = None
+) -> Sample:
+    """Choose the locations of a build, deterministically from the recipe's seed.
+
+    Parameters
+    ----------
+    recipe
+        Region, number of tiles, balance and splits.
+    ecoregions
+        Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or those of the source.
+    existing
+        Existing tiles (``lon``, ``lat``, ``split``), whose areas are taken and whose blocks keep their split.
+    """
+    if recipe.source_file is not None:
+        raise InputError(
+            f"source (--source): expected one whose locations are sampled, got {recipe.source}, which brings its own; "
+            "build it directly, or sample with --source earthengine or synthetic."
+        )
+    if ecoregions is None:
+        ecoregions = sample_ecoregions(recipe)
+    options = SamplingOptions(
+        tiles=recipe.tiles,
+        size_px=recipe.tile_size,
+        seed=recipe.seed,
+        balance=recipe.balance,
+        oversample=recipe.oversample,
+        split=recipe.split or "block",
+        split_shares=recipe.split_shares,
+        split_guard_m=recipe.split_guard_m,
+        min_distance_m=recipe.min_distance_m,
+        threads=recipe.threads,
+    )
+    if recipe.tiles_file is not None:
+        return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options)
+    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing)

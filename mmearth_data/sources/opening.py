@@ -1,0 +1,89 @@
+"""Open the source that a recipe names. Each brings its own libraries, so it is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from mmearth_data.catalog.entries import load_catalog
+from mmearth_data.errors import InputError
+from mmearth_data.sources.base import SourceOverNetwork
+from mmearth_data.sources.draws import check_years
+from mmearth_data.sources.wanted import adjusted_catalog, wanted_modalities
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+    from mmearth_data.catalog.entries import Catalog
+    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.sources.base import Source, SourceWithEcoregions
+
+
+def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
+    """Source that a recipe names.
+
+    Raises
+    ------
+    InputError
+        When there is no such source.
+    """
+    if recipe.source_file is None:
+        check_years(recipe.years, recipe.levels, recipe.source)
+    if recipe.source == "earthengine":
+        return _earth_engine(recipe, catalog)
+    if recipe.source_name == "synthetic" and recipe.source_file is None:
+        from mmearth_data.sources.synthetic import SyntheticSource
+
+        recipe.refuse_unused(SyntheticSource.recipe_fields)
+        return SyntheticSource(
+            recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent
+        )
+    if recipe.source_name == "rasters" and recipe.source_file is not None:
+        from mmearth_data.sources.rasters import RasterSource
+
+        recipe.refuse_unused(RasterSource.recipe_fields)
+        return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
+    raise InputError(f"Expected --source earthengine, synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+
+
+def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
+    from mmearth_data.sources.earthengine.quota import LocalLimiter
+    from mmearth_data.sources.earthengine.session import SessionOptions
+    from mmearth_data.sources.earthengine.source import EarthEngineSource
+    from mmearth_data.sources.earthengine.survey import SceneRules
+
+    recipe.refuse_unused(EarthEngineSource.recipe_fields)
+    options = SessionOptions(
+        endpoint=recipe.ee_endpoint,
+        url=recipe.ee_url,
+        project=recipe.ee_project,
+        service_account=recipe.service_account,
+        connections=recipe.in_flight,
+        timeout_s=recipe.request_timeout_s,
+    )
+    rules = SceneRules(seed=recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent)
+    limiter = LocalLimiter(recipe.in_flight, recipe.per_second, recipe.restricted_in_flight)
+    return EarthEngineSource(catalog, wanted_modalities(catalog, recipe), rules, options, limiter)
+
+
+def over_network(source: Source) -> SourceOverNetwork | None:
+    """Return the source if it waits for a service."""
+    return source if isinstance(source, SourceOverNetwork) else None
+
+
+def given_ecoregions(recipe: BuildRecipe) -> GeoDataFrame | None:
+    """Ecoregions of the recipe's file, None where it names none."""
+    if recipe.ecoregions is None:
+        return None
+    from mmearth_data.geography.ecoregions import read_ecoregions
+
+    return read_ecoregions(recipe.ecoregions)
+
+
+def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
+    """Ecoregions to sample in: the recipe's file, or those of its source."""
+    ecoregions = given_ecoregions(recipe)
+    if ecoregions is not None:
+        return ecoregions
+    return cast(
+        "SourceWithEcoregions", make_source(recipe, adjusted_catalog(load_catalog(), recipe), None)
+    ).ecoregions()
