@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,11 @@ from mmearth_data.building.append import appended_store, begin_append, is_begun,
 from mmearth_data.building.executor import Progress, run
 from mmearth_data.building.prepare import planned, read_inputs
 from mmearth_data.errors import InputError
-from mmearth_data.files.writing import check_output, write_errors
 from mmearth_data.sources.opening import over_network
 from mmearth_data.store.ledger import merge_ledgers, write_ledger
-from mmearth_data.store.lock import StoreTaken, hold
 from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import open_store
-from mmearth_data.store.session import find_store, refuse_other
-from mmearth_data.store.writer import StoreWriter, begin_held, tell_resumed
+from mmearth_data.store.session import NewStore, find_store, ignore, refuse_other, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +28,9 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sources.base import Source, SourceOverNetwork
-    from mmearth_data.store.lock import Held
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.session import Session
+    from mmearth_data.store.writer import StoreWriter
 
 
 def build(
@@ -47,52 +45,51 @@ def build(
     append: int | None = None,
 ) -> None:
     """Build a store, continue one that was interrupted, or append to one; see `mmearth_data.build`."""
-    note = note or (lambda text: None)
-    with ExitStack() as held:
-        held.enter_context(write_errors(out))
+    note = note or ignore
+    with session(out, note) as work:
         existing = find_store(out) if append is None else appended_store(out, recipe, append)
         if existing is not None:
-            refuse_other(existing, "recipe", existing.recipe, recipe.identity())
+            refuse_other(existing, recipe=recipe.identity())
             if append is not None or not existing.finished:
-                report = _confirmed(held.enter_context(hold(out)), note, report)
-                existing = open_store(out)  # read again, now that the store is locked
-        else:
-            check_output(out, folder=True)
+                existing = work.hold()
         inputs = read_inputs(recipe, catalog, connect=True)
-        source = {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
-        prepared: PreparedBuild | None = None
-        if existing is not None:
-            refuse_other(existing, "source", existing.source, source)
-            if append is not None:
-                prepared, writer = _begin_append(existing, recipe, inputs, append)
-            elif existing.finished:
-                return
-            else:
-                writer = StoreWriter.resume(out)
+        prepared: PreparedBuild | None
+        if existing is None:
+            prepared, writer = _begin(work, recipe, inputs, note)
         else:
-            prepared = planned(recipe, inputs)
-            for sentence in prepared.notes:
-                note(sentence)
-            facts: dict[str, Any] = {
-                "recipe": recipe.identity(),
-                "source": source,
-                "synthetic": inputs.source.synthetic,
-            }
-            writer, holding = held.enter_context(begin_held(out, prepared.plan.layout, **facts))
-            report = _confirmed(holding, note, report)
-        if existing is not None and prepared is None:
-            tell_resumed(writer, note)
-        try:
-            _run_stages(writer, recipe, inputs, prepared, report, workers=workers, scheduler=scheduler)
-        except StoreTaken:
-            raise
-        except InputError:
-            if existing is None and not writer.committed():
-                objects_at(out).remove()
-            raise
+            refuse_other(existing, source={**inputs.source.identity(), "synthetic": inputs.source.synthetic})
+            if existing.finished and append is None:
+                return
+            prepared, writer = _continue(work, existing, recipe, inputs, append)
+        reported = work.confirmed(report or ignore)
+        _run_stages(writer, recipe, inputs, prepared, reported, workers=workers, scheduler=scheduler)
     built = open_store(out)
     for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
         note(sentence)
+
+
+def _begin(
+    work: Session, recipe: BuildRecipe, inputs: Inputs, note: Callable[[str], None]
+) -> tuple[PreparedBuild, StoreWriter]:
+    """Plan and writer of a new store."""
+    prepared = planned(recipe, inputs)
+    for sentence in prepared.notes:
+        note(sentence)
+    source = inputs.source
+    new = NewStore(
+        layout=prepared.plan.layout, recipe=recipe.identity(), source=source.identity(), synthetic=source.synthetic
+    )
+    return prepared, work.begin(new)
+
+
+def _continue(
+    work: Session, store: Store, recipe: BuildRecipe, inputs: Inputs, append: int | None
+) -> tuple[PreparedBuild | None, StoreWriter]:
+    """Writer of what was begun; or of a new append and its plan: a plan that fails must not touch the store."""
+    if append is None or is_begun(store, append):
+        return None, work.resume()
+    prepared = plan_append(recipe, inputs, store, store.layout.tiles, append)
+    return prepared, begin_append(store.path, append)
 
 
 def _missing_everywhere(store: Store) -> list[str]:
@@ -105,22 +102,12 @@ def _missing_everywhere(store: Store) -> list[str]:
     ]
 
 
-def _begin_append(
-    store: Store, recipe: BuildRecipe, inputs: Inputs, append: int
-) -> tuple[PreparedBuild | None, StoreWriter]:
-    """Writer of an append, with its plan unless it was begun before: a plan that fails must not touch the store."""
-    if is_begun(store, append):
-        return None, StoreWriter.resume(store.path)
-    prepared = plan_append(recipe, inputs, store, store.layout.tiles, append)
-    return prepared, begin_append(store.path, append)
-
-
 def _run_stages(
     writer: StoreWriter,
     recipe: BuildRecipe,
     inputs: Inputs,
     prepared: PreparedBuild | None,
-    report: Callable[[Progress], None] | None,
+    report: Callable[[Progress], None],
     **cluster: Any,
 ) -> None:
     """Fill what is missing of a build and of the appends that followed it, in their order, and seal the store.
@@ -143,30 +130,9 @@ def _run_stages(
         writer.finish()
 
 
-def _confirmed(
-    holding: Held, note: Callable[[str], None] | None, report: Callable[[Progress], None] | None
-) -> Callable[[Progress], None]:
-    """Say what an earlier build left behind, and report progress only while the store is held.
-
-    Returns
-    -------
-    callable
-        Reports progress, after it has made sure that the store is still held: a build whose store was taken over stops.
-    """
-    if holding.left is not None and note is not None:
-        note(holding.left)
-
-    def reported(progress: Progress) -> None:
-        holding.confirm()
-        if report is not None:
-            report(progress)
-
-    return reported
-
-
 @contextmanager
 def _kept_ledger(
-    out: str | Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None] | None
+    out: str | Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None]
 ) -> Iterator[Callable[[Progress], None]]:
     """Keep a remote source's account in the store, with those of its copies on a cluster: after each shard, and at the end."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
@@ -180,8 +146,7 @@ def _kept_ledger(
     def reported(progress: Progress) -> None:
         elsewhere[:] = progress.accounts.values()
         keep()
-        if report is not None:
-            report(progress)
+        report(progress)
 
     try:
         yield reported
@@ -205,7 +170,7 @@ def run_build(
     ``limits`` are those of `mmearth_data.building.quota.Quota`, for all workers together.
     """
     with choose_cluster(workers, scheduler, limits) as cluster:
-        run(plan, source, writer, threads=threads, cluster=cluster, report=report or (lambda progress: None))
+        run(plan, source, writer, threads=threads, cluster=cluster, report=report or ignore)
     if writer.stage == len(writer.stages) - 1:
         writer.finish()
 

@@ -12,7 +12,6 @@ from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import format_tile_id, tile_ids
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.interchange.entries import TABLES, facts_of, plain
-from mmearth_data.interchange.filling import NewStore, fill_store
 from mmearth_data.interchange.form import published_form
 from mmearth_data.interchange.hdf5_folder import SCENE_TYPES, PublishedFolder, find_files, open_folder
 from mmearth_data.interchange.statistics import BAND_STATS
@@ -20,6 +19,7 @@ from mmearth_data.interchange.tables import Tables, coordinate_tables, differing
 from mmearth_data.recipe import file_digest
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
+from mmearth_data.store.session import NewStore, fill_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

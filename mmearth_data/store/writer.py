@@ -7,7 +7,6 @@ import os
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -40,7 +39,6 @@ from mmearth_data.store.encoding import (
 )
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
-from mmearth_data.store.lock import Held, hold
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.objects import Objects, StoreUrl, lasting_threads, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
@@ -516,47 +514,6 @@ class _Finish:
         self.files[key] = entry_of(data)
 
 
-@contextmanager
-def begin_held(
-    path: str | Path | StoreUrl,
-    layout: StoreLayout,
-    *,
-    recipe: Mapping[str, Any],
-    source: Mapping[str, Any],
-    synthetic: bool,
-) -> Iterator[tuple[StoreWriter, Held]]:
-    """Lay out a new store and hold it; parameters and errors are those of `StoreWriter.create` and `hold`.
-
-    A folder is moved into place as a whole and can be held only then. Below a URL the lock comes first, so that of two
-    builds only one writes; what is there already is refused before the lock is written beside it.
-    """
-    objects = objects_at(path)
-    facts: dict[str, Any] = {"recipe": recipe, "source": source, "synthetic": synthetic}
-    if not objects.far:
-        writer = StoreWriter.create(path, layout, **facts)
-        with hold(path) as held:
-            yield writer, held
-        return
-    if objects.size(ROOT_KEY) is None:
-        _refuse_others(objects, new_root(layout, **facts))
-    with hold(path) as held:
-        yield StoreWriter.create(path, layout, **facts), held
-
-
-@contextmanager
-def resume_held(path: str | Path | StoreUrl) -> Iterator[tuple[StoreWriter, Held]]:
-    """Hold a store that was begun, and continue it."""
-    with hold(path) as held:
-        yield StoreWriter.resume(path), held
-
-
-def tell_resumed(writer: StoreWriter, note: Callable[[str], None] | None) -> None:
-    """Say from where a store is continued."""
-    if note is not None:
-        shards = writer.layout.shards
-        note(f"Continuing {writer.path}: {len(writer.committed())} of {shards} shards are done.")
-
-
 def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of what never changes while a store is built: array metadata and band names."""
     for name, metadata in root.arrays.items():
@@ -581,11 +538,18 @@ def _begin_remote(objects: Objects, root: Root) -> None:
             f"{objects.root}: expected a URL with nothing below it, got a store that another build has just begun; the "
             "same command again continues it."
         )
-    _refuse_others(objects, root)
+    refuse_others(objects, root)
     _lay_out(objects, root)
 
 
-def _refuse_others(objects: Objects, root: Root) -> None:
+def refuse_others(objects: Objects, root: Root) -> None:
+    """Refuse a URL below which something else is than what laying out this store would write.
+
+    Raises
+    ------
+    InputError
+        With the first such object.
+    """
     ours = {key for key, _ in fixed_objects(root)}
     others = [key for key in objects.keys() if key not in ours and not key.startswith(f"{LEDGER}/")]  # noqa: SIM118
     if others:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from test_build_crashes import ENVIRONMENT, RASTERS, TESTS, committed, wait_until, watched
 from test_store_building import FullDisk, digests
 
-from mmearth_data import InputError, RetryLater, Store, build, make_recipe, open_store, preview, repair, verify
+from mmearth_data import InputError, Store, WriteFailed, build, make_recipe, open_store, preview, repair, verify
 from mmearth_data.building import prepare
 from mmearth_data.building.append import begin_append
 from mmearth_data.cli import cli
@@ -147,7 +147,7 @@ def _broken_off_after(flushes: int, folder: Path, store: Path, log: Path) -> boo
         patch.setattr(os, "fsync", FullDisk(flushes))
         try:
             grow(folder, store, log)
-        except RetryLater:
+        except WriteFailed:
             return True
     return False
 
