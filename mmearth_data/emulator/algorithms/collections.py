@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
 MOST_VISITED = 200_000
 """Elements that one request may look at before it has taken too long."""
@@ -329,7 +329,7 @@ def of_asset(source: AssetSource) -> Collection:
 
 
 @promotion("FeatureCollection", "ImageCollection")
-def to_collection(value: Value, context: Context) -> Value:
+def to_collection(value: Value) -> Value:
     """Take collections, and elements, geometries and lists of them as a collection."""
     if isinstance(value, Collection):
         return value

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.patterns import all_matching
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from mmearth_data.emulator.graph.registry import Context, Value
 
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 
 def _missing(name: str, key: str) -> EmulatorError:
     return EmulatorError(f"{name}: Dictionary does not contain key: '{key}'.")
+
+
+functions(
+    "Dictionary",
+    {
+        "combine": lambda first, second, overwrite=True: first | second if overwrite else second | first,
+        "contains": lambda dictionary, key: key in dictionary,
+        "getNumber getString getGeometry": lambda dictionary, key: get(dictionary, key),
+        "keys": lambda dictionary: sorted(dictionary),
+        "map": lambda dictionary, baseAlgorithm: {k: baseAlgorithm(k, dictionary[k]) for k in sorted(dictionary)},
+        "set": lambda dictionary, key, value: dictionary | {key: value},
+        "size": lambda dictionary: len(dictionary),
+    },
+)
 
 
 @function("Dictionary")
@@ -30,18 +44,6 @@ def make(input: Value = None) -> Entries:
     if isinstance(input, list) and len(input) % 2 == 0 and all(isinstance(key, str) for key in input[::2]):
         return dict(zip(input[::2], input[1::2], strict=True))
     raise EmulatorError("Dictionary: expected a dictionary, or a list of keys and values in turn.")
-
-
-@function("Dictionary.combine")
-def combine(first: Entries, second: Entries, overwrite: bool = True) -> Entries:
-    """Entries of both; of equal keys the second's, or the first's."""
-    return first | second if overwrite else second | first
-
-
-@function("Dictionary.contains")
-def contains(dictionary: Entries, key: str) -> bool:
-    """Whether a key is there."""
-    return key in dictionary
 
 
 @function("Dictionary.fromLists")
@@ -61,18 +63,6 @@ def get(dictionary: Entries, key: str, defaultValue: Value = None) -> Value:
     return value
 
 
-@function("Dictionary.getNumber", "Dictionary.getString", "Dictionary.getGeometry")
-def get_typed(dictionary: Entries, key: str) -> Value:
-    """Value of a key whose type the client knows."""
-    return get(dictionary, key)
-
-
-@function("Dictionary.keys")
-def keys(dictionary: Entries) -> list[str]:
-    """Sort the keys."""
-    return sorted(dictionary)
-
-
 @function("Dictionary.values")
 def values(dictionary: Entries, keys: list[str] | None = None) -> list[Value]:
     """Values in the order of the keys."""
@@ -80,24 +70,6 @@ def values(dictionary: Entries, keys: list[str] | None = None) -> list[Value]:
     if lost := [key for key in chosen if key not in dictionary]:
         raise _missing("Dictionary.values", lost[0])
     return [dictionary[key] for key in chosen]
-
-
-@function("Dictionary.map")
-def map_entries(dictionary: Entries, baseAlgorithm: Callable[[str, Value], Value]) -> Entries:
-    """Apply a function of key and value to each."""
-    return {key: baseAlgorithm(key, dictionary[key]) for key in sorted(dictionary)}
-
-
-@function("Dictionary.set")
-def set_entry(dictionary: Entries, key: str, value: Value) -> Entries:
-    """Set a key."""
-    return dictionary | {key: value}
-
-
-@function("Dictionary.size")
-def size(dictionary: Entries) -> int:
-    """Count the entries."""
-    return len(dictionary)
 
 
 def _matches(name: str, dictionary: Entries, selectors: Iterable[str], *, ignore: bool) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
     Float = NDArray[np.float64]
     Positions = Callable[[Float, Float], tuple[Float, Float]]
@@ -345,7 +345,7 @@ def geometry_of_image(image: Image) -> Geometry:
 
 
 @promotion("Geometry")
-def to_geometry(value: Value, context: Context) -> Value:
+def to_geometry(value: Value) -> Value:
     """Geometries, GeoJSON, and the geometries of elements and collections."""
     if isinstance(value, Geometry):
         return value

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
@@ -393,6 +393,11 @@ class Band:
         """Band with the same name, projection and window but other pixels."""
         return replace(self, evaluate=evaluate, type=type or self.type)
 
+    def computed(self, compute: Callable[..., Pixels], *others: Band, type: PixelType | None = None) -> Band:
+        """Band as `derived` whose pixels are computed from its own and from those of other bands on the same grid."""
+        bands = (self, *others)
+        return self.derived(lambda grid: compute(*(band.evaluate(grid) for band in bands)), type)
+
     def called(self, name: str) -> Band:
         """Band of another name."""
         return self if name == self.name else replace(self, name=name)
@@ -667,7 +672,7 @@ def bounded(image: Image, footprint: BaseGeometry) -> Image:
 
 
 @promotion("Image")
-def to_image(value: Value, context: Context) -> Value:
+def to_image(value: Value) -> Value:
     """Images, numbers, and lists of numbers, one band each."""
     if isinstance(value, Image):
         return value
@@ -679,7 +684,7 @@ def to_image(value: Value, context: Context) -> Value:
 
 
 @promotion("Projection")
-def to_projection(value: Value, context: Context) -> Value:
+def to_projection(value: Value) -> Value:
     """Projections, what describes them, and codes of a CRS."""
     if isinstance(value, Projection):
         return value
@@ -693,7 +698,7 @@ def to_projection(value: Value, context: Context) -> Value:
 
 
 @promotion("PixelType")
-def to_pixel_type(value: Value, context: Context) -> Value:
+def to_pixel_type(value: Value) -> Value:
     """Types, and names of types: ``uint8``, ``int``, ``float``."""
     if isinstance(value, PixelType):
         return value

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from mmearth_data.emulator.algorithms.collections import Collection, Listed
 from mmearth_data.emulator.algorithms.features import INDEX, Feature
 from mmearth_data.emulator.algorithms.list_functions import sort_key
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, function, named, promotion
+from mmearth_data.emulator.graph.registry import function, functions, named, only, promotion
 
 if TYPE_CHECKING:
     from mmearth_data.emulator.algorithms.filters import Filter
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
 Matches = Callable[["Value", Sequence["Value"]], "Iterator[Value]"]
 
@@ -42,16 +42,13 @@ def _ordered(matches: Sequence[Value], ordering: str | None, *, ascending: bool)
     return sorted(matches, key=lambda e: sort_key(e.properties.get(ordering)), reverse=not ascending)
 
 
-@function("Join.simple")
-def simple() -> Join:
-    """Elements that have a match."""
-    return Join(lambda element, matches: iter([element] if matches else []))
-
-
-@function("Join.inverted")
-def inverted() -> Join:
-    """Elements that have none."""
-    return Join(lambda element, matches: iter([] if matches else [element]))
+functions(
+    "Join",
+    {
+        "simple": lambda: Join(lambda element, matches: iter([element] if matches else [])),
+        "inverted": lambda: Join(lambda element, matches: iter([] if matches else [element])),
+    },
+)
 
 
 @function("Join.inner")
@@ -67,12 +64,7 @@ def inner(primaryKey: str = "primary", secondaryKey: str = "secondary") -> Join:
 
 
 @function("Join.saveAll")
-def save_all(
-    matchesKey: str,
-    ordering: str | None = None,
-    ascending: bool = True,
-    outer: bool = False,
-) -> Join:
+def save_all(matchesKey: str, ordering: str | None = None, ascending: bool = True, outer: bool = False) -> Join:
     """Elements with the list of their matches."""
 
     def results(element: Value, matches: Sequence[Value]) -> Iterator[Value]:
@@ -83,12 +75,7 @@ def save_all(
 
 
 @function("Join.saveFirst")
-def save_first(
-    matchKey: str,
-    ordering: str | None = None,
-    ascending: bool = True,
-    outer: bool = False,
-) -> Join:
+def save_first(matchKey: str, ordering: str | None = None, ascending: bool = True, outer: bool = False) -> Join:
     """Elements with the first of their matches."""
 
     def results(element: Value, matches: Sequence[Value]) -> Iterator[Value]:
@@ -113,7 +100,4 @@ def apply(join: Join, primary: Collection, secondary: Collection, condition: Fil
     return Collection(Listed(joined), kind)
 
 
-@promotion("Join")
-def to_join(value: Value, context: Context) -> Value:
-    """Take joins only."""
-    return value if isinstance(value, Join) else NOT_PROMOTED
+promotion("Join")(only(Join))

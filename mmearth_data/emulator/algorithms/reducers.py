@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
 Array: TypeAlias = "NDArray[Any]"
 Columns: TypeAlias = "Sequence[tuple[Array, Array]]"
@@ -684,16 +684,14 @@ def get_outputs(reducer: Reducer) -> list[str]:
 
 
 @promotion("Reducer")
-def to_reducer(value: Value, context: Context) -> Value:
+def to_reducer(value: Value) -> Value:
     """Reducers, and names of those that need nothing more."""
     if isinstance(value, Reducer):
         return value
     return simple(value) if isinstance(value, str) and value in SIMPLE else NOT_PROMOTED
 
 
-@encode.register(Reducer)
-def _(value: Reducer) -> Value:
-    return {"type": f"Reducer.{value.name}"}
+encode.register(Reducer)(lambda value: {"type": f"Reducer.{value.name}"})
 
 
 def by_output(reducer: Reducer, names: Sequence[str], results: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
