@@ -146,13 +146,8 @@ class Projection:
         """Whether rows and columns run along the axes of the CRS."""
         return self.transform[1] == self.transform[3] == 0
 
-    def corner(self, column: float, row: float) -> tuple[float, float]:
-        """Coordinates of one position in pixels."""
-        a, b, c, d, e, f = self.transform
-        return a * column + b * row + c, d * column + e * row + f
-
-    def to_crs(self, column: Float, row: Float) -> tuple[Float, Float]:
-        """Coordinates of positions in pixels."""
+    def to_crs(self, column: Any, row: Any) -> tuple[Any, Any]:  # noqa: ANN401 - numbers or arrays
+        """Coordinates of positions in pixels, numbers or arrays."""
         a, b, c, d, e, f = self.transform
         return a * column + b * row + c, d * column + e * row + f
 
@@ -185,7 +180,8 @@ def metres_per_unit(code: str) -> float:
 
 
 @lru_cache(maxsize=2048)
-def _transformer(source: str, target: str) -> Transformer:
+def transformer(source: str, target: str) -> Transformer:
+    """Give what transforms (x, y) from one CRS to another."""
     return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
 
 
@@ -227,7 +223,7 @@ class Grid:
         x, y = self.projection.to_crs(*np.meshgrid(columns, rows))
         if crs is None or crs == self.projection.crs:
             return x, y
-        x, y = _transformer(self.projection.crs, crs).transform(x, y)
+        x, y = transformer(self.projection.crs, crs).transform(x, y)
         if parsed_crs(crs).is_geographic:  # beyond 180 degrees longitude goes on counting
             x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
         return x, y
@@ -502,16 +498,22 @@ def wholly_masked(band: Band) -> Band:
     return replace(band, evaluate=lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool)))
 
 
+def _edges(grid: Grid, points: int) -> tuple[Float, Float]:
+    """Degrees of positions spread over a grid and its edges, (points, points) each; not finite beyond its projection."""
+    columns, rows = np.meshgrid(*(np.linspace(0, n, points) for n in (grid.width, grid.height)))
+    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
+    if grid.projection.crs != WGS84:
+        x, y = transformer(grid.projection.crs, WGS84).transform(x, y)
+    return x, y
+
+
 def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
     if geometry is None:
         return True
     if geometry.is_empty:
         return False
-    columns, rows = np.meshgrid(*(np.linspace(0, n, 5) for n in (grid.width, grid.height)))
-    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
-    if grid.projection.crs != WGS84:
-        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    x, y = _edges(grid, 5)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
     x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
@@ -533,10 +535,7 @@ def lonlat_outline(grid: Grid) -> BaseGeometry:
     EmulatorError
         If the grid extends beyond its projection.
     """
-    columns, rows = np.meshgrid(*(np.linspace(0, n, OUTLINE_POINTS) for n in (grid.width, grid.height)))
-    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
-    if grid.projection.crs != WGS84:
-        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    x, y = _edges(grid, OUTLINE_POINTS)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise EmulatorError(f"Unable to transform the pixel grid from {grid.projection.crs} to {WGS84}.")
     middle = x[OUTLINE_POINTS // 2, OUTLINE_POINTS // 2]
@@ -602,7 +601,7 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
         return shape
     if own == WGS84:
         shape = shapely.segmentize(shape, DENSIFY_DEG)
-    change = _transformer(own, crs)
+    change = transformer(own, crs)
 
     def move(points: Float) -> Float:
         return np.stack(change.transform(points[:, 0], points[:, 1]), axis=1)
@@ -613,12 +612,12 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
     return moved
 
 
-def window_of(shape: BaseGeometry, projection: Projection) -> Grid:
-    """Pixels that a shape in the projection's CRS may touch."""
+def window_of(shape: BaseGeometry, projection: Projection, margin: float = 0.0) -> Grid:
+    """Pixels that a shape in the projection's CRS may touch, with a margin in pixels."""
     west, south, east, north = shape.bounds
     column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
-    left, top = math.floor(column.min() + 1e-9), math.floor(row.min() + 1e-9)
-    right, bottom = math.ceil(column.max() - 1e-9), math.ceil(row.max() - 1e-9)
+    left, top = (math.floor(axis.min() - margin + 1e-9) for axis in (column, row))
+    right, bottom = (math.ceil(axis.max() + margin - 1e-9) for axis in (column, row))
     return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
 
 
@@ -646,13 +645,7 @@ def window_in(shape: BaseGeometry, own: str, projection: Projection, margin: flo
         moved = in_crs(shape, own, projection.crs)
     except EmulatorError:
         return None
-    if moved.is_empty:
-        return None
-    west, south, east, north = moved.bounds
-    column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
-    left, top = (math.floor(axis.min() - margin + 1e-9) for axis in (column, row))
-    right, bottom = (math.ceil(axis.max() + margin - 1e-9) for axis in (column, row))
-    return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
+    return None if moved.is_empty else window_of(moved, projection, margin)
 
 
 def outline(window: Grid) -> BaseGeometry:

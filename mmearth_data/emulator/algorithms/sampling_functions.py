@@ -96,7 +96,7 @@ class Places:
     def point(self, k: int) -> Geometry:
         """Centre of the k-th pixel."""
         column, row = self.grid.column + self.columns[k] + 0.5, self.grid.row + self.rows[k] + 0.5
-        x, y = self.grid.projection.corner(float(column), float(row))
+        x, y = self.grid.projection.to_crs(float(column), float(row))
         return Geometry(in_crs(shapely.Point(float(x), float(y)), self.grid.projection.crs, WGS84))
 
     def feature(self, k: int, *, geometries: bool) -> Feature:

@@ -168,7 +168,7 @@ def northward(grid: Grid) -> Grid:
 def scaled_to(grid: Grid, width: int, height: int) -> Grid:
     """Cover the same area in another number of pixels."""
     a, b, _, d, e, _ = grid.projection.transform
-    x, y = grid.projection.corner(grid.column, grid.row)
+    x, y = grid.projection.to_crs(grid.column, grid.row)
     across, down = grid.width / width, grid.height / height
     transform = (a * across, b * down, float(x), d * across, e * down, float(y))
     return Grid(Projection(grid.projection.crs, transform), 0, 0, width, height)
@@ -324,21 +324,10 @@ def _painted(share: Array, palette: Sequence[str]) -> Array:
 
 
 NAMED_COLOURS = {
-    "black": "000000",
-    "white": "ffffff",
-    "red": "ff0000",
-    "green": "008000",
-    "lime": "00ff00",
-    "blue": "0000ff",
-    "yellow": "ffff00",
-    "cyan": "00ffff",
-    "magenta": "ff00ff",
-    "gray": "808080",
-    "grey": "808080",
-    "orange": "ffa500",
-    "purple": "800080",
-    "brown": "a52a2a",
-}
+    "black": "000000", "white": "ffffff", "red": "ff0000", "green": "008000", "lime": "00ff00", "blue": "0000ff",
+    "yellow": "ffff00", "cyan": "00ffff", "magenta": "ff00ff", "gray": "808080", "grey": "808080", "orange": "ffa500",
+    "purple": "800080", "brown": "a52a2a",
+}  # fmt: skip
 
 
 def hex_colour(text: str) -> tuple[int, int, int]:

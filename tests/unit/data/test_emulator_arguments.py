@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import CodeType
 from typing import Any
 
@@ -38,7 +39,8 @@ def ignored(implementation: Implementation) -> set[str]:
     parameters = inspect.signature(implementation.function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):  # entered with what it reads
         return set()
-    read = set(names_read(implementation.function.__code__))
+    function = implementation.function
+    read = set(names_read((function.func if isinstance(function, partial) else function).__code__))
     return {argument for argument, parameter in implementation.takes.items() if parameter not in read}
 
 
