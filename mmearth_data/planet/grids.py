@@ -296,17 +296,7 @@ class Patch:
 
 
 class PixelFields:
-    """Fields of a patch's nodes, each interpolated to the pixels when it is first asked for.
-
-    Parameters
-    ----------
-    patch
-        Nodes and pixels.
-    names
-        Of the fields.
-    values
-        (field, node row, node column).
-    """
+    """Fields of a patch's nodes, (field, node row, node column), interpolated to pixels when first asked for."""
 
     def __init__(self, patch: Patch, names: tuple[str, ...], values: Float32) -> None:
         self._patch = patch

@@ -56,15 +56,7 @@ def spread(share: Float32) -> Float32:
 
 
 class Lattice:
-    """Smooth fields at the nodes of a lattice.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    nodes
-        The places.
-    """
+    """Smooth fields at the nodes of a lattice."""
 
     def __init__(self, world: World, nodes: Nodes) -> None:
         self.world = world

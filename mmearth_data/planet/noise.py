@@ -201,15 +201,7 @@ def octaves_of(chart: Chart, wavelengths_m: Sequence[float], seed: int, *words: 
 
 
 class NoiseBank:
-    """Named fields of one planet, each a sum of octaves.
-
-    Parameters
-    ----------
-    seed
-        Seed of the planet.
-    fields
-        Name -> octaves.
-    """
+    """Named fields of one planet, each a sum of octaves."""
 
     def __init__(self, seed: int, fields: Mapping[str, Octaves]) -> None:
         self._slices: dict[str, slice] = {}

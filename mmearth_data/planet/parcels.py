@@ -131,17 +131,7 @@ def _rows_of_fields(
 
 
 def town_density(chart: Chart, people: Float32, seed: int) -> Float32:
-    """How densely built places are, 0-1, from towns and villages nearby.
-
-    Parameters
-    ----------
-    chart
-        The places.
-    people
-        0-1: how readily people settle there.
-    seed
-        Seed of the planet.
-    """
+    """How densely built places are, 0-1, from towns and villages nearby and from how readily people settle, 0-1."""
     density = np.zeros(chart.shape, np.float32)
     if not people.any():
         return density

@@ -563,17 +563,7 @@ def frame_footprint(direction: str, track: int, frame: int) -> BaseGeometry:
 def radar_scenes(
     world: World, direction: str, box: Box, start_ms: int, end_ms: int, *, whole: bool = True
 ) -> list[RadarScene]:
-    """Sentinel-1 scenes (IW) of a place in one direction, unsorted.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    direction
-        ``ASCENDING`` or ``DESCENDING``.
-    box, start_ms, end_ms, whole
-        As in `optical_scenes`.
-    """
+    """Sentinel-1 scenes (IW) of a place in one direction, unsorted; periods and ``whole`` as in `optical_scenes`."""
     frames = _frames(world, direction, box, whole=whole)
     return [s for track, frame in frames for s in scenes_of_frame(world, direction, track, frame, (start_ms, end_ms))]
 

@@ -34,17 +34,7 @@ MOST_BITS = 4096
 
 
 class Unary(NamedTuple):
-    """Operation on one number.
-
-    Attributes
-    ----------
-    number
-        Computes it for a number.
-    pixels
-        Computes it for an array.
-    type
-        Type of the resulting band; None keeps that of the input.
-    """
+    """Operation on one number, or on an array; without a type the resulting band has that of the input."""
 
     number: Callable[[Any], Number]
     pixels: Callable[[Array], Array]

@@ -58,7 +58,7 @@ class PixelType:
         ``int``, ``float`` or ``double``.
     low, high
         Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range
-        of the type; arithmetic has the range of its possible results, as far as `ranges.range_after` can compute it.
+        of the type; arithmetic has the range of its possible results, as far as `arithmetic.Binary` can compute it.
     """
 
     precision: str
@@ -187,17 +187,7 @@ def transformer(source: str, target: str) -> Transformer:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A window of a projection's pixels.
-
-    Attributes
-    ----------
-    projection
-        Whose pixels.
-    column, row
-        Upper-left pixel.
-    width, height
-        Pixels.
-    """
+    """A window of a projection's pixels, from the upper-left one (column, row)."""
 
     projection: Projection
     column: int

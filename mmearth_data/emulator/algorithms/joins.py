@@ -21,15 +21,10 @@ Matches = Callable[["Value", Sequence["Value"]], "Iterator[Value]"]
 @named("Join")
 @dataclass(frozen=True)
 class Join:
-    """How matches are told.
-
-    Attributes
-    ----------
-    results
-        (primary element, its matches in order) -> elements of the result.
-    """
+    """How pairs of elements become results."""
 
     results: Matches
+    """(primary element, its matches in order) -> elements of the result."""
 
 
 def _with(element: Value, key: str, value: Value) -> Value:

@@ -57,19 +57,7 @@ def reduce_regions(
 
 
 class Places:
-    """Pixels of a lattice inside a region, as rows of values.
-
-    Parameters
-    ----------
-    image
-        Whose bands.
-    shape
-        Region, in the lattice's CRS.
-    home
-        The lattice.
-    drop_nulls
-        Whether pixels with a masked band are left out.
-    """
+    """Pixels of a lattice inside a shape in its CRS, as rows of values; those with a masked band may be dropped."""
 
     def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image

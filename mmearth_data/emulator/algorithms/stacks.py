@@ -69,15 +69,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Layers:
-    """Bands with the same name.
-
-    Attributes
-    ----------
-    known
-        Bands whose types are known.
-    on
-        Returns the bands that may have pixels on a grid.
-    """
+    """Bands with the same name."""
 
     known: Sequence[Band]
     on: Callable[[Grid], Sequence[Band]]

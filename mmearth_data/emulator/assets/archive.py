@@ -46,15 +46,7 @@ GLOBE = shapely.box(-180, -90, 180, 90)
 
 
 class LazyProperties(Mapping[str, "Value"]):
-    """Properties of a scene that are computed when they are read.
-
-    Parameters
-    ----------
-    scene
-        What they describe.
-    makers
-        Name -> function of the scene.
-    """
+    """Properties that are computed from a scene when they are read."""
 
     __slots__ = ("_makers", "_scene")
 

@@ -181,15 +181,7 @@ CLEAR, CLOUDY = 21_824, 22_280
 
 @dataclass(frozen=True)
 class LandsatScene:
-    """One Landsat 8 scene.
-
-    Attributes
-    ----------
-    track, row
-        Of the orbit; the row counts from north to south, 60 at the equator.
-    time_ms
-        UTC milliseconds.
-    """
+    """One Landsat 8 scene; the row counts from north to south, 60 at the equator."""
 
     views: Views
     track: int

@@ -49,7 +49,7 @@ LAZY = "If"
 
 @dataclass(frozen=True)
 class Request:
-    """The `Context` of one request.
+    """What an implementation may ask of the request that it answers.
 
     Attributes
     ----------
@@ -67,11 +67,6 @@ class Request:
     cheap_pixels: bool = False
     profiles: Profiles = field(default_factory=Profiles)
     work: Work = field(default_factory=Work)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the planet."""
-        return self.planet.seed
 
     def call(self, name: str, **arguments: Value) -> Value:
         """Apply an algorithm to values."""
@@ -218,16 +213,9 @@ Compute = Callable[[Scope], "Value"]
 
 
 class Expression:
-    """One expression, to be evaluated once.
+    """One expression as the client sends it, to be evaluated once.
 
     Its nodes become functions of a scope when they are first asked for: most are computed for many bindings.
-
-    Parameters
-    ----------
-    expression
-        As the client sends it.
-    context
-        The request.
     """
 
     def __init__(self, expression: Mapping[str, Any], context: Request) -> None:

@@ -35,17 +35,7 @@ BINARY_FUNCTIONS = frozenset({"min", "max", "pow", "atan2", "hypot"})
 
 @dataclass(frozen=True)
 class Formula:
-    """A function that the text describes.
-
-    Attributes
-    ----------
-    text
-        The formula.
-    image
-        Name of the variable that ``b()`` looks at.
-    context
-        The request.
-    """
+    """A function that the text describes; ``image`` is the name of the variable that ``b()`` looks at."""
 
     text: str
     image: str

@@ -28,52 +28,21 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mmearth_data.emulator.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmearth_data.emulator.server.profiles import Profiles
-    from mmearth_data.planet.planet import Planet
+    from mmearth_data.emulator.graph.evaluate import Request
 
 Value: TypeAlias = Any
 """A value of an expression; the table above says which."""
+Context: TypeAlias = "Request"
+"""The request that an implementation answers."""
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
-
-
-class Context(Protocol):
-    """What an implementation may ask of the request that it answers."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the planet."""
-        ...
-
-    @property
-    def planet(self) -> Planet:
-        """What the assets hold."""
-        ...
-
-    @property
-    def cheap_pixels(self) -> bool:
-        """True where pixels may be any: load tests measure everything but the planet."""
-        ...
-
-    @property
-    def profiles(self) -> Profiles:
-        """What requests took that asked to be profiled."""
-        ...
-
-    def call(self, name: str, **arguments: Value) -> Value:
-        """Apply another algorithm to values, checked and promoted as any call is."""
-        ...
-
-    def promote(self, value: Value, kind: str) -> Value:
-        """Give a value of a declared type, such as ``"Image"`` for a number."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
