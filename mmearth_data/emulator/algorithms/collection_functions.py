@@ -52,23 +52,23 @@ ROOM_OF_A_POINT = 10
 @function("ImageCollection.load")
 def load_images(id: str, context: Context) -> Collection:
     """Open a collection of an archive."""
-    found = _found("ImageCollection", id, context)
+    found = _found("ImageCollection.load", "ImageCollection", id, context)
     if isinstance(found, Image):
         raise EmulatorError(f"ImageCollection.load: Asset '{id}' is not an ImageCollection.")
     return of_asset(found)
 
 
-def _found(kind: str, id: str, context: Context) -> Source | Image:
+def _found(name: str, kind: str, id: str, context: Context) -> Source | Image:
     found = find(id, context)
     if found is None:
-        raise asset_not_found(f"{kind}.load" if kind != "Collection" else "Collection.loadTable", kind, id)
+        raise asset_not_found(name, kind, id)
     return found
 
 
 @function("Image.load")
 def load_image(id: str, context: Context) -> Image:
     """Image of an archive."""
-    found = _found("Image", id, context)
+    found = _found("Image.load", "Image", id, context)
     if not isinstance(found, Image):
         raise EmulatorError(f"Image.load: Asset '{id}' is not an Image.")
     return found
@@ -80,7 +80,7 @@ def load_features(tableId: str, context: Context) -> Collection:
     table = load_table(tableId, context.planet)
     if table is not None:
         return table
-    found = _found("Collection", tableId, context)
+    found = _found("Collection.loadTable", "Collection", tableId, context)
     return of_elements([found]) if isinstance(found, Image) else of_asset(found)
 
 
@@ -338,10 +338,9 @@ functions("AggregateFeatureCollection", {name: _of_column(_column, of) for name,
 
 
 @function("AggregateFeatureCollection.first")
-def aggregate_first(collection: Collection, property: str) -> Value:
+def first_value(collection: Collection, property: str) -> Value:
     """Value of the first element."""
-    element = next(iter(collection), None)
-    return None if element is None else property_of(element, property)
+    return next((property_of(element, property) for element in collection), None)
 
 
 @function("AggregateFeatureCollection.stats")

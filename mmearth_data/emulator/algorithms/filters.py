@@ -376,10 +376,9 @@ def area(min: float, max: float, geometrySelector: str | None = None) -> Filter:
     return Filter(test, cost=2)
 
 
-@function("Filter.hasGeometry")
-def has_geometry() -> Filter:
-    """Pass what has a geometry."""
-    return Filter(lambda left, right: (s := _shape(field_of(left, GEOMETRY))) is not None and not s.shape.is_empty)
+def _has_geometry(element: Value, _: Value) -> bool:
+    shape = _shape(field_of(element, GEOMETRY))
+    return shape is not None and not shape.shape.is_empty
 
 
 # ---------------------------------------------------------------- dates
@@ -464,15 +463,13 @@ def range_contains(field: str, minValue: Value, maxValue: Value) -> Filter:
     return Filter(test, Query(start_ms=int(low), end_ms=int(high) + 1) if timed else ANYTHING)
 
 
-@function("Filter.notNull")
-def not_null(properties: list[str]) -> Filter:
-    """Pass what has all of some properties."""
-    return Filter(lambda left, right: all(field_of(left, name) is not None for name in properties))
-
-
 functions(
     "Filter",
     {
+        "hasGeometry": lambda: Filter(_has_geometry),
+        "notNull": lambda properties: Filter(
+            lambda element, _: all(field_of(element, p) is not None for p in properties)
+        ),
         "always": lambda: EVERYTHING,
         "never": lambda: inverted(EVERYTHING),
         "and": lambda filters: all_of(filters),

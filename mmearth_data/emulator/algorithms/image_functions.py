@@ -71,12 +71,6 @@ def renamed(name: str, image: Image, bands: Sequence[Band], names: Sequence[str]
     return image.with_bands(tuple(band.called(name) for band, name in zip(bands, new, strict=True)))
 
 
-@function("Image.rename")
-def rename(input: Image, names: list[str]) -> Image:
-    """All bands under new names."""
-    return renamed("Image.rename", input, input.bands, names)
-
-
 @function("Image.addBands")
 def add_bands(dstImg: Image, srcImg: Image, names: list[str] | None = None, overwrite: bool = False) -> Image:
     """Bands of both images; those of the second replace others of their name where that is wanted."""
@@ -106,6 +100,12 @@ def _limited(image: Image) -> Image:
 functions(
     "Image",
     {
+        "rename": lambda input, names: renamed("Image.rename", input, input.bands, names),
+        "selfMask": lambda image: update_mask(image, image),  # zero is masked
+        "pixelLonLat": lambda: positions(
+            ("longitude", "latitude"), DEFAULT_PROJECTION, lambda grid: grid.centres(WGS84)
+        ),
+        "pixelCoordinates": lambda projection: positions("xy", projection, lambda grid: grid.positions(projection)),
         "constant": lambda value, context: context.promote(value, "Image"),
         "bandNames": lambda image: image.names,
         "bandTypes": lambda image: {band.name: band.type for band in image.bands},
@@ -126,15 +126,13 @@ def projection(image: Image) -> Projection:
     return image.projection
 
 
-@function("Image.pixelLonLat")
-def pixel_lon_lat() -> Image:
-    """Degrees of each pixel's centre."""
+def positions(names: Sequence[str], home: Projection, of: Callable[[Grid], tuple[Array, Array]]) -> Image:
+    """Image of two bands, each a coordinate of the pixels' centres."""
 
     def axis(k: int) -> Callable[[Grid], Pixels]:
-        return lambda grid: Pixels(grid.centres(WGS84)[k], np.ones(grid.shape, bool))
+        return lambda grid: Pixels(of(grid)[k], np.ones(grid.shape, bool))
 
-    names = ("longitude", "latitude")
-    return Image(tuple(Band(name, DOUBLE, DEFAULT_PROJECTION, axis(k)) for k, name in enumerate(names)))
+    return Image(tuple(Band(name, DOUBLE, home, axis(k)) for k, name in enumerate(names)))
 
 
 @function("Image.pixelArea")
@@ -261,12 +259,6 @@ def update_mask(image: Image, mask: Image) -> Image:
 def _as_mask(pixels: Pixels) -> Mask:
     """Values of an image as a mask, clipped to 0-1; 0 where the image itself is masked."""
     return least(mask_of(pixels.values), pixels.valid)
-
-
-@function("Image.selfMask")
-def self_mask(image: Image) -> Image:
-    """Use unmasked values as their own mask: zero is masked."""
-    return update_mask(image, image)
 
 
 @function("Image.mask")

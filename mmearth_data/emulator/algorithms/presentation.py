@@ -114,19 +114,15 @@ def framed(shape: BaseGeometry, home: Projection, size: tuple[int | None, int | 
 # ---------------------------------------------------------------- colours
 
 
-def _numbers_of(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise EmulatorError(f"Image.visualize: Expected numbers with commas between them, got '{text}'.") from None
-
-
 def _numbers(value: Value, default: float) -> list[float]:
     if value is None:
         return [default]
-    if isinstance(value, str):
-        return _numbers_of(value)
-    return [float(item) for item in value] if isinstance(value, list) else [float(value)]
+    if not isinstance(value, str):
+        return [float(item) for item in value] if isinstance(value, list) else [float(value)]
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        raise EmulatorError(f"Image.visualize: Expected numbers with commas between them, got '{value}'.") from None
 
 
 @function("Image.visualize")

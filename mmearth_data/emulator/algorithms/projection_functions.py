@@ -121,17 +121,7 @@ functions(
 )
 
 
-# ---------------------------------------------------------------- images of coordinates, and images moved
-
-
-@function("Image.pixelCoordinates")
-def pixel_coordinates(projection: Projection) -> Image:
-    """Position of each pixel's centre, in pixels of a projection."""
-
-    def axis(k: int) -> Callable[[Grid], Pixels]:
-        return lambda grid: Pixels(grid.positions(projection)[k], np.ones(grid.shape, bool))
-
-    return Image(tuple(Band(name, PixelType("double"), projection, axis(k)) for k, name in enumerate("xy")))
+# ---------------------------------------------------------------- images moved
 
 
 @function("Image.changeProj")

@@ -306,7 +306,7 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     def image(year: int) -> Image:
         own = product.image(year)
-        read = archive.planet_read(product, own, product.band)
+        read = partial(product.read, own, product.band)
         band = global_band(product.band, BYTE, product.native, read, policy=MODE)
         properties = {"system:index": own.index, "system:time_start": own.start_ms, "system:time_end": own.end_ms}
         return Image((band,), properties, GLOBE, f"{asset}/{own.index}", own.end_ms * 1000)
@@ -380,7 +380,7 @@ def _static(world_of: Planet, asset: str) -> Image:
     assert isinstance(product, products.Static)
     own = product.image(product.years[0])
     kind = SIGNED_SHORT if asset == planet.DEM else BYTE
-    band = global_band(product.band, kind, product.native, archive.planet_read(product, own, product.band))
+    band = global_band(product.band, kind, product.native, partial(product.read, own, product.band))
     return archive.static_image(asset, band)
 
 
