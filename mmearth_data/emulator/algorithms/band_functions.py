@@ -241,8 +241,7 @@ def link_collection(
     if names and described is None:
         raise EmulatorError("Image.linkCollection: the collection is empty, so that the linked bands have no type.")
     linked = [] if described is None else chosen_bands(described, names, "Image.linkCollection")
-    new = {band.name: band if match is not None else wholly_masked(band) for band in linked}
-    image = input.with_bands((*(new.pop(band.name, band) for band in input.bands), *new.values()))
+    image = input.replaced([band if match is not None else wholly_masked(band) for band in linked])
     found = {name: None if match is None else match.properties.get(name) for name in wanted}
     return image.with_properties({**input.properties, **found})
 

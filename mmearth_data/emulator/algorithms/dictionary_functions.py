@@ -20,20 +20,6 @@ def _missing(name: str, key: str) -> EmulatorError:
     return EmulatorError(f"{name}: Dictionary does not contain key: '{key}'.")
 
 
-functions(
-    "Dictionary",
-    {
-        "combine": lambda first, second, overwrite=True: first | second if overwrite else second | first,
-        "contains": lambda dictionary, key: key in dictionary,
-        "getNumber getString getGeometry": lambda dictionary, key: get(dictionary, key),
-        "keys": lambda dictionary: sorted(dictionary),
-        "map": lambda dictionary, baseAlgorithm: {k: baseAlgorithm(k, dictionary[k]) for k in sorted(dictionary)},
-        "set": lambda dictionary, key, value: dictionary | {key: value},
-        "size": lambda dictionary: len(dictionary),
-    },
-)
-
-
 @function("Dictionary")
 def make(input: Value = None) -> Entries:
     """Make a dictionary of one, of a list of pairs in turn, or of nothing."""
@@ -116,3 +102,17 @@ def to_image(dictionary: Entries, context: Context, names: list[str] | None = No
     chosen = sorted(dictionary) if names is None else names
     image = context.call("Image.constant", value=[dictionary[name] for name in chosen])
     return context.call("Image.rename", input=image, names=chosen)
+
+
+functions(
+    "Dictionary",
+    {
+        "combine": lambda first, second, overwrite=True: first | second if overwrite else second | first,
+        "contains": lambda dictionary, key: key in dictionary,
+        "getNumber getString getGeometry": lambda dictionary, key: get(dictionary, key),
+        "keys": lambda dictionary: sorted(dictionary),
+        "map": lambda dictionary, baseAlgorithm: {k: baseAlgorithm(k, dictionary[k]) for k in sorted(dictionary)},
+        "set": lambda dictionary, key, value: dictionary | {key: value},
+        "size": lambda dictionary: len(dictionary),
+    },
+)

@@ -115,27 +115,6 @@ def _(value: Feature) -> Value:
 # ---------------------------------------------------------------- functions
 
 
-function("Feature")(lambda geometry=None, metadata=None: Feature(geometry, dict(metadata or {})))
-function("Feature.id", "Image.id")(lambda element: element.properties.get(INDEX))
-functions(
-    "Feature",
-    {"setGeometry": lambda feature, geometry=None: with_geometry(feature, geometry)},
-)
-functions(
-    "Element",
-    {
-        "get getNumber getString": lambda object, property: property_of(object, property),
-        "set": lambda object, key, value=None: set_properties(object, {key: value}),
-        "propertyNames": lambda element: sorted(
-            {*element.properties, INDEX} if isinstance(element, Feature) else element.properties
-        ),
-        "replaceProperties": lambda destination, source=None: (
-            destination if source is None else destination.with_properties(source.properties)
-        ),
-    },
-)
-
-
 @function("Element.geometry", "Feature.geometry", "Image.geometry")
 def geometry(
     feature: Value, context: Context, maxError: ErrorMargin | None = None, proj: Projection | None = None
@@ -216,3 +195,24 @@ def date(image: Image) -> Date:
     if start is None:
         raise EmulatorError("Date: Parameter 'value' is required and may not be null.")
     return Date(int(start))
+
+
+function("Feature")(lambda geometry=None, metadata=None: Feature(geometry, dict(metadata or {})))
+function("Feature.id", "Image.id")(lambda element: element.properties.get(INDEX))
+functions(
+    "Feature",
+    {"setGeometry": lambda feature, geometry=None: with_geometry(feature, geometry)},
+)
+functions(
+    "Element",
+    {
+        "get getNumber getString": lambda object, property: property_of(object, property),
+        "set": lambda object, key, value=None: set_properties(object, {key: value}),
+        "propertyNames": lambda element: sorted(
+            {*element.properties, INDEX} if isinstance(element, Feature) else element.properties
+        ),
+        "replaceProperties": lambda destination, source=None: (
+            destination if source is None else destination.with_properties(source.properties)
+        ),
+    },
+)

@@ -102,7 +102,7 @@ class Filter:
     Attributes
     ----------
     test
-        (left element, right element or None) -> whether it passes.
+        (element, the other one of a pair in joins or None) -> whether it passes.
     query
         What every element that passes is found by.
     cost
@@ -115,10 +115,6 @@ class Filter:
     query: Query = ANYTHING
     cost: int = 0
     opposite: Query = ANYTHING
-
-    def passes(self, left: Value, right: Value = None) -> bool:
-        """Whether an element (or a pair, in joins) passes."""
-        return self.test(left, right)
 
 
 EVERYTHING = Filter(lambda left, right: True)

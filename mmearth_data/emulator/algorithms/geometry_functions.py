@@ -292,7 +292,8 @@ def _enter(name: str, compute: Callable[..., Value], *margin: str) -> None:
         geometries = {key: geometry_of(element) for key, element in elements.items()}
         if margin:
             need_margin(called, given.get("maxError"), given.get("proj"), *geometries.values())
-        made = compute(**{key: value for key, value in {**given, **geometries}.items() if key in own})
+        arguments: dict[str, Value] = {**given, **geometries}
+        made = compute(**{key: value for key, value in arguments.items() if key in own})
         first = next(iter(elements.values()))
         return with_geometry(first, made) if isinstance(made, Geometry) and not isinstance(first, Geometry) else made
 

@@ -427,6 +427,11 @@ class Image:
         """Image with other bands; no asset any more."""
         return Image(_unique(bands), self.properties, self.footprint)
 
+    def replaced(self, bands: Sequence[Band]) -> Image:
+        """Image whose bands of the same names are replaced; the others are added."""
+        new = {band.name: band for band in bands}
+        return self.with_bands((*(new.pop(band.name, band) for band in self.bands), *new.values()))
+
     def mapped(self, change: Callable[[Band], Band]) -> Image:
         """Change each band."""
         return self.with_bands(tuple(change(band) for band in self.bands))

@@ -75,11 +75,7 @@ def renamed(name: str, image: Image, bands: Sequence[Band], names: Sequence[str]
 def add_bands(dstImg: Image, srcImg: Image, names: list[str] | None = None, overwrite: bool = False) -> Image:
     """Bands of both images; those of the second replace others of their name where that is wanted."""
     added = list(srcImg.bands) if names is None else [srcImg.find(name, "Image.addBands") for name in names]
-    if not overwrite:
-        return _limited(dstImg.with_bands((*dstImg.bands, *added)))
-    new = {band.name: band for band in added}
-    kept = [new.pop(band.name, band) for band in dstImg.bands]
-    return _limited(dstImg.with_bands((*kept, *new.values())))
+    return _limited(dstImg.replaced(added) if overwrite else dstImg.with_bands((*dstImg.bands, *added)))
 
 
 @function("Image.cat")

@@ -89,7 +89,7 @@ def apply(join: Join, primary: Collection, secondary: Collection, condition: Fil
     joined = [
         result
         for element in primary
-        for result in join.results(element, [other for other in others if condition.passes(element, other)])
+        for result in join.results(element, [other for other in others if condition.test(element, other)])
     ]
     kind = primary.of if all(not isinstance(e, Feature) for e in joined) else "Feature"
     return Collection(Listed(joined), kind)

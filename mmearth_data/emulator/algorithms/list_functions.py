@@ -66,7 +66,7 @@ functions(
         "contains": lambda list, element: _index(list, element) >= 0,
         "containsAll": lambda list, other: all(_index(list, element) >= 0 for element in other),
         "equals": lambda list, other: len(list) == len(other) and all(map(same, list, other)),
-        "filter": lambda list, filter: [value for value in list if filter.passes(value)],
+        "filter": lambda list, filter: [value for value in list if filter.test(value, None)],
         "frequency": lambda list, element: sum(same(value, element) for value in list),
         "get getNumber getString getGeometry": lambda list, index: list[_place("List.get", list, index)],
         "indexOf": lambda list, element: _index(list, element),

@@ -384,7 +384,7 @@ def _static(world_of: Planet, asset: str) -> Image:
     return archive.static_image(asset, band)
 
 
-MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
+MAKERS: dict[str, Callable[[Planet], Scenes | Few | Image]] = {
     planet.L2A: lambda p: _sentinel2(p, planet.L2A),
     planet.L1C: lambda p: _sentinel2(p, planet.L1C),
     planet.S1: _sentinel1,
@@ -413,7 +413,7 @@ FIRST_DAYS = {
 
 
 @lru_cache(maxsize=64)
-def _made(world_of: Planet, asset: str) -> Source | Image:
+def _made(world_of: Planet, asset: str) -> Scenes | Few | Image:
     made, first = MAKERS[asset](world_of), FIRST_DAYS.get(asset)
     if first is None or isinstance(made, Image):
         return made
