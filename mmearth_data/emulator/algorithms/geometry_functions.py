@@ -289,11 +289,10 @@ def _enter(name: str, compute: Callable[..., Value], *margin: str) -> None:
 
     def apply(called: str, **given: Value) -> Value:
         elements = {key: given[key] for key in ("geometry", "left", "right") if key in given}
-        geometries = {key: geometry_of(element) for key, element in elements.items()}
+        geometries: dict[str, Value] = {key: geometry_of(element) for key, element in elements.items()}
         if margin:
             need_margin(called, given.get("maxError"), given.get("proj"), *geometries.values())
-        arguments: dict[str, Value] = {**given, **geometries}
-        made = compute(**{key: value for key, value in arguments.items() if key in own})
+        made = compute(**{key: value for key, value in {**given, **geometries}.items() if key in own})
         first = next(iter(elements.values()))
         return with_geometry(first, made) if isinstance(made, Geometry) and not isinstance(first, Geometry) else made
 

@@ -97,7 +97,6 @@ functions(
     "Image",
     {
         "rename": lambda input, names: renamed("Image.rename", input, input.bands, names),
-        "selfMask": lambda image: update_mask(image, image),  # zero is masked
         "pixelLonLat": lambda: positions(
             ("longitude", "latitude"), DEFAULT_PROJECTION, lambda grid: grid.centres(WGS84)
         ),
@@ -250,6 +249,9 @@ def update_mask(image: Image, mask: Image) -> Image:
 
     bands = pairs("updateMask", image, mask)[: len(image.bands)]
     return image.with_bands(tuple(a.computed(masked, b) for a, b in bands))
+
+
+functions("Image", {"selfMask": lambda image: update_mask(image, image)})  # zero is masked
 
 
 def _as_mask(pixels: Pixels) -> Mask:

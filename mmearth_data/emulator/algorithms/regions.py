@@ -80,7 +80,7 @@ def _in_rectangle(
 
     def inside(edge: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
         first, last = np.minimum(edge[:-1], edge[1:]), np.maximum(edge[:-1], edge[1:])
-        return np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first)
+        return np.asarray(np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first))
 
     across, down = inside(x, west, east), inside(y, south, north)
     return np.asarray(np.floor(np.outer(down, across) * STEPS + 1e-6) / STEPS)
