@@ -34,15 +34,7 @@ MAX_BANDS = 1024
 
 
 class EmulatorError(Exception):
-    """A request that Earth Engine would refuse.
-
-    Parameters
-    ----------
-    message
-        The service's words.
-    status
-        HTTP status.
-    """
+    """A request that Earth Engine would refuse, in the service's words and with its HTTP status."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message, status)
@@ -87,15 +79,7 @@ UNCOMPUTABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueEr
 
 
 def not_computed(what: str, error: BaseException) -> EmulatorError:
-    """Refuse what the emulator cannot compute with the given arguments; whether Earth Engine can is not known.
-
-    Parameters
-    ----------
-    what
-        The algorithm, or the part of the answer.
-    error
-        What went wrong.
-    """
+    """Refuse what the emulator cannot compute with the given arguments; whether Earth Engine can is not known."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return EmulatorError(
         f"{what}: the emulator cannot compute this with the given arguments ({reason}); Earth Engine may."
@@ -108,17 +92,7 @@ def not_emulated(function: str) -> EmulatorError:
 
 
 def asset_not_found(function: str, kind: str, asset: str) -> EmulatorError:
-    """Refuse an asset that does not exist.
-
-    Parameters
-    ----------
-    function
-        Algorithm that loads, such as ``Image.load``.
-    kind
-        ``Image``, ``ImageCollection``, ``Collection`` or ``Asset``.
-    asset
-        Its id.
-    """
+    """Refuse an asset that does not exist; ``kind`` is ``Image``, ``ImageCollection``, ``Collection`` or ``Asset``."""
     return EmulatorError(f"{function}: {kind} asset '{asset}' {NOT_FOUND}")
 
 

@@ -135,17 +135,7 @@ def middle_of(month: int) -> float:
 
 
 def anomalies(seed: int, chart: Chart, months: Sequence[int]) -> tuple[Float32, Float32]:
-    """How months depart from the usual: (K, log of the rain's factor), each (month, ...).
-
-    Parameters
-    ----------
-    seed
-        Seed of the planet.
-    chart
-        The places.
-    months
-        As from `month_index`.
-    """
+    """How months (see `month_index`) depart from the usual: (K, log of the rain's factor), each (month, ...)."""
     keys = [(kind, month, k) for kind in ("warm", "rain") for month in months for k in range(len(ANOMALY_M))]
     cells = np.array([cells_across(ANOMALY_M[k]) for _, _, k in keys], np.int64)
     salts = np.array([salt_of(seed, "anomaly", *key) for key in keys], np.uint32)

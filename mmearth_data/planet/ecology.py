@@ -50,15 +50,7 @@ POLYGONS_FORMAT = "1"
 
 
 class Ecology:
-    """Biomes, ecoregions and what grows where.
-
-    Parameters
-    ----------
-    seed
-        Seed of the planet.
-    land
-        Land and sea.
-    """
+    """Biomes, ecoregions and what grows where."""
 
     def __init__(self, seed: int, land: Land) -> None:
         self.seed = seed

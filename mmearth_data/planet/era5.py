@@ -23,16 +23,7 @@ KELVIN = 273.15
 
 
 def monthly_weather(world: World, grid: Grid, window: Window, months: Sequence[int]) -> Float32:
-    """Weather of months.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    grid, window
-        Pixels.
-    months
-        Months since January 1970.
+    """Weather of months (counted from January 1970).
 
     Returns
     -------

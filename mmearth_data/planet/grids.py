@@ -190,24 +190,6 @@ def axis(start: int, count: int, stride: int, centre: float = 0.5) -> Axis:
     )
 
 
-class NodeBlock(NamedTuple):
-    """A rectangle of nodes of a grid's lattice."""
-
-    row: int
-    column: int
-    rows: int
-    columns: int
-
-    def contains(self, other: NodeBlock) -> bool:
-        """Whether the other block lies inside this one."""
-        return (
-            self.row <= other.row
-            and self.column <= other.column
-            and other.row + other.rows <= self.row + self.rows
-            and other.column + other.columns <= self.column + self.columns
-        )
-
-
 class Nodes:
     """Nodes of a lattice, and where they lie.
 
@@ -216,10 +198,10 @@ class Nodes:
     grid
         The grid that the lattice belongs to (or another one with the same lattice).
     block
-        Which nodes.
+        Which nodes: a window of the lattice.
     """
 
-    def __init__(self, grid: Grid, block: NodeBlock) -> None:
+    def __init__(self, grid: Grid, block: Window) -> None:
         self.grid = grid
         self.block = block
 
@@ -227,8 +209,8 @@ class Nodes:
     def lonlat(self) -> tuple[Float64, Float64]:
         """Degrees, each (row, column)."""
         k, b = self.grid.stride, self.block
-        x = self.grid.x(k * (b.column + np.arange(b.columns, dtype=np.float64)))
-        y = self.grid.y(k * (b.row + np.arange(b.rows, dtype=np.float64)))
+        x = self.grid.x(k * (b.column + np.arange(b.width, dtype=np.float64)))
+        y = self.grid.y(k * (b.row + np.arange(b.height, dtype=np.float64)))
         xx, yy = np.meshgrid(x, y)
         if self.grid.geographic:
             return xx, yy
@@ -274,7 +256,7 @@ class Patch:
         (top, rows), (left, columns) = (
             _union(*pair) for pair in zip((self.rows, self.columns), self._to_sub, strict=True)
         )
-        block = NodeBlock(top, left, rows, columns)
+        block = Window(left, top, columns, rows)
         self.nodes = nodes if nodes is not None and nodes.block.contains(block) else Nodes(grid, block)
 
     @lazy
@@ -314,17 +296,7 @@ class Patch:
 
 
 class PixelFields:
-    """Fields of a patch's nodes, each interpolated to the pixels when it is first asked for.
-
-    Parameters
-    ----------
-    patch
-        Nodes and pixels.
-    names
-        Of the fields.
-    values
-        (field, node row, node column).
-    """
+    """Fields of a patch's nodes, (field, node row, node column), interpolated to pixels when first asked for."""
 
     def __init__(self, patch: Patch, names: tuple[str, ...], values: Float32) -> None:
         self._patch = patch

@@ -14,7 +14,7 @@ import numpy as np
 from mmearth_data.planet.climate import LAPSE_K_PER_M, Climate, clamp, climate_at, smoothstep
 from mmearth_data.planet.grids import Grid, Nodes, Patch, PixelFields, Window
 from mmearth_data.planet.lazy import lazy
-from mmearth_data.planet.noise import cells_across, chart_of, salt_of, unit_float, value_noise
+from mmearth_data.planet.noise import chart_of, octaves_of, unit_float
 from mmearth_data.planet.orbits import SENTINEL2
 from mmearth_data.planet.parcels import Parcels, parcels_at, town_density
 from mmearth_data.planet.tables import covers
@@ -56,15 +56,7 @@ def spread(share: Float32) -> Float32:
 
 
 class Lattice:
-    """Smooth fields at the nodes of a lattice.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    nodes
-        The places.
-    """
+    """Smooth fields at the nodes of a lattice."""
 
     def __init__(self, world: World, nodes: Nodes) -> None:
         self.world = world
@@ -232,16 +224,11 @@ class Ground:
 
     def broad_octaves(self, name: str, wavelengths_m: Sequence[float]) -> Float32:
         """Octaves that are smooth enough for the finer lattice, at pixels: (octave, row, column)."""
-        cells = np.array([cells_across(wavelength) for wavelength in wavelengths_m], np.int64)
-        salts = np.array(
-            [salt_of(self.world.seed, "pixel", name, wavelength) for wavelength in wavelengths_m], np.uint32
-        )
-        return self.patch.from_sub(value_noise(self._sub_chart, cells, salts))
+        return self.patch.from_sub(octaves_of(self._sub_chart, wavelengths_m, self.world.seed, "pixel", name))
 
     def octaves(self, name: str, wavelengths_m: Sequence[float]) -> Float32:
         """Octaves that are evaluated at the pixels themselves: (octave, row, column)."""
-        salts = [salt_of(self.world.seed, "pixel", name, wavelength) for wavelength in wavelengths_m]
-        return value_noise(self.warped_chart, [cells_across(wavelength) for wavelength in wavelengths_m], salts)
+        return octaves_of(self.warped_chart, wavelengths_m, self.world.seed, "pixel", name)
 
     @lazy
     def fine(self) -> tuple[Float32, ...]:

@@ -54,13 +54,7 @@ class Coastline(NamedTuple):
 
 
 class Land:
-    """Land and sea.
-
-    Parameters
-    ----------
-    polygons
-        Land polygons in degrees.
-    """
+    """Land and sea, from land polygons in degrees."""
 
     def __init__(self, polygons: NDArray[np.object_]) -> None:
         lonlat, after = _stretches(polygons)

@@ -194,16 +194,14 @@ def _octaves(part: Part, cells: NDArray[np.int64], salts: NDArray[np.int64]) -> 
     return out
 
 
-class NoiseBank:
-    """Named fields of one planet, each a sum of octaves.
+def octaves_of(chart: Chart, wavelengths_m: Sequence[float], seed: int, *words: object) -> Float32:
+    """Octaves of some wavelengths at points, (octave, ...): those that belong to a seed and a name."""
+    salts = [salt_of(seed, *words, wavelength) for wavelength in wavelengths_m]
+    return value_noise(chart, [cells_across(wavelength) for wavelength in wavelengths_m], salts)
 
-    Parameters
-    ----------
-    seed
-        Seed of the planet.
-    fields
-        Name -> octaves.
-    """
+
+class NoiseBank:
+    """Named fields of one planet, each a sum of octaves."""
 
     def __init__(self, seed: int, fields: Mapping[str, Octaves]) -> None:
         self._slices: dict[str, slice] = {}

@@ -16,14 +16,14 @@ from mmearth_data.planet.kernels import mixture
 from mmearth_data.planet.lazy import lazy
 from mmearth_data.planet.noise import (
     EARTH_RADIUS_M,
+    NoiseBank,
     Octaves,
-    cells_across,
     chart_of,
     hash_pixels,
     mix,
+    octaves_of,
     salt_of,
     unit_float,
-    value_noise,
 )
 from mmearth_data.planet.tables import covers, spectra
 
@@ -109,7 +109,7 @@ def clouds_over(seed: int, patch: Patch, light: Light) -> Clouds:
     toward_sun = patch.nodes.xyz + away * (float(np.sin(azimuth)) * east + float(np.cos(azimuth)) * north)
     cirrus = None
     if light.cirrus:
-        veil = _sum_of_octaves(patch.nodes.chart, seed, f"cirrus/{light.key}", CIRRUS_OCTAVES)
+        veil = _field(patch.nodes.chart, seed, f"cirrus/{light.key}", CIRRUS_OCTAVES)
         cirrus = np.float32(0.12) * smoothstep(0.4, 2.0, patch.linear(veil))
     return Clouds(
         opaque_clouds(seed, patch, light), _opaque(seed, patch, toward_sun, chart_of(toward_sun), light), cirrus
@@ -125,25 +125,16 @@ def _opaque(seed: int, patch: Patch, xyz: Float64, chart: Chart, light: Light) -
     share = min(max(light.cloud_percent / 100, 0.0005), 0.98)
     level = np.float32(np.log((1 - share) / share) * 0.6)
     name = f"cloud/{light.key}"
-    field = _sum_of_octaves(chart, seed, name, CLOUD_OCTAVES)
+    field = _field(chart, seed, name, CLOUD_OCTAVES)
     if float(field.max()) < level - np.float32(CLOUD_FRINGE):
         return None
-    cells = np.array([cells_across(wavelength) for wavelength in CLOUD_DETAIL_M], np.int64)
-    salts = np.array([salt_of(seed, name, wavelength) for wavelength in CLOUD_DETAIL_M], np.uint32)
-    wide, medium, small = patch.from_sub(value_noise(patch.sub_chart(xyz), cells, salts))
+    wide, medium, small = patch.from_sub(octaves_of(patch.sub_chart(xyz), CLOUD_DETAIL_M, seed, name))
     detail = np.float32(0.12) * wide + np.float32(0.09) * medium + np.float32(0.06) * small
     return smoothstep(-0.02, 0.5, patch.spline(field) - level + detail)
 
 
-def _sum_of_octaves(chart: Chart, seed: int, name: str, octaves: Octaves) -> Float32:
-    """Field that is needed once: what a `NoiseBank` of it alone would give."""
-    cells = np.array([cells_across(wavelength) for wavelength in octaves.wavelengths_m], np.int64)
-    salts = np.array([salt_of(seed, name, k) for k in range(len(cells))], np.uint32)
-    norm = float(np.sqrt(sum(gain * gain for gain in octaves.gains)))
-    total: Float32 = np.zeros(chart.shape, np.float32)
-    for values, gain in zip(value_noise(chart, cells, salts), octaves.gains, strict=True):
-        total += values * np.float32(gain / norm)
-    return total
+def _field(chart: Chart, seed: int, name: str, octaves: Octaves) -> Float32:
+    return NoiseBank(seed, {name: octaves}).sample(chart)[name]
 
 
 class OpticalView:

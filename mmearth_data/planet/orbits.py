@@ -7,7 +7,7 @@ revolutions in `days` days closes the pattern. Swaths are bands of constant widt
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -157,28 +157,17 @@ SENTINEL2 = Orbit(
     },
 )
 """ESA's Sentinel-2 handbook: 143 orbits in 10 days, 290 km, descending at 10:30."""
-_S1_PLATFORMS = {
-    "S1A": (days_since_1970("2014-10-10"), FOREVER, 0.0),
-    "S1B": (days_since_1970("2016-09-28"), days_since_1970("2021-12-23"), 6.0),
-}
-SENTINEL1 = {
-    "ASCENDING": Orbit(
-        days=12,
-        orbits=175,
-        inclination_deg=98.18,
-        node_hour=18.4,
-        northward=True,
-        half_swath_km=125.0,
-        platforms=_S1_PLATFORMS,
-    ),
-    "DESCENDING": Orbit(
-        days=12,
-        orbits=175,
-        inclination_deg=98.18,
-        node_hour=5.7,
-        northward=False,
-        half_swath_km=125.0,
-        platforms=_S1_PLATFORMS,
-    ),
-}
+_ASCENDING = Orbit(
+    days=12,
+    orbits=175,
+    inclination_deg=98.18,
+    node_hour=18.4,
+    northward=True,
+    half_swath_km=125.0,
+    platforms={
+        "S1A": (days_since_1970("2014-10-10"), FOREVER, 0.0),
+        "S1B": (days_since_1970("2016-09-28"), days_since_1970("2021-12-23"), 6.0),
+    },
+)
+SENTINEL1 = {"ASCENDING": _ASCENDING, "DESCENDING": replace(_ASCENDING, node_hour=5.7, northward=False)}
 """ESA's Sentinel-1 handbook: 175 orbits in 12 days, 250 km (IW); the hours are those of the swath's middle."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 COMMUNE_M = 5_200.0
 BLOCK_M = (64.0, 104.0)
 """Across and along the streets of a town."""
-FIELD_PRIMES = (0x9E3779B1, 0x85EBCA77)
 TOWN_LATTICE_M, VILLAGE_LATTICE_M = 13_000.0, 3_400.0
 
 
@@ -127,22 +126,12 @@ def _rows_of_fields(
 ) -> tuple[NDArray[np.uint32], Float32]:
     """Key of the parcel and distance to its edge."""
     long, wide = (np.broadcast_to(size, along.shape).ravel() for size in (length, width))
-    key, edge = field_rows(along.ravel(), across.ravel(), long, wide, commune.ravel(), FIELD_PRIMES)
+    key, edge = field_rows(along.ravel(), across.ravel(), long, wide, commune.ravel(), CELL_PRIMES)
     return key.reshape(along.shape), edge.reshape(along.shape)
 
 
 def town_density(chart: Chart, people: Float32, seed: int) -> Float32:
-    """How densely built places are, 0-1, from towns and villages nearby.
-
-    Parameters
-    ----------
-    chart
-        The places.
-    people
-        0-1: how readily people settle there.
-    seed
-        Seed of the planet.
-    """
+    """How densely built places are, 0-1, from towns and villages nearby and from how readily people settle, 0-1."""
     density = np.zeros(chart.shape, np.float32)
     if not people.any():
         return density

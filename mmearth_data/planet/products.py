@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -78,8 +78,6 @@ class Image:
         Names of its bands.
     scene
         The overpass, for those that have one.
-    properties
-        Further properties, as the archive names them.
     """
 
     asset: str
@@ -88,7 +86,6 @@ class Image:
     end_ms: int
     bands: tuple[str, ...]
     scene: OpticalScene | RadarScene | None = None
-    properties: dict[str, Any] = field(default_factory=dict)
 
 
 class Product(Protocol):
@@ -114,17 +111,7 @@ class Product(Protocol):
 
 @dataclass(frozen=True)
 class Sentinel2:
-    """Optical scenes of one level.
-
-    Attributes
-    ----------
-    asset
-        Id.
-    bands
-        Of every scene.
-    level
-        ``L1C`` or ``L2A``.
-    """
+    """Optical scenes of one level, ``L1C`` or ``L2A``."""
 
     asset: str
     bands: tuple[str, ...]
@@ -143,18 +130,8 @@ class Sentinel2:
 
     def image(self, scene: OpticalScene) -> Image:
         """Image of a scene."""
-        zenith, azimuth = scene.sun
-        properties = {
-            "CLOUDY_PIXEL_PERCENTAGE": scene.cloud_percent,
-            "MEAN_SOLAR_ZENITH_ANGLE": zenith,
-            "MEAN_SOLAR_AZIMUTH_ANGLE": azimuth,
-            "MGRS_TILE": scene.granule.name[1:],
-            "SPACECRAFT_NAME": f"Sentinel-2{scene.platform[-1]}",
-            "SENSING_ORBIT_DIRECTION": "DESCENDING",
-            "DATATAKE_IDENTIFIER": f"G{scene.platform}_{scene.overpass}",
-        }
         bands = tuple(band for band in self.bands if band != "MSK_CLDPRB" or scene.has_cloud_probability)
-        return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene, properties)
+        return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene)
 
     def grid(self, image: Image, band: str) -> Grid:
         """Return the UTM grid of the scene, at the band's resolution."""
@@ -213,13 +190,7 @@ def _seen(scene: OpticalScene, ground: Ground, grid: Grid, window: Window) -> Bo
 
 @dataclass(frozen=True)
 class Sentinel1:
-    """Radar scenes.
-
-    Attributes
-    ----------
-    asset
-        Id.
-    """
+    """Radar scenes."""
 
     asset: str
     views: Views
@@ -232,15 +203,8 @@ class Sentinel1:
 
     def image(self, scene: RadarScene) -> Image:
         """Image of a scene."""
-        properties = {
-            "instrumentMode": "IW",
-            "orbitProperties_pass": scene.direction,
-            "platform_number": scene.platform[-1],
-            "transmitterReceiverPolarisation": list(scene.polarisations),
-            "resolution_meters": 10,
-        }
         bands = (*scene.polarisations, "angle")
-        return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene, properties)
+        return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene)
 
     def grid(self, image: Image, band: str) -> Grid:
         """Return the 10 m grid of the scene's zone."""
@@ -363,19 +327,7 @@ def _normal_quantile(p: float) -> float:
 
 @dataclass(frozen=True)
 class DynamicWorld:
-    """One map of labels for each Sentinel-2 scene with few clouds.
-
-    Attributes
-    ----------
-    asset
-        Id.
-    band
-        Name of the band of labels.
-    labels
-        Label of each cover.
-    snow
-        Label of snow and ice.
-    """
+    """One map of labels for each Sentinel-2 scene with few clouds."""
 
     asset: str
     band: str
@@ -426,13 +378,7 @@ class DynamicWorld:
 
 @dataclass(frozen=True)
 class Era5:
-    """Monthly weather.
-
-    Attributes
-    ----------
-    asset
-        Id.
-    """
+    """Monthly weather."""
 
     asset: str
     views: Views

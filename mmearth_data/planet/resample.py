@@ -60,11 +60,6 @@ class Bilinear:
 
     A pixel is masked where one that counts is masked. How Earth Engine treats masked neighbours is not documented;
     this rule never makes up a value.
-
-    Parameters
-    ----------
-    column, row
-        As for `Nearest`.
     """
 
     def __init__(self, column: Float64, row: Float64) -> None:
@@ -99,13 +94,7 @@ class Bilinear:
 
 
 class TilePixels:
-    """Pixel centres of a tile, and how they hang in other grids.
-
-    Parameters
-    ----------
-    grid
-        The tile's grid.
-    """
+    """Pixel centres of a tile, and how they hang in other grids."""
 
     def __init__(self, grid: TileGrid) -> None:
         self.grid = grid

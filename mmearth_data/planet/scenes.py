@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -162,6 +163,11 @@ def granule_footprint(granule: Granule, track: int) -> BaseGeometry:
     return outline.intersection(shapely.Polygon(swath))
 
 
+def _in_europe(lon: float, lat: float) -> bool:
+    west, south, east, north = EUROPE
+    return west <= lon <= east and south <= lat <= north
+
+
 def _zone(lon: float, lat: float) -> int:
     lon = (lon + 180) % 360 - 180
     return utm_epsg(lon, lat) if MIN_LAT <= lat <= MAX_LAT else 0
@@ -280,9 +286,7 @@ class OpticalScene:
     @property
     def has_level_2a(self) -> bool:
         """Whether it was processed to Level 2A: Europe first, everywhere since December 2018."""
-        lon, lat = self.granule.centre
-        west, south, east, north = EUROPE
-        since = L2A_EUROPE if west <= lon <= east and south <= lat <= north else L2A_GLOBAL
+        since = L2A_EUROPE if _in_europe(*self.granule.centre) else L2A_GLOBAL
         return self.time_ms >= since * DAY_MS
 
 
@@ -559,41 +563,18 @@ def frame_footprint(direction: str, track: int, frame: int) -> BaseGeometry:
 def radar_scenes(
     world: World, direction: str, box: Box, start_ms: int, end_ms: int, *, whole: bool = True
 ) -> list[RadarScene]:
-    """Sentinel-1 scenes (IW) of a place in one direction, unsorted.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    direction
-        ``ASCENDING`` or ``DESCENDING``.
-    box, start_ms, end_ms, whole
-        As in `optical_scenes`.
-    """
-    scenes = []
-    for track, frame in _frames(world, direction, box, whole=whole):
-        lat = _frame_centre(direction, track, frame)[1]
-        for platform, times in _radar_times(world, direction, track, frame, lat, start_ms, end_ms):
-            scenes += [RadarScene(world, direction, platform, track, frame, time) for time in times.tolist()]
-    return scenes
+    """Sentinel-1 scenes (IW) of a place in one direction, unsorted; periods and ``whole`` as in `optical_scenes`."""
+    frames = _frames(world, direction, box, whole=whole)
+    return [s for track, frame in frames for s in scenes_of_frame(world, direction, track, frame, (start_ms, end_ms))]
 
 
 def closest_radar_scene(
     world: World, direction: str, box: Box, time_ms: int, start_ms: int, end_ms: int
 ) -> RadarScene | None:
     """Scene of a direction that contains the box and is closest in time; the earlier where two are."""
-    best: tuple[int, int, str, int, int] | None = None
-    for track, frame in _frames(world, direction, box, whole=True):
-        lat = _frame_centre(direction, track, frame)[1]
-        for platform, times in _radar_times(world, direction, track, frame, lat, start_ms, end_ms):
-            gaps = np.abs(times - time_ms)
-            k = int(np.argmin(gaps))
-            candidate = (int(gaps[k]), int(times[k]), platform, track, frame)
-            best = candidate if best is None else min(best, candidate)
-    if best is None:
-        return None
-    _, time, platform, track, frame = best
-    return RadarScene(world, direction, platform, track, frame, time)
+    scenes = radar_scenes(world, direction, box, start_ms, end_ms)
+    rank = attrgetter("time_ms", "platform", "track", "frame")
+    return min(scenes, key=lambda scene: (abs(scene.time_ms - time_ms), *rank(scene)), default=None)
 
 
 def _frames(world: World, direction: str, box: Box, *, whole: bool) -> Iterator[tuple[int, int]]:
@@ -621,8 +602,7 @@ def scenes_of_frame(world: World, direction: str, track: int, frame: int, period
     """Sentinel-1 scenes of a frame within [start, end), unsorted."""
     if not _ever_taken(world, direction, track, frame):
         return []
-    lat = _frame_centre(direction, track, frame)[1]
-    found = _radar_times(world, direction, track, frame, lat, *period)
+    found = _radar_times(world, direction, track, frame, *period)
     return [RadarScene(world, direction, platform, track, frame, t) for platform, ts in found for t in ts.tolist()]
 
 
@@ -645,13 +625,12 @@ def radar_scene_named(world: World, index: str) -> RadarScene | None:
 
 
 def _radar_times(
-    world: World, direction: str, track: int, frame: int, lat: float, start_ms: int, end_ms: int
+    world: World, direction: str, track: int, frame: int, start_ms: int, end_ms: int
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """(platform, times) of a frame; some acquisitions are missing, the second platform serves half of the frames."""
     orbit = SENTINEL1[direction]
-    lon, lat_centre = _frame_centre(direction, track, frame)
-    west, south, east, north = EUROPE
-    twice = west <= lon <= east and south <= lat_centre <= north
+    lon, lat = _frame_centre(direction, track, frame)
+    twice = _in_europe(lon, lat)
     twice = twice or salt_of(world.seed, "second", direction, track, frame) / 2**32 < 0.4
     for platform in list(orbit.platforms)[: 2 if twice else 1]:
         times = orbit.times_ms(track, lat, platform, orbit.cycles(track, lat, start_ms, end_ms, platform))

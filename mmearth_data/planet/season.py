@@ -27,15 +27,7 @@ CALENDARS = 16
 
 
 class Season:
-    """Ground at one time. Arrays have the shape of the ground's window.
-
-    Parameters
-    ----------
-    ground
-        The pixels.
-    time_ms
-        UTC milliseconds since 1970.
-    """
+    """Ground at one time (UTC milliseconds). Arrays have the shape of the ground's window."""
 
     def __init__(self, ground: Ground, time_ms: int) -> None:
         self.ground = ground

@@ -29,13 +29,7 @@ def utm_grid(epsg: int) -> Grid:
 
 
 class Views:
-    """What one thread has lately looked at. A pixel is the same, whichever window it was computed in.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    """
+    """What one thread has lately looked at. A pixel is the same, whichever window it was computed in."""
 
     def __init__(self, world: World) -> None:
         self.world = world

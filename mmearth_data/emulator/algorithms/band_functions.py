@@ -26,7 +26,7 @@ from mmearth_data.emulator.algorithms.image import (
 from mmearth_data.emulator.algorithms.stacks import examples_of
 from mmearth_data.emulator.errors import EmulatorError, band_not_found
 from mmearth_data.emulator.graph.patterns import Pattern
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 from mmearth_data.emulator.graph.values import Date
 from mmearth_data.emulator.server.output import fitted
 from mmearth_data.planet.noise import hash_cells, salt_of
@@ -47,22 +47,18 @@ BEHAVIOURS = ("extrapolate", "clamp", "mask", "input")
 def on_values(band: Band, compute: Callable[[Array], Array], kind: PixelType | None = None) -> Band:
     """Band of a function of the values; masked where the function gives none."""
 
-    def evaluate(grid: Grid) -> Pixels:
-        values, valid = band.evaluate(grid)
-        found = compute(values)
-        fine = least(valid, np.isfinite(found))
+    def computed(own: Pixels) -> Pixels:
+        found = compute(own.values)
+        fine = least(own.valid, np.isfinite(found))
         return Pixels(np.where(fine, found, 0.0), fine)
 
-    return band.derived(evaluate, kind)
+    return band.computed(computed, type=kind)
 
 
 # ---------------------------------------------------------------- names and types
 
 
-@function("Image.slice")
-def slice_bands(image: Image, start: int, end: int | None = None) -> Image:
-    """Take the bands from one number to before another; negative numbers count from the end."""
-    return image.with_bands(tuple(list(image.bands)[start:end]))
+functions("Image", {"slice": lambda image, start, end=None: image.with_bands(tuple(list(image.bands)[start:end]))})
 
 
 @function("Image.regexpRename")
@@ -245,8 +241,7 @@ def link_collection(
     if names and described is None:
         raise EmulatorError("Image.linkCollection: the collection is empty, so that the linked bands have no type.")
     linked = [] if described is None else chosen_bands(described, names, "Image.linkCollection")
-    new = {band.name: band if match is not None else wholly_masked(band) for band in linked}
-    image = input.with_bands((*(new.pop(band.name, band) for band in input.bands), *new.values()))
+    image = input.replaced([band if match is not None else wholly_masked(band) for band in linked])
     found = {name: None if match is None else match.properties.get(name) for name in wanted}
     return image.with_properties({**input.properties, **found})
 

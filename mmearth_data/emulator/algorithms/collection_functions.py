@@ -29,10 +29,10 @@ from mmearth_data.emulator.algorithms.geometry import Geometry, union_of
 from mmearth_data.emulator.algorithms.geometry_functions import bounds_of, need_margin
 from mmearth_data.emulator.algorithms.image import Image, Projection
 from mmearth_data.emulator.algorithms.list_functions import same, sort_key
-from mmearth_data.emulator.assets.directory import find
+from mmearth_data.emulator.assets.directory import Source, find
 from mmearth_data.emulator.assets.tables import load_table
 from mmearth_data.emulator.errors import EmulatorError, asset_not_found, wrong_type
-from mmearth_data.emulator.graph.registry import encode, function, type_name
+from mmearth_data.emulator.graph.registry import encode, function, functions, type_name
 from mmearth_data.emulator.graph.values import Selection, is_number
 from mmearth_data.emulator.server.work import check, room_for
 
@@ -52,20 +52,23 @@ ROOM_OF_A_POINT = 10
 @function("ImageCollection.load")
 def load_images(id: str, context: Context) -> Collection:
     """Open a collection of an archive."""
-    found = find(id, context)
-    if found is None:
-        raise asset_not_found("ImageCollection.load", "ImageCollection", id)
+    found = _found("ImageCollection.load", "ImageCollection", id, context)
     if isinstance(found, Image):
         raise EmulatorError(f"ImageCollection.load: Asset '{id}' is not an ImageCollection.")
     return of_asset(found)
 
 
+def _found(name: str, kind: str, id: str, context: Context) -> Source | Image:
+    found = find(id, context)
+    if found is None:
+        raise asset_not_found(name, kind, id)
+    return found
+
+
 @function("Image.load")
 def load_image(id: str, context: Context) -> Image:
     """Image of an archive."""
-    found = find(id, context)
-    if found is None:
-        raise asset_not_found("Image.load", "Image", id)
+    found = _found("Image.load", "Image", id, context)
     if not isinstance(found, Image):
         raise EmulatorError(f"Image.load: Asset '{id}' is not an Image.")
     return found
@@ -77,28 +80,12 @@ def load_features(tableId: str, context: Context) -> Collection:
     table = load_table(tableId, context.planet)
     if table is not None:
         return table
-    found = find(tableId, context)
-    if found is None:
-        raise asset_not_found("Collection.loadTable", "Collection", tableId)
+    found = _found("Collection.loadTable", "Collection", tableId, context)
     return of_elements([found]) if isinstance(found, Image) else of_asset(found)
 
 
-@function("Collection")
-def make(features: list[Value]) -> Collection:
-    """Make a collection of elements."""
-    return of_elements(features)
-
-
-@function("ImageCollection.fromImages")
-def from_images(images: list[Image]) -> Collection:
-    """Make a collection of images."""
-    return of_elements(images, "Image")
-
-
 @function("FeatureCollection.randomPoints")
-def random_points(
-    region: Geometry, points: int = 1000, seed: int = 0, maxError: ErrorMargin | None = None
-) -> Collection:
+def random_points(region: Geometry, points: int = 1000, seed: int = 0) -> Collection:
     """Points that lie evenly over a region of the sphere; the seed decides them."""
     shape = region.lonlat
     if shape.is_empty or shape.area == 0:
@@ -139,24 +126,6 @@ def limit_collection(
     return collection.from_source(source if limit is None else Cut(source, 0, limit))
 
 
-@function("Collection.first")
-def first(collection: Collection) -> Value:
-    """First element; null of an empty collection."""
-    return next(iter(collection), None)
-
-
-@function("Collection.size")
-def size(collection: Collection) -> int:
-    """Count the elements."""
-    return len(collection.elements())
-
-
-@function("Collection.toList")
-def to_list(collection: Collection, count: int, offset: int = 0) -> list[Value]:
-    """List the elements from an offset on."""
-    return list(islice(collection, offset, offset + count))
-
-
 @function("Collection.distinct")
 def distinct(collection: Collection, properties: Value) -> Collection:
     """First of the elements that agree in some properties."""
@@ -171,10 +140,29 @@ def distinct(collection: Collection, properties: Value) -> Collection:
     return collection.from_source(Listed(kept))
 
 
-@function("Collection.cache")
-def cache(collection: Collection) -> Collection:
-    """Leave the collection as it is: it is computed once anyway."""
-    return collection
+def _merged(first: Collection, second: Collection) -> Collection:
+    """Elements of both; their names begin with 1_ and 2_."""
+    return Collection(Merged(first, second), first.of, first.properties)
+
+
+function("Collection")(lambda features: of_elements(features))
+functions(
+    "Collection",
+    {
+        "first": lambda collection: next(iter(collection), None),
+        "size": lambda collection: len(collection.elements()),
+        "toList": lambda collection, count, offset=0: list(islice(collection, offset, offset + count)),
+        "cache": lambda collection: collection,  # it is computed once anyway
+        "merge": lambda collection1, collection2: _merged(collection1, collection2),
+    },
+)
+functions(
+    "ImageCollection",
+    {
+        "merge": lambda collection1, collection2: _merged(collection1, collection2),
+        "fromImages": lambda images: of_elements(images, "Image"),
+    },
+)
 
 
 # ---------------------------------------------------------------- mapping
@@ -232,12 +220,6 @@ def flatten(collection: Collection) -> Collection:
 
     found = list(inner())
     return Collection(Listed(found), "Image" if found and all(isinstance(e, Image) for e in found) else "Feature")
-
-
-@function("Collection.merge", "ImageCollection.merge")
-def merge(collection1: Collection, collection2: Collection) -> Collection:
-    """Elements of both; their names begin with 1_ and 2_."""
-    return Collection(Merged(collection1, collection2), collection1.of, collection1.properties)
 
 
 @function("Collection.remap")
@@ -333,60 +315,32 @@ _STATISTICS: dict[str, Callable[[list[float]], float | None]] = {
     "sample_sd": lambda values: _root(_variance(values, 1)),
     "total_sd": lambda values: _root(_variance(values, 0)),
 }
+"""Statistics of the numbers of a property."""
+_SUMMARIES: dict[str, Callable[[list[Value]], Value]] = {
+    "array": lambda values: values,
+    "count": len,
+    "count_distinct": lambda values: len({repr(encode(value)) for value in values}),
+    "min": lambda values: min(values, key=sort_key, default=None),
+    "max": lambda values: max(values, key=sort_key, default=None),
+    "histogram": lambda values: dict(sorted(Counter(str(encode(value)) for value in values).items())),
+}
+"""Summaries of all values of a property that are not null."""
 
 
-def _enter_statistic(name: str, statistic: Callable[[list[float]], float | None]) -> None:
-    @function(f"AggregateFeatureCollection.{name}")
-    def aggregate(collection: Collection, property: str) -> float | None:
-        return statistic(_numbers(collection, property))
+def _of_column(
+    column: Callable[[Collection, str], list[Value]], summary: Callable[[list[Value]], Value]
+) -> Callable[..., Value]:
+    return lambda collection, property: summary(column(collection, property))
 
 
-for _name, _statistic in _STATISTICS.items():
-    _enter_statistic(_name, _statistic)
-
-
-@function("AggregateFeatureCollection.array")
-def aggregate_array(collection: Collection, property: str) -> list[Value]:
-    """Values of a property; nulls are left out."""
-    return _column(collection, property)
+functions("AggregateFeatureCollection", {name: _of_column(_numbers, of) for name, of in _STATISTICS.items()})
+functions("AggregateFeatureCollection", {name: _of_column(_column, of) for name, of in _SUMMARIES.items()})
 
 
 @function("AggregateFeatureCollection.first")
-def aggregate_first(collection: Collection, property: str) -> Value:
+def first_value(collection: Collection, property: str) -> Value:
     """Value of the first element."""
-    element = next(iter(collection), None)
-    return None if element is None else property_of(element, property)
-
-
-@function("AggregateFeatureCollection.count")
-def aggregate_count(collection: Collection, property: str) -> int:
-    """Count the values that are not null."""
-    return len(_column(collection, property))
-
-
-@function("AggregateFeatureCollection.count_distinct")
-def aggregate_count_distinct(collection: Collection, property: str) -> int:
-    """Count different values."""
-    return len({repr(encode(value)) for value in _column(collection, property)})
-
-
-@function("AggregateFeatureCollection.min")
-def aggregate_min(collection: Collection, property: str) -> Value:
-    """Least value."""
-    return min(_column(collection, property), key=sort_key, default=None)
-
-
-@function("AggregateFeatureCollection.max")
-def aggregate_max(collection: Collection, property: str) -> Value:
-    """Greatest value."""
-    return max(_column(collection, property), key=sort_key, default=None)
-
-
-@function("AggregateFeatureCollection.histogram")
-def aggregate_histogram(collection: Collection, property: str) -> dict[str, int]:
-    """Count each value."""
-    counted = Counter(str(encode(value)) for value in _column(collection, property))
-    return dict(sorted(counted.items()))
+    return next((property_of(element, property) for element in collection), None)
 
 
 @function("AggregateFeatureCollection.stats")
@@ -423,7 +377,4 @@ def reduce_list(list: list[Value], reducer: Reducer) -> Value:
     return next(iter(found.values())) if len(found) == 1 else found
 
 
-@function("Feature.toArray")
-def to_array(feature: Feature, properties: list[str]) -> list[Value]:
-    """Properties as numbers in a row."""
-    return [feature.properties.get(name) for name in properties]
+functions("Feature", {"toArray": lambda feature, properties: [feature.properties.get(name) for name in properties]})

@@ -22,50 +22,11 @@ from mmearth_data.emulator.server.work import check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from shapely.geometry.base import BaseGeometry
-
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.assets.directory import Source
+    from mmearth_data.emulator.graph.registry import Value
 
 MOST_VISITED = 200_000
 """Elements that one request may look at before it has taken too long."""
-
-
-class AssetSource(Protocol):
-    """A collection as an archive keeps it."""
-
-    @property
-    def id(self) -> str:
-        """Asset id."""
-        ...
-
-    @property
-    def properties(self) -> Mapping[str, Value]:
-        """Properties of the collection itself."""
-        ...
-
-    @property
-    def since_ms(self) -> int | None:
-        """Time of the first images, if there are too many to list; None if they can be listed."""
-        ...
-
-    @property
-    def until_ms(self) -> int:
-        """End of the period covered by the archive."""
-        ...
-
-    def query(
-        self,
-        bounds: BaseGeometry | None,
-        start_ms: int | None,
-        end_ms: int | None,
-        equal: Mapping[str, Value] | None = None,
-        below: Mapping[str, float] | None = None,
-    ) -> Iterable[Image]:
-        """Images that may touch a place (EPSG:4326) and start in [start, end), in their order.
-
-        Those that have other properties than ``equal`` says, or greater ones than ``below``, may be left out.
-        """
-        ...
 
 
 class Elements(Protocol):
@@ -99,7 +60,7 @@ class Listed:
 class Stored:
     """Images of an archive."""
 
-    source: AssetSource
+    source: Source
 
     def find(self, query: Query) -> Iterator[Value]:
         """Those that the archive finds."""
@@ -320,7 +281,7 @@ def of_elements(elements: Iterable[Value], of: str | None = None) -> Collection:
     return Collection(Listed(listed), kind)
 
 
-def of_asset(source: AssetSource) -> Collection:
+def of_asset(source: Source) -> Collection:
     """Make a collection of an archive's."""
     return Collection(Stored(source), "Image", source.properties, source.id)
 
@@ -329,7 +290,7 @@ def of_asset(source: AssetSource) -> Collection:
 
 
 @promotion("FeatureCollection", "ImageCollection")
-def to_collection(value: Value, context: Context) -> Value:
+def to_collection(value: Value) -> Value:
     """Take collections, and elements, geometries and lists of them as a collection."""
     if isinstance(value, Collection):
         return value

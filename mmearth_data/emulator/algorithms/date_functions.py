@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 from mmearth_data.emulator.graph.values import Date, DateRange, parse_date
 
 if TYPE_CHECKING:
@@ -30,15 +30,19 @@ UNIT_MS = {
     "year": YEAR_MS,
 }
 """Mean length of a unit."""
-UNITS = tuple(UNIT_MS)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _unit(name: str, unit: str) -> str:
     found = unit.lower().removesuffix("s")
     if found not in UNIT_MS:
-        raise EmulatorError(f"{name}: Unknown unit '{unit}'. Expected one of {', '.join(UNITS)}.")
+        raise EmulatorError(f"{name}: Unknown unit '{unit}'. Expected one of {', '.join(UNIT_MS)}.")
     return found
+
+
+def _length(name: str, unit: str) -> float:
+    """Mean length of a unit, milliseconds."""
+    return UNIT_MS[_unit(name, unit)]
 
 
 def _zone(name: str | None) -> tzinfo:
@@ -99,12 +103,6 @@ def make(value: Value, timeZone: str | None = None) -> Date:
     raise EmulatorError("Date: Expected a date, a number of milliseconds, or a text in ISO 8601.")
 
 
-@function("Date.millis")
-def millis(date: Date) -> int:
-    """UTC milliseconds."""
-    return date.ms
-
-
 @function("Date.fromYMD")
 def from_ymd(year: int, month: int, day: int, timeZone: str | None = None) -> Date:
     """Date of a day of the calendar."""
@@ -123,18 +121,6 @@ def advance(date: Date, delta: float, unit: str, timeZone: str | None = None) ->
     return Date(moved + round((delta - whole) * UNIT_MS[chosen]))
 
 
-@function("Date.difference")
-def difference(date: Date, start: Date, unit: str) -> float:
-    """Time between dates, in mean units."""
-    return (date.ms - start.ms) / UNIT_MS[_unit("Date.difference", unit)]
-
-
-@function("Date.unitRatio")
-def unit_ratio(numerator: str, denominator: str) -> float:
-    """Length of one unit in another."""
-    return UNIT_MS[_unit("Date.unitRatio", numerator)] / UNIT_MS[_unit("Date.unitRatio", denominator)]
-
-
 _FIELDS: dict[str, Callable[[datetime], int]] = {
     "year": lambda when: when.year,
     "month": lambda when: when.month,
@@ -146,10 +132,17 @@ _FIELDS: dict[str, Callable[[datetime], int]] = {
 }
 
 
-@function("Date.get")
-def get(date: Date, unit: str, timeZone: str | None = None) -> int:
-    """Read a field of the calendar: months and days count from 1."""
-    return _FIELDS[_unit("Date.get", unit)](moment(date.ms, timeZone))
+functions(
+    "Date",
+    {
+        "millis": lambda date: date.ms,
+        "difference": lambda date, start, unit: (date.ms - start.ms) / _length("Date.difference", unit),
+        "unitRatio": lambda numerator, denominator: (
+            _length("Date.unitRatio", numerator) / _length("Date.unitRatio", denominator)
+        ),
+        "get": lambda date, unit, timeZone=None: _FIELDS[_unit("Date.get", unit)](moment(date.ms, timeZone)),
+    },
+)
 
 
 @function("Date.getRelative")
@@ -278,36 +271,6 @@ def make_range(start: Value, context: Context, end: Value = None, timeZone: str 
     return DateRange(first, last)
 
 
-@function("DateRange.unbounded")
-def unbounded() -> DateRange:
-    """All of time."""
-    return DateRange(None, None)
-
-
-@function("DateRange.start")
-def start_of(dateRange: DateRange) -> Date | None:
-    """First millisecond."""
-    return None if dateRange.start_ms is None else Date(dateRange.start_ms)
-
-
-@function("DateRange.end")
-def end_of(dateRange: DateRange) -> Date | None:
-    """First millisecond after it."""
-    return None if dateRange.end_ms is None else Date(dateRange.end_ms)
-
-
-@function("DateRange.isEmpty")
-def is_empty(dateRange: DateRange) -> bool:
-    """Whether nothing lies within."""
-    return dateRange.empty
-
-
-@function("DateRange.isUnbounded")
-def is_unbounded(dateRange: DateRange) -> bool:
-    """Whether it is all of time."""
-    return dateRange.start_ms is None and dateRange.end_ms is None
-
-
 @function("DateRange.contains")
 def range_contains(dateRange: DateRange, other: Value, context: Context) -> bool:
     """Whether a date or range lies within."""
@@ -323,12 +286,6 @@ def intersection(dateRange: DateRange, other: DateRange) -> DateRange:
     return DateRange(max(starts, default=None), min(ends, default=None))
 
 
-@function("DateRange.intersects")
-def intersects(dateRange: DateRange, other: DateRange) -> bool:
-    """Whether some time lies in both."""
-    return not intersection(dateRange, other).empty
-
-
 @function("DateRange.union")
 def union(dateRange: DateRange, other: DateRange) -> DateRange:
     """Least range that holds both."""
@@ -336,3 +293,20 @@ def union(dateRange: DateRange, other: DateRange) -> DateRange:
     first = None if None in starts else min(ms for ms in starts if ms is not None)
     last = None if None in ends else max(ms for ms in ends if ms is not None)
     return DateRange(first, last)
+
+
+def _date(ms: int | None) -> Date | None:
+    return None if ms is None else Date(ms)
+
+
+functions(
+    "DateRange",
+    {
+        "unbounded": lambda: DateRange(None, None),
+        "start": lambda dateRange: _date(dateRange.start_ms),
+        "end": lambda dateRange: _date(dateRange.end_ms),
+        "isEmpty": lambda dateRange: dateRange.empty,
+        "isUnbounded": lambda dateRange: dateRange.start_ms is None and dateRange.end_ms is None,
+        "intersects": lambda dateRange, other: not intersection(dateRange, other).empty,
+    },
+)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.patterns import all_matching
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from mmearth_data.emulator.graph.registry import Context, Value
 
@@ -32,18 +32,6 @@ def make(input: Value = None) -> Entries:
     raise EmulatorError("Dictionary: expected a dictionary, or a list of keys and values in turn.")
 
 
-@function("Dictionary.combine")
-def combine(first: Entries, second: Entries, overwrite: bool = True) -> Entries:
-    """Entries of both; of equal keys the second's, or the first's."""
-    return first | second if overwrite else second | first
-
-
-@function("Dictionary.contains")
-def contains(dictionary: Entries, key: str) -> bool:
-    """Whether a key is there."""
-    return key in dictionary
-
-
 @function("Dictionary.fromLists")
 def from_lists(keys: list[str], values: list[Value]) -> Entries:
     """Entries of two lists."""
@@ -61,18 +49,6 @@ def get(dictionary: Entries, key: str, defaultValue: Value = None) -> Value:
     return value
 
 
-@function("Dictionary.getNumber", "Dictionary.getString", "Dictionary.getGeometry")
-def get_typed(dictionary: Entries, key: str) -> Value:
-    """Value of a key whose type the client knows."""
-    return get(dictionary, key)
-
-
-@function("Dictionary.keys")
-def keys(dictionary: Entries) -> list[str]:
-    """Sort the keys."""
-    return sorted(dictionary)
-
-
 @function("Dictionary.values")
 def values(dictionary: Entries, keys: list[str] | None = None) -> list[Value]:
     """Values in the order of the keys."""
@@ -80,24 +56,6 @@ def values(dictionary: Entries, keys: list[str] | None = None) -> list[Value]:
     if lost := [key for key in chosen if key not in dictionary]:
         raise _missing("Dictionary.values", lost[0])
     return [dictionary[key] for key in chosen]
-
-
-@function("Dictionary.map")
-def map_entries(dictionary: Entries, baseAlgorithm: Callable[[str, Value], Value]) -> Entries:
-    """Apply a function of key and value to each."""
-    return {key: baseAlgorithm(key, dictionary[key]) for key in sorted(dictionary)}
-
-
-@function("Dictionary.set")
-def set_entry(dictionary: Entries, key: str, value: Value) -> Entries:
-    """Set a key."""
-    return dictionary | {key: value}
-
-
-@function("Dictionary.size")
-def size(dictionary: Entries) -> int:
-    """Count the entries."""
-    return len(dictionary)
 
 
 def _matches(name: str, dictionary: Entries, selectors: Iterable[str], *, ignore: bool) -> list[str]:
@@ -144,3 +102,17 @@ def to_image(dictionary: Entries, context: Context, names: list[str] | None = No
     chosen = sorted(dictionary) if names is None else names
     image = context.call("Image.constant", value=[dictionary[name] for name in chosen])
     return context.call("Image.rename", input=image, names=chosen)
+
+
+functions(
+    "Dictionary",
+    {
+        "combine": lambda first, second, overwrite=True: first | second if overwrite else second | first,
+        "contains": lambda dictionary, key: key in dictionary,
+        "getNumber getString getGeometry": lambda dictionary, key: get(dictionary, key),
+        "keys": lambda dictionary: sorted(dictionary),
+        "map": lambda dictionary, baseAlgorithm: {k: baseAlgorithm(k, dictionary[k]) for k in sorted(dictionary)},
+        "set": lambda dictionary, key, value: dictionary | {key: value},
+        "size": lambda dictionary: len(dictionary),
+    },
+)

@@ -9,7 +9,7 @@ from mmearth_data.emulator.algorithms.geometry import NOWHERE, Geometry, from_ge
 from mmearth_data.emulator.algorithms.image import Image
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.patterns import all_matching
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, function, named, promotion
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, function, functions, named, promotion
 from mmearth_data.emulator.graph.values import Date
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def from_json(value: Mapping[str, Value]) -> Feature:
 
 
 @promotion("Element")
-def to_element(value: Value, context: Context) -> Value:
+def to_element(value: Value) -> Value:
     """Elements, geometries, and GeoJSON."""
     if isinstance(value, Geometry):
         return Feature(value)
@@ -95,9 +95,9 @@ def to_element(value: Value, context: Context) -> Value:
 
 
 @promotion("Feature")
-def to_feature(value: Value, context: Context) -> Value:
+def to_feature(value: Value) -> Value:
     """Elements as features."""
-    element = to_element(value, context)
+    element = to_element(value)
     if element is NOT_PROMOTED or isinstance(element, Feature):
         return element
     return with_geometry(element, geometry_of(element))
@@ -115,19 +115,6 @@ def _(value: Feature) -> Value:
 # ---------------------------------------------------------------- functions
 
 
-@function("Feature")
-def make(geometry: Geometry | None = None, metadata: Mapping[str, Value] | None = None) -> Feature:
-    """Make a feature."""
-    return Feature(geometry, dict(metadata or {}))
-
-
-@function("Feature.id", "Image.id")
-def id_of(element: Value) -> str | None:
-    """Name within the collection."""
-    found: str | None = element.properties.get(INDEX)
-    return found
-
-
 @function("Element.geometry", "Feature.geometry", "Image.geometry")
 def geometry(
     feature: Value, context: Context, maxError: ErrorMargin | None = None, proj: Projection | None = None
@@ -138,12 +125,6 @@ def geometry(
         return found
     transformed: Geometry = context.call("Geometry.transform", geometry=found, proj=proj, maxError=maxError)
     return transformed
-
-
-@function("Feature.setGeometry")
-def set_geometry(feature: Value, geometry: Geometry | None = None) -> Feature:
-    """Give another geometry."""
-    return with_geometry(feature, geometry)
 
 
 @function("Feature.select")
@@ -168,24 +149,6 @@ def select(
 def matching(selector: str, names: Iterable[str]) -> list[str]:
     """Names, except system properties, that a regular expression matches completely."""
     return all_matching("Feature.select", selector, [name for name in names if not name.startswith("system:")])
-
-
-@function("Element.propertyNames")
-def property_names(element: Value) -> list[str]:
-    """Names of the properties."""
-    return sorted({*element.properties, INDEX} if isinstance(element, Feature) else element.properties)
-
-
-@function("Element.get", "Element.getNumber", "Element.getString")
-def get(object: Value, property: str) -> Value:
-    """Property; null where it is not."""
-    return property_of(object, property)
-
-
-@function("Element.set")
-def set_property(object: Value, key: str, value: Value = None) -> Value:
-    """Set a property; null takes it away."""
-    return set_properties(object, {key: value})
 
 
 @function("Element.setMulti")
@@ -225,12 +188,6 @@ def copy_properties(
     return destination.with_properties({**destination.properties, **taken})
 
 
-@function("Element.replaceProperties")
-def replace_properties(destination: Value, source: Value = None) -> Value:
-    """Take all properties of another element."""
-    return destination if source is None else destination.with_properties(source.properties)
-
-
 @function("Image.date")
 def date(image: Image) -> Date:
     """Time of acquisition, of the property ``system:time_start``."""
@@ -238,3 +195,24 @@ def date(image: Image) -> Date:
     if start is None:
         raise EmulatorError("Date: Parameter 'value' is required and may not be null.")
     return Date(int(start))
+
+
+function("Feature")(lambda geometry=None, metadata=None: Feature(geometry, dict(metadata or {})))
+function("Feature.id", "Image.id")(lambda element: element.properties.get(INDEX))
+functions(
+    "Feature",
+    {"setGeometry": lambda feature, geometry=None: with_geometry(feature, geometry)},
+)
+functions(
+    "Element",
+    {
+        "get getNumber getString": lambda object, property: property_of(object, property),
+        "set": lambda object, key, value=None: set_properties(object, {key: value}),
+        "propertyNames": lambda element: sorted(
+            {*element.properties, INDEX} if isinstance(element, Feature) else element.properties
+        ),
+        "replaceProperties": lambda destination, source=None: (
+            destination if source is None else destination.with_properties(source.properties)
+        ),
+    },
+)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import shapely
@@ -13,7 +15,16 @@ from mmearth_data.emulator.algorithms.features import GEOMETRY, property_of
 from mmearth_data.emulator.algorithms.geometry import Geometry, area_m2, distance_m, middle_of, relate
 from mmearth_data.emulator.algorithms.list_functions import same
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, function, named, promotion, type_name
+from mmearth_data.emulator.graph.registry import (
+    Implementation,
+    enter,
+    function,
+    functions,
+    named,
+    only,
+    promotion,
+    type_name,
+)
 from mmearth_data.emulator.graph.values import Date, DateRange, is_number
 
 if TYPE_CHECKING:
@@ -22,7 +33,6 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.graph.registry import Context, Value
-    from mmearth_data.emulator.graph.values import ErrorMargin
 
     Test = Callable[[Value, Value], bool]
 
@@ -92,7 +102,7 @@ class Filter:
     Attributes
     ----------
     test
-        (left element, right element or None) -> whether it passes.
+        (element, the other one of a pair in joins or None) -> whether it passes.
     query
         What every element that passes is found by.
     cost
@@ -105,10 +115,6 @@ class Filter:
     query: Query = ANYTHING
     cost: int = 0
     opposite: Query = ANYTHING
-
-    def passes(self, left: Value, right: Value = None) -> bool:
-        """Whether an element (or a pair, in joins) passes."""
-        return self.test(left, right)
 
 
 EVERYTHING = Filter(lambda left, right: True)
@@ -247,30 +253,54 @@ def _findable(name: str, sides: Sides) -> tuple[Query, Query]:
     }.get(name, (ANYTHING, ANYTHING))
 
 
-def compare(name: str, sides: Sides) -> Filter:
-    """Filter that compares; null passes nothing but the negation of a filter."""
-    comparison = _COMPARISONS[name]
-    query, opposite = _findable(name, sides)
+def _paired(sides: Sides, holds: Callable[[Value, Value], bool], query: Query, cost: int = 0) -> Filter:
+    """Pass where something holds of both sides, neither of which is null."""
 
     def test(left: Value, right: Value) -> bool:
         a, b = sides.left(left), sides.right(left, right)
-        return a is not None and b is not None and comparison(a, b)
+        return a is not None and b is not None and holds(a, b)
 
-    return Filter(test, query, 0, opposite)
+    return Filter(test, query, cost)
 
 
-def _enter_comparison(name: str) -> None:
-    names = [f"Filter.{name}", *([f"Filter.{_SHORT[name]}"] if name in _SHORT else [])]
+def compare(name: str, sides: Sides) -> Filter:
+    """Filter that compares; null passes nothing but the negation of a filter."""
+    query, opposite = _findable(name, sides)
+    return replace(_paired(sides, _COMPARISONS[name], query), opposite=opposite)
 
-    @function(*names)
-    def make(
-        leftField: str | None = None, rightValue: Value = None, rightField: str | None = None, leftValue: Value = None
-    ) -> Filter:
-        return compare(name, Sides.of(name, (leftField, rightValue, rightField, leftValue)))
+
+SIDES = ("leftField", "rightValue", "rightField", "leftValue")
+
+
+def _enter(name: str, make: Callable[..., Filter], *, geometric: bool = False) -> None:
+    """Enter a filter over two sides.
+
+    Parameters
+    ----------
+    name
+        Name within ``Filter``.
+    make
+        Makes it of the sides and of further arguments.
+    geometric
+        Whether values are geometries.
+    """
+    own = tuple(inspect.signature(make).parameters)[1:]
+
+    def apply(context: Context, **given: Value) -> Filter:
+        values = {side: given.get(side) for side in SIDES}
+        for side in ("rightValue", "leftValue") if geometric else ():
+            values[side] = None if values[side] is None else context.promote(values[side], "Geometry")
+        left_field, right_value, right_field, left_value = values.values()
+        sides = Sides.of(name, (left_field, right_value, right_field, left_value))
+        return make(sides, **{key: given[key] for key in own})
+
+    takes = {argument: argument for argument in (*SIDES, *own)}
+    for called in (name, *([_SHORT[name]] if name in _SHORT else [])):
+        enter(Implementation(f"Filter.{called}", apply, takes, wants_context=True))
 
 
 for _name in _COMPARISONS:
-    _enter_comparison(_name)
+    _enter(_name, partial(compare, _name))
 
 # ---------------------------------------------------------------- geometry
 
@@ -290,56 +320,24 @@ def _near(name: str, sides: Sides) -> Query:
     return ANYTHING if shape.unbounded else Query(bounds=shape.lonlat)
 
 
-def _enter_relation(name: str, predicate: str) -> None:
-    @function(f"Filter.{name}")
-    def make(
-        context: Context,
-        leftField: str | None = None,
-        rightValue: Value = None,
-        rightField: str | None = None,
-        leftValue: Value = None,
-        maxError: ErrorMargin | None = None,
-    ) -> Filter:
-        given = [None if v is None else context.promote(v, "Geometry") for v in (rightValue, leftValue)]
-        sides = Sides.of(name, (leftField, given[0], rightField, given[1]))
+def _related(name: str, predicate: str, sides: Sides) -> Filter:
+    known: dict[int, tuple[Geometry, bool]] = {}
 
-        known: dict[int, tuple[Geometry, bool]] = {}
+    def test(left: Value, right: Value) -> bool:
+        a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
+        if a is None or b is None:
+            return False
+        # Scenes share footprints; the geometry that is kept keeps its id from being given anew.
+        found = known.get(id(a.shape)) if sides.right_field is None else None
+        if found is None:
+            found = known[id(a.shape)] = a, relate(predicate, a, b)
+        return found[1]
 
-        def test(left: Value, right: Value) -> bool:
-            a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
-            if a is None or b is None:
-                return False
-            # Scenes share footprints; the geometry that is kept keeps its id from being given anew.
-            found = known.get(id(a.shape)) if sides.right_field is None else None
-            if found is None:
-                found = known[id(a.shape)] = a, relate(predicate, a, b)
-            return found[1]
-
-        return Filter(test, _near(name, sides), 2)
+    return Filter(test, _near(name, sides), 2)
 
 
-for _name, _predicate in (
-    ("contains", "contains"),
-    ("isContained", "containedIn"),
-    ("intersects", "intersects"),
-    ("disjoint", "disjoint"),
-):
-    _enter_relation(_name, _predicate)
-
-
-@function("Filter.withinDistance")
-def within_distance(
-    distance: float,
-    context: Context,
-    leftField: str | None = None,
-    rightValue: Value = None,
-    rightField: str | None = None,
-    leftValue: Value = None,
-    maxError: ErrorMargin | None = None,
-) -> Filter:
+def _within_distance(sides: Sides, distance: float) -> Filter:
     """Pass what is no farther than some metres from a geometry."""
-    given = [None if v is None else context.promote(v, "Geometry") for v in (rightValue, leftValue)]
-    sides = Sides.of("withinDistance", (leftField, given[0], rightField, given[1]))
 
     def test(left: Value, right: Value) -> bool:
         a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
@@ -353,8 +351,18 @@ def within_distance(
     return Filter(test, query, 3)
 
 
+for _name, _predicate in {
+    "contains": "contains",
+    "isContained": "containedIn",
+    "intersects": "intersects",
+    "disjoint": "disjoint",
+}.items():
+    _enter(_name, partial(_related, _name, _predicate), geometric=True)
+_enter("withinDistance", _within_distance, geometric=True)
+
+
 @function("Filter.area")
-def area(min: float, max: float, maxError: ErrorMargin | None = None, geometrySelector: str | None = None) -> Filter:
+def area(min: float, max: float, geometrySelector: str | None = None) -> Filter:
     """Pass what has an area in a range, square metres."""
 
     def test(left: Value, right: Value) -> bool:
@@ -364,30 +372,26 @@ def area(min: float, max: float, maxError: ErrorMargin | None = None, geometrySe
     return Filter(test, cost=2)
 
 
-@function("Filter.hasGeometry")
-def has_geometry() -> Filter:
-    """Pass what has a geometry."""
-    return Filter(lambda left, right: (s := _shape(field_of(left, GEOMETRY))) is not None and not s.shape.is_empty)
+def _has_geometry(element: Value, _: Value) -> bool:
+    shape = _shape(field_of(element, GEOMETRY))
+    return shape is not None and not shape.shape.is_empty
 
 
 # ---------------------------------------------------------------- dates
 
 
-@function("Filter.dateRangeContains")
-def date_range_contains(
-    leftField: str | None = None, rightValue: Value = None, rightField: str | None = None, leftValue: Value = None
-) -> Filter:
+def _date_range_contains(sides: Sides) -> Filter:
     """Pass where a range holds a date: the start counts, the end does not."""
-    sides = Sides.of("dateRangeContains", (leftField, rightValue, rightField, leftValue))
 
-    def test(left: Value, right: Value) -> bool:
-        window, when = sides.left(left), sides.right(left, right)
+    def holds(window: Value, when: Value) -> bool:
         return isinstance(window, DateRange) and is_number(when) and window.holds(when)
 
     fixed = sides.left_value
     known = isinstance(fixed, DateRange) and sides.right_field == TIME
-    return Filter(test, Query(start_ms=fixed.start_ms, end_ms=fixed.end_ms) if known else ANYTHING)
+    return _paired(sides, holds, Query(start_ms=fixed.start_ms, end_ms=fixed.end_ms) if known else ANYTHING)
 
+
+_enter("dateRangeContains", _date_range_contains)
 
 _CALENDAR: dict[str, Callable[[datetime], int]] = {
     "year": lambda when: when.year,
@@ -424,34 +428,22 @@ def _years(first: int, last: int) -> Query:
     return Query(start_ms=start, end_ms=end)
 
 
-@function("Filter.dayOfYear")
-def day_of_year(start: int, end: int) -> Filter:
-    """Pass what starts on a day of the year in [start, end)."""
-    return calendar_range(start, end - 1)
-
-
 # ---------------------------------------------------------------- the rest
 
 
-@function("Filter.maxDifference")
-def max_difference(
-    difference: float,
-    leftField: str | None = None,
-    rightValue: Value = None,
-    rightField: str | None = None,
-    leftValue: Value = None,
-) -> Filter:
+def _max_difference(sides: Sides, difference: float) -> Filter:
     """Pass where two numbers or dates are no farther apart."""
-    sides = Sides.of("maxDifference", (leftField, rightValue, rightField, leftValue))
 
-    def test(left: Value, right: Value) -> bool:
-        a, b = sides.left(left), sides.right(left, right)
+    def holds(a: Value, b: Value) -> bool:
         return is_number(a) and is_number(b) and abs(a - b) <= difference
 
-    if sides.left_field == TIME and is_number(sides.right_value):
-        ms = sides.right_value
-        return Filter(test, Query(start_ms=int(ms - difference), end_ms=int(ms + difference) + 1))
-    return Filter(test)
+    if sides.left_field != TIME or not is_number(sides.right_value):
+        return _paired(sides, holds, ANYTHING)
+    ms = sides.right_value
+    return _paired(sides, holds, Query(start_ms=int(ms - difference), end_ms=int(ms + difference) + 1))
+
+
+_enter("maxDifference", _max_difference)
 
 
 @function("Filter.rangeContains")
@@ -467,43 +459,19 @@ def range_contains(field: str, minValue: Value, maxValue: Value) -> Filter:
     return Filter(test, Query(start_ms=int(low), end_ms=int(high) + 1) if timed else ANYTHING)
 
 
-@function("Filter.notNull")
-def not_null(properties: list[str]) -> Filter:
-    """Pass what has all of some properties."""
-    return Filter(lambda left, right: all(field_of(left, name) is not None for name in properties))
-
-
-@function("Filter.always")
-def always() -> Filter:
-    """Pass everything."""
-    return EVERYTHING
-
-
-@function("Filter.never")
-def never() -> Filter:
-    """Pass nothing."""
-    return inverted(EVERYTHING)
-
-
-@function("Filter.and")
-def and_(filters: list[Filter]) -> Filter:
-    """Pass what passes all."""
-    return all_of(filters)
-
-
-@function("Filter.or")
-def or_(filters: list[Filter]) -> Filter:
-    """Pass what passes one."""
-    return any_of(filters)
-
-
-@function("Filter.not")
-def not_(filter: Filter) -> Filter:
-    """Pass what does not pass."""
-    return inverted(filter)
-
-
-@promotion("Filter")
-def to_filter(value: Value, context: Context) -> Value:
-    """Take filters only."""
-    return value if isinstance(value, Filter) else NOT_PROMOTED
+functions(
+    "Filter",
+    {
+        "hasGeometry": lambda: Filter(_has_geometry),
+        "notNull": lambda properties: Filter(
+            lambda element, _: all(field_of(element, p) is not None for p in properties)
+        ),
+        "always": lambda: EVERYTHING,
+        "never": lambda: inverted(EVERYTHING),
+        "and": lambda filters: all_of(filters),
+        "or": lambda filters: any_of(filters),
+        "not": lambda filter: inverted(filter),
+        "dayOfYear": lambda start, end: calendar_range(start, end - 1),  # [start, end)
+    },
+)
+promotion("Filter")(only(Filter))

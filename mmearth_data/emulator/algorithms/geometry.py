@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 import shapely.affinity
-from pyproj import Geod, Proj, Transformer
+from pyproj import Geod, Proj
 from shapely.geometry import mapping, shape
 
-from mmearth_data.emulator.algorithms.image import WGS84, Image, parsed_crs
+from mmearth_data.emulator.algorithms.image import WGS84, Image, parsed_crs, transformer
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
     Float = NDArray[np.float64]
     Positions = Callable[[Float, Float], tuple[Float, Float]]
@@ -105,12 +105,7 @@ def reprojected(geometry: BaseGeometry, source: str, target: str) -> BaseGeometr
     west, south, east, north = geometry.bounds if not geometry.is_empty else (0, 0, 0, 0)
     step = max(east - west, north - south) / PIECES
     cut = shapely.segmentize(geometry, step) if step > 0 else geometry
-    return _moved(cut, _transformer(source, target).transform)
-
-
-@lru_cache(maxsize=128)
-def _transformer(source: str, target: str) -> Transformer:
-    return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
+    return _moved(cut, transformer(source, target).transform)
 
 
 def _moved(geometry: BaseGeometry, positions: Positions) -> BaseGeometry:
@@ -345,7 +340,7 @@ def geometry_of_image(image: Image) -> Geometry:
 
 
 @promotion("Geometry")
-def to_geometry(value: Value, context: Context) -> Value:
+def to_geometry(value: Value) -> Value:
     """Geometries, GeoJSON, and the geometries of elements and collections."""
     if isinstance(value, Geometry):
         return value

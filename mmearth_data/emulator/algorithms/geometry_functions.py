@@ -1,9 +1,11 @@
-"""``GeometryConstructors.*``, ``Geometry.*`` and their twins ``Feature.*``."""
+"""``GeometryConstructors.*``, and one table of operations for ``Geometry.*`` and ``Feature.*``."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import shapely
@@ -27,7 +29,7 @@ from mmearth_data.emulator.algorithms.geometry import (
 from mmearth_data.emulator.algorithms.geometry import rectangle as rectangle_shape
 from mmearth_data.emulator.algorithms.image import WGS84, Projection, parsed_crs
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import Implementation, enter, function, functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.graph.values import ErrorMargin
 
     Coordinates = list[Any]
+
+LONLAT = Projection(WGS84)
 
 # ---------------------------------------------------------------- constructors
 
@@ -90,67 +94,28 @@ def multi_point(coordinates: Coordinates, crs: Projection | None = None) -> Geom
     return _make("MultiPoint", lambda: shapes.MultiPoint(_pairs(coordinates)), crs)
 
 
-@function("GeometryConstructors.LineString")
-def line_string(
-    coordinates: Coordinates,
-    crs: Projection | None = None,
-    geodesic: bool | None = None,
-    maxError: ErrorMargin | None = None,
-) -> Geometry:
-    """Make a line."""
-    return _make("LineString", lambda: shapes.LineString(_pairs(coordinates)), crs, geodesic)
+SHAPES: dict[str, Callable[[Coordinates], BaseGeometry]] = {
+    "LineString": lambda coordinates: shapes.LineString(_pairs(coordinates)),
+    "LinearRing": lambda coordinates: shapes.LinearRing(_pairs(coordinates)),
+    "MultiLineString": lambda coordinates: shapes.MultiLineString(_rings(coordinates)),
+    "Polygon": _polygon,
+    "MultiPolygon": lambda coordinates: shapes.MultiPolygon([_polygon(part) for part in coordinates]),
+}
+"""Shapes with edges; the ring of a polygon need not be closed."""
 
 
-@function("GeometryConstructors.LinearRing")
-def linear_ring(
-    coordinates: Coordinates,
-    crs: Projection | None = None,
-    geodesic: bool | None = None,
-    maxError: ErrorMargin | None = None,
-) -> Geometry:
-    """Make a closed line."""
-    return _make("LinearRing", lambda: shapes.LinearRing(_pairs(coordinates)), crs, geodesic)
+def _enter_shape(kind: str, build: Callable[[Coordinates], BaseGeometry]) -> None:
+    @function(f"GeometryConstructors.{kind}")
+    def make(coordinates: Coordinates, crs: Projection | None = None, geodesic: bool | None = None) -> Geometry:
+        return _make(kind, lambda: build(coordinates), crs, geodesic)
 
 
-@function("GeometryConstructors.MultiLineString")
-def multi_line_string(
-    coordinates: Coordinates,
-    crs: Projection | None = None,
-    geodesic: bool | None = None,
-    maxError: ErrorMargin | None = None,
-) -> Geometry:
-    """Make lines."""
-    return _make("MultiLineString", lambda: shapes.MultiLineString(_rings(coordinates)), crs, geodesic)
-
-
-@function("GeometryConstructors.Polygon")
-def polygon(
-    coordinates: Coordinates,
-    crs: Projection | None = None,
-    geodesic: bool | None = None,
-    maxError: ErrorMargin | None = None,
-    evenOdd: bool = True,
-) -> Geometry:
-    """Make a polygon; a ring need not be closed."""
-    return _make("Polygon", lambda: _polygon(coordinates), crs, geodesic)
-
-
-@function("GeometryConstructors.MultiPolygon")
-def multi_polygon(
-    coordinates: Coordinates,
-    crs: Projection | None = None,
-    geodesic: bool | None = None,
-    maxError: ErrorMargin | None = None,
-    evenOdd: bool = True,
-) -> Geometry:
-    """Make polygons."""
-    return _make("MultiPolygon", lambda: shapes.MultiPolygon([_polygon(part) for part in coordinates]), crs, geodesic)
+for _kind, _build in SHAPES.items():
+    _enter_shape(_kind, _build)
 
 
 @function("GeometryConstructors.Rectangle")
-def rectangle(
-    coordinates: Coordinates, crs: Projection | None = None, geodesic: bool | None = None, evenOdd: bool = True
-) -> Geometry:
+def rectangle(coordinates: Coordinates, crs: Projection | None = None, geodesic: bool | None = None) -> Geometry:
     """Make a rectangle of two corners; its edges are straight in the CRS."""
 
     def build() -> BaseGeometry:
@@ -172,18 +137,27 @@ def bbox(west: float, south: float, east: float, north: float) -> Geometry:
 
 
 @function("GeometryConstructors.MultiGeometry")
-def multi_geometry(
-    geometries: list[Geometry],
-    crs: Projection | None = None,
-    geodesic: bool | None = None,
-    maxError: ErrorMargin | None = None,
-) -> Geometry:
+def multi_geometry(geometries: list[Geometry], crs: Projection | None = None, geodesic: bool | None = None) -> Geometry:
     """Make a collection."""
     parts = [geometry.lonlat for geometry in geometries]
     return _make("MultiGeometry", lambda: shapes.GeometryCollection(parts), crs and Projection(crs.crs), geodesic)
 
 
-# ---------------------------------------------------------------- one geometry
+functions(
+    "Geometry",
+    {
+        "coordinates": lambda geometry: lists(shapes.mapping(geometry.shape).get("coordinates", [])),
+        "type": lambda geometry: geometry.kind,
+        "geodesic edgesAreGeodesics": lambda geometry: geometry.geodesic,
+        "geometries": lambda geometry: [
+            replace(geometry, shape=part) for part in getattr(geometry.shape, "geoms", [geometry.shape])
+        ],
+        "isUnbounded": lambda geometry: geometry.unbounded or geometry.shape.equals(WORLD),
+        "projection": lambda geometry: Projection(geometry.crs),
+    },
+)
+
+# ---------------------------------------------------------------- operations on one or two geometries
 
 
 def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, *geometries: Geometry) -> None:
@@ -216,49 +190,17 @@ def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, 
         )
 
 
-def _enter_measure(name: str, measure: Callable[[Geometry], float], planar: Callable[[BaseGeometry], float]) -> None:
-    def apply(called: str, geometry: Geometry, margin: ErrorMargin | None, proj: Projection | None) -> float:
-        need_margin(called, margin, proj, geometry)
-        if proj is not None:  # "if specified, the result will be in the units of this projection"
-            return float(planar(reprojected(geometry.shape, geometry.crs, proj.crs)))
-        return measure(geometry)
+def _measured(measure: Callable[[Geometry], float], planar: Callable[[BaseGeometry], float]) -> Callable[..., float]:
+    """Measure in metres, or in the units of a projection if one is given."""
 
-    @function(f"Geometry.{name}")
-    def of_geometry(geometry: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> float:
-        return apply(f"Geometry.{name}", geometry, maxError, proj)
+    def of(geometry: Geometry, proj: Projection | None = None) -> float:
+        return measure(geometry) if proj is None else float(planar(reprojected(geometry.shape, geometry.crs, proj.crs)))
 
-    @function(f"Feature.{name}")
-    def of_feature(feature: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> float:
-        return apply(f"Feature.{name}", geometry_of(feature), maxError, proj)
+    return of
 
 
-def _of_polygons(geometry: Geometry) -> float:
-    return length_m(geometry) if "Polygon" in geometry.kind else 0.0
-
-
-def _of_lines(geometry: Geometry) -> float:
-    return length_m(geometry) if geometry.kind in {"LineString", "LinearRing", "MultiLineString"} else 0.0
-
-
-_enter_measure("area", area_m2, shapely.area)
-_enter_measure("perimeter", _of_polygons, shapely.length)
-_enter_measure("length", _of_lines, shapely.length)
-
-
-def _enter_change(name: str, change: Callable[..., Geometry]) -> None:
-    """Enter a function of one geometry under both of its names."""
-
-    @function(f"Geometry.{name}")
-    def of_geometry(
-        geometry: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None
-    ) -> Geometry:
-        need_margin(f"Geometry.{name}", maxError, proj, geometry)
-        return change(geometry, proj)
-
-    @function(f"Feature.{name}")
-    def of_feature(feature: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> Value:
-        need_margin(f"Feature.{name}", maxError, proj, geometry_of(feature))
-        return with_geometry(feature, change(geometry_of(feature), proj))
+def _length_of(*kinds: str) -> Callable[[Geometry], float]:
+    return lambda geometry: length_m(geometry) if geometry.kind in kinds else 0.0
 
 
 def bounds_of(geometry: Geometry, proj: Projection | None = None) -> Geometry:
@@ -269,29 +211,14 @@ def bounds_of(geometry: Geometry, proj: Projection | None = None) -> Geometry:
     return Geometry(rectangle_shape(*reprojected(geometry.shape, geometry.crs, code).bounds), code, geodesic=False)
 
 
-def _centroid(geometry: Geometry, proj: Projection | None) -> Geometry:
-    found = in_metres(geometry, lambda s: s.centroid)
-    return Geometry(found.lonlat)
-
-
-def _hull(geometry: Geometry, proj: Projection | None) -> Geometry:
-    return in_metres(geometry, lambda s: s.convex_hull)
-
-
-def _dissolve(geometry: Geometry, proj: Projection | None) -> Geometry:
-    return replace(geometry, shape=shapely.union_all(geometry.shape))
-
-
-_enter_change("bounds", bounds_of)
-_enter_change("centroid", _centroid)
-_enter_change("convexHull", _hull)
-_enter_change("dissolve", _dissolve)
-
-
-def _buffered(geometry: Geometry, distance: float, error: ErrorMargin | None, proj: Projection | None) -> Geometry:
+def _buffered(
+    geometry: Geometry, distance: float, maxError: ErrorMargin | None = None, proj: Projection | None = None
+) -> Geometry:
     """Geometry widened by metres, or by units of a projection."""
     # A chord of a quarter cut into n lies r (1 - cos(pi / 4n)) within the circle.
-    allowed = 0.001 if error is None or error.value <= 0 or distance == 0 else min(error.value / abs(distance), 0.05)
+    allowed = (
+        0.001 if maxError is None or maxError.value <= 0 or distance == 0 else min(maxError.value / abs(distance), 0.05)
+    )
     segments = max(math.ceil(math.pi / 4 / math.acos(1 - allowed)), 4)
     if proj is not None:
         moved = reprojected(geometry.shape, geometry.crs, proj.crs)
@@ -299,202 +226,89 @@ def _buffered(geometry: Geometry, distance: float, error: ErrorMargin | None, pr
     return in_metres(geometry, lambda s: s.buffer(distance, quad_segs=segments))
 
 
-@function("Geometry.buffer")
-def buffer(
-    geometry: Geometry, distance: float, maxError: ErrorMargin | None = None, proj: Projection | None = None
-) -> Geometry:
-    """Widen, or narrow by a negative distance."""
-    return _buffered(geometry, distance, maxError, proj)
-
-
-@function("Feature.buffer")
-def buffer_feature(
-    feature: Value, distance: float, maxError: ErrorMargin | None = None, proj: Projection | None = None
-) -> Value:
-    """Widen the geometry."""
-    return with_geometry(feature, _buffered(geometry_of(feature), distance, maxError, proj))
-
-
-def _simplified(geometry: Geometry, error: ErrorMargin) -> Geometry:
-    if error.unit != "meters" or error.value <= 0 or "Point" in geometry.kind:
+def _simplified(geometry: Geometry, maxError: ErrorMargin) -> Geometry:
+    if maxError.unit != "meters" or maxError.value <= 0 or "Point" in geometry.kind:
         return geometry
     if geometry.crs != WGS84:
-        return replace(geometry, shape=geometry.shape.simplify(error.value))
-    return replace(geometry, shape=geometry.shape.simplify(error.value / 111_320))  # metres of a degree
+        return replace(geometry, shape=geometry.shape.simplify(maxError.value))
+    return replace(geometry, shape=geometry.shape.simplify(maxError.value / 111_320))  # metres of a degree
 
 
-@function("Geometry.simplify")
-def simplify(geometry: Geometry, maxError: ErrorMargin, proj: Projection | None = None) -> Geometry:
-    """Leave vertices out."""
-    return _simplified(geometry, maxError)
-
-
-@function("Feature.simplify")
-def simplify_feature(feature: Value, maxError: ErrorMargin, proj: Projection | None = None) -> Value:
-    """Leave vertices of the geometry out."""
-    return with_geometry(feature, _simplified(geometry_of(feature), maxError))
-
-
-def _transformed(geometry: Geometry, proj: Projection) -> Geometry:
+def _transformed(geometry: Geometry, proj: Projection = LONLAT) -> Geometry:
     moved = reprojected(geometry.shape, geometry.crs, proj.crs)
     return Geometry(moved, proj.crs, geometry.geodesic and parsed_crs(proj.crs).is_geographic)
 
 
-LONLAT = Projection(WGS84)
+def _combined(operation: Callable[..., BaseGeometry]) -> Callable[..., Geometry]:
+    def of(left: Geometry, right: Geometry) -> Geometry:
+        if left.crs == right.crs:
+            return replace(left, shape=operation(left.shape, right.shape))
+        return Geometry(operation(left.lonlat, right.lonlat), WGS84, left.geodesic)
+
+    return of
 
 
-@function("Geometry.transform")
-def transform(
-    geometry: Geometry, proj: Projection = LONLAT, maxError: ErrorMargin | None = None, geodesic: bool | None = None
-) -> Geometry:
-    """Geometry in another CRS."""
-    need_margin("Geometry.transform", maxError, proj, geometry)
-    return _transformed(geometry, proj)
+WITHOUT_MARGIN: dict[str, Callable[..., Value]] = {"buffer": _buffered, "simplify": _simplified}
+"""Operations that approximate by themselves."""
+OF_ONE: dict[str, Callable[..., Value]] = {
+    "area": _measured(area_m2, shapely.area),
+    "perimeter": _measured(_length_of("Polygon", "MultiPolygon"), shapely.length),
+    "length": _measured(_length_of("LineString", "LinearRing", "MultiLineString"), shapely.length),
+    "bounds": bounds_of,
+    "centroid": lambda geometry: Geometry(in_metres(geometry, lambda s: s.centroid).lonlat),
+    "convexHull": lambda geometry: in_metres(geometry, lambda s: s.convex_hull),
+    "dissolve": lambda geometry: replace(geometry, shape=shapely.union_all(geometry.shape)),
+    "transform": _transformed,
+}
+OF_TWO: dict[str, Callable[..., Value]] = {
+    **{name: partial(relate, name) for name in ("contains", "containedIn", "intersects", "disjoint")},
+    "intersection": _combined(shapely.intersection),
+    "difference": _combined(shapely.difference),
+    "symmetricDifference": _combined(shapely.symmetric_difference),
+    "union": _combined(shapely.union),
+    "distance": distance_m,
+    "withinDistance": lambda left, right, distance: distance_m(left, right) <= distance,
+}
+"""Operations whose only projection is the default."""
 
 
-@function("Feature.transform", "ProjectionTransform")
-def transform_feature(
-    feature: Value, proj: Projection = LONLAT, maxError: ErrorMargin | None = None, geodesic: bool | None = None
-) -> Value:
-    """Feature whose geometry is in another CRS."""
-    need_margin("Feature.transform", maxError, proj, geometry_of(feature))
-    return with_geometry(feature, _transformed(geometry_of(feature), proj))
+def _enter(name: str, compute: Callable[..., Value], *margin: str) -> None:
+    """Enter an operation for geometries, and for features, whose geometries it works on.
+
+    Parameters
+    ----------
+    name
+        Name within ``Geometry`` and ``Feature``.
+    compute
+        The operation; a geometry that it makes of a feature becomes a feature with the same properties.
+    margin
+        Arguments that decide whether geometries may be approximated: ``maxError``, ``proj`` (see `need_margin`).
+    """
+    own = tuple(inspect.signature(compute).parameters)
+    takes = {argument: argument for argument in (*own, *margin)}
+
+    def apply(called: str, **given: Value) -> Value:
+        elements = {key: given[key] for key in ("geometry", "left", "right") if key in given}
+        geometries: dict[str, Value] = {key: geometry_of(element) for key, element in elements.items()}
+        if margin:
+            need_margin(called, given.get("maxError"), given.get("proj"), *geometries.values())
+        made = compute(**{key: value for key, value in {**given, **geometries}.items() if key in own})
+        first = next(iter(elements.values()))
+        return with_geometry(first, made) if isinstance(made, Geometry) and not isinstance(first, Geometry) else made
+
+    enter(Implementation(f"Geometry.{name}", partial(apply, f"Geometry.{name}"), takes))
+    of_features = {"feature" if key == "geometry" else key: value for key, value in takes.items()}
+    aliases = ("ProjectionTransform",) if name == "transform" else ()
+    for feature_name in (f"Feature.{name}", *aliases):
+        enter(Implementation(feature_name, partial(apply, f"Feature.{name}"), of_features))
 
 
-@function("Geometry.coordinates")
-def coordinates(geometry: Geometry) -> Coordinates:
-    """Coordinates, nested as in GeoJSON."""
-    found: Coordinates = lists(shapes.mapping(geometry.shape).get("coordinates", []))
-    return found
-
-
-@function("Geometry.type")
-def type_of(geometry: Geometry) -> str:
-    """Name the type, as GeoJSON does."""
-    return geometry.kind
-
-
-@function("Geometry.geodesic", "Geometry.edgesAreGeodesics")
-def geodesic(geometry: Geometry) -> bool:
-    """Whether edges are shortest paths."""
-    return geometry.geodesic
-
-
-@function("Geometry.geometries")
-def geometries(geometry: Geometry) -> list[Geometry]:
-    """Parts."""
-    return [replace(geometry, shape=part) for part in getattr(geometry.shape, "geoms", [geometry.shape])]
-
-
-@function("Geometry.isUnbounded")
-def is_unbounded(geometry: Geometry) -> bool:
-    """Whether it is the whole globe."""
-    return geometry.unbounded or geometry.shape.equals(WORLD)
-
-
-@function("Geometry.projection")
-def projection(geometry: Geometry) -> Projection:
-    """CRS of the coordinates."""
-    return Projection(geometry.crs)
-
-
-# ---------------------------------------------------------------- two geometries
-
-
-def _enter_predicate(name: str) -> None:
-    @function(f"Geometry.{name}")
-    def of_geometries(
-        left: Geometry, right: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None
-    ) -> bool:
-        need_margin(f"Geometry.{name}", maxError, proj, left, right)
-        return relate(name, left, right)
-
-    @function(f"Feature.{name}")
-    def of_features(
-        left: Value, right: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None
-    ) -> bool:
-        need_margin(f"Feature.{name}", maxError, proj, geometry_of(left), geometry_of(right))
-        return relate(name, geometry_of(left), geometry_of(right))
-
-
-for _name in ("contains", "containedIn", "intersects", "disjoint"):
-    _enter_predicate(_name)
-
-
-def _combined(operation: Callable[..., BaseGeometry], left: Geometry, right: Geometry) -> Geometry:
-    if left.crs == right.crs:
-        return replace(left, shape=operation(left.shape, right.shape))
-    return Geometry(operation(left.lonlat, right.lonlat), WGS84, left.geodesic)
-
-
-def _enter_combination(name: str, operation: Callable[..., BaseGeometry]) -> None:
-    @function(f"Geometry.{name}")
-    def of_geometries(
-        left: Geometry, right: Geometry, maxError: ErrorMargin | None = None, proj: Projection | None = None
-    ) -> Geometry:
-        need_margin(f"Geometry.{name}", maxError, proj, left, right)
-        return _combined(operation, left, right)
-
-    @function(f"Feature.{name}")
-    def of_features(
-        left: Value, right: Value, maxError: ErrorMargin | None = None, proj: Projection | None = None
-    ) -> Value:
-        need_margin(f"Feature.{name}", maxError, proj, geometry_of(left), geometry_of(right))
-        return with_geometry(left, _combined(operation, geometry_of(left), geometry_of(right)))
-
-
-_enter_combination("intersection", shapely.intersection)
-_enter_combination("difference", shapely.difference)
-_enter_combination("symmetricDifference", shapely.symmetric_difference)
-_enter_combination("union", shapely.union)
-
-
-@function("Geometry.distance")
-def distance(
-    left: Geometry,
-    right: Geometry,
-    maxError: ErrorMargin | None = None,
-    proj: Projection | None = None,
-    spherical: bool = False,
-) -> float:
-    """Least distance, metres."""
-    need_margin("Geometry.distance", maxError, proj, left, right)
-    return distance_m(left, right)
-
-
-@function("Feature.distance")
-def distance_of_features(
-    left: Value,
-    right: Value,
-    maxError: ErrorMargin | None = None,
-    proj: Projection | None = None,
-    spherical: bool = False,
-) -> float:
-    """Least distance of the geometries, metres."""
-    need_margin("Feature.distance", maxError, proj, geometry_of(left), geometry_of(right))
-    return distance_m(geometry_of(left), geometry_of(right))
-
-
-@function("Geometry.withinDistance")
-def within_distance(
-    left: Geometry,
-    right: Geometry,
-    distance: float,
-    maxError: ErrorMargin | None = None,
-    proj: Projection | None = None,
-) -> bool:
-    """Whether they are no farther apart."""
-    need_margin("Geometry.withinDistance", maxError, proj, left, right)
-    return distance_m(left, right) <= distance
-
-
-@function("Feature.withinDistance")
-def features_within_distance(
-    left: Value, right: Value, distance: float, maxError: ErrorMargin | None = None, proj: Projection | None = None
-) -> bool:
-    """Whether their geometries are no farther apart."""
-    need_margin("Feature.withinDistance", maxError, proj, geometry_of(left), geometry_of(right))
-    return distance_m(geometry_of(left), geometry_of(right)) <= distance
+for _name, _compute in WITHOUT_MARGIN.items():
+    _enter(_name, _compute)
+for _name, _compute in OF_ONE.items():
+    _enter(_name, _compute, "maxError", "proj")
+for _name, _compute in OF_TWO.items():
+    _enter(_name, _compute, "maxError")
 
 
 @function("Collection.union")

@@ -21,13 +21,7 @@ MIXED = "Expected a homogeneous image collection, but an image with"
 
 
 class Homogeneous:
-    """Check of one collection, made once.
-
-    Parameters
-    ----------
-    images
-        Images of the collection, in order; the first one determines what is expected.
-    """
+    """Check of the images of one collection, made once; the first one determines what is expected."""
 
     def __init__(self, images: Sequence[Image]) -> None:
         self.images = images

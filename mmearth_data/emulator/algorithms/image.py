@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
@@ -58,7 +58,7 @@ class PixelType:
         ``int``, ``float`` or ``double``.
     low, high
         Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range
-        of the type; arithmetic has the range of its possible results, as far as `ranges.range_after` can compute it.
+        of the type; arithmetic has the range of its possible results, as far as `arithmetic.Binary` can compute it.
     """
 
     precision: str
@@ -146,13 +146,8 @@ class Projection:
         """Whether rows and columns run along the axes of the CRS."""
         return self.transform[1] == self.transform[3] == 0
 
-    def corner(self, column: float, row: float) -> tuple[float, float]:
-        """Coordinates of one position in pixels."""
-        a, b, c, d, e, f = self.transform
-        return a * column + b * row + c, d * column + e * row + f
-
-    def to_crs(self, column: Float, row: Float) -> tuple[Float, Float]:
-        """Coordinates of positions in pixels."""
+    def to_crs(self, column: Any, row: Any) -> tuple[Any, Any]:  # noqa: ANN401 - numbers or arrays
+        """Coordinates of positions in pixels, numbers or arrays."""
         a, b, c, d, e, f = self.transform
         return a * column + b * row + c, d * column + e * row + f
 
@@ -185,23 +180,14 @@ def metres_per_unit(code: str) -> float:
 
 
 @lru_cache(maxsize=2048)
-def _transformer(source: str, target: str) -> Transformer:
+def transformer(source: str, target: str) -> Transformer:
+    """Give what transforms (x, y) from one CRS to another."""
     return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A window of a projection's pixels.
-
-    Attributes
-    ----------
-    projection
-        Whose pixels.
-    column, row
-        Upper-left pixel.
-    width, height
-        Pixels.
-    """
+    """A window of a projection's pixels, from the upper-left one (column, row)."""
 
     projection: Projection
     column: int
@@ -227,7 +213,7 @@ class Grid:
         x, y = self.projection.to_crs(*np.meshgrid(columns, rows))
         if crs is None or crs == self.projection.crs:
             return x, y
-        x, y = _transformer(self.projection.crs, crs).transform(x, y)
+        x, y = transformer(self.projection.crs, crs).transform(x, y)
         if parsed_crs(crs).is_geographic:  # beyond 180 degrees longitude goes on counting
             x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
         return x, y
@@ -393,6 +379,11 @@ class Band:
         """Band with the same name, projection and window but other pixels."""
         return replace(self, evaluate=evaluate, type=type or self.type)
 
+    def computed(self, compute: Callable[..., Pixels], *others: Band, type: PixelType | None = None) -> Band:
+        """Band as `derived` whose pixels are computed from its own and from those of other bands on the same grid."""
+        bands = (self, *others)
+        return self.derived(lambda grid: compute(*(band.evaluate(grid) for band in bands)), type)
+
     def called(self, name: str) -> Band:
         """Band of another name."""
         return self if name == self.name else replace(self, name=name)
@@ -435,6 +426,11 @@ class Image:
     def with_bands(self, bands: Sequence[Band]) -> Image:
         """Image with other bands; no asset any more."""
         return Image(_unique(bands), self.properties, self.footprint)
+
+    def replaced(self, bands: Sequence[Band]) -> Image:
+        """Image whose bands of the same names are replaced; the others are added."""
+        new = {band.name: band for band in bands}
+        return self.with_bands((*(new.pop(band.name, band) for band in self.bands), *new.values()))
 
     def mapped(self, change: Callable[[Band], Band]) -> Image:
         """Change each band."""
@@ -497,16 +493,22 @@ def wholly_masked(band: Band) -> Band:
     return replace(band, evaluate=lambda grid: Pixels(np.zeros(grid.shape), np.zeros(grid.shape, bool)))
 
 
+def _edges(grid: Grid, points: int) -> tuple[Float, Float]:
+    """Degrees of positions spread over a grid and its edges, (points, points) each; not finite beyond its projection."""
+    columns, rows = np.meshgrid(*(np.linspace(0, n, points) for n in (grid.width, grid.height)))
+    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
+    if grid.projection.crs != WGS84:
+        x, y = transformer(grid.projection.crs, WGS84).transform(x, y)
+    return x, y
+
+
 def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
     if geometry is None:
         return True
     if geometry.is_empty:
         return False
-    columns, rows = np.meshgrid(*(np.linspace(0, n, 5) for n in (grid.width, grid.height)))
-    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
-    if grid.projection.crs != WGS84:
-        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    x, y = _edges(grid, 5)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
     x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
@@ -528,10 +530,7 @@ def lonlat_outline(grid: Grid) -> BaseGeometry:
     EmulatorError
         If the grid extends beyond its projection.
     """
-    columns, rows = np.meshgrid(*(np.linspace(0, n, OUTLINE_POINTS) for n in (grid.width, grid.height)))
-    x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
-    if grid.projection.crs != WGS84:
-        x, y = _transformer(grid.projection.crs, WGS84).transform(x, y)
+    x, y = _edges(grid, OUTLINE_POINTS)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise EmulatorError(f"Unable to transform the pixel grid from {grid.projection.crs} to {WGS84}.")
     middle = x[OUTLINE_POINTS // 2, OUTLINE_POINTS // 2]
@@ -597,7 +596,7 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
         return shape
     if own == WGS84:
         shape = shapely.segmentize(shape, DENSIFY_DEG)
-    change = _transformer(own, crs)
+    change = transformer(own, crs)
 
     def move(points: Float) -> Float:
         return np.stack(change.transform(points[:, 0], points[:, 1]), axis=1)
@@ -608,12 +607,12 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
     return moved
 
 
-def window_of(shape: BaseGeometry, projection: Projection) -> Grid:
-    """Pixels that a shape in the projection's CRS may touch."""
+def window_of(shape: BaseGeometry, projection: Projection, margin: float = 0.0) -> Grid:
+    """Pixels that a shape in the projection's CRS may touch, with a margin in pixels."""
     west, south, east, north = shape.bounds
     column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
-    left, top = math.floor(column.min() + 1e-9), math.floor(row.min() + 1e-9)
-    right, bottom = math.ceil(column.max() - 1e-9), math.ceil(row.max() - 1e-9)
+    left, top = (math.floor(axis.min() - margin + 1e-9) for axis in (column, row))
+    right, bottom = (math.ceil(axis.max() + margin - 1e-9) for axis in (column, row))
     return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
 
 
@@ -641,13 +640,7 @@ def window_in(shape: BaseGeometry, own: str, projection: Projection, margin: flo
         moved = in_crs(shape, own, projection.crs)
     except EmulatorError:
         return None
-    if moved.is_empty:
-        return None
-    west, south, east, north = moved.bounds
-    column, row = projection.to_pixels(np.array([west, west, east, east]), np.array([south, north, south, north]))
-    left, top = (math.floor(axis.min() - margin + 1e-9) for axis in (column, row))
-    right, bottom = (math.ceil(axis.max() + margin - 1e-9) for axis in (column, row))
-    return Grid(projection, left, top, max(right - left, 1), max(bottom - top, 1))
+    return None if moved.is_empty else window_of(moved, projection, margin)
 
 
 def outline(window: Grid) -> BaseGeometry:
@@ -667,7 +660,7 @@ def bounded(image: Image, footprint: BaseGeometry) -> Image:
 
 
 @promotion("Image")
-def to_image(value: Value, context: Context) -> Value:
+def to_image(value: Value) -> Value:
     """Images, numbers, and lists of numbers, one band each."""
     if isinstance(value, Image):
         return value
@@ -679,7 +672,7 @@ def to_image(value: Value, context: Context) -> Value:
 
 
 @promotion("Projection")
-def to_projection(value: Value, context: Context) -> Value:
+def to_projection(value: Value) -> Value:
     """Projections, what describes them, and codes of a CRS."""
     if isinstance(value, Projection):
         return value
@@ -693,7 +686,7 @@ def to_projection(value: Value, context: Context) -> Value:
 
 
 @promotion("PixelType")
-def to_pixel_type(value: Value, context: Context) -> Value:
+def to_pixel_type(value: Value) -> Value:
     """Types, and names of types: ``uint8``, ``int``, ``float``."""
     if isinstance(value, PixelType):
         return value

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from mmearth_data.emulator.algorithms.arithmetic import BINARY, CASTS, UNARY, Binary, Unary, relative_difference
 from mmearth_data.emulator.algorithms.image import (
     DEFAULT_PROJECTION,
     DOUBLE,
-    FLOAT,
     HALF_PIXEL,
     INT32,
     WGS84,
@@ -32,10 +32,9 @@ from mmearth_data.emulator.algorithms.image import (
     shown,
     window_in,
 )
-from mmearth_data.emulator.algorithms.ranges import type_after
 from mmearth_data.emulator.algorithms.resampling import pixel_metres
 from mmearth_data.emulator.errors import MAX_BANDS, EmulatorError
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,31 +48,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-TRUTH, SHARE = PixelType("int", 0, 1), PixelType("float", 0, 1)
-INTEGERS = {
-    "Uint8": np.uint8,
-    "Byte": np.uint8,
-    "Int8": np.int8,
-    "Uint16": np.uint16,
-    "Int16": np.int16,
-    "Short": np.int16,
-    "Uint32": np.uint32,
-    "Int32": np.int32,
-    "Int": np.int32,
-    "Long": np.int64,
-    "Int64": np.int64,
-}
-"""Casts to whole numbers: they truncate toward zero and clamp to the range."""
+SHARE = PixelType("float", 0, 1)
 
 
 # ---------------------------------------------------------------- bands
-
-
-@function("Image.constant")
-def image_constant(value: Value, context: Context) -> Image:
-    """Image of one number, or of a list of them."""
-    image: Image = context.promote(value, "Image")
-    return image
 
 
 @function("Image.select")
@@ -93,21 +71,11 @@ def renamed(name: str, image: Image, bands: Sequence[Band], names: Sequence[str]
     return image.with_bands(tuple(band.called(name) for band, name in zip(bands, new, strict=True)))
 
 
-@function("Image.rename")
-def rename(input: Image, names: list[str]) -> Image:
-    """All bands under new names."""
-    return renamed("Image.rename", input, input.bands, names)
-
-
 @function("Image.addBands")
 def add_bands(dstImg: Image, srcImg: Image, names: list[str] | None = None, overwrite: bool = False) -> Image:
     """Bands of both images; those of the second replace others of their name where that is wanted."""
     added = list(srcImg.bands) if names is None else [srcImg.find(name, "Image.addBands") for name in names]
-    if not overwrite:
-        return _limited(dstImg.with_bands((*dstImg.bands, *added)))
-    new = {band.name: band for band in added}
-    kept = [new.pop(band.name, band) for band in dstImg.bands]
-    return _limited(dstImg.with_bands((*kept, *new.values())))
+    return _limited(dstImg.replaced(added) if overwrite else dstImg.with_bands((*dstImg.bands, *added)))
 
 
 @function("Image.cat")
@@ -125,16 +93,19 @@ def _limited(image: Image) -> Image:
     return image
 
 
-@function("Image.bandNames")
-def band_names(image: Image) -> list[str]:
-    """Names of the bands."""
-    return image.names
-
-
-@function("Image.bandTypes")
-def band_types(image: Image) -> dict[str, PixelType]:
-    """Band -> type."""
-    return {band.name: band.type for band in image.bands}
+functions(
+    "Image",
+    {
+        "rename": lambda input, names: renamed("Image.rename", input, input.bands, names),
+        "pixelLonLat": lambda: positions(
+            ("longitude", "latitude"), DEFAULT_PROJECTION, lambda grid: grid.centres(WGS84)
+        ),
+        "pixelCoordinates": lambda projection: positions("xy", projection, lambda grid: grid.positions(projection)),
+        "constant": lambda value, context: context.promote(value, "Image"),
+        "bandNames": lambda image: image.names,
+        "bandTypes": lambda image: {band.name: band.type for band in image.bands},
+    },
+)
 
 
 @function("Image.projection")
@@ -150,15 +121,13 @@ def projection(image: Image) -> Projection:
     return image.projection
 
 
-@function("Image.pixelLonLat")
-def pixel_lon_lat() -> Image:
-    """Degrees of each pixel's centre."""
+def positions(names: Sequence[str], home: Projection, of: Callable[[Grid], tuple[Array, Array]]) -> Image:
+    """Image of two bands, each a coordinate of the pixels' centres."""
 
     def axis(k: int) -> Callable[[Grid], Pixels]:
-        return lambda grid: Pixels(grid.centres(WGS84)[k], np.ones(grid.shape, bool))
+        return lambda grid: Pixels(of(grid)[k], np.ones(grid.shape, bool))
 
-    names = ("longitude", "latitude")
-    return Image(tuple(Band(name, DOUBLE, DEFAULT_PROJECTION, axis(k)) for k, name in enumerate(names)))
+    return Image(tuple(Band(name, DOUBLE, home, axis(k)) for k, name in enumerate(names)))
 
 
 @function("Image.pixelArea")
@@ -172,75 +141,7 @@ def pixel_area() -> Image:
     return Image((Band("area", DOUBLE, DEFAULT_PROJECTION, evaluate),))
 
 
-# ---------------------------------------------------------------- one number to one number
-
-
-def _integer_cast(dtype: type) -> tuple[Callable[[Array], Array], PixelType]:
-    limits = np.iinfo(dtype)
-    low, high = float(limits.min), float(limits.max)
-    return (lambda values: np.clip(np.trunc(np.nan_to_num(values)), low, high)), PixelType.of(dtype)
-
-
-def half_up(values: Array) -> Array:
-    """Nearest whole number; Earth Engine does not document what becomes of halves: here they go up."""
-    return np.asarray(np.floor(values + 0.5))
-
-
-def _bit_count(values: Array) -> Array:
-    bits = values.astype(np.int64).view(np.uint8).reshape(*values.shape, 8)
-    return np.asarray(np.unpackbits(bits, axis=-1).sum(axis=-1), np.float64)
-
-
-UNARY: dict[str, tuple[Callable[[Array], Array], PixelType | None]] = {
-    "abs": (np.abs, None),
-    "floor": (np.floor, INT32),
-    "ceil": (np.ceil, INT32),
-    "round": (half_up, INT32),
-    "signum": (np.sign, None),
-    "not": (lambda values: values == 0, TRUTH),
-    "sqrt": (np.sqrt, DOUBLE),
-    "exp": (np.exp, DOUBLE),
-    "log": (np.log, DOUBLE),
-    "log10": (np.log10, DOUBLE),
-    "cbrt": (np.cbrt, DOUBLE),
-    "sin": (np.sin, DOUBLE),
-    "cos": (np.cos, DOUBLE),
-    "tan": (np.tan, DOUBLE),
-    "asin": (np.arcsin, DOUBLE),
-    "acos": (np.arccos, DOUBLE),
-    "atan": (np.arctan, DOUBLE),
-    "sinh": (np.sinh, DOUBLE),
-    "cosh": (np.cosh, DOUBLE),
-    "tanh": (np.tanh, DOUBLE),
-    "bitwiseNot": (lambda values: np.bitwise_not(values.astype(np.int64)), None),
-    "bitwise_not": (lambda values: np.bitwise_not(values.astype(np.int64)), None),
-    "bitCount": (lambda values: _bit_count(values), INT32),
-    "toFloat": (lambda values: values.astype(np.float32).astype(np.float64), FLOAT),
-    "float": (lambda values: values.astype(np.float32).astype(np.float64), FLOAT),
-    "toDouble": (np.asarray, DOUBLE),
-    "double": (np.asarray, DOUBLE),
-}
-UNARY |= {f"to{name}": _integer_cast(dtype) for name, dtype in INTEGERS.items()}
-UNARY |= {name[0].lower() + name[1:]: _integer_cast(dtype) for name, dtype in INTEGERS.items()}
-
-
-def _enter_unary(name: str, compute: Callable[[Array], Array], kind: PixelType | None) -> None:
-    def apply(value: Image) -> Image:
-        def change(band: Band) -> Band:
-            if compute is np.asarray:  # pixels are doubles anyway
-                return band.derived(band.evaluate, kind)
-
-            def evaluate(grid: Grid) -> Pixels:
-                values, valid = band.evaluate(grid)
-                with np.errstate(all="ignore"):
-                    return defined(compute(values), valid)
-
-            return band.derived(evaluate, kind)
-
-        return value.mapped(change)
-
-    apply.__doc__ = f"`{name}` of each pixel."
-    function(f"Image.{name}")(apply)
+# ---------------------------------------------------------------- arithmetic
 
 
 def defined(values: Array, valid: Array) -> Pixels:
@@ -250,54 +151,16 @@ def defined(values: Array, valid: Array) -> Pixels:
     return Pixels(np.where(whole, values, 0.0), whole)
 
 
-for _name, (_compute, _kind) in UNARY.items():
-    _enter_unary(_name, _compute, _kind)
+def _enter_unary(name: str, row: Unary) -> None:
+    def compute(own: Pixels) -> Pixels:
+        with np.errstate(all="ignore"):
+            return own if row.pixels is np.asarray else defined(row.pixels(own.values), own.valid)
+
+    function(f"Image.{name}")(lambda value: value.mapped(lambda band: band.computed(compute, type=row.type)))
 
 
-# ---------------------------------------------------------------- two numbers to one number
-
-
-def _integers(operation: Callable[..., Array]) -> Callable[[Array, Array], Array]:
-    return lambda a, b: operation(a.astype(np.int64), b.astype(np.int64))
-
-
-def quotient(a: Array, b: Array) -> Array:
-    """Quotient; 0 for a division by 0 (Earth Engine's reference)."""
-    return np.where(b == 0, 0.0, a / np.where(b == 0, 1, b))
-
-
-def relative_difference(a: Array, b: Array) -> Array:
-    """Compute (a - b) / (a + b); masked where either is negative and (undocumented) where both are 0."""
-    return np.where((a < 0) | (b < 0) | (a + b == 0), np.nan, quotient(a - b, a + b))
-
-
-BINARY: dict[tuple[str, ...], tuple[Callable[[Array, Array], Array], PixelType | None]] = {
-    ("add",): (np.add, None),
-    ("subtract",): (np.subtract, None),
-    ("multiply",): (np.multiply, None),
-    ("divide",): (quotient, DOUBLE),
-    ("mod",): (np.fmod, None),
-    ("pow",): (np.power, DOUBLE),
-    ("min",): (np.minimum, None),
-    ("max",): (np.maximum, None),
-    ("first",): (lambda a, b: a, None),
-    ("firstNonZero", "first_nonzero"): (lambda a, b: np.where(a != 0, a, b), None),
-    ("hypot",): (np.hypot, DOUBLE),
-    ("atan2",): (np.arctan2, DOUBLE),
-    ("eq",): (np.equal, TRUTH),
-    ("neq",): (np.not_equal, TRUTH),
-    ("lt",): (np.less, TRUTH),
-    ("lte",): (np.less_equal, TRUTH),
-    ("gt",): (np.greater, TRUTH),
-    ("gte",): (np.greater_equal, TRUTH),
-    ("and",): (np.logical_and, TRUTH),
-    ("or",): (np.logical_or, TRUTH),
-    ("bitwiseAnd", "bitwise_and"): (_integers(np.bitwise_and), None),
-    ("bitwiseOr", "bitwise_or"): (_integers(np.bitwise_or), None),
-    ("bitwiseXor", "bitwise_xor"): (_integers(np.bitwise_xor), None),
-    ("leftShift", "left_shift"): (_integers(np.left_shift), None),
-    ("rightShift", "right_shift"): (_integers(np.right_shift), None),
-}
+for _name, _unary in {**UNARY, **CASTS}.items():
+    _enter_unary(_name, _unary)
 
 
 def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
@@ -317,21 +180,18 @@ def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
     )
 
 
-def combined(
-    name: str, left: Image, right: Image, compute: Callable[[Array, Array], Array], kind: PixelType | None
-) -> Image:
+def combined(name: str, row: Binary, left: Image, right: Image) -> Image:
     """Image of an operation on two images: masked where either is."""
 
-    def joined(a: Band, b: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            (x, valid_x), (y, valid_y) = a.evaluate(grid), b.evaluate(grid)
-            with np.errstate(all="ignore"):
-                return defined(compute(x, y), least(valid_x, valid_y))
+    def compute(x: Pixels, y: Pixels) -> Pixels:
+        with np.errstate(all="ignore"):
+            return defined(row.pixels(x.values, y.values), least(x.valid, y.valid))
 
+    def joined(a: Band, b: Band) -> Band:
         first, second = (b, a) if a.composite else (a, b)
         window = shared(first.window, second.window) if first.projection == second.projection else first.window
-        result = type_after(name, kind, a.type, b.type)
-        return replace(a.derived(evaluate, result), projection=first.projection, frame=first.frame).within(window)
+        made = a.computed(compute, b, type=row.type_of(a.type, b.type))
+        return replace(made, projection=first.projection, frame=first.frame).within(window)
 
     made = left.with_bands(tuple(joined(a, b) for a, b in pairs(name, left, right)))
     return replace(made, footprint=_common(left.footprint, right.footprint))
@@ -344,18 +204,12 @@ def _common(one: BaseGeometry | None, other: BaseGeometry | None) -> BaseGeometr
     return shapely.intersection(one, other)
 
 
-def _enter_binary(names: tuple[str, ...], compute: Callable[[Array, Array], Array], kind: PixelType | None) -> None:
-    for name in names:
-
-        def apply(image1: Image, image2: Image, name: str = name) -> Image:
-            return combined(name, image1, image2, compute, kind)
-
-        apply.__doc__ = f"`{name}` of two images."
-        function(f"Image.{name}")(apply)
+def _binary(name: str, row: Binary) -> Callable[..., Image]:
+    return lambda image1, image2: combined(name, row, image1, image2)
 
 
-for _names, (_operation, _result) in BINARY.items():
-    _enter_binary(_names, _operation, _result)
+functions("Image", {name: _binary(name, row) for name, row in BINARY.items()})
+NORMALIZED = BINARY["divide"]._replace(pixels=relative_difference, type=PixelType("float", -1, 1), range=None)
 
 
 @function("Image.normalizedDifference")
@@ -363,37 +217,24 @@ def normalized_difference(input: Image, bandNames: list[str] | None = None) -> I
     """(first - second) / (first + second); masked where either is negative."""
     names = bandNames or input.names[:2]
     first, second = (Image((input.find(name, "Image.normalizedDifference"),)) for name in names)
-
-    image = combined("normalizedDifference", first, second, relative_difference, PixelType("float", -1, 1))
+    image = combined("normalizedDifference", NORMALIZED, first, second)
     return input.with_bands((replace(image.bands[0], name="nd"),))
 
 
 @function("Image.clamp")
 def clamp(input: Image, low: float, high: float) -> Image:
     """Cut values at both ends."""
-
-    def change(band: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            values, valid = band.evaluate(grid)
-            return Pixels(np.clip(values, low, high), valid)
-
-        return band.derived(evaluate)
-
-    return input.mapped(change)
+    return input.mapped(lambda band: band.computed(lambda own: Pixels(np.clip(own.values, low, high), own.valid)))
 
 
 @function("Image.unitScale")
 def unit_scale(input: Image, low: float, high: float) -> Image:
     """Scale so that ``low`` becomes 0 and ``high`` 1."""
 
-    def change(band: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            values, valid = band.evaluate(grid)
-            return Pixels((values - low) / (high - low), valid)
+    def scaled(own: Pixels) -> Pixels:
+        return Pixels((own.values - low) / (high - low), own.valid)
 
-        return band.derived(evaluate, DOUBLE)
-
-    return input.mapped(change)
+    return input.mapped(lambda band: band.computed(scaled, type=DOUBLE))
 
 
 # ---------------------------------------------------------------- masks
@@ -403,14 +244,14 @@ def unit_scale(input: Image, low: float, high: float) -> Image:
 def update_mask(image: Image, mask: Image) -> Image:
     """Replace the mask of unmasked pixels by another image's values; pixels masked in that image are masked."""
 
-    def change(band: Band, other: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            (values, valid), given = band.evaluate(grid), other.evaluate(grid)
-            return Pixels(values, least(shown(valid), _as_mask(given)))
+    def masked(own: Pixels, given: Pixels) -> Pixels:
+        return Pixels(own.values, least(shown(own.valid), _as_mask(given)))
 
-        return band.derived(evaluate)
+    bands = pairs("updateMask", image, mask)[: len(image.bands)]
+    return image.with_bands(tuple(a.computed(masked, b) for a, b in bands))
 
-    return image.with_bands(tuple(change(a, b) for a, b in pairs("updateMask", image, mask)[: len(image.bands)]))
+
+functions("Image", {"selfMask": lambda image: update_mask(image, image)})  # zero is masked
 
 
 def _as_mask(pixels: Pixels) -> Mask:
@@ -418,32 +259,19 @@ def _as_mask(pixels: Pixels) -> Mask:
     return least(mask_of(pixels.values), pixels.valid)
 
 
-@function("Image.selfMask")
-def self_mask(image: Image) -> Image:
-    """Use unmasked values as their own mask: zero is masked."""
-    return update_mask(image, image)
-
-
 @function("Image.mask")
 def mask(image: Image, mask: Image | None = None) -> Image:
     """Return the mask of each band, 0 to 1, or replace it by another image's values."""
 
-    def own(band: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            return Pixels(band.evaluate(grid).valid.astype(np.float64), np.ones(grid.shape, bool))
+    def shares(own: Pixels) -> Pixels:
+        return Pixels(own.valid.astype(np.float64), np.ones(own.valid.shape, bool))
 
-        return band.derived(evaluate, SHARE)
-
-    def replaced(band: Band, other: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            values, valid = band.evaluate(grid)
-            return Pixels(np.where(shown(valid), values, 0.0), _as_mask(other.evaluate(grid)))
-
-        return band.derived(evaluate)
+    def replaced(own: Pixels, given: Pixels) -> Pixels:
+        return Pixels(np.where(shown(own.valid), own.values, 0.0), _as_mask(given))
 
     if mask is None:
-        return image.mapped(own)
-    return image.with_bands(tuple(replaced(a, b) for a, b in pairs("mask", image, mask)))
+        return image.mapped(lambda band: band.computed(shares, type=SHARE))
+    return image.with_bands(tuple(a.computed(replaced, b) for a, b in pairs("mask", image, mask)))
 
 
 @function("Image.unmask")
@@ -469,24 +297,25 @@ def unmask(input: Image, value: Image | None = None, sameFootprint: bool = True)
 def where(input: Image, test: Image, value: Image) -> Image:
     """Take another image's value where a test is true and both are valid."""
 
-    def change(band: Band, condition: Band, other: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            (values, valid), (true, seen), (new, fresh) = (b.evaluate(grid) for b in (band, condition, other))
-            taken = least(shown(valid), shown(seen), true != 0, shown(fresh))
-            return Pixels(np.where(taken, new, values), valid)
-
-        return band.derived(evaluate, band.type.joined(other.type))
+    def chosen(own: Pixels, tested: Pixels, new: Pixels) -> Pixels:
+        taken = least(shown(own.valid), shown(tested.valid), tested.values != 0, shown(new.valid))
+        return Pixels(np.where(taken, new.values, own.values), own.valid)
 
     tests = [b for _, b in pairs("where", input, test)]
     values = [b for _, b in pairs("where", input, value)]
-    return input.with_bands(tuple(change(*bands) for bands in zip(input.bands, tests, values, strict=True)))
+    bands = zip(input.bands, tests, values, strict=True)
+    return input.with_bands(tuple(a.computed(chosen, t, b, type=a.type.joined(b.type)) for a, t, b in bands))
 
 
 @function("Image.clip")
 def clip(input: Image, geometry: Value, context: Context) -> Image:
     """Mask what lies outside a geometry."""
     area: Geometry = context.promote(geometry, "Geometry")
-    shape = area.lonlat
+    return input if area.unbounded else clipped(input, area)
+
+
+def clipped(image: Image, area: Geometry) -> Image:
+    """Image masked outside a geometry, which also bounds its footprint."""
 
     def change(band: Band) -> Band:
         def evaluate(grid: Grid) -> Pixels:
@@ -496,10 +325,8 @@ def clip(input: Image, geometry: Value, context: Context) -> Image:
         window = window_in(area.shape, area.crs, band.projection, HALF_PIXEL)
         return band.derived(evaluate).within(shared(band.window, window))
 
-    if area.unbounded:
-        return input
-    footprint = shape if input.footprint is None else shapely.intersection(input.footprint, shape)
-    return bounded(input.mapped(change), footprint)
+    footprint = area.lonlat if image.footprint is None else shapely.intersection(image.footprint, area.lonlat)
+    return bounded(image.mapped(change), footprint)
 
 
 @function("Image.remap")
@@ -513,8 +340,8 @@ def remap(
     order = np.argsort(np.asarray(from_, np.float64), kind="stable")
     old, new = np.asarray(from_, np.float64)[order], np.asarray(to, np.float64)[order]
 
-    def evaluate(grid: Grid) -> Pixels:
-        values, valid = band.evaluate(grid)
+    def exchanged(own: Pixels) -> Pixels:
+        values, valid = own
         at = np.clip(np.searchsorted(old, values), 0, max(len(old) - 1, 0))
         known = old[at] == values if len(old) else np.zeros(values.shape, bool)
         if defaultValue is None:
@@ -522,4 +349,4 @@ def remap(
         return Pixels(np.where(known, new[at] if len(new) else 0.0, float(defaultValue)), valid)
 
     kind = INT32 if all(float(v).is_integer() for v in to) else DOUBLE
-    return image.with_bands((replace(band.derived(evaluate, kind), name="remapped"),))
+    return image.with_bands((replace(band.computed(exchanged, type=kind), name="remapped"),))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from mmearth_data.emulator.algorithms.collections import Collection, Listed
 from mmearth_data.emulator.algorithms.features import INDEX, Feature
 from mmearth_data.emulator.algorithms.list_functions import sort_key
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, function, named, promotion
+from mmearth_data.emulator.graph.registry import function, functions, named, only, promotion
 
 if TYPE_CHECKING:
     from mmearth_data.emulator.algorithms.filters import Filter
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
 Matches = Callable[["Value", Sequence["Value"]], "Iterator[Value]"]
 
@@ -21,15 +21,10 @@ Matches = Callable[["Value", Sequence["Value"]], "Iterator[Value]"]
 @named("Join")
 @dataclass(frozen=True)
 class Join:
-    """How matches are told.
-
-    Attributes
-    ----------
-    results
-        (primary element, its matches in order) -> elements of the result.
-    """
+    """How pairs of elements become results."""
 
     results: Matches
+    """(primary element, its matches in order) -> elements of the result."""
 
 
 def _with(element: Value, key: str, value: Value) -> Value:
@@ -42,16 +37,13 @@ def _ordered(matches: Sequence[Value], ordering: str | None, *, ascending: bool)
     return sorted(matches, key=lambda e: sort_key(e.properties.get(ordering)), reverse=not ascending)
 
 
-@function("Join.simple")
-def simple() -> Join:
-    """Elements that have a match."""
-    return Join(lambda element, matches: iter([element] if matches else []))
-
-
-@function("Join.inverted")
-def inverted() -> Join:
-    """Elements that have none."""
-    return Join(lambda element, matches: iter([] if matches else [element]))
+functions(
+    "Join",
+    {
+        "simple": lambda: Join(lambda element, matches: iter([element] if matches else [])),
+        "inverted": lambda: Join(lambda element, matches: iter([] if matches else [element])),
+    },
+)
 
 
 @function("Join.inner")
@@ -67,12 +59,7 @@ def inner(primaryKey: str = "primary", secondaryKey: str = "secondary") -> Join:
 
 
 @function("Join.saveAll")
-def save_all(
-    matchesKey: str,
-    ordering: str | None = None,
-    ascending: bool = True,
-    outer: bool = False,
-) -> Join:
+def save_all(matchesKey: str, ordering: str | None = None, ascending: bool = True, outer: bool = False) -> Join:
     """Elements with the list of their matches."""
 
     def results(element: Value, matches: Sequence[Value]) -> Iterator[Value]:
@@ -83,12 +70,7 @@ def save_all(
 
 
 @function("Join.saveFirst")
-def save_first(
-    matchKey: str,
-    ordering: str | None = None,
-    ascending: bool = True,
-    outer: bool = False,
-) -> Join:
+def save_first(matchKey: str, ordering: str | None = None, ascending: bool = True, outer: bool = False) -> Join:
     """Elements with the first of their matches."""
 
     def results(element: Value, matches: Sequence[Value]) -> Iterator[Value]:
@@ -107,13 +89,10 @@ def apply(join: Join, primary: Collection, secondary: Collection, condition: Fil
     joined = [
         result
         for element in primary
-        for result in join.results(element, [other for other in others if condition.passes(element, other)])
+        for result in join.results(element, [other for other in others if condition.test(element, other)])
     ]
     kind = primary.of if all(not isinstance(e, Feature) for e in joined) else "Feature"
     return Collection(Listed(joined), kind)
 
 
-@promotion("Join")
-def to_join(value: Value, context: Context) -> Value:
-    """Take joins only."""
-    return value if isinstance(value, Join) else NOT_PROMOTED
+promotion("Join")(only(Join))

@@ -13,13 +13,7 @@ Makers: TypeAlias = Mapping[str, Callable[[], "Band"]]
 
 
 class LazyBands(Sequence["Band"]):
-    """Bands that are made when they are first looked at: most images of a search, and of what is selected from, never are.
-
-    Parameters
-    ----------
-    makers
-        Gives what makes each.
-    """
+    """Bands that are made when they are first looked at: most images of a search, and of what is selected from, never are."""
 
     __slots__ = ("_bands", "_find", "_makers")
 

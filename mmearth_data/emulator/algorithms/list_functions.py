@@ -6,14 +6,13 @@ import random
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import encode, function
+from mmearth_data.emulator.graph.registry import encode, function, functions
 from mmearth_data.emulator.graph.values import Date, is_number
 from mmearth_data.emulator.server.work import check, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mmearth_data.emulator.algorithms.filters import Filter
     from mmearth_data.emulator.graph.registry import Value
 
     Values = list[Value]
@@ -21,11 +20,8 @@ if TYPE_CHECKING:
 
 def same(left: Value, right: Value) -> bool:
     """Whether two values are equal; 1 equals 1.0, true does not equal 1."""
-    return (
-        type(left) is type(right) and left == right
-        if isinstance(left, bool) or isinstance(right, bool)
-        else left == right
-    )
+    alike = type(left) is type(right) or not (isinstance(left, bool) or isinstance(right, bool))
+    return alike and left == right
 
 
 def sort_key(value: Value) -> tuple[int, Value]:
@@ -53,32 +49,42 @@ def _index(values: Values, element: Value) -> int:
     return next((k for k, value in enumerate(values) if same(value, element)), -1)
 
 
+def _without(values: Values, place: int, *instead: Value) -> Values:
+    """Replace the element at a place; nothing where there is no such place."""
+    return values if place < 0 else [*values[:place], *instead, *values[place + 1 :]]
+
+
 def _find(values: Values, target: Values, order: range) -> int:
     return next((k for k in order if all(same(a, b) for a, b in zip(values[k:], target, strict=False))), -1)
 
 
-@function("List.add")
-def add(list: Values, element: Value) -> Values:
-    """Append an element."""
-    return [*list, element]
-
-
-@function("List.cat")
-def cat(list: Values, other: Values) -> Values:
-    """Join two lists."""
-    return [*list, *other]
-
-
-@function("List.contains")
-def contains(list: Values, element: Value) -> bool:
-    """Whether an element is there."""
-    return _index(list, element) >= 0
-
-
-@function("List.containsAll")
-def contains_all(list: Values, other: Values) -> bool:
-    """Whether all elements of another list are there."""
-    return all(_index(list, element) >= 0 for element in other)
+functions(
+    "List",
+    {
+        "add": lambda list, element: [*list, element],
+        "cat": lambda list, other: [*list, *other],
+        "contains": lambda list, element: _index(list, element) >= 0,
+        "containsAll": lambda list, other: all(_index(list, element) >= 0 for element in other),
+        "equals": lambda list, other: len(list) == len(other) and all(map(same, list, other)),
+        "filter": lambda list, filter: [value for value in list if filter.test(value, None)],
+        "frequency": lambda list, element: sum(same(value, element) for value in list),
+        "get getNumber getString getGeometry": lambda list, index: list[_place("List.get", list, index)],
+        "indexOf": lambda list, element: _index(list, element),
+        "indexOfSublist": lambda list, target: _find(list, target, range(len(list) - len(target) + 1)),
+        "lastIndexOfSubList": lambda list, target: _find(list, target, range(len(list) - len(target), -1, -1)),
+        "length size": lambda list: len(list),
+        "remove": lambda list, element: _without(list, _index(list, element)),
+        "removeAll": lambda list, other: [value for value in list if _index(other, value) < 0],
+        "repeat": lambda value, count: [value] * room_for(count),
+        "replace": lambda list, oldval, newval: _without(list, _index(list, oldval), newval),
+        "replaceAll": lambda list, oldval, newval: [newval if same(value, oldval) else value for value in list],
+        "reverse": lambda list: list[::-1],
+        "set": lambda list, index, element: _without(list, _place("List.set", list, index), element),
+        "slice": lambda list, start, end=None, step=None: list[start:end:step],
+        "unzip": lambda list: [[pair[k] for pair in list] for k in (0, 1)],
+        "zip": lambda list, other: [[a, b] for a, b in zip(list, other, strict=False)],
+    },
+)
 
 
 @function("List.distinct")
@@ -91,18 +97,6 @@ def distinct(list: Values) -> Values:
     return kept
 
 
-@function("List.equals")
-def equals(list: Values, other: Values) -> bool:
-    """Whether two lists are equal."""
-    return len(list) == len(other) and all(same(a, b) for a, b in zip(list, other, strict=True))
-
-
-@function("List.filter")
-def filter_list(list: Values, filter: Filter) -> Values:
-    """Elements that pass; the field ``item`` is the element itself."""
-    return [value for value in list if filter.passes(value)]
-
-
 @function("List.flatten")
 def flatten(list: Values) -> Values:
     """Elements of all lists within."""
@@ -111,36 +105,6 @@ def flatten(list: Values) -> Values:
         flat += flatten(value) if isinstance(value, type(list)) else [value]
         room_for(len(flat))
     return flat
-
-
-@function("List.frequency")
-def frequency(list: Values, element: Value) -> int:
-    """Count an element."""
-    return sum(same(value, element) for value in list)
-
-
-@function("List.get", "List.getNumber", "List.getString", "List.getGeometry")
-def get(list: Values, index: int) -> Value:
-    """Element at a place."""
-    return list[_place("List.get", list, index)]
-
-
-@function("List.indexOf")
-def index_of(list: Values, element: Value) -> int:
-    """First place of an element; -1 where it is not."""
-    return _index(list, element)
-
-
-@function("List.indexOfSublist")
-def index_of_sublist(list: Values, target: Values) -> int:
-    """First place of a list within another; -1 where it is not."""
-    return _find(list, target, range(len(list) - len(target) + 1))
-
-
-@function("List.lastIndexOfSubList")
-def last_index_of_sublist(list: Values, target: Values) -> int:
-    """Last place of a list within another; -1 where it is not."""
-    return _find(list, target, range(len(list) - len(target), -1, -1))
 
 
 @function("List.insert")
@@ -168,55 +132,11 @@ def join(list: Values, separator: str = "") -> str:
     return separator.join(texts)
 
 
-@function("List.length", "List.size")
-def size(list: Values) -> int:
-    """Count the elements."""
-    return len(list)
-
-
 @function("List.map")
 def map_list(list: Values, baseAlgorithm: Callable[[Value], Value], dropNulls: bool = False) -> Values:
     """Apply a function to each."""
     mapped = [baseAlgorithm(value) for value in list]
     return [value for value in mapped if value is not None] if dropNulls else mapped
-
-
-@function("List.remove")
-def remove(list: Values, element: Value) -> Values:
-    """Without the first of equal elements."""
-    place = _index(list, element)
-    return list if place < 0 else list[:place] + list[place + 1 :]
-
-
-@function("List.removeAll")
-def remove_all(list: Values, other: Values) -> Values:
-    """Without the elements of another list."""
-    return [value for value in list if _index(other, value) < 0]
-
-
-@function("List.repeat")
-def repeat(value: Value, count: int) -> Values:
-    """Make a list of one value."""
-    return [value] * room_for(count)
-
-
-@function("List.replace")
-def replace(list: Values, oldval: Value, newval: Value) -> Values:
-    """Replace the first of equal elements."""
-    place = _index(list, oldval)
-    return list if place < 0 else [*list[:place], newval, *list[place + 1 :]]
-
-
-@function("List.replaceAll")
-def replace_all(list: Values, oldval: Value, newval: Value) -> Values:
-    """Replace all equal elements."""
-    return [newval if same(value, oldval) else value for value in list]
-
-
-@function("List.reverse")
-def reverse(list: Values) -> Values:
-    """From the last to the first."""
-    return list[::-1]
 
 
 @function("List.rotate")
@@ -237,13 +157,6 @@ def sequence(start: float, end: float | None = None, step: float = 1, count: int
     return [start + k * step for k in range(max(room_for((end - start) / step + 1e-9) + 1, 0))]
 
 
-@function("List.set")
-def set_element(list: Values, index: int, element: Value) -> Values:
-    """Put an element at a place."""
-    place = _place("List.set", list, index)
-    return [*list[:place], element, *list[place + 1 :]]
-
-
 @function("List.shuffle")
 def shuffle(list: Values, seed: Value = None) -> Values:
     """Random order, decided by the seed."""
@@ -251,12 +164,6 @@ def shuffle(list: Values, seed: Value = None) -> Values:
     if seed is not False:
         random.Random(repr(seed)).shuffle(order)
     return order
-
-
-@function("List.slice")
-def slice_list(list: Values, start: int, end: int | None = None, step: int | None = None) -> Values:
-    """Part of a list."""
-    return list[start:end:step]
 
 
 @function("List.sort")
@@ -282,15 +189,3 @@ def swap(list: Values, pos1: int, pos2: int) -> Values:
     swapped, a, b = list[:], _place("List.swap", list, pos1), _place("List.swap", list, pos2)
     swapped[a], swapped[b] = swapped[b], swapped[a]
     return swapped
-
-
-@function("List.zip")
-def zip_lists(list: Values, other: Values) -> Values:
-    """Pairs of elements, as many as the shorter list has."""
-    return [[a, b] for a, b in zip(list, other, strict=False)]
-
-
-@function("List.unzip")
-def unzip(list: Values) -> Values:
-    """Two lists of a list of pairs."""
-    return [[pair[k] for pair in list] for k in (0, 1)]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.emulator.algorithms.image import FLOAT, Band, Grid, Image, Pixels, PixelType, least, shown
-from mmearth_data.emulator.algorithms.reducers import Reducer, simple
+from mmearth_data.emulator.algorithms.reducers import Output, Reducer, simple
 from mmearth_data.emulator.algorithms.resampling import aspect, pixel_metres, slope
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import encode, function, named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
 
 LARGEST_RADIUS_PX = 256
+TINY = 1e-9
 
 
 @named("Kernel")
@@ -75,47 +76,31 @@ def _offsets(radius: float) -> tuple[Float, Float]:
     return dy, dx
 
 
-def _circle(radius: float) -> Float:
-    dy, dx = _offsets(radius)
-    return np.asarray(np.hypot(dy, dx) <= radius + 1e-9, np.float64)
+def _flat(inside: Callable[[Float, Float, float], NDArray[np.bool_]]) -> Callable[[float], Float]:
+    """Ones where a pixel, (dy, dx) away, is inside a shape of a radius."""
+    return lambda radius: np.asarray(inside(*_offsets(radius), radius), np.float64)
 
 
-def _square(radius: float) -> Float:
-    return np.ones(_offsets(radius)[0].shape)
+def _distances(distance: Callable[[Float, Float], Float]) -> Callable[[float], Float]:
+    def shape(radius: float) -> Float:
+        away = distance(*_offsets(radius))
+        return np.where(away <= radius + TINY, away, 0.0)
+
+    return shape
 
 
-def _diamond(radius: float) -> Float:
-    dy, dx = _offsets(radius)
-    return np.asarray(np.abs(dy) + np.abs(dx) <= radius + 1e-9, np.float64)
-
-
-def _plus(radius: float) -> Float:
-    dy, dx = _offsets(radius)
-    return np.asarray((dy == 0) | (dx == 0), np.float64)
-
-
-def _cross(radius: float) -> Float:
-    dy, dx = _offsets(radius)
-    return np.asarray(np.abs(dy) == np.abs(dx), np.float64)
-
-
-def _octagon(radius: float) -> Float:
-    dy, dx = _offsets(radius)
-    return np.asarray(np.abs(dy) + np.abs(dx) <= 1.5 * radius + 1e-9, np.float64)
-
-
-DISTANCES: dict[str, Callable[[Float, Float], Float]] = {
-    "euclidean": lambda dy, dx: np.hypot(dy, dx),
-    "manhattan": lambda dy, dx: np.abs(dy) + np.abs(dx),
-    "chebyshev": lambda dy, dx: np.maximum(np.abs(dy), np.abs(dx)),
-}
 FLAT: dict[str, Callable[[float], Float]] = {
-    "circle": _circle,
-    "square": _square,
-    "diamond": _diamond,
-    "plus": _plus,
-    "cross": _cross,
-    "octagon": _octagon,
+    "circle": _flat(lambda dy, dx, radius: np.hypot(dy, dx) <= radius + TINY),
+    "square": _flat(lambda dy, *_: np.ones_like(dy, bool)),
+    "diamond": _flat(lambda dy, dx, radius: np.abs(dy) + np.abs(dx) <= radius + TINY),
+    "plus": _flat(lambda dy, dx, _: (dy == 0) | (dx == 0)),
+    "cross": _flat(lambda dy, dx, _: np.abs(dy) == np.abs(dx)),
+    "octagon": _flat(lambda dy, dx, radius: np.abs(dy) + np.abs(dx) <= 1.5 * radius + TINY),
+}
+DISTANCES: dict[str, Callable[[float], Float]] = {
+    "euclidean": _distances(np.hypot),
+    "manhattan": _distances(lambda dy, dx: np.abs(dy) + np.abs(dx)),
+    "chebyshev": _distances(lambda dy, dx: np.maximum(np.abs(dy), np.abs(dx))),
 }
 TABLES: dict[str, list[list[float]]] = {
     "laplacian4": [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
@@ -129,32 +114,16 @@ TABLES: dict[str, list[list[float]]] = {
 """Earth Engine's reference."""
 
 
-def _enter_flat(name: str, shape: Callable[[float], Float]) -> None:
-    def make(radius: float, units: str = "pixels", normalize: bool = True, magnitude: float = 1.0) -> Kernel:
+def _enter_shape(name: str, shape: Callable[[float], Float], *, normalized: bool) -> None:
+    @function(f"Kernel.{name}")
+    def make(radius: float, units: str = "pixels", normalize: bool = normalized, magnitude: float = 1.0) -> Kernel:
         return Kernel(shape, radius, _units(units), normalize, magnitude)
-
-    make.__doc__ = f"Kernel `{name}`."
-    function(f"Kernel.{name}")(make)
-
-
-def _enter_distance(name: str, distance: Callable[[Float, Float], Float]) -> None:
-    def shape(radius: float) -> Float:
-        away = distance(*_offsets(radius))
-        return np.where(away <= radius + 1e-9, away, 0.0)
-
-    def make(radius: float, units: str = "pixels", normalize: bool = False, magnitude: float = 1.0) -> Kernel:
-        return Kernel(shape, radius, _units(units), normalize, magnitude)
-
-    make.__doc__ = f"Kernel of `{name}` distances."
-    function(f"Kernel.{name}")(make)
 
 
 def _enter_table(name: str, table: list[list[float]]) -> None:
+    @function(f"Kernel.{name}")
     def make(magnitude: float = 1.0, normalize: bool = False) -> Kernel:
         return _fixed(np.array(table, np.float64), normalize, magnitude)
-
-    make.__doc__ = f"Kernel `{name}`."
-    function(f"Kernel.{name}")(make)
 
 
 def _units(units: str) -> str:
@@ -170,10 +139,8 @@ def _fixed(weights: Float, normalize: bool, magnitude: float = 1.0) -> Kernel:
     return Kernel(lambda _: padded, 1.0, "pixels", normalize, magnitude)
 
 
-for _name, _shape in FLAT.items():
-    _enter_flat(_name, _shape)
-for _name, _distance in DISTANCES.items():
-    _enter_distance(_name, _distance)
+for _name, _shape in {**FLAT, **DISTANCES}.items():
+    _enter_shape(_name, _shape, normalized=_name in FLAT)
 for _name, _table in TABLES.items():
     _enter_table(_name, _table)
 
@@ -209,12 +176,7 @@ def gaussian(
 
 @function("Kernel.fixed")
 def fixed(
-    weights: list[list[float]],
-    width: int = -1,
-    height: int = -1,
-    x: int = -1,
-    y: int = -1,
-    normalize: bool = False,
+    weights: list[list[float]], width: int = -1, height: int = -1, x: int = -1, y: int = -1, normalize: bool = False
 ) -> Kernel:
     """Kernel of given weights around its centre."""
     table = np.array(weights, np.float64)
@@ -273,21 +235,13 @@ def reduce_neighborhood(
     """Reduce the neighbours of each pixel, weighted by a kernel, by their masks, or by the smaller of the two."""
     if inputWeight not in WEIGHTS:
         raise EmulatorError(f"Image.reduceNeighborhood: Invalid inputWeight '{inputWeight}'. Expected {list(WEIGHTS)}.")
-    bands = [
-        replace(
-            _reduced(
-                band,
-                replace(reducer, outputs=(output,)),
-                kernel,
-                weight=inputWeight,
-                centre=skipMasked,
-            ),
-            name=f"{band.name}_{output.name}",
-        )
-        for band in image.bands
-        for output in reducer.outputs
-    ]
-    return image.with_bands(tuple(bands))
+
+    def made(band: Band, output: Output) -> Band:
+        only = replace(reducer, outputs=(output,))
+        reduced = _reduced(band, only, kernel, weight=inputWeight, centre=skipMasked)
+        return replace(reduced, name=f"{band.name}_{output.name}")
+
+    return image.with_bands(tuple(made(band, output) for band in image.bands for output in reducer.outputs))
 
 
 @function("Image.convolve")
@@ -342,10 +296,8 @@ def gradient(input: Image) -> Image:
         def evaluate(grid: Grid) -> Pixels:
             values, valid = band.evaluate(grid.padded(1))
             step_x, step_y = pixel_metres(grid)
-            sides = ((slice(1, -1), slice(2, None)), (slice(1, -1), slice(None, -2)))
-            if k == 1:
-                sides = ((slice(None, -2), slice(1, -1)), (slice(2, None), slice(1, -1)))
-            after, before = sides
+            middle, first, last = slice(1, -1), slice(None, -2), slice(2, None)
+            after, before = ((middle, last), (middle, first)) if k == 0 else ((first, middle), (last, middle))
             change = (values[after] - values[before]) / (2 * (step_x, step_y)[k])
             fine = least(valid[after], valid[before])
             return Pixels(np.where(fine, change, 0.0), fine)
@@ -361,17 +313,17 @@ def hillshade(input: Image, azimuth: float = 270.0, elevation: float = 45.0) -> 
     steep, facing = slope(input).bands[0], aspect(input).bands[0]
     high, turn = math.radians(elevation), math.radians(azimuth)
 
-    def evaluate(grid: Grid) -> Pixels:
-        (slopes, valid), (aspects, _) = steep.evaluate(grid), facing.evaluate(grid)
-        tilt, face = np.radians(slopes), np.radians(aspects)
+    def lit(slopes: Pixels, aspects: Pixels) -> Pixels:
+        tilt, face = np.radians(slopes.values), np.radians(aspects.values)
         light = math.sin(high) * np.cos(tilt) + math.cos(high) * np.sin(tilt) * np.cos(turn - face)
-        return Pixels(np.where(valid, np.round(255 * np.maximum(light, 0)), 0.0), valid)
+        return Pixels(np.where(slopes.valid, np.round(255 * np.maximum(light, 0)), 0.0), slopes.valid)
 
-    return input.with_bands((Band("hillshade", PixelType("int", 0, 255), steep.projection, evaluate),))
+    shade = steep.computed(lit, facing, type=PixelType("int", 0, 255))
+    return input.with_bands((Band("hillshade", shade.type, steep.projection, shade.evaluate),))
 
 
 @function("Terrain.products", "Terrain")
 def products(input: Image) -> Image:
     """Elevation with its slope, aspect and hillshade."""
-    made: Sequence[Image] = (slope(input), aspect(input), hillshade(input))
-    return input.with_bands((*input.bands, *(band for image in made for band in image.bands)))
+    made = (slope(input), aspect(input), hillshade(input))
+    return input.with_bands((*input.bands, *(image.bands[0] for image in made)))

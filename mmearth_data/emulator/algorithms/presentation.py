@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import (
-    HALF_PIXEL,
     WGS84,
     Band,
     Grid,
@@ -21,13 +21,11 @@ from mmearth_data.emulator.algorithms.image import (
     chosen_bands,
     covered,
     in_crs,
-    inside,
     least,
     mask_of,
-    shared,
-    window_in,
     window_of,
 )
+from mmearth_data.emulator.algorithms.image_functions import clipped
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import function
 from mmearth_data.emulator.server.output import hex_colour
@@ -38,12 +36,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.algorithms.geometry import Geometry
     from mmearth_data.emulator.graph.registry import Context, Value
 
     Array = NDArray[Any]
 
 BYTE = PixelType("int", 0, 255)
+RGB = ("vis-red", "vis-green", "vis-blue")
 
 
 # ---------------------------------------------------------------- the window of a download
@@ -116,19 +114,15 @@ def framed(shape: BaseGeometry, home: Projection, size: tuple[int | None, int | 
 # ---------------------------------------------------------------- colours
 
 
-def _numbers_of(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise EmulatorError(f"Image.visualize: Expected numbers with commas between them, got '{text}'.") from None
-
-
 def _numbers(value: Value, default: float) -> list[float]:
     if value is None:
         return [default]
-    if isinstance(value, str):
-        return _numbers_of(value)
-    return [float(item) for item in value] if isinstance(value, list) else [float(value)]
+    if not isinstance(value, str):
+        return [float(item) for item in value] if isinstance(value, list) else [float(value)]
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError:
+        raise EmulatorError(f"Image.visualize: Expected numbers with commas between them, got '{value}'.") from None
 
 
 @function("Image.visualize")
@@ -160,8 +154,7 @@ def visualize(
     if len(chosen) == 1 and not forceRgbOutput:
         return image.with_bands((_byte("vis-gray", chosen[0], stretch[0]),))
     pairs = list(zip(chosen, stretch, strict=True)) * (3 if len(chosen) == 1 else 1)
-    names3 = ("vis-red", "vis-green", "vis-blue")
-    return image.with_bands(tuple(_byte(name, band, share) for name, (band, share) in zip(names3, pairs, strict=True)))
+    return image.with_bands(tuple(_byte(name, band, share) for name, (band, share) in zip(RGB, pairs, strict=True)))
 
 
 def _listed(given: Value) -> Value:
@@ -190,26 +183,21 @@ def _stretch(k: int, band: Band, given: tuple[Value, ...]) -> Callable[[Array], 
 
 
 def _byte(name: str, band: Band, share: Callable[[Array], Array]) -> Band:
-    def evaluate(grid: Grid) -> Pixels:
-        values, valid = band.evaluate(grid)
-        return Pixels(np.round(share(values) * 255), valid)
-
-    return replace(band.derived(evaluate, BYTE), name=name)
+    made = band.computed(lambda own: Pixels(np.round(share(own.values) * 255), own.valid), type=BYTE)
+    return replace(made, name=name)
 
 
 def _painted(band: Band, share: Callable[[Array], Array], palette: Value) -> tuple[Band, ...]:
     colours = np.array([hex_colour(str(text)) for text in _listed(palette)], np.float64)
     steps = np.linspace(0, 1, len(colours))
 
-    def channel(k: int) -> Callable[[Grid], Pixels]:
-        def evaluate(grid: Grid) -> Pixels:
-            values, valid = band.evaluate(grid)
-            return Pixels(np.round(np.interp(share(values), steps, colours[:, k])), valid)
+    def channel(k: int) -> Band:
+        def painted(own: Pixels) -> Pixels:
+            return Pixels(np.round(np.interp(share(own.values), steps, colours[:, k])), own.valid)
 
-        return evaluate
+        return replace(band.computed(painted, type=BYTE), name=RGB[k])
 
-    names = ("vis-red", "vis-green", "vis-blue")
-    return tuple(replace(band.derived(channel(k), BYTE), name=name) for k, name in enumerate(names))
+    return tuple(map(channel, range(3)))
 
 
 @function("Image.blend")
@@ -218,18 +206,16 @@ def blend(bottom: Image, top: Image) -> Image:
     if len(bottom.bands) != len(top.bands):
         raise EmulatorError("Image.blend: Both images must have the same number of bands.")
 
-    def change(below: Band, above: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            (values, valid), (new, fresh) = below.evaluate(grid), above.evaluate(grid)
-            if valid.dtype == fresh.dtype == bool:
-                return Pixels(np.where(fresh, new, values), valid | fresh)
-            behind = valid * (1.0 - fresh)
-            mask = fresh + behind
-            return Pixels((new * fresh + values * behind) / np.where(mask > 0, mask, 1.0), mask_of(mask))
+    def blended(below: Pixels, above: Pixels) -> Pixels:
+        (values, valid), (new, fresh) = below, above
+        if valid.dtype == fresh.dtype == bool:
+            return Pixels(np.where(fresh, new, values), valid | fresh)
+        behind = valid * (1.0 - fresh)
+        mask = fresh + behind
+        return Pixels((new * fresh + values * behind) / np.where(mask > 0, mask, 1.0), mask_of(mask))
 
-        return below.derived(evaluate, below.type.joined(above.type))
-
-    return bottom.with_bands(tuple(change(a, b) for a, b in zip(bottom.bands, top.bands, strict=True)))
+    bands = zip(bottom.bands, top.bands, strict=True)
+    return bottom.with_bands(tuple(a.computed(blended, b, type=a.type.joined(b.type)) for a, b in bands))
 
 
 @function("Image.paint")
@@ -259,15 +245,4 @@ def clip_to_collection(input: Image, collection: Value, context: Context) -> Ima
     """Mask what lies outside all features."""
     features = context.promote(collection, "FeatureCollection")
     shapes = [f.geometry.lonlat for f in features.elements() if f.geometry is not None]
-    shape = shapely.union_all(shapes)
-
-    def change(band: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            values, valid = band.evaluate(grid)
-            return Pixels(values, least(valid, inside(shape, grid)))
-
-        window = window_in(shape, WGS84, band.projection, HALF_PIXEL)
-        return band.derived(evaluate).within(shared(band.window, window))
-
-    footprint = shape if input.footprint is None else shapely.intersection(input.footprint, shape)
-    return bounded(input.mapped(change), footprint)
+    return clipped(input, Geometry(shapely.union_all(shapes)))

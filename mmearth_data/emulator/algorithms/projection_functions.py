@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.emulator.algorithms.image import Band, Grid, Image, Pixels, PixelType, Projection, nearest, parsed_crs
+from mmearth_data.emulator.algorithms.image import (
+    DOUBLE,
+    FLOAT,
+    Band,
+    Grid,
+    Image,
+    Pixels,
+    PixelType,
+    Projection,
+    nearest,
+    parsed_crs,
+)
 from mmearth_data.emulator.algorithms.resampling import affine
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,16 +40,14 @@ def make_projection(
     return base if transform is None else Projection(base.crs, affine(transform))
 
 
-@function("Projection.crs")
-def crs_of(projection: Projection) -> str:
-    """Code of the CRS."""
-    return projection.crs
-
-
-@function("Projection.wkt")
-def wkt_of(projection: Projection) -> str:
-    """Definition of the CRS as WKT 1."""
-    return str(parsed_crs(projection.crs).to_wkt("WKT1_GDAL", pretty=True))
+functions(
+    "Projection",
+    {
+        "crs": lambda projection: projection.crs,
+        "wkt": lambda projection: str(parsed_crs(projection.crs).to_wkt("WKT1_GDAL", pretty=True)),
+        "nominalScale": lambda proj: proj.nominal_scale,
+    },
+)
 
 
 @function("Projection.transform")
@@ -54,12 +63,6 @@ def transform_of(projection: Projection) -> str:
     ]
     head = ['PARAM_MT["Affine"', '  PARAMETER["num_row", 3]', '  PARAMETER["num_col", 3]']
     return ", \n".join([*head, *lines]) + "]"
-
-
-@function("Projection.nominalScale")
-def nominal_scale(proj: Projection) -> float:
-    """Metres of a pixel's side at the true scale of the projection."""
-    return proj.nominal_scale
 
 
 @function("Projection.atScale")
@@ -99,69 +102,41 @@ def pixel_type(precision: Value, minValue: float | None = None, maxValue: float 
     return PixelType(str(precision), minValue, maxValue)
 
 
-def _enter_type(name: str, kind: PixelType) -> None:
-    def make() -> PixelType:
-        return kind
-
-    make.__doc__ = f"Type `{name}`."
-    function(f"PixelType.{name}")(make)
+def _always(kind: PixelType) -> Callable[[], PixelType]:
+    return lambda: kind
 
 
-NAMED_TYPES = {
+TYPES = {
     name: PixelType.of(np.dtype(name)) for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
-} | {"float": PixelType("float"), "double": PixelType("double")}
-for _name, _kind in NAMED_TYPES.items():
-    _enter_type(_name, _kind)
+}
+functions("PixelType", {name: _always(kind) for name, kind in {**TYPES, "float": FLOAT, "double": DOUBLE}.items()})
+functions(
+    "PixelType",
+    {
+        "precision": lambda pixelType: pixelType.precision,
+        "minValue": lambda pixelType: pixelType.low,
+        "maxValue": lambda pixelType: pixelType.high,
+        "dimensions": lambda: 0,
+    },
+)
 
 
-@function("PixelType.precision")
-def precision_of(pixelType: PixelType) -> str:
-    """Precision: int, float or double."""
-    return pixelType.precision
-
-
-@function("PixelType.minValue")
-def min_value(pixelType: PixelType) -> float | None:
-    """Smallest value."""
-    return pixelType.low
-
-
-@function("PixelType.maxValue")
-def max_value(pixelType: PixelType) -> float | None:
-    """Largest value."""
-    return pixelType.high
-
-
-@function("PixelType.dimensions")
-def dimensions_of(pixelType: PixelType) -> int:
-    """Count the dimensions of arrays in the pixels: there are none."""
-    return 0
-
-
-# ---------------------------------------------------------------- images of coordinates, and images moved
-
-
-@function("Image.pixelCoordinates")
-def pixel_coordinates(projection: Projection) -> Image:
-    """Position of each pixel's centre, in pixels of a projection."""
-
-    def axis(k: int) -> Callable[[Grid], Pixels]:
-        return lambda grid: Pixels(grid.positions(projection)[k], np.ones(grid.shape, bool))
-
-    return Image(tuple(Band(name, PixelType("double"), projection, axis(k)) for k, name in enumerate("xy")))
+# ---------------------------------------------------------------- images moved
 
 
 @function("Image.changeProj")
 def change_projection(input: Image, srcProj: Projection, dstProj: Projection) -> Image:
     """Take pixels of one lattice for those of another, wherever that puts them."""
+    return replace(input.mapped(lambda band: _moved(band, srcProj, dstProj)), footprint=None)
 
-    def change(band: Band) -> Band:
-        def native(grid: Grid) -> Pixels:
-            return band.evaluate(replace(grid, projection=srcProj))
 
-        return Band(band.name, band.type, dstProj, lambda grid: nearest(grid, dstProj, native))
+def _moved(band: Band, home: Projection, to: Projection) -> Band:
+    """Band whose pixels of one lattice are those of another, wherever that puts them."""
 
-    return replace(input.mapped(change), footprint=None)
+    def native(grid: Grid) -> Pixels:
+        return band.evaluate(replace(grid, projection=home))
+
+    return Band(band.name, band.type, to, lambda grid: nearest(grid, to, native))
 
 
 @function("Image.translate")
@@ -179,14 +154,8 @@ def translate_image(
     def change(band: Band) -> Band:
         home = proj or band.projection
         step = 1.0 if units == "pixels" else home.nominal_scale
-        a, b, c, d, e, f = home.transform
-        flip = np.sign(e) if units == "meters" else 1.0
+        flip = np.sign(home.transform[4]) if units == "meters" else 1.0
         east, north = x / step, y / step * flip
-        moved = Projection(home.crs, (a, b, c + a * east + b * north, d, e, f + d * east + e * north))
-
-        def native(grid: Grid) -> Pixels:
-            return band.evaluate(replace(grid, projection=home))
-
-        return Band(band.name, band.type, moved, lambda grid: nearest(grid, moved, native))
+        return _moved(band, home, translate(home, east, north))
 
     return replace(input.mapped(change), footprint=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,14 +13,14 @@ import numpy as np
 from mmearth_data.emulator.algorithms.image import DOUBLE, INT32, PixelType, least, mask_of, shown
 from mmearth_data.emulator.algorithms.list_functions import sort_key
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, function, named, promotion, type_name
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, function, functions, named, promotion, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
 Array: TypeAlias = "NDArray[Any]"
 Columns: TypeAlias = "Sequence[tuple[Array, Array]]"
@@ -340,47 +341,31 @@ def _histogram(values: Array, weights: Array) -> dict[str, Value]:
     return {key_of(value): plain(float(n), None) for value, n in zip(found.tolist(), counts, strict=True)}
 
 
-SIMPLE: dict[str, tuple[Compute, PixelType | None]] = {
-    "sum": (_sum, DOUBLE),
-    "mean": (_mean, DOUBLE),
-    "min": (_min, None),
-    "max": (_max, None),
-    "product": (_product, DOUBLE),
-    "count": (_count, INT32),
-    "median": (percentile_of(50), DOUBLE),
-    "mode": (mode_of, None),
-    "first": (_pick(last=False), None),
-    "firstNonNull": (_pick(last=False), None),
-    "last": (_pick(last=True), None),
-    "lastNonNull": (_pick(last=True), None),
-    "allNonZero": (_all, INT32),
-    "anyNonZero": (_any, INT32),
-    "and": (_all, INT32),
-    "or": (_any, INT32),
-    "variance": (_variance, DOUBLE),
-    "sampleVariance": (_sample_variance, DOUBLE),
-    "sampleStdDev": (lambda values, valid, weights: np.sqrt(_sample_variance(values, valid, weights)), DOUBLE),
-    "skew": (_moment(3), DOUBLE),
-    "kurtosis": (_moment(4), DOUBLE),
-    "stdDev": (lambda values, valid, weights: np.sqrt(_variance(values, valid, weights)), DOUBLE),
+SIMPLE: dict[str, Output] = {
+    "sum": Output("sum", _sum),
+    "mean": Output("mean", _mean),
+    "min": Output("min", _min, None),
+    "max": Output("max", _max, None),
+    "product": Output("product", _product),
+    "count": Output("count", _count, INT32, weighted=False),
+    "median": Output("median", percentile_of(50)),
+    "mode": Output("mode", mode_of, None),
+    "first": Output("first", _pick(last=False), None, picks=True),
+    "firstNonNull": Output("first", _pick(last=False), None, picks=True),
+    "last": Output("last", _pick(last=True), None, picks=True),
+    "lastNonNull": Output("last", _pick(last=True), None, picks=True),
+    "allNonZero": Output("all", _all, INT32),
+    "anyNonZero": Output("any", _any, INT32),
+    "and": Output("all", _all, INT32),
+    "or": Output("any", _any, INT32),
+    "variance": Output("variance", _variance),
+    "sampleVariance": Output("variance", _sample_variance),
+    "stdDev": Output("stdDev", lambda *given: np.sqrt(_variance(*given))),
+    "sampleStdDev": Output("stdDev", lambda *given: np.sqrt(_sample_variance(*given))),
+    "skew": Output("skew", _moment(3)),
+    "kurtosis": Output("kurtosis", _moment(4)),
 }
-"""Reducers with one output, called as they are."""
-
-
-UNWEIGHTED = frozenset({"count"})
-"""Reducers that never apply weights (Earth Engine guides, "statistics of an image region")."""
-PICKS = frozenset({"first", "firstNonNull", "last", "lastNonNull"})
-OUTPUT_NAMES = {
-    "firstNonNull": "first",
-    "lastNonNull": "last",
-    "allNonZero": "all",
-    "anyNonZero": "any",
-    "and": "all",
-    "or": "any",
-    "sampleVariance": "variance",
-    "sampleStdDev": "stdDev",
-}
-"""Reducers whose output has another name than they have."""
+"""Reducers with one output. Counts never apply weights (Earth Engine guides, "statistics of an image region")."""
 
 
 def _picked(name: str, at: int) -> Callable[[Rows], dict[str, Value]]:
@@ -404,28 +389,27 @@ BY_ROWS = {"first": _picked("first", 0), "last": _picked("last", -1), "count": _
 
 def simple(name: str) -> Reducer:
     """Reducer with one output."""
-    compute, kind = SIMPLE[name]
-    weighted, picks = name not in UNWEIGHTED, name in PICKS
-    output = Output(OUTPUT_NAMES.get(name, name), compute, kind, weighted=weighted, picks=picks)
+    output = SIMPLE[name]
     return Reducer(name, (output,), rows=BY_ROWS.get(output.name))
 
 
-def _enter(name: str) -> None:
-    def make() -> Reducer:
-        return simple(name)
-
-    make.__doc__ = f"Reducer `{name}`."
-    function(f"Reducer.{name}")(make)
-
-
-for _name in SIMPLE:
-    _enter(_name)
-
-
-@function("Reducer.minMax")
-def reducer_min_max() -> Reducer:
-    """Smallest and largest value."""
-    return Reducer("minMax", (Output("min", _min, None), Output("max", _max, None)))
+functions("Reducer", {name: partial(simple, name) for name in SIMPLE})
+functions(
+    "Reducer",
+    {
+        "minMax": lambda: Reducer("minMax", (SIMPLE["min"], SIMPLE["max"])),
+        # masked pixels are not values, but a null in a table is
+        "countDistinct": lambda: _distinct("countDistinct", nulls=True),
+        "countDistinctNonNull": lambda: _distinct("countDistinctNonNull", nulls=False),
+        "linearFit": lambda: Reducer("linearFit", (_of_fit("scale", 0), _of_fit("offset", 1)), inputs=2),
+        "pearsonsCorrelation": lambda: Reducer("pearsonsCorrelation", (_of_fit("correlation", 2),), inputs=2),
+        "getOutputs": lambda reducer: [output.name for output in reducer.outputs],
+        # every pixel whose centre is inside counts as a whole one
+        "unweighted": lambda reducer: replace(
+            reducer, outputs=tuple(replace(output, weighted=False) for output in reducer.outputs)
+        ),
+    },
+)
 
 
 @function("Reducer.percentile")
@@ -486,18 +470,6 @@ def _distinct(name: str, *, nulls: bool) -> Reducer:
     return Reducer(name, (Output("count", _count),), gather=lambda values, _: len(np.unique(values)), rows=rows)
 
 
-@function("Reducer.countDistinct")
-def reducer_count_distinct() -> Reducer:
-    """Count distinct values; masked pixels are not values, but a null in a table is."""
-    return _distinct("countDistinct", nulls=True)
-
-
-@function("Reducer.countDistinctNonNull")
-def reducer_count_distinct_non_null() -> Reducer:
-    """Count distinct non-null values."""
-    return _distinct("countDistinctNonNull", nulls=False)
-
-
 @function("Reducer.combine")
 def combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str = "", sharedInputs: bool = False) -> Reducer:
     """Two reducers side by side, on the same inputs or each on its own."""
@@ -534,12 +506,6 @@ def _named(reducer: Reducer, names: Mapping[str, str]) -> Reducer:
         table=None if table is None else lambda *given: renamed(table(*given)),
         rows=None if rows is None else lambda given: renamed(rows(given)),
     )
-
-
-@function("Reducer.unweighted")
-def unweighted(reducer: Reducer) -> Reducer:
-    """Count every pixel whose centre is inside as a whole one."""
-    return replace(reducer, outputs=tuple(replace(output, weighted=False) for output in reducer.outputs))
 
 
 @function("Reducer.setOutputs")
@@ -596,25 +562,9 @@ def group(reducer: Reducer, groupField: int = 0, groupName: str = "group") -> Re
     return replace(reducer, name="group", inputs=reducer.inputs + 1, table=table, rows=rows)
 
 
-@function("Reducer.linearFit")
-def linear_fit() -> Reducer:
-    """Line through (x, y) by least squares."""
-    return Reducer(
-        "linearFit",
-        (
-            Output("scale", _mean, joint=lambda *given: _fit(*given)[0]),
-            Output("offset", _mean, joint=lambda *g: _fit(*g)[1]),
-        ),
-        inputs=2,
-    )
-
-
-@function("Reducer.pearsonsCorrelation")
-def pearsons_correlation() -> Reducer:
-    """Correlation of two inputs."""
-    return Reducer(
-        "pearsonsCorrelation", (Output("correlation", _mean, joint=lambda *given: _fit(*given)[2]),), inputs=2
-    )
+def _of_fit(name: str, at: int) -> Output:
+    """Output of a line through (x, y) by least squares."""
+    return Output(name, _mean, joint=lambda *given: _fit(*given)[at])
 
 
 @function("Reducer.fixedHistogram")
@@ -653,12 +603,8 @@ def histogram(maxBuckets: int | None = None, minBucketWidth: float | None = None
             float(s / n) if n else float(low + (k + 0.5) * width)
             for k, (s, n) in enumerate(zip(sums, counts, strict=True))
         ]
-        return {
-            "bucketMin": low,
-            "bucketWidth": width,
-            "histogram": [float(n) for n in counts],
-            "bucketMeans": means,
-        }
+        histogram = [float(n) for n in counts]
+        return {"bucketMin": low, "bucketWidth": width, "histogram": histogram, "bucketMeans": means}
 
     return Reducer("histogram", (Output("histogram", _count),), gather=gather)
 
@@ -677,23 +623,15 @@ def auto_histogram(
     return Reducer("autoHistogram", (Output("histogram", _count),), gather=gather)
 
 
-@function("Reducer.getOutputs")
-def get_outputs(reducer: Reducer) -> list[str]:
-    """Names of the outputs."""
-    return [output.name for output in reducer.outputs]
-
-
 @promotion("Reducer")
-def to_reducer(value: Value, context: Context) -> Value:
+def to_reducer(value: Value) -> Value:
     """Reducers, and names of those that need nothing more."""
     if isinstance(value, Reducer):
         return value
     return simple(value) if isinstance(value, str) and value in SIMPLE else NOT_PROMOTED
 
 
-@encode.register(Reducer)
-def _(value: Reducer) -> Value:
-    return {"type": f"Reducer.{value.name}"}
+encode.register(Reducer)(lambda value: {"type": f"Reducer.{value.name}"})
 
 
 def by_output(reducer: Reducer, names: Sequence[str], results: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:

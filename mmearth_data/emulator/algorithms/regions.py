@@ -47,18 +47,11 @@ def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     rows = grid.row + np.arange(grid.height + 1)
     if _upright(shape, grid.projection):
         return _in_rectangle(shape.bounds, grid.projection, columns.astype(float), rows.astype(float))
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return _points_in(shape, grid)
     x, y = grid.projection.to_crs(*np.meshgrid(columns.astype(float), rows.astype(float)))
     west, east = np.minimum(x[:-1, :-1], x[1:, 1:]), np.maximum(x[:-1, :-1], x[1:, 1:])
     south, north = np.minimum(y[:-1, :-1], y[1:, 1:]), np.maximum(y[:-1, :-1], y[1:, 1:])
-    if shape.geom_type in {"Point", "MultiPoint"}:
-        return _points_in(shape, grid)
-    edges = shapely.box(*shape.bounds)
-    if abs(edges.area - shape.area) <= 1e-9 * edges.area and grid.projection.straight:  # a square: one axis at a time
-        left, bottom, right, top = shape.bounds
-        across = np.clip(np.minimum(east[0], right) - np.maximum(west[0], left), 0, None) / (east[0] - west[0])
-        up = np.clip(np.minimum(north[:, 0], top) - np.maximum(south[:, 0], bottom), 0, None)
-        up = up / (north[:, 0] - south[:, 0])
-        return np.asarray(np.floor(up[:, None] * across[None, :] * STEPS + 1e-6) / STEPS)
     boxes = shapely.box(west, south, east, north)
     shapely.prepare(shape)
     whole = shapely.contains(shape, boxes)
@@ -72,8 +65,8 @@ def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
 def _upright(shape: BaseGeometry, projection: Projection) -> bool:
     """Whether a shape is a rectangle along the pixels: a tile's square on its own grid is."""
     west, south, east, north = shape.bounds
-    straight = projection.transform[1] == projection.transform[3] == 0
-    return straight and shape.geom_type == "Polygon" and shape.area == (east - west) * (north - south) > 0
+    whole = (east - west) * (north - south)
+    return projection.straight and bool(whole > 0 and abs(whole - shape.area) <= 1e-9 * whole)
 
 
 def _in_rectangle(
@@ -84,15 +77,12 @@ def _in_rectangle(
 ) -> NDArray[np.float64]:
     west, south, east, north = bounds
     x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
-    across, down = (
-        np.clip(
-            np.minimum(np.maximum(edge[:-1], edge[1:]), high) - np.maximum(np.minimum(edge[:-1], edge[1:]), low),
-            0,
-            None,
-        )
-        / np.abs(np.diff(edge))
-        for edge, low, high in ((x, west, east), (y, south, north))
-    )
+
+    def inside(edge: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+        first, last = np.minimum(edge[:-1], edge[1:]), np.maximum(edge[:-1], edge[1:])
+        return np.asarray(np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first))
+
+    across, down = inside(x, west, east), inside(y, south, north)
     return np.asarray(np.floor(np.outer(down, across) * STEPS + 1e-6) / STEPS)
 
 

@@ -57,19 +57,7 @@ def reduce_regions(
 
 
 class Places:
-    """Pixels of a lattice inside a region, as rows of values.
-
-    Parameters
-    ----------
-    image
-        Whose bands.
-    shape
-        Region, in the lattice's CRS.
-    home
-        The lattice.
-    drop_nulls
-        Whether pixels with a masked band are left out.
-    """
+    """Pixels of a lattice inside a shape in its CRS, as rows of values; those with a masked band may be dropped."""
 
     def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image
@@ -96,7 +84,7 @@ class Places:
     def point(self, k: int) -> Geometry:
         """Centre of the k-th pixel."""
         column, row = self.grid.column + self.columns[k] + 0.5, self.grid.row + self.rows[k] + 0.5
-        x, y = self.grid.projection.corner(float(column), float(row))
+        x, y = self.grid.projection.to_crs(float(column), float(row))
         return Geometry(in_crs(shapely.Point(float(x), float(y)), self.grid.projection.crs, WGS84))
 
     def feature(self, k: int, *, geometries: bool) -> Feature:

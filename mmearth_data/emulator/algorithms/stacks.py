@@ -13,9 +13,9 @@ from mmearth_data.emulator.algorithms.filters import ANYTHING, Query
 from mmearth_data.emulator.algorithms.homogeneous import Homogeneous
 from mmearth_data.emulator.algorithms.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels, lonlat_outline
 from mmearth_data.emulator.algorithms.lazy_bands import LazyBands
-from mmearth_data.emulator.algorithms.reducers import SIMPLE, Output, Reducer, simple
+from mmearth_data.emulator.algorithms.reducers import Output, Reducer, simple
 from mmearth_data.emulator.errors import EmulatorError
-from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.graph.registry import function, functions
 from mmearth_data.emulator.server.work import room_for_pixels
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.algorithms.collections import Collection
     from mmearth_data.emulator.graph.registry import Value
 
-PER_PIXEL = ("min", "max", "count", "sum", "product", "mean", "median", "mode")
+PER_PIXEL = ("min", "max", "count", "sum", "product", "mean", "median", "mode", "and", "or")
 """`ImageCollection` methods that are reducers without a suffix on the bands' names."""
 
 
@@ -69,15 +69,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Layers:
-    """Bands with the same name.
-
-    Attributes
-    ----------
-    known
-        Bands whose types are known.
-    on
-        Returns the bands that may have pixels on a grid.
-    """
+    """Bands with the same name."""
 
     known: Sequence[Band]
     on: Callable[[Grid], Sequence[Band]]
@@ -214,25 +206,12 @@ def reduce(collection: Collection, reducer: Reducer) -> Image:
     return Image(tuple(bands))
 
 
-def _enter(name: str) -> None:
-    def composite(collection: Collection) -> Image:
-        return _composite(stack_of(collection), simple(name))
-
-    composite.__doc__ = f"`{name}` of each pixel over the images."
-    function(f"reduce.{name}")(composite)
+def _reduced_by(name: str, collection: Collection) -> Image:
+    return _composite(stack_of(collection), simple(name))
 
 
-for _name in PER_PIXEL:
-    _enter(_name)
-for _alias, _of in (("and", "allNonZero"), ("or", "anyNonZero")):
-    SIMPLE.setdefault(_alias, SIMPLE[_of])
-    _enter(_alias)
-
-
-@function("ImageCollection.mosaic")
-def mosaic(collection: Collection) -> Image:
-    """Take the last image that is valid, pixel by pixel."""
-    return _composite(stack_of(collection), simple("last"))
+functions("reduce", {name: partial(_reduced_by, name) for name in PER_PIXEL})
+functions("ImageCollection", {"mosaic": partial(_reduced_by, "last")})
 
 
 def _composite(stack: Stack, reducer: Reducer) -> Image:

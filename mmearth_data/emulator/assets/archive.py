@@ -46,15 +46,7 @@ GLOBE = shapely.box(-180, -90, 180, 90)
 
 
 class LazyProperties(Mapping[str, "Value"]):
-    """Properties of a scene that are computed when they are read.
-
-    Parameters
-    ----------
-    scene
-        What they describe.
-    makers
-        Name -> function of the scene.
-    """
+    """Properties that are computed from a scene when they are read."""
 
     __slots__ = ("_makers", "_scene")
 
@@ -218,11 +210,6 @@ def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band
     return pyramid_band(name, kind, like.projection, like.size, native)
 
 
-def planet_read(product: products.Product, image: products.Image, name: str) -> Read:
-    """Reader of a band of the planet."""
-    return partial(product.read, image, name)
-
-
 def ring(footprint: BaseGeometry) -> dict[str, Value]:
     """``system:footprint``: the outline as a ring."""
     outline = footprint if isinstance(footprint, shapely.Polygon) else footprint.convex_hull
@@ -287,7 +274,7 @@ def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Maker
 
     def own(name: str) -> Band:
         raster = scene_raster(scene, product.grid(image, name).step[0] // 10)
-        return native_band(name, S2_TYPES.get(name, SHORT), raster, planet_read(product, image, name))
+        return native_band(name, S2_TYPES.get(name, SHORT), raster, partial(product.read, image, name))
 
     makers = {name: partial(own, name) for name in image.bands}
     computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
@@ -364,8 +351,7 @@ def _product_name(level: str, scene: OpticalScene, *, safe: bool = False) -> str
     return f"{name}.SAFE" if safe else name
 
 
-def _flags(*names: str) -> dict[str, Callable[[Any], Value]]:
-    return dict.fromkeys(names, lambda scene: "PASSED")
+CHECKED = ("FORMAT_CORRECTNESS", "GENERAL_QUALITY", "GEOMETRIC_QUALITY", "RADIOMETRIC_QUALITY", "SENSOR_QUALITY")
 
 
 def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value]]:
@@ -395,13 +381,7 @@ def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value
         "SENSING_ORBIT_DIRECTION": lambda s: "DESCENDING",
         "SENSING_ORBIT_NUMBER": lambda s: float(s.track + 1),
         "SPACECRAFT_NAME": lambda s: f"Sentinel-2{s.platform[-1]}",
-        **_flags(
-            "FORMAT_CORRECTNESS_FLAG",
-            "GENERAL_QUALITY_FLAG",
-            "GEOMETRIC_QUALITY_FLAG",
-            "RADIOMETRIC_QUALITY_FLAG",
-            "SENSOR_QUALITY_FLAG",
-        ),
+        **{f"{checked}_FLAG": lambda s: "PASSED" for checked in CHECKED},
     }
 
 
@@ -426,7 +406,7 @@ def sentinel1_bands(product: products.Sentinel1, image: products.Image) -> Maker
 
     def own(name: str) -> Band:
         kind, raster = FLOAT if name == "angle" else DOUBLE, frame_raster(scene.epsg, scene.footprint)
-        return native_band(name, kind, raster, planet_read(product, image, name), scene.footprint)
+        return native_band(name, kind, raster, partial(product.read, image, name), scene.footprint)
 
     return {name: partial(own, name) for name in image.bands}
 
@@ -475,7 +455,7 @@ def dynamic_world_bands(product: products.DynamicWorld, image: products.Image) -
     assert isinstance(scene, OpticalScene)
 
     def label() -> Band:
-        return native_band("label", BYTE, scene_raster(scene, 1), planet_read(product, image, "label"))
+        return native_band("label", BYTE, scene_raster(scene, 1), partial(product.read, image, "label"))
 
     def probability(name: str, k: int) -> Band:
         of = label()

@@ -173,15 +173,7 @@ LANDSAT_ORBIT = Orbit(
 """USGS, Landsat 8 data users' handbook: 233 orbits in 16 days, 185 km, descending at about 10:12."""
 ROW_DEG, ROW_OVERLAP_DEG, EQUATOR_ROW = 1.44, 0.1, 60
 SCALE, OFFSET = 2.75e-5, -0.2
-LIKE_BANDS = {
-    "SR_B1": "B1",
-    "SR_B2": "B2",
-    "SR_B3": "B3",
-    "SR_B4": "B4",
-    "SR_B5": "B8A",
-    "SR_B6": "B11",
-    "SR_B7": "B12",
-}
+LIKE_BANDS = {f"SR_B{k}": band for k, band in enumerate(("B1", "B2", "B3", "B4", "B8A", "B11", "B12"), 1)}
 """Bands of Landsat 8, and those of Sentinel-2 that see the same colours."""
 CLEAR, CLOUDY = 21_824, 22_280
 """QA_PIXEL of clear land and of clouds."""
@@ -189,15 +181,7 @@ CLEAR, CLOUDY = 21_824, 22_280
 
 @dataclass(frozen=True)
 class LandsatScene:
-    """One Landsat 8 scene.
-
-    Attributes
-    ----------
-    track, row
-        Of the orbit; the row counts from north to south, 60 at the equator.
-    time_ms
-        UTC milliseconds.
-    """
+    """One Landsat 8 scene; the row counts from north to south, 60 at the equator."""
 
     views: Views
     track: int

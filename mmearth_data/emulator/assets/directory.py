@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -42,36 +43,40 @@ Period = tuple[int, int]
 PASS = "orbitProperties_pass"
 
 
-@dataclass(frozen=True)
-class Scenes:
-    """A collection of scenes that the planet finds by location and time.
+class Source(ABC):
+    """A collection of the archive.
 
     Attributes
     ----------
     id
         Asset id.
-    search
-        Finds scenes that touch a shape (EPSG:4326) within a period, in order.
-    image
-        Makes the image of a scene.
-    named
-        Returns the scene of an index, or None.
-    since_ms
-        Time of the first scene.
     properties
         Properties of the collection itself.
-    narrowing
-        Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
+    since_ms
+        Time of the first image, if there are too many to list or if pixels should be computed from the images near a
+        grid; None if there are few images.
+    until_ms
+        End of the period covered.
     """
 
     id: str
-    search: Callable[..., Iterable[Any]]
-    image: Callable[[Any], Image]
-    named: Callable[[str], Any]
-    since_ms: int
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
-    until_ms: int = LAST_MS
+    properties: Mapping[str, Value]
+    since_ms: int | None
+    until_ms: int
+
+    @abstractmethod
+    def load(self, index: str) -> Image | None:
+        """Image of an index."""
+
+    @abstractmethod
+    def among(
+        self,
+        bounds: BaseGeometry | None,
+        period: tuple[int | None, int | None],
+        equal: Mapping[str, Value],
+        below: Mapping[str, float],
+    ) -> Iterable[Image]:
+        """Images that `query` finds without an index."""
 
     def query(
         self,
@@ -86,43 +91,75 @@ class Scenes:
         Parameters
         ----------
         bounds
-            Shape, EPSG:4326; None is everywhere, which works only for a given index or an empty period.
+            Shape, EPSG:4326; None is everywhere, which works only for a given index, an empty period or few images.
         start_ms, end_ms
             UTC milliseconds; None is open.
         equal
             Required values of properties; an image with a given ``system:index`` is found directly.
         below
-            Upper limits of properties. Conditions in these two that ``narrowing`` cannot use are left to the caller.
+            Upper limits of properties. Images that do not meet these two may be found all the same.
 
         Raises
         ------
         EmulatorError
             If all scenes on the globe would have to be listed.
         """
-        period = (
-            max(self.since_ms, self.since_ms if start_ms is None else start_ms),
-            min(LAST_MS, LAST_MS if end_ms is None else end_ms),
-        )
         index = (equal or {}).get("system:index")
         if isinstance(index, str):
-            scene = self.named(index)
-            yield from () if scene is None else (self.image(scene),)
-        elif period[0] >= period[1]:
-            return
-        elif bounds is None:
-            raise _scattered(self.id)
-        elif not bounds.is_empty:
-            yield from map(self.image, self.narrowed(equal or {}, below or {})(bounds, period))
+            image = self.load(index)
+            yield from () if image is None else (image,)
+        else:
+            yield from self.among(bounds, (start_ms, end_ms), equal or {}, below or {})
 
-    def narrowed(self, equal: Mapping[str, Value], below: Mapping[str, float]) -> Callable[..., Iterable[Any]]:
-        """Search that leaves out at once what the archive keeps apart by these properties."""
-        found = {word: use(equal, below) for word, use in self.narrowing.items()}
-        return partial(self.search, **{word: value for word, value in found.items() if value is not None})
+
+@dataclass(frozen=True)
+class Scenes(Source):
+    """A collection of scenes that the planet finds by location and time.
+
+    Attributes
+    ----------
+    search
+        Finds scenes that touch a shape (EPSG:4326) within a period, in order.
+    image
+        Makes the image of a scene.
+    named
+        Returns the scene of an index, or None.
+    narrowing
+        Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
+    """
+
+    id: str
+    search: Callable[..., Iterable[Any]]
+    image: Callable[[Any], Image]
+    named: Callable[[str], Any]
+    since_ms: int
+    properties: Mapping[str, Value] = field(default_factory=dict)
+    narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
+    until_ms: int = LAST_MS
 
     def load(self, index: str) -> Image | None:
         """Image of an index."""
         scene = self.named(index)
         return None if scene is None else self.image(scene)
+
+    def among(
+        self,
+        bounds: BaseGeometry | None,
+        period: tuple[int | None, int | None],
+        equal: Mapping[str, Value],
+        below: Mapping[str, float],
+    ) -> Iterable[Image]:
+        """Images of scenes; conditions that ``narrowing`` cannot use are left to the caller."""
+        start, end = period
+        first = self.since_ms if start is None else max(self.since_ms, start)
+        last = LAST_MS if end is None else min(LAST_MS, end)
+        if first >= last:
+            return ()
+        if bounds is None:
+            raise _scattered(self.id)
+        found = {word: use(equal, below) for word, use in self.narrowing.items()}
+        narrowed = {word: value for word, value in found.items() if value is not None}
+        return () if bounds.is_empty else map(self.image, self.search(bounds, (first, last), **narrowed))
 
 
 def _scattered(asset: str) -> EmulatorError:
@@ -135,21 +172,15 @@ def _scattered(asset: str) -> EmulatorError:
 
 
 @dataclass(frozen=True)
-class Few:
+class Few(Source):
     """A collection short enough to be listed.
 
     Attributes
     ----------
-    id
-        Asset id.
     listed
         Returns the images that may touch a shape within a period.
     named
         Returns the image of an index, or None.
-    properties
-        Properties of the collection itself.
-    since_ms
-        Time of the first image, if pixels should be computed from the images near a grid; None if there are few images.
     """
 
     id: str
@@ -159,28 +190,20 @@ class Few:
     since_ms: int | None = None
     until_ms: int = LAST_MS
 
-    def query(
-        self,
-        bounds: BaseGeometry | None,
-        start_ms: int | None,
-        end_ms: int | None,
-        equal: Mapping[str, Value] | None = None,
-        below: Mapping[str, float] | None = None,
-    ) -> Iterator[Image]:
-        """Images that may touch a place and start in [start, end) (see `Scenes.query`)."""
-        index = (equal or {}).get("system:index")
-        if isinstance(index, str):
-            image = self.named(index)
-            yield from () if image is None else (image,)
-            return
-        yield from self.listed(bounds, (FIRST_MS if start_ms is None else start_ms, end_ms or LAST_MS))
-
     def load(self, index: str) -> Image | None:
         """Image of an index."""
         return self.named(index)
 
-
-Source = Scenes | Few
+    def among(
+        self,
+        bounds: BaseGeometry | None,
+        period: tuple[int | None, int | None],
+        equal: Mapping[str, Value],
+        below: Mapping[str, float],
+    ) -> Iterable[Image]:
+        """Images of the list."""
+        start, end = period
+        return self.listed(bounds, (FIRST_MS if start is None else start, end or LAST_MS))
 
 
 # ---------------------------------------------------------------- the planet's own
@@ -283,7 +306,7 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     def image(year: int) -> Image:
         own = product.image(year)
-        read = archive.planet_read(product, own, product.band)
+        read = partial(product.read, own, product.band)
         band = global_band(product.band, BYTE, product.native, read, policy=MODE)
         properties = {"system:index": own.index, "system:time_start": own.start_ms, "system:time_end": own.end_ms}
         return Image((band,), properties, GLOBE, f"{asset}/{own.index}", own.end_ms * 1000)
@@ -357,11 +380,11 @@ def _static(world_of: Planet, asset: str) -> Image:
     assert isinstance(product, products.Static)
     own = product.image(product.years[0])
     kind = SIGNED_SHORT if asset == planet.DEM else BYTE
-    band = global_band(product.band, kind, product.native, archive.planet_read(product, own, product.band))
+    band = global_band(product.band, kind, product.native, partial(product.read, own, product.band))
     return archive.static_image(asset, band)
 
 
-MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
+MAKERS: dict[str, Callable[[Planet], Scenes | Few | Image]] = {
     planet.L2A: lambda p: _sentinel2(p, planet.L2A),
     planet.L1C: lambda p: _sentinel2(p, planet.L1C),
     planet.S1: _sentinel1,
@@ -390,7 +413,7 @@ FIRST_DAYS = {
 
 
 @lru_cache(maxsize=64)
-def _made(world_of: Planet, asset: str) -> Source | Image:
+def _made(world_of: Planet, asset: str) -> Scenes | Few | Image:
     made, first = MAKERS[asset](world_of), FIRST_DAYS.get(asset)
     if first is None or isinstance(made, Image):
         return made

@@ -135,19 +135,7 @@ def optical(
     cloud_limit: float = 101.0,
     mapped: bool = False,
 ) -> list[OpticalScene]:
-    """Sentinel-2 scenes whose footprints touch a shape, in the order of their index.
-
-    Parameters
-    ----------
-    world
-        The planet.
-    shape
-        EPSG:4326.
-    period
-        [start, end) in UTC milliseconds.
-    cloud_limit, mapped
-        As in `optical_scenes`.
-    """
+    """Sentinel-2 scenes whose footprints touch a shape, in the order of their index."""
     scenes = []
     for granule, tracks in _seen(shape):
         for track in tracks:

@@ -38,21 +38,6 @@ HINTS: dict[tuple[str, str], str] = {
 }
 """(function, argument) -> why its value has no effect."""
 
-_PREDICATES = ("contains", "containedIn", "intersects", "disjoint", "withinDistance", "distance")
-_COMBINATIONS = ("intersection", "difference", "symmetricDifference", "union")
-REFUSED: frozenset[tuple[str, str]] = frozenset(
-    {
-        *product(
-            (f"{kind}.{name}" for kind in ("Geometry", "Feature") for name in (*_PREDICATES, *_COMBINATIONS)), ("proj",)
-        ),
-        *product(("Geometry.simplify", "Feature.simplify"), ("proj",)),
-        *product(("Geometry.distance", "Feature.distance"), ("spherical",)),
-        *product(("Geometry.transform", "Feature.transform", "ProjectionTransform"), ("geodesic",)),
-        *product((f"GeometryConstructors.{kind}" for kind in ("Polygon", "MultiPolygon")), ("evenOdd",)),
-    }
-)
-"""(function, argument) that an implementation takes but ignores; only the default is supported."""
-
 
 def is_hint(function: str, argument: str) -> bool:
     """Whether the value of an argument has no effect."""
@@ -66,7 +51,7 @@ def unheeded(function: str) -> tuple[Argument, ...]:
     return tuple(
         argument
         for argument in signatures()[function].arguments
-        if (function, argument.name) in REFUSED or (argument.name not in takes and not is_hint(function, argument.name))
+        if argument.name not in takes and not is_hint(function, argument.name)
     )
 
 

@@ -49,7 +49,7 @@ LAZY = "If"
 
 @dataclass(frozen=True)
 class Request:
-    """The `Context` of one request.
+    """What an implementation may ask of the request that it answers.
 
     Attributes
     ----------
@@ -68,11 +68,6 @@ class Request:
     profiles: Profiles = field(default_factory=Profiles)
     work: Work = field(default_factory=Work)
 
-    @property
-    def seed(self) -> int:
-        """Seed of the planet."""
-        return self.planet.seed
-
     def call(self, name: str, **arguments: Value) -> Value:
         """Apply an algorithm to values."""
         signature = _signature(name)
@@ -81,7 +76,7 @@ class Request:
 
     def promote(self, value: Value, kind: str) -> Value:
         """Give a value of a declared type."""
-        promoted = _promote(value, kind, self)
+        promoted = _promote(value, kind)
         if promoted is NOT_PROMOTED:
             raise EmulatorError(f"Invalid type.\nExpected type: {kind}.\nActual type: {type_name(value)}.")
         return promoted
@@ -101,9 +96,9 @@ class Request:
                 if value is None:
                     continue
             if promote is not None:
-                promoted = promote(value, self)
+                promoted = promote(value)
                 if inner is not None and promoted is not NOT_PROMOTED:
-                    promoted = _promoted_within(promoted, inner, self)
+                    promoted = _promoted_within(promoted, inner)
                 if promoted is NOT_PROMOTED:
                     raise _ill_typed(signature, argument, value)
                 if promoted is None:
@@ -142,7 +137,7 @@ def _ill_typed(signature: Signature, argument: Argument, value: Value) -> Emulat
     return wrong_type(signature.name, argument.name, argument.kind, type_name(value), shown)
 
 
-Promote = Callable[["Value", Request], "Value"]
+Promote = Callable[["Value"], "Value"]
 
 
 @lru_cache(maxsize=1024)
@@ -168,20 +163,20 @@ def _parse_kind(kind: str) -> tuple[str, str | None]:
     return outer, inner[:-1]
 
 
-def _promote(value: Value, kind: str, context: Request) -> Value:
+def _promote(value: Value, kind: str) -> Value:
     promote, inner = _promotion(kind)
     if promote is None:
         return value
-    promoted = promote(value, context)
-    return promoted if inner is None or promoted is NOT_PROMOTED else _promoted_within(promoted, inner, context)
+    promoted = promote(value)
+    return promoted if inner is None or promoted is NOT_PROMOTED else _promoted_within(promoted, inner)
 
 
-def _promoted_within(value: Value, kind: str, context: Request) -> Value:
+def _promoted_within(value: Value, kind: str) -> Value:
     """Give each item of a dictionary or list a type."""
     if isinstance(value, dict):
-        items = {key: _promote(item, kind, context) for key, item in value.items()}
+        items = {key: _promote(item, kind) for key, item in value.items()}
         return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items.values()) else items
-    listed = [_promote(item, kind, context) for item in value]
+    listed = [_promote(item, kind) for item in value]
     return NOT_PROMOTED if any(item is NOT_PROMOTED for item in listed) else listed
 
 
@@ -218,16 +213,9 @@ Compute = Callable[[Scope], "Value"]
 
 
 class Expression:
-    """One expression, to be evaluated once.
+    """One expression as the client sends it, to be evaluated once.
 
     Its nodes become functions of a scope when they are first asked for: most are computed for many bindings.
-
-    Parameters
-    ----------
-    expression
-        As the client sends it.
-    context
-        The request.
     """
 
     def __init__(self, expression: Mapping[str, Any], context: Request) -> None:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmearth_data.emulator.algorithms.arithmetic import BINARY
 from mmearth_data.emulator.algorithms.image import Image, chosen_bands
 from mmearth_data.emulator.graph.registry import function
 from mmearth_data.emulator.graph.text_reader import TextReader, number_of
@@ -25,26 +26,8 @@ TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)|(?P<text>'[^']*'|\"[^\"]*\")"
     r"|(?P<name>[A-Za-z_]\w*)|(?P<sign>\*\*|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%<>&|^!~?:(),.\[\]=]))"
 )
-RANKS: dict[str, tuple[int, str]] = {
-    "||": (1, "or"),
-    "&&": (2, "and"),
-    "|": (3, "bitwiseOr"),
-    "^": (4, "bitwiseXor"),
-    "&": (5, "bitwiseAnd"),
-    "==": (6, "eq"),
-    "!=": (6, "neq"),
-    "<": (7, "lt"),
-    ">": (7, "gt"),
-    "<=": (7, "lte"),
-    ">=": (7, "gte"),
-    "<<": (8, "leftShift"),
-    ">>": (8, "rightShift"),
-    "+": (9, "add"),
-    "-": (9, "subtract"),
-    "*": (10, "multiply"),
-    "/": (10, "divide"),
-    "%": (10, "mod"),
-}
+OPERATORS = {row.sign[0]: (row.sign[1], name) for name, row in BINARY.items() if row.sign and "_" not in name}
+"""Operator -> (rank, operation)."""
 POWER = "**"
 CONSTANTS = {"PI": math.pi, "E": math.e, "true": 1, "false": 0}
 BINARY_FUNCTIONS = frozenset({"min", "max", "pow", "atan2", "hypot"})
@@ -52,17 +35,7 @@ BINARY_FUNCTIONS = frozenset({"min", "max", "pow", "atan2", "hypot"})
 
 @dataclass(frozen=True)
 class Formula:
-    """A function that the text describes.
-
-    Attributes
-    ----------
-    text
-        The formula.
-    image
-        Name of the variable that ``b()`` looks at.
-    context
-        The request.
-    """
+    """A function that the text describes; ``image`` is the name of the variable that ``b()`` looks at."""
 
     text: str
     image: str
@@ -76,7 +49,7 @@ class Formula:
 
 
 @function("Image.parseExpression")
-def parse_expression(expression: str, argName: str, vars: list[str], context: Context) -> Formula:
+def parse_expression(expression: str, argName: str, context: Context) -> Formula:
     """Make a function of the variables that a formula names."""
     return Formula(expression, argName, context)
 
@@ -113,7 +86,7 @@ class _Reader(TextReader):
         left = self._unary()
         while True:
             kind, sign = self._peek()
-            rank, name = RANKS.get(sign, (0, "")) if kind == "sign" else (0, "")
+            rank, name = OPERATORS.get(sign, (0, "")) if kind == "sign" else (0, "")
             if rank <= lowest:
                 return left
             self._next()

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mmearth_data.emulator.algorithms.arithmetic import BINARY, CASTS, UNARY
 from mmearth_data.emulator.algorithms.image import Image
-from mmearth_data.emulator.algorithms.image_functions import BINARY, INTEGERS, UNARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,8 +48,6 @@ def _rows(names: Iterable[str], kept: Kept) -> dict[str, Kept]:
     return dict.fromkeys((f"Image.{name}" for name in names), kept)
 
 
-CASTS = {name for name in UNARY if name[:2] == "to" or name in {"float", "double"}}
-CASTS |= {name[0].lower() + name[1:] for name in INTEGERS}
 FOCAL = [f"focal{separator}" for separator in ("Max", "Mean", "Median", "Min", "Mode")]
 FOCAL += [f"focal_{name}" for name in ("max", "mean", "median", "min", "mode")]
 SEEN_CLIP = "seen: a clipped WorldCover map printed with id, version and properties, and the footprint of the clip"
@@ -108,8 +106,8 @@ KEPT: dict[str, Kept] = {
     "Image.blend": _stays("bottom", "(memory)", footprint=None),
     "Image.visualize": _lost("image", "(memory): public scripts set the time again afterwards"),
     # new values
-    **_rows((name for names in BINARY for name in names), _lost("image1", SEEN_LTE)),
-    **_rows((name for name in UNARY if name not in CASTS), _lost("value", LIKE_ARITHMETIC)),
+    **_rows(BINARY, _lost("image1", SEEN_LTE)),
+    **_rows(UNARY, _lost("value", LIKE_ARITHMETIC)),
     "Image.normalizedDifference": _lost("input", "reference: the input image properties are not retained"),
     "Image.clamp": _lost("input", "seen: geefetch issue 103, properties gone after clamp"),
     "Image.unitScale": _lost("input", LIKE_ARITHMETIC),

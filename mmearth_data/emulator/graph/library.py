@@ -1,6 +1,6 @@
 """All modules that enter algorithms: importing this one fills the registry."""
 
-from mmearth_data.emulator.algorithms import (
+from mmearth_data.emulator.algorithms import (  # noqa: F401 - imported for what they enter
     band_functions,
     collection_functions,
     date_functions,
@@ -23,36 +23,9 @@ from mmearth_data.emulator.algorithms import (
     stacks,
     string_functions,
 )
-from mmearth_data.emulator.graph import expressions
+from mmearth_data.emulator.graph import expressions  # noqa: F401
 from mmearth_data.emulator.graph.registry import FUNCTIONS, Implementation
-from mmearth_data.emulator.server import profiles
-
-MODULES = (
-    band_functions,
-    collection_functions,
-    date_functions,
-    dictionary_functions,
-    expressions,
-    filter_texts,
-    filters,
-    general_functions,
-    geometry_functions,
-    image_functions,
-    joins,
-    list_functions,
-    neighbourhoods,
-    number_functions,
-    presentation,
-    profiles,
-    projection_functions,
-    reducers,
-    regions,
-    resampling,
-    sampling_functions,
-    stacks,
-    string_functions,
-)
-"""Imported for what they enter."""
+from mmearth_data.emulator.server import profiles  # noqa: F401
 
 
 def implementation(name: str) -> Implementation | None:

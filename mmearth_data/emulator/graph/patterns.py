@@ -21,16 +21,7 @@ LONGEST_MATCH_S = 1.0
 
 
 class Pattern:
-    """A compiled pattern whose matches take bounded time.
-
-    Parameters
-    ----------
-    function
-        Algorithm that the pattern was given to; begins every message.
-    text
-        The pattern.
-    flags
-        Flags of `regex`.
+    """A compiled pattern whose matches take bounded time; messages begin with the algorithm that it was given to.
 
     Raises
     ------
@@ -90,16 +81,6 @@ class Pattern:
 
 
 def all_matching(function: str, text: str, names: Iterable[str]) -> list[str]:
-    """Names that a pattern matches completely, in their order.
-
-    Parameters
-    ----------
-    function
-        Algorithm that the pattern was given to; begins every message.
-    text
-        The pattern.
-    names
-        Names to choose from.
-    """
+    """Names that a pattern matches completely, in their order (see `Pattern`)."""
     pattern = Pattern(function, text)
     return [name for name in names if pattern.covers(name)]

@@ -28,52 +28,21 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mmearth_data.emulator.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmearth_data.emulator.server.profiles import Profiles
-    from mmearth_data.planet.planet import Planet
+    from mmearth_data.emulator.graph.evaluate import Request
 
 Value: TypeAlias = Any
 """A value of an expression; the table above says which."""
+Context: TypeAlias = "Request"
+"""The request that an implementation answers."""
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
-
-
-class Context(Protocol):
-    """What an implementation may ask of the request that it answers."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the planet."""
-        ...
-
-    @property
-    def planet(self) -> Planet:
-        """What the assets hold."""
-        ...
-
-    @property
-    def cheap_pixels(self) -> bool:
-        """True where pixels may be any: load tests measure everything but the planet."""
-        ...
-
-    @property
-    def profiles(self) -> Profiles:
-        """What requests took that asked to be profiled."""
-        ...
-
-    def call(self, name: str, **arguments: Value) -> Value:
-        """Apply another algorithm to values, checked and promoted as any call is."""
-        ...
-
-    def promote(self, value: Value, kind: str) -> Value:
-        """Give a value of a declared type, such as ``"Image"`` for a number."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +64,7 @@ class Implementation:
     name: str
     function: Callable[..., Any]
     takes: Mapping[str, str]
-    wants_context: bool
+    wants_context: bool = False
 
     def __call__(self, context: Context, arguments: Mapping[str, Value]) -> Value:
         """Call with the arguments that the function takes; `arguments` handles the others."""
@@ -108,7 +77,7 @@ class Implementation:
 FUNCTIONS: dict[str, Implementation] = {}
 """Algorithm name -> implementation."""
 
-PROMOTIONS: dict[str, Callable[[Value, Context], Value]] = {}
+PROMOTIONS: dict[str, Callable[[Value], Value]] = {}
 """Declared type -> function that gives a value of that type, or `NOT_PROMOTED`."""
 
 NOT_PROMOTED = object()
@@ -135,20 +104,36 @@ def function(*names: str) -> Callable[[Function], Function]:
     ...     return left + right
     """
 
-    def enter(implementation: Function) -> Function:
+    def decorate(implementation: Function) -> Function:
         parameters = inspect.signature(implementation).parameters
         takes = {name.rstrip("_"): name for name in parameters if name != "context"}
         for name in names:
-            if name in FUNCTIONS:
-                raise ValueError(f"{name} is entered twice")
-            FUNCTIONS[name] = Implementation(name, implementation, takes, "context" in parameters)
+            enter(Implementation(name, implementation, takes, "context" in parameters))
         return implementation
 
-    return enter
+    return decorate
+
+
+def enter(implementation: Implementation) -> None:
+    """Enter an implementation whose arguments are not simply the parameters of a function."""
+    if implementation.name in FUNCTIONS:
+        raise ValueError(f"{implementation.name} is entered twice")
+    FUNCTIONS[implementation.name] = implementation
+
+
+def functions(of: str, table: Mapping[str, Callable[..., Any]]) -> None:
+    """Enter short implementations: name within ``of`` -> implementation, several names with spaces between them.
+
+    Examples
+    --------
+    >>> functions("String", {"cat": lambda string1, string2: string1 + string2})
+    """
+    for names, implementation in table.items():
+        function(*(f"{of}.{name}" for name in names.split()))(implementation)
 
 
 def promotion(*kinds: str) -> Callable[[Function], Function]:
-    """Enter the decorated ``(value, context) -> value | NOT_PROMOTED`` for declared types."""
+    """Enter the decorated ``value -> value | NOT_PROMOTED`` for declared types."""
 
     def enter(implementation: Function) -> Function:
         for kind in kinds:
@@ -158,6 +143,11 @@ def promotion(*kinds: str) -> Callable[[Function], Function]:
         return implementation
 
     return enter
+
+
+def only(*classes: type) -> Callable[[Value], Value]:
+    """Promotion to a type that no other value can become."""
+    return lambda value: value if isinstance(value, classes) else NOT_PROMOTED
 
 
 def named(kind: str) -> Callable[[type], type]:

@@ -8,24 +8,12 @@ from typing import Any
 
 from mmearth_data.emulator.graph.client_files import algorithms
 
-REQUIRED = object()
-"""Stands for the default of an argument that has none."""
-
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of an algorithm.
+    """An argument of an algorithm, of a declared type such as ``Image<unknown bands>`` or ``List<String>``.
 
-    Attributes
-    ----------
-    name
-        As the algorithm calls it.
-    kind
-        Declared type, such as ``Image<unknown bands>`` or ``List<String>``.
-    optional
-        Whether it may be left out or null.
-    default
-        JSON value that stands for a missing one.
+    An optional one may be left out or null; the default is a JSON value.
     """
 
     name: str

@@ -14,16 +14,7 @@ if TYPE_CHECKING:
 
 
 class TextReader:
-    """Tokens of a text, and the position up to which they are read.
-
-    Parameters
-    ----------
-    text
-        What is read.
-    pattern
-        Matches one token, leading space included; the names of its groups are the kinds of tokens.
-    algorithm, what
-        For messages: the algorithm that the text was given to, and what it should be (``filter``).
+    """Tokens of a text, and the position up to which they are read; messages name the algorithm, and what the text is.
 
     Raises
     ------

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import MAX_BYTES, EmulatorError, memory_exceeded
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, only, promotion
 from mmearth_data.emulator.server.work import ELEMENT_BYTES, LIST_BYTES, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import tzinfo
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.graph.registry import Value
 
 
 NUMBERS = frozenset({int, float, bool})
@@ -102,54 +102,27 @@ def _offset(text: str | None) -> tzinfo | None:
     return timezone(-ahead if text[0] == "-" else ahead)
 
 
-@promotion("Number")
-def to_number(value: Value, context: Context) -> Value:
-    """Numbers and truth values."""
-    if isinstance(value, bool):
-        return int(value)
-    return value if is_number(value) else NOT_PROMOTED
+def _of_number(convert: Callable[[float], Value]) -> Callable[[Value], Value]:
+    return lambda value: convert(value) if is_number(value) else NOT_PROMOTED
 
 
-@promotion("Integer", "Long", "Short", "Byte")
-def to_integer(value: Value, context: Context) -> Value:
-    """Whole numbers."""
-    if is_number(value) and math.isfinite(value) and value == int(value):
-        return int(value)
-    return NOT_PROMOTED
+def _whole(value: float) -> Value:
+    return int(value) if math.isfinite(value) and value == int(value) else NOT_PROMOTED
 
 
-@promotion("Float", "Double")
-def to_float(value: Value, context: Context) -> Value:
-    """Numbers."""
-    return float(value) if is_number(value) else NOT_PROMOTED
-
-
-@promotion("Boolean")
-def to_boolean(value: Value, context: Context) -> Value:
-    """Truth values, and numbers that stand for one."""
-    return bool(value) if is_number(value) else NOT_PROMOTED
-
-
-@promotion("String")
-def to_string(value: Value, context: Context) -> Value:
-    """Text only: Earth Engine never turns a number into text by itself."""
-    return value if isinstance(value, str) else NOT_PROMOTED
-
-
-@promotion("List")
-def to_list(value: Value, context: Context) -> Value:
-    """Take lists only."""
-    return list(value) if isinstance(value, (list, tuple)) else NOT_PROMOTED
-
-
-@promotion("Dictionary")
-def to_dictionary(value: Value, context: Context) -> Value:
-    """Dictionaries."""
-    return value if isinstance(value, dict) else NOT_PROMOTED
+promotion("Number")(_of_number(lambda value: int(value) if isinstance(value, bool) else value))
+promotion("Integer", "Long", "Short", "Byte")(_of_number(_whole))
+promotion("Float", "Double")(_of_number(float))
+promotion("Boolean")(_of_number(bool))
+promotion("String")(only(str))
+promotion("List")(lambda value: list(value) if isinstance(value, (list, tuple)) else NOT_PROMOTED)
+promotion("Dictionary")(only(dict))
+promotion("Object", "<any>")(lambda value: value)
+promotion("Algorithm")(lambda value: value if callable(value) else NOT_PROMOTED)
 
 
 @promotion("Date")
-def to_date(value: Value, context: Context) -> Value:
+def to_date(value: Value) -> Value:
     """Dates, milliseconds, and ISO 8601 text."""
     if isinstance(value, Date):
         return value
@@ -159,16 +132,16 @@ def to_date(value: Value, context: Context) -> Value:
 
 
 @promotion("DateRange")
-def to_date_range(value: Value, context: Context) -> Value:
+def to_date_range(value: Value) -> Value:
     """Ranges, and a date as the millisecond that it is."""
     if isinstance(value, DateRange):
         return value
-    date = to_date(value, context)
+    date = to_date(value)
     return NOT_PROMOTED if date is NOT_PROMOTED else DateRange(date.ms, date.ms + 1)
 
 
 @promotion("ErrorMargin")
-def to_error_margin(value: Value, context: Context) -> Value:
+def to_error_margin(value: Value) -> Value:
     """Margins, and metres."""
     if isinstance(value, ErrorMargin):
         return value
@@ -186,18 +159,6 @@ class Selection:
     def __call__(self, *arguments: Value) -> Value:
         """Select."""
         return self.select(*arguments)
-
-
-@promotion("Object", "<any>")
-def to_object(value: Value, context: Context) -> Value:
-    """Anything."""
-    return value
-
-
-@promotion("Algorithm")
-def to_algorithm(value: Value, context: Context) -> Value:
-    """Functions."""
-    return value if callable(value) else NOT_PROMOTED
 
 
 def answered(value: Value) -> Value:
@@ -260,16 +221,6 @@ def _(value: dict) -> Value:  # type: ignore[type-arg]
     return {str(key): encode(item) for key, item in value.items()}
 
 
-@encode.register(Date)
-def _(value: Date) -> Value:
-    return {"type": "Date", "value": value.ms}
-
-
-@encode.register(DateRange)
-def _(value: DateRange) -> Value:
-    return {"type": "DateRange", "dates": [value.start_ms, value.end_ms]}
-
-
-@encode.register(ErrorMargin)
-def _(value: ErrorMargin) -> Value:
-    return {"type": "ErrorMargin", "value": value.value, "unit": value.unit}
+encode.register(Date)(lambda value: {"type": "Date", "value": value.ms})
+encode.register(DateRange)(lambda value: {"type": "DateRange", "dates": [value.start_ms, value.end_ms]})
+encode.register(ErrorMargin)(lambda value: {"type": "ErrorMargin", "value": value.value, "unit": value.unit})

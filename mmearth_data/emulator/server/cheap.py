@@ -29,32 +29,38 @@ def form_of(body: bytes) -> bytes:
     return ZONE.sub(b"EPSG:*", NUMBER.sub(b"#", SCENE.sub(b'/*"', body)))
 
 
-class Remembered(Generic[Form, Answer]):
-    """Answers by the form of what was asked; the oldest are forgotten."""
+class Latest(Generic[Form, Answer]):
+    """Values by key, for several threads; the oldest are forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[Form, Answer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Form) -> Answer | None:
+        """Value of a key; None where it is not known."""
+        with self._lock:
+            return self._kept.get(key)
+
+    def keep(self, key: Form, value: Answer) -> Answer:
+        """Keep a value, and return it."""
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return value
+
+
+class Remembered(Latest[Form, Answer]):
+    """Answers by the form of what was asked."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Form, Answer] = OrderedDict()
-        self._lock = threading.Lock()
+        super().__init__(KEPT)
 
     def answer(self, form: Form, compute: Callable[[], Answer]) -> Answer:
         """Answer that was computed for the first of its form.
 
         What computing raises is raised, and nothing is kept.
         """
-        with self._lock:
-            if form in self._known:
-                return self._known[form]
-        made = compute()
-        with self._lock:
-            self._known[form] = made
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        return made
-
-
-class CheapAnswers(Remembered[bytes, "tuple[bytes, str]"]):
-    """(body, content type) of requests, by their form."""
-
-    def answer(self, form: bytes, compute: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
-        """Answer a request as the first of its form was."""
-        return super().answer(form_of(form), compute)
+        known = self.get(form)
+        return self.keep(form, compute()) if known is None else known

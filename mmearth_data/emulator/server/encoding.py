@@ -118,7 +118,7 @@ def _layout(pixels: Array, strips: Sequence[bytes]) -> list[Tag]:
 
 def _georeference(grid: Grid) -> list[Tag]:
     a, b, _, d, e, _ = grid.projection.transform
-    x, y = grid.projection.corner(grid.column, grid.row)
+    x, y = grid.projection.to_crs(grid.column, grid.row)
     crs = parsed_crs(grid.projection.crs)
     code = crs.to_epsg()
     keys = [(1024, 0, 1, 2 if crs.is_geographic else 1), (1025, 0, 1, 1)]

@@ -29,15 +29,7 @@ KINDS = (*REFUSALS, "hang", "truncate", "reset", "restricted")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of trouble, and the share of requests that meets it.
-
-    Attributes
-    ----------
-    kind
-        One of `KINDS`.
-    rate
-        0-1.
-    """
+    """A kind of trouble (one of `KINDS`), and the share of requests that meets it (0-1)."""
 
     kind: str
     rate: float
@@ -65,15 +57,7 @@ def parse_fault(text: str) -> Fault:
 
 
 class Troublemaker:
-    """Draws what befalls each request; at most one fault each.
-
-    Parameters
-    ----------
-    faults
-        What may happen.
-    seed
-        Decides the draws, in the order in which requests come.
-    """
+    """Decides by a seed what befalls each request, in the order of their arrival; at most one fault each."""
 
     def __init__(self, faults: Iterable[Fault], seed: int) -> None:
         self._faults = tuple(faults)

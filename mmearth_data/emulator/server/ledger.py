@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """Counts requests, answers, bytes, and the largest number at once and in any second.
-
-    Parameters
-    ----------
-    clock
-        Seconds that never run backwards.
-    """
+    """Counts requests, answers, bytes, and the largest number at once and in any second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

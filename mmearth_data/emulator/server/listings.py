@@ -9,6 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.emulator.algorithms.filter_texts import COMPARISONS
 from mmearth_data.emulator.algorithms.filters import TIME, Filter, Query, Sides, all_of, compare
 from mmearth_data.emulator.assets.directory import image_entry
 from mmearth_data.emulator.assets.tables import sliced
@@ -29,14 +30,7 @@ TERM = re.compile(
      (?:"(?P<text>[^"]*)"|'(?P<quoted>[^']*)'|(?P<bare>[^\s"'()]+)))\s*""",
     re.VERBOSE,
 )
-SIGNS = {
-    "=": "equals",
-    "!=": "notEquals",
-    "<": "lessThan",
-    "<=": "lessThanOrEquals",
-    ">": "greaterThan",
-    ">=": "greaterThanOrEquals",
-}
+SIGNS = {"=" if sign == "==" else sign: name for sign, name in COMPARISONS.items()}
 
 
 def image_list(collection: Collection, query: Mapping[str, str], context: Context) -> dict[str, Any]:

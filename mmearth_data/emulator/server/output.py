@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ from mmearth_data.emulator.errors import (
 from mmearth_data.emulator.server.encoding import geotiff, npy, png, zipped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -57,15 +58,6 @@ PICTURE_PIXELS = 512
 def render_pixels(image: Image, request: Request, context: Context) -> tuple[bytes, str]:
     """(body, content type) of the pixels that a request asks for.
 
-    Parameters
-    ----------
-    image
-        What the expression gave.
-    request
-        Body of ``image:computePixels``, ``assets:getPixels`` or of a thumbnail.
-    context
-        The request.
-
     Raises
     ------
     EmulatorError
@@ -83,7 +75,10 @@ def render_pixels(image: Image, request: Request, context: Context) -> tuple[byt
         return picture(bands, grids[0], request.get("visualizationOptions") or {}), PNG
     if kind not in WRITERS:
         raise not_emulated(f"File format {kind}")
-    return WRITERS[kind](bands, grids, request, context)
+    if kind == "NPY" and context.cheap_pixels:
+        return cheap_npy(bands, grids[0]), NPY
+    content_type, write = WRITERS[kind]
+    return write(bands, grids, str(request.get("filenamePrefix") or "download")), content_type
 
 
 def check_size(bands: Sequence[Band], grids: Sequence[Grid]) -> None:
@@ -168,7 +163,7 @@ def northward(grid: Grid) -> Grid:
 def scaled_to(grid: Grid, width: int, height: int) -> Grid:
     """Cover the same area in another number of pixels."""
     a, b, _, d, e, _ = grid.projection.transform
-    x, y = grid.projection.corner(grid.column, grid.row)
+    x, y = grid.projection.to_crs(grid.column, grid.row)
     across, down = grid.width / width, grid.height / height
     transform = (a * across, b * down, float(x), d * across, e * down, float(y))
     return Grid(Projection(grid.projection.crs, transform), 0, 0, width, height)
@@ -239,49 +234,22 @@ def cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
     return filled_npy(fields, *grid.shape)
 
 
-def _write_npy(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
-    grid = _shared(grids)
-    if context.cheap_pixels:
-        return cheap_npy(bands, grid), NPY
-    return npy({band.name: stored(band, grid) for band in bands}), NPY
-
-
-def _write_tiff(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
-    return _tiff(bands, _shared(grids)), TIFF
-
-
 def _tiff(bands: Sequence[Band], grid: Grid) -> bytes:
     return geotiff({band.name: stored(band, grid) for band in bands}, grid)
 
 
-def _write_zip(bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context) -> tuple[bytes, str]:
-    return zipped({f"{_prefix(request)}.tif": _tiff(bands, _shared(grids))}), ZIP
+def _zip_per_band(bands: Sequence[Band], grids: Sequence[Grid], prefix: str) -> bytes:
+    return zipped({f"{prefix}.{band.name}.tif": _tiff([band], grid) for band, grid in zip(bands, grids, strict=True)})
 
 
-def _write_zip_per_band(
-    bands: Sequence[Band], grids: Sequence[Grid], request: Request, context: Context
-) -> tuple[bytes, str]:
-    files = {
-        f"{_prefix(request)}.{band.name}.tif": _tiff([band], grid) for band, grid in zip(bands, grids, strict=True)
-    }
-    return zipped(files), ZIP
-
-
-WRITERS = {
-    "NPY": _write_npy,
-    "GEO_TIFF": _write_tiff,
-    "ZIPPED_GEO_TIFF": _write_zip,
-    "ZIPPED_GEO_TIFF_PER_BAND": _write_zip_per_band,
+Writer = Callable[[Sequence[Band], Sequence[Grid], str], bytes]
+WRITERS: dict[str, tuple[str, Writer]] = {
+    "NPY": (NPY, lambda bands, grids, _: npy({band.name: stored(band, grids[0]) for band in bands})),
+    "GEO_TIFF": (TIFF, lambda bands, grids, _: _tiff(bands, grids[0])),
+    "ZIPPED_GEO_TIFF": (ZIP, lambda bands, grids, prefix: zipped({f"{prefix}.tif": _tiff(bands, grids[0])})),
+    "ZIPPED_GEO_TIFF_PER_BAND": (ZIP, _zip_per_band),
 }
-
-
-def _prefix(request: Request) -> str:
-    return str(request.get("filenamePrefix") or "download")
-
-
-def _shared(grids: Sequence[Grid]) -> Grid:
-    """Bands of one file lie on the first one's grid."""
-    return grids[0]
+"""Format -> content type, and what writes bands, on the first one's grid if they share a file, under a name."""
 
 
 # ---------------------------------------------------------------- pictures
@@ -324,21 +292,10 @@ def _painted(share: Array, palette: Sequence[str]) -> Array:
 
 
 NAMED_COLOURS = {
-    "black": "000000",
-    "white": "ffffff",
-    "red": "ff0000",
-    "green": "008000",
-    "lime": "00ff00",
-    "blue": "0000ff",
-    "yellow": "ffff00",
-    "cyan": "00ffff",
-    "magenta": "ff00ff",
-    "gray": "808080",
-    "grey": "808080",
-    "orange": "ffa500",
-    "purple": "800080",
-    "brown": "a52a2a",
-}
+    "black": "000000", "white": "ffffff", "red": "ff0000", "green": "008000", "lime": "00ff00", "blue": "0000ff",
+    "yellow": "ffff00", "cyan": "00ffff", "magenta": "ff00ff", "gray": "808080", "grey": "808080", "orange": "ffa500",
+    "purple": "800080", "brown": "a52a2a",
+}  # fmt: skip
 
 
 def hex_colour(text: str) -> tuple[int, int, int]:

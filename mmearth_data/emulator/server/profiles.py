@@ -6,13 +6,11 @@ about what Earth Engine would count. Only the format of the table as text is kno
 
 from __future__ import annotations
 
-import threading
-import uuid
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import function
+from mmearth_data.emulator.server.cheap import Latest
 
 if TYPE_CHECKING:
     from mmearth_data.emulator.graph.registry import Context
@@ -25,26 +23,11 @@ KEPT = 4096
 HEADING = " EECU\u00b7s PeakMem Count  Description"
 
 
-class Profiles:
-    """Seconds by profile id; the latest ones are kept."""
+class Profiles(Latest[str, float]):
+    """Seconds by profile id."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seconds: OrderedDict[str, float] = OrderedDict()
-
-    def keep(self, seconds: float) -> str:
-        """Keep a profile; returns its id."""
-        name = uuid.uuid4().hex
-        with self._lock:
-            self._seconds[name] = seconds
-            while len(self._seconds) > KEPT:
-                self._seconds.popitem(last=False)
-        return name
-
-    def seconds(self, name: str) -> float | None:
-        """Seconds of a profile, None where it is not known."""
-        with self._lock:
-            return self._seconds.get(name)
+        super().__init__(KEPT)
 
 
 @function("Profile.getProfiles")
@@ -52,7 +35,7 @@ def get_profiles(context: Context, ids: list[str], format: str = "text") -> str:
     """Table of some profiles together."""
     if format != "text":
         raise not_emulated(f"Profile.getProfiles with format '{format}'")
-    found = [context.profiles.seconds(name) for name in ids]
+    found = [context.profiles.get(name) for name in ids]
     if None in found:
         raise EmulatorError(f"Profile.getProfiles: Profile '{ids[found.index(None)]}' not found.")
     total = sum(seconds for seconds in found if seconds is not None)

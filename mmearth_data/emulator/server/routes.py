@@ -8,7 +8,6 @@ import os
 import re
 import threading
 import zlib
-from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,7 @@ from mmearth_data.emulator.graph.client_files import algorithms, discovery, meth
 from mmearth_data.emulator.graph.evaluate import Expression, Request
 from mmearth_data.emulator.graph.values import answered
 from mmearth_data.emulator.server import listings
-from mmearth_data.emulator.server.cheap import CheapAnswers
+from mmearth_data.emulator.server.cheap import Latest, Remembered, form_of
 from mmearth_data.emulator.server.output import map_tile, render_pixels
 from mmearth_data.emulator.server.profiles import Profiles
 from mmearth_data.emulator.server.work import Work, working
@@ -113,24 +112,13 @@ def _unzipped(body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Service:
-    """The service: a planet behind Earth Engine's paths.
-
-    Attributes
-    ----------
-    planet
-        What the assets hold.
-    cheap_pixels
-        True where pixels may be any.
-    profiles
-        What requests took that asked to be profiled.
-    """
+    """The service: a planet behind Earth Engine's paths (its attributes are those of `Request`)."""
 
     planet: Planet
     cheap_pixels: bool = False
     profiles: Profiles = field(default_factory=Profiles)
-    _kept: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _cheap: CheapAnswers = field(default_factory=CheapAnswers)
+    _kept: Latest[str, dict[str, Any]] = field(default_factory=lambda: Latest(KEPT_REQUESTS))
+    _cheap: Remembered[bytes, tuple[bytes, str]] = field(default_factory=Remembered)
     _turn: threading.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,7 +181,7 @@ class Service:
             answer = self._pixels(call.json(), call.work)
             return answer.body, answer.content_type
 
-        return Answer(*self._cheap.answer(call.body, compute))
+        return Answer(*self._cheap.answer(form_of(call.body), compute))
 
     def _pixels(self, body: Mapping[str, Any], work: Work) -> Answer:
         with self.computing(work) as context:
@@ -222,15 +210,11 @@ class Service:
         if "expression" not in body:
             raise EmulatorError("Expression must be specified.")
         name = f"{call.path}/{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]}"
-        with self._lock:
-            self._kept[name] = body
-            while len(self._kept) > KEPT_REQUESTS:
-                self._kept.popitem(last=False)
+        self._kept.keep(name, body)
         return answer_json({"name": name})
 
     def _found(self, name: str) -> dict[str, Any]:
-        with self._lock:
-            body = self._kept.get(name)
+        body = self._kept.get(name)
         if body is None:
             raise EmulatorError(f"'{name}' not found. The emulator stores only the last {KEPT_REQUESTS} requests.", 404)
         return body

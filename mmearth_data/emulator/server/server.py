@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,11 +104,6 @@ class EmulatorOptions:
 
 class Emulator:
     """Earth Engine on loopback, over a synthetic planet.
-
-    Parameters
-    ----------
-    options
-        How it behaves.
 
     Examples
     --------
@@ -361,7 +357,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             if self.headers.get(ASKED) and name in COMPUTING and answer.status == HTTPStatus.OK:
-                extra = [(ANSWERED, emulator.service.profiles.keep(time.thread_time() - start))]
+                profile = uuid.uuid4().hex
+                emulator.service.profiles.keep(profile, time.thread_time() - start)
+                extra = [(ANSWERED, profile)]
             status, size = str(answer.status), len(answer.body)
             if fault in {"truncate", "reset"}:
                 status = fault

@@ -30,13 +30,7 @@ LOOK_S = 0.05
 
 
 class Work:
-    """One request being computed: code checks here whether to continue, and reserves memory.
-
-    Parameters
-    ----------
-    seconds
-        Time limit for computing.
-    """
+    """One request being computed: code checks here whether to continue, and reserves memory."""
 
     def __init__(self, seconds: float = LONGEST_S) -> None:
         self.seconds = seconds

@@ -22,7 +22,7 @@ UTM = Projection("EPSG:32632", (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0))
 """10 m pixels from (500000, 5000000)."""
 FLOAT = PixelType("float")
 
-assert library.MODULES
+assert library.implementation("Image.load")
 
 
 @cache

@@ -18,7 +18,7 @@ from mmearth_data.emulator.graph.kept import KEPT
 from mmearth_data.emulator.graph.registry import FUNCTIONS
 from mmearth_data.emulator.graph.signatures import signatures
 
-assert library.MODULES
+assert library.implementation("Image.load")
 assert SEED == 7
 
 Change = Callable[[Any], Any]

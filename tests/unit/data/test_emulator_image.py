@@ -62,7 +62,7 @@ def test_one_number_to_one(name: str, given: list[float], expected: list[float |
 
 
 def test_halves_are_rounded_up() -> None:
-    """Not documented: one function, `_half_up`, decides it."""
+    """Not documented: one function, `half_up`, decides it."""
     assert line(call("Image.round", value=array([-1.5, -0.5, 0.5, 1.5]))) == [-1, 0, 1, 2]
 
 

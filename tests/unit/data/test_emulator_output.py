@@ -21,7 +21,7 @@ from mmearth_data.emulator.algorithms.image import CHEAP, Grid, Image, PixelType
 from mmearth_data.emulator.assets.directory import Scenes, find
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.evaluate import Request
-from mmearth_data.emulator.server.cheap import CheapAnswers, form_of
+from mmearth_data.emulator.server.cheap import Remembered, form_of
 from mmearth_data.emulator.server.output import check_size, render_pixels
 
 BYTE, SHORT = PixelType("int", 0, 255), PixelType("int", -32768, 32767)
@@ -301,10 +301,10 @@ def test_requests_of_one_form_differ_in_place_and_time_only() -> None:
     assert form_of(one) != form_of(one.replace(b"B2", b"B3"))
     assert form_of(one) != form_of(one.replace(b"-9999", b"65535"))
     assert form_of(one) != form_of(one.replace(b"S2_HARMONIZED", b"S2_SR_HARMONIZED"))
-    answers = CheapAnswers()
-    assert answers.answer(one, lambda: (b"first", "type")) == (b"first", "type")
-    assert answers.answer(two, lambda: (b"second", "type")) == (b"first", "type")
-    assert answers.answer(one.replace(b"B2", b"B3"), lambda: (b"third", "type")) == (b"third", "type")
+    answers: Remembered[bytes, tuple[bytes, str]] = Remembered()
+    assert answers.answer(form_of(one), lambda: (b"first", "type")) == (b"first", "type")
+    assert answers.answer(form_of(two), lambda: (b"second", "type")) == (b"first", "type")
+    assert answers.answer(form_of(one.replace(b"B2", b"B3")), lambda: (b"third", "type")) == (b"third", "type")
 
 
 # ---------------------------------------------------------------- neighbourhoods

@@ -66,7 +66,9 @@ def test_every_algorithm_that_is_entered_exists_with_these_arguments() -> None:
         assert name in signatures(), name
         declared = {argument.name: argument for argument in signatures()[name].arguments}
         parameters = inspect.signature(entered.function).parameters
-        needed = {p.name for p in parameters.values() if p.default is p.empty} - {"context"}
+        named = [p for p in parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "context"]
+        needed = {p.name for p in named if p.default is p.empty}
+        assert set(entered.takes) <= set(declared), name
         assert {parameter.rstrip("_") for parameter in needed} <= set(declared), name
         left_out = {n for n, a in declared.items() if a.optional and a.default is None} & {
             p.rstrip("_") for p in needed
