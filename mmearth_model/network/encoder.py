@@ -7,7 +7,9 @@ Axes: B batch, H W pixels, h w positions of a stage, C channels, L patches. Insi
 (B, h, w, C): what acts on one position (norms, linear layers) reads whole rows of memory, and the
 convolutions run channels-last.
 
-Hidden patches and missing pixels do not exist for the network; `mmearth_model.network.positions` says how.
+Hidden patches and missing pixels do not exist for the network. Its layers compute on the positions that do:
+``gather`` takes their features from an image, ``scatter`` puts them back, ``mask`` sets the rest to 0, and
+``convolve`` applies a layer that looks at neighbours. `mmearth_model.network.positions` implements these.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmearth_data import InputError
-from mmearth_model.kernels import usable
-from mmearth_model.network.positions import Engine, Everywhere, Fused, Positions, positions
+from mmearth_model.network.positions import EVERYWHERE, Engine, Hidden, Positions, auto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,6 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """Size -> (blocks per stage, channels per stage)."""
 
-EVERYWHERE = Everywhere()
 NORM_EPS = 1e-6
 INIT_STD = 0.02
 STAGES = 4
@@ -200,7 +200,7 @@ class GRN(nn.Module):
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of the given positions to the same."""
         axes = (0, 1, 2) if self.over == "batch" and where.partial else (1, 2)
-        norm = torch.linalg.vector_norm(where.hide(x), dim=axes, keepdim=True)
+        norm = torch.linalg.vector_norm(where.mask(x), dim=axes, keepdim=True)
         response = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)
         return torch.addcmul(self.beta, x, 1 + self.gamma * response)
 
@@ -244,26 +244,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of the given positions to the same."""
-        branch: Tensor = self.drop_path(self._mlp(where.around(self.dwconv, x), where))
+        y = self.norm(where.convolve(self.dwconv, x))
+        y = self.grn(functional.gelu(self.pwconv1(y)), where)
+        branch: Tensor = self.drop_path(self.pwconv2(y))
         return x + branch
-
-    def _mlp(self, x: Tensor, where: Positions) -> Tensor:
-        if isinstance(where, Fused) and usable(x):
-            from mmearth_model.kernels.mlp import Settings, fits, mlp
-
-            if fits(x.shape[-1]):
-                norm, grn, expand, contract = self.norm, self.grn, self.pwconv1, self.pwconv2
-                return mlp(
-                    x,
-                    (norm.weight, norm.bias),
-                    (expand.weight, expand.bias),
-                    (grn.gamma, grn.beta),
-                    (contract.weight, contract.bias),
-                    Settings(norm.eps, grn.eps, grn.over == "batch"),
-                )
-        y = self.grn(functional.gelu(self.pwconv1(self.norm(x))), where)
-        out: Tensor = self.pwconv2(y)
-        return out
 
 
 class ModifiedStem(nn.Module):
@@ -281,8 +265,8 @@ class ModifiedStem(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Pixels to features of the first stage."""
-        y = functional.gelu(self.norm(where.around(self.conv, x)))
-        down: Tensor = self.dwnorm(self.dwconv(where.hide(y)))
+        y = functional.gelu(self.norm(where.convolve(self.conv, x)))
+        down: Tensor = self.dwnorm(self.dwconv(where.mask(y)))
         return down
 
 
@@ -297,7 +281,7 @@ class OriginalStem(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Pixels to features of the first stage."""
-        y: Tensor = self.norm(self.conv(where.hide(x)))
+        y: Tensor = self.norm(self.conv(where.mask(x)))
         return y
 
 
@@ -322,7 +306,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of one stage to those of the next: half the side length, or the same if it is dilated."""
-        y = where.hide(self.norm(x))
+        y = where.mask(self.norm(x))
         if self.behind:
             y = functional.pad(y, (0, 0, self.before, self.behind, self.before, self.behind))
         down: Tensor = self.conv(y)
@@ -399,10 +383,10 @@ class ConvNeXtV2(nn.Module):
     config
         Its shape.
     engine
-        How hidden patches are left out; all give the same numbers to rounding.
+        Computes on the visible positions of a batch, see `mmearth_model.network.positions`.
     """
 
-    def __init__(self, config: EncoderConfig | None = None, engine: Engine = "auto") -> None:
+    def __init__(self, config: EncoderConfig | None = None, engine: Engine = auto) -> None:
         super().__init__()
         self.engine: Engine = engine
         self.config = config = config or EncoderConfig()
@@ -479,15 +463,15 @@ class ConvNeXtV2(nn.Module):
         """Features of the last stage as (B, h, w, C); see `forward`."""
         where = self._where(x, mask, pixels, visible)
         *_, features = self._stages(x, where)
-        return where.leave(features)
+        return where.scatter(features)
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> list[Tensor]:
         """Features of all stages, (B, C, h, w) each, from fine to coarse; see `forward`."""
         where = self._where(x, mask, pixels)
-        return [where.leave(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
+        return [where.scatter(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
 
     def _stages(self, x: Tensor, where: Positions) -> Iterator[Tensor]:
-        y = self.stem(where.enter(x.permute(0, 2, 3, 1)), where)
+        y = self.stem(where.gather(x.permute(0, 2, 3, 1)), where)
         for stage, blocks in enumerate(self.stages):
             if stage:
                 y = self.downsample[stage - 1](y, where)
@@ -497,8 +481,11 @@ class ConvNeXtV2(nn.Module):
 
     def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None, visible: int | None = None) -> Positions:
         self._check(x, mask, visible, pixels)
+        if mask is None and pixels is None:
+            return EVERYWHERE
+        patch = self.config.patch_size
         strides = (self.config.stem_stride, *(2 for _ in self.downsample))
-        return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine, visible)
+        return self.engine(Hidden((x.shape[2] // patch, x.shape[3] // patch), patch, strides, mask, pixels, visible))
 
     def _check(self, x: Tensor, mask: Tensor | None, visible: int | None, pixels: Tensor | None = None) -> None:
         patch = self.config.patch_size

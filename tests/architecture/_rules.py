@@ -37,7 +37,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (7, frozenset({"cli"})),
     ),
     MODEL: (
-        (0, frozenset({"devices", "kernels", "saving"})),
+        (0, frozenset({"devices", "saving"})),
         (1, frozenset({"network", "data"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),
@@ -79,7 +79,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
-    "triton": ("mmearth_model.kernels",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 

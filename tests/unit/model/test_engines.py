@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
 from mmearth_model.network.masking import random_mask, upsample_mask, visible_patches
-from mmearth_model.network.patchwise import depthwise, gather, spread, weight_gradient
+from mmearth_model.network.patchwise import depthwise, gather, scatter, weight_gradient
+from mmearth_model.network.positions import ENGINES
 
 SIZES_TO_BASE = ("atto", "femto", "pico", "nano", "tiny", "base")
 
@@ -35,7 +36,7 @@ def encoder_of(dtype: torch.dtype, **config: Any) -> ConvNeXtV2:
 
 def results(encoder: ConvNeXtV2, engine: Any, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Feature maps of all stages, and gradients of the input and of every parameter."""
-    encoder.engine = engine
+    encoder.engine = ENGINES[engine]
     inputs = images.clone().requires_grad_()
     maps = encoder.forward_features(inputs, mask)
     generator = torch.Generator().manual_seed(1)
@@ -109,7 +110,7 @@ def test_a_depthwise_convolution_of_patches_is_that_of_the_image(side: int) -> N
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     dense = functional.conv2d(image.permute(0, 3, 1, 2), weight, bias, padding=3, groups=3).permute(0, 2, 3, 1) * exists
     patches = depthwise(gather(image, rows, columns, (4, 4)), weight, bias, rows, columns, (4, 4))
-    sparse = spread(patches, rows, columns, (4, 4))
+    sparse = scatter(patches, rows, columns, (4, 4))
     assert_near(sparse, dense)
     upstream = torch.randn_like(dense)
     wanted = torch.autograd.grad(dense, (image, weight, bias), upstream)
@@ -141,7 +142,7 @@ def test_under_autocast_it_is_the_full_precision_to_that_of_the_type(dtype: torc
     images, mask = torch.randn(2, 12, 24, 24), random_mask(2, 9, 0.6)
     exact = encoder(images, mask)
     for engine in ("masked", "gathered"):
-        encoder.engine = engine  # type: ignore[assignment]
+        encoder.engine = ENGINES[engine]
         encoder.zero_grad()
         with torch.autocast("cpu", dtype=dtype):
             features = encoder(images, mask)
