@@ -6,6 +6,7 @@ so that a busy neighbour hits all of them alike.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Form = Literal["sparse", "masked", "unmasked"]
 """Visible positions only; everything, with zeros where hidden; everything, nothing hidden."""
 FORMS: dict[Form, Engine] = {"sparse": ENGINES["gathered"], "masked": ENGINES["masked"], "unmasked": ENGINES["auto"]}
+LOG = logging.getLogger(__name__)
 PARTS = ("targets", "forward", "losses", "backward", "optimiser")
 TILE_OF_CROP = 8 / 7
 PEAK_SIDE = {"cpu": 1536, "cuda": 8192}
@@ -235,7 +237,7 @@ def predict_all(model: MPMAE, images: Tensor, mask: Tensor) -> dict[str, Tensor]
 def bench(
     work: Workload | None = None,
     forms: Sequence[Form] | None = None,
-    report: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] | None = None,
 ) -> list[Timing]:
     """Measure training steps.
 
@@ -246,7 +248,7 @@ def bench(
     forms
         Which, of `FORMS`; None: all.
     report
-        Called with a line of text before each part of the work.
+        Called with a line of text before each part of the work; None logs it.
 
     Raises
     ------
@@ -255,12 +257,13 @@ def bench(
     """
     work = work or Workload()
     device = resolve_device(work.device)
-    report("finding the peak")
+    say = report or LOG.info
+    say("finding the peak")
     peak = peak_flops(device, bfloat16(work, device))
     kinds = [(form, compiled) for compiled in ((False, True) if work.compiled else (False,)) for form in forms or FORMS]
     steps, found = [], []
     for form, compiled in kinds:
-        report(f"warming up {form}{' compiled' if compiled else ''}")
+        say(f"warming up {form}{' compiled' if compiled else ''}")
         others = allocated_bytes(device)
         step = Step(work, form, device, compiled)
         found.append((flops(step), memory_mib(step, others)))
@@ -268,7 +271,7 @@ def bench(
         step.seconds = {part: [] for part in PARTS}
         steps.append(step)
     for run in range(work.runs):
-        report(f"run {run + 1} of {work.runs}")
+        say(f"run {run + 1} of {work.runs}")
         for step in steps[:: 1 if run % 2 == 0 else -1]:
             step()
     return [_timing(step, count, memory, peak) for step, (count, memory) in zip(steps, found, strict=True)]

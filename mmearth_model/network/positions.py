@@ -91,11 +91,11 @@ class Positions(Protocol):
         ...
 
     def mask(self, x: Tensor) -> Tensor:
-        """Same features, 0 where hidden."""
+        """Set features at hidden positions to 0."""
         ...
 
     def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        """Same as ``gather(layer(scatter(x)))``, for a layer that keeps the resolution."""
+        """Apply a layer that keeps the resolution: ``gather(layer(scatter(x)))``."""
         ...
 
 

@@ -248,7 +248,7 @@ def pretrain(
     out: Path,
     *,
     device: str = "auto",
-    report: Callable[[TrainProgress], None] = lambda progress: None,
+    report: Callable[[TrainProgress], None] | None = None,
 ) -> Path:
     """Pretrain an MP-MAE on a store, or continue an interrupted run.
 
@@ -263,7 +263,7 @@ def pretrain(
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
-        Told of each optimiser step.
+        Called after each optimiser step.
 
     Returns
     -------

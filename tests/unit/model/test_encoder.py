@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmearth_data import InputError
-from mmearth_model.network import encoder as encoder_module
+from mmearth_model.network import feature_maps
 from mmearth_model.network.encoder import (
     GRN,
     SIZES,
@@ -20,8 +20,8 @@ from mmearth_model.network.encoder import (
     ConvNeXtV2,
     DropPath,
     EncoderConfig,
-    FeatureMaps,
 )
+from mmearth_model.network.feature_maps import FeatureMaps
 from mmearth_model.network.masking import random_mask, upsample_mask
 from mmearth_model.network.positions import ENGINES
 from tests.unit.model import submanifold
@@ -364,6 +364,6 @@ def test_it_says_what_its_maps_are(shape: dict[str, Any], strides: tuple[int, ..
 
 
 def test_the_examples_run() -> None:
-    found = doctest.testmod(encoder_module, optionflags=doctest.ELLIPSIS)
+    found = doctest.testmod(feature_maps, optionflags=doctest.ELLIPSIS)
     assert found.attempted >= 6
     assert not found.failed
