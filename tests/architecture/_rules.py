@@ -533,6 +533,20 @@ def missing_annotations(module: Module) -> list[Violation]:
     return found
 
 
+def ignored_arguments(module: Module) -> list[Violation]:
+    """No lambda ignores an argument: what needs nothing is a plain value, or None."""
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Lambda):
+            used = {name.id for name in ast.walk(node.body) if isinstance(name, ast.Name)}
+            ignored = [
+                a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in used
+            ]
+            if ignored:
+                found.append(Violation(module.name, node.lineno, f"a lambda ignores {', '.join(ignored)}"))
+    return found
+
+
 def environment_at_import(module: Module) -> list[Violation]:
     """The environment is read where it is used, never at import."""
     inside = {

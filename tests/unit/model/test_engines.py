@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,10 +10,11 @@ from closeness import assert_near
 from torch import Tensor
 from torch.nn import functional
 
-from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
+from mmearth_model.network.encoder import ConvNeXtV2, Convolution, EncoderConfig
 from mmearth_model.network.masking import random_mask, upsample_mask, visible_patches
 from mmearth_model.network.patchwise import depthwise, gather, scatter, weight_gradient
-from mmearth_model.network.positions import ENGINES
+from mmearth_model.network.positions import ENGINES, EVERYWHERE, Hidden
+from mmearth_model.training.recipe import TrainRecipe
 
 SIZES_TO_BASE = ("atto", "femto", "pico", "nano", "tiny", "base")
 
@@ -91,6 +92,25 @@ def test_sparse_is_masked_dense_on_the_papers_grid(size: str, patch: int, dtype:
     for ratio in (0.0, 0.3, 0.6, 0.9):
         for batch in (1, 2) if size == "atto" else (1,):
             assert_engines_agree(encoder, batch, 7, ratio, dtype)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_features_of_positions_are_gathered_scattered_and_convolved(engine: str) -> None:
+    """The same contract for every engine, and for images of which nothing is hidden."""
+    mask = random_mask(2, 9, 0.6)
+    exists = ~upsample_mask(mask, (3, 3), 4)[..., None]
+    hidden = Hidden((3, 3), 8, (2, 2, 2, 2), mask)
+    image = torch.randn(2, 12, 12, 5, dtype=torch.float64)
+    layer = Convolution(5, 5, 7, padding=3, groups=5).double()
+    for where, shown in ((ENGINES[engine](hidden), exists), (EVERYWHERE, torch.ones_like(exists))):
+        x = where.gather(torch.where(shown, image, torch.nan))
+        assert torch.equal(where.scatter(x), image * shown)
+        assert torch.equal(where.scatter(where.mask(x + 1)), (image + 1) * shown)
+        assert_near(where.scatter(where.convolve(layer, x)), layer(image * shown) * shown)
+
+
+def test_recipes_name_the_engines() -> None:
+    assert get_args(TrainRecipe.model_fields["engine"].annotation) == tuple(ENGINES)
 
 
 def strip(side: int, channels: int = 3, batch: int = 2, grid: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
