@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mmearth_model.data.dataset import TileDataset
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, FeatureMaps
+    from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
+    from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
     from mmearth_model.training.account import plan_line, training_account
     from mmearth_model.training.plan import TrainPlan, plan_training
@@ -27,7 +28,7 @@ _HOME = {
     "ConvNeXtV2": "network.encoder",
     "EncoderConfig": "network.encoder",
     "Evaluation": "evaluation",
-    "FeatureMaps": "network.encoder",
+    "FeatureMaps": "network.feature_maps",
     "MPMAE": "network.mpmae",
     "MPMAEConfig": "network.mpmae",
     "Normaliser": "data.targets",

@@ -6,6 +6,7 @@ so that a busy neighbour hits all of them alike.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -19,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmearth_data import InputError, load_catalog
 from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import resolve_device, slice_length
-from mmearth_model.kernels import runs_on
 from mmearth_model.network.encoder import EncoderConfig
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.masking import random_mask, visible_patches
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig, parameter_groups, tasks_of
+from mmearth_model.network.positions import ENGINES, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmearth_data import Batch, Modality
-    from mmearth_model.network.positions import Engine
 
-Form = Literal["sparse", "fused", "masked", "unmasked"]
-"""Visible positions only; the same with Triton kernels; everything, with zeros where hidden; everything, nothing hidden."""
-FORMS: tuple[Form, ...] = ("sparse", "fused", "masked", "unmasked")
-ENGINES: dict[Form, Engine] = {"sparse": "gathered", "fused": "fused", "masked": "masked", "unmasked": "auto"}
+Form = Literal["sparse", "masked", "unmasked"]
+"""Visible positions only; everything, with zeros where hidden; everything, nothing hidden."""
+FORMS: dict[Form, Engine] = {"sparse": ENGINES["gathered"], "masked": ENGINES["masked"], "unmasked": ENGINES["auto"]}
+LOG = logging.getLogger(__name__)
 PARTS = ("targets", "forward", "losses", "backward", "optimiser")
 TILE_OF_CROP = 8 / 7
 PEAK_SIDE = {"cpu": 1536, "cuda": 8192}
@@ -98,7 +98,7 @@ class Timing:
     memory_mib
         On a GPU the most that was allocated; on a CPU what one forward pass keeps for the backward pass.
     gflop
-        Multiplications and additions of matrix products and convolutions in one step; fused has those of sparse.
+        Multiplications and additions of matrix products and convolutions in one step.
     share_of_peak
         Of what the device reaches in one large matrix product of that precision.
     """
@@ -160,7 +160,7 @@ class Step:
         )
         torch.manual_seed(0)
         self.model = MPMAE(MPMAEConfig.of_preset("default", encoder, tasks_of(modalities))).to(self.device)
-        self.model.encoder.engine = ENGINES[self.form]
+        self.model.encoder.engine = FORMS[self.form]
         self.losses = MultiTaskLoss(self.model.config.tasks, LossConfig()).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.losses, weight_decay=0.05), lr=1e-4)
         self.window = Window.random(work.batch, tile_px, work.image_size, chance)
@@ -237,7 +237,7 @@ def predict_all(model: MPMAE, images: Tensor, mask: Tensor) -> dict[str, Tensor]
 def bench(
     work: Workload | None = None,
     forms: Sequence[Form] | None = None,
-    report: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] | None = None,
 ) -> list[Timing]:
     """Measure training steps.
 
@@ -246,31 +246,24 @@ def bench(
     work
         Sizes, device and precision.
     forms
-        Which, of `FORMS`; None: all that the device can.
+        Which, of `FORMS`; None: all.
     report
-        Told of what is done.
+        Called with a line of text before each part of the work; None logs it.
 
     Raises
     ------
     InputError
-        When the device is not there, the sizes do not fit each other, or there is no Triton for ``fused``.
+        When the device is not available, or the sizes do not fit each other.
     """
     work = work or Workload()
     device = resolve_device(work.device)
-    fusing = runs_on(device)
-    if "fused" in (forms or ()) and not fusing:
-        raise InputError(
-            f"--form fused: expected an NVIDIA GPU since Ampere, Triton and a C compiler, got {device}; leave it out."
-        )
-    forms = forms or [form for form in FORMS if form != "fused" or fusing]
-    report("finding the peak")
+    say = report or LOG.info
+    say("finding the peak")
     peak = peak_flops(device, bfloat16(work, device))
-    kinds = [(form, False) for form in forms]
-    if work.compiled:  # which makes kernels of its own
-        kinds += [(form, True) for form in forms if form != "fused"]
+    kinds = [(form, compiled) for compiled in ((False, True) if work.compiled else (False,)) for form in forms or FORMS]
     steps, found = [], []
     for form, compiled in kinds:
-        report(f"warming up {form}{' compiled' if compiled else ''}")
+        say(f"warming up {form}{' compiled' if compiled else ''}")
         others = allocated_bytes(device)
         step = Step(work, form, device, compiled)
         found.append((flops(step), memory_mib(step, others)))
@@ -278,7 +271,7 @@ def bench(
         step.seconds = {part: [] for part in PARTS}
         steps.append(step)
     for run in range(work.runs):
-        report(f"run {run + 1} of {work.runs}")
+        say(f"run {run + 1} of {work.runs}")
         for step in steps[:: 1 if run % 2 == 0 else -1]:
             step()
     return [_timing(step, count, memory, peak) for step, (count, memory) in zip(steps, found, strict=True)]
@@ -300,12 +293,9 @@ def _timing(step: Step, count: float, memory: float, peak: float) -> Timing:
 def flops(step: Step) -> float:
     """Operations of the matrix products and convolutions of one step, forward and backward."""
     network, step.network = step.network, step.eager()
-    encoder = step.model.encoder
-    if encoder.engine == "fused":
-        encoder.engine = "gathered"  # whose operations it is credited with; the counter knows PyTorch's only
     with FlopCounterMode(display=False) as counter:
         step()
-    step.network, encoder.engine = network, ENGINES[step.form]
+    step.network = network
     return float(counter.get_total_flops())
 
 

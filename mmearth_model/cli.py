@@ -101,7 +101,7 @@ def cli() -> None:
 @click.option("--seed", type=int, metavar="N", help="Seed of weights, order, crops and masks.")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Numeric precision of the model.")
-@click.option("--engine", type=click.Choice(["auto", "masked", "gathered", "fused"]), help="How hidden patches are skipped; fused uses Triton on a GPU.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["auto", "masked", "gathered"]), help="How hidden patches are skipped.")  # fmt: skip
 @click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of reconstructions; 0: none.")  # fmt: skip
 @click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, in addition to log.csv. Repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -391,7 +391,7 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: t
 )
 @click.option("--batch-size", "batch", type=COUNT, default=32, show_default=True, metavar="N", help="Images per step.")
 @click.option("--runs", type=COUNT, default=5, show_default=True, metavar="N", help="Timed steps per form.")
-@click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "fused", "masked", "unmasked"]), help="Repeatable.  [default: all that run here]")  # fmt: skip
+@click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "masked", "unmasked"]), help="Repeatable.  [default: all]")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Also measure each form compiled (needs a C++ compiler).")
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
@@ -399,9 +399,8 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: t
 def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     """Measure training steps on random tiles.
 
-    sparse computes visible positions only; fused does the same with Triton kernels (on a GPU); masked computes all
-    positions, with zeros where hidden; unmasked computes all positions. The peak is the speed of one large matrix
-    product of that precision on the device.
+    sparse computes visible positions only; masked computes all positions, with zeros where hidden; unmasked computes
+    all positions. The peak is the speed of one large matrix product of that precision on the device.
     """
     from mmearth_model import Workload
     from mmearth_model import bench as measure

@@ -18,7 +18,6 @@ from torch.nn import functional
 from mmearth_data import FileInputError, InputError
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import slice_length
-from mmearth_model.tasks import StoreImages
 from mmearth_model.weights.checkpoints import encoder_of_file
 
 if TYPE_CHECKING:
@@ -156,18 +155,17 @@ def own_input(task: LabelledSet) -> Normaliser:
     InputError
         When a store has nothing that can be an input.
     """
-    if isinstance(task.images, StoreImages):
-        store = task.images.store
-        inputs = [m for m in store.modalities.values() if m.input]
-        if not inputs:
-            raise InputError(
-                f"{store.path}: expected a modality that can be an input, got {', '.join(store.modalities)}."
-            )
-        return Normaliser(inputs, store.statistics, inputs=[m.name for m in inputs])
-    own = task.images.own_normaliser(task.parts.train)
-    if own is None:
+    images = task.images
+    if images.own_normaliser is not None:
+        return images.own_normaliser(task.parts.train)
+    if images.recorded_statistics is None:
         raise InputError(f"{task.name}: expected a checkpoint to normalise by, got none; set normalise: task.")
-    return own
+    inputs = [m for m in images.modalities.values() if m.input]
+    if not inputs:
+        raise InputError(
+            f"{images.origin}: expected a modality that can be an input, got {', '.join(images.modalities)}."
+        )
+    return Normaliser(inputs, images.recorded_statistics, inputs=[m.name for m in inputs])
 
 
 def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]:

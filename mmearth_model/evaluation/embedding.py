@@ -112,7 +112,7 @@ def embed(
     *,
     device: str = "auto",
     cache: Path | None = None,
-    report: Callable[[int], None] = lambda tiles: None,
+    report: Callable[[int], None] | None = None,
 ) -> Embeddings:
     """Embed all tiles of a store, or all files of a data set.
 
@@ -127,7 +127,7 @@ def embed(
     cache
         Folder in which features are kept.
     report
-        Told of every batch's samples.
+        Called with the number of samples of every batch.
 
     Raises
     ------
@@ -140,8 +140,8 @@ def embed(
     normaliser = input_normaliser(checkpoint.normaliser, task)
     values = extract(extractor, normaliser, task.images, where, cache=cache, report=report)
     about = {"checkpoint": short_path(checkpoint.folder), "source": task.name, "version": __version__, "synthetic": str(task.synthetic).lower()}  # fmt: skip
-    if isinstance(task.images, StoreImages):
-        coords = task.images.store.coords
+    coords = task.images.coords
+    if coords:
         ids, lon, lat = (np.asarray(coords[name]) for name in ("tile_id", "lon", "lat"))
         return Embeddings(values, ids.astype(np.uint64), lon, lat, about)
     unknown = np.full(len(values), np.nan)

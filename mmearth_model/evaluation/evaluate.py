@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Store
+    from mmearth_data import Modality, Store
     from mmearth_model.evaluation.features import Extractor
     from mmearth_model.weights.checkpoints import Checkpoint
 
@@ -65,19 +65,18 @@ class Candidate:
         Of a checkpoint's input; None where the task's own images are taken as they are.
     encoder
         Loads the network; None where there is none.
-    make
-        Extractor for a task, its input's normaliser, a seed and a device.
     learned
         Modalities that it was trained to predict.
+    fitted
+        Without an encoder: random filters fitted to the training images of each seed, else image statistics.
     """
 
     name: str
     seeds: tuple[int, ...]
     normaliser: Normaliser | None
-    make: Callable[[LabelledSet, Normaliser, int, torch.device], Extractor]
     encoder: Callable[[], ConvNeXtV2] | None = None
-    learned: tuple[Any, ...] = ()
-    seeded: bool = False
+    learned: tuple[Modality, ...] = ()
+    fitted: bool = False
 
     def leaky_for(self, task: LabelledSet) -> bool:
         """Whether it has seen the task's labels, or their kin."""
@@ -86,6 +85,14 @@ class Candidate:
     def input(self, task: LabelledSet) -> Normaliser:
         """Return how the task's images reach it."""
         return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
+
+    def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
+        """Return what makes features of the task's images."""
+        if self.encoder is not None:
+            return Pooled(self.encoder().to(device).eval())
+        if self.fitted:
+            return RandomFilters.draw(task, self.input(task), seed)
+        return ImageStatistics(self.input(task).in_channels)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Job:
     test_share: float | None
     device: torch.device
     cache: Path | None
-    report: Callable[[str, int, int], None]
+    report: Callable[[str, int, int], None] | None
     memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
 
     @cached_property
@@ -108,30 +115,32 @@ class Job:
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
         """Divide a task as a seed does."""
-        if self.test_share is None or not isinstance(task.images, StoreImages):
+        if self.test_share is None or not task.images.redrawn:
             return task
         return self.divided.setdefault((task.name, seed), redraw(task, self.test_share, seed))
 
     def features(self, candidate: Candidate, task: LabelledSet, seed: int) -> NDArray[np.float32]:
         """(N, D) features of a task's samples; those of one set of images are made once."""
         normaliser = candidate.input(task)
-        fitted = seed if candidate.seeded else -1
-        parts = hash(task.parts.train.tobytes()) if candidate.seeded else 0
+        fitted = seed if candidate.fitted else -1
+        parts = hash(task.parts.train.tobytes()) if candidate.fitted else 0
         key = (candidate.name, candidate.seeds[0] if fitted < 0 else fitted, task.images.digest, parts)
         if key not in self.memo:
-            extractor = candidate.make(task, normaliser, seed, self.device)
+            extractor = candidate.extractor(task, seed, self.device)
             self.memo[key] = extract(
                 extractor, normaliser, task.images, self.device, cache=self.cache, report=self._count(candidate, task)
             )
         return self.memo[key]
 
-    def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None]:
-        seen = 0
+    def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None] | None:
+        report, seen = self.report, 0
+        if report is None:
+            return None
 
         def count(tiles: int) -> None:
             nonlocal seen
             seen += tiles
-            self.report(candidate.name, seen, len(task))
+            report(candidate.name, seen, len(task))
 
         return count
 
@@ -149,7 +158,7 @@ def evaluate(
     convnext: Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
-    report: Callable[[str, int, int], None] = lambda encoder, tiles, total: None,
+    report: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Probe frozen encoders and baselines.
 
@@ -207,7 +216,7 @@ def evaluate(
         for c in found
         if "paper" in protocols and not c.encoder
     )
-    kept = [task for task in opened if test_share is None or not isinstance(task.images, StoreImages)]  # else redrawn
+    kept = [task for task in opened if test_share is None or not task.images.redrawn]
     known = [checkpoint.normaliser.statistics for checkpoint in checkpoints]
     notes = tuple(note for task in kept for note in data_notes(task, known, store))
     return Evaluation(tuple(row for row, _ in results), tuple(sums for _, sums in results), filled, notes + skipped)
@@ -223,31 +232,20 @@ def candidates(
 ) -> list[Candidate]:
     """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
     every = tuple(range(seeds))
-    found = [
-        Candidate(short_path(c.folder), every, c.normaliser, _pooled(c.encoder), c.encoder, c.learned)
-        for c in checkpoints
-    ]
+    found = [Candidate(short_path(c.folder), every, c.normaliser, c.encoder, c.learned) for c in checkpoints]
     if "random" in baselines:
         found += _random(checkpoints, tasks, every)
     first = checkpoints[0].normaliser if checkpoints else None
     if "statistics" in baselines:
-        found.append(Candidate(STATISTICS, every, first, lambda task, n, seed, device: ImageStatistics(n.in_channels)))
+        found.append(Candidate(STATISTICS, every, first))
     if "rcf" in baselines:
-        found.append(
-            Candidate(RCF, every, first, lambda task, n, seed, device: RandomFilters.draw(task, n, seed), seeded=True)
-        )
+        found.append(Candidate(RCF, every, first, fitted=True))
     return found + ([] if convnext is None else [_convnext(convnext, tasks, every)])
-
-
-def _pooled(
-    load: Callable[[], ConvNeXtV2],
-) -> Callable[[LabelledSet, Normaliser, int, torch.device], Extractor]:
-    return lambda task, normaliser, seed, device: Pooled(load().to(device).eval())
 
 
 def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
     shapes = {f"{c.encoder_config} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
-    loaders: list[tuple[Any, Normaliser | None]] = [
+    loaders: list[tuple[RandomEncoder, Normaliser | None]] = [
         (RandomEncoder(checkpoint=c), c.normaliser) for c in reversed(shapes.values())
     ]
     if not checkpoints:
@@ -260,9 +258,7 @@ def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], see
     found = []
     for number, (loader, normaliser) in enumerate(loaders, start=1):
         name = RANDOM if len(loaders) == 1 else f"{RANDOM} {number}"
-        for seed in seeds:
-            encoder = loader.of(seed)
-            found.append(Candidate(name, (seed,), normaliser, _pooled(encoder), encoder))
+        found += [Candidate(name, (seed,), normaliser, loader.of(seed)) for seed in seeds]
     return found
 
 
@@ -272,12 +268,9 @@ def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) 
     if pictured is None:
         raise InputError("--convnext: expected tasks with red, green and blue bands, got none.")
     encoder, rgb = load_convnext(path, pictured)
-    statistics: dict[str, Any] = {}
-    for task in tasks:
-        if isinstance(task.images, StoreImages):
-            statistics = dict(task.images.store.statistics)
-    normaliser = Normaliser([rgb], statistics, inputs=[rgb.name])
-    return Candidate(f"{CONVNEXT} ({path.name})", seeds, normaliser, _pooled(lambda: encoder), lambda: encoder)
+    recorded = [task.images.recorded_statistics for task in tasks if task.images.recorded_statistics]
+    normaliser = Normaliser([rgb], recorded[-1] if recorded else {}, inputs=[rgb.name])
+    return Candidate(f"{CONVNEXT} ({path.name})", seeds, normaliser, lambda: encoder)
 
 
 @dataclass(frozen=True, slots=True)

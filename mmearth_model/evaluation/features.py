@@ -13,7 +13,6 @@ import torch
 from mmearth_data import InputError, staged_array
 from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import slice_length
-from mmearth_model.tasks import StoreImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Modality, Store
     from mmearth_model.network.encoder import ConvNeXtV2
     from mmearth_model.tasks import ImageSource, LabelledSet
 
@@ -74,9 +72,9 @@ class Pooled:
         return pooled(self.encoder, whole_patches(self.encoder, images))
 
 
-def weights_digest(module: torch.nn.Module) -> str:
-    """Digest of a module's weights and of what its configuration says."""
-    content = hashlib.blake2b(str(getattr(module, "config", "")).encode(), digest_size=16)
+def weights_digest(module: ConvNeXtV2) -> str:
+    """Digest of an encoder's weights and configuration."""
+    content = hashlib.blake2b(str(module.config).encode(), digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         content.update(name.encode())
         content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -90,7 +88,7 @@ def extract(
     device: torch.device,
     *,
     cache: Path | None = None,
-    report: Callable[[int], None] = lambda tiles: None,
+    report: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Features of every sample.
 
@@ -105,7 +103,7 @@ def extract(
     cache
         Folder in which features are kept; None keeps none.
     report
-        Told of every batch's samples.
+        Called with the number of samples of every batch.
 
     Returns
     -------
@@ -114,7 +112,8 @@ def extract(
     """
     file = None if cache is None else cache / f"{features_key(extractor, normaliser, images)}.npy"
     if file is not None and file.is_file():
-        report(len(images))
+        if report is not None:
+            report(len(images))
         found: NDArray[np.float32] = np.load(file, mmap_mode="r")
         return found
     shape = (len(images), extractor.width)
@@ -139,14 +138,15 @@ def _fill(
     normaliser: Normaliser,
     images: ImageSource,
     device: torch.device,
-    report: Callable[[int], None],
+    report: Callable[[int], None] | None,
 ) -> None:
     filled = 0
     for batch in images.batches(np.arange(len(images), dtype=np.intp), READ_TILES, normaliser.stored):
         tiles = len(batch["tile"]["tile_id"])
         values[filled : filled + tiles] = extractor(normaliser.images(batch, device))
         filled += tiles
-        report(tiles)
+        if report is not None:
+            report(tiles)
 
 
 def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
@@ -158,15 +158,15 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
         When the task has nothing of what the encoder takes.
     """
     _check_bands(of_encoder, task)
-    own = task.images.own_normaliser(task.parts.train)
+    fit = task.images.own_normaliser
     modalities = [of_encoder.modalities[name] for name in of_encoder.inputs]
-    statistics = of_encoder.statistics if own is None else _with_stand_ins(own.statistics, modalities, task)
+    statistics = of_encoder.statistics if fit is None else _with_stand_ins(fit(task.parts.train).statistics, task)
     return Normaliser(modalities, {"train": statistics}, inputs=of_encoder.inputs)
 
 
-def _with_stand_ins(statistics: Mapping[str, Any], modalities: Sequence[Modality], task: LabelledSet) -> dict[str, Any]:
+def _with_stand_ins(statistics: Mapping[str, Any], task: LabelledSet) -> dict[str, Any]:
     """Use the statistics of the replacement for a replaced band, because the values are the replacement's."""
-    stand_ins = {modality.name: task.images.stand_ins(modality) for modality in modalities}
+    stand_ins = task.images.stand_ins
     return {
         name: {level: bands | _of_stand_ins(bands, stand_ins.get(name, {})) for level, bands in levels.items()}
         for name, levels in statistics.items()
@@ -182,15 +182,15 @@ def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
     return tuple(
         f"{name}.{band} from {stand_ins[band]}" if band in stand_ins else f"{name}.{band}"
         for name in normaliser.inputs
-        for stand_ins in (task.images.stand_ins(normaliser.modalities[name]),)
+        for stand_ins in (task.images.stand_ins.get(name, {}),)
         for band in normaliser.modalities[name].model_bands
         if band not in task.images.found_bands(normaliser.modalities[name])
     )
 
 
 def _check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
-    if isinstance(task.images, StoreImages):
-        check_inputs(normaliser, task.images.store)
+    if not task.images.fills_missing:
+        check_inputs(normaliser, task.images)
     wanted = [(name, normaliser.modalities[name]) for name in normaliser.inputs]
     if not any(task.images.found_bands(modality) for _, modality in wanted):
         raise InputError(
@@ -233,8 +233,8 @@ def whole_patches(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
     return Window.centre(len(images), side, side - side % patch).to(images.device).take(images)
 
 
-def check_inputs(normaliser: Normaliser, store: Store) -> None:
-    """Refuse a store that lacks what an encoder takes.
+def check_inputs(normaliser: Normaliser, images: ImageSource) -> None:
+    """Refuse images that lack what an encoder takes.
 
     Raises
     ------
@@ -242,13 +242,13 @@ def check_inputs(normaliser: Normaliser, store: Store) -> None:
         Names the modalities or bands.
     """
     for name in normaliser.inputs:
-        wanted, found = normaliser.modalities[name], store.modalities.get(name)
+        wanted, found = normaliser.modalities[name], images.modalities.get(name)
         if found is None:
             raise InputError(
-                f"{store.path}: expected {name}, which the encoder takes, got a store with {', '.join(store.modalities)}."
+                f"{images.origin}: expected {name}, which the encoder takes, got a store with {', '.join(images.modalities)}."
             )
         if found.bands != wanted.bands or found.dtype != wanted.dtype:
             raise InputError(
-                f"{store.path}: expected {name} as in the checkpoint ({', '.join(wanted.bands)}; {wanted.dtype}), "
+                f"{images.origin}: expected {name} as in the checkpoint ({', '.join(wanted.bands)}; {wanted.dtype}), "
                 f"got {', '.join(found.bands)}; {found.dtype}; build the store with the same catalog entry."
             )

@@ -545,7 +545,7 @@ def finetune(
     labels: LabelShare = WHOLE,
     device: str = "auto",
     out: Path | None = None,
-    report: Callable[[int, float, float], None] = lambda epoch, loss, value: None,
+    report: Callable[[int, float, float], None] | None = None,
 ) -> Evaluation:
     """Fine-tune an encoder on a task, and say how good it is.
 
@@ -564,7 +564,7 @@ def finetune(
     out
         Folder for the fine-tuned network (safetensors and JSON); None keeps none.
     report
-        Told of every epoch: its number, training loss and validation value.
+        Called after every epoch with its number, training loss and validation value.
 
     Raises
     ------

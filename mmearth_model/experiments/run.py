@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from mmearth_data import Store
 
+LOG = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 SUMS_FILE = "sums.npz"
 EXPERIMENT_FILE = "experiment.json"
@@ -113,7 +115,7 @@ def run_experiment(
     *,
     workers: int = 1,
     scheduler: str | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run what is not finished, and write the answer.
 
@@ -128,7 +130,7 @@ def run_experiment(
     scheduler
         Address of a Dask scheduler, whose workers see the same folders.
     report
-        Told in a line what happens.
+        Called with a line of text at each step; None logs it.
 
     Raises
     ------
@@ -137,14 +139,15 @@ def run_experiment(
     RetryLater
         When a process that worked on a run died.
     """
-    setting = prepare(setting.anywhere(), report)
+    say = report or LOG.info
+    setting = prepare(setting.anywhere(), say)
     while True:
         units = _planned(setting)
         todo = [unit for unit in units if not finished(setting, unit)]
         if not todo:
             break
-        report(f"{len(units) - len(todo)} of {len(units)} known runs finished.")
-        if not _run_all(setting, todo, workers, scheduler, report):
+        say(f"{len(units) - len(todo)} of {len(units)} known runs finished.")
+        if not _run_all(setting, todo, workers, scheduler, say):
             time.sleep(POLL_S)
     result = collect(setting, units)
     write_report(setting.experiment, setting.scale, result, setting.out, synthetic=open_store(setting.stores["default"]).synthetic)  # fmt: skip

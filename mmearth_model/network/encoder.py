@@ -7,25 +7,27 @@ Axes: B batch, H W pixels, h w positions of a stage, C channels, L patches. Insi
 (B, h, w, C): what acts on one position (norms, linear layers) reads whole rows of memory, and the
 convolutions run channels-last.
 
-Hidden patches and missing pixels do not exist for the network; `mmearth_model.network.positions` says how.
+Hidden patches and missing pixels do not exist for the network. Its layers compute on the positions that do:
+``gather`` takes their features from an image, ``scatter`` puts them back, ``mask`` sets the rest to 0, and
+``convolve`` applies a layer that looks at neighbours. `mmearth_model.network.positions` implements these.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from mmearth_data import InputError
-from mmearth_model.kernels import usable
-from mmearth_model.network.positions import Engine, Everywhere, Fused, Positions, positions
+from mmearth_model.network.feature_maps import FeatureInfo
+from mmearth_model.network.positions import EVERYWHERE, Engine, Hidden, Positions, auto
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -45,7 +47,6 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """Size -> (blocks per stage, channels per stage)."""
 
-EVERYWHERE = Everywhere()
 NORM_EPS = 1e-6
 INIT_STD = 0.02
 STAGES = 4
@@ -200,7 +201,7 @@ class GRN(nn.Module):
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of the given positions to the same."""
         axes = (0, 1, 2) if self.over == "batch" and where.partial else (1, 2)
-        norm = torch.linalg.vector_norm(where.hide(x), dim=axes, keepdim=True)
+        norm = torch.linalg.vector_norm(where.mask(x), dim=axes, keepdim=True)
         response = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)
         return torch.addcmul(self.beta, x, 1 + self.gamma * response)
 
@@ -244,26 +245,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of the given positions to the same."""
-        branch: Tensor = self.drop_path(self._mlp(where.around(self.dwconv, x), where))
+        y = self.norm(where.convolve(self.dwconv, x))
+        y = self.grn(functional.gelu(self.pwconv1(y)), where)
+        branch: Tensor = self.drop_path(self.pwconv2(y))
         return x + branch
-
-    def _mlp(self, x: Tensor, where: Positions) -> Tensor:
-        if isinstance(where, Fused) and usable(x):
-            from mmearth_model.kernels.mlp import Settings, fits, mlp
-
-            if fits(x.shape[-1]):
-                norm, grn, expand, contract = self.norm, self.grn, self.pwconv1, self.pwconv2
-                return mlp(
-                    x,
-                    (norm.weight, norm.bias),
-                    (expand.weight, expand.bias),
-                    (grn.gamma, grn.beta),
-                    (contract.weight, contract.bias),
-                    Settings(norm.eps, grn.eps, grn.over == "batch"),
-                )
-        y = self.grn(functional.gelu(self.pwconv1(self.norm(x))), where)
-        out: Tensor = self.pwconv2(y)
-        return out
 
 
 class ModifiedStem(nn.Module):
@@ -281,8 +266,8 @@ class ModifiedStem(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Pixels to features of the first stage."""
-        y = functional.gelu(self.norm(where.around(self.conv, x)))
-        down: Tensor = self.dwnorm(self.dwconv(where.hide(y)))
+        y = functional.gelu(self.norm(where.convolve(self.conv, x)))
+        down: Tensor = self.dwnorm(self.dwconv(where.mask(y)))
         return down
 
 
@@ -297,7 +282,7 @@ class OriginalStem(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Pixels to features of the first stage."""
-        y: Tensor = self.norm(self.conv(where.hide(x)))
+        y: Tensor = self.norm(self.conv(where.mask(x)))
         return y
 
 
@@ -322,7 +307,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, where: Positions = EVERYWHERE) -> Tensor:
         """Features of one stage to those of the next: half the side length, or the same if it is dilated."""
-        y = where.hide(self.norm(x))
+        y = where.mask(self.norm(x))
         if self.behind:
             y = functional.pad(y, (0, 0, self.before, self.behind, self.before, self.behind))
         down: Tensor = self.conv(y)
@@ -349,43 +334,6 @@ STEMS: dict[str, type[ModifiedStem] | type[OriginalStem]] = {
 }
 
 
-class FeatureInfo(list[dict[str, Any]]):
-    """Description of an encoder's feature maps in the format of PyTorch image models (timm): one dictionary per map.
-
-    Each dictionary has ``num_chs`` (channels), ``reduction`` (pixels along a side of a position), ``module`` and
-    ``index``.
-    """
-
-    @property
-    def out_indices(self) -> tuple[int, ...]:
-        """Indices of the maps."""
-        return tuple(range(len(self)))
-
-    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401 - a value, or a list
-        """Value of one map, or values of several; by default of all."""
-        if isinstance(idx, int):
-            return self[idx][key]
-        return [self[i][key] for i in (self.out_indices if idx is None else idx)]
-
-    def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
-        """Return the dictionary of one map, or those of several; by default all. ``keys`` selects entries."""
-        if isinstance(idx, int):
-            return {key: value for key, value in self[idx].items() if keys is None or key in keys}
-        return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
-
-    def channels(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
-        """Return the channels of maps."""
-        return self.get("num_chs", idx)
-
-    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
-        """Return the strides of maps."""
-        return self.get("reduction", idx)
-
-    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:  # noqa: ANN401
-        """Return the names of the stages that produce the maps."""
-        return self.get("module", idx)
-
-
 def _dilations(config: EncoderConfig) -> tuple[int, ...]:
     """Dilation of each stage's blocks, which compensates for strides that no longer double from stage to stage."""
     return tuple(config.stem_stride * 2**stage // stride for stage, stride in enumerate(config.strides))
@@ -399,10 +347,10 @@ class ConvNeXtV2(nn.Module):
     config
         Its shape.
     engine
-        How hidden patches are left out; all give the same numbers to rounding.
+        Computes on the visible positions of a batch, see `mmearth_model.network.positions`.
     """
 
-    def __init__(self, config: EncoderConfig | None = None, engine: Engine = "auto") -> None:
+    def __init__(self, config: EncoderConfig | None = None, engine: Engine = auto) -> None:
         super().__init__()
         self.engine: Engine = engine
         self.config = config = config or EncoderConfig()
@@ -479,15 +427,15 @@ class ConvNeXtV2(nn.Module):
         """Features of the last stage as (B, h, w, C); see `forward`."""
         where = self._where(x, mask, pixels, visible)
         *_, features = self._stages(x, where)
-        return where.leave(features)
+        return where.scatter(features)
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None, pixels: Tensor | None = None) -> list[Tensor]:
         """Features of all stages, (B, C, h, w) each, from fine to coarse; see `forward`."""
         where = self._where(x, mask, pixels)
-        return [where.leave(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
+        return [where.scatter(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
 
     def _stages(self, x: Tensor, where: Positions) -> Iterator[Tensor]:
-        y = self.stem(where.enter(x.permute(0, 2, 3, 1)), where)
+        y = self.stem(where.gather(x.permute(0, 2, 3, 1)), where)
         for stage, blocks in enumerate(self.stages):
             if stage:
                 y = self.downsample[stage - 1](y, where)
@@ -497,8 +445,11 @@ class ConvNeXtV2(nn.Module):
 
     def _where(self, x: Tensor, mask: Tensor | None, pixels: Tensor | None, visible: int | None = None) -> Positions:
         self._check(x, mask, visible, pixels)
+        if mask is None and pixels is None:
+            return EVERYWHERE
+        patch = self.config.patch_size
         strides = (self.config.stem_stride, *(2 for _ in self.downsample))
-        return positions(x.shape[2:], self.config.patch_size, mask, pixels, strides, self.engine, visible)
+        return self.engine(Hidden((x.shape[2] // patch, x.shape[3] // patch), patch, strides, mask, pixels, visible))
 
     def _check(self, x: Tensor, mask: Tensor | None, visible: int | None, pixels: Tensor | None = None) -> None:
         patch = self.config.patch_size
@@ -523,72 +474,6 @@ class ConvNeXtV2(nn.Module):
                 f"expected a boolean mask of shape {(len(x), patches)} (sample, patch), True where hidden, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}."
             )
-
-
-class FeatureMaps(nn.Module):
-    """An encoder whose call returns the feature maps of all stages, in the form that third-party decoders expect.
-
-    Parameters
-    ----------
-    encoder
-        Returned by `mmearth_model.load_encoder`. With padding ``reference``, which is the default of imported
-        classifiers, maps are up to two pixels smaller than image / stride; most decoders need
-        ``load_encoder(..., padding="same")``.
-    image
-        Return the image as the first map, as segmentation_models_pytorch expects.
-
-    Examples
-    --------
-    A head in plain PyTorch on all maps, whose sizes come from ``encoder.channels`` and ``encoder.strides``:
-
-    >>> encoder = ConvNeXtV2(EncoderConfig(patch_size=8, in_channels=12))
-    >>> encoder.channels, encoder.strides
-    ((40, 80, 160, 320), (1, 2, 4, 8))
-    >>> encoder.feature_info.channels(), encoder.feature_info.reduction()
-    ([40, 80, 160, 320], [1, 2, 4, 8])
-    >>> maps = FeatureMaps(encoder)(torch.zeros(1, 12, 64, 64))
-    >>> sides = [nn.Conv2d(width, 32, 1) for width in encoder.channels]
-    >>> grown = [functional.interpolate(side(m), size=(64, 64)) for side, m in zip(sides, maps)]
-    >>> torch.stack(grown).sum(0).shape
-    torch.Size([1, 32, 64, 64])
-
-    Decoders of segmentation_models_pytorch (``smp``) and torchvision, which take the channels as a constructor
-    argument:
-
-    >>> backbone = FeatureMaps(encoder, image=True)
-    >>> unet = smp.decoders.unet.decoder.UnetDecoder(
-    ...     backbone.out_channels, decoder_channels=(256, 128, 64, 32), n_blocks=4
-    ... )  # doctest: +SKIP
-    >>> unet(backbone(torch.zeros(1, 12, 64, 64))).shape  # doctest: +SKIP
-    torch.Size([1, 32, 64, 64])
-    >>> pyramid = torchvision.ops.FeaturePyramidNetwork(list(encoder.channels), 256)  # doctest: +SKIP
-    >>> pyramid(dict(zip("abcd", FeatureMaps(encoder)(images))))  # doctest: +SKIP
-    """
-
-    def __init__(self, encoder: ConvNeXtV2, *, image: bool = False) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.image = image
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Channels of the maps that a call returns."""
-        return (self.encoder.config.in_channels, *self.encoder.channels) if self.image else self.encoder.channels
-
-    @property
-    def output_stride(self) -> int:
-        """Pixels along a side of one position of the last map."""
-        return self.encoder.strides[-1]
-
-    @property
-    def feature_info(self) -> FeatureInfo:
-        """Description of the maps in timm's format, without the image."""
-        return self.encoder.feature_info
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in_channels, H, W) to (B, C, h, w) of each stage, from fine to coarse."""
-        maps = self.encoder.forward_features(x)
-        return [x, *maps] if self.image else maps
 
 
 class Classifier(nn.Module):

@@ -2,40 +2,77 @@
 
 Hidden positions do not exist: a convolution sees zeros there and has no outputs there, and statistics are
 taken over the rest (the semantics of submanifold sparse convolutions; Graham and van der Maaten, 2017,
-arXiv 1706.01307). Forms of one interface: `Everywhere` hides nothing; `Gathered` keeps the visible patches
-only; `Masked` computes everywhere and puts zeros before every convolution. Where both apply, the latter two
-compute the same; `Masked` is simpler and also knows single missing pixels, `Gathered` saves the work. `Fused` is
-`Gathered` with kernels of our own.
+arXiv 1706.01307). An engine chooses how that is computed for a batch: `Masked` computes everywhere and puts zeros
+before every convolution; `Gathered` computes the visible patches only. Where both apply they compute the same.
+`Masked` is simpler and also handles single missing pixels, `Gathered` saves the work.
 
-Features are (B, h, w, C) outside. Axes: B batch, h w positions, C channels, V visible patches, s positions along
-a side of a patch.
+Images of features are (B, h, w, C). Axes: B batch, L patches, h w positions, C channels, V visible patches,
+s positions along a side of a patch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from mmearth_data import InputError
-from mmearth_model.kernels import usable
 from mmearth_model.network.masking import upsample_mask
-from mmearth_model.network.patchwise import depthwise, gather, spread
+from mmearth_model.network.patchwise import depthwise, gather, scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from torch import Tensor
 
-Engine = Literal["auto", "masked", "gathered", "fused"]
-"""How hidden patches are left out: ``auto`` gathers where it can; so does ``fused``, with Triton where that runs."""
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What is hidden of a batch of images, by patch or by pixel.
+
+    Attributes
+    ----------
+    grid
+        Rows and columns of patches.
+    patch_size
+        Pixels along a side of a patch.
+    strides
+        Of the network, from pixels to its coarsest resolution.
+    mask
+        (B, L) bool, True where a patch is hidden; None: none is.
+    pixels
+        (B, H, W) bool, False where a pixel is missing; None: none is.
+    visible
+        Patches that the mask leaves in every sample, where that is known.
+    """
+
+    grid: tuple[int, int]
+    patch_size: int
+    strides: tuple[int, ...]
+    mask: Tensor | None = None
+    pixels: Tensor | None = None
+    visible: int | None = None
+
+    @property
+    def patches_only(self) -> bool:
+        """Whether every pixel of every visible patch exists."""
+        if self.mask is None or self.pixels is None:
+            return self.pixels is None
+        return bool((self.pixels | upsample_mask(self.mask, self.grid, self.patch_size)).all())
+
+    @property
+    def existing(self) -> Tensor | None:
+        """Pixels that exist, (B, H, W) bool; None: all."""
+        if self.mask is None:
+            return self.pixels
+        shown = ~upsample_mask(self.mask, self.grid, self.patch_size)
+        return shown if self.pixels is None else shown & self.pixels
 
 
 class Positions(Protocol):
-    """What exists of the images of a batch.
+    """What exists of the images of a batch, and the features there, in whichever layout an engine computes.
 
     Attributes
     ----------
@@ -45,21 +82,25 @@ class Positions(Protocol):
 
     partial: ClassVar[bool]
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Bring (B, h, w, C) into the inner form; whatever stood at hidden positions has no effect."""
+    def gather(self, image: Tensor) -> Tensor:
+        """Features of the existing positions of (B, h, w, C); values at hidden positions have no effect."""
         ...
 
-    def leave(self, x: Tensor) -> Tensor:
-        """Bring the inner form back to (B, h, w, C), 0 where hidden."""
+    def scatter(self, x: Tensor) -> Tensor:
+        """Image (B, h, w, C) of features, 0 where hidden."""
         ...
 
-    def hide(self, x: Tensor) -> Tensor:
-        """Put zeros where nothing exists; same form."""
+    def mask(self, x: Tensor) -> Tensor:
+        """Set features at hidden positions to 0."""
         ...
 
-    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply a layer that looks beyond its position and keeps the resolution; same form."""
+    def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        """Apply a layer that keeps the resolution: ``gather(layer(scatter(x)))``."""
         ...
+
+
+Engine = Callable[[Hidden], Positions]
+"""How a network leaves out what is hidden; all engines give the same numbers up to rounding."""
 
 
 class Everywhere:
@@ -67,26 +108,30 @@ class Everywhere:
 
     partial: ClassVar[bool] = False
 
-    def enter(self, x: Tensor) -> Tensor:
+    def gather(self, image: Tensor) -> Tensor:
+        """See `Positions`."""
+        return image
+
+    def scatter(self, x: Tensor) -> Tensor:
         """See `Positions`."""
         return x
 
-    def leave(self, x: Tensor) -> Tensor:
+    def mask(self, x: Tensor) -> Tensor:
         """See `Positions`."""
         return x
 
-    def hide(self, x: Tensor) -> Tensor:
+    def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
         """See `Positions`."""
-        return x
+        y: Tensor = layer(x)
+        return y
 
-    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """See `Positions`."""
-        return layer(x)
+
+EVERYWHERE = Everywhere()
 
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Some positions do not exist, and are computed all the same; what comes out there is never read.
+    """Images of which some positions do not exist; those are computed too, and the results are never used.
 
     Attributes
     ----------
@@ -101,7 +146,7 @@ class Masked:
     def of(cls, pixels: Tensor, strides: tuple[int, ...]) -> Self:
         """Existing pixels (B, H, W) bool, and the strides between one resolution and the next.
 
-        A position exists where any of those under it does, as in a sparse convolution whose kernel is its stride.
+        A position exists where any pixel below it does, as in a sparse convolution whose kernel is its stride.
         """
         level = pixels[:, None].float()
         visible = {level.shape[2]: level}
@@ -110,34 +155,35 @@ class Masked:
             visible[level.shape[2]] = level
         return cls({rows: level.permute(0, 2, 3, 1) for rows, level in visible.items()})
 
-    def enter(self, x: Tensor) -> Tensor:
+    def gather(self, image: Tensor) -> Tensor:
         """See `Positions`."""
-        return torch.where(self.visible[x.shape[1]] > 0, x, 0.0)  # not a product: NaN times 0 is NaN
+        return torch.where(self.visible[image.shape[1]] > 0, image, 0.0)  # not a product: NaN times 0 is NaN
 
-    def leave(self, x: Tensor) -> Tensor:
+    def scatter(self, x: Tensor) -> Tensor:
         """See `Positions`."""
-        return self.hide(x)
+        return self.mask(x)
 
-    def hide(self, x: Tensor) -> Tensor:
+    def mask(self, x: Tensor) -> Tensor:
         """See `Positions`."""
         return x * self.visible[x.shape[1]].to(x.dtype)
 
-    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """See `Positions`."""
-        return layer(self.hide(x))
+    def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        """See `Positions`; hidden positions keep what the layer computes there."""
+        y: Tensor = layer(self.mask(x))
+        return y
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The visible patches of each sample alone, one below the other in a strip (B, V * s, s, C).
+    """The visible patches of each sample, stacked in a strip (B, V * s, s, C).
 
-    To whatever stays inside a patch (norms, linear layers, convolutions with kernel = stride) the strip is an
-    image like any other. What looks around is computed on the whole grid.
+    Layers that stay inside a patch (norms, linear layers, convolutions with kernel = stride) take the strip for an
+    image. Convolutions that look across its edges are computed on the whole grid.
 
     Attributes
     ----------
     rows, columns
-        (B, V) integers, where each patch lies on the grid.
+        (B, V) integers, location of each patch on the grid.
     grid
         Rows and columns of patches.
     """
@@ -149,79 +195,51 @@ class Gathered:
 
     @classmethod
     def of(cls, mask: Tensor, grid: tuple[int, int], visible: int | None = None) -> Self | None:
-        """Visible patches of a mask (B, L), ``visible`` in each sample; None where samples have unequally many, or none.
+        """Visible patches of a mask (B, L), ``visible`` in each sample; None if samples have unequally many, or none.
 
         Where ``visible`` is given they are not counted, as the host would have to wait for the device.
+
+        Raises
+        ------
+        InputError
+            When the mask leaves another number, where counting is cheap.
         """
         known = visible is not None and (mask.device.type != "cpu" or torch.compiler.is_compiling())
         if not known:
             counts = (~mask).sum(dim=1)
-            told, visible = visible, int(counts[0])
+            expected, visible = visible, int(counts[0])
             if visible == 0 or bool((counts != visible).any()):
                 return None
-            if told not in (None, visible):
-                raise InputError(f"expected a mask that leaves {told} patches visible, got {visible}; omit the number.")
+            if expected not in (None, visible):
+                raise InputError(
+                    f"expected a mask that leaves {expected} patches visible, got {visible}; omit the number."
+                )
         order = mask.byte().argsort(dim=1, stable=True)[:, :visible]
-        return cls._at(order, grid)
-
-    @classmethod
-    def _at(cls, order: Tensor, grid: tuple[int, int]) -> Self:
         return cls(order // grid[1], order % grid[1], grid)
 
-    def enter(self, x: Tensor) -> Tensor:
+    def gather(self, image: Tensor) -> Tensor:
         """See `Positions`."""
-        return gather(x, self.rows, self.columns, self.grid)
+        return gather(image, self.rows, self.columns, self.grid)
 
-    def leave(self, x: Tensor) -> Tensor:
+    def scatter(self, x: Tensor) -> Tensor:
         """See `Positions`."""
-        return spread(x, self.rows, self.columns, self.grid)
+        return scatter(x, self.rows, self.columns, self.grid)
 
-    def hide(self, x: Tensor) -> Tensor:
+    def mask(self, x: Tensor) -> Tensor:
         """See `Positions`."""
         return x
 
-    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
         """See `Positions`."""
-        if isinstance(layer, nn.Conv2d) and layer.bias is not None and _gradient_pays(layer, x):
+        if layer.bias is not None and _gradient_pays(layer, x):
             return depthwise(x, layer.weight, layer.bias, self.rows, self.columns, self.grid)
-        return self.enter(layer(self.leave(x)))
-
-
-@dataclass(frozen=True, slots=True)
-class Fused(Gathered):
-    """As `Gathered`, with what a block does in two kernels of our own, where they run.
-
-    Attributes
-    ----------
-    table
-        (B, rows, columns) of patches, int32: which of the visible patches lies there; -1: none.
-    """
-
-    table: Tensor
-
-    @classmethod
-    def _at(cls, order: Tensor, grid: tuple[int, int]) -> Self:
-        number = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
-        table = number.new_full((len(order), grid[0] * grid[1]), -1).scatter_(1, order, number)
-        return cls((order // grid[1]).int(), (order % grid[1]).int(), grid, table.view(-1, *grid))
-
-    def around(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """See `Positions`."""
-        if not (isinstance(layer, nn.Conv2d) and _is_depthwise(layer) and layer.bias is not None and usable(x)):
-            return Gathered.around(self, layer, x)
-        from mmearth_model.kernels.depthwise import depthwise
-
-        return depthwise(x, layer.weight, layer.bias, self.rows, self.columns, self.table)
-
-
-def _is_depthwise(layer: nn.Conv2d) -> bool:
-    return layer.groups == layer.in_channels == layer.out_channels
+        return self.gather(layer(self.scatter(x)))
 
 
 def _gradient_pays(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether `depthwise` beats the library's own gradients: on a CPU, outside of autocast and compilation."""
     return (
-        _is_depthwise(layer)
+        layer.groups == layer.in_channels == layer.out_channels
         and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype
         and not torch.is_autocast_enabled("cpu")
@@ -229,52 +247,38 @@ def _gradient_pays(layer: nn.Conv2d, x: Tensor) -> bool:
     )
 
 
-def positions(
-    size: Sequence[int],
-    patch_size: int,
-    mask: Tensor | None,
-    pixels: Tensor | None,
-    strides: tuple[int, ...],
-    engine: Engine = "auto",
-    visible: int | None = None,
-) -> Positions:
-    """Find out what exists.
+def masked(hidden: Hidden) -> Positions:
+    """Compute everywhere, with zeros where hidden."""
+    existing = hidden.existing
+    return EVERYWHERE if existing is None else Masked.of(existing, hidden.strides)
 
-    Parameters
-    ----------
-    size
-        Rows and columns of pixels.
-    patch_size
-        Pixels along a side of a patch.
-    mask
-        (B, L) bool, True where a patch is hidden; None: none is.
-    pixels
-        (B, H, W) bool, False where a pixel is missing; None: none is.
-    strides
-        Of the network, from pixels to its coarsest resolution.
-    engine
-        How to leave them out.
-    visible
-        Patches that the mask leaves in every sample, where that is known.
+
+def gathered(hidden: Hidden) -> Positions:
+    """Compute the visible patches only.
 
     Raises
     ------
     InputError
-        When the engine cannot do that.
+        When samples have unequally many, or pixels are missing.
     """
-    if engine not in get_args(Engine):
-        raise InputError(f"expected an engine of {', '.join(get_args(Engine))}, got {engine!r}.")
-    if mask is None:
-        return Everywhere() if pixels is None else Masked.of(pixels, strides)
-    grid = (size[0] // patch_size, size[1] // patch_size)
-    if engine != "masked" and (pixels is None or bool((pixels | upsample_mask(mask, grid, patch_size)).all())):
-        form = Fused if engine == "fused" else Gathered
-        gathered = form.of(mask, grid, visible)
-        if gathered is not None:
-            return gathered
-    if engine == "gathered":
+    found = _visible_patches(hidden)
+    if found is None:
         raise InputError(
             "engine gathered needs equally many visible patches in every sample and no missing pixels; use auto."
         )
-    shown = ~upsample_mask(mask, grid, patch_size)
-    return Masked.of(shown if pixels is None else shown & pixels, strides)
+    return found
+
+
+def auto(hidden: Hidden) -> Positions:
+    """Compute as `gathered` where that is possible, else as `masked`."""
+    return _visible_patches(hidden) or masked(hidden)
+
+
+def _visible_patches(hidden: Hidden) -> Gathered | None:
+    if hidden.mask is None or not hidden.patches_only:
+        return None
+    return Gathered.of(hidden.mask, hidden.grid, hidden.visible)
+
+
+ENGINES: dict[str, Engine] = {"auto": auto, "masked": masked, "gathered": gathered}
+"""Name in recipes -> engine."""

@@ -8,7 +8,7 @@ import logging
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from mmearth_data import NO_LEVEL, FileInputError, InputError, Raster, calibrate
 from mmearth_model.data.targets import LEVELS, Normaliser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,6 +63,11 @@ class FileImages:
         Folder or file of the whole, for messages.
     """
 
+    redrawn: ClassVar[bool] = False
+    fills_missing: ClassVar[bool] = True
+    recorded_statistics: ClassVar[None] = None
+    coords: ClassVar[Mapping[str, NDArray[Any]]] = {}
+
     spec: TaskSpec
     reader: Reader
     items: tuple[str, ...]
@@ -97,9 +102,10 @@ class FileImages:
         have = self.spec.catalog_bands if modality.name == self.modality.name else ()
         return tuple(band for band in modality.model_bands if band in have)
 
-    def stand_ins(self, modality: Modality) -> Mapping[str, str]:
-        """Band that the files lack -> the band that replaces it, as specified in the task file."""
-        return self.spec.stand_ins if modality.name == self.modality.name else {}
+    @property
+    def stand_ins(self) -> Mapping[str, Mapping[str, str]]:
+        """Modality -> band that the files lack -> the band that replaces it, as specified in the task file."""
+        return {self.modality.name: self.spec.stand_ins}
 
     def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
         """Raw batches, float32 in the catalog's units, no-data where something is missing."""
@@ -200,10 +206,12 @@ class FileImages:
         code = NO_LEVEL_CODE if self.spec.level is None else LEVELS.index(self.spec.level)
         return {"tile_id": np.zeros(count, np.uint64), "s2_level": np.full(count, code, np.uint8)}
 
-    def own_normaliser(self, train: NDArray[np.intp]) -> Normaliser | None:
-        """Normalise by the training samples; None where the task file asks for the checkpoint's statistics."""
-        if self.spec.normalise == "checkpoint":
-            return None
+    @property
+    def own_normaliser(self) -> Callable[[NDArray[np.intp]], Normaliser] | None:
+        """Normalises by the training samples; None where the task file asks for the checkpoint's statistics."""
+        return None if self.spec.normalise == "checkpoint" else self._normaliser_of
+
+    def _normaliser_of(self, train: NDArray[np.intp]) -> Normaliser:
         key = hashlib.blake2b(np.ascontiguousarray(train).tobytes(), digest_size=16).hexdigest()
         if key not in self._cache:
             self._cache[key] = self.statistics(train)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from mmearth_data import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -52,7 +53,23 @@ class TaskKind(StrEnum):
 
 
 class ImageSource(Protocol):
-    """Images of N samples, as raw batches in the form in which a store delivers them."""
+    """Images of N samples, as raw batches in the form in which a store delivers them.
+
+    Attributes
+    ----------
+    redrawn
+        Whether a test share divides the samples anew.
+    fills_missing
+        Whether modalities that the images lack are filled with no-data; otherwise an encoder that takes them is refused.
+    """
+
+    redrawn: ClassVar[bool]
+    fills_missing: ClassVar[bool]
+
+    @property
+    def origin(self) -> Path | str:
+        """Store, folder or file, for messages."""
+        ...
 
     @property
     def digest(self) -> str:
@@ -70,16 +87,28 @@ class ImageSource(Protocol):
         """Raw batches of the given samples, in their order: modality -> array as stored, and ``tile``."""
         ...
 
-    def own_normaliser(self, train: NDArray[np.intp]) -> Normaliser | None:
-        """Normalise by the training samples' own statistics; None where a checkpoint's hold."""
+    @property
+    def own_normaliser(self) -> Callable[[NDArray[np.intp]], Normaliser] | None:
+        """Normalises by statistics of the given training samples; None where those of a checkpoint apply."""
+        ...
+
+    @property
+    def recorded_statistics(self) -> Mapping[str, Any] | None:
+        """Statistics that were recorded with the images, as in `Store.statistics`; None: none were."""
+        ...
+
+    @property
+    def coords(self) -> Mapping[str, NDArray[Any]]:
+        """Coordinates of the samples, ``tile_id``, ``lon`` and ``lat`` among them; empty: unknown."""
         ...
 
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
         """Which of a modality's model bands the images have."""
         ...
 
-    def stand_ins(self, modality: Modality) -> Mapping[str, str]:
-        """Band that the images lack -> their band that replaces it."""
+    @property
+    def stand_ins(self) -> Mapping[str, Mapping[str, str]]:
+        """Modality -> band that the images lack -> their band that replaces it."""
         ...
 
 
@@ -123,8 +152,8 @@ class LabelledSet:
         (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; empty (N, 0) where ``kind`` is per pixel.
     masks
         Per pixel: positions (B,) -> (B, H, W) int64 class index, `IGNORED` where unknown; or float64, NaN there.
-    conflicts
-        Whether a run that learned a modality has seen the labels, or close kin of them.
+    shown
+        Modality of a store that the labels come from; None: the labels are no modality.
     partitions
         Label share -> training samples, where the data set publishes them.
     ids
@@ -148,7 +177,7 @@ class LabelledSet:
     parts: Parts
     labels: NDArray[Any]
     masks: Callable[[NDArray[np.intp]], NDArray[Any]] | None = None
-    conflicts: Callable[[Modality], bool] = field(default=lambda modality: False)
+    shown: Modality | None = None
     partitions: Mapping[float, NDArray[np.intp]] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     augment: tuple[str, ...] = ("flip", "crop")
@@ -159,6 +188,10 @@ class LabelledSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def conflicts(self, modality: Modality) -> bool:
+        """Whether a run that learned this modality has seen the labels, or close kin of them."""
+        return self.shown is not None and akin(self.shown, modality)
 
     def with_parts(self, parts: Parts) -> Self:
         """Divide the same samples otherwise."""
@@ -182,6 +215,17 @@ class LabelledSet:
             raise InputError(
                 f"{self.name}: expected at least two classes among the {counts['train']} training samples, got one only."
             )
+
+
+def akin(labels: Modality, learned: Modality) -> bool:
+    """Whether one modality gives away the labels of another.
+
+    Labels of whole tiles are nested in each other (an ecoregion is within one biome), and maps of classes describe
+    the same area: categorical modalities of one kind give each other away.
+    """
+    if labels.kind.is_categorical:
+        return learned.kind is labels.kind
+    return learned.name == labels.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mmearth_data import Modality, Store
-    from mmearth_model.data.targets import Normaliser
     from mmearth_model.tasks.labelled import Batch
 
 PREFIX = "store:"
@@ -73,16 +73,6 @@ class StoreTask:
     def reads(self) -> tuple[str, ...]:
         """Stored modalities that a batch must hold."""
         return (self.modality.name,)
-
-    def conflicts(self, modality: Modality) -> bool:
-        """Whether a run that learned this modality has seen the labels, or close kin of them.
-
-        Labels of whole tiles are nested in each other (an ecoregion lies in one biome), and maps of
-        classes describe the same ground: categorical modalities of one kind give each other away.
-        """
-        if self.modality.kind.is_categorical:
-            return modality.kind is self.modality.kind
-        return modality.name == self.modality.name
 
     def labels(self, batch: Mapping[str, Any]) -> NDArray[Any]:
         """Label of every tile of a raw batch.
@@ -150,8 +140,28 @@ def _means(quantities: NDArray[np.float64]) -> NDArray[np.float64]:
 class StoreImages:
     """The tiles of a store, or of a selection of it, as images."""
 
+    redrawn: ClassVar[bool] = True
+    fills_missing: ClassVar[bool] = False
+    own_normaliser: ClassVar[None] = None
+    stand_ins: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
     store: Store
     _labels: dict[str, NDArray[Any]] = field(default_factory=dict, compare=False)
+
+    @property
+    def origin(self) -> Path | str:
+        """Folder or URL of the store."""
+        return self.store.path
+
+    @property
+    def recorded_statistics(self) -> Mapping[str, Any]:
+        """Those of the store."""
+        return self.store.statistics
+
+    @property
+    def coords(self) -> Mapping[str, NDArray[Any]]:
+        """Those of the store's tiles."""
+        return self.store.coords
 
     def __len__(self) -> int:
         return len(self.store)
@@ -185,17 +195,9 @@ class StoreImages:
             return self.store.read(name, slice(first, last))[inside - first]
         return np.concatenate([self.store.read(name, slice(int(row), int(row) + 1)) for row in inside])
 
-    def own_normaliser(self, train: NDArray[np.intp]) -> Normaliser | None:
-        """None: a store is normalised as the checkpoint does."""
-        return None
-
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
         """All model bands of what the store has."""
         return modality.model_bands if modality.name in self.modalities else ()
-
-    def stand_ins(self, modality: Modality) -> Mapping[str, str]:
-        """None: a store does not replace bands."""
-        return {}
 
     def labels(self, task: StoreTask) -> NDArray[Any]:
         """Label of every tile; see `StoreTask.labels`. Of maps only whether a tile has any, (N, 0) or (N, 1) bool."""
@@ -236,7 +238,7 @@ def open_store_task(images: StoreImages, task: StoreTask) -> LabelledSet:
         parts=parts,
         labels=np.zeros((len(store), 0)) if task.kind.per_pixel else found,
         masks=_mask_reader(images, task) if task.kind.per_pixel else None,
-        conflicts=task.conflicts,
+        shown=task.modality,
         synthetic=store.synthetic,
         notes=notes,
     )

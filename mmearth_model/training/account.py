@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmearth_model.devices import resolve_device
-from mmearth_model.kernels import check_engine
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE
+from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.runs import LOG_FILE, read_log
 
 if TYPE_CHECKING:
@@ -39,10 +39,9 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        When there is no such device, or it cannot run the recipe's engine.
+        When there is no such device.
     """
     where = resolve_device(device)
-    check_engine(plan.recipe.engine, where)
     parameters, kept = parameters_and_activations(plan)
     state = parameters * BYTES_PER_PARAMETER
     return plan.describe() | {
@@ -83,7 +82,7 @@ def parameters_and_activations(plan: TrainPlan) -> tuple[int, int]:
     with torch.device("meta"):
         model = MPMAE(replace(config, drop_empty_pixels=False))
         losses = MultiTaskLoss(config.tasks, LossConfig(preset=recipe.preset, weighting=recipe.weighting))
-        model.encoder.engine = "masked" if recipe.engine == "masked" else "gathered"
+        model.encoder.engine = ENGINES[recipe.engine]
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         images = torch.empty(tiles, config.encoder.in_channels, plan.image_size, plan.image_size)
         mask = torch.zeros(tiles, plan.patches, dtype=torch.bool)

@@ -22,10 +22,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mmearth_data import __version__, format_tile_id
 from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import resolve_device, slice_length
-from mmearth_model.kernels import check_engine
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.masking import random_mask
 from mmearth_model.network.mpmae import MPMAE, parameter_groups
+from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.loggers import check_loggers
 from mmearth_model.training.plan import SPLIT, TrainPlan, plan_training, statistics_in_force
 from mmearth_model.training.random_numbers import Position, generator, seeded
@@ -122,7 +122,7 @@ class Pretraining(LightningModule):
         self.optimizer_state = optimizer_state
         with seeded(recipe.seed):
             self.model = MPMAE(plan.model_config())
-        self.model.encoder.engine = recipe.engine
+        self.model.encoder.engine = ENGINES[recipe.engine]
         self.losses = MultiTaskLoss(
             self.model.config.tasks, LossConfig(preset=recipe.preset, weighting=recipe.weighting)
         )
@@ -248,7 +248,7 @@ def pretrain(
     out: Path,
     *,
     device: str = "auto",
-    report: Callable[[TrainProgress], None] = lambda progress: None,
+    report: Callable[[TrainProgress], None] | None = None,
 ) -> Path:
     """Pretrain an MP-MAE on a store, or continue an interrupted run.
 
@@ -263,7 +263,7 @@ def pretrain(
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
-        Told of each optimiser step.
+        Called after each optimiser step.
 
     Returns
     -------
@@ -284,7 +284,6 @@ def pretrain(
     check_loggers(recipe.loggers)
     plan = plan_training(store, recipe)
     where = resolve_device(device)
-    check_engine(recipe.engine, where)
     identity = {"recipe": recipe.identity(), "store": describe_store(store, out), "version": __version__}
     run = Run.check(out, identity)
     latest = run.latest()

@@ -88,8 +88,8 @@ class TrainRecipe(BaseModel):
     slice_images
         Images per forward pass on a CPU, whose cache holds few; None chooses.
     engine
-        How hidden patches are skipped: ``auto`` gathers the visible ones, ``masked`` computes all, ``fused`` gathers
-        and uses our Triton kernels on a GPU. The results are equal up to rounding.
+        How hidden patches are skipped: ``gathered`` computes visible patches only, ``masked`` computes all, ``auto``
+        gathers where it can. The results are equal up to rounding.
     precision
         ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a GPU that supports it.
     seed
@@ -138,7 +138,7 @@ class TrainRecipe(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     slice_images: int | None = Field(default=None, ge=1, le=MAX_COUNT)
-    engine: Literal["auto", "masked", "gathered", "fused"] = "auto"
+    engine: Literal["auto", "masked", "gathered"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     checkpoint_epochs: int = Field(default=10, ge=1, le=MAX_COUNT)

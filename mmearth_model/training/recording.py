@@ -191,7 +191,7 @@ class Recorder(Callback):
         run: Run,
         plan: TrainPlan,
         config: Mapping[str, Any],
-        report: Callable[[TrainProgress], None],
+        report: Callable[[TrainProgress], None] | None,
         waited_s: Callable[[], float],
         first_step: int = 0,
         ranks: Ranks | None = None,
@@ -253,7 +253,8 @@ class Recorder(Callback):
             self._write_row(progress, module)
         if ends and every and progress.epoch % every == 0:
             self._draw(module, position, raw)
-        self.report(progress)
+        if self.report is not None:
+            self.report(progress)
 
     def _ends_epoch(self, module: Pretraining) -> bool:
         return module.step % self.plan.steps_per_epoch == 0

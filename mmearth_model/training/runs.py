@@ -30,6 +30,7 @@ from mmearth_data import (
     staged_folder,
     write_text,
 )
+from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.recipe import TrainRecipe, differences
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Run:
                 return cls(folder)
             raise InputError(f"{folder}: expected a new folder or a run, got something else; choose another --out.")
         recorded = _read_record(folder / RUN_FILE)
+        _check_engine(folder / RUN_FILE, recorded["recipe"])
         defaults = TrainRecipe().identity()  # of fields that were added since
         recipes = (defaults | dict(part) for part in (recorded["recipe"], identity["recipe"]))
         stores = (
@@ -191,6 +193,17 @@ def find_store(record: Mapping[str, Any], folder: Path) -> Store:
             "there; say where it is with --store STORE."
         )
     return next((store for store in found if store.digest == record.get("digest")), found[0])
+
+
+def _check_engine(path: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to continue a run whose engine no longer exists."""
+    engine = recipe.get("engine", "auto")
+    if engine not in ENGINES:
+        raise FileInputError(
+            path,
+            f"expected engine {', '.join(ENGINES)}, got {engine!r}, which this version does not have; write "
+            "gathered (equal up to rounding) there and add --engine gathered to continue, or choose another --out.",
+        )
 
 
 def _read_record(path: Path) -> dict[str, Any]:

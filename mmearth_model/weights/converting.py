@@ -41,7 +41,7 @@ def convert(
     to: str | None = None,
     store: Store | None = None,
     bands: Mapping[str, Sequence[str]] | None = None,
-    report: Callable[[int], None] = lambda received: None,
+    report: Callable[[int], None] | None = None,
 ) -> Path:
     """Convert weights.
 
@@ -99,7 +99,7 @@ def convert(
 
 
 def _read(
-    source: str | Path, released: Released | None, report: Callable[[int], None]
+    source: str | Path, released: Released | None, report: Callable[[int], None] | None
 ) -> tuple[Imported, dict[str, Any]]:
     path = Path(source) if released is None else fetch(released, report=report)
     if path.is_file() and path.suffix in SUFFIXES:

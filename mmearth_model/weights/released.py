@@ -94,7 +94,7 @@ def find_released(name: str, catalog: Path | None = None) -> Released | None:
     return None
 
 
-def fetch(released: Released, cache: Path | None = None, report: Callable[[int], None] = lambda received: None) -> Path:
+def fetch(released: Released, cache: Path | None = None, report: Callable[[int], None] | None = None) -> Path:
     """File of a released checkpoint, downloaded if it is not in the cache.
 
     Parameters
@@ -104,7 +104,7 @@ def fetch(released: Released, cache: Path | None = None, report: Callable[[int],
     cache
         Folder; default the user's.
     report
-        Told of the bytes received so far.
+        Called with the number of bytes received so far.
 
     Raises
     ------
@@ -133,14 +133,15 @@ def digest_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _download(released: Released, file: Path, report: Callable[[int], None]) -> None:
+def _download(released: Released, file: Path, report: Callable[[int], None] | None) -> None:
     try:
         with staged_stream(file) as target, urllib.request.urlopen(released.url, timeout=TIMEOUT_S) as answer:
             expected, received = answer.headers.get("Content-Length"), 0
             while chunk := answer.read(CHUNK_BYTES):
                 target.write(chunk)
                 received += len(chunk)
-                report(received)
+                if report is not None:
+                    report(received)
             if expected is not None and received != int(expected):
                 raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes came"))
     except (urllib.error.URLError, OSError) as error:

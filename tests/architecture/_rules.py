@@ -37,7 +37,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (7, frozenset({"cli"})),
     ),
     MODEL: (
-        (0, frozenset({"devices", "kernels", "saving"})),
+        (0, frozenset({"devices", "saving"})),
         (1, frozenset({"network", "data"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),
@@ -79,7 +79,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),
     "sklearn": ("mmearth_model",),
-    "triton": ("mmearth_model.kernels",),
 }
 """Library -> the packages that may import it. What is not named here is free above layer 0."""
 
@@ -531,6 +530,20 @@ def missing_annotations(module: Module) -> list[Violation]:
         if bare:
             what = f"{function.name} does not annotate {', '.join(bare)}"
             found.append(Violation(module.name, function.lineno, what))
+    return found
+
+
+def ignored_arguments(module: Module) -> list[Violation]:
+    """No lambda ignores an argument: what needs nothing is a plain value, or None."""
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Lambda):
+            used = {name.id for name in ast.walk(node.body) if isinstance(name, ast.Name)}
+            ignored = [
+                a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in used
+            ]
+            if ignored:
+                found.append(Violation(module.name, node.lineno, f"a lambda ignores {', '.join(ignored)}"))
     return found
 
 

@@ -65,6 +65,11 @@ def test_no_table_by_modality_stands_in_code() -> None:
     check(lambda module: rules.name_tables(module, modality_names()))
 
 
+def test_no_callable_of_the_model_ignores_its_arguments() -> None:
+    """But for the command line, whose commands all answer the same question of their options."""
+    check(lambda module: [] if module.is_cli or not module.name.startswith(MODEL) else rules.ignored_arguments(module))
+
+
 @pytest.mark.parametrize(
     "rule",
     [

@@ -287,6 +287,8 @@ def test_computed_imports_stay_below_the_package() -> None:
             "try:\n    f()\nexcept Exception:\n    pass",
             "try:\n    f()\nexcept OSError:\n    pass",
         ),
+        (rules.ignored_arguments, "f = lambda a, b: a", "f = lambda a, *_: a\ng = lambda: 1"),
+        (rules.ignored_arguments, "def f(report=lambda line: None): ...", "def f(report=None): ..."),
         (rules.swallowed_errors, "try:\n    f()\nexcept:\n    ...", "try:\n    f()\nexcept Exception:\n    raise"),
         (rules.swallowed_errors, "with suppress(Exception):\n    f()", "with suppress(KeyError):\n    f()"),
         (rules.unstaged_writes, "p.write_text('x')", "write_text(p, 'x')"),

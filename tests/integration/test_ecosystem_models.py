@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmearth_model import ConvNeXtV2, EncoderConfig, convert, load_encoder
-from mmearth_model.network.encoder import FeatureMaps
+from mmearth_model.network.feature_maps import FeatureMaps
 from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
 
 pytestmark = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmearth_data import InputError
-from mmearth_model.network import encoder as encoder_module
+from mmearth_model.network import feature_maps
 from mmearth_model.network.encoder import (
     GRN,
     SIZES,
@@ -20,9 +20,10 @@ from mmearth_model.network.encoder import (
     ConvNeXtV2,
     DropPath,
     EncoderConfig,
-    FeatureMaps,
 )
+from mmearth_model.network.feature_maps import FeatureMaps
 from mmearth_model.network.masking import random_mask, upsample_mask
+from mmearth_model.network.positions import ENGINES
 from tests.unit.model import submanifold
 
 PUBLISHED_PARAMETERS = {
@@ -44,12 +45,12 @@ def _one_thread() -> None:
     torch.manual_seed(0)
 
 
-def tiny(engine: Any = "auto", **changes: Any) -> ConvNeXtV2:
+def tiny(engine: str = "auto", **changes: Any) -> ConvNeXtV2:
     """Small, in float64, all of its parameters away from 0."""
     config: dict[str, Any] = {
         "patch_size": 8, "image_size": 24, "in_channels": 3, "depths": (1, 1, 2, 1), "widths": (4, 6, 6, 8), **changes,
     }  # fmt: skip
-    encoder = ConvNeXtV2(EncoderConfig(**config), engine).double()
+    encoder = ConvNeXtV2(EncoderConfig(**config), ENGINES[engine]).double()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -109,7 +110,7 @@ def test_masked_features_are_those_of_a_sparse_network(patch: int, stem: Any, ov
     pixels = torch.rand(x.shape[0], *x.shape[2:]) < 0.7
     pixels[1, :patch, :patch] = False
     for engine, exists in (("masked", None), ("gathered", None), ("auto", pixels)):
-        encoder.engine = engine  # type: ignore[assignment]
+        encoder.engine = ENGINES[engine]
         there = ~upsample_mask(mask, (2, 3), patch)
         there = there if exists is None else there & exists
         slow = submanifold.encode(encoder, x.numpy(), there.numpy())
@@ -181,7 +182,7 @@ def test_engines_agree(patch: int, ratio: float, batch: int, over: Any) -> None:
     mask = random_mask(batch, 25, ratio)
     results: dict[Any, tuple[Tensor, ...]] = {}
     for engine in ("masked", "gathered"):
-        encoder.engine = engine
+        encoder.engine = ENGINES[engine]
         inputs = x.clone().requires_grad_()
         maps = encoder.forward_features(inputs, mask)
         loss = torch.stack([feature.square().mean() for feature in maps]).sum()
@@ -211,12 +212,11 @@ def test_what_cannot_be_gathered_is_masked() -> None:
     torch.testing.assert_close(encoder(x, uneven), expected(x, uneven))
     everything_hidden = torch.ones_like(mask)
     assert not encoder(x, everything_hidden).any()
-    encoder.engine = "gathered"
+    encoder.engine = ENGINES["gathered"]
     with pytest.raises(InputError, match="equally many visible patches"):
         encoder(x, uneven)
-    encoder.engine = "fast"  # type: ignore[assignment]
-    with pytest.raises(InputError, match="engine of auto, masked, gathered"):
-        encoder(x, mask)
+    with pytest.raises(InputError, match="no missing pixels"):
+        encoder(x, mask, torch.zeros_like(x[:, 0], dtype=torch.bool))
 
 
 def test_grn_is_its_definition() -> None:
@@ -364,6 +364,6 @@ def test_it_says_what_its_maps_are(shape: dict[str, Any], strides: tuple[int, ..
 
 
 def test_the_examples_run() -> None:
-    found = doctest.testmod(encoder_module, optionflags=doctest.ELLIPSIS)
+    found = doctest.testmod(feature_maps, optionflags=doctest.ELLIPSIS)
     assert found.attempted >= 6
     assert not found.failed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,9 +10,11 @@ from closeness import assert_near
 from torch import Tensor
 from torch.nn import functional
 
-from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
+from mmearth_model.network.encoder import ConvNeXtV2, Convolution, EncoderConfig
 from mmearth_model.network.masking import random_mask, upsample_mask, visible_patches
-from mmearth_model.network.patchwise import depthwise, gather, spread, weight_gradient
+from mmearth_model.network.patchwise import depthwise, gather, scatter, weight_gradient
+from mmearth_model.network.positions import ENGINES, EVERYWHERE, Hidden
+from mmearth_model.training.recipe import TrainRecipe
 
 SIZES_TO_BASE = ("atto", "femto", "pico", "nano", "tiny", "base")
 
@@ -35,7 +37,7 @@ def encoder_of(dtype: torch.dtype, **config: Any) -> ConvNeXtV2:
 
 def results(encoder: ConvNeXtV2, engine: Any, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Feature maps of all stages, and gradients of the input and of every parameter."""
-    encoder.engine = engine
+    encoder.engine = ENGINES[engine]
     inputs = images.clone().requires_grad_()
     maps = encoder.forward_features(inputs, mask)
     generator = torch.Generator().manual_seed(1)
@@ -92,6 +94,25 @@ def test_sparse_is_masked_dense_on_the_papers_grid(size: str, patch: int, dtype:
             assert_engines_agree(encoder, batch, 7, ratio, dtype)
 
 
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_features_of_positions_are_gathered_scattered_and_convolved(engine: str) -> None:
+    """The same contract for every engine, and for images of which nothing is hidden."""
+    mask = random_mask(2, 9, 0.6)
+    exists = ~upsample_mask(mask, (3, 3), 4)[..., None]
+    hidden = Hidden((3, 3), 8, (2, 2, 2, 2), mask)
+    image = torch.randn(2, 12, 12, 5, dtype=torch.float64)
+    layer = Convolution(5, 5, 7, padding=3, groups=5).double()
+    for where, shown in ((ENGINES[engine](hidden), exists), (EVERYWHERE, torch.ones_like(exists))):
+        x = where.gather(torch.where(shown, image, torch.nan))
+        assert torch.equal(where.scatter(x), image * shown)
+        assert torch.equal(where.scatter(where.mask(x + 1)), (image + 1) * shown)
+        assert_near(where.scatter(where.convolve(layer, x)), layer(image * shown) * shown)
+
+
+def test_recipes_name_the_engines() -> None:
+    assert get_args(TrainRecipe.model_fields["engine"].annotation) == tuple(ENGINES)
+
+
 def strip(side: int, channels: int = 3, batch: int = 2, grid: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """An image of which half of the patches exist, its mask of positions, and where the patches lie."""
     mask = random_mask(batch, grid**2, 0.5)
@@ -109,7 +130,7 @@ def test_a_depthwise_convolution_of_patches_is_that_of_the_image(side: int) -> N
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     dense = functional.conv2d(image.permute(0, 3, 1, 2), weight, bias, padding=3, groups=3).permute(0, 2, 3, 1) * exists
     patches = depthwise(gather(image, rows, columns, (4, 4)), weight, bias, rows, columns, (4, 4))
-    sparse = spread(patches, rows, columns, (4, 4))
+    sparse = scatter(patches, rows, columns, (4, 4))
     assert_near(sparse, dense)
     upstream = torch.randn_like(dense)
     wanted = torch.autograd.grad(dense, (image, weight, bias), upstream)
@@ -141,7 +162,7 @@ def test_under_autocast_it_is_the_full_precision_to_that_of_the_type(dtype: torc
     images, mask = torch.randn(2, 12, 24, 24), random_mask(2, 9, 0.6)
     exact = encoder(images, mask)
     for engine in ("masked", "gathered"):
-        encoder.engine = engine  # type: ignore[assignment]
+        encoder.engine = ENGINES[engine]
         encoder.zero_grad()
         with torch.autocast("cpu", dtype=dtype):
             features = encoder(images, mask)
