@@ -87,7 +87,7 @@ def site(name: str, **changes: object) -> Callable[[World], None]:
         (layer("aster", path="dem/{id}.tif"), "no placeholder but"),
         (layer("aster", path="**/{site}.tif"), "no placeholder but"),
         (layer("aster", path="nothing/{site}.tif"), "finds no files"),
-        (layer("aster", path="*/{site}.tif"), "one file a site"),
+        (layer("aster", path="*/{site}.tif"), "one file per site"),
         (layer("aster", bands=["{pass}_VV"]), "has no pass"),
         (layer("aster", date={}), "exactly one of tag, filename and constant"),
         (layer("aster", date={"tag": "a", "constant": "2020"}), "exactly one of"),
