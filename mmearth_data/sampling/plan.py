@@ -159,7 +159,7 @@ def _settled(grid: CellGrid, existing: gpd.GeoDataFrame) -> Blocks:
 
 
 def _agree(blocks: Blocks, settled: Blocks) -> bool:
-    """Whether all settled blocks have the same split in `blocks`; if so, empty blocks keep theirs too."""
+    """Whether all settled blocks have the same split in `blocks`; empty blocks then keep theirs too."""
     found = blocks.split_of(settled.cell)
     return bool(((found == settled.split) | (found == NO_SPLIT)).all())
 
