@@ -350,8 +350,7 @@ def _modality_attributes(m: Modality) -> dict[str, Any]:
 
 
 def stored_units(m: Modality) -> str:
-    """Give the unit of the stored numbers in UDUNITS notation: the physical unit times the scale, with the offset as
-    origin.
+    """Give the unit of the stored numbers in UDUNITS notation: the physical unit times the scale, from the offset.
 
     Examples
     --------
