@@ -1,4 +1,4 @@
-"""Tell data files of a folder or a zip from files that an editor or an operating system left there."""
+"""Distinguish the data files of a folder or a zip from files that an editor or an operating system left there."""
 
 from __future__ import annotations
 

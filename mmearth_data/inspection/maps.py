@@ -183,7 +183,7 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool) -> Places:
         split=shown["split"].to_numpy(np.uint8),
         label=label,
         codes=shown[label.name].to_numpy(np.int64) if label else np.zeros(len(shown), dtype=np.int64),
-        title="Sampled places",
+        title="Sampled locations",
         details=tuple(details),
         synthetic=synthetic,
     )

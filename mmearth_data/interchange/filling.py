@@ -1,4 +1,4 @@
-"""Fill a store shard by shard from something other than a build: start or resume it, under its lock."""
+"""Fill a store shard by shard in an import, a subset or a merge: start or resume it, under its lock."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewStore:
-    """What a store will be, before any of it is written.
+    """Description of a new store, before any of it is written.
 
     Attributes
     ----------
     layout
         Rows, shards and arrays.
     recipe, source
-        What it is made from; a store started from something else is not resumed.
+        Options and identity of its inputs; a store with others is not resumed.
     synthetic
-        Whether the pixels were never measured.
+        Whether the pixels are synthetic.
     """
 
     layout: StoreLayout
@@ -60,19 +60,19 @@ def fill_store(
     out
         Folder or URL; new, or an unfinished store of the same recipe and source.
     new
-        What it will be.
+        Description of the store.
     fill
         Writes one shard.
     report
-        Called with rows that are done and all of them.
+        Called with the number of finished rows and of all rows.
     note
-        Called with what is worth knowing.
+        Called with remarks for the user.
 
     Raises
     ------
     InputError
-        When something else stands there, another process is at work on it, or an input cannot be used; a store in
-        which nothing was committed by then is removed.
+        If the folder has something else, another process fills it, or an input cannot be used; a store without a
+        committed shard is removed.
     """
     objects = objects_at(out)
     begun = objects.size(ROOT_KEY) is None
@@ -120,7 +120,7 @@ def _fill_pending(
 
 
 def _check_same(out: str | Path | StoreUrl, new: NewStore) -> None:
-    """Refuse a store that was begun from something else."""
+    """Refuse a store that was started from other inputs."""
     stored = read_root(objects_at(out)).attributes
     wanted = {"recipe": new.recipe, "source": {**new.source, "synthetic": new.synthetic}}
     wanted["layout"] = new.layout.to_dict()
@@ -128,6 +128,6 @@ def _check_same(out: str | Path | StoreUrl, new: NewStore) -> None:
     lines = differences({name: stored[name] for name in wanted}, wanted)
     if lines:
         raise InputError(
-            f"{out}: expected a new folder, or a store that was begun with the same command, got one made otherwise "
+            f"{out}: expected a new folder, or a store started by the same command, got one made otherwise "
             f"(stored -> given): {'; '.join(lines)[:1000]}. Choose another --out."
         )

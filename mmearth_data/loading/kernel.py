@@ -132,7 +132,7 @@ class Kernel:
         rows
             (B,) store rows of the batch.
         packed
-            Encoded tiles at ``places``.
+            Encoded tiles for ``places``.
         batch
             Result of `batch`.
         places

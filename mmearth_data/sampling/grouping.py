@@ -147,7 +147,7 @@ def split_at_random(order: Ints, groups: Ints, totals: Ints) -> NDArray[np.uint8
     Returns
     -------
     ndarray
-        (n,) split of each place.
+        (n,) split of each location.
     """
     sizes = np.bincount(groups)
     left = np.asarray(totals, dtype=np.int64).copy()

@@ -1,6 +1,6 @@
 """Number of tiles of each stratum and split: whole numbers that add up exactly.
 
-This module only computes with small tables; `placement` places the tiles.
+This module only computes with small tables; `placement` chooses the points.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
     for problem in report.problems:
         if problem.part == ROOT_KEY:
             raise StoreDamaged(
-                objects.root, ROOT_KEY, f"{problem.problem}, and the recipe stands in it: copy the file from a backup"
+                objects.root, ROOT_KEY, f"{problem.problem}, and it contains the recipe: restore the file from a backup"
             )
     shards = damaged_shards(read_root(objects).layout, report)
     # The records are removed first: if this is interrupted, `verify` still finds the store damaged.
