@@ -40,7 +40,7 @@ DEFAULT_COMMAND = "pretrain"
 
 
 class PretrainFirst(CommandGroup):
-    """A group in which ``STORE ...`` stands for ``pretrain STORE ...``."""
+    """A command group in which ``STORE ...`` is short for ``pretrain STORE ...``."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -331,7 +331,7 @@ def embed(
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
     if task is not None and neighbours:
-        raise click.UsageError("--neighbours draws tiles of a store, got files.")
+        raise click.UsageError("--neighbours: expected a store to show its tiles, got files; leave it out.")
     for path in outs:
         check_output(path, folder=path.suffix == ".zarr")
     for picture, option in ((figure if neighbours else None, "--figure"), (map_path, "--map")):

@@ -2,9 +2,10 @@
 
 ::
 
-    OUT/experiment.json            the experiment; must not change OUT/store.zarr                 its own store, if the
-    scale builds one OUT/runs/VARIANT-SEED/         pretrain/ (the run, until it is probed), result.json, sums.npz;
-    result.json is last OUT/claims/                    runs in progress, and their processes
+    OUT/experiment.json            the experiment; must not change
+    OUT/store.zarr                 its own store, if the scale builds one
+    OUT/runs/VARIANT-SEED/         pretrain/ (the run, until it is probed), result.json, sums.npz; result.json is last
+    OUT/claims/                    runs in progress, and their processes
     OUT/results.{md,csv,json,png}  the results
 """
 

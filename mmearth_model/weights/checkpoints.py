@@ -2,10 +2,10 @@
 
 ::
 
-    CHECKPOINT/model.safetensors         weights of encoder, decoder and heads (``model.``) and of the loss
-    (``losses.``) CHECKPOINT/config.json               shape of the model, normalisation, recipe, store: all that is
-    needed to use it CHECKPOINT/state/optimizer.safetensors, progress.json    what continuing the run needs, and nobody
-    else
+    CHECKPOINT/model.safetensors           weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
+    CHECKPOINT/config.json                 shape of the model, normalisation, recipe, store: all that is needed to use it
+    CHECKPOINT/state/optimizer.safetensors optimiser state, only needed to continue the run
+    CHECKPOINT/state/progress.json         position in the run, only needed to continue it
 """
 
 from __future__ import annotations
