@@ -221,11 +221,11 @@ def picture(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (text_file, "s2/a.tif: expected a whole GeoTIFF"),
+        (text_file, "s2/a.tif: expected a complete GeoTIFF"),
         (picture, "s2/a.tif: expected a GeoTIFF or JPEG 2000, got the format PNG"),
         (cut("s2/a.tif", 0.5), "s2/a.tif: .*truncated"),
         (cut("s2/a.tif", 0.001), "s2/a.tif: .*truncated"),
-        (cut("s2/b.tif", 0), "s2/b.tif: expected a whole GeoTIFF"),
+        (cut("s2/b.tif", 0), "s2/b.tif: expected a complete GeoTIFF"),
         (cut("lulc/b.tif", 0.9), "lulc/b.tif: .*truncated"),
         (cut("dem/b.tif", 0.99), "dem/b.tif: .*truncated"),
         (rewrite("s2/a.tif", crs=None), "s2/a.tif: expected a CRS, got none"),

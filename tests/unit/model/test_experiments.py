@@ -198,7 +198,7 @@ def die(_: int) -> None:
 
 
 def test_a_process_that_dies_is_an_error_with_the_way_on() -> None:
-    with pytest.raises(RetryLater, match="the same command goes on"):
+    with pytest.raises(RetryLater, match="the same command continues"):
         list(spread(die, [1], workers=2, scheduler=None))
 
 
