@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.positions import Engine
 
 Form = Literal["sparse", "fused", "masked", "unmasked"]
-"""Visible positions only; the same with Triton kernels; all positions, with zeros where hidden; all positions, none
-hidden.
-"""
+"""Visible positions only; the same with Triton; all positions, with zeros where hidden; all positions, none hidden."""
 FORMS: tuple[Form, ...] = ("sparse", "fused", "masked", "unmasked")
 ENGINES: dict[Form, Engine] = {"sparse": "gathered", "fused": "fused", "masked": "masked", "unmasked": "auto"}
 PARTS = ("targets", "forward", "losses", "backward", "optimiser")

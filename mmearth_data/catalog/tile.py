@@ -43,7 +43,7 @@ WGS84_PROJJSON = {
 realisations, whose number grows with each version), so the same tiles would not give the same bytes.
 """
 MAX_SIZE_PX = 2048
-"""The size field of a tile id has 7 bits, in steps of 16 px."""
+"""Limit of the size field of a tile id: 7 bits, in steps of 16 px."""
 
 NO_TIME = int(np.iinfo(np.int64).min)
 """Scene time of a tile whose date is unknown (NaT)."""

@@ -42,7 +42,7 @@ UNLABELLED = "#71717a"
 MARKERS = {0: "o", 1: "^", 2: "s"}
 OTHER_MARKER = "D"
 MARKER_SCALE = {"o": 1.0, "^": 1.25, "s": 1.0, "D": 0.9}
-"""Relative size of triangles, which look smaller than circles of the same size."""
+"""Relative size of each marker; triangles look smaller than circles of the same size."""
 MOST_COLOURS = 24
 LAYERS = 8
 """Points are drawn in this many shuffled parts, so that the last class does not hide the others."""

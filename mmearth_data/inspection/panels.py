@@ -26,8 +26,7 @@ MISSING_COLOUR = "#e4e4e7"
 UNKNOWN_COLOUR = "#ff00ff"
 """Colour of codes that the modality's classes do not list; conspicuous, since they should not occur."""
 MAX_BANDS = 5
-"""Maximum number of single-band panels per modality; of a modality with more, the bands named by its display are shown.
-"""
+"""Maximum number of single-band panels; of a modality with more bands, those named by its display are shown."""
 MAX_CLASSES = 6
 MAX_AUTO_CLASSES = 12
 """A mask without classes and range, with at most this many distinct values, is drawn as classes."""
@@ -45,7 +44,7 @@ COMPOSITE_GAMMA = 1.5
 OTHER_UNITS_COLORMAP = "YlOrBr"
 """Colour map of bands in another unit than that for which the display's colour map was chosen."""
 LAND_OF_COLORMAP = 0.25
-"""Hypsometric colour maps, whose first quarter is sea and must not be used for land."""
+"""Share of a hypsometric colour map that is for the sea, and which a stretch per tile would use for land."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

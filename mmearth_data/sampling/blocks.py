@@ -19,7 +19,7 @@ MAX_CELL_M = 100_000.0
 CELLS_PER_REGION = 200
 """Approximate number of cells of a small region, enough for shares of five per cent."""
 GUARD_FRACTION = 8
-"""Largest guard as a share of a cell's width; more would leave little of the cell."""
+"""A guard is at most a cell's width divided by this; a wider one would leave little of the cell."""
 
 
 def cell_width_m(area_m2: float) -> float:

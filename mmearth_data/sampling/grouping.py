@@ -28,17 +28,15 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.tile import TileGrid
 
 TOUCH_M = 1.0
-"""Half the width of a strip that two tiles may share and still count as touching, not overlapping: grids may be off by
-that much.
-"""
+"""Half the width of a strip that two tiles may share and still count as touching: grids may be off by that much."""
 TURN_DEGREES = 3.5
 """Largest angle between UTM north and true north, including the neighbouring zone; the square around a point is
 uncertain by it.
 """
 SNAP_M = 20.0
-"""Tiles are snapped to the grid of their scene."""
+"""Allowance in metres for tiles, which are snapped to the grid of their scene."""
 LEAST_EXTENT_M2 = 200 * 2_000.0**2
-"""Minimum width of blocks for given locations: 2 km."""
+"""Minimum area of given locations, which makes their blocks at least 2 km wide."""
 
 
 def groups_of_tiles(grids: Sequence[TileGrid]) -> Ints:

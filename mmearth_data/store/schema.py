@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "mmearth-store"
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Version 1 had nested root attributes, which netCDF does not support; such stores keep their version when they grow.
-"""
+"""Version 1 has nested root attributes, which netCDF does not support; such stores keep their version."""
 ROOT_KEY = "zarr.json"
 MANIFEST_KEY = "_manifest.json"
 TILES_KEY = "tiles.parquet"

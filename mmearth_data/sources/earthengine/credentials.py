@@ -26,8 +26,7 @@ SCOPES = (
     "https://www.googleapis.com/auth/cloud-platform",
 )
 GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNETES_SERVICE_HOST")
-"""Environment variables of Google's own machines, which may provide an account; elsewhere, the search takes 9 seconds.
-"""
+"""Environment variables of Google's machines, which may provide an account; elsewhere, the search takes 9 seconds."""
 HOW_TO_SIGN_IN = (
     "Expected credentials for Earth Engine, found none. Three ways to give them: "
     "(1) run `earthengine authenticate`; "

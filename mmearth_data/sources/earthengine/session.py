@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 WORKLOAD_TAG = "mmearth-build"
 SIGN_IN_ATTEMPTS = 6
-"""Retries while signing in: an unreachable server is reported without waiting for minutes."""
+"""Attempts to sign in: an unreachable server is reported without waiting for minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ GRANULE_DEG = 1.15
 NEVER = (0, 1)
 """A time window without scenes."""
 FALLBACK = "L1C"
-"""Level of which every scene exists."""
+"""Level that exists for every scene, searched if the chosen level has none."""
 HALF_BITS = 2**32
 DAY_MS = 86_400_000
 CLOUDS = "CLOUDY_PIXEL_PERCENTAGE"

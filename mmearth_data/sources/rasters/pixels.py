@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.files import SiteFile
 
 WARP_TOLERANCE_PX = 1e-3
-"""Error tolerance in pixels of GDAL's approximate transformer; rasterio's default is 0.125, and rasterio 1.4 fails with
-0.
-"""
+"""Error tolerance of GDAL's approximate transformer; rasterio's default is 0.125, and rasterio 1.4 fails with 0."""
 KERNEL_PX = 2
-"""Margin in pixels for bilinear interpolation, plus one pixel for the error of the coordinates."""
+"""Margin around a window: one pixel for bilinear interpolation, and one for the error of the coordinates."""
 EDGE_POINTS = 21
 """Points per side with which the outline of a tile is transformed: in another CRS its edges are curves."""
 

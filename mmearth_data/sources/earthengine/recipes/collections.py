@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PROJECTED = "projected"
 SCENES_OF_A_YEAR = 100
-"""Scenes with few clouds, of about 140 overpasses per year where two orbits of Sentinel-2 overlap."""
+"""Upper bound on a year's scenes with few clouds, of about 140 overpasses where two orbits of Sentinel-2 overlap."""
 ANY_NUMBER = "float64"
 """Type that can hold the values of every band; interpolated pixels are real numbers anyway."""
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 NEAR_DAYS, MOST_NEAR = 16, 200
-"""Days before and after the base scene. The window is symmetric, so if it has any scene, it has the closest one; its
-length is the longest repeat cycle of Sentinel-1 and Landsat.
+"""Days before and after the base scene: the longest repeat cycle of a single Sentinel-1 or Landsat satellite. The
+window is symmetric, so if it has any scene, it has the closest one.
 """
 DAY_MS = 86_400_000
 PASS_PROPERTY, MODE_PROPERTY = "orbitProperties_pass", "instrumentMode"
