@@ -507,7 +507,7 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
     else:
         for problem in report.problems:
             click.echo(f"{problem.part}: {problem.problem}")
-        state = "sound" if report.finished else "sound as far as it is built"
+        state = "sound" if report.finished else "sound, not finished"
         verdict = f"{len(report.problems)} problems" if report.problems else state
         click.echo(f"{path}: {verdict} ({report.checked_files} files, {report.checked_bytes / 2**20:.1f} MiB checked)")
         if report.encoders:

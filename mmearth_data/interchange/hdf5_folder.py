@@ -215,7 +215,9 @@ def reading(path: Path, where: str = "") -> Iterator[None]:
         yield
     except (OSError, RuntimeError, KeyError) as error:
         words = " ".join(str(error).split())
-        raise FileInputError(path, f"expected a whole HDF5 file, got: {words}{where}; copy the file again.") from None
+        raise FileInputError(
+            path, f"expected a complete HDF5 file, got: {words}{where}; copy the file again."
+        ) from None
 
 
 def _open_arrays(path: Path, file: h5py.File, form: PublishedForm, catalog: Catalog) -> tuple[OpenArray, ...]:

@@ -205,7 +205,7 @@ class Content:
         size = self.objects.size(key)
         if size == entry["size"]:
             return
-        problem: str | None = f"it should have {entry['size']} bytes and has {size}"
+        problem: str | None = f"expected {entry['size']} bytes, found {size}"
         held = self._held(shard)
         if size is not None and held < self.layout.tiles_per_shard:
             # Rows may have been appended to it since; it then begins with the committed ones.

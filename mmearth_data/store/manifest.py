@@ -100,6 +100,6 @@ def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryI
 
 def _compare(objects: Objects, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
     if size != entry["size"]:
-        raise StoreDamaged(objects.root, key, f"it should have {entry['size']} bytes and has {size}")
+        raise StoreDamaged(objects.root, key, f"expected {entry['size']} bytes, found {size}")
     if digest != entry["digest"]:
         raise StoreDamaged(objects.root, key, "its digest is not the recorded one")

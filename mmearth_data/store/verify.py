@@ -163,7 +163,7 @@ class _Findings:
         with self.objects.open(key) as stream:
             digest = digest_stream(stream)
         if size != entry["size"]:
-            self.report(key, f"it should have {entry['size']} bytes and has {size}")
+            self.report(key, f"expected {entry['size']} bytes, found {size}")
         elif digest != entry["digest"]:
             self.report(key, "its digest is not the recorded one")
 
@@ -298,10 +298,10 @@ def _check_values(found: _Findings, content: Content, commit: Commit) -> None:
 
 def _check_codes(found: _Findings, part: str, m: Modality, values: np.ndarray[Any, Any]) -> None:
     if m.dtype.kind == "f" and np.isinf(values).any():
-        found.report(part, f"it holds infinities in {m.name}")
+        found.report(part, f"it has infinities in {m.name}")
     unknown = unknown_codes(m, values)
     if unknown:
-        found.report(part, f"it holds class codes that {m.name} does not know: {', '.join(map(str, unknown[:5]))}")
+        found.report(part, f"it has class codes that {m.name} lacks: {', '.join(map(str, unknown[:5]))}")
 
 
 def _check_unique(found: _Findings, ids: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> None:

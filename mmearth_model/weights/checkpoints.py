@@ -92,7 +92,7 @@ class Checkpoint:
     def model_config(self) -> MPMAEConfig:
         """Shape of the model."""
         if self.encoder_only:
-            raise FileInputError(self.folder / CONFIG_FILE, "expected a whole MP-MAE, got an encoder alone.")
+            raise FileInputError(self.folder / CONFIG_FILE, "expected a complete MP-MAE, got an encoder alone.")
         return _of_file(self.folder / CONFIG_FILE, MPMAEConfig.from_dict, self.config["model"])
 
     @property
@@ -181,7 +181,7 @@ class Checkpoint:
             )
         missing = [section for section in SECTIONS if section not in config]
         if missing:
-            raise FileInputError(file, f"expected a whole configuration, got one without {', '.join(missing)}.")
+            raise FileInputError(file, f"expected a complete configuration, got one without {', '.join(missing)}.")
         return cls(folder, config, padding)
 
 
@@ -372,7 +372,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise FileInputError(file, f"expected a whole safetensors file, got: {reason_of(error)}.") from None
+        raise FileInputError(file, f"expected a complete safetensors file, got: {reason_of(error)}.") from None
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
