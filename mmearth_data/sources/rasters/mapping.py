@@ -5,20 +5,25 @@ r"""The mapping file: which raster files contain which modality, and how to read
     root: {env: MMEARTH_TEST_DATA, default: ../shared/data}   # environment variable first, then the default
     base: sentinel2          # its grid is the grid of the tiles
     scene_time: io_lulc      # its date is the time of the scene (default: the base)
-    level: L2A               # used if layers of both levels are mapped and --level is not given sites: [a, b]
-    # default: all sites that the base layer's pattern finds notes: [what a user of the store should know] layers:
+    level: L2A               # used if layers of both levels are mapped and --level is not given
+    sites: [a, b]            # default: all sites that the base layer's pattern finds
+    notes: [what users of the store should know]
+    layers:
       - modality: sentinel1  # name in the catalog
         path: radar/{site}_*.tif
         bands: ["{pass}_VV", "{pass}_VH", null]   # one per band of the file, in its order; null skips one
         pass: asc            # orbit pass, for the day difference; default: the bands' common prefix
-        level: null          # L1C or L2A if the layer is only for scenes of that level orbit: {filename: '_R(\d{3})_'}
-        # kept as text in the tile's facts scale: 1             # stored = file * scale + offset; without both, the
-        file's own tags are applied offset: 0 clip: [1, 65535]     # limits of the stored numbers; without it, a number
-        that does not fit is an error nodata: 0            # replaces the file's tag; a number, a list, or null (no
-        number means missing) codes: {10: 1}       # file code -> catalog code; without it the file holds the catalog's
-        codes derive: {slope: elevation}   # stored band: the band of which it is the slope in degrees date: {tag:
-        datetime} # or {filename: '_(\d{8})_'} or {constant: 2020-05-01}; format: strptime notes: [terrain-corrected]
-        sites: # settings of single sites: scale, offset, clip, nodata, pass, date
+        level: null          # L1C or L2A if the layer is only for scenes of that level
+        orbit: {filename: '_R(\d{3})_'}   # kept as text in the tile's facts
+        scale: 1             # stored = file * scale + offset; without both, the file's own tags are applied
+        offset: 0
+        clip: [1, 65535]     # limits of the stored numbers; without it, a number that does not fit is an error
+        nodata: 0            # replaces the file's tag; a number, a list, or null (no number means missing)
+        codes: {10: 1}       # file code -> catalog code; without it, the file has the catalog's codes
+        derive: {slope: elevation}   # stored band: the band of which it is the slope in degrees
+        date: {tag: datetime}        # or {filename: '_(\d{8})_'} or {constant: 2020-05-01}; format: strptime
+        notes: [terrain-corrected]
+        sites:               # settings of single sites: scale, offset, clip, nodata, pass, date
           b: {offset: -1000}
 
 **One file per band.** If the path contains ``{band}``, every band has its own file, and ``bands`` is a list of catalog
