@@ -238,7 +238,7 @@ def picture(world: World) -> None:
         (rewrite("s2/a.tif", crs="EPSG:4326"), "projected CRS"),
         (rewrite("s2/a.tif", crs="EPSG:2227"), "in metres"),
         (rewrite("s2/a.tif", crs="+proj=tmerc +lat_0=1.5 +lon_0=9.1 +ellps=bessel"), "EPSG code"),
-        (rewrite("s2/b.tif", transform=NORTH_UP), "s2/b.tif: .*place of s2/a.tif"),
+        (rewrite("s2/b.tif", transform=NORTH_UP), "s2/b.tif: .*got that of s2/a.tif"),
         (fill("lulc/b.tif", 12), r"lulc/b.tif: .*class codes of io_lulc .*got 12"),
     ],
 )  # fmt: skip
