@@ -35,7 +35,7 @@ FILE = FilePath()
 
 
 class _StoreType(click.ParamType["str | Path"]):
-    """Folder of a store, or its URL, which a path would spoil."""
+    """Folder of a store, or its URL (kept as text: `Path` would drop one of its slashes)."""
 
     name = "store"
 
@@ -45,11 +45,11 @@ class _StoreType(click.ParamType["str | Path"]):
 
 STORE = _StoreType()
 MAX_WORKERS = 1024
-"""Processes that one machine may be asked for."""
+"""Most worker processes accepted for one machine."""
 MAX_REQUESTS = 10**6
-"""More than one machine can answer, in flight or in a second."""
+"""Upper bound on requests in flight and on requests per second; no single machine answers more."""
 MAX_TILES = 10**10
-"""More than fit on the land, even of 16 px."""
+"""Upper bound on the number of tiles: more would not fit on the land, even at 16 px."""
 
 
 @click.group(cls=CommandGroup)
@@ -68,7 +68,7 @@ def cli() -> None:
 
 
 def sampling_options(command: Command) -> Command:
-    """Options that decide where the tiles lie; `build` and `sample` share them."""
+    """Options that decide where the tiles are; `build` and `sample` share them."""
     options = [
         click.option("--source", metavar="SOURCE", help="earthengine, synthetic, or rasters:FILE.yaml.  [default: earthengine]"),
         click.option("--region", metavar="REGION", help="global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.  [default: global]"),
@@ -507,7 +507,7 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
     else:
         for problem in report.problems:
             click.echo(f"{problem.part}: {problem.problem}")
-        state = "sound" if report.finished else "sound as far as it is built"
+        state = "sound" if report.finished else "sound, not finished"
         verdict = f"{len(report.problems)} problems" if report.problems else state
         click.echo(f"{path}: {verdict} ({report.checked_files} files, {report.checked_bytes / 2**20:.1f} MiB checked)")
         if report.encoders:
@@ -549,7 +549,7 @@ def _tell_store(store: Store, *, as_json: bool) -> None:
 
 
 def _require_tiles(store: Store) -> None:
-    """End with exit code 1 if no tile was delivered: such a store is finished, and of no use.
+    """End with exit code 1 if no tile was delivered: such a store is finished but empty.
 
     Raises
     ------
@@ -661,7 +661,7 @@ def _show(rows: object, renderable: Callable[[], RenderableType], *, as_json: bo
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[Progress], None]]:
-    """Live bar on a terminal, one line every tenth otherwise; always on stderr."""
+    """Progress on stderr: a live bar on a terminal, otherwise one line per tenth of the work."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -37,7 +37,7 @@ class MMEarthError(Exception):
 
 
 class RetryLater(MMEarthError):  # noqa: N818 - named by its remedy
-    """The service or the network failed in a way that passes.
+    """The service or the network failed temporarily.
 
     Parameters
     ----------
@@ -77,23 +77,23 @@ class TileUnavailable(MMEarthError):  # noqa: N818 - named by its remedy
 
 
 class InputError(MMEarthError):
-    """Something that the user gave cannot be used.
+    """The user's input cannot be used.
 
-    The text is one line that says what was expected, what came, and how to fix it.
+    The text is one line: what was expected, what was found, and how to fix it.
     """
 
     exit_code = EXIT_INPUT
 
 
 class CatalogError(InputError):
-    """A catalog entry contradicts itself or misses something.
+    """A catalog entry is inconsistent or incomplete.
 
     Parameters
     ----------
     message
-        What was expected, what came, how to fix it.
+        What was expected, what was found, how to fix it.
     field
-        The entry's field at fault (dotted where nested), from which a reader of files finds the line.
+        The faulty field of the entry (dotted where nested); file readers look up its line.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -113,7 +113,7 @@ class FileInputError(InputError):
     path
         The file.
     problem
-        What was expected, what came, how to fix it.
+        What was expected, what was found, how to fix it.
     line
         1-based line in the file, where one is known.
     """
@@ -130,7 +130,7 @@ class FileInputError(InputError):
 
 
 class StoreDamaged(MMEarthError):  # noqa: N818 - named by its remedy
-    """A store does not hold what its own records promise.
+    """The contents of a store do not match its own records.
 
     Parameters
     ----------
@@ -156,14 +156,14 @@ class StoreDamaged(MMEarthError):  # noqa: N818 - named by its remedy
 
 
 class WriteFailed(MMEarthError):  # noqa: N818 - named by what happened
-    """A file cannot be written, for a reason that lies with the disk; nothing of it is left under its name.
+    """A file cannot be written because of the disk or its permissions; no partial file is left under its name.
 
     Parameters
     ----------
     path
         What was being written.
     reason
-        What the system reports, and what to do.
+        What the operating system reports, and what to do.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:

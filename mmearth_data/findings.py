@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with values that users wrote, in plain words: expected, got, and what to do."""
+"""Pydantic's validation errors as one-line messages: what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SHOWN = 3
-"""Findings that one line names; it counts the others."""
+"""Findings that a message spells out; the others are counted."""
 MAX_VALUE_CHARACTERS = 60
 
 _TYPES = {
@@ -34,7 +34,7 @@ _TYPES = {
     "date": "a date such as 2020-07-31",
     "none": "an empty value",
 }
-"""Start of pydantic's error type -> what was expected."""
+"""Prefix of pydantic's error type -> what was expected."""
 _BOUNDS = {
     "greater_than": ("a number above {gt}"),
     "greater_than_equal": ("a number of at least {ge}"),
@@ -51,14 +51,14 @@ _BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem with a value.
 
     Attributes
     ----------
     keys
-        Way to the value: field names and positions.
+        Path to the value: field names and positions.
     problem
-        What was expected, what came, and what to do; one sentence without a full stop at its end, or a question.
+        What was expected, what was found, and what to do: one sentence without a full stop, or a question.
     """
 
     keys: tuple[str | int, ...]
@@ -76,11 +76,11 @@ def describe_validation(error: ValidationError, model: type[BaseModel], given: o
     error
         Raised by ``model``.
     model
-        Its fields are the names that an unknown one is compared with.
+        Model whose field names are suggested for an unknown field.
     given
         Values that were validated.
     whole
-        Name of what was validated, for findings that concern no field.
+        Name of the validated object, for findings that concern no single field.
     """
     found = findings(error, model, given, whole)
     more = len(found) - SHOWN
@@ -90,7 +90,7 @@ def describe_validation(error: ValidationError, model: type[BaseModel], given: o
 
 
 def findings(error: ValidationError, model: type[BaseModel], given: object, whole: str = "value") -> list[Finding]:
-    """Each value that is wrong once, in the order of pydantic's findings; see `describe_validation`."""
+    """One finding per wrong value, in pydantic's order; see `describe_validation`."""
     located = [(_way(problem, given), problem) for problem in error.errors(include_url=False)]
     order = {keys: position for position, (keys, _) in reversed(list(enumerate(located)))}
     located.sort(key=lambda pair: order[pair[0]])
@@ -99,7 +99,7 @@ def findings(error: ValidationError, model: type[BaseModel], given: object, whol
 
 
 def _way(problem: ErrorDetails, given: object) -> tuple[str | int, ...]:
-    """Way to a value, without the branches of unions that pydantic names on it; a missing position counts for its list."""
+    """Path to a value, without the union branches that pydantic adds; a missing position belongs to its list."""
     keys: list[str | int] = []
     here: Any = given
     for key in problem["loc"]:
@@ -113,7 +113,7 @@ def _way(problem: ErrorDetails, given: object) -> tuple[str | int, ...]:
 
 
 def _say(keys: tuple[str | int, ...], problems: list[ErrorDetails], model: type[BaseModel], whole: str) -> str:
-    """All that is wrong with one value."""
+    """Message about one value."""
     first = problems[0]
     name = ".".join(map(str, keys)) or whole
     if first["type"] == "missing" and isinstance(first["loc"][-1], str):
@@ -155,7 +155,7 @@ def _remedy(problem: ErrorDetails) -> str:
 
 
 def shown(value: object) -> str:
-    """Value as a message shows it: short, and in one line.
+    """Value as messages show it: short, on one line.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def shown(value: object) -> str:
 
 
 def _known(model: type[BaseModel], keys: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields that a mapping at the end of a way may have."""
+    """Names of the fields that the mapping at a path may have."""
     models = [model]
     for key in keys:
         inner = [
@@ -178,7 +178,7 @@ def _known(model: type[BaseModel], keys: tuple[str | int, ...]) -> list[str]:
 
 
 def _models(annotation: object) -> list[type[BaseModel]]:
-    """Models that an annotation mentions."""
+    """Pydantic models in an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for part in get_args(annotation) for found in _models(part)]

@@ -1,9 +1,9 @@
-"""Read raster files: the one reader that builds and labelled tasks share.
+"""Read raster files, for builds and for labelled tasks.
 
-A pixel is missing where the file says so (no-data tag, internal mask, ``.msk``, alpha band) or where it is NaN or
-infinite. Numbers that a mapping or a task file gives as no data replace the file's tag and are compared in the
-file's own type, so that -9999.9 marks the float32 nearest to it. Scale and offset tags are reported with the values
-and become stored units by `calibrate`. GDAL's raster data model: https://gdal.org/user/raster_data_model.html.
+A pixel is missing if the file marks it (no-data tag, internal mask, ``.msk``, alpha band) or if it is NaN or infinite.
+No-data numbers from a mapping or a task file replace the file's tag; they are compared in the file's own type, so
+-9999.9 marks the nearest float32. Scale and offset tags are returned with the values; `calibrate` uses them to convert
+to stored units. GDAL's raster data model: https://gdal.org/user/raster_data_model.html.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.modality import Modality
 
 Marks = tuple[float, ...] | None
-"""Numbers that mean missing and replace the file's tag: none at all where empty; None keeps the tag."""
+"""No-data numbers that replace the file's tag. An empty tuple means that no number is missing; None keeps the tag."""
 
 Factors = tuple[tuple[float, float], ...]
 """Scale and offset of each band."""
 SAME = (1.0, 0.0)
 NEAR_LARGEST = 1e-5
-"""Numbers this close to a type's largest, relatively, mean it: printed limits have six digits (-3.40282e+38)."""
+"""Relative distance to a type's limit at which a number counts as the limit, which is printed with six digits
+(-3.40282e+38).
+"""
 SIDECAR_ENDINGS = (".msk", ".aux.xml", ".ovr", ".aux", ".msk.ovr")
-"""Files beside ``x.tif`` that GDAL reads with it, after its whole name: ``x.tif.msk``."""
+"""Suffixes appended to the name of a raster file for files that GDAL reads with it: ``x.tif.msk``."""
 SIDECAR_SUFFIXES = ("wld", "aux", "rrd")
-"""Those that replace its suffix, beside the world files: ``x.wld``."""
+"""Suffixes that replace that of the raster file, in addition to world files: ``x.wld``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,11 +49,11 @@ class Raster:
     Attributes
     ----------
     values
-        (C, H, W) numbers as the file has them, in its own type.
+        (C, H, W) numbers as stored in the file, in its own type.
     missing
         (C, H, W) bool.
     names
-        (C) descriptions of the bands; empty where not every band has one.
+        (C) descriptions of the bands; empty unless every band has one.
     tags
         (C) scale and offset tags of the file: physical value = number * scale + offset.
     alpha
@@ -69,11 +71,11 @@ class Raster:
 
     @classmethod
     def of(cls, values: NDArray[Any], names: tuple[str, ...] = (), marks: Marks = None) -> Self:
-        """Raster of (C, H, W) numbers of another format, without tags."""
+        """Raster from (C, H, W) numbers of another format, without tags."""
         return cls(values=values, missing=marked(values, marks or ()), names=names, tags=(SAME,) * len(values))
 
     def select(self, bands: Sequence[int]) -> Self:
-        """Take bands by position; an alpha band that is not among them hides their pixels."""
+        """Select bands by position; an alpha band that is not selected hides pixels of the others."""
         missing = self.missing[list(bands)]
         alpha = self.alpha
         if alpha is not None and alpha not in bands:
@@ -89,7 +91,7 @@ class Raster:
 
 
 def marked(values: NDArray[Any], marks: Sequence[float]) -> NDArray[np.bool_]:
-    """Elementwise: NaN, infinite, or one of the marks as the array's type holds it."""
+    """Elementwise: NaN, infinite, or equal to one of the marks in the array's type."""
     missing: NDArray[np.bool_] = np.zeros(values.shape, bool) if values.dtype.kind in "iub" else ~np.isfinite(values)
     for mark in marks:
         for number in in_type(mark, values.dtype):
@@ -98,7 +100,7 @@ def marked(values: NDArray[Any], marks: Sequence[float]) -> NDArray[np.bool_]:
 
 
 def as_marks(value: object) -> Marks:
-    """Read a field ``nodata`` of a mapping or a task file: a number, a list of numbers, or null for none at all.
+    """Read a field ``nodata`` of a mapping or a task file: a number, a list of numbers, or null for none.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def as_marks(value: object) -> Marks:
 
 
 def in_type(number: float, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """Return what a number is called in a type: nothing where the type cannot hold it.
+    """Convert a number to a type: one value, or none if the type cannot represent it.
 
     Examples
     --------
@@ -136,7 +138,7 @@ def in_type(number: float, dtype: np.dtype[Any]) -> tuple[Any, ...]:
 
 
 def check_marks(marks: Marks, dtypes: Collection[str], name: Path | str) -> None:
-    """Refuse no-data numbers of which the file's types can hold none: they would mark nothing.
+    """Refuse no-data numbers if the file's types can represent none of them: they would mark nothing.
 
     Raises
     ------
@@ -154,19 +156,19 @@ def check_marks(marks: Marks, dtypes: Collection[str], name: Path | str) -> None
 
 @contextmanager
 def open_raster(source: Path | str, name: Path | str) -> Iterator[Any]:
-    """Open a raster file for one thread, with rasterio.
+    """Open a raster file with rasterio, for use by one thread.
 
     Parameters
     ----------
     source
-        What GDAL opens.
+        Path that GDAL opens.
     name
-        What messages call it.
+        Name used in messages.
 
     Raises
     ------
     FileInputError
-        When it cannot be opened, or a read inside the context fails.
+        If it cannot be opened, or a read within the context fails.
     """
     import rasterio
     from rasterio.errors import RasterioError
@@ -177,7 +179,7 @@ def open_raster(source: Path | str, name: Path | str) -> Iterator[Any]:
     except RasterioError as error:
         words = " ".join(str(error.__cause__ or error).split())
         raise FileInputError(
-            name, f"expected a whole GeoTIFF or other raster, got one that cannot be read ({words}); copy it anew."
+            name, f"expected a complete GeoTIFF or other raster, got one that cannot be read ({words}); copy it again."
         ) from None
 
 
@@ -187,7 +189,7 @@ def read_raster(source: Path | str, name: Path | str, marks: Marks = None) -> Ra
     Raises
     ------
     FileInputError
-        When it cannot be read, or its type can hold none of the marks.
+        If it cannot be read, or its type can represent none of the marks.
     """
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -242,7 +244,7 @@ def tags_of(dataset: Any, bands: Sequence[int]) -> Factors:  # noqa: ANN401
 
 
 def _values(dataset: Any, wanted: list[int], window: Any) -> NDArray[Any]:  # noqa: ANN401
-    """(C, H, W); bands of several types, as a VRT can have, in a type that holds them all."""
+    """(C, H, W) values; bands of different types (possible in a VRT) are promoted to a common type."""
     if len(set(dataset.dtypes)) == 1:
         values: NDArray[Any] = dataset.read(wanted, window=window)
         return values
@@ -257,7 +259,7 @@ def _missing(dataset: Any, band: int, plane: NDArray[Any], marks: Marks) -> NDAr
 
 
 def _hide(dataset: Any, wanted: list[int], window: Any, marks: Marks, missing: NDArray[np.bool_]) -> None:  # noqa: ANN401
-    """Mark what masks hide. An alpha band hides pixels unless it is wanted itself: then it holds data."""
+    """Mark pixels hidden by masks. An alpha band hides pixels unless it is requested itself; then it is data."""
     from rasterio.enums import MaskFlags
 
     for position, band in enumerate(wanted):
@@ -285,7 +287,7 @@ class Calibration:
     factors
         (C) scale and offset: stored = number * scale + offset.
     ignored
-        The file's tags, as text, where the caller's numbers replace them by others; else empty.
+        The file's tags, as text, if the caller's numbers override them; otherwise empty.
     """
 
     factors: Factors
@@ -295,23 +297,23 @@ class Calibration:
 def calibrate(
     tags: Factors, modality: Modality, scale: float | None, offset: float | None, name: Path | str
 ) -> Calibration:
-    """Choose between what the caller gives and the file's tags.
+    """Choose between the caller's scale and offset and the file's tags.
 
     Parameters
     ----------
     tags
-        (C) of the file; they lead to physical units.
+        (C) scale and offset tags of the file; they convert to physical units.
     modality
-        Relates physical units to stored ones; class codes are never scaled.
+        Defines the conversion of physical to stored units; class codes are never scaled.
     scale, offset
-        Of a mapping or a task file, which lead to stored units and replace the tags; None where not given.
+        From a mapping or a task file; they convert to stored units and replace the tags. None if not given.
     name
         The file, for messages.
 
     Raises
     ------
     FileInputError
-        When only one of scale and offset is given, and the file has a tag for the other.
+        If only one of scale and offset is given, and the file has a tag for the other.
     """
     tagged = any(own != SAME for own in tags)
     by_tags = tuple((own / modality.scale, (shift - modality.offset) / modality.scale) for own, shift in tags)
@@ -327,7 +329,7 @@ def calibrate(
 
 
 def _lacking(tags: Factors, scale: float | None, offset: float | None) -> str | None:
-    """Name the field that would have to replace a tag of the file, and the number that ignores the tag."""
+    """Name the field that is missing to override the file's tags, and the value that means "ignore the tag"."""
     if scale is None and any(own != 1 for own, _ in tags):
         return "scale (1 leaves the file's numbers as they are)"
     if offset is None and any(own != 0 for _, own in tags):
@@ -336,14 +338,14 @@ def _lacking(tags: Factors, scale: float | None, offset: float | None) -> str | 
 
 
 def _words(tags: Factors) -> str:
-    """Name the tags, each number once where all bands agree."""
+    """Describe the tags; a number that all bands share appears once."""
     scales, offsets = ([f"{value:g}" for value in values] for values in zip(*tags, strict=True))
     texts = (", ".join(values[:1] if len(set(values)) == 1 else values) for values in (scales, offsets))
     return "the tags scale {} and offset {}".format(*texts)
 
 
 def sidecar_names(name: str) -> tuple[str, ...]:
-    """Names of the files that GDAL would read with a raster file: masks, statistics, overviews, world files.
+    """Names of the files that GDAL reads with a raster file: masks, statistics, overviews, world files.
 
     Examples
     --------
@@ -359,12 +361,12 @@ def sidecar_names(name: str) -> tuple[str, ...]:
 
 
 class Siblings:
-    """Names of the files of one folder, among which the sidecars of a raster file are found.
+    """Names of the files of one folder, to find the sidecars of a raster file.
 
     Parameters
     ----------
     names
-        Of all files, without the folder.
+        Names of all files, without the folder.
 
     Examples
     --------
@@ -379,7 +381,7 @@ class Siblings:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Those of a folder on disk.
+        """Names of the files of a folder on disk.
 
         Raises
         ------
@@ -389,6 +391,6 @@ class Siblings:
         return cls(path.name for path in folder.iterdir())
 
     def sidecars(self, name: str) -> tuple[str, ...]:
-        """Names that decide with a raster file what GDAL reads, sorted; case does not matter."""
+        """Sorted names of the sidecars that GDAL reads with a raster file; case does not matter."""
         wanted = {beside.lower() for beside in sidecar_names(name)} - {name.lower()}
         return tuple(sorted(found for beside in wanted for found in self._spelled.get(beside, ())))

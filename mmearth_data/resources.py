@@ -1,4 +1,4 @@
-"""Finds the data files that ship with the package, in a checkout and in an installed wheel alike."""
+"""Find the data files that ship with the package, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resource_path(folder: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Folder of the user for what can be made anew: ``MMEARTH_CACHE``, or the platform's own place; may not exist yet."""
+    """User's cache folder: ``MMEARTH_CACHE``, or the platform's default. It may not exist yet."""
     if named := os.environ.get("MMEARTH_CACHE"):
         return Path(named)
     if sys.platform == "darwin":

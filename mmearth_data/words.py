@@ -1,4 +1,4 @@
-"""Words that messages share."""
+"""Wording that error messages share."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: "this machine has no such address; choose another host",
     errno.ECONNREFUSED: "the connection was refused; check the address and that the server runs",
 }
-"""What the operating system's refusals mean, and what to do about each."""
+"""Operating system's error number -> what it means, and what to do."""
 
 
 def describe_os_error(error: OSError) -> str:
-    """Say in one line which file the operating system refused, why, and what to do.
+    """Describe a system error in one line: the file, the reason, and what to do.
 
     Parameters
     ----------
     error
-        Error of a system call, or of a library that reports one (whose own words are kept).
+        Error of a system call, or of a library that reports one (its own text is kept).
 
     Examples
     --------
@@ -67,7 +67,7 @@ def os_problem(error: OSError) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Say what went wrong in one line without a full stop: of the system as `os_problem` does, of a library in its words.
+    """Describe an error in one line without a full stop: a system error as `os_problem` does, others by their own text.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; False where no file can have that name, or where nothing can be seen."""
+    """Whether a file or folder exists; False if the name is impossible or its folder is not accessible."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long, or with a NUL in it
@@ -90,7 +90,7 @@ def _sentence(text: str) -> str:
 
 
 def closest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """Known names that resemble a name most; none if none does.
+    """Known names most similar to a name; empty if none is similar.
 
     Examples
     --------
@@ -101,14 +101,14 @@ def closest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End of a message about an unknown name: the closest known name, or all of them.
+    """End of a message about an unknown name: suggest the closest known name, or list them all.
 
     Parameters
     ----------
     name
-        Name that is not known.
+        The unknown name.
     known
-        Names that are.
+        The known names.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def short_path(path: str | Path) -> str:
-    """Path as one types it in the current folder: relative where it is below, else as it is; URLs unchanged.
+    """Path for display: relative if it is below the current folder; others, and URLs, unchanged.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""How fast a training step is here: images/s, time by part, memory, arithmetic and its share of the peak.
+"""Measure training steps: images/s, time by part, memory, operations and their share of the peak.
 
-Works on tiles drawn at random, so that neither a store nor a disk is measured. The forms alternate within one run,
-so that a busy neighbour hits all of them alike.
+It uses random tiles, so that neither a store nor a disk is measured. The forms alternate within one run, so that other
+load on the machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ LOG = logging.getLogger(__name__)
 PARTS = ("targets", "forward", "losses", "backward", "optimiser")
 TILE_OF_CROP = 8 / 7
 PEAK_SIDE = {"cpu": 1536, "cuda": 8192}
-"""Side of the matrices whose product stands for the machine's peak."""
+"""Side of the matrices whose product defines the machine's peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What is measured.
+    """Work that is measured.
 
     Attributes
     ----------
     size, image_size, patch_size, mask_ratio
         As in a recipe.
     batch
-        Images of a step.
+        Images per step.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     precision
         ``float32`` or ``bfloat16`` (autocast); ``auto``: bfloat16 on a GPU.
     runs
-        Timed steps of each form.
+        Timed steps per form.
     compiled
-        Measure each form compiled by `torch.compile` too.
+        Also measure each form compiled by `torch.compile`.
     slice_images
         Images per forward pass; None chooses.
     """
@@ -85,22 +85,22 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """One form's figures.
+    """Measurements of one form.
 
     Attributes
     ----------
     form, compiled
-        What ran.
+        What was measured.
     images_per_s
         Whole training steps, by the median.
     parts_ms
         Median milliseconds of each part of a step.
     memory_mib
-        On a GPU the most that was allocated; on a CPU what one forward pass keeps for the backward pass.
+        On a GPU, the maximum allocated; on a CPU, what one forward pass keeps for the backward pass.
     gflop
         Multiplications and additions of matrix products and convolutions in one step.
     share_of_peak
-        Of what the device reaches in one large matrix product of that precision.
+        Relative to one large matrix product of that precision on the device.
     """
 
     form: Form
@@ -118,7 +118,7 @@ class Timing:
 
 @dataclass(slots=True)
 class Step:
-    """A training step of one form, on tiles drawn at random.
+    """A training step of one form, on random tiles.
 
     Attributes
     ----------
@@ -169,14 +169,14 @@ class Step:
         self.network = torch.compile(self.eager()) if self.compiled else self.eager()
 
     def eager(self) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-        """Forward pass as it is before it is compiled."""
+        """Forward pass before compilation."""
         if self.form == "unmasked":
             return partial(predict_all, self.model)
         visible = visible_patches(self.mask.shape[1], self.work.mask_ratio)
         return partial(self.model.__call__, visible=visible)
 
     def __call__(self) -> None:
-        """Do one training step; what each part took is added to `seconds`."""
+        """Do one training step; the time of each part is added to `seconds`."""
         clock = Clock(self.device, self.seconds)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16(self.work, self.device)):
             batch = self.normaliser(self.raw, self.device, self.window)
@@ -209,14 +209,14 @@ class Step:
 
 
 class Clock:
-    """Splits the time of a step among its parts; waits for the device."""
+    """Clock that divides the time of a step among its parts; waits for the device."""
 
     def __init__(self, device: torch.device, seconds: dict[str, list[float]]) -> None:
         self.device, self.seconds = device, seconds
         self.begin = self._now()
 
     def stop(self, part: str) -> None:
-        """Charge what passed to a part."""
+        """Add the elapsed time to a part."""
         now = self._now()
         self.seconds[part].append(now - self.begin)
         self.begin = now
@@ -338,12 +338,12 @@ def peak_flops(device: torch.device, half: bool) -> float:
 
 
 def pretext_modalities() -> tuple[Modality, ...]:
-    """Catalog entries that are learned by default."""
+    """Catalog entries that are pretext tasks by default."""
     return tuple(m for m in load_catalog().select() if m.pretext)
 
 
 def random_tiles(modalities: Sequence[Modality], tiles: int, size_px: int) -> Batch:
-    """Draw a raw batch of the given modalities; everything was observed."""
+    """Make a random raw batch of the given modalities, without missing values."""
     rng = np.random.default_rng(0)
     batch: dict[str, Any] = {m.name: _random_values(m, tiles, size_px, rng) for m in modalities if m.stored}
     batch["tile"] = {

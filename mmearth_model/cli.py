@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FILE = FilePath()
 MAX_COUNT = 10**6
-"""Epochs, samples of a batch, timed steps: more is a slip of the pen."""
+"""Upper bound on epochs, batch sizes and timed steps; a larger number is a typing error."""
 COUNT = click.IntRange(1, MAX_COUNT)
 SIDE = click.IntRange(8, 1024)
 MAX_SEEDS = 1000
@@ -40,7 +40,7 @@ DEFAULT_COMMAND = "pretrain"
 
 
 class PretrainFirst(CommandGroup):
-    """A group in which ``STORE ...`` stands for ``pretrain STORE ...``."""
+    """A command group in which ``STORE ...`` is short for ``pretrain STORE ...``."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -123,7 +123,7 @@ def pretrain(
     if dry_run:
         click.echo(json.dumps(plan, indent=2))
         return
-    from mmearth_model import pretrain as pretrain_model  # Lightning takes longer to load than a plan to make
+    from mmearth_model import pretrain as pretrain_model  # loading Lightning takes longer than making a plan
 
     if not target.exists():
         check_output(target, folder=True)
@@ -226,7 +226,7 @@ def evaluate(
 @click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
 @click.option("--recipe", "recipe_name", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="paper: the settings of the paper's released code, which can only be combined with --seed; default: our own, which the options below change.")  # fmt: skip
 @click.option(
-    "--frozen", is_flag=True, help="Train only what is on top of the encoder (a UNet decoder for tasks per pixel)."
+    "--frozen", is_flag=True, help="Train only the layers on top of the encoder (a UNet decoder for per-pixel tasks)."
 )
 @click.option("--epochs", type=COUNT, metavar="N", help="Maximum number of epochs.  [default: 100]")
 @click.option("--patience", type=COUNT, metavar="N", help="Epochs without a better validation value before training stops.  [default: 15]")  # fmt: skip
@@ -331,7 +331,7 @@ def embed(
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
     if task is not None and neighbours:
-        raise click.UsageError("--neighbours draws tiles of a store, got files.")
+        raise click.UsageError("--neighbours: expected a store to show its tiles, got files; leave it out.")
     for path in outs:
         check_output(path, folder=path.suffix == ".zarr")
     for picture, option in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
@@ -423,7 +423,7 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 @click.option("--scale", type=click.Choice(["demo", "paper"]), default="demo", show_default=True, help="demo: minutes on a laptop, on its own synthetic store; paper: as in the paper, on your store.")  # fmt: skip
 @click.option("--out", type=FILE, metavar="DIR", help="Folder of the experiment.  [default: runs/NAME-SCALE]")
 @click.option("--store", "stores", multiple=True, metavar="[NAME=]STORE", help="Store to pretrain on and to probe. Repeatable if variants name stores.")  # fmt: skip
-@click.option("--data", multiple=True, metavar="TASK=PATH", help="Data of a task that is not cut from a store. Repeatable.")  # fmt: skip
+@click.option("--data", multiple=True, metavar="TASK=PATH", help="Data of a task that does not come from a store. Repeatable.")  # fmt: skip
 @click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB), if a variant needs them.")  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Number of processes."
@@ -521,12 +521,12 @@ def _named_bands(text: str) -> tuple[str, list[str]]:
 
 
 def _of_store(task: str) -> bool:
-    """Whether a task is cut from a store, and not ``NAME=PATH``."""
+    """Whether a task comes from a store rather than from ``NAME=PATH``."""
     return "=" not in task
 
 
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
-    """Store that the tasks are cut from: the given one, or that of the first checkpoint."""
+    """Store that the tasks come from: the given one, or that of the first checkpoint."""
     from mmearth_model.training.runs import find_store
 
     if store is not None:
@@ -586,7 +586,7 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
 
 @contextmanager
 def _download_bar(title: str) -> Iterator[Callable[[int], None]]:
-    """Bytes received, on a terminal; on stderr."""
+    """Progress of a download on stderr, if it is a terminal."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TextColumn
 
@@ -599,7 +599,7 @@ def _download_bar(title: str) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _training_bar(title: str) -> Iterator[Callable[[TrainProgress], None]]:
-    """Live bar on a terminal, one line every twentieth otherwise; always on stderr."""
+    """Progress on stderr: a live bar on a terminal, otherwise one line per twentieth of the work."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -641,7 +641,7 @@ def _training_text(progress: TrainProgress) -> str:
 
 @contextmanager
 def _evaluation_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Live bar on a terminal, one line per encoder otherwise; always on stderr."""
+    """Progress on stderr: a live bar on a terminal, otherwise one line per encoder."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs."""
+"""Devices, threads and batch slices."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CPU_SLICE = 4
-"""Images per forward pass on a CPU: what fits its cache runs several times as fast (measured on two cores)."""
+"""Images per forward pass on a CPU: a pass that fits its cache is several times as fast (measured on two cores)."""
 CPU_TRAINING_SLICE = 8
 """The same while training, where most patches are hidden (a tenth faster than 4, `make bench-encoder`)."""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one core inside: what is small takes longer to divide than to do, many times so on a busy machine."""
+    """Compute with one thread within the block: for small work, threads cost more than they gain."""
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
@@ -33,12 +33,12 @@ def one_thread() -> Iterator[None]:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Device of a name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    """Device by name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises
     ------
     InputError
-        When it is not there.
+        If it does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

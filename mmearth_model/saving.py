@@ -1,4 +1,4 @@
-"""Writes figures and weights whole or not at all."""
+"""Write figures and weights atomically."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The catalog: every modality described once, in a YAML file, and read from there by everybody.
+"""The catalog: each modality is described once, in a YAML file, and all parts of the toolkit read it there.
 
-An entry is checked twice. Its shape (field names, types) is checked against `ModalityEntry`; what the
-fields say together is checked by `Modality` itself. Either way a broken entry is refused with the file, the
-line and the reason.
+An entry is checked twice: field names and types by `ModalityEntry`, consistency between fields by `Modality`. An
+invalid entry is refused with the file, the line and the reason.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 
 
 class _Entry(BaseModel):
-    """Base of the file shapes: no conversions between types, no unknown fields."""
+    """Base of the file schemas: no type conversions, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class LicenceEntry(_Entry):
-    """Terms of use, as a catalog file spells them."""
+    """Terms of use, as written in a catalog file."""
 
     name: str
     url: str
@@ -48,7 +47,7 @@ class LicenceEntry(_Entry):
 
 
 class DisplayEntry(_Entry):
-    """How to draw it, as a catalog file spells it."""
+    """Display settings, as written in a catalog file."""
 
     bands: list[str] = []
     false_colour: list[str] = []
@@ -57,7 +56,7 @@ class DisplayEntry(_Entry):
 
 
 class ClassEntry(_Entry):
-    """One class, as a catalog file spells it."""
+    """One class, as written in a catalog file."""
 
     code: int
     name: str
@@ -65,14 +64,14 @@ class ClassEntry(_Entry):
 
 
 class RecipeEntry(_Entry):
-    """How a source obtains it, as a catalog file spells it."""
+    """How a source obtains the modality, as written in a catalog file."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
 class ModalityEntry(_Entry):
-    """Shape of one file of ``catalog/modalities``; the meaning of the fields is told at `Modality`."""
+    """Schema of one file of ``catalog/modalities``; `Modality` documents the fields."""
 
     name: str
     kind: Literal["raster/continuous", "raster/categorical", "raster/mask", "tile/continuous", "tile/categorical"]
@@ -101,7 +100,7 @@ class ModalityEntry(_Entry):
     pretext: bool = False
     pretext_norm: PretextNorm = "none"
     classes: list[ClassEntry] = []
-    """In a file also the path of a CSV table, from the file's own folder."""
+    """A file may give the path of a CSV table instead, relative to its own folder."""
     display: DisplayEntry = DisplayEntry()
     doi: str = ""
     source: str = ""
@@ -135,12 +134,12 @@ class EcoRegion:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All modalities that are known, in catalog order.
+    """All known modalities, in catalog order.
 
     Attributes
     ----------
     modalities
-        Name -> modality, those that are not enabled included.
+        Name -> modality, including those that are not enabled.
     """
 
     modalities: Mapping[str, Modality]
@@ -159,7 +158,7 @@ class Catalog:
         return self.modalities[name]
 
     def select(self, names: Sequence[str] | None = None) -> tuple[Modality, ...]:
-        """Modalities by name, in catalog order and each once; without names the enabled ones.
+        """Modalities by name, each once and in catalog order; without names, the enabled ones.
 
         Raises
         ------
@@ -173,13 +172,12 @@ class Catalog:
 
 
 def load_catalog(extra: Path | None = None) -> Catalog:
-    """Read the catalog that ships with the package, and the user's own entries on top.
+    """Read the catalog that ships with the package and add the user's own entries.
 
     Parameters
     ----------
     extra
-        Folder with files ``*.yaml``, one modality each. A name that the shipped catalog has too replaces the
-        shipped entry as a whole.
+        Folder with files ``*.yaml``, one modality each. An entry with the name of a shipped one replaces it completely.
 
     Raises
     ------
@@ -220,7 +218,7 @@ def read_classes(path: Path) -> tuple[ClassLabel, ...]:
     Parameters
     ----------
     path
-        CSV file in UTF-8 with the columns ``code``, ``name`` and, if wanted, ``colour`` (``#rrggbb``). Other
+        CSV file in UTF-8 with the columns ``code``, ``name`` and optionally ``colour`` (``#rrggbb``). Other
         columns, and lines that start with ``#``, are ignored.
 
     Raises
@@ -248,7 +246,7 @@ def describe_modality(modality: Modality) -> dict[str, Any]:
 
 
 def render_catalog(modalities: Sequence[Modality]) -> Table:
-    """Table of modalities for a terminal, one a row; licences stand in the entries themselves."""
+    """Table of modalities for a terminal, one per row; licences are shown by `render_modality`."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -291,7 +289,7 @@ def _as_text(value: object) -> str:
 
 @lru_cache(maxsize=1)
 def _shipped() -> Mapping[str, Modality]:
-    """Entries that ship with the package, read once: it takes a third of a second."""
+    """Entries that ship with the package; cached, because reading them takes a third of a second."""
     return _read_folder(resource_path("catalog") / "modalities")
 
 
@@ -324,7 +322,7 @@ def read_modality(path: Path) -> Modality:
     Raises
     ------
     FileInputError
-        When the file is not YAML, has another shape than `ModalityEntry`, or contradicts itself.
+        If the file is not YAML, does not match `ModalityEntry`, or is inconsistent.
     """
     file = read_yaml(path, "one modality")
     values = dict(file.values)

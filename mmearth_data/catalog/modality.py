@@ -1,4 +1,4 @@
-"""A modality: one layer of a tile, as stored and as learned. A value, never a branch."""
+"""A modality: one layer of a tile, as stored and as learned. Code branches on its kind, never on its name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ StatisticsBy = Literal["s2_level", "none"]
 PretextNorm = Literal["patch", "none"]
 
 CODE_DTYPES = ("uint8", "uint16")
-"""Stored types of class codes: small enough that a table over all values is cheap."""
+"""Stored types of class codes; a lookup table over all their values is small."""
 DERIVABLE_FROM = ("lon", "lat", "time")
 """Coordinates of a tile from which a modality can be computed on read."""
 
 
 class Kind(StrEnum):
-    """What a modality is; everything downstream follows from it."""
+    """Kind of a modality; it determines storage, statistics, losses and display."""
 
     RASTER_CONTINUOUS = "raster/continuous"
     RASTER_CATEGORICAL = "raster/categorical"
@@ -36,17 +36,17 @@ class Kind(StrEnum):
 
     @property
     def is_raster(self) -> bool:
-        """True where every pixel has a value, false where the tile as a whole has one."""
+        """True if every pixel has a value, false if the tile as a whole has one."""
         return self.value.startswith("raster/")
 
     @property
     def is_continuous(self) -> bool:
-        """True where values are quantities that can be averaged."""
+        """True if values are quantities that can be averaged."""
         return self.value.endswith("/continuous")
 
     @property
     def is_categorical(self) -> bool:
-        """True where values are class codes."""
+        """True if values are class codes."""
         return self.value.endswith("/categorical")
 
 
@@ -69,13 +69,13 @@ class Display:
     false_colour: tuple[str, ...] = ()
     """Three bands of a second composite, beside that of ``bands``."""
     range: tuple[float, float] | None = None
-    """Stored values that map to the ends of the scale."""
+    """Stored values at the two ends of the scale."""
     colormap: str = "viridis"
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """Terms under which a modality's data are used, and what they ask to be said."""
+    """Terms of use of a modality's data, and the attribution that they require."""
 
     name: str
     url: str
@@ -91,7 +91,7 @@ class Modality:
     name
         Name of the array in the store.
     kind
-        Decides everything downstream.
+        Determines storage, statistics, losses and display.
     bands
         Band names in stored order; empty for ``tile/categorical``, whose array has no band axis.
     dtype
@@ -101,31 +101,31 @@ class Modality:
     scale, offset
         Physical value = stored * scale + offset.
     asset
-        Earth Engine asset ids by role (the role is the recipe's business), empty for derived modalities.
+        Earth Engine asset ids by role (roles are defined by the recipe); empty for derived modalities.
     asset_bands
-        Stored band -> the asset's own name of it.
+        Stored band -> its name in the asset.
     bands_by_level
         Sentinel-2 level (``L1C``, ``L2A``) -> bands that exist in it; empty means all bands, always.
     recipe
-        Named way in which a source obtains the modality, and its parameters.
+        Name of the procedure by which a source obtains the modality, and its parameters.
     derived_from
-        Coordinates (``lat``, ``lon``, ``time``) from which it is computed on read; empty when stored.
+        Coordinates (``lat``, ``lon``, ``time``) from which it is computed on read; empty if it is stored.
     statistics_by
-        ``s2_level`` where the distribution depends on the product level of the scene.
+        ``s2_level`` if the distribution depends on the product level of the scene.
     histogram_range
-        Stored values between which percentiles are resolved; None for categories and masks.
+        Range of stored values in which percentiles are resolved; None for categories and masks.
     histogram_ranges
-        Band -> range of its own, where one range does not suit all bands (elevation and slope).
+        Band -> its own range, if one range does not suit all bands (elevation and slope).
     histogram_bins
         At most 2,048.
     band_units
-        Band -> its unit, where the bands do not share one; ``units`` then names all of them.
+        Band -> its unit, if the bands do not share one; ``units`` then lists all of them.
     input
-        May feed the encoder.
+        Whether it may feed the encoder.
     model_bands
         Bands that the model sees, in its order.
     pretext
-        Is a pretraining target.
+        Whether it is a pretraining target.
     pretext_norm
         ``patch``: the target is normalised within each patch.
     """
@@ -167,13 +167,13 @@ class Modality:
         if problem:
             raise CatalogError(f"{self.name}: {problem.text}", problem.field)
         if math.isnan(self.nodata):
-            # YAML's .nan has another sign bit than JSON's NaN: a store that is gone on with must get the same bytes.
+            # YAML's .nan has another sign bit than JSON's NaN, but a resumed store must get the same bytes.
             object.__setattr__(self, "nodata", math.nan)
         if not self.model_bands:
             object.__setattr__(self, "model_bands", self.bands)
 
     def __eq__(self, other: object) -> bool:
-        """Compare by what is written down: NaN no-data equals NaN no-data."""
+        """Compare all fields; NaN no-data equals NaN no-data."""
         if not isinstance(other, Modality):
             return NotImplemented
         return self is other or (self.name == other.name and self.to_dict() == other.to_dict())
@@ -183,7 +183,7 @@ class Modality:
 
     @property
     def stored(self) -> bool:
-        """True where the store holds an array of it; derived modalities are computed on read."""
+        """True if the store has an array of it; derived modalities are computed on read."""
         return not self.derived_from
 
     @property
@@ -198,7 +198,7 @@ class Modality:
         return () if self.kind.is_categorical else (len(self.bands),)
 
     def observed(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Elementwise: is this a value, or "never observed"?"""
+        """Elementwise: True for an observed value, False for no data."""
         seen: np.ndarray[Any, np.dtype[np.bool_]] = (
             ~np.isnan(values) if math.isnan(self.nodata) else values != self.dtype.type(self.nodata)
         )
@@ -214,7 +214,7 @@ class Modality:
         Raises
         ------
         CatalogError
-            When a band is not one of this modality's.
+            If the modality has no such band.
         """
         unknown = [band for band in bands if band not in self.bands]
         if unknown:
@@ -222,7 +222,7 @@ class Modality:
         return [self.bands.index(band) for band in bands]
 
     def histogram_range_of(self, band: str) -> tuple[float, float] | None:
-        """Return the stored values between which the percentiles of one band are resolved."""
+        """Return the range of stored values in which the percentiles of one band are resolved."""
         return self.histogram_ranges.get(band, self.histogram_range)
 
     def units_of(self, band: str) -> str:
@@ -237,7 +237,7 @@ class Modality:
         return lookup
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, as it travels in a store's attributes (NaN no-data is spelled ``"NaN"``)."""
+        """JSON-ready form, as written to a store's attributes (NaN no-data becomes ``"NaN"``)."""
         entry = dataclasses.asdict(self)
         entry["kind"] = str(self.kind)
         entry["dtype"] = self.dtype.name
@@ -246,12 +246,12 @@ class Modality:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`; also accepts an entry as a catalog file spells it.
+        """Inverse of `to_dict`; also accepts an entry in the form of a catalog file.
 
         Raises
         ------
         CatalogError
-            When the entry contradicts itself.
+            If the entry is inconsistent.
         """
         values = dict(entry)
         try:
@@ -282,7 +282,7 @@ def _display(entry: Mapping[str, Any]) -> Display:
 
 
 def fits(value: float, dtype: np.dtype[Any]) -> bool:
-    """Whether ``value`` can be stored in ``dtype`` and comes back equal."""
+    """Whether ``value`` can be stored in ``dtype`` without change."""
     if dtype.kind == "f":
         return True
     if dtype.kind not in "iu" or not float(value).is_integer():
@@ -292,14 +292,14 @@ def fits(value: float, dtype: np.dtype[Any]) -> bool:
 
 
 class _Problem(NamedTuple):
-    """What is wrong with an entry, and in which of its fields (dotted where nested)."""
+    """A problem of an entry, and the field that has it (dotted where nested)."""
 
     field: str
     text: str
 
 
 def _first_problem(modality: Modality) -> _Problem | None:
-    """Say what is wrong with an entry, or None; most fundamental first."""
+    """Return the most fundamental problem of an entry, or None."""
     checks = (_storage_problem, _histogram_problem, _band_problem, _band_name_problem, _class_problem, _role_problem)
     return next((problem for check in checks if (problem := check(modality))), None)
 
@@ -323,16 +323,16 @@ def _storage_problem(m: Modality) -> _Problem | None:
 
 def _histogram_problem(m: Modality) -> _Problem | None:
     if m.kind.is_continuous and m.histogram_range is None:
-        text = "a continuous modality needs histogram_range [low, high], between which percentiles are resolved."
+        text = "a continuous modality needs histogram_range [low, high], the range in which percentiles are resolved."
         return _Problem("histogram_range", text)
     ranges = {"histogram_range": m.histogram_range} | {
         f"histogram_ranges.{b}": r for b, r in m.histogram_ranges.items()
     }
     for where, limits in ranges.items():
         if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-            return _Problem(where, f"{where} must rise, got {list(limits)}; write [low, high].")
+            return _Problem(where, f"{where} must be increasing, got {list(limits)}; write [low, high].")
     if not 1 <= m.histogram_bins <= 2048:
-        return _Problem("histogram_bins", f"histogram_bins must lie in 1..2048, got {m.histogram_bins}.")
+        return _Problem("histogram_bins", f"histogram_bins must be in 1..2048, got {m.histogram_bins}.")
     return None
 
 
@@ -392,11 +392,11 @@ def _role_problem(m: Modality) -> _Problem | None:
     if m.pretext and m.kind is Kind.RASTER_MASK:
         return _Problem("pretext", "a raster/mask cannot be a pretext task; set pretext: false.")
     if m.pretext_norm == "patch" and m.kind is not Kind.RASTER_CONTINUOUS:
-        text = f"only raster/continuous has patches to normalise within, got kind {m.kind}; write pretext_norm: none."
+        text = f"only raster/continuous can be normalised within patches, got kind {m.kind}; write pretext_norm: none."
         return _Problem("pretext_norm", text)
     unknown = [name for name in m.derived_from if name not in DERIVABLE_FROM]
     if unknown:
-        text = f"derived_from names {', '.join(unknown)}; what can be derived from is {', '.join(DERIVABLE_FROM)}."
+        text = f"derived_from names {', '.join(unknown)}; a modality can be derived from {', '.join(DERIVABLE_FROM)}."
         return _Problem("derived_from", text)
     if m.derived_from and m.kind is not Kind.TILE_CONTINUOUS:
         text = f"only tile/continuous is derived on read, got kind {m.kind}; leave derived_from out."

@@ -1,4 +1,4 @@
-"""Where a tile lies: UTM zones, the 10 m grid, and tile ids."""
+"""Location of a tile: UTM zones, the 10 m grid, and tile ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PIXEL_M = 10
 """Side of a pixel in metres: the finest Sentinel-2 grid."""
 MIN_LAT, MAX_LAT = -80.0, 84.0
-"""UTM and the Sentinel-2 tiling end here; beyond, places are refused."""
+"""Latitudes at which UTM and the Sentinel-2 tiling end; locations beyond are refused."""
 WGS84 = 4326
 WGS84_PROJJSON = {
     "$schema": "https://proj.org/schemas/v0.7/projjson.schema.json",
@@ -39,13 +39,14 @@ WGS84_PROJJSON = {
     },
     "id": {"authority": "EPSG", "code": WGS84},
 }
-"""As files say it. PROJ words it in one of two ways, by what the process did before (with or without the realisations
-of the datum, which become more with each version), and the same tiles would not give the same bytes."""
+"""WGS 84 as written to files. PROJ's own text depends on what the process did before (with or without the datum's
+realisations, whose number grows with each version), so the same tiles would not give the same bytes.
+"""
 MAX_SIZE_PX = 2048
-"""The size field of a tile id has 7 bits, in steps of 16 px."""
+"""Limit of the size field of a tile id: 7 bits, in steps of 16 px."""
 
 NO_TIME = int(np.iinfo(np.int64).min)
-"""Scene time of a tile whose date is not known (NaT)."""
+"""Scene time of a tile whose date is unknown (NaT)."""
 LEVEL_L1C, LEVEL_L2A, LEVEL_NONE = 0, 1, 255
 """Codes of the coordinate ``s2_level``."""
 LEVEL_NAMES = {LEVEL_L1C: "L1C", LEVEL_L2A: "L2A"}
@@ -79,7 +80,7 @@ def utm_epsg(lon: float, lat: float) -> int:
     32632
     """
     if not MIN_LAT <= lat <= MAX_LAT:
-        raise TileUnavailable("outside_utm", f"latitude {lat:.6f} lies beyond 80 S .. 84 N")
+        raise TileUnavailable("outside_utm", f"latitude {lat:.6f} is outside 80 S .. 84 N")
     zone = min(int((lon + 180) // 6) + 1, 60)
     if 56 <= lat < 64 and 3 <= lon < 12:
         zone = 32
@@ -107,7 +108,7 @@ class TileGrid:
     ulx, uly
         Upper-left corner of the upper-left pixel, metres.
     size_px
-        Pixels a side.
+        Pixels per side.
     """
 
     epsg: int
@@ -117,7 +118,7 @@ class TileGrid:
 
     @classmethod
     def around(cls, lon: float, lat: float, epsg: int, size_px: int) -> TileGrid:
-        """Grid of the tile around a point, snapped to multiples of 10 m so that 10 m bands are copied."""
+        """Grid of the tile around a point, snapped to multiples of 10 m so that 10 m bands need no resampling."""
         x, y = transformer(WGS84, epsg).transform(lon, lat)
         half = PIXEL_M * size_px / 2
         ulx = PIXEL_M * math.floor((x - half) / PIXEL_M + 0.5)
@@ -154,7 +155,7 @@ def check_tile_size(size_px: int) -> int:
     Raises
     ------
     InputError
-        Unless it is a multiple of 16 from 16 to 2,032 px (the tile id has room for no more).
+        Unless it is a multiple of 16 from 16 to 2,032 px (the largest that fits in a tile id).
     """
     if not (16 <= size_px < MAX_SIZE_PX and size_px % 16 == 0):
         raise InputError(
@@ -194,12 +195,12 @@ def tile_ids(lon: ArrayLike, lat: ArrayLike, size_px: int) -> NDArray[np.uint64]
 
 
 def unpack_tile_id(tile_id: int) -> tuple[float, float, int]:
-    """(lon, lat, size_px) that a tile id was made from."""
+    """(lon, lat, size_px) encoded in a tile id."""
     return ((tile_id >> 35) / 1e6 - 180, ((tile_id >> 7) & (2**28 - 1)) / 1e6 - 90, (tile_id & 127) * 16)
 
 
 def format_tile_id(tile_id: int) -> str:
-    """Spell a tile id as 16 hex digits, as in JSON and file names."""
+    """Format a tile id as 16 hex digits, as in JSON and file names."""
     return f"{tile_id:016x}"
 
 
@@ -225,7 +226,7 @@ def as_datetime64_ms(milliseconds: ArrayLike) -> NDArray[np.datetime64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """A point where a tile may be taken.
+    """A candidate location of a tile.
 
     Attributes
     ----------
@@ -236,7 +237,7 @@ class Place:
     size_px
         Side of the tile.
     biome, eco_region
-        Published MMEarth class ids, or None where not known.
+        Published MMEarth class ids, or None if unknown.
     """
 
     tile_id: int

@@ -1,15 +1,15 @@
-"""Which files of a folder or a zip are data, and which an editor or an operating system left there."""
+"""Distinguish the data files of a folder or a zip from files that an editor or an operating system left there."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 
 LEFT_BEHIND = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-"""Names, in lower case, that Windows and macOS write beside other people's files."""
+"""Names, in lower case, of files that Windows and macOS create."""
 
 
 def is_data(path: str | PurePath) -> bool:
-    """Tell whether a relative path names data: no part of it begins with a dot or is left behind by a system.
+    """Whether a relative path is data: no part of it begins with a dot or has a name that a system creates.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The one reader of tables and lists that users bring: CSV as any program writes it, Parquet and GeoParquet."""
+"""Read users' tables and lists: CSV as any program writes it, Parquet and GeoParquet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DELIMITERS = ",;\t"
 PARQUET_SUFFIXES = frozenset({".parquet", ".geoparquet"})
 COMMENT = "#"
 EXCEL_HINT = "sep="
-"""Excel writes the delimiter into a first line of its own, which is no row."""
+"""First line in which Excel declares the delimiter; it is not a row."""
 
 HEXADECIMAL = re.compile("[0-9a-fA-F]{16}")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -33,19 +33,19 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that a user brought.
+    """A table from a user's file.
 
     Attributes
     ----------
     path
         File that it comes from.
     columns
-        Values by column, in the order of the file. Columns of CSV hold text, unchanged; those of Parquet hold the
-        values that the file has (None where one is missing), and are read when first asked for.
+        Values by column, in the order of the file. Columns of CSV are unchanged text; those of Parquet have the values
+        of the file (None if missing) and are read on first access.
     lines
         (N) 1-based line of each row; for Parquet the 1-based row.
     decimal
-        Character before the decimals of numbers: a comma where semicolons divide the columns, else a point.
+        Decimal separator of numbers: a comma if semicolons separate the columns, otherwise a point.
     header_line
         1-based line of the column names; None for Parquet.
     """
@@ -72,7 +72,7 @@ class Table:
         Raises
         ------
         FileInputError
-            With the names of those that it lacks and of those that it has.
+            With the missing columns and the existing ones.
         """
         missing = [name for name in names if name not in self.columns]
         if missing:
@@ -86,7 +86,7 @@ class Table:
         Raises
         ------
         FileInputError
-            Where a value is no number; it names the line.
+            If a value is not a number, with its line.
         """
         values = np.empty(len(self), dtype=np.float64)
         for k, value in enumerate(self.columns[name]):
@@ -103,7 +103,7 @@ class Table:
         Raises
         ------
         FileInputError
-            Where a value is none of them; it names the line.
+            If a value is none of these, with its line.
         """
         values = [value.strip() if isinstance(value, str) else value for value in self.columns[name]]
         base = 16 if all(isinstance(value, str) and HEXADECIMAL.fullmatch(value) for value in values) else 10
@@ -127,9 +127,9 @@ class Table:
 def read_table(path: Path, *, comments: bool = False) -> Table:
     r"""Read a table: CSV in UTF-8, or Parquet and GeoParquet (by suffix).
 
-    The header decides which of comma, semicolon and tab divides the columns. A byte order mark, Windows line ends,
-    quoted fields, blank lines and empty columns and rows at the edges are read as spreadsheets and data frames write them.
-    Columns without a name are left out.
+    The header decides whether commas, semicolons or tabs separate the columns. A byte order mark, Windows line ends,
+    quoted fields, blank lines and empty columns and rows at the edges are read as spreadsheets and data frames write
+    them. Columns without a name are left out.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def _csv(path: Path, text: str, comments: bool) -> Table:
 
 
 def _delimiter(text: str, comments: bool) -> str:
-    """Find the character that divides the header into the most columns."""
+    """Find the character that splits the header into the most columns."""
     lines = (line for _, line in _lines(text, comments) if line.strip())
     header = next(lines, "")
     return max(DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
@@ -219,7 +219,7 @@ def _lines(text: str, comments: bool) -> Iterator[tuple[int, str]]:
 
 
 def _rows(path: Path, text: str, delimiter: str, comments: bool) -> Iterator[tuple[int, list[str]]]:
-    """Rows with their 1-based lines; lines without any character are none."""
+    """Rows with their 1-based lines; empty lines are skipped."""
     line = 0
 
     def kept() -> Iterator[str]:
@@ -240,14 +240,14 @@ def _rows(path: Path, text: str, delimiter: str, comments: bool) -> Iterator[tup
 def _fitted(path: Path, line: int, row: list[str], width: int, delimiter: str) -> list[str]:
     """Values of a row without the empty ones that a spreadsheet adds at its right."""
     if len(row) < width or any(cell.strip() for cell in row[width:]):
-        problem = f"expected {width} columns divided by {delimiter!r}, as in the first line, got {len(row)}"
+        problem = f"expected {width} columns separated by {delimiter!r}, as in the first line, got {len(row)}"
         raise FileInputError(path, f"{problem}; quote values that hold {delimiter!r}.", line)
     return row[:width]
 
 
 @dataclass(frozen=True)
 class _ParquetColumns(Mapping[str, Sequence[Any]]):
-    """Columns of a Parquet file, each read when first asked for."""
+    """Columns of a Parquet file, each read on first access."""
 
     path: Path
     file: pq.ParquetFile

@@ -1,7 +1,7 @@
-"""The one way to write a file: whole under its name, or not at all, and an error that says what to do.
+"""Write files atomically: complete under the final name or not at all, with errors that say what to do.
 
-Bytes go to a temporary name beside the target, are brought to the disk, and take the final name in one step. A full
-disk, a folder that takes no files and a target of the wrong kind each end in one line; nothing is left behind.
+Bytes are written to a temporary file in the target's folder, flushed to the disk, and renamed. A full disk, a read-only
+folder and a target of the wrong kind each end in a one-line error; nothing is left behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PARTIAL = ".partial-"
-"""Prefix of what is being written; names with a leading dot are never read as data."""
+"""Prefix of temporary names; names with a leading dot are never read as data."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 BROKEN = frozenset({errno.EIO, errno.ESTALE})
@@ -31,30 +31,30 @@ MISPLACED = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOO
 FAILURES = FULL | CLOSED | BROKEN | MISPLACED
 
 NUMBER_IN_TEXT = re.compile(r"(?:errno = |errno |os error )(\d+)")
-"""How libraries of other languages (HDF5, Arrow, safetensors) put the system's error number into their text."""
+"""How native libraries (HDF5, Arrow, safetensors) write the system's error number in their messages."""
 PROBE_BYTES = 2**20
-"""Written to ask a disk whether it is full, after an error that does not say what went wrong."""
+"""Bytes written to test whether the disk is full, after an error without a reason."""
 NAME_LENGTH = 100
 """Characters of the final name that the temporary one repeats: file systems take 255 bytes."""
 
 
 @contextmanager
 def staged_file(path: str | Path, *, needed_bytes: int | None = None) -> Iterator[Path]:
-    """Path of a file to fill, which becomes ``path`` when the block ends well and is removed otherwise.
+    """Path of a temporary file, which is renamed to ``path`` if the block succeeds and removed otherwise.
 
     Parameters
     ----------
     path
         Final name; missing folders are created, an older file is replaced, a link keeps pointing where it does.
     needed_bytes
-        Size of the file, where it is known: refused at once if the disk has less.
+        Size of the file, if known: refused immediately if the disk has less free space.
 
     Raises
     ------
     WriteFailed
-        When the disk is full, or the folder takes no files.
+        If the disk is full, or the folder is not writable.
     InputError
-        When a folder has that name, or a file is where a folder has to be.
+        If a folder has that name, or a parent is a file.
     """
     path = _target(path)
     with write_errors(path, needed_bytes=needed_bytes):
@@ -77,7 +77,7 @@ def staged_file(path: str | Path, *, needed_bytes: int | None = None) -> Iterato
 
 @contextmanager
 def staged_stream(path: str | Path) -> Iterator[BinaryIO]:
-    """Binary file to write into, which becomes ``path`` when the block ends well; raises like `staged_file`."""
+    """Binary stream that is renamed to ``path`` if the block succeeds; raises like `staged_file`."""
     with staged_file(path) as beside, beside.open("wb") as stream:
         yield stream
 
@@ -86,10 +86,10 @@ def staged_stream(path: str | Path) -> Iterator[BinaryIO]:
 def staged_array(
     path: str | Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]
 ) -> Iterator[np.memmap[Any, Any]]:
-    """Array to fill, mapped from a ``.npy`` file that becomes ``path`` when the block ends well.
+    """Memory-mapped ``.npy`` array, which is renamed to ``path`` if the block succeeds.
 
-    Its bytes are allocated first: the system kills a process that writes into a mapped file for which the disk has no
-    block left. Raises like `staged_file`.
+    Its space on the disk is allocated first: the system kills a process that writes to a mapped file on a full disk.
+    Raises like `staged_file`.
     """
     import numpy as np
 
@@ -107,7 +107,7 @@ def staged_array(
 
 @contextmanager
 def staged_folder(path: str | Path) -> Iterator[Path]:
-    """Empty folder to fill, which becomes ``path`` when the block ends well and is removed otherwise.
+    """Empty temporary folder, which is renamed to ``path`` if the block succeeds and removed otherwise.
 
     An older folder of that name is replaced. Raises like `staged_file`.
     """
@@ -130,18 +130,18 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all; raises like `staged_file`."""
+    """Write a file atomically; raises like `staged_file`."""
     with staged_file(path, needed_bytes=len(data)) as beside:
         beside.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text as UTF-8, line ends unchanged, whole or not at all; raises like `staged_file`."""
+    """Write text as UTF-8 atomically, line ends unchanged; raises like `staged_file`."""
     write_bytes(path, text.encode())
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """Add text to the end of a file: all of it, or the file stays as it was; raises like `staged_file`."""
+    """Append text to a file; on failure, the file is unchanged. Raises like `staged_file`."""
     with write_errors(path), Path(path).open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
@@ -152,7 +152,7 @@ def append_text(path: str | Path, text: str) -> None:
 
 
 def create_file(path: str | Path, text: str) -> bool:
-    """Write a small file unless there is one: True for the only process that created it; raises like `staged_file`."""
+    """Create a small file unless it exists: True for the one process that created it; raises like `staged_file`."""
     path = Path(path)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def move_folder(new: Path, path: Path) -> None:
-    """Give a finished folder its name; an older one of that name is moved aside first, and removed last."""
+    """Rename a finished folder to its final name; an existing one is moved aside first and removed last."""
     with write_errors(path):
         old = _beside(path) if path.exists() else None
         if old is not None:
@@ -195,29 +195,29 @@ def move_folder(new: Path, path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed writers left in a folder; only for callers that hold it."""
+    """Remove temporary files of killed writers from a folder; the caller must hold the folder's lock."""
     for left in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def check_output(path: str | Path, *, folder: bool = False, option: str = "--out") -> None:
-    """Try whether a file or folder can be written, before the work whose result goes there; leaves nothing behind.
+    """Check that a file or folder can be written before the work starts; leaves nothing behind.
 
     Parameters
     ----------
     path
-        What will be written; a URL is not tried.
+        The file or folder; a URL is not checked.
     folder
         Whether it will be a folder.
     option
-        What the user changes to name another path.
+        Option that sets the path, for messages.
 
     Raises
     ------
     WriteFailed
-        When the disk is full, or the folder takes no files.
+        If the disk is full, or the folder is not writable.
     InputError
-        When the path is a folder instead of a file or the reverse, or a part of it is a file.
+        If the path is a folder instead of a file or the reverse, or a parent is a file.
     """
     if "://" in str(path):
         return
@@ -242,14 +242,14 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
 
 @contextmanager
 def write_errors(path: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turn a failure to write below the folder of ``path`` into one line with the way out; others pass.
+    """Convert failures to write in the folder of ``path`` to one-line errors with a remedy; others pass unchanged.
 
     Raises
     ------
     WriteFailed
-        When the disk is full or broken, or the folder takes no files.
+        If the disk is full or fails, or the folder is not writable.
     InputError
-        When the name of a file is a folder's, or the reverse.
+        If a folder has the name of the file, or the reverse.
     """
     try:
         yield
@@ -263,16 +263,16 @@ def write_errors(path: str | Path, *, needed_bytes: int | None = None) -> Iterat
 
 
 def describe_failure(error: BaseException, path: str | Path, needed_bytes: int | None = None) -> MMEarthError | None:
-    """Error with the way out for a failure to write; None for what is no such failure.
+    """Error with a remedy for a failure to write; None if the exception is something else.
 
     Parameters
     ----------
     error
-        What a writer raised, the system's own error or a library's.
+        Exception of a writer: a system error or a library's.
     path
         What was being written.
     needed_bytes
-        Its size, where it is known.
+        Its size, if known.
     """
     number = error_number(error)
     if number is None:
@@ -288,7 +288,7 @@ def describe_failure(error: BaseException, path: str | Path, needed_bytes: int |
 
 
 def error_number(error: BaseException) -> int | None:
-    """Find the number of the system's error (`errno`) behind what a writer raised; None where there is none."""
+    """Find the system's error number (`errno`) behind an exception of a writer; None if there is none."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in FAILURES:
             return cause.errno
@@ -299,7 +299,7 @@ def error_number(error: BaseException) -> int | None:
 
 
 def flush(path: str | Path) -> None:
-    """Bring a file's bytes, or a folder's entries, to the disk."""
+    """Flush a file's bytes, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -308,7 +308,7 @@ def flush(path: str | Path) -> None:
 
 
 def _target(path: str | Path) -> Path:
-    """Where a name leads: a link is kept, and what it points to is written."""
+    """Target of a path: links are kept, and the file that they point to is written."""
     path = Path(path)
     return path.resolve() if path.is_symlink() else path
 
@@ -348,7 +348,7 @@ def _flush_tree(folder: Path) -> None:
 
 
 def _name_reason(error: Exception, folder: Path) -> None:
-    """Ask the disk what went wrong, where a library only says that something did; chained to its error."""
+    """Find out why writing failed if a library gives no reason; the reason is chained to its error."""
     if isinstance(error, MMEarthError) or error_number(error) is not None:
         return
     probe = folder / f"{PARTIAL}{uuid.uuid4().hex}"
@@ -379,13 +379,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _files_named(error: BaseException, number: int) -> list[str]:
-    """Files that the system's errors of that number name."""
+    """Files named by the system errors with that number."""
     named = [cause.filename for cause in _causes(error) if isinstance(cause, OSError) and cause.errno == number]
     return [os.fsdecode(name) for name in named if isinstance(name, (str, bytes))]
 
 
 def _concerns(error: BaseException, path: str | Path, number: int, named: list[str]) -> bool:
-    """Whether an error is about what is written, and not about an input that cannot be read or a connection."""
+    """Whether an error concerns the output rather than an unreadable input or a connection."""
     if not named:
         return number in FULL or number == errno.EROFS or PARTIAL in str(error) or str(path) in str(error)
     target = Path(path).absolute()
@@ -400,9 +400,7 @@ def _misplaced(error: BaseException, number: int) -> str:
     if number in {errno.ENOTDIR, errno.EEXIST}:
         at = next((str(c.filename) for c in _causes(error) if isinstance(c, OSError) and c.filename), "a part of it")
         return f"expected a folder to write into, found a file ({at}); choose another path."
-    return (
-        f"expected a path that the file system takes, found another one ({os.strerror(number)}); choose a shorter path."
-    )
+    return f"expected a path that the file system accepts, found another one ({os.strerror(number)}); choose a shorter path."
 
 
 def _reason(number: int, path: Path, needed_bytes: int | None) -> str:
@@ -415,7 +413,7 @@ def _reason(number: int, path: Path, needed_bytes: int | None) -> str:
     if number == errno.ENOSPC:
         return f"the disk is full{_room(path, needed_bytes)}; free some space and {again}."
     if number in CLOSED:
-        return f"its folder takes no files ({os.strerror(number)}); change its permissions, or choose another path."
+        return f"its folder is not writable ({os.strerror(number)}); change its permissions, or choose another path."
     return f"the disk failed ({os.strerror(number)}); check the disk and {again}, or choose another path."
 
 

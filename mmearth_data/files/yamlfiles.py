@@ -1,4 +1,4 @@
-"""YAML files that users write: read strictly, and refused with the line at fault."""
+"""Read users' YAML files strictly; errors name the line."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class YamlFile:
     Attributes
     ----------
     path
-        Of the file.
+        Path of the file.
     node
-        Its content with lines.
+        Parsed content with line numbers.
     values
-        Its content.
+        Content as Python values.
     """
 
     path: Path
@@ -38,12 +38,12 @@ class YamlFile:
     values: dict[str, Any]
 
     def line_of(self, keys: Sequence[str | int]) -> int:
-        """1-based line of the deepest value on the way that the keys name."""
+        """1-based line of the deepest existing value on the path of keys."""
         lines = [line for _, line in way(self.node, keys)]
         return lines[-1] if lines else 1
 
     def refusal(self, error: ValidationError, model: type[BaseModel], whole: str = "file") -> FileInputError:
-        """Error that names the first line at fault, and counts the others."""
+        """Error that names the first faulty line and counts the other findings."""
         found = findings(error, model, self.values, whole)
         first = min(found, key=lambda finding: self.line_of(finding.keys))
         more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
@@ -57,14 +57,14 @@ def read_yaml(path: Path, expected: str) -> YamlFile:
     Parameters
     ----------
     path
-        Of the file.
+        Path of the file.
     expected
-        What it should be, such as ``a mapping file``, for messages.
+        What the file should be, such as ``a mapping file``, for messages.
 
     Raises
     ------
     FileInputError
-        When it cannot be read, is not YAML or no mapping, or gives a field twice; with the line where one is known.
+        If it cannot be read, is not YAML or not a mapping, or has a field twice; with the line if known.
     """
     text = _read(path, expected)
     try:
@@ -88,12 +88,12 @@ def read_yaml(path: Path, expected: str) -> YamlFile:
 def validated(
     model: type[Model], values: dict[str, Any], file: YamlFile | None, overrides: Mapping[str, Any], whole: str
 ) -> Model:
-    """Model of a file's values and of those that override them.
+    """Validate a file's values together with those that override them.
 
     Raises
     ------
     InputError
-        With the field, what was expected and what came; a `FileInputError` with the line where the file is at fault.
+        With the field, what was expected and what was found; a `FileInputError` with the line if the file is wrong.
     """
     try:
         return model(**values)
@@ -105,21 +105,21 @@ def validated(
 
 
 def named_file(text: str, folder: Path, names: Iterable[str], kind: str) -> Path:
-    """Path of a file that ships with the package, by its name, or of one of the user's.
+    """Path of a file that ships with the package (by name), or of the user's own file.
 
     Parameters
     ----------
     text
         Name, or path.
     folder, names
-        Folder of the files that ship, and their names.
+        Folder of the shipped files, and their names.
     kind
         What it should be, such as ``a recipe``.
 
     Raises
     ------
     InputError
-        When it is neither; names the one that was probably meant.
+        If it is neither; the message suggests the closest name.
     """
     known = list(names)
     if text in known:
@@ -143,7 +143,7 @@ def _read(path: Path, expected: str) -> str:
 
 
 def way(node: yaml.Node, keys: Sequence[str | int]) -> Iterator[tuple[str | int, int]]:
-    """Keys that lead down from a node, as far as they exist, each with its 1-based line."""
+    """Follow a path of keys down from a node as far as it exists; yields each key with its 1-based line."""
     for wanted in keys:
         if isinstance(node, yaml.MappingNode):
             found = next(((key, value) for key, value in node.value if key.value == str(wanted)), None)
@@ -159,7 +159,7 @@ def way(node: yaml.Node, keys: Sequence[str | int]) -> Iterator[tuple[str | int,
 
 
 def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
-    """YAML keeps the last of two equal keys; a file that says two things is refused instead."""
+    """Refuse duplicate keys, of which YAML would keep the last."""
     for mapping in _mappings(node):
         seen: set[str] = set()
         for key, _ in mapping.value:

@@ -1,4 +1,4 @@
-"""Ecoregions: polygons with the published class ids, and the form in which places are looked up and drawn."""
+"""Ecoregions: polygons with the published class ids, cut into cells for sampling and point lookup."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ID_COLUMN = "eco_region"
 NOT_AN_ECOREGION = "rock and ice"
 """RESOLVE's 847th polygon, which has no class id."""
 PREPARED_CELL_M = 50_000.0
-"""Half a block of `mmearth_data.sampling.blocks`, so that blocks are made of whole cells."""
+"""Width of a cell: half a block of `mmearth_data.sampling.blocks`, so that blocks consist of whole cells."""
 PREPARED_FORMAT = "1"
 
 
@@ -42,13 +42,13 @@ def read_ecoregions(path: Path) -> gpd.GeoDataFrame:
     Parameters
     ----------
     path
-        Vector file with a column of ecoregion names (``ECO_NAME`` as RESOLVE has it, or a like name), or with the
+        Vector file with a column of ecoregion names (``ECO_NAME`` as in RESOLVE, or a similar name), or with the
         published class ids in ``eco_region``.
 
     Returns
     -------
     GeoDataFrame
-        One row an ecoregion, in order of id: ``eco_region``, ``biome``, ``realm``, ``area_km2`` (of the polygon, on
+        One row per ecoregion, in order of id: ``eco_region``, ``biome``, ``realm``, ``area_km2`` (of the polygon, on
         the ellipsoid), ``geometry`` (EPSG:4326, valid). ``attrs["unmatched"]`` lists the names without a class id,
         ``attrs["absent"]`` the ids without a polygon.
 
@@ -61,7 +61,7 @@ def read_ecoregions(path: Path) -> gpd.GeoDataFrame:
 
 
 def ecoregions_of(frame: gpd.GeoDataFrame, origin: str | Path) -> gpd.GeoDataFrame:
-    """Ecoregions from a table (EPSG:4326) with the columns that `read_ecoregions` wants; ``origin`` is for messages."""
+    """Ecoregions from a table (EPSG:4326) with the columns of `read_ecoregions`; ``origin`` is for messages."""
     code, unmatched = _codes(frame, origin)
     return make_ecoregions(code[code >= 0], frame.geometry.to_numpy()[code >= 0], unmatched)
 
@@ -72,7 +72,7 @@ def make_ecoregions(code: Ints, geometry: NDArray[np.object_], unmatched: list[s
     Returns
     -------
     GeoDataFrame
-        As `read_ecoregions` gives it.
+        Same form as from `read_ecoregions`.
     """
     import geopandas as gpd
 
@@ -113,7 +113,7 @@ def _codes(frame: gpd.GeoDataFrame, path: str | Path) -> tuple[Ints, list[str]]:
             raise FileInputError(
                 path,
                 f"expected a column ECO_NAME with ecoregion names (or {ID_COLUMN} with class ids), got the columns "
-                f"{found}; rename the one that holds them.",
+                f"{found}; rename the one that has them.",
             )
         ids = {plain(region.name): region.id for region in table}
         names = [str(name) for name in frame[column]]
@@ -135,14 +135,14 @@ def label_points(
     Parameters
     ----------
     ecoregions
-        As `read_ecoregions` gives them. Where polygons overlap, the smaller id wins.
+        From `read_ecoregions`. Where polygons overlap, the smaller id wins.
     lon, lat
         Degrees.
 
     Returns
     -------
     biome : ndarray of uint8
-        255 where a point lies in no polygon.
+        255 if a point is in no polygon.
     eco_region : ndarray of uint16
         65535 there.
     """
@@ -167,11 +167,10 @@ _prepared: dict[str, Pieces] = {}
 
 
 def prepare(ecoregions: gpd.GeoDataFrame, threads: int = 1) -> Pieces:
-    """Cut ecoregions along a 50 km equal-area grid, or take the result of an earlier time.
+    """Cut ecoregions along a 50 km equal-area grid, or read the cached result.
 
-    The pieces (cells, areas, polygons; ``owner`` is the row) are kept as GeoParquet in the user's cache folder under
-    a digest of the polygons. A file that is damaged there is made anew; a folder that cannot be written is done
-    without.
+    The pieces (cells, areas, polygons; ``owner`` is the row) are cached as GeoParquet in the user's cache folder, under
+    a digest of the polygons. A damaged file is replaced; a cache folder that is not writable is ignored.
     """
     digest = _digest(ecoregions)
     if digest not in _prepared:
@@ -211,30 +210,30 @@ def _load(path: Path) -> Pieces | None:
 
 
 def read_kept(path: Path) -> gpd.GeoDataFrame | None:
-    """Read what `keep` has written; None where there is nothing, or where it is damaged: it can be made anew."""
+    """Read a file that `keep` wrote; None if it is missing or damaged, since it can be recomputed."""
     import geopandas as gpd
 
     if not path.is_file():
         return None
     try:
         return gpd.read_parquet(path)
-    except Exception:  # of a damaged file pyarrow and geopandas raise whatever they come upon
+    except Exception:  # for a damaged file, pyarrow and geopandas raise many types of errors
         return None
 
 
 def keep(frame: gpd.GeoDataFrame, path: Path) -> None:
-    """Write a frame as GeoParquet, whole or not at all; a folder that cannot be written costs time, nothing else."""
+    """Write a frame as GeoParquet, atomically; without effect if the folder is not writable."""
     with suppress(OSError, WriteFailed, InputError), staged_file(path) as beside:
         frame.to_parquet(beside, compression="zstd", index=False)
 
 
 def check_ecoregions(ecoregions: gpd.GeoDataFrame) -> None:
-    """Refuse a frame that does not have the columns of `read_ecoregions`.
+    """Refuse a frame without the columns of `read_ecoregions`.
 
     Raises
     ------
     InputError
-        With the columns that are missing.
+        With the missing columns.
     """
     missing = [name for name in ("eco_region", "biome") if name not in ecoregions.columns]
     if missing:

@@ -1,9 +1,9 @@
-"""The equal-area plane (EPSG:6933) in closed form, and cells laid on it.
+"""The equal-area plane (EPSG:6933) in closed form, and a grid of square cells on it.
 
-EPSG:6933 is the cylindrical equal-area projection of the WGS 84 ellipsoid, true at 30 degrees. Its x depends on
-longitude alone and its y on latitude alone, so a cell of the plane is a rectangle in degrees too, and a point drawn
-uniformly in (longitude, y) is uniform on the Earth. Formulas: Snyder, "Map projections - a working manual" (1987),
-equations 3-12, 10-13 to 10-18.
+EPSG:6933 is the cylindrical equal-area projection of the WGS 84 ellipsoid, true at 30 degrees. Its x depends only on
+longitude and its y only on latitude, so a cell of the plane is also a rectangle in degrees, and points that are uniform
+in (longitude, y) are uniform on the Earth. Formulas: Snyder, "Map projections - a working manual" (1987), equations
+3-12, 10-13 to 10-18.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def latitude_of_y(y: Floats) -> Floats:
     """Latitude in degrees of northings of EPSG:6933, to about 1e-10 degree."""
     beta = np.arcsin(np.clip(np.asarray(y, dtype=np.float64) / MAX_Y, -1.0, 1.0))
     e4, e6 = _E2**2, _E2**3
-    # Snyder 3-18 stops at e^6, 1e-7 degree short; one step of Newton's method closes the gap.
+    # Snyder 3-18 stops at e^6, an error of 1e-7 degree; one step of Newton's method removes it.
     lat = (
         beta
         + (_E2 / 3 + 31 * e4 / 180 + 517 * e6 / 5040) * np.sin(2 * beta)
@@ -81,11 +81,11 @@ def sums(index: Ints, values: Floats, count: int) -> Floats:
 def areas_m2(geometries: NDArray[np.object_]) -> Floats:
     """Areas on the ellipsoid of polygons in degrees whose edges are straight in longitude and latitude.
 
-    The area under an edge is the integral of y over x, taken with three Gauss points: exact to 1e-9 for the short
-    edges of real polygons, where transforming the corners alone would bend every edge.
+    The area under an edge is the integral of y over x, computed with three Gauss points: exact to 1e-9 for the short
+    edges of real polygons. Transforming only the corners would bend every edge.
     """
     polygons, owner = shapely.get_parts(geometries, return_index=True)
-    nested, index = shapely.get_parts(polygons, return_index=True)  # a collection may hold multipolygons
+    nested, index = shapely.get_parts(polygons, return_index=True)  # a collection may contain multipolygons
     keep = shapely.get_type_id(nested) == shapely.GeometryType.POLYGON
     polygons, owner = nested[keep], owner[index[keep]]
     rings, polygon = shapely.get_rings(polygons, return_index=True)
@@ -105,7 +105,7 @@ def areas_m2(geometries: NDArray[np.object_]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class CellGrid:
-    """Square cells of the equal-area plane, counted from its lower left corner; the last column may be narrower.
+    """Square cells of the equal-area plane, numbered from its lower-left corner; the last column may be narrower.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
-"""Polygons cut along the cells of a grid: the form in which millions of points are drawn and looked up quickly.
+"""Polygons cut along the cells of a grid, for fast sampling and lookup of millions of points.
 
-A piece either fills its cell, and then no point in it needs a test, or is a small polygon whose test is cheap.
+A piece either fills its cell, so that no point in it needs a test, or is a small polygon that is cheap to test.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Ranges = tuple[Ints, ...]
 """First column, first row, last column, last row."""
 POLYGON = int(shapely.GeometryType.POLYGON)
 _CHUNK = 20_000
-"""Geometries handed to a thread at once; results never depend on it."""
+"""Geometries per task of a thread; results do not depend on it."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Disjoint polygons, each within one cell of a grid; all arrays have one entry a piece.
+    """Disjoint polygons, each within one cell of a grid; all arrays have one entry per piece.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Pieces:
     area_m2
         Area on the ellipsoid.
     geometry
-        Polygon in EPSG:4326, None where the piece fills its cell.
+        Polygon in EPSG:4326, None if the piece fills its cell.
     """
 
     grid: CellGrid
@@ -57,7 +57,7 @@ class Pieces:
         return len(self.owner)
 
     def take(self, index: NDArray[Any]) -> Pieces:
-        """Select the pieces at positions, or under a mask."""
+        """Select pieces by positions or by a mask."""
         return Pieces(self.grid, self.owner[index], self.cell[index], self.area_m2[index], self.geometry[index])
 
     def polygons(self) -> Geometries:
@@ -71,8 +71,8 @@ class Pieces:
 def cut(geometries: Geometries, owner: Ints, grid: CellGrid, threads: int = 1) -> Pieces:
     """Cut polygons along the cells of a grid.
 
-    Every polygon is halved until its parts lie in one cell each, so that the work grows with the logarithm of the
-    number of cells. What lies beyond 84 N or 80 S, where there is no tile, is left out.
+    Every polygon is halved repeatedly until each part is within one cell, so that the work grows with the logarithm of
+    the number of cells. Areas beyond 84 N or 80 S, where there are no tiles, are left out.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def cut(geometries: Geometries, owner: Ints, grid: CellGrid, threads: int = 1) -
 
 
 def intersect(pieces: Pieces, mask: Pieces, threads: int = 1) -> Pieces:
-    """Parts of pieces that lie inside a mask cut along the same grid; owners are those of the pieces."""
+    """Intersect pieces with a mask cut along the same grid; owners are those of the pieces."""
     order = np.argsort(mask.cell, kind="stable")
     first = np.searchsorted(mask.cell[order], pieces.cell, side="left")
     count = np.searchsorted(mask.cell[order], pieces.cell, side="right") - first
@@ -131,13 +131,13 @@ def intersect(pieces: Pieces, mask: Pieces, threads: int = 1) -> Pieces:
 def polygons_of(geometries: Geometries) -> tuple[Geometries, Ints]:
     """(polygons, position of the geometry that each belongs to); lines and points are dropped."""
     parts, first = shapely.get_parts(geometries, return_index=True)
-    parts, second = shapely.get_parts(parts, return_index=True)  # collections hold multipolygons
+    parts, second = shapely.get_parts(parts, return_index=True)  # collections contain multipolygons
     keep = (shapely.get_type_id(parts) == POLYGON) & ~shapely.is_empty(parts)
     return parts[keep], first[second[keep]]
 
 
 def contains(geometry: Geometries, of: Ints, lon: Floats, lat: Floats, threads: int = 1) -> NDArray[np.bool_]:
-    """Whether each point lies inside its geometry.
+    """Whether each point is inside its geometry.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def contains(geometry: Geometries, of: Ints, lon: Floats, lat: Floats, threads: 
     lon, lat
         (n,) degrees.
     threads
-        Threads to share the work among.
+        Number of threads.
     """
     inside = np.asarray(shapely.is_missing(geometry), dtype=bool)[of]
     test = np.flatnonzero(~inside)
@@ -160,12 +160,12 @@ def contains(geometry: Geometries, of: Ints, lon: Floats, lat: Floats, threads: 
 
 
 def _cell_range(bounds: Floats, grid: CellGrid) -> Ranges:
-    """First and last column and row that each box reaches into; touching an edge is not reaching beyond it."""
+    """First and last column and row that each box overlaps; touching an edge does not count."""
     west, south = grid.column_of(bounds[:, 0]), grid.row_of(bounds[:, 1])
     east, north = grid.column_of(bounds[:, 2]), grid.row_of(bounds[:, 3])
     east = np.maximum(west, east - (grid.west_of(east) >= bounds[:, 2]))
     north = np.maximum(south, north - (grid.south_of(north) >= bounds[:, 3]))
-    # Rounding may put a corner that lies on an edge one cell too low; its width then lies in the next cell.
+    # Rounding may put a corner on an edge one cell too low; the box is then in the next cell.
     west = np.minimum(east, west + (grid.west_of(west + 1) <= bounds[:, 0]))
     south = np.minimum(north, south + (grid.south_of(south + 1) <= bounds[:, 1]))
     return west, south, east, north
@@ -191,14 +191,14 @@ def _clip(parts: Geometries, owner: Ints, box: tuple[Any, Any, Any, Any], thread
 
 
 def _is_box(parts: Geometries, bounds: Floats) -> NDArray[np.bool_]:
-    """Whether polygons are rectangles along the axes; most of a large polygon becomes such on the way."""
+    """Whether polygons are axis-aligned rectangles, as most parts of a large polygon become."""
     box = (bounds[:, 2] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 1])
     fills: NDArray[np.bool_] = shapely.area(parts) >= box * (1 - 1e-12)
     return np.asarray(fills & (shapely.get_num_coordinates(parts) == 5), dtype=bool)
 
 
 def _cut_boxes(bounds: Floats, owner: Ints, ranges: Ranges, grid: CellGrid) -> tuple[Geometries, Ints, Ints]:
-    """Cut rectangles into all their cells at once: (polygon or None where it fills its cell, owner, cell)."""
+    """Cut rectangles into all their cells at once: (polygon, or None if it fills its cell; owner; cell)."""
     west, south, east, north = ranges
     columns, rows = east - west + 1, north - south + 1
     source = np.repeat(np.arange(len(owner)), columns * rows)
@@ -214,7 +214,7 @@ def _cut_boxes(bounds: Floats, owner: Ints, ranges: Ranges, grid: CellGrid) -> t
 
 
 def _measured(grid: CellGrid, owner: Ints, cell: Ints, geometry: Geometries) -> Pieces:
-    """Measure pieces; forget the geometry of those that fill their cell and those without area."""
+    """Compute areas; drop pieces without area, and the geometry of those that fill their cell."""
     west, south, east, north = grid.bounds_of(cell)
     known = ~shapely.is_missing(geometry)
     box = (east - west) * (north - south)
@@ -229,10 +229,10 @@ def _measured(grid: CellGrid, owner: Ints, cell: Ints, geometry: Geometries) -> 
 def _in_chunks(
     function: Callable[..., Any], threads: int, *arrays: NDArray[Any], group: Ints | None = None
 ) -> NDArray[Any]:
-    """Elementwise function over arrays, shared among threads (shapely releases the interpreter lock).
+    """Apply an elementwise function to arrays in several threads (shapely releases the interpreter lock).
 
-    A ``group``, sorted, is never divided: GEOS builds the index of a prepared polygon when it is first asked, without
-    a lock, so that two threads with the same polygon corrupt the heap.
+    Entries of one ``group`` (sorted) go to one thread: GEOS builds the index of a prepared polygon on first use,
+    without a lock, so two threads with the same polygon would corrupt the heap.
     """
     if threads <= 1 or len(arrays[0]) <= _CHUNK:
         result: NDArray[Any] = np.asarray(function(*arrays))

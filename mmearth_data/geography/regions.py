@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 GLOBAL_NAMES = ("global", "world", "earth")
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".geoparquet", ".kml", ".gml", ".zip")
 SEGMENTS_ACROSS = 256
-"""Lines that are straight in a file's own CRS are bent in degrees: they are divided into this many parts at least."""
+"""Minimum number of parts into which edges are divided before reprojection to degrees, where they become curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Region:
     Attributes
     ----------
     name
-        What it is called in reports and recipes.
+        Name in reports and recipes.
     geometry
-        Valid polygon or multipolygon in EPSG:4326, longitudes in -180..180; None for all the Earth.
+        Valid polygon or multipolygon in EPSG:4326, longitudes in -180..180; None for the whole Earth.
     """
 
     name: str
@@ -52,26 +52,26 @@ class Region:
 
     @property
     def area_km2(self) -> float | None:
-        """Area on the ellipsoid, None for all the Earth."""
+        """Area on the ellipsoid, None for the whole Earth."""
         return None if self.geometry is None else float(areas_m2(np.array([self.geometry]))[0]) / 1e6
 
 
 def resolve_region(text: str, *, mainland: bool = False) -> Region:
-    """Find the region that a text names.
+    """Find a region by name, code, box or file.
 
     Parameters
     ----------
     text
-        ``global``; the name of a country, territory or continent, in English or by a common alias, whatever case and
-        accents; an ISO 3166 alpha-2 or alpha-3 code; ``bbox:W,S,E,N`` in degrees (W > E crosses 180); or the path of
-        a vector file, all of whose polygons are taken together.
+        ``global``; the name of a country, territory or continent, in English or by a common alias, regardless of case
+        and accents; an ISO 3166 alpha-2 or alpha-3 code; ``bbox:W,S,E,N`` in degrees (W > E crosses 180); or the path
+        of a vector file, all of whose polygons are taken together.
     mainland
-        Keep the largest part only; parts that meet at 180 degrees count as one.
+        Keep only the largest part; parts that meet at 180 degrees count as one.
 
     Raises
     ------
     InputError
-        Unknown name (with what was perhaps meant) or impossible box.
+        For an unknown name (with suggestions) or an invalid box.
     FileInputError
         A file that cannot be read or holds no polygons.
 
@@ -116,7 +116,7 @@ def _meant(key: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Spell a name so that case, accents, punctuation and articles make no difference.
+    """Normalise a name: lower case, without accents, punctuation and articles.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def plain(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _names() -> dict[str, tuple[str, str, str]]:
-    """Plain name or code -> (file of shapes, key in it, name to show)."""
+    """Normalised name or code -> (file of shapes, key in it, display name)."""
     names: dict[str, tuple[str, str, str]] = {}
     rows = [row for _, row in read_table(resource_path("catalog") / "regions" / "countries.csv").rows()]
     for row in rows:
@@ -152,7 +152,7 @@ def _shapes(kind: str) -> dict[str, Any]:
 
 
 def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
-    """Box ``W,S,E,N`` in degrees; with W > E the part across 180 degrees.
+    """Box ``W,S,E,N`` in degrees; if W > E, it crosses 180 degrees.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def region_of_file(path: Path) -> shapely.Polygon | shapely.MultiPolygon:
 
 
 def largest_part(geometry: shapely.Geometry) -> shapely.Polygon | shapely.MultiPolygon:
-    """Largest connected part; what was cut at 180 degrees is seen whole."""
+    """Largest connected part; parts cut at 180 degrees count as one."""
     parts, _ = polygons_of(np.array([geometry]))
     bounds = shapely.bounds(parts)
     eastmost = (bounds[:, 0] <= -180) & (bounds[:, 2] < 180)
@@ -204,7 +204,7 @@ def largest_part(geometry: shapely.Geometry) -> shapely.Polygon | shapely.MultiP
 
 
 def wrapped(geometry: shapely.Polygon | shapely.MultiPolygon) -> shapely.Polygon | shapely.MultiPolygon:
-    """Bring polygons that reach beyond 180 degrees into -180..180, cut there."""
+    """Wrap polygons that extend beyond 180 degrees to -180..180, cutting them there."""
     west, _, east, _ = geometry.bounds
     turns = range(int(np.floor((west + 180) / 360)), int(np.ceil((east + 180) / 360)))
     strips = [
@@ -233,8 +233,8 @@ def read_polygons(path: Path) -> gpd.GeoDataFrame:
     Parameters
     ----------
     path
-        GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...). Of several layers the first
-        with polygons is read.
+        GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...). If there are several layers, the
+        first one with polygons is read.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def _read_vector(path: Path) -> gpd.GeoDataFrame:
         if path.suffix.lower() in (".parquet", ".geoparquet"):
             return gpd.read_parquet(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # GDAL warns of what is repaired or refused below
+            warnings.simplefilter("ignore")  # GDAL warns about problems that are repaired or refused below
             layers = pyogrio.list_layers(path)
             polygonal = [str(name) for name, kind in layers if kind is not None and "Point" not in kind]
             frame = gpd.read_file(path, layer=(polygonal or [layers[0][0]])[0])
@@ -278,7 +278,7 @@ def _read_vector(path: Path) -> gpd.GeoDataFrame:
 
 
 def _to_degrees(frame: gpd.GeoDataFrame, path: Path) -> Geometries:
-    """Bring geometries into EPSG:4326, repaired and cut at 180 degrees."""
+    """Convert geometries to EPSG:4326, repaired and cut at 180 degrees."""
     geometry = _repaired(frame.geometry.to_numpy())
     if frame.crs is None or frame.crs.is_geographic:
         if frame.crs is not None and frame.crs.to_epsg() != WGS84:
@@ -288,7 +288,10 @@ def _to_degrees(frame: gpd.GeoDataFrame, path: Path) -> Geometries:
         pieces = shapely.segmentize(geometry, max(east - west, north - south) / SEGMENTS_ACROSS)
         degrees = frame.set_geometry(pieces, crs=frame.crs).to_crs(WGS84).geometry.to_numpy()
         if not np.isfinite(shapely.get_coordinates(degrees)).all():
-            raise FileInputError(path, f"expected polygons inside the bounds of {frame.crs.name}; some lie beyond.")
+            raise FileInputError(
+                path,
+                f"expected polygons inside the bounds of {frame.crs.name}, got some outside; correct them or declare another CRS.",
+            )
         geometry = np.array([_unrolled(part) for part in degrees], dtype=object)
     west, south, east, north = shapely.total_bounds(geometry)
     if west < -360 or east > 540 or south < -90.001 or north > 90.001:
@@ -302,7 +305,7 @@ def _to_degrees(frame: gpd.GeoDataFrame, path: Path) -> Geometries:
 
 
 def _repaired(geometry: Geometries) -> Geometries:
-    """Make polygons valid; of what a repair leaves behind, only the polygons count."""
+    """Make polygons valid; lines and points that result from the repair are dropped."""
     geometry = geometry.copy()
     broken = ~shapely.is_valid(geometry)
     geometry[broken] = shapely.make_valid(geometry[broken])
@@ -314,7 +317,7 @@ def _repaired(geometry: Geometries) -> Geometries:
 
 
 def _unrolled(geometry: shapely.Geometry) -> shapely.Geometry:
-    """Give rings continuous longitudes where a projection broke them at 180 degrees or around a pole."""
+    """Make longitudes of rings continuous across 180 degrees and around a pole."""
     coordinates = shapely.get_coordinates(geometry)
     if not len(coordinates) or np.abs(np.diff(coordinates[:, 0])).max(initial=0) < 180:
         return geometry
@@ -333,5 +336,5 @@ def _continuous(ring: Floats) -> Floats:
     points = np.column_stack([lon, ring[:, 1]])
     if abs(lon[-1] - lon[0]) < 180:
         return points
-    pole = np.copysign(90.0, ring[:, 1].mean())  # the ring runs around a pole, which then lies inside
+    pole = np.copysign(90.0, ring[:, 1].mean())  # the ring surrounds a pole, which is inside the polygon
     return np.vstack([points, [(lon[-1], pole), (lon[0], pole), points[0]]])

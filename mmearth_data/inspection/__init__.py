@@ -1,4 +1,4 @@
-"""Look at a store: what it holds, one tile with all its modalities, and where its tiles lie."""
+"""Inspect a store: a summary, a figure of one tile with all its modalities, and a map of its tiles."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A sheet of pixels to draw figures on: matplotlib's Agg renderer and its fonts, without pyplot.
+"""A pixel canvas for figures, with matplotlib's Agg renderer and its fonts, without pyplot.
 
-Positions are pixels from the upper-left corner; later calls paint over earlier ones. No style is taken from
-matplotlib's global settings, so that a figure comes out the same wherever it is drawn.
+Positions are pixels from the upper-left corner; later calls paint over earlier ones. Matplotlib's global settings are
+not used, so that a figure is the same on every machine.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 DPI = 200
 INK, SOFT, FAINT, PAPER, WARNING = "#18181b", "#52525b", "#a1a1aa", "#ffffff", "#b42318"
-"""Colours of text, of second-rank text, of rules, of the sheet, and of what must not be overlooked."""
+"""Colours of text, secondary text, rules, background and warnings."""
 
 DRAWING = threading.Lock()
-"""Held while a figure is drawn: matplotlib says of itself that it is not thread-safe (its fonts are shared)."""
+"""Held while a figure is drawn: matplotlib is documented as not thread-safe (its fonts are shared)."""
 
 
 Align = Literal["left", "center", "right"]
@@ -168,7 +168,7 @@ class Canvas:
         edge: str,
         edge_width: float,
     ) -> None:
-        """Set a marker at every point; ``size`` and ``edge_width`` are in points."""
+        """Draw a marker at every point; ``size`` and ``edge_width`` are in points."""
         line = Line2D(
             x,
             self.height - y,
@@ -192,7 +192,7 @@ class Canvas:
         line: float = 0.5,
         frame: NDArray[np.float64] | None = None,
     ) -> None:
-        """Fill closed rings of (n, 2) pixel positions, holes included; only what lies inside ``frame`` is shown."""
+        """Fill closed rings of (n, 2) pixel positions, holes included, clipped to ``frame``."""
         if not rings:
             return
         style: dict[str, Any] = {"facecolor": fill or "none", "edgecolor": edge or "none", "linewidth": line}
@@ -223,7 +223,7 @@ class Canvas:
 
 
 def spell(words: str) -> str:
-    """Replace what the font cannot write: control characters by spaces, other signs by the sign for that."""
+    """Replace characters that the font lacks: control characters by spaces, others by a replacement character."""
     font = get_font(_font_file(bold=False))
     plain = "".join(sign if sign.isprintable() else " " for sign in words)
     return "".join(sign if font.get_char_index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in plain)
@@ -237,7 +237,7 @@ def text_width(words: str, *, size: float = 7.0, bold: bool = False) -> float:
 
 
 def fit(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> str:
-    """Cut a line to a width in pixels, with an ellipsis where something was cut."""
+    """Shorten a line to a width in pixels, with an ellipsis."""
     if text_width(words, size=size, bold=bold) <= width:
         return words
     kept, cut = words, words
@@ -273,7 +273,7 @@ def check_picture(path: str | Path) -> Path:
     if path.is_dir():
         raise FileInputError(path, "expected a file to write, got a folder; name a .png file inside it.")
     if not path.parent.is_dir():
-        raise FileInputError(path, f"expected an existing folder, got {path.parent}; make it first.")
+        raise FileInputError(path, f"expected an existing folder, got {path.parent}; create it first.")
     return path
 
 
@@ -283,7 +283,7 @@ def _font(size: float, bold: bool) -> FontProperties:
 
 
 def _font_file(*, bold: bool) -> Path:
-    """Font that ships with matplotlib: the same on every machine."""
+    """Font that ships with matplotlib, the same on every machine."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return Path(mpl.get_data_path()) / "fonts" / "ttf" / name
 

@@ -1,4 +1,4 @@
-"""What a tile's figure says in words and numbers, as plain values."""
+"""Text and numbers of a tile's figure, as plain values."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactTable:
-    """A small table: the first cell of a row names it.
+    """A small table whose rows begin with their name.
 
     Attributes
     ----------
     title
         What the table is about.
     columns
-        Heads of the columns after the first; empty where there is nothing to tell apart.
+        Heads of the columns after the first; empty if there is only one.
     rows
-        Cells; as many as there are columns, and the name.
+        Cells: the name, and one per column.
     colours
         Colour of each row's swatch, or None.
     """
@@ -47,12 +47,12 @@ class FactTable:
 
 
 def level_name(coordinates: Mapping[str, Any]) -> str | None:
-    """Product level of a tile's scene, None where it has none."""
+    """Product level of a tile's scene, None if it has none."""
     return LEVEL_NAMES.get(int(coordinates["s2_level"]))
 
 
 def format_lonlat(lon: float, lat: float, decimals: int = 4) -> str:
-    """Coordinates as people write them, latitude first.
+    """Format coordinates, latitude first.
 
     Examples
     --------
@@ -63,13 +63,13 @@ def format_lonlat(lon: float, lat: float, decimals: int = 4) -> str:
 
 
 def format_time(time: Any) -> str:  # noqa: ANN401 - a datetime64, or milliseconds since 1970
-    """UTC date and minute of a scene, or that it is not known."""
+    """UTC date and minute of a scene, or "date not known"."""
     moment = np.asarray(time).astype("datetime64[ms]")
     return "date not known" if np.isnat(moment) else str(moment.astype("datetime64[m]")).replace("T", " ") + " UTC"
 
 
 def format_number(value: float) -> str:
-    """Show a value with about four digits, and no more decimals than they need."""
+    """Format a value with about four significant digits."""
     if value == 0 or not np.isfinite(value):
         return "0" if value == 0 else NOTHING
     decimals = int(np.clip(3 - np.floor(np.log10(abs(value))), 0, 4))
@@ -78,7 +78,7 @@ def format_number(value: float) -> str:
 
 
 def format_ends(low: float, high: float) -> tuple[str, str]:
-    """Both ends of a scale, with the decimals that tell a hundredth of it.
+    """Both ends of a scale, with enough decimals to resolve a hundredth of it.
 
     Examples
     --------
@@ -92,19 +92,19 @@ def format_ends(low: float, high: float) -> tuple[str, str]:
 
 
 def plan_facts(tile: Mapping[str, Any], modalities: Iterable[Modality]) -> tuple[FactTable, ...]:
-    """Tables for everything of a tile that is not an image.
+    """Tables of everything about a tile that is not an image.
 
     Parameters
     ----------
     tile
         Modality name -> array as stored; ``tile`` -> its coordinates.
     modalities
-        Those of the store. Derived ones are left out: the coordinates that they are computed from are shown.
+        Modalities of the store. Derived ones are left out; the coordinates from which they are computed are shown.
 
     Returns
     -------
     tuple of FactTable
-        Scene and grid first, then the labels, then one table a tile-level quantity.
+        Scene and grid first, then the labels, then one table per tile-level quantity.
     """
     present = [m for m in modalities if m.stored and m.name in tile]
     labels = [m for m in present if m.kind is Kind.TILE_CATEGORICAL]
@@ -145,7 +145,7 @@ def _labels(labelled: Sequence[tuple[Modality, Any]]) -> FactTable:
 
 
 def _quantities(m: Modality, values: NDArray[Any]) -> FactTable:
-    """One cell a band; bands that are all combinations of two things make a table of rows and columns."""
+    """One cell per band; band names that are all combinations of two parts become rows and columns."""
     seen = m.observed(values)
     cells = {
         band: format_number(float(value) * m.scale + m.offset) if ok else NOTHING
@@ -168,7 +168,7 @@ def _quantities(m: Modality, values: NDArray[Any]) -> FactTable:
 
 
 def with_unit(text: str, unit: str, *, brackets: bool = False) -> str:
-    """Append a unit, unless the number is a plain one."""
+    """Append a unit, unless the number has none."""
     if unit in {"", "1"}:
         return text
     return f"{text} ({unit})" if brackets else f"{text} {unit}"

@@ -1,4 +1,4 @@
-"""One tile as a figure: every modality with its legend, and what is known of the place."""
+"""Figure of one tile: every modality with its legend, and its metadata."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
 
 SIDE = 384
-"""Side of a panel in pixels, about: three screen pixels for one of a 128 px tile, six for one of 64 px."""
+"""Approximate side of a panel in pixels: each pixel of a 128 px tile takes 3 x 3, of a 64 px tile 6 x 6."""
 MARGIN, GAP, ROW_GAP = 56, 32, 30
 TITLE_LINE, HEAD, LABEL, LINE = 28, 42, 28, 27
 """Heights in pixels: a line of a modality's title, one such line with its rule, a panel's label, a legend's line."""
@@ -61,7 +61,7 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
     store
         An open store.
     tile
-        Position in the store (negative counts from the end), or a tile id of 16 hex digits.
+        Position in the store (negative positions count from the end), or a tile id of 16 hex digits.
     path
         PNG file to write.
 
@@ -73,7 +73,7 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
     Raises
     ------
     InputError
-        When the store has no such tile, or the picture cannot be written there.
+        If the store has no such tile, or the picture cannot be written.
     """
     target = sheet.check_picture(path)
     values = store[find_tile(store, tile)]
@@ -124,9 +124,9 @@ def compose_tile(
     modalities
         In the order in which they are drawn.
     synthetic
-        True where the pixels were never measured, which the title then says.
+        True if the pixels are not measurements; the title then says so.
     notes
-        Remarks for the foot of the figure.
+        Notes at the bottom of the figure.
     """
     coordinates = tile["tile"]
     groups = plan_panels(tile, modalities, level_name(coordinates))
@@ -137,7 +137,7 @@ def compose_tile(
 
 
 def credits_of(modalities: Sequence[Modality], tile: Mapping[str, Any], synthetic: bool) -> list[str]:
-    """Attribution lines of what is shown, each once; of nobody where the pixels are synthetic."""
+    """Attribution lines of the modalities shown, each once; none if the pixels are synthetic."""
     if synthetic:
         return ["Synthetic pixels: computed, never measured"]
     return list(dict.fromkeys(m.licence.attribution for m in modalities if m.stored and m.name in tile))
@@ -147,12 +147,12 @@ def credits_of(modalities: Sequence[Modality], tile: Mapping[str, Any], syntheti
 
 
 def arrange(groups: Sequence[PanelGroup], columns: int) -> tuple[list[Placed], int]:
-    """Place groups in rows of a width, each in the first row that has room; a longer group breaks into parts.
+    """Arrange groups in rows of a given width, each in the first row with room; a longer group is split into parts.
 
     Returns
     -------
     list of Placed, int
-        The places, and the number of rows.
+        The placed groups, and the number of rows.
     """
     free: list[int] = []
     placed: list[Placed] = []
@@ -169,12 +169,12 @@ def arrange(groups: Sequence[PanelGroup], columns: int) -> tuple[list[Placed], i
                 free.append(columns)
             placed.append(Placed(part, row, columns - free[row]))
             free[row] -= len(part.panels)
-            first = row + 1  # a part never stands before the one that it continues
+            first = row + 1  # a part is never placed before the one that it continues
     return placed, len(free)
 
 
 def best_columns(groups: Sequence[PanelGroup]) -> int:
-    """Choose the number of columns that breaks no group and leaves the fewest cells empty; then the wider sheet."""
+    """Choose the number of columns that splits no group and leaves the fewest cells empty; of a tie, the larger."""
     total = sum(len(group.panels) for group in groups)
     least = max(1, min(4, total))
 
@@ -186,7 +186,7 @@ def best_columns(groups: Sequence[PanelGroup]) -> int:
 
 
 def legend_height(legend: Legend | None) -> int:
-    """Pixels that a legend takes below its image."""
+    """Height of a legend below its image, in pixels."""
     if isinstance(legend, ColourBar):
         return 52
     if isinstance(legend, CompositeKey):
@@ -262,7 +262,7 @@ def _title(canvas: Canvas, coordinates: Mapping[str, Any], size_px: int, synthet
 
 
 def _group(canvas: Canvas, group: PanelGroup, x: int, y: int, side: int) -> None:
-    """Draw a modality; ``y`` is the top of its first panel's label, the title stands above it."""
+    """Draw a modality; ``y`` is the top of its first panel's label, the title is above it."""
     width = group_width(group, side)
     lines = title_lines(group, side)
     for number, line in enumerate(lines):
@@ -280,7 +280,7 @@ def group_width(group: PanelGroup, side: int) -> int:
 
 
 def title_lines(group: PanelGroup, side: int) -> list[str]:
-    """Lines of a modality's title; a note to the right of it takes its room."""
+    """Lines of a modality's title, leaving room for a note to its right."""
     note = text_width(group.note, size=6.5) + 24 if group.note and len(group.panels) > 1 else 0
     return wrap(group.title, group_width(group, side) - note, size=8, bold=True)
 
@@ -301,7 +301,7 @@ def _panel(canvas: Canvas, panel: Panel, x: int, y: int, side: int) -> None:
 
 
 def enlarge(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize by repeating or dropping pixels: what is shown are the tile's own pixels."""
+    """Resize by repeating or dropping pixels, without interpolation."""
     rows = (np.arange(side) * image.shape[0]) // side
     columns = (np.arange(side) * image.shape[1]) // side
     resized: NDArray[np.uint8] = image[rows[:, None], columns]
@@ -326,7 +326,7 @@ def _legend(canvas: Canvas, legend: Legend | None, x: int, y: int, width: int) -
 
 
 def _composite_key(canvas: Canvas, key: CompositeKey, x: int, y: int, width: int) -> None:
-    """Draw the legend of a composite: on one line where the channels share a scale, else on one line each."""
+    """Draw the legend of a composite: on one line if the channels share a scale, otherwise one line each."""
     for number, (colour, (band, *ends)) in enumerate(zip(CHANNEL_COLOURS, key.channels, strict=True)):
         low, high = format_ends(*ends)
         text = f"{low} to {high} {key.units}".rstrip()
@@ -348,7 +348,7 @@ def _class_line(canvas: Canvas, x: int, y: int, width: int, key: ClassKey) -> No
 
 
 def percent(share: float) -> str:
-    """Share in per cent; what is there is never called 0.
+    """Format a share in per cent; a positive share is never shown as 0.
 
     Examples
     --------
@@ -389,7 +389,7 @@ def _table_width(table: FactTable) -> int:
 
 
 def _flow_tables(tables: Sequence[FactTable], width: int) -> list[tuple[FactTable, int, int]]:
-    """(table, x, y) side by side, wrapped where the sheet ends; what room is left goes between them."""
+    """(table, x, y) side by side, wrapped at the edge of the canvas; remaining space is put between them."""
     lines: list[list[FactTable]] = []
     for table in tables:
         room = sum(_table_width(t) + 2 * GAP for t in lines[-1]) + _table_width(table) if lines else width + 1

@@ -1,4 +1,4 @@
-"""Where tiles lie, as a map: coloured by label, shaped by split, on an equal-area projection."""
+"""Map of tile locations: coloured by label, markers by split, on an equal-area projection."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ UNLABELLED = "#71717a"
 MARKERS = {0: "o", 1: "^", 2: "s"}
 OTHER_MARKER = "D"
 MARKER_SCALE = {"o": 1.0, "^": 1.25, "s": 1.0, "D": 0.9}
-"""Triangles look smaller than circles of the same size."""
+"""Relative size of each marker; triangles look smaller than circles of the same size."""
 MOST_COLOURS = 24
 LAYERS = 8
-"""Points are drawn in this many mixed parts, so that no class hides the others by coming last."""
+"""Points are drawn in this many shuffled parts, so that the last class does not hide the others."""
 PLAIN_FROM = 20_000
-"""From this many points on, markers have no edges: they would be nothing but edges."""
+"""Number of points from which markers are drawn without edges, which would cover them."""
 SCALE_LENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 SYNTHETIC = "SYNTHETIC"
 LAND_CREDIT = "Land: Natural Earth (public domain)."
@@ -55,7 +55,7 @@ LAND_CREDIT = "Land: Natural Earth (public domain)."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """What a map shows.
+    """Points of a map.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Part of the sheet that holds the map, and how metres become pixels there."""
+    """Part of the canvas with the map, and its conversion of metres to pixels."""
 
     projection: Projection
     x: float
@@ -90,7 +90,7 @@ class Window:
     height: float
 
     def pixels(self, metres: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, 2) positions on the sheet."""
+        """(n, 2) positions on the canvas."""
         west, south, east, north = self.projection.window
         x = self.x + (metres[:, 0] - west) / (east - west) * self.width
         y = self.y + (north - metres[:, 1]) / (north - south) * self.height
@@ -98,7 +98,7 @@ class Window:
 
 
 def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
-    """Draw where the tiles of a store lie, as a PNG.
+    """Draw a map of a store's tiles, as a PNG.
 
     Parameters
     ----------
@@ -125,17 +125,17 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
 
 
 def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False) -> Path:
-    """Draw sampled places, as a PNG.
+    """Draw a map of sampled locations, as a PNG.
 
     Parameters
     ----------
     frame
-        Columns lon, lat, split; labels by their modality's name (``biome``); ``slot``, null for reserves, which
-        are counted and not drawn.
+        Columns lon, lat, split; labels by their modality's name (``biome``); ``slot``, null for reserves, which are
+        counted but not drawn.
     path
         PNG file to write.
     synthetic
-        True where the labels come from a made-up planet.
+        True if the labels come from the synthetic planet.
 
     Returns
     -------
@@ -173,21 +173,24 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool) -> Places:
     reserves = frame["slot"].isna().to_numpy() if "slot" in frame.columns else np.zeros(len(frame), dtype=bool)
     shown = frame[~reserves]
     label = coloured_label(m for name, m in load_catalog().modalities.items() if name in frame.columns)
-    details = [f"{len(shown):,} places", *([f"{int(reserves.sum()):,} reserves not shown"] if reserves.any() else [])]
+    details = [
+        f"{len(shown):,} locations",
+        *([f"{int(reserves.sum()):,} reserves not shown"] if reserves.any() else []),
+    ]
     return Places(
         lon=shown["lon"].to_numpy(np.float64),
         lat=shown["lat"].to_numpy(np.float64),
         split=shown["split"].to_numpy(np.uint8),
         label=label,
         codes=shown[label.name].to_numpy(np.int64) if label else np.zeros(len(shown), dtype=np.int64),
-        title="Sampled places",
+        title="Sampled locations",
         details=tuple(details),
         synthetic=synthetic,
     )
 
 
 def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
-    """First label that has few enough classes to tell apart, and a colour for each."""
+    """First label whose classes all have colours and are few enough to distinguish."""
     for m in modalities:
         if is_label(m) and len(m.classes) <= MOST_COLOURS and all(label.colour for label in m.classes):
             return m
@@ -195,13 +198,13 @@ def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
 
 
 def draw_map(places: Places) -> bytes:
-    """PNG of a map; the same places give the same bytes."""
+    """PNG of a map; the same locations give the same bytes."""
     with sheet.DRAWING:
         return compose_map(places)[0].png()
 
 
 def compose_map(places: Places) -> tuple[Canvas, Window]:
-    """Lay out a map; returns the sheet, and where on it places lie."""
+    """Lay out a map; returns the canvas, and the window that contains the map."""
     projection = choose_projection(places.lon, places.lat)
     west, south, east, north = projection.window
     aspect = (north - south) / (east - west)
@@ -234,7 +237,7 @@ def _draw(places: Places, window: Window, width: int) -> Canvas:
 
 
 def credits_of(places: Places) -> list[str]:
-    """Whom to credit for the land and the labels; nobody for labels of a made-up planet."""
+    """Credits for land and labels; none for labels of the synthetic planet."""
     if places.synthetic:
         return ["Synthetic: labels and pixels were computed, never measured.", LAND_CREDIT]
     return [*([f"{places.label.licence.attribution}."] if places.label else []), LAND_CREDIT]
@@ -265,7 +268,7 @@ def _title(canvas: Canvas, places: Places, projection: Projection) -> None:
 
 
 def _ground(canvas: Canvas, window: Window) -> None:
-    """Sea, grid, land and the frame's line."""
+    """Draw sea, grid, land and frame."""
     frame = window.pixels(outline(window.projection))
     canvas.polygons([frame], fill=SEA)
     for _, _, metres in grid_lines(window.projection):
@@ -337,7 +340,7 @@ def _classes(canvas: Canvas, entries: Sequence[tuple[str, str, int]], columns: i
 
 
 def _frame(canvas: Canvas, window: Window) -> None:
-    """Frame of a regional map, with degrees where the grid meets its left and lower edge."""
+    """Draw the frame of a regional map, with degrees where the grid meets its left and lower edge."""
     canvas.box(window.x, window.y, window.width, window.height, edge=SOFT, line=0.5)
     lon_decimals, lat_decimals = (max(0, -math.floor(math.log10(step))) for step in grid_steps(window.projection))
     for axis, value, metres in grid_lines(window.projection):

@@ -1,6 +1,6 @@
-"""What a tile's figure shows, as plain values: images, legends and notes, before anything is drawn.
+"""Content of a tile's figure, as plain values: images, legends and notes.
 
-Everything follows from a modality's kind, display and roles, so that an entry of the user's own catalog is drawn
+Everything is derived from a modality's kind, display and roles, so that entries of the user's own catalog are drawn
 like the shipped ones.
 """
 
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
 
 MISSING_COLOUR = "#e4e4e7"
 UNKNOWN_COLOUR = "#ff00ff"
-"""Codes that the modality's classes do not list: loud, since they should not be there."""
+"""Colour of codes that the modality's classes do not list; conspicuous, since they should not occur."""
 MAX_BANDS = 5
-"""Single-band panels of one modality; a modality with more is better shown by the bands its display names."""
+"""Maximum number of single-band panels; of a modality with more bands, those named by its display are shown."""
 MAX_CLASSES = 6
 MAX_AUTO_CLASSES = 12
-"""A mask without classes and without a range that holds no more values than this is drawn as classes."""
+"""A mask without classes and range, with at most this many distinct values, is drawn as classes."""
 PERCENTILES = (2.0, 98.0)
 LEAST_SHARE_OF_RANGE, LEAST_STEPS = 0.15, 20
-"""A tile's stretch spans at least this share of the display range, and this many steps of an integer: noise on open
-water stays noise, and a plain that rises by two metres stays flat."""
+"""Minimum span of a tile's stretch, as a share of the display range and in integer steps, so that noise on open water
+is not amplified and a plain that rises by two metres looks flat.
+"""
 TOP_OF_ATMOSPHERE = frozenset({LEVEL_NAMES[LEVEL_L1C]})
-"""Levels whose reflectance holds the light that the air scatters, most of it blue."""
+"""Levels whose reflectance includes light scattered by the atmosphere, mostly blue."""
 MOST_HAZE = 0.25
-"""Share of the display range; what exceeds it is more than haze (snow, cloud) and keeps its tint."""
+"""Maximum haze, as a share of the display range; anything brighter (snow, cloud) keeps its tint."""
 COMPOSITE_GAMMA = 1.5
-"""Lifts forests and shadows beside bright ground, as eyes do; colour bars stay linear."""
+"""Gamma of composites, which brightens forests and shadows; colour bars are linear."""
 OTHER_UNITS_COLORMAP = "YlOrBr"
-"""For bands in another unit than the one that the display's colour map was chosen for."""
+"""Colour map of bands in another unit than that for which the display's colour map was chosen."""
 LAND_OF_COLORMAP = 0.25
-"""Hypsometric colour maps spend their first quarter on the sea, which a stretch per tile would put on land."""
+"""Share of a hypsometric colour map that is for the sea, and which a stretch per tile would use for land."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class ColourBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompositeKey:
-    """Legend of a composite: which band is which colour, and the values from which to which it brightens."""
+    """Legend of a composite: band and range of values of each channel."""
 
     channels: tuple[tuple[str, float, float], ...]
     """(band, low, high) of red, green and blue, physical units."""
@@ -91,13 +92,13 @@ class Panel:
     Attributes
     ----------
     label
-        What of the modality it shows: bands, role.
+        What it shows of the modality: bands, role.
     image
-        (y, x, 3) uint8; None where nothing was observed.
+        (y, x, 3) uint8; None if nothing was observed.
     legend
-        How to read its colours.
+        Key to its colours.
     note
-        What is missing, and why if that is known.
+        What is missing, and the reason if known.
     """
 
     label: str
@@ -125,20 +126,20 @@ def plan_panels(
     tile
         Modality name -> array (band, y, x) as stored.
     modalities
-        Those of the store; the ones that are not rasters have no image.
+        Modalities of the store; those that are not rasters have no image.
     level
-        Product level of the scene (``L1C``, ``L2A``), which says what it cannot have.
+        Product level of the scene (``L1C``, ``L2A``), which explains missing bands.
 
     Returns
     -------
     tuple of PanelGroup
-        One a raster modality; nothing is left out silently.
+        One per raster modality; none is left out silently.
     """
     return tuple(_group(tile[m.name], m, level) for m in modalities if m.kind.is_raster and m.name in tile)
 
 
 def factor_bands(bands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Rows and columns of band names that are all combinations ``row_column``, or None.
+    """Rows and columns if the band names are all combinations ``row_column``, else None.
 
     Examples
     --------
@@ -179,7 +180,7 @@ def _group(values: NDArray[Any], m: Modality, level: str | None) -> PanelGroup:
 
 
 def _missing(label: str, m: Modality, bands: Sequence[str], level: str | None) -> Panel:
-    """Make a placeholder, with the reason where the product level is one."""
+    """Make a placeholder, with the reason if it is the product level."""
     possible = m.bands_by_level.get(level or "")
     absent = possible is not None and not set(bands) & set(possible)
     return Panel(label=label, note=f"not part of {level}" if absent else "not observed")
@@ -196,7 +197,7 @@ def _share_note(observed: NDArray[np.bool_]) -> str:
 
 
 def _bands_group(values: NDArray[Any], observed: NDArray[np.bool_], m: Modality, level: str | None) -> PanelGroup:
-    """One panel for each observed band; a whole row of missing ones (an orbit pass, say) shares a placeholder."""
+    """One panel per observed band; a row of missing ones (such as an orbit pass) shares a placeholder."""
     seen = {band for band, pixels in zip(m.bands, observed, strict=True) if pixels.any()}
     factors = factor_bands(m.bands)
     rows = [[f"{row}_{column}" for column in factors[1]] for row in factors[0]] if factors else [list(m.bands)]
@@ -220,7 +221,7 @@ def _bands_group(values: NDArray[Any], observed: NDArray[np.bool_], m: Modality,
 
 
 def _single(values: NDArray[Any], observed: NDArray[np.bool_], m: Modality, band: str) -> Panel:
-    """One band through a colour map; the band in the role of elevation with shaded relief."""
+    """One band with a colour map; elevation with shaded relief."""
     index = m.bands.index(band)
     stored, seen = values[index].astype(np.float64), observed[index]
     relief = band == m.recipe.get("parameters", {}).get("elevation")
@@ -237,21 +238,21 @@ def _single(values: NDArray[Any], observed: NDArray[np.bool_], m: Modality, band
 
 
 def shares_display(m: Modality, band: str) -> bool:
-    """Whether the display's colour map and range, chosen for its own bands, speak of this band's unit too."""
+    """Whether the display's colour map and range also apply to this band, because it has the same unit."""
     return not m.display.bands or m.units_of(band) == m.units_of(m.display.bands[0])
 
 
 def unit_text(m: Modality, band: str) -> str:
-    """Spell the unit of a band for people: nothing for plain numbers, signs for degree and per cent."""
+    """Display unit of a band: nothing for plain numbers, symbols for degrees and per cent."""
     units = m.units_of(band)
     return {"1": "", "degree": "°", "percent": "%"}.get(units, units)
 
 
 def stretch(values: NDArray[np.float64], m: Modality, band: str) -> tuple[float, float]:
-    """Choose the ends of a scale that suits a tile, in stored values.
+    """Choose the ends of the scale for a tile, in stored values.
 
-    Percentiles of the tile, widened to what the display range and the steps of integers call distinguishable, within
-    what the catalog calls possible.
+    Percentiles of the tile, widened to the minimum span of the display range and of integer steps, within the limits of
+    the catalog.
     """
     low, high = (float(v) for v in np.percentile(values, PERCENTILES))
     least = LEAST_STEPS if m.dtype.kind in "iu" else 1e-6 * max(1.0, abs(low), abs(high))
@@ -284,7 +285,7 @@ def _with_missing(image: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArra
 
 
 def _shade(height_m: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Brightness of a surface lit from the north-west at 45 degrees, about 1; gentle terrain is exaggerated."""
+    """Brightness around 1 of a surface lit from the north-west at 45 degrees; gentle terrain is exaggerated."""
     padded = np.pad(height_m, 1, mode="edge")
     smooth = sum(padded[i : i + height_m.shape[0], j : j + height_m.shape[1]] for i in range(3) for j in range(3)) / 9
     south, east = np.gradient(smooth, PIXEL_M)
@@ -327,10 +328,11 @@ def _composite(
 def _composite_scale(
     values: NDArray[np.float64], m: Modality, bands: tuple[str, ...], level: str | None
 ) -> tuple[NDArray[np.float64], float]:
-    """Choose where each channel starts to brighten, and the span that all share.
+    """Choose the lower end of each channel, and the span that all share.
 
-    One common start, so that grey stays grey; but where the atmosphere shines in, its light is taken off first: a
-    channel's dark end, as far as no longer wave is darker there (plants are dark in red and blue, haze in red only).
+    All channels have the same lower end, so that grey stays grey. If the level includes atmospheric light, it is
+    subtracted first: the dark end of a channel, unless a longer wavelength is darker there (vegetation is dark in red
+    and blue, haze only in red).
     """
     lows, highs = np.array([stretch(band, m, name) for band, name in zip(values, bands, strict=True)]).T
     start = np.full(3, lows.min())
@@ -344,7 +346,7 @@ def _composite_scale(
 
 
 def _coded(codes: NDArray[Any], seen: NDArray[np.bool_], m: Modality, band: str) -> Panel:
-    """Classes in their colours; masks without classes by their range, or by the few values they hold."""
+    """Classes in their colours; masks without classes by their range or their few values."""
     present, counts = np.unique(codes[seen], return_counts=True)
     if not m.classes and (m.display.range is not None or len(present) > MAX_AUTO_CLASSES):
         return _fixed_scale(codes, seen, m, band)

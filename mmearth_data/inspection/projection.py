@@ -1,4 +1,4 @@
-"""From longitude and latitude to a flat map: equal-area, the whole world or the part that is needed."""
+"""Equal-area map projections, of the whole world or of the region that is needed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 EQUAL_EARTH = 8857
 """EPSG code of the Equal Earth projection; Savric, Patterson and Jenny (2018), doi:10.1080/13658816.2018.1504949."""
 WORLD_FROM_DEG = 50.0
-"""Points farther than this from their middle are shown on a map of the whole world."""
+"""Distance of points from their centre beyond which the map shows the whole world."""
 LEAST_SPAN_M = 20_000.0
 MARGIN_SHARE = 0.08
 ASPECTS = (0.55, 1.6)
-"""Least and greatest height / width of a regional map."""
+"""Minimum and maximum height / width of a regional map."""
 STEP_DEG = 1.0
-"""Edges are cut into steps of this length before they are projected, so that they bend with the projection."""
+"""Edges are divided into steps of this length before projection, so that they follow its curves."""
 GRID_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """A flat map and the window of it that is shown.
+    """A map projection and the window that is shown.
 
     Attributes
     ----------
     name
-        For the reader of the map.
+        Name shown on the map.
     lon_0
-        Central meridian; longitudes are counted from 180 degrees west to 180 degrees east of it.
+        Central meridian; longitudes range from 180 degrees west to 180 degrees east of it.
     window
         West, south, east, north in metres on the map.
     world
@@ -55,12 +55,12 @@ class Projection:
         return np.column_stack(_transformer(self.crs).transform(lon, lat))
 
     def inverse(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Longitude and latitude of (n, 2) metres on the map; infinite where the map does not reach."""
+        """Longitude and latitude of (n, 2) metres on the map; infinite outside the map."""
         lon, lat = _transformer(self.crs).transform(points[:, 0], points[:, 1], direction="INVERSE")
         return lon, lat
 
     def lonlat_bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east, north in degrees of everything that the window may show, and a little more."""
+        """West, south, east, north in degrees of the area of the window, with a margin."""
         if self.world:
             return -180.0, -90.0, 180.0, 90.0
         lon, lat = self.inverse(ring_of(self.window, 200))
@@ -85,13 +85,13 @@ def _transformer(crs: str) -> Transformer:
 
 
 def wrap_degrees(lon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitudes brought to -180 (included) .. 180 (excluded)."""
+    """Wrap longitudes to [-180, 180)."""
     wrapped: NDArray[np.float64] = (lon + 180) % 360 - 180
     return wrapped
 
 
 def middle_of(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Find the mean place of points on the sphere and how far they reach from it.
+    """Find the mean location of points on the sphere and their maximum distance from it.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def middle_of(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float
 
 
 def choose_projection(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> Projection:
-    """Equal-area map for points: Equal Earth for the world, Lambert azimuthal around their middle for a region."""
+    """Equal-area map for points: Equal Earth for the world, Lambert azimuthal around their centre for a region."""
     if len(lon):
         lon_0, lat_0, reach = middle_of(lon, lat)
         if reach < WORLD_FROM_DEG:
@@ -168,11 +168,11 @@ def outline(projection: Projection) -> NDArray[np.float64]:
 
 
 def land_rings(land: NDArray[np.object_], projection: Projection) -> list[NDArray[np.float64]]:
-    """Rings (n, 2) in metres of the land that a map may show, holes included; ``land`` holds shapely geometries."""
+    """Rings (n, 2) in metres of the land within a map, holes included; ``land`` is an array of shapely geometries."""
     west, south, east, north = projection.lonlat_bounds()
     polygons = shapely.get_parts(land)
     bent: list[shapely.Geometry] = []
-    for turn in (-360.0, 0.0, 360.0):  # a window around 180 degrees sees both ends of the map
+    for turn in (-360.0, 0.0, 360.0):  # a window around 180 degrees shows both ends of the map
         window = shapely.box(west - turn, south, east - turn, north)
         near = polygons[shapely.intersects(polygons, window)]
         cut = shapely.segmentize(shapely.intersection(near, window), STEP_DEG)

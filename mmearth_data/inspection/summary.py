@@ -1,4 +1,4 @@
-"""What a store holds, as values: for people (`mmearth_data.inspection.terminal`) and for JSON alike."""
+"""Summary of a store, as values: for terminals (`mmearth_data.inspection.terminal`) and for JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import ArraySpec
 
 NONE = "none"
-"""Split or level of tiles that have none."""
+"""Name of the split or level of tiles without one."""
 TRAIN, ALL = "train", "all"
 
 
@@ -41,13 +41,13 @@ class ModalitySummary:
     band_units
         Units of the stored numbers.
     shape
-        Of the whole array, tiles first; empty for derived modalities, which have none.
+        Shape of the whole array, tiles first; empty for derived modalities, which have none.
     stored_bytes, raw_bytes
-        Bytes of its objects on disk, and of the same values uncompressed; None where nothing is on disk yet.
+        Bytes of its objects on disk, and of the same values uncompressed; None if nothing is on disk yet.
     valid_tiles
         Tiles of the selection with at least one value.
     valid_share
-        ``valid_tiles`` / tiles; None where there are no tiles.
+        ``valid_tiles`` / tiles; None if there are no tiles.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ModalitySummary:
 
     @property
     def ratio(self) -> float | None:
-        """How many times smaller the objects are than their values."""
+        """Compression ratio."""
         return self.raw_bytes / self.stored_bytes if self.stored_bytes and self.raw_bytes else None
 
 
@@ -102,29 +102,29 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a store holds.
+    """Summary of a store.
 
-    Counts of tiles are of the selection that was summarised; sizes, statistics and rejections of the whole store.
+    Counts of tiles refer to the selection that was summarised; sizes, statistics and rejections to the whole store.
 
     Attributes
     ----------
     rows
         Rows of the store, empty ones included.
     first_scene, last_scene
-        UTC days, None where no date is known.
+        UTC days, None if no date is known.
     bounds
-        West, south, east, north of the tiles' centres, degrees; None where there are no tiles. A selection
-        across 180 degrees reads as -180 to 180.
+        West, south, east, north of the tiles' centres, degrees; None if there are no tiles. A selection across 180
+        degrees has -180 to 180.
     splits, levels
         Tiles by split and by Sentinel-2 product level.
     statistics
         Modality -> level -> band -> count, mean, std, min, max, percentiles, in stored units.
     statistics_of
-        Split that they describe: ``train``, or ``all`` where no tile is in it.
+        Split that they describe: ``train``, or ``all`` if it has no tile.
     rejected
-        Candidates that could not be had, by reason; None where the store's table of them is gone.
+        Rejected candidates by reason; None if the store's table of them is missing.
     ledger
-        What was asked of the service that delivered the tiles, over all runs; None where there was none.
+        Requests to the service that delivered the tiles, over all runs; None if there was no service.
     stored_bytes
         Bytes of all modalities' objects.
     """
@@ -156,7 +156,7 @@ class Summary:
     stored_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; every field by its name, ratios and totals included."""
+        """JSON-ready form; all fields, including ratios and totals."""
         values = dataclasses.asdict(self)
         for entry, modality in zip(values["modalities"], self.modalities, strict=True):
             entry["ratio"] = modality.ratio
@@ -167,7 +167,7 @@ class Summary:
 
 
 def summarise(store: Store) -> Summary:
-    """Count, measure and describe what a store holds, without reading a pixel.
+    """Summarise a store without reading pixels.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def summarise(store: Store) -> Summary:
     Raises
     ------
     StoreDamaged
-        When a table that it needs cannot be read.
+        If a required table cannot be read.
     """
     layout, coords = store.layout, store.coords
     shards = tuple(range(layout.shards)) if store.finished else tuple(sorted(committed_shards(objects_at(store.path))))
@@ -219,12 +219,12 @@ def summarise(store: Store) -> Summary:
 
 
 def is_label(m: Modality) -> bool:
-    """Whether a modality is one class a tile, stored."""
+    """Whether a modality is a stored class per tile."""
     return m.stored and m.kind.is_categorical and not m.kind.is_raster
 
 
 def source_notes(source: Mapping[str, Any]) -> tuple[str, ...]:
-    """Remarks that a source left on its pixels, such as a radiometric offset."""
+    """Remarks of a source about its pixels, such as a radiometric offset."""
     notes = source.get("notes") or ()
     return (notes,) if isinstance(notes, str) else tuple(str(note) for note in notes)
 
@@ -257,7 +257,7 @@ def _modality(store: Store, m: Modality, shards: Iterable[int], valid: NDArray[n
 
 
 def _stored_unit(m: Modality, band: str) -> str:
-    """Spell the unit of a band's stored numbers as UDUNITS does: reflectance x 10,000 counts in ``0.0001``."""
+    """Give the unit of a band's stored numbers in UDUNITS notation: reflectance x 10,000 has the unit ``0.0001``."""
     unit = m.units_of(band)
     if m.scale == 1:
         return unit
@@ -265,7 +265,7 @@ def _stored_unit(m: Modality, band: str) -> str:
 
 
 def _sizes(store: Store, spec: ArraySpec, shards: Iterable[int]) -> tuple[int | None, int | None]:
-    """Bytes of an array's objects, and of the values in them; of committed shards only."""
+    """Bytes of an array's objects and of their values, in committed shards."""
     rows_each, row_bytes = spec.chunk_shape[0], int(np.prod(spec.shape[1:])) * spec.dtype.itemsize
     positions = shards if spec.sharded else range(-(-spec.shape[0] // rows_each)) if store.finished else ()
     objects = objects_at(store.path)
@@ -303,7 +303,7 @@ def _label(store: Store, m: Modality, splits: NDArray[np.uint8]) -> LabelSummary
 
 
 def _named_counts(codes: NDArray[np.uint8], names: Mapping[int, str]) -> dict[str, int]:
-    """Tiles by name, in the order of the codes; what has no name counts as none, if there is any."""
+    """Tiles by name, in the order of the codes; tiles without a name are counted as "none"."""
     counts = {name: int(np.count_nonzero(codes == code)) for code, name in names.items()}
     rest = len(codes) - sum(counts.values())
     return counts | ({NONE: rest} if rest else {})

@@ -1,4 +1,4 @@
-"""A summary for people: rich tables that fit the terminal they are printed on."""
+"""Summary for a terminal: rich tables that fit its width."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.summary import ClassCount, LabelSummary, ModalitySummary, Summary
 
 WIDE = 100
-"""Columns of a terminal from which on the longer forms are shown."""
+"""Width of a terminal, in columns, from which the longer forms are shown."""
 MANY_CLASSES = 20
-"""Labels with more classes than this are counted, and only the most frequent ones named."""
+"""Labels with more classes than this are counted; only the most frequent classes are listed."""
 BAR = 16
 NOTHING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -33,7 +33,7 @@ SWATCH = "\N{BLACK SQUARE}"
 
 @dataclass(frozen=True, slots=True)
 class RenderedSummary:
-    """A summary that rich can print; it takes the form that fits the console's width."""
+    """A summary that rich can print in the width of the console."""
 
     summary: Summary
 
@@ -47,12 +47,12 @@ def render_summary(summary: Summary) -> RenderedSummary:
     Parameters
     ----------
     summary
-        What `mmearth_data.summarise` found.
+        Result of `mmearth_data.summarise`.
 
     Returns
     -------
     RenderedSummary
-        ``rich.print`` it, or `rich.console.Console.print`.
+        Print it with ``rich.print`` or `rich.console.Console.print`.
     """
     return RenderedSummary(summary)
 
@@ -76,7 +76,7 @@ def _section(title: str, body: RenderableType) -> RenderableType:
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    """Plain table: a rule below the heads, numbers to the right; the first ``left`` columns hold words."""
+    """Plain table: a rule below the heads, numbers to the right; the first ``left`` columns are text."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
@@ -84,7 +84,7 @@ def _table(*columns: str, left: int = 1) -> Table:
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Two columns: a name, and what it is, which may run over several lines."""
+    """Two columns: a name and its value, which may have several lines."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -191,7 +191,7 @@ def _many_classes(label: LabelSummary) -> Text:
 
 
 def _statistics(s: Summary, width: int) -> Iterable[tuple[str, Table]]:
-    """One table; its rows are the bands of every modality, by product level where they depend on it."""
+    """One table with a row per band, and per product level if the statistics depend on it."""
     units = {m.name: dict(zip(m.bands, m.band_units, strict=True)) for m in s.modalities}
     keys = ["mean", "std", "min", "p2", "p50", "p98", "max"] if width >= WIDE else ["mean", "std", "min", "p50", "max"]
     heads = [{"p50": "median"}.get(key, key) for key in keys]
@@ -219,7 +219,7 @@ def _ledger(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _licences(s: Summary) -> RenderableType:
-    """Each attribution line once, after the modalities that ask for it."""
+    """Each attribution line once, after the modalities that require it."""
     lines: dict[tuple[str, str], list[str]] = {}
     for m in s.modalities:
         if m.stored:
@@ -231,11 +231,11 @@ def _licences(s: Summary) -> RenderableType:
         table.add_row(", ".join(names), Text.assemble((licence, "bold"), "\n", attribution))
     if not s.synthetic:
         return table
-    return Group(Text("Synthetic pixels need none; measured ones would ask for these:", style="dim"), table)
+    return Group(Text("Synthetic pixels need none; measured ones would require these:", style="dim"), table)
 
 
 def format_bytes(count: int) -> str:
-    """Binary multiples, three digits.
+    """Format bytes in binary multiples, with three digits.
 
     Examples
     --------
@@ -251,7 +251,7 @@ def format_bytes(count: int) -> str:
 
 
 def format_figure(value: float | None) -> str:
-    """Four digits where there are so many, and never an exponent.
+    """Format a number with up to four digits, never with an exponent.
 
     Examples
     --------

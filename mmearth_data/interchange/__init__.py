@@ -1,1 +1,1 @@
-"""Bridges between the store and the formats that people have, and between stores."""
+"""Import and export of other formats, and subsets and merges of stores."""

@@ -1,7 +1,7 @@
-"""One tile's entry of ``tile_info``, both ways.
+"""Convert one tile's entry of ``tile_info`` to columns and back.
 
-What an entry says and the store has a column for goes into the column. Whatever the columns would not give back in
-the very same words stays in the tile's facts (`TILE_INFO`), so that an export repeats the entry as it came.
+Values for which the store has a column go to that column. Everything that the columns could not reproduce exactly is
+kept in the tile's facts (`TILE_INFO`), so that an export repeats the imported entry unchanged.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Entry = dict[str, Any]
 PUBLISHED_ID = "mmearth_id"
 TILE_INFO, WITHOUT, TABLES = "tile_info", "tile_info_without", "tables"
 OURS = (PUBLISHED_ID, TILE_INFO, WITHOUT, TABLES)
-"""Keys of a tile's facts that belong to this bridge."""
+"""Keys of a tile's facts that import and export use."""
 DATE, LEVEL, CRS, BANDS = "S2_DATE", "S2_type", "CRS", "BANDS"
 DAY_MS = 86_400_000
 NUMBER = "non_finite"
-"""Marks a number that JSON cannot say, and Python's writer of JSON does."""
+"""Marks a number that JSON does not allow but Python's JSON writer produces (NaN, infinities)."""
 _UNKNOWN = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What an entry says about place and time, in the store's terms; NaN, `NO_TIME` or 0 where it does not."""
+    """Location and time of an entry, in the store's terms; NaN, `NO_TIME` or 0 if unknown."""
 
     lon: float
     lat: float
@@ -58,12 +58,12 @@ class Scene:
 
 
 def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> Scene:
-    """Place and time of an entry.
+    """Location and time of an entry.
 
     Raises
     ------
     InputError
-        When it has no place, or says something impossible.
+        If it has no location, or impossible values.
     """
     lon, lat = (_number(entry.get(name)) for name in ("lon", "lat"))
     if not (abs(lon) <= 180 and abs(lat) <= 90):
@@ -99,7 +99,7 @@ def _epsg(crs: Any) -> int:  # noqa: ANN401 - whatever JSON holds
 
 
 def _time(entry: Mapping[str, Any]) -> int:
-    """Midnight of the date, which is all that the published form says; the exact time where an export added it."""
+    """Return the exact time if an export added it; otherwise midnight of the date, all that the published format has."""
     day, exact = _milliseconds(entry.get(DATE)), _milliseconds(entry.get("time"))
     return exact if day == NO_TIME or (exact != NO_TIME and exact // DAY_MS == day // DAY_MS) else day
 
@@ -114,14 +114,14 @@ def _milliseconds(text: Any) -> int:  # noqa: ANN401 - whatever JSON holds
 
 
 def make_entry(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any], facts: Mapping[str, Any]) -> Entry:
-    """Entry that the columns of a tile give.
+    """Entry of a tile from its columns.
 
     Parameters
     ----------
     tile
         Coordinates and tile modalities of one row.
     facts
-        Its facts, those of this bridge left out.
+        Its facts, without those of import and export.
     """
     entry: Entry = {}
     if int(tile["time"]) != NO_TIME:
@@ -145,7 +145,7 @@ def make_entry(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any]
 
 
 def _tables(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any]) -> Entry:
-    """Class ids and quantities of the whole tile, as an entry spells them."""
+    """Class ids and quantities of the whole tile, in the form of an entry."""
     entry: Entry = {}
     modalities = {m.name: m for m in layout.tabular}
     for array in form.arrays:
@@ -170,7 +170,7 @@ def _or_none(number: float) -> float | None:
 def facts_of(
     form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any], published_id: str, entry: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Facts that together with the columns of a tile give its entry back.
+    """Facts from which, together with the columns of a tile, its entry can be restored.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def facts_of(
     """
     given = entry.get("facts")
     facts = {key: value for key, value in given.items() if key not in OURS} if isinstance(given, dict) else {}
-    # Which bands were observed can be told from pixels alone, so what an entry says of them is kept in its own words.
+    # The observed bands can only be found from pixels, so the entry's own list of them is kept unchanged.
     rebuilt = {**make_entry(form, layout, tile, facts), BANDS: _UNKNOWN}
     rest = {key: value for key, value in entry.items() if not _same(value, rebuilt.get(key, _UNKNOWN))}
     without = sorted(key for key in rebuilt if key not in entry)
@@ -203,7 +203,7 @@ def entry_of(
     Parameters
     ----------
     observed
-        Array -> its bands that hold any value.
+        Array -> its bands that have any value.
     """
     own = {key: value for key, value in facts.items() if key not in OURS}
     entry = {**make_entry(form, layout, tile, own), BANDS: form.bands_of_tile(observed)}
@@ -214,12 +214,12 @@ def entry_of(
 
 
 def _same(left: Any, right: Any) -> bool:  # noqa: ANN401 - nested JSON
-    """Equal in type too: 1 is not 1.0, and NaN is NaN."""
+    """Compare values and types: 1 differs from 1.0, and NaN equals NaN."""
     return right is not _UNKNOWN and json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - nested JSON
-    """JSON with numbers that are not finite spelled out, which strict JSON forbids and published files contain."""
+    """Encode non-finite numbers, which published files contain and strict JSON forbids."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -239,7 +239,7 @@ def restored(value: Any) -> Any:  # noqa: ANN401 - nested JSON
 
 
 def unique_names(tile_id: Sequence[int], time: Sequence[int], given: Sequence[str | None]) -> list[str]:
-    """Names of tiles in an export: the published id, else the tile id; with the time where one would stand twice."""
+    """Names of tiles in an export: the published id, else the tile id; with the time if a name would occur twice."""
     plain_names = [g or format_tile_id(t) for g, t in zip(given, tile_id, strict=True)]
     if len(set(plain_names)) == len(plain_names):
         return plain_names

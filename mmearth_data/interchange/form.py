@@ -1,7 +1,6 @@
-"""The published HDF5 form as values: how its arrays spell what a store holds, both ways.
+"""The published HDF5 format as values: conversion of its arrays to and from those of a store.
 
-Which array is which modality, in which type and with which spellings of missing values, stands in
-``catalog/interchange/mmearth_h5.yaml``.
+``catalog/interchange/mmearth_h5.yaml`` lists the modality, type and missing values of each array.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class PublishedArray(_Entry):
         return (len(m.classes),) if m.kind.is_categorical else (len(self.bands),)
 
     def to_stored(self, m: Modality, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Bring published values of some tiles into the form that the store holds.
+        """Convert published values of some tiles to stored form.
 
         Parameters
         ----------
@@ -67,7 +66,7 @@ class PublishedArray(_Entry):
         Raises
         ------
         InputError
-            When a value cannot be stored.
+            If a value cannot be stored.
         """
         if not m.kind.is_raster and m.kind.is_categorical:
             return _codes(self.name, m, values)
@@ -78,7 +77,7 @@ class PublishedArray(_Entry):
         return _recoded(self.name, values, self.gone(values), m.dtype, m.nodata)
 
     def gone(self, values: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
-        """Elementwise: does this published value mean "missing"?"""
+        """Elementwise: True if a published value means "missing"."""
         gone: NDArray[np.bool_] = np.zeros(values.shape, dtype=bool)
         if values.dtype.kind == "f":
             np.logical_not(np.isfinite(values), out=gone)
@@ -89,12 +88,12 @@ class PublishedArray(_Entry):
         return gone
 
     def to_published(self, m: Modality, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Inverse of `to_stored`, with one spelling of missing values.
+        """Inverse of `to_stored`, with a single missing value.
 
         Raises
         ------
         InputError
-            When the form has no place for a value.
+            If the format cannot represent a value.
         """
         dtype = np.dtype(self.dtype)
         if not m.kind.is_raster and m.kind.is_categorical:
@@ -108,7 +107,7 @@ class PublishedArray(_Entry):
             published = _recoded(self.name, values, ~observed, dtype, self.fill)
             if (observed & self.gone(published)).any():
                 raise InputError(
-                    f"{self.name}: expected values that the published form can tell from missing ones, got others "
+                    f"{self.name}: expected values that the published form can distinguish from missing ones, got others "
                     f"(it takes {self._missing_words()} as missing); leave the modality out: mmearth-data subset --modalities."
                 )
         if m.bands == self.bands:
@@ -121,12 +120,12 @@ class PublishedArray(_Entry):
         return ", ".join(map(str, self.missing)) + (" and negative numbers" if self.negative_missing else "")
 
     def check_bands(self, m: Modality) -> None:
-        """Refuse a modality with bands that the form does not know.
+        """Refuse a modality with bands that the format lacks.
 
         Raises
         ------
         InputError
-            Naming them.
+            With their names.
         """
         unknown = [] if m.kind.is_categorical and not m.kind.is_raster else [b for b in m.bands if b not in self.bands]
         if unknown:
@@ -144,7 +143,7 @@ class TileBands(_Entry):
 
 
 class MetadataArray(_Entry):
-    """Names and widths of the compound array that says which row is which tile."""
+    """Names and widths of the compound array that identifies the tile of each row."""
 
     array: str
     id: str
@@ -159,7 +158,7 @@ class MetadataArray(_Entry):
 
 
 class PublishedForm(_Entry):
-    """The whole format; its fields are documented in ``mmearth_h5.yaml``."""
+    """The complete format; its fields are documented in ``mmearth_h5.yaml``."""
 
     names: dict[int, str]
     metadata: MetadataArray
@@ -172,12 +171,12 @@ class PublishedForm(_Entry):
         return self.names.get(size_px, f"data_{size_px}px")
 
     def bands_of_tile(self, observed: Mapping[str, list[str]]) -> dict[str, list[str] | None]:
-        """BANDS of tile_info: what was observed, None where nothing was.
+        """BANDS of tile_info: the observed bands, None if there are none.
 
         Parameters
         ----------
         observed
-            Array -> its bands that hold any value in this tile.
+            Array -> its bands that have any value in this tile.
         """
         found: dict[str, list[str] | None] = {}
         for key, entry in self.tile_bands.items():
@@ -194,9 +193,9 @@ def published_form() -> PublishedForm:
 
 
 def published_missing_values() -> dict[str, float]:
-    """Modality -> fill value of the published files where nothing was observed, including infinities and NaN.
+    """Modality -> fill value of missing values in the published files, including infinities and NaN.
 
-    One-hot arrays (biome, eco_region) hold only zeros there.
+    One-hot arrays (biome, eco_region) are all zero there.
     """
     return {array.modality: array.fill for array in published_form().arrays}
 
@@ -204,7 +203,7 @@ def published_missing_values() -> dict[str, float]:
 def _recoded(
     name: str, values: np.ndarray[Any, Any], gone: NDArray[np.bool_], dtype: np.dtype[Any], fill: float
 ) -> np.ndarray[Any, Any]:
-    """Integers in another type and with another spelling of missing ones."""
+    """Convert integers to another type and another missing value."""
     if values.dtype != dtype:
         limits = np.iinfo(dtype)
         wrong = ~gone & ((values < limits.min) | (values > limits.max))

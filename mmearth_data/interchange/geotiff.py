@@ -1,4 +1,4 @@
-"""From a store to cloud-optimised GeoTIFFs: one a tile and modality, and the table of tiles beside them."""
+"""Export a store as cloud-optimised GeoTIFFs, one per tile and modality, with a table of tiles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WRITERS = 4
 STAGING = ".partial"
 MIN_BLOCK_PX, BLOCK_PX = 128, 256
-"""Smallest tile that GDAL's COG driver takes, and the one for larger images, which then have overviews."""
+"""Smallest block size that GDAL's COG driver accepts, and the one for larger images, which have overviews."""
 
 
 def export_geotiff(
@@ -75,7 +75,7 @@ def _is_exported(out: Path, identity: Mapping[str, Any]) -> bool:
     Raises
     ------
     InputError
-        When something else stands there.
+        If the folder contains something else.
     """
     mark = out / IDENTITY
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == identity:
@@ -88,7 +88,7 @@ def _is_exported(out: Path, identity: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def _quiet_about_corners() -> Iterator[None]:
-    """Say nothing of tiles without a grid: `export_geotiff` has told how many there are."""
+    """Silence warnings about tiles without a grid, which `export_geotiff` has already reported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -120,15 +120,15 @@ def write_cog(
     Parameters
     ----------
     path
-        File to write; it appears whole or not at all.
+        File to write, atomically.
     m
         The modality: band names, no-data, scale, units, classes, licence.
     values
         (band, y, x), as stored.
     tile
-        Coordinates of the tile. Without a corner the file has no grid.
+        Coordinates of the tile. Without a corner, the file has no grid.
     synthetic
-        Whether the pixels were never measured; a tag of the file says so.
+        Whether the pixels are synthetic; a tag of the file says so.
     """
     size_px = values.shape[-1]
     profile: dict[str, Any] = {
@@ -153,7 +153,7 @@ def write_cog(
             if colours:
                 plain.write_colormap(1, colours)
         with MemoryFile() as finished:
-            # GDAL reports a full disk at its log only, or not at all: its file is made in memory, where that cannot be.
+            # GDAL reports a full disk only in its log, or not at all; its file is therefore made in memory.
             rasterio.shutil.copy(
                 memory.name,
                 finished.name,
@@ -167,7 +167,7 @@ def write_cog(
 
 
 def _tags(m: Modality, tile: Mapping[str, Any], *, synthetic: bool) -> dict[str, str]:
-    """Facts of a tile and its modality, for readers that have the file alone."""
+    """Facts of a tile and its modality, for readers that have only the file."""
     time = int(np.asarray(tile["time"]).astype(np.int64))
     tags = {
         "tile_id": format_tile_id(int(tile["tile_id"])),
@@ -188,7 +188,7 @@ def _tags(m: Modality, tile: Mapping[str, Any], *, synthetic: bool) -> dict[str,
 
 
 def _colours(m: Modality) -> dict[int, tuple[int, int, int, int]]:
-    """Colour table of classes that fit into one byte, none where a class has no colour."""
+    """Colour table of classes with codes of one byte; empty if a class has no colour."""
     if not m.classes or m.dtype != np.uint8 or len(m.bands) != 1:
         return {}
     colours = {label.code: label.colour for label in m.classes if label.colour}

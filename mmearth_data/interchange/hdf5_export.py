@@ -1,8 +1,8 @@
-"""From a store into the published HDF5 form.
+"""Export a store in the published HDF5 format.
 
-HDF5 files do not survive being killed while they are written. So each shard becomes a small file of its own first,
-published whole or not at all; when all of them stand, their compressed chunks are copied into the one file, and the
-folder is moved into its place. Meanwhile the export takes its size twice.
+An HDF5 file is corrupt if its writer is killed. Each shard is therefore first written to a small file of its own,
+atomically; when all of them exist, their compressed chunks are copied into one file, and the folder is renamed to its
+final name. Meanwhile, the export takes twice its size on disk.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
     from mmearth_data.store.reader import Store
 
 GZIP_LEVEL = 4
-"""h5py's own default."""
+"""Compression level; h5py's default."""
 COMPRESSORS = 4
 DIGEST = "mmearth_store"
 """Attribute of an exported file: digest of the store that it was made from."""
 FILLED = "filled"
 """Attribute of an exported file: the ``--fill`` options it was written with."""
 IDENTITY_STATISTICS = {"mean": 0.0, "std": 1.0, "min": 0.0, "max": 1.0}
-"""Of a band in which nothing was observed: normalising with them changes nothing, and no reader fails."""
+"""Statistics of a band without observed values: normalising with them changes nothing, and no reader fails."""
 TINY_STD = 1e-6
 
 
@@ -99,7 +99,7 @@ def _is_exported(path: Path, identity: Mapping[str, str]) -> bool:
     Raises
     ------
     InputError
-        When another store was, or the folder is taken by something else.
+        If the folder contains the export of another store, or something else.
     """
     if not path.parent.exists():
         return False
@@ -110,7 +110,7 @@ def _is_exported(path: Path, identity: Mapping[str, str]) -> bool:
         same = False
     if not same:
         raise InputError(
-            f"{path.parent}: expected a folder that is not there yet, got another data set; choose another --out or --name."
+            f"{path.parent}: expected a folder that does not exist yet, got another data set; choose another --out or --name."
         )
     return True
 
@@ -124,7 +124,7 @@ class OutArray:
 
 
 class Export:
-    """What every part of one export needs.
+    """State shared by the parts of one export.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class Export:
     form
         The published format.
     fill
-        Modality -> ``mean``: what to write where nothing was observed.
+        Modality -> ``mean``: what to write for missing values.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Export:
     Raises
     ------
     InputError
-        When a modality cannot be filled.
+        If a modality cannot be filled.
     """
 
     def __init__(self, store: Store, form: PublishedForm, fill: Mapping[str, str]) -> None:
@@ -160,12 +160,12 @@ class Export:
         self.identity = {DIGEST: str(store.digest), FILLED: ",".join(f"{name}={fill[name]}" for name in sorted(fill))}
 
     def check(self, note: Callable[[str], None]) -> None:
-        """Refuse what the form cannot hold, and tell what it has no place for.
+        """Refuse what the format cannot represent, and report what is left out.
 
         Raises
         ------
         InputError
-            When there is no raster left, or a band is not known.
+            If there is no raster left, or a band is unknown.
         """
         for array in self._arrays:
             array.form.check_bands(array.modality)
@@ -174,10 +174,10 @@ class Export:
         placed = {array.modality.name for array in self._arrays}
         others = [name for name in self._store.modalities if name not in placed]
         if others:
-            note(f"The published form has no place for {', '.join(others)}; left out.")
+            note(f"The published form has no array for {', '.join(others)}; left out.")
         undated = int(np.isnat(self._store.coords["time"]).sum())
         if undated:
-            note(f"{undated} tiles have no date, so their entries lack S2_DATE, which published readers ask for.")
+            note(f"{undated} tiles have no date, so their entries lack S2_DATE, which published readers require.")
         for means in self._means.values():
             note(means.describe(missing_values(self._store, means.modality)))
         mistaken = taken_for_values(self._store, self._by_modality, tuple(self._means))
@@ -186,7 +186,7 @@ class Export:
 
     @cached_property
     def rows(self) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Store rows that hold tiles, in the order of the export's rows."""
+        """Store rows with tiles, in the order of the export's rows."""
         return np.flatnonzero(self._store.content.column("tile_id"))
 
     @cached_property
@@ -206,7 +206,7 @@ class Export:
         return read_commit(self._store.content.objects, self._layout, shard)
 
     def write_part(self, h5: Path, entries: Path, shard: int) -> None:
-        """Write the tiles of one shard into files of their own, unless they stand."""
+        """Write the tiles of one shard to files of their own, unless these exist."""
         if h5.exists() and entries.exists():
             return
         commit = self._commit(shard)
@@ -228,7 +228,7 @@ class Export:
         write_text(entries, ",\n".join(lines))
 
     def _arrays_of(self, shard: int, commit: Commit) -> tuple[dict[str, Any], list[dict[str, list[str]]]]:
-        """Read published values of a shard's tiles, and for each tile the bands in which anything was observed."""
+        """Read a shard's tiles as published values, and the observed bands of each tile."""
         rows = self._layout.rows(shard)
         arrays: dict[str, Any] = {}
         observed: list[dict[str, list[str]]] = [{} for _ in commit.rows]
@@ -249,7 +249,7 @@ class Export:
         return arrays, observed
 
     def _filled(self, m: Modality, values: np.ndarray[Any, Any], commit: Commit) -> np.ndarray[Any, Any]:
-        """Write means where nothing was observed, for the modalities of ``fill``."""
+        """Replace missing values by means, for the modalities of ``fill``."""
         means = self._means.get(m.name)
         return values if means is None else means.fill(values, commit.columns["s2_level"])
 
@@ -291,7 +291,7 @@ class Export:
             yield file
 
     def assemble(self, parts: Path, files: Files) -> None:
-        """Put the parts together."""
+        """Assemble the final files from the parts."""
         shutil.rmtree(files.h5.parent, ignore_errors=True)
         files.h5.parent.mkdir()
         found = [parts / f"{shard}.h5" for shard in range(self._layout.shards)]
@@ -318,7 +318,7 @@ class Export:
             write_text(target, json.dumps(content))
 
     def _statistics(self) -> dict[str, dict[str, list[float]]]:
-        """Statistics of every band of the continuous arrays, of the train split where it has values."""
+        """Statistics of every band of the continuous arrays, of the train split if it has values."""
         found = {}
         for array in self._arrays:
             m = array.modality
@@ -350,7 +350,7 @@ def _write_chunks(data: h5py.Dataset, values: np.ndarray[Any, Any]) -> None:
 
 
 def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, start: int) -> None:
-    """Copy the compressed chunks of all rows, from a row of the target on."""
+    """Copy the compressed chunks of all rows, to the target's rows from ``start``."""
     rest = (0,) * (source.ndim - 1)
     for row in range(len(source)):
         mask, chunk = source.id.read_direct_chunk((row, *rest))

@@ -1,4 +1,4 @@
-"""A folder of the published form, opened for reading and checked against itself."""
+"""Read a folder in the published format, and check that its files agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.form import PublishedArray, PublishedForm
 
 SYNTHETIC = "synthetic"
-"""Attribute of an exported file: whether its pixels were never measured."""
+"""Attribute of an exported file: whether its pixels are synthetic."""
 SCENE_TYPES = np.dtype(
     [
         ("lon", "f8"),
@@ -68,7 +68,7 @@ def find_files(folder: Path, name: str | None) -> Files:
     Raises
     ------
     InputError
-        When there is none, more than one without a name, or a file is missing.
+        If there is none, several but no name is given, or a file is missing.
     """
     if not folder.is_dir():
         raise FileInputError(folder, "expected a folder with NAME.h5, got no folder; check the path.")
@@ -77,7 +77,7 @@ def find_files(folder: Path, name: str | None) -> Files:
     chosen = [path for path in found if name is None or path.stem == name]
     if len(chosen) != 1:
         names = ", ".join(path.stem for path in found) or "none"
-        raise FileInputError(folder, f"expected one data set NAME.h5, got {names}; name the one you mean: --name.")
+        raise FileInputError(folder, f"expected one data set NAME.h5, got {names}; select one with --name.")
     files = Files.at(chosen[0].parent, chosen[0].stem)
     for path in (files.band_stats, files.splits, files.tile_info):
         if not path.is_file():
@@ -131,7 +131,7 @@ class PublishedFolder:
         self.scenes, self._spans, self.unused_entries = self._index_entries()
 
     def _index_entries(self) -> tuple[NDArray[Any], NDArray[np.int64], int]:
-        """One walk through tile_info: scenes of all rows, and where their entries stand."""
+        """Read tile_info once: scenes of all rows, and the positions of their entries."""
         path = self.files.tile_info
         rows = {published_id: row for row, published_id in enumerate(self.ids.tolist())}
         if len(rows) < self.rows:
@@ -210,12 +210,14 @@ def open_folder(files: Files, form: PublishedForm, catalog: Catalog) -> Iterator
 
 @contextmanager
 def reading(path: Path, where: str = "") -> Iterator[None]:
-    """Turn what HDF5 says of a damaged file into one line."""
+    """Convert HDF5's errors about a damaged file to one line."""
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:
         words = " ".join(str(error).split())
-        raise FileInputError(path, f"expected a whole HDF5 file, got: {words}{where}; copy the file again.") from None
+        raise FileInputError(
+            path, f"expected a complete HDF5 file, got: {words}{where}; copy the file again."
+        ) from None
 
 
 def _open_arrays(path: Path, file: h5py.File, form: PublishedForm, catalog: Catalog) -> tuple[OpenArray, ...]:
@@ -254,12 +256,12 @@ def _read_metadata(path: Path, file: h5py.File, form: PublishedForm) -> tuple[ND
 
 
 def _check_shapes(path: Path, arrays: Sequence[OpenArray], rows: int) -> int:
-    """Pixels a side of all rasters.
+    """Pixels per side of all rasters.
 
     Raises
     ------
     FileInputError
-        Naming the array that does not fit.
+        With the array that does not fit.
     """
     if not rows:
         raise FileInputError(path, "expected at least one row, got none.")
@@ -269,7 +271,8 @@ def _check_shapes(path: Path, arrays: Sequence[OpenArray], rows: int) -> int:
         if tuple(array.data.shape) != shape:
             got = tuple(array.data.shape)
             raise FileInputError(
-                path, f"{array.form.name}: expected the shape {shape} (one row a tile), got {got}; copy the file again."
+                path,
+                f"{array.form.name}: expected the shape {shape} (one row per tile), got {got}; copy the file again.",
             )
         wanted, dtype = np.dtype(array.form.dtype), array.data.dtype
         same_kind = (dtype.kind == "f") == (wanted.kind == "f") and dtype.kind in "iuf"
@@ -300,7 +303,7 @@ def read_splits(path: Path, rows: int) -> NDArray[np.uint8]:
     Raises
     ------
     FileInputError
-        When a split is not known, or a row is not there or in two splits.
+        If a split is unknown, or a row does not exist or is in two splits.
     """
     content = read_json(path)
     codes = {name: code for code, name in SPLIT_NAMES.items()}
@@ -316,6 +319,6 @@ def read_splits(path: Path, rows: int) -> NDArray[np.uint8]:
             )
         members = members.astype(np.intp)
         if (split[members] != SPLIT_NONE).any() or len(np.unique(members)) < len(members):
-            raise FileInputError(path, f"{name}: expected every row in one split at most, got one twice; remove it.")
+            raise FileInputError(path, f"{name}: expected every row in at most one split, got one twice; remove it.")
         split[members] = codes[name]
     return split

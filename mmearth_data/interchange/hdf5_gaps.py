@@ -48,7 +48,7 @@ def check_fill(
     Raises
     ------
     InputError
-        Names the modality or the fill word.
+        With the modality or the fill word.
     """
     can = [name for name in arrays if modalities[name].kind.is_continuous and modalities[name].stored]
     for name, word in fill.items():

@@ -1,4 +1,4 @@
-"""From the published HDF5 form into a store, shard by shard."""
+"""Import the published HDF5 format into a store, shard by shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.writer import StoreWriter
 
 DUPLICATE = "duplicate"
-"""Why a row was left out, in ``rejected.parquet``."""
+"""Reason in ``rejected.parquet`` for a row that was left out."""
 
 
 def import_published(
@@ -70,7 +70,7 @@ def import_published(
 
 
 def _identity(published: PublishedFolder) -> dict[str, Any]:
-    """Tell one data set from another. Reading 600 GB for a digest would double the work."""
+    """Identify a data set without a digest of its content: reading 600 GB for one would double the work."""
     files = published.files
     digests = {path.name: file_digest(path) for path in (files.band_stats, files.splits, files.tile_info)}
     return {
@@ -85,12 +85,12 @@ def _identity(published: PublishedFolder) -> dict[str, Any]:
 
 
 def _duplicates(published: PublishedFolder, ids: NDArray[np.uint64], *, skip: bool) -> dict[int, int]:
-    """Rows that show the place and time of an earlier row, and that row.
+    """Rows with the location and time of an earlier row, and that row.
 
     Raises
     ------
     InputError
-        When there are any and they are not to be skipped.
+        If there are any, unless they are to be skipped.
     """
     pairs = np.stack([ids.view(np.int64), published.scenes["time"]], axis=-1)
     _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
@@ -100,7 +100,7 @@ def _duplicates(published: PublishedFolder, ids: NDArray[np.uint64], *, skip: bo
         one, other = (published.ids[row].decode(errors="replace") for row in (int(earliest[later[0]]), int(later[0])))
         raise FileInputError(
             published.files.tile_info,
-            f"expected tiles that differ in place or date, got {len(later)} that do not, the first are {one!r} and "
+            f"expected tiles that differ in location or date, got {len(later)} that do not, the first are {one!r} and "
             f"{other!r} ({format_tile_id(int(ids[later[0]]))}); --skip-duplicates keeps the first of each.",
         )
     return {int(row): int(earliest[row]) for row in later}
@@ -157,7 +157,7 @@ class ShardImport:
         return {**columns, "tile_id": self._ids[part].copy(), "split": self._published.split[part]}
 
     def _facts(self, rows: range, columns: Mapping[str, np.ndarray[Any, Any]], tables: Tables) -> list[str]:
-        """Facts of each tile: its published id, and what no column would give back."""
+        """Facts of each tile: its published id, and what no column can reproduce."""
         texts = []
         entries = list(self._published.entries(rows))
         expected = coordinate_tables(self._form, self._layout.modalities, entries, columns["time"])
@@ -177,6 +177,6 @@ class ShardImport:
             "lon": float(scene["lon"]),
             "lat": float(scene["lat"]),
             "reason": DUPLICATE,
-            "detail": f"{name} shows the place and date of {other}",
+            "detail": f"{name} has the location and date of {other}",
             "slot": row,
         }

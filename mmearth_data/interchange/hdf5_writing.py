@@ -1,7 +1,7 @@
-"""HDF5 files that are written whole or not at all.
+"""Write HDF5 files atomically.
 
-HDF5 does not survive a write that fails: when it closes the file, it writes once more, and ends the process. It is
-therefore given a file that accepts everything, and the first failure is raised when HDF5 is done with it.
+After a failed write, HDF5 writes again while closing the file, and crashes the process. It therefore gets a file object
+that accepts everything; the first failure is raised after HDF5 has closed it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def new_hdf5(path: Path, *, needed_bytes: int | None = None) -> Iterator[h5py.File]:
-    """HDF5 file to fill, which becomes ``path`` when the block ends well; arguments and errors of `staged_file`."""
+    """HDF5 file that is renamed to ``path`` if the block succeeds; arguments and errors as for `staged_file`."""
     with staged_file(path, needed_bytes=needed_bytes) as beside, beside.open("w+b", buffering=0) as raw:
         accepting = AcceptingFile(raw)
         try:
@@ -32,7 +32,7 @@ def new_hdf5(path: Path, *, needed_bytes: int | None = None) -> Iterator[h5py.Fi
 
 
 class AcceptingFile:
-    """What `h5py.File` needs of a file; the first failure to write is kept, and later bytes are dropped.
+    """File object for `h5py.File` that keeps the first write error and drops all later bytes.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class AcceptingFile:
         self.seek, self.tell, self.read, self.readinto = raw.seek, raw.tell, raw.read, raw.readinto
 
     def write(self, data: memoryview) -> int:
-        """Write all bytes, or none once something failed; reports all as written."""
+        """Write all bytes, or none after a failure; reports all as written."""
         left = memoryview(data).cast("B")
         while left and self._failure is None:
             try:
@@ -64,7 +64,7 @@ class AcceptingFile:
             return size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: the file is unbuffered."""
 
     def check(self) -> None:
         """Raise the first failure, if there was one."""

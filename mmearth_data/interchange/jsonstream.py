@@ -1,4 +1,4 @@
-"""Walk through a JSON object that is too large to hold: 1.2 million entries of ``tile_info`` are gigabytes."""
+"""Read a JSON object that is too large for memory: 1.2 million entries of ``tile_info`` are gigabytes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2**22
 MAX_ENTRY_BYTES = 2**26
-"""A value that is longer is no entry of a table: a quote or bracket is missing."""
+"""Maximum length of a value; a longer one means that a quote or bracket is missing."""
 SPACE = " \t\n\r"
 NUMBER_CHARACTERS = "0123456789.eE+-"
 
 
 class ObjectWalker:
-    """Entries of the object at the top of a JSON file, one by one.
+    """Iterate over the entries of a JSON file's top-level object.
 
-    The text is decoded as latin-1, in which every byte is one character: positions are byte offsets, and the
-    characters that structure JSON are the same as in UTF-8.
+    The text is decoded as Latin-1, in which every byte is one character: positions are byte offsets, and JSON's
+    structural characters are the same as in UTF-8.
 
     Parameters
     ----------
     path
         The file.
     chunk_bytes
-        Bytes that are read at a time.
+        Bytes per read.
     """
 
     def __init__(self, path: Path, chunk_bytes: int = CHUNK_BYTES) -> None:
@@ -40,7 +40,7 @@ class ObjectWalker:
         self._decoder = json.JSONDecoder()
 
     def entries(self) -> Iterator[tuple[str, Any, int, int]]:
-        """Key, value, and where the text of the value stands: offset and length in bytes.
+        """Key, value, and position of the value's text: offset and length in bytes.
 
         Raises
         ------
@@ -83,7 +83,7 @@ class ObjectWalker:
                 if len(text.text) - text.position > MAX_ENTRY_BYTES or not text.fill():
                     raise ValueError(f"{error.msg} at byte {text.offset}") from None
                 continue
-            # A number at the very end of what was read may go on in what was not: 0, 0.5, 0.5e3.
+            # A number at the end of the text read so far may continue in the rest: 0, 0.5, 0.5e3.
             whole = not isinstance(value, int | float) or text.text[end:].strip(NUMBER_CHARACTERS)
             if whole or not text.fill():
                 break
@@ -95,7 +95,7 @@ class ObjectWalker:
 
 
 class _Window:
-    """The part of a file that is looked at."""
+    """The part of a file that is in memory."""
 
     def __init__(self, file: BufferedReader, chunk_bytes: int) -> None:
         self._file = file
@@ -106,11 +106,11 @@ class _Window:
 
     @property
     def offset(self) -> int:
-        """Byte of the file at which the position stands."""
+        """Current position as a byte of the file."""
         return self._base + self.position
 
     def fill(self) -> bool:
-        """Read on; False at the end of the file."""
+        """Read more; False at the end of the file."""
         data = self._file.read(self._chunk_bytes)
         self._base += self.position
         self.text = self.text[self.position :] + data.decode("latin-1")
@@ -118,7 +118,7 @@ class _Window:
         return bool(data)
 
     def peek(self) -> str:
-        """Next character that is no white space, "" at the end of the file."""
+        """Next character other than white space, "" at the end of the file."""
         while True:
             while self.position < len(self.text) and self.text[self.position] in SPACE:
                 self.position += 1
@@ -128,14 +128,14 @@ class _Window:
                 return ""
 
     def expect(self, character: str) -> None:
-        """Step over a character.
+        """Skip an expected character.
 
         Raises
         ------
         ValueError
-            When another one stands there.
+            If the next character is another one.
         """
         found = self.peek()
         if found != character:
-            raise ValueError(f"{found!r} at byte {self.offset} where {character!r} should stand")
+            raise ValueError(f"{found!r} at byte {self.offset} instead of {character!r}")
         self.position += 1

@@ -1,4 +1,4 @@
-"""Several stores as one."""
+"""Merge several stores into one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def merge_stores(
     kept = tiles.without_clashes() if drop_clashes else tiles.all_of_them()
     if len(kept) < len(tiles.row):
         note(
-            f"{len(tiles.row) - len(kept)} tiles are left out: an earlier store has them, or their ground in another split."
+            f"{len(tiles.row) - len(kept)} tiles are left out: an earlier store has them, or has their area in another split."
         )
     rows = [tiles.row[kept[tiles.store[kept] == k]] for k in range(len(stores))]
     first = stores[0].layout
@@ -79,7 +79,7 @@ def _check_alike(first: Store, other: Store) -> None:
         both = ",".join(name for name in ours if name in theirs) or "none"
         raise InputError(
             f"{other.path}: expected the modalities of {first.path} ({', '.join(ours)}), got {', '.join(theirs)}; "
-            f"keep what they share first: mmearth-data subset --modalities {both}."
+            f"first keep only the modalities that they share: mmearth-data subset --modalities {both}."
         )
     for name, m in ours.items():
         lines = differences(m.to_dict(), theirs[name].to_dict())
@@ -92,7 +92,7 @@ def _check_alike(first: Store, other: Store) -> None:
 
 
 class _Tiles:
-    """All tiles of several stores, in order."""
+    """Tiles of several stores, in order."""
 
     def __init__(self, stores: Sequence[Store]) -> None:
         self._stores = stores
@@ -107,7 +107,7 @@ class _Tiles:
         return f"{format_tile_id(int(tile_id))} in {self._stores[int(self.store[position])].path}"
 
     def _repeated(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Tiles that an earlier one repeats in id and time, and that earlier one."""
+        """Tiles with the id and time of an earlier one, and that earlier one."""
         pairs = np.stack([self._column("tile_id").view(np.int64), self._column("time")], axis=-1)
         _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
         earliest = first[group.reshape(-1)]
@@ -115,7 +115,7 @@ class _Tiles:
         return later, earliest[later]
 
     def _overlaps(self, kept: NDArray[np.intp]) -> NDArray[np.intp]:
-        """(2, pairs) positions of tiles of different splits on the same ground, the earlier one first."""
+        """(2, pairs) positions of overlapping tiles of different splits, the earlier one first."""
         lon, lat, split = (self._column(name)[kept] for name in ("lon", "lat", "split"))
         pairs = overlap_pairs(lon, lat, split, self._stores[0].layout.size_px)
         found: NDArray[np.intp] = np.sort(kept[pairs], axis=0)
@@ -127,27 +127,27 @@ class _Tiles:
         Raises
         ------
         InputError
-            When a tile occurs twice, or ground belongs to two splits.
+            If a tile occurs twice, or an area is in two splits.
         """
         later, earlier = self._repeated()
         if len(later):
             raise InputError(
-                f"Expected stores without a tile and time in common, got {len(later)}, the first is "
+                f"Expected stores that share no tile of the same time, got {len(later)}, the first is "
                 f"{self._words(int(earlier[0]))} and {self._stores[int(self.store[later[0]])].path}; --drop-clashes "
-                "takes them from the first of the stores."
+                "keeps those of the first of the stores."
             )
         kept = np.arange(len(self.row))
         pairs = self._overlaps(kept)
         if pairs.size:
             one, other = (self._words(int(position)) for position in pairs[:, 0])
             raise InputError(
-                f"Expected no ground in two splits, got tiles that overlap: {one} and {other} (what is tested on must not "
-                "have been trained on); --drop-clashes leaves out the later ones."
+                f"Expected no area in two splits, got overlapping tiles: {one} and {other} (a test tile must not have been "
+                "trained on); --drop-clashes leaves out the later ones."
             )
         return kept
 
     def without_clashes(self) -> NDArray[np.intp]:
-        """Positions of tiles that clash with no earlier one that stays."""
+        """Positions of tiles that do not clash with an earlier one that is kept."""
         stays = np.ones(len(self.row), dtype=bool)
         stays[self._repeated()[0]] = False
         pairs = self._overlaps(np.flatnonzero(stays))

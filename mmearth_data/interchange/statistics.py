@@ -34,7 +34,7 @@ def published_statistics(store: Store, modalities: Sequence[str]) -> dict[str, A
     -------
     dict
         ``["train"][modality][level or "-"][band]`` -> ``{count, mean, std}``. The file does not record the number of
-        values: ``count`` is 1, or 0 where mean or deviation is not a finite number.
+        values: ``count`` is 1, or 0 if mean or deviation is not a finite number.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A part of a store as a store of its own."""
+"""Make a store from a part of another one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ID_COLUMN = "tile_id"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Which tiles and modalities to take; what is None is not asked for.
+    """Tiles and modalities to take; None means no condition.
 
     Attributes
     ----------
@@ -44,13 +44,13 @@ class Part:
     modalities
         Names to keep.
     share
-        Random share of what the other conditions leave, more than 0 and at most 1.
+        Random share of the tiles that meet the other conditions, above 0 and at most 1.
     seed
-        Decides the random share.
+        Seed of the random share.
     ids
         Tile ids in hexadecimal, or published ids.
     crop
-        Pixels a side of the middle of each tile.
+        Pixels per side of the centre crop of each tile.
     """
 
     region: str | None = None
@@ -63,7 +63,7 @@ class Part:
     crop: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready form for the recipe of a store; files and lists of ids stand in it by digest."""
+        """JSON-ready form for the recipe of a store; files and lists of ids are replaced by their digests."""
         entry: dict[str, Any] = {}
         for name in ("split", "biome", "modalities"):
             if getattr(self, name) is not None:
@@ -104,7 +104,7 @@ def make_subset(
         rows = random_share(rows, store.content.column("tile_id")[rows], part.share, part.seed)
     if not len(rows):
         raise InputError(
-            f"{store.path}: expected conditions that leave a tile, got some that leave none; ask for less."
+            f"{store.path}: expected conditions that at least one tile meets, got none that does; relax them."
         )
     plan = plan_copy([store], [rows], tuple(selected.modalities.values()), size_px)
     new = NewStore(
@@ -126,21 +126,21 @@ def _size(store: Store, crop: int | None) -> int:
 
 
 def random_share(rows: NDArray[np.intp], tile_id: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.intp]:
-    """Rows of the tiles whose hashes are smallest: a larger share with the same seed contains the smaller one.
+    """Rows of the tiles with the smallest hashes: a larger share with the same seed contains the smaller one.
 
     Parameters
     ----------
     rows, tile_id
         (n,) rows to choose from, and their ids.
     share
-        More than 0 and at most 1.
+        Above 0 and at most 1.
     seed
         Key of the hash (blake2b, 8 bytes).
 
     Raises
     ------
     InputError
-        When it is no share.
+        If it is not a share.
     """
     if not 0 < share <= 1:
         raise InputError(f"--share: expected a number above 0 and at most 1, got {share}.")
@@ -152,12 +152,12 @@ def random_share(rows: NDArray[np.intp], tile_id: NDArray[np.uint64], share: flo
 
 
 def read_ids(text: str) -> list[str]:
-    """Ids separated by commas; or of a file: the column ``tile_id`` of a table, else the lines of a text.
+    """Ids separated by commas, or from a file: the column ``tile_id`` of a table, or the lines of a text.
 
     Raises
     ------
     FileInputError
-        When the file can be read as neither, or is empty.
+        If the file is neither, or is empty.
     """
     path = Path(text)
     if not path.is_file():

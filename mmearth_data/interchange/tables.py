@@ -1,4 +1,4 @@
-"""Encodings of place and month, which the published form stores and the store computes."""
+"""Encodings of location and month, which the published format stores and a store computes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def coordinate_tables(
 ) -> Tables:
     """Compute derived arrays of some tiles from their entries of tile_info.
 
-    Their places are taken from there, since the store rounds places to 1e-6 degree.
+    Locations are taken from the entries, since the store rounds them to 1e-6 degree.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def coordinate_tables(
     Returns
     -------
     dict
-        Array -> (n, 2) float32, with the form's spelling of missing values.
+        Array -> (n, 2) float32, with the format's missing values.
     """
     by_name = {m.name: m for m in modalities}
     coords: Tables = {name: np.array([float(entry[name]) for entry in entries]) for name in ("lat", "lon")}
@@ -50,7 +50,7 @@ def coordinate_tables(
 
 
 def differing(form: PublishedForm, tables: Tables, expected: Tables, row: int) -> dict[str, list[float | None]]:
-    """Values of one row that would come out otherwise: array -> numbers, None where missing."""
+    """Values of one row that differ from the expected ones: array -> numbers, None if missing."""
     kept = {}
     for array in form.arrays:
         if array.name in tables:
@@ -62,7 +62,7 @@ def differing(form: PublishedForm, tables: Tables, expected: Tables, row: int) -
 
 
 def put_back(form: PublishedForm, tables: Tables, row: int, kept: Mapping[str, Sequence[float | None]]) -> None:
-    """Inverse of `differing`: write kept values of one row into its place."""
+    """Inverse of `differing`: write the kept values of one row."""
     for array in form.arrays:
         if array.name in kept and array.name in tables:
             tables[array.name][row] = [array.fill if v is None else v for v in kept[array.name]]

@@ -1,4 +1,4 @@
-"""Folders that an export fills: published completely or not at all, and resumed after an interruption."""
+"""Target folders of an export: renamed to their final name when complete, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ IDENTITY = "export.json"
 
 
 def check_name(name: str) -> str:
-    """Return a name that can be a folder's.
+    """Return a name if it is valid for a folder.
 
     Raises
     ------
     InputError
-        When it cannot.
+        If it is not.
     """
     if re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name) is None:
         raise InputError(f"--name: expected a name of letters, digits, _, - and ., got {name!r}.")
@@ -37,7 +37,7 @@ def check_finished(store: Store) -> None:
     Raises
     ------
     InputError
-        With the fix.
+        With the remedy.
     """
     if not store.finished:
         raise InputError(
@@ -46,16 +46,16 @@ def check_finished(store: Store) -> None:
 
 
 def claim(staging: Path, target: Path, identity: Mapping[str, Any]) -> None:
-    """Check that what stands in a staging folder is of the same export, and mark it as such.
+    """Check that a staging folder belongs to the same export, and mark it as such.
 
     Raises
     ------
     InputError
-        When it is of another one.
+        If it belongs to another one.
     """
     mark = staging / IDENTITY
     if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != dict(identity):
         raise InputError(
-            f"{target}: expected no other export to be under way, got one of another store; remove {staging}, or choose another --out."
+            f"{target}: expected no other export in progress, got one of another store; remove {staging}, or choose another --out."
         )
     write_text(mark, json.dumps(dict(identity)))

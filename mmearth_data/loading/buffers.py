@@ -1,7 +1,7 @@
-"""Memory of batches, used again as soon as nobody holds the batch any more.
+"""Memory of batches, reused as soon as a batch is no longer referenced.
 
-Fresh memory costs: the system clears every page of it, which for normalised batches took as long as a quarter of their
-decoding. Pinned memory costs far more.
+New memory is expensive: the system clears every page, which for normalised batches took a quarter of the decoding time.
+Pinned memory is far more expensive.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     Allocate: TypeAlias = Callable[[int], NDArray[np.uint8]]
 
 KEPT = 32
-"""Free buffers of one size that are kept."""
+"""Maximum number of free buffers kept per size."""
 
 
 def plain_memory(size: int) -> NDArray[np.uint8]:
-    """``size`` bytes, not cleared."""
+    """Allocate ``size`` bytes without clearing them."""
     return np.empty(size, dtype=np.uint8)
 
 
 class BufferPool:
-    """Hands out arrays whose memory comes back when they, and all views of them, are gone.
+    """Pool of arrays whose memory is reused once they, and all views of them, are deleted.
 
     Parameters
     ----------
     allocate
-        Gets memory for a number of bytes; it decides whether that is pinned.
+        Function that allocates a number of bytes, possibly pinned.
     """
 
     def __init__(self, allocate: Allocate = plain_memory) -> None:
@@ -42,17 +42,17 @@ class BufferPool:
         self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Memory stays in its process.
+        # Buffers are not pickled: they stay in their process.
         return (BufferPool, (self._allocate,))
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Array of any content."""
+        """Array with arbitrary content."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         try:
             memory = self._free[size].pop()
         except IndexError:
             memory = self._allocate(size)
-        # The memoryview is what keeps numpy from making `memory` itself the base of every view.
+        # Because of the memoryview, numpy does not make `memory` itself the base of every view.
         array = np.frombuffer(memory.data, dtype=dtype).reshape(shape)
         owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
         weakref.finalize(owner, self._take_back, memory).atexit = False

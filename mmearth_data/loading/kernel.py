@@ -1,6 +1,6 @@
-"""What every thread and worker of a loader does: fetch tiles as they stand in the store, and decode them.
+"""Work of a loader's threads and workers: fetch encoded tiles from the store, and decode them.
 
-Pure but for reading, and small to send: a worker opens the store by its path.
+A kernel has no side effects and is small when pickled: a worker opens the store by its path.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 Batch: TypeAlias = dict[str, Any]
 """Stored modality -> array as stored, (B, C, H, W), (B, C) or (B,); ``tile`` -> dict of (B,) arrays."""
 Packed: TypeAlias = "Mapping[str, Sequence[bytes]]"
-"""Raster modality -> encoded tiles, as `PackedReader` gives them."""
+"""Raster modality -> encoded tiles from `PackedReader`."""
 Allocate: TypeAlias = "Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """One modality as it is delivered.
+    """How one modality is delivered.
 
     Attributes
     ----------
     modality
-        As stored.
+        Modality as stored.
     picks
         Positions of the delivered bands on the stored band axis; None delivers all of them.
     scaling
-        Normalises; None delivers stored values.
+        Normalisation; None delivers stored values.
     """
 
     modality: Modality
@@ -59,7 +59,7 @@ class Layer:
     def deliver(
         self, values: np.ndarray[Any, Any], levels: NDArray[np.integer[Any]], out: np.ndarray[Any, Any]
     ) -> None:
-        """Put the stored values of tiles, (n, bands, ...), into their places."""
+        """Write the stored values of tiles, (n, bands, ...), to the output."""
         chosen = values if self.picks is None else values[:, list(self.picks)]
         if self.scaling is None:
             np.copyto(out, chosen)
@@ -68,7 +68,7 @@ class Layer:
 
     @property
     def in_place(self) -> bool:
-        """Whether the decoded tile is what is delivered."""
+        """Whether the decoded tile is delivered unchanged."""
         return self.picks is None and self.scaling is None
 
 
@@ -92,7 +92,7 @@ class Kernel:
 
     @property
     def rasters(self) -> tuple[Layer, ...]:
-        """Layers that are decoded; the others stand in memory."""
+        """Layers that are decoded; the others are in memory."""
         return tuple(layer for layer in self.layers if layer.modality.kind.is_raster)
 
     def fetch(self, rows: NDArray[np.intp], names: Sequence[str] | None = None) -> dict[str, list[bytes]]:
@@ -101,13 +101,13 @@ class Kernel:
         Raises
         ------
         StoreDamaged
-            When something is missing.
+            If a chunk is missing.
         """
         wanted = [layer.modality.name for layer in self.rasters] if names is None else names
         return {name: self.content.packed(name).read(rows) for name in wanted}
 
     def batch(self, rows: NDArray[np.intp], allocate: Allocate = np.empty) -> Batch:
-        """Batch of some rows: raster arrays of any content, to be filled by `decode`, and all the rest."""
+        """Batch of some rows: raster arrays to be filled by `decode`, and everything else already filled."""
         size_px = self.content.layout.size_px
         levels = self.content.column("s2_level")[rows]
         batch: Batch = {}
@@ -125,23 +125,23 @@ class Kernel:
         return batch
 
     def decode(self, rows: NDArray[np.intp], packed: Packed, batch: Batch, places: range) -> None:
-        """Decode tiles into their places in a batch.
+        """Decode tiles into a batch.
 
         Parameters
         ----------
         rows
             (B,) store rows of the batch.
         packed
-            Encoded tiles at ``places``.
+            Encoded tiles for ``places``.
         batch
-            Of `batch`.
+            Result of `batch`.
         places
             Positions in the batch.
 
         Raises
         ------
         StoreDamaged
-            When a tile is broken.
+            If a tile is corrupt.
         """
         levels = batch["tile"]["s2_level"]
         for layer in self.rasters:
@@ -161,7 +161,7 @@ class Kernel:
 
 
 def whole_batch(kernel: Kernel, rows: NDArray[np.intp], index: Sequence[tuple[int, int]], *blocks: Packed) -> Batch:
-    """Decode a batch whose tiles stand in several fetched blocks: ``index`` says (block, position) of each."""
+    """Decode a batch whose tiles are in several fetched blocks; ``index`` is (block, position) of each tile."""
     batch = kernel.batch(rows)
     packed = {layer.modality.name: [blocks[b][layer.modality.name][i] for b, i in index] for layer in kernel.rasters}
     kernel.decode(rows, packed, batch, range(len(rows)))

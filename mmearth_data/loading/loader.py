@@ -1,4 +1,4 @@
-"""The loader: windows of blocks, decoded in parallel by Dask, cut into batches of raw or normalised arrays."""
+"""The loader: shuffled batches of raw or normalised arrays, decoded in parallel with Dask."""
 
 from __future__ import annotations
 
@@ -28,51 +28,52 @@ __all__ = ["Batch", "Loader"]
 
 
 class Loader:
-    """Iterates over the tiles of a store in batches of arrays.
+    """Iterate over the tiles of a store in batches of arrays.
 
-    Every tile comes exactly once an epoch, in an order that depends on seed, epoch, rank and world size only.
-    Iterating to the end goes on to the next epoch: the next iteration has another order.
+    Every tile is delivered exactly once per epoch, in an order that depends only on seed, epoch, rank and world size.
+    After the end of an epoch, the next iteration begins the next epoch, in another order.
 
     Parameters
     ----------
     store
         The tiles to deliver (a selection of a store is a store).
     batch_size
-        Tiles a batch.
+        Tiles per batch.
     shuffle
-        Mix blocks and the tiles of a window; False keeps the store's order.
+        Shuffle blocks and the tiles of a window; False keeps the store's order.
     seed
-        With the epoch it decides the order, and nothing else does.
+        Determines the order, together with the epoch.
     modalities
-        Stored modalities to read; None reads all. The bytes of others are not touched.
+        Stored modalities to read; None reads all. Others are not read from disk.
     bands
-        Modality -> bands to deliver, in that order. (All bands of a tile are stored in one piece.)
+        Modality -> bands to deliver, in that order. (All bands of a tile are stored in one chunk.)
     normalise
         Deliver modalities of a continuous kind as float32 z-scores by the store's statistics (train's; of the tile's
         level where they differ), NaN where nothing was observed. Class codes and masks stay as stored.
     drop_last
-        Leave out the last batch of an epoch when it is not full.
+        Leave out the last batch of an epoch if it is not full.
     infinite
-        Go on with the next epoch for ever.
+        Continue with the next epoch, without end.
     rank, world_size
-        Deliver one part of several, equal to within one tile; with ``drop_last`` all have as many batches.
+        Deliver one of several parts, whose sizes differ by at most one tile; with ``drop_last``, all have equally many
+        batches.
     block_tiles
-        Consecutive tiles that are read together.
+        Number of consecutive tiles that are read together.
     window_blocks
-        Blocks that are mixed with each other; memory holds two windows, encoded.
+        Number of blocks shuffled together; two such windows are held in memory, encoded.
     threads
-        Threads that decode; None takes all cores that this process may use.
+        Number of decoding threads; None uses all cores available to this process.
     prefetch
-        Batches that are decoded ahead.
+        Number of batches decoded ahead.
     client
-        ``distributed.Client`` of a cluster that decodes instead; its workers must see the store by the same path.
+        ``distributed.Client`` of a cluster that decodes instead; its workers must reach the store by the same path.
     allocate
-        Gets memory for a number of bytes, such as pinned memory; it is used again when a batch is gone.
+        Function that allocates a number of bytes, such as pinned memory; it is reused when a batch is deleted.
 
     Raises
     ------
     InputError
-        When the store holds no tile, or not even one full batch is left, or a modality or band is not stored.
+        If the store has no tile, not even one full batch is left, or a modality or band is not stored.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Loader:
         layers = _layers(store, modalities, bands or {}, normalise=normalise)
         self.modalities = tuple(layer.modality.name for layer in layers)
         self.kernel = Kernel(store.content, layers, COORDINATE_NAMES)
-        # Read now: threads that a fork leaves behind in the parent could not do it in the child.
+        # Read now: after a fork, threads left in the parent could not do it for the child.
         for name in (*COORDINATE_NAMES, *(n for n in self.modalities if not store.modalities[n].kind.is_raster)):
             store.content.column(name)
         for layer in self.kernel.rasters:
@@ -134,23 +135,23 @@ class Loader:
         return tiles // self.batch_size if self.drop_last else -(-tiles // self.batch_size)
 
     def set_epoch(self, epoch: int, batch: int = 0) -> None:
-        """Choose where the next iteration begins: the epoch decides the order, ``batch`` skips some without reading."""
+        """Set where the next iteration begins: at an epoch, and ``batch`` batches into it (skipped without reading)."""
         if epoch < 0 or not 0 <= batch <= len(self):
             raise InputError(f"Expected an epoch from 0 and a batch from 0 to {len(self)}, got {epoch} and {batch}.")
         self.epoch = epoch
         self._next = self._delivered = batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the delivery stands, JSON-ready: the epoch, the batches of it that were handed out, and what decides the order."""
+        """Position of the loader, JSON-ready: the epoch, its delivered batches, and what determines the order."""
         return {"epoch": self.epoch, "batch": self._delivered, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where another loader of the same tiles and options stood.
+        """Continue from the position of another loader with the same tiles and options.
 
         Raises
         ------
         InputError
-            When the state belongs to a loader that delivers in another order.
+            If the state is that of a loader with another order.
         """
         ours = self._identity()
         other = [f"{name} {state.get(name)} (here {value})" for name, value in ours.items() if state.get(name) != value]
@@ -162,7 +163,7 @@ class Loader:
         self.set_epoch(int(state["epoch"]), int(state["batch"]))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from where the loader stands to the end of the epoch, or for ever."""
+        """Batches from the current position to the end of the epoch, or without end."""
         while True:
             first, self._next = self._next, 0
             self._delivered = first
@@ -176,11 +177,11 @@ class Loader:
 
     @property
     def cores(self) -> int:
-        """Threads that decode in this process."""
+        """Number of decoding threads in this process."""
         return self.threads or _cores()
 
     def batches(self, numbers: range, *, threads: int | None = None) -> Iterator[Batch]:
-        """Yield some batches of the current epoch, by number: workers that share it take every so-manieth each."""
+        """Yield some batches of the current epoch, by number; each of n workers takes every n-th."""
         windows = self._windows()
         spans = spans_of([len(window.order) for window in windows], self.batch_size, drop_last=self.drop_last)
         return self._pipeline(threads or self.cores).batches(
@@ -188,7 +189,7 @@ class Loader:
         )
 
     def rows(self) -> NDArray[np.intp]:
-        """Store rows of the current epoch in the order of their delivery; nothing is read."""
+        """Store rows of the current epoch in order of delivery; nothing is read."""
         rows: NDArray[np.intp] = np.concatenate([window.rows for window in self._windows()])
         return rows[: len(self) * self.batch_size]
 
@@ -208,7 +209,7 @@ class Loader:
         return ThreadPipeline(self.kernel, threads=threads, prefetch=self.prefetch, buffers=self._buffers)
 
     def _identity(self) -> dict[str, Any]:
-        """All that decides the order, but for the epoch."""
+        """Everything that determines the order, except the epoch."""
         return {
             "seed": self.seed,
             "shuffle": self.shuffle,
@@ -245,7 +246,7 @@ def _check_numbers(**numbers: int) -> None:
 def _layers(
     store: Store, names: Sequence[str] | None, bands: Mapping[str, Sequence[str]], *, normalise: bool
 ) -> tuple[Layer, ...]:
-    """Resolve what is delivered: modalities in the order asked for."""
+    """Resolve the layers to deliver, in the requested order of modalities."""
     stored = {m.name: m for m in store.modalities.values() if m.stored}
     wanted = tuple(stored) if names is None else tuple(dict.fromkeys(names))
     missing = [name for name in (*wanted, *bands) if name not in stored]

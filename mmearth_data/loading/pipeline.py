@@ -1,7 +1,7 @@
-"""From a plan to batches, some of them ahead of their use: by threads of this process, or on a cluster.
+"""Deliver the batches of a plan, decoding some ahead, with threads of this process or on a cluster.
 
-Both run the same kernel through Dask. What waits in memory is bounded: encoded tiles of two windows, and
-``prefetch`` decoded batches beside the one in use.
+Both run the same kernel with Dask. Memory is bounded: encoded tiles of two windows, and ``prefetch`` decoded batches
+besides the one in use.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from mmearth_data.loading.plan import Block, Window
 
 Span: TypeAlias = "tuple[tuple[int, int, int], ...]"
-"""Where the tiles of a batch stand in the plan: (window, first, end) of its order, one or more."""
+"""Positions of a batch's tiles in the plan: one or more (window, first, end) ranges of its order."""
 
 Encoded: TypeAlias = "dict[str, list[bytes]]"
 """Raster modality -> encoded tiles."""
 Source: TypeAlias = "tuple[WindowTiles, Future[Encoded]]"
-"""A window, and its encoded tiles once they are fetched."""
+"""A window and, once fetched, its encoded tiles."""
 
 TASK_TILES = 16
-"""Tiles of one decoding task: few, so that threads end together, and more than what a task costs."""
+"""Tiles per decode task: few enough that threads end together, enough that a task's overhead is small."""
 LOCAL_READERS, FAR_READERS = 2, 96
-"""Blocks that are fetched at a time: where a network is in between, requests mostly wait."""
+"""Blocks fetched at the same time: over a network, requests mostly wait."""
 HEARTBEAT_S = 5.0
-"""How often a cluster is asked whether anybody still works."""
+"""Seconds between checks that a cluster still has workers."""
 
 
 def spans_of(sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> list[Span]:
-    """Cut windows that follow each other into batches."""
+    """Cut consecutive windows into batches."""
     ends = np.cumsum(sizes).tolist()
     tiles = ends[-1] if ends else 0
     spans, window = [], 0
@@ -63,14 +63,14 @@ def spans_of(sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> list[
 
 
 class WindowTiles:
-    """Tiles of one window that are wanted, block by block.
+    """Requested tiles of one window, by block.
 
     Parameters
     ----------
     window
         The window.
     wanted
-        Parts of its order that are delivered here; workers that share an epoch want some batches each.
+        Parts of its order that are delivered here; workers that share an epoch deliver some batches each.
     """
 
     def __init__(self, window: Window, wanted: Sequence[tuple[int, int]]) -> None:
@@ -82,10 +82,10 @@ class WindowTiles:
         self.blocks = [
             begin + np.flatnonzero(mask[begin:end]) for begin, end in _bounds(window.blocks) if mask[begin:end].any()
         ]
-        """Positions of the wanted tiles of each block, among the window's tiles laid end to end."""
+        """Positions of each block's requested tiles among the concatenated tiles of the window."""
 
     def take(self, packed: Encoded, first: int, end: int) -> tuple[NDArray[np.intp], Encoded]:
-        """Store rows and encoded tiles of a part of the order; the tiles are handed out once and then forgotten."""
+        """Store rows and encoded tiles of a part of the order; the tiles are released afterwards."""
         positions = self.order[first:end]
         taken = {name: [parts[position] for position in positions] for name, parts in packed.items()}
         for parts in packed.values():
@@ -100,7 +100,7 @@ def _bounds(blocks: Sequence[Block]) -> list[tuple[int, int]]:
 
 
 def windows_of(windows: Sequence[Window], spans: Iterable[Span]) -> dict[int, WindowTiles]:
-    """Windows that some batches touch, and what they want of them."""
+    """Windows that some batches need, with the requested parts."""
     wanted: dict[int, list[tuple[int, int]]] = {}
     for span in spans:
         for window, first, end in span:
@@ -109,16 +109,16 @@ def windows_of(windows: Sequence[Window], spans: Iterable[Span]) -> dict[int, Wi
 
 
 class ThreadPipeline:
-    """Decodes in threads of this process.
+    """Pipeline with threads of this process.
 
     Parameters
     ----------
     kernel
-        What is read.
+        Fetches and decodes.
     threads
-        Threads that decode.
+        Number of decoding threads.
     prefetch
-        Batches that are decoded ahead.
+        Number of batches decoded ahead.
     buffers
         Memory of the batches.
     """
@@ -139,7 +139,7 @@ class ThreadPipeline:
         with _workers("fetch", 1) as fetcher, _workers("decode", 1) as decoder, self._pools() as (readers, threads):
             for group in _groups(spans, max(1, self.prefetch // 2)):
                 last = group[-1][-1][0]
-                # The window after the one in use is fetched meanwhile.
+                # Meanwhile, fetch the window after the one in use.
                 while upcoming and (upcoming[0] <= last or len(fetched) < 2):
                     index = upcoming.popleft()
                     fetched[index] = fetcher.submit(self._fetch, tiles[index], readers)
@@ -159,7 +159,7 @@ class ThreadPipeline:
             yield readers, threads
 
     def _fetch(self, tiles: WindowTiles, pool: ThreadPoolExecutor) -> Encoded:
-        """Fetch the wanted tiles of a window, and lay them out as its blocks are."""
+        """Fetch the requested tiles of a window, in the order of its blocks."""
         names = [layer.modality.name for layer in self.kernel.rasters]
         packed: Encoded = {name: [b""] * len(tiles.rows) for name in names}
 
@@ -168,7 +168,7 @@ class ThreadPipeline:
                 for position, part in zip(positions.tolist(), parts, strict=True):
                     packed[name][position] = part
 
-        # Far away every request is a task of its own; at hand that would cost more than it gains.
+        # For a remote store, every request is its own task; for a local one, that would cost more than it gains.
         groups = [[name] for name in names] if self.far else [names]
         _run([partial(fetch, positions, some) for positions in tiles.blocks for some in groups], pool)
         return packed
@@ -191,7 +191,7 @@ class ThreadPipeline:
 
 
 def _groups(spans: Sequence[Span], size: int) -> Iterator[Sequence[Span]]:
-    """Batches that are decoded together; the first one alone, since somebody waits for it."""
+    """Batches that are decoded together; the first one alone, because the caller waits for it."""
     if spans:
         yield spans[:1]
     for first in range(1, len(spans), size):
@@ -199,14 +199,14 @@ def _groups(spans: Sequence[Span], size: int) -> Iterator[Sequence[Span]]:
 
 
 def _run(tasks: Sequence[Callable[[], None]], pool: ThreadPoolExecutor) -> None:
-    # Dask's scheduler without `dask.compute` above it: that costs twice the time a task, and hashes the tasks under a
-    # lock, which a process forked in such a moment would wait for for ever.
+    # Dask's scheduler without `dask.compute`, which doubles the time per task and hashes tasks under a lock; a process
+    # forked while it is held would wait forever.
     get({index: (task,) for index, task in enumerate(tasks)}, list(range(len(tasks))), pool=pool)
 
 
 @contextmanager
 def _workers(name: str, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are gone afterwards, and whatever still waited for them is not begun."""
+    """Threads that end with the block; tasks that have not started are cancelled."""
     pool = ThreadPoolExecutor(count, thread_name_prefix=f"mmearth-{name}")
     try:
         yield pool
@@ -215,16 +215,16 @@ def _workers(name: str, count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 class ClusterPipeline:
-    """Decodes on the workers of a Dask cluster, which must see the store by the same path.
+    """Pipeline on the workers of a Dask cluster, which must reach the store by the same path.
 
     Parameters
     ----------
     kernel
-        What is read.
+        Fetches and decodes.
     client
-        Of `distributed`.
+        A `distributed.Client`.
     prefetch
-        Batches that are decoded ahead.
+        Number of batches decoded ahead.
     """
 
     def __init__(self, kernel: Kernel, client: Any, *, prefetch: int) -> None:  # noqa: ANN401 - distributed has no types
@@ -238,7 +238,7 @@ class ClusterPipeline:
         Raises
         ------
         RetryLater
-            When no worker is left.
+            If no worker is left.
         """
         tiles = windows_of(windows, spans)
         kernel = self.client.scatter(self.kernel, broadcast=True, hash=False)
@@ -259,7 +259,7 @@ class ClusterPipeline:
             yield self._result(pending.popleft())
 
     def _submit(self, kernel: Any, span: Span, tiles: dict[int, WindowTiles], fetched: dict[int, list[Any]]) -> Any:  # noqa: ANN401
-        """Start one batch: it depends on the blocks that its tiles stand in."""
+        """Start one batch, which depends on the blocks of its tiles."""
         rows: list[NDArray[np.intp]] = []
         index: list[tuple[int, int]] = []
         blocks: list[Any] = []
@@ -281,9 +281,9 @@ class ClusterPipeline:
                 batch: Batch = future.result(timeout=HEARTBEAT_S)
             except (TimeoutError, StillRunning):
                 if not self.client.scheduler_info(n_workers=-1)["workers"]:
-                    raise RetryLater("Expected workers that decode, got a cluster without any; start some.") from None
+                    raise RetryLater("Expected a cluster with workers, got none; start some.") from None
             except (KilledWorker, FutureCancelledError) as error:
-                raise RetryLater(f"A worker of the cluster died while it decoded: {error}.") from error
+                raise RetryLater(f"A worker of the cluster died while decoding: {error}.") from error
             else:
                 return batch
 

@@ -1,8 +1,8 @@
-"""Which tiles arrive when, as plain values.
+"""The order in which a loader delivers tiles, as plain values.
 
-The rows of a store are cut into blocks of consecutive tiles, because a run of neighbours in one shard is
-the cheapest thing to read. Blocks come in a seeded order; several of them form a window, and the tiles of
-a window are mixed. Every tile comes exactly once an epoch, whatever the number of ranks.
+The rows of a store are cut into blocks of consecutive tiles, because neighbours in one shard are cheapest to read
+together. Blocks are shuffled by seed; several of them form a window, whose tiles are shuffled. Every tile occurs
+exactly once per epoch, for any number of ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Block:
     start, stop
         Half-open range of store rows, all in one shard.
     keep
-        (k,) positions within the range that were selected.
+        (k,) selected positions within the range.
     """
 
     start: int
@@ -41,20 +41,20 @@ class Block:
 
     @classmethod
     def of(cls, rows: NDArray[np.intp]) -> Block:
-        """Block of ascending store rows."""
+        """Block from ascending store rows."""
         return cls(start=int(rows[0]), stop=int(rows[-1]) + 1, keep=rows - rows[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Blocks that are mixed with each other.
+    """Blocks whose tiles are shuffled together.
 
     Attributes
     ----------
     blocks
         Read in parallel.
     order
-        (tiles,) permutation of the blocks' kept tiles, laid end to end.
+        (tiles,) permutation of the blocks' concatenated selected tiles.
     """
 
     blocks: tuple[Block, ...]
@@ -62,25 +62,25 @@ class Window:
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """(tiles,) store rows in the order of their delivery."""
+        """(tiles,) store rows in order of delivery."""
         return np.concatenate([block.rows for block in self.blocks])[self.order]
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Part of an epoch that one process delivers.
+    """The part of an epoch that one process delivers.
 
     Attributes
     ----------
     rank, world_size
-        Which of how many parts of equal size, to within one tile.
+        Index and number of the parts, whose sizes differ by at most one tile.
     """
 
     rank: int = 0
     world_size: int = 1
 
     def bounds(self, tiles: int) -> tuple[int, int]:
-        """First tile and end of this part, among all in the order of their blocks."""
+        """First tile and end of this part, among all tiles in block order."""
         return self.rank * tiles // self.world_size, (self.rank + 1) * tiles // self.world_size
 
 
@@ -94,7 +94,7 @@ def cut_blocks(rows: NDArray[np.intp], tiles_per_shard: int, block_tiles: int) -
     tiles_per_shard
         Rows of one shard of the store.
     block_tiles
-        Rows of one block at most.
+        Maximum number of rows per block.
     """
     step = min(block_tiles, tiles_per_shard)
     per_shard = -(-tiles_per_shard // step)
@@ -116,22 +116,22 @@ def plan_epoch(
 ) -> list[Window]:
     """Windows of one epoch, in order.
 
-    The order depends on (seed, epoch, rank, world size) only: not on time, threads or batch size. Ranks get
-    parts of one order of blocks; a block that lies across the border of two parts is cut there.
+    The order depends only on seed, epoch, rank and world size, not on time, threads or batch size. Ranks get parts of
+    one order of blocks; a block at the border of two parts is cut there.
 
     Parameters
     ----------
     blocks
-        Of `cut_blocks`.
+        Result of `cut_blocks`.
     shuffle
-        Mix blocks, and the tiles of each window; False keeps the order of the store.
+        Shuffle blocks, and the tiles of each window; False keeps the order of the store.
     window_blocks
-        Blocks of a window at least, where there are as many: what would be left over is spread over all windows,
-        since a last window of few blocks would be badly mixed.
+        Minimum number of blocks per window, if there are as many. A remainder is spread over all windows, since the
+        tiles of a short last window would be poorly shuffled.
     seed, epoch
-        Together they decide the order.
+        Determine the order.
     share
-        The part that is wanted.
+        The part to plan.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(blocks)) if shuffle else np.arange(len(blocks))
     ours = _part([blocks[i] for i in order], share)
@@ -144,7 +144,7 @@ def plan_epoch(
 
 
 def _part(blocks: Sequence[Block], share: Share) -> list[Block]:
-    """Blocks of one rank, those at its borders cut."""
+    """Blocks of one rank; those at its borders are cut."""
     ends = np.cumsum([len(block.keep) for block in blocks]) if blocks else np.zeros(0, dtype=np.intp)
     first, stop = share.bounds(int(ends[-1]) if len(ends) else 0)
     part = []
@@ -158,7 +158,7 @@ def _part(blocks: Sequence[Block], share: Share) -> list[Block]:
 
 
 def _even_runs(blocks: Sequence[Block], length: int) -> Iterator[tuple[Block, ...]]:
-    """Consecutive runs of at least ``length`` blocks, as even as can be; one run where there are fewer."""
+    """Consecutive runs of at least ``length`` blocks, as even as possible; one run if there are fewer."""
     runs = max(1, len(blocks) // length) if blocks else 0
     for run in range(runs):
         yield tuple(blocks[run * len(blocks) // runs : (run + 1) * len(blocks) // runs])

@@ -1,4 +1,4 @@
-"""Which statistics normalise a modality, and the z-score of arrays as stored."""
+"""Choose the statistics that normalise a modality, and compute z-scores of stored arrays."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 NO_LEVEL = "-"
 """Key of statistics that do not depend on the level of the scene."""
 MIN_STD = 1e-6
-"""A band that varies less is only centred."""
+"""A band with a smaller standard deviation is only centred."""
 
 
 def resolve_statistics(
     modality: Modality, statistics: Mapping[str, Any], bands: Sequence[str] | None = None
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Level -> band -> {count, mean, std} in force: train's, or all rows' where train holds none of a level.
+    """Level -> band -> {count, mean, std}: of the train split, or of all rows if it has none of a level.
 
     Parameters
     ----------
     modality
-        What is normalised.
+        Modality to normalise.
     statistics
         ``[split][modality][level or "-"][band]`` -> ``{count, mean, std, ...}``, as `Store.statistics`.
     bands
-        Bands that are wanted; by default those that the model sees.
+        Requested bands; by default, those that the model sees.
     """
     resolved: dict[str, dict[str, dict[str, Any]]] = {}
     for split in ("all", "train"):
@@ -50,7 +50,7 @@ def resolve_statistics(
 
 
 def scale_of(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:
-    """Mean, 1 / std and whether the band was ever observed (1 or 0)."""
+    """Mean, 1 / std, and whether the band was ever observed (1 or 0)."""
     if entry is None or not entry["count"]:
         return (0.0, 1.0, 0.0)
     return (entry["mean"], 1 / entry["std"] if entry["std"] >= MIN_STD else 1.0, 1.0)
@@ -58,7 +58,7 @@ def scale_of(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Z-score of one modality's stored values, on the processor.
+    """Z-score of one modality's stored values, on the CPU.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Scaling:
     by_level
         Whether the table depends on the level of the scene.
     table
-        (levels, bands, 3) float32: mean, 1 / std, usable; the last level stands for "none".
+        (levels, bands, 3) float32: mean, 1 / std, usable; the last level means "none".
     """
 
     nodata: float
@@ -76,7 +76,7 @@ class Scaling:
 
     @classmethod
     def of(cls, modality: Modality, statistics: Mapping[str, Any], bands: Sequence[str]) -> Self:
-        """Scaling of some bands by the statistics in force, see `resolve_statistics`."""
+        """Scaling of some bands by the statistics of `resolve_statistics`."""
         levels = resolve_statistics(modality, statistics, bands)
         keys = (*(LEVEL_NAMES[code] for code in sorted(LEVEL_NAMES)), NO_LEVEL)
         rows = [[scale_of(levels.get(key, {}).get(band)) for band in bands] for key in keys]

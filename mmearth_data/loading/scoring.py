@@ -1,4 +1,4 @@
-"""From encoded tiles to z-scores in one pass over each block, where compiled loops can be had; in two where not."""
+"""Decode tiles to z-scores in one pass over each block if compiled loops are available, otherwise in two."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def score_tiles(
     levels: NDArray[np.integer[Any]],
     out: NDArray[np.float32],
 ) -> None:
-    """Decode inner chunks of a raster, and put their z-scores into their places.
+    """Decode inner chunks of a raster to z-scores.
 
     Parameters
     ----------
@@ -33,16 +33,16 @@ def score_tiles(
     dtype
         Stored type.
     scaling
-        Of all stored bands.
+        Scaling of all stored bands.
     levels
-        (n,) of the tiles' scenes.
+        (n,) level codes of the tiles' scenes.
     out
         (n, bands, ...) contiguous float32; NaN where nothing was observed.
 
     Raises
     ------
     BrokenTileError
-        When one is broken.
+        If a chunk is corrupt.
     """
     scales, pixels = scaling.scales(levels), out[0, 0].size
     rows = out.reshape(len(out), -1)

@@ -1,4 +1,4 @@
-"""Sampling: which places on Earth become tiles (quotas, placing, spacing, splits)."""
+"""Sampling: choose the locations of tiles (quotas, placement, spacing, splits)."""
 
 from mmearth_data.sampling.files import read_sample, write_sample
 from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions

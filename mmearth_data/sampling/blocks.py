@@ -1,4 +1,4 @@
-"""Spatial blocks: which equal-area cells belong to train, val and test, and the guard between them."""
+"""Spatial blocks: assign equal-area cells to train, val and test, with a guard between splits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TRAIN, VAL, TEST, NO_SPLIT = 0, 1, 2, 255
 SPLIT_NAMES = {TRAIN: "train", VAL: "val", TEST: "test"}
 MAX_CELL_M = 100_000.0
 CELLS_PER_REGION = 200
-"""A small region is cut into about this many cells, so that shares of five per cent can be met."""
+"""Approximate number of cells of a small region, enough for shares of five per cent."""
 GUARD_FRACTION = 8
-"""The guard takes an eighth of a cell at most; more would leave little of it."""
+"""A guard is at most a cell's width divided by this; a wider one would leave little of the cell."""
 
 
 def cell_width_m(area_m2: float) -> float:
@@ -28,13 +28,13 @@ def cell_width_m(area_m2: float) -> float:
 
 
 def guard_in_force(asked_m: float, width_m: float) -> float:
-    """Distance that is kept between splits, metres: what was asked for, an eighth of a cell at most."""
+    """Distance kept between splits, metres: as requested, but at most an eighth of a cell."""
     return min(asked_m, width_m / GUARD_FRACTION)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Split of each cell that holds eligible land.
+    """Split of each cell with eligible land.
 
     Attributes
     ----------
@@ -51,16 +51,16 @@ class Blocks:
     split: NDArray[np.uint8]
 
     def split_of(self, cell: Ints) -> NDArray[np.uint8]:
-        """Split of cells; `NO_SPLIT` where there is no eligible land."""
+        """Split of cells; `NO_SPLIT` for those without eligible land."""
         if not len(self.cell):
             return np.full(np.shape(cell), NO_SPLIT, np.uint8)
         at = np.minimum(np.searchsorted(self.cell, cell), len(self.cell) - 1)
         return np.where(self.cell[at] == cell, self.split[at], np.uint8(NO_SPLIT))
 
     def too_close(self, lon: Floats, lat: Floats, split: Ints, guard_m: float) -> NDArray[np.bool_]:
-        """Whether points lie within the guard of a cell of another, later split.
+        """Whether points are within the guard of a cell of another, later split.
 
-        Only the earlier split in the order train, val, test gives way: train keeps off val and test, val off test.
+        Only the earlier split in the order train, val, test keeps the distance: train from val and test, val from test.
         """
         close = np.zeros(len(lon), dtype=bool)
         if guard_m <= 0:
@@ -68,7 +68,7 @@ class Blocks:
         cell = self.grid.cell_of(lon, lat)
         edge = np.flatnonzero(_gap_m(self.grid, cell, lon, lat, inside=True) < guard_m)
         row, column = np.divmod(cell[edge], self.grid.columns)
-        # Two columns away on either side: near the poles, and at the narrow last column, cells are slimmer than a guard.
+        # Two columns on either side: near the poles, and in the last column, cells are narrower than a guard.
         for rows, columns in ((i, j) for i in (-1, 0, 1) for j in (-2, -1, 0, 1, 2) if (i, j) != (0, 0)):
             other = np.clip(row + rows, 0, self.grid.rows - 1) * self.grid.columns
             other += (column + columns) % self.grid.columns
@@ -82,7 +82,7 @@ class Blocks:
 
 
 def _gap_m(grid: CellGrid, cell: Ints, lon: Floats, lat: Floats, *, inside: bool = False) -> Floats:
-    """Distance on the ground from points to cells, or for points inside, to the cell's nearest edge."""
+    """Distance in metres from points to cells or, for points inside, to the cell's nearest edge."""
     west, south, east, north = grid.bounds_of(cell)
     east_m, north_m = metres_per_degree(lat)
     to_west = (west - lon + 180) % 360 - 180  # the short way around
@@ -102,23 +102,23 @@ def assign_blocks(
     seed: int,
     fixed: Blocks | None = None,
 ) -> Blocks:
-    """Decide the split of every cell.
+    """Assign every cell to a split.
 
     In the order of a seeded hash, cells go to val, then to test, until the tiles expected in them meet the share; the
-    rest is train. With at least three cells no split that was asked for stays without a cell.
+    rest go to train. With at least three cells, every split with a share gets a cell.
 
     Parameters
     ----------
     grid, cell
         Grid and distinct cell numbers.
     expected
-        Tiles expected in each cell, any scale.
+        Expected tiles per cell, in any unit.
     shares
-        Of train, val and test.
+        Shares of train, val and test.
     seed
-        Decides the order.
+        Determines the order.
     fixed
-        Cells whose split is settled already (when tiles are added to a store): they keep it.
+        Cells that keep their split (when tiles are added to a store).
     """
     order = np.argsort(hashed(cell, seed), kind="stable")
     split = np.full(len(cell), TRAIN, dtype=np.uint8)
@@ -141,7 +141,7 @@ def assign_blocks(
 
 
 def hashed(numbers: Ints, seed: int) -> NDArray[np.uint64]:
-    """Pseudo-random 64 bits of each number: SplitMix64 (Steele, Lea & Flood 2014), keyed by the seed."""
+    """64 pseudorandom bits of each number: SplitMix64 (Steele, Lea & Flood 2014), keyed by the seed."""
     step = np.uint64(0x9E3779B97F4A7C15)
     key = _mix(np.asarray([seed & (2**64 - 1)], dtype=np.uint64) + step)
     return _mix(_mix(numbers.astype(np.uint64) + step) ^ key)

@@ -1,4 +1,4 @@
-"""Sample files: GeoParquet with the places and how they came about."""
+"""Sample files: GeoParquet with locations and the report of their sampling."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ROWS_PER_GROUP = 65_536
 
 
 def write_sample(sample: Sample, path: Path) -> None:
-    """Write a sample as GeoParquet (WKB points, EPSG:4326), whole or not at all.
+    """Write a sample as GeoParquet (WKB points, EPSG:4326), atomically.
 
-    The report is kept in the file's metadata under ``mmearth:sample``. The same sample gives the same bytes.
+    The report is written to the file's metadata under ``mmearth:sample``. The same sample gives the same bytes.
     """
     import pyarrow.parquet as pq
 
@@ -44,24 +44,24 @@ def write_sample(sample: Sample, path: Path) -> None:
 def read_sample(
     path: Path, *, ecoregions: gpd.GeoDataFrame | None = None, options: SamplingOptions | None = None
 ) -> Sample:
-    """Read places from a file: one that `write_sample` wrote, or any table of points.
+    """Read locations from a file written by `write_sample`, or from any table of points.
 
     Parameters
     ----------
     path
         GeoParquet, Parquet, CSV, or a vector file of points (GeoJSON, GeoPackage, ...). Coordinates come from columns
         ``lon`` and ``lat`` in degrees, or from the geometry. Columns ``split`` (0, 1, 2 or train, val, test) and
-        ``biome`` with ``eco_region`` are kept where they stand.
+        ``biome`` with ``eco_region`` are used if present.
     ecoregions
-        Label the places that have no labels; as `mmearth_data.geography.ecoregions.read_ecoregions` gives them.
+        Polygons that label locations without labels, from `mmearth_data.geography.ecoregions.read_ecoregions`.
     options
-        Tile size, seed and split of places that have none; needed for all but sample files.
+        Tile size, seed and split method for locations without them; required for all but sample files.
 
     Raises
     ------
     FileInputError
-        A file that cannot be read, lacks columns, names a place twice or places at sea, or was made for another tile
-        size.
+        A file that cannot be read, lacks columns, has a location twice or locations at sea, or was made for another
+        tile size.
     """
     path = Path(path)
     table, report = _read_table(path)
@@ -77,7 +77,7 @@ def read_sample(
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
-    """Read the rows of a file, and the report of its making where it carries one."""
+    """Read the rows of a file, and its sampling report if it has one."""
     import geopandas as gpd
     import pandas as pd
     import pyarrow.parquet as pq
@@ -95,19 +95,19 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
             table = _frame_of(read_table(path))
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # GDAL's remarks on a file that is read all the same
+                warnings.simplefilter("ignore")  # GDAL's remarks on a file that can be read nevertheless
                 table = gpd.read_file(path)
     except FileInputError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        problem = f"expected a table of places (GeoParquet, CSV, GeoJSON, ...), could not read it: {reason}"
+        problem = f"expected a table of locations (GeoParquet, CSV, GeoJSON, ...), could not read it: {reason}"
         raise FileInputError(path, problem) from None
     return table, report
 
 
 def _frame_of(table: Table) -> pd.DataFrame:
-    """Columns that hold only numbers become numbers; missing values stay missing, and ids stay text."""
+    """Convert columns that contain only numbers to numbers; missing values stay missing, and ids stay text."""
     import pandas as pd
 
     columns: dict[str, Any] = {}
@@ -134,7 +134,9 @@ def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> 
     _check_ids(path, table)
     slots = np.sort(table["slot"].dropna().to_numpy(np.int64))
     if not np.array_equal(slots, np.arange(len(slots))) or not len(slots):
-        raise FileInputError(path, f"expected slots 0 to {max(len(slots) - 1, 0)}, each once; sample the places anew.")
+        raise FileInputError(
+            path, f"expected slots 0 to {max(len(slots) - 1, 0)}, each once; sample the locations again."
+        )
     if not isinstance(table, gpd.GeoDataFrame):
         points = gpd.points_from_xy(table["lon"], table["lat"])
         table = gpd.GeoDataFrame(table, geometry=points, crs=WGS84)
@@ -142,7 +144,7 @@ def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> 
 
 
 def _check_values(table: pd.DataFrame) -> None:
-    """Refuse values that a cast to the columns' types would change: 300 as a biome, half a split."""
+    """Refuse values that a cast to the columns' types would change, such as biome 300 or split 0.5."""
     for name, dtype in TYPES.items():
         if dtype.startswith("u"):
             values = table[name].to_numpy(np.float64)
@@ -152,14 +154,14 @@ def _check_values(table: pd.DataFrame) -> None:
 
 
 def _parsed_ids(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Tile ids as numbers; texts are 16 hex digits or decimal."""
+    """Tile ids as numbers; text ids are 16 hex digits or decimal."""
     if column.dtype.kind in "iu":
         return column.to_numpy(np.uint64)
     return np.array([int(text, 16 if len(text) == 16 else 10) for text in column.astype(str)], dtype=np.uint64)
 
 
 def _check_ids(path: Path, table: pd.DataFrame) -> None:
-    """Refuse ids that do not say where their tile lies."""
+    """Refuse ids that do not match the locations."""
     size = unpack_tile_id(int(table["tile_id"].iloc[0]))[2]
     known = size > 0 and np.array_equal(tile_ids(table["lon"], table["lat"], size), table["tile_id"])
     if not known:
@@ -170,7 +172,8 @@ def _check_size(path: Path, sample: Sample, size_px: int) -> None:
     size = unpack_tile_id(int(sample.frame["tile_id"].iloc[0]))[2]
     if size != size_px:
         raise FileInputError(
-            path, f"expected places for tiles of {size_px} px, got {size} px; give --tile-size {size} or sample anew."
+            path,
+            f"expected locations for tiles of {size_px} px, got {size} px; give --tile-size {size} or sample again.",
         )
 
 
@@ -189,7 +192,7 @@ def _table(sample: Sample) -> pa.Table:
 
 
 def _points_as_wkb(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> pa.Array:
-    """WKB of points, laid out at once: byte order, geometry type 1, x, y (OGC 06-103r4, 8.2)."""
+    """WKB of points, built as one array: byte order, geometry type 1, x, y (OGC 06-103r4, 8.2)."""
     import pyarrow as pa
 
     wkb = np.empty(len(lon), dtype=np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")]))

@@ -1,4 +1,4 @@
-"""Tiles that overlap fall into one split: what is tested on must not have been trained on."""
+"""Group overlapping tiles, so that they are in one split and no test tile overlaps a training tile."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.tile import TileGrid
 
 TOUCH_M = 1.0
-"""Tiles that share less than a strip of twice this width touch, and do not overlap: a grid may be off by that much."""
+"""Half the width of a strip that two tiles may share and still count as touching: grids may be off by that much."""
 TURN_DEGREES = 3.5
-"""UTM's north turns by up to so much, the neighbouring zone included, so that the square of a point is not known exactly."""
+"""Largest angle between UTM north and true north, including the neighbouring zone; the square around a point is
+uncertain by it.
+"""
 SNAP_M = 20.0
-"""A tile is snapped to the grid of its scene."""
+"""Allowance in metres for tiles, which are snapped to the grid of their scene."""
 LEAST_EXTENT_M2 = 200 * 2_000.0**2
-"""Blocks of given places are 2 km wide at least."""
+"""Minimum area of given locations, which makes their blocks at least 2 km wide."""
 
 
 def groups_of_tiles(grids: Sequence[TileGrid]) -> Ints:
-    """Assign a group to each tile: those that overlap have one, across UTM zones and the 180th meridian too.
+    """Assign a group to each tile, the same to tiles that overlap, also across UTM zones and 180 degrees.
 
-    Tiles that only touch are apart: the tiles that a large site is cut into, and neighbouring sites.
+    Tiles that only touch, such as neighbouring tiles of one site, are in different groups.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def groups_of_tiles(grids: Sequence[TileGrid]) -> Ints:
 
 
 def groups_of_points(lon: Floats, lat: Floats, size_px: int) -> Ints:
-    """Assign a group to the tile around each point: those that may overlap have one, whichever UTM zone they get.
+    """Assign a group to the tile around each point, the same to tiles that may overlap in any UTM zone.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ def groups_of_points(lon: Floats, lat: Floats, size_px: int) -> Ints:
 
 
 def footprints(grids: Sequence[TileGrid], inset_m: float = 0.0) -> NDArray[np.object_]:
-    """Squares of tiles as polygons in degrees; longitudes beyond 180 belong to tiles on both sides of it."""
+    """Squares of tiles as polygons in degrees; tiles that cross 180 degrees have longitudes beyond 180."""
     epsg = np.array([grid.epsg for grid in grids])
     bounds = np.array([grid.bounds for grid in grids]).reshape(-1, 4) + inset_m * np.array([1, 1, -1, -1])
     corners = np.stack([bounds[:, [0, 2, 2, 0]], bounds[:, [1, 1, 3, 3]]], axis=-1)
@@ -92,7 +94,7 @@ def footprints(grids: Sequence[TileGrid], inset_m: float = 0.0) -> NDArray[np.ob
 
 
 def _groups(shapes: NDArray[np.object_]) -> Ints:
-    """Assign a group to each shape: the connected components of those that intersect."""
+    """Assign a group to each shape: the connected components of intersecting shapes."""
     bounds = shapely.bounds(shapes).reshape(-1, 4)
     owner = np.arange(len(shapes))
     east, west = bounds[:, 2] > 180, bounds[:, 0] < -180
@@ -126,29 +128,29 @@ def _components(count: int, left: Ints, right: Ints) -> Ints:
 
 
 def split_at_random(order: Ints, groups: Ints, totals: Ints) -> NDArray[np.uint8]:
-    """Split places at random, each group as a whole.
+    """Split locations at random, each group as a whole.
 
-    Groups of several places come first, the largest first, each to the split that lacks most; then single places fill
-    train, val and test in the given order. Where no places overlap, every split gets exactly its total.
+    Groups of several locations come first, the largest first, each to the split that lacks most; then single locations
+    fill train, val and test in the given order. If no locations overlap, every split gets exactly its total.
 
     Parameters
     ----------
     order
-        (n,) places in random order.
+        (n,) locations in random order.
     groups
-        (n,) group of each place.
+        (n,) group of each location.
     totals
-        (3,) places wanted in train, val and test; n in all.
+        (3,) number of locations for train, val and test; n in total.
 
     Returns
     -------
     ndarray
-        (n,) split of each place.
+        (n,) split of each location.
     """
     sizes = np.bincount(groups)
     left = np.asarray(totals, dtype=np.int64).copy()
     of_group = np.zeros(len(sizes), dtype=np.uint8)
-    dealt = np.unique(groups[order], return_index=True)[1]  # position of each group's first place in the order
+    dealt = np.unique(groups[order], return_index=True)[1]  # position of each group's first location in the order
     for group in np.lexsort((dealt, -sizes)):
         if sizes[group] == 1:
             break
@@ -161,7 +163,7 @@ def split_at_random(order: Ints, groups: Ints, totals: Ints) -> NDArray[np.uint8
 
 
 def _shrunk(left: Ints, count: int) -> Ints:
-    """Reduce what is left to fill by what groups have overfilled elsewhere; the largest split gives way."""
+    """Reduce the remaining totals by what groups have overfilled elsewhere, the largest first."""
     counts = np.maximum(left, 0)
     for kind in np.argsort(-counts, kind="stable"):
         counts[kind] -= min(int(counts[kind]), int(counts.sum()) - count)
@@ -171,21 +173,21 @@ def _shrunk(left: Ints, count: int) -> Ints:
 def split_by_blocks(
     lon: Floats, lat: Floats, groups: Ints, shares: tuple[float, float, float], seed: int
 ) -> tuple[NDArray[np.uint8], float]:
-    """Split places by spatial blocks; a group belongs to the block of its first place.
+    """Split locations by spatial blocks; a group belongs to the block of its first location.
 
     Parameters
     ----------
     lon, lat
         (n,) degrees.
     groups
-        (n,) group of each place, numbered from 0 by their first places.
+        (n,) group of each location, numbered from 0 by their first locations.
     shares, seed
         As in `assign_blocks`.
 
     Returns
     -------
     split
-        (n,) split of each place.
+        (n,) split of each location.
     width_m
         Width of the blocks.
     """
@@ -199,16 +201,18 @@ def split_by_blocks(
 
 
 def _extent_m2(lon: Floats, lat: Floats) -> float:
-    """Area of the box around the points, at most the Earth's, at least what keeps a block wider than a tile."""
+    """Area of the box around the points, at most the Earth's, and large enough that a block is wider than a tile."""
     ordered = np.sort(lon)
     gap = max(float(np.diff(ordered).max(initial=0)), float(ordered[0] + 360 - ordered[-1]))
-    east_m = min((360 - gap) * X_PER_DEGREE, 2 * MAX_X)  # without the widest gap: right across 180 degrees as well
+    east_m = min(
+        (360 - gap) * X_PER_DEGREE, 2 * MAX_X
+    )  # without the widest gap, so that it is correct across 180 degrees
     north_m = min(float(np.ptp(y_of_latitude(lat))), 2 * MAX_Y)
     return max(east_m * north_m, LEAST_EXTENT_M2)
 
 
 def empty_splits(split: NDArray[np.uint8], shares: Sequence[float], groups: Ints) -> list[str]:
-    """Sentence for people where a split that was asked for has no tile."""
+    """Sentences for the user if a split with a share has no tile."""
     counts = np.bincount(split, minlength=len(SPLIT_NAMES))
     empty = [name for code, name in SPLIT_NAMES.items() if shares[code] > 0 and not counts[code]]
     if not empty:

@@ -1,4 +1,4 @@
-"""What is asked of the sampler, and what it reports."""
+"""Options and report of the sampler."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SPLIT_METHODS: tuple[str, ...] = get_args(SplitMethod)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingOptions:
-    """What is asked of the sampler.
+    """Options of the sampler.
 
     Attributes
     ----------
     tiles
-        Primary places.
+        Number of primary locations.
     size_px
         Side of a tile at 10 m.
     seed
-        Decides everything that is random.
+        Seed of all random choices.
     balance
-        ``biome``: equal per biome present, within it in proportion to area; ``biome-ecoregion``: equal per biome,
-        then per ecoregion; ``ecoregion``: equal per ecoregion; ``area``: uniform on land.
+        ``biome``: equal numbers per biome, proportional to area within it; ``biome-ecoregion``: equal per biome, then
+        per ecoregion; ``ecoregion``: equal per ecoregion; ``area``: uniform on land.
     oversample
-        Primary and reserve places together, over ``tiles``.
+        Primary and reserve locations together, relative to ``tiles``.
     split
         ``block`` (spatial) or ``random``.
     split_shares
@@ -42,9 +42,9 @@ class SamplingOptions:
     split_guard_m
         Distance between a tile's centre and cells of the other splits.
     min_distance_m
-        Least distance between centres, besides that no two tiles overlap.
+        Minimum distance between centres; in addition, no two tiles overlap.
     threads
-        Threads; the sample does not depend on them.
+        Number of threads; the sample does not depend on it.
 
     Raises
     ------
@@ -96,18 +96,18 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleReport:
-    """How a sample came about.
+    """Report of a sampling run.
 
     Attributes
     ----------
     region
         Its name.
     tiles, reserves
-        Places.
+        Number of locations.
     area_km2
         Eligible land: inside region and ecoregions, from 80 S to 84 N.
     options
-        What was asked for, JSON-ready, without the threads.
+        Options, JSON-ready, without the threads.
     cell_width_m, cells
         Width of the split blocks and their number per split; None and empty for a random split.
     guard_m
@@ -117,11 +117,11 @@ class SampleReport:
     biomes
         Biome id -> ``{"wanted", "placed", "reserves"}``.
     moved
-        What strata could not hold and others took over: ``{"biome", "eco_region", "wanted", "placed"}``.
+        Strata that could not hold their tiles, which others took over: ``{"biome", "eco_region", "wanted", "placed"}``.
     reserves_wanted
-        Reserves that were asked for.
+        Reserves requested.
     notes
-        Sentences for people.
+        Sentences for the user.
     """
 
     region: str
@@ -145,7 +145,7 @@ class SampleReport:
         return entry
 
     def lines(self) -> list[str]:
-        """Lines for people."""
+        """Lines of text for a terminal."""
         names = {label.code: label.name for label in biomes()}
         blocks = f"blocks of {self.cell_width_m / 1000:.3g} km, guard {self.guard_m:.0f} m" if self.cell_width_m else ""
         moved = [f"{names[m['biome']]}: placed {m['placed']} of {m['wanted']}" for m in self.moved]
@@ -169,17 +169,17 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class Sample:
-    """Places for a store.
+    """Locations for a store.
 
     Attributes
     ----------
     frame
-        One row a place, primaries in order of slot, then reserves in the order in which they are dealt:
+        One row per location: primaries in order of slot, then reserves in the order of their use.
         ``tile_id`` uint64, ``lon``, ``lat`` float64 degrees, ``biome`` uint8, ``eco_region`` uint16, ``split`` uint8
         (0 train, 1 val, 2 test), ``slot`` Int64 (null for reserves), ``rank`` uint8 (0 primary, 1 reserve),
         ``geometry`` points in EPSG:4326.
     report
-        How it came about.
+        Report of the sampling run.
     """
 
     frame: gpd.GeoDataFrame

@@ -1,4 +1,4 @@
-"""Placing points: drawn uniformly in their polygons, kept apart, until every quota is met or nothing more fits."""
+"""Place points uniformly at random in polygons, at a distance from each other, until quotas are met or no more fit."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from mmearth_data.sampling.spacing import Placed
 
 SPARE = 1.03
-"""A little more is drawn than is expected to be needed, so that few rounds are left for the rest."""
+"""Factor by which more points are generated than expected to be needed, which saves rounds."""
 MOST_DRAWN = 4_000_000
-"""Points in one round at most: bounds the memory."""
+"""Maximum number of points per round, which bounds memory."""
 PATIENCE = 40
-"""Draws per room for one tile, after which what is not placed counts as not fitting."""
+"""Trials per available tile position, after which the remaining tiles count as not fitting."""
 RESERVE_PATIENCE = 4
 LEAST_TRIES = 400
 
 
 @dataclass(frozen=True)
 class Points:
-    """Places, one entry each.
+    """Locations, one entry each.
 
     Attributes
     ----------
     lon, lat
         Degrees, rounded to 1e-6.
     piece
-        Position of the piece that each was drawn in.
+        Position of the piece that contains each point.
     """
 
     lon: Floats
@@ -50,14 +50,14 @@ class Points:
 
     @classmethod
     def join(cls, parts: list[Points]) -> Points:
-        """Put points together, in order."""
+        """Concatenate points, in order."""
         if not parts:
             return cls(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("lon", "lat", "piece")))
 
 
 class Field:
-    """The land that points are drawn on: pieces, sorted into bins (a stratum in a split each).
+    """The land on which points are placed: pieces sorted into bins, one per stratum and split.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ class Field:
     bins
         Number of bins.
     blocks
-        Splits of the cells; None where splits do not go by place.
+        Splits of the cells; None if splits do not depend on location.
     guard_m
-        Distance kept from cells of later splits.
+        Minimum distance from cells of later splits.
     threads
         Threads for point-in-polygon tests; results do not depend on it.
     """
@@ -102,21 +102,21 @@ class Field:
         return boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
 
     def draw(self, wanted: Ints, rng: np.random.Generator) -> tuple[Points, Ints]:
-        """Draw points in bins, each uniform in its bin's polygons or dropped.
+        """Generate random points, uniform in the polygons of their bins; those outside are dropped.
 
         Parameters
         ----------
         wanted
-            Draws per bin.
+            Points to try per bin.
         rng
             Source of randomness.
 
         Returns
         -------
         points : Points
-            Those that fell inside a polygon and off the guard, in random order.
+            Points inside a polygon and outside the guard, in random order.
         tried : ndarray of int64
-            Points per bin that fell inside a polygon, guard or not.
+            Points per bin inside a polygon, including those within the guard.
         """
         in_bin = np.repeat(np.arange(len(wanted)), wanted)
         target = self._start[in_bin] + rng.random(len(in_bin)) * (self._stop - self._start)[in_bin]
@@ -124,7 +124,7 @@ class Field:
         lon = self._west[at] + rng.random(len(at)) * (self._east - self._west)[at]
         lat = latitude_of_y(self._low[at] + rng.random(len(at)) * (self._high - self._low)[at])
         lon, lat = round_lonlat(lon), round_lonlat(lat)
-        # Rounding may carry a point over an edge by half a millionth of a degree; 180 E is 180 W.
+        # Rounding may move a point over an edge by half a millionth of a degree; 180 E is 180 W.
         within = (lon > self._west[at]) & (lon < self._east[at]) & (lat > self._south[at]) & (lat < self._north[at])
         index = np.flatnonzero(within & (np.abs(lon) < 180))
         index = index[contains(self._geometry, at[index], lon[index], lat[index], self._threads)]
@@ -140,14 +140,14 @@ class Field:
         return points.take(~self._blocks.too_close(points.lon, points.lat, split, self._guard_m))
 
     def efficiency(self) -> Floats:
-        """Estimate the fraction of draws that fall inside a polygon, per bin."""
+        """Estimate, per bin, the fraction of random points that are inside a polygon."""
         boxes = (self._stop - self._start) * X_PER_DEGREE
         return np.where(boxes > 0, self.area_m2 / np.maximum(boxes, 1e-300), 1.0)
 
 
 @dataclass
 class Filling:
-    """State of the filling of bins."""
+    """State while bins are filled."""
 
     field: Field
     placed: Placed
@@ -160,9 +160,9 @@ class Filling:
         Returns
         -------
         points
-            What was placed, in the order of placing.
+            Placed points, in order of placement.
         count : ndarray of int64
-            Points per bin; fewer than asked where no more fit.
+            Points per bin; fewer than the quota if no more fit.
         """
         count = np.zeros_like(quota)
         tried = np.zeros_like(quota)
@@ -184,7 +184,7 @@ class Filling:
         return parts, count
 
     def _within_quota(self, points: Points, open_: Ints) -> tuple[Points, Ints]:
-        """Keep the first points of each bin, as many as it still takes."""
+        """Keep the first points of each bin, up to its quota."""
         bins = self.bin_of_piece[points.piece]
         order = np.argsort(bins, kind="stable")
         starts = np.searchsorted(bins[order], np.arange(len(open_)))
@@ -195,7 +195,7 @@ class Filling:
 
 
 def _bounded(draws: Floats, left: Floats) -> Ints:
-    """Whole draws per bin: no more than could still be tried, and not too many at once."""
+    """Whole number of trials per bin, limited by the trials left and by the maximum per round."""
     draws = np.minimum(draws, 4 * left + 8 * (left > 0))
     bounded: Ints = np.ceil(draws * min(1.0, MOST_DRAWN / max(draws.sum(), 1.0))).astype(np.int64)
     return bounded

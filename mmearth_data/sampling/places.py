@@ -1,4 +1,4 @@
-"""Places that somebody else chose: checked, labelled, split and put in order."""
+"""Locations given by the user: checked, labelled, split and sorted."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ if TYPE_CHECKING:
 LON_NAMES = ("lon", "longitude", "lng", "long")
 LAT_NAMES = ("lat", "latitude")
 SHOWN = 3
-"""Rows that a message names at most."""
+"""Maximum number of rows in a message."""
 
 
 def sample_of_places(
     path: Path, table: pd.DataFrame, ecoregions: gpd.GeoDataFrame | None, options: SamplingOptions
 ) -> Sample:
-    """Make a sample of given places: all primaries, no reserves.
+    """Make a sample of given locations: all primaries, no reserves.
 
     Parameters
     ----------
     path
         File that they come from, for messages.
     table
-        One row a place; see `mmearth_data.sampling.files.read_sample`.
+        One row per location; see `mmearth_data.sampling.files.read_sample`.
     ecoregions
-        Label places without labels.
+        Polygons that label locations without labels.
     options
         Tile size, seed, split method and shares.
 
     Raises
     ------
     FileInputError
-        Columns that are missing, places twice, beyond the UTM zones or in no ecoregion.
+        For missing columns, and locations that occur twice, are outside the UTM zones or in no ecoregion.
     """
     import geopandas as gpd
     import pandas as pd
 
     if not len(table):
-        raise FileInputError(path, "expected places, got a table without rows.")
+        raise FileInputError(path, "expected locations, got a table without rows; add some.")
     lon, lat = _coordinates(path, table)
     tile_id = tile_ids(lon, lat, options.size_px)
     check_unique(path, tile_id)
@@ -86,7 +86,7 @@ def sample_of_places(
 def report_of_places(
     name: str, frame: pd.DataFrame, options: SamplingOptions | None = None, width_m: float | None = None
 ) -> SampleReport:
-    """Report on places whose making is not known."""
+    """Report on locations without a sampling run."""
     primary = frame["slot"].notna().to_numpy()
     biome, split = frame["biome"].to_numpy(), frame["split"].to_numpy()
     asked: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def _overlapping(frame: pd.DataFrame, size_px: int) -> int:
 
 
 def check_unique(path: Path, tile_id: NDArray[np.uint64]) -> None:
-    """Refuse places that stand twice.
+    """Refuse locations that occur twice.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def check_unique(path: Path, tile_id: NDArray[np.uint64]) -> None:
         rows = ", ".join(str(row) for row in np.flatnonzero(inverse == first)[:SHOWN])
         raise FileInputError(
             path,
-            f"expected every place once, got {len(twice)} of {len(ids)} ids more than once, first "
+            f"expected every location once, got {len(twice)} of {len(ids)} ids more than once, first "
             f"{format_tile_id(int(ids[first]))} in rows {rows}; remove the copies.",
         )
 
@@ -160,7 +160,7 @@ def _coordinates(path: Path, table: pd.DataFrame) -> tuple[Floats, Floats]:
         raise FileInputError(path, f"expected columns lon and lat in degrees, or points; got the columns {found}.")
     lon, lat = round_lonlat(lon), round_lonlat(lat)
     _refuse(path, ~((np.abs(lon) <= 180) & (np.abs(lat) <= 90)), lon, lat, "have no longitude and latitude in range")
-    _refuse(path, (lat < MIN_LAT) | (lat > MAX_LAT), lon, lat, "lie beyond 84 N or 80 S, where UTM ends")
+    _refuse(path, (lat < MIN_LAT) | (lat > MAX_LAT), lon, lat, "are beyond 84 N or 80 S, where UTM ends")
     return lon, lat
 
 
@@ -168,7 +168,7 @@ def _refuse(path: Path, bad: NDArray[np.bool_], lon: Floats, lat: Floats, what: 
     rows = np.flatnonzero(bad)
     if len(rows):
         shown = "; ".join(f"row {row}: {lon[row]:g}, {lat[row]:g}" for row in rows[:SHOWN])
-        raise FileInputError(path, f"{len(rows)} of {len(bad)} places {what} ({shown}); correct or remove them.")
+        raise FileInputError(path, f"{len(rows)} of {len(bad)} locations {what} ({shown}); correct or remove them.")
 
 
 def _labels(
@@ -183,14 +183,14 @@ def _labels(
     if ecoregions is None:
         raise FileInputError(path, "has no columns biome and eco_region; give --ecoregions FILE to look them up.")
     found, eco = label_points(ecoregions, lon, lat)
-    _refuse(path, found == NO_BIOME, lon, lat, "lie in no ecoregion (sea, ice or beyond the ecoregion file)")
+    _refuse(path, found == NO_BIOME, lon, lat, "are in no ecoregion (sea, ice or outside the ecoregion file)")
     return found, eco
 
 
 def _splits(
     path: Path, table: pd.DataFrame, lon: Floats, lat: Floats, options: SamplingOptions
 ) -> tuple[NDArray[np.uint8], float | None]:
-    """Split of each place, and the width of the blocks that decided it."""
+    """Split of each location, and the width of the blocks that determined it."""
     if "split" in table.columns:
         return _given_splits(path, table), None
     groups = groups_of_points(lon, lat, options.size_px)

@@ -1,4 +1,4 @@
-"""The sampler: where the tiles of a store are to be."""
+"""The sampler: choose the locations of a store's tiles."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from mmearth_data.geography.regions import Region
 
 CAUTION = 0.92
-"""Part of what was found to fit that is named as fitting: another draw, or other shares, may hold a little less."""
+"""Share of the tiles found to fit that a message reports as fitting: other seeds or shares may fit slightly fewer."""
 MOST_NAMES = 20
 MAX_ATTEMPTS = 25
-"""Times that quotas are shared out anew after strata turned out full."""
+"""Maximum number of times that quotas are redistributed after strata turned out full."""
 
 
 def sample(
@@ -55,27 +55,27 @@ def sample(
     options: SamplingOptions,
     existing: gpd.GeoDataFrame | None = None,
 ) -> Sample:
-    """Choose places for tiles.
+    """Choose locations for tiles.
 
-    Points are uniform on the Earth within their polygons, no two tiles overlap, strata and splits get their exact
-    shares where the land can hold them. The result is a function of the arguments; threads do not change it.
+    Points are uniform on the Earth within their polygons, no two tiles overlap, and strata and splits get their exact
+    shares where the land is large enough. The result depends only on the arguments, not on threads.
 
     Parameters
     ----------
     ecoregions
-        As `mmearth_data.geography.ecoregions.read_ecoregions` gives them.
+        From `mmearth_data.geography.ecoregions.read_ecoregions`.
     region
         See `mmearth_data.geography.regions.resolve_region`.
     options
-        How many, balanced and split how.
+        Number, balance and split of the tiles.
     existing
-        Tiles that are there already (``lon``, ``lat``, ``split``): new ones keep off them, and blocks that hold some
-        keep their split.
+        Existing tiles (``lon``, ``lat``, ``split``): new ones do not overlap them, and blocks with tiles keep their
+        split.
 
     Raises
     ------
     InputError
-        No ecoregions inside the region, or more tiles than fit (it says about how many do).
+        If there are no ecoregions inside the region, or more tiles than fit (with about how many fit).
     """
     check_ecoregions(ecoregions)
     land = _land(ecoregions, region, options, existing)
@@ -87,9 +87,9 @@ def sample(
 
 @dataclass(frozen=True)
 class _Land:
-    """Eligible land, cut along the split blocks: one entry a piece.
+    """Eligible land, cut along the split blocks: one entry per piece.
 
-    ``strata`` are what is balanced; ``stratum`` is the one that a piece belongs to.
+    ``strata`` are the units of balance; ``stratum`` is that of each piece.
     """
 
     pieces: Pieces
@@ -135,7 +135,7 @@ def _land(
 def _with_blocks(land: _Land, options: SamplingOptions, existing: gpd.GeoDataFrame | None) -> _Land:
     grid = CellGrid(land.width_m)
     cell = land.pieces.cell
-    if land.pieces.grid.width_m < grid.width_m:  # blocks of two by two prepared cells
+    if land.pieces.grid.width_m < grid.width_m:  # each block is two by two prepared cells
         row, column = np.divmod(cell, land.pieces.grid.columns)
         cell = row // 2 * grid.columns + column // 2
     cells, index = np.unique(cell, return_inverse=True)
@@ -150,7 +150,7 @@ def _with_blocks(land: _Land, options: SamplingOptions, existing: gpd.GeoDataFra
 
 
 def _settled(grid: CellGrid, existing: gpd.GeoDataFrame) -> Blocks:
-    """Blocks that hold tiles already, with their split."""
+    """Blocks that already contain tiles, with their split."""
     split = existing["split"].to_numpy(np.uint8)
     known = split != NO_SPLIT
     cell = grid.cell_of(existing["lon"].to_numpy(np.float64)[known], existing["lat"].to_numpy(np.float64)[known])
@@ -159,13 +159,13 @@ def _settled(grid: CellGrid, existing: gpd.GeoDataFrame) -> Blocks:
 
 
 def _agree(blocks: Blocks, settled: Blocks) -> bool:
-    """Whether every settled block has its split already: so in the same region, where empty ones keep theirs too."""
+    """Whether all settled blocks have the same split in `blocks`; empty blocks then keep theirs too."""
     found = blocks.split_of(settled.cell)
     return bool(((found == settled.split) | (found == NO_SPLIT)).all())
 
 
 class _Plan:
-    """Quotas and the places that fill them."""
+    """Quotas and the locations that fill them."""
 
     def __init__(self, land: _Land, options: SamplingOptions, existing: gpd.GeoDataFrame | None) -> None:
         self.land, self.options = land, options
@@ -191,12 +191,12 @@ class _Plan:
         self.points: list[Points] = []
 
     def place_primaries(self) -> None:
-        """Fill the quotas; where strata are full, share out anew.
+        """Fill the quotas; if strata are full, redistribute their tiles.
 
         Raises
         ------
         InputError
-            More tiles than fit.
+            If more tiles are requested than fit.
         """
         room = self.area.sum() / self.filling.placed.spacing.footprint_m2()
         if self.options.tiles > 2 * room + 10 * len(self.land.pieces):
@@ -214,7 +214,7 @@ class _Plan:
         self.quota = quota
 
     def place_reserves(self) -> None:
-        """Place reserves in proportion to the tiles, as far as there is room."""
+        """Place reserves in proportion to the tiles, as far as they fit."""
         self.reserves_wanted = np.ceil((self.options.oversample - 1) * self.targets - 1e-9).astype(np.int64)
         limit = np.where(self.limit < NO_LIMIT, self.limit - self.quota, NO_LIMIT)
         limit = np.where(self.area > 0, np.maximum(limit, 0), 0)
@@ -233,7 +233,7 @@ class _Plan:
         return strata.allot(int(self.reserves_wanted[split]), np.where(quota > 0, limit, 0), self.tie_break)
 
     def _fill(self, quota: Ints, patience: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Place what quotas lack; True where a bin could not hold it."""
+        """Fill the quotas; True for bins that could not hold theirs."""
         lacking = np.maximum(quota - self.count, 0)
         points, count = self.filling.fill(lacking.ravel(), patience)
         self.points += points
@@ -262,7 +262,7 @@ class _Plan:
         )
 
     def result(self, region: Region, ecoregions: gpd.GeoDataFrame) -> Sample:
-        """Put the places in order, label them and report."""
+        """Sort and label the locations, and make the report."""
         points = Points.join(self.points)
         bins = self.filling.bin_of_piece[points.piece]
         nth = _position_in_bin(bins)
@@ -356,7 +356,7 @@ class _Plan:
         return counts
 
     def _moved(self, ecoregions: gpd.GeoDataFrame) -> list[dict[str, int]]:
-        """Strata whose number differs from what was wanted at first."""
+        """Strata whose number of tiles differs from their first quota."""
         wanted, got = self.wanted.sum(axis=1), self.quota.sum(axis=1)
         owner = self._stratum_owner()
         return [
@@ -372,10 +372,10 @@ class _Plan:
     def _notes(self, region: Region) -> list[str]:
         notes = []
         if region.geometry is not None and (region.geometry.bounds[1] < MIN_LAT or region.geometry.bounds[3] > MAX_LAT):
-            notes.append("Places beyond 84 N and 80 S are left out: UTM and the Sentinel-2 grid end there.")
+            notes.append("Areas beyond 84 N and 80 S are left out: UTM and the Sentinel-2 grid end there.")
         lacking = int(self.reserves_wanted.sum() - self.reserves.sum())
         if lacking:
-            notes.append(f"{lacking} of {int(self.reserves_wanted.sum())} reserves found no room.")
+            notes.append(f"{lacking} of {int(self.reserves_wanted.sum())} reserves did not fit.")
         moved = int(np.maximum(self.wanted.sum(axis=1) - self.quota.sum(axis=1), 0).sum())
         if moved:
             notes.append(f"{moved} tiles did not fit into their ecoregions and were placed in others.")
@@ -383,7 +383,7 @@ class _Plan:
 
 
 def _unmatched(ecoregions: gpd.GeoDataFrame) -> list[str]:
-    """Name what of an ecoregion file was left out."""
+    """Sentences about names of an ecoregion file that were left out."""
     names = ecoregions.attrs.get("unmatched") or []
     if not names:
         return []
@@ -392,7 +392,7 @@ def _unmatched(ecoregions: gpd.GeoDataFrame) -> list[str]:
 
 
 def _position_in_bin(bins: Ints) -> Ints:
-    """How many entries of the same bin come before each entry."""
+    """Count, for each entry, the earlier entries of the same bin."""
     order = np.argsort(bins, kind="stable")
     starts = np.searchsorted(bins[order], bins[order], side="left")
     nth = np.empty(len(bins), dtype=np.int64)

@@ -1,8 +1,8 @@
-"""Splits that came with a data set: a table that assigns sites or tiles to train, val and test, and selects them.
+"""Published splits: a table that selects sites or tiles and assigns them to train, val and test.
 
 The table is CSV, Parquet or GeoParquet. A row names a site (column ``site``), a tile (``tile_id``, 16 hex digits or
 decimal) or the tile that a point is in (``lon`` and ``lat``, degrees). A column ``split`` gives train, val (also valid,
-validation, dev) or test, or 0, 1, 2. Without it the table only selects. What has no row is not built.
+validation, dev) or test, or 0, 1, 2; without it, the table only selects. Tiles without a row are not built.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPLIT_WORDS = {"train": TRAIN, "training": TRAIN, "0": TRAIN, "test": TEST, "tes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnTiles:
-    """Tiles that a source brings.
+    """Tiles of a source.
 
     Attributes
     ----------
@@ -53,20 +53,20 @@ class OwnTiles:
     grid: Sequence[TileGrid]
 
     def name(self, position: int) -> str:
-        """Name a tile for people."""
+        """Name of a tile in messages."""
         return f"{self.site[position]} (tile {format_tile_id(int(self.tile_id[position]))})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What a table says of the tiles of a source.
+    """Selection and splits of a source's tiles, from a table.
 
     Attributes
     ----------
     kept
-        (k,) positions of the tiles that have a row, rising.
+        (k,) positions of the tiles that have a row, ascending.
     split
-        (k,) their splits, None where the table has no column for them.
+        (k,) their splits; None if the table has no such column.
     """
 
     kept: NDArray[np.intp]
@@ -79,7 +79,7 @@ def read_published(path: Path, tiles: OwnTiles) -> Published:
     Raises
     ------
     FileInputError
-        When it cannot be read, lacks columns, has a row of an unknown site or tile, two rows for one, or an unknown
+        If it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for one, or an unknown
         split; with the line.
     """
     table = _rows(path)
@@ -92,7 +92,7 @@ def read_published(path: Path, tiles: OwnTiles) -> Published:
         kind = _split_of(path, line, row["split"]) if "split" in row else TRAIN
         for position in found_at:
             if line_of.setdefault(position, line) != line:
-                twice = f"{tiles.name(position)} is in line {line_of[position]} too"
+                twice = f"{tiles.name(position)} is also in line {line_of[position]}"
                 raise FileInputError(path, f"expected every tile once, {twice}; keep one row.", line)
             split[position] = kind
     kept = np.array(sorted(line_of), dtype=np.intp)
@@ -121,7 +121,7 @@ def _rows(path: Path) -> Table:
 
 
 def _positions(table: Table, tiles: OwnTiles) -> Iterator[Sequence[int]]:
-    """Positions of the tiles that each row names."""
+    """Positions of each row's tiles."""
     if "tile_id" in table.columns:
         of_id = {int(tile_id): [position] for position, tile_id in enumerate(tiles.tile_id)}
         for line, tile_id in zip(table.lines, table.tile_ids("tile_id").tolist(), strict=True):
@@ -145,7 +145,7 @@ def _known(path: Path, line: int, name: str, found: list[int] | None, known: Any
 
 
 def _containing(table: Table, tiles: OwnTiles) -> Iterator[Sequence[int]]:
-    """Tile that each point is in; where tiles overlap, the one whose centre is nearest."""
+    """Tile that contains each point; of overlapping tiles, the one with the nearest centre."""
     points = shapely.points(_degrees(table))
     squares = footprints(tiles.grid)
     centres = shapely.centroid(squares)

@@ -1,6 +1,6 @@
-"""How many tiles each stratum and each split gets: whole numbers that add up exactly.
+"""Number of tiles of each stratum and split: whole numbers that add up exactly.
 
-Everything here is arithmetic on small tables; nothing is placed.
+This module only computes with small tables; `placement` chooses the points.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NO_LIMIT = 2**40
 
 @dataclass(frozen=True)
 class Strata:
-    """What is balanced: strata, in groups that share equally (or one group).
+    """Strata between which tiles are balanced, in one or more groups.
 
     Attributes
     ----------
     group
         Group of each stratum, 0, 1, ...
     weight
-        Share of each stratum within its group, any scale.
+        Share of each stratum within its group, in any unit.
     group_weight
         Share of each group.
     """
@@ -44,27 +44,27 @@ class Strata:
         return len(self.group)
 
     def shares(self) -> Floats:
-        """Fraction of all tiles that each stratum is to get."""
+        """Target fraction of all tiles per stratum."""
         within = self.weight / np.maximum(sums(self.group, self.weight, len(self.group_weight))[self.group], 1e-300)
         shares: Floats = within * (self.group_weight / self.group_weight.sum())[self.group]
         return shares
 
     def allot(self, total: int, limit: Ints, tie_break: Ints) -> Ints:
-        """Share out tiles: first among the groups, then within each.
+        """Distribute tiles, first among the groups, then within each.
 
         Parameters
         ----------
         total
             Tiles.
         limit
-            What each stratum can hold at most.
+            Maximum per stratum.
         tie_break
-            Order in which equal remainders are served, one rank per stratum.
+            Ranks that decide between equal remainders, one per stratum.
 
         Returns
         -------
         ndarray of int64
-            Tiles per stratum; they add up to ``total``, or to all that fits.
+            Tiles per stratum; they add up to ``total``, or to the sum of the limits if that is less.
         """
         group_limit = np.minimum(np.bincount(self.group, limit, minlength=len(self.group_weight)), NO_LIMIT)
         ranks = np.full(len(self.group_weight), NO_LIMIT)
@@ -78,9 +78,9 @@ class Strata:
 
 
 def make_strata(balance: str, biome: Ints, area_m2: Floats) -> Strata:
-    """Strata of a balance, from the biome and area of each ecoregion that is present.
+    """Strata for a kind of balance, from the biome and area of each ecoregion in the region.
 
-    For ``area`` all land is one stratum: rounding per ecoregion would never sample the small ones.
+    For ``area``, all land is one stratum: with rounding per ecoregion, small ones would never be sampled.
     """
     biomes, index = np.unique(biome, return_inverse=True)
     if balance == "area":
@@ -94,25 +94,25 @@ def make_strata(balance: str, biome: Ints, area_m2: Floats) -> Strata:
 def largest_remainder(
     weights: ArrayLike, total: int, limit: ArrayLike | None = None, tie_break: ArrayLike | None = None
 ) -> Ints:
-    """Share out a whole number in proportion to weights, by largest remainders.
+    """Distribute a whole number in proportion to weights, by the largest-remainder method.
 
-    What exceeds a limit goes to the others, in proportion again.
+    Amounts above a limit go to the others, again in proportion.
 
     Parameters
     ----------
     weights
-        Non-negative; nothing goes where the weight is 0.
+        Non-negative; entries with weight 0 get nothing.
     total
-        Number to share out.
+        Number to distribute.
     limit
-        Most that each may get; none by default.
+        Maximum per entry; no limit by default.
     tie_break
         Ranks that decide between equal remainders, smallest first; position by default.
 
     Returns
     -------
     ndarray of int64
-        They add up to ``total``, or to the sum of the limits where that is less.
+        They add up to ``total``, or to the sum of the limits if that is less.
 
     Examples
     --------
@@ -155,21 +155,21 @@ def _filled(total: int, weights: Floats, limit: Ints) -> Floats:
 
 
 def fit_table(rows: Ints, columns: Ints, weight: Floats, limit: Ints) -> Floats:
-    """Real-valued table with given column sums, row sums as near as possible, in proportion to weights.
+    """Real-valued table proportional to weights, with given column sums and row sums as close as possible.
 
-    Iterative proportional fitting (Deming & Stephan 1940) with limits per entry. The column sums are those of the
-    splits and come first; where rows cannot be met, they share what there is.
+    Iterative proportional fitting (Deming & Stephan 1940) with limits per entry. The column sums, those of the splits,
+    have priority; rows that cannot reach their sums share what is left.
 
     Parameters
     ----------
     rows
-        Wanted row sums, int64 (stratum,).
+        Target row sums, int64 (stratum,).
     columns
-        Wanted column sums, int64 (split,).
+        Target column sums, int64 (split,).
     weight
         Eligible areas, float64 (stratum, split); an entry without area stays 0.
     limit
-        Most that each entry may hold, int64 (stratum, split).
+        Maximum per entry, int64 (stratum, split).
     """
     table: Floats = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300) * rows[:, None]
     table = np.minimum(table, limit)
@@ -192,7 +192,7 @@ def _scaled(table: Floats, wanted: Ints, limit: Ints, axis: int) -> Floats:
         free = np.where(full, 0, table).sum(axis=axis)
         factor: Floats = np.where(free > 0, np.maximum(wanted - fixed, 0) / np.maximum(free, 1e-300), 1.0)
         scaled = np.where(full, table, table * np.expand_dims(factor, axis))
-        # A table that holds too much even in its full entries gives way there too.
+        # If the full entries alone exceed the sum, they are reduced as well.
         excess = np.where(fixed > wanted, wanted / np.maximum(fixed, 1), 1.0)
         table = np.minimum(np.where(full, table * np.expand_dims(excess, axis), scaled), limit)
         if np.abs(table.sum(axis=axis) - wanted).max(initial=0) < 1e-9:
@@ -201,10 +201,10 @@ def _scaled(table: Floats, wanted: Ints, limit: Ints, axis: int) -> Floats:
 
 
 def round_table(table: Floats, rows: Ints, columns: Ints, limit: Ints) -> Ints:
-    """Round a table to whole numbers whose columns add up exactly and whose rows do where that is possible.
+    """Round a table to whole numbers with exact column sums and, where possible, exact row sums.
 
-    Entries are rounded down, then ones are dealt out: first by the largest remainders of each row, then by moving
-    ones along a row (or between rows) from columns that got too many to columns that lack some.
+    Entries are rounded down, then ones are added: first by the largest remainders of each row, then by moving ones
+    within a row (or between rows) from columns with too many to columns with too few.
     """
     whole = np.minimum(np.floor(table + 1e-6).astype(np.int64), limit)
     remainder = np.where(whole < limit, table - whole, -np.inf)
@@ -219,7 +219,7 @@ def round_table(table: Floats, rows: Ints, columns: Ints, limit: Ints) -> Ints:
 
 
 def _settle(whole: Ints, table: Floats, columns: Ints, limit: Ints) -> None:
-    """Move ones between columns, at the least cost, until the columns add up; in place."""
+    """Move ones between columns, at minimum cost and in place, until the columns add up."""
     for _ in range(4 * int(np.abs(columns - whole.sum(axis=0)).sum()) + 8):
         surplus = whole.sum(axis=0) - columns
         if not surplus.any():
@@ -228,7 +228,7 @@ def _settle(whole: Ints, table: Floats, columns: Ints, limit: Ints) -> None:
         room = whole < limit
         take: int | None = many
         give: int | None = few
-        if surplus[many] <= 0:  # too few overall: rows give way
+        if surplus[many] <= 0:  # too few overall: row sums increase
             take, cost = None, np.where(room[:, few], whole[:, few] - table[:, few], np.inf)
         elif surplus[few] >= 0:  # too many overall
             give, cost = None, np.where(whole[:, many] > 0, table[:, many] - whole[:, many], np.inf)
@@ -247,7 +247,7 @@ def _settle(whole: Ints, table: Floats, columns: Ints, limit: Ints) -> None:
 
 
 def split_totals(tiles: int, shares: tuple[float, float, float]) -> Ints:
-    """Tiles per split (train, val, test) by largest remainder; a split that was asked for gets one at least."""
+    """Tiles per split (train, val, test) by largest remainder; a split with a share gets at least one."""
     totals = largest_remainder(shares, tiles)
     asked = np.asarray(shares) > 0
     if tiles >= asked.sum():

@@ -1,4 +1,4 @@
-"""Dealing the reserves of a sample to the shards of a store."""
+"""Distribute the reserves of a sample over the shards of a store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int, first_row: int = 0) -> list[Ints]:
-    """Deal reserves to shards, within a split and in proportion to what each shard holds of every ecoregion.
+    """Assign reserves to shards, within a split and in proportion to each shard's tiles per ecoregion.
 
-    Lists per slot would leave many rows empty, one pool for all would tie shards to each other; a pool per shard does
-    neither. The result is a function of the arguments alone, so that any number of shards in flight ends in the same
-    store.
+    Reserves per slot would leave many rows empty, and one common pool would make shards depend on each other; a pool
+    per shard avoids both. The result depends only on the arguments, so the store does not depend on the number of
+    shards in flight.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int, first_row: int 
     tiles_per_shard
         Slots of a shard.
     first_row
-        Row of the first slot, which need not begin a shard.
+        Row of the first slot, which need not be the first of a shard.
 
     Returns
     -------
     list of ndarray of int64
-        For every shard, from that of the first row on, the positions of its reserves among the reserve rows (``slot`` null) of the table, in the
-        order in which they are to be used.
+        For every shard, beginning with that of the first row: positions of its reserves among the reserve rows
+        (``slot`` null) of the table, in order of use.
     """
     reserve = frame["slot"].isna().to_numpy()
     shard = (frame["slot"][~reserve].to_numpy(dtype=np.int64) + first_row % tiles_per_shard) // tiles_per_shard
@@ -56,8 +56,8 @@ def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int, first_row: int 
 def _deal(strata: Ints, slot_strata: Ints, slot_shard: Ints, shards: int) -> Ints:
     """Shard of each reserve of one split.
 
-    What a shard is due of one stratum and does not get, being a fraction, it carries over to the next: so every pool
-    comes out at its share of the whole, give or take one.
+    A fraction that a shard does not get of one stratum is carried over to the next one, so that every pool has its
+    share of the total to within one.
     """
     dealt = np.empty(len(strata), dtype=np.int64)
     everywhere = np.bincount(slot_shard, minlength=shards)

@@ -1,7 +1,7 @@
-"""No two tiles share ground: conflicts among points, found by hashing them into cells.
+"""Keep tiles from overlapping: find conflicts among points by hashing them into cells.
 
-Two tiles conflict where both |dx| and |dy| of their centres, in a north-up metric frame between them, are smaller
-than `reach_m`; with a minimum distance, also where they lie closer than that.
+Two tiles conflict if both |dx| and |dy| of their centres, in a north-up metric frame between them, are smaller than
+`reach_m`; with a minimum distance, also if they are closer than that.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SNAP_M = 20.0
-"""Two tiles are each snapped to the 10 m grid, and a UTM metre is up to 0.4 per mille longer on the ground."""
+"""Allowance in metres: both tiles are snapped to the 10 m grid, and a UTM metre is up to 0.04 % longer on the
+ellipsoid.
+"""
 ZONE_REACH_DEG = 3.5
-"""Distance to the central meridian of a tile's zone: half a zone, and a little of the neighbouring one."""
+"""Degrees to the central meridian of a tile's zone: half a zone, and a little of the neighbouring one."""
 WIDE_ZONE_REACH_DEG = 6.5
-"""The same in the wide zones of Norway and Svalbard."""
+"""The same distance in the wide zones of Norway and Svalbard."""
 GRANULE_OVERHANG_M = 110_000.0
-"""A Sentinel-2 granule reaches up to its own side beyond its zone, and the tile takes the granule's zone."""
+"""Metres by which a Sentinel-2 granule may extend beyond its zone (its side); a tile has the zone of its granule."""
 JAMMED = 0.562
-"""Part of a plane that squares cover, placed at random, when no more fits (Brosilow, Ziff & Vigil 1991)."""
+"""Share of a plane covered by randomly placed squares when no more fit (Brosilow, Ziff & Vigil 1991)."""
 METRES_PER_DEGREE_LAT = 110_574.0
-"""The least there are on the ellipsoid (at the equator)."""
+"""Smallest value on the ellipsoid (at the equator)."""
 
 
 def reach_m(lon: Floats, lat: Floats, size_px: int) -> Floats:
-    """Least |dx| or |dy| between tile centres, metres.
+    """Minimum |dx| or |dy| between tile centres, metres.
 
     10 m * size * (cos g + sin g) + 20 m, where g is the angle between UTM north and true north, at most the tile's
-    distance from its central meridian times sin|lat|. That distance is 3.5 degrees; more where zones are wider or
-    where a granule's overhang spans more degrees, so that squares keep apart there as well.
+    distance from its central meridian times sin|lat|. That distance is 3.5 degrees, or more where zones are wider or
+    where a granule's overhang spans more degrees.
     """
     degrees = np.maximum(ZONE_REACH_DEG, 3.0 + GRANULE_OVERHANG_M / (METRES_PER_DEGREE_LAT * np.cos(np.deg2rad(lat))))
     wide = ((lat >= 55) & (lat < 65) & (lon >= -1) & (lon < 16)) | ((lat >= 71) & (lon >= -8) & (lon < 50))
@@ -49,21 +51,21 @@ def reach_m(lon: Floats, lat: Floats, size_px: int) -> Floats:
 
 @dataclass(frozen=True)
 class Spacing:
-    """The rule that keeps tiles apart.
+    """Rule for the minimum spacing of tiles.
 
     Attributes
     ----------
     size_px
         Side of a tile.
     min_distance_m
-        Least distance between centres besides, 0 for none.
+        Additional minimum distance between centres, 0 for none.
     """
 
     size_px: int
     min_distance_m: float = 0.0
 
     def conflict(self, lon1: Floats, lat1: Floats, lon2: Floats, lat2: Floats) -> NDArray[np.bool_]:
-        """Whether the tiles at two arrays of points come too close, pair by pair."""
+        """Whether tiles at two arrays of points are too close, pair by pair."""
         lat = (lat1 + lat2) / 2
         east_m, north_m = metres_per_degree(lat)
         dx = np.abs((lon2 - lon1 + 180) % 360 - 180) * east_m
@@ -75,22 +77,22 @@ class Spacing:
         return np.asarray(close, dtype=bool)
 
     def footprint_m2(self) -> float:
-        """Ground that a tile keeps others' centres away from: the square of its reach, or the disc of the distance.
+        """Area around a tile without centres of others: the square of its reach, or the disc of the distance.
 
-        Random placing jams when such squares cover 56.2 % of a plane, or discs 54.7 % (Brosilow et al. 1991; Feder
-        1980); the disc is scaled so that both jam alike.
+        Random placement jams when such squares cover 56.2 % of a plane, or discs 54.7 % (Brosilow et al. 1991; Feder
+        1980); the disc is scaled so that both jam at the same density.
         """
         reach = float(reach_m(np.array([20.0]), np.array([45.0]), self.size_px)[0])
         return max(reach**2, JAMMED / 0.547 * math.pi / 4 * self.min_distance_m**2)
 
     def hashing(self) -> CellHash:
-        """Cells wide enough that conflicts occur between neighbours only."""
+        """Cells wide enough that conflicts occur only between neighbouring cells."""
         longest = reach_m(np.array([10.0, 10.0]), np.array([84.0, -80.0]), self.size_px).max()
         return CellHash.of_width(max(float(longest), self.min_distance_m * 1.01))
 
 
 def _distance_m(lon1: Floats, lat1: Floats, lon2: Floats, lat2: Floats) -> Floats:
-    """Great-circle distance, on the sphere that is nowhere larger than the ellipsoid seen from that latitude."""
+    """Great-circle distance on a sphere that is nowhere larger than the ellipsoid."""
     phi1, phi2 = np.deg2rad(lat1), np.deg2rad(lat2)
     half = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin(np.deg2rad(lon2 - lon1) / 2) ** 2
     distance: Floats = 2 * SMALLEST_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
@@ -98,12 +100,12 @@ def _distance_m(lon1: Floats, lat1: Floats, lon2: Floats, lat2: Floats) -> Float
 
 
 SMALLEST_RADIUS_M = SEMI_MAJOR_M * (1 - 1 / 298.257223563) ** 2
-"""Meridian radius of curvature at the equator: distances come out right or up to 1 % short, never too long."""
+"""Meridian radius of curvature at the equator: distances are exact or up to 1 % too short, never too long."""
 
 
 @dataclass(frozen=True)
 class CellHash:
-    """Rows of equal height in latitude, each divided into as many columns as keep a cell's width.
+    """Rows of equal height in latitude, each divided into as many columns of a minimum width as fit.
 
     Attributes
     ----------
@@ -121,7 +123,7 @@ class CellHash:
 
     @classmethod
     def of_width(cls, width_m: float) -> CellHash:
-        """Cells at least this wide and high, also measured one row further towards the pole."""
+        """Cells at least this wide and high, even when measured one row closer to the pole."""
         height = width_m / METRES_PER_DEGREE_LAT
         count = int(np.ceil(180 / height)) + 2
         south = -90 + height * (np.arange(count) - 1)
@@ -131,7 +133,7 @@ class CellHash:
         return cls(height, columns, np.concatenate([[0], np.cumsum(columns)[:-1]]))
 
     def locate(self, lon: Floats, lat: Floats) -> tuple[Ints, Floats]:
-        """(row, fraction of the way around) of points."""
+        """(row, fraction of the circle of latitude) of points."""
         row = np.floor((lat + 90) / self.height_deg).astype(np.int64) + 1
         return row, ((lon + 180) / 360) % 1.0
 
@@ -160,12 +162,12 @@ class CellHash:
 
 @dataclass
 class Placed:
-    """Points that keep apart, sorted by cell, to which others are added.
+    """Growing set of points without conflicts, sorted by cell.
 
     Attributes
     ----------
     spacing
-        The rule.
+        Spacing rule.
     lon, lat
         Degrees.
     """
@@ -178,7 +180,7 @@ class Placed:
         self._keys = np.zeros(0, dtype=np.int64)
 
     def add(self, lon: Floats, lat: Floats) -> None:
-        """Add points; whether they keep apart is the caller's business."""
+        """Add points; the caller must have checked them for conflicts."""
         keys = np.concatenate([self._keys, self._hash.keys(lon, lat)])
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
@@ -186,7 +188,7 @@ class Placed:
         self.lat = np.concatenate([self.lat, lat])[order]
 
     def blocked(self, lon: Floats, lat: Floats) -> NDArray[np.bool_]:
-        """Whether points come too close to one that is placed."""
+        """Whether points are too close to one that is placed."""
         theirs, ours = _pairs(self._hash, self._keys, lon, lat)
         close = self.spacing.conflict(self.lon[theirs], self.lat[theirs], lon[ours], lat[ours])
         blocked = np.zeros(len(lon), dtype=bool)
@@ -194,7 +196,7 @@ class Placed:
         return blocked
 
     def choose(self, lon: Floats, lat: Floats) -> NDArray[np.bool_]:
-        """Take points in order, each unless it comes too close to one taken before it or placed."""
+        """Accept points in order, each unless it is too close to a placed or an accepted one."""
         free = np.flatnonzero(~self.blocked(lon, lat))
         chosen = np.zeros(len(lon), dtype=bool)
         chosen[free] = _first_come(self._hash, self.spacing, lon[free], lat[free])
@@ -204,7 +206,9 @@ class Placed:
 def _pairs(cells: CellHash, keys: Ints, lon: Floats, lat: Floats) -> tuple[Ints, Ints]:
     """Positions (in sorted keys, in the points) of all pairs in the same or neighbouring cells."""
     found = []
-    sorted_ = np.argsort(cells.keys(lon, lat))  # neighbours look up neighbouring keys: five times as fast
+    sorted_ = np.argsort(
+        cells.keys(lon, lat)
+    )  # neighbouring points then look up neighbouring keys, which is five times as fast
     for position, first, last in cells.neighbour_ranges(lon[sorted_], lat[sorted_]):
         start = np.searchsorted(keys, first, side="left")
         count = np.searchsorted(keys, last, side="right") - start
@@ -216,7 +220,7 @@ def _pairs(cells: CellHash, keys: Ints, lon: Floats, lat: Floats) -> tuple[Ints,
 
 
 def _first_come(cells: CellHash, spacing: Spacing, lon: Floats, lat: Floats) -> NDArray[np.bool_]:
-    """Greedy choice in order, computed in rounds: whoever has no undecided earlier rival is in, its rivals are out."""
+    """Greedy choice in order, in rounds: accept points without an undecided earlier rival, reject their rivals."""
     keys = cells.keys(lon, lat)
     order = np.argsort(keys, kind="stable")
     theirs, late = _pairs(cells, keys[order], lon, lat)

@@ -1,9 +1,9 @@
-"""The boundary between a build and whatever delivers its pixels.
+"""The interface between a build and the sources of its pixels.
 
-A source answers two questions, in this order: `Source.survey` (which scene would each of these places
-get, and what is known of it?) and `Source.read` (the pixels of one surveyed tile). Both are safe to call
-from several threads, and both depend on nothing but their arguments and the source's identity, so that a
-build can be cut and continued anywhere and ends in the same bytes.
+A build calls a source in two steps: `Source.survey` returns the scene that each location would get, and its metadata;
+`Source.read` returns the pixels of one surveyed tile. Both are safe to call from several threads, and their results
+depend only on their arguments and the source's identity, so a build that is interrupted and resumed anywhere ends in
+the same bytes.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ FIELDS_OF_ALL = frozenset(
         "threads",
     }
 )
-"""Fields of a recipe that mean something whichever source delivers the pixels."""
+"""Recipe fields that apply to every source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """What a source would deliver for a place; enough to read its pixels without asking again.
+    """What a source would deliver for a location; enough to read its pixels without another survey.
 
     Attributes
     ----------
     place
-        The place that was asked for.
+        The requested location.
     grid
         The tile's pixel grid, in the CRS of its scene.
     time_ms
@@ -57,13 +57,13 @@ class Survey:
     s2_level
         `LEVEL_L1C`, `LEVEL_L2A` or `LEVEL_NONE`.
     s1_asc_days, s1_desc_days
-        Sentinel-1 time minus scene time, days, NaN where there is no such pass or it is not known.
+        Sentinel-1 time minus scene time, days; NaN if there is no such pass or its time is unknown.
     values
-        ``tile/continuous`` modality -> float32 array (band,), as far as the survey knows them.
+        ``tile/continuous`` modality -> float32 array (band,), for those that the survey already computes.
     facts
-        Everything else worth keeping, JSON-ready (scene ids, notes); goes into the tile index.
+        Other metadata, JSON-ready (scene ids, notes); written to the tile index.
     request
-        Whatever the source needs to read the pixels; opaque to everybody else.
+        What the source needs to read the pixels; opaque to callers.
     """
 
     place: Place
@@ -79,7 +79,7 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
-    """Why a place cannot become a tile."""
+    """Why a location cannot become a tile."""
 
     place: Place
     reason: str
@@ -94,9 +94,9 @@ class Source(Protocol):
     name
         ``synthetic``, ``rasters``, ``earthengine``.
     synthetic
-        True where the pixels were never measured; the store, `inspect` and every figure say so.
+        True if the pixels are not measurements; the store, `inspect` and every figure say so.
     recipe_fields
-        Fields of a recipe that the source uses; any other one that is given is refused.
+        Recipe fields that the source uses; others are refused if given.
     """
 
     name: str
@@ -104,47 +104,47 @@ class Source(Protocol):
 
     @property
     def synthetic(self) -> bool:
-        """True where the pixels were never measured."""
+        """True if the pixels are not measurements."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the pixels, JSON-ready; part of the store's recipe. No secrets."""
+        """Everything that determines the pixels, JSON-ready and without secrets; part of the store's recipe."""
         ...
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
-        """Those of the wanted stored modalities that this source can deliver, in the given order."""
+        """Return those of the requested stored modalities that this source can deliver, in the given order."""
         ...
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
-        """One answer per place, in order."""
+        """One result per location, in order."""
         ...
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
         """Arrays of one tile, as stored (shape `Modality.array_shape`, stored dtype and no-data).
 
-        A modality that is missing here is left out or wholly no-data. Modalities of kind
-        ``tile/categorical`` and those in ``survey.values`` are not asked for.
+        A modality that does not exist at the location is left out or all no-data. Modalities of kind
+        ``tile/categorical`` and those in ``survey.values`` are not requested.
 
         Raises
         ------
         TileUnavailable
-            The candidate is rejected, with a reason; the build takes the next.
+            If the candidate is rejected, with a reason; the build takes the next one.
         RetryLater
-            The same call may succeed in a while.
+            If the same call may succeed later.
         """
         ...
 
 
 class SourceWithPlaces(Source, Protocol):
-    """A source that comes with its own places, so that nothing is sampled."""
+    """A source with its own locations, which are used instead of sampled ones."""
 
     def places(self, size_px: int) -> list[Place]:
-        """All places, in a fixed order."""
+        """All locations, in a fixed order."""
         ...
 
 
 class SourceWithEcoregions(Source, Protocol):
-    """A source that has ecoregions of its own, for sampling."""
+    """A source with its own ecoregions, for sampling."""
 
     def ecoregions(self) -> GeoDataFrame:
         """Columns eco_region, biome, realm, area_km2, geometry (EPSG:4326)."""
@@ -153,11 +153,11 @@ class SourceWithEcoregions(Source, Protocol):
 
 @runtime_checkable
 class SourceOverNetwork(Source, Protocol):
-    """A source that waits for a service rather than computes."""
+    """A source that requests its pixels from a service."""
 
     @property
     def in_flight(self) -> int:
-        """Requests that may wait for their answers at once: so many threads are of use."""
+        """Requests that may be in flight at once; more threads than this are useless."""
         ...
 
     def connect(self) -> None:
@@ -166,23 +166,23 @@ class SourceOverNetwork(Source, Protocol):
         Raises
         ------
         InputError
-            When that fails, with the ways to fix it.
+            If signing in fails, with the ways to fix it.
         """
         ...
 
     def account(self) -> dict[str, Any]:
-        """Tell what was asked of the service so far: requests, bytes, retries, seconds, rejections; JSON-ready."""
+        """Use of the service so far: requests, bytes, retries, seconds, rejections; JSON-ready."""
         ...
 
 
 def round_half_away(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Round to the nearest integer, ties away from zero: the one rounding rule of all sources."""
+    """Round to the nearest integer, ties away from zero; all sources round this way."""
     rounded: np.ndarray[Any, Any] = np.copysign(np.floor(np.abs(values) + 0.5), values)
     return rounded
 
 
 def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modality: Modality) -> np.ndarray[Any, Any]:
-    """Bring physical numbers into the stored type: round, fill what is not valid, cast.
+    """Convert numbers to the stored type: round, fill invalid ones, cast.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modalit
     valid
         Boolean, same shape; False becomes the modality's no-data.
     modality
-        Gives dtype and no-data.
+        Defines dtype and no-data.
 
     Raises
     ------
@@ -205,8 +205,8 @@ def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modalit
         beyond = valid & np.isinf(stored)
         if beyond.any():
             raise InputError(
-                f"{modality.name}: expected numbers that fit {modality.dtype.name}, got {values[beyond][0]:g}; give the "
-                "number that means missing as nodata, or a scale."
+                f"{modality.name}: expected numbers that fit {modality.dtype.name}, got {values[beyond][0]:g}; set "
+                "nodata to the number that means missing, or give a scale."
             )
         return stored
     rounded = round_half_away(np.where(valid, values, modality.nodata))
@@ -214,6 +214,6 @@ def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modalit
     if rounded.size and not (limits.min <= rounded.min() and rounded.max() <= limits.max):
         raise InputError(
             f"{modality.name}: expected numbers that fit {modality.dtype.name}, got {rounded.min():g} to "
-            f"{rounded.max():g}; give a scale or offset that brings them into its units."
+            f"{rounded.max():g}; give the scale or offset that converts them to its units."
         )
     return rounded.astype(modality.dtype)

@@ -1,4 +1,4 @@
-"""Which year, level and scene a tile gets: draws that depend on the tile and the seed alone."""
+"""Random choice of the year, level and scene of a tile, which depends only on the tile and the seed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SPECIAL_YEARS = {2018: ("2018-01-01", "2018-12-01"), 2019: ("2018-12-01", "2020-01-01")}
-"""MMEarth's windows: Level 2A covers the whole Earth from December 2018 on, which is why that month counts as 2019."""
+"""MMEarth's years: December 2018, the first month in which Level 2A covers the whole Earth, counts as 2019."""
 
 
 FIRST_YEARS = {"L1C": 2015, "L2A": 2017}
 """First year with scenes of each level: the collections begin on 2015-06-27 and 2017-03-28 (Earth Engine data catalog:
-COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's satellites fly from the same year on."""
+COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's scenes begin in the same years."""
 
 
 def check_years(years: Sequence[int], levels: Sequence[str], source: str) -> None:
@@ -28,7 +28,7 @@ def check_years(years: Sequence[int], levels: Sequence[str], source: str) -> Non
     Raises
     ------
     InputError
-        With the years that it has.
+        With the years for which the source has scenes.
     """
     first, last = min(FIRST_YEARS[level] for level in levels), datetime.now(UTC).year
     wrong = [year for year in years if not first <= year <= last]
@@ -40,7 +40,7 @@ def check_years(years: Sequence[int], levels: Sequence[str], source: str) -> Non
 
 
 def draw_bits(seed: int, tile_id: int, label: str) -> int:
-    """64 random bits of a tile: blake2b keyed with the seed, over the tile's id and an ASCII label.
+    """64 pseudorandom bits of a tile: blake2b keyed with the seed, of the tile's id and an ASCII label.
 
     Examples
     --------
@@ -53,12 +53,12 @@ def draw_bits(seed: int, tile_id: int, label: str) -> int:
 
 
 def draw(seed: int, tile_id: int, label: str, n: int) -> int:
-    """One of 0 ... n - 1."""
+    """Pseudorandom integer from 0 to n - 1 for a tile and a label."""
     return (draw_bits(seed, tile_id, label) * n) >> 64
 
 
 def year_window_ms(year: int) -> tuple[int, int]:
-    """[start, end) of the scenes that count as a year's, UTC milliseconds since 1970."""
+    """[start, end) of the scenes that count as a year, UTC milliseconds since 1970."""
     start, end = _SPECIAL_YEARS.get(year, (f"{year}-01-01", f"{year + 1}-01-01"))
     return _milliseconds(start), _milliseconds(end)
 

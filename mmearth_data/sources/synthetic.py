@@ -1,4 +1,4 @@
-"""The synthetic source: tiles cut from the planet's collections by the rules that hold for Earth Engine."""
+"""The synthetic source: tiles of the planet's collections, chosen by the same rules as for Earth Engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mmearth_data.planet.resample import Reader
 
 CLEARANCE_M = 200.0
-"""A footprint must contain the tile and so much around it."""
+"""Margin in metres around a tile that a footprint must also contain."""
 MOST_MASKED = 0.01
 LEVEL_CODES = {"L1C": LEVEL_L1C, "L2A": LEVEL_L2A}
 ASSETS = {"L1C": L1C, "L2A": L2A}
@@ -51,18 +51,18 @@ class Request(NamedTuple):
 
 
 class SyntheticSource:
-    """Tiles of a made-up Earth: never measured, and marked so.
+    """Tiles of a synthetic Earth, marked as synthetic.
 
     Parameters
     ----------
     seed
-        Decides the planet and every draw.
+        Seed of the planet and of every random choice.
     years
         Years of the Sentinel-2 scenes.
     levels
-        Product levels to draw from.
+        Product levels to choose from.
     cloud_percent
-        Only scenes with fewer per cent of cloudy pixels.
+        Scenes must have a lower percentage of cloudy pixels.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class SyntheticSource:
         self.planet = Planet(seed)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the pixels."""
+        """Everything that determines the pixels."""
         return {
             "name": self.name,
             "planet": PLANET_VERSION,
@@ -101,7 +101,7 @@ class SyntheticSource:
         }
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
-        """Those of the wanted modalities whose assets the planet has."""
+        """Return those of the requested modalities whose assets the planet has."""
         return tuple(m for m in wanted if m.stored and (not m.kind.is_raster or self._has(m)) and self._knows(m))
 
     def _knows(self, m: Modality) -> bool:
@@ -121,7 +121,7 @@ class SyntheticSource:
         return self.planet.ecoregions()
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
-        """One answer per place, in order."""
+        """One result per location, in order."""
         return [self._survey(place) for place in places]
 
     def _survey(self, place: Place) -> Survey | Rejection:
@@ -151,7 +151,7 @@ class SyntheticSource:
         )
 
     def _scenes(self, box: Box, year: int, level: str) -> tuple[str, list[OpticalScene]]:
-        """Scenes of the level drawn; where there are none of Level 2A, of Level 1C."""
+        """Scenes of the chosen level; of Level 1C if there are none of Level 2A."""
         scenes: list[OpticalScene] = []
         for name in dict.fromkeys((level, "L1C")):
             product = self.planet.products[ASSETS[name]]
@@ -173,14 +173,14 @@ class SyntheticSource:
         Raises
         ------
         TileUnavailable
-            ``sentinel2_nodata``, where more than 1 % of the 10 m pixels are masked.
+            ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked.
         """
         tile = _Tile(self.planet, survey)
         return {m.name: RECIPES[m.recipe["name"]](tile, m) for m in modalities}
 
 
 class _Tile:
-    """One tile being read: its pixels, and how each recipe obtains a modality."""
+    """Reader of one tile, with one method per recipe."""
 
     def __init__(self, planet: Planet, survey: Survey) -> None:
         assert isinstance(survey.request, Request)
@@ -196,15 +196,15 @@ class _Tile:
         return _box(self.grid, 0.0)
 
     def sample(self, read: Reader, grid: Grid, m: Modality) -> Sampled:
-        """Bring pixels of a native grid to the tile's, by the modality's resampling."""
+        """Resample pixels of a native grid to the tile's grid."""
         return self.pixels.sampler(grid, m.resampling)(read)
 
     def sample_band(self, product: Product, image: Image, band: str, m: Modality) -> Sampled:
-        """Bring a band of an image to the tile's grid."""
+        """Resample a band of an image to the tile's grid."""
         return self.sample(partial(product.read, image, band), product.grid(image, band), m)
 
     def stored(self, m: Modality, bands: dict[str, Sampled | None]) -> NDArray[Any]:
-        """Bring bands into stored form; those that are missing become no-data."""
+        """Convert bands to stored form; missing ones become no-data."""
         shape = m.array_shape(self.grid.size_px)
         values, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
         for k, band in enumerate(m.bands):
@@ -245,7 +245,7 @@ class _Tile:
         return self.stored(m, bands)
 
     def static_image(self, m: Modality) -> NDArray[Any]:
-        """Bands of assets that do not change, one asset a band or one for all; slopes of their elevation."""
+        """Bands of static assets, one asset per band or one for all; slopes are computed from elevation."""
         parameters = m.recipe.get("parameters") or {}
         slope = parameters.get("slope")
         bands: dict[str, Sampled | None] = {}
@@ -261,7 +261,7 @@ class _Tile:
         return self.stored(m, bands)
 
     def mode_of_year(self, m: Modality) -> NDArray[Any]:
-        """Most frequent label of the scene's UTC year; of equally frequent ones the lowest."""
+        """Most frequent label of the scene's UTC year; the lowest one of a tie."""
         product = self.products[m.asset["collection"]]
         year = int(np.datetime64(self.time_ms, "ms").astype("datetime64[Y]").astype(np.int64)) + 1970
         images = product.images(self.box, year_start_ms(year), year_start_ms(year + 1))
@@ -273,7 +273,7 @@ class _Tile:
         return self.stored(m, {band: _mode(stack, lookup) if stack else None})
 
     def monthly_statistics(self, m: Modality) -> NDArray[Any]:
-        """Reduce months before the scene, averaged over the tile's pixels that are not masked."""
+        """Reduce the months before the scene, and average over the tile's unmasked pixels."""
         product = self.products[m.asset["collection"]]
         assert isinstance(product, Era5)
         parameters = m.recipe["parameters"]
@@ -341,7 +341,7 @@ def _refuse_gaps(sampled: Sampled) -> None:
 
 
 def _read_masked(product: Product, image: Image, band: str, parameters: Mapping[str, Any], window: Window) -> Layer:
-    """Pixels of a band, without those that the asset's own no-data value marks."""
+    """Pixels of a band; those equal to the asset's no-data value are masked."""
     values, valid = product.read(image, band, window)
     seen = np.ones(values.shape, bool) if valid is None else valid
     if "mask_equal" in parameters:
@@ -381,7 +381,7 @@ def _mode(stack: Sequence[Sampled], lookup: NDArray[np.uint8]) -> Sampled:
 def _over_tile(
     product: Era5, months: Sequence[int], positions: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """(band, month, row, column) of the cells that the tile touches, and how many of its pixels lie in each."""
+    """(band, month, row, column) of the cells that the tile touches, and the number of its pixels in each."""
     column, row = (np.floor(axis).astype(np.int64) for axis in positions)
     window = Window(int(column.min()), int(row.min()), int(np.ptp(column)) + 1, int(np.ptp(row)) + 1)
     cells = (row - window.row) * window.width + (column - window.column)

@@ -1,8 +1,8 @@
 """Decode the arrays of a store.
 
-`zarrs` (Rust) decodes where it is installed. It is given to each array by itself: zarr's configuration is
-one for the whole process, so naming it there would change how everybody else in the process reads and
-writes, and `zarrs` orders the inner chunks of what it writes by thread timing.
+`zarrs` (Rust) decodes if it is installed. It is passed to each array separately: zarr's configuration applies to the
+whole process, so setting it there would change how other code in the process reads and writes, and `zarrs` writes inner
+chunks in an order that depends on thread timing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @cache
 def zarrs_pipeline() -> Any | None:  # noqa: ANN401 - zarrs ships no types
-    """Codec pipeline of `zarrs`, None where it is not installed."""
+    """Codec pipeline of `zarrs`, None if it is not installed."""
     try:
         from zarrs import ZarrsCodecPipeline
     except ImportError:
@@ -39,7 +39,7 @@ def zarrs_pipeline() -> Any | None:  # noqa: ANN401 - zarrs ships no types
 
 
 class ArrayReader:
-    """Reads rows of one array, and knows a missing object from missing data.
+    """Read rows of one array, and distinguish a missing object from missing data.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ class ArrayReader:
     spec
         The array.
     engine
-        ``zarrs`` or ``zarr``; None takes `zarrs` where it is installed.
+        ``zarrs`` or ``zarr``; None takes `zarrs` if it is installed.
     check
-        Called with the key of each object before it is read; raises when the object cannot be right.
+        Called with the key of each object before it is read; raises if the object is known to be wrong.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ArrayReader:
         self.spec = spec
         self._check = check
         self._array, decodes_by_zarrs = _open(objects, spec, engine)
-        # zarrs (0.2.3) compares checksums where it decodes a whole shard, and skips them in a part of one.
+        # zarrs (0.2.3) compares checksums only when it decodes a whole shard.
         self._unchecked_parts = decodes_by_zarrs and spec.sharded
 
     def read(self, rows: slice) -> np.ndarray[Any, Any]:
@@ -74,7 +74,7 @@ class ArrayReader:
         Raises
         ------
         StoreDamaged
-            Naming the object that is missing or broken.
+            With the object that is missing or corrupt.
         """
         keys = self._keys(rows)
         for key in keys:
@@ -97,7 +97,7 @@ class ArrayReader:
     def _check_present(self, key: str) -> None:
         size = self._objects.size(key)
         if size is None:
-            # Zarr would return no data for it, as if nothing had been observed.
+            # Zarr would return no data for it, as if it had not been observed.
             raise StoreDamaged(self._objects.root, key, "the file is missing")
         if self.spec.sharded and size < smallest_shard_bytes(self.spec.chunk_shape[0]):
             raise StoreDamaged(self._objects.root, key, f"it has {size} bytes, less than its index alone")
@@ -117,7 +117,7 @@ class ArrayReader:
                     raise StoreDamaged(self._objects.root, key, problem)
 
     def _first_broken(self, rows: slice, keys: list[str]) -> str:
-        """Which of several objects cannot be decoded."""
+        """Find the first of several objects that cannot be decoded."""
         size = self.spec.chunk_shape[0]
         for key, start in zip(keys, range(rows.start // size * size, rows.stop, size), strict=False):
             try:
@@ -128,16 +128,16 @@ class ArrayReader:
 
 
 def broken_part(stream: BufferedReader, chunks: int, wanted: range) -> str | None:
-    """Say what is wrong with some consecutive inner chunks of a shard, None where all are sound.
+    """Describe what is wrong with some consecutive inner chunks of a shard; None if all are intact.
 
     Parameters
     ----------
     stream
         The shard.
     chunks
-        Inner chunks that a whole shard holds.
+        Number of inner chunks in a whole shard.
     wanted
-        Positions of those to check.
+        Positions of the chunks to check.
     """
     stream.seek(-smallest_shard_bytes(chunks), os.SEEK_END)
     index = stream.read()

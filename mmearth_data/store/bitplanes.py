@@ -1,10 +1,11 @@
-"""Inner loops of decoding and normalising, compiled: Blosc frames of Zstandard with bit planes, many tiles a call.
+"""Compiled loops that decode and normalise many tiles per call: Blosc frames of Zstandard with bit planes.
 
-They run without the interpreter's lock from the first tile to the last. Taking turns with it block by block cost more
-than decoding: two threads were no faster than one. All loops of decoding stand in this one file, since numba gives a
-cache up when its file changes, and not when others do.
+They run without the interpreter's lock from the first tile to the last. Releasing it block by block took longer than
+decoding: two threads were no faster than one. All decoding loops are in this file, because numba invalidates a cache
+only when the file of the function changes, not when other files do.
 
-Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.store.decoding` then does without.
+Importing it raises ImportError if Zstandard's functions are not available; `mmearth_data.store.decoding` then works
+without it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _FLAGS = 0x94
 """Codec 4 (Zstandard) in the upper three bits, blocks in one piece (0x10), bit planes (0x04)."""
 
 FORMS = {"uint8": 0, "uint16": 1, "int16": 2, "float32": 3}
-"""Stored types that are normalised here, and the numbers by which `score_tiles` knows them."""
+"""Stored types that are normalised here -> their numbers in `score_tiles`."""
 _ITEMSIZES = (1, 2, 2, 4)
 
 _WORD = np.uint64
@@ -38,7 +39,7 @@ _WORD = np.uint64
 _ONES, _PAIRS, _FOURS = _WORD(0x00AA00AA00AA00AA), _WORD(0x0000CCCC0000CCCC), _WORD(0x00000000F0F0F0F0)
 _BY_1, _BY_2, _BY_4 = _WORD(7), _WORD(14), _WORD(28)
 
-# By name, so that compiled code can be cached: the address is another one in every process.
+# By name, so that compiled code can be cached: the address differs between processes.
 add_symbol("mmearth_zstd_decompress", int(ffi.cast("uintptr_t", ffi.addressof(lib, "ZSTD_decompressDCtx"))))
 _decompress: Any = types.ExternalFunction(
     "mmearth_zstd_decompress", types.uintp(types.uintp, types.uintp, types.uintp, types.uintp, types.uintp)
@@ -46,12 +47,12 @@ _decompress: Any = types.ExternalFunction(
 
 
 def address_of(part: bytes) -> int:
-    """Where bytes stand in memory, which whoever asks keeps alive; numpy takes three times as long to tell."""
+    """Address of bytes in memory, which the caller must keep alive; three times as fast as with numpy."""
     return int(ffi.cast("uintptr_t", ffi.from_buffer(part)))
 
 
 class _Contexts(threading.local):
-    """One of Zstandard for each thread: making one takes longer than decoding most blocks of a tile."""
+    """One Zstandard context per thread: creating one takes longer than decoding most blocks of a tile."""
 
     def __init__(self) -> None:
         self._context = ffi.gc(lib.ZSTD_createDCtx(), lib.ZSTD_freeDCtx)
@@ -63,7 +64,7 @@ contexts = _Contexts()
 
 @intrinsic
 def _pointer(_context: Any, address: Any) -> Any:  # noqa: ANN401 - numba has no types
-    """Make an address one that `carray` takes."""
+    """Convert an address to a pointer for `carray`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -80,8 +81,8 @@ _FLOAT_ROWS, _SCALES = types.Array(types.float32, 2, "C"), types.Array(types.flo
 
 @inner
 def flip_bits(x: np.uint64) -> np.uint64:
-    """Eight bytes of eight bits each, turned: bit k of byte j becomes bit j of byte k."""
-    # A part of what `packing` keeps compiled, too: when this changes, that has to.
+    """Transpose an 8 x 8 bit matrix: bit k of byte j becomes bit j of byte k."""
+    # Also compiled into the cache of `packing`, which must be changed when this changes.
     t = (x ^ (x >> _BY_1)) & _ONES
     x = x ^ t ^ (t << _BY_1)
     t = (x ^ (x >> _BY_2)) & _PAIRS
@@ -94,7 +95,7 @@ def flip_bits(x: np.uint64) -> np.uint64:
 def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
     """(8 * n,) bytes, the 8 bit planes of 8 * n bytes each a run of n, to these bytes, eight a word."""
     n = len(planes) // 8
-    # Slices of their own let the compiler see that no index wraps around, and use vectors: five times as fast.
+    # With separate slices, the compiler sees that no index wraps around and vectorises: five times as fast.
     p0, p1, p2, p3 = planes[:n], planes[n : 2 * n], planes[2 * n : 3 * n], planes[3 * n : 4 * n]
     p4, p5, p6, p7 = planes[4 * n : 5 * n], planes[5 * n : 6 * n], planes[6 * n : 7 * n], planes[7 * n : 8 * n]
     for i in range(n):
@@ -106,7 +107,7 @@ def _transpose(planes: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
 
 @inner
 def unshuffle(planes: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
-    """Undo bitshuffle: from the bit planes of values to the values.
+    """Undo bitshuffle: convert bit planes to values.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def unshuffle(planes: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64
     itemsize
         Bytes of a value: 1, 2, 4 or 8.
     words
-        (n / 8,) at least, to work in.
+        Work space, at least (n / 8,).
     out
         (n,) bytes of the values, little-endian.
     """
@@ -146,7 +147,7 @@ def unshuffle(planes: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64
 @inner
 def _number(data: NDArray[np.uint8], at: int) -> int:
     """Four bytes, little-endian."""
-    number = np.intp(0)  # signed, as positions are: with unsigned ones numba would go on in floats
+    number = np.intp(0)  # signed, like positions: with unsigned integers, numba would continue in floats
     for k in range(_WORD_BYTES):
         number |= np.intp(data[at + k]) << (8 * k)
     return int(number)
@@ -154,21 +155,21 @@ def _number(data: NDArray[np.uint8], at: int) -> int:
 
 @compiled(types.intp(BYTES, types.intp, types.intp))
 def block_bytes(frame: NDArray[np.uint8], itemsize: int, size: int) -> int:
-    """Bytes of a decoded block; 0 where the frame is one for Blosc itself, or for nobody.
+    """Bytes of a decoded block; 0 if only Blosc itself can decode the frame, or nothing can.
 
     Parameters
     ----------
     frame
         The Blosc frame.
     itemsize, size
-        Bytes of a value, and of all values, that it should hold.
+        Bytes per value, and in total, that it should contain.
     """
     if len(frame) < _HEADER or frame[0] != _BLOSC_FORMAT or frame[2] != _FLAGS or frame[3] != itemsize:
         return 0
     block = _number(frame, 8)
     if _number(frame, 4) != size or _number(frame, 12) != len(frame) or block == 0:
         return 0
-    # Blosc leaves a block as it is, whose values are not a multiple of eight.
+    # Blosc does not shuffle a block whose number of values is not a multiple of eight.
     in_eights = block % (_BITS * itemsize) == 0 and size % (_BITS * itemsize) == 0
     table_there = _HEADER + -(-size // block) * _WORD_BYTES <= len(frame)
     return min(block, size) if in_eights and table_there else 0
@@ -184,7 +185,7 @@ def unpack_block(
     words: NDArray[np.uint64],
     out: NDArray[np.uint8],
 ) -> bool:
-    """Decode one block of a frame that `block_bytes` accepts; False when it is broken.
+    """Decode one block of a frame that `block_bytes` accepts; False if it is corrupt.
 
     Parameters
     ----------
@@ -193,13 +194,13 @@ def unpack_block(
     frame
         The Blosc frame.
     index
-        Which block.
+        Number of the block.
     itemsize
         Bytes of a value.
     planes, words
-        To work in, of the bytes of a block.
+        Work space of the size of a block.
     out
-        Bytes of that block.
+        Decoded bytes of the block; written.
     """
     start = _number(frame, _HEADER + index * _WORD_BYTES)
     if start + _WORD_BYTES > len(frame):
@@ -208,7 +209,7 @@ def unpack_block(
     begin = start + _WORD_BYTES
     if begin + length > len(frame):
         return False
-    if length == len(out):  # Blosc keeps a block that does not become smaller
+    if length == len(out):  # Blosc stores an incompressible block unchanged
         unshuffle(frame[begin : begin + length], itemsize, words, out)
         return True
     source = np.uintp(frame.ctypes.data) + np.uintp(begin)
@@ -221,7 +222,7 @@ def unpack_block(
 
 @inner
 def bytes_at(address: int, length: int) -> NDArray[np.uint8]:
-    """Memory as an array."""
+    """View memory as an array."""
     array: NDArray[np.uint8] = carray(_pointer(address), (length,), np.uint8)  # type: ignore[call-arg]
     return array
 
@@ -235,7 +236,7 @@ def unpack_tiles(
     out: NDArray[np.uint8],
     states: NDArray[np.uint8],
 ) -> None:
-    """Decode tiles into their places.
+    """Decode tiles into an array.
 
     Parameters
     ----------
@@ -283,13 +284,13 @@ def z_score(
     first
         Position of the first one in the tile, laid out (band, pixel).
     pixels
-        Values of one band.
+        Number of values per band.
     scale
         (bands, 3): mean, 1 / std, usable.
     nodata
         Stored value that means "never observed"; NaN where NaN does.
     out
-        (bands * pixels,) float32 of the whole tile, of which that run is written.
+        (bands * pixels,) float32 of the whole tile; only the run is written.
     """
     missing = np.float32(np.nan)
     done = 0

@@ -1,4 +1,4 @@
-"""Commit records: one small Parquet file a shard, written last. A shard exists once its record stands."""
+"""Commit records: one small Parquet file per shard, written last. A shard exists once its record exists."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"mmearth"
 STATISTICS_KEY = b"mmearth_statistics"
-"""Apart from the rest, and packed: by far the longest text of a record, and seldom asked for."""
+"""Metadata key of the statistics, kept apart and compressed: by far the longest text of a record, and rarely needed."""
 ENCODERS_KEY = b"mmearth_encoders"
-"""Apart too: records of version 1 have none, and older releases pass over it."""
+"""Metadata key of the encoders; records of version 1 lack it, and older releases ignore it."""
 PACKING = Zstd(level=1)
 BATCH_ROWS = 65_536
-"""Rows of a table that are decoded at a time."""
+"""Rows of a table decoded at a time."""
 WRITING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
-"""How all Parquet files are written. Facts and outlines are all different: a dictionary of them doubles the reading time."""
+"""Options of all Parquet files. Facts and outlines are all different, so a dictionary would double the reading time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """What the record of one shard says.
+    """Content of one shard's record.
 
     Attributes
     ----------
     shard
-        Its number.
+        Number of the shard.
     rows
-        (k,) store rows that hold tiles; the other rows of the shard are empty.
+        (k,) store rows with tiles; the other rows of the shard are empty.
     columns
         One array (k, ...) for every coordinate and stored tile modality, ``time`` as int64 milliseconds.
     facts
@@ -55,14 +55,14 @@ class Commit:
     objects
         Key -> ``{"size", "digest"}`` of each object of the shard.
     arrays
-        Digest of the metadata of all arrays, as they were when the shard was written.
+        Digest of the metadata of all arrays at the time the shard was written.
     statistics_json
-        Partial statistics, see `mmearth_data.store.stats`; a large text that is taken apart only when needed.
+        Partial statistics, see `mmearth_data.store.stats`; a large text that is parsed only when needed.
     rejected
-        Candidates that could not be had, in the order in which they were tried.
+        Rejected candidates, in the order in which they were tried.
     encoders
-        Libraries and their versions that encoded the objects, in order of their use; none where older records do not
-        say. Nothing is compared with them.
+        Libraries that encoded the objects, with their versions, in order of use; empty for older records. For
+        information only.
     """
 
     shard: int
@@ -88,7 +88,7 @@ def commit_key(shard: int) -> str:
 
 
 def committed_shards(objects: Objects) -> frozenset[int]:
-    """Shards whose record stands."""
+    """Shards whose record exists."""
     stems = (name.removesuffix(".parquet") for name in objects.names(COMMITS) if name.endswith(".parquet"))
     return frozenset(int(stem) for stem in stems if stem.isdecimal())
 
@@ -106,7 +106,7 @@ def encode_commit(commit: Commit, tabular: Sequence[Modality]) -> bytes:
     }
     statistics = base64.b64encode(bytes(PACKING.encode(commit.statistics_json)))
     sink = io.BytesIO()
-    # Without Arrow's own schema, which would hold the texts once more.
+    # Without Arrow's own schema, which would contain the texts a second time.
     with pq.ParquetWriter(sink, table.schema, store_schema=False, write_statistics=False, **WRITING) as writer:
         writer.write_table(table)
         texts = {METADATA_KEY: to_json(metadata), STATISTICS_KEY: statistics}
@@ -115,7 +115,7 @@ def encode_commit(commit: Commit, tabular: Sequence[Modality]) -> bytes:
 
 
 def tiles_table(commit: Commit, tabular: Sequence[Modality]) -> pa.Table:
-    """One row a tile: its place in the store, every 1-D value and the facts."""
+    """One row per tile: its position in the store, every 1-D value and the facts."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {"row": pa.array(commit.rows.astype(np.int64))}
@@ -166,10 +166,10 @@ def decode_commit(data: bytes, layout: StoreLayout) -> Commit:
 
 
 def read_table(data: bytes) -> pa.Table:
-    """Read a whole Parquet file in this thread.
+    """Read a whole Parquet file in the calling thread.
 
-    `pyarrow.parquet.read_table` starts threads that sometimes (pyarrow 26: once in a hundred short
-    processes) are still there when the process ends, which then dies of SIGABRT.
+    `pyarrow.parquet.read_table` starts threads that sometimes (pyarrow 26: once in a hundred short processes) still run
+    when the process ends, which then dies with SIGABRT.
     """
     import pyarrow.parquet as pq
 
@@ -191,7 +191,7 @@ def table_columns(table: pa.Table, layout: StoreLayout) -> dict[str, np.ndarray[
 
 
 def place_rows(spec: ArraySpec, commits: Sequence[Commit], rows: range) -> np.ndarray[Any, Any]:
-    """Column of consecutive store rows from their commits; what no commit holds is empty."""
+    """Column of consecutive store rows from their commits; rows without a commit are empty."""
     values = np.full((len(rows), *spec.shape[1:]), spec.empty, dtype=spec.dtype)
     for commit in commits:
         values[commit.rows - rows.start] = commit.columns[spec.name]
@@ -199,6 +199,6 @@ def place_rows(spec: ArraySpec, commits: Sequence[Commit], rows: range) -> np.nd
 
 
 def empty_commit(layout: StoreLayout) -> Commit:
-    """Record of no tile, for tables that need their columns all the same."""
+    """Record without tiles, for tables that need their columns nevertheless."""
     columns = {spec.name: np.empty((0, *spec.shape[1:]), dtype=spec.dtype) for spec in layout.columns}
     return Commit(shard=0, rows=np.empty(0, dtype=np.int64), columns=columns, facts=[])

@@ -1,8 +1,8 @@
-"""How inner loops are compiled: once, for named types, without the interpreter's lock.
+"""Compilation of inner loops: once, for declared types, without the interpreter's lock.
 
-The types of what is called from outside are named, so that it is compiled when a module is imported, and never in a
-thread that a fork could leave behind in the middle of it. The result is cached beside the module or in the user's cache folder; where neither can be
-written, each process compiles for itself.
+Functions called from other modules declare their types, so that they are compiled when their module is imported, and
+never in a thread that a fork could interrupt. The result is cached next to the module or in the user's cache folder; if
+neither is writable, each process compiles for itself.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def compiled(*signatures: Any) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return njit(list(signatures), nogil=True, cache=True)(function)
-        except RuntimeError:  # numba's way to say that it found no folder for its cache
+        except RuntimeError:  # raised by numba if it finds no folder for its cache
             return njit(list(signatures), nogil=True)(function)
 
     return decorate
 
 
 def inner(function: Function) -> Function:
-    """Compile a function for whatever calls it, as a part of that: nothing of its own has to be loaded."""
+    """Compile a function as a part of its callers, so that it need not be loaded separately."""
     return cast("Function", njit(nogil=True)(function))

@@ -1,4 +1,4 @@
-"""What a store holds, from wherever it stands: sealed arrays, or the commit records of an unfinished store."""
+"""Values of a store: from its sealed arrays, or from the commit records of an unfinished store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import ArraySpec, StoreLayout
 
 COMMITS_STATE = " commits"
-"""Ends the state of a store that is being built; it may grow while others read it."""
+"""Last part of the state of an unfinished store, which may grow while it is read."""
 READERS = 4
 """Threads that read commit records."""
 
@@ -39,11 +39,11 @@ class Content:
     Parameters
     ----------
     objects
-        Its bytes.
+        Bytes of the store.
     root
         Its root metadata.
     manifest
-        Its manifest, None before it is finished.
+        Its manifest, None while it is unfinished.
     engine
         See `ArrayReader`.
     """
@@ -58,12 +58,12 @@ class Content:
         self._packed: dict[str, PackedReader] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By its path: a graph of thousands of tasks must not carry the catalog in each of them.
+        # Pickle only the path: the tasks of a large graph must not each contain the catalog.
         return (_reopened, (str(self.objects.root), self.engine, self.state))
 
     @property
     def state(self) -> str:
-        """Tell apart what the store holds now from what it may hold later."""
+        """Text that changes whenever the content of the store changes."""
         if self.manifest is not None:
             return str(self.manifest["digest"])
         committed = sum(len(commit.rows) for commit in self.commits.values())
@@ -71,7 +71,7 @@ class Content:
 
     @classmethod
     def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
-        """Open what stands at a path; raises as `mmearth_data.store.reader.open_store` says."""
+        """Open the store at a path; raises like `mmearth_data.store.reader.open_store`."""
         objects = objects_at(path)
         if not objects.is_there():
             read_root(objects)
@@ -96,7 +96,7 @@ class Content:
 
     @cached_property
     def commits(self) -> dict[int, Commit]:
-        """Commit records by shard, in order: what is there of an unfinished store."""
+        """Commit records by shard, in order; for an unfinished store, those that exist."""
         shards = sorted(committed_shards(self.objects))
         try:
             with ThreadPoolExecutor(READERS) as pool:
@@ -108,7 +108,7 @@ class Content:
 
     @cached_property
     def statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Statistics and class histograms: as sealed, or of what is committed."""
+        """Statistics and class histograms: as sealed, or of the committed shards."""
         if self.manifest is not None:
             return self.attributes["statistics"], self.attributes["class_histograms"]
         merger = StatisticsMerger(self.layout.modalities)
@@ -144,7 +144,7 @@ class Content:
         return self._read_committed(spec, rows)
 
     def _read_committed(self, spec: ArraySpec, rows: range) -> np.ndarray[Any, Any]:
-        """Rows of an unfinished raster: no data where no shard is committed, whatever a killed build left there."""
+        """Rows of an unfinished raster: no data for uncommitted shards, even if a killed build left objects there."""
         parts = []
         size = self.layout.tiles_per_shard
         for shard in range(rows.start // size, -(-rows.stop // size)):
@@ -157,7 +157,7 @@ class Content:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _held(self, shard: int) -> int:
-        """Rows of a shard that are committed: none, all, or those that stood before more were appended."""
+        """Count the committed rows of a shard: none, all, or those from before an append."""
         if shard not in self.commits:
             return 0
         held = self.root.held(shard, self.commits[shard].arrays)
@@ -176,12 +176,12 @@ class Content:
         """Open one raster for reading undecoded, with its metadata checked."""
         if name not in self._packed:
             self.check(f"{name}/{ROOT_KEY}")
-            # Of threads that come at once all get the first one: what a reader knows of shards must not be lost.
+            # Concurrent threads all get the same reader, so that what it has cached about shards is not lost.
             self._packed.setdefault(name, PackedReader(self.objects, self.spec(name), self._check_size))
         return self._packed[name]
 
     def check(self, key: str) -> None:
-        """Compare an object with the manifest, where there is one."""
+        """Compare an object with the manifest, if there is one."""
         if self.manifest is None:
             return
         try:
@@ -192,12 +192,12 @@ class Content:
             raise
 
     def open_checked(self, key: str) -> BinaryIO:
-        """Open an object of a finished store, after it was compared with the manifest."""
+        """Open an object of a finished store after comparing it with the manifest."""
         assert self.manifest is not None
         return open_object(self.objects, key, _entry(self.objects, self.manifest, key))
 
     def _check_size(self, key: str) -> None:
-        """Compare the size of a raster's object with its commit, where commits are known anyway."""
+        """Compare the size of a raster's object with its commit, if commits have been read."""
         if self.manifest is not None:
             return
         shard = int(key.split("/")[2])
@@ -205,10 +205,10 @@ class Content:
         size = self.objects.size(key)
         if size == entry["size"]:
             return
-        problem: str | None = f"it should have {entry['size']} bytes and has {size}"
+        problem: str | None = f"expected {entry['size']} bytes, found {size}"
         held = self._held(shard)
         if size is not None and held < self.layout.tiles_per_shard:
-            # Rows may have been appended to it since: then it begins with those that are committed.
+            # Rows may have been appended to it since; it then begins with the committed ones.
             problem = held_problem(self.objects.get(key), self.layout, held, entry)
         if problem is not None:
             raise StoreDamaged(self.objects.root, key, problem)
@@ -216,12 +216,12 @@ class Content:
 
 @lru_cache(maxsize=16)
 def _reopened(path: str, engine: str | None, state: str) -> Content:
-    """Open a store once in each process that takes part in reading it.
+    """Open a store once in each process that reads it.
 
     Raises
     ------
     InputError
-        When a finished store has become another one since it was pickled.
+        If a finished store has changed since it was pickled.
     """
     content = Content.open(path, engine=engine)
     if content.state != state and not state.endswith(COMMITS_STATE):
@@ -230,7 +230,7 @@ def _reopened(path: str, engine: str | None, state: str) -> Content:
 
 
 def _resealed(objects: Objects, manifest: Manifest) -> bool:
-    """Whether a store has lost its seal, or got another one, since its manifest was read."""
+    """Whether a store has been unsealed, or sealed again, since its manifest was read."""
     now = read_manifest(objects)
     return now is None or now["digest"] != manifest["digest"]
 

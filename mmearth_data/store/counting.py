@@ -1,6 +1,6 @@
-"""Inner loops over all pixels of a shard, compiled: how often each value occurs, and moments of real numbers.
+"""Compiled loops over all pixels of a shard: counts of values, and moments of real numbers.
 
-Sums are taken in an order that this file fixes, not the compiler: they are the same on every processor.
+The order of summation is fixed here, not by the compiler, so that sums are the same on every processor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LANES = 128
-"""Sums that are kept side by side: the processor works on several of them at a time, and all stay in its cache."""
+"""Number of parallel sums: the processor works on several at a time, and all stay in its cache."""
 
 _ROWS, _COUNTS = types.Array(types.intp, 1, "C"), types.Array(types.int64, 1, "C")
 _FLOATS, _NUMBERS = types.Array(types.float32, 1, "C", readonly=True), types.Array(types.float64, 1, "C")
@@ -35,9 +35,9 @@ def tally(values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int, count
     values
         (n, band, pixel) uint8 or uint16.
     rows
-        Which tiles.
+        Positions of the tiles.
     band
-        Which band.
+        Position of the band.
     counts
         (256,) or (65536,), one for each number of the type; added to.
     """
@@ -57,7 +57,7 @@ def tally_tiles(
     values
         (n, pixel) uint8 or uint16.
     rows
-        Which tiles.
+        Positions of the tiles.
     pixels, tiles
         (256,) or (65536,), one for each number of the type; added to.
     """
@@ -81,7 +81,7 @@ def _total(sums: NDArray[np.float64]) -> float:
 
 @compiled(types.intp(_FLOATS, _NUMBERS))
 def _summarise(values: NDArray[np.float32], found: NDArray[np.float64]) -> int:
-    """Sum, minimum and maximum of what is not NaN, written to ``found``; and how many these are."""
+    """Write sum, minimum and maximum of the values that are not NaN to ``found``; returns their number."""
     sums, seen = np.zeros(_LANES, np.float64), np.zeros(_LANES, np.int32)
     lows, highs = np.full(_LANES, np.inf, np.float32), np.full(_LANES, -np.inf, np.float32)
     for start in range(0, len(values), _LANES):
@@ -91,7 +91,7 @@ def _summarise(values: NDArray[np.float32], found: NDArray[np.float64]) -> int:
             known = value == value  # NaN is not
             sums[j] += np.float64(value) if known else 0.0
             seen[j] += known
-            lows[j] = value if value < lows[j] else lows[j]  # NaN never is less
+            lows[j] = value if value < lows[j] else lows[j]  # NaN is never less
             highs[j] = value if value > highs[j] else highs[j]
     number, found[1], found[2] = 0, lows[0], highs[0]
     for j in range(_LANES):
@@ -103,7 +103,7 @@ def _summarise(values: NDArray[np.float32], found: NDArray[np.float64]) -> int:
 
 @compiled(types.float64(_FLOATS, types.float64))
 def _deviations(values: NDArray[np.float32], mean: float) -> float:
-    """Sum of squared deviations of what is not NaN."""
+    """Sum of squared deviations of the values that are not NaN."""
     sums = np.zeros(_LANES, np.float64)
     for start in range(0, len(values), _LANES):
         part = values[start : start + _LANES]
@@ -141,18 +141,19 @@ def measure(
     histogram: NDArray[np.int64],
     found: NDArray[np.float64],
 ) -> None:
-    """Moments and histogram of what is not NaN in one band of some tiles.
+    """Moments and histogram of the values of one band of some tiles, without NaN.
 
-    Each tile is summed by itself, about its own mean, and joined to those before; see `mmearth_data.store.moments`.
+    Each tile is summed separately, about its own mean, and merged with the previous ones; see
+    `mmearth_data.store.moments`.
 
     Parameters
     ----------
     values
         (n, band, pixel) float32.
     rows
-        Which tiles.
+        Positions of the tiles.
     band
-        Which band.
+        Position of the band.
     low, high
         Ends of the histogram's range.
     histogram

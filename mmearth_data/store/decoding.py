@@ -1,8 +1,8 @@
-"""Inner chunks decoded many at a time, by compiled loops that hold no lock.
+"""Decode many inner chunks at a time, with compiled loops that do not hold the interpreter's lock.
 
-What they do not know (frames that Blosc may write, but this project does not) is left to Blosc, tile by tile, and so is
-everything where Zstandard's functions cannot be had. So are the first tiles that a process decodes: they are there before
-the compiled loops would be loaded, and who reads few tiles never loads them.
+Frames that the loops do not support (which Blosc may write, but this project does not) are decoded by Blosc, tile by
+tile, and so are all frames if Zstandard's functions are not available. So are the first tiles of a process: this is
+faster than loading the compiled loops, and a process that reads few tiles never loads them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     Run = Callable[[Any, NDArray[np.intp], NDArray[np.intp], NDArray[np.uint8]], None]
 
 BY_BLOSC = 1024
-"""Inner chunks, of all rasters, that a process leaves to Blosc at first: a batch or two."""
+"""Number of inner chunks, over all rasters, that a process first decodes with Blosc: a batch or two."""
 
 
 class CompiledLoops:
-    """The module `bitplanes`, from the time on when loading it pays."""
+    """The module `bitplanes`, loaded once it is worth the time."""
 
     def __init__(self) -> None:
         self.left = BY_BLOSC
@@ -36,9 +36,9 @@ class CompiledLoops:
         self._asked = False
 
     def given(self, chunks: int) -> Any:  # noqa: ANN401 - a module
-        """Return the module, or None while these are left to Blosc, or where it cannot be had."""
+        """Return the module, or None while chunks are left to Blosc or if it is not available."""
         if self.left > 0:
-            self.left -= chunks  # counted roughly: threads may come at once
+            self.left -= chunks  # an approximate count: threads may run concurrently
             return None
         if not self._asked:
             self._module, self._asked = load("bitplanes"), True
@@ -54,7 +54,7 @@ class BrokenTileError(ValueError):
     Attributes
     ----------
     index
-        Which of them.
+        Position of that tile.
     """
 
     def __init__(self, index: int, problem: str) -> None:
@@ -66,7 +66,7 @@ class BrokenTileError(ValueError):
 
 
 def decode_tiles(parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
-    """Decode inner chunks of a raster into their places.
+    """Decode inner chunks of a raster into an array.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def decode_tiles(parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
     Raises
     ------
     BrokenTileError
-        When a checksum does not match, or a tile does not hold as many values as it should.
+        If a checksum does not match, or a tile has a wrong number of values.
     """
     rows = out.reshape(len(out), -1).view(np.uint8)
 
@@ -90,7 +90,7 @@ def decode_tiles(parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
 
 
 def decode_run(parts: Sequence[bytes], run: Run) -> list[int]:
-    """Check and decode inner chunks by a compiled loop; returns the positions of those that are left to Blosc.
+    """Check and decode inner chunks with a compiled loop; returns the positions of those left to Blosc.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def decode_run(parts: Sequence[bytes], run: Run) -> list[int]:
 
 
 def decode_plainly(index: int, part: bytes, out: np.ndarray[Any, Any]) -> None:
-    """Decode one of several inner chunks by Blosc itself; raises as `decode_run`."""
+    """Decode one of several inner chunks with Blosc; raises like `decode_run`."""
     try:
         decode_tile(part, out)
     except (ValueError, RuntimeError) as error:

@@ -1,6 +1,6 @@
 """Modalities that are computed from a tile's coordinates on read, never stored.
 
-Which coordinate is encoded, and how, stands in the modality: ``derived_from`` and ``recipe["name"]``.
+The modality says which coordinate is encoded, and how: ``derived_from`` and ``recipe["name"]``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ def derived(modality: Modality, coords: Mapping[str, np.ndarray[Any, Any]]) -> N
     Parameters
     ----------
     modality
-        A derived modality of the bands ``sin`` and ``cos``. Recipe ``angle``: the coordinate is an angle in
-        degrees. Recipe ``month``: the coordinate is a time (``datetime64`` or UTC milliseconds), of which
-        the month 1 to 12 counts, as a twelfth of the circle.
+        A derived modality with the bands ``sin`` and ``cos``. Recipe ``angle``: the coordinate is an angle in degrees.
+        Recipe ``month``: the coordinate is a time (``datetime64`` or UTC milliseconds); each month 1 to 12 is a twelfth
+        of the circle.
     coords
         Coordinates of the tiles by name, each (n,).
 
     Returns
     -------
     ndarray
-        (n, 2) float32, sine and cosine, NaN where the coordinate is not known.
+        (n, 2) float32, sine and cosine, NaN if the coordinate is unknown.
 
     Raises
     ------
     CatalogError
-        When the modality is not derived, or its recipe is not known here.
+        If the modality is not derived, or its recipe is unknown.
 
     Notes
     -----

@@ -1,9 +1,8 @@
-"""From values to stored bytes: JSON, Zarr metadata, chunks and shards.
+"""Encode values to stored bytes: JSON, Zarr metadata, chunks and shards.
 
-Shards are assembled here, from the parts that zarr-python itself uses (numcodecs, google-crc32c), and equal
-what zarr-python's encoder writes byte for byte (tested). Three reasons: inner chunks stand in index order
-whatever codec pipeline a process has configured; threads do not queue up on zarr's one event loop; and it
-takes half the time.
+Shards are assembled here with the libraries that zarr-python uses (numcodecs, google-crc32c), and are byte for byte
+equal to those of zarr-python's encoder (tested). There are three reasons: inner chunks are in index order whatever
+codec pipeline a process has configured; threads do not wait for zarr's single event loop; and it takes half the time.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import ArraySpec
 
 Part: TypeAlias = bytes | memoryview
-"""An inner chunk, its checksum included, or a whole shard."""
+"""An inner chunk including its checksum, or a whole shard."""
 COMPRESSOR = "zstd"
-"""lz4 at level 7 decodes three to five times as fast, but on real Sentinel-2 tiles it takes half as many bytes again."""
+"""lz4 at level 7 decodes three to five times as fast, but takes 1.5 times the bytes on real Sentinel-2 tiles."""
 COMPRESSION_LEVEL = 1
 BITSHUFFLE = 2
 CRC_BYTES = 4
 DIGEST_BYTES = 32
 INDEX_ENTRY_BYTES = 16
 FIXED_BYTES = 12
-"""Of a Blosc frame, which only depend on how it was encoded; its length follows."""
+"""Number of first bytes of a Blosc frame that depend only on the encoder's settings; its length follows."""
 CRC_RESIDUE = 0x48674BC7
-"""The crc32c of any bytes that end in their own crc32c: comparing needs no copy without the last four bytes."""
+"""The crc32c of any bytes that end with their own crc32c; checking them needs no copy without the last four bytes."""
 ABSENT = 2**64 - 1
-"""Offset and length of an inner chunk that is not there (Zarr v3, sharding codec)."""
+"""Offset and length of an absent inner chunk (Zarr v3, sharding codec)."""
 
 
 def to_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can say
@@ -53,7 +52,7 @@ def to_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can say
     Raises
     ------
     ValueError
-        For NaN and infinities, which JSON cannot say.
+        For NaN and infinities, which JSON cannot represent.
     """
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
@@ -64,7 +63,7 @@ def digest_of(data: bytes | memoryview) -> str:
 
 
 def digest_stream(stream: BufferedReader) -> str:
-    """Digest of everything that a file holds, without having all of it in memory."""
+    """Digest of a file's content, computed without reading all of it into memory."""
     return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
 
 
@@ -126,7 +125,7 @@ def object_key(spec: ArraySpec, position: int) -> str:
 def encoder_name() -> str:
     """Name the libraries that encode rasters in this process, with their versions.
 
-    Compiled loops write the frames of Blosc with a Zstandard of their own, so equal values may take other bytes.
+    Compiled loops write Blosc frames with their own Zstandard, so equal values may be encoded to other bytes.
     """
     name = f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}"
     loops = load("packing")
@@ -143,14 +142,14 @@ def encode_shard(
     values
         (n, band, y, x), n at most ``chunks``.
     chunks
-        Inner chunks that a whole shard holds; those beyond n are absent, as the last shard of an array has it.
+        Number of inner chunks in a whole shard; those beyond n are absent, as in the last shard of an array.
     seen, nothing
-        (n,) which rows hold data, and the inner chunk of those that do not; see `encode_tiles`.
+        (n,) which rows have data, and the inner chunk of those that have none; see `encode_tiles`.
 
     Returns
     -------
     bytes or memoryview
-        The object, as the Zarr v3 sharding codec lays it out.
+        The object, in the layout of the Zarr v3 sharding codec.
     """
     length = smallest_shard_bytes(chunks)
     packed = _pack(values, seen, nothing, spare=length)
@@ -172,9 +171,9 @@ def encode_tiles(
     values
         (n, band, y, x).
     seen
-        (n,) which rows hold data, None where all do.
+        (n,) which rows have data, None if all have.
     nothing
-        Inner chunk of the other ones: `encode_tile` gives the same for all of them.
+        Inner chunk of the other rows, which is the same for all of them.
     """
     packed = _pack(values, seen, nothing)
     if packed is not None:
@@ -191,7 +190,7 @@ def encode_tile(tile: np.ndarray[Any, Any]) -> bytes:
 def _pack(
     values: np.ndarray[Any, Any], seen: NDArray[np.bool_] | None, nothing: bytes, spare: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]] | None:
-    """Inner chunks one behind the other, and where they end, by compiled loops; None where these do not know how."""
+    """Concatenated inner chunks and their ends, by compiled loops; None if these do not support the type."""
     loops = load("packing")
     header = None if loops is None or not len(values) else _header(values[0].nbytes, values.dtype)
     if header is None:
@@ -207,18 +206,18 @@ def _pack(
 
 @lru_cache(maxsize=64)
 def _header(size: int, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
-    """First bytes of every frame of so many bytes, as Blosc begins it; None where compiled loops cannot go on."""
+    """First bytes of every Blosc frame of a given size; None if compiled loops do not support it."""
     frame = np.frombuffer(_compressor(dtype).encode(bytes(size)), np.uint8)
     return frame[:FIXED_BYTES] if load("bitplanes").block_bytes(frame.copy(), dtype.itemsize, size) else None
 
 
 def join_shard(parts: Sequence[Part], chunks: int) -> bytes:
-    """One shard of its inner chunks, in index order; see `encode_shard`."""
+    """Assemble a shard from its inner chunks, in index order; see `encode_shard`."""
     return b"".join([*parts, _shard_index(np.array([len(part) for part in parts]), chunks)])
 
 
 def _shard_index(lengths: NDArray[np.intp], chunks: int) -> bytes:
-    """Index of inner chunks that stand one behind the other, its checksum included."""
+    """Index of concatenated inner chunks, including its checksum."""
     index = np.full((chunks, 2), ABSENT, dtype="<u8")
     index[: len(lengths), 0] = np.cumsum(lengths) - lengths
     index[: len(lengths), 1] = lengths
@@ -226,10 +225,10 @@ def _shard_index(lengths: NDArray[np.intp], chunks: int) -> bytes:
 
 
 def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[Part]) -> bytes:
-    """Put rows behind the first ones of a shard.
+    """Append rows to the first ones of a shard.
 
-    The inner chunks of the first rows stay byte for byte where they were, so that whoever reads with the older
-    index, or the older commit record, gets the same values.
+    The inner chunks of the first rows stay unchanged at their positions, so that readers with the older index or commit
+    record get the same values.
 
     Parameters
     ----------
@@ -238,30 +237,30 @@ def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[Part]) -> 
     chunks
         Inner chunks that a whole shard holds.
     held
-        Rows to keep; those behind them are replaced.
+        Number of rows to keep; those after them are replaced.
     parts
-        Inner chunks to put there, as `encode_tiles` gives them.
+        Inner chunks to append, from `encode_tiles`.
 
     Raises
     ------
     ValueError
-        When the shard does not hold those rows, one after the other.
+        If the shard does not contain those rows consecutively.
     """
     return join_shard([*_first_parts(data, chunks, held), *parts], chunks)
 
 
 def cut_shard(data: bytes, chunks: int, held: int) -> bytes:
-    """Shard as it was when it held its first rows only; the inverse of `extend_shard`, which says what it raises."""
+    """Shard as it was with only its first rows: the inverse of `extend_shard`; raises like it."""
     return join_shard(_first_parts(data, chunks, held), chunks)
 
 
 def decode_rows(data: bytes, chunks: int, held: int, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Values of the first rows of a shard, (held, band, y, x) with the shape and type of a tile like the given one.
+    """Values of the first rows of a shard, (held, band, y, x), with the tile shape and type of ``like``.
 
     Raises
     ------
     ValueError
-        When the shard does not hold them.
+        If the shard does not contain them.
     """
     values = np.empty((held, *like.shape), dtype=like.dtype)
     for part, out in zip(_first_parts(data, chunks, held), values, strict=True):
@@ -270,7 +269,7 @@ def decode_rows(data: bytes, chunks: int, held: int, like: np.ndarray[Any, Any])
 
 
 def _first_parts(data: bytes, chunks: int, held: int) -> list[bytes]:
-    """Inner chunks of the first rows, which must stand one after the other from the beginning on."""
+    """Inner chunks of the first rows, which must be consecutive from the beginning."""
     entries = decode_index(data[-smallest_shard_bytes(chunks) :])[:held]
     starts = np.cumsum(entries[:, 1]) - entries[:, 1]
     if (entries == ABSENT).any() or (entries[:, 0] != starts).any():
@@ -286,23 +285,23 @@ def encode_chunk(values: np.ndarray[Any, Any], rows: int, fill: np.generic) -> b
 
 
 def decode_tile(data: bytes, out: np.ndarray[Any, Any]) -> None:
-    """Decode one inner chunk of a raster into its place.
+    """Decode one inner chunk of a raster.
 
     Parameters
     ----------
     data
-        The inner chunk, its checksum included.
+        The inner chunk, including its checksum.
     out
         Contiguous array of the tile's shape and stored type.
 
     Raises
     ------
     ValueError
-        When the checksum does not match, or the values are not as many as they should be.
+        If the checksum does not match, or the number of values is wrong.
     """
     if google_crc32c.value(data) != CRC_RESIDUE:
         raise ValueError("its checksum does not match")
-    # Bytes 4 to 8 of a Blosc frame count the bytes of the decoded values.
+    # Bytes 4 to 8 of a Blosc frame are the number of decoded bytes.
     if int.from_bytes(data[4:8], "little") != out.nbytes:
         raise ValueError(f"it does not hold the {out.nbytes} bytes of a tile")
     blosc.use_threads = False
@@ -335,7 +334,7 @@ def encode_names(names: Sequence[str]) -> bytes:
 
 
 def smallest_shard_bytes(chunks: int) -> int:
-    """Fewest bytes that a whole shard can have: its index."""
+    """Minimum size of a shard: that of its index."""
     return chunks * INDEX_ENTRY_BYTES + CRC_BYTES
 
 
@@ -345,8 +344,8 @@ def digest_all(parts: Iterable[bytes]) -> str:
 
 
 def _compressor(dtype: np.dtype[Any]) -> Blosc:
-    # The threads of blosc append blocks as they finish: twelve runs, twelve files (numcodecs 0.16, where it is on
-    # in the main thread by default). zarr-python switches them off for the whole process as well.
+    # Blosc's threads append blocks as they finish, so twelve runs gave twelve different files (numcodecs 0.16, which
+    # uses them in the main thread by default). zarr-python also switches them off for the whole process.
     blosc.use_threads = False
     return Blosc(cname=COMPRESSOR, clevel=COMPRESSION_LEVEL, shuffle=BITSHUFFLE, blocksize=0, typesize=dtype.itemsize)
 
@@ -360,7 +359,7 @@ def _checksummed(data: bytes) -> bytes:
 
 
 def has_checksum(data: bytes | memoryview) -> bool:
-    """Whether bytes end in the crc32c of what stands before."""
+    """Whether bytes end with the crc32c of the bytes before it."""
     return len(data) > CRC_BYTES and _checksum(bytes(data[:-CRC_BYTES])) == bytes(data[-CRC_BYTES:])
 
 

@@ -1,4 +1,4 @@
-"""A store as xarray sees it."""
+"""A store as an xarray data set."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class StoredArray(BackendArray):
-    """Some rows of one array of a store, as xarray's lazy indexing asks for them.
+    """Some rows of one array of a store, for xarray's lazy indexing.
 
-    It reads through `Content`, so that a missing object is an error here too, and not missing data.
+    It reads through `Content`, so that a missing object is an error and not missing data.
     """
 
     def __init__(self, content: Content, spec: ArraySpec, rows: NDArray[np.intp]) -> None:
@@ -47,9 +47,9 @@ class StoredArray(BackendArray):
 
 
 def dataset(content: Content, rows: NDArray[np.intp], names: Sequence[str]) -> xr.Dataset:
-    """Hand given rows and modalities to xarray, decoded as `xarray.open_zarr` does.
+    """Xarray data set of some rows and modalities, decoded as by `xarray.open_zarr`.
 
-    Dask chunks are the shards, as far as their rows are among the given ones.
+    Dask chunks are the shards, limited to the given rows.
     """
     variables: dict[str, xr.Variable] = {}
     specs = {spec.name: spec for spec in content.layout.arrays}

@@ -1,9 +1,9 @@
-"""A shard that was not full when its store ended, and to which rows are appended.
+"""Append rows to the last shard of a store if it is not full.
 
-Zarr gives every object one key, so the longer object takes the place of the shorter one before the commit record
-that speaks of it can take the place of the older record. That does no harm: the longer object begins with the bytes
-of the shorter one, inner chunk by inner chunk, so it gives the older rows right by either index, and cut to them it
-is the shorter object again, whose digest the older record knows.
+Every object has one key in Zarr, so the longer object replaces the shorter one before the new commit record can replace
+the old one. This is safe: the longer object begins with the inner chunks of the shorter one, so the older rows are read
+correctly with either index, and cutting it to these rows restores the shorter object, whose digest is in the old
+record.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class HeldRows:
     commit
         Their record.
     rows
-        Their number, rows without a tile included.
+        Their number, including rows without a tile.
     objects
         Raster modality -> object that begins with them.
     arrays
@@ -51,11 +51,11 @@ class HeldRows:
     arrays: Arrays
 
     def joined(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Put the values of more rows behind these."""
+        """Append the values of more rows."""
         return {name: np.concatenate([self.arrays[name], values]) for name, values in arrays.items()}
 
     def followed_by(self, commit: Commit) -> Commit:
-        """Record of these rows and of those of another record of the same shard."""
+        """Combine the record of these rows with another record of the same shard."""
         mine = self.commit
         return replace(
             commit,
@@ -77,12 +77,12 @@ def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
     shard
         Its number.
     count
-        Rows that it must hold.
+        Number of rows that it must have.
 
     Raises
     ------
     StoreDamaged
-        When its record or an object is missing or broken.
+        If its record or an object is missing or corrupt.
     """
     layout = root.layout
     commit = read_commit(objects, layout, shard)
@@ -110,18 +110,18 @@ def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
 
 
 def held_problem(data: bytes, layout: StoreLayout, held: int, entry: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with an object that must begin with some committed rows; None where it does.
+    """Describe why an object does not begin with some committed rows; None if it does.
 
     Parameters
     ----------
     data
         The object, to which rows may have been appended since.
     layout
-        Gives the rows of a whole shard.
+        Layout of the store, for the rows of a whole shard.
     held
-        Rows that were committed.
+        Number of committed rows.
     entry
-        Size and digest of the object that was committed.
+        Size and digest of the committed object.
     """
     try:
         then = entry_of(cut_shard(data, layout.tiles_per_shard, held))

@@ -1,4 +1,4 @@
-"""The tables of a store: ``tiles.parquet`` (GeoParquet, one row a tile) and ``rejected.parquet``."""
+"""The tables of a store: ``tiles.parquet`` (GeoParquet, one row per tile) and ``rejected.parquet``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import StoreLayout
 
 GEOMETRY_TYPES = {3: "Polygon", 6: "MultiPolygon"}
-"""Outlines of tiles, by shapely's type id."""
+"""Geometry types of tile outlines, by shapely's type id."""
 SQUARE_HEAD = struct.pack("<BIII", 1, 3, 1, 5)
 """WKB of a polygon up to its coordinates: little-endian, polygon, one ring, five points."""
 SQUARE_BYTES = len(SQUARE_HEAD) + 5 * 2 * 8
@@ -31,12 +31,12 @@ REJECTED_FIELDS = ("tile_id", "lon", "lat", "reason", "detail", "slot")
 
 
 def check_crs(epsg: int) -> None:
-    """Refuse a coordinate reference system whose tiles could not be drawn on a map.
+    """Refuse a coordinate reference system that PROJ does not know.
 
     Raises
     ------
     InputError
-        When PROJ does not know it.
+        If it is unknown.
     """
     from pyproj.exceptions import CRSError
 
@@ -59,8 +59,8 @@ def tile_outlines(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> 
     Returns
     -------
     ndarray
-        (n,) polygons, longitude before latitude, counterclockwise; a tile across 180 degrees is two polygons, and
-        one whose corner is not known is None.
+        (n,) polygons, longitude before latitude, counterclockwise; a tile across 180 degrees is two polygons, and one
+        without a known corner is None.
     """
     outlines = np.full(len(columns["epsg"]), None, dtype=object)
     known = np.isfinite(columns["ulx"]) & np.isfinite(columns["uly"])
@@ -88,7 +88,7 @@ def _squares(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> np.nd
 
 
 def outlines_from_wkb(column: pa.BinaryArray) -> np.ndarray[Any, Any]:
-    """Geometries (n,) of a column of outlines. Nearly all are polygons of one ring of four sides, and are read as such."""
+    """Geometries (n,) of a column of outlines; nearly all are quadrilaterals, which are read by a fast path."""
     import shapely
 
     count = len(column)
@@ -133,7 +133,7 @@ def geo_metadata(bounds: Sequence[float], types: Sequence[str]) -> dict[str, Any
 def tiles_writer(path: Path, layout: StoreLayout) -> Iterator[Callable[[Sequence[Commit]], None]]:
     """Write ``tiles.parquet``: yields a function that adds the rows of some commits as one row group.
 
-    So memory does not grow with the store, and neither do thousands of small row groups with the footer.
+    Memory does not grow with the store, and the footer does not grow with thousands of small row groups.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -170,7 +170,7 @@ def tiles_writer(path: Path, layout: StoreLayout) -> Iterator[Callable[[Sequence
 
 
 def rejected_table(rejected: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Candidates that could not be had, as `mmearth_data.store.writer` records them."""
+    """Table of rejected candidates, as recorded by `mmearth_data.store.writer`."""
     import pyarrow as pa
 
     types = {

@@ -1,4 +1,4 @@
-"""Notes about how a store came to be (requests, bytes, seconds): beside the data, outside of the store's identity."""
+"""Notes about a store's builds (requests, bytes, seconds), which are not part of the store's identity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:
-    """Write, or write anew, the notes of one run.
+    """Write or replace the notes of one run.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
     if not isinstance(objects.root, Path):
         objects.put(f"{LEDGER}/{run}.json", data)
         return
-    # Not by way of the store's staging folder: a sealed store has none any more.
+    # Not through the store's staging folder, which a sealed store no longer has.
     write_bytes(objects.root / LEDGER / f"{run}.json", data)
 
 
 def read_ledger(store: str | Path) -> dict[str, Any] | None:
-    """Sum of the notes of all runs, or None where there are none; what cannot be read is passed over."""
+    """Sum of the notes of all runs, or None if there are none; unreadable notes are skipped."""
     objects = objects_at(store)
     ledgers = []
     for name in objects.names(LEDGER):
@@ -47,7 +47,7 @@ def read_ledger(store: str | Path) -> dict[str, Any] | None:
             continue
         try:
             content = json.loads(objects.get(key))
-        except (OSError, ValueError):  # notes only: a broken one harms nobody
+        except (OSError, ValueError):  # an unreadable note does no harm
             continue
         if isinstance(content, dict):
             ledgers.append(content)

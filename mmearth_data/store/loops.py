@@ -1,7 +1,7 @@
-"""Modules of compiled loops, loaded when they are needed: by one thread at a time, and never while the process forks.
+"""Load modules of compiled loops on demand: in one thread at a time, and never while the process forks.
 
-Loading takes most of a second. Modules of numba import each other, so that two threads could wait in a circle for each
-other's; and a child that is forked meanwhile would wait for an import that nobody ends.
+Loading takes almost a second. Numba's modules import each other, so two threads could deadlock; and a child forked
+meanwhile would wait for an import that never ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def load(name: Literal["bitplanes", "counting", "packing"]) -> Any:  # noqa: ANN401 - a module
-    """Import a module of `mmearth_data.store`; None where it needs functions of Zstandard's package that this build lacks."""
+    """Import a module of `mmearth_data.store`; None if it needs Zstandard functions that are not available."""
     with _TURN:
         try:
             match name:

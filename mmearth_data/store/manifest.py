@@ -1,8 +1,7 @@
-"""The manifest: digests of everything that no commit record vouches for. Written last, it seals a store.
+"""The manifest: digests of all files that no commit record covers. Written last, it seals a store.
 
-It names the metadata, the 1-D arrays and the Parquet files with size and digest; the commit records among
-them name the rasters. So every byte of a finished store hangs on the manifest's own digest, which also
-serves as the identity of the store.
+It lists the metadata, the 1-D arrays and the Parquet files with size and digest; the commit records among them list the
+rasters. Every byte of a finished store is thus covered by the manifest's own digest, which also identifies the store.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ def entry_of(data: bytes | memoryview) -> Entry:
 
 
 def encode_manifest(files: Mapping[str, Mapping[str, Any]], version: int = FORMAT_VERSION) -> bytes:
-    """Bytes of a manifest of a store of some format; keys are sorted, so that the order of writing leaves no trace."""
+    """Bytes of a manifest; keys are sorted, so that they do not depend on the order of writing."""
     body = {"format": FORMAT, "format_version": version, "files": {key: files[key] for key in sorted(files)}}
     return to_json({**body, "digest": digest_of(to_json(body))})
 
 
 def read_manifest(objects: Objects) -> Manifest | None:
-    """Read the manifest, None where there is none: the store is not finished.
+    """Read the manifest; None if there is none, because the store is unfinished.
 
     Raises
     ------
     StoreDamaged
-        When it is not what was written.
+        If its content does not match its digest.
     """
     try:
         data = objects.get(MANIFEST_KEY)
@@ -60,12 +59,12 @@ def read_manifest(objects: Objects) -> Manifest | None:
 
 
 def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
-    """Bytes of an object that the manifest or a commit vouches for.
+    """Read an object that the manifest or a commit covers, and check it.
 
     Raises
     ------
     StoreDamaged
-        When it is missing, of another size or of another content.
+        If it is missing, or its size or content differs.
     """
     try:
         data = objects.get(key)
@@ -76,12 +75,12 @@ def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
 
 
 def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryIO:
-    """Open a large object that the manifest vouches for; a local one is never in memory as a whole.
+    """Open a large object that the manifest covers; a local one is never read into memory as a whole.
 
     Raises
     ------
     StoreDamaged
-        As `check_object`.
+        Like `check_object`.
     """
     if objects.far:
         return io.BytesIO(check_object(objects, key, entry))
@@ -101,6 +100,6 @@ def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryI
 
 def _compare(objects: Objects, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
     if size != entry["size"]:
-        raise StoreDamaged(objects.root, key, f"it should have {entry['size']} bytes and has {size}")
+        raise StoreDamaged(objects.root, key, f"expected {entry['size']} bytes, found {size}")
     if digest != entry["digest"]:
         raise StoreDamaged(objects.root, key, "its digest is not the recorded one")

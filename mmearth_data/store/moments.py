@@ -1,4 +1,4 @@
-"""Moments and histograms of numbers, taken in parts and merged.
+"""Moments and histograms of numbers, computed in parts and merged.
 
 Means and variances merge by Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance".
 """
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 PERCENTILES = (1, 2, 25, 50, 75, 98, 99)
 SUMMARY = ("mean", "std", "min", "max", *(f"p{q}" for q in PERCENTILES))
 NARROW_BYTES = 2
-"""Integers up to this width are counted value by value: exact, and one pass over the data."""
+"""Maximum bytes of integers that are counted value by value: exact, and in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Bins of equal width between two numbers, and one on either side for what lies outside.
+    """Bins of equal width between two numbers, and one on either side for values outside.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Bins:
 
     @classmethod
     def of(cls, modality: Modality, band: str) -> Self:
-        """Bins that the catalog asks for."""
+        """Bins of a band according to the catalog."""
         low, high = modality.histogram_range_of(band) or (0.0, 1.0)
         return cls(float(low), float(high), modality.histogram_bins)
 
@@ -61,7 +61,7 @@ class Bins:
         return clipped + 1
 
     def edges(self, least: float, most: float) -> NDArray[np.float64]:
-        """(count + 3,) edges of all bins, none outside of the numbers that were seen."""
+        """(count + 3,) edges of all bins, limited to the minimum and maximum."""
         inner = np.linspace(self.low, self.high, self.count + 1)
         edges: NDArray[np.float64] = np.clip(np.concatenate([[least], inner, [most]]), least, most)
         return edges
@@ -69,7 +69,7 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What is kept of the numbers of one band.
+    """Moments and histogram of the values of one band.
 
     Attributes
     ----------
@@ -88,19 +88,19 @@ class Moments:
 
     @classmethod
     def none(cls, bins: Bins) -> Self:
-        """Of no values."""
+        """Moments of no values."""
         return cls(0, 0.0, 0.0, math.inf, -math.inf, np.zeros(bins.count + 2, dtype=np.int64))
 
     @classmethod
     def of(cls, values: np.ndarray[Any, Any], modality: Modality, bins: Bins) -> Self:
-        """Of the observed ones among raw stored values, any shape."""
+        """Moments of the observed values among raw stored values of any shape."""
         return cls.of_band(values.reshape(1, 1, -1), np.zeros(1, np.intp), 0, modality, bins)
 
     @classmethod
     def of_band(
         cls, values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int, modality: Modality, bins: Bins
     ) -> Self:
-        """Of the observed ones in one band of some tiles, given the values of all, (n, band, ...)."""
+        """Moments of the observed values of one band of some tiles, given the values of all, (n, band, ...)."""
         if _is_narrow(modality.dtype):
             codes, counts = _count(values, rows, band)
             kept = modality.observed(codes)
@@ -112,7 +112,7 @@ class Moments:
 
     @classmethod
     def _measured(cls, values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int, bins: Bins) -> Self:
-        """Of single precision, by a compiled loop that copies nothing."""
+        """Moments of float32 values, by a compiled loop without copies."""
         histogram, found = np.zeros(bins.count + 3, np.int64), np.empty(5, np.float64)
         load("counting").measure(_pixels(values), rows, band, bins.low, bins.high, histogram, found)
         count, mean, m2, low, high = found.tolist()
@@ -122,7 +122,7 @@ class Moments:
     def _plain(cls, numbers: NDArray[np.float64], bins: Bins) -> Self:
         if not numbers.size:
             return cls.none(bins)
-        # Deviations, not squares of the numbers themselves, which would cancel where the mean is large.
+        # Deviations, not squares of the numbers themselves, which would cancel if the mean is large.
         shift = float(numbers[0])
         offset = float(np.mean(numbers - shift))
         m2 = float(np.square(numbers - shift - offset).sum())
@@ -131,7 +131,7 @@ class Moments:
 
     @classmethod
     def _weighted(cls, numbers: NDArray[np.float64], weights: NDArray[np.int64], bins: Bins) -> Self:
-        """Of distinct ascending numbers, each of which occurs ``weights`` times."""
+        """Moments of distinct ascending numbers, each of which occurs ``weights`` times."""
         if not numbers.size:
             return cls.none(bins)
         count = int(weights.sum())
@@ -141,7 +141,7 @@ class Moments:
         return cls(count, mean, m2, float(numbers[0]), float(numbers[-1]), histogram)
 
     def merge(self, other: Self) -> Self:
-        """Of both sets of values together."""
+        """Moments of both sets of values together."""
         if not other.count:
             return self
         if not self.count:
@@ -158,7 +158,7 @@ class Moments:
         )
 
     def to_json(self) -> list[Any]:
-        """``[count, mean, m2, low, high, bins, counts]`` with the occupied bins only, ``[0]`` of no values."""
+        """``[count, mean, m2, low, high, bins, counts]`` with only the occupied bins; ``[0]`` for no values."""
         if not self.count:
             return [0]
         occupied = np.flatnonzero(self.histogram)
@@ -176,17 +176,17 @@ class Moments:
         return cls(count, mean, m2, low, high, histogram)
 
     def summary(self, bins: Bins) -> dict[str, float | int | None]:
-        """Count, mean, std, min, max and percentiles; all but the count null where there is no value."""
+        """Count, mean, std, min, max and percentiles; all but the count are null if there is no value."""
         if not self.count:
             return {"count": 0, **dict.fromkeys(SUMMARY)}
         numbers = (self.mean, math.sqrt(self.m2 / self.count), self.low, self.high, *self.percentiles(bins))
         return {"count": self.count, **dict(zip(SUMMARY, numbers, strict=True))}
 
     def percentiles(self, bins: Bins) -> list[float]:
-        """Percentiles as `numpy.percentile` defines them, right to one bin within the range of the bins.
+        """Percentiles as defined by `numpy.percentile`, accurate to one bin within the range of the bins.
 
-        A percentile lies between two order statistics. Which bin holds each of them is known; its place in
-        the bin is interpolated. The outer bins reach to the minimum and the maximum.
+        A percentile is between two order statistics. The bin of each of them is known; the position in the bin is
+        interpolated. The outer bins extend to the minimum and the maximum.
         """
         ranks = np.array([(self.count - 1) * q / 100 for q in PERCENTILES])
         edges = bins.edges(self.low, self.high)
@@ -202,7 +202,7 @@ class Moments:
 
 
 def count_codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
-    """Distinct integers and how often each occurs."""
+    """Distinct integers and their counts."""
     if _is_narrow(values.dtype):
         return _count(values.reshape(1, 1, -1), np.zeros(1, np.intp), 0)
     codes, counts = np.unique(values, return_counts=True)
@@ -212,7 +212,7 @@ def count_codes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], NDA
 def count_tiles(
     values: np.ndarray[Any, Any], rows: NDArray[np.intp]
 ) -> tuple[np.ndarray[Any, Any], NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct 8- or 16-bit integers in some tiles, how often each occurs, and in how many tiles, given (n, ...)."""
+    """Distinct 8- or 16-bit integers in some tiles (n, ...), their counts, and the number of tiles with each."""
     pixels, tiles = np.zeros((2, _numbers_of(values.dtype)), np.int64)
     load("counting").tally_tiles(_pixels(values.reshape(len(values), 1, -1))[:, 0], rows, pixels, tiles)
     codes, counts = _occurring(pixels, values.dtype)
@@ -228,7 +228,7 @@ def _numbers_of(dtype: np.dtype[Any]) -> int:
 
 
 def _pixels(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(n, band, pixel) as compiled loops take it: contiguous, integers without a sign."""
+    """(n, band, pixel) for compiled loops: contiguous, with unsigned integers."""
     flat = np.ascontiguousarray(values).reshape(*values.shape[:2], math.prod(values.shape[2:]))
     return flat.view(f"u{flat.itemsize}") if flat.dtype.kind == "i" else flat
 
@@ -236,15 +236,15 @@ def _pixels(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _count(
     values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int
 ) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
-    """Distinct narrow integers in one band of some tiles, and how often each occurs."""
+    """Distinct narrow integers in one band of some tiles, and their counts."""
     counts = np.zeros(_numbers_of(values.dtype), np.int64)
     load("counting").tally(_pixels(values), rows, band, counts)
     return _occurring(counts, values.dtype)
 
 
 def _occurring(counts: NDArray[np.int64], dtype: np.dtype[Any]) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
-    """Numbers that occur, ascending, given a count of each as if it had no sign."""
+    """Numbers that occur, ascending, given the count of each as an unsigned integer."""
     lowest = int(np.iinfo(dtype).min)
     ascending = np.roll(counts, -lowest) if lowest else counts
-    present = np.flatnonzero(ascending != 0)  # of truth values it is four times as fast
+    present = np.flatnonzero(ascending != 0)  # four times as fast on booleans
     return (present + lowest).astype(dtype), ascending[present]

@@ -1,7 +1,7 @@
-"""Where a store's bytes lie. The one place that knows they are files.
+"""Bytes of a store, by key. Only this module depends on their being files.
 
-An object is published whole or not at all: written beside, flushed to disk, renamed into place, and the
-folder flushed too. An object store that puts atomically can stand in for this class.
+An object is published atomically: written to a temporary file, flushed to the disk and renamed; then its folder is
+flushed. `RemoteObjects` does the same for an object store with atomic puts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from io import BufferedReader
 
 STAGING = "_partial"
-"""Folder of objects that are being written; nothing in it belongs to the store."""
+"""Folder of objects being written; its files do not belong to the store."""
 
 
 FLUSHERS = 8
-"""Folders that are flushed to disk at a time."""
+"""Number of folders flushed to the disk at a time."""
 LASTING = 2
-"""Folders down to this depth are the store's own; below there is one for every shard, which nobody comes back to."""
+"""Folders down to this depth are used by all shards; deeper ones belong to one shard and are not reused."""
 REMOTE = ("s3://", "gs://", "az://")
 
 
@@ -39,7 +39,7 @@ class ObjectChanged(Exception):  # noqa: N818 - named by what happened
 
 
 class StoreUrl(str):
-    """URL of a store in the cloud; has a name, as a path has."""
+    """URL of a store in the cloud, with a name like a path."""
 
     __slots__ = ()
 
@@ -50,12 +50,12 @@ class StoreUrl(str):
 
     @property
     def stem(self) -> str:
-        """Last part of the URL, without what stands behind its last dot."""
+        """Last part of the URL, without its suffix."""
         return self.name.rpartition(".")[0] or self.name
 
 
 def no_conditional_writes(url: object) -> str:
-    """Say why no store is built where writes cannot be conditional."""
+    """Message that refuses to build where writes cannot be conditional."""
     return (
         f"{url}: expected an object store with conditional writes (If-None-Match, If-Match), got one that ignores or "
         "refuses them, so that two builds could write one store at the same time; build into a local folder and copy it."
@@ -68,7 +68,7 @@ def objects_at(path: str | Path | StoreUrl) -> Objects:
     Raises
     ------
     InputError
-        For a URL of a kind that is not known, or without the library for it.
+        For an unknown kind of URL, or if its library is not installed.
     """
     if "://" not in str(path):
         return Objects(path)
@@ -87,28 +87,28 @@ class Objects:
     Parameters
     ----------
     root
-        Folder of the store; a relative one is that of the folder in which the process is now.
+        Folder of the store; a relative path is resolved now.
     """
 
     root: Path | StoreUrl
     far = False
-    """Whether each access waits for a network, so that many have to be under way at a time."""
+    """Whether each access waits for a network, so that many should run at the same time."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = self.folder = Path(root).absolute()  # launchers change folders under an open store
+        self.root = self.folder = Path(root).absolute()  # launchers change the current folder while a store is open
         self._flushed: set[str] = set()
-        """Folders whose own entries are on the disk for good: those of arrays and of their chunks."""
+        """Folders whose own entries have been flushed: those of arrays and of their chunks."""
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Publish one object atomically; an older one of that key is replaced."""
+        """Publish one object atomically; an existing one is replaced."""
         self._put(key, data)
         self._flush_folders([key])
 
     @contextmanager
     def together(self) -> Iterator[Callable[[str, bytes | memoryview], None]]:
-        """Give a function that puts objects, from any thread; they are safe on the disk when the block ends well.
+        """Yield a function that puts objects, from any thread; they are flushed to the disk when the block ends.
 
-        Each is whole or not there, as with `put`; what is saved is the flushing of every folder for every object.
+        Each is written atomically, as with `put`, but folders are flushed once instead of once per object.
         """
         keys: list[str] = []
 
@@ -121,7 +121,7 @@ class Objects:
 
     @contextmanager
     def staged(self, key: str) -> Iterator[Path]:
-        """Path of a file to fill, which becomes the object ``key`` when the block ends well."""
+        """Path of a temporary file that becomes the object ``key`` if the block succeeds."""
         (self.folder / STAGING).mkdir(exist_ok=True)
         path = self.folder / STAGING / uuid.uuid4().hex
         try:
@@ -133,7 +133,7 @@ class Objects:
         self._flush_folders([key])
 
     def _put(self, key: str, data: bytes | memoryview) -> None:
-        """Bring the bytes of an object to the disk and give them its name, which is not flushed yet."""
+        """Write and flush the bytes of an object and rename it; the name is not flushed yet."""
         path = f"{self.folder}/{STAGING}/{uuid.uuid4().hex}"
         try:
             try:
@@ -159,7 +159,7 @@ class Objects:
             os.replace(path, target)  # noqa: PTH105
 
     def _flush_folders(self, keys: Sequence[str]) -> None:
-        """Bring the entries of objects to the disk, and those of their folders: whoever made them may not have."""
+        """Flush the entries of objects and of their folders, which the process that made them may not have flushed."""
         folders: set[str] = set()
         lasting: set[str] = set()
         for key in keys:
@@ -172,7 +172,7 @@ class Objects:
                 if depth < min(LASTING, len(parts) - 1):
                     lasting.add(entry)
         paths = [f"{self.folder}/{folder}" for folder in sorted(folders)]
-        # The disk takes requests that come together as one, or nearly; one after another each waits for it.
+        # The disk combines concurrent requests; sequential ones would each wait for it.
         tasks = min(FLUSHERS, len(paths))
         list(lasting_threads("flusher", FLUSHERS, os.getpid()).map(_flush_all, (paths[k::tasks] for k in range(tasks))))
         self._flushed |= lasting
@@ -200,7 +200,7 @@ class Objects:
             os.close(descriptor)
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, None when there is none."""
+        """Size of an object in bytes, None if it does not exist."""
         try:
             found = os.stat(f"{self.folder}/{key}")  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
@@ -212,11 +212,11 @@ class Objects:
         return str(self.folder / name)
 
     def is_there(self) -> bool:
-        """Whether anything is there that could be a store."""
+        """Whether the path has anything that could be a store."""
         return self.folder.is_dir()
 
     def absence(self) -> str:
-        """Say what stands there instead of a store."""
+        """Message about what the path has instead of a store."""
         if not self.folder.exists():
             return f"{self.root}: expected an MMEarth store, found nothing there; check the path, or build one."
         if not self.folder.is_dir():
@@ -230,19 +230,19 @@ class Objects:
         shutil.rmtree(self.folder)
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object if it exists."""
         path = self.folder / key
         if path.is_file():
             path.unlink()
             flush(path.parent)
 
     def names(self, folder: str) -> list[str]:
-        """Names directly in a folder, sorted; none where there is no such folder."""
+        """Sorted names directly in a folder; empty if it does not exist."""
         path = self.folder / folder
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
     def keys(self) -> Iterator[str]:
-        """Every key, sorted within each folder, staged objects left out."""
+        """All keys, sorted within each folder, without staged objects."""
         for folder, folders, files in os.walk(self.folder):
             here = Path(folder)
             if here == self.folder:
@@ -251,14 +251,14 @@ class Objects:
             yield from (str((here / name).relative_to(self.folder)) for name in sorted(files))
 
     def discard_staged(self) -> None:
-        """Remove what a killed process left half written."""
+        """Remove partial objects of killed processes."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self.folder / STAGING)
 
 
 @lru_cache(maxsize=4)
 def lasting_threads(purpose: str, count: int, process: int) -> ThreadPoolExecutor:
-    """Threads that stay, since starting some for every shard takes longer than what they do; a fork has none of them."""
+    """Return persistent threads: starting them per shard takes longer than their work. A forked process gets its own."""
     return ThreadPoolExecutor(count, thread_name_prefix=f"{purpose}-{process}")
 
 

@@ -1,4 +1,4 @@
-"""Ground that belongs to two splits."""
+"""Areas that are in two splits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 M_PER_DEGREE = 111_194.9
-"""Of a great circle on the mean sphere."""
+"""Metres per degree of a great circle on the mean sphere."""
 SURE = 0.9
-"""Squares of equal size whose centres are nearer than this share of a side, in both directions, overlap however
-their UTM zones turn them (by 3.5 degrees at most) and however they were snapped to the pixel grid."""
+"""Squares of equal size whose centres are closer than this share of a side, in both directions, overlap for every
+rotation of their UTM zones (at most 3.5 degrees) and every snapping to the pixel grid.
+"""
 
 
 def overlapping_splits(
     lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
 ) -> tuple[int, int] | None:
-    """Positions of two tiles that share ground and belong to different splits, None where there are none.
+    """Positions of two overlapping tiles of different splits, None if there are none.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def overlapping_splits(
 def overlap_pairs(
     lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
 ) -> NDArray[np.intp]:
-    """All pairs of tiles that share ground and belong to different splits.
+    """All pairs of overlapping tiles of different splits.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def overlap_pairs(
     if (split == split.min(initial=255)).all():
         return np.empty((2, 0), dtype=np.intp)
     boxes = _cores(lon, lat, SURE * PIXEL_M * size_px)
-    # The largest split is the one that is searched; the others ask, class by class, so that a pair is met once.
+    # The largest split is indexed and the others query it, one by one, so that a pair is found once.
     tree = shapely.STRtree(boxes)
     asking = np.flatnonzero(split != np.bincount(split).argmax())
     left, right = tree.query(boxes[asking], predicate="intersects")
@@ -69,7 +70,7 @@ def overlap_pairs(
 
 
 def _cores(lon: NDArray[np.float64], lat: NDArray[np.float64], side_m: float) -> np.ndarray[Any, Any]:
-    """Boxes in degrees around the centres, as wide and high as tiles may be without doubt."""
+    """Boxes in degrees around the centres, within which tiles certainly overlap."""
     import shapely
 
     half_y = side_m / 2 / M_PER_DEGREE

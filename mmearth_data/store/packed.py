@@ -1,8 +1,8 @@
-"""Tiles as they stand in shards, undecoded, for whoever decodes them into places of his own.
+"""Read encoded tiles from shards, so that the caller can decode them into its own arrays.
 
-The loader reads this way. It mixes tiles of many shards, and wants each of them decoded once, straight into
-its place in a batch: no array of a whole block in between, no copy, and in memory wait compressed bytes only.
-Neither zarr-python nor `zarrs` can do that; both fill an array with consecutive rows.
+The loader uses this. It shuffles tiles of many shards, and decodes each one once, directly into its batch: without an
+intermediate array of a whole block, without a copy, and with only compressed bytes waiting in memory. zarr-python and
+`zarrs` cannot do that; both fill an array with consecutive rows.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import ArraySpec
 
 CACHED_INDEXES = 1024
-"""Shard indexes of one array that are remembered: 4 MB of 256 tiles each."""
+"""Shard indexes cached per array: 4 MB for 256 tiles each."""
 
 
 class PackedReader:
-    """Reads the inner chunks of one sharded array.
+    """Read the inner chunks of one sharded array.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class PackedReader:
     spec
         The array.
     check
-        Called with the key of each shard before it is first read; raises when the object cannot be right.
+        Called with the key of each shard before it is first read; raises if the object is known to be wrong.
     """
 
     def __init__(self, objects: Objects, spec: ArraySpec, check: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class PackedReader:
         Raises
         ------
         StoreDamaged
-            When the shard is missing, or does not hold all of them.
+            If the shard is missing, or lacks some of them.
         """
         shard, first = divmod(int(rows[0]), self.spec.chunk_shape[0])
         key = object_key(self.spec, shard)
@@ -65,19 +65,19 @@ class PackedReader:
         return self._ranges(key, [(offset, length) for offset, length in entries.tolist()])
 
     def decode(self, rows: Sequence[int], parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
-        """Decode the inner chunks of some rows into their places, (rows, ...).
+        """Decode the inner chunks of some rows into an array, (rows, ...).
 
         Raises
         ------
         StoreDamaged
-            When one is broken.
+            If one is corrupt.
         """
         with self.naming(rows):
             decode_tiles(parts, out)
 
     @contextmanager
     def naming(self, rows: Sequence[int]) -> Iterator[None]:
-        """Say of a tile that is broken which one it is."""
+        """Add the row of a corrupt tile to its error."""
         try:
             yield
         except BrokenTileError as error:
@@ -90,7 +90,7 @@ class PackedReader:
         size = self._objects.size(key)
         length = smallest_shard_bytes(self.spec.chunk_shape[0])
         if size is None:
-            # Zarr would return no data for it, as if nothing had been observed.
+            # Zarr would return no data for it, as if it had not been observed.
             raise StoreDamaged(self._objects.root, key, "the file is missing")
         if size < length:
             raise StoreDamaged(self._objects.root, key, f"it has {size} bytes, less than its index alone")

@@ -1,10 +1,11 @@
-"""Inner loops of encoding, compiled: Blosc frames of Zstandard with bit planes, many tiles a call.
+"""Compiled loops that encode many tiles per call: Blosc frames of Zstandard with bit planes.
 
-The frames are those that Blosc itself writes, byte for byte where both have the same Zstandard (tested). Blosc makes a
-context of Zstandard for every block, which takes as long as compressing it, and gives every small tile a call that takes
-turns with the interpreter's lock.
+The frames are those that Blosc itself writes, byte for byte if both use the same Zstandard (tested). Blosc creates a
+Zstandard context for every block, which takes as long as compressing it, and needs a call with the interpreter's lock
+for every small tile.
 
-Raises ImportError where Zstandard's functions cannot be had; `mmearth_data.store.encoding` then does without.
+Importing it raises ImportError if Zstandard's functions are not available; `mmearth_data.store.encoding` then works
+without it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _HEADER, _WORD_BYTES = 16, 4
 _COPIED = 0x02
-"""Flag of a frame that holds the values as they are."""
+"""Flag of a frame with uncompressed values."""
 _WORD = np.uint64
 
 add_symbol("mmearth_zstd_compress", int(ffi.cast("uintptr_t", ffi.addressof(lib, "ZSTD_compressCCtx"))))
@@ -40,7 +41,7 @@ _READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
 
 class _Contexts(threading.local):
-    """One of Zstandard for each thread."""
+    """One Zstandard context per thread."""
 
     def __init__(self) -> None:
         self._context = ffi.gc(lib.ZSTD_createCCtx(), lib.ZSTD_freeCCtx)
@@ -64,7 +65,7 @@ def pack(
     level: int,
     spare: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Encode tiles one behind the other, and leave the last four bytes of each for its checksum.
+    """Encode tiles one after the other, leaving the last four bytes of each for its checksum.
 
     Parameters
     ----------
@@ -73,21 +74,21 @@ def pack(
     seen
         (n,) which of them to encode.
     nothing
-        What to put for each of the others, checksum included.
+        Inner chunk of each of the others, including its checksum.
     header
-        (12,) first bytes of the frame of every such tile as Blosc writes it; `bitplanes.block_bytes` accepts it.
+        (12,) first bytes of Blosc's frame of every such tile; `bitplanes.block_bytes` accepts it.
     level
         Of Zstandard.
     spare
-        Bytes to leave behind the last tile.
+        Bytes to leave after the last tile.
 
     Returns
     -------
     tuple
-        Bytes, more than are needed, and (n,) where each tile ends.
+        Buffer, longer than needed, and (n,) end of each tile.
     """
     size, block = tiles.shape[1], int.from_bytes(header[8:12].tobytes(), "little")
-    # What is not written to costs nothing: the system gives memory page by page.
+    # Unused memory costs nothing: the system allocates it page by page.
     most = max(len(nothing), size + _HEADER + 2 * _WORD_BYTES * -(-size // block) + _WORD_BYTES)
     out, ends = np.empty(len(tiles) * most + spare, np.uint8), np.empty(len(tiles), np.intp)
     _pack_tiles(_contexts.address, tiles, seen, nothing, header, level, out, ends)
@@ -98,7 +99,7 @@ def pack(
 def _planes_of(words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
     """(n,) words of eight bytes each to the 8 bit planes of these bytes, each a run of n."""
     n = len(words)
-    # Slices of their own let the compiler see that no index wraps around, and use vectors.
+    # With separate slices, the compiler sees that no index wraps around and vectorises.
     p0, p1, p2, p3 = out[:n], out[n : 2 * n], out[2 * n : 3 * n], out[3 * n : 4 * n]
     p4, p5, p6, p7 = out[4 * n : 5 * n], out[5 * n : 6 * n], out[6 * n : 7 * n], out[7 * n : 8 * n]
     for i in range(n):
@@ -111,7 +112,7 @@ def _planes_of(words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
 
 @compiled(types.void(_READ_BYTES, types.intp, WORDS, BYTES))
 def shuffle(values: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
-    """Do bitshuffle: from values to their bit planes; the inverse of `bitplanes.unshuffle`.
+    """Bitshuffle: convert values to bit planes; the inverse of `bitplanes.unshuffle`.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def shuffle(values: NDArray[np.uint8], itemsize: int, words: NDArray[np.uint64],
     itemsize
         Bytes of a value: 1, 2, 4 or 8.
     words
-        (n / 8,) at least, to work in.
+        Work space, at least (n / 8,).
     out
         (n,) bytes: the lowest bit of all values, the next one of all values, and so on.
     """
@@ -170,7 +171,7 @@ def _pack_blocks(
     planes: NDArray[np.uint8],
     out: NDArray[np.uint8],
 ) -> int:
-    """Everything of a frame but its header; where it ends, 0 when it would be longer than the tile itself."""
+    """Write a frame without its header; returns its end, or 0 if it would be longer than the tile itself."""
     size = len(tile)
     blocks = -(-size // block)
     at = _HEADER + _WORD_BYTES * blocks
@@ -185,7 +186,7 @@ def _pack_blocks(
         target = np.uintp(out.ctypes.data) + np.uintp(begin)
         source, length = np.uintp(planes.ctypes.data), np.uintp(len(values))
         got: int = np.intp(_compress(context, target, np.uintp(room), source, length, level))  # type: ignore[assignment]
-        if got <= 0 or got > room:  # an error, which is a small negative number: it does not become smaller
+        if got <= 0 or got > room:  # errors are small negative numbers: the block does not become smaller
             if len(values) > _HEADER + size - begin:
                 return 0
             _put(planes[: len(values)], out[begin:])

@@ -40,14 +40,14 @@ def open_store(path: str | Path) -> Store:
     Returns
     -------
     Store
-        Lazy: values are read when they are asked for.
+        Lazy: values are read on access.
 
     Raises
     ------
     InputError
         When there is no store.
     StoreDamaged
-        When it does not hold what its records promise, here or on first use of the part in question.
+        If its content does not match its records; raised here or on first use of the affected part.
     """
     return Store.open(path)
 
@@ -55,8 +55,8 @@ def open_store(path: str | Path) -> Store:
 class Store:
     """Tiles of a store, or of a selection of it.
 
-    A value: `select` gives another one, nothing is ever written. It can be pickled. Rows are counted in
-    the store (``rows``, `read`, `tile_columns`), positions in the selection (``store[i]``, `coords`).
+    It is immutable and can be pickled; `select` returns another one. ``rows``, `read` and `tile_columns` refer to rows
+    of the store; ``store[i]`` and `coords` to positions in the selection.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Store:
         path
             Folder of the store.
         engine
-            ``zarrs`` or ``zarr`` decodes; None takes `zarrs` where it is installed.
+            ``zarrs`` or ``zarr`` decodes; None takes `zarrs` if it is installed.
         """
         return cls(Content.open(path, engine=engine))
 
@@ -86,7 +86,7 @@ class Store:
 
     @property
     def content(self) -> Content:
-        """Values by array and store row, for whoever reads in a way of his own."""
+        """Values by array and store row, for custom readers."""
         return self._content
 
     @property
@@ -96,17 +96,17 @@ class Store:
 
     @property
     def finished(self) -> bool:
-        """True once the store is sealed; before, only what is committed can be seen."""
+        """True once the store is sealed; before, only committed shards are visible."""
         return self._content.manifest is not None
 
     @property
     def digest(self) -> str | None:
-        """Digest of every byte of a finished store, its ledger apart; None before."""
+        """Digest of all bytes of a finished store except its ledger; None before."""
         return None if self._content.manifest is None else str(self._content.manifest["digest"])
 
     @property
     def synthetic(self) -> bool:
-        """True where the pixels were never measured."""
+        """True if the pixels are not measurements."""
         return bool(self._content.attributes["synthetic"])
 
     @property
@@ -128,7 +128,7 @@ class Store:
 
     @property
     def modalities(self) -> Mapping[str, Modality]:
-        """Modalities by name, derived ones too, in catalog order."""
+        """Modalities by name, including derived ones, in catalog order."""
         if self._selected_modalities is not None:
             return self._selected_modalities
         return {m.name: m for m in self.layout.modalities}
@@ -145,7 +145,7 @@ class Store:
 
     @cached_property
     def rows(self) -> NDArray[np.intp]:
-        """(len,) store rows of the selected tiles, ascending; rows without a tile are never among them."""
+        """(len,) store rows of the selected tiles, ascending; rows without a tile are not among them."""
         if self._selected_rows is not None:
             return self._selected_rows
         return np.flatnonzero(self._content.column("tile_id"))
@@ -191,7 +191,7 @@ class Store:
         Raises
         ------
         IndexError
-            When the selection has no such position.
+            If the selection has no such position.
         """
         if not -len(self) <= position < len(self):
             raise IndexError(f"Expected a position from 0 to {len(self) - 1}, got {position}.")
@@ -203,7 +203,7 @@ class Store:
         return tile
 
     def read(self, modality: str, rows: slice) -> np.ndarray[Any, Any]:
-        """Raw stored values of consecutive store rows, empty ones included.
+        """Raw stored values of consecutive store rows, including empty ones.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class Store:
         InputError
             When the store has no such array.
         StoreDamaged
-            When an object is missing or broken.
+            If an object is missing or corrupt.
         """
         m = self.modalities.get(modality)
         if m is None or not m.stored:
@@ -243,13 +243,13 @@ class Store:
         where: Callable[[Columns], np.ndarray[Any, Any]] | np.ndarray[Any, Any] | None = None,
         **classes: Labels | None,
     ) -> Self:
-        """Fewer tiles, or fewer modalities.
+        """Select tiles and modalities.
 
         Parameters
         ----------
         region
             Name, ISO code, ``bbox:W,S,E,N``, vector file, `Region`, or shapely geometry in degrees; tiles whose centre
-            lies in it.
+            is in it.
         split
             ``train``, ``val``, ``test``, or several of them.
         date
@@ -264,7 +264,7 @@ class Store:
         Raises
         ------
         InputError
-            When a region, split, date, class or modality is not known.
+            If a region, split, date, class or modality is unknown.
         """
         keep = np.ones(len(self), dtype=bool)
         if region is not None:

@@ -1,7 +1,7 @@
 """A store in the cloud: objects of a bucket, through obstore.
 
-A put is whole or not at all, and is seen by everybody once it is done, so the protocol of `Objects` needs no
-staging here. Credentials and endpoints come from the environment, as the providers' own tools read them.
+A put is atomic and immediately visible to all readers, so no staging is needed. Credentials and endpoints come from the
+environment, in the variables of the providers' own tools.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES = 1 << 20
 CONNECTION: ClientConfig = {"connect_timeout": "20s", "timeout": "300s", "allow_http": True}
-"""Plain http is for servers on the own machine or network, which the user names by an endpoint variable."""
+"""Plain http is allowed for servers that the user names with an endpoint variable."""
 RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=120)}
-"""Of one request: enough for a server that is busy, not so many that a build seems to hang."""
+"""Retries of one request: enough for a busy server, not so many that a build seems to hang."""
 
 
 REFUSED_CONDITIONS = ("status code: 501", "NotImplemented")
-"""How a server answers that knows no conditional writes."""
+"""Answers of a server without conditional writes."""
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-"""What S3 and Google, and Azure, say of a bucket that is not there."""
+"""Answers of S3 and Google, and of Azure, for a missing bucket."""
 REFUSALS = ("status code: 401", "status code: 403")
-"""How a refused listing reads, which obstore does not tell from other failures."""
+"""Texts of a refused listing, which obstore does not distinguish from other failures."""
 
 
 class RemoteObjects(Objects):
@@ -79,7 +79,7 @@ class RemoteObjects(Objects):
             ) from error
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Publish one object atomically; an older one of that key is replaced."""
+        """Publish one object atomically; an existing one is replaced."""
         with self._explained():
             obstore.put(self.bucket, key, bytes(data))
 
@@ -91,20 +91,20 @@ class RemoteObjects(Objects):
         key, data
             The object.
         version
-            Of the object to replace, from `get_version` or an earlier `put_if`; None expects that there is none.
+            Version of the object to replace, from `get_version` or an earlier `put_if`; None if it must not exist.
 
         Returns
         -------
         UpdateVersion
-            Of the object that was written.
+            Version of the written object.
 
         Raises
         ------
         ObjectChanged
-            When another object, or none, is there. It may be this very one: a request whose answer was lost is sent
-            again by the library, and then meets what it wrote itself.
+            If another object exists, or none. It may be the same one: if the answer to a request is lost, the library
+            sends it again, and then finds what it wrote itself.
         InputError
-            When the object store knows no conditional writes.
+            If the object store has no conditional writes.
         """
         with self._explained():
             try:
@@ -115,19 +115,19 @@ class RemoteObjects(Objects):
                 raise ObjectChanged(key) from error
 
     def get_version(self, key: str) -> tuple[bytes, UpdateVersion]:
-        """Bytes of an object, and its version for `put_if`; FileNotFoundError where there is none."""
+        """Bytes of an object, and its version for `put_if`; FileNotFoundError if it does not exist."""
         with self._explained(key):
             found = obstore.get(self.bucket, key)
             return bytes(found.bytes()), _version(found.meta)
 
     @contextmanager
     def together(self) -> Iterator[Callable[[str, bytes | memoryview], None]]:
-        """Give the function that puts objects: each is safe once it is there."""
+        """Yield the function that puts objects; each put is durable by itself."""
         yield self.put
 
     @contextmanager
     def staged(self, key: str) -> Iterator[Path]:
-        """Path of a local file to fill, which is uploaded when the block ends well."""
+        """Path of a local file that is uploaded if the block succeeds."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "object"
             yield path
@@ -135,7 +135,7 @@ class RemoteObjects(Objects):
                 obstore.put(self.bucket, key, path)
 
     def get(self, key: str) -> bytes:
-        """Bytes of an object; FileNotFoundError where there is none."""
+        """Bytes of an object; FileNotFoundError if it does not exist."""
         with self._explained(key):
             return bytes(obstore.get(self.bucket, key).bytes())
 
@@ -158,7 +158,7 @@ class RemoteObjects(Objects):
             return [bytes(part) for part in obstore.get_ranges(self.bucket, key, starts=starts, lengths=lengths)]
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, None when there is none."""
+        """Size of an object in bytes, None if it does not exist."""
         try:
             with self._explained(key):
                 return int(obstore.head(self.bucket, key)["size"])
@@ -166,12 +166,12 @@ class RemoteObjects(Objects):
             return None
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object if it exists."""
         with self._explained():
             obstore.delete(self.bucket, key)
 
     def names(self, folder: str) -> list[str]:
-        """Names directly in a folder, sorted; none where there is no such folder."""
+        """Sorted names directly in a folder; empty if it does not exist."""
         with self._explained():
             found = obstore.list_with_delimiter(self.bucket, folder)
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
@@ -189,27 +189,27 @@ class RemoteObjects(Objects):
         return ZarrObjectStore(RemoteObjects(f"{self.root}/{name}").bucket, read_only=True)
 
     def discard_staged(self) -> None:
-        """Nothing is ever half written."""
+        """Do nothing: there are no partial objects."""
 
     def is_there(self) -> bool:
-        """Whether anything lies under the URL."""
+        """Whether there is any object below the URL."""
         with self._explained():
             return any(page for page in obstore.list(self.bucket, chunk_size=1))
 
     def absence(self) -> str:
-        """Say what stands there instead of a store."""
+        """Message about what the URL has instead of a store."""
         if not self.is_there():
             return f"{self.root}: expected an MMEarth store, found nothing there; check the URL, or build one."
         return f"{self.root}: expected an MMEarth store, got objects without zarr.json; check the URL."
 
     def remove(self) -> None:
-        """Remove everything under the URL; the lock at last, so that no other build begins before."""
+        """Remove everything below the URL, the lock last, so that no other build starts before."""
         for key in sorted(self.keys(), key=lambda key: key.startswith(f"{LEDGER}/")):
             self.delete(key)
 
     @contextmanager
     def _explained(self, key: str | None = None) -> Iterator[None]:
-        """Sort the errors of the provider by their remedy."""
+        """Convert the provider's errors to errors with a remedy."""
         try:
             yield
         except (FileNotFoundError, NotFoundError, PermissionError, BaseError) as error:
@@ -229,16 +229,16 @@ class RemoteObjects(Objects):
         if refused or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             return InputError(
                 f"{self.root}: expected credentials that may read and write there, got a refusal; set the provider's "
-                f"variables (AWS_ACCESS_KEY_ID and so on) or choose another place ({_line(error)})."
+                f"variables (AWS_ACCESS_KEY_ID and so on) or choose another URL ({_line(error)})."
             )
         return RetryLater(
             f"{self.root}: the object store does not answer as it should ({_line(error)}). What is committed "
-            "stays: run the same command again to go on."
+            "stays: run the same command again to continue."
         )
 
 
 def _version(of: PutResult | ObjectMeta) -> UpdateVersion:
-    """Keep what identifies an object: its ETag, and its generation where the provider counts them."""
+    """Keep what identifies an object: its ETag and, if the provider has one, its generation."""
     found: UpdateVersion = {}
     if of["e_tag"] is not None:
         found["e_tag"] = of["e_tag"]
@@ -248,7 +248,7 @@ def _version(of: PutResult | ObjectMeta) -> UpdateVersion:
 
 
 class _Ranges(io.RawIOBase):
-    """An object that is read where it is asked for."""
+    """An object read by ranges."""
 
     def __init__(self, objects: RemoteObjects, key: str, size: int) -> None:
         self._objects, self._key, self._size, self._at = objects, key, size, 0
@@ -276,5 +276,5 @@ class _Ranges(io.RawIOBase):
 
 
 def _line(error: BaseException) -> str:
-    """Gist of a provider's error, which can be pages long."""
+    """First part of a provider's error, which can be very long."""
     return " ".join(str(error).split())[:200]

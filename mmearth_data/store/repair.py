@@ -1,4 +1,4 @@
-"""Take out of a store what is damaged, so that a build can put it back."""
+"""Remove damaged parts from a store, so that a build can restore them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def damaged_shards(layout: StoreLayout, report: VerifyReport) -> tuple[int, ...]:
-    """Shards whose pixels or records are among the damaged parts; everything else follows from the records."""
+    """Shards whose pixels or records are damaged; everything else is restored from the records."""
     rasters = "|".join(re.escape(m.name) for m in layout.rasters)
     pattern = re.compile(rf"{COMMITS}/(\d+)\.parquet|(?:{rasters})/c/(\d+)(?:/0)*")
     found = (pattern.fullmatch(problem.part) for problem in report.problems)
@@ -27,14 +27,14 @@ def damaged_shards(layout: StoreLayout, report: VerifyReport) -> tuple[int, ...]
 
 
 def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
-    """Make an unfinished store of a damaged one: without the records of its damaged shards, and without its seal.
+    """Turn a damaged store into an unfinished one, without its seal and the records of its damaged shards.
 
     Parameters
     ----------
     path
         The store.
     report
-        What `verify` found in it.
+        Result of `verify`.
 
     Returns
     -------
@@ -44,16 +44,16 @@ def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
     Raises
     ------
     StoreDamaged
-        When the root metadata are damaged: with them the recipe is lost.
+        If the root metadata are damaged, because the recipe is then lost.
     """
     objects = objects_at(path)
     for problem in report.problems:
         if problem.part == ROOT_KEY:
             raise StoreDamaged(
-                objects.root, ROOT_KEY, f"{problem.problem}, and the recipe stands in it: copy the file from a backup"
+                objects.root, ROOT_KEY, f"{problem.problem}, and it contains the recipe: restore the file from a backup"
             )
     shards = damaged_shards(read_root(objects).layout, report)
-    # The records go first: cut off in between, the store is one that `verify` still finds damaged.
+    # The records are removed first: if this is interrupted, `verify` still finds the store damaged.
     for shard in shards:
         objects.delete(commit_key(shard))
     objects.delete(MANIFEST_KEY)

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 APPENDED = "appended"
-"""Root attribute of a store that was grown: the number of rows of each append, in order."""
+"""Root attribute of a store with appended rows: the number of rows of each append, in order."""
 LAYOUT = ("tiles", "size_px", "tiles_per_shard")
 """Root attributes that make up the layout; version 1 had them in one attribute of that name."""
 STRUCTURED = ("source", "modalities", "recipe", "statistics", "class_histograms", APPENDED)
-"""Root attributes that are JSON text: netCDF, and tools that copy attributes, know texts and numbers only."""
+"""Root attributes that are JSON text: netCDF, and tools that copy attributes, support only text and numbers."""
 
 
 def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Root attributes as texts and numbers: as format 2 stores them, and as xarray shows every store.
+    """Root attributes as text and numbers, as stored in format 2 and as shown by xarray.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested_attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `flat_attributes`; any exception means that the attributes are not those of format 2."""
+    """Inverse of `flat_attributes`; any exception means that the attributes do not have format 2."""
     nested: dict[str, Any] = {}
     for name, value in stored.items():
         if name in LAYOUT:
@@ -64,7 +64,7 @@ def _nested_attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Root:
-    """What the root metadata of a store says.
+    """Root metadata of a store.
 
     Attributes
     ----------
@@ -74,8 +74,8 @@ class Root:
         Root attributes: format, modalities, recipe, source, statistics ..., as nested values in every version of
         the format.
     arrays
-        Zarr metadata of every array by name, as they were written when the store was begun; a newer version
-        of this package may word them differently.
+        Zarr metadata of every array by name, as written when the store was created; a newer version of this package may
+        write them differently.
     """
 
     layout: StoreLayout
@@ -83,28 +83,28 @@ class Root:
     arrays: Mapping[str, Mapping[str, Any]]
 
     def encode(self) -> bytes:
-        """Bytes of the root ``zarr.json``, consolidated metadata included."""
+        """Bytes of the root ``zarr.json``, including consolidated metadata."""
         nested = self.version == 1
         return to_json(group_metadata(self.attributes if nested else flat_attributes(self.attributes), self.arrays))
 
     @property
     def version(self) -> int:
-        """Version of the format in which the store was begun, which it keeps."""
+        """Format version with which the store was created; it does not change."""
         return int(self.attributes["format_version"])
 
     @cached_property
     def arrays_digest(self) -> str:
-        """Digest of the metadata of all arrays; a commit says for which arrays its objects were made."""
+        """Digest of the metadata of all arrays; a commit records for which arrays its objects were made."""
         return digest_all(to_json(metadata) for metadata in self.arrays.values())
 
     @cached_property
     def stages(self) -> tuple[int, ...]:
-        """Rows after the first build, and after each append; the last is all that the store has, or is to have."""
+        """Number of rows after the build and after each append; the last is the (final) number of rows of the store."""
         appended = self.attributes.get(APPENDED, ())
         return tuple(accumulate((self.layout.tiles - sum(appended), *appended)))
 
     def as_of(self, stage: int) -> Root:
-        """Root as it was when the store ended with a stage; its arrays are the same but for their length."""
+        """Root as it was after a stage; its arrays differ only in length."""
         tiles = self.stages[stage]
         if tiles == self.layout.tiles:
             return self
@@ -113,7 +113,7 @@ class Root:
         return Root(layout, attributes, _with_rows(self.arrays, tiles))
 
     def grown(self, more: int) -> Root:
-        """Root of the same store with more rows, in which those are not written yet."""
+        """Root of the same store with more rows that are not written yet."""
         layout = replace(self.layout, tiles=self.layout.tiles + more)
         attributes = {
             **self.attributes,
@@ -137,7 +137,7 @@ class Root:
         Returns
         -------
         int or None
-            Fewer than all where rows were appended to it since; None where the commit is not of this store.
+            Fewer than all if rows were appended to it since; None if the commit is not of this store.
         """
         tiles = self._tiles_by_digest.get(arrays)
         rows = self.layout.rows(shard)
@@ -153,7 +153,7 @@ class Root:
 
 
 def _with_rows(arrays: Mapping[str, Mapping[str, Any]], tiles: int) -> dict[str, Mapping[str, Any]]:
-    """Metadata of arrays, those along ``tile`` with another length."""
+    """Metadata of arrays with another length along ``tile``."""
     return {
         name: {**metadata, "shape": [tiles, *metadata["shape"][1:]]}
         if metadata["dimension_names"][0] == "tile"
@@ -163,10 +163,10 @@ def _with_rows(arrays: Mapping[str, Mapping[str, Any]], tiles: int) -> dict[str,
 
 
 def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[str, Any], synthetic: bool) -> Root:
-    """Root of a store in which nothing is written yet.
+    """Root of a new, empty store.
 
-    ``synthetic`` is said twice, in ``source`` and beside it: the root attributes are what xarray prints and
-    copies into derived files.
+    ``synthetic`` is recorded twice, in ``source`` and as a root attribute, because xarray prints root attributes and
+    copies them to derived files.
     """
     try:
         code_version = version_of("mmearth")
@@ -186,7 +186,7 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
         "statistics": None,
         "class_histograms": None,
     }
-    # What a resumed build reads back must be what this one works with: tuples become lists here and now.
+    # A resumed build must read the same values as this one uses, so tuples are converted to lists here.
     return Root(layout, json.loads(to_json(attributes)), {spec.name: array_metadata(spec) for spec in layout.arrays})
 
 
@@ -198,7 +198,7 @@ def read_root(objects: Objects) -> Root:
     InputError
         When there is no store, or one of another format.
     StoreDamaged
-        When the metadata contradict themselves.
+        If the metadata are inconsistent.
     """
     try:
         return parse_root(objects, objects.get(ROOT_KEY))
@@ -207,7 +207,7 @@ def read_root(objects: Objects) -> Root:
 
 
 def parse_root(objects: Objects, data: bytes) -> Root:
-    """Make sense of the bytes of a root ``zarr.json``; raises like `read_root`."""
+    """Parse the bytes of a root ``zarr.json``; raises like `read_root`."""
     try:
         metadata = json.loads(data)
         attributes = metadata["attributes"]

@@ -1,7 +1,6 @@
-"""What a store looks like: its arrays, their types, chunks and attributes, as plain values.
+"""Schema of a store: its arrays, their types, chunks and attributes, as plain values.
 
-Every fact about a modality comes from the modality itself; the coordinates of a tile, which no catalog
-describes, are the one table of this module.
+Facts about modalities come from the catalog; the coordinates of a tile, which are not in the catalog, are defined here.
 """
 
 from __future__ import annotations
@@ -30,33 +29,33 @@ if TYPE_CHECKING:
 FORMAT = "mmearth-store"
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Version 1 had nested root attributes, which netCDF cannot hold; such stores keep their version when they grow."""
+"""Version 1 has nested root attributes, which netCDF does not support; such stores keep their version."""
 ROOT_KEY = "zarr.json"
 MANIFEST_KEY = "_manifest.json"
 TILES_KEY = "tiles.parquet"
 REJECTED_KEY = "rejected.parquet"
 COMMITS = "_commits"
 LEDGER = "_ledger"
-"""Timings and host facts: outside the identity of a store."""
+"""Folder of timings and host facts, which are not part of the identity of a store."""
 
 SPLIT_NAMES = {0: "train", 1: "val", 2: "test"}
 SPLIT_NONE = 255
 MAX_MODALITIES = 32
-"""`valid` is a uint32: one bit a stored modality."""
+"""`valid` is a uint32 with one bit per stored modality."""
 COLUMN_CHUNK_ROWS = 65_536
-"""Rows of one chunk of a 1-D array, about: 1.2 M tiles must not make 80,000 small objects."""
+"""Approximate rows per chunk of a 1-D array: 1.2 million tiles must not make 80,000 small objects."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coordinate:
-    """One number of every tile that says where, when or what it is.
+    """One number per tile that describes its location, time or kind.
 
     Attributes
     ----------
     name, dtype
         Name and type of the array.
     empty
-        Value of rows that hold no tile, and Zarr fill value.
+        Value of rows without a tile, and Zarr fill value.
     attributes
         CF attributes.
     """
@@ -112,7 +111,7 @@ COORDINATE_NAMES = tuple(c.name for c in COORDINATES)
 RESERVED_NAMES = ("tile", "y", "x", "row", "facts", "geometry")
 """Dimensions of the arrays and columns of the index."""
 GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
-"""Coordinates that a build hands over; `valid` is computed from the arrays."""
+"""Coordinates that a build provides; `valid` is computed from the arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +123,7 @@ class ArraySpec:
     chunk_shape
         Shape of one stored object.
     inner_shape
-        Shape of the chunks inside an object, None where objects are plain chunks.
+        Shape of the chunks inside an object, None if objects are plain chunks.
     fill
         Zarr fill value, JSON-ready.
     """
@@ -146,7 +145,7 @@ class ArraySpec:
 
     @property
     def sharded(self) -> bool:
-        """True for rasters: one object holds many inner chunks."""
+        """True for rasters, whose objects contain many inner chunks."""
         return self.inner_shape is not None
 
 
@@ -157,13 +156,13 @@ class StoreLayout:
     Attributes
     ----------
     modalities
-        All catalog entries used, derived ones too, in catalog order.
+        All catalog entries used, including derived ones, in catalog order.
     tiles
         Rows N.
     size_px
-        Pixels a side of every tile.
+        Pixels per side of every tile.
     tiles_per_shard
-        Rows of one shard; the last one may hold fewer.
+        Rows per shard; the last one may have fewer.
     """
 
     modalities: tuple[Modality, ...]
@@ -175,7 +174,7 @@ class StoreLayout:
         if self.tiles < 1:
             raise InputError(f"Expected at least one tile, got {self.tiles}; give --tiles N.")
         if self.tiles_per_shard < 1:
-            raise InputError(f"Expected at least one tile a shard, got {self.tiles_per_shard}.")
+            raise InputError(f"Expected at least one tile per shard, got {self.tiles_per_shard}.")
         check_tile_size(self.size_px)
         self._check_names()
 
@@ -239,17 +238,17 @@ class StoreLayout:
 
     @cached_property
     def columns(self) -> tuple[ArraySpec, ...]:
-        """Arrays that are written when the build ends: coordinates, then tile modalities."""
+        """Arrays written at the end of a build: coordinates, then tile modalities."""
         return (*(_coordinate_spec(self, c) for c in COORDINATES), *(_modality_spec(self, m) for m in self.tabular))
 
     @cached_property
     def arrays(self) -> tuple[ArraySpec, ...]:
-        """Every array of the store, band names included."""
+        """All arrays of the store, including band names."""
         bands = tuple(_band_spec(m) for m in self.stored if m.bands)
         return (*(_modality_spec(self, m) for m in self.rasters), *self.columns, *bands)
 
     def to_dict(self) -> dict[str, int]:
-        """JSON-ready sizes, as they travel in the root attributes (modalities stand beside)."""
+        """JSON-ready sizes for the root attributes, which also have the modalities."""
         return {"tiles": self.tiles, "size_px": self.size_px, "tiles_per_shard": self.tiles_per_shard}
 
 
@@ -266,7 +265,7 @@ def default_tiles_per_shard(tiles: int) -> int:
 
 
 def tabular_columns(modality: Modality) -> tuple[str, ...]:
-    """Parquet columns of a stored modality without pixels: one a band, or one for class ids."""
+    """Parquet columns of a stored modality without pixels: one per band, or one for class ids."""
     if modality.kind.is_raster or not modality.stored:
         return ()
     return tuple(f"{modality.name}_{band}" for band in modality.bands) or (modality.name,)
@@ -325,9 +324,9 @@ def _band_spec(m: Modality) -> ArraySpec:
 def _modality_attributes(m: Modality) -> dict[str, Any]:
     """CF attributes of a modality's array.
 
-    Stored numbers are what every consumer works in (reflectance x 10,000 and so on), so no ``scale_factor``
-    is set: reading with ``mask_and_scale`` changes missing values to NaN and nothing else. The scale goes
-    into the unit instead, which UDUNITS allows: a number 4200 in units of "0.0001" is 0.42.
+    All users of a store work with stored numbers (reflectance x 10,000 and so on), so no ``scale_factor`` is set:
+    reading with ``mask_and_scale`` only changes missing values to NaN. The scale is in the unit instead, as UDUNITS
+    allows: 4200 in units of "0.0001" is 0.42.
     """
     attributes: dict[str, Any] = {
         "long_name": m.long_name,
@@ -350,7 +349,7 @@ def _modality_attributes(m: Modality) -> dict[str, Any]:
 
 
 def stored_units(m: Modality) -> str:
-    """Say the unit of the stored numbers, in UDUNITS: the physical unit times the scale, from the offset on.
+    """Give the unit of the stored numbers in UDUNITS notation: the physical unit times the scale, from the offset.
 
     Examples
     --------
@@ -381,14 +380,14 @@ def flag_words(names: list[str]) -> list[str]:
 
 
 def _json_fill(value: float, dtype: np.dtype[Any]) -> int | float | str:
-    """Fill value as Zarr v3 spells it."""
+    """Fill value in the form of Zarr v3."""
     if dtype.kind in "iu":
         return int(value)
     return "NaN" if math.isnan(value) else float(value)
 
 
 def _attribute_fill(value: float, dtype: np.dtype[Any]) -> int | str:
-    """``_FillValue`` as xarray spells it in Zarr v3: floats are base64 of the little-endian double."""
+    """``_FillValue`` in xarray's form for Zarr v3: floats are base64 of the little-endian double."""
     if dtype.kind in "iu":
         return int(value)
     return base64.standard_b64encode(struct.pack("<d", value)).decode()

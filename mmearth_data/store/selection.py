@@ -1,4 +1,4 @@
-"""Which tiles a selection keeps: boolean masks over coordinates."""
+"""Selections of tiles, as boolean masks over coordinates."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PERIOD = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Places inside a region, or on its border.
+    """Mask of locations inside a region or on its border.
 
     Parameters
     ----------
     region
-        Name, ISO code, ``bbox:W,S,E,N`` or vector file as `resolve_region` takes it, a `Region`, or a shapely geometry in
+        Name, ISO code, ``bbox:W,S,E,N`` or vector file (see `resolve_region`), a `Region`, or a shapely geometry in
         degrees.
     lon, lat
         (n,) degrees.
@@ -52,19 +52,20 @@ def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) 
 
 
 def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
-    """Tell which times lie in a period; a time that is not known lies in none.
+    """Mask of times in a period; an unknown time is in none.
 
     Parameters
     ----------
     dates
-        A year, month or day, or a pair of them: from the first's beginning to the last's end, None for no limit.
+        A year, month or day, or a pair of them: from the beginning of the first to the end of the last, None for no
+        limit.
     time
         (n,) datetime64, UTC.
 
     Raises
     ------
     InputError
-        When it is no period.
+        If it is not a period.
 
     Examples
     --------
@@ -97,7 +98,7 @@ def _pair(dates: Any) -> tuple[str | None, str | None]:  # noqa: ANN401 - whatev
 
 
 def _period(text: str) -> np.datetime64:
-    """Year, month or day, in its own unit, so that adding one of it gives the next."""
+    """Year, month or day in its own unit, so that adding 1 gives the next one."""
     if isinstance(text, str) and PERIOD.fullmatch(text):
         with suppress(ValueError):
             return np.datetime64(text)

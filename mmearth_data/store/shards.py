@@ -1,4 +1,4 @@
-"""What may go into a shard: checks of everything that a build hands over, before any of it is written."""
+"""Checks of all data of a shard before any of it is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Columns = dict[str, np.ndarray[Any, Any]]
 LOOKS = 61
-"""Values of a tile, about, that `seen_tiles` looks at first."""
+"""Approximate number of values per tile that `seen_tiles` tests first."""
 
 
 def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -> tuple[Columns, list[str]]:
@@ -33,7 +33,7 @@ def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -
     Raises
     ------
     InputError
-        Naming the column, what was expected and what came.
+        With the column, what was expected and what was found.
     """
     expected: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         c.name: ((count,), c.dtype) for c in GIVEN_COORDINATES
@@ -50,14 +50,14 @@ def check_columns(layout: StoreLayout, count: int, columns: Mapping[str, Any]) -
 def check_rasters(
     layout: StoreLayout, tile_ids: NDArray[np.uint64], rasters: Mapping[str, np.ndarray[Any, Any] | None]
 ) -> None:
-    """Refuse rasters of a wrong shape or type, values that cannot be, and pixels in empty rows.
+    """Refuse rasters with a wrong shape or type, impossible values, and pixels in empty rows.
 
-    None stands for a raster that no tile has.
+    None means a raster that no tile has.
 
     Raises
     ------
     InputError
-        Naming the array, what was expected and what came.
+        With the array, what was expected and what was found.
     """
     _check_names("raster", set(rasters), {m.name for m in layout.rasters})
     empty = np.flatnonzero(tile_ids == 0)
@@ -74,12 +74,12 @@ def check_rasters(
 
 
 def check_values(m: Modality, values: np.ndarray[Any, Any]) -> None:
-    """Refuse infinities, and class codes that the catalog does not know.
+    """Refuse infinities, and class codes that the catalog lacks.
 
     Raises
     ------
     InputError
-        Naming the modality.
+        With the modality.
     """
     if m.dtype.kind == "f" and any(np.isinf(tile).any() for tile in values):
         raise InputError(f"{m.name}: expected finite values or NaN, got infinities; mark them as missing.")
@@ -92,7 +92,7 @@ def check_values(m: Modality, values: np.ndarray[Any, Any]) -> None:
 
 
 def unknown_codes(m: Modality, values: np.ndarray[Any, Any]) -> list[int]:
-    """Codes in a categorical modality that none of its classes has."""
+    """Codes of a categorical modality that none of its classes has."""
     if not m.kind.is_categorical:
         return []
     codes, _ = count_codes(values)
@@ -103,7 +103,7 @@ def unknown_codes(m: Modality, values: np.ndarray[Any, Any]) -> list[int]:
 def seen_tiles(m: Modality, values: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     """(n,) True where a tile has at least one observed value of the modality, given its values (n, ...)."""
     flat = values.reshape(len(values), -1)
-    # A few values of each tile settle nearly all of them; only the others are looked at as a whole.
+    # A few values per tile decide nearly all tiles; only the others are tested completely.
     seen: NDArray[np.bool_] = np.any(m.observed(flat[:, :: max(1, flat.shape[1] // LOOKS)]), axis=1)
     for k in np.flatnonzero(~seen):
         seen[k] = m.observed(flat[k]).any()
@@ -111,7 +111,7 @@ def seen_tiles(m: Modality, values: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
 
 
 def valid_bits(seen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint32]:
-    """(n,) bit k is set where a tile has a value of the k-th stored modality, given `seen_tiles` of all of them."""
+    """(n,) with bit k set if a tile has a value of the k-th stored modality, given `seen_tiles` of all of them."""
     bits = np.zeros(len(seen[0]), dtype=np.uint32)
     for k, tiles in enumerate(seen):
         bits |= tiles.astype(np.uint32) << np.uint32(k)
@@ -119,7 +119,7 @@ def valid_bits(seen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint32]:
 
 
 def moved_bits(bits: NDArray[np.uint32], theirs: Sequence[Modality], ours: Sequence[Modality]) -> NDArray[np.uint32]:
-    """Bits of ``valid`` in the order of other modalities, all of which are among the first ones."""
+    """Reorder the bits of ``valid`` to the modalities ``ours``, all of which must be among ``theirs``."""
     names = [m.name for m in theirs]
     moved = np.zeros_like(bits)
     for k, m in enumerate(ours):
@@ -128,19 +128,19 @@ def moved_bits(bits: NDArray[np.uint32], theirs: Sequence[Modality], ours: Seque
 
 
 def check_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rejected candidates as a commit records them: JSON-ready, the tile id in hex.
+    """Rejected candidates in the form of a commit: JSON-ready, with the tile id in hex.
 
     Raises
     ------
     InputError
-        When a row lacks a field or has one too many.
+        If a row lacks a field or has an unknown one.
     """
     rows = []
     for entry in rejected:
         _check_names("field of rejected", set(entry), set(REJECTED_FIELDS))
         slot = entry["slot"]
         if not (np.isfinite(entry["lon"]) and np.isfinite(entry["lat"])):
-            raise InputError(f"rejected: expected a place, got lon {entry['lon']} and lat {entry['lat']}.")
+            raise InputError(f"rejected: expected a location, got lon {entry['lon']} and lat {entry['lat']}.")
         rows.append(
             {
                 "tile_id": format_tile_id(int(entry["tile_id"])),
@@ -164,7 +164,7 @@ def _check_names(what: str, got: set[str], expected: set[str]) -> None:
 
 
 def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:  # noqa: ANN401
-    """Column in its stored type; only a change that loses nothing is made."""
+    """Convert a column to its stored type, only if no value changes."""
     array = np.asarray(values)
     if array.shape != shape or array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
         raise InputError(f"{name}: expected an array {shape} of {dtype.name}, got {_describe(values)}.")
@@ -176,15 +176,14 @@ def _stored_type(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def check_coordinates(columns: Columns) -> None:
-    """Refuse coordinates that cannot be, in rows that hold a tile.
+    """Refuse impossible coordinates in rows with a tile.
 
-    Data made elsewhere may not say where the corner of a tile lies: then both ``ulx`` and ``uly`` are NaN, and
-    ``epsg`` may be 0.
+    Imported data may lack the corner of a tile: then both ``ulx`` and ``uly`` are NaN, and ``epsg`` may be 0.
 
     Raises
     ------
     InputError
-        Naming the coordinate and a value.
+        With the coordinate and a value.
     """
     tiles = columns["tile_id"] != 0
     cornerless = np.isnan(columns["ulx"]) & np.isnan(columns["uly"])
@@ -227,7 +226,7 @@ def _fact_text(entry: str | Mapping[str, Any]) -> str:
         return FACTS.encode(dict(entry))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"facts: expected JSON texts or mappings of what JSON can say, got {str(entry)[:80]!r} ({error})."
+            f"facts: expected JSON texts or mappings that JSON can represent, got {str(entry)[:80]!r} ({error})."
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Statistics that can be taken shard by shard and merged.
+"""Statistics that are computed shard by shard and merged.
 
 Continuous modalities get count, mean, M2, minimum, maximum and a histogram of fixed bins for every (split,
-modality, level, band); modalities with classes get pixels and tiles per class. Partials are plain JSON, so
-that they travel in commit records; merged in shard order they give the same numbers whoever computed them.
+modality, level, band); modalities with classes get pixels and tiles per class. Partial statistics are plain JSON in the
+commit records; merged in shard order, they give the same numbers on every machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Partial: TypeAlias = dict[str, Any]
 """JSON-ready partial statistics of some tiles, see `partial_statistics`."""
 
 NO_LEVEL = "-"
-"""Level of statistics that do not depend on one, and of tiles that have none."""
+"""Level of statistics that do not depend on the level, and of tiles without one."""
 TRAIN, REST, ALL = "train", "rest", "all"
 
 
@@ -42,10 +42,10 @@ def partial_statistics(
     modalities
         Stored and derived ones.
     arrays
-        Stored modality -> raw values, (n, ...), None where no tile has any.
+        Stored modality -> raw values, (n, ...), None if no tile has any.
     coords
-        ``tile_id``, ``split``, ``s2_level`` and what derived modalities are made from, each (n,). Rows
-        whose tile id is 0 hold no tile and count nowhere.
+        ``tile_id``, ``split``, ``s2_level`` and the coordinates of derived modalities, each (n,). Rows with tile id 0
+        have no tile and are not counted.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def _partial_of_rows(
     classes: dict[str, Any] = {}
     here = {name: column[rows] for name, column in coords.items()}
     for m in modalities:
-        # Rows are picked from the values of all, in the loops over them: copies would take longer than counting.
+        # Rows are selected inside the loops over all values: copies would take longer than counting.
         values, tiles = (arrays[m.name], rows) if m.stored else (derived(m, here), np.arange(len(rows)))
         if m.kind.is_continuous:
             bands[m.name] = {
@@ -86,7 +86,7 @@ def _partial_of_rows(
 def _band_moments(m: Modality, values: np.ndarray[Any, Any] | None, tiles: NDArray[np.intp]) -> dict[str, list[Any]]:
     if values is None:
         return {band: [0] for band in m.bands}
-    if not m.kind.is_raster:  # one number a tile: as if all were pixels of one
+    if not m.kind.is_raster:  # one number per tile: treated as the pixels of one tile
         values, tiles = values[tiles].T[None], np.zeros(1, np.intp)
     return {
         band: Moments.of_band(values, tiles, position, m, Bins.of(m, band)).to_json()
@@ -127,7 +127,7 @@ def part_of_statistics(partial: Partial, modalities: Sequence[Modality]) -> Part
 
 
 class StatisticsMerger:
-    """Adds up partial statistics, in the order in which they are given.
+    """Merge partial statistics, in the given order.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class StatisticsMerger:
         }
 
     def _levels(self, m: Modality) -> list[str]:
-        """Levels that a modality knows, and those that occurred."""
+        """Levels that a modality may have, and those that occurred."""
         if m.statistics_by == "none":
             return [NO_LEVEL]
         seen = {level for _, name, level, _ in self._bands if name == m.name}
@@ -188,7 +188,7 @@ class StatisticsMerger:
         return merged
 
     def class_histograms(self) -> dict[str, Any]:
-        """``[train | all][modality][class code]`` -> tiles, and pixels where the modality has them."""
+        """``[train | all][modality][class code]`` -> tiles, and pixels if the modality has them."""
         labelled = [m for m in self._modalities.values() if m.classes]
         return {
             split: {m.name: self._histogram(parts, m) for m in labelled}

@@ -1,4 +1,4 @@
-"""A store's tiles as geopandas sees them."""
+"""A store's tiles as a GeoDataFrame."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def tiles_frame(content: Content, rows: NDArray[np.intp]) -> GeoDataFrame:
-    """Index of the given rows: every 1-D value, facts and outline."""
+    """Table of the given rows: every 1-D value, facts and outline."""
     with ThreadPoolExecutor(1) as pool:
-        # Comparing it with its digest and importing libraries take about as long, and do not need each other.
+        # Comparing it with its digest and importing libraries take equally long, and are independent.
         opening = None if content.manifest is None else pool.submit(content.open_checked, TILES_KEY)
         import geopandas as gpd
         import shapely
@@ -44,7 +44,7 @@ def tiles_frame(content: Content, rows: NDArray[np.intp]) -> GeoDataFrame:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Make many objects without Python's search for cycles, which would walk through all of them time and again."""
+    """Pause Python's garbage collector, which would traverse many new objects again and again."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -55,9 +55,9 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _sealed_columns(stream: BinaryIO, tiles: int, rows: NDArray[np.intp]) -> dict[str, Any]:
-    """Columns of the given rows, read piece by piece: a thread makes geometries of what is decoded.
+    """Columns of the given rows, read in pieces, while a thread converts decoded pieces to geometries.
 
-    Numbers go straight to where they stay, so that no table has to be turned into another one.
+    Numbers are written directly to their final arrays, without an intermediate table.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Check a store against everything that its own records say about it."""
+"""Check a store against its own records."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 CHECKERS = 4
-"""Shards that are checked at the same time."""
+"""Number of shards checked at the same time."""
 ACROSS = ("tile_id", "time", "lon", "lat", "split")
-"""Columns that are compared across shards."""
+"""Columns compared across shards."""
 STATISTICS_TOLERANCE = 1e-9
-"""Relative; sums may come out differently in the last bits on another machine."""
+"""Relative tolerance; sums may differ in the last bits on another machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it should be.
+    """One problem of a store.
 
     Attributes
     ----------
@@ -65,19 +65,19 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes
     ----------
     problems
-        Everything that is wrong; none where the store is sound.
+        All problems; empty if the store is intact.
     checked_files, checked_bytes
         Files that were read, and their size.
     finished
-        Whether the store is sealed; of an unfinished one, what is committed was checked.
+        Whether the store is sealed; of an unfinished one, the committed shards were checked.
     encoders
-        Libraries that encoded shards, with their versions -> number of such shards; a shard that was grown counts for
-        each. Records of older releases name none.
+        Libraries that encoded shards, with their versions -> number of such shards; a shard with appended rows counts
+        for each. Records of older releases have none.
     """
 
     problems: tuple[Problem, ...]
@@ -88,11 +88,12 @@ class VerifyReport:
 
 
 def verify(path: str | Path) -> VerifyReport:
-    """Check every file of a store, and what the files say about each other.
+    """Check every file of a store, and the consistency of the files.
 
-    Digests of all files (manifest, commit records, rasters); every pixel decoded; values and coordinates possible,
-    class codes known; the bits of ``valid`` those of the values; the index equal to the 1-D arrays and the commit
-    records; no tile twice; no ground shared by two splits; statistics those of the commit records.
+    Checks the digests of all files (manifest, commit records, rasters); decodes every pixel; checks that values and
+    coordinates are possible and class codes known, that the bits of ``valid`` match the values, that the index equals
+    the 1-D arrays and the commit records, that no tile occurs twice and no area is in two splits, and that statistics
+    match the commit records.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def verify(path: str | Path) -> VerifyReport:
     Raises
     ------
     InputError
-        When nothing there looks like a store.
+        If there is no store.
     """
     objects = objects_at(path)
     if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
@@ -124,7 +125,7 @@ def verify(path: str | Path) -> VerifyReport:
 
 
 class _Findings:
-    """Problems so far, one a file, and the files that were read."""
+    """Problems so far, one per file, and the files that were read."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
@@ -133,11 +134,11 @@ class _Findings:
         self.encoders: Counter[str] = Counter()
 
     def report(self, part: str, problem: str) -> None:
-        """Note a problem; what else is wrong with a broken file follows from the first."""
+        """Record a problem; further problems of the same file are ignored, since they follow from the first."""
         self.problems.setdefault(part, Problem(part, problem))
 
     def attempt(self, part: str, act: Callable[[], _T]) -> _T | None:
-        """Read something; None where that shows a problem."""
+        """Read something; None if that fails, with the problem recorded."""
         if part in self.problems:
             return None
         try:
@@ -162,7 +163,7 @@ class _Findings:
         with self.objects.open(key) as stream:
             digest = digest_stream(stream)
         if size != entry["size"]:
-            self.report(key, f"it should have {entry['size']} bytes and has {size}")
+            self.report(key, f"expected {entry['size']} bytes, found {size}")
         elif digest != entry["digest"]:
             self.report(key, "its digest is not the recorded one")
 
@@ -174,12 +175,12 @@ class _Findings:
             self.report(key, problem)
 
     def check_bytes(self, key: str, expected: bytes) -> None:
-        """Compare one small file with what it must hold."""
+        """Compare one small file with its expected content."""
         self.check_file(key, {"size": len(expected), "digest": digest_of(expected)})
 
 
 def _check_files(found: _Findings) -> Manifest | None:
-    """Check the manifest, and every file that it names."""
+    """Check the manifest, and every file that it lists."""
     manifest = found.attempt(MANIFEST_KEY, lambda: read_manifest(found.objects))
     if manifest is not None:
         found.read(MANIFEST_KEY)
@@ -189,7 +190,7 @@ def _check_files(found: _Findings) -> Manifest | None:
 
 
 def _check_seal(found: _Findings, root: Root, manifest: Manifest | None) -> None:
-    """Check that the manifest is there when it should be, and names the files that it must."""
+    """Check that the manifest exists if it should, and lists the required files."""
     if manifest is None:
         if root.attributes["statistics"] is not None:
             found.report(MANIFEST_KEY, "the file is missing, though the store was finished or about to be")
@@ -205,7 +206,7 @@ def _check_seal(found: _Findings, root: Root, manifest: Manifest | None) -> None
 
 
 def _check_content(found: _Findings, content: Content) -> None:
-    """Check what the files say, about the world and about each other."""
+    """Check the content of the files, and their consistency."""
     for key, data in fixed_objects(content.root):
         found.check_bytes(key, data)
     merger = StatisticsMerger(content.layout.modalities)
@@ -249,7 +250,7 @@ def _check_shard(found: _Findings, content: Content, shard: int) -> Commit | Non
 
 
 def _check_rows(found: _Findings, content: Content, commit: Commit) -> None:
-    """Compare the 1-D values of a shard with the arrays, and ids with places."""
+    """Compare the 1-D values of a shard with the arrays, and ids with locations."""
     layout = content.layout
     key = commit_key(commit.shard)
     ids = tile_ids(commit.columns["lon"], commit.columns["lat"], layout.size_px)
@@ -270,7 +271,7 @@ def _check_rows(found: _Findings, content: Content, commit: Commit) -> None:
 
 
 def _check_values(found: _Findings, content: Content, commit: Commit) -> None:
-    """Decode the values of a shard: class codes known, rows without a tile empty, bits of `valid` true."""
+    """Decode the values of a shard, and check class codes, empty rows and the bits of `valid`."""
     layout = content.layout
     rows = layout.rows(commit.shard)
     specs = {spec.name: spec for spec in layout.arrays}
@@ -297,14 +298,14 @@ def _check_values(found: _Findings, content: Content, commit: Commit) -> None:
 
 def _check_codes(found: _Findings, part: str, m: Modality, values: np.ndarray[Any, Any]) -> None:
     if m.dtype.kind == "f" and np.isinf(values).any():
-        found.report(part, f"it holds infinities in {m.name}")
+        found.report(part, f"it has infinities in {m.name}")
     unknown = unknown_codes(m, values)
     if unknown:
-        found.report(part, f"it holds class codes that {m.name} does not know: {', '.join(map(str, unknown[:5]))}")
+        found.report(part, f"it has class codes that {m.name} lacks: {', '.join(map(str, unknown[:5]))}")
 
 
 def _check_unique(found: _Findings, ids: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> None:
-    """Check that no two rows show the same place at the same time."""
+    """Check that no two rows have the same location and time."""
     pairs, counts = np.unique(np.stack([ids.view(np.int64), times], axis=-1), axis=0, return_counts=True)
     twice = pairs[counts > 1, 0].view(np.uint64)
     if len(twice):
@@ -314,7 +315,7 @@ def _check_unique(found: _Findings, ids: np.ndarray[Any, Any], times: np.ndarray
 def _check_splits(
     found: _Findings, content: Content, rows: np.ndarray[Any, Any], columns: Mapping[str, np.ndarray[Any, Any]]
 ) -> None:
-    """Check that no ground belongs to two splits: what is tested on must not have been trained on."""
+    """Check that no area is in two splits, so that no test tile was trained on."""
     pair = overlapping_splits(columns["lon"], columns["lat"], columns["split"], content.layout.size_px)
     if pair is not None:
         ids = " and ".join(format_tile_id(int(columns["tile_id"][k])) for k in pair)
@@ -363,7 +364,7 @@ def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
 
 
 def _close(left: Any, right: Any) -> bool:  # noqa: ANN401 - nested JSON
-    """Equal but for the last bits of numbers."""
+    """Compare nested values, ignoring the last bits of numbers."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_close(left[key], right[key]) for key in left)
     if isinstance(left, float) and isinstance(right, float):

@@ -1,4 +1,4 @@
-"""What both command lines share: every error is one line and the exit code of its family."""
+"""Command groups of both command lines: every error is one line and has the exit code of its family."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what schedulers and containers send before they kill."""
+"""Signals of Ctrl-C and of schedulers and containers before they kill a process."""
 RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
-"""Keys of a context's ``meta``: whether the same command continues what was stopped, and its words."""
+"""Keys of a context's ``meta``: whether the same command resumes, and its command line."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does; only the exit code differs."""
+    """SIGTERM; it ends a command like Ctrl-C, with another exit code."""
 
 
 class Command(click.Command):
-    """Command that knows whether running it again continues what was stopped.
+    """Command that knows whether running it again resumes interrupted work.
 
     Parameters
     ----------
     resumes
-        Whether it does, given the parameters of the command.
+        Whether it does, as a function of the command's parameters.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Command(click.Command):
 
 
 class CommandGroup(click.Group):
-    """Group of commands whose errors end in one line: 1 failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
+    """Command group whose errors are one line; exit codes: 1 failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
 
     command_class = Command
 
@@ -63,7 +63,7 @@ class CommandGroup(click.Group):
         super().__init__(*args, context_settings={**settings, **attributes.pop("context_settings", {})}, **attributes)
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
-        """Run the program; what its streams cannot show, errors included, is replaced."""
+        """Run the program; characters that its streams cannot encode are replaced, also in errors."""
         with printable_streams():
             return super().main(*args, **options)
 
@@ -99,7 +99,7 @@ class CommandGroup(click.Group):
 def stop_signals() -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt or `Terminated`; the next one ends the process at once.
 
-    Only the main thread can take signals; one that the caller has them ignored (``nohup``) stays ignored.
+    Only the main thread can handle signals; a signal that the parent process ignores (``nohup``) stays ignored.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -124,7 +124,7 @@ def stop_signals() -> Iterator[None]:
 
 
 def _stopped(ctx: click.Context, exit_code: int) -> str:
-    """Say what is kept, and how to continue."""
+    """Message that says what is kept and how to continue."""
     begin = "terminated" if exit_code == EXIT_TERMINATED else "interrupted"
     command = shlex.join(ctx.meta[WORDS])
     if RESUMES not in ctx.meta:
@@ -135,14 +135,14 @@ def _stopped(ctx: click.Context, exit_code: int) -> str:
 
 
 def _refusal(message: str, exit_code: int) -> click.ClickException:
-    """Error as click shows it: one line on stderr, then exit with this code."""
+    """Error for click: one line on stderr, and this exit code."""
     refusal = click.ClickException(message)
     setattr(refusal, "exit_code", exit_code)  # noqa: B010 - click reads it off the instance, but types it on the class
     return refusal
 
 
 def _system_failure(error: OSError) -> MMEarthError:
-    """Say in a line what the system refused, and of which file."""
+    """One-line error for a failed system call, with the file."""
     if error.filename is None and error_number(error) in FULL:
         _abandon_output()
         return MMEarthError(f"the output cannot be written: {os_problem(error)}.")
@@ -154,7 +154,7 @@ def _system_failure(error: OSError) -> MMEarthError:
 
 
 def _abandon_output() -> None:
-    """Let Python end without another try to write what the disk under stdout did not take."""
+    """Discard unwritten output, so that Python does not try to write it again at exit."""
     output = sys.stdout
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -16,7 +16,7 @@ MAX_NAME = 255
 
 
 class FilePath(click.Path):
-    """Path of an option: neither empty, nor with a character that no path has."""
+    """Path given as an option: not empty, and without characters that no path can have."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -30,7 +30,7 @@ class FilePath(click.Path):
 
 
 class Finite(click.FloatRange):
-    """Number of an option, which is neither infinite nor NaN."""
+    """Number given as an option: neither infinite nor NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
         """Read a number."""
@@ -41,14 +41,14 @@ class Finite(click.FloatRange):
 
 
 def refuse_unused(where: str, *names: str, remedy: str = "leave it out") -> None:
-    """Refuse options of the running command that were given and have no effect.
+    """Refuse options that were given to the running command but have no effect.
 
     Parameters
     ----------
     where
-        Circumstance in which they have none, such as ``without --share``.
+        Condition under which they have no effect, such as ``without --share``.
     names
-        Of the command's parameters.
+        Names of the command's parameters.
     remedy
         What to do.
 

@@ -1,4 +1,4 @@
-"""Output streams whose encoding lacks characters: what they cannot show is replaced."""
+"""Output streams with limited encodings: characters that they cannot encode are replaced."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLAIN = {ord(sign): likeness for signs, likeness in (("\xd7", "x"), ("\xb0", "o"), ("\u2013\u2014\xb7\u2500", "-"), ("\u25a0\u25aa", "#"), ("\u2026", "."), ("\u2502", "|"), ("\u2018\u2019", "'"), ("\u201c\u201d", '"')) for sign in signs}  # fmt: skip
-"""Signs of our own output that no decomposition of Unicode brings to ASCII."""
+"""Characters of our own output that Unicode decomposition does not map to ASCII."""
 BLOCKS = range(0x2580, 0x25A0)
-"""Block elements, of which bars are made."""
+"""Block elements used for bars."""
 
 
 @contextmanager
 def printable_streams() -> Iterator[None]:
-    """Give stdout and stderr a way out for characters that their encoding lacks."""
+    """Replace characters that the encodings of stdout and stderr lack."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _printable(sys.stdout), _printable(sys.stderr)
     try:
@@ -45,19 +45,19 @@ def _printable(stream: TextIO) -> TextIO:
 
 
 class _AsciiStream(io.TextIOWrapper):
-    """Writes ASCII and calls it Latin-1: click takes a stream in ASCII for a mistake and writes UTF-8 to it."""
+    """Stream that writes ASCII but declares Latin-1: click treats ASCII as a misconfiguration and writes UTF-8."""
 
     def __init__(self, buffer: Any, **options: Any) -> None:  # noqa: ANN401 - as the standard library declares it
         super().__init__(buffer, encoding="latin-1", **options)
 
     def write(self, text: str) -> int:
-        """Write text as far as ASCII can show it; returns the number of characters given."""
+        """Write text in ASCII with replacements; returns the number of characters passed."""
         super().write(plain(text))
         return len(text)
 
 
 def plain(text: str) -> str:
-    r"""Text in ASCII: letters without accents, bars of ``#``, and ``?`` for what has no likeness.
+    r"""Text in ASCII: letters without accents, ``#`` for bars, and ``?`` for characters without a counterpart.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """The loader as a torch data set: batches of tensors, in this process or in workers of a `DataLoader`.
 
-The loader decodes in threads, so no worker is needed to keep a device busy; one worker takes the work out of the
-process that trains. More of them share the batches of an epoch, which come in the same order whatever their number.
+The loader decodes in threads, so no worker is needed to keep a device busy; one worker moves the work out of the
+training process. Several workers share the batches of an epoch, whose order does not depend on their number.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ __all__ = ["TileDataset"]
 
 
 class TileDataset(IterableDataset[dict[str, Any]]):
-    """Batches of a store as tensors. Give it to a `DataLoader` with ``batch_size=None``.
+    """Batches of a store as tensors; use it in a `DataLoader` with ``batch_size=None``.
 
     Parameters
     ----------
     store
         The tiles to deliver (a selection of a store is a store).
     pin_memory
-        Deliver pinned memory, which is used again when a batch is gone; in this process only (``num_workers=0``),
-        with workers let the `DataLoader` pin.
+        Deliver pinned memory, which is reused when a batch is deleted; only in this process (``num_workers=0``). With
+        workers, let the `DataLoader` pin.
     **options
-        Of `Loader`: batch_size, shuffle, seed, modalities, bands, normalise, rank, world_size, ...
+        Options of `Loader`: batch_size, shuffle, seed, modalities, bands, normalise, rank, world_size, ...
 
     Raises
     ------
     InputError
-        As `Loader` does; and for pinned memory where there is no accelerator.
+        Like `Loader`; and for pinned memory without an accelerator.
 
     Notes
     -----
-    Workers that a `DataLoader` starts anew for every pass cannot know how many passes there were: call `set_epoch`
-    before each, as with torch's own distributed sampler. Without workers the epochs go on by themselves.
+    Workers that a `DataLoader` restarts for every pass cannot know the number of earlier passes: call `set_epoch`
+    before each, as with torch's own distributed sampler. Without workers, epochs advance automatically.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class TileDataset(IterableDataset[dict[str, Any]]):
                 raise InputError("Expected an accelerator for pinned memory, got none; leave pin_memory out.")
             options["allocate"] = pinned_memory
         self.loader = Loader(store, **options)
-        # In shared memory: workers that persist over epochs see what is set here.
+        # In shared memory, so that workers that persist over epochs see the values set here.
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
@@ -71,27 +71,27 @@ class TileDataset(IterableDataset[dict[str, Any]]):
         return len(self.loader)
 
     def set_epoch(self, epoch: int, batch: int = 0) -> None:
-        """Choose where the next pass begins, here and in workers."""
+        """Set where the next pass begins, here and in workers."""
         self.loader.set_epoch(epoch, batch)
         self._start[0], self._start[1] = epoch, batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the delivery in this process stands; see `Loader.state_dict`."""
+        """Position of the loader in this process; see `Loader.state_dict`."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another data set of the same tiles and options stood; see `Loader.load_state_dict`."""
+        """Continue from the position of another such data set; see `Loader.load_state_dict`."""
         self.loader.load_state_dict(state)
         self.set_epoch(self.loader.epoch, int(state["batch"]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches of this process: all of them, or every so-manieth of a worker."""
+        """Batches of this process: all of them, or every n-th for one of n workers."""
         worker = get_worker_info()
         batches = iter(self.loader) if worker is None else self._share(worker.id, worker.num_workers)
         yield from map(to_tensors, batches)
 
     def _share(self, worker: int, workers: int) -> Iterator[Batch]:
-        """Every so-manieth batch: a `DataLoader` asks its workers in turn, so that the order stays."""
+        """Every n-th batch: a `DataLoader` reads from its workers in turn, so that the order is kept."""
         epoch, first = (int(number) for number in self._start)
         taken = worker
         while True:
@@ -100,18 +100,18 @@ class TileDataset(IterableDataset[dict[str, Any]]):
             yield from self.loader.batches(numbers, threads=max(1, self.loader.cores // workers))
             if not self.loader.infinite:
                 return
-            # The next epoch's first batch falls to whichever worker's turn it is.
+            # The next epoch continues with the worker whose turn it is.
             taken = (taken - (len(self.loader) - first)) % workers
             epoch, first = epoch + 1, 0
 
 
 def to_tensors(batch: Batch) -> dict[str, Any]:
-    """Wrap a batch's arrays without a copy; times become int64, UTC milliseconds."""
+    """Wrap a batch's arrays in tensors without copying; times become int64, UTC milliseconds."""
     return {name: to_tensors(value) if isinstance(value, dict) else _tensor(value) for name, value in batch.items()}
 
 
 def pinned_memory(size: int) -> NDArray[np.uint8]:
-    """Memory from which an accelerator copies while the processor does something else."""
+    """Pinned memory, from which an accelerator copies asynchronously."""
     memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
     return memory
 

@@ -1,7 +1,7 @@
-"""From arrays as stored to normalised tensors on the device, with masks of what was observed.
+"""Convert stored arrays to normalised tensors on the device, with masks of observed values.
 
-A batch arrives as the store has it (uint16 reflectances, class codes, degrees); what crosses to the device
-is that, and everything else happens there. Axes: B batch, C bands, H W pixels, S crop.
+A batch has the values of the store (uint16 reflectances, class codes, degrees). It is copied to the device unchanged,
+and everything else is computed there. Axes: B batch, C bands, H W pixels, S crop.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 LEVELS = ("L1C", "L2A")
 """Sentinel-2 level by its code in ``tile["s2_level"]``; any other code has none."""
 UNKNOWN = -1
-"""Class index of a code that is no class, as `Modality.class_code_index` has it."""
+"""Class index of a code without a class, as in `Modality.class_code_index`."""
 NATIVE_TYPES = ("uint8", "int8", "int16", "int32", "int64")
-"""Integers that torch computes with on every device."""
+"""Integer types with which torch computes on every device."""
 SLICE_TILES = 4
-"""Tiles that are normalised together on a CPU: what passes over them several times should find them in the cache."""
+"""Tiles normalised together on a CPU: few enough to stay in the cache over several passes."""
 
 REFERENCE_MISSING_CODES: Mapping[str, tuple[int, ...]] = {"esa_worldcover": (10,)}
 """The released code maps WorldCover's codes to indices first and then drops index 0, its no-data: tree cover."""
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """A batch as the model takes it.
+    """Inputs and targets of a batch.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Normalised:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which pixels of each tile are taken, in which order; the same for all modalities.
+    """Pixels of each tile that are used, and their order; the same for all modalities.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Window:
     def random(
         cls, batch: int, tile_px: int, size_px: int, generator: torch.Generator | None = None, *, flips: bool = False
     ) -> Self:
-        """Crop every tile at a place of its own; with ``flips``, mirror each axis with odds 1/2."""
+        """Crop every tile at a random position; with ``flips``, mirror each axis with probability 1/2."""
         _check_crop(tile_px, size_px)
         device = generator.device if generator is not None else "cpu"
         top, left = torch.randint(tile_px - size_px + 1, (2, batch), generator=generator, device=device)
@@ -202,7 +202,7 @@ class Normaliser:
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """Modalities that a batch must hold."""
+        """Modalities that a batch must contain."""
         return tuple(name for name, modality in self.modalities.items() if modality.stored)
 
     def __call__(self, batch: Batch, device: torch.device | str = "cpu", window: Window | None = None) -> Normalised:
@@ -213,7 +213,7 @@ class Normaliser:
         batch
             Stored modality -> array as stored, (B, C, H, W), (B, C) or (B,); ``tile`` -> coordinates.
         device
-            Where it is wanted.
+            Device of the result.
         window
             Crop and flips.
 
@@ -234,11 +234,11 @@ class Normaliser:
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
 
     def _shown(self, name: str, target: Target) -> Tensor:
-        """Values as the encoder sees them: 0 where missing, whatever the target's stand-in."""
+        """Values for the encoder: 0 where missing, regardless of the target's stand-in."""
         return torch.where(target.valid, target.values, 0.0) if name in self.stand_ins else target.values
 
     def to_config(self) -> dict[str, Any]:
-        """JSON-ready form that holds all that is needed without the store."""
+        """JSON-ready form with all that is needed without the store."""
         return {
             "modalities": [modality.to_dict() for modality in self.modalities.values()],
             "inputs": list(self.inputs),
@@ -255,7 +255,7 @@ class Normaliser:
         Raises
         ------
         InputError
-            When something is missing.
+            If something is missing.
         """
         try:
             return cls(
@@ -305,10 +305,10 @@ class Normaliser:
 def reference_stand_ins(modalities: Iterable[Modality]) -> dict[str, float]:
     """Find the stored values that the released code uses as targets where nothing was observed.
 
-    The released code normalises first and looks for missing values afterwards, in units that no longer match. The
-    numbers that the published files hold there (ASTER -32768, canopy height 127, Sentinel-2 0) are therefore treated as
-    ordinary quantities. Only values that are not finite (Sentinel-1) become the mean. A tile without a biome or
-    ecoregion is a row of zeros, whose largest entry is the first: class 0.
+    The released code normalises first and looks for missing values afterwards, in units that no longer match. The fill
+    values of the published files (ASTER -32768, canopy height 127, Sentinel-2 0) are therefore treated as ordinary
+    quantities. Only values that are not finite (Sentinel-1) become the mean. A tile without a biome or ecoregion is a
+    row of zeros, whose largest entry is the first: class 0.
 
     This applies to targets only. A missing input is 0 after normalising, as in the other presets, and a pixel without
     any band is treated as hidden. The released code intends the same, but uses the z-scored number of the file, and NaN
@@ -354,7 +354,7 @@ def _check_crop(tile_px: int, size_px: int) -> None:
 
 
 def _raw(modality: Modality, batch: Batch, device: torch.device | str) -> Tensor:
-    """Bring the stored array to the device, in a type that torch computes with (it hardly does with uint16)."""
+    """Copy the stored array to the device, in a type with which torch computes (its support of uint16 is limited)."""
     if not modality.stored:
         return torch.from_numpy(derived(modality, batch["tile"])).to(device)
     if modality.name not in batch:
@@ -363,21 +363,21 @@ def _raw(modality: Modality, batch: Batch, device: torch.device | str) -> Tensor
     tensor = torch.from_numpy(values).to(device, non_blocking=True)
     if tensor.is_floating_point():
         return tensor.float()
-    # Arithmetic with unsigned types is missing in torch; on a CPU copying and comparing is all that happens to them.
+    # Torch lacks arithmetic with unsigned types; on a CPU, they are only copied and compared.
     if tensor.device.type == "cpu" or values.dtype in NATIVE_TYPES:
         return tensor
     return tensor.to(torch.int32 if values.itemsize <= 2 else torch.int64)
 
 
 def _levels(modality: Modality, batch: Batch, tiles: int) -> Tensor:
-    """Row of the scale table for each tile; the last one where statistics know no level, or the tile has none."""
+    """Row of the scale table for each tile; the last one if there is no level in the statistics or the tile."""
     if modality.statistics_by != "s2_level":
         return torch.full((tiles,), len(LEVELS))
     return torch.from_numpy(np.asarray(batch["tile"]["s2_level"]).astype(np.int64)).clamp(max=len(LEVELS))
 
 
 def _z_score(modality: Modality, raw: Tensor, scale: Tensor, stand_in: float | None = None) -> Target:
-    """(B, C, ...) stored values and (B, model bands, 3) scales to normalised values of the model bands."""
+    """Normalise (B, C, ...) stored values with (B, model bands, 3) scales, for the model bands."""
     if modality.model_bands != modality.bands:
         raw = raw[:, modality.band_indices(modality.model_bands)]
     mean, inverse_std, usable = scale.reshape(*scale.shape[:2], *(1,) * (raw.ndim - 2), 3).unbind(-1)

@@ -1,1 +1,1 @@
-"""The paper's experiments, and those that it leaves open, as commands: grids of runs that are finished once."""
+"""The paper's experiments, and open questions of the paper, as commands: resumable grids of runs."""

@@ -1,4 +1,4 @@
-"""Who works on what, when several processes share a folder: a file that exists once, kept warm while its owner lives."""
+"""Claims on runs, for processes that share a folder: a file that its owner creates once and touches while it lives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 10.0
 STALE_S = 90.0
-"""A claim that nobody has touched for so long is nobody's (clocks of a cluster differ by less)."""
+"""Seconds without a touch after which a claim has expired (clocks of a cluster differ by less)."""
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
-    """Take a claim if nobody living has it, and hold it inside; yields whether it is ours."""
+    """Take a claim unless a live process has it, and hold it within the block; yields whether it was taken."""
     if not _take(path):
         yield False
         return
@@ -72,7 +72,7 @@ def _alive(path: Path) -> bool:
 
 
 def _bury(path: Path) -> None:
-    """Move a dead claim aside; if another process was faster and this is its new one, put it back."""
+    """Move an expired claim aside; if another process was faster and this is its new claim, put it back."""
     aside = path.with_name(f".dead-{os.getpid()}-{path.name}")
     try:
         path.rename(aside)

@@ -1,4 +1,4 @@
-"""The answer of an experiment: one table with differences against the baseline, and one figure."""
+"""Result of an experiment: one table with differences from the baseline, and one figure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = ("task", "protocol", "labels", "variant", "metric", "mean", "95 % inte
 
 
 def report_rows(result: Evaluation, baseline: str) -> list[tuple[str, ...]]:
-    """Cells under `COLUMNS`, the baseline's among them."""
+    """Rows of cells for `COLUMNS`, including the baseline's."""
     differences = {(d.task, d.protocol, d.labels, d.encoder): d for d in result.differences(baseline)}
     return [_cells(s, differences.get((s.task, s.protocol, s.labels, s.encoder))) for s in result.summaries()]
 
@@ -54,7 +54,7 @@ def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Pa
     made = " Synthetic tiles: this says nothing about the Earth." if synthetic else ""
     how = (
         f"Scale: {scale}. Baseline: {experiment.baseline}. Means over the seeds; intervals by bootstrap over the test "
-        f"tiles, those of differences paired; the seeds' own scatter is not in them.{made}"
+        f"tiles, those of differences paired; they do not include the variation between seeds.{made}"
     )
     text = f"# {experiment.name}\n\n{experiment.question}\n\n{how}\n\n{to_markdown(COLUMNS, rows)}"
     write_text(out / "results.md", text)

@@ -1,12 +1,12 @@
-"""Run an experiment: a grid of runs, each finished once, by one process or several, on one machine or many.
+"""Run an experiment: a grid of runs, each done once, by one or several processes, on one or several machines.
 
 ::
 
-    OUT/experiment.json            what is asked; must not change
-    OUT/store.zarr                 a store of its own, where the scale says so
+    OUT/experiment.json            the experiment; must not change
+    OUT/store.zarr                 its own store, if the scale builds one
     OUT/runs/VARIANT-SEED/         pretrain/ (the run, until it is probed), result.json, sums.npz; result.json is last
-    OUT/claims/                    who works on what
-    OUT/results.{md,csv,json,png}  the answer
+    OUT/claims/                    runs in progress, and their processes
+    OUT/results.{md,csv,json,png}  the results
 """
 
 from __future__ import annotations
@@ -57,26 +57,26 @@ RESULT_FILE = "result.json"
 SUMS_FILE = "sums.npz"
 EXPERIMENT_FILE = "experiment.json"
 POLL_S = 2.0
-ELSEWHERE = "another process has it"
+ELSEWHERE = "another process has this run"
 YEAR_0 = 1970
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """An experiment where it runs.
+    """An experiment with its folder and inputs.
 
     Attributes
     ----------
     experiment, scale
-        What is asked.
+        The experiment and its scale.
     out
         Its folder.
     stores
-        Name -> store; ``default`` is probed.
+        Name -> store; probes use ``default``.
     data
-        Task -> its data, of tasks that are not cut from a store.
+        Task -> its data, for tasks that do not come from a store.
     convnext
-        Plain ConvNeXt V2 weights; None where there are none.
+        Plain ConvNeXt V2 weights, if any.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     """
@@ -100,12 +100,12 @@ class Setting:
         )
 
     def folder(self, unit: Unit) -> Path:
-        """Where a run lies."""
+        """Folder of a run."""
         return self.out / "runs" / unit.key
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks with the places of their data."""
+        """Tasks with the paths of their data."""
         names = self.experiment.scale(self.scale).tasks
         return tuple(name if name.startswith(PREFIX) else f"{name}={self.data[name]}" for name in names)
 
@@ -117,25 +117,25 @@ def run_experiment(
     scheduler: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Run what is not finished, and write the answer.
+    """Do the unfinished runs, and write the results.
 
-    The same call continues; several processes that make it at the same time share the work.
+    The same call resumes; several processes that make it at the same time share the work.
 
     Parameters
     ----------
     setting
-        What, and where.
+        The experiment, its folder and inputs.
     workers
-        Processes of this machine.
+        Number of processes on this machine.
     scheduler
-        Address of a Dask scheduler, whose workers see the same folders.
+        Address of a Dask scheduler, whose workers must see the same folders.
     report
         Called with a line of text at each step; None logs it.
 
     Raises
     ------
     InputError
-        When folder, stores and data do not fit the experiment, or no scheduler answers; nothing was run.
+        If folder, stores and data do not match the experiment, or no scheduler answers; nothing was run.
     RetryLater
         When a process that worked on a run died.
     """
@@ -155,7 +155,7 @@ def run_experiment(
 
 
 def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
-    """Check that an experiment can run here, record what is asked, and build its store if it has one of its own."""
+    """Check that an experiment can run, record it, and build its own store if it has one."""
     scale = setting.experiment.scale(setting.scale)
     lacking = [name for name in scale.tasks if not name.startswith(PREFIX) and name not in setting.data]
     if lacking:
@@ -184,7 +184,7 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
 
 
 def _refuse_unused(setting: Setting) -> None:
-    """Refuse stores, data and weights that no variant and no task asks for."""
+    """Refuse stores, data and weights that no variant and no task uses."""
     experiment = setting.experiment
     tasks = [name for name in experiment.scale(setting.scale).tasks if not name.startswith(PREFIX)]
     variants = experiment.variants.values()
@@ -193,7 +193,7 @@ def _refuse_unused(setting: Setting) -> None:
         for name in given.keys() - known[option]:
             raise InputError(f"{option} {name}: {experiment.name} uses no such name; {did_you_mean(name, sorted(known[option]))}")  # fmt: skip
     if setting.convnext is not None and not any(v.network == "convnext" for v in variants):
-        raise InputError(f"--convnext: expected none with {experiment.name}, of whose variants none needs it; leave it out.")  # fmt: skip
+        raise InputError(f"--convnext: expected none with {experiment.name}, none of whose variants uses it; leave it out.")  # fmt: skip
 
 
 def _finished_store(path: Path) -> bool:
@@ -201,14 +201,14 @@ def _finished_store(path: Path) -> bool:
 
 
 def _record(setting: Setting) -> None:
-    """Write what is asked, or refuse a folder that was asked something else."""
+    """Record the experiment, or refuse the folder of another one."""
     asked = {"experiment": setting.experiment.model_dump(mode="json"), "scale": setting.scale}
     file = setting.out / EXPERIMENT_FILE
     if setting.out.exists() and not setting.out.is_dir():
         raise InputError(f"--out: expected a folder, got the file {setting.out}; choose another.")
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != asked:
-            raise InputError(f"{setting.out}: expected the experiment that stands there, got another one; choose another --out.")  # fmt: skip
+            raise InputError(f"{setting.out}: expected the experiment of this folder, got another one; choose another --out.")  # fmt: skip
         return
     if (
         setting.out.exists()
@@ -245,7 +245,7 @@ def _validation(setting: Setting, units: Sequence[Unit]) -> float | None:
 def _run_all(
     setting: Setting, todo: Sequence[Unit], workers: int, scheduler: str | None, report: Callable[[str], None]
 ) -> bool:
-    """Run what can be had; True if this call finished any."""
+    """Do all runs that no other process has; True if this call finished any."""
     done = False
     if scheduler is not None or workers > 1:
         for unit, ran in spread(partial(run_unit, setting), todo, workers=workers, scheduler=scheduler):
@@ -266,7 +266,7 @@ def finished(setting: Setting, unit: Unit) -> bool:
 
 
 def run_unit(setting: Setting, unit: Unit) -> bool:
-    """Pretrain and probe one variant under one seed, unless it is done or another process is at it."""
+    """Pretrain and probe one variant with one seed, unless it is done or another process does it."""
     with claim(setting.out / "claims" / unit.key) as ours:
         if not ours or finished(setting, unit):
             return False
@@ -280,7 +280,7 @@ def run_unit(setting: Setting, unit: Unit) -> bool:
 
 
 def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
-    """Train, or go on training, or leave the weights as they are drawn; None where they come from elsewhere."""
+    """Train, resume training, or write random weights; None if the weights come from elsewhere."""
     variant, scale = unit.variant, setting.experiment.scale(setting.scale)
     if variant.network == "convnext":
         return None
@@ -317,7 +317,7 @@ def _probe(setting: Setting, unit: Unit, checkpoint: Path | None) -> Evaluation:
 
 
 def read_result(setting: Setting, unit: Unit) -> Evaluation:
-    """Read what a finished run found."""
+    """Read the result of a finished run."""
     folder = setting.folder(unit)
     rows: list[dict[str, Any]] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     with np.load(folder / SUMS_FILE) as file:
@@ -326,18 +326,18 @@ def read_result(setting: Setting, unit: Unit) -> Evaluation:
 
 
 def collect(setting: Setting, units: Sequence[Unit]) -> Evaluation:
-    """Put the results of all runs together."""
+    """Combine the results of all runs."""
     first, *others = (read_result(setting, unit) for unit in units)
     return first.merged(*others)
 
 
 def select(store: Store, selection: Selection) -> Store:
-    """Take the tiles that a selection names.
+    """Select tiles of a store.
 
     Raises
     ------
     InputError
-        When there are none.
+        If none is left.
     """
     coords = store.coords
     keep = np.ones(len(store), dtype=bool)

@@ -1,4 +1,4 @@
-"""An experiment file: a question, the variants that answer it, and at which scales it is asked."""
+"""An experiment file: a question, the variants to compare, and the scales at which it can run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Network = Literal["trained", "random", "convnext"]
 
 
 class Selection(BaseModel):
-    """Which tiles of a store are used.
+    """Tiles of a store that are used.
 
     Attributes
     ----------
     years
-        Of the scene.
+        Years of the scene.
     bboxes
-        West, south, east, north in degrees; a tile lies in one of them.
+        West, south, east, north in degrees; tiles must be in one of them.
     tiles
-        The first so many training tiles (any run of them is a fair sample); others are kept.
+        Number of training tiles, the first ones (any run of consecutive tiles is a fair sample); other splits are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,18 +41,18 @@ class Selection(BaseModel):
 
 
 class Variant(BaseModel):
-    """One answer that is tried.
+    """One variant that is compared.
 
     Attributes
     ----------
     train
         Fields of the training recipe that differ.
     select
-        Tiles that are learned from.
+        Tiles used for pretraining.
     network
-        ``trained``; ``random`` weights; plain ``convnext`` weights of the user.
+        ``trained``; ``random`` weights; the user's plain ``convnext`` weights.
     store
-        Name of the store that is learned from, where several are given; ``default`` is the one of the tasks.
+        Name of the store used for pretraining, if several are given; ``default`` is that of the tasks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,22 +64,22 @@ class Variant(BaseModel):
 
 
 class Scale(BaseModel):
-    """How large an experiment is asked.
+    """Size of an experiment.
 
     Attributes
     ----------
     build
-        Fields of the build recipe of a store of its own; None needs the user's.
+        Fields of the build recipe of its own store; None uses the user's store.
     recipe, train
         Training recipe, and fields that differ in every variant.
     exclude
-        Modalities that no variant learns: what the tasks ask.
+        Modalities that no variant learns, because they are labels of the tasks.
     tiles
-        Numbers of training tiles, a variant each.
+        Numbers of training tiles, one variant per number.
     tasks, protocols, labels, seeds
-        As of `mmearth_model.evaluate`.
+        As in `mmearth_model.evaluate`.
     axes
-        Instead of those of the experiment.
+        Axes that replace those of the experiment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,20 +102,20 @@ class Experiment(BaseModel):
     Attributes
     ----------
     name, question
-        For people.
+        Shown to the user.
     baseline
         Variant that the others are compared with.
     search
         ``grid``: the variants, or the product of ``axes``; ``leave-one-out``: all modalities, then all but each;
-        ``greedy``: add the modality that helps most on the validation tiles, until none does.
+        ``greedy``: add the modality that improves validation most, until none improves it.
     start
         Modalities that a greedy search begins with.
     variants
-        Name -> what differs.
+        Name -> variant.
     axes
         Field of the training recipe -> values.
     probe
-        Tiles that are probed.
+        Tiles used for probing.
     scales
         ``demo``, ``paper``.
     """
@@ -147,22 +147,22 @@ class Experiment(BaseModel):
         return self
 
     def scale(self, name: str) -> Scale:
-        """Return the scale of a name.
+        """Return a scale by name.
 
         Raises
         ------
         InputError
-            When the experiment is not asked at that scale.
+            If the experiment has no such scale.
         """
         for known, scale in self.scales.items():
             if known == name:
                 return scale
-        raise InputError(f"{self.name}: expected --scale {' or '.join(self.scales)}, got {name}; a store of its own would lack what it asks.")  # fmt: skip
+        raise InputError(f"{self.name}: expected --scale {' or '.join(self.scales)}, got {name}; a synthetic store would lack its data.")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One run: a variant under a seed."""
+    """One run: a variant with a seed."""
 
     name: str
     variant: Variant
@@ -197,16 +197,16 @@ def _tiles_name(count: int) -> str:
 def plan_units(
     experiment: Experiment, scale: Scale, modalities: Sequence[Modality], validations: Mapping[str, float]
 ) -> list[Unit]:
-    """List all runs that are known to be needed; a pure function of what is finished.
+    """List all runs that are known to be needed, as a pure function of the finished ones.
 
     Parameters
     ----------
     experiment, scale
-        What is asked.
+        The experiment and its scale.
     modalities
-        Of the store.
+        Modalities of the store.
     validations
-        Variant -> mean of the metric on validation tiles, of variants whose runs are all finished.
+        Variant -> mean validation metric, of variants whose runs are all finished.
     """
     named = list(experiment.variants.items()) + axis_variants(scale.axes or experiment.axes)
     named += [(_tiles_name(n), Variant(select=Selection(tiles=n))) for n in scale.tiles]
@@ -221,7 +221,7 @@ def plan_units(
 
 
 def greedy(start: Sequence[str], pool: Sequence[str], validations: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """List the sets that a greedy search has tried and wants to try next, given what is known of some."""
+    """List the sets that a greedy search has tried or will try next, given the results so far."""
     chosen = tuple(start)
     tried = [chosen]
     while joined(chosen) in validations:
@@ -249,7 +249,7 @@ def read_experiment(name_or_file: str) -> Experiment:
     Raises
     ------
     InputError
-        When there is none, or it says what it may not.
+        If there is none, or it is invalid.
     """
     shipped = resource_path("pipelines") / "experiments"
     file = read_yaml(named_file(name_or_file, shipped, experiment_names(), "an experiment"), "an experiment")

@@ -1,4 +1,4 @@
-"""Runs spread over processes: of this machine, or the workers of a Dask cluster that see the same folders."""
+"""Distribute runs over processes on this machine, or over the workers of a Dask cluster that see the same folders."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 GRACE_S = 10.0
-"""Time that a process has to save a checkpoint when the experiment is stopped; schedulers kill after 30 s or so."""
-AGAIN = "the same command goes on where it stopped."
+"""Seconds that a process has to save a checkpoint when the experiment is stopped; schedulers kill after about 30 s."""
+AGAIN = "the same command continues where it stopped."
 
 
 def spread(
     function: Callable[[Work], Result], works: Iterable[Work], *, workers: int, scheduler: str | None
 ) -> Iterator[tuple[Work, Result]]:
-    """Call a function for each piece of work, in other processes; yields work and result as they come.
+    """Call a function for each piece of work in other processes; yields work and result in order of completion.
 
     Parameters
     ----------
     function, works
-        Both go to other processes by pickle.
+        Both are pickled for other processes.
     workers
-        Processes of this machine, where there is no ``scheduler``.
+        Number of processes on this machine, without ``scheduler``.
     scheduler
         Address of a Dask scheduler.
 
     Raises
     ------
     InputError
-        When no scheduler answers there.
+        If no scheduler answers.
     RetryLater
         When a process died.
     """
@@ -65,18 +65,18 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
             try:
                 yield pool
-            except (KeyboardInterrupt, GeneratorExit):  # the latter where the caller was interrupted between two runs
+            except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit if the caller was interrupted between two runs
                 _end([child for child in multiprocessing.active_children() if child not in others])
                 raise
         return
-    from mmearth_data import connect  # Dask's cluster is not needed by anybody else
+    from mmearth_data import connect  # only needed for a Dask cluster
 
     with connect(scheduler) as client, client.get_executor(pure=False) as pool:
         yield pool
 
 
 def _end(children: Sequence[BaseProcess]) -> None:
-    """Let processes save what they do, and end them: a signal to this process alone does not reach them."""
+    """Let processes save their work, and end them: a signal to this process does not reach them."""
     for child in children:
         child.terminate()
     until = time.monotonic() + GRACE_S
@@ -94,4 +94,4 @@ def _deaths() -> Iterator[None]:
     except BrokenExecutor as error:
         raise RetryLater(f"A process that worked on a run died (killed, or out of memory); {AGAIN}") from error
     except KilledWorker as error:
-        raise RetryLater(f"Workers of the cluster died while they worked on a run: {error}; {AGAIN}") from error
+        raise RetryLater(f"Workers of the cluster died while working on a run: {error}; {AGAIN}") from error

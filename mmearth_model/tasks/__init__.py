@@ -1,4 +1,4 @@
-"""Labelled tasks to evaluate encoders on: data sets on disk, and what a store's own modalities say."""
+"""Labelled tasks for evaluating encoders: data sets on disk, and labels from a store's own modalities."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def open_task(text: str, store: Store | StoreImages | None = None) -> LabelledSe
     ----------
     text
         ``store:MODALITY`` (see `parse_task`), or ``NAME=PATH``: a task of ``catalog/tasks``, or a task file, and the
-        folder, zip or table that holds the data.
+        folder, zip or table with the data.
     store
-        Of store tasks.
+        Store of store tasks.
 
     Raises
     ------
     InputError
-        When there is no such task, or its data do not fit it.
+        If there is no such task, or its data do not match it.
     """
     if text.startswith(PREFIX) or ("=" not in text and store is not None):
         if store is None:
-            raise InputError(f"{text}: expected a store to cut the task from, got none; give --store.")
+            raise InputError(f"{text}: expected a store for the task, got none; give --store.")
         images = store if isinstance(store, StoreImages) else StoreImages(store)
         return open_store_task(images, parse_task(text, images.modalities))
     name, _, path = text.partition("=")

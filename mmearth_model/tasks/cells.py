@@ -1,6 +1,6 @@
-"""What people write into the cells of a table of labels: read without padding, refused with its rows where it is no answer.
+"""Cells of a label table: read without padding; invalid ones are refused with their rows.
 
-Data rows are counted from 1, the header not included.
+Data rows are counted from 1, without the header.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from mmearth_model.tasks.labelled import Parts
 
 SHOWN = 5
-"""Rows that a message names."""
+"""Maximum number of rows in a message."""
 
 
 def at_rows(positions: Iterable[int]) -> str:
-    """Name rows by their positions, which count from 0.
+    """Format rows, given by positions from 0, for a message.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def at_rows(positions: Iterable[int]) -> str:
 
 
 def text_of(cell: object) -> str:
-    """Text of a cell without the space around it; empty where the cell is blank, null or NaN.
+    """Text of a cell without surrounding space; empty if the cell is blank, null or NaN.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def text_of(cell: object) -> str:
     """
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
-    if isinstance(cell, float) and cell.is_integer():  # a column of whole numbers with nulls has become floats
+    if isinstance(cell, float) and cell.is_integer():  # a column of whole numbers with nulls is read as floats
         return str(int(cell))
     text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
     return "" if text.strip().lower() == "nan" else text.strip()
@@ -61,7 +61,7 @@ def required(column: Sequence[Any], name: str, path: Path) -> list[str]:
     Raises
     ------
     FileInputError
-        When cells are blank; it names the rows.
+        If cells are blank, with the rows.
     """
     texts = [text_of(cell) for cell in column]
     blank = [row for row, text in enumerate(texts) if not text]
@@ -78,7 +78,7 @@ def numbers(column: Sequence[Any], name: str, path: Path) -> NDArray[np.float64]
     Raises
     ------
     FileInputError
-        When cells hold none; it names the rows.
+        If cells are not finite numbers, with the rows.
     """
     values = np.array([_number(cell) for cell in column])
     wrong = np.flatnonzero(~np.isfinite(values)).tolist()
@@ -104,7 +104,7 @@ def flags(column: Sequence[Any], name: str, path: Path) -> NDArray[np.int64]:
     Raises
     ------
     FileInputError
-        When cells hold anything else; it names the rows.
+        If cells have other values, with the rows.
     """
     values = numbers(column, name, path)
     wrong = np.flatnonzero((values != 0) & (values != 1)).tolist()
@@ -117,7 +117,7 @@ def flags(column: Sequence[Any], name: str, path: Path) -> NDArray[np.int64]:
 
 
 def label_sets(column: Sequence[Any], name: str, separator: str, path: Path) -> tuple[list[set[str]], tuple[str, ...]]:
-    """Labels of every row of a multi-label column, and a note on rows that have none of them.
+    """Labels of every row of a multi-label column, and a note about rows without labels.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def label_sets(column: Sequence[Any], name: str, separator: str, path: Path) -> 
 
 
 def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: Path, *, rows: bool = True) -> tuple[str, ...]:  # fmt: skip
-    """Names of the classes: the known ones, or if there are none those that the data hold, sorted.
+    """Names of the classes: the known ones or, if there are none, those in the data, sorted.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: 
     path
         For messages.
     rows
-        Positions are rows of a table.
+        Whether positions are rows of a table.
 
     Raises
     ------
     FileInputError
-        When data hold a class that the task file does not know, or names that differ in case only.
+        If the data have a class that is not in the task file, or names that differ only in case.
     """
     names = tuple(sorted(found))
     unknown = [name for name in names if name not in known]
@@ -173,14 +173,14 @@ def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: 
     if twins:
         raise FileInputError(
             path,
-            f"expected classes that differ in more than case, got {' and '.join(twins[:2])}; write them alike, or list "
+            f"expected classes that differ by more than case, got {' and '.join(twins[:2])}; write them alike, or list "
             "classes in the task file.",
         )
     return names
 
 
 def positions(names: Sequence[str]) -> dict[str, list[int]]:
-    """Name -> positions at which it stands."""
+    """Name -> its positions."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
         found[name].append(row)
@@ -188,7 +188,7 @@ def positions(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def check_repeats(items: Sequence[str], answers: Sequence[Hashable], parts: Parts, path: Path) -> tuple[str, ...]:
-    """Note on files that several rows name with the same answer and in the same part.
+    """Note about files that several rows list with the same label in the same part.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def check_repeats(items: Sequence[str], answers: Sequence[Hashable], parts: Part
     Raises
     ------
     FileInputError
-        When a file has two answers, or is in two parts: what is tested must not be trained on.
+        If a file has two labels, or is in two parts: test samples must not be trained on.
     """
     part = np.full(len(items), -1)
     for number, members in enumerate((parts.train, parts.validation, parts.test)):

@@ -27,38 +27,38 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 STATISTICS_SAMPLES = 2000
-"""Training samples that a task's own statistics are taken from, at most."""
+"""Maximum number of training samples from which a task's own statistics are computed."""
 NO_LEVEL_CODE = 255
 BAND = "{band}"
-"""Stands in a path for the files' name of a band, where each band has a file of its own."""
+"""Placeholder in a path for the files' name of a band, if each band has its own file."""
 OBSERVED = 1e-3
-"""Added to an observed value that the catalog would take for no data; a ten-millionth of the reflectance."""
+"""Added to an observed value that equals the catalog's no-data value; 1e-7 in reflectance."""
 
 
 class Reader(Protocol):
     """Reads one sample's file."""
 
     def read(self, item: str, marks: Marks = None) -> Raster:
-        """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
+        """Read all bands unchanged; `marks` mean missing instead of the file's no-data tag."""
         ...
 
     def stamp(self, item: str) -> str:
-        """Return what changes when the file does."""
+        """Return a text that changes whenever the file does."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Samples that are files, each read when it is asked for.
+    """Samples in files, each read on access.
 
     Attributes
     ----------
     spec
-        Which bands they hold, and in which units.
+        Bands of the files, and their units.
     reader
-        Reads them.
+        Reader of the files.
     items
-        (N) what the reader takes.
+        (N) arguments of the reader.
     origin
         Folder or file of the whole, for messages.
     """
@@ -79,17 +79,17 @@ class FileImages:
 
     @cached_property
     def modality(self) -> Modality:
-        """Whose bands these are."""
+        """Modality of the bands."""
         return load_catalog().find(self.spec.modality)
 
     @property
     def modalities(self) -> Mapping[str, Modality]:
-        """The one modality that the files hold."""
+        """The one modality of the files."""
         return {self.modality.name: self.modality}
 
     @cached_property
     def digest(self) -> str:
-        """Of the files' stamps and of what decides how they are read."""
+        """Digest of the files' stamps and of the settings with which they are read."""
         how = self.spec.model_dump(mode="json", include={"modality", "bands", "band_order", "level", "scale", "offset", "nodata", "fill", "size_px", "date"})  # fmt: skip
         content = hashlib.blake2b(json.dumps(how, sort_keys=True).encode(), digest_size=16)
         for item in self.items:
@@ -98,7 +98,7 @@ class FileImages:
         return content.hexdigest()
 
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
-        """Model bands of a modality that the files hold."""
+        """Model bands of a modality that the files have."""
         have = self.spec.catalog_bands if modality.name == self.modality.name else ()
         return tuple(band for band in modality.model_bands if band in have)
 
@@ -108,7 +108,7 @@ class FileImages:
         return {self.modality.name: self.spec.stand_ins}
 
     def batches(self, rows: NDArray[np.intp], size: int, modalities: tuple[str, ...]) -> Iterator[Batch]:
-        """Raw batches, float32 in the catalog's units, no-data where something is missing."""
+        """Raw batches, float32 in the catalog's units, no-data where a value is missing."""
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             images = [self.image(int(row)) for row in part]
@@ -135,19 +135,19 @@ class FileImages:
         bands, nodata = self.modality.bands, self.modality.nodata
         image = np.full((len(bands), *observed.shape[1:]), nodata, dtype=np.float32)
         for band, plane in zip(self.spec.catalog_bands, observed, strict=True):
-            seen = np.where(plane == nodata, nodata + OBSERVED, plane)  # a black pixel of a JPEG is no missing one
+            seen = np.where(plane == nodata, nodata + OBSERVED, plane)  # a black pixel of a JPEG is not missing
             image[bands.index(band)] = np.where(np.isnan(plane), nodata, seen)
         for band, stand_in in self.spec.stand_ins.items():
             image[bands.index(band)] = image[bands.index(stand_in)]
         return resample(image, self.spec.size_px, nodata)
 
     def read(self, row: int) -> Raster:
-        """Bands of a sample's files, before anything is chosen or scaled.
+        """Bands of a sample's files, before selection and scaling.
 
         Raises
         ------
         FileInputError
-            When a file cannot be read, or files of single bands do not fit together.
+            If a file cannot be read, or single-band files do not match.
         """
         files = self._files(self.items[row])
         if BAND not in self.items[row]:
@@ -156,11 +156,11 @@ class FileImages:
         return joined(planes, self.spec.band_names, [f"{self.origin.parent}/{file}" for file in files])
 
     def _files(self, item: str) -> tuple[str, ...]:
-        """Files of a sample: one, or one per band where its path has ``{band}``."""
+        """Files of a sample: one, or one per band if its path has ``{band}``."""
         return tuple(item.replace(BAND, name) for name in self.spec.band_names) if BAND in item else (item,)
 
     def _checked(self, raster: Raster, item: str) -> NDArray[np.float32]:
-        """Bands that the task file names, in its order, in the catalog's units; NaN where missing."""
+        """Bands of the task file, in its order, in the catalog's units; NaN where missing."""
         chosen = self._chosen(raster, item)
         if chosen.missing.all():
             raise FileInputError(item, "expected pixels, got none (all NaN, no data or masked); leave the sample out.")
@@ -170,7 +170,7 @@ class FileImages:
         return np.where(chosen.missing, np.nan, chosen.values.astype(np.float32) * scale + offset).astype(np.float32)
 
     def _name_ignored(self, tags: str, item: str) -> None:
-        """Log once for a data set that the task file's scale and offset replace tags of its files."""
+        """Log once per data set that the task file's scale and offset replace tags of its files."""
         if tags and "ignored" not in self._cache:
             self._cache["ignored"] = tags
             LOG.warning("%s: %s are ignored for scale and offset of the task file.", item, tags)
@@ -194,7 +194,7 @@ class FileImages:
         return raster.select([position for position, band in enumerate(given) if band is not None])
 
     def _absent(self, modalities: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, Any]:
-        """No-data of the modalities that an encoder takes beside the files' own."""
+        """No-data arrays for modalities that an encoder takes but the files lack."""
         known = load_catalog().modalities
         return {
             name: np.full((shape[0], len(known[name].bands), *shape[2:]), known[name].nodata, dtype=np.float32)
@@ -225,7 +225,7 @@ class FileImages:
         return (self.spec.level or NO_LEVEL) if by_level else NO_LEVEL
 
     def statistics(self, rows: NDArray[np.intp]) -> dict[str, dict[str, float]]:
-        """Band -> count, mean and standard deviation over (a seeded draw of) the given samples."""
+        """Band -> count, mean and standard deviation over (a seeded random subset of) the given samples."""
         if len(rows) > STATISTICS_SAMPLES:
             rows = np.random.default_rng(0).permutation(rows)[:STATISTICS_SAMPLES]
         bands = self.modality.bands
@@ -245,12 +245,12 @@ class FileImages:
 
 
 def joined(planes: Sequence[Raster], names: tuple[str, ...], files: Sequence[str]) -> Raster:
-    """One raster of files that hold a band each: coarser ones are brought onto the finest grid, bilinear.
+    """Combine single-band files to one raster: coarser ones are resampled to the finest grid (bilinear).
 
     Raises
     ------
     FileInputError
-        When a file holds several bands, or does not cover the same area.
+        If a file has several bands, or covers another area.
     """
     rows, columns = (max(plane.values.shape[axis] for plane in planes) for axis in (1, 2))
     finest = next((plane for plane in planes if plane.values.shape[1:] == (rows, columns)), planes[0])
@@ -276,7 +276,7 @@ def joined(planes: Sequence[Raster], names: tuple[str, ...], files: Sequence[str
 
 
 def _misfit(plane: Raster, finest: Raster) -> str | None:
-    """Say why a file of one band cannot be laid over the finest, or None."""
+    """Reason why a single-band file does not match the finest one, or None."""
     (bands, rows, columns), (_, most_rows, most_columns) = plane.values.shape, finest.values.shape
     if bands != 1:
         return f"expected one band in each file of a path with {BAND}, got {bands}; leave {BAND} out of the path."
@@ -286,17 +286,17 @@ def _misfit(plane: Raster, finest: Raster) -> str | None:
         return None
     pixel = abs(finest.corners[2] - finest.corners[0]) / most_columns
     if np.abs(np.subtract(plane.corners, finest.corners)).max() > pixel / 2:
-        return f"expected the corners of the other bands, {finest.corners}, got {plane.corners}; cut the files alike."
+        return f"expected the corners of the other bands, {finest.corners}, got {plane.corners}; crop the files to the same area."
     return None
 
 
 def resample(image: NDArray[np.float32], size_px: int | None, nodata: float) -> NDArray[np.float32]:
-    """(C, H, W) to a square side, bilinear; what is next to missing pixels is missing."""
+    """Resize (C, H, W) to a square (bilinear); pixels next to missing ones become missing."""
     return image if size_px is None else resized(image, size_px, size_px, nodata)
 
 
 def resized(image: NDArray[np.float32], rows: int, columns: int, nodata: float) -> NDArray[np.float32]:
-    """(C, H, W) to (C, rows, columns), bilinear; what is next to missing pixels is missing."""
+    """Resize (C, H, W) to (C, rows, columns) (bilinear); pixels next to missing ones become missing."""
     size = rows, columns
     if image.shape[1:] == size:
         return image

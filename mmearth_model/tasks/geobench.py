@@ -1,4 +1,4 @@
-"""GEO-Bench: HDF5 samples, one data set a band, with partitions and pickled specifications.
+"""GEO-Bench: HDF5 samples, one data set per band, with partitions and pickled specifications.
 
 Lacoste et al., *GEO-Bench: Toward Foundation Models for Earth Monitoring*, NeurIPS 2023. Two layouts are read: the
 published one (``m-eurosat/id_*.hdf5``, ``0.01x_train_partition.json``, ``task_specs.pkl``), and an older one
@@ -47,7 +47,7 @@ class Samples:
     date: str = "first"
 
     def read(self, item: str, marks: Marks = None) -> Raster:
-        """Bands at the size of the largest, nearest."""
+        """Read bands, resampled to the size of the largest (nearest)."""
         with self.open(item) as file:
             names = self.bands(file)
             planes = {short: np.asarray(file[name]) for short, name in names.items()}
@@ -59,7 +59,7 @@ class Samples:
         )
 
     def bands(self, file: h5py.File) -> dict[str, str]:
-        """Band name without its date -> name of the data set, of the wanted date."""
+        """Band name without its date -> name of the data set, for the selected date."""
         found: dict[str, str] = {}
         for name in sorted(file.keys(), reverse=self.date == "last"):
             if not name.startswith(LABEL):
@@ -103,7 +103,7 @@ class Samples:
         return self.root / f"{item}{SUFFIX}"
 
     def stamp(self, item: str) -> str:
-        """Size and time of change."""
+        """Size and modification time."""
         try:
             status = self.path(item).stat()
         except OSError:
@@ -112,13 +112,13 @@ class Samples:
 
 
 def open_geobench(spec: TaskSpec, root: Path) -> LabelledSet:
-    """Open a folder of GEO-Bench, either layout. Samples that a partition names and the folder lacks are left out.
+    """Open a folder of GEO-Bench, either layout. Samples of a partition that the folder lacks are left out.
 
     Raises
     ------
     InputError
-        When there are no partitions or samples, a pickle asks for what it has no business with, or labels are outside
-        the classes.
+        If there are no partitions or samples, a pickle contains anything not allowed, or labels are outside the
+        classes.
     """
     partitions = _partitions(root)
     reader = Samples(root, spec.date)
@@ -178,7 +178,7 @@ def _partitions(root: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def _partition_notes(whole: Mapping[str, list[str]], position: Mapping[str, int]) -> tuple[str, ...]:
-    """Report samples that are absent, and those that several parts name."""
+    """Report missing samples, and samples in several parts."""
     counts = Counter(item for part in whole.values() for item in set(part))
     absent = [item for item in counts if item not in position]
     shared = [item for item, count in counts.items() if count > 1 and item in position]
@@ -186,7 +186,7 @@ def _partition_notes(whole: Mapping[str, list[str]], position: Mapping[str, int]
     if absent:
         notes.append(f"left out {len(absent)} of {len(counts)} samples of the partition, which the folder lacks ({listed(absent, 3)}).")  # fmt: skip
     if shared:
-        notes.append(f"{len(shared)} samples are in several parts of the partition ({listed(shared, 3)}), so they are tested on what was trained on.")  # fmt: skip
+        notes.append(f"{len(shared)} samples are in several parts of the partition ({listed(shared, 3)}), so test samples were trained on.")  # fmt: skip
     return tuple(notes)
 
 
@@ -197,7 +197,7 @@ def _rows(partition: Mapping[str, list[str]], part: str, position: Mapping[str, 
 def _shares(
     partitions: Mapping[str, Mapping[str, list[str]]], position: Mapping[str, int]
 ) -> dict[float, NDArray[np.intp]]:
-    """Label share -> training samples, of the published partitions."""
+    """Label share -> training samples of the published partitions."""
     named = {name: PARTITION.fullmatch(name) for name in partitions}
     return {
         float(match["share"]): _rows(partitions[name], "train", position)
@@ -235,7 +235,9 @@ def _labels(spec: TaskSpec, reader: Samples, items: tuple[str, ...], classes: tu
         raise InputError(f"{reader.root}: expected labels of one shape, got several; is kind right?") from None
     if labels.ndim != (1 if spec.kind is TaskKind.SINGLE_LABEL else 2):
         if spec.kind is not TaskKind.REGRESSION:
-            raise InputError(f"{reader.root}: expected {spec.kind} labels, got {labels.ndim - 1} dimensions a sample.")
+            raise InputError(
+                f"{reader.root}: expected {spec.kind} labels, got {labels.ndim - 1} dimensions per sample."
+            )
         labels = labels.reshape(len(items), -1)
     wrong, expected = _outside(spec.kind, labels, classes)
     if wrong.any():
@@ -249,7 +251,7 @@ def _labels(spec: TaskSpec, reader: Samples, items: tuple[str, ...], classes: tu
 
 
 def _outside(kind: TaskKind, labels: NDArray[np.float64], classes: tuple[str, ...]) -> tuple[NDArray[np.bool_], str]:
-    """(N,) whether a label cannot be one of its kind, and what can be."""
+    """(N,) whether a label is invalid for its kind, and a description of valid ones."""
     wrong: NDArray[np.bool_]
     if kind is TaskKind.REGRESSION:
         wrong = np.asarray(~np.isfinite(labels).all(axis=1))
@@ -277,7 +279,7 @@ class Masks:
         return np.stack([self.one(self.items[int(row)]) for row in rows])
 
     def one(self, item: str) -> NDArray[Any]:
-        """Mask of a sample; refused where its size is not the image's."""
+        """Mask of a sample; refused if its size is not that of the image."""
         mask = self.reader.label(item)
         with self.reader.open(item) as file:
             sizes = {file[name].shape for name in self.reader.bands(file).values()}
@@ -288,7 +290,7 @@ class Masks:
 
 
 def _stretched(plane: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
-    """Coarser bands repeated onto the finest grid."""
+    """Repeat pixels of coarser bands on the finest grid."""
     if plane.shape == (rows, columns):
         return plane
     row, column = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip((rows, columns), plane.shape, strict=True))  # fmt: skip

@@ -1,4 +1,4 @@
-"""A labelled data set as evaluation sees it, wherever it came from.
+"""A labelled data set for evaluation, independent of its format.
 
 Axes: N samples, B those of one batch, K classes, T regression targets, H W pixels.
 """
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     Batch = Mapping[str, Any]
 
 IGNORED = -1
-"""Class index of a sample or pixel that nobody labelled."""
+"""Class index of an unlabelled sample or pixel."""
 
 
 TRAIN_AND_TEST = ("train", "test")
-CUT_FROM_THE_WHOLE = "cut the test tiles from the whole with --test-share 0.3"
+CUT_FROM_THE_WHOLE = "take test tiles from all tiles with --test-share 0.3"
 
 
 class TaskKind(StrEnum):
-    """What is asked of a sample."""
+    """Kind of a task."""
 
     SINGLE_LABEL = "single-label"
     MULTI_LABEL = "multi-label"
@@ -43,12 +43,12 @@ class TaskKind(StrEnum):
 
     @property
     def per_pixel(self) -> bool:
-        """True where every pixel has an answer of its own."""
+        """True if every pixel has a label."""
         return self in (TaskKind.SEGMENTATION, TaskKind.PIXEL_REGRESSION)
 
     @property
     def continuous(self) -> bool:
-        """True where answers are quantities."""
+        """True if labels are quantities."""
         return self in (TaskKind.REGRESSION, TaskKind.PIXEL_REGRESSION)
 
 
@@ -73,12 +73,12 @@ class ImageSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Says what the images are; equal digests, equal images."""
+        """Digest of the images; equal digests mean equal images."""
         ...
 
     @property
     def modalities(self) -> Mapping[str, Modality]:
-        """What the batches can hold."""
+        """Modalities of the batches."""
         ...
 
     def __len__(self) -> int: ...
@@ -103,7 +103,7 @@ class ImageSource(Protocol):
         ...
 
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
-        """Which of a modality's model bands the images have."""
+        """Model bands of a modality that the images have."""
         ...
 
     @property
@@ -114,12 +114,12 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Which samples serve for what.
+    """Division of the samples.
 
     Attributes
     ----------
     train, validation, test
-        (n,) positions among the samples; no two parts share one, unless the data set itself says so.
+        (n,) positions of the samples; parts are disjoint unless the data set's own parts overlap.
     """
 
     train: NDArray[np.intp]
@@ -128,46 +128,46 @@ class Parts:
 
     @property
     def used(self) -> NDArray[np.intp]:
-        """All of them, ascending, each once."""
+        """Positions of all parts, ascending, each once."""
         return np.unique(np.concatenate([self.train, self.validation, self.test]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledSet:
-    """Samples, what they show, and how they are divided.
+    """Samples, their labels, and their division.
 
     Attributes
     ----------
     name
         As written on the command line.
     kind
-        What is asked.
+        Kind of the task.
     classes
         Names of the classes, or of the regression targets.
     images
-        Delivers the samples.
+        Source of the images.
     parts
         Train, validation, test.
     labels
-        (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; empty (N, 0) where ``kind`` is per pixel.
+        (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; empty (N, 0) if ``kind`` is per pixel.
     masks
         Per pixel: positions (B,) -> (B, H, W) int64 class index, `IGNORED` where unknown; or float64, NaN there.
     shown
         Modality of a store that the labels come from; None: the labels are no modality.
     partitions
-        Label share -> training samples, where the data set publishes them.
+        Label share -> training samples, if the data set publishes them.
     ids
         Name of each sample.
     augment
-        Mirrors and crops that a picture of the Earth survives: ``flip``, ``crop``.
+        Augmentations that keep the labels valid: ``flip``, ``crop``.
     synthetic
-        The pixels are no measurement.
+        Whether the pixels are synthetic.
     notes
-        What users of the results must know of the data, one sentence each.
+        What users of the results must know about the data, one sentence each.
     needed
         Parts that must not be empty.
     remedy
-        What to do where one is.
+        What to do if one is.
     """
 
     name: str
@@ -194,16 +194,16 @@ class LabelledSet:
         return self.shown is not None and akin(self.shown, modality)
 
     def with_parts(self, parts: Parts) -> Self:
-        """Divide the same samples otherwise."""
+        """Return the same samples with another division."""
         return replace(self, parts=parts)
 
     def check(self) -> None:
-        """Refuse what cannot be fitted or scored.
+        """Refuse a task that cannot be fitted or scored.
 
         Raises
         ------
         InputError
-            When a part is empty, or the training samples are all of one class.
+            If a part is empty, or all training samples are of one class.
         """
         counts = {name: len(getattr(self.parts, name)) for name in ("train", "validation", "test")}
         if not all(counts[name] for name in self.needed):
@@ -230,16 +230,16 @@ def akin(labels: Modality, learned: Modality) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LabelShare:
-    """How many of the training labels are used.
+    """Share or number of the training labels that are used.
 
     Attributes
     ----------
     text
         ``5%`` or ``10-shot``.
     share
-        Share of the training samples, 0 to 1; None where shots count.
+        Share of the training samples, 0 to 1; None for shots.
     shots
-        Samples a class; None where a share counts.
+        Samples per class; None for a share.
     """
 
     text: str
@@ -267,7 +267,7 @@ class LabelShare:
         return cls(f"{100 * share:g}%", share)
 
     def choose(self, task: LabelledSet, seed: int) -> NDArray[np.intp]:
-        """Training samples of this share: the published partition, or a draw that keeps the classes' proportions."""
+        """Training samples of this share: the published partition, or a stratified random subset."""
         train = task.parts.train
         if self.share == 1.0:
             return train
@@ -282,7 +282,7 @@ class LabelShare:
         return np.sort(np.concatenate(chosen))
 
     def _of_class(self, members: NDArray[np.intp]) -> NDArray[np.intp]:
-        """At least one of every class: a class without a label cannot be learned at all."""
+        """Count the samples of a class, at least one: a class without a label cannot be learned."""
         return members[: self.shots or max(1, round((self.share or 1.0) * len(members)))]
 
 
@@ -290,18 +290,19 @@ WHOLE = LabelShare("100%")
 
 
 def stratified_parts(strata: NDArray[Any], shares: tuple[float, float, float], seed: int) -> Parts:
-    """Divide samples by a seeded draw that gives every stratum the same shares.
+    """Divide samples at random, with the same shares in every stratum.
 
-    No stratum is divided further than its samples allow: of three, none is in a last part of 15 %; see `working_shares`.
+    A small stratum may have no sample in a small part: of three samples, none is in a part of 15 %; see
+    `working_shares`.
 
     Parameters
     ----------
     strata
-        (N,) what is balanced, such as the class.
+        (N,) stratum of each sample, such as its class.
     shares
-        Of train, validation and test; any scale.
+        Shares of train, validation and test, in any unit.
     seed
-        Decides who goes where.
+        Seed of the division.
     """
     order = np.random.default_rng(seed).permutation(len(strata))
     place = np.empty(len(strata))
@@ -318,7 +319,7 @@ MOST_NEEDED = 1000
 
 
 def working_shares(strata: NDArray[Any], shares: tuple[float, float, float]) -> str:
-    """Say how samples whose shares leave a part empty can be divided: other shares, or more samples.
+    """Remedy for shares that leave a part empty: other shares, or more samples.
 
     Parameters
     ----------
@@ -335,7 +336,7 @@ def working_shares(strata: NDArray[Any], shares: tuple[float, float, float]) -> 
 
 
 def missing_parts(parts: Parts, shares: tuple[float, float, float]) -> tuple[str, ...]:
-    """Names of the parts that have a share and no samples."""
+    """Names of the parts with a share but no samples."""
     return tuple(
         name
         for name, share in zip(("train", "validation", "test"), shares, strict=True)
@@ -346,7 +347,7 @@ def missing_parts(parts: Parts, shares: tuple[float, float, float]) -> tuple[str
 def class_notes(
     classes: Sequence[str], labels: NDArray[Any], parts: Parts, name: Callable[[int], str]
 ) -> tuple[str, ...]:
-    """Note the classes that cannot be both learned and tested.
+    """Describe classes that cannot be both learned and tested.
 
     Parameters
     ----------
@@ -357,7 +358,7 @@ def class_notes(
     parts
         Train, validation and test.
     name
-        What the sample at a position is called in a message, such as its file or row.
+        Function from a position to the sample's name in messages, such as its file or row.
     """
     used = parts.used
     counts = np.bincount(labels[used][labels[used] >= 0], minlength=len(classes))
@@ -382,21 +383,21 @@ def _some(texts: Sequence[str], most: int = 5) -> str:
 
 
 def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples: int, where: object) -> tuple[str, ...]:
-    """Names of the classes of a segmentation whose task file lists none: the ids in its masks, from 0.
+    """Class names of a segmentation whose task file lists none: the ids in its masks, from 0.
 
     Parameters
     ----------
     masks
         See `LabelledSet`; `IGNORED` counts as unlabelled.
     samples
-        How many there are; all are read.
+        Number of samples; all are read.
     where
         Data set, for messages.
 
     Raises
     ------
     InputError
-        When nothing is labelled, or the ids are not 0, 1, 2, ... without a gap, which may be a mark of unlabelled pixels.
+        If nothing is labelled, or the ids are not 0, 1, 2, ... without a gap: an id beyond a gap may mean unlabelled.
     """
     found: set[int] = set()
     for row in range(samples):

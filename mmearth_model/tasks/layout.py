@@ -1,4 +1,4 @@
-"""How a folder or a zip of rasters is laid out: a folder for each class, in folders of a published split or without."""
+"""Layout of a folder or a zip of rasters: one folder per class, with or without folders of a published split."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2"})
 PART_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 DEPTH = 5
-"""Levels of folders that are listed, so that a layout that is not understood is named."""
+"""Levels of folders that are listed, enough to describe an unknown layout in a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Rasters, and what the folders say of them.
+    """Rasters, with classes and parts from their folders.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Layout:
     labels
         (N) class of each.
     parts
-        (N) 0 train, 1 validation, 2 test; None where the folders divide nothing.
+        (N) 0 train, 1 validation, 2 test; None if the folders do not divide the samples.
     notes
         What was left out.
     """
@@ -48,13 +48,13 @@ def folder_files(root: Path) -> list[str]:
 def arrange(root: Path, names: Iterable[str]) -> Layout:
     """Find classes and parts in the names of files.
 
-    ``CLASS/*.tif``, or ``train/CLASS/*.tif`` with ``val`` (``valid``, ``validation``) and ``test`` beside it; either may
-    be inside folders that hold all of it. Hidden files, and rasters beside the folders, are left out.
+    ``CLASS/*.tif``, or ``train/CLASS/*.tif`` with ``val`` (``valid``, ``validation``) and ``test`` next to it; either
+    may be inside outer folders. Hidden files, and rasters next to the class folders, are left out.
 
     Raises
     ------
     InputError
-        When there is no such layout, or a raster does not fit it.
+        If there is no such layout, or a raster does not match it.
     """
     items = sorted({name for name in names if is_data(name) and PurePosixPath(name).suffix.lower() in SUFFIXES})
     folders = [PurePosixPath(item).parent.parts for item in items]
@@ -78,7 +78,7 @@ def arrange(root: Path, names: Iterable[str]) -> Layout:
 
 
 def _wrapped(folders: Sequence[tuple[str, ...]]) -> bool:
-    """Whether one folder, which is not a part, holds all rasters, and folders of them."""
+    """Whether a single folder that is not a part contains all rasters, in folders."""
     tops = {parts[:1] for parts in folders}
     return len(tops) == 1 and any(len(parts) > 1 for parts in folders) and not _is_part(folders[0])
 

@@ -1,8 +1,8 @@
-"""Reads the pickles of GEO-Bench without trusting them.
+"""Read the pickles of GEO-Bench safely.
 
-A pickle is a program that may call anything that it can name. Here it can name the classes of GEO-Bench and of the
-few libraries that appear in its files, and each of these names stands for a class of this module that only keeps
-what it is given. Whatever else a pickle asks for is refused before anything of it runs.
+A pickle is a program that may call anything that it can name. Here, it can only name the classes of GEO-Bench and of
+the few libraries in its files, and each name is replaced by a class of this module that only stores its arguments. Any
+other name is refused before anything is executed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from mmearth_data import InputError
 from mmearth_model.weights.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, shown
 
 MAX_BYTES = 16 * 2**20
-"""GEO-Bench's own are a few KB."""
+"""Maximum size of a pickle; those of GEO-Bench are a few KB."""
 
 
 class Bag:
-    """Stands for an object of GEO-Bench: its attributes, and no behaviour."""
+    """Replacement for an object of GEO-Bench: its attributes, without behaviour."""
 
     def __new__(cls, *_: Any) -> Self:
-        """Take any arguments, as the class that it stands for may have."""
+        """Accept any arguments, as the original class may."""
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Keep a state that is a mapping; what else a class may have as its state is of no use here."""
+        """Keep a state that is a mapping; other states are not needed."""
         if isinstance(state, dict):
             self.__dict__.update({str(key): value for key, value in state.items()})
 
     def get(self, name: str, default: object = None) -> Any:  # noqa: ANN401 - whatever was pickled
-        """Return an attribute, or the default where the pickle has none."""
+        """Return an attribute, or the default if the pickle has none."""
         return self.__dict__.get(name, default)
 
 
 class Array:
-    """Stands for `numpy.ndarray`."""
+    """Replacement for `numpy.ndarray`."""
 
     def __init__(self, *_: Any) -> None:
         self.values: np.ndarray[Any, Any] = np.empty(0)
@@ -86,7 +86,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): Array,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): Maker(_reconstruct) for core in ("core", "_core")},
 }
-"""(module, name) in a pickle -> what it stands for here."""
+"""(module, name) in a pickle -> its replacement."""
 
 
 def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - a class of this module
@@ -102,7 +102,7 @@ def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was pickled
     Raises
     ------
     InputError
-        When it asks for anything else, or is damaged; nothing of it was run.
+        If it contains anything else, or is damaged; nothing in it was executed.
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"expected a pickle of at most {MAX_BYTES} bytes, got {len(data)}; refused.")
@@ -110,14 +110,14 @@ def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was pickled
         return _plain(load(io.BytesIO(data), _lookup))
     except Refused as error:
         raise InputError(
-            f"expected a pickle of GEO-Bench's own classes, got one that asks for {error}; refused, nothing of it was run."
+            f"expected a pickle of GEO-Bench's own classes, got one that asks for {error}; refused, nothing in it was executed."
         ) from None
     except DAMAGED as error:
         raise InputError(f"expected a pickle of GEO-Bench's own classes, got a damaged one ({error}).") from None
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value
-    """Replace stand-ins for arrays by the arrays."""
+    """Replace `Array` objects by arrays."""
     if isinstance(value, Array):
         return value.values
     if isinstance(value, dict):

@@ -64,7 +64,7 @@ class DiskRasters:
         return read_raster(path, path, marks)
 
     def stamp(self, item: str) -> str:
-        """Size and time of change, of the file and of its sidecars."""
+        """Size and modification time of the file and of its sidecars."""
         path = self.root / item
         try:
             if path.parent not in self._siblings:
@@ -106,7 +106,7 @@ class ZippedRasters:
         try:
             contents = {member: self.archive.read(member) for member in (item, *self._sidecars(item))}
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise FileInputError(name, f"expected a raster file, got: {reason_of(error)}; zip it anew.") from None
+            raise FileInputError(name, f"expected a raster file, got: {reason_of(error)}; zip it again.") from None
         with ExitStack() as stack:
             files = [
                 stack.enter_context(MemoryFile(data, dirname=folder, filename=PurePosixPath(member).name))
@@ -115,13 +115,13 @@ class ZippedRasters:
             return read_raster(files[0].name, name, marks)
 
     def stamp(self, item: str) -> str:
-        """Size and checksum, as the zip has them, of the file and of its sidecars."""
+        """Size and checksum, from the zip, of the file and of its sidecars."""
         infos = [self.archive.getinfo(member) for member in (item, *self._sidecars(item))]
         own = f"{infos[0].file_size} {infos[0].CRC}"
         return " ".join([own, *(f"{PurePosixPath(i.filename).name} {i.file_size} {i.CRC}" for i in infos[1:])])
 
     def _sidecars(self, item: str) -> tuple[str, ...]:
-        """Members of the zip beside a raster file that GDAL reads with it."""
+        """Members of the zip that GDAL reads with a raster file."""
         path = PurePosixPath(item)
         if item not in self.archive.NameToInfo:
             return ()
@@ -144,12 +144,12 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
-    """Open ``class/*.tif``, or ``train/class/*.tif`` with ``val`` and ``test`` beside it; a folder, or a zip of one.
+    """Open ``class/*.tif``, or ``train/class/*.tif`` with ``val`` and ``test`` next to it; a folder, or a zip of one.
 
     Raises
     ------
     InputError
-        When there is no such layout, classes and task file disagree, or a file is in two parts.
+        If there is no such layout, classes and task file disagree, or a file is in two parts.
     """
     zipped = root.is_file()
     layout = arrange(root, ZippedRasters(root).archive.namelist() if zipped else _folder_members(root))
@@ -182,7 +182,7 @@ def _folder_members(root: Path) -> list[str]:
 
 
 def _check_twins(root: Path, items: Sequence[str], parts: Sequence[int], zipped: ZippedRasters | None) -> None:
-    """Refuse the same file in two parts: of a zip by checksum, of a folder where name and size are equal."""
+    """Refuse the same file in two parts: in a zip by checksum, in a folder if name and size are equal."""
     found: dict[object, list[int]] = {}
     for row, item in enumerate(items):
         same = zipped.stamp(item) if zipped else (PurePosixPath(item).name, (root / item).stat().st_size)
@@ -202,7 +202,7 @@ def _check_twins(root: Path, items: Sequence[str], parts: Sequence[int], zipped:
 
 
 def _needed(spec: TaskSpec, labels: NDArray[Any], parts: Parts, divided_by: str | None) -> dict[str, Any]:
-    """Fields of a `LabelledSet`: which parts must not be empty, and what to do where one is."""
+    """Fields of a `LabelledSet`: parts that must not be empty, and what to do if one is."""
     if divided_by is not None:
         return {"remedy": f"put samples of each part into {divided_by}, or leave the division to splits: {{shares: [70, 15, 15]}}"}  # fmt: skip
     shares = spec.splits.shares
@@ -221,7 +221,7 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
     Raises
     ------
     InputError
-        When a column is missing, or values do not fit the task.
+        If a column is missing, or values do not match the task.
     """
     columns = _with_patterns(spec, _read_table(path), path)
     wanted = [spec.path, *([spec.mask] if spec.mask and spec.kind.per_pixel else []), *([] if spec.kind.per_pixel else spec.label_columns)]  # fmt: skip
@@ -264,7 +264,7 @@ def _read_table(path: Path) -> Mapping[str, Sequence[Any]]:
 
 
 def _with_patterns(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path) -> dict[str, Sequence[Any]]:
-    """Add what the patterns of ``path`` and ``mask`` give for each row, as columns of their names."""
+    """Add columns with the results of the patterns of ``path`` and ``mask`` for each row."""
     found = dict(columns)
     for pattern in (spec.path, spec.mask or ""):
         if "{" not in pattern or pattern in columns:
@@ -298,7 +298,7 @@ def _filled(pattern: str, names: Sequence[str], columns: Mapping[str, Sequence[A
 def _labels(
     spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path
 ) -> tuple[tuple[str, ...], NDArray[Any], tuple[str, ...]]:
-    """Class names and labels, as `LabelledSet` has them, and notes on them."""
+    """Class names and labels in the form of `LabelledSet`, and notes about them."""
     if spec.kind.per_pixel:
         named = spec.classes or (() if spec.kind is TaskKind.SEGMENTATION else (spec.label_columns[0],))
         return named, np.zeros((len(columns[spec.path]), 0)), ()
@@ -342,16 +342,16 @@ def _masks(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], images: FileIma
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Masks in files beside the rasters, one band each.
+    """Masks in single-band files.
 
     Attributes
     ----------
     spec
-        Says which value means unlabelled.
+        Task file, with the value that means unlabelled.
     images
-        The rasters, which have the same number of pixels.
+        The rasters, of the same size as their masks.
     files
-        (N) paths, relative as those of the rasters.
+        (N) paths, relative to the same folder as those of the rasters.
     """
 
     spec: TaskSpec
@@ -369,7 +369,7 @@ class MaskFiles:
         Raises
         ------
         FileInputError
-            When its size is not the image's, or it holds a class that the task does not know.
+            If its size is not that of the image, or it has a class that the task lacks.
         """
         item = self.files[row]
         mask = self.images.reader.read(item)
@@ -386,12 +386,12 @@ class MaskFiles:
 
 
 def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-    """(H, W) values of a file to class indices (`IGNORED` where unlabelled), or to float64 quantities (NaN there).
+    """Convert (H, W) values of a file to class indices or float64 quantities; unlabelled: `IGNORED` or NaN.
 
     Raises
     ------
     FileInputError
-        When an id is no whole number, or no class has it.
+        If an id is not a whole number, or no class has it.
     """
     unlabelled = ~np.isfinite(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
     if missing is not None:

@@ -1,4 +1,4 @@
-"""A task file: what a labelled data set on disk holds, and where; read strictly."""
+"""A task file: the content and layout of a labelled data set on disk, read strictly."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mmearth_model.tasks.labelled import TaskKind
 
 Layout = Literal["geobench", "folder", "table"]
 MEAN = "mean"
-"""Fill a missing band with its mean: nothing is known of it."""
+"""Fill a missing band with its mean, since its values are unknown."""
 SWAPPED = {"B8": "B8A", "B8A": "B8"}
-"""What ``band_order: paper`` exchanges: the paper's benchmark files fed B8 where its encoders had learned B8A."""
+"""Bands that ``band_order: paper`` exchanges: the paper's benchmarks fed B8 to encoders that had learned B8A."""
 
 
 class Splits(BaseModel):
@@ -34,10 +34,10 @@ class Splits(BaseModel):
     Attributes
     ----------
     shares
-        Of train, validation and test, drawn with ``seed`` and balanced over the classes. Folders named ``train``,
-        ``val`` (or ``valid``, ``validation``) and ``test`` are used as they are.
+        Shares of train, validation and test, chosen at random with ``seed`` and stratified by class. Folders named
+        ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` are used as they are.
     column
-        Table: column that says train, val (or valid) or test.
+        Table: column with train, val (or valid) or test.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -73,7 +73,8 @@ class TaskSpec(BaseModel):
         Modality of the catalog that the bands belong to.
     bands
         Band name in the files -> band name in the catalog; in the files' order if their bands are not named. ``null``
-        in place of the catalog's name skips a band of the files: ``[B4, B3, B2, null]`` of a picture with an alpha band.
+        in place of the catalog's name skips a band of the files: ``[B4, B3, B2, null]`` for a picture with an alpha
+        band.
     band_order
         ``catalog``: every band is used as itself; ``paper``: B8 and B8A are exchanged, as in the paper's own figures
         for GEO-Bench, to compare with them.
@@ -83,8 +84,8 @@ class TaskSpec(BaseModel):
         Value in the catalog's units = file's value * scale + offset (-1000 for Sentinel-2 baselines from 04.00 on).
         Without both, scale and offset tags of the files are applied; with them, the tags are ignored.
     nodata
-        Number, or list of numbers, in the files that means missing, instead of their no-data tags; ``null``: no number
-        does. Pixels that are NaN, or hidden by a mask or an alpha band of the file, are missing in any case.
+        Number or numbers in the files that mean missing, instead of their no-data tags; ``null``: none. Pixels that are
+        NaN, or hidden by a mask or an alpha band of the file, are missing in any case.
     fill
         Band that the files lack -> the band of the files that replaces it, or ``mean``. Bands not listed use ``mean``.
         With ``band_order: paper``, the names are still those of the files' own bands.
@@ -97,9 +98,9 @@ class TaskSpec(BaseModel):
     path, label, mask, ids
         Table: columns of the raster, the label (several for multi-label and regression) and the mask file, and of
         the sample's name. ``path`` and ``mask`` may be patterns of columns: ``"{patch_id}/{patch_id}_mask.tif"``.
-        ``{band}`` in a path, here or in the table, stands for the files' names of ``bands``, with one file per band:
-        ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser bands
-        are brought onto the finest grid (bilinear); what is next to missing pixels is missing.
+        ``{band}`` in a path, here or in the table, is replaced by the files' names of ``bands``, with one file per
+        band: ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
+        bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
     separator
         Table, multi-label in one column: the separator between labels.
     ignore
@@ -109,7 +110,7 @@ class TaskSpec(BaseModel):
     augment
         Augmentations allowed in fine-tuning.
     notes
-        What users of the results must know of the data; printed with every result.
+        What users of the results must know about the data; printed with every result.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -176,7 +177,7 @@ class TaskSpec(BaseModel):
         return self
 
     def _check_labels(self) -> None:
-        """Refuse classes and label columns that contradict the kind or each other."""
+        """Refuse classes and label columns that do not match the kind or each other."""
         blank = [name for name in self.classes if name != name.strip() or not name]
         twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if blank or twice:
@@ -195,30 +196,30 @@ class TaskSpec(BaseModel):
 
     @property
     def catalog_bands(self) -> tuple[str, ...]:
-        """Bands of the catalog as which the files' bands are fed, in the files' order."""
+        """Bands of the catalog to which the files' bands are fed, in the files' order."""
         swapped = SWAPPED if self.band_order == "paper" else {}
         return tuple(swapped.get(band, band) for band in self.file_bands if band is not None)
 
     @property
     def file_bands(self) -> tuple[str | None, ...]:
-        """Catalog's name of each band of the files, in their order; None for a band that is skipped."""
+        """Catalog name of each band of the files, in their order; None for a skipped band."""
         return tuple(self.bands.values() if isinstance(self.bands, dict) else self.bands)
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        """The files' own name of each band that is not skipped; the catalog's where `bands` is a list."""
+        """The files' own names of bands that are not skipped; the catalog's if `bands` is a list."""
         pairs = self.bands.items() if isinstance(self.bands, dict) else zip(self.bands, self.bands, strict=True)
         return tuple(str(name) for name, band in pairs if band is not None)
 
     @property
     def stand_ins(self) -> dict[str, str]:
-        """Band that the files lack -> the catalog band whose values it takes, without bands filled with the mean."""
+        """Missing band -> catalog band that replaces it; without bands filled with the mean."""
         swapped = SWAPPED if self.band_order == "paper" else {}
         return {band: swapped.get(source, source) for band, source in self.fill.items() if source != MEAN}
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """Columns of a table that hold the label."""
+        """Label columns of a table."""
         return (self.label,) if isinstance(self.label, str) else self.label
 
 
@@ -235,7 +236,7 @@ def read_spec(name_or_file: str) -> TaskSpec:
     Raises
     ------
     FileInputError
-        When there is none, or it says what it may not; with the field, what was expected and what came.
+        If there is none, or it is invalid; with the field, what was expected and what was found.
     """
     shipped = resource_path("catalog") / "tasks"
     path = shipped / f"{name_or_file}.yaml" if name_or_file in task_names() else Path(name_or_file)

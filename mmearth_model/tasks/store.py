@@ -1,4 +1,4 @@
-"""Labelled tasks cut from a store: what one of its modalities says of each tile, or of each pixel."""
+"""Labelled tasks from a store: one of its modalities provides the label of each tile or pixel."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 PREFIX = "store:"
 READ_TILES = 64
-"""Tiles that are read together."""
+"""Number of tiles read together."""
 
 Form = Literal["tile", "shares", "pixels"]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreTask:
-    """Say what a modality shows of a tile.
+    """Task whose labels come from a modality.
 
     Attributes
     ----------
     modality
-        Holds the labels.
+        Modality of the labels.
     form
-        ``tile``: the class of a tile, or the one that covers most of it; of a quantity, its mean.
-        ``shares``: how much of a tile each class covers. ``pixels``: the map itself.
+        ``tile``: the class of a tile, or the one that covers most of it; for a quantity, its mean. ``shares``: the
+        share of a tile that each class covers. ``pixels``: the map itself.
     band
-        Of a quantity with several bands: which one.
+        Band of a quantity with several bands.
     """
 
     modality: Modality
@@ -56,7 +56,7 @@ class StoreTask:
 
     @property
     def kind(self) -> TaskKind:
-        """What is asked."""
+        """Kind of the task."""
         continuous = self.modality.kind.is_continuous
         if self.form == "pixels":
             return TaskKind.PIXEL_REGRESSION if continuous else TaskKind.SEGMENTATION
@@ -71,7 +71,7 @@ class StoreTask:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Stored modalities that a batch must hold."""
+        """Stored modalities that a batch must contain."""
         return (self.modality.name,)
 
     def labels(self, batch: Mapping[str, Any]) -> NDArray[Any]:
@@ -80,13 +80,13 @@ class StoreTask:
         Parameters
         ----------
         batch
-            Holds the modality as stored.
+            Contains the modality as stored.
 
         Returns
         -------
         numpy.ndarray
-            Classes: (B,) int64, position in ``modality.classes``; `IGNORED` where nothing was observed; of classes
-            that cover equal parts the first counts. Quantities and shares: (B, T) float64, NaN there.
+            Classes: (B,) int64, position in ``modality.classes``; `IGNORED` if nothing was observed; of classes that
+            cover equal parts, the first. Quantities and shares: (B, T) float64, NaN if nothing was observed.
         """
         if self.modality.kind.is_continuous:
             return _means(self._quantities(batch))
@@ -101,13 +101,13 @@ class StoreTask:
         return np.where(counts.any(axis=1), counts.argmax(axis=1), IGNORED).astype(np.int64)
 
     def masks(self, batch: Mapping[str, Any]) -> NDArray[Any]:
-        """Every pixel of a raw batch: (B, H, W) class indices, `IGNORED` where nothing was observed; or float64, NaN."""
+        """Labels of a raw batch's pixels: (B, H, W) class indices, `IGNORED` if not observed; or float64, NaN."""
         if self.modality.kind.is_continuous:
             return self._quantities(batch)
         return self._indices(batch)[:, 0]
 
     def _indices(self, batch: Mapping[str, Any]) -> NDArray[np.int64]:
-        """Positions in ``modality.classes``, `IGNORED` where nothing was observed; refused where a code has no class."""
+        """Positions in ``modality.classes``, `IGNORED` if not observed; a code without a class is refused."""
         modality = self.modality
         codes = batch[modality.name]
         indices: NDArray[np.int64] = modality.class_code_index()[codes]
@@ -129,7 +129,7 @@ class StoreTask:
 
 
 def _means(quantities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B, ...) to (B, 1): mean of what was observed, NaN where nothing was."""
+    """Average (B, ...) to (B, 1) over observed values; NaN if there are none."""
     flat = quantities.reshape(len(quantities), -1)
     seen = np.isfinite(flat).sum(axis=1)
     means: NDArray[np.float64] = np.where(seen > 0, np.nansum(flat, axis=1) / np.maximum(seen, 1), np.nan)
@@ -168,12 +168,12 @@ class StoreImages:
 
     @property
     def modalities(self) -> Mapping[str, Modality]:
-        """Those of the store."""
+        """Modalities of the store."""
         return self.store.modalities
 
     @cached_property
     def digest(self) -> str:
-        """Of the store and the rows that are selected; an unfinished store's is never the same twice."""
+        """Digest of the store and the selected rows; that of an unfinished store is different every time."""
         content = hashlib.blake2b(digest_size=16)
         content.update(f"{self.store.digest or id(self.store)}".encode())
         content.update(np.ascontiguousarray(self.store.rows).tobytes())
@@ -189,18 +189,18 @@ class StoreImages:
             yield {**{name: self._read(name, inside) for name in stored}, "tile": tile}
 
     def _read(self, name: str, inside: NDArray[np.intp]) -> NDArray[Any]:
-        """Rows of one array: what lies together in one read, else tile by tile."""
+        """Rows of one array: consecutive ones in one read, others tile by tile."""
         first, last = int(inside.min()), int(inside.max()) + 1
         if last - first <= 4 * len(inside):
             return self.store.read(name, slice(first, last))[inside - first]
         return np.concatenate([self.store.read(name, slice(int(row), int(row) + 1)) for row in inside])
 
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
-        """All model bands of what the store has."""
+        """All model bands of the store's modalities."""
         return modality.model_bands if modality.name in self.modalities else ()
 
     def labels(self, task: StoreTask) -> NDArray[Any]:
-        """Label of every tile; see `StoreTask.labels`. Of maps only whether a tile has any, (N, 0) or (N, 1) bool."""
+        """Label of every tile; see `StoreTask.labels`. For maps, only whether a tile has any: (N, 0) or (N, 1) bool."""
         if task.name not in self._labels:
             rows = np.arange(len(self), dtype=np.intp)
             parts = [_label(task, batch) for batch in self.batches(rows, READ_TILES, task.reads)]
@@ -219,7 +219,7 @@ def _label(task: StoreTask, batch: Batch) -> NDArray[Any]:
 
 
 def open_store_task(images: StoreImages, task: StoreTask) -> LabelledSet:
-    """Make a labelled set of a store's tiles, divided as the store says."""
+    """Make a labelled set of a store's tiles, with the store's splits."""
     store = images.store
     found = images.labels(task)
     observed = labelled_rows(task.kind, found)
@@ -253,7 +253,7 @@ def labelled_rows(kind: TaskKind, labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
-    """Test on a seeded share of all labelled samples, and hold out none for validation."""
+    """Test on a random share of all labelled samples, without validation samples."""
     order = np.random.default_rng(seed).permutation(task.parts.used)
     test = round(test_share * len(order))
     return task.with_parts(Parts(train=order[test:], validation=order[:0], test=order[:test]))
@@ -267,19 +267,19 @@ def _mask_reader(images: StoreImages, task: StoreTask) -> Callable[[NDArray[np.i
 
 
 def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
-    """Task of a name such as ``store:biome``, ``store:esa_worldcover/shares``, ``store:aster.elevation/pixels``.
+    """Parse a task such as ``store:biome``, ``store:esa_worldcover/shares``, ``store:aster.elevation/pixels``.
 
     Parameters
     ----------
     text
-        ``store:``, the name of a stored modality, ``.BAND`` of a quantity, and ``/shares`` or ``/pixels`` of a map.
+        ``store:``, the name of a stored modality, ``.BAND`` for a quantity, and ``/shares`` or ``/pixels`` for a map.
     modalities
-        What the store has.
+        Modalities of the store.
 
     Raises
     ------
     InputError
-        When the store has no such labels.
+        If the store has no such labels.
     """
     known = {task.name: task for m in modalities.values() if m.stored for task in tasks_of(m)}
     if text in known:
@@ -289,7 +289,7 @@ def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
 
 
 def tasks_of(modality: Modality) -> list[StoreTask]:
-    """All that can be asked of a modality."""
+    """All tasks of a modality."""
     if modality.kind is Kind.TILE_CATEGORICAL:
         return [StoreTask(modality)]
     if modality.kind is Kind.RASTER_CATEGORICAL:

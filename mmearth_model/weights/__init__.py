@@ -1,1 +1,1 @@
-"""Checkpoints, and the weights of other programs."""
+"""Checkpoints, and conversion of third-party weights."""

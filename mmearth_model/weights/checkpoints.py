@@ -1,11 +1,11 @@
-"""Checkpoints: a folder of numbers (safetensors) and words (JSON); nothing is ever unpickled.
+"""Checkpoints: a folder of tensors (safetensors) and configuration (JSON); nothing is ever unpickled.
 
 ::
 
-    CHECKPOINT/model.safetensors         weights of encoder, decoder and heads (``model.``) and of the loss
-    (``losses.``) CHECKPOINT/config.json               shape of the model, normalisation, recipe, store: all that is
-    needed to use it CHECKPOINT/state/optimizer.safetensors, progress.json    what continuing the run needs, and nobody
-    else
+    CHECKPOINT/model.safetensors           weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
+    CHECKPOINT/config.json                 shape of the model, normalisation, recipe, store: all that is needed to use it
+    CHECKPOINT/state/optimizer.safetensors optimiser state, only needed to continue the run
+    CHECKPOINT/state/progress.json         position in the run, only needed to continue it
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def normaliser(self) -> Normaliser:
-        """From raw batches to this model's input and targets.
+        """Conversion of raw batches to this model's input and targets.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Checkpoint:
     def model_config(self) -> MPMAEConfig:
         """Shape of the model."""
         if self.encoder_only:
-            raise FileInputError(self.folder / CONFIG_FILE, "expected a whole MP-MAE, got an encoder alone.")
+            raise FileInputError(self.folder / CONFIG_FILE, "expected a complete MP-MAE, got an encoder alone.")
         return _of_file(self.folder / CONFIG_FILE, MPMAEConfig.from_dict, self.config["model"])
 
     @property
@@ -122,7 +122,7 @@ class Checkpoint:
         Raises
         ------
         FileInputError
-            When the file is missing, cut short or damaged.
+            If the file is missing, truncated or damaged.
         """
         return read_tensors(self.folder / MODEL_FILE)
 
@@ -164,7 +164,7 @@ class Checkpoint:
         Raises
         ------
         InputError
-            When there is no checkpoint, or it was written by something else.
+            If there is no checkpoint, or it has another format.
         """
         folder = find_checkpoint(path).absolute()
         file = folder / CONFIG_FILE
@@ -181,7 +181,7 @@ class Checkpoint:
             )
         missing = [section for section in SECTIONS if section not in config]
         if missing:
-            raise FileInputError(file, f"expected a whole configuration, got one without {', '.join(missing)}.")
+            raise FileInputError(file, f"expected a complete configuration, got one without {', '.join(missing)}.")
         return cls(folder, config, padding)
 
 
@@ -191,7 +191,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises
     ------
     InputError
-        When there is none.
+        If there is none.
     """
     if (path / CONFIG_FILE).is_file():
         return path
@@ -339,7 +339,7 @@ def loss_of(checkpoint: Checkpoint) -> MultiTaskLoss:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """State of an optimiser as named tensors; ``names``: id of a parameter -> its name."""
+    """State of an optimiser as named tensors; ``names`` maps ids of parameters to names."""
     return {
         f"{key}/{names[id(parameter)]}": torch.as_tensor(value)
         for parameter, state in optimizer.state.items()
@@ -367,16 +367,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises
     ------
     FileInputError
-        When it is missing, cut short or not such a file.
+        If it is missing, truncated or not a safetensors file.
     """
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise FileInputError(file, f"expected a whole safetensors file, got: {reason_of(error)}.") from None
+        raise FileInputError(file, f"expected a complete safetensors file, got: {reason_of(error)}.") from None
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """Where training stood; see `write_checkpoint`.
+    """Progress of training; see `write_checkpoint`.
 
     Raises
     ------
@@ -394,7 +394,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 def _fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Copy those tensors into a module whose names begin with a prefix."""
+    """Copy the tensors whose names begin with a prefix into a module."""
     own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     _check_fit(file, module.state_dict(), own)
     module.load_state_dict(own)
@@ -423,7 +423,7 @@ def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _of_file(file: Path, build: Callable[[Mapping[str, Any]], Value], entry: Mapping[str, Any]) -> Value:
-    """Build a value from a section of a file, and name the file when it does not fit."""
+    """Build a value from a section of a file; errors name the file."""
     try:
         return build(entry)
     except FileInputError:

@@ -1,4 +1,4 @@
-"""Third-party weights, import and export: the released MMEarth checkpoints and plain ConvNeXt V2.
+"""Import and export of third-party weights: the released MMEarth checkpoints and plain ConvNeXt V2.
 
 Names and shapes that can be read:
 
@@ -17,7 +17,7 @@ timm
 A ``module.`` prefix, as left by PyTorch's data parallelism, is dropped everywhere. `mmearth_model.weights.torchfiles` documents
 what else a file may hold, and how it is read without running anything.
 
-Code that weights can be written for (`Audience`):
+Code for which weights can be written (`Audience`):
 
 ``sparse``
     The released pretraining code, ``FCMAE(sparse=True)``: a whole network of preset reference.
@@ -64,7 +64,7 @@ TIMM_STRIDE = 32
 TIMM_HALVINGS = 4
 """Factor by which the stem's stride has grown before the last stage."""
 CLASSES = 1000
-"""Outputs of the head that the released dense encoder has even during pretraining."""
+"""Number of outputs of the head that the released dense encoder has even in pretraining."""
 DENSE_GRN_EPS = 1e-4
 """GRN's epsilon in the released fine-tuning networks; it is 1e-6 in pretraining and everywhere else."""
 DROPPED = ("encoder.norm.", "encoder.head.", "head.", "norm.")
@@ -111,22 +111,22 @@ TIMM_RENAMES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Imported:
-    """Foreign weights under our names.
+    """Third-party weights under our names.
 
     Attributes
     ----------
     encoder
         Shape of the encoder.
     model
-        Shape of the whole network; None where there is an encoder alone.
+        Shape of the whole network; None for an encoder alone.
     weighting
-        Of the losses.
+        Weighting of the losses.
     tensors
         ``model.`` and ``losses.`` names, as in a checkpoint of ours.
     style
-        How they were named.
+        Naming scheme of the file.
     options
-        Of the run that made them, as far as the file tells.
+        Options of the run that produced them, if the file has them.
     """
 
     encoder: EncoderConfig
@@ -217,12 +217,12 @@ def _imported(tensors: Tensors, options: dict[str, Any]) -> Imported:
 
 
 def _check_whole(found: Imported) -> None:
-    """Refuse weights that are not exactly those of the network whose shape was read off them.
+    """Refuse weights that are not exactly those of the network inferred from them.
 
     Raises
     ------
     InputError
-        Names the first tensor that is missing, unknown, of another shape or not of real numbers.
+        With the first tensor that is missing, unknown, of another shape or not of real numbers.
     """
     if sum(found.encoder.depths or ()) > len(found.tensors):
         raise InputError(f"blocks are missing among {found.encoder.depths} per stage")
@@ -294,7 +294,7 @@ def timm_layout(encoder: EncoderConfig) -> EncoderConfig:
 
 
 def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> EncoderConfig:
-    """Read the shape of an encoder off its tensors."""
+    """Infer the configuration of an encoder from its tensors."""
     prefix = "model.encoder."
     depths, widths = [], []
     for stage in range(4):
@@ -321,12 +321,12 @@ def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
 
 
 def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig, Tensors]:
-    """Read the shape of a whole network off its tensors; equal decoders become one.
+    """Infer the configuration of a whole network from its tensors; equal decoders become one.
 
     Raises
     ------
     InputError
-        When a task is not in the catalog, so that it is unknown what it predicts.
+        If a task is not in the catalog, so that its kind is unknown.
     """
     names = list(dict.fromkeys(n.split(".")[2] for n in tensors if n.startswith("model.heads.")))
     known = {name: position for position, name in enumerate(REFERENCE_TASK_ORDER)}
@@ -347,7 +347,7 @@ def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep those options that JSON can say: finite numbers that are not larger than a float, and text."""
+    """Keep the options that JSON can represent: finite numbers in the range of a float, and text."""
     return {
         k: v
         for k, v in options.items()

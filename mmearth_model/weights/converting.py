@@ -1,4 +1,4 @@
-"""`mmearth-train convert`: foreign weights to a checkpoint of ours, and back."""
+"""`mmearth-train convert`: convert third-party weights to a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _config(
 
 
 def _normaliser(found: Imported, store: Store, seen: Mapping[str, Sequence[str]]) -> Normaliser:
-    """Statistics of a store for the input of the weights, whose bands must be that many."""
+    """Normaliser with a store's statistics; the number of bands must match the input of the weights."""
     known: dict[str, Modality] = {**load_catalog().modalities, **store.modalities}
     for name, chosen in seen.items():
         if name not in store.modalities:

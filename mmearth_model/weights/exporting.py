@@ -55,7 +55,9 @@ def export(found: Imported, to: Audience) -> Tensors:
     if to == "finetune":
         return to_finetune(found.tensors, found.encoder)
     if found.model is None:
-        raise InputError(f"--to {to}: expected a whole MP-MAE, got an encoder alone; use --to finetune or --to timm.")
+        raise InputError(
+            f"--to {to}: expected a complete MP-MAE, got an encoder alone; use --to finetune or --to timm."
+        )
     tensors = to_released(found.tensors, found.model, to)
     return tensors | dense_classifier(found.encoder) if to == "dense" else tensors
 

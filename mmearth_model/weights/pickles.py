@@ -1,4 +1,4 @@
-"""Reads untrusted pickles safely.
+"""Read untrusted pickles safely.
 
 A pickle is a program that may call anything that it can name. Here, each name is looked up in the reader's own table,
 which returns a class or an instance from this package that only stores its arguments: no name is ever imported, and

@@ -1,4 +1,4 @@
-"""The released checkpoints by name: downloaded once, checked ever after."""
+"""The released checkpoints by name: downloaded once, and verified on every use."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ CATALOG_FILE = "checkpoints.yaml"
 TIMEOUT_S = 60
 CHUNK_BYTES = 2**20
 SUFFIXES = (".pth", ".pt", ".safetensors")
-"""Files of weights that can be imported."""
+"""Suffixes of weight files that can be imported."""
 
 
 class DownloadFailed(MMEarthError):  # noqa: N818 - named by what happened
-    """A file could not be fetched."""
+    """A file could not be downloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Released:
     Attributes
     ----------
     name
-        In the catalog.
+        Name in the catalog.
     url
-        Of its file.
+        URL of its file.
     learned, tiles
-        What it was trained on, for people.
+        Description of its training data, for the user.
     bands
         Bands of Sentinel-2 that it takes; empty: those of the catalog entry.
     """
@@ -63,7 +63,7 @@ class Released:
 
 
 def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
-    """All of the catalog, by name."""
+    """All released checkpoints of the catalog, by name."""
     file = catalog or resource_path("catalog") / CATALOG_FILE
     content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return {
@@ -75,12 +75,12 @@ def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
 
 
 def find_released(name: str, catalog: Path | None = None) -> Released | None:
-    """Look a name up; None where it is a path, or nothing.
+    """Look up a name; None if it is a path, or not similar to a name.
 
     Raises
     ------
     InputError
-        When it is almost a name.
+        If it is a misspelt name.
     """
     known = released_checkpoints(catalog)
     if is_there(Path(name)):
@@ -100,18 +100,18 @@ def fetch(released: Released, cache: Path | None = None, report: Callable[[int],
     Parameters
     ----------
     released
-        Which.
+        The checkpoint.
     cache
-        Folder; default the user's.
+        Cache folder; by default, the user's.
     report
         Called with the number of bytes received so far.
 
     Raises
     ------
     DownloadFailed
-        When there is no connection; says how to go on without one.
+        If there is no connection; with what to do without one.
     FileInputError
-        When the file is not the one that was downloaded first.
+        If the file differs from the one downloaded first.
     """
     file = (cache or cache_folder() / "checkpoints") / f"{released.name}.pth"
     if not file.exists():
@@ -143,7 +143,7 @@ def _download(released: Released, file: Path, report: Callable[[int], None] | No
                 if report is not None:
                     report(received)
             if expected is not None and received != int(expected):
-                raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes came"))
+                raise DownloadFailed(_offline(released, file, f"only {received} of {expected} bytes were received"))
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise DownloadFailed(_offline(released, file, str(reason))) from None

@@ -1,11 +1,11 @@
-"""Reads files written by ``torch.save``, without PyTorch's unpickler and without running anything.
+"""Read files written by ``torch.save``, without PyTorch's unpickler and without executing anything.
 
-A file holds a pickle, which describes how tensors are assembled, and the numbers themselves. The pickle is read with a
-table of allowed names (`mmearth_model.weights.pickles`): tensors, parameters and ordered dictionaries become records of this
-module. Every other name becomes an inert `Placeholder`, which is allowed only inside ``args``, the options of the run.
-These contain whatever the training program put there: paths, devices, NumPy scalars. A placeholder outside ``args``
-makes the file invalid. Names that can run something (``os.system``, ``builtins.eval``) are refused everywhere, because
-no legitimate file contains them.
+A file contains a pickle, which describes how tensors are assembled, and the numbers themselves. The pickle is read with
+a table of allowed names (`mmearth_model.weights.pickles`): tensors, parameters and ordered dictionaries become records
+of this module. Every other name becomes an inert `Placeholder`, which is allowed only inside ``args``, the options of
+the run. These contain whatever the training program put there: paths, devices, NumPy scalars. A placeholder outside
+``args`` makes the file invalid. Names that can run something (``os.system``, ``builtins.eval``) are refused everywhere,
+because no legitimate file contains them.
 
 Each tensor is checked against the size of the numbers in the file before any of them are read.
 """
@@ -40,7 +40,7 @@ LEGACY_PROTOCOL = 1001
 """First two pickles of a file written by PyTorch 1.5 or earlier (``torch.serialization``)."""
 LENGTH_BYTES = 8
 INT64 = 2**63
-"""Sizes, strides and offsets are less."""
+"""Upper bound on sizes, strides and offsets."""
 
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -308,7 +308,7 @@ def refusing(file: Path) -> Iterator[None]:
         ) from None
 
 
-def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - what a name stands for
+def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - the replacement of a name
     if (module, name) in KNOWN:
         return KNOWN[module, name]
     if module.partition(".")[0] in ACTING and not (module == "builtins" and name in DATA_TYPES):
@@ -388,7 +388,7 @@ def _read_legacy(file: Path) -> TorchFile:
         return named.setdefault(found.key, found)
 
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        stream: BinaryIO = mapped  # type: ignore[assignment] # read, readline, seek and tell are all that is asked for
+        stream: BinaryIO = mapped  # type: ignore[assignment] # only read, readline, seek and `tell` are used
         if (load(stream, _lookup), load(stream, _lookup)) != (LEGACY_MAGIC, LEGACY_PROTOCOL):
             raise ValueError("a pickle of another kind")
         if load(stream, _lookup).get("little_endian") is not True:

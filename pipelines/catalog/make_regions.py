@@ -1,11 +1,11 @@
 """Make ``catalog/regions/*.parquet`` from the npm package ``world-atlas`` (Natural Earth 4.1 as TopoJSON).
 
-Run it where the package was unpacked::
+Run it in the folder where the package was unpacked::
 
     npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz
     python pipelines/catalog/make_regions.py package catalog/regions
 
-The package stores rings on the sphere: they run across the antimeridian and around the pole without a cut. Here they
+The package stores rings on the sphere, which cross the antimeridian and surround the pole without a cut. Here they
 are cut at 180 degrees, so that every reader of plain polygons understands them. The table ``countries.csv`` in the
 target folder (ISO 3166-1 codes, names, continents) is written by hand and read by this script.
 """
@@ -33,7 +33,7 @@ FEATURE_KEYS = {
     "Ashmore and Cartier Is.": "AUS",
 }
 
-# Territories with an ISO code of their own that Natural Earth draws as part of another feature: (feature, boxes).
+# Territories with an ISO code of their own that are part of another feature in Natural Earth: (feature, boxes).
 TERRITORIES: dict[str, tuple[str, list[tuple[float, float, float, float]]]] = {
     "GUF": ("FRA", [(-55, 2, -51, 6)]),
     "GLP": ("FRA", [(-62, 15.7, -60.8, 16.7)]),
@@ -46,7 +46,7 @@ TERRITORIES: dict[str, tuple[str, list[tuple[float, float, float, float]]]] = {
     "CCK": ("Indian Ocean Ter.", [(96, -13, 97.5, -11)]),
 }
 
-# Parts of a state that lie on another continent than its table entry says. The line through Russia follows the
+# Parts of a state that are on another continent than its table entry says. The line through Russia follows the
 # watershed of the Urals, the usual limit between Europe and Asia.
 URALS_EAST = Polygon(
     [
@@ -147,14 +147,14 @@ def read_countries(package: Path, table: list[dict[str, str]]) -> dict[str, Mult
 
 
 def parts_inside(geometry: MultiPolygon, boxes: list[tuple[float, float, float, float]]) -> MultiPolygon:
-    """Parts that lie wholly in one of the boxes."""
+    """Parts that are completely in one of the boxes."""
     area = shapely.union_all([shapely.box(*box) for box in boxes])
     parts = shapely.get_parts(geometry)
     return MultiPolygon(list(parts[shapely.contains(area, parts)]))
 
 
 def make_continents(countries: dict[str, MultiPolygon], table: list[dict[str, str]]) -> dict[str, MultiPolygon]:
-    """Union of the countries of each continent; overseas parts count where they lie."""
+    """Union of the countries of each continent; overseas parts belong to the continent they are on."""
     members: dict[str, list[shapely.Geometry]] = {}
     for row in table:
         key = row["alpha3"] or row["name"]
@@ -170,7 +170,7 @@ def make_continents(countries: dict[str, MultiPolygon], table: list[dict[str, st
 
 
 def read_land(package: Path, scale: str) -> list[MultiPolygon]:
-    """Land masses, largest first; one that lies on both sides of the antimeridian stays one multipolygon."""
+    """Land masses, largest first; one on both sides of the antimeridian stays one multipolygon."""
     topology = Topology(package / f"land-{scale}.json")
     masses = [
         polygonal(cut([topology.ring(ring) for ring in polygon]))

@@ -2,9 +2,10 @@
 
     python slurm.py --jobs 8 --partition cpu -- --recipe mmearth-1m-64 --ee-project MY-PROJECT --out /scratch/mmearth.zarr
 
-Run it on a login node, or in a small job of its own: the scheduler lives in this process, and so does the build's
-progress. What stands behind ``--`` goes to ``mmearth-data build``. Jobs that run out of time are replaced; when this process
-itself is stopped, the same command goes on with what is not committed. ``--show`` prints the job script and submits nothing.
+Run it on a login node, or in a small job of its own: the scheduler runs in this process, which also shows the build's
+progress. Arguments after ``--`` are passed to ``mmearth-data build``. Jobs that run out of time are replaced; if this
+process itself is stopped, the same command continues with the shards that are not committed. ``--show`` prints the job
+script and submits nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=4, help="workers, one job each")
     parser.add_argument("--partition", help="queue")
     parser.add_argument("--account")
-    parser.add_argument("--memory", default="6GB", help="of a job; a build of 128 px takes less than 2 GB a worker")
+    parser.add_argument("--memory", default="6GB", help="of a job; a build of 128 px takes less than 2 GB per worker")
     parser.add_argument("--time", default="24:00:00", help="of a job")
     parser.add_argument("--interface", help="network interface that jobs can reach, such as ib0")
     parser.add_argument(

@@ -66,7 +66,7 @@ def test_the_next_shards_are_surveyed_while_these_are_read(tmp_path: Path) -> No
 
 def test_a_target_that_nobody_may_write_is_one_line(tmp_path: Path) -> None:
     """Not even root makes folders in /sys."""
-    with pytest.raises(WriteFailed, match="cannot be written: its folder takes no files") as caught:
+    with pytest.raises(WriteFailed, match="cannot be written: its folder is not writable") as caught:
         build_sampled("/sys/planet.zarr", tmp_path / "log", write_ecoregions(tmp_path / "eco.parquet"))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == EXIT_FAILURE
@@ -93,7 +93,7 @@ def test_a_store_on_a_disk_that_became_read_only(append: int | None, tmp_path: P
         ["unshare", "-rm", "bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, check=False
     )
     assert result.returncode == EXIT_FAILURE, result.stderr
-    assert "cannot be written: its folder takes no files (Read-only file system)" in result.stderr
+    assert "cannot be written: its folder is not writable (Read-only file system)" in result.stderr
     assert result.stderr.count("\n") == 1
     assert digests(store) == before
 

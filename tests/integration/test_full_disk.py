@@ -249,4 +249,4 @@ def test_a_command_on_a_disk_that_takes_no_files(case: Case, inputs: Path, tmp_p
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1, result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
-    assert "cannot be written: its folder takes no files (Read-only file system)" in result.stderr
+    assert "cannot be written: its folder is not writable (Read-only file system)" in result.stderr

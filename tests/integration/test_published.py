@@ -424,9 +424,9 @@ def same_place(content: dict[str, Any]) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated HDF5": (cut(".h5", 0.6), "whole HDF5 file"),
-    "HDF5 without its end": (cut(".h5", 0.999), "whole HDF5 file"),
-    "empty HDF5": (cut(".h5", 0), "whole HDF5 file"),
+    "truncated HDF5": (cut(".h5", 0.6), "complete HDF5 file"),
+    "HDF5 without its end": (cut(".h5", 0.999), "complete HDF5 file"),
+    "empty HDF5": (cut(".h5", 0), "complete HDF5 file"),
     "no HDF5": (lambda folder: (folder / f"{NAME}.h5").unlink(), "expected one data set"),
     "no splits": (lambda folder: (folder / f"{NAME}_splits.json").unlink(), "_splits.json"),
     "no tile_info": (lambda folder: (folder / f"{NAME}_tile_info.json").unlink(), "_tile_info.json"),

@@ -235,7 +235,7 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
     write_shard(writer, 0)
     monkeypatch.setitem(remote.RETRIES, "max_retries", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(RetryLater, match="run the same command again to go on"):
+    with pytest.raises(RetryLater, match="run the same command again to continue"):
         write_shard(StoreWriter(url, writer._root), 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     assert StoreWriter.resume(url).committed() == {0}

@@ -148,7 +148,7 @@ def test_a_table_of_another_store_is_found(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "part", "words"),
-    [(3, "cover/c/0/0/0/0", "class codes that cover does not know: 3"), (0, "_commits/0.parquet", "bits of valid")],
+    [(3, "cover/c/0/0/0/0", "class codes that cover lacks: 3"), (0, "_commits/0.parquet", "bits of valid")],
     ids=["unknown class", "nothing observed"],
 )
 def test_values_that_no_build_would_have_written_are_found(value: int, part: str, words: str, tmp_path: Path) -> None:

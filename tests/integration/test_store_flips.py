@@ -152,7 +152,7 @@ class TestRepair:
         path = Path(shutil.copytree(planet, tmp_path / "s.zarr"))
         (path / "zarr.json").write_bytes((path / "zarr.json").read_bytes()[:-20])
         before = digests(path)
-        with pytest.raises(StoreDamaged, match="the recipe stands in it: copy the file from a backup"):
+        with pytest.raises(StoreDamaged, match="it contains the recipe: restore the file from a backup"):
             repair(path)
         assert digests(path) == before
 

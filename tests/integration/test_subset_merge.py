@@ -308,7 +308,7 @@ def refused(*arguments: object, word: str) -> None:
         (("--modalities", "month"), "at least one modality"),
         (("--biome", "Steppe"), "Steppe"),
         (("--region", "Atlantis"), "Atlantis"),
-        (("--region", "bbox:0,0,0.001,0.001"), "leave a tile"),
+        (("--region", "bbox:0,0,0.001,0.001"), "at least one tile meets"),
         (("--share", "0"), "--share"),
         (("--share", "1.5"), "--share"),
         (("--crop", "64"), "--crop"),

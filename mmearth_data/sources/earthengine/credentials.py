@@ -26,7 +26,7 @@ SCOPES = (
     "https://www.googleapis.com/auth/cloud-platform",
 )
 GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNETES_SERVICE_HOST")
-"""Set where Google's own machines may provide an account; elsewhere, looking for one takes 9 seconds."""
+"""Environment variables of Google's machines, which may provide an account; elsewhere, the search takes 9 seconds."""
 HOW_TO_SIGN_IN = (
     "Expected credentials for Earth Engine, found none. Three ways to give them: "
     "(1) run `earthengine authenticate`; "
@@ -58,7 +58,7 @@ class Account:
 
 
 def anonymous(project: str | None) -> Account:
-    """Anonymous account, the only one that servers outside the service's domain ever see."""
+    """Anonymous account; servers outside the service's domain never receive another one."""
     return Account(google.auth.credentials.AnonymousCredentials(), project or "anonymous")
 
 
@@ -68,14 +68,14 @@ def sign_in(project: str | None, service_account: Path | None) -> Account:
     Parameters
     ----------
     project
-        Project to charge; None looks into the environment, then into the credentials.
+        Project to charge; None takes it from the environment or else from the credentials.
     service_account
-        Key file; None takes the tokens of ``earthengine authenticate``, else the application default credentials.
+        Key file; None takes the tokens of ``earthengine authenticate`` or else the application default credentials.
 
     Raises
     ------
     InputError
-        With all the ways to sign in, when there is none.
+        If there are no credentials or no project, with all the ways to sign in.
     """
     credentials = _service_account(service_account) if service_account else _tokens() or _application_default()
     if credentials is None:
@@ -112,7 +112,7 @@ def _application_default() -> Any | None:  # noqa: ANN401
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on quota projects, which we settle ourselves
+            warnings.simplefilter("ignore")  # advice on quota projects, which this module sets
             credentials, project = google.auth.default(scopes=list(SCOPES))
     except google.auth.exceptions.DefaultCredentialsError as error:
         raise InputError(

@@ -39,7 +39,7 @@ def resolve_endpoint(name: str = "high-volume", url: str | None = None) -> Endpo
     Raises
     ------
     InputError
-        For a URL that is not https (plain http is allowed to this machine only), or no URL at all.
+        If the text is not a URL, or not https (plain http is allowed only to this machine).
     """
     if url is None:
         return Endpoint(ENDPOINTS[name], trusted=True)

@@ -1,4 +1,4 @@
-"""Estimate of a build's requests before any is sent."""
+"""Estimate of a build's requests and hours before any request is sent."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SURVEY_BATCH = 20
 """Initial number of candidates per survey request."""
 LATENCIES_S = (1.0, 5.0, 20.0)
 EECU_SECONDS = (1.0, 5.0, 20.0)
-"""Values for which estimates are given until they have been measured."""
+"""Seconds per request and EECU-seconds per tile for which estimates are tabulated until measured."""
 HOW_TO_MEASURE = (
-    "`mmearth-data build ... --profile 20` measures both on your account. Or build 100 tiles. Seconds a request: "
-    "`mmearth-data inspect STORE`, ledger, seconds / requests. EECU-seconds a tile: Cloud Monitoring, metric "
+    "`mmearth-data build ... --profile 20` measures both on your account. Or build 100 tiles. Seconds per request: "
+    "`mmearth-data inspect STORE`, ledger, seconds / requests. EECU-seconds per tile: Cloud Monitoring, metric "
     "earthengine.googleapis.com/project/cpu/usage_time, workload tag mmearth-build, divided by 100. "
     "Give them as --latency and --eecu-per-tile."
 )

@@ -1,7 +1,7 @@
-"""Pieces of expressions, and expressions with holes.
+"""Building blocks of expressions, and templates: encoded expressions with holes.
 
-Building and encoding an expression with the client takes 15 ms of processor time, more than a tile may cost. So each
-form of request is built once, with holes where tiles differ, encoded, and then filled in as text.
+Building and encoding an expression with the client takes 15 ms of processor time, too much to do per tile. Each form of
+request is therefore built and encoded once, with holes where tiles differ, and filled in as text for each tile.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ CASTS = {
     "float64": "toDouble",
 }
 FILL_FOR_NAN = -9999
-"""Replaces nodata if the stored type marks it by NaN, which does not survive `unmask`."""
+"""Number sent instead of nodata if that is NaN, which `unmask` does not preserve."""
 
 
 MARGIN_M = 0.1
-"""Error margin in metres of a geometry in another CRS: the default of the service's filters. Most of its other
-operations have no default margin and then refuse."""
+"""Error margin in metres of a geometry in another CRS: the default of the service's filters. Most other operations have
+no default and fail without a margin.
+"""
 
 HOLE = r'\{"argumentReference":"((?!_MAPPING_VAR)[^"]+)"\}'
 WRAPPED = re.compile(
     rf'\{{"functionInvocationValue":\{{"functionName":"String","arguments":\{{"input":({HOLE})\}}\}}\}}'
 )
-"""The client converts a hole to a string where it expects one; asset ids must be plain constants."""
+"""Functions into which the client converts a hole if it expects a string; asset ids must be plain constants."""
 COMPACT = (",", ":")
 
 
 def hole(name: str) -> ee.ComputedObject:
-    """Place in an expression that `Template.fill` fills with a constant."""
+    """Hole in an expression, which `Template.fill` replaces by a constant."""
     return ee.ComputedObject(None, None, name)
 
 
@@ -55,12 +56,12 @@ class Template:
     Parameters
     ----------
     expression
-        Made with the client's classes, `hole` where requests differ.
+        Built with the client's classes, and `hole` where requests differ.
     """
 
     def __init__(self, expression: ee.ComputedObject) -> None:
         text = json.dumps(ee.serializer.encode(expression, for_cloud_api=True), separators=COMPACT)
-        # Text and names of holes in turn.
+        # Alternates between text and names of holes.
         self._texts: list[str] = re.split(HOLE, WRAPPED.sub(r"\1", text))
 
     def fill(self, values: Mapping[str, Any]) -> str:
@@ -95,7 +96,7 @@ def cast(image: ee.Image, dtype: str) -> ee.Image:
 def blank(bands: Sequence[str], dtype: str) -> ee.Image:
     """Image that is masked everywhere.
 
-    Merged into a collection it keeps reducers from ever meeting an empty one, whose result has no bands.
+    A collection that contains it is never empty; reducing an empty one would give an image without bands.
     """
     return cast(ee.Image.constant([0] * len(bands)).rename(list(bands)).updateMask(0), dtype)
 
@@ -103,8 +104,8 @@ def blank(bands: Sequence[str], dtype: str) -> ee.Image:
 def never_empty(collection: ee.ImageCollection, bands: Sequence[str], dtype: str) -> ee.ImageCollection:
     """Select these bands of a collection and add a blank image to it, all of them of one type.
 
-    The service reduces only images whose bands agree in type, including the range of values. Both sides are therefore
-    cast: the type of a constant is otherwise just its one value.
+    The service reduces only images whose bands agree in type, including the range of values. Both are therefore cast;
+    otherwise, the value range of a constant is just its value.
 
     Parameters
     ----------
@@ -153,10 +154,10 @@ def polygon(ring: ee.ComputedObject, crs: ee.ComputedObject) -> ee.Geometry:
 
 
 def touches(shape: ee.Geometry) -> ee.Filter:
-    """Filter for whatever intersects a shape."""
+    """Filter for everything that intersects a shape."""
     return ee.Filter.bounds(shape, MARGIN_M)
 
 
 def holds(shape: ee.Geometry) -> ee.Filter:
-    """Filter for whatever contains a shape."""
+    """Filter for everything that contains a shape."""
     return ee.Filter.contains(leftField=".geo", rightValue=shape, maxError=MARGIN_M)

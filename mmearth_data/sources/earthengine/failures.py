@@ -93,7 +93,7 @@ def classify(error: BaseException) -> MMEarthError:
 def access_refused(what: str, fix: str) -> AccessRefused:
     """Error that stops a build, with its remedy."""
     return AccessRefused(
-        f"Earth Engine: {what.rstrip('.')}. To go on, {fix}; then run the same command again: it continues. "
+        f"Earth Engine: {what.rstrip('.')}. To continue, {fix}; then run the same command again. "
         "Without an account: --source synthetic."
     )
 
@@ -126,8 +126,8 @@ def _passing_kind(status: int, words: str) -> type[RetryLater]:
 def retry_after_s(header: str, sent: str = "") -> float | None:
     """Seconds requested by a Retry-After header: a number, or a date.
 
-    A date is compared with that of the answer itself (``sent``, its Date header), not with a clock of this machine
-    that may be wrong, or jump.
+    A date is compared with that of the answer (``sent``, its Date header), not with this machine's clock, which may be
+    wrong.
     """
     if not header:
         return None

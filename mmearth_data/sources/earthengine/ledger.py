@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Ledger:
-    """Counts, shared by threads.
+    """Counters shared by threads.
 
-    Requests are counted by what they ask for (``value:compute``, ``image:computePixels``, ...), each attempt once;
-    ``seconds`` is the time spent waiting for answers, added up over threads.
+    Requests are counted by method (``value:compute``, ``image:computePixels``, ...), once per attempt; ``seconds`` is
+    the time spent waiting for answers, summed over threads.
     """
 
     def __init__(self) -> None:

@@ -94,7 +94,7 @@ def halves(asks: Asks) -> tuple[Asks, Asks]:
     Raises
     ------
     LookupError
-        When there is but one modality.
+        When there is only one modality.
     """
     if len(asks) < 2:
         raise LookupError("one modality cannot be split")
@@ -138,7 +138,7 @@ def array_of(content: bytes) -> NDArray[Any]:
 
 @lru_cache(maxsize=256)
 def _described(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, whether columns run first, type) of an NPY file: numpy takes a millisecond to parse those of many bands."""
+    """(shape, Fortran order, dtype) of an NPY file; cached, because numpy takes 1 ms to parse a header of many bands."""
     body = io.BytesIO(head)
     version = np.lib.format.read_magic(body)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -166,7 +166,7 @@ def refuse_gaps(m: Modality, array: NDArray[Any]) -> None:
     Raises
     ------
     TileUnavailable
-        ``sentinel2_nodata``, where more than 1 % of the pixels of a native band are masked.
+        ``sentinel2_nodata``, if more than 1 % of the pixels of a native band are masked.
     """
     for band in parameters(m).get("native", ()):
         masked = 1 - float(m.observed(array[m.bands.index(band)]).mean())

@@ -1,4 +1,4 @@
-"""Check that the assets of a build can be read before its first tile is requested: third-party assets move.
+"""Check that the assets of a build are readable before its first tile is requested: third-party assets move.
 
 Otherwise a missing asset would reject every candidate, one after the other.
 """
@@ -85,13 +85,12 @@ def require_assets(
     describe
         Requests the description of an asset from the service.
     base, modalities
-        Used to tell which modalities could be left out.
+        Used to find out which modalities could be left out.
 
     Raises
     ------
     InputError
-        When an asset is missing, unreadable, of another type or without a band that is read; names its id and modality,
-        and what to do.
+        If an asset is missing, unreadable, of another type, or lacks a band; with its id, its modality and what to do.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:

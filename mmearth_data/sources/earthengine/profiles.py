@@ -56,7 +56,7 @@ class Profiles:
 
 def profile_request(ids: list[str]) -> str:
     """Encode the expression that fetches the table of given profiles."""
-    # The client hides this function from its own documentation, as `ee.profilePrinting` says, which calls it so too.
+    # The client hides this function from its documentation and calls it in the same way (`ee.profilePrinting`).
     call = ee.ApiFunction.lookup("Profile.getProfiles").call(ids=ids)
     return Template(call).fill({})
 

@@ -1,4 +1,4 @@
-"""When the next request may start: requests in flight, requests per second, restricted mode, and storms of refusals."""
+"""Decide when the next request may start: limits in flight and per second, restricted mode, storms of refusals."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LOG = logging.getLogger(__name__)
 SLACK = 1.05
 """Starts are spaced slightly wider than the limit, because requests move closer together in transit."""
 STORM_WINDOW, STORM_LEAST, STORM_SHARE = 40, 20, 0.5
-"""A storm: minimum number of recent outcomes, and share of them that were refusals for sending too much."""
+"""A storm: at least this many recent outcomes, and at least this share of them refused as too many (429)."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
 
 
 class Limiter(Protocol):
-    """Shared by all senders of requests under one project: threads here, workers in other implementations."""
+    """Limits shared by all that send requests for one project: threads here, workers in other implementations."""
 
     def slot(self) -> AbstractContextManager[None]:
         """Wait until a request may start; the request is in flight until the context ends."""
@@ -34,7 +34,7 @@ class Limiter(Protocol):
         ...
 
     def throttled(self, wait_s: float | None) -> None:
-        """Record that a request was refused for sending too much (429), and the requested wait."""
+        """Record that a request was refused as one too many (429), and the wait that the service requested."""
         ...
 
     def restrict(self) -> None:
@@ -50,11 +50,11 @@ class LocalLimiter:
     in_flight
         Requests at once.
     per_second
-        Starts a second; they are spaced evenly, so that no second holds more.
+        Starts per second; they are spaced evenly, so that no second has more.
     restricted_in_flight
         Requests at once in restricted mode.
     first_pause_s
-        Pause of everybody at the first storm of refusals; it doubles from storm to storm until a request succeeds.
+        Pause of all requests at the first storm of refusals; it doubles with each storm until a request succeeds.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class LocalLimiter:
                 return
             self._limit = self._restricted
         LOG.warning(
-            "Earth Engine has put this project into restricted mode; going on with %d request(s) at a time "
+            "Earth Engine has put this project into restricted mode; continuing with %d request(s) at a time "
             "(--restricted-in-flight).",
             self._restricted,
         )

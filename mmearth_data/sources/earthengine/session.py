@@ -1,7 +1,7 @@
 """The one session of this process with Earth Engine.
 
-The client keeps its state per process (server, account, functions), so there is one session a process. The client's
-own retries are switched off: limiter, retry and ledger of the session are the only ones that act.
+The client keeps its state per process (server, account, functions), so there is one session per process. The client's
+own retries are switched off; only the session's limiter, retries and ledger apply.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 WORKLOAD_TAG = "mmearth-build"
 SIGN_IN_ATTEMPTS = 6
-"""An unreachable server is not worth waiting minutes for."""
+"""Attempts to sign in: an unreachable server is reported without waiting for minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class SessionOptions:
     timeout_s
         Deadline of one request; the service itself allows 300 s.
     backoff
-        How failed requests are made again.
+        How failed requests are retried.
     """
 
     endpoint: str = "high-volume"
@@ -76,15 +76,14 @@ class SessionOptions:
 
 
 class Session:
-    """An open session; made by `open_session`."""
+    """An open session; use `open_session`."""
 
     def __init__(self, options: SessionOptions, endpoint: Endpoint, account: Account, transport: Transport) -> None:
         self.options = options
         self.endpoint = endpoint
         self.project = f"projects/{account.project}"
         self._transport = transport
-        # The client builds these anew for every call, and encodes expressions on the way: 9 ms that a tile cannot
-        # spare.
+        # The client rebuilds these for every call and encodes expressions again, which takes 9 ms per tile.
         self._values = ee.data._get_cloud_projects().value()
         self._images = ee.data._get_cloud_projects_raw().image()
         self._tables = ee.data._get_cloud_projects().table()
@@ -230,8 +229,8 @@ def open_session(options: SessionOptions) -> Session:
     Raises
     ------
     InputError
-        Without credentials or project; when the service refuses them; or when this process already talks to another
-        server or under another account.
+        If there are no credentials or no project, the service refuses them, or this process already has a session with
+        another server or account.
     RetryLater
         When the service cannot be reached.
     """
@@ -241,7 +240,7 @@ def open_session(options: SessionOptions) -> Session:
             _open = _sign_in(options)
         elif _open.options.identity != options.identity:
             raise InputError(
-                f"Expected the Earth Engine session that this process has ({_open.endpoint.url}, {_open.project}), "
+                f"Expected the server and account of this process's Earth Engine session ({_open.endpoint.url}, {_open.project}), "
                 "got another server or account; use a process for each."
             )
         else:

@@ -1,4 +1,4 @@
-"""The Earth Engine source: two kinds of requests, and as few of them as possible."""
+"""The Earth Engine source: surveys of many locations, and one pixels request per tile."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ if TYPE_CHECKING:
 
 
 class EarthEngineSource:
-    """Tiles directly from Earth Engine. Signs in at the first request, not earlier.
+    """Tiles directly from Earth Engine; signs in at the first request.
 
     Parameters
     ----------
     catalog
-        Gives the base scene.
+        Defines the base scene.
     modalities
-        What will be asked for; the survey fetches what these need.
+        Modalities that will be read; the survey fetches what they need.
     rules
-        Which scenes count.
+        Which scenes are eligible.
     options
         How to reach the service.
     limiter
-        Shared by all who send requests; a limiter of this process by default.
+        Shared by all that send requests; by default, a limiter of this process.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class EarthEngineSource:
 
     @property
     def in_flight(self) -> int:
-        """Number of requests in flight: reading threads mostly wait for answers."""
+        """Requests that may be in flight at once; reading threads mostly wait for answers."""
         return self.options.connections
 
     @property
@@ -140,8 +140,8 @@ class EarthEngineSource:
         Yields
         ------
         dict
-            Filled when the block ends: kind of request -> ``requests``, ``seconds`` in all, ``eecu_seconds`` in all,
-            None where the service did not profile each of them.
+            Filled when the block ends: kind of request -> ``requests``, total ``seconds``, total ``eecu_seconds`` (None
+            if the service did not profile all of them).
         """
         session, profiles = self._session(), Profiles()
         found: dict[str, dict[str, Any]] = {}
@@ -157,7 +157,7 @@ class EarthEngineSource:
             found[kind] = {"requests": count, "seconds": seconds, "eecu_seconds": eecu_seconds(table)}
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the pixels."""
+        """Everything that determines the pixels."""
         return {
             "name": self.name,
             "seed": self.rules.seed,
@@ -247,11 +247,11 @@ class EarthEngineSource:
         Raises
         ------
         TileUnavailable
-            ``sentinel2_nodata``, where more than 1 % of the 10 m pixels are masked; or what the service refused.
+            ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked; or the service's refusal.
         RetryLater
-            When the service did not answer in many attempts.
+            If the service did not answer in any of the attempts.
         InputError
-            When it refuses this account.
+            If it refuses this account.
         """
         found = survey.request
         assert isinstance(found, Found)
@@ -290,7 +290,7 @@ class EarthEngineSource:
         return open_session(self.options)
 
     def _survey_plan(self) -> SurveyPlan:
-        self._session()  # the client makes expressions only when it knows the service's functions
+        self._session()  # the client can build expressions only after it has loaded the service's functions
         with self._lock:
             if self._plan is None:
                 self._plan = SurveyPlan(self._base, self._wanted, self.rules)

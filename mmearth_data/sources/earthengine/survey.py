@@ -1,11 +1,11 @@
-"""The survey request: for a batch of candidates, the scenes, dates, grids, bands and numbers that each would get.
+"""The survey request: scenes, dates, grids, bands and values for each candidate of a batch.
 
 One expression maps one function over a list of candidates, which is its only varying part. An element that may be
 missing is never accessed directly: it is a list of zero or one elements, over which a function is mapped. (A single
 null argument would fail the request for the whole batch.)
 
-What most candidates do not need is requested in a second survey, only for those that do: a scene of the other
-processing level, and the nearest scenes of other collections over all years if there are none within a few weeks. (The
+Some candidates need more: a scene of the other processing level, or the nearest scenes of other collections over all
+years if there are none within a few weeks. A second survey requests these only for the candidates that need them. (The
 service's own conditional, ``Algorithms.If``, may evaluate both of its branches.)
 """
 
@@ -38,9 +38,9 @@ CLEARANCE_M = 200.0
 GRANULE_DEG = 1.15
 """Distance that scenes extend beyond their zone: the side of a Sentinel-2 granule."""
 NEVER = (0, 1)
-"""A window without scenes."""
+"""A time window without scenes."""
 FALLBACK = "L1C"
-"""Level that exists wherever any level does."""
+"""Level that exists for every scene, searched if the chosen level has none."""
 HALF_BITS = 2**32
 DAY_MS = 86_400_000
 CLOUDS = "CLOUDY_PIXEL_PERCENTAGE"
@@ -54,13 +54,13 @@ class SceneRules:
     Attributes
     ----------
     seed
-        Enters every draw.
+        Seed of every random choice.
     years
-        One is drawn for each tile.
+        One is chosen at random for each tile.
     levels
         Likewise; Level 2A falls back to 1C.
     cloud_percent
-        Only scenes with fewer clouds.
+        Scenes must have fewer clouds.
     """
 
     seed: int
@@ -92,7 +92,7 @@ class Question:
     place
         Candidate that the question is about.
     given
-        What the expression gets to know about it, JSON-ready.
+        What the expression receives about it, JSON-ready.
     scene
         Scene found by the first survey, if scenes of other collections are missing; None searches for a scene.
     """
@@ -103,7 +103,7 @@ class Question:
 
 
 def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
-    """Return what the survey gets to know about a candidate, JSON-ready.
+    """Return what the survey receives about a candidate, JSON-ready.
 
     Parameters
     ----------
@@ -126,7 +126,8 @@ def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: st
     return {
         "crs": f"EPSG:{own}",
         "windows": [list(window if level == wanted else NEVER) for level in levels],
-        # The draw has 64 bits and the service's numbers 53: the product with the number of scenes is taken in halves.
+        # The random number has 64 bits, the service's numbers have 53: it is multiplied by the number of scenes in two
+        # halves.
         "high": bits // HALF_BITS,
         "low": bits % HALF_BITS,
         "tiles": {crs: ring(grid, 0.0) for crs, grid in grids.items()},
@@ -152,11 +153,11 @@ class SurveyPlan:
     Parameters
     ----------
     base
-        Entry whose scene decides grid and time (`base_modality`).
+        Entry whose scene defines grid and time (`base_modality`).
     modalities
-        What is to be delivered.
+        Modalities to deliver.
     rules
-        Which scenes count.
+        Which scenes are eligible.
     """
 
     def __init__(self, base: Modality, modalities: Sequence[Modality], rules: SceneRules) -> None:
@@ -164,13 +165,13 @@ class SurveyPlan:
         self.rules = rules
         self.modalities = tuple(m for m in modalities if RECIPES[m.recipe["name"]].survey is not None)
         self.levels = scene_levels(base, rules)
-        # A bound method would count `self` among the arguments.
+        # The client would count `self` of a bound method among the arguments.
         function = lambda element: self._candidate(element, again=False)  # noqa: E731
         self._first = Template(ee.List(hole("candidates")).map(function))
 
     @cached_property
     def _second(self) -> Template:
-        """Second survey: candidates searched at the other level, and scenes that lack others; most builds need it."""
+        """Template of the second survey: candidates at the other level, and scenes without matches."""
         candidates = ee.List(hole("candidates")).map(lambda element: self._candidate(element, again=True))
         scenes = ee.List(hole("scenes")).map(lambda element: self._further(element))
         return Template(ee.List([candidates, scenes]))
@@ -224,7 +225,7 @@ class SurveyPlan:
         return self._second.fill({"candidates": candidates, "scenes": scenes})
 
     def answers(self, questions: Sequence[Question], result: Any, *, again: bool) -> list[Mapping[str, Any] | None]:  # noqa: ANN401 - JSON
-        """Scene of each question with everything known about it; None if there is none."""
+        """Scene of each question with everything known about it; None if no scene was found."""
         candidates, scenes = map(iter, result if again else (result, ()))
         out: list[Mapping[str, Any] | None] = []
         for question in questions:
@@ -311,7 +312,7 @@ class SurveyPlan:
         return None if kind.survey is None else kind.survey(m, scene)
 
     def read(self, place: Place, scene: Mapping[str, Any] | None) -> Survey | Rejection:
-        """Answer for one candidate, as the build wants it."""
+        """Convert the answer for one candidate to the build's types."""
         if scene is None:
             detail = (
                 f"no {self.rules.tried(place)[-1]} scene of {self.rules.year(place)} "
@@ -320,7 +321,7 @@ class SurveyPlan:
             return Rejection(place=place, reason="sentinel2_missing", detail=detail)
         epsg = epsg_of(scene)
         if epsg not in near_zones(place):
-            return Rejection(place=place, reason="sentinel2_grid", detail=f"scene {scene['index']} lies in EPSG:{epsg}")
+            return Rejection(place=place, reason="sentinel2_grid", detail=f"scene {scene['index']} is in EPSG:{epsg}")
         found = Found(
             level=scene["level"],
             scene=f"{self.base.asset[scene['level']]}/{scene['index']}",
@@ -366,7 +367,7 @@ def epsg_of(scene: Mapping[str, Any]) -> int:
 
 
 def _completed(scene: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Complete the scene with what the second survey found where the first one found nothing."""
+    """Add what the second survey found to a scene where the first one found nothing."""
     answers = dict(scene["answers"])
     for name, groups in found.items():
         answers[name] = {group: scenes or groups[group] for group, scenes in answers[name].items()}
@@ -374,7 +375,7 @@ def _completed(scene: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]])
 
 
 def base_modality(modalities: Sequence[Modality]) -> Modality:
-    """Entry of the catalog whose scene decides a tile's grid and time.
+    """Entry of the catalog whose scene defines a tile's grid and time.
 
     Raises
     ------
@@ -391,5 +392,5 @@ def base_modality(modalities: Sequence[Modality]) -> Modality:
 
 
 def outside(place: Place, refusal: TileUnavailable) -> Rejection:
-    """Rejection of a place that was refused."""
+    """Rejection of a location that was refused."""
     return Rejection(place=place, reason=refusal.reason, detail=refusal.detail)

@@ -1,4 +1,4 @@
-"""Ecoregions from Earth Engine: in pages, simplified, kept in the user's cache folder."""
+"""Ecoregions from Earth Engine: fetched in pages, simplified, and cached in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECIPE = "ecoregion"
 """Recipe of the modalities that are labels of these polygons."""
 SIMPLIFY_M = 100
 PAGE = 50
-"""Polygons of one request; halved where their outlines are too much for one answer."""
+"""Polygons per request; halved if their outlines are too large for one answer."""
 FORMAT = "1"
 
 
@@ -47,7 +47,7 @@ def fetch_ecoregions(
     Returns
     -------
     GeoDataFrame
-        As `mmearth_data.geography.ecoregions.read_ecoregions` gives it.
+        Same form as from `mmearth_data.geography.ecoregions.read_ecoregions`.
     """
     import geopandas as gpd
     from shapely.geometry import shape
@@ -89,17 +89,17 @@ def _features(
 
 
 def cached_ecoregions(folder: Path | None = None, asset: str = ASSET) -> GeoDataFrame | None:
-    """Ecoregions that an earlier run fetched from the service, or None."""
+    """Ecoregions cached by an earlier run, or None."""
     path = _cache_path(folder, asset)
     frame = read_kept(path)
     try:
         return None if frame is None else ecoregions_of(frame, str(path))
-    except FileInputError:  # of another form: it is fetched anew
+    except FileInputError:  # not in the expected form: fetched again
         return None
 
 
 def keep_ecoregions(ecoregions: GeoDataFrame, folder: Path | None = None, asset: str = ASSET) -> None:
-    """Keep ecoregions for the next run; a folder that cannot be written is done without."""
+    """Cache ecoregions for the next run; without effect if the folder is not writable."""
     keep(ecoregions, _cache_path(folder, asset))
 
 

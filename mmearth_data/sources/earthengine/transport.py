@@ -1,4 +1,4 @@
-"""HTTP for the service's client: one pool of connections, a deadline, and the headers that the client keeps to itself."""
+"""HTTP for the service's client: a connection pool, a deadline, and access to headers that the client hides."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EMULATOR = "x-mmearth-emulator"
 
 @dataclass(slots=True)
 class Exchange:
-    """What one thread's latest exchange was like.
+    """A thread's latest request and answer.
 
     Attributes
     ----------
     sent_bytes, received_bytes
-        Bodies, as far as they came.
+        Sizes of the bodies, as far as they were received.
     restricted
-        The service announced its restricted mode.
+        Whether the service announced restricted mode.
     """
 
     sent_bytes: int = 0
@@ -33,12 +33,12 @@ class Exchange:
 
 
 class Transport:
-    """The interface of ``httplib2.Http``, which the client asks for, over a pooled session.
+    """The interface of ``httplib2.Http``, which the client requires, over a pooled session.
 
     Parameters
     ----------
     connections
-        Requests in flight at once; the client's own pool has 10.
+        Requests in flight at once; the client's own pool has 10 connections.
     timeout_s
         Seconds without a byte after which a request counts as hung; the client's own has no such limit.
     """
@@ -46,7 +46,7 @@ class Transport:
     def __init__(self, connections: int, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.emulator: str | None = None
-        """What the server calls itself, where it is an emulator."""
+        """Name of the server if it is an emulator."""
         self._session = requests.Session()
         self._session.auth = _unchanged
         self._seen = threading.local()
@@ -54,7 +54,7 @@ class Transport:
         self.widen(connections)
 
     def widen(self, connections: int) -> None:
-        """Keep so many connections, and those that are open: a new pool would begin with none."""
+        """Enlarge the pool and keep its open connections; a new pool would start without any."""
         if connections <= self._connections:
             return
         self._connections = connections
@@ -82,31 +82,31 @@ class Transport:
         Raises
         ------
         ConnectionError
-            When the connection broke, or the answer is shorter than announced.
+            If the connection breaks, or the answer is shorter than announced.
         TimeoutError
-            When nothing came for `timeout_s`.
+            If nothing is received for `timeout_s`.
         """
         exchange = self._seen.exchange = Exchange(sent_bytes=len(body or ""))
         try:
             answer = self._session.request(method, uri, data=body, headers=headers, timeout=self.timeout_s)
         except requests.exceptions.Timeout as error:
-            raise TimeoutError(f"nothing came for {self.timeout_s:g} s") from error
+            raise TimeoutError(f"nothing was received for {self.timeout_s:g} s") from error
         except requests.exceptions.RequestException as error:
             raise ConnectionError(_innermost(error)) from error
         exchange.received_bytes = len(answer.content)
         exchange.restricted = RESTRICTED in answer.headers.get(QUOTA_STATUS, "")
         self.emulator = answer.headers.get(EMULATOR, self.emulator)
-        # The client turns the quota header into a Python warning per answer; the limiter says it once.
+        # The client turns the quota header into a Python warning per answer; the limiter warns once.
         kept: dict[str, Any] = {k: v for k, v in answer.headers.items() if k.lower() != QUOTA_STATUS}
         return httplib2.Response(kept | {"status": answer.status_code}), answer.content
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._session.close()
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stand where requests would otherwise send the user's .netrc password, over the header that the client set."""
+    """Leave a request unchanged; without this, requests would replace the client's header by a password from .netrc."""
     return request
 
 

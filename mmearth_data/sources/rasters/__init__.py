@@ -1,4 +1,4 @@
-"""Raster files of the user's own as a source: a mapping file says which file holds what.
+"""The user's raster files as a source: a mapping file says which file holds what.
 
 `mmearth_data.sources.rasters.mapping` describes the mapping file.
 """

@@ -1,4 +1,4 @@
-"""Raster files: opening them, and everything about one that can be known before its pixels are read."""
+"""Raster files: everything known from a file's header, before its pixels are read."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.mapping import Layer
 
 SAME_GRID_PX = 1e-3
-"""Grids that differ by less than this everywhere are one grid: far below what can be seen in the pixels."""
+"""Pixels by which two grids may differ and still count as equal: too little to show in the pixels."""
 DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
-"""Formats that hold their pixels themselves; a VRT's digest would say nothing of the files behind it."""
+"""Accepted formats, which contain their pixels; the digest of a VRT would not cover the files behind it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class RasterGrid:
     crs
         WKT.
     epsg
-        Its EPSG code, None where it has none.
+        EPSG code, None if it has none.
     transform
         Affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
     height, width
@@ -61,7 +61,7 @@ class RasterGrid:
         return TileGrid(epsg=self.epsg or 0, ulx=c + a * col, uly=f + e * row, size_px=size_px)
 
     def shift(self, tile: TileGrid) -> tuple[int, int] | None:
-        """(row, col) of a tile's upper-left pixel where the tile lies on this grid, else None."""
+        """(row, col) of a tile's upper-left pixel if the tile is aligned with this grid, else None."""
         if tile.epsg != self.epsg:
             return None
         rows, cols = self.pixels(np.array(tile.bounds[0::2]), np.array(tile.bounds[3::-2]))
@@ -92,9 +92,9 @@ class SiteFile:
     layer
         How it is read at this site.
     modality
-        What it fills.
+        Modality that it fills.
     grid
-        Its pixels.
+        Pixel grid.
     calibration
         Scale and offset of each band that is read.
     time_ms
@@ -112,7 +112,7 @@ class SiteFile:
 
 @contextmanager
 def quiet_georeferencing() -> Iterator[None]:
-    """Silence rasterio's warning about files without a grid; `inspect` refuses them in its own words.
+    """Silence rasterio's warning about files without a grid; `inspect` refuses them with a message of its own.
 
     Python's warning filters belong to the whole process, so this is entered once, around all threads.
     """
@@ -122,13 +122,13 @@ def quiet_georeferencing() -> Iterator[None]:
 
 
 def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile:
-    """Look at a file's header and check what can be checked there.
+    """Read a file's header and check it.
 
     Raises
     ------
     FileInputError
-        When the file is truncated or no GeoTIFF, has no grid, another number of bands than the mapping says, or no
-        date where the mapping expects one.
+        If the file is truncated or not a GeoTIFF, or has no grid, another number of bands than in the mapping, or no
+        date although the mapping expects one.
     """
     _check_whole(path)
     with open_raster(path, path) as dataset:
@@ -156,7 +156,7 @@ def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile
 
 
 def _calibration(dataset: Any, path: Path, layer: Layer, modality: Modality) -> Calibration:  # noqa: ANN401
-    """Numbers that `codes` translates are scaled by nothing: the file's tags are then named as ignored."""
+    """Calibration of a file; `codes` are not scaled, and the file's tags are then reported as ignored."""
     tags = tags_of(dataset, layer.band_numbers)
     scale, offset = (layer.scale, layer.offset) if layer.codes is None else (1.0, 0.0)
     return calibrate(tags, modality, scale, offset, path)
@@ -168,7 +168,7 @@ def _check_whole(path: Path) -> None:
     except OSError as error:
         raise FileInputError(path, f"expected a file that can be read: {os_problem(error)}.") from None
     if end is not None:
-        raise FileInputError(path, f"expected at least {end} bytes, got {size}: it is truncated; copy it anew.")
+        raise FileInputError(path, f"expected at least {end} bytes, got {size}: it is truncated; copy it again.")
 
 
 def _date(path: Path, layer: Layer, tags: Mapping[str, str]) -> int:
@@ -181,7 +181,7 @@ def _date(path: Path, layer: Layer, tags: Mapping[str, str]) -> int:
 
 
 def base_of(files: Sequence[SiteFile]) -> SiteFile:
-    """Choose the file whose grid is that of the tiles: the first with pixels of 10 m, wherever it is in the list.
+    """Choose the file that defines the grid of the tiles: the first one with 10 m pixels.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def base_of(files: Sequence[SiteFile]) -> SiteFile:
 
 
 def base_problem(file: SiteFile) -> str | None:
-    """Say why a file's grid cannot be the grid of tiles, without a full stop, or None."""
+    """Reason why a file's grid cannot be the grid of tiles, without a full stop, or None."""
     a, b, _, d, e, _ = file.grid.transform
     longest = max(file.grid.height, file.grid.width)
     epsg = file.grid.epsg

@@ -1,4 +1,4 @@
-"""How a file is tied to the Earth: by a geotransform and a CRS, or by what has to be turned into these first.
+"""Georeferencing of a file: a geotransform and a CRS, or something that must be converted to these first.
 
 The commands in the messages are those of ``rio``, which rasterio installs.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.files import RasterGrid
 
 COMPOUND = ("COMPD_CS", "COMPOUNDCRS")
-"""How the text of a compound CRS begins (WKT 1 and WKT 2)."""
+"""First words of a compound CRS (WKT 1 and WKT 2)."""
 
 
 def horizontal(crs: Any) -> Any:  # noqa: ANN401 - rasterio has no types
     """Horizontal part of a compound CRS (horizontal and vertical); any other CRS unchanged.
 
-    Heights are numbers of a band here, so that what they are measured from changes no position.
+    Heights are values of a band here, so the vertical datum affects no position.
     """
     wkt = crs.to_wkt()
     if not wkt.startswith(COMPOUND):
@@ -44,21 +44,21 @@ def transform_points(
     x: NDArray[Any],
     y: NDArray[Any],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Transform points from one CRS to another, as GDAL's warper does; infinite where the target does not reach."""
+    """Transform points between CRSs, as GDAL's warper does; infinite outside the target's domain."""
     try:
         u, v = warp_transform(source, target, x, y)
-    except CPLE_BaseError:  # one point out of reach, and rasterio passes GDAL's own error on
+    except CPLE_BaseError:  # raised by GDAL if a point is outside the domain
         u, v = Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True).transform(x, y)
     return np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
 
 
 def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - rasterio has no types
-    """Say why the pixels of a file have no location yet and which command gives them one, or None."""
+    """Reason why the pixels of a file have no location, and the command that gives them one; None if they have one."""
     placed = not (dataset.transform.is_identity or dataset.transform.determinant == 0)
     points, crs_of_points = dataset.gcps
     if points and not placed:
         if crs_of_points is None:
-            return "expected a geotransform, got ground control points without a CRS; write the file anew with both."
+            return "expected a geotransform, got ground control points without a CRS; write the file again with both."
         lon, lat = _lonlat(crs_of_points, np.mean([p.x for p in points]), np.mean([p.y for p in points]))
         return f"expected a geotransform, got ground control points only; warp it: {_warp(lon, lat)}."
     if dataset.rpcs is not None and not placed:
@@ -77,14 +77,14 @@ def georeferencing_problem(dataset: Any) -> str | None:  # noqa: ANN401 - raster
 
 
 def warp_to_utm(grid: RasterGrid) -> str:
-    """Command that brings a file onto a 10 m grid with north up, in the UTM zone of its centre."""
+    """Command that warps a file to a north-up 10 m grid, in the UTM zone of its centre."""
     a, b, c, d, e, f = grid.transform
     col, row = grid.width / 2, grid.height / 2
     return _warp(*_lonlat(rasterio.CRS.from_wkt(grid.crs), a * col + b * row + c, d * col + e * row + f))
 
 
 def warp_to(epsg: int) -> str:
-    """Command that brings a file onto a 10 m grid with north up."""
+    """Command that warps a file to a north-up 10 m grid."""
     return f"rio warp IN OUT --dst-crs EPSG:{epsg} --res 10"
 
 

@@ -1,4 +1,4 @@
-"""A mapping, matched with the catalog: what will be read for one Sentinel-2 level."""
+"""The layers of a mapping for one Sentinel-2 level, matched with the catalog."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Selection:
     Attributes
     ----------
     level
-        ``L1C``, ``L2A``, or None where no layer has a level, or files have their own.
+        ``L1C``, ``L2A``, or None if no layer has a level or each file has its own.
     layers
-        In the mapping's order, one of files with the same bands each.
+        In the mapping's order; the files of a layer have the same bands.
     base, scene_time
-        Modality whose finest files give the grid, and the one whose files give the time (None where the base has no
+        Modality whose finest files define the grid, and the one whose files define the time (None if the base has no
         date).
     """
 
@@ -61,7 +61,7 @@ def select_layers(mapping: RasterMapping, path: Path, catalog: Catalog, level: s
     catalog
         Describes the modalities.
     level
-        ``L1C`` or ``L2A``; None takes the mapping's own choice, else L2A, else the only one there is.
+        ``L1C`` or ``L2A``; None takes the level of the mapping, else L2A, else the only level.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def _choose_level(mapping: RasterMapping, path: Path, level: str | None) -> str 
 
 
 def _first_problem(mapped: MappedLayer) -> str | None:
-    """Say what is wrong with a layer, or with its form at a single site, or None."""
+    """First problem of a layer, or of its settings at a single site, or None."""
     if not (mapped.modality.kind.is_raster and mapped.modality.stored):
         return f"expected a stored raster modality, got {mapped.modality.kind}; leave the layer out."
     forms = [mapped.layer, *(mapped.layer.at(site) for site in mapped.layer.sites)]
@@ -115,7 +115,7 @@ def _first_problem(mapped: MappedLayer) -> str | None:
 
 
 def band_problem(layer: Layer, modality: Modality) -> str | None:
-    """Say what is wrong with the bands of a layer, or None."""
+    """First problem of the bands of a layer, or None."""
     known = modality.bands_by_level.get(layer.level or "", modality.bands)
     for band in layer.targets:
         if band not in known:

@@ -1,44 +1,44 @@
-r"""The mapping file: which raster files hold which modality, and how their numbers are to be read.
+r"""The mapping file: which raster files contain which modality, and how to read their numbers.
 
 .. code-block:: yaml
 
     root: {env: MMEARTH_TEST_DATA, default: ../shared/data}   # environment variable first, then the default
     base: sentinel2          # its grid is the grid of the tiles
     scene_time: io_lulc      # its date is the time of the scene (default: the base)
-    level: L2A               # taken where layers of both levels are mapped and nobody asks
-    sites: [a, b]            # default: whatever the base layer's pattern finds
-    notes: [what a user of the store should know]
+    level: L2A               # used if layers of both levels are mapped and --level is not given
+    sites: [a, b]            # default: all sites that the base layer's pattern finds
+    notes: [what users of the store should know]
     layers:
       - modality: sentinel1  # name in the catalog
         path: radar/{site}_*.tif
         bands: ["{pass}_VV", "{pass}_VH", null]   # one per band of the file, in its order; null skips one
         pass: asc            # orbit pass, for the day difference; default: the bands' common prefix
-        level: null          # L1C or L2A where the layer is for scenes of that level only
+        level: null          # L1C or L2A if the layer is only for scenes of that level
         orbit: {filename: '_R(\d{3})_'}   # kept as text in the tile's facts
         scale: 1             # stored = file * scale + offset; without both, the file's own tags are applied
         offset: 0
-        clip: [1, 65535]     # limits of the stored numbers; without it a number that does not fit is an error
+        clip: [1, 65535]     # limits of the stored numbers; without it, a number that does not fit is an error
         nodata: 0            # replaces the file's tag; a number, a list, or null (no number means missing)
-        codes: {10: 1}       # file code -> catalog code; without it the file holds the catalog's codes
-        derive: {slope: elevation}   # stored band: the band whose slope in degrees it holds
+        codes: {10: 1}       # file code -> catalog code; without it, the file has the catalog's codes
+        derive: {slope: elevation}   # stored band: the band of which it is the slope in degrees
         date: {tag: datetime}        # or {filename: '_(\d{8})_'} or {constant: 2020-05-01}; format: strptime
         notes: [terrain-corrected]
-        sites:               # what differs at single sites: scale, offset, clip, nodata, pass, date
+        sites:               # settings of single sites: scale, offset, clip, nodata, pass, date
           b: {offset: -1000}
 
-**One file per band.** Where ``{band}`` is in the path, every band has a file of its own, and ``bands`` is a list of
-names that are those of the catalog, or maps the names in the files to those of the catalog. Each file keeps its own
-grid (10, 20 and 60 m). The base grid is that of the first file of the base modality with pixels of 10 m.
+**One file per band.** If the path contains ``{band}``, every band has its own file, and ``bands`` is a list of catalog
+names, or maps names in file names to catalog names. Each file keeps its own grid (10, 20 and 60 m). The base grid is
+that of the first file of the base modality with pixels of 10 m.
 
 **Facts in file names.** ``date``, ``pass``, ``level`` and ``orbit`` may be read from the name of the file (without its
 folders) by a regular expression with a group around the fact: ``{filename: '_(ASC|DESC)_'}`` for a pass (also A and D,
-ascending and descending, in any case), ``{filename: '_MSI(L1C|L2A)_'}`` for a level. Where a name does not spell the
-pass, each pass may have an expression of its own: ``{asc: 'T1[4-9]', desc: 'T0[3-9]'}`` tells it by the hour. A pass that is
-read from file names makes two layers of one, so that a site may have files of both. With a level that is read from
-file names every tile has the level of its base file; ``--level`` or ``level`` selects the files of one. A name that
-an expression does not match is refused.
+ascending and descending, in any case), ``{filename: '_MSI(L1C|L2A)_'}`` for a level. If names do not contain the pass,
+each pass may have its own expression: ``{asc: 'T1[4-9]', desc: 'T0[3-9]'}`` finds it by the hour. If the pass is read
+from file names, a site may have files of both passes. If the level is read from file names, every tile has the level of
+its base file; ``--level`` or ``level`` selects the files of one level. A name that an expression does not match is
+refused.
 
-A set of one-band files as BigEarthNet has them:
+A mapping for BigEarthNet, with one file per band:
 
 .. code-block:: yaml
 
@@ -106,7 +106,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _as_text(value: object) -> object:
-    """YAML reads a plain date as a date object."""
+    """Convert the date objects that YAML makes of plain dates back to text."""
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -115,12 +115,12 @@ class _Strict(BaseModel):
 
 
 def _check_expression(text: str, field: str, example: str) -> str:
-    """Return a regular expression with a group.
+    """Check that a text is a regular expression with a group.
 
     Raises
     ------
     ValueError
-        When it is none, or has no group.
+        If it is not, or has no group.
     """
     try:
         groups = re.compile(text).groups
@@ -132,7 +132,7 @@ def _check_expression(text: str, field: str, example: str) -> str:
 
 
 def _group_of(expression: str, file_name: str, group: str) -> str:
-    """Return what the group of a name, else the first group, of an expression matches in the name of a file."""
+    """Return what an expression's named group (or else its first group) matches in the name of a file."""
     match = re.search(expression, file_name)
     if match is None:
         raise ValueError(f"expected a file name that matches {expression!r}, got {file_name!r}")
@@ -141,7 +141,7 @@ def _group_of(expression: str, file_name: str, group: str) -> str:
 
 
 class NameRule(_Strict):
-    """A fact that is read from the name of a file."""
+    """A fact read from the name of a file."""
 
     filename: str
     """Regular expression for the file's name; its first group is the fact."""
@@ -162,12 +162,12 @@ class NameRule(_Strict):
         return _group_of(self.filename, file_name, "fact")
 
     def level(self, file_name: str) -> Level:
-        """Sentinel-2 level that a name spells.
+        """Sentinel-2 level in the name of a file.
 
         Raises
         ------
         ValueError
-            When it spells none.
+            If there is none.
         """
         found = self.text(file_name)
         level = LEVEL_WORDS.get(found.lower())
@@ -177,10 +177,10 @@ class NameRule(_Strict):
 
 
 class PassRule(_Strict):
-    """An orbit pass that is read from the name of a file: ``filename``, or ``asc`` and ``desc``."""
+    """An orbit pass read from the name of a file: by ``filename``, or by ``asc`` and ``desc``."""
 
     filename: str | None = None
-    """Regular expression for the file's name; its first group spells the pass."""
+    """Regular expression for the file's name; its first group is the pass."""
     asc: str | None = None
     desc: str | None = None
     """Regular expressions for the names of files of either pass; exactly one of them matches."""
@@ -196,12 +196,12 @@ class PassRule(_Strict):
         return self
 
     def of(self, file_name: str) -> Pass:
-        """Orbit pass that a name spells.
+        """Orbit pass in the name of a file.
 
         Raises
         ------
         ValueError
-            When it spells none, or both.
+            If there is none, or both match.
         """
         if self.filename is not None:
             found = _group_of(self.filename, file_name, "pass")
@@ -239,7 +239,7 @@ class DateRule(_Strict):
     """Regular expression for the file's name; its group ``date``, else its first group, is the date."""
     constant: Annotated[str | None, BeforeValidator(_as_text)] = None
     format: str | None = None
-    """As `datetime.strptime` reads it; without it ISO 8601. A date without a zone is UTC."""
+    """Format for `datetime.strptime`; without it, dates are ISO 8601. A date without a time zone is UTC."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -258,7 +258,7 @@ class DateRule(_Strict):
         Raises
         ------
         ValueError
-            When there is no date, or it cannot be read; says what was expected and what came.
+            If there is no date, or it cannot be parsed; with what was expected and what was found.
         """
         text = self.constant
         if self.tag is not None:
@@ -283,7 +283,7 @@ def _parse_ms(text: str, form: str | None) -> int:
 
 
 class _Reading(_Strict):
-    """How the numbers of a file become stored numbers; may differ from site to site."""
+    """How the numbers of a file are converted to stored numbers; may differ between sites."""
 
     scale: float | None = None
     offset: float | None = None
@@ -300,13 +300,13 @@ class _Reading(_Strict):
 
 
 class SiteReading(_Reading):
-    """What differs at one site; fields that are not given keep the layer's value."""
+    """Settings of one site; fields that are not given keep the layer's value."""
 
     orbit_pass: Pass | None = Field(default=None, alias="pass")
 
 
 class _LayerFields(_Reading):
-    """What a layer of the mapping and the layer of each of its files have in common."""
+    """Fields that `LayerEntry` and `Layer` share."""
 
     modality: str
     path: str
@@ -336,18 +336,18 @@ class Layer(_LayerFields):
     orbit_pass: Pass | None = None
     level: Level | None = None
     pass_rule: PassRule | None = None
-    """Selects the files of the layer's pass."""
+    """Rule that selects the files of the layer's pass."""
     level_rule: NameRule | None = None
-    """Gives the level of each file, where the layer has none of its own."""
+    """Rule that finds the level of each file, if the layer has none."""
 
     @property
     def stored_bands(self) -> tuple[str | None, ...]:
-        """Catalog's name of each band of the file, None for a band that is skipped."""
+        """Catalog name of each band of the file, None for a skipped band."""
         return tuple(None if b is None else b.replace(PASS, self.orbit_pass or "") for b in self.bands)
 
     @property
     def band_numbers(self) -> tuple[int, ...]:
-        """1-based position in the file of each band that is not skipped."""
+        """1-based positions in the file of the bands that are not skipped."""
         return tuple(number for number, band in enumerate(self.bands, 1) if band is not None)
 
     @property
@@ -357,32 +357,32 @@ class Layer(_LayerFields):
 
     @property
     def day_difference(self) -> Pass | None:
-        """Orbit pass whose day difference the layer's date gives: said, or the prefix of all its bands."""
+        """Orbit pass whose day difference the layer's date defines: as given, or the common prefix of its bands."""
         if self.orbit_pass is not None:
             return self.orbit_pass
         return next((p for p in PASSES if all(band.startswith(f"{p}_") for band in self.targets)), None)
 
     def at(self, site: str) -> Layer:
-        """Return the layer as it is read at one site."""
+        """Return the layer with the settings of one site."""
         own = self.sites.get(site)
         return (
             self if own is None else self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
         )
 
     def has(self, file_name: str, level: str | None) -> bool:
-        """Whether a file that fits the path belongs to the layer, by its pass and its level.
+        """Whether a file that matches the path belongs to the layer, judged by its pass and level.
 
         Parameters
         ----------
         file_name
             Name without folders.
         level
-            Level of the files to read; None where any is.
+            Level of the files to read; None for any.
 
         Raises
         ------
         ValueError
-            When the name does not spell what it is expected to spell.
+            If the name does not contain the expected pass or level.
         """
         if self.orbit is not None:
             self.orbit.text(file_name)
@@ -390,7 +390,7 @@ class Layer(_LayerFields):
         return passes and (self.level_rule is None or level in {None, self.level_rule.level(file_name)})
 
     def of_file(self, file_name: str) -> Layer:
-        """Return the layer with the level that the name of a file spells."""
+        """Return the layer with the level from the name of a file."""
         if self.level_rule is None:
             return self
         return self.model_copy(update={"level": self.level_rule.level(file_name)})
@@ -427,11 +427,11 @@ class LayerEntry(_LayerFields):
         return self
 
     def _names(self) -> dict[str, str | None]:
-        """Name in the file's name -> band, where each band has a file of its own."""
+        """Name in the file name -> band, if each band has its own file."""
         return self.bands if isinstance(self.bands, dict) else {str(band): band for band in self.bands}
 
     def layers(self) -> tuple[Layer, ...]:
-        """Layers of single files: one for every band where the path has ``{band}``, twice where a rule gives the pass."""
+        """Layers of single files: one per band for ``{band}`` in the path, and one per pass if a rule finds it."""
         rule: PassRule | None = None
         passes: tuple[Pass | None, ...]
         if isinstance(self.orbit_pass, PassRule):
@@ -445,7 +445,7 @@ class LayerEntry(_LayerFields):
         )
 
     def _files(self, orbit_pass: str | None) -> Iterator[tuple[str, tuple[str | None, ...]]]:
-        """Path and bands of the files of a site."""
+        """Yield path and bands of each file of a site."""
         if BAND not in self.path:
             yield self.path, tuple(self.bands)
             return
@@ -492,7 +492,7 @@ def _as_root(value: object) -> object:
 
 
 class RasterMapping(_Strict):
-    """A mapping file. See the module's text for the fields."""
+    """A mapping file; the module's docstring describes its fields."""
 
     root: Annotated[Root, BeforeValidator(_as_root)]
     base: str
@@ -536,8 +536,7 @@ def read_mapping(path: Path) -> RasterMapping:
 def root_folder(mapping: RasterMapping, path: Path) -> Path:
     """Folder that the mapping's paths start from.
 
-    A relative default is looked for beside the mapping file, in the current folder and in the checkout that
-    the package lies in.
+    A relative default is searched relative to the mapping file, the current folder and the checkout of the package.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether the files of a site are where its tiles are: known from their headers, before any pixel is read."""
+"""Check from their headers, before any pixel is read, that the files of a site overlap its tiles."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.sites import Site
 
 EDGE_POINTS = 21
-"""Points per side by which an area is followed into another CRS, where its edges are curves."""
+"""Points per side with which the outline of an area is transformed: in another CRS its edges are curves."""
 Bounds = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """What the tiles of a site cover: a rectangle in its CRS, metres."""
+    """Area of the tiles of a site: a rectangle in its CRS, metres."""
 
     epsg: int
     bounds: Bounds
@@ -54,7 +54,7 @@ def area_of(site: Site, size_px: int) -> Area:
 
 
 def check_meeting(sites: Sequence[Site], size_px: int) -> None:
-    """Refuse a file that meets no tile of the sites that it is for.
+    """Refuse a file that overlaps no tile of its sites.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def check_meeting(sites: Sequence[Site], size_px: int) -> None:
     Raises
     ------
     FileInputError
-        With the bounds of the file and of a site, and what would make them meet.
+        With the bounds of the file and of a site, and how to fix the mismatch.
     """
     apart: dict[Path, tuple[SiteFile, Site]] = {}
     met: set[Path] = set()
@@ -86,7 +86,7 @@ def check_meeting(sites: Sequence[Site], size_px: int) -> None:
 
 
 def meets(grid: RasterGrid, area: Area) -> bool:
-    """Whether the pixels of a file and an area have a point in common, as far as their bounds tell."""
+    """Whether the bounds of a file and an area overlap."""
     return _overlap(grid, *pixels_of(grid, area.epsg, *area.outline()))
 
 
@@ -100,7 +100,7 @@ def _overlap(grid: RasterGrid, rows: NDArray[Any], cols: NDArray[Any]) -> bool:
 
 
 def _problem(file: SiteFile, site: Site, area: Area) -> str:
-    """Say where a file and a site are, and what is wrong with one of them if it can be guessed."""
+    """Message with the bounds of a file and a site, and the probable cause."""
     here, there = _degrees(rasterio.CRS.from_epsg(area.epsg), area.bounds), _degrees(file.grid.crs, _bounds(file.grid))
     got = f"got {there}" if there else f"got {_numbers(_bounds(file.grid))} in a CRS that does not cover them"
     return f"expected a file that meets the tiles of site {site.name} ({here}), {got}; {_remedy(file, area)}."
@@ -111,7 +111,7 @@ def _remedy(file: SiteFile, area: Area) -> str:
     x, y = transform_points(rasterio.CRS.from_epsg(area.epsg), crs, *area.outline())
     if _overlap(grid, *grid.pixels(y, x)):
         first, second = ("longitude", "latitude") if crs.is_geographic else ("easting", "northing")
-        return f"its axes are swapped: write it anew with {first} as x and {second} as y"
+        return f"its axes are swapped: write it again with {first} as x and {second} as y"
     west, south, east, north = _bounds(grid)
     own = area.bounds
     if crs.is_projected and max(west, own[0]) < min(east, own[2]) and max(south, own[1]) < min(north, own[3]):
@@ -130,7 +130,7 @@ def _bounds(grid: RasterGrid) -> Bounds:
 
 
 def _degrees(crs: Any, bounds: Bounds) -> str:  # noqa: ANN401 - rasterio has no types
-    """Bounds in degrees as text, empty where the CRS does not reach there."""
+    """Bounds in degrees as text; empty if they are outside the CRS's domain."""
     parsed = rasterio.CRS.from_user_input(crs)
     if parsed.to_epsg() == WGS84:
         return f"{_numbers(bounds)} degrees"

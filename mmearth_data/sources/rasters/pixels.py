@@ -1,4 +1,4 @@
-"""The pixels of one file on the grid of one tile: copied where the grids agree, warped where they do not."""
+"""The pixels of one file on the grid of one tile: copied if the grids agree, otherwise warped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.files import SiteFile
 
 WARP_TOLERANCE_PX = 1e-3
-"""Error of GDAL's interpolated coordinates; rasterio's default is 0.125, and 0 makes rasterio 1.4 fail."""
+"""Error tolerance of GDAL's approximate transformer; rasterio's default is 0.125, and rasterio 1.4 fails with 0."""
 KERNEL_PX = 2
-"""Reach of bilinear interpolation, plus one pixel for the coordinates' own error."""
+"""Margin around a window: one pixel for bilinear interpolation, and one for the error of the coordinates."""
 EDGE_POINTS = 21
-"""Points a side by which a tile is followed into another CRS, where its edges are curves."""
+"""Points per side with which the outline of a tile is transformed: in another CRS its edges are curves."""
 
 
 def read_stored(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[Any]]:
@@ -41,17 +41,17 @@ def read_stored(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[Any]]:
     file
         An inspected file.
     tile
-        Where.
+        Grid of the tile.
 
     Returns
     -------
     dict
-        Stored band -> (y, x) array of the modality's stored type, no-data where the file has nothing.
+        Stored band -> (y, x) array of the modality's stored type, no-data where the file has no values.
 
     Raises
     ------
     FileInputError
-        When the file is broken, holds a class code that nobody knows, or numbers that do not fit.
+        If the file is broken, or has an unknown class code or numbers that do not fit.
     """
     bands = read_bands(file, tile)
     values = np.stack(list(bands.values()))
@@ -65,8 +65,8 @@ def read_stored(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[Any]]:
 def read_bands(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[np.float64]]:
     """Read what a file has for a tile, in stored units before rounding; NaN is no-data.
 
-    Bands that are derived from others are derived on the file's own grid, from pixels beyond the tile's border
-    too, so that tiles fit together; then all of them are brought onto the tile's grid.
+    Derived bands are computed on the file's own grid, including pixels beyond the tile's border, so that neighbouring
+    tiles agree; then all bands are resampled to the tile's grid.
     """
     shift = file.grid.shift(tile)
     reach = 1 if file.layer.derive else 0
@@ -91,7 +91,7 @@ def read_bands(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[np.float64]]
 
 
 def unknown_codes(file: SiteFile) -> list[float]:
-    """Class codes in a file that neither the mapping nor the catalog knows; reads it block by block."""
+    """Class codes of a file that neither the mapping nor the catalog has; reads the file block by block."""
     known = _code_map(file)
     if known is None:
         return []
@@ -105,7 +105,7 @@ def unknown_codes(file: SiteFile) -> list[float]:
 
 
 def _read_window(file: SiteFile, window: Window) -> NDArray[np.float64]:
-    """Read the mapped bands of a window as (band, y, x); NaN where the file has no data, or ends."""
+    """Read the mapped bands of a window as (band, y, x); NaN where the file has no data, and outside it."""
     wanted = file.layer.band_numbers
     whole = np.full((len(wanted), window.height, window.width), np.nan)
     top, left = max(0, -window.row_off), max(0, -window.col_off)
@@ -121,7 +121,7 @@ def _read_window(file: SiteFile, window: Window) -> NDArray[np.float64]:
 
 
 def _calibrated(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """File numbers to stored numbers: codes mapped, or scale, offset and clip applied."""
+    """Convert file numbers to stored numbers: map codes, or apply scale, offset and clip."""
     known = _code_map(file)
     if known is None:
         return _scaled(file, values)
@@ -152,7 +152,7 @@ def _scaled(file: SiteFile, values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _code_map(file: SiteFile) -> dict[float, float] | None:
-    """File code -> catalog code; None where the numbers are no codes."""
+    """File code -> catalog code; None if the numbers are not codes."""
     if file.layer.codes is not None:
         return {float(code): float(target) for code, target in file.layer.codes.items()}
     if not file.modality.kind.is_categorical:
@@ -162,7 +162,7 @@ def _code_map(file: SiteFile) -> dict[float, float] | None:
 
 
 def code_problem(file: SiteFile, codes: list[float]) -> str:
-    """Words for class codes that nobody knows."""
+    """Message about unknown class codes."""
     got = ", ".join(f"{code:.12g}" for code in codes[:5])
     known = ", ".join(f"{code:g}" for code in sorted(_code_map(file) or {}))
     return f"expected class codes of {file.modality.name} ({known}), got {got}; add codes or nodata to the mapping."
@@ -193,7 +193,7 @@ def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:
     x = west + (east - west) * np.concatenate([along, along, low, high])
     y = south + (north - south) * np.concatenate([low, high, along, along])
     pixels = np.stack(pixels_of(file.grid, tile.epsg, x, y))
-    if not np.isfinite(pixels).all():  # beyond the part of the Earth that the file's CRS is for
+    if not np.isfinite(pixels).all():  # outside the domain of the file's CRS
         return Window(0, 0, 0, 0)
     margin = KERNEL_PX * np.array(_source_pixels_per_pixel(file, tile)) + reach
     height, width = file.grid.height, file.grid.width
@@ -214,13 +214,13 @@ def _source_pixels_per_pixel(file: SiteFile, tile: TileGrid) -> tuple[int, int]:
 
 
 def _warp(file: SiteFile, values: NDArray[np.float64], window: Window, tile: TileGrid) -> NDArray[np.float64]:
-    """Bring (band, y, x) from a window of a file onto a tile's grid, with the catalog's resampling.
+    """Warp (band, y, x) from a window of a file to a tile's grid, with the catalog's resampling.
 
-    A finer source is averaged under a kernel of whole source pixels. Left to itself GDAL takes a kernel of broken
-    width, also where the pixels are equal and the grids merely turned, and cuts it off unevenly: planes come back
-    shifted by up to 0.13 px (measured, GDAL 3.10), with whole widths by less than 0.0001 px.
+    A finer source is averaged with a kernel of a whole number of source pixels. By default, GDAL takes a fractional
+    width, even if the pixels are equal and the grids are only rotated, and truncates it asymmetrically, which shifts
+    planes by up to 0.13 px (measured, GDAL 3.10); with whole widths the shift is below 0.0001 px.
 
-    GDAL looks for longitudes from -180 to 180 only, so a window on both sides of 180 degrees is read on either side.
+    GDAL only finds longitudes from -180 to 180, so a window that crosses 180 degrees is warped once per side.
     """
     pixels = np.full((len(values), tile.size_px, tile.size_px), np.nan)
     for x in origins(file.grid, window):
@@ -261,7 +261,7 @@ def _warp_from(
                 tolerance=WARP_TOLERANCE_PX,
                 XSCALE=1 / cols_per_pixel,
                 YSCALE=1 / rows_per_pixel,
-                UNIFIED_SRC_NODATA="NO",  # by default a pixel is missing only where all bands of the file miss it
+                UNIFIED_SRC_NODATA="NO",  # by default, a pixel is missing only if it is missing in all bands of the file
             ) as warped,
         ):
             pixels: NDArray[np.float64] = warped.read()

@@ -1,4 +1,4 @@
-"""Which sites there are, and which file of each layer belongs to them."""
+"""Find the sites, and the file of each layer that belongs to each site."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """One place with a file of each layer that has one there.
+    """One site, with its file of each layer that has one.
 
     Attributes
     ----------
     name
-        What stood for ``{site}``.
+        Text matched by ``{site}``.
     base
-        The file whose grid the tiles keep.
+        The file whose grid the tiles have.
     files
         In the mapping's order, the base among them.
     time_ms
@@ -51,7 +51,7 @@ class Site:
         Raises
         ------
         FileInputError
-            When not even one tile fits.
+            If not even one tile fits.
         """
         height, width = self.base.grid.height, self.base.grid.width
         if min(height, width) < size_px:
@@ -110,7 +110,8 @@ def _base_files(
 ) -> tuple[dict[str, Path], str]:
     """Site -> a file of the base modality, and the pattern of its first layer.
 
-    A site is named by what ``{site}`` is for any file of the base modality; without ``{site}``, by the first file.
+    A site is named by the text that ``{site}`` matches in a file of the base modality; without ``{site}``, by the first
+    file.
     """
     layers = [selection.layers[at] for at in selection.of(selection.base)]
     found: dict[str, Path] = {}
@@ -125,7 +126,7 @@ def _base_files(
 def _find(
     mapped: MappedLayer, selection: Selection, path: Path, root: Path, names: Sequence[str] | None
 ) -> dict[str | None, Path]:
-    """Site -> file; None is for all sites where the pattern has no ``{site}``."""
+    """Site -> file; the key None serves all sites if the pattern has no ``{site}``."""
     pattern = mapped.layer.path
     site = "[^/]+" if names is None else "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     shape = _shape(pattern, site)
@@ -143,7 +144,7 @@ def _find(
         key = match.groupdict().get("site")
         if key in found:
             other = found[key].relative_to(root).as_posix()
-            problem = f"layer {pattern!r}: expected one file a site, got {other} and {name}; narrow the pattern."
+            problem = f"layer {pattern!r}: expected one file per site, got {other} and {name}; narrow the pattern."
             raise FileInputError(path, problem)
         found[key] = file
     if not fitting:
@@ -155,7 +156,7 @@ def _find(
 
 
 def _belongs(file: Path, mapped: MappedLayer, selection: Selection) -> bool:
-    """Whether the name of a file says that it is of the layer's pass and of the level that is read."""
+    """Whether a file, judged by its name, has the layer's pass and the selected level."""
     try:
         return mapped.layer.has(file.name, selection.level)
     except ValueError as error:
@@ -173,7 +174,7 @@ def _check_bands_once(files: Sequence[SiteFile]) -> None:
 
 
 def _shape(pattern: str, site: str) -> re.Pattern[str]:
-    """Regular expression of a path pattern; ``{site}`` stands for the same text wherever it stands."""
+    """Regular expression of a path pattern; all occurrences of ``{site}`` match the same text."""
     parts = re.split(r"(\{site\}|\*)", pattern)
     first = parts.index(SITE) if SITE in parts else -1
     spelled = {first: f"(?P<site>{site})"} if first >= 0 else {}

@@ -1,4 +1,4 @@
-"""The raster source: sites that somebody has already cut out and aligned, as tiles."""
+"""The raster source: tiles from raster files that users bring."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 NO_BIOME, NO_ECO_REGION = 255, 65535
-"""What `mmearth_data.geography.ecoregions.label_points` says of a point outside all polygons."""
+"""Result of `mmearth_data.geography.ecoregions.label_points` for a point outside all polygons."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileRef:
-    """Where a tile lies: a site, and the row and column of its upper-left pixel there."""
+    """Position of a tile: a site, and the row and column of its upper-left pixel there."""
 
     site: int
     row: int
@@ -60,23 +60,23 @@ class TileRef:
 class RasterSource:
     """Delivers tiles cut from raster files, as a mapping file describes them.
 
-    Nothing is read when it is made; the first question reads the mapping and the headers of all files.
+    The constructor reads nothing; the first method call reads the mapping and the headers of all files.
 
     Parameters
     ----------
     mapping
         The mapping file; see `mmearth_data.sources.rasters.mapping`.
     level
-        Sentinel-2 level to take where the mapping has both, ``L1C`` or ``L2A``.
+        Sentinel-2 level to use if the mapping has both, ``L1C`` or ``L2A``.
     catalog
         Describes the modalities.
     ecoregions
-        Polygons that give places their biome and ecoregion; without them places have none.
+        Polygons from which locations get their biome and ecoregion; without them they have none.
 
     Raises
     ------
     InputError
-        By every method, when the mapping or a file cannot be used.
+        From every method, if the mapping or a file cannot be used.
     """
 
     name = "rasters"
@@ -113,7 +113,7 @@ class RasterSource:
         return find_sites(self.mapping, self._path, self.selection, root_folder(self.mapping, self._path))
 
     def identity(self) -> dict[str, Any]:
-        """Say what decides the pixels: mapping, level, content of all source files and their sidecars; no machine paths."""
+        """Everything that determines the pixels: mapping, level, content of all files and sidecars; no paths."""
         sites = [site.name for site in self.sites]
         return {
             "name": self.name,
@@ -132,7 +132,7 @@ class RasterSource:
 
     @cached_property
     def _ignored_tags(self) -> list[str]:
-        """One line per modality and tags that the mapping's own scale, offset or codes replace."""
+        """One line per modality and file tags that the mapping's scale, offset or codes override."""
         found: dict[str, set[str]] = defaultdict(set)
         for file in (file for site in self.sites for file in site.files if file.calibration.ignored):
             found[f"{file.modality.name}: {file.calibration.ignored} are ignored for the mapping's numbers"].add(
@@ -141,7 +141,7 @@ class RasterSource:
         return [f"{words} ({min(names)}, {len(names)} in all)" for words, names in sorted(found.items())]
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
-        """Those of the wanted modalities that a layer of the mapping fills."""
+        """Return those of the requested modalities that a layer of the mapping fills."""
         filled = {mapped.modality.name for mapped in self.selection.layers}
         return tuple(modality for modality in wanted if modality.name in filled)
 
@@ -150,11 +150,11 @@ class RasterSource:
         return list(self._tiles(size_px)[0])
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
-        """One answer per place; places of another origin are rejected."""
+        """One result per location; locations from elsewhere are rejected."""
         return [self._survey(place) for place in places]
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, np.ndarray[Any, Any]]:
-        """Arrays of one tile. Modalities without a file at this site are left out."""
+        """Arrays of one tile; modalities without a file at this site are left out."""
         site = self.sites[survey.request.site]
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for modality in modalities:
@@ -190,9 +190,7 @@ class RasterSource:
         lost = next((ref for ref, centre in zip(refs, centres, strict=True) if not math.isfinite(sum(centre))), None)
         if lost is not None:
             base = self.sites[lost.site].base
-            problem = (
-                f"expected a site on the Earth, got numbers that EPSG:{base.grid.epsg} does not reach; correct them."
-            )
+            problem = f"expected a site on the Earth, got coordinates outside the domain of EPSG:{base.grid.epsg}; correct them."
             raise FileInputError(base.path, problem)
         lonlat = round_lonlat(centres)
         ids = tile_ids(lonlat[:, 0], lonlat[:, 1], size_px).tolist()
@@ -201,7 +199,7 @@ class RasterSource:
             if tile_id in by_id:
                 one, two = self.sites[by_id[tile_id].site].base, self.sites[ref.site].base
                 raise FileInputError(
-                    two.path, f"expected sites at different places, got the place of {one.name}; keep one."
+                    two.path, f"expected sites at different locations, got that of {one.name}; keep one."
                 )
             by_id[tile_id] = ref
         check_meeting(self.sites, size_px)
@@ -244,7 +242,7 @@ class RasterSource:
 
 
 def _assemble(files: Sequence[SiteFile], grid: TileGrid, modality: Modality) -> np.ndarray[Any, Any]:
-    """Put the bands of several files where they belong."""
+    """Assemble a modality from the bands of several files."""
     array = modality.empty(modality.array_shape(grid.size_px))
     for file in files:
         for band, values in read_stored(file, grid).items():
@@ -253,7 +251,7 @@ def _assemble(files: Sequence[SiteFile], grid: TileGrid, modality: Modality) -> 
 
 
 def _day_differences(site: Site) -> dict[str, float]:
-    """Days from the scene to the layer of each orbit pass; NaN where either time is not known."""
+    """Days from the scene to the layer of each orbit pass; NaN if either time is unknown."""
     days = {"asc": math.nan, "desc": math.nan}
     for file in site.files:
         orbit_pass = file.layer.day_difference

@@ -1,4 +1,4 @@
-"""Slope of a surface given on a grid."""
+"""Slope of an elevation grid."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ WGS84_E2 = 0.006_694_379_990_14
 
 
 def slope_degrees(elevation_m: NDArray[np.floating[Any]], dx_m: ArrayLike, dy_m: ArrayLike) -> NDArray[np.float64]:
-    """Steepness of a surface from its four neighbours.
+    """Slope from the four neighbours of each pixel.
 
-    The gradient is the central difference along each axis, as in ``ee.Terrain.slope``. Where one neighbour
-    is missing (border of the grid, no-data) the difference to the other one takes its place, so that a plane
-    has the same slope everywhere.
+    The gradient is the central difference along each axis, as in ``ee.Terrain.slope``. If one neighbour is missing
+    (border of the grid, no-data), the one-sided difference is used, so that a plane has the same slope everywhere.
 
     Parameters
     ----------
@@ -62,7 +61,7 @@ def metres_per_degree(lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def _mean_difference(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Mean of the differences to the next and from the previous element: the central difference of each."""
+    """Central difference of each element: the mean of its differences to the next and from the previous one."""
     gap = np.full([1 if i == axis else n for i, n in enumerate(z.shape)], np.nan)
     step = np.diff(z, axis=axis)
     forward = np.concatenate([step, gap], axis=axis)

@@ -1,7 +1,8 @@
-"""Is a TIFF file all there? Its directories say where everything in it lies.
+"""Detect truncated TIFF files, by the offsets in their directories.
 
-GDAL only warns when a tag lies beyond the end of a file, and goes on without it: a no-data value or a date would be
-lost in silence. So the directories are walked here before GDAL is asked (TIFF 6.0, section 2; BigTIFF, section 2).
+If a tag is beyond the end of a file, GDAL only warns and continues without it, so that a no-data value or a date would
+be lost silently. The directories are therefore checked before GDAL opens a file (TIFF 6.0, section 2; BigTIFF, section
+2).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ BLOCKS = {273: 279, 324: 325}
 SUB_DIRECTORIES = 330
 
 
-class _Beyond(Exception):  # noqa: N818 - no error of the caller's
-    """Something lies beyond the end of the file: the byte where it ends."""
+class _Beyond(Exception):  # noqa: N818 - internal, never seen by callers
+    """A part of the file is beyond its end; the argument is the byte at which that part ends."""
 
     def __init__(self, end: int) -> None:
         super().__init__(end)
@@ -53,7 +54,7 @@ class _Layout:
 
 
 def missing_end(path: Path) -> int | None:
-    """Size that a TIFF file must have at least, where it is shorter than that.
+    """Minimum size of a TIFF file if the file is shorter.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def missing_end(path: Path) -> int | None:
     Returns
     -------
     int or None
-        Bytes; None when nothing is missing, or the file is no TIFF at all.
+        Bytes; None if nothing is missing, or the file is not a TIFF.
     """
     with path.open("rb") as stream:
         magic = stream.read(4)
@@ -80,7 +81,7 @@ def missing_end(path: Path) -> int | None:
 
 
 def _walk(stream: BinaryIO, layout: _Layout) -> None:
-    """Visit all directories: masks and overviews have some too."""
+    """Check all directories, including those of masks and overviews."""
     waiting = [_number(stream, 8 if layout.big else 4, layout.offset)]
     seen: set[int] = set()
     while waiting:
@@ -97,7 +98,7 @@ def _walk(stream: BinaryIO, layout: _Layout) -> None:
 
 
 def _read_directory(stream: BinaryIO, layout: _Layout, start: int) -> tuple[dict[int, NDArray[Any]], int]:
-    """Tags of blocks and sub-directories, and the offset of the next directory; all values must be there."""
+    """Read the tags of blocks and sub-directories, and the offset of the next directory; all values must exist."""
     entries = _number(stream, start, layout.count)
     first = start + struct.calcsize(layout.count)
     table = _bytes(stream, first, entries * struct.calcsize(layout.entry))

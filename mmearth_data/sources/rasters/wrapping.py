@@ -1,7 +1,7 @@
-"""Longitudes go round: which pixels of a file belong to points, whichever turn its longitudes are counted in.
+"""Find the pixels of points in grids of any longitude range, across the antimeridian as well.
 
-Grids in degrees run from -180 to 180, from 0 to 360, or over a part of either. A point is looked for where the file
-has it; a grid that goes all the way round continues at its other edge.
+Grids in degrees cover -180 to 180, 0 to 360, or a part of either. Longitudes of points are shifted to the range of the
+file; a global grid continues at its opposite edge.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.files import RasterGrid
 
 WHOLE_PX = 0.05
-"""A turn that is a whole number of pixels but for this is whole; files round the size of a pixel."""
+"""Tolerance in pixels with which 360 degrees count as a whole number of pixels; files round the pixel size."""
 
 
 @lru_cache(maxsize=64)
 def turn_of(crs: str) -> float | None:
-    """Length of a full turn of longitude in the units of a CRS (WKT), None where it is not geographic."""
+    """Length of 360 degrees of longitude in the units of a CRS (WKT); None if it is not geographic."""
     parsed = rasterio.CRS.from_wkt(crs)
     return 2 * math.pi / float(parsed.units_factor[1]) if parsed.is_geographic else None
 
 
 def columns_around(grid: RasterGrid) -> int | None:
-    """Columns of a full turn, where a grid goes all the way round; else None."""
+    """Columns of a grid that covers all longitudes; else None."""
     turn = turn_of(grid.crs)
     a, b, _, d, _, _ = grid.transform
     if turn is None or b or d:
@@ -45,7 +45,7 @@ def columns_around(grid: RasterGrid) -> int | None:
 def pixels_of(
     grid: RasterGrid, epsg: int, x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(rows, cols) of points that are near each other; infinite where the grid's CRS does not reach.
+    """(rows, cols) of points that are near each other; infinite outside the domain of the grid's CRS.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def pixels_of(
 
 
 def window_parts(grid: RasterGrid, window: Window) -> list[Window]:
-    """Windows within a file, from left to right, that make up one that may run over the edge of a full turn."""
+    """Split a window that may cross the edge of a global grid into windows within the file, from left to right."""
     around = columns_around(grid)
     if around is None:
         return [window]
@@ -90,12 +90,12 @@ def window_parts(grid: RasterGrid, window: Window) -> list[Window]:
 
 
 def origins(grid: RasterGrid, window: Window) -> list[float]:
-    """Where the left edge of a window is in longitudes from -180 to 180; twice where it runs over 180 degrees.
+    """Left edge of a window in longitudes from -180 to 180; two values if it crosses 180 degrees.
 
     Returns
     -------
     list of float
-        x of the window's upper-left corner in the grid's CRS, less whole turns.
+        x of the window's upper-left corner in the grid's CRS, minus multiples of 360 degrees.
     """
     a, b, c, *_ = grid.transform
     x = c + a * window.col_off + b * window.row_off

@@ -563,7 +563,7 @@ def test_two_files_about_one_modality_are_refused(tmp_path: Path) -> None:
         # The fields contradict each other.
         ({"nodata": "0"}, 6, "write NaN"),
         ({"dtype": "uint8"}, 6, "nodata nan does not fit uint8"),
-        ({"histogram_range": "[9000, -500]"}, 8, "must rise"),
+        ({"histogram_range": "[9000, -500]"}, 8, "must be increasing"),
         ({"histogram_range": "-"}, 1, "needs histogram_range"),
         ({"model_bands": "[slope]"}, 10, "model_bands names slope"),
         ({"display": "\n  colormap: gray\n  bands: [slope]"}, 12, r"display\.bands names slope"),
@@ -607,7 +607,7 @@ def test_a_file_that_is_no_entry_is_refused(tmp_path: Path, content: bytes) -> N
         ("code,name\n1,a\n# c\nx,b\n", 4, "expected an integer code"),
         ("code,name,colour\n1,a,green\n", 2, "colour like"),
         ("code,name\n1,a\n\n1,b\n", 4, "class code 1 is taken by 'a'"),
-        ("code,name\n1,a,b\n", 2, "expected 2 columns divided by ','.* got 3"),
+        ("code,name\n1,a,b\n", 2, "expected 2 columns separated by ','.* got 3"),
     ],
 )
 def test_a_broken_class_table_is_refused_with_file_line_and_reason(

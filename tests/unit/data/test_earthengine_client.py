@@ -242,7 +242,7 @@ def answered(status: int, words: str, **headers: str) -> EEException:
         (answered(503, "The service is currently unavailable."), RetryLater, "503"),
         (answered(504, "Deadline"), RetryLater, "504"),
         (ConnectionError("Connection reset by peer"), RetryLater, "reset"),
-        (TimeoutError("nothing came for 3 s"), RetryLater, "3 s"),
+        (TimeoutError("nothing was received for 3 s"), RetryLater, "3 s"),
         (ValueError("bad magic string"), RetryLater, "undecodable"),
         (answered(400, "Computation timed out."), TooDear, "timed out"),
         (answered(400, "User memory limit exceeded."), TooDear, "memory"),

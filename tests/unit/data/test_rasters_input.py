@@ -87,7 +87,7 @@ def site(name: str, **changes: object) -> Callable[[World], None]:
         (layer("aster", path="dem/{id}.tif"), "no placeholder but"),
         (layer("aster", path="**/{site}.tif"), "no placeholder but"),
         (layer("aster", path="nothing/{site}.tif"), "finds no files"),
-        (layer("aster", path="*/{site}.tif"), "one file a site"),
+        (layer("aster", path="*/{site}.tif"), "one file per site"),
         (layer("aster", bands=["{pass}_VV"]), "has no pass"),
         (layer("aster", date={}), "exactly one of tag, filename and constant"),
         (layer("aster", date={"tag": "a", "constant": "2020"}), "exactly one of"),
@@ -221,11 +221,11 @@ def picture(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (text_file, "s2/a.tif: expected a whole GeoTIFF"),
+        (text_file, "s2/a.tif: expected a complete GeoTIFF"),
         (picture, "s2/a.tif: expected a GeoTIFF or JPEG 2000, got the format PNG"),
         (cut("s2/a.tif", 0.5), "s2/a.tif: .*truncated"),
         (cut("s2/a.tif", 0.001), "s2/a.tif: .*truncated"),
-        (cut("s2/b.tif", 0), "s2/b.tif: expected a whole GeoTIFF"),
+        (cut("s2/b.tif", 0), "s2/b.tif: expected a complete GeoTIFF"),
         (cut("lulc/b.tif", 0.9), "lulc/b.tif: .*truncated"),
         (cut("dem/b.tif", 0.99), "dem/b.tif: .*truncated"),
         (rewrite("s2/a.tif", crs=None), "s2/a.tif: expected a CRS, got none"),
@@ -238,7 +238,7 @@ def picture(world: World) -> None:
         (rewrite("s2/a.tif", crs="EPSG:4326"), "projected CRS"),
         (rewrite("s2/a.tif", crs="EPSG:2227"), "in metres"),
         (rewrite("s2/a.tif", crs="+proj=tmerc +lat_0=1.5 +lon_0=9.1 +ellps=bessel"), "EPSG code"),
-        (rewrite("s2/b.tif", transform=NORTH_UP), "s2/b.tif: .*place of s2/a.tif"),
+        (rewrite("s2/b.tif", transform=NORTH_UP), "s2/b.tif: .*got that of s2/a.tif"),
         (fill("lulc/b.tif", 12), r"lulc/b.tif: .*class codes of io_lulc .*got 12"),
     ],
 )  # fmt: skip

@@ -329,9 +329,9 @@ def test_a_file_that_meets_no_tile_is_refused_with_both_bounds(world: World) -> 
 
 def test_swapped_axes_are_said(world: World) -> None:
     message = elsewhere(world, crs="EPSG:4326", transform=rasterio.Affine(0.001, 0, 47.82, 0, -0.001, 10.36))
-    assert "its axes are swapped: write it anew with longitude as x" in message
+    assert "its axes are swapped: write it again with longitude as x" in message
     message = elsewhere(world, transform=rasterio.Affine(20, 0, ULY - 500, 0, -20, ULX + 500))
-    assert "its axes are swapped: write it anew with easting as x" in message
+    assert "its axes are swapped: write it again with easting as x" in message
 
 
 def test_a_wrong_zone_is_said_and_the_command_helps(world: World) -> None:

@@ -333,7 +333,7 @@ def test_tiles_have_priority_over_reserves_where_room_is_short() -> None:
     assert sampled.report.tiles == 240
     assert 10 < sampled.report.reserves < 120
     assert sampled.report.reserves_wanted == 240
-    assert any("found no room" in note for note in sampled.report.notes)
+    assert any("did not fit" in note for note in sampled.report.notes)
 
 
 @pytest.mark.parametrize("tiles_per_shard", [16, 48, 256])

@@ -152,8 +152,8 @@ def bad_tables() -> dict[str, tuple[pd.DataFrame, str]]:
     north = pd.concat([good, pd.DataFrame({"lon": [10.0], "lat": [84.5]})])
     return {
         "duplicate places": (twice, r"got 2 of 20 ids more than once, first [0-9a-f]{16} in rows"),
-        "points at sea": (sea, r"1 of 21 places lie in no ecoregion .*row 20: -40, 30"),
-        "beyond UTM": (north, r"1 of 21 places lie beyond 84 N"),
+        "points at sea": (sea, r"1 of 21 locations are in no ecoregion .*row 20: -40, 30"),
+        "beyond UTM": (north, r"1 of 21 locations are beyond 84 N"),
         "missing columns": (good.rename(columns={"lon": "east", "lat": "north"}), "got the columns east, north"),
         "one missing column": (good.drop(columns="lat"), "expected columns lon and lat"),
         "holes": (good.drop(index=2).reindex(range(20)), "have no longitude and latitude"),

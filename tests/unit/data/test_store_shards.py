@@ -114,7 +114,7 @@ BROKEN = {
     "pixel in an empty row": (put_pixel("flags", 1, position=2), "flags: expected no data in rows without a tile"),
     "rejected without reason": (lambda inputs: inputs[2][0].pop("reason"), "rejected.*missing reason"),
     "rejected with more": (change_rejected(colour="red"), "rejected.*unknown colour"),
-    "rejected nowhere": (change_rejected(lon=np.nan), "rejected: expected a place"),
+    "rejected nowhere": (change_rejected(lon=np.nan), "rejected: expected a location"),
 }
 
 

@@ -170,7 +170,7 @@ def test_a_disk_that_takes_no_files(disk: SmallDisk) -> None:
     disk.remount("ro")
     try:
         for attempt in (*WRITERS, check_output, lambda path: append_text(path, "x")):
-            with pytest.raises(WriteFailed, match=r"its folder takes no files \(Read-only file system\)"):
+            with pytest.raises(WriteFailed, match=r"its folder is not writable \(Read-only file system\)"):
                 attempt(disk.path / "new")
     finally:
         disk.remount("rw")

@@ -233,7 +233,7 @@ def test_plain_weights_come_in_and_go_out_under_timms_names(size: str, tmp_path:
     again = load_file(convert(folder, tmp_path / "again.safetensors", to="timm"))
     assert again.keys() == theirs.keys()
     assert all(torch.equal(again[name], theirs[name]) for name in theirs)
-    with pytest.raises(FileInputError, match="expected a whole MP-MAE, got an encoder alone"):
+    with pytest.raises(FileInputError, match="expected a complete MP-MAE, got an encoder alone"):
         load_checkpoint(folder).model()
     with pytest.raises(FileInputError, match="--store STORE"):
         _ = load_checkpoint(folder).normaliser

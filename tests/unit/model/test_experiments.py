@@ -157,7 +157,7 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert float(told["difference"]) == pytest.approx(expected, abs=0.06)
     assert "Synthetic tiles" in (tmp_path / "out" / "results.md").read_text()
     assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
-    with pytest.raises(InputError, match="expected the experiment that stands there"):
+    with pytest.raises(InputError, match="expected the experiment of this folder"):
         run_experiment(setting_of(store, tmp_path / "out", question="Another?"))
 
 
@@ -198,7 +198,7 @@ def die(_: int) -> None:
 
 
 def test_a_process_that_dies_is_an_error_with_the_way_on() -> None:
-    with pytest.raises(RetryLater, match="the same command goes on"):
+    with pytest.raises(RetryLater, match="the same command continues"):
         list(spread(die, [1], workers=2, scheduler=None))
 
 

@@ -387,7 +387,7 @@ def test_a_truncated_checkpoint_does_not_continue(store: Store, straight: Path, 
     progress.write_text('{"step": 3}')
     weights = checkpoint.with_name("step-00000003") / MODEL_FILE
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match="expected a whole safetensors file"):
+    with pytest.raises(InputError, match="expected a complete safetensors file"):
         pretrain(store, recipe(), tmp_path / "run", device="cpu")
 
 

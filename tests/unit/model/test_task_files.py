@@ -221,7 +221,7 @@ def test_a_pickle_that_calls_something_is_refused_and_nothing_of_it_runs(tmp_pat
         {"label": 1, "other": [Evil(exec, f"open({str(trace)!r}, 'w')")]},
     ]
     for attack in attacks:
-        with pytest.raises(InputError, match="refused, nothing of it was run"):
+        with pytest.raises(InputError, match="refused, nothing in it was executed"):
             loads(pickle.dumps(attack, protocol))
     assert not trace.exists()
 
@@ -279,7 +279,7 @@ def two_bands(**changes: Any) -> TaskSpec:
 def test_a_sample_with_an_evil_label_is_named_and_refused(tmp_path: Path) -> None:
     trace = tmp_path / "ran"
     geobench(tmp_path / "set", {"id_1": pickle.dumps(Evil(exec, f"open({str(trace)!r}, 'w')"))})
-    with pytest.raises(FileInputError, match=r"id_1\.hdf5.*refused, nothing of it was run"):
+    with pytest.raises(FileInputError, match=r"id_1\.hdf5.*refused, nothing in it was executed"):
         open_files(two_bands(), tmp_path / "set")
     assert not trace.exists()
 
@@ -400,7 +400,7 @@ def test_what_a_partition_names_and_a_folder_lacks_is_reported(tmp_path: Path) -
     assert task.ids == ("id_0", "id_1", "id_2", "id_3")
     assert "left out 1 of 5 samples of the partition, which the folder lacks (id_9)." in task.notes
     assert (
-        "1 samples are in several parts of the partition (id_2), so they are tested on what was trained on."
+        "1 samples are in several parts of the partition (id_2), so test samples were trained on."
         in task.notes
     )
 

@@ -1,7 +1,7 @@
-"""The ways in which a modality is obtained from Earth Engine, by the names that the catalog gives them.
+"""Procedures that obtain a modality from Earth Engine, under the names that the catalog uses.
 
-A way has up to three parts: what the survey asks for (`RecipeKind.survey`), what a tile then needs (`RecipeKind.ask`),
-and the image that delivers it (`RecipeKind.image`).
+Each has up to three parts: what the survey requests (`RecipeKind.survey`), what a tile needs after it
+(`RecipeKind.ask`), and the image that delivers it (`RecipeKind.image`).
 """
 
 from __future__ import annotations

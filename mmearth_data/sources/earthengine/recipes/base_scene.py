@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ask(m: Modality, found: Found) -> Ask | None:
-    """Those bands that exist at the level and in the scene; some scenes lack some."""
+    """Bands that exist at the level and in the scene; some scenes lack bands."""
     if found.level not in m.asset:
         return None
     expected = m.bands_by_level.get(found.level, m.bands)
@@ -24,7 +24,7 @@ def ask(m: Modality, found: Found) -> Ask | None:
 
 
 def image(m: Modality, shape: tuple[str, ...]) -> tuple[ee.Image, list[str]]:
-    """Native bands copied, the others resampled."""
+    """Bands of the scene: those on the native grid copied, the others resampled."""
     scene = ee.Image.load(hole("scene"))
     native = parameters(m).get("native", ())
     groups = [

@@ -1,4 +1,4 @@
-"""``mosaic`` and ``mode-of-year``: many images made one."""
+"""``mosaic`` and ``mode-of-year``: a collection combined into one image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PROJECTED = "projected"
 SCENES_OF_A_YEAR = 100
-"""Scenes that pass a cloud test, out of about 140 overpasses where two of Sentinel-2's orbits overlap."""
+"""Upper bound on a year's scenes with few clouds, of about 140 overpasses where two orbits of Sentinel-2 overlap."""
 ANY_NUMBER = "float64"
 """Type that can hold the values of every band; interpolated pixels are real numbers anyway."""
 
@@ -41,7 +41,7 @@ def _asset_bands(m: Modality) -> list[str]:
 
 
 def survey_mosaic(m: Modality, scene: Scene) -> ee.List | None:
-    """Projection of an image here, where pixels will be interpolated: a mosaic itself has none to interpolate in."""
+    """Projection of a local image, if pixels will be interpolated: a mosaic has no native projection."""
     if m.resampling != "bilinear":
         return None
     here = ee.ImageCollection(next(iter(m.asset.values()))).filter(touches(scene.tile))
@@ -49,7 +49,7 @@ def survey_mosaic(m: Modality, scene: Scene) -> ee.List | None:
 
 
 def ask_mosaic(m: Modality, found: Found) -> Ask | None:
-    """Nearest pixels need no projection; where interpolation found none, there is no image."""
+    """Request the mosaic; None if it is interpolated and the survey found no image."""
     if m.resampling != "bilinear":
         return Ask((), box_holes(found.grid))
     projections = found.answers[m.name]

@@ -1,4 +1,4 @@
-"""Shared by all recipes: their inputs and their results."""
+"""Inputs and results that all recipes share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The base scene of a candidate, on the server: what a survey may refer to.
+    """The base scene of a candidate as a server-side object, to which surveys refer.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Scene:
     tile
         Square of the tile.
     box
-        The same and 200 m around it.
+        The same square with a margin of 200 m.
     years
         [start, end) of all the years that scenes are taken from, UTC milliseconds.
     """
@@ -42,7 +42,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What the survey found for a tile; small, and all that reading its pixels needs.
+    """What the survey found for a tile: all that is needed to read its pixels.
 
     Attributes
     ----------
@@ -51,13 +51,13 @@ class Found:
     scene
         Asset id of the base scene.
     bands
-        Bands that it has.
+        Bands of the base scene.
     time_ms
-        When it was taken, UTC milliseconds.
+        Acquisition time, UTC milliseconds.
     grid
         Grid of the tile.
     answers
-        Modality -> whatever its recipe's survey returned.
+        Modality -> result of its recipe's survey.
     """
 
     level: str
@@ -70,12 +70,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one tile needs of one modality.
+    """Request for one modality of one tile.
 
     Attributes
     ----------
     shape
-        Everything that decides the form of the expression; tiles with equal shapes share it.
+        Everything that determines the form of the expression; tiles with equal shapes share it.
     holes
         Hole -> constant, for this tile.
     """
@@ -85,17 +85,17 @@ class Ask:
 
 
 def no_ask(m: Modality, found: Found) -> Ask | None:
-    """Ask for no pixels."""
+    """Request no pixels."""
     return None
 
 
-def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: ANN401 - each recipe has shapes of its own
-    """Refuse a request for pixels that the recipe does not have."""
+def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: ANN401 - each recipe has its own shapes
+    """Refuse to make an image: the recipe has no pixels."""
     raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
 
 
 def no_bands(m: Modality, role: str) -> Sequence[str]:
-    """Leave open what is read from an asset."""
+    """Do not say which bands are read from an asset."""
     return ()
 
 
@@ -141,7 +141,7 @@ def box_holes(grid: TileGrid) -> dict[str, Any]:
 
 
 def ring(grid: TileGrid, clearance_m: float) -> list[list[float]]:
-    """Outline a tile, and so much around it, as a closed ring, metres in its CRS."""
+    """Outline of a tile with a margin, as a closed ring, metres in its CRS."""
     west, south, east, north = grid.bounds
     west, south, east, north = west - clearance_m, south - clearance_m, east + clearance_m, north + clearance_m
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]

@@ -1,4 +1,4 @@
-"""``monthly-statistics``: months around the scene's, reduced in time, then averaged over the tile."""
+"""``monthly-statistics``: the months around the scene's, reduced over time, then averaged over the tile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Scene
 
 PLAIN_OF_ONE = frozenset({"mean", "median", "mode", "min", "max", "sum", "product"})
-"""Reducers of which one month comes out as it went in, so that the service need not compute them one by one."""
+"""Reducers that leave a single month unchanged, so that the service need not compute it."""
 
 
 def survey(m: Modality, scene: Scene) -> ee.Dictionary:
@@ -30,7 +30,7 @@ def survey(m: Modality, scene: Scene) -> ee.Dictionary:
 
 
 def _window(m: Modality, name: str, months: list[int], month: ee.Date) -> ee.Image:
-    """Reduce the months of a window; masked unless all of them are there."""
+    """Reduce the months of a window; masked unless all of them exist."""
     first, last = months
     bands = [band for band in m.bands if band.startswith(f"{name}_")]
     names = [m.asset_bands[band] for band in bands]

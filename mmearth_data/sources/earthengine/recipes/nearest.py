@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from mmearth_data.sources.earthengine.recipes.kinds import Found, Scene
 
 NEAR_DAYS, MOST_NEAR = 16, 200
-"""Symmetric, so that the closest scene is among those found, if any is; the longest time in which one satellite of
-Sentinel-1 or Landsat comes back."""
+"""Days before and after the base scene: the longest repeat cycle of a single Sentinel-1 or Landsat satellite. The
+window is symmetric, so if it has any scene, it has the closest one.
+"""
 DAY_MS = 86_400_000
 PASS_PROPERTY, MODE_PROPERTY = "orbitProperties_pass", "instrumentMode"
 
 
 def groups(m: Modality) -> Mapping[str, list[str]]:
-    """Orbit pass -> bands, or "" -> all bands where passes do not matter."""
+    """Orbit pass -> bands, or "" -> all bands if passes do not matter."""
     passes: Mapping[str, list[str]] = parameters(m).get("passes") or {"": list(m.bands)}
     return passes
 
@@ -31,7 +32,7 @@ def groups(m: Modality) -> Mapping[str, list[str]]:
 def survey(m: Modality, scene: Scene) -> dict[str, Any]:
     """Scenes of each pass within a few weeks of the base scene: lists, possibly empty.
 
-    These suffice for most locations, which spares the service a search through all years.
+    They suffice for most locations, so that all years need not be searched.
     """
     near = _collection(m).filterDate(*scene.years)
     near = near.filterDate(scene.time.subtract(NEAR_DAYS * DAY_MS), scene.time.add(NEAR_DAYS * DAY_MS + 1))
@@ -89,7 +90,7 @@ def _describe(element: ee.ComputedObject) -> ee.Dictionary:
 
 
 def closest(answer: Mapping[str, Any], time_ms: int) -> dict[str, Mapping[str, Any]]:
-    """Scene of each pass that is closest in time, of two equally close ones the earlier; passes without are left out."""
+    """Scene of each pass that is closest in time, the earlier one of a tie; passes without a scene are left out."""
     return {
         name: min(scenes, key=lambda scene: (abs(scene["time"] - time_ms), scene["time"]))
         for name, scenes in answer.items()
@@ -98,7 +99,7 @@ def closest(answer: Mapping[str, Any], time_ms: int) -> dict[str, Mapping[str, A
 
 
 def ask(m: Modality, found: Found) -> Ask | None:
-    """Bands that the scenes of each pass have: polarisations differ."""
+    """Bands of the scene of each pass: not all scenes have the same polarisations."""
     shape, holes = [], {}
     for name, scene in closest(found.answers[m.name], found.time_ms).items():
         present = tuple(band for band in groups(m)[name] if m.asset_bands.get(band, band) in scene["bands"])

@@ -1,4 +1,4 @@
-"""``static-image``: assets that do not change, one a band or one for all bands."""
+"""``static-image``: assets without a time, one per band or one for all bands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ask(m: Modality, found: Found) -> Ask | None:
-    """Ask the same everywhere."""
+    """Make the same request everywhere."""
     return Ask()
 
 
@@ -31,7 +31,7 @@ def asset_bands(m: Modality, role: str) -> list[str]:
 
 
 def _read_from(m: Modality, band: str) -> tuple[str, str]:
-    """Band that a stored one is made of, and the role of its asset."""
+    """Asset band from which a stored band is computed, and the role of its asset."""
     of = parameters(m)["elevation"] if band == parameters(m).get("slope") else band
     return of, of if of in m.asset else next(iter(m.asset))
 
