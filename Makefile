@@ -9,15 +9,17 @@ export MPLBACKEND := Agg
 # Python keeps what it has compiled, wherever it was told not to: hundreds of processes import the same libraries.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check check-live prove prove-ecosystem bench clean
+.PHONY: help demo test check check-live prove prove-ecosystem prove-newest bench constraints clean
 help:
 	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate"
 	@echo "make test     lint, type-check and test everything"
 	@echo "make check    lint and type-check only"
 	@echo "make check-live  compare Earth Engine itself with the emulator; needs an account"
 	@echo "make prove    the long forms of the proofs"
-	@echo "make prove-ecosystem  what other people's programs make of it; each in an environment of its own"
+	@echo "make prove-ecosystem  what other people's programs make of it, and the newest releases of what it needs;"
+	@echo "              each in an environment of its own (make prove-newest: the latter alone)"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
+	@echo "make constraints  pin what pyproject.toml asks for (constraints.txt); UPGRADE=--upgrade takes the newest"
 	@echo "make clean    remove the virtual environment and the demo"
 
 # Packages are compiled as they are imported: most of their files never are.
@@ -62,12 +64,37 @@ EXTRAS_ecosystem := model,dev,ecosystem
 prove-ecosystem: $(VENV)-clients/.ready $(VENV)-ecosystem/.ready
 	$(VENV)-clients/bin/pytest -m clients $(wildcard tests/integration/test_clients_*.py)
 	$(VENV)-ecosystem/bin/pytest -m ecosystem
+	$(MAKE) prove-newest
+
+# The newest release of everything, without pins, on a newer Python: zarr-python above all, which is pinned to 3.1.6, the
+# last release for Python 3.11. There may be no torch for that Python yet: tests that need it are left out by their path.
+EXTRAS_newest := dev
+PYTHON_newest = $(PYTHON_NEWEST)
+PYTHON_NEWEST ?= $(or $(shell for python in python3.13 python3.12; do $$python -c "" 2>&- && echo $$python && break; done),\
+	$(error expected python3.13 or python3.12 on the PATH, found neither; name one with PYTHON_NEWEST=...))
+NEWEST_TESTS = tests/unit/data $(filter-out tests/integration/test_clients_%, \
+	$(shell grep -LE "mmearth_model|mmearth-train|torch" tests/integration/test_*.py))
+prove-newest: $(VENV)-newest/.ready
+	@$(VENV)-newest/bin/python -c "import sys, zarr; print('zarr-python', zarr.__version__, 'on Python', sys.version)"
+	$(VENV)-newest/bin/pytest -m "not slow and not clients and not ecosystem" $(NEWEST_TESTS)
 
 $(VENV)-%/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)-$*
+	$(or $(PYTHON_$*),$(PYTHON)) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-$*/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[$(EXTRAS_$*)]"
+	$(VENV)-$*/bin/python -m pip install --quiet --no-compile \
+		$(if $(filter newest,$*),,-c constraints.txt) -e ".[$(EXTRAS_$*)]"
 	@touch $@
+
+# One file for every Python and system, made by uv. A pin stays as long as it fits, so that a new requirement changes
+# nothing else. PyTorch itself asks for one release of CUDA's libraries, on the machines that have a use for them.
+UPGRADE ?=
+constraints:
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet "uv>=0.8"
+	cp constraints.txt $(VENV)-uv/constraints.txt
+	$(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate $(UPGRADE) \
+		--custom-compile-command "make constraints" --output-file $(VENV)-uv/constraints.txt pyproject.toml
+	grep -vE "^(cuda|nvidia|triton)\b" $(VENV)-uv/constraints.txt > constraints.txt
 
 # Azure's own emulator of its storage, for az://; without npm the other proofs run, and that one fails.
 $(VENV)/.azurite: $(READY)
@@ -86,4 +113,4 @@ $(VENV)/.bench: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(VENV)-* $(DEMO)

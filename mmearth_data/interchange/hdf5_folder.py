@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -178,7 +177,8 @@ class PublishedFolder:
         with self.files.tile_info.open("rb") as file:
             for row in rows:
                 offset, length = self._spans[row].tolist()
-                yield json.loads(os.pread(file.fileno(), length, offset))
+                file.seek(offset)
+                yield json.loads(file.read(length))
 
     def read(self, array: OpenArray, rows: slice) -> np.ndarray[Any, Any]:
         """Raw values of consecutive rows.

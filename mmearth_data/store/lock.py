@@ -9,10 +9,10 @@ jumps does no harm.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
     from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.remote import RemoteObjects
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows, where stores are read but not written
+    fcntl = None  # type: ignore[assignment]
 
 LOCK_KEY = f"{LEDGER}/lock.json"
 BEAT_S = 5.0
@@ -92,7 +97,7 @@ def hold(store: str | Path | StoreUrl, *, beat_s: float | None = None) -> Iterat
     StoreTaken
         When another build holds it.
     InputError
-        When the object store has no conditional writes.
+        When the object store has no conditional writes, or the system has no locks that end with their process.
     """
     objects = objects_at(store)
     if isinstance(objects.root, Path):
@@ -109,6 +114,11 @@ def hold(store: str | Path | StoreUrl, *, beat_s: float | None = None) -> Iterat
 
 @contextmanager
 def _hold_folder(root: Path) -> Iterator[bytes | None]:
+    if fcntl is None:
+        raise InputError(
+            f"{root}: expected a system that can lock a folder's store for one writer (Linux, macOS), got {sys.platform}; "
+            "write it there or in the Windows Subsystem for Linux. Stores can be read here."
+        )
     path = root / LOCK_KEY
     path.parent.mkdir(exist_ok=True)
     descriptor = _locked(root, path)

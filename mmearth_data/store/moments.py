@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mmearth_data.store import plain_counting
 from mmearth_data.store.loops import load
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Moments:
     def _measured(cls, values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int, bins: Bins) -> Self:
         """Moments of float32 values, by a compiled loop without copies."""
         histogram, found = np.zeros(bins.count + 3, np.int64), np.empty(5, np.float64)
-        load("counting").measure(_pixels(values), rows, band, bins.low, bins.high, histogram, found)
+        _loops().measure(_pixels(values), rows, band, bins.low, bins.high, histogram, found)
         count, mean, m2, low, high = found.tolist()
         return cls(int(count), mean, m2, low, high, histogram[:-1])
 
@@ -214,9 +215,14 @@ def count_tiles(
 ) -> tuple[np.ndarray[Any, Any], NDArray[np.int64], NDArray[np.int64]]:
     """Distinct 8- or 16-bit integers in some tiles (n, ...), their counts, and the number of tiles with each."""
     pixels, tiles = np.zeros((2, _numbers_of(values.dtype)), np.int64)
-    load("counting").tally_tiles(_pixels(values.reshape(len(values), 1, -1))[:, 0], rows, pixels, tiles)
+    _loops().tally_tiles(_pixels(values.reshape(len(values), 1, -1))[:, 0], rows, pixels, tiles)
     codes, counts = _occurring(pixels, values.dtype)
     return codes, counts, _occurring(tiles, values.dtype)[1]
+
+
+def _loops() -> Any:  # noqa: ANN401 - a module
+    """Return the compiled loops, or the same in NumPy where numba is not installed."""
+    return load("counting") or plain_counting
 
 
 def _is_narrow(dtype: np.dtype[Any]) -> bool:
@@ -238,7 +244,7 @@ def _count(
 ) -> tuple[np.ndarray[Any, Any], NDArray[np.int64]]:
     """Distinct narrow integers in one band of some tiles, and their counts."""
     counts = np.zeros(_numbers_of(values.dtype), np.int64)
-    load("counting").tally(_pixels(values), rows, band, counts)
+    _loops().tally(_pixels(values), rows, band, counts)
     return _occurring(counts, values.dtype)
 
 

@@ -193,9 +193,9 @@ class Objects:
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Parts of an object, each given as (offset, length); raises like `get`, and returns less past its end."""
-        descriptor = os.open(self.folder / key, os.O_RDONLY)
+        descriptor = os.open(self.folder / key, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
-            return [os.pread(descriptor, length, offset) for offset, length in ranges]
+            return [_read_at(descriptor, offset, length) for offset, length in ranges]
         finally:
             os.close(descriptor)
 
@@ -248,7 +248,7 @@ class Objects:
             if here == self.folder:
                 folders[:] = [name for name in folders if name != STAGING]
             folders.sort()
-            yield from (str((here / name).relative_to(self.folder)) for name in sorted(files))
+            yield from ((here / name).relative_to(self.folder).as_posix() for name in sorted(files))
 
     def discard_staged(self) -> None:
         """Remove partial objects of killed processes."""
@@ -260,6 +260,11 @@ class Objects:
 def lasting_threads(purpose: str, count: int, process: int) -> ThreadPoolExecutor:
     """Return persistent threads: starting them per shard takes longer than their work. A forked process gets its own."""
     return ThreadPoolExecutor(count, thread_name_prefix=f"{purpose}-{process}")
+
+
+def _read_at(descriptor: int, offset: int, length: int) -> bytes:
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows has no pread
+    return os.read(descriptor, length)
 
 
 def _flush_all(paths: Sequence[str]) -> None:

@@ -66,7 +66,9 @@ def test_the_reading_side_imports_with_few_libraries() -> None:
 def test_the_training_side_imports_with_few_libraries() -> None:
     program = """
     import mmearth_model
-    from mmearth_model import encoder, losses, masking, mpmae, pretraining, targets
+    from mmearth_model.data import targets
+    from mmearth_model.network import encoder, losses, masking, mpmae
+    from mmearth_model.training import pretraining
     print("done")
     """
     assert run_python(program, blocked=NOT_FOR_TRAINING) == "done\n"

@@ -11,6 +11,9 @@ from store_making import begin_store, make_store, write_shard
 
 ABSENT = ("pyarrow", "geopandas", "shapely", "rasterio", "h5py", "ee", "pyproj", "pydantic", "matplotlib")
 
+COMPILED = ("numba", "llvmlite", "cffi", "zstandard", "zarrs")
+"""Faster ways to decode, encode and count; everything works without them."""
+
 BLOCK = """
 import importlib.metadata, sys
 
@@ -66,6 +69,28 @@ print(open_store(sys.argv[1]).read("optical", slice(0, 21)).sum(), file=sys.stde
     with_zarrs = run(engine, path, ())
     assert with_zarrs == "", "zarrs decodes where it is installed"
     assert int(run(engine, path, ("zarrs",))) > 0
+
+
+USE = """
+import numpy as np
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from store_making import make_store
+from mmearth_data import open_store, verify
+made = Path(sys.argv[1]).with_name("made-" + str(len(Absent.names)) + ".zarr")
+make_store(made)
+for path in (Path(sys.argv[1]), made):
+    store = open_store(path)
+    batches = [(name, np.nansum(value)) for batch in store.loader(batch_size=4, seed=0) for name, value in batch.items()]
+    print(verify(path).problems, len(batches), batches, store.statistics)
+"""
+
+
+def test_a_store_is_made_loaded_and_verified_without_compiled_loops(path: Path) -> None:
+    use = USE.format(tests=str(Path(__file__).parents[1]))
+    plain = run(use, path, COMPILED)
+    assert plain.startswith("() ")
+    assert plain == run(use, path, ())
 
 
 def test_opening_imports_none_of_them(path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Windows and macOS: imports and reading need nothing that only Linux has; what cannot work there says so.
+
+What other systems lack is removed from Python here. Libraries that look for it on Linux alone are imported before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from _processes import run_python
+from store_making import make_store
+
+ABSENT_MODULES = frozenset({"fcntl", "grp", "pwd", "resource", "syslog", "termios"})
+"""Modules of the standard library that Windows lacks."""
+ABSENT_CALLS = (
+    "fork",
+    "forkpty",
+    "getpgid",
+    "killpg",
+    "posix_fadvise",
+    "posix_fallocate",
+    "pread",
+    "preadv",
+    "pwrite",
+    "pwritev",
+    "register_at_fork",
+    "sched_getaffinity",
+    "sendfile",
+    "setsid",
+    "statvfs",
+)
+"""Functions of `os` that Windows lacks, and macOS some of them."""
+
+LACKING = f"""
+    import os, sys
+    import {{ready}}
+    for name in {sorted(ABSENT_MODULES)}:
+        sys.modules[name] = None
+    for name in {ABSENT_CALLS}:
+        if hasattr(os, name):
+            delattr(os, name)
+"""
+
+IMPORT_ALL = """
+    import importlib, pkgutil
+    for name in ("mmearth_data", "mmearth_model"):
+        package = importlib.import_module(name)
+        for info in pkgutil.walk_packages(package.__path__, f"{name}."):
+            importlib.import_module(info.name)
+    print("done")
+"""
+
+READ = """
+    from mmearth_data import open_store, verify
+    store = open_store({path!r})
+    print(store.read("optical", slice(0, len(store))).sum(), verify({path!r}).problems)
+"""
+
+HOLD = """
+    from pathlib import Path
+    from mmearth_data.errors import InputError
+    from mmearth_data.store.lock import hold
+    try:
+        with hold(Path({path!r})):
+            print("held")
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a finished store."""
+    path = tmp_path_factory.mktemp("systems") / "s.zarr"
+    make_store(path)
+    return str(path)
+
+
+def test_every_module_is_imported() -> None:
+    assert run_python(LACKING.format(ready="locket, psutil, torch") + IMPORT_ALL) == "done\n"
+
+
+def test_a_store_is_read_and_verified(store: str) -> None:
+    program = READ.format(path=store)
+    assert run_python(LACKING.format(ready="random") + program) == run_python(program)
+
+
+def test_writing_is_refused_in_one_line_and_leaves_nothing(store: str) -> None:
+    before = sorted(Path(store).rglob("*"))
+    said = run_python(LACKING.format(ready="random") + HOLD.format(path=store))
+    assert said.startswith(f"{store}: expected a system that can lock a folder's store")
+    assert "Stores can be read here." in said
+    assert said.count("\n") == 1
+    assert sorted(Path(store).rglob("*")) == before
+    assert run_python(HOLD.format(path=store)) == "held\n"
+
+
+def test_what_is_removed_is_missing_indeed() -> None:
+    with pytest.raises(AssertionError, match="import of fcntl halted"):
+        run_python(LACKING.format(ready="random") + "    import fcntl")
