@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from mmearth_data.planet.grids import Window
     from mmearth_data.planet.planet import Planet
 
-    Narrowing = Callable[[Mapping[str, Value], Mapping[str, float]], Value]
+    Values = Mapping[str, Value]
+    Limits = Mapping[str, float]
+    Open = tuple[int | None, int | None]
+    Narrowing = Callable[[Values, Limits], Value]
 
 PUBLIC, LEGACY = "projects/earthengine-public/assets/", "projects/earthengine-legacy/assets/"
 """Projects of the data catalog, and of older assets: ``users/...`` and folders such as ``projects/sat-io``."""
@@ -69,13 +72,7 @@ class Source(ABC):
         """Image of an index."""
 
     @abstractmethod
-    def among(
-        self,
-        bounds: BaseGeometry | None,
-        period: tuple[int | None, int | None],
-        equal: Mapping[str, Value],
-        below: Mapping[str, float],
-    ) -> Iterable[Image]:
+    def among(self, bounds: BaseGeometry | None, period: Open, equal: Values, below: Limits) -> Iterable[Image]:
         """Images that `query` finds without an index."""
 
     def query(
@@ -142,13 +139,7 @@ class Scenes(Source):
         scene = self.named(index)
         return None if scene is None else self.image(scene)
 
-    def among(
-        self,
-        bounds: BaseGeometry | None,
-        period: tuple[int | None, int | None],
-        equal: Mapping[str, Value],
-        below: Mapping[str, float],
-    ) -> Iterable[Image]:
+    def among(self, bounds: BaseGeometry | None, period: Open, equal: Values, below: Limits) -> Iterable[Image]:
         """Images of scenes; conditions that ``narrowing`` cannot use are left to the caller."""
         start, end = period
         first = self.since_ms if start is None else max(self.since_ms, start)
@@ -194,13 +185,7 @@ class Few(Source):
         """Image of an index."""
         return self.named(index)
 
-    def among(
-        self,
-        bounds: BaseGeometry | None,
-        period: tuple[int | None, int | None],
-        equal: Mapping[str, Value],
-        below: Mapping[str, float],
-    ) -> Iterable[Image]:
+    def among(self, bounds: BaseGeometry | None, period: Open, *_: Values) -> Iterable[Image]:
         """Images of the list."""
         start, end = period
         return self.listed(bounds, (FIRST_MS if start is None else start, end or LAST_MS))
