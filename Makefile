@@ -47,8 +47,8 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 
-# One thread of arithmetic a process: two processes test at a time. Files in their own order: integration, which is long,
-# before the many short ones, so that neither process waits for the other at the end.
+# One thread of arithmetic per process: two processes test at a time, each a file. The longest files come first (conftest),
+# so that neither process waits for the other at the end.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not clients and not ecosystem"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,37 @@ settings.register_profile("house", deadline=None)  # a busy machine is slow, not
 settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+LONGEST = (
+    "integration/test_readme.py",
+    "unit/model/test_train_options.py",
+    "unit/data/test_data_options.py",
+    "unit/model/test_experiments.py",
+    "unit/model/test_pretraining.py",
+    "integration/test_train_process.py",
+    "integration/test_earthengine.py",
+    "unit/data/test_planet_plausible.py",
+)
+"""Files that one process works on for a minute: they begin first, so that none of them is what is left at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, and leave the others in their order."""
+    rank = {REPOSITORY / "tests" / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in rank), "LONGEST names a file that there is not"
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests out of garbage collection: they live to the end, and one pass over them takes a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter end as it does without tests; some libraries report what was not collected."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -171,8 +171,11 @@ class Chosen:
     def show(self, option: str, walk: Walk) -> None:
         """See `Witness`."""
         assert option in self.given
+        key = (tuple(self.base), self.value)
         with inside(walk.inputs):
-            assert self.value([*self.base, *self.given]) != self.value(self.base), f"{option} changes nothing"
+            if key not in walk.seen:
+                walk.seen[key] = self.value(self.base)
+            assert self.value([*self.base, *self.given]) != walk.seen[key], f"{option} changes nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,8 @@ TEXTS = (
     "binary",
 )
 """Texts that few options take; ``folder`` and ``binary`` are a folder and a file of bytes."""
+NAMES = frozenset({"nosuch=", "=", ",", "nosuch.yaml"})
+"""Texts that an option which takes the name ``nosuch`` takes as well: its command does all of its work for each."""
 
 
 def bad_values(option: click.Option) -> tuple[tuple[str, ...], bool]:
@@ -229,24 +234,37 @@ def bad_values(option: click.Option) -> tuple[tuple[str, ...], bool]:
     return (("", "nosuch", "snow \u2603"), True) if isinstance(option.type, click.Choice) else (TEXTS, False)
 
 
-def fuzz(walk: Walk, command: str, option: click.Option, base: Sequence[str]) -> list[str]:
-    """Give an option each bad text; return what is wrong with the answers."""
+def fuzz(walk: Walk, command: str, option: click.Option, base: Sequence[str], *, thorough: bool = True) -> list[str]:
+    """Give an option each bad text; return what is wrong with the answers.
+
+    Unless ``thorough``, an option that takes ``nosuch`` as a name is not given further names.
+    """
     texts, must_refuse = bad_values(option)
-    return [problem for text in texts if (problem := _answer(walk, command, option, base, text, must_refuse))]
+    problems: list[str] = []
+    names = False
+    for text in texts:
+        if thorough or not (names and text in NAMES):
+            problem, accepted = _answer(walk, command, option, base, text, must_refuse)
+            problems += [problem] if problem else []
+            names |= accepted and text == "nosuch"
+    return problems
 
 
-def _answer(walk: Walk, command: str, option: click.Option, base: Sequence[str], text: str, must_refuse: bool) -> str:
-    """Say what is wrong with the answer to a text; empty if nothing is."""
-    name = option.opts[-1]
+def _answer(
+    walk: Walk, command: str, option: click.Option, base: Sequence[str], text: str, must_refuse: bool
+) -> tuple[str, bool]:
+    """Say what is wrong with the answer to a text, empty if nothing is, and whether the command did its work."""
+    name, accepted = option.opts[-1], False
     try:
         result, _ = walk.run([command, *base, name, text])
-        if result.exit_code == 0:
+        accepted = result.exit_code == 0
+        if accepted:
             assert not must_refuse, "accepted"
         else:
             refused(result, name, text, (1, 2))
     except AssertionError as problem:
-        return f"{command} {name} {text[:20]!r}: {' '.join(str(problem).split())[:300]}"
-    return ""
+        return f"{command} {name} {text[:20]!r}: {' '.join(str(problem).split())[:300]}", accepted
+    return "", accepted
 
 
 def options_of(cli: click.Group) -> list[tuple[str, str]]:

@@ -120,7 +120,7 @@ def commits(store: Path) -> dict[Path, int]:
 
 def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
     """Once by Ctrl-C, once by a scheduler's SIGTERM, then by kill -9."""
-    command = ("build", "--source", "synthetic", "--tiles", 96, "--tile-size", 32, "--tiles-per-shard", 8)
+    command = ("build", "--source", "synthetic", "--tiles", 48, "--tile-size", 32, "--tiles-per-shard", 4)
     whole, cut = tmp_path / "whole.zarr", tmp_path / "cut.zarr"
     assert call(*command, "--out", whole).exit_code == 0
     program = Path(sys.executable).with_name("mmearth-data")
@@ -129,9 +129,9 @@ def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
         with subprocess.Popen(
             [program, *map(str, command), "--out", str(cut)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as running:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while len(commits(cut)) <= len(committed):
-                assert time.monotonic() < deadline, "no shard was committed within a minute"
+                assert time.monotonic() < deadline, "no shard was committed within five minutes"
                 time.sleep(0.002)
             running.send_signal(sent)
             _, stderr = running.communicate()
@@ -140,7 +140,7 @@ def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
         assert (b"Continuing" in stderr) == bool(committed)
         seen = open_store(cut)
         assert not seen.finished
-        assert 8 * len(committed) < len(seen) < 96
+        assert 4 * len(committed) < len(seen) < 48
         committed = commits(cut)
     result = call(*command, "--out", cut)
     assert result.exit_code == 0, result.stderr

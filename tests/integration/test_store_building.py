@@ -132,6 +132,7 @@ writer.finish()
 """
 
 
+@pytest.mark.slow  # test_build_crashes kills builds of the same writer; here the disk fails at every stage instead
 def test_kill_9_at_any_moment_costs_no_committed_shard(reference: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     command = [sys.executable, "-c", KILLED, str(path), str(TESTS)]

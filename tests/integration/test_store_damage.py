@@ -82,14 +82,15 @@ def test_an_unfinished_store_has_no_problems(unfinished: Path) -> None:
     assert not report.finished
 
 
-def test_any_flipped_bit_and_any_missing_file_is_found_and_named(store: Path) -> None:
+@pytest.mark.parametrize("flips", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_any_flipped_bit_and_any_missing_file_is_found_and_named(flips: int, store: Path) -> None:
     rng = np.random.default_rng(0)
     files = sorted(file for file in store.rglob("*") if file.is_file())
     assert len(files) > 40
     for file in files:
         name = file.relative_to(store).as_posix()
         data = file.read_bytes()
-        for position in rng.integers(len(data), size=2).tolist():
+        for position in rng.integers(len(data), size=flips).tolist():
             flip(file, position, int(rng.integers(8)))
             assert name in {problem.part for problem in verify(store).problems}, (name, position)
             file.write_bytes(data)

@@ -26,11 +26,11 @@ image_size: 24
 patch_size: 8
 decoder_dim: 16
 precision: float32
-epochs: 40
+epochs: 24
 batch_size: 18
 checkpoint_epochs: 3
 """
-STEPS = 80
+STEPS = 48
 
 NOT_FOR_TRAINING = ("pyarrow", "geopandas", "shapely", "rasterio", "h5py", "ee")
 """DESIGN 2: reading a finished store and training need none of them."""

@@ -362,6 +362,7 @@ BASES: dict[str, tuple[str, ...]] = {
 """Command -> command line that a bad value is added to; it ends by itself."""
 
 
+@pytest.mark.parametrize("thorough", [pytest.param(False, id=""), pytest.param(True, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("command", "option"),
     [
@@ -371,9 +372,9 @@ BASES: dict[str, tuple[str, ...]] = {
         if isinstance(option, click.Option) and not option.is_flag and option.name != "help"
     ],
 )
-def test_bad_values_are_one_clear_line(command: str, option: click.Option, walk: Walk) -> None:
+def test_bad_values_are_one_clear_line(command: str, option: click.Option, thorough: bool, walk: Walk) -> None:
     base = (
         [*NO_OUT[1:]] if command == "build" and option.name in ("profiled", "workers", "scheduler") else BASES[command]
     )
-    problems = fuzz(walk, command, option, base)
+    problems = fuzz(walk, command, option, base, thorough=thorough)
     assert not problems, "\n".join(problems)

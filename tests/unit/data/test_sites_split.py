@@ -85,7 +85,7 @@ def test_tiles_of_two_zones_are_compared_where_they_are(
 # ---------------------------------------------------------------- overlapping sites
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 @pytest.mark.parametrize("method", ["random", "block"])
 def test_sites_that_overlap_are_in_one_split(tmp_path: Path, method: str, seed: int) -> None:
     for number in range(24):  # pairs: each overlaps its neighbour by 320 m

@@ -35,7 +35,7 @@ latitudes = st.integers(-80_000_000, 84_000_000).map(lambda degrees_e6: degrees_
 sizes = st.integers(1, 127).map(lambda sixteenths: 16 * sixteenths)
 
 
-@settings(max_examples=40)  # one look-up in the register takes 50 ms
+@settings(max_examples=20)  # one look-up in the register takes 50 ms
 @given(longitudes, latitudes)
 def test_utm_zones_are_those_of_the_epsg_register(lon: float, lat: float) -> None:
     # The register has no military exceptions (Norway, Svalbard); they have a test of their own.

@@ -178,28 +178,31 @@ def results_of(out: Path) -> dict[str, str]:
     return {path.parent.name: path.read_text() for path in (out / "runs").glob("*/result.json")}
 
 
-@pytest.mark.parametrize("where", ["processes", "cluster"])
+@pytest.mark.parametrize(
+    "where", ["processes", "cluster", pytest.param("cluster of processes", marks=pytest.mark.slow)]
+)
 def test_several_processes_find_what_one_finds(
     where: str, store: Store, tmp_path: Path, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A worker of the cluster is a thread behind its own socket, or, in the long form, a process."""
     monkeypatch.setattr("os.cpu_count", lambda: 2)  # so that each of the two computes with one thread, as `alone` did
     setting, told = setting_of(store, tmp_path / "out", scales=ONE_SEED), list[str]()
     if where == "processes":
         run_experiment(setting, workers=2, report=told.append)
     else:
-        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        own = where == "cluster of processes"
+        with LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=own, protocol="tcp://", dashboard_address="127.0.0.1:0"
+        ) as cluster:
             run_experiment(setting, scheduler=cluster.scheduler_address, report=told.append)
     assert results_of(tmp_path / "out") == alone
     assert sorted(line for line in told if line.endswith(": finished")) == sorted(f"{key}: finished" for key in alone)
 
 
-def die(_: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_process_that_dies_is_an_error_with_the_way_on() -> None:
+    """The work kills its process; it imports nothing of the tests, which would take most of the time."""
     with pytest.raises(RetryLater, match="the same command continues"):
-        list(spread(die, [1], workers=2, scheduler=None))
+        list(spread(signal.raise_signal, [signal.SIGKILL], workers=1, scheduler=None))
 
 
 def test_processes_end_when_the_experiment_is_stopped() -> None:

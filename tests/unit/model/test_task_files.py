@@ -399,10 +399,7 @@ def test_what_a_partition_names_and_a_folder_lacks_is_reported(tmp_path: Path) -
     task = open_files(two_bands(), root)
     assert task.ids == ("id_0", "id_1", "id_2", "id_3")
     assert "left out 1 of 5 samples of the partition, which the folder lacks (id_9)." in task.notes
-    assert (
-        "1 samples are in several parts of the partition (id_2), so test samples were trained on."
-        in task.notes
-    )
+    assert "1 samples are in several parts of the partition (id_2), so test samples were trained on." in task.notes
 
 
 def test_classes_of_geobench_masks_are_counted_where_nothing_names_them(tmp_path: Path) -> None:
