@@ -146,7 +146,7 @@ def _known(path: Path, line: int, name: str, found: list[int] | None, known: Any
 
 def _containing(table: Table, tiles: OwnTiles) -> Iterator[Sequence[int]]:
     """Tile that each point is in; where tiles overlap, the one whose centre is nearest."""
-    points = shapely.points(_degrees(table))
+    points = list(map(shapely.Point, _degrees(table)))
     squares = footprints(tiles.grid)
     centres = shapely.centroid(squares)
     inside: dict[int, list[int]] = {}
