@@ -146,7 +146,7 @@ def _known(path: Path, line: int, name: str, found: list[int] | None, known: Any
 
 def _containing(table: Table, tiles: OwnTiles) -> Iterator[Sequence[int]]:
     """Tile that contains each point; of overlapping tiles, the one with the nearest centre."""
-    points = shapely.points(_degrees(table))
+    points = list(map(shapely.Point, _degrees(table)))
     squares = footprints(tiles.grid)
     centres = shapely.centroid(squares)
     inside: dict[int, list[int]] = {}

@@ -108,7 +108,7 @@ def _with_window(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
 
 
 def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecipe) -> tuple[Modality, ...]:
-    """Modalities that the store will have: what the source delivers, derived ones, and labels of places."""
+    """Modalities that the store will have: what the source delivers, derived ones, and labels of locations."""
     labels = {m.name for m in wanted if m.kind is Kind.TILE_CATEGORICAL} if _labelled(recipe) else set()
     pixels = {m.name for m in source.modalities([m for m in wanted if m.stored])}
     kept = tuple(m for m in wanted if m.name in pixels | labels or not m.stored)
@@ -124,5 +124,5 @@ def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecip
 
 
 def _labelled(recipe: BuildRecipe) -> bool:
-    """Whether places of this build know their biome and ecoregion."""
+    """Whether the locations of this build have a biome and ecoregion."""
     return recipe.source_file is None or recipe.ecoregions is not None
