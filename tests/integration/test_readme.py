@@ -1,9 +1,8 @@
 """The README's commands are executed, in the order in which they stand, as a reader would.
 
 Blocks fenced as ``console`` (a session: lines that start with ``$``, output between them), ``bash`` or ``python``
-are run in one temporary folder that they share; each must end with exit code 0. A block that is Python, or only calls of
-the two programs, runs call by call in forked processes that need not import the libraries again; bash runs the others.
-The folder starts with nothing but links to ``catalog`` and ``pipelines``, which commands may name as they do in a checkout. What needs an account,
+are run in one temporary folder that they share, each block in a process of its own; each must end with exit code 0. The folder starts with nothing
+but links to ``catalog`` and ``pipelines``, which commands may name as they do in a checkout. What needs an account,
 a network or a checkout of its own is fenced as ``text`` and is not run.
 
 `ELSEWHERE` lists the commands that would take too long here, each with the place where it does run. They are left
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
-from forked_programs import PROGRAMS, ForkedPrograms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +39,8 @@ ELSEWHERE = {
 }
 RUNNABLE = ("console", "bash", "python")
 TIME_LIMIT_S = 600
-SHELL = re.compile(r"[|&;<>$`*?(){}~]")
-"""What makes a command more than words."""
+PROGRAMS = {"mmearth-data": "mmearth_data.cli", "mmearth-train": "mmearth_model.cli"}
+"""Program -> module whose ``cli`` is its click command."""
 
 
 @dataclass(frozen=True)
@@ -157,31 +155,11 @@ def folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared
 
 
-def run_forked(block: Block, folder: Path, programs: ForkedPrograms) -> subprocess.CompletedProcess[str] | None:
-    """Run a block of Python or of plain calls of the two programs, up to the first that fails; None for other blocks."""
-    if block.language == "python":
-        return programs.run([block.text], folder)
-    kept = [command for command in map(strip_comment, commands(block)) if command not in ELSEWHERE]
-    if any(SHELL.search(command) or shlex.split(command)[0] not in PROGRAMS for command in kept):
-        return None
-    done = None
-    for command in kept:
-        name, *words = shlex.split(command)
-        done = programs.run(words, folder, name)
-        if done.returncode:
-            break
-    return done
-
-
-def environment_of(data: Path) -> dict[str, str]:
-    """Variables of a block: this interpreter's programs are first on the path."""
-    here = os.path.dirname(sys.executable)  # noqa: PTH120 - a resolved path would leave the virtual environment
-    return os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "MMEARTH_TEST_DATA": str(data)}
-
-
 def run(block: Block, folder: Path, data: Path) -> subprocess.CompletedProcess[str]:
-    """Run one block as a reader would."""
-    environment, python = environment_of(data), block.language == "python"
+    """Run one block as a reader would, with this interpreter's programs first on the path."""
+    here = os.path.dirname(sys.executable)  # noqa: PTH120 - a resolved path would leave the virtual environment
+    environment = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "MMEARTH_TEST_DATA": str(data)}
+    python = block.language == "python"
     return subprocess.run(
         [sys.executable, "-c", block.text] if python else ["bash", "-c", script(block)],
         stdin=subprocess.DEVNULL,
@@ -194,18 +172,12 @@ def run(block: Block, folder: Path, data: Path) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.fixture
-def programs(test_data: Path, tmp_path: Path) -> Iterator[ForkedPrograms]:
-    with ForkedPrograms(tmp_path, environment_of(test_data)) as forked:
-        yield forked
-
-
-def test_every_runnable_block_ends_well(readme: str, folder: Path, test_data: Path, programs: ForkedPrograms) -> None:
+def test_every_runnable_block_ends_well(readme: str, folder: Path, test_data: Path) -> None:
     ran = 0
     for block in blocks(readme):
         if block.language not in RUNNABLE or (block.language != "python" and not script(block)):
             continue
-        done = run_forked(block, folder, programs) or run(block, folder, test_data)
+        done = run(block, folder, test_data)
         assert done.returncode == 0, (
             f"README.md:{block.line} ended with exit code {done.returncode}\n{block.text}\n{done.stdout[-2000:]}\n"
             f"{done.stderr[-4000:]}"
@@ -274,22 +246,6 @@ def test_a_failing_command_fails_its_block(tmp_path: Path) -> None:
     assert run(blocks(SAMPLE)[-1], tmp_path, tmp_path).returncode == 1
     assert run(Block("python", "import sys\nsys.exit(3)", 1), tmp_path, tmp_path).returncode == 3
     assert run(Block("bash", "false | true\necho never", 1), tmp_path, tmp_path).returncode == 1
-
-
-def test_forked_blocks_end_as_in_processes_of_their_own(tmp_path: Path, programs: ForkedPrograms) -> None:
-    """Exit codes, messages, and that nothing runs after a command that failed."""
-    for text in ("import sys\nsys.exit(3)", "raise ValueError('why')", "print('fine', flush=True)"):
-        block = Block("python", text, 1)
-        forked, own = run_forked(block, tmp_path, programs), run(block, tmp_path, tmp_path)
-        assert forked is not None
-        assert (forked.returncode, forked.stdout) == (own.returncode, own.stdout)
-        assert forked.stderr.splitlines()[-1:] == own.stderr.splitlines()[-1:]
-    failing = Block("console", "$ mmearth-data catalog nosuch\n$ mmearth-data catalog", 1)
-    stopped = run_forked(failing, tmp_path, programs)
-    assert stopped is not None
-    assert (stopped.returncode, stopped.stdout) == (2, "")
-    assert "Error: " in stopped.stderr
-    assert run_forked(Block("console", "$ mmearth-data catalog | head", 1), tmp_path, programs) is None
 
 
 def test_calls_are_found_in_fences_and_in_the_text() -> None:
