@@ -311,7 +311,7 @@ def test_a_filled_export_is_another_one(native: Path, tmp_path: Path) -> None:
     out = ("--format", "mmearth-h5", "--out", tmp_path, "--name", NAME)
     with pytest.raises(KeyboardInterrupt):
         export(native, tmp_path, name=NAME, fill={"aster": "mean"}, report=stop_after(8))
-    refused("export", native, *out, word="under way")
+    refused("export", native, *out, word="in progress")
     told(native, tmp_path, "--name", NAME, "--fill", "aster=mean")
     told(native, tmp_path, "--name", NAME, "--fill", "aster=mean")
     refused("export", native, *out, word="another data set")

@@ -56,7 +56,7 @@ def test_chunks_of_columns_hold_whole_shards(tiles_per_shard: int) -> None:
     assert 65_536 - tiles_per_shard < rows <= 65_536
 
 
-@pytest.mark.parametrize(("change", "words"), [({"tiles": 0}, "--tiles"), ({"tiles_per_shard": 0}, "a shard")])
+@pytest.mark.parametrize(("change", "words"), [({"tiles": 0}, "--tiles"), ({"tiles_per_shard": 0}, "per shard")])
 def test_a_layout_without_rows_is_refused(change: dict[str, int], words: str) -> None:
     with pytest.raises(InputError, match=rf"at least one tile.*{words}"):
         dataclasses.replace(small_layout(), **change)
