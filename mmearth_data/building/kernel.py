@@ -1,4 +1,4 @@
-"""The one effect of a build: fill a shard from a source."""
+"""Fill a shard from a source, in memory; `worker` writes it."""
 
 from __future__ import annotations
 

@@ -79,7 +79,17 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
-    """Why a location cannot become a tile."""
+    """Why a location cannot become a tile.
+
+    Attributes
+    ----------
+    reason
+        ``outside_utm`` (`catalog.tile`), ``sentinel2_missing``, ``sentinel2_grid`` and ``sentinel2_nodata`` (Earth Engine's
+        `survey` and `pixels`, and `synthetic`), ``earthengine_refused`` and ``earthengine_too_large`` (`failures`,
+        `session`), ``not_in_source`` (rasters), or ``duplicate`` (imports of published data).
+    detail
+        The service's message, or the figures behind the reason.
+    """
 
     place: Place
     reason: str

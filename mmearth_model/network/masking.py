@@ -18,7 +18,7 @@ def visible_patches(patches: int, ratio: float) -> int:
     Raises
     ------
     InputError
-        When no patch would be visible, or the ratio is not one.
+        If no patch would be visible, or ``ratio`` is outside [0, 1).
     """
     if not 0 <= ratio < 1 or int(patches * (1 - ratio)) < 1:
         raise InputError(
