@@ -63,7 +63,7 @@ EXTRAS_clients := dev,clients
 EXTRAS_ecosystem := model,dev,ecosystem
 prove-ecosystem: $(VENV)-clients/.ready $(VENV)-ecosystem/.ready
 	$(VENV)-clients/bin/pytest -m clients $(wildcard tests/integration/test_clients_*.py)
-	$(VENV)-ecosystem/bin/pytest -m ecosystem
+	$(VENV)-ecosystem/bin/pytest -m ecosystem $(wildcard tests/integration/test_ecosystem_*.py)
 	$(MAKE) prove-newest
 
 # The newest release of everything, without pins, on a newer Python: zarr-python above all, which is pinned to 3.1.6, the
