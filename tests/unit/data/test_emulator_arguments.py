@@ -27,8 +27,9 @@ Make = Callable[[], Any]
 def names_read(code: CodeType) -> Iterator[str]:
     """Names that a function and the functions within it read."""
     for instruction in dis.get_instructions(code):
-        if instruction.opname.startswith("LOAD"):
-            yield from instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+        if "LOAD" in instruction.opname:  # Python 3.13 joins a store and a load into one instruction
+            names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+            yield from names[1:] if instruction.opname.startswith("STORE") else names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from names_read(constant)
