@@ -49,47 +49,27 @@ REFERENCE_MISSING_CODES: Mapping[str, tuple[int, ...]] = {"esa_worldcover": (10,
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Target of a task.
+    """Target of a task."""
 
-    Attributes
-    ----------
-    values
-        Continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, except for modalities with a
-        stand-in (`Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
-    valid
-        bool, same shape: True where observed and learnable.
-    """
-
+    # continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, except for modalities with a
+    # stand-in (`Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
     values: Tensor
-    valid: Tensor
+    valid: Tensor  # bool, same shape: True where observed and learnable
 
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """Inputs and targets of a batch.
+    """Inputs and targets of a batch."""
 
-    Attributes
-    ----------
-    images
-        (B, C, H, W) float32, z-scored, 0 where missing.
-    targets
-        Task -> target.
-    """
-
-    images: Tensor
+    images: Tensor  # (B, C, H, W) float32, z-scored, 0 where missing
     targets: dict[str, Target]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Pixels of each tile that are used, and their order; the same for all modalities.
+    """Pixels of each tile that are used, and their order; the same for all modalities."""
 
-    Attributes
-    ----------
-    rows, columns
-        (B, S) int64 pixel indices.
-    """
-
+    # rows, columns: (B, S) int64 pixel indices
     rows: Tensor
     columns: Tensor
 

@@ -47,13 +47,7 @@ BIAS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """Mean, deviation, least and largest value of every band.
-
-    Attributes
-    ----------
-    bands
-        Of the images.
-    """
+    """Mean, deviation, least and largest value of every band."""
 
     bands: int
 
@@ -77,18 +71,10 @@ class ImageStatistics:
 
 @dataclass(frozen=True, slots=True)
 class RandomFilters:
-    """One convolution with whitened patches as filters: mean of what exceeds a threshold, either way.
+    """One convolution with whitened patches as filters: mean of what exceeds a threshold, either way."""
 
-    Attributes
-    ----------
-    filters
-        (F, bands, k, k) each.
-    offsets
-        (F,) each: what whitening subtracts.
-    """
-
-    filters: tuple[Tensor, ...]
-    offsets: tuple[Tensor, ...]
+    filters: tuple[Tensor, ...]  # (F, bands, k, k) each
+    offsets: tuple[Tensor, ...]  # (F,) each: what whitening subtracts
 
     @property
     def width(self) -> int:
@@ -150,10 +136,7 @@ def _whitened_filters(images: Tensor, side: int, count: int, rng: np.random.Gene
 def own_input(task: LabelledSet) -> Normaliser:
     """How a task's images are normalised where no checkpoint says so: by its own training samples, or by its store's.
 
-    Raises
-    ------
-    InputError
-        When a store has nothing that can be an input.
+    Raises `InputError` when a store has nothing that can be an input.
     """
     images = task.images
     if images.own_normaliser is not None:
@@ -171,17 +154,14 @@ def own_input(task: LabelledSet) -> Normaliser:
 def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]:
     """Load plain ConvNeXt V2 weights, as published by its authors or timm, and the modality reduced to its RGB bands.
 
+    Raises `FileInputError` when the file holds another architecture, or takes other bands.
+
     Parameters
     ----------
     path
         A file that `mmearth_model.weights.conversion.import_weights` reads; nothing in it is executed.
     modality
         Modality whose picture bands are red, green and blue.
-
-    Raises
-    ------
-    FileInputError
-        When the file holds another architecture, or takes other bands.
     """
     encoder = encoder_of_file(path)
     bands, stem = encoder.config.in_channels, encoder.config.stem

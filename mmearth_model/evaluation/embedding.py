@@ -31,25 +31,14 @@ FEWEST_FOR_UMAP = 15
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What an encoder makes of every sample.
+    """What an encoder makes of every sample."""
 
-    Attributes
-    ----------
-    values
-        (N, D) float32.
-    ids
-        (N,) tile ids of a store (uint64), or names of files (str).
-    lon, lat
-        (N,) degrees; NaN where nobody knows.
-    about
-        Checkpoint, source and version, for the files.
-    """
-
-    values: NDArray[np.float32]
-    ids: NDArray[Any]
+    values: NDArray[np.float32]  # (N, D) float32
+    ids: NDArray[Any]  # (N,) tile ids of a store (uint64), or names of files (str)
+    # lon, lat: (N,) degrees; NaN where nobody knows
     lon: NDArray[np.float64]
     lat: NDArray[np.float64]
-    about: dict[str, str]
+    about: dict[str, str]  # checkpoint, source and version, for the files
 
     @property
     def names(self) -> list[str]:
@@ -57,13 +46,7 @@ class Embeddings:
         return [format_tile_id(int(i)) if self.ids.dtype == np.uint64 else str(i) for i in self.ids]
 
     def position(self, name: str) -> int:
-        """Row of an id.
-
-        Raises
-        ------
-        InputError
-            When there is none.
-        """
+        """Row of an id. Raises `InputError` when there is none."""
         wanted: Any = name
         if self.ids.dtype == np.uint64:
             try:

@@ -53,29 +53,14 @@ RANDOM = "random init"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that makes features.
-
-    Attributes
-    ----------
-    name
-        For the table.
-    seeds
-        Seeds under which it is probed.
-    normaliser
-        Of a checkpoint's input; None where the task's own images are taken as they are.
-    encoder
-        Loads the network; None where there is none.
-    learned
-        Modalities that it was trained to predict.
-    fitted
-        Without an encoder: random filters fitted to the training images of each seed, else image statistics.
-    """
+    """Something that makes features."""
 
     name: str
-    seeds: tuple[int, ...]
-    normaliser: Normaliser | None
-    encoder: Callable[[], ConvNeXtV2] | None = None
-    learned: tuple[Modality, ...] = ()
+    seeds: tuple[int, ...]  # seeds under which it is probed
+    normaliser: Normaliser | None  # of a checkpoint's input; None where the task's own images are taken as they are
+    encoder: Callable[[], ConvNeXtV2] | None = None  # loads the network; None where there is none
+    learned: tuple[Modality, ...] = ()  # modalities that it was trained to predict
+    # without an encoder: random filters fitted to the training images of each seed, else image statistics
     fitted: bool = False
 
     def leaky_for(self, task: LabelledSet) -> bool:

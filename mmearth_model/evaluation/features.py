@@ -47,15 +47,9 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Global average of an encoder's last map.
+    """Global average of an encoder's last map."""
 
-    Attributes
-    ----------
-    encoder
-        In evaluation mode, where it shall run.
-    """
-
-    encoder: ConvNeXtV2
+    encoder: ConvNeXtV2  # in evaluation mode, where it shall run
 
     @property
     def width(self) -> int:
@@ -152,10 +146,7 @@ def _fill(
 def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
     """Normalise an encoder's input by the task's own statistics where it has some, else by the checkpoint's.
 
-    Raises
-    ------
-    InputError
-        When the task has nothing of what the encoder takes.
+    Raises `InputError` when the task has nothing of what the encoder takes.
     """
     _check_bands(of_encoder, task)
     fit = task.images.own_normaliser
@@ -234,13 +225,7 @@ def whole_patches(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
 
 
 def check_inputs(normaliser: Normaliser, images: ImageSource) -> None:
-    """Refuse images that lack what an encoder takes.
-
-    Raises
-    ------
-    InputError
-        Names the modalities or bands.
-    """
+    """Refuse images that lack what an encoder takes."""
     for name in normaliser.inputs:
         wanted, found = normaliser.modalities[name], images.modalities.get(name)
         if found is None:

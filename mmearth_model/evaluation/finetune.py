@@ -211,6 +211,8 @@ PAPERS = (PAPER, PAPER_FEW, PAPER_UNET, PAPER_PROBE, PAPER_PROBE_FEW)
 def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: int = 0) -> FineTuneRecipe:
     """Return the paper's settings for a task; those for few samples if only a share of the labels is used.
 
+    Raises `InputError` when a probe is requested for a task per pixel, or the samples do not fill a batch.
+
     Parameters
     ----------
     task
@@ -221,11 +223,6 @@ def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: in
         Return the linear probe of a frozen encoder instead of fine-tuning.
     seed
         See `FineTuneRecipe`.
-
-    Raises
-    ------
-    InputError
-        When a probe is requested for a task per pixel, or the samples do not fill a batch.
     """
     if probe and task.kind.per_pixel:
         raise InputError(
@@ -246,6 +243,8 @@ def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: in
 def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mapping[str, Any]) -> FineTuneRecipe:
     """Return the named recipe with the given changes.
 
+    Raises `InputError` when a field that the paper's recipe fixes is given; see also `paper_recipe`.
+
     Parameters
     ----------
     name
@@ -254,11 +253,6 @@ def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mappi
         Training data, which determines which of the paper's settings apply.
     given
         Fields of `FineTuneRecipe`. The paper's recipe fixes all of them except the seed.
-
-    Raises
-    ------
-    InputError
-        When a field that the paper's recipe fixes is given; see also `paper_recipe`.
     """
     if name == "default":
         return FineTuneRecipe(**given)

@@ -58,40 +58,19 @@ COVERAGE = (2.5, 97.5)
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a figure was computed over.
-
-    Attributes
-    ----------
-    samples
-        Number of test samples.
-    labels
-        Number of classes, labels or targets included; None if the metric does not average over any.
-    of
-        How many of them the task has.
-    pixels
-        Per-pixel tasks: number of labelled pixels, for quantities summed over all targets.
-    """
+    """What a figure was computed over."""
 
     samples: int
+    # number of classes, labels or targets included; None if the metric does not average over any
     labels: int | None = None
-    of: int | None = None
-    pixels: int | None = None
+    of: int | None = None  # how many of them the task has
+    pixels: int | None = None  # per-pixel tasks: number of labelled pixels, for quantities summed over all targets
 
 
 class Score(NamedTuple):
-    """Quality of the predictions for the test samples.
+    """Quality of the predictions for the test samples."""
 
-    Attributes
-    ----------
-    sums
-        (N, S) output of `sample_sums`.
-    metrics
-        All metrics by name.
-    counts
-        Metric -> what it was computed over.
-    """
-
-    sums: Sums
+    sums: Sums  # (N, S) output of `sample_sums`
     metrics: dict[str, float]
     counts: dict[str, Count]
 

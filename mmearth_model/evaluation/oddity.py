@@ -51,14 +51,9 @@ CERTAIN = 0.9999
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """What is known of an optical band.
+    """What is known of an optical band."""
 
-    Attributes
-    ----------
-    wavelength_nm, pixel_m
-        Centre of the band, and side of its native pixel.
-    """
-
+    # wavelength_nm, pixel_m: centre of the band, and side of its native pixel
     wavelength_nm: float
     pixel_m: int
 
@@ -70,30 +65,16 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What some images show of each of K bands.
-
-    Attributes
-    ----------
-    bands
-        Names.
-    mean, deviation
-        (K,) of the pixels that were observed.
-    zeros
-        (K,) share of pixels that are 0 or missing.
-    detail
-        (K,) mean difference between neighbouring pixels over that between pixels eight apart; NaN where unknown.
-    correlation
-        (K, K) of block means; NaN where unknown.
-    images
-        How many were looked at.
-    """
+    """What some images show of each of K bands."""
 
     bands: tuple[str, ...]
+    # mean, deviation: (K,) of the pixels that were observed
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
-    zeros: NDArray[np.float64]
+    zeros: NDArray[np.float64]  # (K,) share of pixels that are 0 or missing
+    # (K,) mean difference between neighbouring pixels over that between pixels eight apart; NaN where unknown
     detail: NDArray[np.float64]
-    correlation: NDArray[np.float64]
+    correlation: NDArray[np.float64]  # (K, K) of block means; NaN where unknown
     images: int
 
 

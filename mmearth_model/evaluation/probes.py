@@ -42,18 +42,10 @@ SMALL = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
-    """Features of some samples and what they are.
+    """Features of some samples and what they are."""
 
-    Attributes
-    ----------
-    values
-        (N, D) float.
-    labels
-        (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; none missing.
-    """
-
-    values: NDArray[Any]
-    labels: NDArray[Any]
+    values: NDArray[Any]  # (N, D) float
+    labels: NDArray[Any]  # (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; none missing
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,56 +57,30 @@ class LabelledFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Predictions of one probe for the test samples.
+    """Predictions of one probe for the test samples."""
 
-    Attributes
-    ----------
-    protocol
-        ``knn-5``, ``linear``, ...
-    predicted
-        Predicted labels, in the form of the labels of `LabelledFeatures`.
-    scores
-        Multi-label: (N, K) scores of each label.
-    validation
-        The task's metric on the validation samples, if something was chosen by it, or at the last epoch of the paper's
-        probe, which chooses nothing; else None.
-    converged
-        Whether the optimiser reached its tolerance; None if that does not apply.
-    chosen
-        Description of what was chosen on validation samples.
-    """
-
-    protocol: str
-    predicted: NDArray[Any]
-    scores: NDArray[Any] | None = None
+    protocol: str  # ``knn-5``, ``linear``, ...
+    predicted: NDArray[Any]  # predicted labels, in the form of the labels of `LabelledFeatures`
+    scores: NDArray[Any] | None = None  # multi-label: (N, K) scores of each label
+    # the task's metric on the validation samples, if something was chosen by it, or at the last epoch of the paper's
+    # probe, which chooses nothing; else None
     validation: float | None = None
-    converged: bool | None = None
-    chosen: str = ""
+    converged: bool | None = None  # whether the optimiser reached its tolerance; None if that does not apply
+    chosen: str = ""  # description of what was chosen on validation samples
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A probe's task: what it is fitted to, chosen by and asked.
-
-    Attributes
-    ----------
-    kind
-        Of the task; not per pixel.
-    classes
-        How many there are, or targets.
-    train, validation, test
-        Features with labels. Without validation samples a fifth of the training samples, drawn with ``seed``, takes
-        their place, and what was chosen is fitted again to all of them.
-    seed
-        Decides who is held out, and the order of training.
-    """
+    """A probe's task: what it is fitted to, chosen by and asked."""
 
     kind: TaskKind
-    classes: int
+    classes: int  # how many there are, or targets
+    # train, validation, test: features with labels. Without validation samples a fifth of the training samples, drawn
+    # with ``seed``, takes their place, and what was chosen is fitted again to all of them.
     train: LabelledFeatures
     validation: LabelledFeatures
     test: LabelledFeatures
-    seed: int = 0
+    seed: int = 0  # decides who is held out, and the order of training
 
     def held_out(self) -> tuple[LabelledFeatures, LabelledFeatures]:
         """Return what is fitted to and what is chosen by."""

@@ -34,57 +34,33 @@ SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One probe of one encoder.
+    """One probe of one encoder."""
 
-    Attributes
-    ----------
-    task
-        ``store:biome``, ``m-eurosat``, ...
-    kind
-        Kind of the task.
-    encoder
-        Checkpoint folder, or a baseline.
-    seed
-        Seed of the random encoder, of the split and labels if they are sampled, and of the validation hold-out.
-    protocol, converged, chosen, validation
-        See `mmearth_model.evaluation.probes.Prediction`.
-    labels
-        Share of the training labels that was used.
-    metric, value
-        Main metric of the task, and its value on the test samples.
-    low, high
-        95 % interval of the value, by the bootstrap over the test samples.
-    metrics
-        All metrics.
-    leaky
-        The encoder was trained on these or related labels, so the figure is not evidence.
-    train_tiles, test_tiles
-        Number of samples used for fitting and for testing.
-    counts
-        Metric -> test samples, labels (classes, targets) used out of all, and labelled pixels it was computed over; see
-        `mmearth_model.evaluation.metrics.Count`.
-    resamples
-        Number of resamples of the test samples in which the metric is defined; the interval is computed from these.
-    """
-
-    task: str
+    task: str  # ``store:biome``, ``m-eurosat``, ...
     kind: str
-    encoder: str
-    seed: int
+    encoder: str  # checkpoint folder, or a baseline
+    seed: int  # seed of the random encoder, of the split and labels if they are sampled, and of the validation hold-out
+    # protocol, converged, chosen, validation: see `mmearth_model.evaluation.probes.Prediction`
     protocol: str
-    labels: str
+    labels: str  # share of the training labels that was used
+    # metric, value: main metric of the task, and its value on the test samples
     metric: str
     value: float
+    # low, high: 95 % interval of the value, by the bootstrap over the test samples
     low: float
     high: float
     metrics: dict[str, float]
     validation: float | None
     converged: bool | None
     chosen: str
-    leaky: bool
+    leaky: bool  # the encoder was trained on these or related labels, so the figure is not evidence
+    # train_tiles, test_tiles: number of samples used for fitting and for testing
     train_tiles: int
     test_tiles: int
+    # metric -> test samples, labels (classes, targets) used out of all, and labelled pixels it was computed over; see
+    # `mmearth_model.evaluation.metrics.Count`
     counts: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    # number of resamples of the test samples in which the metric is defined; the interval is computed from these
     resamples: int = DRAWS
 
     @property
@@ -118,53 +94,36 @@ def _remark(metric: str, count: Mapping[str, int | None]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Rows of one encoder, task, protocol and label share, over the seeds.
-
-    Attributes
-    ----------
-    mean, deviation
-        Of the metric; unbiased, 0 for one seed.
-    low, high
-        95 % interval of the mean, by the bootstrap over the test samples.
-    seeds
-        Number of seeds.
-    samples
-        Test samples of each seed.
-    remarks
-        Special properties of the figure; see `Row.remarks`.
-    """
+    """Rows of one encoder, task, protocol and label share, over the seeds."""
 
     task: str
     encoder: str
     protocol: str
     labels: str
     metric: str
+    # mean, deviation: of the metric; unbiased, 0 for one seed
     mean: float
     deviation: float
+    # low, high: 95 % interval of the mean, by the bootstrap over the test samples
     low: float
     high: float
     seeds: int
     leaky: bool
     converged: bool
     samples: int = 0
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()  # special properties of the figure; see `Row.remarks`
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one encoder is than another on the same test samples.
-
-    Attributes
-    ----------
-    value, low, high
-        Of the metric, with its 95 % interval (paired bootstrap).
-    """
+    """How much better one encoder is than another on the same test samples."""
 
     task: str
     protocol: str
     labels: str
     encoder: str
     baseline: str
+    # value, low, high: of the metric, with its 95 % interval (paired bootstrap)
     value: float
     low: float
     high: float

@@ -63,29 +63,13 @@ YEAR_0 = 1970
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """An experiment with its folder and inputs.
-
-    Attributes
-    ----------
-    experiment, scale
-        The experiment and its scale.
-    out
-        Its folder.
-    stores
-        Name -> store; probes use ``default``.
-    data
-        Task -> its data, for tasks that do not come from a store.
-    convnext
-        Plain ConvNeXt V2 weights, if any.
-    device
-        ``auto``, ``cpu``, ``cuda``, ...
-    """
+    """An experiment with its folder and inputs."""
 
     experiment: Experiment
     scale: str
     out: Path
-    stores: dict[str, Path]
-    data: dict[str, Path]
+    stores: dict[str, Path]  # name -> store; probes use ``default``
+    data: dict[str, Path]  # task -> its data, for tasks that do not come from a store
     convnext: Path | None = None
     device: str = "auto"
 
@@ -332,13 +316,7 @@ def collect(setting: Setting, units: Sequence[Unit]) -> Evaluation:
 
 
 def select(store: Store, selection: Selection) -> Store:
-    """Select tiles of a store.
-
-    Raises
-    ------
-    InputError
-        If none is left.
-    """
+    """Select tiles of a store. Raises `InputError` if none is left."""
     coords = store.coords
     keep = np.ones(len(store), dtype=bool)
     if selection.years is not None:

@@ -246,10 +246,7 @@ def experiment_names() -> tuple[str, ...]:
 def read_experiment(name_or_file: str) -> Experiment:
     """Read an experiment: a name in ``pipelines/experiments`` or a YAML file.
 
-    Raises
-    ------
-    InputError
-        If there is none, or it is invalid.
+    Raises `InputError` if there is none, or it is invalid.
     """
     shipped = resource_path("pipelines") / "experiments"
     file = read_yaml(named_file(name_or_file, shipped, experiment_names(), "an experiment"), "an experiment")

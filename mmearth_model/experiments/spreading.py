@@ -31,6 +31,8 @@ def spread(
 ) -> Iterator[tuple[Work, Result]]:
     """Call a function for each piece of work in other processes; yields work and result in order of completion.
 
+    Raises `InputError` if no scheduler answers. Raises `RetryLater` when a process died.
+
     Parameters
     ----------
     function, works
@@ -39,13 +41,6 @@ def spread(
         Number of processes on this machine, without ``scheduler``.
     scheduler
         Address of a Dask scheduler.
-
-    Raises
-    ------
-    InputError
-        If no scheduler answers.
-    RetryLater
-        When a process died.
     """
     with _executor(workers, scheduler) as executor, _deaths():
         pending = {executor.submit(function, work): work for work in works}

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 def visible_patches(patches: int, ratio: float) -> int:
     """Patches that the encoder sees: ``int(patches * (1 - ratio))``, e.g. 19 of 49 at 0.6.
 
-    Raises
-    ------
-    InputError
-        If no patch would be visible, or ``ratio`` is outside [0, 1).
+    Raises `InputError` if no patch would be visible, or ``ratio`` is outside [0, 1).
     """
     if not 0 <= ratio < 1 or int(patches * (1 - ratio)) < 1:
         raise InputError(

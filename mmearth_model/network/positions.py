@@ -30,30 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What is hidden of a batch of images, by patch or by pixel.
+    """What is hidden of a batch of images, by patch or by pixel."""
 
-    Attributes
-    ----------
-    grid
-        Rows and columns of patches.
-    patch_size
-        Pixels along a side of a patch.
-    strides
-        Of the network, from pixels to its coarsest resolution.
-    mask
-        (B, L) bool, True where a patch is hidden; None: none is.
-    pixels
-        (B, H, W) bool, False where a pixel is missing; None: none is.
-    visible
-        Patches that the mask leaves in every sample, where that is known.
-    """
-
-    grid: tuple[int, int]
-    patch_size: int
-    strides: tuple[int, ...]
-    mask: Tensor | None = None
-    pixels: Tensor | None = None
-    visible: int | None = None
+    grid: tuple[int, int]  # rows and columns of patches
+    patch_size: int  # pixels along a side of a patch
+    strides: tuple[int, ...]  # of the network, from pixels to its coarsest resolution
+    mask: Tensor | None = None  # (B, L) bool, True where a patch is hidden; None: none is
+    pixels: Tensor | None = None  # (B, H, W) bool, False where a pixel is missing; None: none is
+    visible: int | None = None  # patches that the mask leaves in every sample, where that is known
 
     @property
     def patches_only(self) -> bool:
@@ -72,15 +56,9 @@ class Hidden:
 
 
 class Positions(Protocol):
-    """What exists of the images of a batch, and the features there, in whichever layout an engine computes.
+    """What exists of the images of a batch, and the features there, in whichever layout an engine computes."""
 
-    Attributes
-    ----------
-    partial
-        Whether something may be missing.
-    """
-
-    partial: ClassVar[bool]
+    partial: ClassVar[bool]  # whether something may be missing
 
     def gather(self, image: Tensor) -> Tensor:
         """Features of the existing positions of (B, h, w, C); values at hidden positions have no effect."""
@@ -131,16 +109,10 @@ EVERYWHERE = Everywhere()
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Images of which some positions do not exist; those are computed too, and the results are never used.
-
-    Attributes
-    ----------
-    visible
-        Rows of a resolution -> (B, h, w, 1), 1 where a position exists, else 0.
-    """
+    """Images of which some positions do not exist; those are computed too, and the results are never used."""
 
     partial: ClassVar[bool] = True
-    visible: dict[int, Tensor]
+    visible: dict[int, Tensor]  # rows of a resolution -> (B, h, w, 1), 1 where a position exists, else 0
 
     @classmethod
     def of(cls, pixels: Tensor, strides: tuple[int, ...]) -> Self:
@@ -179,19 +151,13 @@ class Gathered:
 
     Layers that stay inside a patch (norms, linear layers, convolutions with kernel = stride) take the strip for an
     image. Convolutions that look across its edges are computed on the whole grid.
-
-    Attributes
-    ----------
-    rows, columns
-        (B, V) integers, location of each patch on the grid.
-    grid
-        Rows and columns of patches.
     """
 
     partial: ClassVar[bool] = True
+    # rows, columns: (B, V) integers, location of each patch on the grid
     rows: Tensor
     columns: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, int]  # rows and columns of patches
 
     @classmethod
     def of(cls, mask: Tensor, grid: tuple[int, int], visible: int | None = None) -> Self | None:
@@ -199,10 +165,7 @@ class Gathered:
 
         Where ``visible`` is given they are not counted, as the host would have to wait for the device.
 
-        Raises
-        ------
-        InputError
-            When the mask leaves another number, where counting is cheap.
+        Raises `InputError` when the mask leaves another number, where counting is cheap.
         """
         known = visible is not None and (mask.device.type != "cpu" or torch.compiler.is_compiling())
         if not known:
@@ -254,13 +217,7 @@ def masked(hidden: Hidden) -> Positions:
 
 
 def gathered(hidden: Hidden) -> Positions:
-    """Compute the visible patches only.
-
-    Raises
-    ------
-    InputError
-        When samples have unequally many, or pixels are missing.
-    """
+    """Compute the visible patches only. Raises `InputError` when samples have unequally many, or pixels are missing."""
     found = _visible_patches(hidden)
     if found is None:
         raise InputError(

@@ -56,13 +56,7 @@ def text_of(cell: object) -> str:
 
 
 def required(column: Sequence[Any], name: str, path: Path) -> list[str]:
-    """Text of every cell.
-
-    Raises
-    ------
-    FileInputError
-        If cells are blank, with the rows.
-    """
+    """Text of every cell. Raises `FileInputError` if cells are blank, with the rows."""
     texts = [text_of(cell) for cell in column]
     blank = [row for row, text in enumerate(texts) if not text]
     if blank:
@@ -73,13 +67,7 @@ def required(column: Sequence[Any], name: str, path: Path) -> list[str]:
 
 
 def numbers(column: Sequence[Any], name: str, path: Path) -> NDArray[np.float64]:
-    """(N) finite numbers.
-
-    Raises
-    ------
-    FileInputError
-        If cells are not finite numbers, with the rows.
-    """
+    """(N) finite numbers. Raises `FileInputError` if cells are not finite numbers, with the rows."""
     values = np.array([_number(cell) for cell in column])
     wrong = np.flatnonzero(~np.isfinite(values)).tolist()
     if wrong:
@@ -99,13 +87,7 @@ def _number(cell: object) -> float:
 
 
 def flags(column: Sequence[Any], name: str, path: Path) -> NDArray[np.int64]:
-    """(N) 0 or 1.
-
-    Raises
-    ------
-    FileInputError
-        If cells have other values, with the rows.
-    """
+    """(N) 0 or 1. Raises `FileInputError` if cells have other values, with the rows."""
     values = numbers(column, name, path)
     wrong = np.flatnonzero((values != 0) & (values != 1)).tolist()
     if wrong:
@@ -119,10 +101,7 @@ def flags(column: Sequence[Any], name: str, path: Path) -> NDArray[np.int64]:
 def label_sets(column: Sequence[Any], name: str, separator: str, path: Path) -> tuple[list[set[str]], tuple[str, ...]]:
     """Labels of every row of a multi-label column, and a note about rows without labels.
 
-    Raises
-    ------
-    FileInputError
-        When cells are missing; blank text means none of the classes.
+    Raises `FileInputError` when cells are missing; blank text means none of the classes.
     """
     missing = [row for row, cell in enumerate(column) if not isinstance(cell, str | list | tuple) and not text_of(cell)]
     if missing:
@@ -140,6 +119,8 @@ def label_sets(column: Sequence[Any], name: str, separator: str, path: Path) -> 
 def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: Path, *, rows: bool = True) -> tuple[str, ...]:  # fmt: skip
     """Names of the classes: the known ones or, if there are none, those in the data, sorted.
 
+    Raises `FileInputError` if the data have a class that is not in the task file, or names that differ only in case.
+
     Parameters
     ----------
     known
@@ -150,11 +131,6 @@ def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: 
         For messages.
     rows
         Whether positions are rows of a table.
-
-    Raises
-    ------
-    FileInputError
-        If the data have a class that is not in the task file, or names that differ only in case.
     """
     names = tuple(sorted(found))
     unknown = [name for name in names if name not in known]
@@ -190,6 +166,8 @@ def positions(names: Sequence[str]) -> dict[str, list[int]]:
 def check_repeats(items: Sequence[str], answers: Sequence[Hashable], parts: Parts, path: Path) -> tuple[str, ...]:
     """Note about files that several rows list with the same label in the same part.
 
+    Raises `FileInputError` if a file has two labels, or is in two parts: test samples must not be trained on.
+
     Parameters
     ----------
     items
@@ -200,11 +178,6 @@ def check_repeats(items: Sequence[str], answers: Sequence[Hashable], parts: Part
         Train, validation and test.
     path
         For messages.
-
-    Raises
-    ------
-    FileInputError
-        If a file has two labels, or is in two parts: test samples must not be trained on.
     """
     part = np.full(len(items), -1)
     for number, members in enumerate((parts.train, parts.validation, parts.test)):

@@ -49,29 +49,17 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Samples in files, each read on access.
-
-    Attributes
-    ----------
-    spec
-        Bands of the files, and their units.
-    reader
-        Reader of the files.
-    items
-        (N) arguments of the reader.
-    origin
-        Folder or file of the whole, for messages.
-    """
+    """Samples in files, each read on access."""
 
     redrawn: ClassVar[bool] = False
     fills_missing: ClassVar[bool] = True
     recorded_statistics: ClassVar[None] = None
     coords: ClassVar[Mapping[str, NDArray[Any]]] = {}
 
-    spec: TaskSpec
+    spec: TaskSpec  # bands of the files, and their units
     reader: Reader
-    items: tuple[str, ...]
-    origin: Path
+    items: tuple[str, ...]  # (N) arguments of the reader
+    origin: Path  # folder or file of the whole, for messages
     _cache: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
@@ -126,10 +114,7 @@ class FileImages:
     def image(self, row: int) -> NDArray[np.float32]:
         """(bands of the modality, H, W) float32 in the catalog's units; no-data where missing.
 
-        Raises
-        ------
-        FileInputError
-            When the file lacks bands, or all of its pixels are missing.
+        Raises `FileInputError` when the file lacks bands, or all of its pixels are missing.
         """
         observed = self._checked(self.read(row), self.items[row])
         bands, nodata = self.modality.bands, self.modality.nodata
@@ -144,10 +129,7 @@ class FileImages:
     def read(self, row: int) -> Raster:
         """Bands of a sample's files, before selection and scaling.
 
-        Raises
-        ------
-        FileInputError
-            If a file cannot be read, or single-band files do not match.
+        Raises `FileInputError` if a file cannot be read, or single-band files do not match.
         """
         files = self._files(self.items[row])
         if BAND not in self.items[row]:
@@ -247,10 +229,7 @@ class FileImages:
 def joined(planes: Sequence[Raster], names: tuple[str, ...], files: Sequence[str]) -> Raster:
     """Combine single-band files to one raster: coarser ones are resampled to the finest grid (bilinear).
 
-    Raises
-    ------
-    FileInputError
-        If a file has several bands, or covers another area.
+    Raises `FileInputError` if a file has several bands, or covers another area.
     """
     rows, columns = (max(plane.values.shape[axis] for plane in planes) for axis in (1, 2))
     finest = next((plane for plane in planes if plane.values.shape[1:] == (rows, columns)), planes[0])

@@ -114,11 +114,8 @@ class Samples:
 def open_geobench(spec: TaskSpec, root: Path) -> LabelledSet:
     """Open a folder of GEO-Bench, either layout. Samples of a partition that the folder lacks are left out.
 
-    Raises
-    ------
-    InputError
-        If there are no partitions or samples, a pickle contains anything not allowed, or labels are outside the
-        classes.
+    Raises `InputError` if there are no partitions or samples, a pickle contains anything not allowed, or labels are
+    outside the classes.
     """
     partitions = _partitions(root)
     reader = Samples(root, spec.date)

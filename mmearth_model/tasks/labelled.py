@@ -53,17 +53,10 @@ class TaskKind(StrEnum):
 
 
 class ImageSource(Protocol):
-    """Images of N samples, as raw batches in the form in which a store delivers them.
+    """Images of N samples, as raw batches in the form in which a store delivers them."""
 
-    Attributes
-    ----------
-    redrawn
-        Whether a test share divides the samples anew.
-    fills_missing
-        Whether modalities that the images lack are filled with no-data; otherwise an encoder that takes them is refused.
-    """
-
-    redrawn: ClassVar[bool]
+    redrawn: ClassVar[bool]  # whether a test share divides the samples anew
+    # whether modalities that the images lack are filled with no-data; otherwise an encoder that takes them is refused
     fills_missing: ClassVar[bool]
 
     @property
@@ -114,14 +107,9 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Division of the samples.
+    """Division of the samples."""
 
-    Attributes
-    ----------
-    train, validation, test
-        (n,) positions of the samples; parts are disjoint unless the data set's own parts overlap.
-    """
-
+    # train, validation, test: (n,) positions of the samples; parts are disjoint unless the data set's own parts overlap
     train: NDArray[np.intp]
     validation: NDArray[np.intp]
     test: NDArray[np.intp]
@@ -134,57 +122,26 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledSet:
-    """Samples, their labels, and their division.
+    """Samples, their labels, and their division."""
 
-    Attributes
-    ----------
-    name
-        As written on the command line.
-    kind
-        Kind of the task.
-    classes
-        Names of the classes, or of the regression targets.
-    images
-        Source of the images.
-    parts
-        Train, validation, test.
-    labels
-        (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; empty (N, 0) if ``kind`` is per pixel.
-    masks
-        Per pixel: positions (B,) -> (B, H, W) int64 class index, `IGNORED` where unknown; or float64, NaN there.
-    shown
-        Modality of a store that the labels come from; None: the labels are no modality.
-    partitions
-        Label share -> training samples, if the data set publishes them.
-    ids
-        Name of each sample.
-    augment
-        Augmentations that keep the labels valid: ``flip``, ``crop``.
-    synthetic
-        Whether the pixels are synthetic.
-    notes
-        What users of the results must know about the data, one sentence each.
-    needed
-        Parts that must not be empty.
-    remedy
-        What to do if one is.
-    """
-
-    name: str
+    name: str  # as written on the command line
     kind: TaskKind
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names of the classes, or of the regression targets
     images: ImageSource
     parts: Parts
+    # (N,) int64 class index, (N, K) int64 0 or 1, or (N, T) float64; empty (N, 0) if ``kind`` is per pixel
     labels: NDArray[Any]
+    # per pixel: positions (B,) -> (B, H, W) int64 class index, `IGNORED` where unknown; or float64, NaN there
     masks: Callable[[NDArray[np.intp]], NDArray[Any]] | None = None
-    shown: Modality | None = None
+    shown: Modality | None = None  # modality of a store that the labels come from; None: the labels are no modality
+    # label share -> training samples, if the data set publishes them
     partitions: Mapping[float, NDArray[np.intp]] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
-    augment: tuple[str, ...] = ("flip", "crop")
-    synthetic: bool = False
-    notes: tuple[str, ...] = ()
-    needed: tuple[str, ...] = TRAIN_AND_TEST
-    remedy: str = CUT_FROM_THE_WHOLE
+    augment: tuple[str, ...] = ("flip", "crop")  # augmentations that keep the labels valid: ``flip``, ``crop``
+    synthetic: bool = False  # whether the pixels are synthetic
+    notes: tuple[str, ...] = ()  # what users of the results must know about the data, one sentence each
+    needed: tuple[str, ...] = TRAIN_AND_TEST  # parts that must not be empty
+    remedy: str = CUT_FROM_THE_WHOLE  # what to do if one is
 
     def __len__(self) -> int:
         return len(self.images)
@@ -198,13 +155,7 @@ class LabelledSet:
         return replace(self, parts=parts)
 
     def check(self) -> None:
-        """Refuse a task that cannot be fitted or scored.
-
-        Raises
-        ------
-        InputError
-            If a part is empty, or all training samples are of one class.
-        """
+        """Refuse a task that cannot be fitted or scored."""
         counts = {name: len(getattr(self.parts, name)) for name in ("train", "validation", "test")}
         if not all(counts[name] for name in self.needed):
             raise InputError(
@@ -230,31 +181,15 @@ def akin(labels: Modality, learned: Modality) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LabelShare:
-    """Share or number of the training labels that are used.
+    """Share or number of the training labels that are used."""
 
-    Attributes
-    ----------
-    text
-        ``5%`` or ``10-shot``.
-    share
-        Share of the training samples, 0 to 1; None for shots.
-    shots
-        Samples per class; None for a share.
-    """
-
-    text: str
-    share: float | None = 1.0
-    shots: int | None = None
+    text: str  # ``5%`` or ``10-shot``
+    share: float | None = 1.0  # share of the training samples, 0 to 1; None for shots
+    shots: int | None = None  # samples per class; None for a share
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``1%``, ``0.01x``, or ``5-shot``.
-
-        Raises
-        ------
-        InputError
-            When it is neither.
-        """
+        """Read ``1%``, ``0.01x``, or ``5-shot``. Raises `InputError` when it is neither."""
         word = text.strip().lower()
         try:
             if word.endswith("-shot") and int(word[:-5]) > 0:
@@ -385,6 +320,9 @@ def _some(texts: Sequence[str], most: int = 5) -> str:
 def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples: int, where: object) -> tuple[str, ...]:
     """Class names of a segmentation whose task file lists none: the ids in its masks, from 0.
 
+    Raises `InputError` if nothing is labelled, or the ids are not 0, 1, 2, ... without a gap: an id beyond a gap may
+    mean unlabelled.
+
     Parameters
     ----------
     masks
@@ -393,11 +331,6 @@ def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples:
         Number of samples; all are read.
     where
         Data set, for messages.
-
-    Raises
-    ------
-    InputError
-        If nothing is labelled, or the ids are not 0, 1, 2, ... without a gap: an id beyond a gap may mean unlabelled.
     """
     found: set[int] = set()
     for row in range(samples):

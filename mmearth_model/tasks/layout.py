@@ -19,23 +19,11 @@ DEPTH = 5
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Rasters, with classes and parts from their folders.
+    """Rasters, with classes and parts from their folders."""
 
-    Attributes
-    ----------
-    items
-        (N) paths of the rasters below the root, sorted.
-    labels
-        (N) class of each.
-    parts
-        (N) 0 train, 1 validation, 2 test; None if the folders do not divide the samples.
-    notes
-        What was left out.
-    """
-
-    items: tuple[str, ...]
-    labels: tuple[str, ...]
-    parts: tuple[int, ...] | None
+    items: tuple[str, ...]  # (N) paths of the rasters below the root, sorted
+    labels: tuple[str, ...]  # (N) class of each
+    parts: tuple[int, ...] | None  # (N) 0 train, 1 validation, 2 test; None if the folders do not divide the samples
     notes: tuple[str, ...] = ()
 
 
@@ -51,10 +39,7 @@ def arrange(root: Path, names: Iterable[str]) -> Layout:
     ``CLASS/*.tif``, or ``train/CLASS/*.tif`` with ``val`` (``valid``, ``validation``) and ``test`` next to it; either
     may be inside outer folders. Hidden files, and rasters next to the class folders, are left out.
 
-    Raises
-    ------
-    InputError
-        If there is no such layout, or a raster does not match it.
+    Raises `InputError` if there is no such layout, or a raster does not match it.
     """
     items = sorted({name for name in names if is_data(name) and PurePosixPath(name).suffix.lower() in SUFFIXES})
     folders = [PurePosixPath(item).parent.parts for item in items]

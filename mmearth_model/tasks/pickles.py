@@ -99,10 +99,7 @@ def _lookup(module: str, name: str) -> Any:  # noqa: ANN401 - a class of this mo
 def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was pickled
     """Value of a pickle of GEO-Bench.
 
-    Raises
-    ------
-    InputError
-        If it contains anything else, or is damaged; nothing in it was executed.
+    Raises `InputError` if it contains anything else, or is damaged; nothing in it was executed.
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"expected a pickle of at most {MAX_BYTES} bytes, got {len(data)}; refused.")

@@ -146,10 +146,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
     """Open ``class/*.tif``, or ``train/class/*.tif`` with ``val`` and ``test`` next to it; a folder, or a zip of one.
 
-    Raises
-    ------
-    InputError
-        If there is no such layout, classes and task file disagree, or a file is in two parts.
+    Raises `InputError` if there is no such layout, classes and task file disagree, or a file is in two parts.
     """
     zipped = root.is_file()
     layout = arrange(root, ZippedRasters(root).archive.namelist() if zipped else _folder_members(root))
@@ -218,10 +215,7 @@ def _needed(spec: TaskSpec, labels: NDArray[Any], parts: Parts, divided_by: str 
 def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
     """Open a CSV or GeoParquet file that lists rasters with labels or masks; paths are relative to it.
 
-    Raises
-    ------
-    InputError
-        If a column is missing, or values do not match the task.
+    Raises `InputError` if a column is missing, or values do not match the task.
     """
     columns = _with_patterns(spec, _read_table(path), path)
     wanted = [spec.path, *([spec.mask] if spec.mask and spec.kind.per_pixel else []), *([] if spec.kind.per_pixel else spec.label_columns)]  # fmt: skip
@@ -342,21 +336,11 @@ def _masks(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], images: FileIma
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Masks in single-band files.
+    """Masks in single-band files."""
 
-    Attributes
-    ----------
-    spec
-        Task file, with the value that means unlabelled.
-    images
-        The rasters, of the same size as their masks.
-    files
-        (N) paths, relative to the same folder as those of the rasters.
-    """
-
-    spec: TaskSpec
-    images: FileImages
-    files: tuple[str, ...]
+    spec: TaskSpec  # task file, with the value that means unlabelled
+    images: FileImages  # the rasters, of the same size as their masks
+    files: tuple[str, ...]  # (N) paths, relative to the same folder as those of the rasters
     _sizes: dict[int, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     def __call__(self, rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -366,10 +350,7 @@ class MaskFiles:
     def one(self, row: int) -> NDArray[Any]:
         """Mask of a sample.
 
-        Raises
-        ------
-        FileInputError
-            If its size is not that of the image, or it has a class that the task lacks.
+        Raises `FileInputError` if its size is not that of the image, or it has a class that the task lacks.
         """
         item = self.files[row]
         mask = self.images.reader.read(item)
@@ -388,10 +369,7 @@ class MaskFiles:
 def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[np.bool_] | None = None) -> NDArray[Any]:
     """Convert (H, W) values of a file to class indices or float64 quantities; unlabelled: `IGNORED` or NaN.
 
-    Raises
-    ------
-    FileInputError
-        If an id is not a whole number, or no class has it.
+    Raises `FileInputError` if an id is not a whole number, or no class has it.
     """
     unlabelled = ~np.isfinite(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
     if missing is not None:

@@ -233,10 +233,7 @@ def task_names() -> tuple[str, ...]:
 def read_spec(name_or_file: str) -> TaskSpec:
     """Read a task file: a name in ``catalog/tasks``, or a path.
 
-    Raises
-    ------
-    FileInputError
-        If there is none, or it is invalid; with the field, what was expected and what was found.
+    Raises `FileInputError` if there is none, or it is invalid; with the field, what was expected and what was found.
     """
     shipped = resource_path("catalog") / "tasks"
     path = shipped / f"{name_or_file}.yaml" if name_or_file in task_names() else Path(name_or_file)

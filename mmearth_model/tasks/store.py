@@ -31,22 +31,13 @@ Form = Literal["tile", "shares", "pixels"]
 
 @dataclass(frozen=True, slots=True)
 class StoreTask:
-    """Task whose labels come from a modality.
-
-    Attributes
-    ----------
-    modality
-        Modality of the labels.
-    form
-        ``tile``: the class of a tile, or the one that covers most of it; for a quantity, its mean. ``shares``: the
-        share of a tile that each class covers. ``pixels``: the map itself.
-    band
-        Band of a quantity with several bands.
-    """
+    """Task whose labels come from a modality."""
 
     modality: Modality
+    # ``tile``: the class of a tile, or the one that covers most of it; for a quantity, its mean. ``shares``: the share
+    # of a tile that each class covers. ``pixels``: the map itself.
     form: Form = "tile"
-    band: str | None = None
+    band: str | None = None  # band of a quantity with several bands
 
     @property
     def name(self) -> str:
@@ -269,17 +260,14 @@ def _mask_reader(images: StoreImages, task: StoreTask) -> Callable[[NDArray[np.i
 def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
     """Parse a task such as ``store:biome``, ``store:esa_worldcover/shares``, ``store:aster.elevation/pixels``.
 
+    Raises `InputError` if the store has no such labels.
+
     Parameters
     ----------
     text
         ``store:``, the name of a stored modality, ``.BAND`` for a quantity, and ``/shares`` or ``/pixels`` for a map.
     modalities
         Modalities of the store.
-
-    Raises
-    ------
-    InputError
-        If the store has no such labels.
     """
     known = {task.name: task for m in modalities.values() if m.stored for task in tasks_of(m)}
     if text in known:

@@ -19,13 +19,7 @@ NEEDED = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuse loggers that cannot be.
-
-    Raises
-    ------
-    InputError
-        When there is no such logger, or its library is not installed.
-    """
+    """Refuse loggers that cannot be."""
     for name in names:
         if name not in get_args(LoggerName):
             raise InputError(f"--logger: expected {' or '.join(get_args(LoggerName))}, got {name!r}.")

@@ -205,10 +205,7 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
 def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[Modality]) -> Mapping[str, Any]:
     """Return the statistics a recipe normalises by, ``[split][modality][level or "-"][band]`` -> ``{count, mean, ...}``.
 
-    Raises
-    ------
-    InputError
-        When published statistics are requested and the store has none, or none for a modality.
+    Raises `InputError` when published statistics are requested and the store has none, or none for a modality.
     """
     if recipe.statistics == "store":
         return store.statistics
@@ -218,10 +215,7 @@ def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[
 def choose_modalities(path: Path | str, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
     """Those of the store that the recipe lets take part, in the store's order, each with the role that it plays.
 
-    Raises
-    ------
-    InputError
-        When a name is not in the store, or a band not in a modality.
+    Raises `InputError` when a name is not in the store, or a band not in a modality.
     """
     for option, names in (("--modalities", recipe.modalities or ()), ("--exclude", recipe.exclude)):
         for name in names:
@@ -254,10 +248,7 @@ def _in_role(modality: Modality, recipe: TrainRecipe) -> Modality:
 def cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
     """Let the model see some bands only, in the given order.
 
-    Raises
-    ------
-    InputError
-        When they are not different bands of a continuous modality.
+    Raises `InputError` when they are not different bands of a continuous modality.
     """
     unknown = [band for band in bands if band not in modality.bands]
     if unknown or len(set(bands)) < len(bands) or not modality.kind.is_continuous:

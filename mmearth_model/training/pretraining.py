@@ -129,13 +129,7 @@ class Pretraining(LightningModule):
         self.last: dict[str, Tensor] = {}
 
     def training_step(self, batch: tuple[Position, Batch], batch_idx: int) -> Tensor:
-        """Total loss of a micro-batch.
-
-        Raises
-        ------
-        TrainingDiverged
-            When it is not finite; names the tasks and tiles.
-        """
+        """Total loss of a micro-batch. Raises `TrainingDiverged` when it is not finite; names the tasks and tiles."""
         position, raw = batch
         window, mask = self.draw(position, len(raw["tile"]["tile_id"]))
         with seeded(self.plan.recipe.seed, position, "drop"):

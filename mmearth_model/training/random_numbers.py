@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the stream of micro-batches.
+    """A place in the stream of micro-batches."""
 
-    Attributes
-    ----------
-    epoch
-        Pass over the store, from 0.
-    batch
-        Micro-batch within it, from 0.
-    """
-
-    epoch: int = 0
-    batch: int = 0
+    epoch: int = 0  # pass over the store, from 0
+    batch: int = 0  # micro-batch within it, from 0
 
 
 def derive_seed(seed: int, position: Position, purpose: str) -> int:

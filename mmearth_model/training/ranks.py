@@ -11,19 +11,12 @@ from mmearth_data import InputError
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """A process among others that train one model.
+    """A process among others that train one model."""
 
-    Attributes
-    ----------
-    rank, world
-        This one's number, and how many there are.
-    local
-        How many there are on this machine.
-    """
-
+    # rank, world: this one's number, and how many there are
     rank: int = 0
     world: int = 1
-    local: int = 1
+    local: int = 1  # how many there are on this machine
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world or self.local < 1 or self.world % self.local:

@@ -310,10 +310,7 @@ class Recorder(Callback):
 def refuse_nan(modules: Mapping[str, nn.Module], step: int) -> None:
     """Keep weights that are not finite from replacing the last good checkpoint.
 
-    Raises
-    ------
-    TrainingDiverged
-        Names the first such weights.
+    Raises `TrainingDiverged`: names the first such weights.
     """
     for prefix, module in modules.items():
         for name, tensor in module.state_dict().items():

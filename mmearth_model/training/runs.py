@@ -46,24 +46,15 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder on disk.
+    """A run folder on disk."""
 
-    Attributes
-    ----------
-    folder
-        Holds one run and nothing else.
-    """
-
-    folder: Path
+    folder: Path  # holds one run and nothing else
 
     @classmethod
     def check(cls, folder: Path, identity: Mapping[str, Any]) -> Self:
         """Look whether a run can start, or be continued, in this folder; touch nothing.
 
-        Raises
-        ------
-        InputError
-            When something else lies there, or a run with another recipe or store (says what differs).
+        Raises `InputError` when something else lies there, or a run with another recipe or store (says what differs).
         """
         folder = folder.absolute()
         if not folder.exists():
@@ -90,10 +81,7 @@ class Run:
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Create the folder, and clear what an interrupted write has left.
 
-        Raises
-        ------
-        WriteFailed, InputError
-            When the folder cannot be written.
+        Raises `WriteFailed` or `InputError` when the folder cannot be written.
         """
         check_output(self.folder, folder=True)
         if not (self.folder / RUN_FILE).exists():
@@ -166,17 +154,14 @@ def where_store_is(store: Store, folder: Path) -> dict[str, str]:
 def find_store(record: Mapping[str, Any], folder: Path) -> Store:
     """Open the store that a run recorded, where it was or where it is beside the run now.
 
+    Raises `InputError` when it is in neither place.
+
     Parameters
     ----------
     record
         As `where_store_is` made it; with ``digest``, the store of that digest goes first.
     folder
         The run's folder today.
-
-    Raises
-    ------
-    InputError
-        When it is in neither place.
     """
     places = [str(record["path"])]
     if "relative" in record:

@@ -186,13 +186,7 @@ class Checkpoint:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Folder of a checkpoint: the given one, or the last of a run.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Folder of a checkpoint: the given one, or the last of a run. Raises `InputError` if there is none."""
     if (path / CONFIG_FILE).is_file():
         return path
     latest = Run(path).latest()
@@ -226,13 +220,7 @@ def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Chec
 
 
 def check_padding(padding: str) -> Padding:
-    """Refuse an unknown padding.
-
-    Raises
-    ------
-    InputError
-        Names the known paddings.
-    """
+    """Refuse an unknown padding."""
     if padding not in get_args(Padding):
         raise InputError(f"--padding: expected {' or '.join(get_args(Padding))}, got {padding!r}.")
     return padding  # type: ignore[return-value]
@@ -285,10 +273,7 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
 def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
     """Load the encoder of a file of third-party weights, with ``changes`` to its configuration; see `load_encoder`.
 
-    Raises
-    ------
-    FileInputError
-        When the file holds no encoder.
+    Raises `FileInputError` when the file holds no encoder.
     """
     found = import_weights(file)
     encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
@@ -362,13 +347,7 @@ def restore_optimizer(
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
-
-    Raises
-    ------
-    FileInputError
-        If it is missing, truncated or not a safetensors file.
-    """
+    """Tensors of a safetensors file. Raises `FileInputError` if it is missing, truncated or not a safetensors file."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -378,10 +357,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def read_progress(folder: Path) -> dict[str, Any]:
     """Progress of training; see `write_checkpoint`.
 
-    Raises
-    ------
-    FileInputError
-        When the checkpoint has no training state.
+    Raises `FileInputError` when the checkpoint has no training state.
     """
     file = folder / PROGRESS_FILE
     try:

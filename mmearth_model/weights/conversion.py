@@ -111,45 +111,26 @@ TIMM_RENAMES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Imported:
-    """Third-party weights under our names.
+    """Third-party weights under our names."""
 
-    Attributes
-    ----------
-    encoder
-        Shape of the encoder.
-    model
-        Shape of the whole network; None for an encoder alone.
-    weighting
-        Weighting of the losses.
-    tensors
-        ``model.`` and ``losses.`` names, as in a checkpoint of ours.
-    style
-        Naming scheme of the file.
-    options
-        Options of the run that produced them, if the file has them.
-    """
-
-    encoder: EncoderConfig
-    model: MPMAEConfig | None
+    encoder: EncoderConfig  # shape of the encoder
+    model: MPMAEConfig | None  # shape of the whole network; None for an encoder alone
     weighting: str
-    tensors: Tensors
+    tensors: Tensors  # ``model.`` and ``losses.`` names, as in a checkpoint of ours
     style: Style
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # options of the run that produced them, if the file has them
 
 
 def import_weights(file: Path) -> Imported:
     """Read a released checkpoint, or plain ConvNeXt V2 weights.
 
+    Raises `FileInputError` when the file is truncated, asks for anything but tensors, containers and numbers outside
+    ``args``, or fits no known architecture.
+
     Parameters
     ----------
     file
         A ``.pth``, ``.pt`` or ``.safetensors`` file.
-
-    Raises
-    ------
-    FileInputError
-        When the file is truncated, asks for anything but tensors, containers and numbers outside ``args``, or fits no
-        known architecture.
     """
     tensors, options = read_foreign(file)
     try:
@@ -169,10 +150,7 @@ def import_weights(file: Path) -> Imported:
 def read_foreign(file: Path) -> tuple[Tensors, dict[str, Any]]:
     """Weights of a file, read without executing anything, and the options of the run that produced them.
 
-    Raises
-    ------
-    FileInputError
-        When the file is missing, truncated, or a pickle of more than numbers and options.
+    Raises `FileInputError` when the file is missing, truncated, or a pickle of more than numbers and options.
     """
     if file.suffix == ".safetensors":
         try:
@@ -217,13 +195,7 @@ def _imported(tensors: Tensors, options: dict[str, Any]) -> Imported:
 
 
 def _check_whole(found: Imported) -> None:
-    """Refuse weights that are not exactly those of the network inferred from them.
-
-    Raises
-    ------
-    InputError
-        With the first tensor that is missing, unknown, of another shape or not of real numbers.
-    """
+    """Refuse weights that are not exactly those of the network inferred from them."""
     if sum(found.encoder.depths or ()) > len(found.tensors):
         raise InputError(f"blocks are missing among {found.encoder.depths} per stage")
     with torch.device("meta"):
@@ -323,10 +295,7 @@ def encoder_shape(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
 def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig, Tensors]:
     """Infer the configuration of a whole network from its tensors; equal decoders become one.
 
-    Raises
-    ------
-    InputError
-        If a task is not in the catalog, so that its kind is unknown.
+    Raises `InputError` if a task is not in the catalog, so that its kind is unknown.
     """
     names = list(dict.fromkeys(n.split(".")[2] for n in tensors if n.startswith("model.heads.")))
     known = {name: position for position, name in enumerate(REFERENCE_TASK_ORDER)}

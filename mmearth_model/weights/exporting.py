@@ -30,13 +30,7 @@ ENCODER = "model.encoder."
 
 
 def check_audience(to: str) -> Audience:
-    """Refuse an unknown audience.
-
-    Raises
-    ------
-    InputError
-        Names the known audiences.
-    """
+    """Refuse an unknown audience."""
     if to not in get_args(Audience):
         raise InputError(f"--to: expected {', '.join(get_args(Audience))}, got {to!r}.")
     return to  # type: ignore[return-value]
@@ -45,10 +39,7 @@ def check_audience(to: str) -> Audience:
 def export(found: Imported, to: Audience) -> Tensors:
     """Return the tensors of a network with the names and shapes that an audience reads.
 
-    Raises
-    ------
-    InputError
-        When the audience cannot represent such a network.
+    Raises `InputError` when the audience cannot represent such a network.
     """
     if to == "timm":
         return to_timm(found.tensors, found.encoder)
@@ -65,10 +56,7 @@ def export(found: Imported, to: Audience) -> Tensors:
 def to_released(tensors: Mapping[str, Tensor], model: MPMAEConfig, to: Audience) -> Tensors:
     """Inverse of `from_released` for a whole network; shared decoders are written once per task.
 
-    Raises
-    ------
-    InputError
-        When the network differs from the released pretraining network.
+    Raises `InputError` when the network differs from the released pretraining network.
     """
     _check_stem(model.encoder, to)
     if model.decoder != "shared" or model.tile_norm != "shared":
@@ -87,10 +75,7 @@ def to_released(tensors: Mapping[str, Tensor], model: MPMAEConfig, to: Audience)
 def to_finetune(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
     """Convert an encoder for the released fine-tuning code, which adds two axes to every GRN tensor.
 
-    Raises
-    ------
-    InputError
-        When the released networks do not have such a stem.
+    Raises `InputError` when the released networks do not have such a stem.
     """
     _check_stem(encoder, "finetune")
     theirs: Tensors = {}
@@ -115,10 +100,7 @@ def dense_classifier(encoder: EncoderConfig) -> Tensors:
 def to_timm(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
     """Inverse of `from_timm`, for an encoder with a timm stem; the norm of timm's head leaves features unchanged.
 
-    Raises
-    ------
-    InputError
-        When the encoder has another stem.
+    Raises `InputError` when the encoder has another stem.
     """
     if encoder.stem == "modified":
         raise InputError(

@@ -76,13 +76,7 @@ class DType:
 
 
 def number(dtype: DType, data: bytes) -> Any:  # noqa: ANN401 - a number of any type
-    """Read a NumPy scalar.
-
-    Raises
-    ------
-    Refused
-        When it is not a plain number.
-    """
+    """Read a NumPy scalar. Raises `Refused` when it is not a plain number."""
     if not isinstance(dtype, DType) or not isinstance(data, bytes):
         raise Refused("a scalar of objects")
     return np.frombuffer(data, dtype.dtype)[0].item()
@@ -124,6 +118,8 @@ class _Unpickler(pickle.Unpickler):
 def load(file: BinaryIO, lookup: Callable[[str, str], Any], persistent: Callable[[Any], Any] | None = None) -> Any:  # noqa: ANN401 - whatever was pickled
     """Load the pickle that starts at the current position of a file, and leave the position after its last byte.
 
+    Raises `Refused` when the pickle asks for something that the reader does not know.
+
     Parameters
     ----------
     file
@@ -132,11 +128,6 @@ def load(file: BinaryIO, lookup: Callable[[str, str], Any], persistent: Callable
         (module, name) to its replacement; raises `Refused`.
     persistent
         Replacement for an object outside the pickle. None: there are none.
-
-    Raises
-    ------
-    Refused
-        When the pickle asks for something that the reader does not know.
     """
     start = file.tell()
     _scan(file)

@@ -41,25 +41,14 @@ class DownloadFailed(MMEarthError):  # noqa: N818 - named by what happened
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A released checkpoint.
-
-    Attributes
-    ----------
-    name
-        Name in the catalog.
-    url
-        URL of its file.
-    learned, tiles
-        Description of its training data, for the user.
-    bands
-        Bands of Sentinel-2 that it takes; empty: those of the catalog entry.
-    """
+    """A released checkpoint."""
 
     name: str
     url: str
+    # learned, tiles: description of its training data, for the user
     learned: str
     tiles: str
-    bands: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()  # bands of Sentinel-2 that it takes; empty: those of the catalog entry
 
 
 def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
@@ -75,13 +64,7 @@ def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
 
 
 def find_released(name: str, catalog: Path | None = None) -> Released | None:
-    """Look up a name; None if it is a path, or not similar to a name.
-
-    Raises
-    ------
-    InputError
-        If it is a misspelt name.
-    """
+    """Look up a name; None if it is a path, or not similar to a name. Raises `InputError` if it is a misspelt name."""
     known = released_checkpoints(catalog)
     if is_there(Path(name)):
         return None
@@ -97,6 +80,9 @@ def find_released(name: str, catalog: Path | None = None) -> Released | None:
 def fetch(released: Released, cache: Path | None = None, report: Callable[[int], None] | None = None) -> Path:
     """File of a released checkpoint, downloaded if it is not in the cache.
 
+    Raises `DownloadFailed` if there is no connection; with what to do without one. Raises `FileInputError` if the file
+    differs from the one downloaded first.
+
     Parameters
     ----------
     released
@@ -105,13 +91,6 @@ def fetch(released: Released, cache: Path | None = None, report: Callable[[int],
         Cache folder; by default, the user's.
     report
         Called with the number of bytes received so far.
-
-    Raises
-    ------
-    DownloadFailed
-        If there is no connection; with what to do without one.
-    FileInputError
-        If the file differs from the one downloaded first.
     """
     file = (cache or cache_folder() / "checkpoints") / f"{released.name}.pth"
     if not file.exists():

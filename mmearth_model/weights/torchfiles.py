@@ -64,15 +64,7 @@ ATOMS = frozenset((NoneType, bool, int, float, complex, str, bytes, torch.dtype)
 
 
 class Placeholder:
-    """Placeholder for anything that a pickle names: stores arguments and state, does nothing.
-
-    Attributes
-    ----------
-    called
-        Its name in the pickle.
-    arguments, state
-        As pickled.
-    """
+    """Placeholder for anything that a pickle names: stores arguments and state, does nothing."""
 
     called: ClassVar[str] = ""
     arguments: tuple[Any, ...]
@@ -113,13 +105,7 @@ class Ordered(dict[Any, Any]):
 
 @dataclass(frozen=True)
 class StorageType:
-    """Replacement for a class of storages.
-
-    Attributes
-    ----------
-    dtype
-        Type of its numbers.
-    """
+    """Replacement for a class of storages."""
 
     dtype: torch.dtype
 
@@ -129,41 +115,19 @@ class StorageType:
 
 @dataclass(slots=True)
 class Storage:
-    """A storage of a file whose numbers have not been read yet.
-
-    Attributes
-    ----------
-    key
-        Key of the storage in the file.
-    dtype
-        Type of each number.
-    count
-        Number of elements according to the pickle.
-    """
+    """A storage of a file whose numbers have not been read yet."""
 
     key: str
     dtype: torch.dtype
-    count: int
+    count: int  # number of elements according to the pickle
 
 
 @dataclass(slots=True)
 class StoredTensor:
-    """A tensor of a file whose numbers have not been read yet.
-
-    Attributes
-    ----------
-    storage
-        Storage of its numbers.
-    offset
-        Offset of its first number, in elements of ``dtype``.
-    size, stride
-        As in a tensor.
-    dtype
-        Type of its elements.
-    """
+    """A tensor of a file whose numbers have not been read yet."""
 
     storage: Storage
-    offset: int
+    offset: int  # offset of its first number, in elements of ``dtype``
     size: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
@@ -223,17 +187,9 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True)
 class TorchFile:
-    """Content of a file of ``torch.save``: its structure has been checked, but no numbers have been read.
+    """Content of a file of ``torch.save``: its structure has been checked, but no numbers have been read."""
 
-    Attributes
-    ----------
-    content
-        Mappings, sequences, plain values and `StoredTensor`; `Placeholder` inside ``args`` only.
-    numbers
-        Numbers of its storages.
-    """
-
-    content: dict[Any, Any]
+    content: dict[Any, Any]  # mappings, sequences, plain values and `StoredTensor`; `Placeholder` inside ``args`` only
     numbers: Numbers
     _read: dict[str, Tensor] = field(default_factory=dict)
 
@@ -259,16 +215,13 @@ class TorchFile:
 def read_torch(file: Path) -> TorchFile:
     """Read a file written by ``torch.save``.
 
+    Raises `FileInputError` when the file is missing, truncated or damaged, or names anything but tensors, containers
+    and numbers outside ``args``; nothing in it was executed.
+
     Parameters
     ----------
     file
         In the current format (a zip archive) or that of PyTorch 1.5 and earlier.
-
-    Raises
-    ------
-    FileInputError
-        When the file is missing, truncated or damaged, or names anything but tensors, containers and numbers outside
-        ``args``; nothing in it was executed.
     """
     with refusing(file):
         with file.open("rb") as opened:
@@ -282,10 +235,7 @@ def read_torch(file: Path) -> TorchFile:
 def refusing(file: Path) -> Iterator[None]:
     """Turn whatever goes wrong with a damaged or malicious file, or with numbers read later, into one line.
 
-    Raises
-    ------
-    FileInputError
-        Says what is wrong with the file.
+    Raises `FileInputError`: says what is wrong with the file.
     """
     try:
         yield
