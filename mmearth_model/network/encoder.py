@@ -1,15 +1,14 @@
-"""ConvNeXt V2 whose hidden pixels do not exist.
+"""ConvNeXt V2, dense or on visible positions only.
 
 Woo et al., *ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders*, CVPR 2023,
 arXiv 2301.00808; the modified stem is that of Nedungadi et al., *MMEarth*, ECCV 2024, arXiv 2405.02771.
 
-Axes: B batch, H W pixels, h w positions of a stage, C channels, L patches. Inside, features are
-(B, h, w, C): what acts on one position (norms, linear layers) reads whole rows of memory, and the
-convolutions run channels-last.
+Axes: B batch, H W pixels, h w positions of a stage, C channels, L patches. Inside, features are (B, h, w, C), so that
+norms and linear layers read contiguous memory; convolutions run channels-last.
 
-Hidden patches and missing pixels do not exist for the network. Its layers compute on the positions that do:
-``gather`` takes their features from an image, ``scatter`` puts them back, ``mask`` sets the rest to 0, and
-``convolve`` applies a layer that looks at neighbours. `mmearth_model.network.positions` implements these.
+Hidden patches and missing pixels do not exist for the network. Its layers compute on the remaining positions:
+``gather`` takes their features from an image, ``scatter`` puts them back, ``mask`` sets the others to 0, and
+``convolve`` applies a layer that reads neighbours. `mmearth_model.network.positions` implements these.
 """
 
 from __future__ import annotations
@@ -179,16 +178,9 @@ class Convolution(nn.Conv2d):
 
 
 class GRN(nn.Module):
-    """Global response normalisation: channels compete by their norm over the positions.
+    """Global response normalisation: each channel is scaled by its norm over the positions, relative to the mean norm.
 
-    Parameters
-    ----------
-    channels
-        Width.
-    eps
-        Added to the mean norm.
-    over
-        Positions of each ``sample``, or of the whole ``batch`` where a mask is given.
+    The norm is over the positions of each ``sample``, or of the whole ``batch`` if there is a mask.
     """
 
     def __init__(self, channels: int, eps: float = NORM_EPS, over: str = "sample") -> None:
@@ -287,15 +279,7 @@ class OriginalStem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """LayerNorm, then a 2 x 2 convolution with stride 2, between stages.
-
-    Parameters
-    ----------
-    channels, out_channels
-        Before and after it.
-    dilation
-        Distance between the kernel's positions in pixels, for a convolution without a stride. None: it has a stride.
-    """
+    """LayerNorm, then a 2 x 2 convolution between stages: with stride 2, or without a stride if it is dilated."""
 
     def __init__(self, channels: int, out_channels: int, dilation: int | None = None) -> None:
         super().__init__()
@@ -345,7 +329,7 @@ class ConvNeXtV2(nn.Module):
     Parameters
     ----------
     config
-        Its shape.
+        Configuration; by default an atto with 12 bands.
     engine
         Computes on the visible positions of a batch, see `mmearth_model.network.positions`.
     """
@@ -406,13 +390,13 @@ class ConvNeXtV2(nn.Module):
         x
             (B, in_channels, H, W) float; H and W are multiples of the patch size.
         mask
-            (B, L) bool, True where a patch is hidden; patches run row by row. None: all are visible.
+            (B, L) bool, True where a patch is hidden; patches are in row order. None: all are visible.
         pixels
-            (B, H, W) bool, False where a pixel does not exist, whatever the mask says. None: all exist.
+            (B, H, W) bool, False where a pixel is missing, regardless of the mask. None: none is.
         visible
-            Patches that the mask leaves in every sample (`mmearth_model.network.masking.visible_patches`). It has to be
-            right: on a GPU nothing is counted. None: they are, for which the host waits for the device and
-            torch.compile ends a graph.
+            Number of patches that the mask leaves in every sample (`mmearth_model.network.masking.visible_patches`). It
+            must be right: on a GPU it is not checked. None: it is counted, for which the host waits for the device and
+            torch.compile breaks the graph.
 
         Returns
         -------
@@ -477,15 +461,7 @@ class ConvNeXtV2(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Encoder, global average pool, LayerNorm, linear: the network that is fine-tuned.
-
-    Parameters
-    ----------
-    encoder
-        Its features.
-    classes
-        Outputs.
-    """
+    """Encoder, global average pooling, LayerNorm and a linear head: the network that is fine-tuned."""
 
     def __init__(self, encoder: ConvNeXtV2, classes: int) -> None:
         super().__init__()
@@ -501,9 +477,9 @@ class Classifier(nn.Module):
 
 
 def initialise(module: nn.Module, std: float | None = INIT_STD) -> None:
-    """Draw the weights of all convolutions and linear layers from a normal distribution cut at 2 std; biases 0.
+    """Initialise convolutions and linear layers: weights normal, truncated at 2 std, biases 0.
 
-    Without ``std`` each output of a layer takes 1 / sqrt(its inputs), which keeps the scale of what passes.
+    Without ``std``, it is 1 / sqrt(inputs of the layer), which preserves the scale of the features.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):

@@ -1,8 +1,8 @@
-"""How far predictions are from what was observed, by kind of modality, and what that sums to.
+"""Losses of the pretext tasks by kind of modality, and their weighted sum.
 
-Rasters are judged on hidden patches only, and everywhere on what was observed only. Nedungadi et al.,
-*MMEarth*, ECCV 2024, arXiv 2405.02771, section 3.3; weighting by uncertainty after Kendall, Gal and Cipolla,
-CVPR 2018, arXiv 1705.07115.
+The loss of a raster is computed over hidden patches only, and every loss over observed values only. Nedungadi et al.,
+*MMEarth*, ECCV 2024, arXiv 2405.02771, section 3.3; weighting by uncertainty after Kendall, Gal and Cipolla, CVPR 2018,
+arXiv 1705.07115.
 
 Axes: B batch, L patches, P values of a patch, K classes.
 """
@@ -77,15 +77,7 @@ class LossConfig:
 
 
 class MultiTaskLoss(nn.Module):
-    """Sum of all tasks' losses.
-
-    Parameters
-    ----------
-    tasks
-        In the order of ``log_vars``.
-    config
-        Rules and weighting.
-    """
+    """Weighted sum of the losses of all tasks, which are in the order of ``log_vars``."""
 
     def __init__(self, tasks: Sequence[TaskSpec], config: LossConfig | None = None) -> None:
         super().__init__()
@@ -97,21 +89,9 @@ class MultiTaskLoss(nn.Module):
     def forward(
         self, predictions: Mapping[str, Tensor], targets: Mapping[str, Target], mask: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss, and each task's before weighting.
+        """Total loss, and task -> loss before weighting, 0 where the batch has no target.
 
-        Parameters
-        ----------
-        predictions
-            Of `MPMAE`.
-        targets
-            Of `Normaliser`.
-        mask
-            (B, L) bool, True where hidden.
-
-        Returns
-        -------
-        tuple
-            Scalar to minimise; task -> scalar, 0 where the batch holds nothing to learn from.
+        ``predictions`` are those of `MPMAE`, ``targets`` those of `Normaliser`; ``mask`` (B, L) bool, True where hidden.
         """
         losses = {
             task.name: task_loss(task, predictions[task.name], targets[task.name], mask, self.config)
@@ -127,7 +107,7 @@ class MultiTaskLoss(nn.Module):
 def task_loss(
     task: TaskSpec, prediction: Tensor, target: Target, mask: Tensor, config: LossConfig | None = None
 ) -> Tensor:
-    """Loss of one task, by its kind.
+    """Loss of one task by its kind: a scalar, float32 (float64 if the prediction is); 0 if there is no target.
 
     Parameters
     ----------
@@ -141,11 +121,6 @@ def task_loss(
         (B, L) bool, True where hidden.
     config
         Options of the losses.
-
-    Returns
-    -------
-    Tensor
-        Scalar, float32 (float64 if the prediction is); 0 if there is nothing to learn from.
     """
     config = config or LossConfig()
     if prediction.dtype != torch.float64:

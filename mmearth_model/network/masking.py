@@ -37,13 +37,13 @@ def random_mask(
     Parameters
     ----------
     batch, patches
-        Size of the mask; patches run row by row.
+        Size of the mask; patches are in row order.
     ratio
         Share of hidden patches, in [0, 1).
     generator
-        Source of chance, on whichever device; None takes torch's own.
+        Source of the random numbers, on any device; None uses torch's default generator.
     device
-        Where the mask is wanted; default: the generator's device, else the CPU.
+        Device of the result; default: the generator's, else the CPU.
 
     Returns
     -------
@@ -51,9 +51,9 @@ def random_mask(
         (batch, patches) bool, True where hidden; ``patches - int(patches * (1 - ratio))`` in each row.
     """
     keep = visible_patches(patches, ratio)
-    drawn_on = generator.device if generator is not None else (device or "cpu")
-    order_BL = torch.rand(batch, patches, generator=generator, device=drawn_on).argsort(dim=1)
-    hidden_BL = torch.ones(batch, patches, dtype=torch.bool, device=drawn_on)
+    source = generator.device if generator is not None else (device or "cpu")
+    order_BL = torch.rand(batch, patches, generator=generator, device=source).argsort(dim=1)
+    hidden_BL = torch.ones(batch, patches, dtype=torch.bool, device=source)
     hidden_BL.scatter_(1, order_BL[:, :keep], value=False)
     return hidden_BL if device is None else hidden_BL.to(device, non_blocking=True)
 
@@ -61,7 +61,7 @@ def random_mask(
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """(B, C, H, W) to (B, L, patch_size**2 * C).
 
-    Patches run row by row; within one, a value stands at ``(row * patch_size + column) * C + channel``.
+    Patches are in row order; within one, the index of a value is ``(row * patch_size + column) * C + channel``.
     """
     B, C, H, W = images.shape
     h, w = H // patch_size, W // patch_size

@@ -1,7 +1,7 @@
-"""MP-MAE: from the visible patches of one modality, predict all of them.
+"""MP-MAE: predict all modalities from the visible patches of one.
 
 Nedungadi et al., *MMEarth: Exploring Multi-Modal Pretext Tasks For Geospatial Representation Learning*,
-ECCV 2024, arXiv 2405.02771. The forward pass is pure: crops, masks and losses belong to the caller.
+ECCV 2024, arXiv 2405.02771. The forward pass is pure: callers provide crops, masks and losses.
 
 Axes: B batch, h w patches down and across, L = h * w, D decoder channels.
 """
@@ -42,24 +42,12 @@ ALL_TASKS = "shared"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
-    """What is predicted of one modality.
+    """One pretext task: the prediction of a modality."""
 
-    Attributes
-    ----------
-    name
-        The modality.
-    kind
-        Decides head and loss.
-    channels
-        Values per pixel or tile: bands, or classes.
-    patch_norm
-        The target is normalised within each patch.
-    """
-
-    name: str
-    kind: Kind
-    channels: int
-    patch_norm: bool = False
+    name: str  # the modality
+    kind: Kind  # decides head and loss
+    channels: int  # values per pixel or tile: bands, or classes
+    patch_norm: bool = False  # the target is normalised within each patch
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", Kind(self.kind))
@@ -71,7 +59,7 @@ class TaskSpec:
 
     @classmethod
     def from_modality(cls, modality: Modality) -> Self:
-        """Predict the modality's model bands, or its classes."""
+        """Task of predicting a modality's model bands, or its classes."""
         return cls(
             name=modality.name,
             kind=modality.kind,
@@ -185,22 +173,13 @@ class MPMAEConfig:
             raise InputError(f"expected the configuration of an MP-MAE, got one that does not fit: {error}.") from error
 
 
-class Decoder(nn.Sequential):
-    """Dense ConvNeXt V2 blocks over (B, h, w, D)."""
-
-    def __init__(self, config: MPMAEConfig) -> None:
-        super().__init__(
-            *(Block(config.decoder_dim, grn_eps=config.decoder_grn_eps) for _ in range(config.decoder_depth))
-        )
-
-
 class MPMAE(nn.Module):
     """Encoder, decoder and one head per task.
 
     Parameters
     ----------
     config
-        Its shape.
+        Configuration of its parts.
     """
 
     def __init__(self, config: MPMAEConfig) -> None:
@@ -211,8 +190,12 @@ class MPMAE(nn.Module):
         self.encoder = ConvNeXtV2(config.encoder)
         self.project = nn.Linear(self.encoder.out_channels, dim)  # a 1 x 1 convolution
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, dim))
+        blocks = range(config.decoder_depth)
         self.decoders = nn.ModuleDict(
-            {key: Decoder(config) for key in owners(config.decoder, [task.name for task in config.tasks])}
+            {
+                key: nn.Sequential(*(Block(dim, grn_eps=config.decoder_grn_eps) for _ in blocks))
+                for key in owners(config.decoder, [task.name for task in config.tasks])
+            }
         )
         self.tile_norms = nn.ModuleDict(
             {key: nn.LayerNorm(dim, eps=NORM_EPS) for key in owners(config.tile_norm, tile_tasks)}
@@ -261,7 +244,7 @@ class MPMAE(nn.Module):
         return prediction
 
     def initialise(self) -> None:
-        """Draw all weights anew from torch's generator."""
+        """Initialise all weights with torch's generator."""
         initialise(self, std=None if self.config.init == "fan-in" else INIT_STD)
         nn.init.normal_(self.mask_token, std=INIT_STD)
         if self.config.init == "reference":
@@ -275,7 +258,7 @@ class MPMAE(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=1.0 if id(layer) in wide else INIT_STD, a=-2.0, b=2.0)
 
     def _wide_layers(self) -> list[nn.Module]:
-        """List encoder depthwise and pointwise layers and dense convolutions, whose std the released code leaves at 1."""
+        """Depthwise and pointwise layers of the encoder, and dense convolutions: the released code leaves their std at 1."""
         return [
             self.project,
             *(layer for layer in self.encoder.modules() if isinstance(layer, nn.Linear) or _is_depthwise(layer)),
@@ -289,23 +272,15 @@ def _is_depthwise(layer: nn.Module) -> bool:
 
 
 def owners(form: str, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Keys of the modules that are kept: one of all tasks, or one for each."""
+    """Keys of the modules: one for all tasks, or one for each."""
     return tuple(tasks) if form == "per-task" else (ALL_TASKS,) if tasks else ()
 
 
 def parameter_groups(*modules: nn.Module, weight_decay: float, decay_grn: bool = False) -> list[dict[str, Any]]:
-    """Split parameters for an optimiser: with weight decay, and without.
+    """Split the parameters of a model and its losses for an optimiser: with weight decay, and without.
 
-    Biases and one-dimensional parameters (norms, GRN, log_vars) are not decayed; the mask token is.
-
-    Parameters
-    ----------
-    modules
-        The model, the losses.
-    weight_decay
-        Of the first group.
-    decay_grn
-        Decay GRN's gamma and beta too, as the released code does (they are not one-dimensional there).
+    Biases and one-dimensional parameters (norms, GRN, log_vars) are not decayed; the mask token is. With ``decay_grn``,
+    GRN's gamma and beta are decayed too, as in the released code, where they are not one-dimensional.
     """
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for module in modules:

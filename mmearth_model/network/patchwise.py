@@ -1,7 +1,7 @@
 """Gather patches of an image into a strip and scatter them back, with cheap gradients.
 
 An image is (B, h, w, C). A strip is (B, V * s, s, C): V patches of s x s positions of each sample, one below the
-other. ``rows`` and ``columns``, (B, V) integers, are the location of each patch on the grid of patches.
+other. ``rows`` and ``columns``, (B, V) integers, are the position of each patch on the grid of patches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    Move = Callable[[Tensor, Tensor, Tensor, "Grid"], Tensor]
 
 Grid = tuple[int, int]
 """Rows and columns of patches."""
@@ -24,60 +28,28 @@ GRAM_SIDE = 4
 
 def gather(x: Tensor, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
     """Take patches out of images: (B, h, w, C) to (B, V * s, s, C)."""
-    strip: Tensor = _Gather.apply(x, rows, columns, *grid)  # type: ignore[no-untyped-call]
+    strip: Tensor = _Moved.apply(x, rows, columns, grid, _take, _put)  # type: ignore[no-untyped-call]
     return strip
 
 
 def scatter(x: Tensor, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
     """Put patches into images of zeros: (B, V * s, s, C) to (B, h, w, C)."""
-    image: Tensor = _Scatter.apply(x, rows, columns, *grid)  # type: ignore[no-untyped-call]
+    image: Tensor = _Moved.apply(x, rows, columns, grid, _put, _take)  # type: ignore[no-untyped-call]
     return image
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
-    """Convolve the patches, each channel by itself, with zeros between them.
-
-    Parameters
-    ----------
-    x
-        Strip.
-    weight
-        (C, 1, k, k), k odd.
-    bias
-        (C,).
-    rows, columns, grid
-        Location of the patches.
-
-    Returns
-    -------
-    Tensor
-        Strip.
-    """
-    strip: Tensor = _Depthwise.apply(x, weight, bias, rows, columns, *grid)  # type: ignore[no-untyped-call]
+    """Convolve a strip's patches channel by channel, with zeros between them; weight (C, 1, k, k) with k odd, bias (C,)."""
+    strip: Tensor = _Depthwise.apply(x, weight, bias, rows, columns, grid)  # type: ignore[no-untyped-call]
     return strip
 
 
 def weight_gradient(image: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, grid: Grid, size: int) -> Tensor:
-    """Gradient of a depthwise kernel from the patches alone.
+    """Gradient (C, 1, size, size) of a depthwise kernel, computed from the patches alone.
 
-    For each channel, all products of a position of a patch with a position of its neighbourhood are one matrix product
-    over the patches; products of positions equally far apart belong to the same entry of the kernel.
-
-    Parameters
-    ----------
-    image
-        What was convolved, (B, h, w, C).
-    gradient
-        Of the outputs, a strip.
-    rows, columns, grid
-        Location of the patches.
-    size
-        Of the kernel.
-
-    Returns
-    -------
-    Tensor
-        (C, 1, size, size).
+    ``image`` (B, h, w, C) is the input of the convolution, ``gradient`` a strip: the gradient of its output. For each
+    channel, all products of a position of a patch with a position of its neighbourhood are one matrix product over the
+    patches; products of positions equally far apart belong to the same entry of the kernel.
     """
     batch, channels = image.shape[0], image.shape[-1]
     side = gradient.shape[2]
@@ -123,65 +95,39 @@ def _convolve(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return channels_first.permute(0, 2, 3, 1)
 
 
-class _Gather(torch.autograd.Function):
-    """Gathering and scattering are each other's gradient: each patch is taken once, so nothing accumulates."""
+class _Moved(torch.autograd.Function):
+    """`_take` or `_put`. Each is the gradient of the other: a patch is moved once, so nothing accumulates."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, down: int, across: int) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, grid: Grid, move: Move, back: Move) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(rows, columns)
-        ctx.grid = (down, across)
-        return _take(x, rows, columns, ctx.grid)
+        ctx.grid, ctx.back = grid, back
+        return move(x, rows, columns, grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        rows, columns = ctx.saved_tensors
-        return _put(gradient, rows, columns, ctx.grid), None, None, None, None
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, down: int, across: int) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(rows, columns)
-        ctx.grid = (down, across)
-        return _put(x, rows, columns, ctx.grid)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        rows, columns = ctx.saved_tensors
-        return _take(gradient, rows, columns, ctx.grid), None, None, None, None
+        return ctx.back(gradient, *ctx.saved_tensors, ctx.grid), None, None, None, None, None
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-        down: int,
-        across: int,
-    ) -> Tensor:
-        image = _put(x, rows, columns, (down, across))
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, grid: Grid  # noqa: ANN401
+    ) -> Tensor:  # fmt: skip
+        image = _put(x, rows, columns, grid)
         ctx.save_for_backward(image, weight, rows, columns)
-        ctx.grid = (down, across)
-        return _take(_convolve(image, weight, bias), rows, columns, ctx.grid)
+        ctx.grid = grid
+        return _take(_convolve(image, weight, bias), rows, columns, grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        image, weight, rows, columns = ctx.saved_tensors
-        size, side = weight.shape[-1], gradient.shape[2]
-        whole = _put(gradient, rows, columns, ctx.grid)
-        back = _take(_convolve(whole, weight.flip(2, 3), None), rows, columns, ctx.grid)
-        if side >= GRAM_SIDE:
-            kernel = weight_gradient(image, gradient, rows, columns, ctx.grid, size)
+        image, weight, *where = *ctx.saved_tensors, ctx.grid
+        size = weight.shape[-1]
+        whole = _put(gradient, *where)
+        back = _take(_convolve(whole, weight.flip(2, 3), None), *where)
+        if gradient.shape[2] >= GRAM_SIDE:
+            kernel = weight_gradient(image, gradient, *where, size)
         else:
-            kernel = conv2d_weight(  # type: ignore[no-untyped-call]
-                image.permute(0, 3, 1, 2),
-                weight.shape,
-                whole.permute(0, 3, 1, 2),
-                padding=size // 2,
-                groups=len(weight),
-            )
-        return back, kernel, gradient.sum(dim=(0, 1, 2)), None, None, None, None
+            image, whole = image.permute(0, 3, 1, 2), whole.permute(0, 3, 1, 2)
+            kernel = conv2d_weight(image, weight.shape, whole, padding=size // 2, groups=len(weight))  # type: ignore[no-untyped-call]
+        return back, kernel, gradient.sum(dim=(0, 1, 2)), None, None, None

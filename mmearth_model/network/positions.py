@@ -1,10 +1,9 @@
-"""Which positions of an image exist, and how a network computes on those alone.
+"""Engines: how a network computes on the visible positions of an image only.
 
-Hidden positions do not exist: a convolution sees zeros there and has no outputs there, and statistics are
-taken over the rest (the semantics of submanifold sparse convolutions; Graham and van der Maaten, 2017,
-arXiv 1706.01307). An engine chooses how that is computed for a batch: `Masked` computes everywhere and puts zeros
-before every convolution; `Gathered` computes the visible patches only. Where both apply they compute the same.
-`Masked` is simpler and also handles single missing pixels, `Gathered` saves the work.
+Hidden positions do not exist: a convolution reads zeros there and has no output there, and statistics are computed over
+the rest (the semantics of submanifold sparse convolutions; Graham and van der Maaten, 2017, arXiv 1706.01307). `Masked`
+computes all positions and sets hidden ones to 0 before every convolution; `Gathered` computes the visible patches only,
+which is faster. `Masked` also handles single missing pixels. Where both apply, the results are equal up to rounding.
 
 Images of features are (B, h, w, C). Axes: B batch, L patches, h w positions, C channels, V visible patches,
 s positions along a side of a patch.
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What is hidden of a batch of images, by patch or by pixel."""
+    """Hidden patches and missing pixels of a batch of images."""
 
     grid: tuple[int, int]  # rows and columns of patches
     patch_size: int  # pixels along a side of a patch
@@ -56,7 +55,7 @@ class Hidden:
 
 
 class Positions(Protocol):
-    """What exists of the images of a batch, and the features there, in whichever layout an engine computes."""
+    """Existing positions of the images of a batch; the layout of the features there depends on the engine."""
 
     partial: ClassVar[bool]  # whether something may be missing
 
@@ -78,7 +77,7 @@ class Positions(Protocol):
 
 
 Engine = Callable[[Hidden], Positions]
-"""How a network leaves out what is hidden; all engines give the same numbers up to rounding."""
+"""How a network skips hidden positions; the results of all engines are equal up to rounding."""
 
 
 class Everywhere:
@@ -109,7 +108,7 @@ EVERYWHERE = Everywhere()
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Images of which some positions do not exist; those are computed too, and the results are never used."""
+    """Images in which some positions do not exist; they are computed too, but the results are never used."""
 
     partial: ClassVar[bool] = True
     visible: dict[int, Tensor]  # rows of a resolution -> (B, h, w, 1), 1 where a position exists, else 0
@@ -149,12 +148,12 @@ class Masked:
 class Gathered:
     """The visible patches of each sample, stacked in a strip (B, V * s, s, C).
 
-    Layers that stay inside a patch (norms, linear layers, convolutions with kernel = stride) take the strip for an
-    image. Convolutions that look across its edges are computed on the whole grid.
+    Layers that do not mix patches (norms, linear layers, convolutions with kernel = stride) run on the strip as on an
+    image. Convolutions that reach beyond a patch run on the whole grid.
     """
 
     partial: ClassVar[bool] = True
-    # rows, columns: (B, V) integers, location of each patch on the grid
+    # rows, columns: (B, V) integers, position of each patch on the grid
     rows: Tensor
     columns: Tensor
     grid: tuple[int, int]  # rows and columns of patches
