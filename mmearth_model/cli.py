@@ -527,7 +527,7 @@ def _of_store(task: str) -> bool:
 
 def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
     """Store that the tasks come from: the given one, or that of the first checkpoint."""
-    from mmearth_model.training.runs import find_store
+    from mmearth_model.weights.store_record import find_store
 
     if store is not None:
         return _open(store)

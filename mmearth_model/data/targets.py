@@ -7,7 +7,7 @@ and everything else is computed there. Axes: B batch, C bands, H W pixels, S cro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from mmearth_data import (
     resolve_statistics,
     scale_of,
 )
+from mmearth_model.network.losses import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,16 +46,6 @@ SLICE_TILES = 4
 
 REFERENCE_MISSING_CODES: Mapping[str, tuple[int, ...]] = {"esa_worldcover": (10,)}
 """The released code maps WorldCover's codes to indices first and then drops index 0, its no-data: tree cover."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Target of a task."""
-
-    # continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, except for modalities with a
-    # stand-in (`Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
-    values: Tensor
-    valid: Tensor  # bool, same shape: True where observed and learnable
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +293,20 @@ def reference_stand_ins(modalities: Iterable[Modality]) -> dict[str, float]:
         elif m.kind is Kind.RASTER_CONTINUOUS and math.isfinite(published.get(m.name, math.nan)):
             found[m.name] = published[m.name]
     return found
+
+
+def cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
+    """Let the model see some bands only, in the given order.
+
+    Raises `InputError` when they are not different bands of a continuous modality.
+    """
+    unknown = [band for band in bands if band not in modality.bands]
+    if unknown or len(set(bands)) < len(bands) or not modality.kind.is_continuous:
+        raise InputError(
+            f"--bands: expected different bands of a continuous modality, got {', '.join(bands)} of {modality.name} "
+            f"({modality.kind}), which has {', '.join(modality.bands)}."
+        )
+    return replace(modality, model_bands=tuple(bands))
 
 
 def _check_roles(known: Mapping[str, Modality], inputs: Sequence[str], targets: Sequence[str]) -> None:

@@ -38,9 +38,9 @@ from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import Linear, loss_function
 from mmearth_model.evaluation.results import Evaluation, Row
 from mmearth_model.network.encoder import ConvNeXtV2
-from mmearth_model.saving import save_tensors
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 from mmearth_model.training.random_numbers import Position, generator, seeded
+from mmearth_model.weights.checkpoints import save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mmearth_model.data.targets import Target
     from mmearth_model.network.mpmae import TaskSpec
 
 Weighting = Literal["uncertainty", "unweighted"]
 
 VARIANCE_EPS = 1e-6
 IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Target of a task."""
+
+    # continuous: float32, z-scored; categorical: int64 class index. 0 where not valid, except for modalities with a
+    # stand-in (`mmearth_model.Normaliser`). Shapes as stored: (B, C, H, W), (B, C) or (B,).
+    values: Tensor
+    valid: Tensor  # bool, same shape: True where observed and learnable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

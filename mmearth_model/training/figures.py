@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmearth_data import Batch, Modality
-    from mmearth_model.data.targets import Normalised, Target
+    from mmearth_model.data.targets import Normalised
+    from mmearth_model.network.losses import Target
     from mmearth_model.network.mpmae import TaskSpec
 
     Picture = np.ndarray[Any, np.dtype[Any]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import InputError, closest, published_statistics
+from mmearth_model.data.targets import cut_bands
 from mmearth_model.network.encoder import SIZES, EncoderConfig
 from mmearth_model.network.masking import visible_patches
 from mmearth_model.network.mpmae import MPMAEConfig, tasks_of
@@ -243,20 +244,6 @@ def _in_role(modality: Modality, recipe: TrainRecipe) -> Modality:
     if recipe.inputs is not None:
         modality = replace(modality, input=modality.name in recipe.inputs)
     return cut_bands(modality, recipe.bands[modality.name]) if modality.name in recipe.bands else modality
-
-
-def cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
-    """Let the model see some bands only, in the given order.
-
-    Raises `InputError` when they are not different bands of a continuous modality.
-    """
-    unknown = [band for band in bands if band not in modality.bands]
-    if unknown or len(set(bands)) < len(bands) or not modality.kind.is_continuous:
-        raise InputError(
-            f"--bands: expected different bands of a continuous modality, got {_list(bands)} of {modality.name} "
-            f"({modality.kind}), which has {_list(modality.bands)}."
-        )
-    return replace(modality, model_bands=tuple(bands))
 
 
 def _check_roles(

@@ -31,8 +31,9 @@ from mmearth_model.training.plan import SPLIT, TrainPlan, plan_training, statist
 from mmearth_model.training.random_numbers import Position, generator, seeded
 from mmearth_model.training.ranks import Ranks
 from mmearth_model.training.recording import Recorder, TrainingDiverged, TrainingInterrupted, TrainProgress
-from mmearth_model.training.runs import Run, where_store_is
+from mmearth_model.training.runs import Run
 from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, Checkpoint, read_progress, read_tensors, restore_optimizer
+from mmearth_model.weights.store_record import where_store_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -12,10 +12,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mmearth_data import (
@@ -24,7 +22,6 @@ from mmearth_data import (
     append_text,
     check_output,
     is_data,
-    open_store,
     reason_of,
     remove_partial,
     staged_folder,
@@ -32,15 +29,15 @@ from mmearth_data import (
 )
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.recipe import TrainRecipe, differences
+from mmearth_model.weights.checkpoints import STEP_PREFIX, checkpoints_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
-    from mmearth_data import Store
 
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
-STEP_PREFIX = "step-"
 FORMAT = 1
 
 
@@ -88,21 +85,16 @@ class Run:
             write_text(self.folder / RUN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2) + "\n")
         remove_partial(self.folder)
 
-    def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(self.folder.glob(f"{STEP_PREFIX}*"), key=lambda path: int(path.name.removeprefix(STEP_PREFIX)))
-
     def latest(self) -> Path | None:
-        """Find the last whole checkpoint, if there is one."""
-        found = self.checkpoints()
-        return found[-1] if found else None
+        """Find the last complete checkpoint, if there is one."""
+        return next(reversed(checkpoints_of(self.folder)), None)
 
     def publish(self, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
         """Let ``write`` fill a folder and make it the checkpoint of this step; drop all but the last ``keep``."""
         folder = self.folder / f"{STEP_PREFIX}{step:08d}"
         with staged_folder(folder) as staged:
             write(staged)
-        for old in self.checkpoints()[:-keep]:
+        for old in checkpoints_of(self.folder)[:-keep]:
             shutil.rmtree(old)
         return folder
 
@@ -138,46 +130,6 @@ def read_log(path: Path) -> list[dict[str, str]]:
     """Rows of a run's ``log.csv``."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def where_store_is(store: Store, folder: Path) -> dict[str, str]:
-    """Record where a store is: its URL, or its folder, absolutely and relative to a run's folder."""
-    if not isinstance(store.path, Path):
-        return {"path": str(store.path)}
-    try:
-        relative = Path(os.path.relpath(store.path, folder))
-    except ValueError:  # another drive of Windows
-        return {"path": str(store.path)}
-    return {"path": str(store.path), "relative": relative.as_posix()}
-
-
-def find_store(record: Mapping[str, Any], folder: Path) -> Store:
-    """Open the store that a run recorded, where it was or where it is beside the run now.
-
-    Raises `InputError` when it is in neither place.
-
-    Parameters
-    ----------
-    record
-        As `where_store_is` made it; with ``digest``, the store of that digest goes first.
-    folder
-        The run's folder today.
-    """
-    places = [str(record["path"])]
-    if "relative" in record:
-        places.append(os.path.normpath(folder / record["relative"]))
-    found: list[Store] = []
-    for place in dict.fromkeys(places):
-        try:
-            found.append(open_store(place))
-        except InputError:
-            continue
-    if not found:
-        raise InputError(
-            f"{folder}: expected the store that it was trained on at {' or '.join(dict.fromkeys(places))}, found none "
-            "there; say where it is with --store STORE."
-        )
-    return next((store for store in found if store.digest == record.get("digest")), found[0])
 
 
 def _check_engine(path: Path, recipe: Mapping[str, Any]) -> None:

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from mmearth_data import FileInputError, InputError, Modality, reason_of, write_text
+from mmearth_data import FileInputError, InputError, Modality, reason_of, staged_file, write_text
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
-from mmearth_model.saving import save_tensors
-from mmearth_model.training.runs import Run
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
 
@@ -41,6 +39,8 @@ ENCODER_PREFIX = "model.encoder."
 CONFIG_FILE = "config.json"
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
+STEP_PREFIX = "step-"
+"""Name of a checkpoint in a run folder, without its step."""
 FORMAT = 1
 ARCHITECTURE = "mp-mae"
 ENCODER_ONLY = "convnext-v2"
@@ -189,13 +189,18 @@ def find_checkpoint(path: Path) -> Path:
     """Folder of a checkpoint: the given one, or the last of a run. Raises `InputError` if there is none."""
     if (path / CONFIG_FILE).is_file():
         return path
-    latest = Run(path).latest()
-    if latest is None:
+    found = checkpoints_of(path)
+    if not found:
         what = "a folder without" if path.is_dir() else "a file" if path.exists() else "nothing there"
         raise InputError(
             f"{path}: expected a checkpoint ({MODEL_FILE}, {CONFIG_FILE}) or a run that has one, got {what}."
         )
-    return latest
+    return found[-1]
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Complete checkpoints of a run folder, oldest first."""
+    return sorted(run.glob(f"{STEP_PREFIX}*"), key=lambda path: int(path.name.removeprefix(STEP_PREFIX)))
 
 
 def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Checkpoint:
@@ -314,6 +319,13 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[s
     save_tensors(tensors, folder / MODEL_FILE)
     content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
     write_text(folder / CONFIG_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors by name as safetensors, sorted; raises like `mmearth_data.staged_file`."""
+    whole = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
+    with staged_file(file, needed_bytes=sum(t.numel() * t.element_size() for t in whole.values())) as beside:
+        save_file(whole, beside)
 
 
 def loss_of(checkpoint: Checkpoint) -> MultiTaskLoss:

@@ -17,14 +17,12 @@ from mmearth_data import (
     staged_folder,
     staged_stream,
 )
-from mmearth_model.data.targets import Normaliser
-from mmearth_model.saving import save_tensors
-from mmearth_model.training.plan import cut_bands
-from mmearth_model.training.runs import where_store_is
-from mmearth_model.weights.checkpoints import ENCODER_ONLY, Checkpoint, write_tensors
+from mmearth_model.data.targets import Normaliser, cut_bands
+from mmearth_model.weights.checkpoints import ENCODER_ONLY, Checkpoint, save_tensors, write_tensors
 from mmearth_model.weights.conversion import Audience, Imported, import_weights
 from mmearth_model.weights.exporting import check_audience, export
 from mmearth_model.weights.released import SUFFIXES, Released, digest_of, fetch, find_released
+from mmearth_model.weights.store_record import where_store_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

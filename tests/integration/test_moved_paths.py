@@ -15,7 +15,7 @@ from toy_store import TINY, write_store
 from mmearth_data import open_store
 from mmearth_model import load_checkpoint, make_recipe, pretrain
 from mmearth_model.cli import cli
-from mmearth_model.training.runs import find_store, where_store_is
+from mmearth_model.weights.store_record import find_store, where_store_is
 
 
 @pytest.fixture(scope="module")

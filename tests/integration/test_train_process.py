@@ -15,8 +15,7 @@ from toy_store import write_store
 
 from mmearth_data import open_store
 from mmearth_model import load_checkpoint, make_recipe, pretrain
-from mmearth_model.training.runs import Run
-from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, read_tensors
+from mmearth_model.weights.checkpoints import OPTIMIZER_FILE, checkpoints_of, read_tensors
 from tests.unit.model.closeness import assert_near
 
 RECIPE = """
@@ -71,7 +70,7 @@ def start(folder: Path, out: str, program: str = RUN) -> subprocess.Popen[str]:
 
 
 def steps(out: Path) -> list[int]:
-    return [int(path.name.removeprefix("step-")) for path in Run(out).checkpoints()]
+    return [int(path.name.removeprefix("step-")) for path in checkpoints_of(out)]
 
 
 def end_after(process: subprocess.Popen[str], out: Path, step: int, number: signal.Signals) -> str:

@@ -26,8 +26,8 @@ from mmearth_model.training.pretraining import Stream, prepare
 from mmearth_model.training.random_numbers import Position, generator
 from mmearth_model.training.ranks import Ranks
 from mmearth_model.training.recording import refuse_nan
-from mmearth_model.training.runs import Run, read_log
-from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, read_tensors
+from mmearth_model.training.runs import read_log
+from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, checkpoints_of, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,7 +294,7 @@ def test_after_a_signal_the_same_call_ends_in_the_same_weights(
         pretrain(store, recipe(), out, device="cpu", report=stop_at(4, lambda: os.kill(os.getpid(), number)))
     assert error.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
-    assert [p.name for p in Run(out).checkpoints()] == ["step-00000004"]
+    assert [p.name for p in checkpoints_of(out)] == ["step-00000004"]
     finished = pretrain(store, recipe(), out, device="cpu")
     assert same_weights(straight, finished)
     assert [row["step"] for row in losses(finished)] == ["3", "6"]
@@ -307,7 +307,7 @@ def test_a_second_signal_ends_at_once(store: Store, straight: Path, tmp_path: Pa
 
     with pytest.raises(TrainingInterrupted, match="step-00000003 is saved"):
         pretrain(store, recipe(), tmp_path / "run", device="cpu", report=stop_at(4, twice))
-    assert [p.name for p in Run(tmp_path / "run").checkpoints()] == ["step-00000003"]
+    assert [p.name for p in checkpoints_of(tmp_path / "run")] == ["step-00000003"]
     assert same_weights(straight, pretrain(store, recipe(), tmp_path / "run", device="cpu"))
 
 
@@ -320,7 +320,7 @@ def test_after_a_crash_the_same_call_ends_in_the_same_weights(store: Store, stra
 
     with pytest.raises(MemoryError):
         pretrain(store, recipe(), out, device="cpu", report=stop_at(5, crash))
-    assert [p.name for p in Run(out).checkpoints()] == ["step-00000003"]
+    assert [p.name for p in checkpoints_of(out)] == ["step-00000003"]
     (out / ".partial-step-00000005").mkdir()
     finished = pretrain(store, recipe(), out, device="cpu")
     assert same_weights(straight, finished)

@@ -10,6 +10,7 @@ import pytest
 from mmearth_data import InputError
 from mmearth_model.training.recipe import make_recipe, recipe_names
 from mmearth_model.training.runs import Run, read_log
+from mmearth_model.weights.checkpoints import checkpoints_of
 
 
 def test_every_shipped_recipe_is_whole() -> None:
@@ -122,7 +123,7 @@ def test_only_whole_checkpoints_count_and_the_last_ones_are_kept(tmp_path: Path)
     (run.folder / ".partial-log.csv").write_text("half a li")
     for step in (9, 10, 100):
         run.publish(step, lambda folder: None, keep=2)
-    assert [p.name for p in run.checkpoints()] == ["step-00000010", "step-00000100"]
+    assert [p.name for p in checkpoints_of(run.folder)] == ["step-00000010", "step-00000100"]
     run.begin(IDENTITY)
     assert not list(run.folder.glob(".partial-*"))
     assert json.loads((run.folder / "run.json").read_text())["recipe"] == IDENTITY["recipe"]
