@@ -145,11 +145,16 @@ def task_loss(
 
 def normalise_patches(values: Tensor, valid: Tensor) -> Tensor:
     """Give the valid values of each patch mean 0 and unbiased variance 1; (B, L, P) each; 0 where not valid."""
+    mean, deviation = patch_statistics(values, valid)
+    return (values - mean) * valid / deviation
+
+
+def patch_statistics(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (unbiased variance + 1e-6) of the valid values of each patch; (B, L, P) to (B, L, 1) each."""
     count = valid.sum(dim=-1, keepdim=True)
     mean = (values * valid).sum(dim=-1, keepdim=True) / count.clamp(min=1)
-    deviation = (values - mean) * valid
-    variance = deviation.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-    return deviation / (variance + VARIANCE_EPS).sqrt()
+    variance = ((values - mean) * valid).square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
+    return mean, (variance + VARIANCE_EPS).sqrt()
 
 
 def _raster_continuous(task: TaskSpec, prediction: Tensor, target: Target, mask: Tensor, config: LossConfig) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run will need, for people: parameters, memory of a step, and speed once it is known."""
+"""What a run will need: parameters, memory of a step, and the speed so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BYTES_PER_PARAMETER = 16
 
 
 def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
-    """Account of a plan on a device, JSON-ready: `TrainPlan.describe` and what a step needs.
+    """Plan, parameters, memory and speed of a run, JSON-ready.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
     device
         ``auto``, ``cpu``, ``cuda``, ...
     run
-        Folder of the run; if it was begun before, its speed is known.
+        Folder of the run, whose log has the speed if it was started before.
 
     Raises
     ------
     InputError
-        When there is no such device.
+        When the device is not available.
     """
     where = resolve_device(device)
     parameters, kept = parameters_and_activations(plan)
@@ -56,7 +56,7 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
 
 
 def plan_line(account: dict[str, Any]) -> str:
-    """Account in one line."""
+    """Summary of a plan in one line."""
     speed = account["images_per_s"]
     known = "" if speed is None else f", {speed:g} images/s so far"
     return (
@@ -66,7 +66,7 @@ def plan_line(account: dict[str, Any]) -> str:
 
 
 def parameters_and_activations(plan: TrainPlan) -> tuple[int, int]:
-    """Count trained numbers, and bytes that the forward pass of a micro-batch keeps for the backward pass.
+    """Count parameters, and bytes that the forward pass of a micro-batch keeps for the backward pass.
 
     Computed from shapes alone (PyTorch's meta device), for tiles without empty pixels.
     """
@@ -95,6 +95,6 @@ def parameters_and_activations(plan: TrainPlan) -> tuple[int, int]:
 
 
 def _speed(run: Path) -> float | None:
-    """Images per second as the run logged last; None before its first row."""
+    """Images per second in the last row of the log; None if there is none."""
     rows = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     return float(rows[-1]["images_per_s"]) if rows else None

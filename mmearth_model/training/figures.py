@@ -1,4 +1,4 @@
-"""Pictures of what a network reconstructs: input, mask, prediction and truth of every modality of a tile."""
+"""Figures of reconstructions: input, mask, prediction and truth of every modality of a tile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmearth_data import Kind, format_tile_id
-from mmearth_model.network.losses import VARIANCE_EPS
+from mmearth_model.network.losses import patch_statistics
 from mmearth_model.network.masking import patchify, unpatchify, upsample_mask
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def reconstruction(
     inputs: tuple[Modality, ...],
     synthetic: bool,
 ) -> Figure:
-    """Draw the first tile of a batch.
+    """Draw the first tile of a batch: a row per modality, with pictures of a raster, or the values of a tile as text.
 
     Parameters
     ----------
     tasks
-        Modality -> what is predicted of it, and its catalog entry.
+        Modality -> its task and its catalog entry.
     raw
         Raw batch, for the tile's id.
     normalised
@@ -60,16 +60,11 @@ def reconstruction(
     mask
         (B, L) bool, True where hidden.
     patch_size
-        Pixels a side.
+        Side of a patch, in pixels.
     inputs
         Modalities of the images, in the order of their channels.
     synthetic
-        Whether the tiles are; the title says so.
-
-    Returns
-    -------
-    Figure
-        One row a modality: for rasters input, mask, prediction and truth, for values of the tile words.
+        Whether the tiles are synthetic, which the title says.
     """
     grid = normalised.images.shape[-1] // patch_size
     hidden = upsample_mask(mask[:1], (grid, grid), patch_size)[0].cpu().numpy()
@@ -93,13 +88,11 @@ def reconstruction(
 
 
 def restored(task: TaskSpec, prediction: Tensor, target: Target, patch_size: int) -> Tensor:
-    """Prediction (1, L, P) as an image (C, H, W) in the units of the target, patch norm undone by the truth's."""
+    """Prediction (1, L, P) as an image (C, H, W) in the units of the target, with the truth's mean and deviation per patch."""
     if task.patch_norm:
         values, valid = (patchify(t[:1].cpu(), patch_size) for t in (target.values, target.valid))
-        count = valid.sum(dim=-1, keepdim=True)
-        mean = (values * valid).sum(dim=-1, keepdim=True) / count.clamp(min=1)
-        variance = ((values - mean) * valid).square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-        prediction = prediction * (variance + VARIANCE_EPS).sqrt() + mean
+        mean, deviation = patch_statistics(values, valid)
+        prediction = prediction * deviation + mean
     return unpatchify(prediction, patch_size)[0]
 
 
@@ -116,22 +109,22 @@ def _pictures(
         return colours[image.argmax(dim=0).numpy()], drawn
     bands = _shown_bands(modality)
     seen = truth[bands].numpy()
-    low, high = np.percentile(seen[valid[bands]], SPREAD) if valid[bands].any() else (0.0, 1.0)
-    scale = max(float(high - low), 1e-6)
-    shown = [np.clip((part - low) / scale, 0, 1) for part in (image[bands].numpy(), seen)]
-    return tuple(np.repeat(p, 3 // len(bands), axis=0).transpose(1, 2, 0).astype(np.float32) for p in shown)  # type: ignore[return-value]
+    limits = np.percentile(seen[valid[bands]], SPREAD) if valid[bands].any() else np.array((0.0, 1.0))
+    return _stretched(image[bands].numpy(), limits), _stretched(seen, limits)
 
 
 def _inputs(images: Tensor, inputs: tuple[Modality, ...]) -> dict[str, Picture]:
-    """Picture what the network was fed, by modality, (H, W, 3) each in 0 to 1."""
+    """Modality -> picture of the encoder's input, (H, W, 3) in 0 to 1."""
     parts = torch.split(images, [len(m.model_bands) for m in inputs])
-    found = {}
-    for modality, part in zip(inputs, parts, strict=True):
-        bands = part[_shown_bands(modality)].numpy()
-        low, high = np.percentile(bands, SPREAD)
-        scaled = np.clip((bands - low) / max(float(high - low), 1e-6), 0, 1)
-        found[modality.name] = np.repeat(scaled, 3 // len(scaled), axis=0).transpose(1, 2, 0).astype(np.float32)
-    return found
+    bands = {m.name: part[_shown_bands(m)].numpy() for m, part in zip(inputs, parts, strict=True)}
+    return {name: _stretched(part, np.percentile(part, SPREAD)) for name, part in bands.items()}
+
+
+def _stretched(bands: Picture, limits: Picture) -> Picture:
+    """(1 or 3, H, W) to (H, W, 3), with the limits at 0 and 1."""
+    low, high = limits
+    scaled = np.clip((bands - low) / max(float(high - low), 1e-6), 0, 1)
+    return np.repeat(scaled, 3 // len(scaled), axis=0).transpose(1, 2, 0).astype(np.float32)
 
 
 def _shown_bands(modality: Modality) -> list[int]:
@@ -161,10 +154,10 @@ def _write(row: Any, task: TaskSpec, modality: Modality, target: Target, predict
     if task.kind is Kind.TILE_CATEGORICAL:
         names = [label.name for label in modality.classes]
         truth = names[int(target.values[0])] if bool(target.valid[0]) else "missing"
-        texts = (names[int(prediction.argmax())], truth)
+        texts = [names[int(prediction.argmax())], truth]
     else:
         shown = [float(v) for v in prediction[:SHOWN_VALUES]], [float(v) for v in target.values[0][:SHOWN_VALUES]]
-        texts = tuple("\n".join(f"{v:+.2f}" for v in values) for values in shown)  # type: ignore[assignment]
+        texts = ["\n".join(f"{v:+.2f}" for v in values) for values in shown]
     for axis, text in zip(row, ("", "", *texts), strict=True):
         axis.set_xticks([])
         axis.set_yticks([])

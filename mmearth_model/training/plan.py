@@ -1,4 +1,4 @@
-"""What a run will do with a store, as plain values: resolved and checked before anything is written."""
+"""Training plan: a recipe resolved for a store and checked, before anything is written."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class TrainPlan:
     Attributes
     ----------
     recipe
-        What was asked.
+        Its options.
     inputs
         Modalities that feed the encoder.
     pretext
         Modalities that are predicted.
     image_size, patch_size
-        Pixels a side of the crop and of a patch.
+        Side of the crop and of a patch, in pixels.
     tile_size
-        Pixels a side of the store's tiles.
+        Side of the store's tiles, in pixels.
     tiles
         Training tiles.
     steps_per_epoch
-        Optimiser steps; what does not fill a batch is left out, other tiles each epoch.
+        Optimiser steps; tiles that do not fill a batch are left out, different ones in each epoch.
     """
 
     recipe: TrainRecipe
@@ -73,7 +73,7 @@ class TrainPlan:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """All that take part, inputs first, each once."""
+        """All modalities in use, inputs first, each once."""
         return tuple({m.name: m for m in (*self.inputs, *self.pretext)}.values())
 
     @property
@@ -99,7 +99,7 @@ class TrainPlan:
         return MPMAEConfig.of_preset(recipe.preset, encoder, tasks_of(self.pretext, recipe.preset), **changes)
 
     def learning_rate(self, step: int) -> float:
-        """Rate of an optimiser step, counted from 0: linear warm-up, then half a cosine down to ``min_lr``."""
+        """Learning rate of an optimiser step, counted from 0: linear warm-up, then half a cosine down to ``min_lr``."""
         recipe = self.recipe
         if recipe.schedule == "released":
             epoch, warm, end = self.epoch_before(step), recipe.warmup * recipe.epochs, float(recipe.epochs)
@@ -110,9 +110,9 @@ class TrainPlan:
         return self._cosine((step - warm) / max(1, self.steps - warm))
 
     def epoch_before(self, step: int) -> float:
-        """Count passes over all micro-batches before a step, as the released code does.
+        """Epochs completed before a step, counted in micro-batches as in the released code.
 
-        Micro-batches that do not fill a batch count towards the length of an epoch, although no step is made from them.
+        Micro-batches that do not fill a batch count towards the length of an epoch, although they are left out.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         return epoch + within * self.recipe.accumulate / (self.tiles // self.recipe.micro_batch)
@@ -122,7 +122,7 @@ class TrainPlan:
         return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready form, for people."""
+        """Describe the plan for users, JSON-ready."""
         recipe, model = self.recipe, self.model_config()
         return {
             "tiles": self.tiles,
@@ -154,7 +154,7 @@ class TrainPlan:
 
 
 def _named(encoder: EncoderConfig, plan: TrainPlan) -> str:
-    """Size of an encoder by name, if it has that size, or by its numbers; and what it sees."""
+    """Size of an encoder, by name or by its depths and widths, with its crops and patches."""
     own = (encoder.depths, encoder.widths) != SIZES[encoder.size]
     numbers = " and ".join(
         f"{name} {'-'.join(map(str, values or ()))}"
@@ -214,7 +214,7 @@ def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[
 
 
 def choose_modalities(path: Path | str, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
-    """Those of the store that the recipe lets take part, in the store's order, each with the role that it plays.
+    """Select the modalities of a store that a recipe uses, in the store's order, with their roles in it.
 
     Raises `InputError` when a name is not in the store, or a band not in a modality.
     """
@@ -226,21 +226,19 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
                 )
     wanted = available if recipe.modalities is None else recipe.modalities
     chosen = [m for m in available.values() if m.name in wanted and m.name not in recipe.exclude]
-    for name in recipe.bands:
-        if name not in {m.name for m in chosen}:
-            raise InputError(
-                f"--bands: expected a modality that takes part, got {name}; {_list(m.name for m in chosen)} do."
-            )
-    for name in recipe.inputs or ():
-        if name not in {m.name for m in chosen}:
-            raise InputError(
-                f"--inputs: expected modalities that take part, got {name}; {_list(m.name for m in chosen)} do."
-            )
+    names = [m.name for m in chosen]
+    for option, expected, used in (
+        ("--bands", "a modality that takes part", recipe.bands),
+        ("--inputs", "modalities that take part", recipe.inputs or ()),
+    ):
+        for name in used:
+            if name not in names:
+                raise InputError(f"{option}: expected {expected}, got {name}; {_list(names)} do.")
     return tuple(_in_role(m, recipe) for m in chosen)
 
 
 def _in_role(modality: Modality, recipe: TrainRecipe) -> Modality:
-    """As the recipe wants it: an input or not, of all its bands or some."""
+    """Set whether a modality is an input, and its bands, as the recipe says."""
     if recipe.inputs is not None:
         modality = replace(modality, input=modality.name in recipe.inputs)
     return cut_bands(modality, recipe.bands[modality.name]) if modality.name in recipe.bands else modality

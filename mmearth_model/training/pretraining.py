@@ -1,7 +1,7 @@
-"""Pretraining: passes over a store, everything random a function of (seed, epoch, micro-batch).
+"""Pretraining, with random numbers that are a function of (seed, epoch, micro-batch).
 
-A run that was cut continues from its last checkpoint and ends in the same weights, because nothing depends
-on what happened before: not on a generator that was advanced, not on the order in which threads read.
+An interrupted run resumes from its last checkpoint and ends with the same weights, because nothing depends on earlier
+steps: neither on the state of a generator nor on the order in which threads read.
 """
 
 from __future__ import annotations
@@ -52,24 +52,16 @@ NAMED_TILES = 8
 
 
 class Stream:
-    """Micro-batches of a run from a position on: each iteration is one epoch, the first may begin inside.
+    """Micro-batches of a run: each iteration is one epoch, the first from ``start`` on.
 
-    Parameters
-    ----------
-    store
-        Delivers the tiles.
-    plan
-        What is read, and how much of it.
-    start
-        Where to begin.
-    ranks
-        Which process this is: each takes every ``world``-th micro-batch, so that all together they learn from what
-        one process would have accumulated.
+    Each of the ``world`` processes takes every ``world``-th micro-batch, so that together they learn from what one
+    process would have accumulated.
     """
 
     def __init__(self, store: Store, plan: TrainPlan, start: Position, ranks: Ranks | None = None) -> None:
         self.plan = plan
         self.ranks = ranks or Ranks()
+        self.synthetic = store.synthetic
         self.next = start
         self.waited_s = 0.0
         recipe = plan.recipe
@@ -78,7 +70,7 @@ class Stream:
         )
 
     def __iter__(self) -> Iterator[tuple[Position, Batch]]:
-        """Positions and raw batches up to the end of the epoch; whole accumulated batches only."""
+        """Positions and raw batches up to the end of the epoch; complete accumulated batches only."""
         epoch, first = self.next.epoch, self.next.batch
         self.next = Position(epoch + 1)
         self.loader.set_epoch(epoch)
@@ -93,18 +85,10 @@ class Stream:
 
 
 class Pretraining(LightningModule):
-    """MP-MAE with its losses: what happens to one micro-batch.
+    """MP-MAE with its losses: the training step of a micro-batch.
 
-    Parameters
-    ----------
-    plan
-        The run.
-    normaliser
-        From raw arrays to tensors.
-    step
-        Optimiser steps that are done already.
-    optimizer_state
-        Of `mmearth_model.weights.checkpoints.optimizer_tensors`; None starts afresh.
+    ``step`` counts the optimiser steps done; ``optimizer_state`` is that of
+    `mmearth_model.weights.checkpoints.optimizer_tensors`, None at the start of a run.
     """
 
     def __init__(
@@ -117,10 +101,7 @@ class Pretraining(LightningModule):
     ) -> None:
         super().__init__()
         recipe = plan.recipe
-        self.plan = plan
-        self.normaliser = normaliser
-        self.step = step
-        self.optimizer_state = optimizer_state
+        self.plan, self.normaliser, self.step, self.optimizer_state = plan, normaliser, step, optimizer_state
         with seeded(recipe.seed):
             self.model = MPMAE(plan.model_config())
         self.model.encoder.engine = ENGINES[recipe.engine]
@@ -132,7 +113,7 @@ class Pretraining(LightningModule):
     def training_step(self, batch: tuple[Position, Batch], batch_idx: int) -> Tensor:
         """Total loss of a micro-batch. Raises `TrainingDiverged` when it is not finite; names the tasks and tiles."""
         position, raw = batch
-        window, mask = self.draw(position, len(raw["tile"]["tile_id"]))
+        window, mask = self.crop_and_mask(position, len(raw["tile"]["tile_id"]))
         with seeded(self.plan.recipe.seed, position, "drop"):
             total, losses = self.learn(raw, window, mask)
         if not math.isfinite(total.item()):
@@ -140,22 +121,22 @@ class Pretraining(LightningModule):
         self.last = {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
         return total
 
-    def draw(self, position: Position, tiles: int) -> tuple[Window, Tensor]:
-        """Crop and mask of a position: the window of each tile, and (B, L) bool, True where hidden."""
+    def crop_and_mask(self, position: Position, tiles: int) -> tuple[Window, Tensor]:
+        """Crop window of each tile at a position, and mask (B, L) bool, True where hidden."""
         plan, seed = self.plan, self.plan.recipe.seed
         crops = generator(seed, position, "crop")
         window = Window.random(tiles, plan.tile_size, plan.image_size, crops, flips=plan.recipe.flips)
-        chance = generator(seed, position, "mask")
-        return window, random_mask(tiles, plan.patches, plan.recipe.mask_ratio, chance, self.device)
+        masks = generator(seed, position, "mask")
+        return window, random_mask(tiles, plan.patches, plan.recipe.mask_ratio, masks, self.device)
 
     def learn(self, raw: Batch, window: Window, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a raw batch: total, and each task's."""
+        """Total loss of a raw batch, and the loss of each task."""
         batch = self.normaliser(raw, self.device, window)
         result: tuple[Tensor, dict[str, Tensor]] = self.losses(self.predict(batch.images, mask), batch.targets, mask)
         return result
 
     def predict(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Forward pass, in slices that fit the cache where samples do not see each other."""
+        """Forward pass; in slices that fit the cache, unless GRN pools over the batch."""
         whole = self.model.config.encoder.grn == "batch"
         wanted = len(images) if whole else self.plan.recipe.slice_images
         length = slice_length(self.device, len(images), wanted, training=True)
@@ -165,12 +146,11 @@ class Pretraining(LightningModule):
 
     @torch.no_grad()
     def reconstruction(self, raw: Batch, position: Position, *, synthetic: bool) -> Figure:
-        """Draw what is reconstructed of the first tile of a micro-batch, under its own crop and mask."""
+        """Draw the reconstruction of the first tile of a micro-batch, with its crop and mask."""
         from mmearth_model.training.figures import reconstruction
 
-        window, mask = self.draw(position, len(raw["tile"]["tile_id"]))
-        one = slice(0, 1)
-        window, mask, raw = Window(window.rows[one], window.columns[one]), mask[one], take(raw, one)
+        window, mask = self.crop_and_mask(position, len(raw["tile"]["tile_id"]))
+        raw, window, mask = _some(raw, window, mask, slice(1))
         normalised = self.normaliser(raw, self.device, window)
         predictions = self.model(normalised.images, mask)
         modalities = self.normaliser.modalities
@@ -188,7 +168,7 @@ class Pretraining(LightningModule):
     def _diagnosis(
         self, position: Position, raw: Batch, window: Window, mask: Tensor, losses: Mapping[str, Tensor]
     ) -> str:
-        """Name the tasks, and the tiles that do it alone; all tiles where none or all do."""
+        """Message with the tasks, and the tiles whose own loss is not finite; all tiles if that is so for none or all."""
         tasks = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
         ids = [format_tile_id(int(tile)) for tile in raw["tile"]["tile_id"]]
         guilty = [tile for i, tile in enumerate(ids) if not self._finite_alone(raw, window, mask, slice(i, i + 1))]
@@ -203,11 +183,11 @@ class Pretraining(LightningModule):
 
     @torch.no_grad()
     def _finite_alone(self, raw: Batch, window: Window, mask: Tensor, one: slice) -> bool:
-        total, _ = self.learn(take(raw, one), Window(window.rows[one], window.columns[one]), mask[one])
+        total, _ = self.learn(*_some(raw, window, mask, one))
         return math.isfinite(total.item())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; the state of an interrupted run is put back."""
+        """AdamW, with the state of an interrupted run."""
         recipe = self.plan.recipe
         groups = parameter_groups(
             self.model, self.losses, weight_decay=recipe.weight_decay, decay_grn=recipe.preset == "reference"
@@ -233,7 +213,7 @@ class Pretraining(LightningModule):
         device: torch.device,
         dataloader_idx: int,
     ) -> Any:  # noqa: ANN401 - Lightning's signature
-        """Leave raw arrays where they are: the normaliser moves what it needs."""
+        """Leave raw arrays on the host: the normaliser moves what it needs."""
         return batch
 
 
@@ -250,11 +230,11 @@ def pretrain(
     Parameters
     ----------
     store
-        From `mmearth_data.open_store`; its split ``train`` is learned from.
+        From `mmearth_data.open_store`; its split ``train`` is used.
     recipe
         From `mmearth_model.make_recipe`.
     out
-        Folder of the run. A run that stands there is continued; a finished one is left as it is.
+        Folder of the run. An interrupted run in it is continued, a finished one left unchanged.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
@@ -268,9 +248,9 @@ def pretrain(
     Raises
     ------
     InputError
-        When recipe, store, folder and machine do not fit each other; nothing is left behind.
+        When recipe, store, folder and device do not fit each other; nothing is written.
     TrainingDiverged
-        When a loss is not a finite number; names tasks and tiles.
+        When a loss is not finite; names tasks and tiles.
     TrainingInterrupted
         After Ctrl-C or SIGTERM; the same call continues.
     """
@@ -290,9 +270,7 @@ def pretrain(
     stream = Stream(store, plan, position_of(step, plan), ranks)
     if ranks.first:
         run.begin(identity)
-    recorder = Recorder(
-        run, plan, configuration(module, identity), report, lambda: stream.waited_s, step, ranks, store.synthetic
-    )
+    recorder = Recorder(run, plan, configuration(module, identity), report, stream, step)
     fit(module, stream, recorder, where)
     saved = recorder.saved if ranks.first else run.latest()
     if module.step < plan.steps or saved is None:
@@ -305,7 +283,7 @@ def pretrain(
 
 
 def prepare(plan: TrainPlan, store: Store, checkpoint: Checkpoint | None, step: int) -> Pretraining:
-    """Make the module as it is at the start of a run, or where a checkpoint left it."""
+    """Make the module of a new run, or of a run resumed from a checkpoint."""
     normaliser = Normaliser.of_preset(
         plan.recipe.preset,
         plan.modalities,
@@ -322,7 +300,7 @@ def prepare(plan: TrainPlan, store: Store, checkpoint: Checkpoint | None, step: 
 
 
 def configuration(module: Pretraining, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of a checkpoint's ``config.json``, but for the progress."""
+    """Content of a checkpoint's ``config.json``, except for the progress."""
     recipe = module.plan.recipe
     return {
         "model": module.model.config.to_dict(),
@@ -335,7 +313,7 @@ def configuration(module: Pretraining, identity: Mapping[str, Any]) -> dict[str,
 
 
 def fit(module: Pretraining, stream: Stream, recorder: Recorder, device: torch.device) -> None:
-    """Run Lightning's loop over what is left of the stream."""
+    """Run Lightning's loop over the rest of the stream."""
     recipe, ranks = module.plan.recipe, stream.ranks
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings(), recorder.stop:
@@ -363,7 +341,7 @@ def fit(module: Pretraining, stream: Stream, recorder: Recorder, device: torch.d
 
 
 def _processes(ranks: Ranks, device: torch.device) -> dict[str, Any]:
-    """Lightning's options for one process, or for those that torchrun started."""
+    """Lightning's options for one process, or for those started by torchrun."""
     if ranks.world == 1:
         return {"devices": [device.index or 0] if device.type == "cuda" else 1}
     strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
@@ -376,18 +354,22 @@ def _processes(ranks: Ranks, device: torch.device) -> dict[str, Any]:
 
 
 def position_of(step: int, plan: TrainPlan) -> Position:
-    """Where in the stream the micro-batches of an optimiser step begin."""
+    """Position of the first micro-batch of an optimiser step."""
     epoch, within = divmod(step, plan.steps_per_epoch)
     return Position(epoch, within * plan.recipe.accumulate)
 
 
-def take(raw: Batch, index: slice) -> Batch:
-    """Take some tiles of a batch, as a batch."""
-    return {key: take(value, index) if isinstance(value, dict) else value[index] for key, value in raw.items()}
+def _some(raw: Batch, window: Window, mask: Tensor, rows: slice) -> tuple[Batch, Window, Tensor]:
+    """Select tiles of a batch, with their windows and masks."""
+
+    def take(batch: Batch) -> Batch:
+        return {key: take(value) if isinstance(value, dict) else value[rows] for key, value in batch.items()}
+
+    return take(raw), Window(window.rows[rows], window.columns[rows]), mask[rows]
 
 
 def describe_store(store: Store, folder: Path) -> dict[str, Any]:
-    """Say what a run in a folder records of the store that it learns from."""
+    """Record of the store that a run in a folder learns from."""
     return {**where_store_is(store, folder), "digest": store.digest, "synthetic": store.synthetic, "tiles": len(store)}
 
 

@@ -1,6 +1,6 @@
-"""Chance that depends on nothing but (seed, position in the stream, purpose).
+"""Random numbers that depend only on (seed, position in the stream, purpose).
 
-A run that was cut can go on anywhere, because no generator has to be advanced to where it was.
+An interrupted run can resume anywhere, because no generator has to be advanced to its previous state.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the stream of micro-batches."""
+    """A position in the stream of micro-batches."""
 
     epoch: int = 0  # pass over the store, from 0
     batch: int = 0  # micro-batch within it, from 0
 
 
 def derive_seed(seed: int, position: Position, purpose: str) -> int:
-    """63 bits that depend on all three."""
+    """Seed of 63 bits for one purpose at one position."""
     entropy = [seed, position.epoch, position.batch, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -37,7 +37,7 @@ def generator(seed: int, position: Position, purpose: str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, position: Position | None = None, purpose: str = "weights") -> Iterator[None]:
-    """Have torch's own generators start from a seed inside, and leave them outside as they were."""
+    """Seed torch's default generators within the block, and restore their state after it."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, position or Position(), purpose))
         yield

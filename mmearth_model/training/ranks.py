@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as ``torchrun`` says."""
+"""Rank of this process among those that ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from mmearth_data import InputError
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """A process among others that train one model."""
+    """A process among those that train one model."""
 
-    # rank, world: this one's number, and how many there are
     rank: int = 0
     world: int = 1
-    local: int = 1  # how many there are on this machine
+    local: int = 1  # processes on this machine
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world or self.local < 1 or self.world % self.local:
@@ -27,14 +26,14 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Self:
-        """Read them from the environment; alone without one."""
+        """Ranks in the environment of torchrun; without it, a single process."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
         return cls(int(os.environ.get("RANK", "0")), world, local)
 
     @property
     def first(self) -> bool:
-        """Whether this one writes and reports."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
     @property

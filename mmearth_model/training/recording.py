@@ -1,4 +1,4 @@
-"""What happens after each optimiser step: log, report, checkpoint, and stop when asked to."""
+"""After each optimiser step: log, report, save a checkpoint, and stop if a signal came."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mmearth_data import MMEarthError
 from mmearth_model.saving import save_figure
 from mmearth_model.training.loggers import close_loggers, open_loggers
-from mmearth_model.training.ranks import Ranks
 from mmearth_model.weights.checkpoints import optimizer_tensors, write_checkpoint
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from mmearth_data import Batch
     from mmearth_model.training.plan import TrainPlan
-    from mmearth_model.training.pretraining import Pretraining
+    from mmearth_model.training.pretraining import Pretraining, Stream
     from mmearth_model.training.random_numbers import Position
     from mmearth_model.training.runs import Run
 
@@ -40,14 +39,14 @@ LOG_STEPS = 50
 
 
 class TrainingInterrupted(MMEarthError):  # noqa: N818 - named by its remedy: continue
-    """Stopped by a signal; what was learned is saved.
+    """Stopped by a signal; progress up to the last checkpoint is saved.
 
     Parameters
     ----------
     message
         What is saved, and how to continue.
     number
-        The signal, SIGINT or SIGTERM; the exit code is 128 more, as shells count.
+        The signal, SIGINT or SIGTERM; the exit code is 128 more, as in shells.
     """
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
@@ -60,21 +59,21 @@ class TrainingInterrupted(MMEarthError):  # noqa: N818 - named by its remedy: co
 
 
 class TrainingDiverged(MMEarthError):  # noqa: N818 - named by what happened
-    """A loss is not a finite number any more."""
+    """A loss or a weight is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainProgress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes
     ----------
     epoch, epochs
-        Current pass (from 1) and all of them.
+        Current pass, from 1, and the number of passes.
     step, steps
-        Optimiser steps done, and all of them.
+        Optimiser steps done, and their number in the whole run.
     resumed
-        Steps that an earlier call had done.
+        Steps done by an earlier call.
     loss
         Total loss of the last micro-batch.
     images_per_s, waiting, seconds
@@ -93,34 +92,29 @@ class TrainProgress:
 
 
 class Means:
-    """Means of the losses since the last row, over the micro-batches that had something to learn from."""
+    """Means of the losses since the last row of the log, over the micro-batches that had a target."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Count one micro-batch; stays on the device."""
+        """Count one micro-batch, on the device."""
         for name, loss in losses.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + loss
             self._counts[name] = self._counts.get(name, torch.zeros_like(loss)) + (loss != 0)
 
     def take(self) -> dict[str, float]:
-        """Read the means and begin anew; a task that had nothing is left out."""
+        """Return the means and start anew; tasks without any target are left out."""
         means = {name: float(total / self._counts[name]) for name, total in self._sums.items() if self._counts[name]}
         self._sums, self._counts = {}, {}
         return means
 
 
 class StopSignals:
-    """First Ctrl-C or SIGTERM: ask the run to end after the current step; the next one ends it at once.
+    """The first Ctrl-C or SIGTERM asks the run to end after the current step; the next one ends it immediately.
 
-    Attributes
-    ----------
-    asked
-        True after the first.
-    number
-        The first one.
+    ``asked`` is True after the first, ``number`` is its number.
     """
 
     def __init__(self) -> None:
@@ -129,59 +123,54 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Listen, in the main thread; in others nothing can."""
+        """Handle the signals if this is the main thread, the only one that can."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals (again): Lightning takes SIGTERM for itself when it starts."""
+        """Set the handlers (again): Lightning replaces that of SIGTERM when it starts."""
         for number in self._previous:
             signal.signal(number, self._handle)
 
     def ask(self, number: signal.Signals) -> None:
-        """Ask the run to end; the first signal counts."""
+        """Ask the run to end; only the first signal counts."""
         if not self.asked:
             self.asked, self.number = True, number
 
     def _handle(self, number: int, _frame: object) -> None:
         self.ask(signal.Signals(number))
-        for each, handler in self._previous.items():
-            signal.signal(each, handler)
+        self.__exit__()
 
 
 class Recorder(Callback):
-    """Acts after each optimiser step.
+    """Acts after each optimiser step; only the first process writes and reports.
 
     Parameters
     ----------
     run
-        Where to write.
+        Folder to write to.
     plan
-        What is being done.
+        The plan of the run.
     config
-        Content of a checkpoint's ``config.json``, but for the progress.
+        Content of a checkpoint's ``config.json``, except for the progress.
     report
-        Told of each step.
-    waited_s
-        Tells the seconds spent waiting for data so far.
+        Called after each step.
+    stream
+        The micro-batches, and this process's rank.
     first_step
-        Steps that an earlier call had done.
-    ranks
-        Which process this is; only the first one writes and reports.
-    synthetic
-        Whether the tiles are; figures say so.
+        Steps done by an earlier call.
 
     Attributes
     ----------
     stop
-        Asks to end the run after the current step.
+        Signals that end the run after the current step.
     saved
         The last checkpoint written.
     """
@@ -192,15 +181,12 @@ class Recorder(Callback):
         plan: TrainPlan,
         config: Mapping[str, Any],
         report: Callable[[TrainProgress], None] | None,
-        waited_s: Callable[[], float],
-        first_step: int = 0,
-        ranks: Ranks | None = None,
-        synthetic: bool = False,
+        stream: Stream,
+        first_step: int,
     ) -> None:
-        self.ranks, self.synthetic = ranks or Ranks(), synthetic
         self.loggers: list[Logger] = []
-        self.run, self.plan, self.config = run, plan, config
-        self.report, self.waited_s, self.first_step = report, waited_s, first_step
+        self.run, self.plan, self.config, self.report = run, plan, config, report
+        self.stream, self.ranks, self.first_step = stream, stream.ranks, first_step
         self.stop = StopSignals()
         self.saved: Path | None = None
         self.means = Means()
@@ -209,7 +195,7 @@ class Recorder(Callback):
         self.table = run.log(["epoch", "step", "lr", "loss", *names, *weights, "images_per_s", "waiting"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and the log where the run starts."""
+        """Start the clock, the log and the loggers."""
         self.stop.listen()
         if self.ranks.first:
             self.table.rewind(self.first_step)
@@ -224,7 +210,7 @@ class Recorder(Callback):
         batch: Any,  # noqa: ANN401 - Lightning's signature
         batch_idx: int,
     ) -> None:
-        """Count a micro-batch; act when it completed an optimiser step."""
+        """Count a micro-batch; act when it completes an optimiser step."""
         module: Pretraining = pl_module  # type: ignore[assignment]
         position, raw = batch
         self.means.add(module.last)
@@ -234,7 +220,7 @@ class Recorder(Callback):
         module.step += 1
         progress = self._progress(position.epoch + 1, module)
         if self.ranks.first:
-            self._tell(progress, module, position, raw)
+            self._record(progress, module, position, raw)
         stopping = bool(trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False))
         due = self._ends_epoch(module) and progress.epoch % self.plan.recipe.checkpoint_epochs == 0
         if self.ranks.first and (due or stopping or module.step == self.plan.steps):
@@ -243,11 +229,11 @@ class Recorder(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the loggers; no process leaves before the last checkpoint stands."""
+        """Close the loggers, and wait for the process that writes the last checkpoint."""
         close_loggers(self.loggers)
         trainer.strategy.barrier()
 
-    def _tell(self, progress: TrainProgress, module: Pretraining, position: Position, raw: Batch) -> None:
+    def _record(self, progress: TrainProgress, module: Pretraining, position: Position, raw: Batch) -> None:
         ends, every = self._ends_epoch(module), self.plan.recipe.figure_epochs
         if ends or module.step % LOG_STEPS == 0:
             self._write_row(progress, module)
@@ -260,7 +246,7 @@ class Recorder(Callback):
         return module.step % self.plan.steps_per_epoch == 0
 
     def _draw(self, module: Pretraining, position: Position, raw: Batch) -> None:
-        figure = module.reconstruction(raw, position, synthetic=self.synthetic)
+        figure = module.reconstruction(raw, position, synthetic=self.stream.synthetic)
         save_figure(figure, self.run.folder / FIGURES / f"step-{module.step:08d}.png", dpi=FIGURE_DPI)
 
     def _progress(self, epoch: int, module: Pretraining) -> TrainProgress:
@@ -273,7 +259,7 @@ class Recorder(Callback):
             resumed=self.first_step,
             loss=float(module.last["loss"]),
             images_per_s=(module.step - self.first_step) * self.plan.recipe.batch_size / seconds,
-            waiting=self.waited_s() / seconds,
+            waiting=self.stream.waited_s / seconds,
             seconds=seconds,
         )
 
@@ -308,10 +294,7 @@ class Recorder(Callback):
 
 
 def refuse_nan(modules: Mapping[str, nn.Module], step: int) -> None:
-    """Keep weights that are not finite from replacing the last good checkpoint.
-
-    Raises `TrainingDiverged`: names the first such weights.
-    """
+    """Raise `TrainingDiverged` if weights are not finite, before they replace the last good checkpoint."""
     for prefix, module in modules.items():
         for name, tensor in module.state_dict().items():
             if not torch.isfinite(tensor).all():

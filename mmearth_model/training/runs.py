@@ -1,9 +1,9 @@
-"""A run folder: what was asked, what was logged, and checkpoints that are whole or not there.
+"""A run folder: recipe and store, log, and checkpoints, which are written atomically.
 
 ::
 
-    RUN/run.json                 recipe and store: what must not change when the run is continued
-    RUN/log.csv                  losses and learning rate, one row per stretch of steps
+    RUN/run.json                 recipe and store, which must not change when the run is continued
+    RUN/log.csv                  losses and learning rate, one row per 50 steps or epoch
     RUN/step-00001200/           the checkpoint (see `mmearth_model.weights.checkpoints`); state/ in it continues the run
 """
 
@@ -49,9 +49,9 @@ class Run:
 
     @classmethod
     def check(cls, folder: Path, identity: Mapping[str, Any]) -> Self:
-        """Look whether a run can start, or be continued, in this folder; touch nothing.
+        """Check, without writing, that a run can start or continue in this folder.
 
-        Raises `InputError` when something else lies there, or a run with another recipe or store (says what differs).
+        Raises `InputError` when it has other files, or a run with another recipe or store (with the differences).
         """
         folder = folder.absolute()
         if not folder.exists():
@@ -70,13 +70,13 @@ class Run:
         different = [*differences(*recipes), *differences(*stores)]
         if different:
             raise InputError(
-                f"{folder}: expected the run that stands there, got another one ({'; '.join(different)}); "
+                f"{folder}: expected the recipe and store of the run in it, got others ({'; '.join(different)}); "
                 "continue it with the same options, or choose another --out."
             )
         return cls(folder)
 
     def begin(self, identity: Mapping[str, Any]) -> None:
-        """Create the folder, and clear what an interrupted write has left.
+        """Create the folder, and remove what an interrupted write has left.
 
         Raises `WriteFailed` or `InputError` when the folder cannot be written.
         """
@@ -90,7 +90,7 @@ class Run:
         return next(reversed(checkpoints_of(self.folder)), None)
 
     def publish(self, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
-        """Let ``write`` fill a folder and make it the checkpoint of this step; drop all but the last ``keep``."""
+        """Publish the folder that ``write`` fills as the checkpoint of a step; delete all but the last ``keep``."""
         folder = self.folder / f"{STEP_PREFIX}{step:08d}"
         with staged_folder(folder) as staged:
             write(staged)
@@ -105,25 +105,24 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A CSV table that grows by one row per stretch of steps; the column ``step`` rises."""
+    """A CSV table of losses, one row per `LOG_STEPS` or epoch, in ascending order of ``step``."""
 
     path: Path
     columns: tuple[str, ...]
 
     def rewind(self, step: int) -> None:
-        """Drop rows after this step: they will be written again."""
+        """Delete rows after this step, which will be written again."""
         rows = [row for row in read_log(self.path) if int(row["step"]) <= step] if self.path.exists() else []
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+        write_text(self.path, self._csv(dict(zip(self.columns, self.columns, strict=True)), *rows))
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one row."""
+        append_text(self.path, self._csv(row))
+
+    def _csv(self, *rows: Mapping[str, Any]) -> str:
         text = io.StringIO(newline="")
-        csv.DictWriter(text, self.columns).writerow(row)
-        append_text(self.path, text.getvalue())
+        csv.DictWriter(text, self.columns).writerows(rows)
+        return text.getvalue()
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
@@ -144,7 +143,7 @@ def _check_engine(path: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Read what a run wrote of its recipe and its store."""
+    """Read the recipe and store of a run."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -95,7 +95,7 @@ def test_the_gradient_of_a_step_is_the_mean_over_its_micro_batches(store: Store,
     plan = plan_training(store, one_step)
     module = prepare(plan, store, None, 0)
     for position, raw in Stream(store, plan, Position()):
-        total, _ = module.learn(raw, *module.draw(position, 12))
+        total, _ = module.learn(raw, *module.crop_and_mask(position, 12))
         (total / 3).backward()
     moments = read_tensors(checkpoint / OPTIMIZER_FILE)
     for name, parameter in module.named_parameters():
@@ -107,7 +107,7 @@ def test_slices_of_a_batch_predict_what_the_batch_does(store: Store) -> None:
     plan = plan_training(store, recipe(slice_images=5))
     module = prepare(plan, store, None, 0)
     _, raw = next(iter(Stream(store, plan, Position())))
-    window, mask = module.draw(Position(), 6)
+    window, mask = module.crop_and_mask(Position(), 6)
     images = module.normaliser(raw, "cpu", window).images
     whole = module.model(images, mask)
     for name, prediction in module.predict(images, mask).items():
@@ -202,7 +202,7 @@ def test_flips_mirror_all_modalities_alike(store: Store) -> None:
     raw["sentinel1"] = np.broadcast_to(ramp, raw["sentinel1"].shape).astype(np.float32)
     directions = set()
     for batch in range(8):
-        window, _ = module.draw(Position(0, batch), 6)
+        window, _ = module.crop_and_mask(Position(0, batch), 6)
         optical, radar = (window.take(torch.from_numpy(raw[name].astype(np.int64)))[:, 0] for name in ("sentinel2", "sentinel1"))  # fmt: skip
         assert torch.equal(optical, radar)
         across, down = optical[:, 0, 1] - optical[:, 0, 0], optical[:, 1, 0] - optical[:, 0, 0]
@@ -230,7 +230,7 @@ def test_a_perfect_prediction_is_restored_to_the_truth(store: Store) -> None:
     plan = plan_training(store, recipe())
     module = prepare(plan, store, None, 0)
     _, raw = next(iter(Stream(store, plan, Position())))
-    targets = module.normaliser(raw, "cpu", module.draw(Position(), 6)[0]).targets
+    targets = module.normaliser(raw, "cpu", module.crop_and_mask(Position(), 6)[0]).targets
     for task in module.model.config.tasks:
         if task.kind is Kind.RASTER_CONTINUOUS:
             target = targets[task.name]

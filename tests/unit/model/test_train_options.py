@@ -90,7 +90,7 @@ def learned(command_line: Sequence[str]) -> Any:
     recipe = _recipe(given.pop("base"), given)
     plan = plan_training(store, recipe)
     module = prepare(plan, store, None, 0)
-    window, mask = module.draw(Position(0, 0), 4)
+    window, mask = module.crop_and_mask(Position(0, 0), 4)
     weights = {key: float(value.double().sum()) for key, value in module.state_dict().items()}
     steps = [plan.learning_rate(step) for step in range(plan.steps)]
     numbers = (recipe.micro_batch, recipe.accumulate, _bfloat16(recipe, torch.device(device)))
