@@ -72,9 +72,13 @@ def tasks_of(modalities: Iterable[Modality], preset: Preset = "default") -> tupl
     """Tasks of all modalities that are pretext targets, in the given order (``reference``: that of its log_vars)."""
     tasks = [TaskSpec.from_modality(modality) for modality in modalities if modality.pretext]
     if preset == "reference":
-        known = {name: position for position, name in enumerate(REFERENCE_TASK_ORDER)}
-        tasks.sort(key=lambda task: known.get(task.name, len(known)))
+        tasks.sort(key=lambda task: reference_rank(task.name))
     return tuple(tasks)
+
+
+def reference_rank(name: str) -> int:
+    """Position of a task in `REFERENCE_TASK_ORDER`; tasks that it lacks come last."""
+    return REFERENCE_TASK_ORDER.index(name) if name in REFERENCE_TASK_ORDER else len(REFERENCE_TASK_ORDER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

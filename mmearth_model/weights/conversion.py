@@ -43,11 +43,11 @@ from safetensors.torch import load_file
 
 from mmearth_data import FileInputError, InputError, Kind, load_catalog, reason_of
 from mmearth_model.network.encoder import SIZES, ConvNeXtV2, EncoderConfig
-from mmearth_model.network.mpmae import ALL_TASKS, MPMAE, REFERENCE_TASK_ORDER, MPMAEConfig, TaskSpec
+from mmearth_model.network.mpmae import ALL_TASKS, MPMAE, MPMAEConfig, TaskSpec, reference_rank
 from mmearth_model.weights.torchfiles import StoredTensor, read_torch, refusing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -79,34 +79,45 @@ ENCODER_PARTS = ("initial_conv.", "stem_orig.", "stem.", "downsample_layers.", "
 AUTHORS_LAST = "encoder.downsample_layers.3.0"
 """ConvNeXt V2's authors count the stem as the first of four downsampling layers; the released code has three."""
 
-RENAMES: tuple[tuple[str, str], ...] = (
-    (r"encoder\.initial_conv\.0\.", "model.encoder.stem.conv."),
-    (r"encoder\.initial_conv\.1\.", "model.encoder.stem.norm."),
-    (r"encoder\.stem_orig\.0\.", "model.encoder.stem.conv."),
-    (r"encoder\.stem_orig\.1\.", "model.encoder.stem.norm."),
-    (r"encoder\.stem\.0\.", "model.encoder.stem.dwconv."),
-    (r"encoder\.stem\.1\.", "model.encoder.stem.dwnorm."),
-    (r"encoder\.downsample_layers\.(\d+)\.0\.", r"model.encoder.downsample.\1.norm."),
-    (r"encoder\.downsample_layers\.(\d+)\.1\.", r"model.encoder.downsample.\1.conv."),
-    (r"encoder\.stages\.", "model.encoder.stages."),
-    (r"proj\.", "model.project."),
-    (r"mask_token$", "model.mask_token"),
-    (r"layer_norm_tmp\.", f"model.tile_norms.{ALL_TASKS}."),
-    (r"decoder_dict\.", "model.decoders."),
-    (r"pred_dict\.", "model.heads."),
-    (r"loss_fn\.log_vars$", "losses.log_vars"),
+Names = tuple[tuple[str, str], ...]
+RENAMES: Names = (
+    ("encoder.initial_conv.0.", "model.encoder.stem.conv."),
+    ("encoder.initial_conv.1.", "model.encoder.stem.norm."),
+    ("encoder.stem_orig.0.", "model.encoder.stem.conv."),
+    ("encoder.stem_orig.1.", "model.encoder.stem.norm."),
+    ("encoder.stem.0.", "model.encoder.stem.dwconv."),
+    ("encoder.stem.1.", "model.encoder.stem.dwnorm."),
+    ("encoder.downsample_layers.{}.0.", "model.encoder.downsample.{}.norm."),
+    ("encoder.downsample_layers.{}.1.", "model.encoder.downsample.{}.conv."),
+    ("encoder.stages.", "model.encoder.stages."),
+    ("proj.", "model.project."),
+    ("mask_token", "model.mask_token"),
+    ("layer_norm_tmp.", f"model.tile_norms.{ALL_TASKS}."),
+    ("decoder_dict.", "model.decoders."),
+    ("pred_dict.", "model.heads."),
+    ("loss_fn.log_vars", "losses.log_vars"),
 )
-"""Released name, without ``.ln`` and ``.linear`` and with ``kernel`` called ``weight`` -> ours."""
-
-TIMM_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"stem\.0\.", "model.encoder.stem.conv."),
-    (r"stem\.1\.", "model.encoder.stem.norm."),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.conv_dw\.", r"model.encoder.stages.\1.\2.dwconv."),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.norm\.", r"model.encoder.stages.\1.\2.norm."),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.fc([12])\.", r"model.encoder.stages.\1.\2.pwconv\3."),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.grn\.weight$", r"model.encoder.stages.\1.\2.grn.gamma"),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.grn\.bias$", r"model.encoder.stages.\1.\2.grn.beta"),
+"""Beginning of a released name, without ``.ln`` and ``.linear`` and with ``kernel`` called ``weight``, and of ours."""
+AUTHORS_RENAMES: Names = (
+    ("encoder.downsample_layers.0.", "encoder.stem_orig."),
+    *((f"encoder.downsample_layers.{n}.", f"encoder.downsample_layers.{n - 1}.") for n in (1, 2, 3)),
 )
+"""The same of ConvNeXt V2's authors, and of the released code."""
+TIMM_RENAMES: Names = (
+    ("stem.0.", "model.encoder.stem.conv."),
+    ("stem.1.", "model.encoder.stem.norm."),
+    ("stages.0.downsample.0.", "model.encoder.stem.down.norm."),
+    ("stages.0.downsample.1.", "model.encoder.stem.down.conv."),
+    *((f"stages.{n}.downsample.0.", f"model.encoder.downsample.{n - 1}.norm.") for n in (1, 2, 3)),
+    *((f"stages.{n}.downsample.1.", f"model.encoder.downsample.{n - 1}.conv.") for n in (1, 2, 3)),
+    ("stages.{}.blocks.{}.conv_dw.", "model.encoder.stages.{}.{}.dwconv."),
+    ("stages.{}.blocks.{}.norm.", "model.encoder.stages.{}.{}.norm."),
+    ("stages.{}.blocks.{}.mlp.fc1.", "model.encoder.stages.{}.{}.pwconv1."),
+    ("stages.{}.blocks.{}.mlp.fc2.", "model.encoder.stages.{}.{}.pwconv2."),
+    ("stages.{}.blocks.{}.mlp.grn.weight", "model.encoder.stages.{}.{}.grn.gamma"),
+    ("stages.{}.blocks.{}.mlp.grn.bias", "model.encoder.stages.{}.{}.grn.beta"),
+)
+"""The same of timm, and of ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,15 +133,10 @@ class Imported:
 
 
 def import_weights(file: Path) -> Imported:
-    """Read a released checkpoint, or plain ConvNeXt V2 weights.
+    """Read a released checkpoint, or plain ConvNeXt V2 weights, from a ``.pth``, ``.pt`` or ``.safetensors`` file.
 
     Raises `FileInputError` when the file is truncated, asks for anything but tensors, containers and numbers outside
     ``args``, or fits no known architecture.
-
-    Parameters
-    ----------
-    file
-        A ``.pth``, ``.pt`` or ``.safetensors`` file.
     """
     tensors, options = read_foreign(file)
     try:
@@ -221,12 +227,7 @@ def _encoder_alone(ours: Tensors, encoder: EncoderConfig, style: Style, options:
 def _authors_encoder(tensors: Mapping[str, Tensor]) -> Tensors:
     """Rename an encoder of ConvNeXt V2's authors to the released names: their first downsampling layer is the stem."""
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(FCMAE_PARTS)}
-
-    def named(found: re.Match[str]) -> str:
-        layer = int(found[1])
-        return f"encoder.downsample_layers.{layer - 1}." if layer else "encoder.stem_orig."
-
-    return {re.sub(r"^encoder\.downsample_layers\.(\d+)\.", named, name): tensor for name, tensor in kept.items()}
+    return {rename(name, AUTHORS_RENAMES) or name: tensor for name, tensor in kept.items()}
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -234,28 +235,18 @@ def from_released(tensors: Mapping[str, Tensor]) -> Tensors:
     ours: Tensors = {}
     for name, tensor in tensors.items():
         if not name.startswith(DROPPED):
-            plain_name = re.sub(r"\.(ln|linear)(?=\.)", "", name).removesuffix(".kernel")
-            plain_name += ".weight" if name.endswith(".kernel") else ""
-            ours[_rename(plain_name, RENAMES)] = _our_shape(name, tensor)
+            plain_name = re.sub(r"\.(ln|linear)(?=\.)", "", name)
+            ours[_renamed(re.sub(r"\.kernel$", ".weight", plain_name), RENAMES)] = _our_shape(name, tensor)
     return ours
 
 
 def from_timm(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Give timm's tensors our names and shapes; its classifier is left out."""
-    ours: Tensors = {}
-    for name, tensor in tensors.items():
-        if name.startswith(DROPPED):
-            continue
-        new = re.sub(r"^stages\.(\d+)\.downsample\.([01])\.", _timm_downsample, name)
-        new = new if new != name else _rename(name, TIMM_RENAMES)
-        ours[new] = tensor.flatten(1) if ".mlp.fc" in name and tensor.ndim == 4 else tensor
-    return ours
-
-
-def _timm_downsample(found: re.Match[str]) -> str:
-    """Our name of the layer before a stage; the one before the first stage belongs to the stem."""
-    stage, layer = int(found[1]), ("norm", "conv")[int(found[2])]
-    return f"model.encoder.downsample.{stage - 1}.{layer}." if stage else f"model.encoder.stem.down.{layer}."
+    """Give timm's tensors our names and shapes, without its classifier."""
+    return {
+        _renamed(name, TIMM_RENAMES): tensor.flatten(1) if ".mlp.fc" in name and tensor.ndim == 4 else tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(DROPPED)
+    }
 
 
 def timm_layout(encoder: EncoderConfig) -> EncoderConfig:
@@ -298,8 +289,7 @@ def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig
     Raises `InputError` if a task is not in the catalog, so that its kind is unknown.
     """
     names = list(dict.fromkeys(n.split(".")[2] for n in tensors if n.startswith("model.heads.")))
-    known = {name: position for position, name in enumerate(REFERENCE_TASK_ORDER)}
-    names.sort(key=lambda name: known.get(name, len(known)))
+    names.sort(key=reference_rank)
     shared, tensors = _merge_decoders(tensors, names)
     blocks = {int(n.split(".")[3]) for n in tensors if n.startswith("model.decoders.")}
     config = MPMAEConfig.of_preset(
@@ -310,7 +300,7 @@ def network_shape(encoder: EncoderConfig, tensors: Tensors) -> tuple[MPMAEConfig
         decoder_dim=tensors["model.project.weight"].shape[0],
         decoder_depth=max(blocks) + 1,
     )
-    if not any(not task.kind.is_raster for task in config.tasks):
+    if all(task.kind.is_raster for task in config.tasks):
         tensors = {name: t for name, t in tensors.items() if not name.startswith("model.tile_norms.")}
     return config, tensors
 
@@ -345,12 +335,20 @@ def _merge_decoders(tensors: Tensors, tasks: Sequence[str]) -> tuple[bool, Tenso
     return True, others | {f"model.decoders.{ALL_TASKS}.{part}": tensors[first + part] for part in parts}
 
 
-def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
-    for pattern, new in table:
-        renamed, count = re.subn(f"^{pattern}", new, name)
-        if count:
-            return renamed
-    raise InputError(f"the name {name} is unknown")
+def rename(name: str, table: Names) -> str | None:
+    """Replace the beginning of a name by the first row of a table that has it; ``{}`` means a number."""
+    for old, new in table:
+        found = re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), name)
+        if found:
+            return new.format(*found.groups()) + name[found.end() :]
+    return None
+
+
+def _renamed(name: str, table: Names) -> str:
+    new = rename(name, table)
+    if new is None:
+        raise InputError(f"the name {name} is unknown")
+    return new
 
 
 def _our_shape(name: str, tensor: Tensor) -> Tensor:

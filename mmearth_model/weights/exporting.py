@@ -13,14 +13,17 @@ from mmearth_model.weights.conversion import (  # fmt: skip
     CLASSES,
     CONV_MLP,
     RENAMES,
+    TIMM_RENAMES,
     Audience,
     Imported,
+    Names,
     Tensors,
+    rename,
     timm_layout,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -64,10 +67,12 @@ def to_released(tensors: Mapping[str, Tensor], model: MPMAEConfig, to: Audience)
             f"--to {to}: expected a whole network of preset reference, whose tasks share one decoder and one LayerNorm, got "
             "one with separate parts for each task; export its encoder with --to finetune."
         )
+    shared = f"model.decoders.{ALL_TASKS}."
     theirs: Tensors = {}
     for name, tensor in tensors.items():
-        for their_name in _released_names(name, model.encoder, model):
-            spelled, value = (_sparse if to == "sparse" else _dense)(their_name, tensor)
+        ours = [name.replace(shared, f"model.decoders.{task.name}.") for task in model.tasks]
+        for each in ours if name.startswith(shared) else ours[:1]:
+            spelled, value = (_sparse if to == "sparse" else _dense)(_released_name(each, model.encoder), tensor)
             theirs[spelled] = value
     return theirs
 
@@ -78,12 +83,11 @@ def to_finetune(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensor
     Raises `InputError` when the released networks do not have such a stem.
     """
     _check_stem(encoder, "finetune")
-    theirs: Tensors = {}
-    for name, tensor in tensors.items():
-        if name.startswith(ENCODER):
-            (their_name,) = _released_names(name, encoder)
-            theirs[their_name] = tensor[None] if ".grn." in their_name else tensor
-    return theirs
+    return {
+        _released_name(name, encoder): tensor[None] if ".grn." in name else tensor
+        for name, tensor in tensors.items()
+        if name.startswith(ENCODER)
+    }
 
 
 def dense_classifier(encoder: EncoderConfig) -> Tensors:
@@ -116,7 +120,7 @@ def to_timm(tensors: Mapping[str, Tensor], encoder: EncoderConfig) -> Tensors:
     theirs: Tensors = {"head.norm.weight": torch.ones(width), "head.norm.bias": torch.zeros(width)}
     for name, tensor in tensors.items():
         if name.startswith(ENCODER):
-            new = _timm_name(name.removeprefix(ENCODER))
+            new = _their_name(name, TIMM_RENAMES)
             linear = ".mlp.fc" in new and new.endswith("weight") and encoder.size in CONV_MLP
             theirs[new] = tensor[:, :, None, None] if linear else tensor
     return theirs
@@ -127,28 +131,17 @@ def _check_stem(encoder: EncoderConfig, to: Audience) -> None:
         raise InputError(f"--to {to}: expected the modified or original stem, got a timm stem; use --to timm.")
 
 
-def _released_names(name: str, encoder: EncoderConfig, model: MPMAEConfig | None = None) -> Iterator[str]:
-    """Released names of one tensor, in the dense style."""
-    if model is not None and name.startswith("model.decoders."):
-        rest = name.removeprefix(f"model.decoders.{ALL_TASKS}.")
-        yield from (f"decoder_dict.{task.name}.{rest}" for task in model.tasks)
-        return
-    if name.startswith("model.encoder.stem.conv.") and encoder.stem == "original":
-        yield name.replace("model.encoder.stem.conv.", "encoder.stem_orig.0.")
-        return
-    if name.startswith("model.encoder.stem.norm.") and encoder.stem == "original":
-        yield name.replace("model.encoder.stem.norm.", "encoder.stem_orig.1.")
-        return
-    downsample = re.match(r"model\.encoder\.downsample\.(\d+)\.(norm|conv)\.(\w+)$", name)
-    if downsample:
-        yield f"encoder.downsample_layers.{downsample[1]}.{int(downsample[2] == 'conv')}.{downsample[3]}"
-        return
-    for theirs, ours in RENAMES:
-        stem = ours.rstrip("$")
-        if r"\1" not in ours and name.startswith(stem):
-            yield theirs.replace("\\", "").rstrip("$") + name.removeprefix(stem)
-            return
-    raise InputError(f"--to: expected a network of preset reference, got one with {name}, which the format lacks.")
+def _released_name(name: str, encoder: EncoderConfig) -> str:
+    """Released name of a tensor, in the dense style."""
+    other = "initial_conv" if encoder.stem == "original" else "stem_orig"
+    return _their_name(name, tuple(row for row in RENAMES if other not in row[0]))
+
+
+def _their_name(name: str, table: Names) -> str:
+    new = rename(name, tuple((ours, theirs) for theirs, ours in table))
+    if new is None:
+        raise InputError(f"--to: expected a network that the format can represent, got one with {name}.")
+    return new
 
 
 def _dense(name: str, tensor: Tensor) -> tuple[str, Tensor]:
@@ -156,10 +149,10 @@ def _dense(name: str, tensor: Tensor) -> tuple[str, Tensor]:
         return name, tensor.permute(0, 3, 1, 2)
     if ".grn." in name:
         return name, tensor[None, None, None]
-    raster_head = name.startswith("pred_dict.") and _is_raster(name)
-    if name == "proj.weight" or (raster_head and name.endswith("weight")):
-        return name, tensor[:, :, None, None]
-    return name, tensor
+    convolution = name == "proj.weight" or (
+        name.startswith("pred_dict.") and name.endswith("weight") and _is_raster(name)
+    )
+    return name, tensor[:, :, None, None] if convolution else tensor
 
 
 def _is_raster(name: str) -> bool:
@@ -184,24 +177,3 @@ def _sparse(name: str, tensor: Tensor) -> tuple[str, Tensor]:
         return f"{layer}.kernel", kernel[:, 0].permute(1, 0)
     kernel = kernel.permute(2, 1, 0)
     return f"{layer}.kernel", kernel[0] if len(kernel) == 1 else kernel
-
-
-def _timm_name(name: str) -> str:
-    down = re.match(r"downsample\.(\d+)\.(norm|conv)\.(\w+)$", name)
-    if down:
-        return f"stages.{int(down[1]) + 1}.downsample.{int(down[2] == 'conv')}.{down[3]}"
-    halved = re.match(r"stem\.down\.(norm|conv)\.(\w+)$", name)
-    if halved:
-        return f"stages.0.downsample.{int(halved[1] == 'conv')}.{halved[2]}"
-    stem = re.match(r"stem\.(conv|norm)\.(\w+)$", name)
-    if stem:
-        return f"stem.{int(stem[1] == 'norm')}.{stem[2]}"
-    block = re.match(r"stages\.(\d+)\.(\d+)\.(.+)$", name)
-    if block is None:
-        raise InputError(f"--to timm: expected an encoder that timm can represent, got one with {name}.")
-    parts = {
-        "dwconv.": "conv_dw.", "pwconv1.": "mlp.fc1.", "pwconv2.": "mlp.fc2.", "grn.gamma": "mlp.grn.weight",
-        "grn.beta": "mlp.grn.bias", "norm.": "norm.",
-    }  # fmt: skip
-    ours, theirs = next(pair for pair in parts.items() if block[3].startswith(pair[0]))
-    return f"stages.{block[1]}.blocks.{block[2]}.{theirs}{block[3].removeprefix(ours)}"
