@@ -1,9 +1,10 @@
-"""Compare frozen encoders on labelled tasks, beside encoders and features that learned nothing."""
+"""Compare frozen encoders with untrained baselines on labelled tasks."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+import itertools
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,13 +24,13 @@ from mmearth_model.evaluation.baselines import (  # fmt: skip
 )
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser, missing_bands
 from mmearth_model.evaluation.finetune import FineTuner, paper_recipe
-from mmearth_model.evaluation.metrics import PRIMARY, Score, bootstrap, interval, score
+from mmearth_model.evaluation.metrics import Score, score
 from mmearth_model.evaluation.oddity import data_notes
 from mmearth_model.evaluation.pixels import probe_pixels
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, adamw, knn, linear
 from mmearth_model.evaluation.results import Evaluation, Row
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
-from mmearth_model.network.mpmae import MPMAE
+from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, StoreImages, open_task
 from mmearth_model.tasks.store import redraw
 
@@ -53,36 +54,24 @@ RANDOM = "random init"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that makes features."""
+    """An encoder or a baseline that computes features."""
 
     name: str
-    seeds: tuple[int, ...]  # seeds under which it is probed
-    normaliser: Normaliser | None  # of a checkpoint's input; None where the task's own images are taken as they are
-    encoder: Callable[[], ConvNeXtV2] | None = None  # loads the network; None where there is none
+    seeds: tuple[int, ...]  # seeds with which it is probed
+    normaliser: Normaliser | None  # of a checkpoint; None: the task's own
+    encoder: Callable[[], ConvNeXtV2] | None = None  # loads the network, if there is one
     learned: tuple[Modality, ...] = ()  # modalities that it was trained to predict
     # without an encoder: random filters fitted to the training images of each seed, else image statistics
     fitted: bool = False
 
-    def leaky_for(self, task: LabelledSet) -> bool:
-        """Whether it has seen the task's labels, or their kin."""
-        return any(task.conflicts(modality) for modality in self.learned)
-
     def input(self, task: LabelledSet) -> Normaliser:
-        """Return how the task's images reach it."""
+        """Return the normalisation of the task's images."""
         return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
-
-    def extractor(self, task: LabelledSet, seed: int, device: torch.device) -> Extractor:
-        """Return what makes features of the task's images."""
-        if self.encoder is not None:
-            return Pooled(self.encoder().to(device).eval())
-        if self.fitted:
-            return RandomFilters.draw(task, self.input(task), seed)
-        return ImageStatistics(self.input(task).in_channels)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that stays the same while candidates are probed."""
+    """Settings and caches shared by all candidates."""
 
     tasks: Sequence[LabelledSet]
     protocols: Sequence[Protocol]
@@ -92,11 +81,7 @@ class Job:
     cache: Path | None
     report: Callable[[str, int, int], None] | None
     memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
-
-    @cached_property
-    def divided(self) -> dict[tuple[str, int], LabelledSet]:
-        """(task, seed) -> the task as that seed divides it."""
-        return {}
+    divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
 
     def task(self, task: LabelledSet, seed: int) -> LabelledSet:
         """Divide a task as a seed does."""
@@ -105,16 +90,20 @@ class Job:
         return self.divided.setdefault((task.name, seed), redraw(task, self.test_share, seed))
 
     def features(self, candidate: Candidate, task: LabelledSet, seed: int) -> NDArray[np.float32]:
-        """(N, D) features of a task's samples; those of one set of images are made once."""
+        """(N, D) features of a task's samples, computed once for each set of images."""
         normaliser = candidate.input(task)
-        fitted = seed if candidate.fitted else -1
-        parts = hash(task.parts.train.tobytes()) if candidate.fitted else 0
-        key = (candidate.name, candidate.seeds[0] if fitted < 0 else fitted, task.images.digest, parts)
+        fit = (seed, hash(task.parts.train.tobytes())) if candidate.fitted else (candidate.seeds[0], 0)
+        key = (candidate.name, fit[0], task.images.digest, fit[1])
         if key not in self.memo:
-            extractor = candidate.extractor(task, seed, self.device)
-            self.memo[key] = extract(
-                extractor, normaliser, task.images, self.device, cache=self.cache, report=self._count(candidate, task)
-            )
+            extractor: Extractor
+            if candidate.encoder is not None:
+                extractor = Pooled(candidate.encoder().to(self.device).eval())
+            elif candidate.fitted:
+                extractor = RandomFilters.draw(task, normaliser, seed)
+            else:
+                extractor = ImageStatistics(normaliser.in_channels)
+            count = self._count(candidate, task)
+            self.memo[key] = extract(extractor, normaliser, task.images, self.device, cache=self.cache, report=count)
         return self.memo[key]
 
     def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None] | None:
@@ -229,22 +218,38 @@ def candidates(
 
 
 def _random(checkpoints: Sequence[Checkpoint], tasks: Sequence[LabelledSet], seeds: Sequence[int]) -> list[Candidate]:
-    shapes = {f"{c.encoder_config} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
-    loaders: list[tuple[RandomEncoder, Normaliser | None]] = [
-        (RandomEncoder(checkpoint=c), c.normaliser) for c in reversed(shapes.values())
+    distinct = {f"{c.encoder_config} {c.normaliser.inputs}": c for c in reversed(checkpoints)}
+    shapes: list[tuple[EncoderConfig, MPMAEConfig | None, Normaliser | None]] = [
+        (c.encoder_config, None if c.encoder_only else c.model_config, c.normaliser)
+        for c in reversed(distinct.values())
     ]
     if not checkpoints:
         channels = {own_input(task).in_channels for task in tasks}
         if len(channels) > 1:
-            raise InputError(
-                "expected tasks with the same bands where no checkpoint is given; evaluate them one by one."
-            )
-        loaders = [(RandomEncoder(config=EncoderConfig(in_channels=n)), None) for n in channels]
-    found = []
-    for number, (loader, normaliser) in enumerate(loaders, start=1):
-        name = RANDOM if len(loaders) == 1 else f"{RANDOM} {number}"
-        found += [Candidate(name, (seed,), normaliser, loader.of(seed)) for seed in seeds]
-    return found
+            raise InputError("expected tasks with the same bands if no checkpoint is given; evaluate them one by one.")
+        shapes = [(EncoderConfig(in_channels=n), None, None) for n in channels]
+    return [
+        Candidate(
+            RANDOM if len(shapes) == 1 else f"{RANDOM} {number}",
+            (seed,),
+            normaliser,
+            partial(random_encoder, seed, encoder, model),
+        )
+        for number, (encoder, model, normaliser) in enumerate(shapes, start=1)
+        for seed in seeds
+    ]
+
+
+def random_encoder(seed: int, config: EncoderConfig, model: MPMAEConfig | None) -> ConvNeXtV2:
+    """Make an encoder as it is before training, alone or as a part of a whole network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if model is None:
+            return ConvNeXtV2(config)
+        weights = MPMAE(model).encoder.state_dict()
+        encoder = ConvNeXtV2(config)
+        encoder.load_state_dict(weights)
+        return encoder
 
 
 def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) -> Candidate:
@@ -258,41 +263,22 @@ def _convnext(path: Path, tasks: Sequence[LabelledSet], seeds: tuple[int, ...]) 
     return Candidate(f"{CONVNEXT} ({path.name})", seeds, normaliser, lambda: encoder)
 
 
-@dataclass(frozen=True, slots=True)
-class RandomEncoder:
-    """An encoder as it is before training: of a checkpoint's shape, or of a given one."""
-
-    checkpoint: Checkpoint | None = None
-    config: EncoderConfig | None = None
-    seed: int = 0
-
-    def of(self, seed: int) -> RandomEncoder:
-        """Return the one of a seed."""
-        return RandomEncoder(self.checkpoint, self.config, seed)
-
-    def __call__(self) -> ConvNeXtV2:
-        """Draw its weights."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            if self.checkpoint is None:
-                return ConvNeXtV2(self.config)
-            encoder = ConvNeXtV2(self.checkpoint.encoder_config)
-            if not self.checkpoint.encoder_only:
-                torch.manual_seed(self.seed)
-                encoder.load_state_dict(MPMAE(self.checkpoint.model_config).encoder.state_dict())
-            return encoder
-
-
 def _check(found: Sequence[Candidate], job: Job) -> None:
     """Refuse what will not work before the first image is read."""
+    seeds = sorted({seed for candidate in found for seed in candidate.seeds})
     for task in job.tasks:
-        seeds = sorted({seed for candidate in found for seed in candidate.seeds})
         for seed in seeds if job.test_share is not None else seeds[:1]:
             job.task(task, seed).check()
         for candidate in found:
             candidate.input(task)
-        if "paper" in job.protocols:
-            _check_paper(found, task, job)
+        for seed in seeds if "paper" in job.protocols else ():
+            divided = job.task(task, seed)
+            for share in job.labels:
+                paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
+    if set(job.protocols) == {"paper"} and not any(candidate.encoder for candidate in found):
+        raise InputError(
+            "--protocol paper: expected an encoder, got none; give a checkpoint, or add --protocol linear."
+        )
 
 
 def _check_protocols(tasks: Sequence[LabelledSet], protocols: Sequence[Protocol]) -> None:
@@ -308,26 +294,26 @@ def _check_protocols(tasks: Sequence[LabelledSet], protocols: Sequence[Protocol]
         )
 
 
-def _check_paper(found: Sequence[Candidate], task: LabelledSet, job: Job) -> None:
-    """Refuse tasks and samples that the paper's probe cannot handle, and a table that would be empty."""
-    for seed in sorted({seed for candidate in found for seed in candidate.seeds}):
-        divided = job.task(task, seed)
-        for share in job.labels:
-            paper_recipe(divided, len(share.choose(divided, seed)), probe=True)
-    if len(set(job.protocols)) == 1 and not any(candidate.encoder for candidate in found):
-        raise InputError(
-            "--protocol paper: expected an encoder, got none; give a checkpoint, or add --protocol linear."
-        )
-
-
 def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.float64]]]:
-    for task in job.tasks:
-        for seed in candidate.seeds:
-            divided = job.task(task, seed)
-            for share in job.labels:
-                train = share.choose(divided, seed)
-                for prediction, found in _answers(candidate, divided, train, seed, job):
-                    yield _row(candidate, divided, seed, share, len(train), prediction, found), found.sums
+    """Rows of a candidate, each with the sums of its test samples."""
+    for task, seed, share in itertools.product(job.tasks, candidate.seeds, job.labels):
+        divided = job.task(task, seed)
+        train = share.choose(divided, seed)
+        for prediction, found in _answers(candidate, divided, train, seed, job):
+            row = Row.of(
+                divided,
+                found,
+                encoder=candidate.name,
+                seed=seed,
+                protocol=prediction.protocol,
+                labels=share.text,
+                validation=prediction.validation,
+                converged=prediction.converged,
+                chosen=prediction.chosen,
+                leaky=any(divided.conflicts(modality) for modality in candidate.learned),
+                train_tiles=len(train),
+            )
+            yield row, found.sums
 
 
 def _answers(
@@ -338,29 +324,19 @@ def _answers(
             yield probe_pixels(candidate.encoder().to(job.device).eval(), candidate.input(task), task, train, seed)
         return
     if "paper" in job.protocols and candidate.encoder is not None:
-        yield _as_in_the_paper(candidate.encoder(), candidate.input(task), task, train, seed, job.device)
+        recipe = paper_recipe(task, len(train), probe=True, seed=seed)
+        tuner = FineTuner(candidate.encoder(), candidate.input(task), task, train, recipe, job.device)
+        validation, _ = tuner.fit()
+        done = Prediction("paper", np.empty(0), validation=validation, chosen=tuner.settings)
+        yield done, tuner.score(task.parts.test)
     if set(job.protocols) == {"paper"}:
         return
     whole = LabelledFeatures(job.features(candidate, task, seed), task.labels)
     fit, choose, test = (whole.take(rows) for rows in (train, task.parts.validation, task.parts.test))
-    question = Question(task.kind, _outputs(task), fit, choose, test, seed)
+    question = Question(task.kind, task.outputs, fit, choose, test, seed)
     for prediction in _predictions(question, job.protocols):
-        answers = (prediction.predicted, question.test.labels, question.classes, prediction.scores)
+        answers = (prediction.predicted, test.labels, question.classes, prediction.scores)
         yield prediction, score(task.kind, *answers)
-
-
-def _as_in_the_paper(
-    encoder: ConvNeXtV2,
-    normaliser: Normaliser,
-    task: LabelledSet,
-    train: NDArray[np.intp],
-    seed: int,
-    device: torch.device,
-) -> tuple[Prediction, Score]:
-    recipe = paper_recipe(task, len(train), probe=True, seed=seed)
-    tuner = FineTuner(encoder, normaliser, task, train, recipe, device)
-    validation, _ = tuner.fit()
-    return Prediction("paper", np.empty(0), validation=validation, chosen=tuner.settings), tuner.score(task.parts.test)
 
 
 def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[Prediction]:
@@ -370,45 +346,3 @@ def _predictions(question: Question, protocols: Sequence[Protocol]) -> Iterator[
         yield linear(question)
     if "probe" in protocols:
         yield adamw(question)
-
-
-def _outputs(task: LabelledSet) -> int:
-    """Classes, or targets, of a task."""
-    if task.labels.ndim == 2:
-        return int(task.labels.shape[1])
-    return max(len(task.classes), int(task.labels.max()) + 1)
-
-
-def _row(
-    candidate: Candidate,
-    task: LabelledSet,
-    seed: int,
-    share: LabelShare,
-    train: int,
-    prediction: Prediction,
-    found: Score,
-) -> Row:
-    resampled = bootstrap(task.kind, [found.sums])
-    low, high = interval(resampled)
-    metric = PRIMARY[task.kind]
-    return Row(
-        task=task.name,
-        kind=task.kind.value,
-        encoder=candidate.name,
-        seed=seed,
-        protocol=prediction.protocol,
-        labels=share.text,
-        metric=metric,
-        value=found.metrics[metric],
-        low=low,
-        high=high,
-        metrics=found.metrics,
-        validation=prediction.validation,
-        converged=prediction.converged,
-        chosen=prediction.chosen,
-        leaky=candidate.leaky_for(task),
-        train_tiles=train,
-        test_tiles=len(task.parts.test),
-        counts={name: asdict(count) for name, count in found.counts.items()},
-        resamples=int(np.isfinite(resampled).sum()),
-    )

@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of every sample of a task, kept on disk under a digest of all that decides it."""
+"""Features of the samples of a task by a frozen encoder, cached on disk by a digest of all that determines them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import slice_length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,16 +28,16 @@ READ_TILES = 64
 
 
 class Extractor(Protocol):
-    """Makes features of images, and knows what decides them."""
+    """Computes features of images."""
 
     @property
     def width(self) -> int:
-        """Numbers of a feature."""
+        """Length of a feature vector."""
         ...
 
     @property
     def digest(self) -> str:
-        """Equal digests, equal features of equal images."""
+        """Digest of all that determines the features of an image."""
         ...
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
@@ -47,9 +47,9 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Global average of an encoder's last map."""
+    """Global average of an encoder's last map; the encoder is in evaluation mode, on its device."""
 
-    encoder: ConvNeXtV2  # in evaluation mode, where it shall run
+    encoder: ConvNeXtV2
 
     @property
     def width(self) -> int:
@@ -58,21 +58,16 @@ class Pooled:
 
     @property
     def digest(self) -> str:
-        """Of the weights and the shape."""
-        return weights_digest(self.encoder)
+        """Digest of the weights and the configuration."""
+        content = hashlib.blake2b(str(self.encoder.config).encode(), digest_size=16)
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            content.update(name.encode())
+            content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """(B, bands, H, W) to (B, D); what patches do not divide is cut around the middle."""
+        """(B, bands, H, W) to (B, width); images are cropped to whole patches."""
         return pooled(self.encoder, whole_patches(self.encoder, images))
-
-
-def weights_digest(module: ConvNeXtV2) -> str:
-    """Digest of an encoder's weights and configuration."""
-    content = hashlib.blake2b(str(module.config).encode(), digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
 
 
 def extract(
@@ -157,15 +152,14 @@ def input_normaliser(of_encoder: Normaliser, task: LabelledSet) -> Normaliser:
 
 def _with_stand_ins(statistics: Mapping[str, Any], task: LabelledSet) -> dict[str, Any]:
     """Use the statistics of the replacement for a replaced band, because the values are the replacement's."""
-    stand_ins = task.images.stand_ins
-    return {
-        name: {level: bands | _of_stand_ins(bands, stand_ins.get(name, {})) for level, bands in levels.items()}
-        for name, levels in statistics.items()
-    }
-
-
-def _of_stand_ins(bands: Mapping[str, Any], stand_ins: Mapping[str, str]) -> dict[str, Any]:
-    return {band: bands[source] for band, source in stand_ins.items() if source in bands}
+    found: dict[str, Any] = {}
+    for name, levels in statistics.items():
+        pairs = task.images.stand_ins.get(name, {}).items()
+        found[name] = {
+            level: bands | {band: bands[source] for band, source in pairs if source in bands}
+            for level, bands in levels.items()
+        }
+    return found
 
 
 def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
@@ -180,29 +174,31 @@ def missing_bands(normaliser: Normaliser, task: LabelledSet) -> tuple[str, ...]:
 
 
 def _check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
-    if not task.images.fills_missing:
-        check_inputs(normaliser, task.images)
-    wanted = [(name, normaliser.modalities[name]) for name in normaliser.inputs]
-    if not any(task.images.found_bands(modality) for _, modality in wanted):
-        raise InputError(
-            f"{task.name}: expected a checkpoint that takes {_bands_of(task)}, got one that takes "
-            f"{'; '.join(_banded(name, m.model_bands) for name, m in wanted)}; choose another checkpoint."
-        )
-    for name, modality in wanted:
-        found = task.images.modalities.get(name)
-        if found is not None and found.bands != modality.bands:
+    """Refuse images that lack what an encoder takes."""
+    images, wanted = task.images, [normaliser.modalities[name] for name in normaliser.inputs]
+    for m in wanted:
+        found = images.modalities.get(m.name)
+        if found is None and not images.fills_missing:
             raise InputError(
-                f"{task.name}: expected {name} as in the checkpoint ({', '.join(modality.bands)}), got "
-                f"{', '.join(found.bands)}; use the same catalog entry."
+                f"{images.origin}: expected {m.name}, which the encoder takes, got {', '.join(images.modalities)}; choose "
+                "another store or checkpoint."
             )
-
-
-def _bands_of(task: LabelledSet) -> str:
-    return "; ".join(_banded(m.name, task.images.found_bands(m)) for m in task.images.modalities.values())
-
-
-def _banded(name: str, bands: Sequence[str]) -> str:
-    return f"{name} ({', '.join(bands)})"
+        if found is not None and (found.bands != m.bands or (found.dtype != m.dtype and not images.fills_missing)):
+            raise InputError(
+                f"{images.origin}: expected {m.name} as in the checkpoint ({', '.join(m.bands)}; {m.dtype}), got "
+                f"{', '.join(found.bands)}; {found.dtype}; use the same catalog entry."
+            )
+    if not any(images.found_bands(m) for m in wanted):
+        have, takes = (
+            "; ".join(f"{name} ({', '.join(bands)})" for name, bands in pairs)
+            for pairs in (
+                [(m.name, images.found_bands(m)) for m in images.modalities.values()],
+                [(m.name, m.model_bands) for m in wanted],
+            )
+        )
+        raise InputError(
+            f"{task.name}: expected a checkpoint that takes {have}, got one that takes {takes}; choose another checkpoint."
+        )
 
 
 @torch.inference_mode()
@@ -222,18 +218,3 @@ def whole_patches(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
     if side % patch == 0:
         return images
     return Window.centre(len(images), side, side - side % patch).to(images.device).take(images)
-
-
-def check_inputs(normaliser: Normaliser, images: ImageSource) -> None:
-    """Refuse images that lack what an encoder takes."""
-    for name in normaliser.inputs:
-        wanted, found = normaliser.modalities[name], images.modalities.get(name)
-        if found is None:
-            raise InputError(
-                f"{images.origin}: expected {name}, which the encoder takes, got a store with {', '.join(images.modalities)}."
-            )
-        if found.bands != wanted.bands or found.dtype != wanted.dtype:
-            raise InputError(
-                f"{images.origin}: expected {name} as in the checkpoint ({', '.join(wanted.bands)}; {wanted.dtype}), "
-                f"got {', '.join(found.bands)}; {found.dtype}; build the store with the same catalog entry."
-            )

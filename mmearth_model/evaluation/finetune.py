@@ -21,23 +21,14 @@ from mmearth_data import InputError, MMEarthError, check_output, short_path, sta
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.features import input_normaliser, missing_bands, whole_patches
-from mmearth_model.evaluation.metrics import (  # fmt: skip
-    PRIMARY,
-    Score,
-    bootstrap,
-    from_sums,
-    interval,
-    pixel_score,
-    sample_sums,
-    score,
-)
-from mmearth_model.evaluation.networks import UNet, network, parameter_groups
+from mmearth_model.evaluation.metrics import Score, from_sums, pixel_score, sample_sums, score
+from mmearth_model.evaluation.networks import UNet, parameter_groups
 from mmearth_model.evaluation.oddity import data_notes
-from mmearth_model.evaluation.paper import PaperUNet, released_groups, smoothed, start_head, thawed_group
+from mmearth_model.evaluation.paper import PaperUNet, smoothed, start_head, thawed_group
 from mmearth_model.evaluation.pixels import cut_masks
-from mmearth_model.evaluation.probes import Linear, loss_function
+from mmearth_model.evaluation.probes import decide, loss_function, standardise
 from mmearth_model.evaluation.results import Evaluation, Row
-from mmearth_model.network.encoder import ConvNeXtV2
+from mmearth_model.network.encoder import Classifier, ConvNeXtV2
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 from mmearth_model.training.random_numbers import Position, generator, seeded
 from mmearth_model.weights.checkpoints import save_tensors
@@ -49,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_model.data.targets import Normaliser
-    from mmearth_model.network.encoder import Classifier, Padding
+    from mmearth_model.network.encoder import Padding
     from mmearth_model.weights.checkpoints import Checkpoint
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -269,20 +260,20 @@ def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mappi
 
 
 class FineTuner:
-    """One network on its way.
+    """Training of one network: a copy of an encoder, and the layers that a task and a recipe add.
 
     Parameters
     ----------
     encoder
-        Where it starts; it is copied.
+        Pretrained encoder.
     normaliser
-        Of its input.
+        Normalises its input.
     task, train
-        Set, and the samples that are learned from.
+        Data set, and the samples to train on.
     recipe
-        How.
+        Settings.
     device
-        Where.
+        Device of the network.
     """
 
     def __init__(
@@ -296,9 +287,7 @@ class FineTuner:
     ) -> None:
         self.task, self.train, self.recipe, self.device, self.normaliser = task, train, recipe, device, normaliser
         self.kind = task.kind
-        self.outputs = task.labels.shape[1] if task.labels.ndim == 2 and not self.kind.per_pixel else len(task.classes)
-        if self.kind is TaskKind.SINGLE_LABEL:
-            self.outputs = max(self.outputs, int(task.labels.max()) + 1)
+        self.outputs = task.outputs
         with seeded(recipe.seed, purpose="head"):
             self.model = _network(encoder, recipe, self.outputs, per_pixel=self.kind.per_pixel).to(device)
         self.centre, self.spread = self._scale()
@@ -310,10 +299,10 @@ class FineTuner:
         if not self.kind.continuous:
             return np.zeros(1), np.ones(1)
         if not self.kind.per_pixel:
-            return Linear.standardise(self.task.labels[self.train])
+            return standardise(self.task.labels[self.train])
         assert self.task.masks is not None
         values = np.concatenate([self.task.masks(self.train[i : i + READ_TILES]).ravel() for i in range(0, len(self.train), READ_TILES)])  # fmt: skip
-        return Linear.standardise(values[np.isfinite(values)][:, None])
+        return standardise(values[np.isfinite(values)][:, None])
 
     def fit(self, report: Callable[[int, float, float], None] | None = None) -> tuple[float | None, int]:
         """Train, and keep the weights of the epoch selected by the recipe.
@@ -354,8 +343,14 @@ class FineTuner:
     def optimizer(self) -> torch.optim.Optimizer:
         """Create the optimiser of the parameters trained first; disable gradients of the others."""
         recipe = self.recipe
-        make: Callable[..., list[dict[str, object]]] = parameter_groups if recipe.rules == "ours" else released_groups
-        groups = make(self.model, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, frozen=recipe.frozen)  # fmt: skip
+        groups = parameter_groups(
+            self.model,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            frozen=recipe.frozen,
+            released=recipe.rules == "released",
+        )
         return torch.optim.AdamW(groups, betas=(0.9, 0.999))
 
     def _validated(self, loss: float) -> float:
@@ -462,39 +457,22 @@ class FineTuner:
             yield torch.cat(parts).double().numpy(), answers.cpu().numpy()
 
     def sums(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return what each sample adds to the sums of the metric."""
-        return np.concatenate(
-            [
-                sample_sums(self.kind, self._decided(outputs), self._restored(answers), self.outputs)
-                for outputs, answers in self.outputs_of(rows)
-            ]
-        )
+        """Return the contribution of each sample to the sums of the metric."""
+        batches = (self._decided(*pair) for pair in self.outputs_of(rows))
+        return np.concatenate([sample_sums(self.kind, answers, truth, self.outputs) for answers, truth, _ in batches])
 
-    def _decided(self, outputs: NDArray[np.float64]) -> NDArray[Any]:
-        if self.kind is TaskKind.MULTI_LABEL:
-            return (outputs > 0).astype(np.int64)
-        if self.kind.continuous:
-            scaled = outputs[:, 0] if self.kind.per_pixel else outputs
-            quantities: NDArray[np.float64] = scaled * self.spread + self.centre
-            return quantities
-        classes: NDArray[np.int64] = outputs.argmax(axis=1)
-        return classes
-
-    def _restored(self, answers: NDArray[Any]) -> NDArray[Any]:
-        if not self.kind.continuous:
-            return answers
-        restored: NDArray[np.float64] = answers * self.spread + self.centre
-        return restored
+    def _decided(self, outputs: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], Any]:
+        """Answers and truth in the units of the labels, and scores of a multi-label task."""
+        answers, scores = decide(self.kind, outputs, self.centre, self.spread)
+        return answers, truth * self.spread + self.centre if self.kind.continuous else truth, scores
 
     def score(self, rows: NDArray[np.intp]) -> Score:
         """Return sums, all metrics and their counts on the test samples."""
         if self.kind.per_pixel:
             return pixel_score(self.kind, self.sums(rows))
-        pairs = list(self.outputs_of(rows))
-        outputs, answers = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        predicted, truth = self._decided(outputs), self._restored(answers)
-        scores = 1 / (1 + np.exp(-outputs)) if self.kind is TaskKind.MULTI_LABEL else None
-        return score(self.kind, predicted, truth, self.outputs, scores)
+        outputs, truth = (np.concatenate(part) for part in zip(*self.outputs_of(rows), strict=True))
+        answers, truth, scores = self._decided(outputs, truth)
+        return score(self.kind, answers, truth, self.outputs, scores)
 
     @property
     def settings(self) -> str:
@@ -510,10 +488,11 @@ def _network(
     encoder: ConvNeXtV2, recipe: FineTuneRecipe, outputs: int, *, per_pixel: bool
 ) -> Classifier | UNet | PaperUNet:
     """Add the parts required by a task and a recipe to a copy of an encoder."""
+    model: Classifier | UNet | PaperUNet
     if per_pixel and recipe.rules == "released":
-        model: Classifier | UNet | PaperUNet = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
+        model = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
     else:
-        model = network(regularised(encoder, recipe), outputs, per_pixel=per_pixel)
+        model = (UNet if per_pixel else Classifier)(regularised(encoder, recipe), outputs)
     if recipe.head_std is not None:
         start_head(model.head, recipe.head_std)
     return model
@@ -529,28 +508,25 @@ def regularised(encoder: ConvNeXtV2, recipe: FineTuneRecipe, padding: Padding | 
 
 
 def finetune(
-    checkpoint: Checkpoint | None,
+    checkpoint: Checkpoint,
     task: LabelledSet,
     recipe: FineTuneRecipe,
     *,
-    encoder: ConvNeXtV2 | None = None,
-    normaliser: Normaliser | None = None,
-    name: str = "",
     labels: LabelShare = WHOLE,
     device: str = "auto",
     out: Path | None = None,
     report: Callable[[int, float, float], None] | None = None,
 ) -> Evaluation:
-    """Fine-tune an encoder on a task, and say how good it is.
+    """Fine-tune an encoder on a task, and test it.
 
     Parameters
     ----------
     checkpoint
-        Where it starts; None where ``encoder``, its ``normaliser`` and its ``name`` are given instead.
+        Pretrained encoder.
     task
         From `mmearth_model.tasks.open_task`; its validation samples choose the epoch.
     recipe
-        How.
+        Settings.
     labels
         Share of the training labels.
     device
@@ -565,41 +541,27 @@ def finetune(
     InputError
         When checkpoint, task and recipe do not fit each other.
     """
-    if checkpoint is not None:
-        encoder, normaliser, name = checkpoint.encoder(), checkpoint.normaliser, short_path(checkpoint.folder)
-    if encoder is None or normaliser is None:
-        raise InputError("expected a checkpoint, or an encoder and its normaliser, got neither.")
     task.check()
     if out is not None:
         _check_out(out)
+    name, normaliser = short_path(checkpoint.folder), checkpoint.normaliser
     reading = input_normaliser(normaliser, task)
     train = labels.choose(task, recipe.seed)
-    tuner = FineTuner(encoder, reading, task, train, recipe, resolve_device(device))
+    tuner = FineTuner(checkpoint.encoder(), reading, task, train, recipe, resolve_device(device))
     validation, epoch = tuner.fit(report)
     found = tuner.score(task.parts.test)
-    resampled = bootstrap(task.kind, [found.sums])
-    low, high = interval(resampled)
-    metric = PRIMARY[task.kind]
-    row = Row(
-        task=task.name,
-        kind=task.kind.value,
+    row = Row.of(
+        task,
+        found,
         encoder=name,
         seed=recipe.seed,
         protocol=recipe.protocol(per_pixel=task.kind.per_pixel),
         labels=labels.text,
-        metric=metric,
-        value=found.metrics[metric],
-        low=low,
-        high=high,
-        metrics=found.metrics,
         validation=validation,
         converged=None,
         chosen=f"epoch {epoch}" if recipe.keep == "best" else tuner.settings,
-        leaky=checkpoint is not None and any(task.conflicts(m) for m in checkpoint.learned),
+        leaky=any(task.conflicts(m) for m in checkpoint.learned),
         train_tiles=len(train),
-        test_tiles=len(task.parts.test),
-        counts={name: asdict(count) for name, count in found.counts.items()},
-        resamples=int(np.isfinite(resampled).sum()),
     )
     if out is not None:
         with staged_folder(out) as folder:

@@ -48,17 +48,17 @@ PRIMARY = {
     TaskKind.SEGMENTATION: "jaccard",
     TaskKind.PIXEL_REGRESSION: "r2",
 }
-"""The metric that a task is judged by."""
+"""Main metric of a kind of task."""
 CONSTANT = 1e-12
-"""A target whose variance is a smaller part of its mean square does not vary, and no R2 is asked of it."""
-DRAWS = 1000
+"""A target whose variance is a smaller share of its mean square does not vary, and has no R2."""
+RESAMPLES = 1000
 COVERAGE = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a figure was computed over."""
+    """Basis of a figure."""
 
     samples: int
     # number of classes, labels or targets included; None if the metric does not average over any
@@ -76,17 +76,10 @@ class Score(NamedTuple):
 
 
 def sample_sums(kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> Sums:
-    """(N, S) what each test sample adds to the sums that `from_sums` reads.
+    """(N, S) contributions of each test sample to the sums that `from_sums` reads.
 
-    Parameters
-    ----------
-    kind
-        Of the task.
-    predicted, truth
-        Single-label (N,); multi-label (N, K) 0 or 1; regression (N, T); per pixel (N, H, W), unlabelled ones
-        `IGNORED` or NaN in ``truth``.
-    classes
-        K; of a segmentation.
+    ``predicted`` and ``truth`` are (N,) for a single label; (N, K) 0 or 1 for several; (N, T) for quantities; per pixel
+    (N, H, W), unlabelled pixels `IGNORED` or NaN in ``truth``. ``classes`` is K, of a segmentation.
     """
     if kind is TaskKind.SINGLE_LABEL:
         return np.stack([predicted == truth, np.ones(len(truth))], axis=1).astype(np.float64)
@@ -114,7 +107,7 @@ def confusion(predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> NDA
 
 
 def from_sums(kind: TaskKind, sums: Sums) -> NDArray[np.float64]:
-    """(..., S) sums to (...) values of the metric that the task is judged by."""
+    """(..., S) sums to (...) values of the main metric."""
     with np.errstate(invalid="ignore", divide="ignore"):
         if kind in (TaskKind.SINGLE_LABEL, TaskKind.MULTI_LABEL):
             return np.asarray(sums[..., 0] / sums[..., 1])
@@ -131,15 +124,13 @@ def from_sums(kind: TaskKind, sums: Sums) -> NDArray[np.float64]:
         return np.asarray(np.where(varies, 1 - error / spread, 0).sum(axis=-1) / varies.sum(axis=-1))
 
 
-def weights(samples: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float32]:
-    """(R, N) how often each sample is drawn, with replacement."""
-    rng = np.random.default_rng([seed, samples])
-    return rng.multinomial(samples, np.full(samples, 1 / samples), size=draws).astype(np.float32)
-
-
-def bootstrap(kind: TaskKind, sums: Sequence[Sums], draws: int = DRAWS) -> NDArray[np.float64]:
-    """(R,) the metric on resampled test samples, averaged over runs; the same samples are drawn for each of them."""
-    values = [from_sums(kind, weights(len(part), draws).astype(np.float64) @ part) for part in sums]
+def bootstrap(kind: TaskKind, sums: Sequence[Sums]) -> NDArray[np.float64]:
+    """(R,) the metric on resampled test samples, averaged over runs; all runs use the same resamples."""
+    values = []
+    for part in sums:
+        n = len(part)
+        counts = np.random.default_rng([0, n]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+        values.append(from_sums(kind, counts.astype(np.float64) @ part))
     mean: NDArray[np.float64] = np.mean(values, axis=0)
     return mean
 
@@ -155,14 +146,9 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 def all_metrics(
     kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int, scores: NDArray[Any] | None = None
 ) -> dict[str, float]:
-    """Every metric of a kind of task, by torchmetrics; not those per pixel, see `pixel_metrics`.
+    """All metrics of a task of whole images, by torchmetrics; see `sample_sums`, and `pixel_score` for other tasks.
 
-    Parameters
-    ----------
-    kind, predicted, truth, classes
-        As of `sample_sums`.
-    scores
-        Multi-label: (N, K) how sure each label is, for mAP.
+    ``scores`` (N, K) rank the samples of each label, for the mAP of a multi-label task.
     """
     p, t = torch.from_numpy(np.ascontiguousarray(predicted)), torch.from_numpy(np.ascontiguousarray(truth))
     if kind is TaskKind.SINGLE_LABEL:
@@ -209,40 +195,34 @@ def present(kind: TaskKind, truth: NDArray[Any], classes: int) -> NDArray[np.boo
 def score(
     kind: TaskKind, predicted: NDArray[Any], truth: NDArray[Any], classes: int, scores: NDArray[Any] | None = None
 ) -> Score:
-    """Compute sums, metrics and counts of predictions; per pixel, see `pixel_score`. Parameters as in `all_metrics`."""
+    """Score predictions of whole images; parameters as of `all_metrics`."""
     metrics = all_metrics(kind, predicted, truth, classes, scores)
-    seen, n = int(present(kind, truth, classes).sum()), len(truth)
-    averaged, summed = Count(n, seen, classes), Count(n, classes, classes)
+    n = len(truth)
+    averaged, summed = Count(n, int(present(kind, truth, classes).sum()), classes), Count(n, classes, classes)
     counts = {
-        TaskKind.SINGLE_LABEL: {"accuracy": Count(n), "accuracy_macro": averaged},
-        TaskKind.MULTI_LABEL: {"f1": summed, "map": averaged},
-    }.get(kind, {"r2": averaged, "rmse": summed})
-    sums = sample_sums(kind, predicted, truth, classes)
-    return Score(sums, metrics, {name: counts[name] for name in metrics})
+        "accuracy": Count(n),
+        "accuracy_macro": averaged,
+        "f1": summed,
+        "map": averaged,
+        "r2": averaged,
+        "rmse": summed,
+    }
+    return Score(sample_sums(kind, predicted, truth, classes), metrics, {name: counts[name] for name in metrics})
 
 
-def pixel_metrics(kind: TaskKind, sums: Sums) -> dict[str, float]:
-    """Metrics per pixel, of the sums of all test samples."""
-    total = sums.sum(axis=0)
+def pixel_score(kind: TaskKind, sums: Sums) -> Score:
+    """Score predictions per pixel, from the `sample_sums` of each test image."""
+    total, images = sums.sum(axis=0), len(sums)
     value = float(from_sums(kind, total))
     if kind is TaskKind.SEGMENTATION:
         classes = round(len(total) ** 0.5)
         matrix = total.reshape(classes, classes)
-        return {"jaccard": value, "accuracy": float(np.trace(matrix) / matrix.sum())}
-    count, _, _, error = np.split(total, 4)
-    return {"r2": value, "rmse": float(np.sqrt(error / count)[0])}
-
-
-def pixel_score(kind: TaskKind, sums: Sums) -> Score:
-    """Compute metrics and counts per pixel from what each test image adds to the sums."""
-    total = sums.sum(axis=0)
-    if kind is TaskKind.SEGMENTATION:
-        classes = round(len(total) ** 0.5)
-        matrix = total.reshape(classes, classes)
         seen = int(((matrix.sum(axis=0) + matrix.sum(axis=1)) > 0).sum())
-        whole = Count(len(sums), pixels=int(matrix.sum()))
-        counts = {"jaccard": Count(len(sums), seen, classes, int(matrix.sum())), "accuracy": whole}
-    else:
-        whole = Count(len(sums), 1, 1, int(np.split(total, 4)[0].sum()))
-        counts = {"r2": whole, "rmse": whole}
-    return Score(sums, pixel_metrics(kind, sums), counts)
+        pixels = int(matrix.sum())
+        metrics = {"jaccard": value, "accuracy": float(np.trace(matrix) / matrix.sum())}
+        return Score(
+            sums, metrics, {"jaccard": Count(images, seen, classes, pixels), "accuracy": Count(images, pixels=pixels)}
+        )
+    count, _, _, error = np.split(total, 4)
+    metrics = {"r2": value, "rmse": float(np.sqrt(error / count)[0])}
+    return Score(sums, metrics, dict.fromkeys(metrics, Count(images, 1, 1, int(count.sum()))))

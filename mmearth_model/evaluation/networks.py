@@ -1,7 +1,7 @@
-"""Networks on top of an encoder: a classifier, and a UNet decoder for answers per pixel.
+"""Networks on top of an encoder: a classifier, and a UNet decoder for predictions per pixel.
 
 The decoder is that of Ronneberger et al., *U-Net*, MICCAI 2015: from the coarsest map up, each step doubles the side,
-joins the encoder's map of that size and convolves; a last step brings it to the pixel.
+concatenates the encoder's map of that size and convolves; a last step does so at the resolution of the image.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mmearth_model.evaluation.paper import PaperUNet
     from mmearth_model.network.encoder import ConvNeXtV2
 
 GROUPS = 8
 MIN_WIDTH = 32
-"""Channels of the finest step of the decoder, at least."""
+"""Minimum of the channels of a step of the decoder."""
 
 
 class Step(nn.Module):
@@ -44,15 +45,7 @@ class Step(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder and decoder: an answer per pixel.
-
-    Parameters
-    ----------
-    encoder
-        Its maps of all stages.
-    outputs
-        Classes, or quantities.
-    """
+    """Encoder and decoder with ``outputs`` classes or quantities per pixel."""
 
     def __init__(self, encoder: ConvNeXtV2, outputs: int) -> None:
         super().__init__()
@@ -88,13 +81,8 @@ def _rounded(width: int) -> int:
     return max(MIN_WIDTH, min(256, -(-width // GROUPS) * GROUPS))
 
 
-def network(encoder: ConvNeXtV2, outputs: int, *, per_pixel: bool) -> Classifier | UNet:
-    """Return the network that answers a task."""
-    return UNet(encoder, outputs) if per_pixel else Classifier(encoder, outputs)
-
-
 def layer_of(name: str, encoder: ConvNeXtV2) -> int:
-    """Depth of a network's parameter: 0 for the stem, one more for every block, the head last."""
+    """Depth of a network's parameter: 0 for the stem, one more for every block, the largest for the head."""
     last = sum(encoder.depths) + 1
     parts = name.split(".")
     if parts[0] != "encoder":
@@ -106,10 +94,25 @@ def layer_of(name: str, encoder: ConvNeXtV2) -> int:
     return before + 1 + (int(parts[3]) if parts[1] == "stages" else 0)
 
 
+def released_layer_of(name: str, encoder: ConvNeXtV2) -> int:
+    """Depth of a network's parameter as the released code counts it; see `mmearth_model.evaluation.paper`."""
+    parts = name.split(".")
+    if parts[0] != "encoder" or parts[1] == "stem":
+        return sum(encoder.depths) + 1
+    block = int(parts[3]) if parts[1] == "stages" else 0
+    return sum(encoder.depths[: int(parts[2])]) + block + 1
+
+
 def parameter_groups(
-    model: Classifier | UNet, *, lr: float, weight_decay: float, layer_decay: float, frozen: bool
+    model: Classifier | UNet | PaperUNet,
+    *,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float,
+    frozen: bool,
+    released: bool = False,
 ) -> list[dict[str, object]]:
-    """Make the groups of an optimiser: the deeper a layer lies below the head, the lower its rate; no decay of vectors.
+    """Optimiser groups, one per parameter: lower rates for layers further below the head, no decay of vectors.
 
     Parameters
     ----------
@@ -118,17 +121,21 @@ def parameter_groups(
     lr, weight_decay
         Of the head, and of matrices.
     layer_decay
-        Factor of the rate from a layer to the one below.
+        Ratio of the rate of a layer to that of the next one.
     frozen
-        Leave the encoder as it is.
+        Do not train the encoder.
+    released
+        Count layers as the released code does, where the LayerNorm of a frozen encoder's classifier is not trained.
     """
     last = sum(model.encoder.depths) + 1
-    groups = []
+    head_only = released and isinstance(model, Classifier)
+    groups: list[dict[str, object]] = []
     for name, parameter in model.named_parameters():
-        inside = name.startswith("encoder.")
-        parameter.requires_grad_(not (frozen and inside))
-        if parameter.requires_grad:
-            scale = layer_decay ** (last - layer_of(name, model.encoder))
+        still = frozen and not name.startswith("head.") and (head_only or name.startswith("encoder."))
+        parameter.requires_grad_(not still)
+        if not still:
+            layer = (released_layer_of if released else layer_of)(name, model.encoder)
+            scale = layer_decay ** (last - layer)
             decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.append({"params": [parameter], "lr": lr * scale, "scale": scale, "weight_decay": decay})
     return groups

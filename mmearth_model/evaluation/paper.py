@@ -39,59 +39,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmearth_model.network.encoder import INIT_STD, NORM_EPS, Classifier, ModifiedStem
+from mmearth_model.network.encoder import INIT_STD, NORM_EPS, ModifiedStem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from mmearth_model.evaluation.networks import UNet
     from mmearth_model.network.encoder import ConvNeXtV2
 
-HEAD = "head."
-ENCODER = "encoder."
-STEM_CUT = 2.0
+TRUNCATED_AT = 2.0
 """Weights are truncated at this absolute value by the released code's helper, not at a number of deviations."""
-
-
-def head_only(model: nn.Module) -> bool:
-    """Whether only the head is trained on a frozen encoder: a classifier's LayerNorm keeps factor 1 and offset 0."""
-    return isinstance(model, Classifier)
-
-
-def released_layer(name: str, depths: Sequence[int]) -> int:
-    """Depth of a network's parameter as the released code counts it; larger values are nearer to the head.
-
-    Parameters
-    ----------
-    name
-        Such as ``encoder.stages.2.1.norm.weight``.
-    depths
-        Blocks per stage.
-    """
-    parts = name.split(".")
-    if parts[0] != "encoder" or parts[1] == "stem":
-        return sum(depths) + 1
-    block = int(parts[3]) if parts[1] == "stages" else 0
-    return sum(depths[: int(parts[2])]) + block + 1
-
-
-def released_groups(
-    model: Classifier | UNet | PaperUNet, *, lr: float, weight_decay: float, layer_decay: float, frozen: bool
-) -> list[dict[str, object]]:
-    """Create one optimiser group per parameter; see `mmearth_model.evaluation.networks.parameter_groups`."""
-    depths = model.encoder.depths
-    learned = HEAD if head_only(model) else ""
-    groups: list[dict[str, object]] = []
-    for name, parameter in model.named_parameters():
-        still = frozen and (name.startswith(ENCODER) or not name.startswith(learned))
-        parameter.requires_grad_(not still)
-        if not still:
-            scale = layer_decay ** (sum(depths) + 1 - released_layer(name, depths))
-            decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.append({"params": [parameter], "lr": lr * scale, "scale": scale, "weight_decay": decay})
-    return groups
 
 
 def thawed_group(encoder: ConvNeXtV2, lr: float) -> dict[str, object]:
@@ -106,7 +64,7 @@ def start_head(head: nn.Module, std: float) -> None:
         if name == "bias":
             nn.init.zeros_(parameter)
         else:
-            nn.init.trunc_normal_(parameter, std=std, a=-STEM_CUT, b=STEM_CUT)
+            nn.init.trunc_normal_(parameter, std=std, a=-TRUNCATED_AT, b=TRUNCATED_AT)
 
 
 def smoothed(labels: Tensor, smoothing: float) -> Tensor:
@@ -129,18 +87,11 @@ class Growth(nn.Module):
 
 
 class PaperUNet(nn.Module):
-    """Encoder with the released code's decoder, for predictions per pixel.
+    """Encoder, with padding ``same``, and the released code's decoder, for predictions per pixel.
 
     The decoder starts from the map of the last stage. It joins the maps of the third and second stage, of the stem, and
     of the stem's first convolution at full resolution (with the original stem, only the stem's). The first stage's map
     is not used.
-
-    Parameters
-    ----------
-    encoder
-        With padding ``same``, as in the released UNet.
-    outputs
-        Number of classes or quantities.
     """
 
     def __init__(self, encoder: ConvNeXtV2, outputs: int) -> None:
@@ -156,7 +107,7 @@ class PaperUNet(nn.Module):
         for layer in (self.steps, self.grow, self.pixels):
             for module in layer.modules():
                 if isinstance(module, nn.Conv2d):
-                    nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-STEM_CUT, b=STEM_CUT)
+                    nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-TRUNCATED_AT, b=TRUNCATED_AT)
                     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:

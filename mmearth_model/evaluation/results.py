@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import DRAWS, bootstrap, interval
+from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, interval
 from mmearth_model.saving import save_figure
 from mmearth_model.tasks import TaskKind
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from mmearth_model.evaluation.metrics import Score
+    from mmearth_model.tasks import LabelledSet
 
 PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
 """Metrics that people read in per cent."""
@@ -61,7 +64,27 @@ class Row:
     # `mmearth_model.evaluation.metrics.Count`
     counts: dict[str, dict[str, int | None]] = field(default_factory=dict)
     # number of resamples of the test samples in which the metric is defined; the interval is computed from these
-    resamples: int = DRAWS
+    resamples: int = RESAMPLES
+
+    @classmethod
+    def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
+        """Row of a score on a task's test samples; ``fields`` are those that the score does not determine."""
+        resampled = bootstrap(task.kind, [found.sums])
+        low, high = interval(resampled)
+        metric = PRIMARY[task.kind]
+        return cls(
+            task=task.name,
+            kind=task.kind.value,
+            metric=metric,
+            value=found.metrics[metric],
+            low=low,
+            high=high,
+            metrics=found.metrics,
+            test_tiles=len(task.parts.test),
+            counts={name: asdict(count) for name, count in found.counts.items()},
+            resamples=int(np.isfinite(resampled).sum()),
+            **fields,
+        )
 
     @property
     def accuracy(self) -> float:
@@ -80,7 +103,7 @@ class Row:
     def _settings(self) -> tuple[str, ...]:
         few = f"interval of {self.resamples} resamples, undefined in the others"
         named = (self.chosen,) if self.protocol in SETTINGS_SHOWN else ()
-        return named + (few,) * (self.resamples < DRAWS)
+        return named + (few,) * (self.resamples < RESAMPLES)
 
 
 def _remark(metric: str, count: Mapping[str, int | None]) -> str:

@@ -146,8 +146,15 @@ class LabelledSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def outputs(self) -> int:
+        """Number of classes, labels or targets."""
+        if self.labels.ndim == 2 and not self.kind.per_pixel:
+            return int(self.labels.shape[1])
+        return max(len(self.classes), int(self.labels.max()) + 1 if self.kind is TaskKind.SINGLE_LABEL else 0)
+
     def conflicts(self, modality: Modality) -> bool:
-        """Whether a run that learned this modality has seen the labels, or close kin of them."""
+        """Whether a run that learned this modality has seen the labels, or related ones."""
         return self.shown is not None and akin(self.shown, modality)
 
     def with_parts(self, parts: Parts) -> Self:

@@ -18,7 +18,6 @@ from mmearth_model.evaluation.metrics import (
     bootstrap,
     from_sums,
     interval,
-    pixel_metrics,
     pixel_score,
     sample_sums,
     score,
@@ -67,13 +66,15 @@ def test_pixel_metrics_are_scikit_learns_over_all_labelled_pixels() -> None:
     predicted, truth = (part.reshape(20, 10, 10) for part in answers(2000))
     truth[RNG.random(truth.shape) < 0.1] = -1
     known = truth >= 0
-    found = pixel_metrics(TaskKind.SEGMENTATION, sample_sums(TaskKind.SEGMENTATION, predicted, truth, CLASSES + 2))
+    found = pixel_score(
+        TaskKind.SEGMENTATION, sample_sums(TaskKind.SEGMENTATION, predicted, truth, CLASSES + 2)
+    ).metrics
     assert found["jaccard"] == pytest.approx(metrics.jaccard_score(truth[known], predicted[known], average="macro"))
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth[known], predicted[known]))
     heights = RNG.normal(20, 4, size=(20, 10, 10))
     guess = heights + RNG.normal(size=heights.shape)
     heights[~known] = np.nan
-    found = pixel_metrics(TaskKind.PIXEL_REGRESSION, sample_sums(TaskKind.PIXEL_REGRESSION, guess, heights, 1))
+    found = pixel_score(TaskKind.PIXEL_REGRESSION, sample_sums(TaskKind.PIXEL_REGRESSION, guess, heights, 1)).metrics
     assert found["r2"] == pytest.approx(metrics.r2_score(heights[known], guess[known]))
     assert found["rmse"] == pytest.approx(metrics.mean_squared_error(heights[known], guess[known]) ** 0.5)
 

@@ -30,7 +30,8 @@ from mmearth_model.evaluation.finetune import (
     choose_recipe,
     paper_recipe,
 )
-from mmearth_model.evaluation.paper import PaperUNet, released_groups, start_head, thawed_group
+from mmearth_model.evaluation.networks import parameter_groups
+from mmearth_model.evaluation.paper import PaperUNet, start_head, thawed_group
 from mmearth_model.network.encoder import Classifier
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, TaskKind, open_task
 from mmearth_model.training.random_numbers import seeded
@@ -134,7 +135,7 @@ def groups_of(model: Any, **changes: Any) -> dict[str, tuple[float, float]]:
     """Name of each parameter -> factor of its rate and its decay."""
     settings = {"lr": 1.0, "weight_decay": 0.3, "layer_decay": 0.9, "frozen": False, **changes}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups: list[Any] = released_groups(model, **settings)
+    groups: list[Any] = parameter_groups(model, **settings, released=True)
     return {names[id(p)]: (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
 
 
