@@ -1,8 +1,8 @@
-"""What a pretrained encoder must beat: features that nothing was learned for, or learned elsewhere.
+"""Baselines for a pretrained encoder: features without training, and weights trained on other images.
 
 Random convolutional features are those of Rolf et al., *A generalizable and accessible approach to machine learning
-with global satellite imagery*, Nature Communications 2021 (MOSAIKS), after Coates and Ng: patches drawn from the
-training images, whitened, as the filters of one convolution.
+with global satellite imagery*, Nature Communications 2021 (MOSAIKS), after Coates and Ng: random patches of the
+training images, whitened, are the filters of one convolution.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ FILTERS = 512
 FILTER_PX = (3, 7)
 """Sides of the filters, half of them each."""
 PATCHES = 20_000
-"""Patches that are drawn to whiten by."""
+"""Random patches whose covariance defines the whitening."""
 PATCH_IMAGES = 500
 WHITENING = 0.1
-"""Added to the variance of each direction, of patches of unit variance: what is weaker is noise."""
+"""Added to the variance of each principal direction, relative to the patches' variance; weaker directions are noise."""
 BIAS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """Mean, deviation, least and largest value of every band."""
+    """Mean, deviation, minimum and maximum of every band."""
 
     bands: int
 
     @property
     def width(self) -> int:
-        """Four numbers a band."""
+        """Four statistics per band."""
         return 4 * self.bands
 
     @property
     def digest(self) -> str:
-        """Always the same."""
+        """Name and number of bands, which determine the features."""
         return f"{STATISTICS} {self.bands}"
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
@@ -71,19 +71,19 @@ class ImageStatistics:
 
 @dataclass(frozen=True, slots=True)
 class RandomFilters:
-    """One convolution with whitened patches as filters: mean of what exceeds a threshold, either way."""
+    """One convolution with whitened patches as filters; mean excess of the response over a threshold, in both directions."""
 
     filters: tuple[Tensor, ...]  # (F, bands, k, k) each
-    offsets: tuple[Tensor, ...]  # (F,) each: what whitening subtracts
+    offsets: tuple[Tensor, ...]  # (F,) each: bias that subtracts the mean patch
 
     @property
     def width(self) -> int:
-        """Two numbers a filter."""
+        """Two features per filter."""
         return 2 * sum(len(part) for part in self.filters)
 
     @property
     def digest(self) -> str:
-        """Of the filters."""
+        """Digest of the filters."""
         content = hashlib.blake2b(digest_size=16)
         for part in (*self.filters, *self.offsets):
             content.update(part.numpy().tobytes())
@@ -105,7 +105,7 @@ class RandomFilters:
 
     @classmethod
     def draw(cls, task: LabelledSet, normaliser: Normaliser, seed: int) -> RandomFilters:
-        """Draw filters from the training images of a task; deterministic in the seed."""
+        """Choose random filters from the training images of a task; deterministic in the seed."""
         rng = np.random.default_rng([seed, 11])
         chosen = rng.permutation(task.parts.train)[:PATCH_IMAGES]
         batches = task.images.batches(np.sort(chosen), 64, normaliser.stored)
@@ -117,7 +117,7 @@ class RandomFilters:
 
 
 def _whitened_filters(images: Tensor, side: int, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Make filters and offsets so that a convolution is the product of a whitened patch with a whitened unit patch."""
+    """Return filters and offsets with which a convolution is the product of a whitened patch with a whitened unit patch."""
     which = rng.integers(len(images), size=PATCHES)
     tops, lefts = (rng.integers(images.shape[axis] - side + 1, size=PATCHES) for axis in (2, 3))
     patches = torch.stack(
@@ -134,9 +134,9 @@ def _whitened_filters(images: Tensor, side: int, count: int, rng: np.random.Gene
 
 
 def own_input(task: LabelledSet) -> Normaliser:
-    """How a task's images are normalised where no checkpoint says so: by its own training samples, or by its store's.
+    """Normalise a task's images without a checkpoint: by its training samples, or by the statistics of its store.
 
-    Raises `InputError` when a store has nothing that can be an input.
+    Raises `InputError` when a store has no modality that can be an input.
     """
     images = task.images
     if images.own_normaliser is not None:
@@ -154,14 +154,7 @@ def own_input(task: LabelledSet) -> Normaliser:
 def load_convnext(path: Path, modality: Modality) -> tuple[ConvNeXtV2, Modality]:
     """Load plain ConvNeXt V2 weights, as published by its authors or timm, and the modality reduced to its RGB bands.
 
-    Raises `FileInputError` when the file holds another architecture, or takes other bands.
-
-    Parameters
-    ----------
-    path
-        A file that `mmearth_model.weights.conversion.import_weights` reads; nothing in it is executed.
-    modality
-        Modality whose picture bands are red, green and blue.
+    Raises `FileInputError` when the file has another architecture or number of bands.
     """
     encoder = encoder_of_file(path)
     bands, stem = encoder.config.in_channels, encoder.config.stem

@@ -1,9 +1,9 @@
-"""Bands of a labelled data set that are far from what their names promise, such as planes that a file names wrongly.
+"""Bands of a labelled data set whose pixels do not look like their names, such as planes that a file names wrongly.
 
-What a name promises is known from two sources: the statistics of a pretraining, and ``catalog/wavelengths.csv``. Bands of
-one part of the spectrum (visible, near infrared, short-wave infrared) resemble each other more than bands of the others,
-and bands of one native pixel size are alike in detail. Limits were set on real Sentinel-2 images (each class of EuroSAT,
-TerraMesh, also clouds, snow and open water), whose right bands keep about half of each limit or less.
+The expectation has two sources: the statistics of a pretraining, and ``catalog/wavelengths.csv``. Bands of one part of
+the spectrum (visible, near infrared, short-wave infrared) resemble each other more than bands of other parts, and bands
+of one native pixel size are similar in detail. The limits were set on real Sentinel-2 images (each class of EuroSAT,
+TerraMesh, also clouds, snow and open water), whose correct bands reach about half of each limit at most.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data import Modality, Store
+    from mmearth_data import Store
     from mmearth_model.tasks import LabelledSet
 
 IMAGES = 64
-"""Training images that are looked at, drawn with a seed."""
+"""Number of training images that are examined, a random choice."""
 BLOCK_PX = 6
-"""Correlations are those of means over blocks as large as the coarsest pixels (60 m), so that sharpness does not count."""
+"""Correlations are between means over blocks as large as the coarsest pixels (60 m), so that sharpness has no effect."""
 POINTS = 50
-"""Blocks without which correlations are not judged."""
+"""Minimum number of blocks for correlations."""
 RED_EDGE_NM, SHORT_WAVE_NM = 720.0, 1000.0
 FOLLOWS = 1.6
-"""Excess of a correlation with another part of the spectrum over that with its own, as Fisher's z. Right bands: up to 0.7
-in data sets, 1.5 in single images of clouds."""
+"""Limit of the excess of a correlation with another part of the spectrum over that with its own, as Fisher's z. Correct
+bands: up to 0.7 in data sets, 1.5 in single images of clouds."""
 DETAIL = 0.3
-"""Logarithm of detail against the bands of the same native pixel. Right bands: up to 0.25."""
+"""Limit of the logarithm of detail relative to bands of the same native pixel. Correct bands: up to 0.25."""
 DETAIL_IMAGES = 5
 STEP_PX = 8
 FACTOR = 10.0
-"""Ratio to the statistics, beyond that of the other bands of the same part, that no landscape explains."""
+"""Limit of the ratio to the statistics, relative to that of the other bands of the same part of the spectrum."""
 EMPTY = 0.5
-"""Share of zeros and missing pixels, if it is also twice that of the other bands."""
+"""Limit of the share of zeros and missing pixels, if it is also twice that of the other bands."""
 CERTAIN = 0.9999
-"""Largest correlation that is told from 1."""
+"""Largest correlation; larger ones are reduced to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """What is known of an optical band."""
+    """An optical band: its centre, and the side of its native pixel."""
 
-    # wavelength_nm, pixel_m: centre of the band, and side of its native pixel
     wavelength_nm: float
     pixel_m: int
 
@@ -65,7 +64,7 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What some images show of each of K bands."""
+    """Measurements of K bands on some images."""
 
     bands: tuple[str, ...]
     # mean, deviation: (K,) of the pixels that were observed
@@ -79,28 +78,30 @@ class Sample:
 
 
 def data_notes(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Store | None = None) -> tuple[str, ...]:
-    """Say what users of a task's results must know of its data; see `odd_bands` for the parameters."""
+    """Return the notes of the task file, and odd bands; see `odd_bands` for the parameters."""
     return tuple(f"{task.name}: {note}" for note in (*task.notes, *odd_bands(task, known, store)))
 
 
 def odd_bands(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Store | None = None) -> tuple[str, ...]:
-    """Describe the bands of a task's files that are far from what their names promise, one line each.
+    """Describe the bands of a task's files whose pixels do not look like their names, one line each.
 
     Parameters
     ----------
     task
-        Its training images are looked at. Stores are not: their bands were named when they were built.
+        Its training images are examined. Those of stores are not: their bands were named when they were built.
     known
-        ``[modality][level][band]`` -> ``{count, mean, std}`` of checkpoints; the first that knows the modality counts.
+        ``[modality][level][band]`` -> ``{count, mean, std}`` of checkpoints; the first with the modality is used.
     store
-        Its statistics count where no checkpoint has any.
+        Its statistics are used if no checkpoint has any.
     """
     images = task.images
     if not isinstance(images, FileImages) or not len(task.parts.train):
         return ()
     modality = images.modality
     sample = look(images, task.parts.train)
-    expected = _expected(images, [*known, *([] if store is None else [{modality.name: _of_store(modality, store)}])])
+    if store is not None and modality.name in store.modalities:
+        known = [*known, {modality.name: resolve_statistics(modality, store.statistics)}]
+    expected = _expected(images, known)
     light = {band: entry for band, entry in lights(modality.name).items() if band in sample.bands}
     scaled = _scale(sample, expected, light)
     if scaled:
@@ -115,7 +116,7 @@ def odd_bands(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Stor
 
 @cache
 def lights(modality: str) -> dict[str, Light]:
-    """Band of a modality -> its wavelength and pixel, as ``catalog/wavelengths.csv`` has them; empty where it has none."""
+    """Band of a modality -> its wavelength and pixel in ``catalog/wavelengths.csv``, if it is there."""
     with (resource_path("catalog") / "wavelengths.csv").open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
         return {
@@ -126,22 +127,18 @@ def lights(modality: str) -> dict[str, Light]:
 
 
 def look(images: FileImages, train: NDArray[np.intp]) -> Sample:
-    """Measure some training images; the bands of ``band_order: paper`` are named as what they are, not as they are fed."""
+    """Measure some training images; with ``band_order: paper``, bands have their own names, not those they are used as."""
     bands = tuple(dict.fromkeys(images.spec.catalog_bands))
     at = [images.modality.bands.index(band) for band in bands]
     rows = np.random.default_rng(0).permutation(train)[:IMAGES]
     planes = [_observed(images, int(row), at) for row in rows]
-    pixels = np.concatenate([image.reshape(len(bands), -1) for image in planes], axis=1)
-    seen = ~np.isnan(pixels)
-    count = np.maximum(seen.sum(axis=1), 1)
-    mean = np.where(seen, pixels, 0).sum(axis=1) / count
-    deviation = np.sqrt((np.where(seen, pixels - mean[:, None], 0) ** 2).sum(axis=1) / count)
+    pixels = np.ma.masked_invalid(np.concatenate([image.reshape(len(bands), -1) for image in planes], axis=1))
     swapped = SWAPPED if images.spec.band_order == "paper" else {}
     return Sample(
         bands=tuple(swapped.get(band, band) for band in bands),
-        mean=mean,
-        deviation=deviation,
-        zeros=(~seen | (np.abs(pixels) <= 1e-3)).mean(axis=1),
+        mean=pixels.mean(axis=1).filled(0),
+        deviation=pixels.std(axis=1).filled(0),
+        zeros=(np.ma.getmaskarray(pixels) | (np.abs(pixels.data) <= 1e-3)).mean(axis=1),
         detail=_detail(planes),
         correlation=_correlation(planes),
         images=len(planes),
@@ -160,8 +157,7 @@ def _detail(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     for image in planes:
         for number, step in enumerate((1, STEP_PX)):
             change = np.abs(image[:, :, step:] - image[:, :, :-step]).reshape(len(image), -1)
-            seen = ~np.isnan(change)
-            sums[number] += np.where(seen, change, 0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+            sums[number] += np.ma.masked_invalid(change).mean(axis=1).filled(0)
     found = np.full(sums.shape[1], np.nan)
     np.divide(sums[0], sums[1], out=found, where=(sums > 0).all(axis=0))
     return found
@@ -170,11 +166,8 @@ def _detail(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 def _correlation(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     blocks = np.concatenate([_blocks(image) for image in planes], axis=1)
     blocks = blocks[:, np.isfinite(blocks).all(axis=0)]
-    bands = len(blocks)
-    if blocks.shape[1] < POINTS:
-        return np.full((bands, bands), np.nan)
-    varied = blocks.std(axis=1) > 0
-    found = np.full((bands, bands), np.nan)
+    varied = blocks.std(axis=1) > 0 if blocks.shape[1] >= POINTS else np.zeros(len(blocks), bool)
+    found = np.full((len(blocks), len(blocks)), np.nan)
     if varied.any():
         found[np.ix_(varied, varied)] = np.corrcoef(blocks[varied])
     return found
@@ -187,10 +180,6 @@ def _blocks(image: NDArray[np.float64]) -> NDArray[np.float64]:
     cut = image[:, : height // side * side, : width // side * side]
     means: NDArray[np.float64] = cut.reshape(bands, height // side, side, width // side, side).mean(axis=(2, 4))
     return means.reshape(bands, -1)
-
-
-def _of_store(modality: Modality, store: Store) -> Mapping[str, Any]:
-    return resolve_statistics(modality, store.statistics) if modality.name in store.modalities else {}
 
 
 def _expected(images: FileImages, known: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -207,15 +196,11 @@ def _expected(images: FileImages, known: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def _scale(sample: Sample, expected: Mapping[str, tuple[float, float]], light: Mapping[str, Light]) -> str:
-    """Whether all bands together are too bright or too dark by one factor: other units."""
-    ratios = _ratios(sample, expected, light)
-    if (
-        not ratios
-        or min(abs(ratio) for ratio in ratios.values()) < np.log(FACTOR)
-        or len({r > 0 for r in ratios.values()}) > 1
-    ):
+    """Describe a common factor by which all bands are too bright or too dark, as in other units; empty if there is none."""
+    ratios = np.array(list(_ratios(sample, expected, light).values()))
+    if not len(ratios) or np.abs(ratios).min() < np.log(FACTOR) or len(np.unique(np.sign(ratios))) > 1:
         return ""
-    typical = np.exp(np.median(list(ratios.values())))
+    typical = np.exp(np.median(ratios))
     return (
         f"all bands are {'brighter' if typical > 1 else 'darker'} than in the pretraining by a factor of "
         f"{max(typical, 1 / typical):,.0f}. Check scale and offset in the task file."
@@ -236,7 +221,7 @@ def _ratios(
 def _reasons(
     sample: Sample, expected: Mapping[str, tuple[float, float]], light: Mapping[str, Light], band: str
 ) -> Iterator[str]:
-    """Yield what is odd about a band."""
+    """Yield the oddities of a band."""
     at = sample.bands.index(band)
     others = np.delete(sample.zeros, at)
     if sample.deviation[at] == 0:
@@ -253,7 +238,7 @@ def _reasons(
 
 
 def _far_in_units(sample: Sample, expected: Mapping[str, tuple[float, float]], at: int) -> Iterator[str]:
-    """Of a quantity that is no light: both its mean and its spread are out of scale, as in other units."""
+    """Check a band that is not optical: mean and deviation are both out of scale, as in other units."""
     mean, deviation = expected.get(sample.bands[at], (0.0, 0.0))
     if (
         deviation > 0
@@ -268,10 +253,8 @@ def _level(ratios: Mapping[str, float], light: Mapping[str, Light], band: str) -
     if band in ratios and kin:
         excess = ratios[band] - float(np.median(kin))
         if abs(excess) > np.log(FACTOR):
-            yield (
-                f"it is {'brighter' if excess > 0 else 'darker'} by a factor of {np.exp(abs(excess)):.0f} than the bands "
-                "beside it let expect"
-            )
+            side = "brighter" if excess > 0 else "darker"
+            yield f"it is {side} by a factor of {np.exp(abs(excess)):.0f} than the bands beside it let expect"
 
 
 def _follows(sample: Sample, light: Mapping[str, Light], at: int) -> Iterator[str]:

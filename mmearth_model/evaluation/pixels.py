@@ -1,7 +1,7 @@
-"""A linear probe of every pixel: the encoder's maps of all stages, brought to the pixel, then one linear model.
+"""Linear probe per pixel: one linear model on the encoder's maps of all stages, upsampled to the image.
 
-Hypercolumns after Hariharan et al., CVPR 2015. The model is fitted to a seeded draw of training pixels, as many from
-each image, and asked about every pixel of the test images.
+Hypercolumns after Hariharan et al., CVPR 2015. The model is fitted to a random sample of the training pixels, the same
+number from each image, and applied to all pixels of the test images.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def probe_pixels(
     Returns
     -------
     tuple
-        The prediction (with the chosen settings but without the answers, which are many), and its score.
+        Prediction, with the chosen settings but without the predicted labels, which are many; and its score.
     """
     rng = np.random.default_rng([seed, 13])
     held_out = task.parts.validation
@@ -48,20 +48,15 @@ def probe_pixels(
         order = rng.permutation(train)
         held_out, train = order[: max(1, len(order) // 5)], order[max(1, len(order) // 5) :]
     fit, choose = (
-        _drawn(encoder, normaliser, task, rows, pixels, rng)
+        _sampled(encoder, normaliser, task, rows, pixels, rng)
         for rows, pixels in ((train, TRAIN_PIXELS), (held_out, VALIDATION_PIXELS))
     )
-    answer_kind = pixel_kind(task.kind)
-    question = Question(answer_kind, len(task.classes), fit, choose, choose, seed=seed)
+    kind = TaskKind.REGRESSION if task.kind.continuous else TaskKind.SINGLE_LABEL
+    question = Question(kind, len(task.classes), fit, choose, choose, seed=seed)
     strength, model, best = fit_path(question, to_the_end=False)
     sums = np.concatenate(list(_test_sums(encoder, normaliser, task, model)))
     done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
     return done, pixel_score(task.kind, sums)
-
-
-def pixel_kind(kind: TaskKind) -> TaskKind:
-    """Return what a single pixel is asked for."""
-    return TaskKind.REGRESSION if kind.continuous else TaskKind.SINGLE_LABEL
 
 
 def _test_sums(
@@ -73,7 +68,7 @@ def _test_sums(
         yield sample_sums(task.kind, predicted, masks, len(task.classes))
 
 
-def _drawn(
+def _sampled(
     encoder: ConvNeXtV2,
     normaliser: Normaliser,
     task: LabelledSet,
@@ -81,7 +76,7 @@ def _drawn(
     pixels: int,
     rng: np.random.Generator,
 ) -> LabelledFeatures:
-    """Hypercolumns of labelled pixels, as many of each image, into one array."""
+    """Hypercolumns of labelled pixels in one array, at most the same number from each image."""
     each = max(1, pixels // len(rows))
     values = np.empty((each * len(rows), sum(encoder.widths)), dtype=np.float32)
     labels: list[NDArray[Any]] = []
@@ -115,7 +110,7 @@ def _maps(
 
 @torch.inference_mode()
 def hypercolumns(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
-    """(B, bands, H, W) to (B, all channels, H, W): the maps of all stages, bilinear at the size of the image."""
+    """(B, bands, H, W) to (B, all channels, H, W): maps of all stages, resized to the image (bilinear)."""
     maps = encoder.forward_features(images)
     size = images.shape[-2:]
     grown = [functional.interpolate(m.float(), size=size, mode="bilinear", align_corners=False) for m in maps]
@@ -123,6 +118,6 @@ def hypercolumns(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
 
 
 def cut_masks(masks: NDArray[Any], side: int) -> NDArray[Any]:
-    """Cut the middle out of (B, H, W), as `whole_patches` does of the images."""
+    """Crop (B, H, W) to the centre, as `whole_patches` does with the images."""
     offset = (masks.shape[-1] - side) // 2
     return masks[:, offset : offset + side, offset : offset + side]
