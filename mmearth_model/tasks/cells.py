@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import FileInputError, did_you_mean
+from mmearth_model.tasks.labelled import listed
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_model.tasks.labelled import Parts
-
-SHOWN = 5
-"""Maximum number of rows in a message."""
 
 
 def at_rows(positions: Iterable[int]) -> str:
@@ -35,8 +33,7 @@ def at_rows(positions: Iterable[int]) -> str:
     ('data row 3', 'data rows 1, 5', 'data rows 1, 2, 3, 4, 5 and 4 more')
     """
     rows = [position + 1 for position in positions]
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"data row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{more}"
+    return f"data row{'s' * (len(rows) > 1)} {listed(rows)}"
 
 
 def text_of(cell: object) -> str:
@@ -117,20 +114,10 @@ def label_sets(column: Sequence[Any], name: str, separator: str, path: Path) -> 
 
 
 def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: Path, *, rows: bool = True) -> tuple[str, ...]:  # fmt: skip
-    """Names of the classes: the known ones or, if there are none, those in the data, sorted.
+    """Names of the classes: those of the task file (``known``) or, if it has none, those in the data, sorted.
 
-    Raises `FileInputError` if the data have a class that is not in the task file, or names that differ only in case.
-
-    Parameters
-    ----------
-    known
-        Classes of the task file.
-    found
-        Name in the data -> positions of the samples that have it.
-    path
-        For messages.
-    rows
-        Whether positions are rows of a table.
+    ``found`` is name in the data -> positions of its samples, which are rows of a table or not. Raises `FileInputError`
+    if the data have a class that is not in the task file, or names that differ only in case.
     """
     names = tuple(sorted(found))
     unknown = [name for name in names if name not in known]
@@ -138,9 +125,8 @@ def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: 
         where = f" in {at_rows(found[unknown[0]])}" if rows and found[unknown[0]] else ""
         hint = did_you_mean(unknown[0], known)
         hint = f" {hint[:1].upper()}{hint[1:]}" if hint.endswith("?") else ""
-        classes = f"{', '.join(known[:SHOWN])}{f' and {len(known) - SHOWN} more' if len(known) > SHOWN else ''}"
         raise FileInputError(
-            path, f"expected the classes {classes}, got {unknown[0]!r}{where}; correct the label, or classes in the task file.{hint}"
+            path, f"expected the classes {listed(known)}, got {unknown[0]!r}{where}; correct the label, or classes in the task file.{hint}"
         )  # fmt: skip
     if known:
         return tuple(known)
@@ -164,20 +150,9 @@ def positions(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def check_repeats(items: Sequence[str], answers: Sequence[Hashable], parts: Parts, path: Path) -> tuple[str, ...]:
-    """Note about files that several rows list with the same label in the same part.
+    """Note about files that several rows list with the same label in the same part; ``answers`` are the labels (N).
 
     Raises `FileInputError` if a file has two labels, or is in two parts: test samples must not be trained on.
-
-    Parameters
-    ----------
-    items
-        (N) paths.
-    answers
-        (N) labels.
-    parts
-        Train, validation and test.
-    path
-        For messages.
     """
     part = np.full(len(items), -1)
     for number, members in enumerate((parts.train, parts.validation, parts.test)):

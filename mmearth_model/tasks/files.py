@@ -14,6 +14,7 @@ import numpy as np
 
 from mmearth_data import NO_LEVEL, FileInputError, InputError, Raster, calibrate, load_catalog
 from mmearth_model.data.targets import LEVELS, Normaliser
+from mmearth_model.tasks.labelled import LabelledSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +125,8 @@ class FileImages:
             image[bands.index(band)] = np.where(np.isnan(plane), nodata, seen)
         for band, stand_in in self.spec.stand_ins.items():
             image[bands.index(band)] = image[bands.index(stand_in)]
-        return resample(image, self.spec.size_px, nodata)
+        size = self.spec.size_px
+        return image if size is None else resized(image, size, size, nodata)
 
     def read(self, row: int) -> Raster:
         """Bands of a sample's files, before selection and scaling.
@@ -210,11 +212,11 @@ class FileImages:
         """Band -> count, mean and standard deviation over (a seeded random subset of) the given samples."""
         if len(rows) > STATISTICS_SAMPLES:
             rows = np.random.default_rng(0).permutation(rows)[:STATISTICS_SAMPLES]
-        bands = self.modality.bands
+        bands, nodata = self.modality.bands, self.modality.nodata
         count, first, second = (np.zeros(len(bands)) for _ in range(3))
         for row in rows:
             image = self.image(int(row)).astype(np.float64).reshape(len(bands), -1)
-            seen = ~np.isnan(image) if math.isnan(self.modality.nodata) else image != self.modality.nodata
+            seen = ~np.isnan(image) if math.isnan(nodata) else image != nodata
             count += seen.sum(axis=1)
             first += np.where(seen, image, 0).sum(axis=1)
             second += np.where(seen, image**2, 0).sum(axis=1)
@@ -224,6 +226,21 @@ class FileImages:
             band: {"count": int(n), "mean": float(m), "std": float(s)}
             for band, n, m, s in zip(bands, count, mean, deviation, strict=True)
         }
+
+
+def labelled(
+    spec: TaskSpec, images: FileImages, classes: tuple[str, ...], notes: tuple[str, ...], **fields: Any
+) -> LabelledSet:
+    """Labelled set of a task file; ``notes`` are added to its own."""
+    return LabelledSet(
+        name=spec.name,
+        kind=spec.kind,
+        classes=classes,
+        images=images,
+        augment=spec.augment,
+        notes=(*spec.notes, *notes),
+        **fields,
+    )
 
 
 def joined(planes: Sequence[Raster], names: tuple[str, ...], files: Sequence[str]) -> Raster:
@@ -237,15 +254,14 @@ def joined(planes: Sequence[Raster], names: tuple[str, ...], files: Sequence[str
         problem = _misfit(plane, finest)
         if problem:
             raise FileInputError(file, problem)
-    values = [
-        plane.values if plane.values.shape == finest.values.shape
-        else resized(np.where(plane.missing, np.nan, plane.values).astype(np.float32), rows, columns, math.nan)
-        for plane in planes
-    ]  # fmt: skip
-    missing = [
-        plane.missing if plane.missing.shape == finest.missing.shape else np.isnan(value)
-        for plane, value in zip(planes, values, strict=True)
-    ]
+    values, missing = [], []
+    for plane in planes:
+        value, gone = plane.values, plane.missing
+        if value.shape != finest.values.shape:
+            value = resized(np.where(gone, np.nan, value).astype(np.float32), rows, columns, math.nan)
+            gone = np.isnan(value)
+        values.append(value)
+        missing.append(gone)
     return Raster(
         values=np.concatenate(values),
         missing=np.concatenate(missing),
@@ -269,9 +285,10 @@ def _misfit(plane: Raster, finest: Raster) -> str | None:
     return None
 
 
-def resample(image: NDArray[np.float32], size_px: int | None, nodata: float) -> NDArray[np.float32]:
-    """Resize (C, H, W) to a square (bilinear); pixels next to missing ones become missing."""
-    return image if size_px is None else resized(image, size_px, size_px, nodata)
+def nearest(plane: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """Resize (H, W) to (rows, columns), nearest neighbour."""
+    at = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip((rows, columns), plane.shape, strict=True))
+    return plane[np.ix_(*at)] if plane.shape != (rows, columns) else plane
 
 
 def resized(image: NDArray[np.float32], rows: int, columns: int, nodata: float) -> NDArray[np.float32]:
@@ -283,15 +300,7 @@ def resized(image: NDArray[np.float32], rows: int, columns: int, nodata: float) 
     from torch.nn import functional
 
     missing = np.isnan(image) if math.isnan(nodata) else image == nodata
-    values = torch.from_numpy(np.where(missing, 0, image))[None]
+    both = torch.from_numpy(np.stack([np.where(missing, 0, image), missing.astype(np.float32)]))
     shrinks = min(image.shape[1:]) > min(size)
-    scaled = functional.interpolate(values, size=size, mode="bilinear", antialias=shrinks)[0].numpy()
-    holes = torch.from_numpy(missing.astype(np.float32))[None]
-    gone = functional.interpolate(holes, size=size, mode="bilinear", antialias=shrinks)[0].numpy() > 1e-6
-    return np.where(gone, nodata, scaled).astype(np.float32)
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Shorten a list of names for a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more if names else "nothing"
+    scaled, gone = functional.interpolate(both, size=size, mode="bilinear", antialias=shrinks).numpy()
+    return np.where(gone > 1e-6, nodata, scaled).astype(np.float32)

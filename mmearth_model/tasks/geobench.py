@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import FileInputError, InputError, Raster, is_data, reason_of
-from mmearth_model.tasks.files import FileImages, listed
-from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, class_notes, classes_in_masks
+from mmearth_model.tasks.files import FileImages, labelled, nearest
+from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, class_notes, classes_in_masks, listed
 from mmearth_model.tasks.pickles import Bag, loads
 from mmearth_model.tasks.rasters import check_mask
 
@@ -54,9 +54,7 @@ class Samples:
         if any(plane.ndim != 2 for plane in planes.values()):
             raise FileInputError(self.path(item), "expected bands of two dimensions, got another number.")
         rows, columns = (max(plane.shape[axis] for plane in planes.values()) for axis in (0, 1))
-        return Raster.of(
-            np.stack([_stretched(plane, rows, columns) for plane in planes.values()]), tuple(planes), marks
-        )
+        return Raster.of(np.stack([nearest(plane, rows, columns) for plane in planes.values()]), tuple(planes), marks)
 
     def bands(self, file: h5py.File) -> dict[str, str]:
         """Band name without its date -> name of the data set, for the selected date."""
@@ -134,21 +132,19 @@ def open_geobench(spec: TaskSpec, root: Path) -> LabelledSet:
     if masks is not None and spec.kind is TaskKind.SEGMENTATION and not classes:
         classes = classes_in_masks(masks, len(items), root)
     labels = np.zeros((len(items), 0)) if spec.kind.per_pixel else _labels(spec, reader, items, classes)
-    notes = (*spec.notes, *_partition_notes(whole, position))
+    notes = _partition_notes(whole, position)
     if spec.kind is TaskKind.SINGLE_LABEL:
         notes += class_notes(classes, labels, parts, items.__getitem__)
-    return LabelledSet(
-        name=spec.name,
-        kind=spec.kind,
-        classes=classes,
-        images=images,
+    return labelled(
+        spec,
+        images,
+        classes,
+        notes,
         parts=parts,
         labels=labels,
         masks=masks,
         partitions=_shares(partitions, position),
         ids=items,
-        augment=spec.augment,
-        notes=notes,
         remedy="add the samples that the partition names",
     )
 
@@ -284,11 +280,3 @@ class Masks:
         if not isinstance(mask, np.ndarray) or mask.shape != largest:
             raise FileInputError(self.reader.path(item), f"expected a mask of {largest} px, got {np.shape(mask)}.")
         return check_mask(self.spec, mask, item)
-
-
-def _stretched(plane: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
-    """Repeat pixels of coarser bands on the finest grid."""
-    if plane.shape == (rows, columns):
-        return plane
-    row, column = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip((rows, columns), plane.shape, strict=True))  # fmt: skip
-    return plane[np.ix_(row, column)]

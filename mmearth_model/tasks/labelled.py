@@ -5,7 +5,7 @@ Axes: N samples, B those of one batch, K classes, T regression targets, H W pixe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -109,10 +109,15 @@ class ImageSource(Protocol):
 class Parts:
     """Division of the samples."""
 
-    # train, validation, test: (n,) positions of the samples; parts are disjoint unless the data set's own parts overlap
+    # (n,) positions of the samples; parts are disjoint unless the data set's own parts overlap
     train: NDArray[np.intp]
     validation: NDArray[np.intp]
     test: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, codes: NDArray[Any]) -> Self:
+        """Parts of samples with the codes 0 train, 1 validation, 2 test; others are in no part."""
+        return cls(*(np.flatnonzero(codes == code) for code in range(3)))
 
     @property
     def used(self) -> NDArray[np.intp]:
@@ -157,10 +162,6 @@ class LabelledSet:
         """Whether a run that learned this modality has seen the labels, or related ones."""
         return self.shown is not None and akin(self.shown, modality)
 
-    def with_parts(self, parts: Parts) -> Self:
-        """Return the same samples with another division."""
-        return replace(self, parts=parts)
-
     def check(self) -> None:
         """Refuse a task that cannot be fitted or scored."""
         counts = {name: len(getattr(self.parts, name)) for name in ("train", "validation", "test")}
@@ -176,10 +177,10 @@ class LabelledSet:
 
 
 def akin(labels: Modality, learned: Modality) -> bool:
-    """Whether one modality gives away the labels of another.
+    """Whether one modality reveals the labels of another.
 
     Labels of whole tiles are nested in each other (an ecoregion is within one biome), and maps of classes describe
-    the same area: categorical modalities of one kind give each other away.
+    the same area: categorical modalities of one kind reveal each other.
     """
     if labels.kind.is_categorical:
         return learned.kind is labels.kind
@@ -224,7 +225,7 @@ class LabelShare:
         return np.sort(np.concatenate(chosen))
 
     def _of_class(self, members: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Count the samples of a class, at least one: a class without a label cannot be learned."""
+        """Return the first samples of a class, at least one: a class without a label cannot be learned."""
         return members[: self.shots or max(1, round((self.share or 1.0) * len(members)))]
 
 
@@ -232,28 +233,17 @@ WHOLE = LabelShare("100%")
 
 
 def stratified_parts(strata: NDArray[Any], shares: tuple[float, float, float], seed: int) -> Parts:
-    """Divide samples at random, with the same shares in every stratum.
+    """Divide samples (N,) at random, with the same shares of train, validation and test in every stratum.
 
     A small stratum may have no sample in a small part: of three samples, none is in a part of 15 %; see
     `working_shares`.
-
-    Parameters
-    ----------
-    strata
-        (N,) stratum of each sample, such as its class.
-    shares
-        Shares of train, validation and test, in any unit.
-    seed
-        Seed of the division.
     """
     order = np.random.default_rng(seed).permutation(len(strata))
     place = np.empty(len(strata))
     for stratum in np.unique(strata):
         members = order[strata[order] == stratum]
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    edges = np.cumsum(shares)[:2] / sum(shares)
-    part = np.digitize(place, edges)
-    return Parts(*(np.flatnonzero(part == number) for number in range(3)))
+    return Parts.of(np.digitize(place, np.cumsum(shares)[:2] / sum(shares)))
 
 
 USUAL_SHARES = ((70, 15, 15), (60, 20, 20), (50, 20, 30), (50, 25, 25), (34, 33, 33), (50, 0, 50))
@@ -261,13 +251,7 @@ MOST_NEEDED = 1000
 
 
 def working_shares(strata: NDArray[Any], shares: tuple[float, float, float]) -> str:
-    """Remedy for shares that leave a part empty: other shares, or more samples.
-
-    Parameters
-    ----------
-    strata, shares
-        See `stratified_parts`.
-    """
+    """Remedy for shares that leave a part empty: other shares, or more samples; see `stratified_parts`."""
     for usual in USUAL_SHARES:
         if len(strata) and not missing_parts(stratified_parts(strata, usual, 0), usual):
             return f"set splits: {{shares: [{', '.join(map(str, usual))}]}} in the task file, or add samples"
@@ -291,16 +275,8 @@ def class_notes(
 ) -> tuple[str, ...]:
     """Describe classes that cannot be both learned and tested.
 
-    Parameters
-    ----------
-    classes
-        Names of the classes.
-    labels
-        (N,) class index; negative where there is none.
-    parts
-        Train, validation and test.
-    name
-        Function from a position to the sample's name in messages, such as its file or row.
+    ``labels`` are class indices (N,), negative where there is none; ``name`` returns the name of a sample for messages,
+    such as its file or row.
     """
     used = parts.used
     counts = np.bincount(labels[used][labels[used] >= 0], minlength=len(classes))
@@ -310,9 +286,9 @@ def class_notes(
     found = []
     if once:
         places = [f"{_named(classes, index)} ({name(int(used[labels[used] == index][0]))})" for index in once]
-        found.append(f"occur once and can be learned or tested, not both: {_some(places)}.")
+        found.append(f"occur once and can be learned or tested, not both: {listed(places)}.")
     if asked:
-        found.append(f"are tested and have no training sample: {_some([_named(classes, index) for index in asked])}.")
+        found.append(f"are tested and have no training sample: {listed([_named(classes, index) for index in asked])}.")
     return tuple(f"classes that {text}" for text in found)
 
 
@@ -320,24 +296,17 @@ def _named(classes: Sequence[str], index: int) -> str:
     return classes[index] if index < len(classes) else str(index)
 
 
-def _some(texts: Sequence[str], most: int = 5) -> str:
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """Join names for a message, shortened after ``most``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more if names else "nothing"
 
 
 def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples: int, where: object) -> tuple[str, ...]:
     """Class names of a segmentation whose task file lists none: the ids in its masks, from 0.
 
-    Raises `InputError` if nothing is labelled, or the ids are not 0, 1, 2, ... without a gap: an id beyond a gap may
-    mean unlabelled.
-
-    Parameters
-    ----------
-    masks
-        See `LabelledSet`; `IGNORED` counts as unlabelled.
-    samples
-        Number of samples; all are read.
-    where
-        Data set, for messages.
+    All ``samples`` are read. Raises `InputError` if nothing is labelled, or the ids are not 0, 1, 2, ... without a gap:
+    an id beyond a gap may mean unlabelled.
     """
     found: set[int] = set()
     for row in range(samples):
@@ -348,6 +317,6 @@ def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples:
     if ids[0] < 0 or ids[-1] != len(ids) - 1:
         raise InputError(
             f"{where}: expected the ids 0, 1, 2, ... without a gap in masks of a task file without classes, got "
-            f"{_some([str(number) for number in ids], 12)}; list classes in order of their ids, or give ignore (such as {ids[-1]})."
+            f"{listed(ids, 12)}; list classes in order of their ids, or give ignore (such as {ids[-1]})."
         )
     return tuple(map(str, ids))

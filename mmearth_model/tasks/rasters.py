@@ -7,9 +7,9 @@ import re
 import zipfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
-from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -26,7 +26,7 @@ from mmearth_model.tasks.cells import (  # fmt: skip
     required,
     text_of,
 )
-from mmearth_model.tasks.files import BAND, FileImages, listed
+from mmearth_model.tasks.files import BAND, FileImages, labelled, nearest
 from mmearth_model.tasks.labelled import (  # fmt: skip
     IGNORED,
     LabelledSet,
@@ -34,6 +34,7 @@ from mmearth_model.tasks.labelled import (  # fmt: skip
     TaskKind,
     class_notes,
     classes_in_masks,
+    listed,
     missing_parts,
     stratified_parts,
     working_shares,
@@ -41,7 +42,7 @@ from mmearth_model.tasks.labelled import (  # fmt: skip
 from mmearth_model.tasks.layout import PART_NAMES, arrange, folder_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -78,24 +79,24 @@ class DiskRasters:
         return " ".join([own, *(f"{name} {other.st_size} {other.st_mtime_ns}" for name, other in found)])
 
 
+@cache
+def archive(path: Path) -> tuple[zipfile.ZipFile, dict[str, Siblings]]:
+    """Open a zip once per process, with the files of each of its folders."""
+    try:
+        opened = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise FileInputError(path, f"expected a folder or a zip of rasters, got: {reason_of(error)}.") from None
+    found: dict[str, list[str]] = {}
+    for member in map(PurePosixPath, opened.namelist()):
+        found.setdefault(str(member.parent), []).append(member.name)
+    return opened, {folder: Siblings(files) for folder, files in found.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class ZippedRasters:
     """Raster files in a zip, which is never unpacked."""
 
     path: Path
-    _archives: ClassVar[dict[Path, zipfile.ZipFile]] = {}
-    _siblings: ClassVar[dict[Path, dict[str, Siblings]]] = {}
-    _lock: ClassVar[Lock] = Lock()
-
-    @property
-    def archive(self) -> zipfile.ZipFile:
-        """The open zip."""
-        with self._lock:
-            if self.path not in self._archives:
-                archive = _open_zip(self.path)
-                self._archives[self.path] = archive
-                self._siblings[self.path] = _by_folder(archive.namelist())
-            return self._archives[self.path]
 
     def read(self, item: str, marks: Marks = None) -> Raster:
         """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
@@ -104,7 +105,7 @@ class ZippedRasters:
         name = f"{self.path}/{item}"
         folder = uuid4().hex
         try:
-            contents = {member: self.archive.read(member) for member in (item, *self._sidecars(item))}
+            contents = {member: archive(self.path)[0].read(member) for member in (item, *self._sidecars(item))}
         except (zipfile.BadZipFile, KeyError, OSError) as error:
             raise FileInputError(name, f"expected a raster file, got: {reason_of(error)}; zip it again.") from None
         with ExitStack() as stack:
@@ -116,31 +117,17 @@ class ZippedRasters:
 
     def stamp(self, item: str) -> str:
         """Size and checksum, from the zip, of the file and of its sidecars."""
-        infos = [self.archive.getinfo(member) for member in (item, *self._sidecars(item))]
+        infos = [archive(self.path)[0].getinfo(member) for member in (item, *self._sidecars(item))]
         own = f"{infos[0].file_size} {infos[0].CRC}"
         return " ".join([own, *(f"{PurePosixPath(i.filename).name} {i.file_size} {i.CRC}" for i in infos[1:])])
 
     def _sidecars(self, item: str) -> tuple[str, ...]:
         """Members of the zip that GDAL reads with a raster file."""
+        opened, folders = archive(self.path)
         path = PurePosixPath(item)
-        if item not in self.archive.NameToInfo:
+        if item not in opened.NameToInfo:
             return ()
-        beside = self._siblings[self.path][str(path.parent)].sidecars(path.name)
-        return tuple(str(path.with_name(name)) for name in beside)
-
-
-def _by_folder(names: Iterable[str]) -> dict[str, Siblings]:
-    found: dict[str, list[str]] = {}
-    for path in map(PurePosixPath, names):
-        found.setdefault(str(path.parent), []).append(path.name)
-    return {folder: Siblings(files) for folder, files in found.items()}
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise FileInputError(path, f"expected a folder or a zip of rasters, got: {reason_of(error)}.") from None
+        return tuple(str(path.with_name(name)) for name in folders[str(path.parent)].sidecars(path.name))
 
 
 def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
@@ -149,25 +136,23 @@ def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
     Raises `InputError` if there is no such layout, classes and task file disagree, or a file is in two parts.
     """
     zipped = root.is_file()
-    layout = arrange(root, ZippedRasters(root).archive.namelist() if zipped else _folder_members(root))
+    layout = arrange(root, archive(root)[0].namelist() if zipped else _folder_members(root))
     classes = check_names(spec.classes, positions(layout.labels), root, rows=False)
     labels = np.array([classes.index(label) for label in layout.labels])
     if layout.parts is None:
         parts = stratified_parts(labels, spec.splits.shares, spec.splits.seed)
     else:
-        parts = Parts(*(np.flatnonzero(np.array(layout.parts) == number) for number in range(3)))
+        parts = Parts.of(np.array(layout.parts))
         _check_twins(root, layout.items, layout.parts, ZippedRasters(root) if zipped else None)
     reader = ZippedRasters(root) if zipped else DiskRasters(root)
-    return LabelledSet(
-        name=spec.name,
-        kind=spec.kind,
-        classes=classes,
-        images=FileImages(spec, reader, layout.items, root),
+    return labelled(
+        spec,
+        FileImages(spec, reader, layout.items, root),
+        classes,
+        (*layout.notes, *class_notes(classes, labels, parts, layout.items.__getitem__)),
         parts=parts,
         labels=labels,
         ids=layout.items,
-        augment=spec.augment,
-        notes=(*spec.notes, *layout.notes, *class_notes(classes, labels, parts, layout.items.__getitem__)),
         **_needed(spec, labels, parts, divided_by="the folders" if layout.parts is not None else None),
     )
 
@@ -217,7 +202,7 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
 
     Raises `InputError` if a column is missing, or values do not match the task.
     """
-    columns = _with_patterns(spec, _read_table(path), path)
+    columns = _with_patterns(spec, read_table(path).columns, path)
     wanted = [spec.path, *([spec.mask] if spec.mask and spec.kind.per_pixel else []), *([] if spec.kind.per_pixel else spec.label_columns)]  # fmt: skip
     wanted += [name for name in (spec.splits.column, spec.ids) if name is not None]
     absent = [name for name in wanted if name not in columns]
@@ -230,7 +215,9 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
         raise FileInputError(path, "expected samples, got a table without rows.")
     classes, labels, notes = _labels(spec, columns, path)
     images = FileImages(spec, DiskRasters(path.parent), items, path)
-    masks = _masks(spec, columns, images, path) if spec.kind.per_pixel else None
+    masks = None
+    if spec.kind.per_pixel and spec.mask is not None:
+        masks = MaskFiles(spec, images, tuple(required(columns[spec.mask], spec.mask, path)))
     if masks is not None and spec.kind is TaskKind.SEGMENTATION and not classes:
         classes = classes_in_masks(masks, len(items), path)
     parts = _parts(spec, columns, labels, path)
@@ -238,23 +225,17 @@ def open_table(spec: TaskSpec, path: Path) -> LabelledSet:
     notes += check_repeats(items, answers, parts, path)
     if spec.kind is TaskKind.SINGLE_LABEL:
         notes += class_notes(classes, labels, parts, lambda row: at_rows([row]))
-    return LabelledSet(
-        name=spec.name,
-        kind=spec.kind,
-        classes=classes,
-        images=images,
+    return labelled(
+        spec,
+        images,
+        classes,
+        notes,
         parts=parts,
         labels=labels,
         masks=masks,
         ids=tuple(required(columns[spec.ids], spec.ids, path)) if spec.ids else items,
-        augment=spec.augment,
-        notes=(*spec.notes, *notes),
         **_needed(spec, labels, parts, divided_by=spec.splits.column and f"column {spec.splits.column}"),
     )
-
-
-def _read_table(path: Path) -> Mapping[str, Sequence[Any]]:
-    return read_table(path).columns
 
 
 def _with_patterns(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], path: Path) -> dict[str, Sequence[Any]]:
@@ -325,13 +306,7 @@ def _parts(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], labels: NDArray
             f"expected train, val or test in {spec.splits.column}, got {got} in {at_rows(unknown)}; correct or delete "
             "the rows.",
         )
-    codes = np.array([PART_NAMES[word] for word in words])
-    return Parts(*(np.flatnonzero(codes == code) for code in range(3)))
-
-
-def _masks(spec: TaskSpec, columns: Mapping[str, Sequence[Any]], images: FileImages, path: Path) -> MaskFiles:
-    assert spec.mask is not None
-    return MaskFiles(spec, images, tuple(required(columns[spec.mask], spec.mask, path)))
+    return Parts.of(np.array([PART_NAMES[word] for word in words]))
 
 
 @dataclass(frozen=True)
@@ -376,8 +351,9 @@ def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[n
         unlabelled |= missing
     if spec.ignore is not None:
         unlabelled |= mask == spec.ignore
+    size = (spec.size_px, spec.size_px) if spec.size_px else mask.shape
     if spec.kind is TaskKind.PIXEL_REGRESSION:
-        return _nearest(np.where(unlabelled, np.nan, mask).astype(np.float64), spec.size_px)
+        return nearest(np.where(unlabelled, np.nan, mask).astype(np.float64), *size)
     ids = mask[~unlabelled]
     most = len(spec.classes) - 1 if spec.classes else np.iinfo(np.int64).max
     wrong = ids[~((ids >= 0) & (ids <= most) & (ids == np.rint(ids)))]
@@ -390,11 +366,4 @@ def check_mask(spec: TaskSpec, mask: NDArray[Any], item: str, missing: NDArray[n
         )
     indices = np.full(mask.shape, IGNORED, dtype=np.int64)
     indices[~unlabelled] = ids
-    return _nearest(indices, spec.size_px)
-
-
-def _nearest(mask: NDArray[Any], size_px: int | None) -> NDArray[Any]:
-    if size_px is None or mask.shape == (size_px, size_px):
-        return mask
-    rows, columns = (((np.arange(size_px) + 0.5) * side / size_px).astype(int) for side in mask.shape)
-    return mask[np.ix_(rows, columns)]
+    return nearest(indices, *size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from mmearth_data import InputError, Kind, closest, format_tile_id
 from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, class_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PREFIX = "store:"
 READ_TILES = 64
 """Number of tiles read together."""
+NO_PART = 255
+"""Code of a tile without a label, which is in no part."""
 
 Form = Literal["tile", "shares", "pixels"]
 
@@ -68,16 +70,8 @@ class StoreTask:
     def labels(self, batch: Mapping[str, Any]) -> NDArray[Any]:
         """Label of every tile of a raw batch.
 
-        Parameters
-        ----------
-        batch
-            Contains the modality as stored.
-
-        Returns
-        -------
-        numpy.ndarray
-            Classes: (B,) int64, position in ``modality.classes``; `IGNORED` if nothing was observed; of classes that
-            cover equal parts, the first. Quantities and shares: (B, T) float64, NaN if nothing was observed.
+        Classes: (B,) int64, position in ``modality.classes``; `IGNORED` if nothing was observed; of classes that cover
+        equal parts, the first. Quantities and shares: (B, T) float64, NaN if nothing was observed.
         """
         if self.modality.kind.is_continuous:
             return _means(self._quantities(batch))
@@ -203,24 +197,22 @@ def _label(task: StoreTask, batch: Batch) -> NDArray[Any]:
     if task.form != "pixels":
         return task.labels(batch)
     masks = task.masks(batch)
-    observed: NDArray[Any] = (np.isfinite(masks) if task.modality.kind.is_continuous else masks != IGNORED).any(
-        axis=(1, 2)
-    )
-    return observed
+    observed = np.isfinite(masks) if task.modality.kind.is_continuous else masks != IGNORED
+    return np.asarray(observed.any(axis=(1, 2)))
 
 
 def open_store_task(images: StoreImages, task: StoreTask) -> LabelledSet:
     """Make a labelled set of a store's tiles, with the store's splits."""
     store = images.store
     found = images.labels(task)
-    observed = labelled_rows(task.kind, found)
-    codes = store.coords["split"]
-    parts = Parts(*(np.flatnonzero(observed & (codes == code)) for code in range(3)))
-    notes: tuple[str, ...] = ()
-    if task.kind is TaskKind.SINGLE_LABEL:
-        notes = class_notes(
-            task.classes, found, parts, lambda row: f"tile {format_tile_id(int(store.coords['tile_id'][row]))}"
-        )
+    parts = Parts.of(np.where(labelled_rows(task.kind, found), store.coords["split"], NO_PART))
+
+    def masks(rows: NDArray[np.intp]) -> NDArray[Any]:
+        return np.concatenate([task.masks(batch) for batch in images.batches(rows, READ_TILES, task.reads)])
+
+    def tile(row: int) -> str:
+        return f"tile {format_tile_id(int(store.coords['tile_id'][row]))}"
+
     return LabelledSet(
         name=task.name,
         kind=task.kind,
@@ -228,10 +220,10 @@ def open_store_task(images: StoreImages, task: StoreTask) -> LabelledSet:
         images=images,
         parts=parts,
         labels=np.zeros((len(store), 0)) if task.kind.per_pixel else found,
-        masks=_mask_reader(images, task) if task.kind.per_pixel else None,
+        masks=masks if task.kind.per_pixel else None,
         shown=task.modality,
         synthetic=store.synthetic,
-        notes=notes,
+        notes=class_notes(task.classes, found, parts, tile) if task.kind is TaskKind.SINGLE_LABEL else (),
     )
 
 
@@ -247,33 +239,22 @@ def redraw(task: LabelledSet, test_share: float, seed: int) -> LabelledSet:
     """Test on a random share of all labelled samples, without validation samples."""
     order = np.random.default_rng(seed).permutation(task.parts.used)
     test = round(test_share * len(order))
-    return task.with_parts(Parts(train=order[test:], validation=order[:0], test=order[:test]))
-
-
-def _mask_reader(images: StoreImages, task: StoreTask) -> Callable[[NDArray[np.intp]], NDArray[Any]]:
-    def read(rows: NDArray[np.intp]) -> NDArray[Any]:
-        return np.concatenate([task.masks(batch) for batch in images.batches(rows, READ_TILES, task.reads)])
-
-    return read
+    return replace(task, parts=Parts(train=order[test:], validation=order[:0], test=order[:test]))
 
 
 def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
     """Parse a task such as ``store:biome``, ``store:esa_worldcover/shares``, ``store:aster.elevation/pixels``.
 
+    That is ``store:``, the name of a stored modality, ``.BAND`` for a quantity, and ``/shares`` or ``/pixels`` for a map.
     Raises `InputError` if the store has no such labels.
-
-    Parameters
-    ----------
-    text
-        ``store:``, the name of a stored modality, ``.BAND`` for a quantity, and ``/shares`` or ``/pixels`` for a map.
-    modalities
-        Modalities of the store.
     """
     known = {task.name: task for m in modalities.values() if m.stored for task in tasks_of(m)}
     if text in known:
         return known[text]
-    short = [name for name, task in known.items() if task.form == "tile"]
-    raise InputError(f"--task: expected {_listed(short)}, got {text!r}.{_meant(text, known)}")
+    short = ", ".join(name for name, task in known.items() if task.form == "tile") or "a store with labels"
+    close = closest(text if ":" in text else PREFIX + text, known)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    raise InputError(f"--task: expected {short}, got {text!r}.{meant}")
 
 
 def tasks_of(modality: Modality) -> list[StoreTask]:
@@ -285,12 +266,3 @@ def tasks_of(modality: Modality) -> list[StoreTask]:
     if modality.kind is Kind.RASTER_CONTINUOUS and not modality.input:
         return [StoreTask(modality, form, band) for band in modality.bands for form in ("tile", "pixels")]
     return []
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "a store with labels"
-
-
-def _meant(text: str, known: Iterable[str]) -> str:
-    close = closest(text if ":" in text else PREFIX + text, known)
-    return f" Did you mean {close[0]}?" if close else ""

@@ -17,9 +17,10 @@ import mmap
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
@@ -27,7 +28,7 @@ from mmearth_data import FileInputError, reason_of
 from mmearth_model.weights.pickles import DAMAGED, NUMBERS, DType, Maker, Refused, load, number, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
@@ -119,7 +120,7 @@ class Storage:
 
     key: str
     dtype: torch.dtype
-    count: int  # number of elements according to the pickle
+    count: int  # elements, according to the pickle
 
 
 @dataclass(slots=True)
@@ -127,23 +128,25 @@ class StoredTensor:
     """A tensor of a file whose numbers have not been read yet."""
 
     storage: Storage
-    offset: int  # offset of its first number, in elements of ``dtype``
+    offset: int  # of its first number, in elements of ``dtype``
     size: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
 
-    def problem(self) -> str | None:
-        """Describe what is wrong with it, if anything: it must use numbers of its storage, each at most once."""
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Refuse a tensor that does not use numbers of its storage, each at most once; ``sizes`` are the file's."""
+        storage = self.storage
         numbers = (self.offset, *self.size, *self.stride) if type(self.size) is type(self.stride) is tuple else (None,)
-        if not isinstance(self.storage, Storage) or not all(type(n) is int and 0 <= n < INT64 for n in numbers):
-            return "a tensor of no shape"
+        if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < INT64 for n in numbers):
+            raise Refused("a tensor of no shape")
         if len(self.size) != len(self.stride):
-            return "a tensor of no shape"
-        has, rest = divmod(self.storage.count * self.storage.dtype.itemsize, self.dtype.itemsize)
+            raise Refused("a tensor of no shape")
+        has, rest = divmod(storage.count * storage.dtype.itemsize, self.dtype.itemsize)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         if rest or prod(self.size) > has or (prod(self.size) and last >= has):
-            return f"a tensor of shape {self.size} in a storage of {has}"
-        return None
+            raise Refused(f"a tensor of shape {self.size} in a storage of {has}")
+        if sizes.get(storage.key) != storage.count * storage.dtype.itemsize:
+            raise ValueError(f"storage {storage.key} of {storage.count} numbers has {sizes.get(storage.key)} bytes")
 
 
 def _tensor(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> StoredTensor:
@@ -173,33 +176,22 @@ KNOWN: dict[tuple[str, str], Any] = {
 """(module, name) in a pickle -> its replacement here, wherever it occurs."""
 
 
-class Numbers(Protocol):
-    """Where a file stores the numbers of its storages."""
-
-    def size(self, storage: Storage) -> int | None:
-        """Size of a storage in bytes; None if the file has no storage with that key."""
-        ...
-
-    def read(self, storage: Storage) -> bytes:
-        """Bytes of a storage."""
-        ...
-
-
 @dataclass(frozen=True)
 class TorchFile:
     """Content of a file of ``torch.save``: its structure has been checked, but no numbers have been read."""
 
     content: dict[Any, Any]  # mappings, sequences, plain values and `StoredTensor`; `Placeholder` inside ``args`` only
-    numbers: Numbers
-    _read: dict[str, Tensor] = field(default_factory=dict)
+    sizes: Mapping[str, int]  # key of a storage in the file -> its bytes
+    read: Callable[[str], bytes]  # numbers of a storage
+    _storages: dict[str, Tensor] = field(default_factory=dict)
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """Read a tensor; tensors that share numbers in the file share memory."""
-        storage = stored.storage
-        if storage.key not in self._read:
-            content = bytearray(self.numbers.read(storage))
-            self._read[storage.key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)  # fmt: skip
-        flat = self._read[storage.key].view(stored.dtype)
+        key = stored.storage.key
+        if key not in self._storages:
+            content = bytearray(self.read(key))
+            self._storages[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)  # fmt: skip
+        flat = self._storages[key].view(stored.dtype)
         return torch.as_strided(flat, stored.size, stored.stride, stored.offset)
 
     def options(self) -> dict[str, Any]:
@@ -213,15 +205,10 @@ class TorchFile:
 
 
 def read_torch(file: Path) -> TorchFile:
-    """Read a file written by ``torch.save``.
+    """Read a file written by ``torch.save``, in the current format (a zip archive) or that of PyTorch 1.5 and earlier.
 
     Raises `FileInputError` when the file is missing, truncated or damaged, or names anything but tensors, containers
     and numbers outside ``args``; nothing in it was executed.
-
-    Parameters
-    ----------
-    file
-        In the current format (a zip archive) or that of PyTorch 1.5 and earlier.
     """
     with refusing(file):
         with file.open("rb") as opened:
@@ -233,10 +220,7 @@ def read_torch(file: Path) -> TorchFile:
 
 @contextmanager
 def refusing(file: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a damaged or malicious file, or with numbers read later, into one line.
-
-    Raises `FileInputError`: says what is wrong with the file.
-    """
+    """Turn every error of a damaged or malicious file, or of numbers read later, into a `FileInputError`."""
     try:
         yield
     except Refused as error:
@@ -279,23 +263,6 @@ def _storage(pid: Any) -> Storage:  # noqa: ANN401 - whatever was pickled
 # ---------------------------------------------------------------- the two formats
 
 
-@dataclass(frozen=True)
-class _Archive:
-    """Storages in a zip archive, one member each."""
-
-    file: Path
-    members: Mapping[str, zipfile.ZipInfo]
-    folder: str
-
-    def size(self, storage: Storage) -> int | None:
-        member = self.members.get(f"{self.folder}/data/{storage.key}")
-        return None if member is None else member.file_size
-
-    def read(self, storage: Storage) -> bytes:
-        with zipfile.ZipFile(self.file) as archive:
-            return archive.read(self.members[f"{self.folder}/data/{storage.key}"])
-
-
 def _read_zip(file: Path) -> TorchFile:
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
@@ -310,24 +277,14 @@ def _read_zip(file: Path) -> TorchFile:
         if order is not None and archive.read(order).strip() != b"little":
             raise zipfile.BadZipFile("numbers of a big-endian machine")
         content = load(io.BytesIO(archive.read(pickles[0])), _lookup, _storage)
-    return TorchFile(content, _Archive(file, members, folder))
+    data = f"{folder}/data/"
+    sizes = {name.removeprefix(data): m.file_size for name, m in members.items() if name.startswith(data)}
+    return TorchFile(content, sizes, partial(_read_member, file, data))
 
 
-@dataclass(frozen=True)
-class _Sequence:
-    """Storages one after another, each after its length."""
-
-    file: Path
-    spans: Mapping[str, tuple[int, int]]
-
-    def size(self, storage: Storage) -> int | None:
-        return self.spans.get(storage.key, (0, None))[1]
-
-    def read(self, storage: Storage) -> bytes:
-        start, length = self.spans[storage.key]
-        with self.file.open("rb") as opened:
-            opened.seek(start)
-            return opened.read(length)
+def _read_member(file: Path, data: str, key: str) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        return archive.read(f"{data}{key}")
 
 
 def _read_legacy(file: Path) -> TorchFile:
@@ -344,15 +301,20 @@ def _read_legacy(file: Path) -> TorchFile:
         if load(stream, _lookup).get("little_endian") is not True:
             raise ValueError("numbers of a big-endian machine")
         content, keys = load(stream, _lookup, storage), load(stream, _lookup)
-        spans, position = {}, mapped.tell()
-        for key in keys:
+        starts, sizes, position = {}, {}, mapped.tell()
+        for key in keys:  # each storage after its length
             count = int.from_bytes(mapped[position : position + LENGTH_BYTES], "little")
-            length = count * named[key].dtype.itemsize
-            spans[key] = (position + LENGTH_BYTES, length)
-            position += LENGTH_BYTES + length
+            starts[key], sizes[key] = position + LENGTH_BYTES, count * named[key].dtype.itemsize
+            position = starts[key] + sizes[key]
         if position > len(mapped):
             raise EOFError("it ends before its numbers do")
-    return TorchFile(content, _Sequence(file, spans))
+
+    def read(key: str) -> bytes:
+        with file.open("rb") as opened:
+            opened.seek(starts[key])
+            return opened.read(sizes[key])
+
+    return TorchFile(content, sizes, read)
 
 
 # ---------------------------------------------------------------- what may occur
@@ -374,19 +336,9 @@ def _check(found: TorchFile) -> None:
         elif type(value) in (list, tuple, set, frozenset):
             left += value
         elif isinstance(value, StoredTensor):
-            _check_tensor(value, found.numbers)
+            value.check(found.sizes)
         else:
             raise Refused(f"{_named(value)} outside {OPTIONS}")
-
-
-def _check_tensor(tensor: StoredTensor, numbers: Numbers) -> None:
-    problem = tensor.problem()
-    if problem is not None:
-        raise Refused(problem)
-    storage = tensor.storage
-    size = numbers.size(storage)
-    if size != storage.count * storage.dtype.itemsize:
-        raise ValueError(f"storage {storage.key} of {storage.count} numbers has {size} bytes")
 
 
 def _named(value: object) -> str:
