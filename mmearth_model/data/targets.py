@@ -221,13 +221,7 @@ class Normaliser:
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any]) -> Self:
-        """Inverse of `to_config`.
-
-        Raises
-        ------
-        InputError
-            If something is missing.
-        """
+        """Inverse of `to_config`. Raises `InputError` if something is missing."""
         try:
             return cls(
                 [Modality.from_dict(modality) for modality in entry["modalities"]],

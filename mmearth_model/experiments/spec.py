@@ -147,13 +147,7 @@ class Experiment(BaseModel):
         return self
 
     def scale(self, name: str) -> Scale:
-        """Return a scale by name.
-
-        Raises
-        ------
-        InputError
-            If the experiment has no such scale.
-        """
+        """Return a scale by name. Raises `InputError` if the experiment has no such scale."""
         for known, scale in self.scales.items():
             if known == name:
                 return scale

@@ -133,13 +133,7 @@ class MPMAEConfig:
 
     @classmethod
     def of_preset(cls, preset: Preset, encoder: EncoderConfig, tasks: Sequence[TaskSpec], **changes: Any) -> Self:
-        """Configure a preset; ``changes`` override its fields.
-
-        Raises
-        ------
-        InputError
-            When there is no such preset.
-        """
+        """Configure a preset; ``changes`` override its fields. Raises `InputError` when there is no such preset."""
         if preset not in get_args(Preset):
             raise InputError(f"expected a preset of {', '.join(get_args(Preset))}, got {preset!r}.")
         fields: dict[str, Any] = {"encoder": encoder, "tasks": tuple(tasks)}
@@ -163,13 +157,7 @@ class MPMAEConfig:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises
-        ------
-        InputError
-            When a field is missing, unknown or wrong.
-        """
+        """Inverse of `to_dict`. Raises `InputError` when a field is missing, unknown or wrong."""
         try:
             tasks = tuple(TaskSpec(**task) for task in entry["tasks"])
             return cls(**{**entry, "encoder": EncoderConfig(**entry["encoder"]), "tasks": tasks})

@@ -75,10 +75,7 @@ class Checkpoint:
     def normaliser(self) -> Normaliser:
         """Conversion of raw batches to this model's input and targets.
 
-        Raises
-        ------
-        FileInputError
-            When the weights were imported without statistics.
+        Raises `FileInputError` when the weights were imported without statistics.
         """
         if self.config["normaliser"] is None:
             raise FileInputError(
@@ -117,22 +114,13 @@ class Checkpoint:
         return int(self.config["recipe"].get("seed", 0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, by name.
-
-        Raises
-        ------
-        FileInputError
-            If the file is missing, truncated or damaged.
-        """
+        """All weights, by name. Raises `FileInputError` if the file is missing, truncated or damaged."""
         return read_tensors(self.folder / MODEL_FILE)
 
     def model(self) -> MPMAE:
         """Load the whole network with its weights, on the CPU, in evaluation mode.
 
-        Raises
-        ------
-        FileInputError
-            When the weights are damaged or those of another architecture.
+        Raises `FileInputError` when the weights are damaged or those of another architecture.
         """
         model = MPMAE(self.model_config)
         self.load_into({"model": model})
@@ -148,10 +136,7 @@ class Checkpoint:
     def load_into(self, modules: Mapping[str, nn.Module]) -> None:
         """Copy the weights into modules, by prefix of their names.
 
-        Raises
-        ------
-        FileInputError
-            When names or shapes do not fit.
+        Raises `FileInputError` when names or shapes do not fit.
         """
         tensors = self.tensors()
         for prefix, module in modules.items():
@@ -161,10 +146,7 @@ class Checkpoint:
     def read(cls, path: Path, padding: Padding | None = None) -> Self:
         """Open a checkpoint folder, or the last checkpoint of a run folder; see `load_checkpoint`.
 
-        Raises
-        ------
-        InputError
-            If there is no checkpoint, or it has another format.
+        Raises `InputError` if there is no checkpoint, or it has another format.
         """
         folder = find_checkpoint(path).absolute()
         file = folder / CONFIG_FILE
