@@ -26,23 +26,22 @@ if TYPE_CHECKING:
 NEIGHBOURS = 8
 COLUMN = "embedding"
 FEWEST_FOR_UMAP = 15
-"""Samples; UMAP looks at as many neighbours of each."""
+"""Samples; UMAP uses as many neighbours of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What an encoder makes of every sample."""
+    """Embeddings of samples by an encoder."""
 
     values: NDArray[np.float32]  # (N, D) float32
     ids: NDArray[Any]  # (N,) tile ids of a store (uint64), or names of files (str)
-    # lon, lat: (N,) degrees; NaN where nobody knows
-    lon: NDArray[np.float64]
+    lon: NDArray[np.float64]  # (N,) degrees; NaN if unknown, also of the latitude
     lat: NDArray[np.float64]
     about: dict[str, str]  # checkpoint, source and version, for the files
 
     @property
     def names(self) -> list[str]:
-        """Ids as people write them."""
+        """Ids as text."""
         return [format_tile_id(int(i)) if self.ids.dtype == np.uint64 else str(i) for i in self.ids]
 
     def position(self, name: str) -> int:
@@ -66,7 +65,7 @@ class Embeddings:
         return [(i, float(similarity[i])) for i in order]
 
     def plane(self) -> tuple[NDArray[np.float64], str]:
-        """(N, 2) places on a map, and how they were found: UMAP if it is installed, else principal components."""
+        """(N, 2) positions on a map, and the method: UMAP if it is installed, else principal components."""
         wide = self.values.astype(np.float64)
         centred = wide - wide.mean(axis=0)
         umap = _umap()
@@ -74,14 +73,13 @@ class Embeddings:
             return umap(random_state=0, n_jobs=1).fit_transform(centred), "UMAP"
         left, scale, _ = np.linalg.svd(centred, full_matrices=False)
         places = np.zeros((len(wide), 2))
-        found = (left * scale)[:, :2]
-        places[:, : found.shape[1]] = found
+        places[:, : len(scale[:2])] = (left * scale)[:, :2]
         share = scale[:2] ** 2 / max((scale**2).sum(), 1e-30)
         return places, f"principal components, {100 * share.sum():.0f} % of the variance"
 
 
 def _umap() -> Any:  # noqa: ANN401 - umap has no types
-    """Return UMAP, or None: found by importing it, since what an uninstallation leaves behind still has a spec."""
+    """Return UMAP, or None. It is imported to find out, because leftovers of an uninstallation still have a spec."""
     try:
         from umap import UMAP
     except ImportError:
@@ -104,7 +102,7 @@ def embed(
     checkpoint
         From `mmearth_model.load_checkpoint`.
     source
-        A store, or a set of `mmearth_model.tasks.open_task` (its labels are not looked at).
+        A store, or a set of `mmearth_model.tasks.open_task` (its labels are not used).
     device
         ``auto``, ``cpu``, ``cuda``, ...
     cache
@@ -186,7 +184,7 @@ def write_zarr(embeddings: Embeddings, path: Path) -> None:
 
 
 def neighbours_figure(embeddings: Embeddings, store: Store, row: int, count: int = NEIGHBOURS) -> Figure:
-    """Draw a tile and those that are most like it, in the picture bands of the first input that has three."""
+    """Draw a tile and its nearest neighbours, in the picture bands of the first input that has three."""
     from matplotlib.figure import Figure
 
     modality = next((m for m in store.modalities.values() if m.input and len(m.display.bands) == 3), None)
@@ -220,7 +218,7 @@ def _picture(store: Store, modality: Modality, position: int) -> NDArray[np.floa
 
 
 def map_figure(embeddings: Embeddings, store: Store | None = None) -> Figure:
-    """Draw every sample at its place on a 2-D map of the embeddings, in the colours of the store's tile classes."""
+    """Draw a 2-D map of the embeddings, in the colours of the store's tile classes."""
     from matplotlib.figure import Figure
 
     places, how = embeddings.plane()

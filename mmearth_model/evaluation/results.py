@@ -1,4 +1,4 @@
-"""What an evaluation found: rows, means over the seeds with intervals, tables and a figure."""
+"""Results of an evaluation: rows, means over the seeds with intervals, tables and a figure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from mmearth_model.tasks import LabelledSet
 
 PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
-"""Metrics that people read in per cent."""
+"""Metrics shown in per cent."""
 NOUNS = {"map": "labels", "r2": "targets"}
-"""What a metric averages over, if not classes."""
+"""Units over which a metric averages, if not classes."""
 SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
 """Protocols whose settings are shown in the table, because they depend on the number of training samples."""
 
@@ -88,12 +88,12 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """Share of test samples that was named right."""
+        """Share of test samples with the correct label."""
         return self.metrics["accuracy"]
 
     @property
     def group(self) -> tuple[str, str, str, str]:
-        """What rows of several seeds have in common."""
+        """Fields that rows of several seeds share."""
         return (self.task, self.protocol, self.labels, self.encoder)
 
     def remarks(self) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one encoder is than another on the same test samples."""
+    """Difference between two encoders on the same test samples."""
 
     task: str
     protocol: str
@@ -197,10 +197,7 @@ class Evaluation:
         else:
             low, high = interval(self.draws(group))
         return Summary(
-            task=rows[0].task,
-            encoder=rows[0].encoder,
-            protocol=rows[0].protocol,
-            labels=rows[0].labels,
+            **dict(zip(("task", "protocol", "labels", "encoder"), group, strict=True)),
             metric=rows[0].metric,
             mean=statistics.fmean(values),
             deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
@@ -214,7 +211,7 @@ class Evaluation:
         )
 
     def differences(self, baseline: str) -> list[Difference]:
-        """Every encoder against one of them, task by task; paired, so what all find hard does not blur it."""
+        """Every encoder against one of them on every task; paired, so that the difficulty of samples cancels."""
         found = []
         groups = self.groups()
         means = {group: statistics.fmean(self.rows[i].value for i in rows) for group, rows in groups.items()}
@@ -239,7 +236,7 @@ class Evaluation:
         return found
 
     def merged(self, *others: Evaluation) -> Evaluation:
-        """One evaluation of several."""
+        """Combine evaluations."""
         every = (self, *others)
         return Evaluation(
             tuple(row for e in every for row in e.rows),
@@ -259,12 +256,12 @@ def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def shown(metric: str, value: float) -> str:
-    """Write a value as people read it: per cent where it is a share."""
+    """Format a value; shares in per cent."""
     return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.3f}"
 
 
 def notes(summary: Summary) -> str:
-    """Say what a reader must know of a figure."""
+    """Remarks on a figure."""
     texts = ["leaky: trained on these labels or their kin"] * summary.leaky + ["not converged"] * (
         not summary.converged
     )
@@ -280,15 +277,9 @@ def table_rows(summaries: Iterable[Summary]) -> list[tuple[str, ...]]:
     """Cells under `COLUMNS`."""
     return [
         (
-            s.task,
-            s.protocol,
-            s.labels,
-            s.encoder,
-            s.metric,
+            *(s.task, s.protocol, s.labels, s.encoder, s.metric),
             *(shown(s.metric, v) for v in (s.mean, s.low, s.high, s.deviation)),
-            str(s.seeds),
-            str(s.samples),
-            notes(s),
+            *(str(s.seeds), str(s.samples), notes(s)),
         )
         for s in summaries
     ]
@@ -319,7 +310,7 @@ def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> No
 
 
 def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
-    """Draw every encoder's metric with its 95 % interval: a panel a task and protocol; curves over label shares."""
+    """Draw every encoder's metric with its 95 % interval: one panel per task and protocol; curves over label shares."""
     from matplotlib.figure import Figure
 
     summaries = result.summaries()

@@ -133,31 +133,20 @@ def run_experiment(
         say(f"{len(units) - len(todo)} of {len(units)} known runs finished.")
         if not _run_all(setting, todo, workers, scheduler, say):
             time.sleep(POLL_S)
-    result = collect(setting, units)
+    first, *others = (read_result(setting, unit) for unit in units)
+    result = first.merged(*others)
     write_report(setting.experiment, setting.scale, result, setting.out, synthetic=open_store(setting.stores["default"]).synthetic)  # fmt: skip
     return result
 
 
 def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     """Check that an experiment can run, record it, and build its own store if it has one."""
-    scale = setting.experiment.scale(setting.scale)
-    lacking = [name for name in scale.tasks if not name.startswith(PREFIX) and name not in setting.data]
-    if lacking:
-        raise InputError(f"{setting.experiment.name}: expected the data of {', '.join(lacking)}; give --data {lacking[0]}=PATH.")  # fmt: skip
-    variants = setting.experiment.variants.values()
-    if setting.convnext is None and any(v.network == "convnext" for v in variants):
-        raise InputError(f"{setting.experiment.name}: expected plain ConvNeXt V2 weights; give --convnext FILE.")
-    if "default" not in setting.stores and scale.build is None:
-        raise InputError(f"{setting.experiment.name} --scale {setting.scale}: expected a store; give --store STORE.")
-    absent = {v.store for v in variants} - {*setting.stores, "default"}
-    if absent:
-        raise InputError(f"{setting.experiment.name}: expected the store {min(absent)!r}; give --store {min(absent)}=STORE.")  # fmt: skip
-    _refuse_unused(setting)
+    _check_inputs(setting)
     resolve_device(setting.device)
     _record(setting)
     if "default" in setting.stores:
         return setting
-    path = setting.out / "store.zarr"
+    path, scale = setting.out / "store.zarr", setting.experiment.scale(setting.scale)
     with claim(setting.out / "claims" / "store") as ours:
         if ours and not _finished_store(path):
             report(f"building {path}")
@@ -167,17 +156,28 @@ def prepare(setting: Setting, report: Callable[[str], None]) -> Setting:
     return replace(setting, stores={**setting.stores, "default": path})
 
 
-def _refuse_unused(setting: Setting) -> None:
-    """Refuse stores, data and weights that no variant and no task uses."""
-    experiment = setting.experiment
-    tasks = [name for name in experiment.scale(setting.scale).tasks if not name.startswith(PREFIX)]
-    variants = experiment.variants.values()
-    known = {"--store": {"default", *(v.store for v in variants)}, "--data": set(tasks)}
-    for option, given in (("--store", setting.stores), ("--data", setting.data)):
-        for name in given.keys() - known[option]:
-            raise InputError(f"{option} {name}: {experiment.name} uses no such name; {did_you_mean(name, sorted(known[option]))}")  # fmt: skip
-    if setting.convnext is not None and not any(v.network == "convnext" for v in variants):
-        raise InputError(f"--convnext: expected none with {experiment.name}, none of whose variants uses it; leave it out.")  # fmt: skip
+def _check_inputs(setting: Setting) -> None:
+    """Refuse missing stores, data and weights, and those that no variant and no task uses."""
+    name, scale = setting.experiment.name, setting.experiment.scale(setting.scale)
+    variants = setting.experiment.variants.values()
+    tasks = [task for task in scale.tasks if not task.startswith(PREFIX)]
+    lacking = [task for task in tasks if task not in setting.data]
+    if lacking:
+        raise InputError(f"{name}: expected the data of {', '.join(lacking)}; give --data {lacking[0]}=PATH.")
+    convnext = any(v.network == "convnext" for v in variants)
+    if convnext and setting.convnext is None:
+        raise InputError(f"{name}: expected plain ConvNeXt V2 weights; give --convnext FILE.")
+    if "default" not in setting.stores and scale.build is None:
+        raise InputError(f"{name} --scale {setting.scale}: expected a store; give --store STORE.")
+    stores = {"default", *(v.store for v in variants)}
+    absent = stores - {*setting.stores, "default"}
+    if absent:
+        raise InputError(f"{name}: expected the store {min(absent)!r}; give --store {min(absent)}=STORE.")
+    for option, given, known in (("--store", setting.stores, stores), ("--data", setting.data, set(tasks))):
+        for unused in given.keys() - known:
+            raise InputError(f"{option} {unused}: {name} uses no such name; {did_you_mean(unused, sorted(known))}")
+    if setting.convnext is not None and not convnext:
+        raise InputError(f"--convnext: expected none with {name}, none of whose variants uses it; leave it out.")
 
 
 def _finished_store(path: Path) -> bool:
@@ -187,19 +187,15 @@ def _finished_store(path: Path) -> bool:
 def _record(setting: Setting) -> None:
     """Record the experiment, or refuse the folder of another one."""
     asked = {"experiment": setting.experiment.model_dump(mode="json"), "scale": setting.scale}
-    file = setting.out / EXPERIMENT_FILE
-    if setting.out.exists() and not setting.out.is_dir():
-        raise InputError(f"--out: expected a folder, got the file {setting.out}; choose another.")
+    file, out = setting.out / EXPERIMENT_FILE, setting.out
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out: expected a folder, got the file {out}; choose another.")
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != asked:
-            raise InputError(f"{setting.out}: expected the experiment of this folder, got another one; choose another --out.")  # fmt: skip
+            raise InputError(f"{out}: expected the experiment of this folder, got another one; choose another --out.")
         return
-    if (
-        setting.out.exists()
-        and any(is_data(path.name) for path in setting.out.iterdir())
-        and not (setting.out / "claims").is_dir()
-    ):
-        raise InputError(f"{setting.out}: expected a new folder or an experiment, got something else; choose another --out.")  # fmt: skip
+    if out.exists() and any(is_data(path.name) for path in out.iterdir()) and not (out / "claims").is_dir():
+        raise InputError(f"{out}: expected a new folder or an experiment, got something else; choose another --out.")
     write_text(file, json.dumps(asked, indent=1) + "\n")
 
 
@@ -307,12 +303,6 @@ def read_result(setting: Setting, unit: Unit) -> Evaluation:
     with np.load(folder / SUMS_FILE) as file:
         sums = tuple(file[f"arr_{index}"] for index in range(len(rows)))
     return Evaluation(tuple(Row(**row) for row in rows), sums)
-
-
-def collect(setting: Setting, units: Sequence[Unit]) -> Evaluation:
-    """Combine the results of all runs."""
-    first, *others = (read_result(setting, unit) for unit in units)
-    return first.merged(*others)
 
 
 def select(store: Store, selection: Selection) -> Store:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import nn
@@ -54,60 +54,35 @@ class Hidden:
         return shown if self.pixels is None else shown & self.pixels
 
 
-class Positions(Protocol):
-    """Existing positions of the images of a batch; the layout of the features there depends on the engine."""
+class Positions:
+    """Existing positions of the images of a batch, here all; the layout of the features there depends on the engine."""
 
-    partial: ClassVar[bool]  # whether something may be missing
+    partial: ClassVar[bool] = False  # whether something may be missing
 
     def gather(self, image: Tensor) -> Tensor:
         """Features of the existing positions of (B, h, w, C); values at hidden positions have no effect."""
-        ...
+        return image
 
     def scatter(self, x: Tensor) -> Tensor:
         """Image (B, h, w, C) of features, 0 where hidden."""
-        ...
+        return x
 
     def mask(self, x: Tensor) -> Tensor:
         """Set features at hidden positions to 0."""
-        ...
+        return x
 
     def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        """Apply a layer that keeps the resolution: ``gather(layer(scatter(x)))``."""
-        ...
+        """Apply a layer that keeps the resolution: ``gather(layer(scatter(x)))``, where hidden values may be left."""
+        return self.gather(layer(self.scatter(x)))
 
 
+EVERYWHERE = Positions()
 Engine = Callable[[Hidden], Positions]
 """How a network skips hidden positions; the results of all engines are equal up to rounding."""
 
 
-class Everywhere:
-    """All positions exist."""
-
-    partial: ClassVar[bool] = False
-
-    def gather(self, image: Tensor) -> Tensor:
-        """See `Positions`."""
-        return image
-
-    def scatter(self, x: Tensor) -> Tensor:
-        """See `Positions`."""
-        return x
-
-    def mask(self, x: Tensor) -> Tensor:
-        """See `Positions`."""
-        return x
-
-    def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        """See `Positions`."""
-        y: Tensor = layer(x)
-        return y
-
-
-EVERYWHERE = Everywhere()
-
-
-@dataclass(frozen=True, slots=True)
-class Masked:
+@dataclass(frozen=True)
+class Masked(Positions):
     """Images in which some positions do not exist; they are computed too, but the results are never used."""
 
     partial: ClassVar[bool] = True
@@ -144,8 +119,8 @@ class Masked:
         return y
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+@dataclass(frozen=True)
+class Gathered(Positions):
     """The visible patches of each sample, stacked in a strip (B, V * s, s, C).
 
     Layers that do not mix patches (norms, linear layers, convolutions with kernel = stride) run on the strip as on an
@@ -187,15 +162,11 @@ class Gathered:
         """See `Positions`."""
         return scatter(x, self.rows, self.columns, self.grid)
 
-    def mask(self, x: Tensor) -> Tensor:
-        """See `Positions`."""
-        return x
-
     def convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
         """See `Positions`."""
         if layer.bias is not None and _gradient_pays(layer, x):
             return depthwise(x, layer.weight, layer.bias, self.rows, self.columns, self.grid)
-        return self.gather(layer(self.scatter(x)))
+        return super().convolve(layer, x)
 
 
 def _gradient_pays(layer: nn.Conv2d, x: Tensor) -> bool:
