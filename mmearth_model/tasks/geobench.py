@@ -8,7 +8,6 @@ published one (``m-eurosat/id_*.hdf5``, ``0.01x_train_partition.json``, ``task_s
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mmearth_model.tasks.files import FileImages, labelled, nearest
 from mmearth_model.tasks.labelled import LabelledSet, Parts, TaskKind, class_notes, classes_in_masks, listed
 from mmearth_model.tasks.pickles import Bag, loads
 from mmearth_model.tasks.rasters import check_mask
+from mmearth_model.weights.checkpoints import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,10 +156,7 @@ def _partitions(root: Path) -> dict[str, dict[str, list[str]]]:
     for path in sorted(root.glob("*_partition.json")):
         if PARTITION.fullmatch(path.name) is None or not is_data(path.name):
             continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileInputError(path, f"expected a partition, got: {reason_of(error)}.") from None
+        content = read_json(path, "a partition")
         if not isinstance(content, dict) or not all(isinstance(part, list) for part in content.values()):
             raise FileInputError(path, "expected lists of samples by train, valid and test, got something else.")
         found[path.name] = content

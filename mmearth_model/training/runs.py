@@ -22,14 +22,13 @@ from mmearth_data import (
     append_text,
     check_output,
     is_data,
-    reason_of,
     remove_partial,
     staged_folder,
     write_text,
 )
 from mmearth_model.network.positions import ENGINES
 from mmearth_model.training.recipe import TrainRecipe, differences
-from mmearth_model.weights.checkpoints import STEP_PREFIX, checkpoints_of
+from mmearth_model.weights.checkpoints import STEP_PREFIX, checkpoints_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -144,12 +143,7 @@ def _check_engine(path: Path, recipe: Mapping[str, Any]) -> None:
 
 def _read_record(path: Path) -> dict[str, Any]:
     """Read the recipe and store of a run."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileInputError(
-            path, f"expected the record of a run, got: {reason_of(error)}; choose another --out."
-        ) from None
+    content: dict[str, Any] = read_json(path, "the record of a run", "; choose another --out")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("recipe", "store")):
         raise FileInputError(path, "expected the record of a run, with its recipe and store, got something else; choose another --out.")  # fmt: skip
     return content

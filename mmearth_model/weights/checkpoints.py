@@ -129,8 +129,7 @@ class Checkpoint:
     def encoder(self, **changes: Any) -> ConvNeXtV2:
         """Load the encoder with its weights, on the CPU, in evaluation mode; ``changes`` of its configuration."""
         encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
-        weights = {n: t for n, t in self.tensors().items() if n.startswith(ENCODER_PREFIX)}
-        _fill(self.folder / MODEL_FILE, encoder, weights, ENCODER_PREFIX)
+        _fill(self.folder / MODEL_FILE, encoder, self.tensors(), ENCODER_PREFIX)
         return encoder.eval()
 
     def load_into(self, modules: Mapping[str, nn.Module]) -> None:
@@ -150,12 +149,7 @@ class Checkpoint:
         """
         folder = find_checkpoint(path).absolute()
         file = folder / CONFIG_FILE
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileInputError(
-                file, f"expected the configuration of a checkpoint, got: {reason_of(error)}."
-            ) from None
+        config = read_json(file, "the configuration of a checkpoint")
         found = (config.get("architecture"), config.get("format")) if isinstance(config, dict) else None
         if found not in ((ARCHITECTURE, FORMAT), (ENCODER_ONLY, FORMAT)):
             raise FileInputError(
@@ -264,7 +258,7 @@ def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
     """
     found = import_weights(file)
     encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
-    _fill(file, encoder, {n: t for n, t in found.tensors.items() if n.startswith(ENCODER_PREFIX)}, ENCODER_PREFIX)
+    _fill(file, encoder, found.tensors, ENCODER_PREFIX)
     return encoder.eval()
 
 
@@ -276,18 +270,10 @@ def write_checkpoint(
     optimizer: Mapping[str, Tensor] | None = None,
     progress: Mapping[str, Any] | None = None,
 ) -> None:
-    """Fill a folder with a checkpoint (see `mmearth_data.staged_folder` for doing so atomically).
+    """Fill an empty folder with a checkpoint (see `mmearth_data.staged_folder` for doing so atomically).
 
-    Parameters
-    ----------
-    folder
-        Exists and is empty.
-    modules
-        Prefix -> module.
-    config
-        The `SECTIONS`.
-    optimizer, progress
-        Training state; None writes a checkpoint that cannot be continued.
+    ``modules`` are prefix -> module, ``config`` has the `SECTIONS`. Without ``optimizer`` and ``progress``, training
+    cannot resume from the checkpoint.
     """
     weights = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
     write_tensors(folder, weights, config)
@@ -349,28 +335,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """Progress of training; see `write_checkpoint`.
-
-    Raises `FileInputError` when the checkpoint has no training state.
-    """
-    file = folder / PROGRESS_FILE
-    try:
-        progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileInputError(
-            file, f"expected the training state of a run, got: {reason_of(error)}; choose another --out."
-        ) from None
+    """Progress of training; see `write_checkpoint`. Raises `FileInputError` when the checkpoint has none."""
+    progress: dict[str, Any] = read_json(
+        folder / PROGRESS_FILE, "the training state of a run", "; choose another --out"
+    )
     return progress
+
+
+def read_json(file: Path, expected: str, remedy: str = "") -> Any:  # noqa: ANN401 - JSON
+    """Content of a JSON file. Raises `FileInputError` if it cannot be read, with what was expected and the remedy."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileInputError(file, f"expected {expected}, got: {reason_of(error)}{remedy}.") from None
 
 
 def _fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Copy the tensors whose names begin with a prefix into a module."""
-    own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    _check_fit(file, module.state_dict(), own)
-    module.load_state_dict(own)
-
-
-def _check_fit(file: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    got, expected = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, module.state_dict()
     wrong = sorted(name for name in expected.keys() & got.keys() if expected[name].shape != got[name].shape)
     for what, names in (
         ("without", sorted(expected.keys() - got.keys())),
@@ -383,6 +365,7 @@ def _check_fit(file: Path, expected: Mapping[str, Tensor], got: Mapping[str, Ten
                 f"expected the weights of the architecture that {CONFIG_FILE} describes, got {len(got)} tensors {what} "
                 f"{names[0]} ({len(names)} such); use the two files that were written together.",
             )
+    module.load_state_dict(got)
 
 
 def _encoder_of(model: Mapping[str, Any]) -> EncoderConfig:

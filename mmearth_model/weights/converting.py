@@ -27,8 +27,6 @@ from mmearth_model.weights.store_record import where_store_is
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from torch import Tensor
-
     from mmearth_data import Modality, Store
 
 
@@ -88,7 +86,8 @@ def convert(
     found, origin = _read(source, released, report)
     seen = bands or ({"sentinel2": released.bands} if released and released.bands else {})
     if audience is not None:
-        return _export(found, out, audience)
+        _export(found, out, audience)
+        return out
     where = {"path": ""} if store is None else where_store_is(store, out.absolute().parent)
     config = {**_config(found, origin, store, seen), "store": where}
     with staged_folder(out) as folder:
@@ -154,21 +153,15 @@ def _normaliser(found: Imported, store: Store, seen: Mapping[str, Sequence[str]]
     return Normaliser.of_preset("reference", used, store.statistics, inputs=[m.name for m in inputs], targets=tasks)
 
 
-def _export(found: Imported, out: Path, to: Audience) -> Path:
-    tensors = export(found, to)
-    _save(tensors, found, out, to)
-    return out
-
-
-def _save(tensors: Mapping[str, Tensor], found: Imported, out: Path, to: Audience) -> None:
-    whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+def _export(found: Imported, out: Path, to: Audience) -> None:
+    """Write weights for third-party code."""
+    tensors = {name: tensor.contiguous().clone() for name, tensor in export(found, to).items()}
     if out.suffix == ".safetensors":
-        save_tensors(whole, out)
+        save_tensors(tensors, out)
         return
-    size, patch = found.encoder.image_size, found.encoder.patch_size
-    options = {**found.options, "input_size": size, "patch_size": patch}
+    options = {**found.options, "input_size": found.encoder.image_size, "patch_size": found.encoder.patch_size}
     # The pretraining code resumes from a Namespace. The fine-tuning code reads only the weights, with torch.load, which
     # refuses a Namespace by default.
     args = argparse.Namespace(**options) if to in ("sparse", "dense") else options
     with staged_stream(out) as stream:
-        torch.save({"model": whole, "args": args}, stream)
+        torch.save({"model": tensors, "args": args}, stream)

@@ -41,13 +41,7 @@ class Refused(pickle.UnpicklingError):
 
 
 class Maker:
-    """Calls our own function where a pickle names a function; the pickle cannot change it.
-
-    Parameters
-    ----------
-    function
-        Function to call with the pickle's arguments.
-    """
+    """Calls our own function, with the pickle's arguments, where a pickle names a function; the pickle cannot change it."""
 
     __slots__ = ("_function",)
 
@@ -118,16 +112,8 @@ class _Unpickler(pickle.Unpickler):
 def load(file: BinaryIO, lookup: Callable[[str, str], Any], persistent: Callable[[Any], Any] | None = None) -> Any:  # noqa: ANN401 - whatever was pickled
     """Load the pickle that starts at the current position of a file, and leave the position after its last byte.
 
-    Raises `Refused` when the pickle asks for something that the reader does not know.
-
-    Parameters
-    ----------
-    file
-        Seekable file.
-    lookup
-        (module, name) to its replacement; raises `Refused`.
-    persistent
-        Replacement for an object outside the pickle. None: there are none.
+    ``lookup`` maps (module, name) to a replacement, ``persistent`` an object outside the pickle; without it, there is
+    none. Raises `Refused` when the pickle asks for something that the reader does not know.
     """
     start = file.tell()
     _scan(file)

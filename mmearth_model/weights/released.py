@@ -78,19 +78,10 @@ def find_released(name: str, catalog: Path | None = None) -> Released | None:
 
 
 def fetch(released: Released, cache: Path | None = None, report: Callable[[int], None] | None = None) -> Path:
-    """File of a released checkpoint, downloaded if it is not in the cache.
+    """File of a released checkpoint, downloaded if it is not in the cache (by default, the user's).
 
-    Raises `DownloadFailed` if there is no connection; with what to do without one. Raises `FileInputError` if the file
-    differs from the one downloaded first.
-
-    Parameters
-    ----------
-    released
-        The checkpoint.
-    cache
-        Cache folder; by default, the user's.
-    report
-        Called with the number of bytes received so far.
+    ``report`` is called with the number of bytes received so far. Raises `DownloadFailed` if there is no connection, with
+    the remedy, and `FileInputError` if the file differs from the one downloaded first.
     """
     file = (cache or cache_folder() / "checkpoints") / f"{released.name}.pth"
     if not file.exists():
