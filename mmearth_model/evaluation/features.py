@@ -79,25 +79,9 @@ def extract(
     cache: Path | None = None,
     report: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Features of every sample.
+    """Features of every sample, (N, D) float32, in one array: filled in place, or mapped from the folder ``cache``.
 
-    Parameters
-    ----------
-    extractor, normaliser
-        From raw batches to features.
-    images
-        The samples.
-    device
-        Where images are normalised.
-    cache
-        Folder in which features are kept; None keeps none.
-    report
-        Called with the number of samples of every batch.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N, D) float32, in one piece: filled in place, or mapped from the cache.
+    Images are normalised on ``device``; ``report`` is called with the number of samples of every batch.
     """
     file = None if cache is None else cache / f"{features_key(extractor, normaliser, images)}.npy"
     if file is not None and file.is_file():

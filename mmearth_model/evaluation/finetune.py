@@ -200,20 +200,11 @@ PAPERS = (PAPER, PAPER_FEW, PAPER_UNET, PAPER_PROBE, PAPER_PROBE_FEW)
 
 
 def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: int = 0) -> FineTuneRecipe:
-    """Return the paper's settings for a task; those for few samples if only a share of the labels is used.
+    """Return the paper's settings for a task, trained on ``train`` samples.
 
-    Raises `InputError` when a probe is requested for a task per pixel, or the samples do not fill a batch.
-
-    Parameters
-    ----------
-    task
-        Determines the kind of task and the number of training samples.
-    train
-        Number of samples trained on. All of them also count as few if they are fewer than one step takes.
-    probe
-        Return the linear probe of a frozen encoder instead of fine-tuning.
-    seed
-        See `FineTuneRecipe`.
+    Those for few samples apply if only a share of the labels is used, or fewer samples than one step takes. ``probe``
+    returns the linear probe of a frozen encoder instead of fine-tuning. Raises `InputError` when a probe is requested for a
+    task per pixel, or the samples do not fill a batch.
     """
     if probe and task.kind.per_pixel:
         raise InputError(
@@ -232,18 +223,10 @@ def paper_recipe(task: LabelledSet, train: int, *, probe: bool = False, seed: in
 
 
 def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mapping[str, Any]) -> FineTuneRecipe:
-    """Return the named recipe with the given changes.
+    """Return the recipe ``default`` or ``paper`` with the ``given`` fields of `FineTuneRecipe`.
 
-    Raises `InputError` when a field that the paper's recipe fixes is given; see also `paper_recipe`.
-
-    Parameters
-    ----------
-    name
-        ``default`` or ``paper``.
-    task, labels
-        Training data, which determines which of the paper's settings apply.
-    given
-        Fields of `FineTuneRecipe`. The paper's recipe fixes all of them except the seed.
+    Task and labels determine which of the paper's settings apply. Raises `InputError` when a field is given that the paper's
+    recipe fixes, which are all except the seed; see also `paper_recipe`.
     """
     if name == "default":
         return FineTuneRecipe(**given)
@@ -262,18 +245,7 @@ def choose_recipe(name: str, task: LabelledSet, labels: LabelShare, given: Mappi
 class FineTuner:
     """Training of one network: a copy of an encoder, and the layers that a task and a recipe add.
 
-    Parameters
-    ----------
-    encoder
-        Pretrained encoder.
-    normaliser
-        Normalises its input.
-    task, train
-        Data set, and the samples to train on.
-    recipe
-        Settings.
-    device
-        Device of the network.
+    ``normaliser`` normalises the encoder's input, ``train`` are the samples to train on.
     """
 
     def __init__(
@@ -307,17 +279,9 @@ class FineTuner:
     def fit(self, report: Callable[[int, float, float], None] | None = None) -> tuple[float | None, int]:
         """Train, and keep the weights of the epoch selected by the recipe.
 
-        Parameters
-        ----------
-        report
-            Called after every epoch with its number, training loss and validation value. Without it, and if the last
-            epoch is kept, only that epoch is validated.
-
-        Returns
-        -------
-        tuple
-            The epoch's validation value, and its number, counted from 1. Without validation samples, the value is the
-            negative training loss if the best epoch is kept, and None if the last one is.
+        Returns the epoch's validation value and its number, counted from 1. Without validation samples, the value is the
+        negative training loss if the best epoch is kept, and None if the last one is. ``report`` is called after every epoch
+        with its number, training loss and validation value; without it, if the last epoch is kept, only that one is validated.
         """
         recipe, last = self.recipe, self.recipe.keep == "last"
         optimizer = self.optimizer()

@@ -114,18 +114,9 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Optimiser groups, one per parameter: lower rates for layers further below the head, no decay of vectors.
 
-    Parameters
-    ----------
-    model
-        Its encoder's layers are counted by blocks.
-    lr, weight_decay
-        Of the head, and of matrices.
-    layer_decay
-        Ratio of the rate of a layer to that of the next one.
-    frozen
-        Do not train the encoder.
-    released
-        Count layers as the released code does, where the LayerNorm of a frozen encoder's classifier is not trained.
+    ``lr`` is the rate of the head, ``layer_decay`` the ratio of the rate of a layer to that of the next one. A ``frozen``
+    encoder is not trained. ``released`` counts layers as the released code does, which does not train the LayerNorm of a
+    frozen encoder's classifier either.
     """
     last = sum(model.encoder.depths) + 1
     head_only = released and isinstance(model, Classifier)

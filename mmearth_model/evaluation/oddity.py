@@ -85,14 +85,9 @@ def data_notes(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Sto
 def odd_bands(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Store | None = None) -> tuple[str, ...]:
     """Describe the bands of a task's files whose pixels do not look like their names, one line each.
 
-    Parameters
-    ----------
-    task
-        Its training images are examined. Those of stores are not: their bands were named when they were built.
-    known
-        ``[modality][level][band]`` -> ``{count, mean, std}`` of checkpoints; the first with the modality is used.
-    store
-        Its statistics are used if no checkpoint has any.
+    Some training images are examined; not those of stores, whose bands were named when they were built. ``known`` are the
+    statistics of checkpoints, ``[modality][level][band]`` -> ``{count, mean, std}``; the first with the modality is used,
+    those of ``store`` if there is none.
     """
     images = task.images
     if not isinstance(images, FileImages) or not len(task.parts.train):

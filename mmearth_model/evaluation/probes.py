@@ -122,17 +122,9 @@ def linear(
 ) -> Prediction:
     """Linear model on standardised features in double precision, its regularisation chosen on validation samples.
 
-    Logistic regression by L-BFGS, one for each label of a multi-label task; ridge regression of quantities. Among equal
-    values, the strongest regularisation is chosen.
-
-    Parameters
-    ----------
-    question
-        Data and kind of the task.
-    regularisation
-        Inverse strengths to choose from, ascending; each fit starts from the previous one.
-    max_iterations
-        A probe that needs more is reported as not converged.
+    Logistic regression by L-BFGS, one for each label of a multi-label task; ridge regression of quantities. The inverse
+    strengths are tried in ascending order, each fit starting from the previous one; among equal values, the first is chosen.
+    A probe that needs more than ``max_iterations`` is reported as not converged.
     """
     strength, model, best = fit_path(question, regularisation, max_iterations)
     return Prediction(

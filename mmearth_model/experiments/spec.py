@@ -193,14 +193,8 @@ def plan_units(
 ) -> list[Unit]:
     """List all runs that are known to be needed, as a pure function of the finished ones.
 
-    Parameters
-    ----------
-    experiment, scale
-        The experiment and its scale.
-    modalities
-        Modalities of the store.
-    validations
-        Variant -> mean validation metric, of variants whose runs are all finished.
+    ``modalities`` are those of the store; ``validations`` is variant -> mean validation metric, of variants whose runs are
+    all finished.
     """
     named = list(experiment.variants.items()) + axis_variants(scale.axes or experiment.axes)
     named += [(_tiles_name(n), Variant(select=Selection(tiles=n))) for n in scale.tiles]

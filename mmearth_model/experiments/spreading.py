@@ -31,16 +31,8 @@ def spread(
 ) -> Iterator[tuple[Work, Result]]:
     """Call a function for each piece of work in other processes; yields work and result in order of completion.
 
-    Raises `InputError` if no scheduler answers. Raises `RetryLater` when a process died.
-
-    Parameters
-    ----------
-    function, works
-        Both are pickled for other processes.
-    workers
-        Number of processes on this machine, without ``scheduler``.
-    scheduler
-        Address of a Dask scheduler.
+    There are ``workers`` processes on this machine, or those of the Dask scheduler at an address; function and works are
+    pickled for them. Raises `InputError` if no scheduler answers, `RetryLater` when a process died.
     """
     with _executor(workers, scheduler) as executor, _deaths():
         pending = {executor.submit(function, work): work for work in works}

@@ -118,18 +118,7 @@ def task_loss(
 ) -> Tensor:
     """Loss of one task by its kind: a scalar, float32 (float64 if the prediction is); 0 if there is no target.
 
-    Parameters
-    ----------
-    task
-        The predicted task.
-    prediction
-        (B, L, P) for rasters, (B, channels) for tiles.
-    target
-        Normalised values or class indices, and whether each was observed.
-    mask
-        (B, L) bool, True where hidden.
-    config
-        Options of the losses.
+    ``prediction`` is (B, L, P) for rasters and (B, channels) for tiles; ``mask`` (B, L) bool, True where hidden.
     """
     config = config or LossConfig()
     if prediction.dtype != torch.float64:

@@ -32,23 +32,10 @@ def random_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Hide patches at random, equally many in every sample.
+    """Hide patches at random, equally many in every sample: (batch, patches) bool, True where hidden, in row order.
 
-    Parameters
-    ----------
-    batch, patches
-        Size of the mask; patches are in row order.
-    ratio
-        Share of hidden patches, in [0, 1).
-    generator
-        Source of the random numbers, on any device; None uses torch's default generator.
-    device
-        Device of the result; default: the generator's, else the CPU.
-
-    Returns
-    -------
-    Tensor
-        (batch, patches) bool, True where hidden; ``patches - int(patches * (1 - ratio))`` in each row.
+    ``int(patches * (1 - ratio))`` of each row are visible. The random numbers are those of ``generator``, on any device, or of
+    torch's default one; ``device`` is that of the result, by default the generator's, else the CPU.
     """
     keep = visible_patches(patches, ratio)
     source = generator.device if generator is not None else (device or "cpu")

@@ -47,24 +47,9 @@ def reconstruction(
 ) -> Figure:
     """Draw the first tile of a batch: a row per modality, with pictures of a raster, or the values of a tile as text.
 
-    Parameters
-    ----------
-    tasks
-        Modality -> its task and its catalog entry.
-    raw
-        Raw batch, for the tile's id.
-    normalised
-        Images and targets, (B, ...).
-    predictions
-        Of `MPMAE`.
-    mask
-        (B, L) bool, True where hidden.
-    patch_size
-        Side of a patch, in pixels.
-    inputs
-        Modalities of the images, in the order of their channels.
-    synthetic
-        Whether the tiles are synthetic, which the title says.
+    ``tasks`` is modality -> its task and catalog entry; ``raw`` provides the tile's id; ``predictions`` are those of `MPMAE`
+    under ``mask`` (B, L) bool, True where hidden; ``inputs`` are the modalities of the images, in the order of their
+    channels. The title says whether the tiles are synthetic.
     """
     grid = normalised.images.shape[-1] // patch_size
     hidden = upsample_mask(mask[:1], (grid, grid), patch_size)[0].cpu().numpy()

@@ -152,27 +152,8 @@ class StopSignals:
 class Recorder(Callback):
     """Acts after each optimiser step; only the first process writes and reports.
 
-    Parameters
-    ----------
-    run
-        Folder to write to.
-    plan
-        The plan of the run.
-    config
-        Content of a checkpoint's ``config.json``, except for the progress.
-    report
-        Called after each step.
-    stream
-        The micro-batches, and this process's rank.
-    first_step
-        Steps done by an earlier call.
-
-    Attributes
-    ----------
-    stop
-        Signals that end the run after the current step.
-    saved
-        The last checkpoint written.
+    ``stream`` provides the time spent waiting and this process's rank, ``first_step`` counts the steps of earlier calls.
+    ``stop`` ends the run after the current step, ``saved`` is the last checkpoint written.
     """
 
     def __init__(
