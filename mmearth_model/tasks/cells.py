@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import FileInputError, did_you_mean
-from mmearth_model.tasks.labelled import listed
+from mmearth_data import FileInputError
+from mmearth_model.tasks.labelled import listed, meant
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -123,10 +123,8 @@ def check_names(known: Sequence[str], found: Mapping[str, Sequence[int]], path: 
     unknown = [name for name in names if name not in known]
     if known and unknown:
         where = f" in {at_rows(found[unknown[0]])}" if rows and found[unknown[0]] else ""
-        hint = did_you_mean(unknown[0], known)
-        hint = f" {hint[:1].upper()}{hint[1:]}" if hint.endswith("?") else ""
         raise FileInputError(
-            path, f"expected the classes {listed(known)}, got {unknown[0]!r}{where}; correct the label, or classes in the task file.{hint}"
+            path, f"expected the classes {listed(known)}, got {unknown[0]!r}{where}; correct the label, or classes in the task file.{meant(unknown[0], known)}"
         )  # fmt: skip
     if known:
         return tuple(known)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from mmearth_data import InputError
+from mmearth_data import InputError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -300,6 +300,12 @@ def listed(names: Sequence[object], most: int = 5) -> str:
     """Join names for a message, shortened after ``most``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more if names else "nothing"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown name: `` Did you mean X?``, or nothing."""
+    close = closest(name, known)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def classes_in_masks(masks: Callable[[NDArray[np.intp]], NDArray[Any]], samples: int, where: object) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from mmearth_data import (
     read_yaml,
     resource_path,
 )
-from mmearth_model.tasks.labelled import TaskKind
+from mmearth_model.tasks.labelled import TaskKind, meant
 
 Layout = Literal["geobench", "folder", "table"]
 MEAN = "mean"
@@ -250,9 +250,7 @@ def read_spec(name_or_file: str) -> TaskSpec:
 
 def _unknown(name: str) -> str:
     known = task_names()
-    meant = did_you_mean(name, known)
-    hint = f" {meant[:1].upper()}{meant[1:]}" if meant.endswith("?") else ""
     return (
         f"--task: expected store:MODALITY, NAME=FOLDER with NAME of {', '.join(known)}, or FILE.yaml=FOLDER, "
-        f"got {name!r}.{hint}"
+        f"got {name!r}.{meant(name, known)}"
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from mmearth_data import InputError, Kind, closest, format_tile_id
-from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, class_notes
+from mmearth_data import InputError, Kind, format_tile_id
+from mmearth_model.tasks.labelled import IGNORED, LabelledSet, Parts, TaskKind, class_notes, meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -252,9 +252,8 @@ def parse_task(text: str, modalities: Mapping[str, Modality]) -> StoreTask:
     if text in known:
         return known[text]
     short = ", ".join(name for name, task in known.items() if task.form == "tile") or "a store with labels"
-    close = closest(text if ":" in text else PREFIX + text, known)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    raise InputError(f"--task: expected {short}, got {text!r}.{meant}")
+    close = meant(text if ":" in text else PREFIX + text, known)
+    raise InputError(f"--task: expected {short}, got {text!r}.{close}")
 
 
 def tasks_of(modality: Modality) -> list[StoreTask]:

@@ -66,7 +66,7 @@ def test_what_a_store_can_be_asked_follows_from_the_kinds_of_its_modalities() ->
 
 @pytest.mark.parametrize("text", ["biome", "store:biom", "store:Biome"])
 def test_a_slip_of_the_pen_gets_the_right_name(text: str) -> None:
-    with pytest.raises(InputError, match=r"Did you mean store:biome\?") as error:
+    with pytest.raises(InputError, match=r"Did you mean 'store:biome'\?") as error:
         parse_task(text, CATALOG)
     assert "\n" not in str(error.value)
 
