@@ -15,7 +15,7 @@ from torch.nn import functional
 from mmearth_model.devices import slice_length
 from mmearth_model.evaluation.features import whole_patches
 from mmearth_model.evaluation.metrics import Score, pixel_score, sample_sums
-from mmearth_model.evaluation.probes import LabelledFeatures, Linear, Prediction, Question, fit_path
+from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, fit_path
 from mmearth_model.tasks import IGNORED, TaskKind
 
 if TYPE_CHECKING:
@@ -54,18 +54,12 @@ def probe_pixels(
     kind = TaskKind.REGRESSION if task.kind.continuous else TaskKind.SINGLE_LABEL
     question = Question(kind, len(task.classes), fit, choose, choose, seed=seed)
     strength, model, best = fit_path(question, to_the_end=False)
-    sums = np.concatenate(list(_test_sums(encoder, normaliser, task, model)))
-    done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
-    return done, pixel_score(task.kind, sums)
-
-
-def _test_sums(
-    encoder: ConvNeXtV2, normaliser: Normaliser, task: LabelledSet, model: Linear
-) -> Iterator[NDArray[np.float64]]:
+    sums = []
     for columns, masks in _maps(encoder, normaliser, task, task.parts.test):
         answers = model.predict(columns.permute(0, 2, 3, 1).reshape(-1, columns.shape[1]).numpy())
-        predicted = answers.reshape(masks.shape)
-        yield sample_sums(task.kind, predicted, masks, len(task.classes))
+        sums.append(sample_sums(task.kind, answers.reshape(masks.shape), masks, len(task.classes)))
+    done = Prediction("pixels", np.empty(0), validation=best, converged=model.converged, chosen=f"C={strength:g}")
+    return done, pixel_score(task.kind, np.concatenate(sums))
 
 
 def _sampled(

@@ -39,13 +39,11 @@ def _cells(s: Summary, d: Difference | None) -> tuple[str, ...]:
     def span(low: float, high: float) -> str:
         return f"{shown(s.metric, low)} to {shown(s.metric, high)}"
 
-    compared = ("baseline", "") if d is None else (f"{_signed(s.metric, d.value)}", span(d.low, d.high))
+    compared = ("baseline", "")
+    if d is not None:
+        value = shown(s.metric, d.value)
+        compared = (value if value.startswith("-") else f"+{value}", span(d.low, d.high))
     return (s.task, s.protocol, s.labels, s.encoder, s.metric, shown(s.metric, s.mean), span(s.low, s.high), *compared, str(s.seeds), notes(s))  # fmt: skip
-
-
-def _signed(metric: str, value: float) -> str:
-    text = shown(metric, value)
-    return text if text.startswith("-") else f"+{text}"
 
 
 def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Path, *, synthetic: bool) -> None:

@@ -136,7 +136,9 @@ def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
     Raises `InputError` if there is no such layout, classes and task file disagree, or a file is in two parts.
     """
     zipped = root.is_file()
-    layout = arrange(root, archive(root)[0].namelist() if zipped else _folder_members(root))
+    if not root.exists():
+        raise InputError(f"{root}: expected a folder or a zip of rasters, got nothing there; correct the path.")
+    layout = arrange(root, archive(root)[0].namelist() if zipped else folder_files(root))
     classes = check_names(spec.classes, positions(layout.labels), root, rows=False)
     labels = np.array([classes.index(label) for label in layout.labels])
     if layout.parts is None:
@@ -155,12 +157,6 @@ def open_folder(spec: TaskSpec, root: Path) -> LabelledSet:
         ids=layout.items,
         **_needed(spec, labels, parts, divided_by="the folders" if layout.parts is not None else None),
     )
-
-
-def _folder_members(root: Path) -> list[str]:
-    if not root.is_dir():
-        raise InputError(f"{root}: expected a folder or a zip of rasters, got nothing there; correct the path.")
-    return folder_files(root)
 
 
 def _check_twins(root: Path, items: Sequence[str], parts: Sequence[int], zipped: ZippedRasters | None) -> None:

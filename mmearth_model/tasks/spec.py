@@ -235,10 +235,13 @@ def read_spec(name_or_file: str) -> TaskSpec:
 
     Raises `FileInputError` if there is none, or it is invalid; with the field, what was expected and what was found.
     """
-    shipped = resource_path("catalog") / "tasks"
-    path = shipped / f"{name_or_file}.yaml" if name_or_file in task_names() else Path(name_or_file)
+    shipped, known = resource_path("catalog") / "tasks", task_names()
+    path = shipped / f"{name_or_file}.yaml" if name_or_file in known else Path(name_or_file)
     if not path.suffix:
-        raise InputError(_unknown(name_or_file))
+        raise InputError(
+            f"--task: expected store:MODALITY, NAME=FOLDER with NAME of {', '.join(known)}, or FILE.yaml=FOLDER, "
+            f"got {name_or_file!r}.{meant(name_or_file, known)}"
+        )
     file = read_yaml(path, "a task file")
     try:
         return TaskSpec(**file.values)
@@ -246,11 +249,3 @@ def read_spec(name_or_file: str) -> TaskSpec:
         raise file.refusal(error, TaskSpec, "task") from None
     except InputError as error:
         raise FileInputError(path, str(error)) from None
-
-
-def _unknown(name: str) -> str:
-    known = task_names()
-    return (
-        f"--task: expected store:MODALITY, NAME=FOLDER with NAME of {', '.join(known)}, or FILE.yaml=FOLDER, "
-        f"got {name!r}.{meant(name, known)}"
-    )

@@ -42,6 +42,7 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
         When the device is not available.
     """
     where = resolve_device(device)
+    logged = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     parameters, kept = parameters_and_activations(plan)
     state = parameters * BYTES_PER_PARAMETER
     return plan.describe() | {
@@ -51,7 +52,7 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
         "parameters": parameters,
         "memory_mib": round((state + kept) / 2**20),
         "memory_is": f"computed from the shapes of a step of {plan.recipe.micro_batch} tiles in float32, not measured",
-        "images_per_s": _speed(run),
+        "images_per_s": float(logged[-1]["images_per_s"]) if logged else None,
     }
 
 
@@ -92,9 +93,3 @@ def parameters_and_activations(plan: TrainPlan) -> tuple[int, int]:
     parameters = sum(p.numel() for part in (model, losses) for p in part.parameters())
     one = sum(storage.nbytes() for key, storage in kept.items() if key not in own) / tiles
     return parameters, round(one * recipe.micro_batch)
-
-
-def _speed(run: Path) -> float | None:
-    """Images per second in the last row of the log; None if there is none."""
-    rows = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
-    return float(rows[-1]["images_per_s"]) if rows else None

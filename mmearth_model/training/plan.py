@@ -221,9 +221,9 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
     for option, names in (("--modalities", recipe.modalities or ()), ("--exclude", recipe.exclude)):
         for name in names:
             if name not in available:
-                raise InputError(
-                    f"{option}: {path} has no {name}{_meant(name, list(available))}; it has {_list(available)}."
-                )
+                close = closest(name, available)
+                meant = f" (did you mean {close[0]}?)" if close else ""
+                raise InputError(f"{option}: {path} has no {name}{meant}; it has {_list(available)}.")
     wanted = available if recipe.modalities is None else recipe.modalities
     chosen = [m for m in available.values() if m.name in wanted and m.name not in recipe.exclude]
     names = [m.name for m in chosen]
@@ -277,11 +277,6 @@ def _crop(path: Path | str, tile_size: int, recipe: TrainRecipe) -> tuple[int, i
             f"{patch_size} px patches; give --image-size and --patch-size."
         )
     return image_size, patch_size
-
-
-def _meant(name: str, known: list[str]) -> str:
-    close = closest(name, known)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _list(names: Iterable[str]) -> str:
