@@ -59,12 +59,12 @@ class Stream:
     """
 
     def __init__(self, store: Store, plan: TrainPlan, start: Position, ranks: Ranks | None = None) -> None:
-        self.plan = plan
         self.ranks = ranks or Ranks()
         self.synthetic = store.synthetic
         self.next = start
         self.waited_s = 0.0
         recipe = plan.recipe
+        self.batches = plan.steps_per_epoch * recipe.accumulate
         self.loader = store.select(split=SPLIT).loader(
             batch_size=recipe.micro_batch, shuffle=True, seed=recipe.seed, modalities=plan.reads, drop_last=True
         )
@@ -74,9 +74,8 @@ class Stream:
         epoch, first = self.next.epoch, self.next.batch
         self.next = Position(epoch + 1)
         self.loader.set_epoch(epoch)
-        last = self.plan.steps_per_epoch * self.plan.recipe.accumulate
-        batches = itertools.islice(iter(self.loader), first, last)
-        for index in range(first, last):
+        batches = itertools.islice(iter(self.loader), first, self.batches)
+        for index in range(first, self.batches):
             begin = time.perf_counter()
             batch = next(batches)
             self.waited_s += time.perf_counter() - begin
@@ -102,6 +101,7 @@ class Pretraining(LightningModule):
         super().__init__()
         recipe = plan.recipe
         self.plan, self.normaliser, self.step, self.optimizer_state = plan, normaliser, step, optimizer_state
+        self.patches, self.visible = plan.patches, plan.visible
         with seeded(recipe.seed):
             self.model = MPMAE(plan.model_config())
         self.model.encoder.engine = ENGINES[recipe.engine]
@@ -127,7 +127,7 @@ class Pretraining(LightningModule):
         crops = generator(seed, position, "crop")
         window = Window.random(tiles, plan.tile_size, plan.image_size, crops, flips=plan.recipe.flips)
         masks = generator(seed, position, "mask")
-        return window, random_mask(tiles, plan.patches, plan.recipe.mask_ratio, masks, self.device)
+        return window, random_mask(tiles, self.patches, plan.recipe.mask_ratio, masks, self.device)
 
     def learn(self, raw: Batch, window: Window, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of a raw batch, and the loss of each task."""
@@ -141,7 +141,7 @@ class Pretraining(LightningModule):
         wanted = len(images) if whole else self.plan.recipe.slice_images
         length = slice_length(self.device, len(images), wanted, training=True)
         slices = zip(torch.split(images, length), torch.split(mask, length), strict=True)
-        parts = [self.model(*part, self.plan.visible) for part in slices]
+        parts = [self.model(*part, self.visible) for part in slices]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
