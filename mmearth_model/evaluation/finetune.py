@@ -453,10 +453,12 @@ def _network(
 ) -> Classifier | UNet | PaperUNet:
     """Add the parts required by a task and a recipe to a copy of an encoder."""
     model: Classifier | UNet | PaperUNet
-    if per_pixel and recipe.rules == "released":
+    if not per_pixel:
+        model = Classifier(regularised(encoder, recipe), outputs)
+    elif recipe.rules == "released":
         model = PaperUNet(regularised(encoder, recipe, padding="same"), outputs)
     else:
-        model = (UNet if per_pixel else Classifier)(regularised(encoder, recipe), outputs)
+        model = UNet(regularised(encoder, recipe), outputs)
     if recipe.head_std is not None:
         start_head(model.head, recipe.head_std)
     return model

@@ -121,12 +121,11 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        image, weight, *where = *ctx.saved_tensors, ctx.grid
-        size = weight.shape[-1]
-        whole = _put(gradient, *where)
-        back = _take(_convolve(whole, weight.flip(2, 3), None), *where)
+        image, weight, rows, columns = ctx.saved_tensors
+        size, whole = weight.shape[-1], _put(gradient, rows, columns, ctx.grid)
+        back = _take(_convolve(whole, weight.flip(2, 3), None), rows, columns, ctx.grid)
         if gradient.shape[2] >= GRAM_SIDE:
-            kernel = weight_gradient(image, gradient, *where, size)
+            kernel = weight_gradient(image, gradient, rows, columns, ctx.grid, size)
         else:
             image, whole = image.permute(0, 3, 1, 2), whole.permute(0, 3, 1, 2)
             kernel = conv2d_weight(image, weight.shape, whole, padding=size // 2, groups=len(weight))  # type: ignore[no-untyped-call]

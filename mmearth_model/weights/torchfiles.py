@@ -301,7 +301,9 @@ def _read_legacy(file: Path) -> TorchFile:
         if load(stream, _lookup).get("little_endian") is not True:
             raise ValueError("numbers of a big-endian machine")
         content, keys = load(stream, _lookup, storage), load(stream, _lookup)
-        starts, sizes, position = {}, {}, mapped.tell()
+        starts: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        position = mapped.tell()
         for key in keys:  # each storage after its length
             count = int.from_bytes(mapped[position : position + LENGTH_BYTES], "little")
             starts[key], sizes[key] = position + LENGTH_BYTES, count * named[key].dtype.itemsize
