@@ -28,7 +28,7 @@ from mmearth_data.errors import MMEarthError, TileUnavailable
 from mmearth_data.files.writing import write_errors
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreLayout, StoreWriter
-from mmearth_data.store.lock import hold
+from mmearth_data.store.storage.lock import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

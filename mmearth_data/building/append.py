@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from mmearth_data.building.plan import plan_sampled
 from mmearth_data.building.prepare import PreparedBuild, draw_sample
 from mmearth_data.errors import InputError
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage import storage_at
 from mmearth_data.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.building.prepare import Inputs
     from mmearth_data.recipe import BuildRecipe
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 INTENT_KEY = f"{LEDGER}/append.json"
 """What an append is about to do: read where it was cut off before the store itself says so."""
@@ -103,7 +103,7 @@ def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
     """
     writer = StoreWriter.resume(path)
     writer.finish()
-    objects = objects_at(path)
+    objects = storage_at(path)
     objects.put(INTENT_KEY, json.dumps({"rows": writer.layout.tiles, "append": append}).encode())
     writer = StoreWriter.append(path, append)
     objects.delete(INTENT_KEY)
@@ -113,7 +113,7 @@ def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
 def _intends(path: str | Path | StoreUrl, rows: int) -> bool:
     """Whether an append to a store of so many rows was cut off before the store itself said so."""
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        return bool(json.loads(objects_at(path).get(INTENT_KEY))["rows"] == rows)
+        return bool(json.loads(storage_at(path).get(INTENT_KEY))["rows"] == rows)
     return False
 
 

@@ -13,9 +13,9 @@ from mmearth_data.building.prepare import planned, read_inputs
 from mmearth_data.errors import InputError
 from mmearth_data.sources.opening import over_network
 from mmearth_data.store.ledger import merge_ledgers, write_ledger
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.session import NewStore, find_store, ignore, refuse_other, session
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -140,7 +140,7 @@ def _kept_ledger(
     elsewhere: list[Mapping[str, Any]] = []
 
     def keep() -> None:
-        if remote is not None and objects_at(out).is_there():
+        if remote is not None and storage_at(out).is_there():
             write_ledger(out, name, merge_ledgers([remote.account(), *elsewhere]))
 
     def reported(progress: Progress) -> None:

@@ -20,8 +20,8 @@ from mmearth_data.errors import InputError
 from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
 from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
-from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
+from mmearth_data.store.storage.lock import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -37,8 +37,8 @@ from mmearth_data.interchange.hdf5_writing import new_hdf5
 from mmearth_data.interchange.tables import coordinate_tables, put_back
 from mmearth_data.interchange.targets import check_finished, check_name, claim
 from mmearth_data.store.commits import read_commit
-from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES
+from mmearth_data.store.storage.lock import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

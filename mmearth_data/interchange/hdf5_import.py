@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.interchange.form import PublishedForm
-    from mmearth_data.store.objects import StoreUrl
+    from mmearth_data.store.storage.protocol import StoreUrl
     from mmearth_data.store.writer import StoreWriter
 
 DUPLICATE = "duplicate"

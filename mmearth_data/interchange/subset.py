@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 ID_COLUMN = "tile_id"
 

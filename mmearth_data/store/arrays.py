@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from io import BufferedReader
 
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec
+    from mmearth_data.store.storage.protocol import Storage
 
 
 @cache
@@ -55,7 +55,7 @@ class ArrayReader:
 
     def __init__(
         self,
-        objects: Objects,
+        objects: Storage,
         spec: ArraySpec,
         *,
         engine: str | None = None,
@@ -155,7 +155,7 @@ def broken_part(stream: BufferedReader, chunks: int, wanted: range) -> str | Non
     return None
 
 
-def _open(objects: Objects, spec: ArraySpec, engine: str | None) -> tuple[zarr.Array[Any], bool]:
+def _open(objects: Storage, spec: ArraySpec, engine: str | None) -> tuple[zarr.Array[Any], bool]:
     """Open an array, and say whether `zarrs` decodes it."""
     try:
         array = zarr.open_array(objects.zarr_store(spec.name), mode="r", zarr_format=3)

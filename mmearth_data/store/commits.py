@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec, StoreLayout
+    from mmearth_data.store.storage.protocol import Storage
 
 METADATA_KEY = b"mmearth"
 STATISTICS_KEY = b"mmearth_statistics"
@@ -87,7 +87,7 @@ def commit_key(shard: int) -> str:
     return f"{COMMITS}/{shard}.parquet"
 
 
-def committed_shards(objects: Objects) -> frozenset[int]:
+def committed_shards(objects: Storage) -> frozenset[int]:
     """Shards whose record exists."""
     stems = (name.removesuffix(".parquet") for name in objects.names(COMMITS) if name.endswith(".parquet"))
     return frozenset(int(stem) for stem in stems if stem.isdecimal())
@@ -130,7 +130,7 @@ def tiles_table(commit: Commit, tabular: Sequence[Modality]) -> pa.Table:
     return pa.table(columns)
 
 
-def read_commit(objects: Objects, layout: StoreLayout, shard: int) -> Commit:
+def read_commit(objects: Storage, layout: StoreLayout, shard: int) -> Commit:
     """Read the record of a shard.
 
     Raises

@@ -22,9 +22,9 @@ from mmearth_data.words import reason_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.root import Root
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.storage.protocol import Storage
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -67,7 +67,7 @@ class HeldRows:
         )
 
 
-def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
+def held_rows(objects: Storage, root: Root, shard: int, count: int) -> HeldRows:
     """Read the first rows of a shard.
 
     Parameters

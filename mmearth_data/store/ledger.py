@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.files.writing import write_bytes
-from mmearth_data.store.lock import LOCK_KEY
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.lock import LOCK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
     content
         JSON-ready counts; dictionaries of counts may be nested once.
     """
-    objects = objects_at(store)
+    objects = storage_at(store)
     data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
     if not isinstance(objects.root, Path):
         objects.put(f"{LEDGER}/{run}.json", data)
@@ -39,7 +39,7 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
 
 def read_ledger(store: str | Path) -> dict[str, Any] | None:
     """Sum of the notes of all runs, or None if there are none; unreadable notes are skipped."""
-    objects = objects_at(store)
+    objects = storage_at(store)
     ledgers = []
     for name in objects.names(LEDGER):
         key = f"{LEDGER}/{name}"

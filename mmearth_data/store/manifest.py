@@ -18,7 +18,7 @@ from mmearth_data.words import reason_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.store.objects import Objects
+    from mmearth_data.store.storage.protocol import Storage
 
 Manifest: TypeAlias = "Mapping[str, Any]"
 Entry: TypeAlias = dict[str, Any]
@@ -36,7 +36,7 @@ def encode_manifest(files: Mapping[str, Mapping[str, Any]], version: int = FORMA
     return to_json({**body, "digest": digest_of(to_json(body))})
 
 
-def read_manifest(objects: Objects) -> Manifest | None:
+def read_manifest(objects: Storage) -> Manifest | None:
     """Read the manifest; None if there is none, because the store is unfinished.
 
     Raises
@@ -58,7 +58,7 @@ def read_manifest(objects: Objects) -> Manifest | None:
     return manifest
 
 
-def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
+def check_object(objects: Storage, key: str, entry: Mapping[str, Any]) -> bytes:
     """Read an object that the manifest or a commit covers, and check it.
 
     Raises
@@ -74,7 +74,7 @@ def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
     return data
 
 
-def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryIO:
+def open_object(objects: Storage, key: str, entry: Mapping[str, Any]) -> BinaryIO:
     """Open a large object that the manifest covers; a local one is never read into memory as a whole.
 
     Raises
@@ -98,7 +98,7 @@ def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryI
     return stream
 
 
-def _compare(objects: Objects, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
+def _compare(objects: Storage, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
     if size != entry["size"]:
         raise StoreDamaged(objects.root, key, f"expected {entry['size']} bytes, found {size}")
     if digest != entry["digest"]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import commit_key
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, ROOT_KEY
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def reopen(path: str | Path, report: VerifyReport) -> tuple[int, ...]:
     StoreDamaged
         If the root metadata are damaged, because the recipe is then lost.
     """
-    objects = objects_at(path)
+    objects = storage_at(path)
     for problem in report.problems:
         if problem.part == ROOT_KEY:
             raise StoreDamaged(

@@ -17,19 +17,19 @@ from mmearth_data.errors import InputError
 from mmearth_data.files.writing import check_output, write_errors
 from mmearth_data.recipe import differences
 from mmearth_data.store.encoding import to_json
-from mmearth_data.store.lock import StoreTaken, hold
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import Store, open_store
 from mmearth_data.store.root import new_root
 from mmearth_data.store.schema import ROOT_KEY
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.lock import StoreTaken, hold
 from mmearth_data.store.writer import StoreWriter, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mmearth_data.store.lock import Held
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.storage.lock import Held
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 P = ParamSpec("P")
 SHOWN_DIFFERENCES = 1000
@@ -84,7 +84,7 @@ def find_store(out: str | Path | StoreUrl) -> Store | None:
     WriteFailed
         When nothing can be written there.
     """
-    objects = objects_at(out)
+    objects = storage_at(out)
     if not isinstance(objects.root, Path):
         return None if objects.size(ROOT_KEY) is None else open_store(out)
     folder = objects.root
@@ -159,7 +159,7 @@ class Session:
         A folder is moved into place as a whole and can be held only then. Below a URL the lock comes first, so that of
         two builds only one writes; what is there already is refused before the lock is written beside it.
         """
-        objects = objects_at(self._out)
+        objects = storage_at(self._out)
         if not objects.far:
             writer = StoreWriter.create(self._out, new.layout, **new.facts)
             self._hold()
@@ -190,7 +190,7 @@ class Session:
     def take_back(self) -> None:
         """Remove a store that this session has begun and in which nothing was committed."""
         if self._begun is not None and not self._begun.committed():
-            objects_at(self._out).remove()
+            storage_at(self._out).remove()
 
     def _hold(self) -> None:
         self._held = self._locks.enter_context(hold(self._out))

@@ -18,12 +18,12 @@ from mmearth_data.store.content import Content
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, read_manifest
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY
 from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
+from mmearth_data.store.storage import storage_at
 from mmearth_data.store.writer import fixed_objects
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.root import Root
+    from mmearth_data.store.storage.protocol import Storage
 
 _T = TypeVar("_T")
 CHECKERS = 4
@@ -105,7 +105,7 @@ def verify(path: str | Path) -> VerifyReport:
     InputError
         If there is no store.
     """
-    objects = objects_at(path)
+    objects = storage_at(path)
     if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
         read_root(objects)
     found = _Findings(objects)
@@ -127,7 +127,7 @@ def verify(path: str | Path) -> VerifyReport:
 class _Findings:
     """Problems so far, one per file, and the files that were read."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Storage) -> None:
         self.objects = objects
         self.problems: dict[str, Problem] = {}
         self.checked: dict[str, int] = {}

@@ -40,11 +40,12 @@ from mmearth_data.store.encoding import (
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
-from mmearth_data.store.objects import Objects, StoreUrl, lasting_threads, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.local import LocalStorage, lasting_threads
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.modality import Modality
+    from mmearth_data.store.storage.protocol import Storage, StoreUrl
 
 ENCODERS = 8
 """Threads of a process that compress and write rasters; compression and disk leave the interpreter free."""
@@ -73,7 +75,7 @@ class StoreWriter:
         self._whole = root
         self._stage = range(len(root.stages))[stage]
         self._root = root.as_of(self._stage)
-        self._objects = objects_at(path)
+        self._objects = storage_at(path)
         self.path = self._objects.root
         self._specs = {spec.name: spec for spec in self._root.layout.arrays}
 
@@ -106,7 +108,7 @@ class StoreWriter:
             When something else stands at the path.
         """
         root = new_root(layout, recipe=recipe, source=source, synthetic=synthetic)
-        objects = objects_at(path)
+        objects = storage_at(path)
         if not isinstance(objects.root, Path):
             _begin_remote(objects, root)
             return cls(path, root)
@@ -117,7 +119,7 @@ class StoreWriter:
         staging = path.parent / f".{path.name}.{uuid.uuid4().hex}"
         try:
             staging.mkdir()
-            _lay_out(Objects(staging), root)
+            _lay_out(LocalStorage(staging), root)
             _move_into_place(staging, path)
             flush(path.parent)
         finally:
@@ -135,7 +137,7 @@ class StoreWriter:
         StoreDamaged
             When its metadata are broken.
         """
-        objects = objects_at(path)
+        objects = storage_at(path)
         root = read_root(objects)
         objects.discard_staged()
         return cls(path, root)
@@ -337,7 +339,7 @@ class StoreWriter:
         put(key, data)
         return key, entry, seen
 
-    def adopt_shard(self, shard: int, source: Objects, commit: Commit, layout: StoreLayout) -> None:
+    def adopt_shard(self, shard: int, source: Storage, commit: Commit, layout: StoreLayout) -> None:
         """Take over a whole shard of another store: its rasters byte for byte, its values and partial statistics.
 
         Parameters
@@ -427,7 +429,7 @@ def _stored_way(metadata: Mapping[str, Any]) -> dict[str, Any]:
 class _Finish:
     """One run of `StoreWriter.finish`: gathers while it walks through the commits once."""
 
-    def __init__(self, objects: Objects, root: Root) -> None:
+    def __init__(self, objects: Storage, root: Root) -> None:
         self.objects = objects
         self.root = root
         self.layout = root.layout
@@ -523,7 +525,7 @@ def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
             yield f"{m.name}_band/c/0", encode_names(m.bands)
 
 
-def _lay_out(objects: Objects, root: Root) -> None:
+def _lay_out(objects: Storage, root: Root) -> None:
     with objects.together() as put:
         for key, data in fixed_objects(root):
             put(key, data)
@@ -531,7 +533,7 @@ def _lay_out(objects: Objects, root: Root) -> None:
     objects.discard_staged()
 
 
-def _begin_remote(objects: Objects, root: Root) -> None:
+def _begin_remote(objects: Storage, root: Root) -> None:
     """Lay out a store in the cloud: the root last, which makes it one. What an interrupted begin left is taken over."""
     if objects.size(ROOT_KEY) is not None:
         raise InputError(
@@ -542,7 +544,7 @@ def _begin_remote(objects: Objects, root: Root) -> None:
     _lay_out(objects, root)
 
 
-def refuse_others(objects: Objects, root: Root) -> None:
+def refuse_others(objects: Storage, root: Root) -> None:
     """Refuse a URL below which something else is than what laying out this store would write.
 
     Raises

@@ -60,7 +60,7 @@ READ = """
 HOLD = """
     from pathlib import Path
     from mmearth_data.errors import InputError
-    from mmearth_data.store.lock import hold
+    from mmearth_data.store.storage.lock import hold
     try:
         with hold(Path({path!r})):
             print("held")

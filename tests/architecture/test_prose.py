@@ -52,7 +52,7 @@ UNREAD = (
     "mmearth_data/interchange/copying.py",
     "mmearth_data/planet",
     "mmearth_data/recipe.py",
-    "mmearth_data/store/lock.py",
+    "mmearth_data/store/storage/lock.py",
     "mmearth_data/store/writer.py",
     "mmearth_model/evaluation",
     "mmearth_model/network",

@@ -270,7 +270,7 @@ def test_a_full_disk(share: float, tmp_path: Path, whole: Path, reference: dict[
 
 
 def test_a_second_build_is_refused_and_a_stale_lock_explained(tmp_path: Path, reference: dict[str, str]) -> None:
-    from mmearth_data.store.lock import hold
+    from mmearth_data.store.storage.lock import hold
 
     store, log = tmp_path / "s.zarr", tmp_path / "log"
     first = start(store, log, "--read-ms", "50")

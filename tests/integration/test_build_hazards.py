@@ -22,7 +22,7 @@ from mmearth_data.catalog.tile import Place
 from mmearth_data.errors import EXIT_FAILURE
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreWriter
-from mmearth_data.store.lock import hold
+from mmearth_data.store.storage.lock import hold
 
 
 class TimedSource(LoggedSource):

@@ -16,7 +16,7 @@ from test_store_building import digests
 from mmearth_data import InputError, open_store, verify
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.store.objects import objects_at
+from mmearth_data.store.storage import storage_at
 
 SERVER = Path(__file__).resolve().parents[1] / "bucket_server.py"
 
@@ -52,7 +52,7 @@ def test_the_same_bytes_as_in_a_folder_also_when_interrupted(tmp_path: Path) -> 
     for shard in (0, 2):
         write_shard(again, shard)
     again.finish()
-    objects = objects_at(url)
+    objects = storage_at(url)
     assert {key: digest_of(objects.get(key)) for key in objects.keys()} == digests(tmp_path / "s.zarr")  # noqa: SIM118
     here, there = open_store(tmp_path / "s.zarr"), open_store(url)
     for name, m in here.modalities.items():

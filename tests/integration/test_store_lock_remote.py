@@ -16,9 +16,8 @@ from loopback import make_bucket, serving
 from store_making import begin_store
 
 from mmearth_data import InputError, build, make_recipe, open_store
-from mmearth_data.store import lock
-from mmearth_data.store.lock import LOCK_KEY, StoreTaken, hold
-from mmearth_data.store.objects import objects_at
+from mmearth_data.store.storage import lock, storage_at
+from mmearth_data.store.storage.lock import LOCK_KEY, StoreTaken, hold
 
 SERVER = Path(__file__).resolve().parents[1] / "bucket_server.py"
 BEAT_S = 0.2
@@ -91,10 +90,10 @@ def test_a_holder_whose_record_was_replaced_stops_and_leaves_the_other_alone(s3:
     theirs = json.dumps({"host": "elsewhere", "pid": 17, "since": "now", "token": "x", "beat": 3}).encode()
     with pytest.raises(StoreTaken, match="process 17 on elsewhere"), hold(url, beat_s=BEAT_S) as held:  # noqa: PT012
         held.confirm()
-        objects_at(url).put(LOCK_KEY, theirs)
+        storage_at(url).put(LOCK_KEY, theirs)
         time.sleep(3 * BEAT_S)
         held.confirm()
-    assert objects_at(url).get(LOCK_KEY) == theirs
+    assert storage_at(url).get(LOCK_KEY) == theirs
 
 
 def test_a_build_whose_store_is_taken_over_stops_and_removes_nothing(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +104,12 @@ def test_a_build_whose_store_is_taken_over_stops_and_removes_nothing(s3: str, mo
     )
 
     def steal(progress: object) -> None:
-        objects_at(url).put(LOCK_KEY, theirs.encode())
+        storage_at(url).put(LOCK_KEY, theirs.encode())
         time.sleep(3 * BEAT_S)
 
     with pytest.raises(StoreTaken, match="process 17 on elsewhere"):
         build(recipe, url, report=steal)
-    assert objects_at(url).get(LOCK_KEY) == theirs.encode()
+    assert storage_at(url).get(LOCK_KEY) == theirs.encode()
     assert not open_store(url).finished
 
 
@@ -123,7 +122,7 @@ def test_a_released_lock_is_free_at_once_and_a_dead_one_after_some_beats(s3: str
         assert held.left is None
     assert time.monotonic() - start < 5
     dead = {"host": "elsewhere", "pid": 17, "since": "2031-01-01 00:00:00 UTC", "token": "x", "beat": 3}
-    objects_at(url).put(LOCK_KEY, json.dumps(dead).encode())
+    storage_at(url).put(LOCK_KEY, json.dumps(dead).encode())
     with hold(url, beat_s=BEAT_S) as held:
         assert str(held.left).startswith("An earlier build (process 17 on elsewhere (since 2031-01-01 00:00:00 UTC))")
 

@@ -11,8 +11,8 @@ from test_store_building import digests
 
 from mmearth_data.errors import InputError
 from mmearth_data.store import StoreWriter, open_store, verify
-from mmearth_data.store.lock import StoreTaken
 from mmearth_data.store.session import NewStore, fill_store, find_store, session
+from mmearth_data.store.storage.lock import StoreTaken
 
 NEW = NewStore(layout=small_layout(), recipe={"seed": 3, "tiles": 21}, source={"name": "made up"}, synthetic=True)
 """What `make_store` makes."""

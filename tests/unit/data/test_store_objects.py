@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mmearth_data.store.objects import STAGING, Objects
+from mmearth_data.store.storage.local import STAGING, LocalStorage
 
 
 def test_an_object_comes_back(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     objects.put("a/b/c", b"12345")
     assert objects.get("a/b/c") == b"12345"
     assert objects.size("a/b/c") == 5
@@ -26,7 +26,7 @@ def test_an_object_comes_back(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     assert objects.size("a") is None
     assert objects.names("a") == []
     with pytest.raises(FileNotFoundError):
@@ -35,11 +35,11 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_folder_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    assert Objects(tmp_path).size("a") is None
+    assert LocalStorage(tmp_path).size("a") is None
 
 
 def test_a_failure_leaves_the_older_object(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     objects.put("a", b"old")
 
     def fail() -> None:
@@ -54,7 +54,7 @@ def test_a_failure_leaves_the_older_object(tmp_path: Path) -> None:
 
 
 def test_staged_objects_can_be_discarded_and_are_no_keys(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     objects.put("a", b"1")
     (tmp_path / STAGING / "left behind").write_bytes(b"x")
     assert list(objects.keys()) == ["a"]
@@ -64,7 +64,7 @@ def test_staged_objects_can_be_discarded_and_are_no_keys(tmp_path: Path) -> None
 
 
 def test_readers_never_see_half_an_object(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     objects.put("a", bytes(200_000))
 
     def write(value: int) -> None:
@@ -81,8 +81,8 @@ def test_readers_never_see_half_an_object(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_whole_objects_only(tmp_path: Path) -> None:
     code = """
 import sys
-from mmearth_data.store.objects import Objects
-objects = Objects(sys.argv[1])
+from mmearth_data.store.storage.local import LocalStorage
+objects = LocalStorage(sys.argv[1])
 k = 0
 while True:
     objects.put(f"x/{k % 5}", bytes([k % 250]) * 3_000_000)
@@ -95,7 +95,7 @@ while True:
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     for key in objects.keys():  # noqa: SIM118 - no mapping
         data = objects.get(key)
         assert len(data) == 3_000_000

@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError, MMEarthError, RetryLater
-from mmearth_data.store.objects import ObjectChanged, no_conditional_writes, objects_at
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.protocol import ObjectChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from obstore import UpdateVersion
 
-    from mmearth_data.store.objects import StoreUrl
-    from mmearth_data.store.remote import RemoteObjects
+    from mmearth_data.store.remote import RemoteStorage
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 try:
     import fcntl
@@ -99,7 +100,7 @@ def hold(store: str | Path | StoreUrl, *, beat_s: float | None = None) -> Iterat
     InputError
         When the object store has no conditional writes, or the system has no locks that end with their process.
     """
-    objects = objects_at(store)
+    objects = storage_at(store)
     if isinstance(objects.root, Path):
         with _hold_folder(objects.root) as left:
             yield Held(None if left is None else describe_stale(left))
@@ -160,7 +161,7 @@ class _RemoteLock:
         Seconds between two renewals.
     """
 
-    def __init__(self, objects: RemoteObjects, beat_s: float) -> None:
+    def __init__(self, objects: RemoteStorage, beat_s: float) -> None:
         self._objects = objects
         self._beat_s = beat_s
         self._record: dict[str, Any] = {**holder(), "token": uuid.uuid4().hex, "beat": 0}
@@ -296,6 +297,14 @@ def refusal(store: str, text: bytes) -> str:
     return (
         f"{store}: expected a store that no other process is building, got one that {_who(text)} is building; "
         "wait for it, or stop it."
+    )
+
+
+def no_conditional_writes(url: object) -> str:
+    """Message that refuses to build where writes cannot be conditional."""
+    return (
+        f"{url}: expected an object store with conditional writes (If-None-Match, If-Match), got one that ignores or "
+        "refuses them, so that two builds could write one store at the same time; build into a local folder and copy it."
     )
 
 

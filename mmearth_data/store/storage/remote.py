@@ -27,8 +27,9 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from mmearth_data.errors import InputError, RetryLater
-from mmearth_data.store.objects import ObjectChanged, Objects, StoreUrl, no_conditional_writes
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage.lock import no_conditional_writes
+from mmearth_data.store.storage.protocol import ObjectChanged, StoreUrl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +52,8 @@ REFUSALS = ("status code: 401", "status code: 403")
 """Texts of a refused listing, which obstore does not distinguish from other failures."""
 
 
-class RemoteObjects(Objects):
-    """Bytes by key, under a URL.
+class RemoteStorage:
+    """Objects under a URL.
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ class RemoteObjects(Objects):
         """Store of one array, as zarr reads it."""
         from zarr.storage import ObjectStore as ZarrObjectStore
 
-        return ZarrObjectStore(RemoteObjects(f"{self.root}/{name}").bucket, read_only=True)
+        return ZarrObjectStore(RemoteStorage(f"{self.root}/{name}").bucket, read_only=True)
 
     def discard_staged(self) -> None:
         """Do nothing: there are no partial objects."""
@@ -250,7 +251,7 @@ def _version(of: PutResult | ObjectMeta) -> UpdateVersion:
 class _Ranges(io.RawIOBase):
     """An object read by ranges."""
 
-    def __init__(self, objects: RemoteObjects, key: str, size: int) -> None:
+    def __init__(self, objects: RemoteStorage, key: str, size: int) -> None:
         self._objects, self._key, self._size, self._at = objects, key, size, 0
 
     def readable(self) -> bool:

@@ -1,7 +1,7 @@
 """Bytes of a store, by key. Only this module depends on their being files.
 
 An object is published atomically: written to a temporary file, flushed to the disk and renamed; then its folder is
-flushed. `RemoteObjects` does the same for an object store with atomic puts.
+flushed. `RemoteStorage` does the same for an object store with atomic puts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.errors import InputError
 from mmearth_data.files.writing import flush
 
 if TYPE_CHECKING:
@@ -31,57 +30,9 @@ FLUSHERS = 8
 """Number of folders flushed to the disk at a time."""
 LASTING = 2
 """Folders down to this depth are used by all shards; deeper ones belong to one shard and are not reused."""
-REMOTE = ("s3://", "gs://", "az://")
 
 
-class ObjectChanged(Exception):  # noqa: N818 - named by what happened
-    """A conditional write found another object than the expected one."""
-
-
-class StoreUrl(str):
-    """URL of a store in the cloud, with a name like a path."""
-
-    __slots__ = ()
-
-    @property
-    def name(self) -> str:
-        """Last part of the URL."""
-        return self.rpartition("/")[2]
-
-    @property
-    def stem(self) -> str:
-        """Last part of the URL, without its suffix."""
-        return self.name.rpartition(".")[0] or self.name
-
-
-def no_conditional_writes(url: object) -> str:
-    """Message that refuses to build where writes cannot be conditional."""
-    return (
-        f"{url}: expected an object store with conditional writes (If-None-Match, If-Match), got one that ignores or "
-        "refuses them, so that two builds could write one store at the same time; build into a local folder and copy it."
-    )
-
-
-def objects_at(path: str | Path | StoreUrl) -> Objects:
-    """Bytes of the store at a path or URL.
-
-    Raises
-    ------
-    InputError
-        For an unknown kind of URL, or if its library is not installed.
-    """
-    if "://" not in str(path):
-        return Objects(path)
-    if not str(path).startswith(REMOTE):
-        raise InputError(f"{path}: expected a folder or a URL that begins with {', '.join(REMOTE)}.")
-    try:
-        from mmearth_data.store.remote import RemoteObjects
-    except ModuleNotFoundError as error:
-        raise InputError(f"{path}: expected the library {error.name} for it; pip install 'mmearth[cloud]'.") from error
-    return RemoteObjects(str(path))
-
-
-class Objects:
+class LocalStorage:
     """Bytes by key, in a local folder.
 
     Parameters
@@ -90,7 +41,6 @@ class Objects:
         Folder of the store; a relative path is resolved now.
     """
 
-    root: Path | StoreUrl
     far = False
     """Whether each access waits for a network, so that many should run at the same time."""
 
