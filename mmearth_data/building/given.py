@@ -1,4 +1,4 @@
-"""Tiles that a source brings along: which of them are built, and in which split."""
+"""Tiles of a source with its own locations: which of them are built, and in which split."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class GivenTiles:
     Attributes
     ----------
     places
-        Of n tiles, in the source's order.
+        Locations of n tiles, in the source's order.
     split
         (n,) their splits.
     notes
-        Sentences for people.
+        Messages for the user.
     """
 
     places: list[Place]
@@ -45,16 +45,16 @@ class GivenTiles:
 
 
 def given_tiles(source: SourceWithPlaces, recipe: BuildRecipe) -> GivenTiles:
-    """Select and split the tiles of a source as a recipe says.
+    """Select and split the tiles of a source, following a recipe.
 
-    With a table of published splits (``tiles_file``) these are kept. Otherwise tiles that overlap fall into one split,
-    at random or by the spatial block of the first of them.
+    The splits of a table (``tiles_file``) are kept. Otherwise tiles that overlap get the same split, at random or by the
+    spatial block of the first of them.
 
     Raises
     ------
     InputError
-        When the table cannot be used, tiles that overlap are in different splits there, or the recipe splits anew what
-        the table has split.
+        When the table cannot be used, has overlapping tiles in different splits, or has splits and the recipe asks for
+        others.
     """
     surveys = [answer for answer in source.survey(source.places(recipe.tile_size)) if isinstance(answer, Survey)]
     notes: tuple[str, ...] = ()
@@ -113,18 +113,18 @@ def refuse_overlaps(
     size_px: int,
     name: Callable[[int], str],
 ) -> None:
-    """Refuse published splits of which one is tested on what another was trained on, as `verify` would.
+    """Refuse splits in which test tiles overlap train tiles, as `verify` does.
 
     Parameters
     ----------
     path
-        File that they come from, for messages.
+        File with the splits, for messages.
     lon, lat, split
         (n,) centres of the tiles in degrees, and their splits.
     size_px
         Side of the tiles.
     name
-        Names the tile at a position for people.
+        Returns a name of the tile at a position, for messages.
 
     Raises
     ------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from mmearth_data.catalog.tile import (
     round_lonlat,
 )
 from mmearth_data.errors import InputError
+from mmearth_data.store.schema import GIVEN_COORDINATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,23 +42,12 @@ NUMBER = "non_finite"
 _UNKNOWN = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Location and time of an entry, in the store's terms; NaN, `NO_TIME` or 0 if unknown."""
-
-    lon: float
-    lat: float
-    epsg: int
-    ulx: float
-    uly: float
-    time: int
-    s2_level: int
-    s1_asc_days: float
-    s1_desc_days: float
+SCENE = np.dtype([(c.name, c.dtype) for c in GIVEN_COORDINATES if c.name not in ("tile_id", "split")])
+"""Location and time of an entry, as in the store; NaN, `NO_TIME` or 0 if unknown."""
 
 
-def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> Scene:
-    """Location and time of an entry.
+def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Location and time of an entry, in the order of `SCENE`.
 
     Raises
     ------
@@ -74,17 +63,18 @@ def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> Scene:
     words = {word: level for level, word in form.levels.items()}
     levels = {name: code for code, name in LEVEL_NAMES.items()}
     lon, lat = round_lonlat([lon, lat]).tolist()
-    return Scene(
-        lon=lon,
-        lat=lat,
-        epsg=_epsg(entry.get(CRS)),
-        ulx=ulx,
-        uly=uly,
-        time=_time(entry),
-        s2_level=levels.get(words.get(str(entry.get(LEVEL)), ""), LEVEL_NONE),
-        s1_asc_days=float(np.float32(_number(entry.get("s1_asc_days")))),
-        s1_desc_days=float(np.float32(_number(entry.get("s1_desc_days")))),
-    )
+    scene = {
+        "lon": lon,
+        "lat": lat,
+        "epsg": _epsg(entry.get(CRS)),
+        "ulx": ulx,
+        "uly": uly,
+        "time": _time(entry),
+        "s2_level": levels.get(words.get(str(entry.get(LEVEL)), ""), LEVEL_NONE),
+        "s1_asc_days": _number(entry.get("s1_asc_days")),
+        "s1_desc_days": _number(entry.get("s1_desc_days")),
+    }
+    return tuple(scene[name] for name in SCENE.names or ())
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever JSON holds

@@ -21,7 +21,7 @@ from mmearth_data.files.writing import make_folder, remove_partial, write_bytes,
 from mmearth_data.interchange.entries import unique_names
 from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
-from mmearth_data.store.storage.lock import hold
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +55,7 @@ def export_geotiff(
     floating = int(np.isnan(store.coords["ulx"]).sum())
     if floating:
         note(f"{floating} tiles have no corner: their files have neither grid nor coordinate reference system.")
-    staging.mkdir(parents=True, exist_ok=True)
-    with hold(staging), _quiet_about_corners():
+    with storage_at(staging).hold(), _quiet_about_corners():
         claim(staging, out, identity)
         for m in rasters:
             remove_partial(make_folder(out / m.name))

@@ -38,7 +38,7 @@ from mmearth_data.interchange.tables import coordinate_tables, put_back
 from mmearth_data.interchange.targets import check_finished, check_name, claim
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.schema import SPLIT_NAMES
-from mmearth_data.store.storage.lock import hold
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -78,8 +78,7 @@ def export_published(
     if _is_exported(Files.at(target, name).h5, export.identity):
         return target
     export.check(note)
-    staging.mkdir(parents=True, exist_ok=True)
-    with hold(staging):
+    with storage_at(staging).hold():
         claim(staging, target, export.identity)
         if written := sum(1 for _ in staging.glob("[0-9]*.json")):
             note(f"Continuing {target}: {written} of {store.layout.shards} shards are written.")

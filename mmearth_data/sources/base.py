@@ -19,10 +19,12 @@ from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.modality import Modality
+    from mmearth_data.sources.earthengine.quota import Limiter
 
 
 FIELDS_OF_ALL = frozenset(
@@ -163,7 +165,15 @@ class SourceWithEcoregions(Source, Protocol):
 
 @runtime_checkable
 class SourceOverNetwork(Source, Protocol):
-    """A source that requests its pixels from a service."""
+    """A source that requests its pixels from a service.
+
+    Attributes
+    ----------
+    limiter
+        Decides when a request may start; the builds of a cluster replace it by one that all processes share.
+    """
+
+    limiter: Limiter
 
     @property
     def in_flight(self) -> int:
@@ -182,6 +192,10 @@ class SourceOverNetwork(Source, Protocol):
 
     def account(self) -> dict[str, Any]:
         """Use of the service so far: requests, bytes, retries, seconds, rejections; JSON-ready."""
+        ...
+
+    def profiling(self) -> AbstractContextManager[dict[str, dict[str, Any]]]:
+        """Measure the requests of a block: when it ends, kind -> ``requests``, ``seconds``, ``eecu_seconds`` (or None)."""
         ...
 
 

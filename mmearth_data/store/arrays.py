@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,7 +162,7 @@ def _open(objects: Storage, spec: ArraySpec, engine: str | None) -> tuple[zarr.A
         raise StoreDamaged(
             objects.root, f"{spec.name}/{ROOT_KEY}", f"zarr cannot open it ({reason_of(error)})"
         ) from error
-    pipeline = zarrs_pipeline() if engine != "zarr" and isinstance(objects.root, Path) else None
+    pipeline = zarrs_pipeline() if engine != "zarr" and not objects.far else None
     if pipeline is None:
         return array, False
     asynchronous = array.async_array

@@ -14,7 +14,7 @@ from numcodecs.zstd import Zstd
 from mmearth_data.catalog.tile import NO_TIME, as_datetime64_ms
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import to_json
-from mmearth_data.store.schema import COMMITS, COORDINATE_NAMES, COORDINATES, tabular_columns
+from mmearth_data.store.schema import COMMITS, COORDINATE_NAMES, COORDINATES, GIVEN_COORDINATES, tabular_columns
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -196,6 +196,13 @@ def place_rows(spec: ArraySpec, commits: Sequence[Commit], rows: range) -> np.nd
     for commit in commits:
         values[commit.rows - rows.start] = commit.columns[spec.name]
     return values
+
+
+def empty_columns(layout: StoreLayout, count: int) -> dict[str, Any]:
+    """Columns of rows without a tile, as `StoreWriter.write_shard` takes them."""
+    columns: dict[str, Any] = {c.name: np.full(count, c.empty, dtype=c.dtype) for c in GIVEN_COORDINATES}
+    columns |= {m.name: m.empty((count, *m.array_shape(layout.size_px))) for m in layout.tabular}
+    return {**columns, "facts": ["{}"] * count}
 
 
 def empty_commit(layout: StoreLayout) -> Commit:

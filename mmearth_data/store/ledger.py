@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.files.writing import write_bytes
 from mmearth_data.store.schema import LEDGER
 from mmearth_data.store.storage import storage_at
 from mmearth_data.store.storage.lock import LOCK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 
 def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:
@@ -28,13 +27,8 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
     content
         JSON-ready counts; dictionaries of counts may be nested once.
     """
-    objects = storage_at(store)
-    data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-    if not isinstance(objects.root, Path):
-        objects.put(f"{LEDGER}/{run}.json", data)
-        return
-    # Not through the store's staging folder, which a sealed store no longer has.
-    write_bytes(objects.root / LEDGER / f"{run}.json", data)
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    storage_at(store).put(f"{LEDGER}/{run}.json", text.encode())
 
 
 def read_ledger(store: str | Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ rasters. Every byte of a finished store is thus covered by the manifest's own di
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -75,15 +74,13 @@ def check_object(objects: Storage, key: str, entry: Mapping[str, Any]) -> bytes:
 
 
 def open_object(objects: Storage, key: str, entry: Mapping[str, Any]) -> BinaryIO:
-    """Open a large object that the manifest covers; a local one is never read into memory as a whole.
+    """Open a large object that the manifest covers, and check it; a local one is not read into memory as a whole.
 
     Raises
     ------
     StoreDamaged
         Like `check_object`.
     """
-    if objects.far:
-        return io.BytesIO(check_object(objects, key, entry))
     try:
         stream = objects.open(key)
     except FileNotFoundError as error:

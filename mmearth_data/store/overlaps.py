@@ -1,4 +1,4 @@
-"""Areas that are in two splits."""
+"""Tiles that occur twice, and areas that are in two splits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ SURE = 0.9
 """Squares of equal size whose centres are closer than this share of a side, in both directions, overlap for every
 rotation of their UTM zones (at most 3.5 degrees) and every snapping to the pixel grid.
 """
+
+
+def repeated(tile_id: NDArray[np.uint64], time: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of tiles with the id and time of an earlier one, and the position of that one.
+
+    Parameters
+    ----------
+    tile_id, time
+        (n,) ids, and times in milliseconds.
+    """
+    pairs = np.stack([tile_id.view(np.int64), time], axis=-1)
+    _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    earliest = first[group.reshape(-1)]
+    later = np.flatnonzero(earliest != np.arange(len(pairs)))
+    return later, earliest[later]
 
 
 def overlapping_splits(

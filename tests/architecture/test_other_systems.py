@@ -60,9 +60,9 @@ READ = """
 HOLD = """
     from pathlib import Path
     from mmearth_data.errors import InputError
-    from mmearth_data.store.storage.lock import hold
+    from mmearth_data.store.storage import storage_at
     try:
-        with hold(Path({path!r})):
+        with storage_at({path!r}).hold():
             print("held")
     except InputError as error:
         print(error)

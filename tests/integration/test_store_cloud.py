@@ -160,7 +160,7 @@ class TestRefusals:
 
     def test_other_objects_below_the_url(self, url: str) -> None:
         storage_at(url).put("mine.txt", b"mine")
-        assert "got one with mine.txt" in self.refused(url)
+        assert "got other files (mine.txt)" in self.refused(url)
         assert list(storage_at(url).keys()) == ["mine.txt"]
 
     def test_nothing_there_to_read(self, url: str) -> None:

@@ -17,7 +17,7 @@ from store_making import begin_store
 
 from mmearth_data import InputError, build, make_recipe, open_store
 from mmearth_data.store.storage import lock, storage_at
-from mmearth_data.store.storage.lock import LOCK_KEY, StoreTaken, hold
+from mmearth_data.store.storage.lock import LOCK_KEY, StoreTaken
 
 SERVER = Path(__file__).resolve().parents[1] / "bucket_server.py"
 BEAT_S = 0.2
@@ -49,7 +49,7 @@ def race(url: str, rounds: int) -> list[int]:
         for k in range(rounds):
             start.wait(60)
             try:
-                with hold(f"{url}/{k % 5}.zarr", beat_s=RACE_BEAT_S) as held:
+                with storage_at(f"{url}/{k % 5}.zarr").hold(beat_s=RACE_BEAT_S) as held:
                     held.confirm()
                     won[k].append(number)
                     tried.wait(60)
@@ -88,7 +88,7 @@ def s3() -> Iterator[str]:
 def test_a_holder_whose_record_was_replaced_stops_and_leaves_the_other_alone(s3: str) -> None:
     url = f"{s3}/taken.zarr"
     theirs = json.dumps({"host": "elsewhere", "pid": 17, "since": "now", "token": "x", "beat": 3}).encode()
-    with pytest.raises(StoreTaken, match="process 17 on elsewhere"), hold(url, beat_s=BEAT_S) as held:  # noqa: PT012
+    with pytest.raises(StoreTaken, match="process 17 on elsewhere"), storage_at(url).hold(beat_s=BEAT_S) as held:  # noqa: PT012
         held.confirm()
         storage_at(url).put(LOCK_KEY, theirs)
         time.sleep(3 * BEAT_S)
@@ -115,22 +115,22 @@ def test_a_build_whose_store_is_taken_over_stops_and_removes_nothing(s3: str, mo
 
 def test_a_released_lock_is_free_at_once_and_a_dead_one_after_some_beats(s3: str) -> None:
     url = f"{s3}/s.zarr"
-    with hold(url, beat_s=5) as held:
+    with storage_at(url).hold(beat_s=5) as held:
         assert held.left is None
     start = time.monotonic()
-    with hold(url, beat_s=5) as held:
+    with storage_at(url).hold(beat_s=5) as held:
         assert held.left is None
     assert time.monotonic() - start < 5
     dead = {"host": "elsewhere", "pid": 17, "since": "2031-01-01 00:00:00 UTC", "token": "x", "beat": 3}
     storage_at(url).put(LOCK_KEY, json.dumps(dead).encode())
-    with hold(url, beat_s=BEAT_S) as held:
+    with storage_at(url).hold(beat_s=BEAT_S) as held:
         assert str(held.left).startswith("An earlier build (process 17 on elsewhere (since 2031-01-01 00:00:00 UTC))")
 
 
 def test_a_living_build_is_refused(s3: str) -> None:
     url = f"{s3}/held.zarr"
     refused = pytest.raises(StoreTaken, match=rf"process {os.getpid()} on .* is building")
-    with hold(url, beat_s=BEAT_S), refused, hold(url, beat_s=BEAT_S):
+    with storage_at(url).hold(beat_s=BEAT_S), refused, storage_at(url).hold(beat_s=BEAT_S):
         raise AssertionError("held twice")
 
 
@@ -138,12 +138,12 @@ def test_a_living_build_is_refused(s3: str) -> None:
 @pytest.mark.parametrize("kind", ["s3", "gs"])
 def test_a_server_without_conditional_writes_is_refused_for_building(kind: str, lack: str) -> None:
     refused = pytest.raises(InputError, match=r"object store with conditional writes .* build into a local")
-    with bucket(kind, "0", lack) as url, refused, hold(f"{url}/s.zarr", beat_s=BEAT_S):
+    with bucket(kind, "0", lack) as url, refused, storage_at(f"{url}/s.zarr").hold(beat_s=BEAT_S):
         raise AssertionError("held without conditions")
 
 
 def test_a_store_that_another_build_has_just_begun_is_not_laid_out_again(s3: str) -> None:
     url = f"{s3}/begun.zarr"
     begin_store(url)
-    with pytest.raises(InputError, match="another build has just begun"):
+    with pytest.raises(InputError, match="the same command again continues it"):
         begin_store(url)

@@ -76,7 +76,7 @@ def test_what_is_no_store_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
-    for name, words in (("file", "got a file"), ("folder", "got a folder of other files")):
+    for name, words in (("file", "found a file"), ("folder", r"got other files \(notes.txt\)")):
         with pytest.raises(InputError, match=words):
             fill_store(tmp_path / name, NEW, write_shard)
     assert (tmp_path / "folder" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"

@@ -1,10 +1,12 @@
-"""One build at a time on one store.
+"""One command at a time writes a store.
 
-A local store is held by a lock of the operating system, which is free the moment that its holder dies,
-however it dies and whatever the clock says. A bucket has no such lock: there the holder keeps a record up to date by
-compare-and-swap (conditional writes), so that of any number of builds that reach for it exactly one gets it, and a
-holder that was replaced notices at its next write. Clocks of different machines are never compared, so a clock that
-jumps does no harm.
+A folder is held by a lock of the operating system, which is free as soon as its holder ends, even when killed. A bucket
+has no such lock: its holder keeps a record up to date by compare-and-swap (conditional writes). Of any number of commands
+that try at the same time exactly one gets it, and a holder that was replaced notices at its next write. Clocks of
+different machines are never compared.
+
+The library filelock does not replace `hold_folder`: its locks do not name their holder, and where a file system has no
+locks it creates a marker file instead, which a killed holder leaves behind.
 """
 
 from __future__ import annotations
@@ -17,20 +19,18 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmearth_data.errors import InputError, MMEarthError, RetryLater
 from mmearth_data.store.schema import LEDGER
-from mmearth_data.store.storage import storage_at
 from mmearth_data.store.storage.protocol import ObjectChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from obstore import UpdateVersion
 
-    from mmearth_data.store.remote import RemoteStorage
     from mmearth_data.store.storage.protocol import StoreUrl
 
 try:
@@ -40,28 +40,35 @@ except ModuleNotFoundError:  # on Windows, where stores are read but not written
 
 LOCK_KEY = f"{LEDGER}/lock.json"
 BEAT_S = 5.0
-"""A holder in the cloud renews its record this often."""
+"""Seconds between two renewals of the record in a bucket."""
 WATCH_BEATS = 4
-"""A record that does not change for so many beats belongs to a build that has died."""
+"""If a record does not change for this number of beats, its holder has died."""
 RELEASED = "released"
-"""Field of a record that a holder left in good order."""
+"""Field of a record whose holder has ended normally."""
 
 
 class StoreTaken(InputError):  # noqa: N818 - named by what happened
-    """Another build holds the store; nothing of it may be touched."""
+    """Another command holds the store, which must not be changed."""
 
 
 class Held:
-    """A store that is held for one build.
+    """A store that is held by this process.
+
+    Parameters
+    ----------
+    record
+        Record of an earlier holder that did not release the store; empty if there is none.
+    confirm
+        Checks that the store is still held.
 
     Attributes
     ----------
     left
-        What an earlier build left behind that did not end by itself, in words; None otherwise.
+        Message about that earlier holder, None if there is none.
     """
 
-    def __init__(self, left: str | None, confirm: Callable[[], None] = lambda: None) -> None:
-        self.left = left
+    def __init__(self, record: bytes, confirm: Callable[[], None] = lambda: None) -> None:
+        self.left = _interrupted(record) if record else None
         self._confirm = confirm
 
     def confirm(self) -> None:
@@ -70,98 +77,107 @@ class Held:
         Raises
         ------
         StoreTaken
-            When another build has taken the store over.
+            When another command has taken the store over.
         RetryLater
-            When the lock could not be renewed for so long that another build may have.
+            When the lock could not be renewed for so long that another command may have.
         """
         self._confirm()
 
 
 @contextmanager
-def hold(store: str | Path | StoreUrl, *, beat_s: float | None = None) -> Iterator[Held]:
-    """Hold a store for one build.
-
-    Parameters
-    ----------
-    store
-        The store. A folder must exist; under a URL there may be nothing yet.
-    beat_s
-        Seconds between two renewals of the record of a store in the cloud; None: `BEAT_S`.
-
-    Yields
-    ------
-    Held
-        Says what an earlier build left behind, and whether the store is still held.
+def hold_folder(root: Path) -> Iterator[Held]:
+    """Hold the store in a folder, which is made if it does not exist.
 
     Raises
     ------
     StoreTaken
-        When another build holds it.
+        When another command holds it.
     InputError
-        When the object store has no conditional writes, or the system has no locks that end with their process.
+        When the system has no locks that end with their process; nothing is written then.
     """
-    objects = storage_at(store)
-    if isinstance(objects.root, Path):
-        with _hold_folder(objects.root) as left:
-            yield Held(None if left is None else describe_stale(left))
-        return
-    lock = _RemoteLock(objects, BEAT_S if beat_s is None else beat_s)  # type: ignore[arg-type]  # URLs have remote objects
-    left = lock.take()
-    try:
-        yield Held(None if left is None else describe_stale(left), lock.confirm)
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _hold_folder(root: Path) -> Iterator[bytes | None]:
     if fcntl is None:
         raise InputError(
             f"{root}: expected a system that can lock a folder's store for one writer (Linux, macOS), got {sys.platform}; "
             "write it there or in the Windows Subsystem for Linux. Stores can be read here."
         )
     path = root / LOCK_KEY
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _locked(root, path)
     try:
         left = os.pread(descriptor, 4096, 0)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder()).encode(), 0)
         try:
-            yield left or None
-        finally:  # a process that is killed leaves its file, whose text then tells of it
+            yield Held(left)
+        finally:  # a killed process leaves its file, which names it
             path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
 
 def _locked(root: Path, path: Path) -> int:
+    """Descriptor of the lock file, locked."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed it between our opening and locking: then we hold a file without a name.
+            # Its holder may have removed it after it was opened here: then another file has its name, or none.
             if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
         except BlockingIOError:
             text = os.pread(descriptor, 4096, 0)
             os.close(descriptor)
-            raise StoreTaken(refusal(str(root), text)) from None
+            raise StoreTaken(refusal(root, text)) from None
         os.close(descriptor)
 
 
-class _RemoteLock:
-    """The record of one holder in a bucket.
+class ConditionalObjects(Protocol):
+    """Objects with conditional writes, as of a bucket."""
+
+    @property
+    def root(self) -> StoreUrl:
+        """URL of the store."""
+        ...
+
+    def get_version(self, key: str) -> tuple[bytes, UpdateVersion]:
+        """Bytes of an object, and its version; FileNotFoundError if it does not exist."""
+        ...
+
+    def put_if(self, key: str, data: bytes, version: UpdateVersion | None) -> UpdateVersion:
+        """Replace the object of that version, None if it must not exist; `ObjectChanged` if it is another one."""
+        ...
+
+
+@contextmanager
+def hold_record(objects: ConditionalObjects, beat_s: float | None = None) -> Iterator[Held]:
+    """Hold the store in a bucket.
 
     Parameters
     ----------
     objects
-        The store's.
+        The bucket.
     beat_s
-        Seconds between two renewals.
-    """
+        Seconds between two renewals of the record; None: `BEAT_S`.
 
-    def __init__(self, objects: RemoteStorage, beat_s: float) -> None:
+    Raises
+    ------
+    StoreTaken
+        When another command holds it.
+    InputError
+        When the bucket has no conditional writes.
+    """
+    lock = _RecordLock(objects, BEAT_S if beat_s is None else beat_s)
+    left = lock.take()
+    try:
+        yield Held(left, lock.confirm)
+    finally:
+        lock.release()
+
+
+class _RecordLock:
+    """The record of one holder in a bucket."""
+
+    def __init__(self, objects: ConditionalObjects, beat_s: float) -> None:
         self._objects = objects
         self._beat_s = beat_s
         self._record: dict[str, Any] = {**holder(), "token": uuid.uuid4().hex, "beat": 0}
@@ -172,20 +188,11 @@ class _RemoteLock:
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
-    def take(self) -> bytes | None:
-        """Take the lock, and begin to renew it; returns the record of a build that died with it.
-
-        Raises
-        ------
-        StoreTaken
-            When another build holds it.
-        InputError
-            When writes are not conditional here.
-        """
+    def take(self) -> bytes:
+        """Take the lock and begin to renew it; returns the record of a holder that has died, empty if there is none."""
         left, version = self._watched()
         self._write(version)
-        if self._taken_by is not None:
-            raise StoreTaken(refusal(str(self._objects.root), self._taken_by))
+        self._refuse_if_taken()
         self._prove_conditional()
         self._beating.start()
         return left
@@ -194,42 +201,42 @@ class _RemoteLock:
         """See `Held.confirm`."""
         if self._taken_by is None and time.monotonic() - self._renewed_s > (WATCH_BEATS - 1) * self._beat_s:
             self._renew()
-        if self._taken_by is not None:
-            raise StoreTaken(refusal(str(self._objects.root), self._taken_by))
+        self._refuse_if_taken()
 
     def release(self) -> None:
-        """Mark the record as released, unless another build has replaced it; a bucket deletes without conditions."""
+        """Mark the record as released, unless another command has replaced it; buckets do not delete conditionally."""
         self._over.set()
         self._beating.join()
         if self._taken_by is None:
             self._record[RELEASED] = True
-            with suppress(MMEarthError):  # the record stops changing, which frees the lock too
+            with suppress(MMEarthError):  # a record that stops changing is free, too
                 self._renew()
 
-    def _watched(self) -> tuple[bytes | None, UpdateVersion | None]:
-        """Record to replace: (its text where a build died with it, its version), both None where there is none."""
-        try:
-            first, version = self._objects.get_version(LOCK_KEY)
-        except FileNotFoundError:
-            return None, None
-        if _field(first, RELEASED):
-            return None, version
+    def _refuse_if_taken(self) -> None:
+        if self._taken_by is not None:
+            raise StoreTaken(refusal(self._objects.root, self._taken_by))
+
+    def _watched(self) -> tuple[bytes, UpdateVersion | None]:
+        """Record of a holder that has died (empty: none), and the version to replace (None: no record)."""
+        first: bytes | None = None
         end = time.monotonic() + WATCH_BEATS * self._beat_s
-        while time.monotonic() < end:
-            time.sleep(self._beat_s / 2)
+        while True:
             try:
                 now, version = self._objects.get_version(LOCK_KEY)
             except FileNotFoundError:
-                return None, None
+                return b"", None
             if _field(now, RELEASED):
-                return None, version
-            if now != first:
-                raise StoreTaken(refusal(str(self._objects.root), now))
-        return first, version
+                return b"", version
+            if first is not None and now != first:
+                raise StoreTaken(refusal(self._objects.root, now))
+            if time.monotonic() >= end:
+                return now, version
+            first = now
+            time.sleep(self._beat_s / 2)
 
     def _beat(self) -> None:
         while self._taken_by is None and not self._over.wait(self._beat_s):
-            with suppress(MMEarthError):  # the build itself meets the same trouble, and reports it
+            with suppress(MMEarthError):  # the command itself meets the same failure, and reports it
                 self._renew()
 
     def _renew(self) -> None:
@@ -238,12 +245,12 @@ class _RemoteLock:
             self._write(self._version)
 
     def _write(self, version: UpdateVersion | None) -> None:
-        """Swap the record in; a record of another build in its place is kept in `_taken_by`."""
+        """Replace the record; if another command's record is there instead, it is kept in `_taken_by`."""
         text = json.dumps(self._record).encode()
         try:
             self._version = self._objects.put_if(LOCK_KEY, text, version)
         except (ObjectChanged, RetryLater) as error:
-            # Either may hide a write that happened and whose answer was lost: the record tells by its token.
+            # The write may have happened, and only its answer was lost: the token in the record decides.
             now = self._read_back(error)
             if isinstance(error, RetryLater) and now != text and self._taken_by is None:
                 raise
@@ -251,7 +258,7 @@ class _RemoteLock:
             self._renewed_s = time.monotonic()
 
     def _read_back(self, error: Exception) -> bytes:
-        """Record that is there; its version where it is ours, and otherwise who took the lock."""
+        """Read the record after a failed write: keep its version if it is ours, else the record that replaced it."""
         try:
             now, version = self._objects.get_version(LOCK_KEY)
         except FileNotFoundError:
@@ -265,18 +272,12 @@ class _RemoteLock:
         return now
 
     def _prove_conditional(self) -> None:
-        """Refuse an object store that writes whatever the condition says.
-
-        Raises
-        ------
-        InputError
-            When a second record could be created over the first.
-        """
+        """Refuse a bucket that ignores conditions: one in which a second record could be created over the first."""
         try:
             self._objects.put_if(LOCK_KEY, json.dumps(self._record).encode(), None)
         except ObjectChanged:
             return
-        raise InputError(no_conditional_writes(str(self._objects.root)))
+        raise InputError(no_conditional_writes(self._objects.root))
 
 
 def _field(text: bytes, name: str) -> Any:  # noqa: ANN401 - of a record
@@ -287,20 +288,27 @@ def _field(text: bytes, name: str) -> Any:  # noqa: ANN401 - of a record
 
 
 def holder() -> dict[str, Any]:
-    """Who holds a lock, for people."""
+    """Who holds a lock, for messages."""
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
 
 
-def refusal(store: str, text: bytes) -> str:
-    """Say who builds this store now."""
+def refusal(store: Path | StoreUrl, record: bytes) -> str:
+    """Message that names the process that is building a store."""
     return (
-        f"{store}: expected a store that no other process is building, got one that {_who(text)} is building; "
+        f"{store}: expected a store that no other process is building, got one that {_holder_in(record)} is building; "
         "wait for it, or stop it."
     )
 
 
-def no_conditional_writes(url: object) -> str:
+def _interrupted(record: bytes) -> str:
+    return (
+        f"An earlier build ({_holder_in(record)}) ended before it was done; its lock is free, and this build continues where "
+        "it stopped."
+    )
+
+
+def no_conditional_writes(url: StoreUrl) -> str:
     """Message that refuses to build where writes cannot be conditional."""
     return (
         f"{url}: expected an object store with conditional writes (If-None-Match, If-Match), got one that ignores or "
@@ -308,17 +316,9 @@ def no_conditional_writes(url: object) -> str:
     )
 
 
-def describe_stale(text: bytes) -> str:
-    """Say what an earlier build left behind."""
-    return (
-        f"An earlier build ({_who(text)}) ended before it was done; its lock is free, and this build continues where it "
-        "stopped."
-    )
-
-
-def _who(text: bytes) -> str:
+def _holder_in(record: bytes) -> str:
     try:
-        entry = json.loads(text)
+        entry = json.loads(record)
         return f"process {entry['pid']} on {entry['host']} (since {entry['since']})"
     except (ValueError, KeyError, TypeError):
         return "another process"

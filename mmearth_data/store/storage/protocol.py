@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
+    from mmearth_data.store.storage.lock import Held
+
 
 class ObjectChanged(Exception):  # noqa: N818 - named by what happened
     """A conditional write found another object than the expected one."""
@@ -48,6 +50,22 @@ class Storage(Protocol):
         """Whether each access waits for a network, so that many should run at the same time."""
         ...
 
+    def hold(self) -> AbstractContextManager[Held]:
+        """Hold the store for one command; a folder that does not exist is made.
+
+        Raises
+        ------
+        StoreTaken
+            When another command holds it.
+        InputError
+            When stores cannot be held there; nothing is written then.
+        """
+        ...
+
+    def make(self) -> None:
+        """Make the folder, where there are folders, unless it exists."""
+        ...
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Publish one object; an existing one is replaced."""
         ...
@@ -71,7 +89,7 @@ class Storage(Protocol):
         ...
 
     def open(self, key: str) -> BufferedReader:
-        """Open an object for reading; raises like `get`."""
+        """Open an object for reading: a file, or the bytes of a remote object; raises like `get`."""
         ...
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
