@@ -50,14 +50,7 @@ def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
 
 
 def is_begun(store: Store, append: int) -> bool:
-    """Whether this append of ``append`` tiles was begun already and must be resumed.
-
-    Parameters
-    ----------
-    store
-        The store, held by this process.
-    append
-        Tiles to add.
+    """Whether this append of ``append`` tiles to a store, held by this process, was begun already and must be resumed.
 
     Raises
     ------

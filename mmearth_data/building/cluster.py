@@ -147,12 +147,7 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
 
 @contextmanager
 def connect(address: str) -> Iterator[Client]:
-    """Connect to a Dask cluster that is running already.
-
-    Parameters
-    ----------
-    address
-        Address of its scheduler, such as ``tcp://HOST:8786``.
+    """Connect to the scheduler of a running Dask cluster, such as ``tcp://HOST:8786``.
 
     Raises
     ------

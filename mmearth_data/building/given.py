@@ -113,18 +113,10 @@ def refuse_overlaps(
     size_px: int,
     name: Callable[[int], str],
 ) -> None:
-    """Refuse splits in which test tiles overlap train tiles, as `verify` does.
+    """Refuse the splits of a file in which test tiles overlap train tiles, as `verify` does.
 
-    Parameters
-    ----------
-    path
-        File with the splits, for messages.
-    lon, lat, split
-        (n,) centres of the tiles in degrees, and their splits.
-    size_px
-        Side of the tiles.
-    name
-        Returns a name of the tile at a position, for messages.
+    ``lon``, ``lat``, ``split`` (n,) are the centres of the tiles in degrees and their splits; ``name`` returns the name of
+    the tile at a position.
 
     Raises
     ------

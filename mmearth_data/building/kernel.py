@@ -131,19 +131,14 @@ def _store_values(shard: FilledShard, first_row: int, had: Sequence[tuple[Slot, 
     slots, places, surveys = zip(*had, strict=True)
     rows = np.array([slot.row for slot in slots], dtype=np.intp) - first_row
     values: dict[str, list[Any]] = {
-        "tile_id": [place.tile_id for place in places],
-        "lon": [place.lon for place in places],
-        "lat": [place.lat for place in places],
-        "epsg": [survey.grid.epsg for survey in surveys],
-        "ulx": [survey.grid.ulx for survey in surveys],
-        "uly": [survey.grid.uly for survey in surveys],
-        "time": [survey.time_ms for survey in surveys],
-        "s2_level": [survey.s2_level for survey in surveys],
-        "s1_asc_days": [survey.s1_asc_days for survey in surveys],
-        "s1_desc_days": [survey.s1_desc_days for survey in surveys],
-        "split": [slot.split for slot in slots],
-        **_labels(places, shard.columns),
+        name: [getattr(place, name) for place in places] for name in ("tile_id", "lon", "lat")
     }
+    values |= {name: [getattr(survey.grid, name) for survey in surveys] for name in ("epsg", "ulx", "uly")}
+    values |= {
+        name: [getattr(survey, name) for survey in surveys] for name in ("s2_level", "s1_asc_days", "s1_desc_days")
+    }
+    values |= {"time": [survey.time_ms for survey in surveys], "split": [slot.split for slot in slots]}
+    values |= _labels(places, shard.columns)
     for name, column in values.items():
         shard.columns[name][rows] = np.array(column, dtype=shard.columns[name].dtype)
     for row, survey in zip(rows.tolist(), surveys, strict=True):
@@ -178,15 +173,8 @@ def _labels(places: Sequence[Place], columns: Iterable[str]) -> dict[str, list[i
 
 
 def _rejected_row(slot: Slot, rejection: Rejection) -> dict[str, Any]:
-    place = rejection.place
-    return {
-        "tile_id": place.tile_id,
-        "lon": place.lon,
-        "lat": place.lat,
-        "reason": rejection.reason,
-        "detail": rejection.detail,
-        "slot": slot.row,
-    }
+    place = {name: getattr(rejection.place, name) for name in ("tile_id", "lon", "lat")}
+    return {**place, "reason": rejection.reason, "detail": rejection.detail, "slot": slot.row}
 
 
 def _replacements(failed: list[Slot], reserves: list[Reserve]) -> list[tuple[Slot, Place]]:

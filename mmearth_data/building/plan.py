@@ -161,14 +161,9 @@ def plan_given(
 
 
 def random_slots(count: int, shares: Sequence[float], seed: int) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-    """Order and split of locations: train, val, test, each a random permutation.
+    """Index of the location (count,) and split (count,) of each slot: train, val, test, each a random permutation.
 
-    Returns
-    -------
-    order
-        (count,) index of the location of each slot.
-    split
-        (count,) 0 train, 1 val, 2 test; exactly the largest-remainder shares.
+    Splits are 0, 1, 2, exactly with the largest-remainder shares.
     """
     order = np.random.default_rng(seed).permutation(count)
     split = np.repeat(np.arange(3, dtype=np.uint8), largest_remainder(np.asarray(shares, dtype=np.float64), count))

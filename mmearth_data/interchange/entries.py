@@ -104,15 +104,7 @@ def _milliseconds(text: Any) -> int:  # noqa: ANN401 - whatever JSON holds
 
 
 def make_entry(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any], facts: Mapping[str, Any]) -> Entry:
-    """Entry of a tile from its columns.
-
-    Parameters
-    ----------
-    tile
-        Coordinates and tile modalities of one row.
-    facts
-        Its facts, without those of import and export.
-    """
+    """Entry of a tile from its coordinates and tile modalities, and its facts without those of import and export."""
     entry: Entry = {}
     if int(tile["time"]) != NO_TIME:
         moment = as_datetime64_ms(tile["time"])
@@ -160,13 +152,7 @@ def _or_none(number: float) -> float | None:
 def facts_of(
     form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any], published_id: str, entry: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Facts from which, together with the columns of a tile, its entry can be restored.
-
-    Parameters
-    ----------
-    tile
-        Coordinates and tile modalities of the row, as they will be stored.
-    """
+    """Facts from which, together with the columns of a tile (as they will be stored), its entry can be restored."""
     given = entry.get("facts")
     facts = {key: value for key, value in given.items() if key not in OURS} if isinstance(given, dict) else {}
     # The observed bands can only be found from pixels, so the entry's own list of them is kept unchanged.
@@ -188,13 +174,7 @@ def entry_of(
     facts: Mapping[str, Any],
     observed: Mapping[str, list[str]],
 ) -> Entry:
-    """Entry of a stored tile; inverse of `facts_of`.
-
-    Parameters
-    ----------
-    observed
-        Array -> its bands that have any value.
-    """
+    """Entry of a stored tile, inverse of `facts_of`; ``observed`` has the bands with any value, by array."""
     own = {key: value for key, value in facts.items() if key not in OURS}
     entry = {**make_entry(form, layout, tile, own), BANDS: form.bands_of_tile(observed)}
     for key in facts.get(WITHOUT, ()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,9 +18,8 @@ from mmearth_data.catalog.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetim
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
-from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
+from mmearth_data.interchange.targets import IDENTITY, check_finished, collecting
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
-from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +53,7 @@ def export_geotiff(
     floating = int(np.isnan(store.coords["ulx"]).sum())
     if floating:
         note(f"{floating} tiles have no corner: their files have neither grid nor coordinate reference system.")
-    with storage_at(staging).hold(), _quiet_about_corners():
-        claim(staging, out, identity)
+    with collecting(staging, out, identity), _quiet_about_corners():
         for m in rasters:
             remove_partial(make_folder(out / m.name))
         if written := sum(1 for m in rasters for _ in (out / m.name).glob("*.tif")):
@@ -64,7 +61,6 @@ def export_geotiff(
         _write_tiles(store, rasters, out, report)
         write_bytes(out / TILES_KEY, store.content.objects.get(TILES_KEY))
         write_text(out / IDENTITY, json.dumps(identity))
-    shutil.rmtree(staging)
     return out
 
 

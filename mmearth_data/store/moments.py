@@ -93,11 +93,6 @@ class Moments:
         return cls(0, 0.0, 0.0, math.inf, -math.inf, np.zeros(bins.count + 2, dtype=np.int64))
 
     @classmethod
-    def of(cls, values: np.ndarray[Any, Any], modality: Modality, bins: Bins) -> Self:
-        """Moments of the observed values among raw stored values of any shape."""
-        return cls.of_band(values.reshape(1, 1, -1), np.zeros(1, np.intp), 0, modality, bins)
-
-    @classmethod
     def of_band(
         cls, values: np.ndarray[Any, Any], rows: NDArray[np.intp], band: int, modality: Modality, bins: Bins
     ) -> Self:

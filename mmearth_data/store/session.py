@@ -86,14 +86,7 @@ def find_store(out: str | Path | StoreUrl) -> Store | None:
 
 
 def refuse_other(store: Store, **wanted: Mapping[str, Any]) -> None:
-    """Refuse to resume a store that was begun from something else.
-
-    Parameters
-    ----------
-    store
-        The store.
-    **wanted
-        Root attributes that it must have: ``recipe``, ``source``, ``layout``.
+    """Refuse to resume a store without the wanted root attributes ``recipe``, ``source``, ``layout``.
 
     Raises
     ------
@@ -110,17 +103,7 @@ def refuse_other(store: Store, **wanted: Mapping[str, Any]) -> None:
 
 
 class Session:
-    """Work of one command on one store; use `session`.
-
-    Parameters
-    ----------
-    out
-        Folder or URL of the store.
-    note
-        Called with messages for the user.
-    locks
-        Releases what the session holds.
-    """
+    """Work of one command on one store; use `session`."""
 
     def __init__(self, out: str | Path | StoreUrl, note: Callable[[str], None], locks: ExitStack) -> None:
         self._out = out

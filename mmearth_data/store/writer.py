@@ -526,14 +526,7 @@ def _lay_out(objects: Storage, root: Root) -> None:
 
 
 def refuse_others(objects: Storage, root: Root | None = None) -> None:
-    """Refuse a folder or URL without a store that has other objects than an interrupted begin leaves.
-
-    Parameters
-    ----------
-    objects
-        The folder or URL.
-    root
-        What will be laid out; None if that is not known yet.
+    """Refuse a folder or URL with other objects than an interrupted begin leaves (of ``root``, if it is known already).
 
     Raises
     ------
@@ -545,5 +538,5 @@ def refuse_others(objects: Storage, root: Root | None = None) -> None:
         expected = LAID_OUT.fullmatch(key) if ours is None else key in ours
         if not expected and not key.startswith(f"{LEDGER}/"):
             raise InputError(
-                f"{objects.root}: expected an MMEarth store or nothing there yet, got other files ({key}); choose another --out."
+                f"{objects.root}: expected an MMEarth store or nothing there yet, got other files ({key}); choose another path."
             )

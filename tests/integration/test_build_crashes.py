@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from build_making import MODALITIES, build_known, layout, make_plan, tile_values, tiles_read
-from test_store_building import digests
+from store_making import digests
 
 from mmearth_data import InputError, open_store, verify
 

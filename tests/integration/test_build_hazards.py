@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from append_making import build_sampled, write_ecoregions
 from build_making import LoggedSource, make_plan
+from store_making import digests
 from test_build_crashes import ENVIRONMENT, TESTS
-from test_store_building import digests
 
 from mmearth_data import InputError, WriteFailed
 from mmearth_data.building.build import run_build

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 from loopback import serving
-from store_making import begin_store, make_store
-from test_store_building import digests
+from store_making import begin_store, digests, make_store
 from test_store_lock_remote import race
 
 from mmearth_data import InputError, open_store, verify

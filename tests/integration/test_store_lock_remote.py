@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from loopback import make_bucket, serving
+from loopback import bucket
 from store_making import begin_store
 
 from mmearth_data import InputError, build, make_recipe, open_store
 from mmearth_data.store.storage import lock, storage_at
 from mmearth_data.store.storage.lock import LOCK_KEY, StoreTaken
 
-SERVER = Path(__file__).resolve().parents[1] / "bucket_server.py"
 BEAT_S = 0.2
 RACE_BEAT_S = 1.5
 """Long enough that a holder whose answers are lost renews its record in time on a busy machine."""
-
-
-@contextmanager
-def bucket(kind: str, *options: str) -> Iterator[str]:
-    """URL of a bucket in a server process, whose address and keys are in the environment."""
-    command = [sys.executable, "-W", "ignore", str(SERVER)]
-    with serving(lambda port: [*command, str(port), kind, *options]) as address, pytest.MonkeyPatch.context() as patch:
-        make_bucket(f"{address}/tiles")
-        account = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
-        google = {**account, "gcs_base_url": address, "disable_oauth": True}
-        patch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(google))
-        for name, value in (("ACCESS_KEY_ID", "t"), ("SECRET_ACCESS_KEY", "t"), ("REGION", "us-east-1")):
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        yield f"{kind}://tiles"
 
 
 def race(url: str, rounds: int) -> list[int]:
@@ -125,13 +105,6 @@ def test_a_released_lock_is_free_at_once_and_a_dead_one_after_some_beats(s3: str
     storage_at(url).put(LOCK_KEY, json.dumps(dead).encode())
     with storage_at(url).hold(beat_s=BEAT_S) as held:
         assert str(held.left).startswith("An earlier build (process 17 on elsewhere (since 2031-01-01 00:00:00 UTC))")
-
-
-def test_a_living_build_is_refused(s3: str) -> None:
-    url = f"{s3}/held.zarr"
-    refused = pytest.raises(StoreTaken, match=rf"process {os.getpid()} on .* is building")
-    with storage_at(url).hold(beat_s=BEAT_S), refused, storage_at(url).hold(beat_s=BEAT_S):
-        raise AssertionError("held twice")
 
 
 @pytest.mark.parametrize("lack", ["ignore", "refuse"])

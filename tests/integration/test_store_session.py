@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_making import begin_store, make_store, small_layout, write_shard
-from test_store_building import digests
+from store_making import begin_store, digests, make_store, small_layout, write_shard
 
 from mmearth_data.errors import InputError
 from mmearth_data.store import StoreWriter, open_store, verify

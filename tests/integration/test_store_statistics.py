@@ -13,7 +13,7 @@ from store_making import make_store, small_layout
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.modality import Modality
 from mmearth_data.catalog.tile import LEVEL_NAMES
-from mmearth_data.store import Store, StoreLayout, open_store
+from mmearth_data.store import Store, StoreLayout, open_store, verify
 from mmearth_data.store.derived import derived
 from mmearth_data.store.moments import PERCENTILES, Bins
 
@@ -112,3 +112,10 @@ def test_they_are_plain_json_in_the_root(store: Store) -> None:
     attributes = json.loads((Path(store.path) / "zarr.json").read_text(), parse_constant=refuse)["attributes"]
     assert json.loads(attributes["statistics"], parse_constant=refuse) == store.statistics
     assert json.loads(attributes["class_histograms"], parse_constant=refuse) == store.class_histograms
+
+
+def test_a_store_that_was_finished_before_a_percentile_was_added_is_sound(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PERCENTILES, "p10", 10)
+    assert verify(store.path).problems == ()

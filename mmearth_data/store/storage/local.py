@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.files.writing import flush, write_bytes
+from mmearth_data.files.writing import flush, write_bytes, write_errors
 from mmearth_data.store.schema import LEDGER
 from mmearth_data.store.storage.lock import hold_folder
 from mmearth_data.store.threads import lasting_threads
@@ -56,8 +56,9 @@ class LocalStorage:
     def make(self) -> None:
         """Make the folder and those above it, unless it exists."""
         if not self.root.is_dir():
-            self.root.mkdir(parents=True, exist_ok=True)
-            flush(self.root.parent)
+            with write_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+                flush(self.root.parent)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Publish one object; an existing one is replaced."""

@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError, MMEarthError, RetryLater
 from mmearth_data.store.schema import LEDGER
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from obstore import UpdateVersion
 
     from mmearth_data.store.storage.protocol import StoreUrl
+    from mmearth_data.store.storage.remote import RemoteStorage
 
 try:
     import fcntl
@@ -54,20 +55,13 @@ class StoreTaken(InputError):  # noqa: N818 - named by what happened
 class Held:
     """A store that is held by this process.
 
-    Parameters
-    ----------
-    record
-        Record of an earlier holder that did not release the store; empty if there is none.
-    confirm
-        Checks that the store is still held.
-
     Attributes
     ----------
     left
-        Message about that earlier holder, None if there is none.
+        Message about an earlier holder that did not release the store, None if there is none.
     """
 
-    def __init__(self, record: bytes, confirm: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, record: bytes = b"", confirm: Callable[[], None] = lambda: None) -> None:
         self.left = _interrupted(record) if record else None
         self._confirm = confirm
 
@@ -131,33 +125,9 @@ def _locked(root: Path, path: Path) -> int:
         os.close(descriptor)
 
 
-class ConditionalObjects(Protocol):
-    """Objects with conditional writes, as of a bucket."""
-
-    @property
-    def root(self) -> StoreUrl:
-        """URL of the store."""
-        ...
-
-    def get_version(self, key: str) -> tuple[bytes, UpdateVersion]:
-        """Bytes of an object, and its version; FileNotFoundError if it does not exist."""
-        ...
-
-    def put_if(self, key: str, data: bytes, version: UpdateVersion | None) -> UpdateVersion:
-        """Replace the object of that version, None if it must not exist; `ObjectChanged` if it is another one."""
-        ...
-
-
 @contextmanager
-def hold_record(objects: ConditionalObjects, beat_s: float | None = None) -> Iterator[Held]:
-    """Hold the store in a bucket.
-
-    Parameters
-    ----------
-    objects
-        The bucket.
-    beat_s
-        Seconds between two renewals of the record; None: `BEAT_S`.
+def hold_record(objects: RemoteStorage, beat_s: float | None = None) -> Iterator[Held]:
+    """Hold the store in a bucket, by a record that is renewed every ``beat_s`` seconds (None: `BEAT_S`).
 
     Raises
     ------
@@ -177,7 +147,7 @@ def hold_record(objects: ConditionalObjects, beat_s: float | None = None) -> Ite
 class _RecordLock:
     """The record of one holder in a bucket."""
 
-    def __init__(self, objects: ConditionalObjects, beat_s: float) -> None:
+    def __init__(self, objects: RemoteStorage, beat_s: float) -> None:
         self._objects = objects
         self._beat_s = beat_s
         self._record: dict[str, Any] = {**holder(), "token": uuid.uuid4().hex, "beat": 0}

@@ -96,7 +96,7 @@ class NothingThere:
 def test_where_nothing_can_be_had_there_is_no_price() -> None:
     layout = StoreLayout(modalities=load_catalog().select(["sentinel2"]), tiles=2, size_px=16, tiles_per_shard=2)
     places = [Place(tile_id=k, lon=0.1 * k, lat=0.0, size_px=16) for k in (1, 2)]
-    with pytest.raises(InputError, match=r"got 2 refused \(no_scene 2\)"):
+    with pytest.raises(InputError, match=r"got 2 rejected \(no_scene 2\)"):
         profile_tiles(NothingThere(), places, layout)
 
 
