@@ -16,7 +16,6 @@ from mmearth_data.store.storage import storage_at
 from mmearth_data.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from geopandas import GeoDataFrame
@@ -95,17 +94,6 @@ def _intends(path: str | Path | StoreUrl, rows: int) -> bool:
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         return bool(json.loads(storage_at(path).get(INTENT_KEY))["rows"] == rows)
     return False
-
-
-def unfinished_stages(writer: StoreWriter) -> Iterator[StoreWriter]:
-    """Writers of the build and of each append that have missing shards, in order.
-
-    Each is yielded after the one before is done: its locations depend on the tiles that exist by then.
-    """
-    for stage in range(len(writer.stages)):
-        at = writer.at(stage)
-        if len(at.committed()) < at.layout.shards:
-            yield at
 
 
 def existing_tiles(store: Store, rows: int) -> GeoDataFrame:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append, unfinished_stages
+from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append
 from mmearth_data.building.executor import Progress, run
 from mmearth_data.building.prepare import planned, read_inputs
 from mmearth_data.errors import InputError
@@ -133,7 +133,7 @@ def _run_stages(
     threads = max(recipe.threads, remote.in_flight if remote else 0)
     limits = {name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")}
     with _kept_ledger(writer.path, remote, report) as reported:
-        for at in unfinished_stages(writer):
+        for at in writer.unfinished_stages():  # locations of an append depend on the tiles that exist by then
             if at.stage == writer.stage and prepared is not None:
                 plan = prepared.plan
             elif at.stage == 0:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.tile import Place
     from mmearth_data.recipe import BuildRecipe
-    from mmearth_data.sources.base import SourceWithPlaces
+    from mmearth_data.sources.base import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class GivenTiles:
     notes: tuple[str, ...] = ()
 
 
-def given_tiles(source: SourceWithPlaces, recipe: BuildRecipe) -> GivenTiles:
+def given_tiles(source: Source, recipe: BuildRecipe) -> GivenTiles:
     """Select and split the tiles of a source, following a recipe.
 
     The splits of a table (``tiles_file``) are kept. Otherwise tiles that overlap get the same split, at random or by the

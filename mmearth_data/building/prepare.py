@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.given import given_tiles, refuse_overlaps
 from mmearth_data.building.plan import plan_given, plan_sampled
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
-    from mmearth_data.sources.base import Source, SourceWithEcoregions, SourceWithPlaces
+    from mmearth_data.sources.base import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ class Inputs:
 
     def ecoregions_to_sample(self) -> GeoDataFrame:
         """Ecoregions of the recipe's file, or else of the source."""
-        return cast("SourceWithEcoregions", self.source).ecoregions() if self.ecoregions is None else self.ecoregions
+        return self.source.ecoregions() if self.ecoregions is None else self.ecoregions
 
 
 def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> Inputs:
@@ -118,7 +118,7 @@ def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
     """Choose locations, those of the source or sampled ones, and assign them to shards."""
     source = inputs.source
     if recipe.source_file is not None:
-        given = given_tiles(cast("SourceWithPlaces", source), recipe)
+        given = given_tiles(source, recipe)
         layout = layout_of(recipe, inputs.modalities, len(given.places))
         plan = plan_given(given.places, recipe.split_shares, recipe.seed, layout, given.split)
         return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=given.notes)

@@ -56,7 +56,7 @@ class CopyPlan:
         return (self.stores[0].layout.size_px - self.layout.size_px) // 2
 
     def whole_shard(self, shard: int) -> tuple[int, int] | None:
-        """Find the store and the shard there whose rows a shard of the new store has, in order; None if there is none."""
+        """Find the store, and the shard there, with exactly the rows of a new shard, in order; None if there is none."""
         rows = self.layout.rows(shard)
         store, first = int(self.store[rows.start]), int(self.row[rows.start])
         theirs = self.stores[store].layout

@@ -110,20 +110,10 @@ def _write_tiles(store: Store, rasters: list[Modality], out: Path, report: Calla
 def write_cog(
     path: Path, m: Modality, values: np.ndarray[Any, Any], tile: Mapping[str, Any], *, synthetic: bool
 ) -> None:
-    """Write one raster of one tile as a cloud-optimised GeoTIFF.
+    """Write one raster (band, y, x) of one tile, as stored, as a cloud-optimised GeoTIFF, atomically.
 
-    Parameters
-    ----------
-    path
-        File to write, atomically.
-    m
-        The modality: band names, no-data, scale, units, classes, licence.
-    values
-        (band, y, x), as stored.
-    tile
-        Coordinates of the tile. Without a corner, the file has no grid.
-    synthetic
-        Whether the pixels are synthetic; a tag of the file says so.
+    Band names, no-data, scale, units, classes and licence are those of the modality. ``tile`` has the coordinates of the
+    tile; without a corner, the file has no grid. A tag says whether the pixels are synthetic.
     """
     size_px = values.shape[-1]
     profile: dict[str, Any] = {

@@ -53,14 +53,7 @@ def check_fill(
 
 
 class Means:
-    """Means of one modality's bands.
-
-    Parameters
-    ----------
-    store
-        Store whose statistics are used: those of the train split, or of all tiles if the train split has none.
-    modality
-        A continuous modality.
+    """Means of the bands of one continuous modality over the train split, or over all tiles if that has none.
 
     Attributes
     ----------

@@ -127,6 +127,20 @@ class Source(Protocol):
         """Return those of the requested stored modalities that this source can deliver, in the given order."""
         ...
 
+    def places(self, size_px: int) -> list[Place]:
+        """Locations of the source's own, in a fixed order; none if its locations are sampled."""
+        ...
+
+    def ecoregions(self) -> GeoDataFrame:
+        """Ecoregions to sample in: columns eco_region, biome, realm, area_km2, geometry (EPSG:4326).
+
+        Raises
+        ------
+        InputError
+            If the source has its own locations.
+        """
+        ...
+
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One result per location, in order."""
         ...
@@ -144,22 +158,6 @@ class Source(Protocol):
         RetryLater
             If the same call may succeed later.
         """
-        ...
-
-
-class SourceWithPlaces(Source, Protocol):
-    """A source with its own locations, which are used instead of sampled ones."""
-
-    def places(self, size_px: int) -> list[Place]:
-        """All locations, in a fixed order."""
-        ...
-
-
-class SourceWithEcoregions(Source, Protocol):
-    """A source with its own ecoregions, for sampling."""
-
-    def ecoregions(self) -> GeoDataFrame:
-        """Columns eco_region, biome, realm, area_km2, geometry (EPSG:4326)."""
         ...
 
 

@@ -168,6 +168,13 @@ class StoreWriter:
         """Return the writer of one stage: the build (0), or one of the appends that followed it."""
         return type(self)(self._objects.root, self._whole, stage)
 
+    def unfinished_stages(self) -> Iterator[Self]:
+        """Yield the writer of each stage with missing shards, in order, after the one before is done."""
+        for stage in range(len(self.stages)):
+            at = self.at(stage)
+            if len(at.committed()) < at.layout.shards:
+                yield at
+
     @property
     def stages(self) -> tuple[int, ...]:
         """Rows after the build, and after each append that followed it."""

@@ -13,12 +13,14 @@ from ee_world import SEED
 from rasters_world import small_world
 
 from mmearth_data import BuildRecipe, load_catalog
+from mmearth_data.building.quota import SharedLimiter
 from mmearth_data.catalog.modality import Kind, Modality
 from mmearth_data.catalog.tile import Place, tile_ids
 from mmearth_data.sources.base import Rejection, Source, Survey
 from mmearth_data.sources.earthengine.session import SessionOptions
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.earthengine.survey import SceneRules
+from mmearth_data.sources.opening import over_network
 from mmearth_data.sources.synthetic import SyntheticSource
 
 CATALOG = load_catalog()
@@ -74,6 +76,18 @@ def arrays_of(source: Source, survey: Survey, wanted: tuple[Modality, ...]) -> d
     return source.read(survey, [m for m in wanted if m.name not in survey.values])
 
 
+def copied(source: Source) -> Source:
+    """The source in another process, whose limiter a cluster replaces before."""
+    remote = over_network(source)
+    if remote is None:
+        copy: Source = pickle.loads(pickle.dumps(source))
+        return copy
+    own, remote.limiter = remote.limiter, SharedLimiter()
+    other: EarthEngineSource = pickle.loads(pickle.dumps(remote))
+    other.limiter = own
+    return other
+
+
 def test_it_says_what_it_is(world: World) -> None:
     identity = world.source.identity()
     assert json.loads(json.dumps(identity)) == identity == world.make().identity()
@@ -88,6 +102,14 @@ def test_modalities_are_a_part_of_what_is_wanted_in_its_order(world: World) -> N
     assert found == tuple(m for m in STORED if m in found)
     assert world.source.modalities(STORED[::-1]) == found[::-1]
     assert world.source.modalities([]) == ()
+
+
+def test_locations_of_its_own_are_of_the_size_and_in_a_fixed_order(world: World) -> None:
+    places = world.source.places(SIZE_PX)
+    assert bool(places) == (world.source.name == "rasters")
+    assert {place.size_px for place in places} <= {SIZE_PX}
+    assert len({place.tile_id for place in places}) == len(places)
+    assert world.make().places(SIZE_PX) == places
 
 
 def test_every_location_is_answered_in_order(world: World) -> None:
@@ -130,7 +152,7 @@ def test_pixels_depend_on_the_survey_alone(world: World) -> None:
     """The same in another process, and whichever modalities are read with them."""
     survey = world.surveys[0]
     whole = arrays_of(world.source, survey, world.wanted)
-    source, request = pickle.loads(pickle.dumps((world.make(), survey)))
+    source, request = copied(world.make()), pickle.loads(pickle.dumps(survey))
     again = arrays_of(source, request, world.wanted)
     assert again.keys() == whole.keys()
     for name, values in whole.items():

@@ -55,10 +55,9 @@ class LocalStorage:
 
     def make(self) -> None:
         """Make the folder and those above it, unless it exists."""
-        if not self.root.is_dir():
-            with write_errors(self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
-                flush(self.root.parent)
+        with write_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            flush(self.root.parent)  # which `hold` does not
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Publish one object; an existing one is replaced."""
