@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ from mmearth_data.errors import MMEarthError, TileUnavailable
 from mmearth_data.files.writing import write_errors
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreLayout, StoreWriter
-from mmearth_data.store.lock import hold
+from mmearth_data.store.session import ignore
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,9 @@ class LoggedSource:
     def account(self) -> dict[str, Any]:
         return {"requests": {"read": self.reads}}
 
+    def profiling(self) -> Any:
+        return nullcontext({})
+
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         return tuple(wanted)
 
@@ -173,12 +177,11 @@ def build_known(
     source = LoggedSource(log, read_ms, limiter=None)
     with ExitStack() as held:
         held.enter_context(write_errors(store))
+        held.enter_context(storage_at(store).hold())
         if (Path(store) / "zarr.json").exists():
-            held.enter_context(hold(Path(store)))
             writer = StoreWriter.resume(store)
         else:
             writer = StoreWriter.create(store, layout(), recipe={"seed": 3}, source=source.identity(), synthetic=True)
-            held.enter_context(hold(Path(store)))
         run_build(
             make_plan(),
             source,
@@ -187,8 +190,9 @@ def build_known(
             workers=workers,
             scheduler=scheduler,
             limits=limits or {},
-            report=report,
+            report=report or ignore,
         )
+        writer.finish()
 
 
 def main() -> None:

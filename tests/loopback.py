@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+
+SERVER = Path(__file__).with_name("bucket_server.py")
 PATIENCE_S = 60
 
 
@@ -42,3 +48,18 @@ def listens(port: int) -> bool:
 def make_bucket(url: str) -> None:
     """Make a bucket of an S3 server that checks no signature."""
     urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=30).close()
+
+
+@contextmanager
+def bucket(kind: str, *options: str) -> Iterator[str]:
+    """URL of a bucket in a server process, whose address and keys are in the environment."""
+    command = [sys.executable, "-W", "ignore", str(SERVER)]
+    with serving(lambda port: [*command, str(port), kind, *options]) as address, pytest.MonkeyPatch.context() as patch:
+        make_bucket(f"{address}/tiles")
+        account = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        google = {**account, "gcs_base_url": address, "disable_oauth": True}
+        patch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(google))
+        for name, value in (("ACCESS_KEY_ID", "t"), ("SECRET_ACCESS_KEY", "t"), ("REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        yield f"{kind}://tiles"

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmearth_data.catalog.modality import ClassLabel, Kind, Licence, Modality
 from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, NO_TIME, TileGrid, tile_ids, utm_epsg
+from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.schema import StoreLayout
 from mmearth_data.store.writer import StoreWriter
 
@@ -191,3 +192,10 @@ def make_store(path: Path | str, layout: StoreLayout | None = None) -> StoreWrit
         write_shard(writer, shard)
     writer.finish()
     return writer
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Digest of every file of a store, its ledger apart."""
+    files = (file for file in path.rglob("*") if file.is_file())
+    keys = {file.relative_to(path).as_posix(): digest_of(file.read_bytes()) for file in files}
+    return {key: digest for key, digest in keys.items() if not key.startswith("_ledger/")}

@@ -1,4 +1,4 @@
-"""Append tiles to a finished store: which append comes next, and which locations are free."""
+"""Append tiles to a finished store: what to resume, and where new tiles go."""
 
 from __future__ import annotations
 
@@ -10,59 +10,46 @@ from typing import TYPE_CHECKING
 from mmearth_data.building.plan import plan_sampled
 from mmearth_data.building.prepare import PreparedBuild, draw_sample
 from mmearth_data.errors import InputError
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage import storage_at
 from mmearth_data.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from geopandas import GeoDataFrame
 
     from mmearth_data.building.prepare import Inputs
     from mmearth_data.recipe import BuildRecipe
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 INTENT_KEY = f"{LEDGER}/append.json"
-"""What an append is about to do: read where it was cut off before the store itself says so."""
+"""What an append is about to do, in case it is interrupted before the store itself records it."""
 
 
-def refuse_append(recipe: BuildRecipe, append: int) -> None:
-    """Refuse an append that no recipe can say the places of.
+def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
+    """Open the store to append to.
 
     Raises
     ------
     InputError
-        When there is nothing to add, or places came from a file.
+        When nothing is added, the recipe does not sample its locations, or there is no store.
     """
     if append < 1:
         raise InputError(f"--append: expected at least one tile, got {append}.")
     given = recipe.source if recipe.source_file is not None else recipe.tiles_file
     if given is not None:
         raise InputError(
-            f"--append: expected a recipe that samples places, got one whose places come from {given}; "
-            "build a store of the other places, and merge the two."
+            f"--append: expected a recipe that samples locations, got one with the locations of {given}; build a store of "
+            "the other locations, and merge the two."
         )
-
-
-def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
-    """Open the store to append to; raises like `refuse_append` and `open_store`."""
-    refuse_append(recipe, append)
     return open_store(out)
 
 
 def is_begun(store: Store, append: int) -> bool:
-    """Whether this very append was begun already and is to be continued; False where it is yet to begin.
-
-    Parameters
-    ----------
-    store
-        The store, which nobody else is building.
-    append
-        Tiles to add.
+    """Whether this append of ``append`` tiles to a store, held by this process, was begun already and must be resumed.
 
     Raises
     ------
@@ -92,18 +79,10 @@ def is_begun(store: Store, append: int) -> bool:
 
 
 def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
-    """Open a store for more rows; where it lacks nothing but its seal, it is sealed first.
-
-    Parameters
-    ----------
-    path
-        The store, which nobody else is building.
-    append
-        Tiles to add.
-    """
+    """Open a store, held by this process, for ``append`` more rows; if only its seal is missing, it is sealed first."""
     writer = StoreWriter.resume(path)
     writer.finish()
-    objects = objects_at(path)
+    objects = storage_at(path)
     objects.put(INTENT_KEY, json.dumps({"rows": writer.layout.tiles, "append": append}).encode())
     writer = StoreWriter.append(path, append)
     objects.delete(INTENT_KEY)
@@ -111,34 +90,22 @@ def begin_append(path: str | Path | StoreUrl, append: int) -> StoreWriter:
 
 
 def _intends(path: str | Path | StoreUrl, rows: int) -> bool:
-    """Whether an append to a store of so many rows was cut off before the store itself said so."""
+    """Whether an append to a store of this number of rows was interrupted before the store itself recorded it."""
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        return bool(json.loads(objects_at(path).get(INTENT_KEY))["rows"] == rows)
+        return bool(json.loads(storage_at(path).get(INTENT_KEY))["rows"] == rows)
     return False
 
 
-def unfinished_stages(writer: StoreWriter) -> Iterator[StoreWriter]:
-    """Writers of the build and of each append, in order, as far as shards of theirs are missing.
-
-    A later one is looked at when the one before is done: its places depend on the tiles that stand by then.
-    """
-    for stage in range(len(writer.stages)):
-        at = writer.at(stage)
-        if len(at.committed()) < at.layout.shards:
-            yield at
-
-
-def standing_tiles(store: Store, rows: int) -> GeoDataFrame:
+def existing_tiles(store: Store, rows: int) -> GeoDataFrame:
     """Tiles in the first rows of a store: ``lon``, ``lat`` and ``split``, in order."""
     import geopandas as gpd
 
-    content = store.content
     kept = store.rows[store.rows < rows]
-    return gpd.GeoDataFrame({name: content.column(name)[kept] for name in ("lon", "lat", "split")})
+    return gpd.GeoDataFrame({name: store.content.column(name)[kept] for name in ("lon", "lat", "split")})
 
 
 def plan_append(recipe: BuildRecipe, inputs: Inputs, store: Store, first_row: int, more: int) -> PreparedBuild:
-    """Plan rows after the existing ones of a store, in areas that those leave free."""
+    """Plan ``more`` rows after the first ``first_row`` of a store, in areas without a tile."""
     layout = dataclasses.replace(store.layout, tiles=first_row + more)
     if layout.modalities != inputs.modalities:
         names = {m.name for m in set(layout.modalities) ^ set(inputs.modalities)}
@@ -146,7 +113,7 @@ def plan_append(recipe: BuildRecipe, inputs: Inputs, store: Store, first_row: in
             f"{store.path}: expected the catalog entries that it was built with, got others for "
             f"{', '.join(sorted(names)) or 'their order'}; give the same --catalog."
         )
-    existing = standing_tiles(store, first_row)
-    drawn = draw_sample(recipe.model_copy(update={"tiles": more}), inputs.ecoregions_to_sample(), existing=existing)
-    plan = plan_sampled(drawn.frame, layout, first_row)
-    return PreparedBuild(recipe=recipe, source=inputs.source, plan=plan, sample=drawn)
+    wanted = recipe.model_copy(update={"tiles": more})
+    chosen = draw_sample(wanted, inputs.ecoregions_to_sample(), existing=existing_tiles(store, first_row))
+    plan = plan_sampled(chosen.frame, layout, first_row)
+    return PreparedBuild(recipe=recipe, source=inputs.source, plan=plan, sample=chosen)

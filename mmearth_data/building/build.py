@@ -7,15 +7,15 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append, unfinished_stages
+from mmearth_data.building.append import appended_store, begin_append, is_begun, plan_append
 from mmearth_data.building.executor import Progress, run
 from mmearth_data.building.prepare import planned, read_inputs
 from mmearth_data.errors import InputError
 from mmearth_data.sources.opening import over_network
 from mmearth_data.store.ledger import merge_ledgers, write_ledger
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.session import NewStore, find_store, ignore, refuse_other, session
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,13 +51,14 @@ def build(
         if existing is not None:
             refuse_other(existing, recipe=recipe.identity())
             if append is not None or not existing.finished:
-                existing = work.hold()
+                work.hold()
+                existing = open_store(out)
         inputs = read_inputs(recipe, catalog, connect=True)
         prepared: PreparedBuild | None
         if existing is None:
             prepared, writer = _begin(work, recipe, inputs, note)
         else:
-            refuse_other(existing, source={**inputs.source.identity(), "synthetic": inputs.source.synthetic})
+            refuse_other(existing, source=_identity(inputs))
             if existing.finished and append is None:
                 return
             prepared, writer = _continue(work, existing, recipe, inputs, append)
@@ -66,6 +67,20 @@ def build(
     built = open_store(out)
     for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
         note(sentence)
+
+
+def rebuild(
+    work: Session, store: Store, recipe: BuildRecipe, catalog: Catalog | None, report: Callable[[Progress], None]
+) -> None:
+    """Fill what is missing of a store that the session holds, in this process; errors are those of `build`."""
+    inputs = read_inputs(recipe, catalog, connect=True)
+    refuse_other(store, recipe=recipe.identity(), source=_identity(inputs))
+    _run_stages(work.resume(), recipe, inputs, None, work.confirmed(report), workers=None, scheduler=None)
+
+
+def _identity(inputs: Inputs) -> dict[str, Any]:
+    """Return the attribute ``source`` of a store that is built from these inputs."""
+    return {**inputs.source.identity(), "synthetic": inputs.source.synthetic}
 
 
 def _begin(
@@ -85,7 +100,7 @@ def _begin(
 def _continue(
     work: Session, store: Store, recipe: BuildRecipe, inputs: Inputs, append: int | None
 ) -> tuple[PreparedBuild | None, StoreWriter]:
-    """Writer of what was begun; or of a new append and its plan: a plan that fails must not touch the store."""
+    """Writer of an interrupted build or append; or of a new append, and its plan, which is made before any change."""
     if append is None or is_begun(store, append):
         return None, work.resume()
     prepared = plan_append(recipe, inputs, store, store.layout.tiles, append)
@@ -93,7 +108,7 @@ def _continue(
 
 
 def _missing_everywhere(store: Store) -> list[str]:
-    """Sentences about modalities that files were read for and that no tile has."""
+    """Sentences about modalities for which files were read but that no tile has."""
     valid = store.coords["valid"]
     return [
         f"{m.name}: no tile has a value; check nodata, scale, clip and codes of its layers in the mapping."
@@ -110,15 +125,15 @@ def _run_stages(
     report: Callable[[Progress], None],
     **cluster: Any,
 ) -> None:
-    """Fill what is missing of a build and of the appends that followed it, in their order, and seal the store.
+    """Fill the missing shards of a build and of the appends that followed it, in order, and seal the store.
 
-    ``prepared`` is the plan of the last of them, where it is known.
+    ``prepared`` is the plan of the last of them, if it is known.
     """
     remote = over_network(inputs.source)
     threads = max(recipe.threads, remote.in_flight if remote else 0)
     limits = {name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")}
     with _kept_ledger(writer.path, remote, report) as reported:
-        for at in unfinished_stages(writer):
+        for at in writer.unfinished_stages():  # locations of an append depend on the tiles that exist by then
             if at.stage == writer.stage and prepared is not None:
                 plan = prepared.plan
             elif at.stage == 0:
@@ -134,13 +149,15 @@ def _run_stages(
 def _kept_ledger(
     out: str | Path, remote: SourceOverNetwork | None, report: Callable[[Progress], None]
 ) -> Iterator[Callable[[Progress], None]]:
-    """Keep a remote source's account in the store, with those of its copies on a cluster: after each shard, and at the end."""
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    """Write the requests of a source over the network to the store's ledger, after each shard and at the end.
 
+    Those of its copies on a cluster are added.
+    """
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     elsewhere: list[Mapping[str, Any]] = []
 
     def keep() -> None:
-        if remote is not None and objects_at(out).is_there():
+        if remote is not None and storage_at(out).is_there():
             write_ledger(out, name, merge_ledgers([remote.account(), *elsewhere]))
 
     def reported(progress: Progress) -> None:
@@ -163,16 +180,14 @@ def run_build(
     workers: int | None,
     scheduler: str | None,
     limits: Mapping[str, Any],
-    report: Callable[[Progress], None] | None,
+    report: Callable[[Progress], None] = ignore,
 ) -> None:
-    """Fill every pending shard, and seal the store once it lacks none; see `build`.
+    """Fill every pending shard of a plan; see `build`.
 
     ``limits`` are those of `mmearth_data.building.quota.Quota`, for all workers together.
     """
     with choose_cluster(workers, scheduler, limits) as cluster:
-        run(plan, source, writer, threads=threads, cluster=cluster, report=report or ignore)
-    if writer.stage == len(writer.stages) - 1:
-        writer.finish()
+        run(plan, source, writer, threads=threads, cluster=cluster, report=report)
 
 
 def choose_cluster(
@@ -183,7 +198,7 @@ def choose_cluster(
     Raises
     ------
     InputError
-        When both are asked for, or the number is none.
+        When both are given, or ``workers`` is less than 1.
     """
     if workers is None and scheduler is None:
         return nullcontext(None)
@@ -191,7 +206,7 @@ def choose_cluster(
         raise InputError("Expected --workers or --scheduler, got both; a running cluster has its own workers.")
     if workers is not None and workers < 1:
         raise InputError(f"--workers: expected at least one process, got {workers}.")
-    # Dask is slow to import, and a build in this process needs none of it.
+    # Dask is slow to import, and a build in this process does not need it.
     from mmearth_data.building.cluster import local_cluster, running_cluster
     from mmearth_data.building.quota import Quota
 

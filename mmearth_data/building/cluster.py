@@ -1,4 +1,4 @@
-"""Shards on a Dask cluster: one of this machine's processes, or one that is running already."""
+"""Shards on a Dask cluster: processes of this machine, or a cluster that is running already."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
@@ -20,10 +20,11 @@ from distributed.comm.core import CommClosedError
 from mmearth_data.building.quota import Quota, QuotaPlugin, SharedLimiter
 from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
 from mmearth_data.errors import InputError, RetryLater
+from mmearth_data.sources.opening import over_network
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator
 
     from mmearth_data.building.plan import ShardPlan
 
@@ -32,14 +33,14 @@ _CREATING = threading.Lock()
 
 
 class Cluster:
-    """A Dask cluster that shards can be handed to.
+    """A Dask cluster that fills shards.
 
     Parameters
     ----------
     client
         Connected to its scheduler.
     quota
-        What the source's service allows to all workers together.
+        Limits of the source's service for all workers together.
     """
 
     def __init__(self, client: Client, quota: Quota) -> None:
@@ -47,24 +48,25 @@ class Cluster:
         self._quota = quota
 
     def run(self, pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[ShardReport, None, None]:
-        """Hand shards to the workers; reports come as shards are committed.
+        """Fill shards on the workers; yields a report after each commit.
 
-        No more shards are handed out than the workers have hands for, one each in store.
+        Each worker has as many shards at the same time as it has threads, and one more waiting.
 
         Raises
         ------
         RetryLater
             When the scheduler or too many workers are gone.
         """
-        if hasattr(worker.source, "limiter"):
+        remote = over_network(worker.source)
+        if remote is not None:
             self._client.register_plugin(QuotaPlugin(self._quota))
-            worker.source.limiter = SharedLimiter(self._quota)
+            remote.limiter = SharedLimiter()
         job = pickle.dumps(worker)
-        run = uuid.uuid4().hex  # to a scheduler, two builds' tasks of one name are one task
+        run = uuid.uuid4().hex  # a scheduler takes tasks of the same name, of another build too, for one task
         running = as_completed(loop=self._client.loop)
         try:
             while True:
-                for plan in islice(pending, max(1, self._hands() - running.count())):
+                for plan in islice(pending, max(1, self._room() - running.count())):
                     running.add(self._client.submit(work, job, plan, key=f"shard-{plan.shard}-{run}", pure=False))
                 if running.is_empty():
                     return
@@ -73,19 +75,19 @@ class Cluster:
         except KilledWorker as error:
             raise RetryLater(
                 f"Dask gave up a shard whose workers died one after another ({error}); is their memory enough? "
-                "What is committed stays: run the same command again to go on."
+                "What is committed is kept: run the same command again to continue."
             ) from error
         except (CommClosedError, CancelledError, TimeoutError) as error:
             raise RetryLater(
                 f"The Dask scheduler {self._address()} is gone ({error or type(error).__name__}). "
-                "What is committed stays: run the same command again to go on."
+                "What is committed is kept: run the same command again to continue."
             ) from error
         finally:
             for future in list(running.futures):
                 future.release()
 
-    def _hands(self) -> int:
-        """Shards that the workers can have under way, and one more each."""
+    def _room(self) -> int:
+        """Shards that all workers can have: one for each thread, and one more for each worker."""
         workers: dict[str, int] = self._client.nthreads()
         return max(1, sum(workers.values()) + len(workers))
 
@@ -94,9 +96,9 @@ class Cluster:
 
 
 def _quiet() -> None:
-    """Keep Dask from logging lost connections and slow ends of processes: what matters to the build is said once, in words.
+    """Keep Dask from logging lost connections and slow ends of processes: the build reports what matters in one line.
 
-    Before anything is started: what Dask leaves behind when it closes logs too. A worker process that does not end within
+    Called before anything is started, because what Dask closes later logs too. A worker process that does not end within
     seconds (a busy machine) is killed by its nanny; nothing is lost, since a shard is committed or not.
     """
     names = [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]
@@ -105,27 +107,26 @@ def _quiet() -> None:
 
 
 def work(job: bytes, plan: ShardPlan) -> ShardReport:
-    """Fill and commit one shard on whichever worker this runs."""
+    """Fill and commit one shard, in a task of any worker."""
     with _CREATING:
         worker = _worker_of(job)
-        limiter = getattr(worker.source, "limiter", None)
-        if isinstance(limiter, SharedLimiter):
-            limiter.connect()  # here and now: the threads that read know nothing of Dask
+        remote = over_network(worker.source)
+        if remote is not None:
+            remote.limiter.connect()
     report = worker.work(plan)
-    account: Mapping[str, Any] = getattr(worker.source, "account", dict)()
-    return dataclasses.replace(report, worker=worker.name, account=account)
+    return dataclasses.replace(report, worker=worker.name, account={} if remote is None else remote.account())
 
 
 @lru_cache(maxsize=1)
 def _worker_of(job: bytes) -> ShardWorker:
-    """Process-wide worker of a build, so that its shards share pools, surveys and the source's session."""
+    """Worker of a build in this process, so that its shards share pools, surveys and the source's session."""
     worker: ShardWorker = pickle.loads(job)
     return worker
 
 
 @contextmanager
 def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]:
-    """Start processes of this machine; none is left when the block ends."""
+    """Start processes on this machine; they end with the block."""
     _quiet()
     with (
         dask.config.set({"distributed.worker.daemon": True}),
@@ -146,12 +147,7 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
 
 @contextmanager
 def connect(address: str) -> Iterator[Client]:
-    """Join a Dask cluster that is running already.
-
-    Parameters
-    ----------
-    address
-        Of its scheduler, such as ``tcp://HOST:8786``.
+    """Connect to the scheduler of a running Dask cluster, such as ``tcp://HOST:8786``.
 
     Raises
     ------
@@ -172,6 +168,6 @@ def connect(address: str) -> Iterator[Client]:
 
 @contextmanager
 def running_cluster(address: str, quota: Quota | None = None) -> Iterator[Cluster]:
-    """Hand shards to a cluster that is running already; see `connect`."""
+    """Use a cluster that is running already; see `connect`."""
     with connect(address) as client:
         yield Cluster(client, quota or Quota())

@@ -1,11 +1,11 @@
-"""Runs the plan: hands out shards to threads of this process or to a Dask cluster, and says how far it got."""
+"""Run a plan: give shards to threads of this process or to a Dask cluster, and report progress."""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a build is.
+    """Progress of a build.
 
     Attributes
     ----------
     rows_done, rows_total
         Rows of the store that are committed, and all of them.
     filled, rejected
-        Tiles delivered and candidates refused by this run.
+        Tiles delivered and candidates rejected by this run.
     resumed
-        Rows that were committed before this run, those of the store that it appends to among them.
+        Rows that were committed before this run, including those of the store that it appends to.
     seconds
         Since this run began.
     accounts
-        By worker on a cluster: what its process has asked of the source's service so far.
+        Worker of a cluster -> requests of its process so far, see `SourceOverNetwork.account`.
     """
 
     rows_done: int
@@ -48,7 +48,7 @@ class Progress:
 
 
 def in_rows(report: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
-    """Report progress in rows the way a build does."""
+    """Return a function of rows done and all rows that reports `Progress`."""
     start = time.perf_counter()
     resumed: list[int] = []
 
@@ -80,8 +80,7 @@ def run(
 ) -> Progress:
     """Fill and commit every pending shard.
 
-    Shards are planned when they are handed out, and only as many are under way as there are hands, so memory
-    does not depend on the size of the store.
+    Shards are planned when a thread or worker is free, so memory does not depend on the size of the store.
 
     Parameters
     ----------
@@ -90,11 +89,11 @@ def run(
     source
         Delivers the pixels.
     writer
-        Commits them.
+        Commits the shards.
     threads
-        Tiles that are read at once, in each process.
+        Tiles read at the same time in each process.
     cluster
-        Where to run; None stays in this process.
+        Where to run; None uses this process.
     report
         Called after each shard.
     """
@@ -104,28 +103,24 @@ def run(
     resumed = total - plan.rows_left(done)
     state = Progress(rows_done=resumed, rows_total=total, filled=0, rejected=0, resumed=resumed, seconds=0.0)
     report(state)
-    accounts: dict[str, Mapping[str, Any]] = {}
-    pending = plan.pending(done)
     worker = ShardWorker(source, writer, threads=threads)
+    pending = plan.pending(done)
     with closing(run_threads(pending, worker) if cluster is None else cluster.run(pending, worker)) as reports:
         for shard in reports:
-            if shard.account:
-                accounts[shard.worker] = shard.account
-            state = Progress(
+            state = replace(
+                state,
                 rows_done=state.rows_done + shard.rows,
-                rows_total=total,
                 filled=state.filled + shard.filled,
                 rejected=state.rejected + shard.rejected,
-                resumed=resumed,
                 seconds=time.perf_counter() - start,
-                accounts=dict(accounts),
+                accounts={**state.accounts, shard.worker: shard.account} if shard.account else state.accounts,
             )
             report(state)
     return state
 
 
 def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[ShardReport, None, None]:
-    """Hand shards to threads of this process; reports come as shards are committed."""
+    """Fill shards in threads of this process; yields a report after each commit."""
     with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
         running: set[Future[ShardReport]] = set()
         try:
@@ -137,7 +132,7 @@ def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[
                 for future in finished:
                     yield future.result()
         finally:
-            # After an error or an interruption nobody waits for what is still queued.
+            # After an error or an interruption, what is still queued is dropped.
             worker.stop()
             for future in running:
                 future.cancel()

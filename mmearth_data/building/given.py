@@ -1,4 +1,4 @@
-"""Tiles that a source brings along: which of them are built, and in which split."""
+"""Tiles of a source with its own locations: which of them are built, and in which split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.tile import Place
     from mmearth_data.recipe import BuildRecipe
-    from mmearth_data.sources.base import SourceWithPlaces
+    from mmearth_data.sources.base import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +32,11 @@ class GivenTiles:
     Attributes
     ----------
     places
-        Of n tiles, in the source's order.
+        Locations of n tiles, in the source's order.
     split
         (n,) their splits.
     notes
-        Sentences for people.
+        Messages for the user.
     """
 
     places: list[Place]
@@ -44,17 +44,17 @@ class GivenTiles:
     notes: tuple[str, ...] = ()
 
 
-def given_tiles(source: SourceWithPlaces, recipe: BuildRecipe) -> GivenTiles:
-    """Select and split the tiles of a source as a recipe says.
+def given_tiles(source: Source, recipe: BuildRecipe) -> GivenTiles:
+    """Select and split the tiles of a source, following a recipe.
 
-    With a table of published splits (``tiles_file``) these are kept. Otherwise tiles that overlap fall into one split,
-    at random or by the spatial block of the first of them.
+    The splits of a table (``tiles_file``) are kept. Otherwise tiles that overlap get the same split, at random or by the
+    spatial block of the first of them.
 
     Raises
     ------
     InputError
-        When the table cannot be used, tiles that overlap are in different splits there, or the recipe splits anew what
-        the table has split.
+        When the table cannot be used, has overlapping tiles in different splits, or has splits and the recipe asks for
+        others.
     """
     surveys = [answer for answer in source.survey(source.places(recipe.tile_size)) if isinstance(answer, Survey)]
     notes: tuple[str, ...] = ()
@@ -113,18 +113,10 @@ def refuse_overlaps(
     size_px: int,
     name: Callable[[int], str],
 ) -> None:
-    """Refuse published splits of which one is tested on what another was trained on, as `verify` would.
+    """Refuse the splits of a file in which test tiles overlap train tiles, as `verify` does.
 
-    Parameters
-    ----------
-    path
-        File that they come from, for messages.
-    lon, lat, split
-        (n,) centres of the tiles in degrees, and their splits.
-    size_px
-        Side of the tiles.
-    name
-        Names the tile at a position for people.
+    ``lon``, ``lat``, ``split`` (n,) are the centres of the tiles in degrees and their splits; ``name`` returns the name of
+    the tile at a position.
 
     Raises
     ------

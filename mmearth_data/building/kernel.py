@@ -1,4 +1,4 @@
-"""Fill a shard from a source, in memory; `worker` writes it."""
+"""Fill a shard from a source, in memory; `mmearth_data.building.worker` writes it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import numpy as np
 
 from mmearth_data.building.plan import NO_BIOME, NO_ECO_REGION, Reserve, ShardPlan, Slot
 from mmearth_data.catalog.modality import Kind, Modality
-from mmearth_data.catalog.tile import LEVEL_NONE, NO_TIME, Place
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Source, Survey
+from mmearth_data.store.commits import empty_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
+    from mmearth_data.catalog.tile import Place
     from mmearth_data.store.schema import StoreLayout
-
-SPLIT_NONE = 255
 
 
 @dataclass
@@ -32,7 +31,7 @@ class FilledShard:
     columns
         One array (or list) per 1-D name of the store, one entry per slot.
     rasters
-        Raster modality -> (slots, band, y, x), stored dtype; None until a tile has it: what nobody has takes no memory.
+        Raster modality -> (slots, band, y, x), stored dtype; None if no tile has it.
     rejected
         Rows for ``rejected.parquet``.
     filled
@@ -55,27 +54,27 @@ def fill_shard(
     first: list[Survey | Rejection] | None = None,
     at_once: int = 1,
 ) -> FilledShard:
-    """Read every slot's tile; failed slots take reserves, round after round.
+    """Read the tile of every slot; rejected ones are replaced by reserves, in rounds.
 
-    The outcome depends on the plan and the source alone: within a round the order in which tiles
-    arrive does not matter, and reserves are dealt between rounds, in slot order.
+    The result depends only on the plan and the source: the order in which tiles arrive within a round does not matter, and
+    reserves are assigned between rounds, in slot order.
 
     Parameters
     ----------
     plan
         Slots and reserves.
     survey
-        Answers for places, in order: the source's own, or one that brings the places of several shards together.
+        Surveys locations, in order: the source's own method, or one that combines the locations of several shards.
     source
         Delivers pixels; called from the pool's threads.
     layout
-        Gives modalities and shapes.
+        Modalities and shapes.
     pool
-        Runs the reading of tiles.
+        Reads the tiles.
     first
-        Answers for the places of all slots, where they are known already.
+        Surveys of all slots, if they are known already.
     at_once
-        Tiles that make up one task of the pool.
+        Tiles per task of the pool.
     """
     shard = empty_shard(plan, layout)
     wanted = _asked_of_source(layout)
@@ -103,29 +102,13 @@ def fill_shard(
 
 
 def empty_shard(plan: ShardPlan, layout: StoreLayout) -> FilledShard:
-    """Shard in which every slot is still empty."""
-    n = len(plan.slots)
-    columns: dict[str, Any] = {
-        "tile_id": np.zeros(n, np.uint64),
-        "lon": np.full(n, np.nan),
-        "lat": np.full(n, np.nan),
-        "epsg": np.zeros(n, np.int32),
-        "ulx": np.full(n, np.nan),
-        "uly": np.full(n, np.nan),
-        "time": np.full(n, NO_TIME, np.int64),
-        "s2_level": np.full(n, LEVEL_NONE, np.uint8),
-        "s1_asc_days": np.full(n, np.nan, np.float32),
-        "s1_desc_days": np.full(n, np.nan, np.float32),
-        "split": np.full(n, SPLIT_NONE, np.uint8),
-        "facts": [{}] * n,
-    }
-    for modality in layout.tabular:
-        columns[modality.name] = modality.empty((n, *modality.array_shape(layout.size_px)))
+    """Shard without any tile."""
+    columns = empty_columns(layout, len(plan.slots))
     return FilledShard(columns=columns, rasters=dict.fromkeys(m.name for m in layout.rasters))
 
 
 def _asked_of_source(layout: StoreLayout) -> tuple[Modality, ...]:
-    """Modalities that a source reads: class labels of a whole tile come with its place instead."""
+    """Modalities that a source reads: class labels of a whole tile are known from its location."""
     return tuple(m for m in (*layout.rasters, *layout.tabular) if m.kind is not Kind.TILE_CATEGORICAL)
 
 
@@ -142,25 +125,20 @@ def _read(
 
 
 def _store_values(shard: FilledShard, first_row: int, had: Sequence[tuple[Slot, Place, Survey]]) -> None:
-    """Enter what is known of some tiles: column by column, which takes a fraction of the time of value by value."""
+    """Fill in the columns of some tiles, column by column, which is much faster than tile by tile."""
     if not had:
         return
     slots, places, surveys = zip(*had, strict=True)
     rows = np.array([slot.row for slot in slots], dtype=np.intp) - first_row
     values: dict[str, list[Any]] = {
-        "tile_id": [place.tile_id for place in places],
-        "lon": [place.lon for place in places],
-        "lat": [place.lat for place in places],
-        "epsg": [survey.grid.epsg for survey in surveys],
-        "ulx": [survey.grid.ulx for survey in surveys],
-        "uly": [survey.grid.uly for survey in surveys],
-        "time": [survey.time_ms for survey in surveys],
-        "s2_level": [survey.s2_level for survey in surveys],
-        "s1_asc_days": [survey.s1_asc_days for survey in surveys],
-        "s1_desc_days": [survey.s1_desc_days for survey in surveys],
-        "split": [slot.split for slot in slots],
-        **_labels(places, shard.columns),
+        name: [getattr(place, name) for place in places] for name in ("tile_id", "lon", "lat")
     }
+    values |= {name: [getattr(survey.grid, name) for survey in surveys] for name in ("epsg", "ulx", "uly")}
+    values |= {
+        name: [getattr(survey, name) for survey in surveys] for name in ("s2_level", "s1_asc_days", "s1_desc_days")
+    }
+    values |= {"time": [survey.time_ms for survey in surveys], "split": [slot.split for slot in slots]}
+    values |= _labels(places, shard.columns)
     for name, column in values.items():
         shard.columns[name][rows] = np.array(column, dtype=shard.columns[name].dtype)
     for row, survey in zip(rows.tolist(), surveys, strict=True):
@@ -186,7 +164,7 @@ def _store_arrays(
 
 
 def _labels(places: Sequence[Place], columns: Iterable[str]) -> dict[str, list[int]]:
-    """Class labels that the places carry, for those that the store keeps."""
+    """Class labels of the locations, for the modalities of the store."""
     known = {
         "biome": [NO_BIOME if place.biome is None else place.biome for place in places],
         "eco_region": [NO_ECO_REGION if place.eco_region is None else place.eco_region for place in places],
@@ -195,15 +173,8 @@ def _labels(places: Sequence[Place], columns: Iterable[str]) -> dict[str, list[i
 
 
 def _rejected_row(slot: Slot, rejection: Rejection) -> dict[str, Any]:
-    place = rejection.place
-    return {
-        "tile_id": place.tile_id,
-        "lon": place.lon,
-        "lat": place.lat,
-        "reason": rejection.reason,
-        "detail": rejection.detail,
-        "slot": slot.row,
-    }
+    place = {name: getattr(rejection.place, name) for name in ("tile_id", "lon", "lat")}
+    return {**place, "reason": rejection.reason, "detail": rejection.detail, "slot": slot.row}
 
 
 def _replacements(failed: list[Slot], reserves: list[Reserve]) -> list[tuple[Slot, Place]]:
@@ -217,7 +188,7 @@ def _replacements(failed: list[Slot], reserves: list[Reserve]) -> list[tuple[Slo
 
 
 def _preferred(slot: Slot, reserves: list[Reserve]) -> Iterator[int]:
-    """Positions of the reserves that may replace the place of a slot, the best ones first."""
+    """Positions of the reserves that may replace the location of a slot, the best ones first."""
     same_split = [k for k, reserve in enumerate(reserves) if reserve.split == slot.split]
     yield from (k for k in same_split if reserves[k].place.eco_region == slot.place.eco_region)
     yield from (k for k in same_split if reserves[k].place.biome == slot.place.biome)

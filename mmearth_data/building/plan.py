@@ -1,4 +1,4 @@
-"""What a build will do, as plain values: slots, reserves and shards. Nothing here has an effect."""
+"""What a build will do, as plain values: slots, reserves and shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_BIOME, NO_ECO_REGION = 255, 65535
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
-    """One row of the store and the place that is to fill it."""
+    """One row of the store, and the location of its tile."""
 
     row: int
     split: int
@@ -34,7 +34,7 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reserve:
-    """A place that no slot owns yet."""
+    """A location that replaces a rejected one."""
 
     split: int
     place: Place
@@ -42,7 +42,7 @@ class Reserve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardPlan:
-    """The unit of work: consecutive slots, and the reserves that may replace their places."""
+    """The unit of work: consecutive slots, and the reserves for their locations."""
 
     shard: int
     slots: tuple[Slot, ...]
@@ -51,18 +51,18 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """Every shard of a store, made on demand from columns so that a million tiles stay small.
+    """All shards of a store, made on demand from columns, to save memory.
 
     Attributes
     ----------
     layout
         Shape of the store.
     places
-        Columns tile_id, lon, lat, biome, eco_region, split; one entry a slot in order, the primaries, then the reserves.
+        Columns tile_id, lon, lat, biome, eco_region, split: one entry per slot, in order, then the reserves.
     pools
-        For every planned shard the rows of its reserves in ``places``, in the order in which they are used.
+        For every planned shard the positions of its reserves in ``places``, in order of use.
     first_row
-        Row of the first slot: the rows before stand already, and new ones are appended to them.
+        Row of the first slot; the rows before it exist already.
     """
 
     layout: StoreLayout
@@ -92,7 +92,7 @@ class BuildPlan:
         return ShardPlan(shard=shard, slots=tuple(slots), reserves=tuple(reserves))
 
     def pending(self, done: frozenset[int]) -> Iterator[ShardPlan]:
-        """Shards that are not committed yet, in order: resuming is the plan minus what is done."""
+        """Shards that are not committed yet, in order."""
         return (self.shard(shard) for shard in self.shards if shard not in done)
 
     def rows_left(self, done: frozenset[int]) -> int:
@@ -100,7 +100,7 @@ class BuildPlan:
         return sum(len(self.rows(shard)) for shard in self.shards if shard not in done)
 
     def _places(self, positions: slice | NDArray[np.intp]) -> tuple[list[int], list[Place]]:
-        """Split and place of some entries of ``places``, taken out of the columns all at once."""
+        """Return the splits and locations at some positions of ``places``."""
         found = {name: column[positions].tolist() for name, column in self.places.items()}
         size_px = self.layout.size_px
         places = [
@@ -120,7 +120,7 @@ class BuildPlan:
 
 
 def plan_sampled(frame: GeoDataFrame, layout: StoreLayout, first_row: int = 0) -> BuildPlan:
-    """Plan from a sample file's table: its slots in order, from a row on, its reserves dealt to the shards."""
+    """Plan from the table of a sample: its slots, in order from ``first_row``, and its reserves by shard."""
     primaries = frame[frame["slot"].notna()].sort_values("slot", kind="stable")
     reserves = frame[frame["slot"].isna()]
     places = {
@@ -141,7 +141,7 @@ def plan_given(
     layout: StoreLayout,
     given: NDArray[np.uint8] | None = None,
 ) -> BuildPlan:
-    """Plan for places that came with the source: their given splits, or a seeded random one, and no reserves."""
+    """Plan for the locations of a source, in the given splits or at random; without reserves."""
     order, split = random_slots(len(places), shares, seed)
     if given is not None:
         order = order[np.argsort(given[order], kind="stable")]
@@ -156,19 +156,14 @@ def plan_given(
         "split": split,
     }
     if len(np.unique(columns["tile_id"])) < len(ordered):
-        raise InputError("Expected places that differ, got the same tile twice; two sites cover the same ground.")
+        raise InputError("Expected tiles at different locations, got one twice; two sites cover the same area.")
     return BuildPlan(layout=layout, places=columns, pools=())
 
 
 def random_slots(count: int, shares: Sequence[float], seed: int) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-    """Order and split of ``count`` places: train, val, test, each a random permutation.
+    """Index of the location (count,) and split (count,) of each slot: train, val, test, each a random permutation.
 
-    Returns
-    -------
-    order
-        (count,) index of the place that each slot takes.
-    split
-        (count,) 0 train, 1 val, 2 test; exactly the largest-remainder shares.
+    Splits are 0, 1, 2, exactly with the largest-remainder shares.
     """
     order = np.random.default_rng(seed).permutation(count)
     split = np.repeat(np.arange(3, dtype=np.uint8), largest_remainder(np.asarray(shares, dtype=np.float64), count))

@@ -1,9 +1,9 @@
-"""Resolve a recipe into values: its source, its locations and their splits, the shards. Nothing is written."""
+"""Resolve a recipe into values: source, locations, splits and shards. Nothing is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.given import given_tiles, refuse_overlaps
 from mmearth_data.building.plan import plan_given, plan_sampled
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.recipe import BuildRecipe
     from mmearth_data.sampling import Sample
-    from mmearth_data.sources.base import Source, SourceWithEcoregions, SourceWithPlaces
+    from mmearth_data.sources.base import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedBuild:
-    """A build resolved into values: what will be read from where, before anything happens.
+    """A build before it runs.
 
     Attributes
     ----------
@@ -41,9 +41,9 @@ class PreparedBuild:
     plan
         Shards, slots and reserves.
     sample
-        How the places were chosen; None where the source brought them.
+        How the locations were chosen; None if the source has its own.
     notes
-        Sentences for people.
+        Messages for the user.
     """
 
     recipe: BuildRecipe
@@ -53,7 +53,7 @@ class PreparedBuild:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready account of what a build would do: tiles, shards, requests, bytes before compression."""
+        """Describe what the build would do: tiles, shards, requests, bytes before compression; JSON-ready."""
         tiles = self.plan.layout.tiles - self.plan.first_row
         account = describe_needs(self.recipe, self.source, self.plan.layout, tiles)
         notes = {"notes": list(self.notes)} if self.notes else {}
@@ -62,16 +62,16 @@ class PreparedBuild:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """What a recipe names, before any location is chosen.
+    """Source, ecoregions and modalities of a recipe, before any location is chosen.
 
     Attributes
     ----------
     source
         Delivers the pixels.
     ecoregions
-        Those of the recipe's file; None where it names none.
+        Those of the recipe's file; None if it has none.
     modalities
-        Those that the store will have.
+        Those of the store.
     """
 
     source: Source
@@ -79,12 +79,12 @@ class Inputs:
     modalities: tuple[Modality, ...]
 
     def ecoregions_to_sample(self) -> GeoDataFrame:
-        """Those of the recipe's file, or else of the source."""
-        return cast("SourceWithEcoregions", self.source).ecoregions() if self.ecoregions is None else self.ecoregions
+        """Ecoregions of the recipe's file, or else of the source."""
+        return self.source.ecoregions() if self.ecoregions is None else self.ecoregions
 
 
 def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) -> Inputs:
-    """Read the files that a recipe names and open its source; parameters and errors are those of `prepare`."""
+    """Read the files of a recipe and open its source; parameters and errors are those of `prepare`."""
     catalog = adjusted_catalog(catalog or load_catalog(), recipe)
     ecoregions = given_ecoregions(recipe)
     source = make_source(recipe, catalog, ecoregions)
@@ -95,7 +95,7 @@ def read_inputs(recipe: BuildRecipe, catalog: Catalog | None, *, connect: bool) 
 
 
 def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: bool = False) -> PreparedBuild:
-    """Resolve a recipe: source, places, splits, shards. Reads input files, writes nothing.
+    """Resolve a recipe: source, locations, splits, shards. Reads input files, writes nothing.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
     catalog
         Descriptions of the modalities; the shipped ones by default.
     connect
-        Sign in first, where the source needs it.
+        Sign in first, if the source needs it.
 
     Raises
     ------
@@ -115,17 +115,17 @@ def prepare(recipe: BuildRecipe, *, catalog: Catalog | None = None, connect: boo
 
 
 def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
-    """Choose locations and deal them to shards: those that the source brings, or sampled ones."""
+    """Choose locations, those of the source or sampled ones, and assign them to shards."""
     source = inputs.source
     if recipe.source_file is not None:
-        given = given_tiles(cast("SourceWithPlaces", source), recipe)
+        given = given_tiles(source, recipe)
         layout = layout_of(recipe, inputs.modalities, len(given.places))
         plan = plan_given(given.places, recipe.split_shares, recipe.seed, layout, given.split)
         return PreparedBuild(recipe=recipe, source=source, plan=plan, sample=None, notes=given.notes)
-    drawn = draw_sample(recipe, inputs.ecoregions_to_sample())
-    _refuse_overlaps(recipe, drawn.frame)
-    layout = layout_of(recipe, inputs.modalities, drawn.report.tiles)
-    return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(drawn.frame, layout), sample=drawn)
+    chosen = draw_sample(recipe, inputs.ecoregions_to_sample())
+    _refuse_overlaps(recipe, chosen.frame)
+    layout = layout_of(recipe, inputs.modalities, chosen.report.tiles)
+    return PreparedBuild(recipe=recipe, source=source, plan=plan_sampled(chosen.frame, layout), sample=chosen)
 
 
 def _refuse_overlaps(recipe: BuildRecipe, frame: GeoDataFrame) -> None:
@@ -158,11 +158,11 @@ def draw_sample(
     ecoregions
         Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or those of the source.
     existing
-        Existing tiles (``lon``, ``lat``, ``split``), whose areas are taken and whose blocks keep their split.
+        Existing tiles (``lon``, ``lat``, ``split``), whose areas are avoided and whose blocks keep their splits.
     """
     if recipe.source_file is not None:
         raise InputError(
-            f"source (--source): expected one whose locations are sampled, got {recipe.source}, which brings its own; "
+            f"source (--source): expected one whose locations are sampled, got {recipe.source}, which has its own; "
             "build it directly, or sample with --source earthengine or synthetic."
         )
     if ecoregions is None:

@@ -23,8 +23,8 @@ def preview(
 ) -> dict[str, Any]:
     """Describe what a build would do and cost, JSON-ready; writes nothing, and signs in only if locations depend on it.
 
-    Without an account the plan has no locations, unless ecoregions are given or were fetched earlier. With ``append``,
-    describes that many additional tiles for the finished store at ``out``.
+    Without an account the plan has no locations, unless ecoregions are given or cached. With ``append``, describes that
+    number of additional tiles for the finished store at ``out``.
 
     Raises
     ------
@@ -41,16 +41,16 @@ def preview(
             return planned(recipe, inputs).describe()
         return plan_append(recipe, inputs, store, store.layout.tiles, append).describe()
     except InputError as missing:
-        # Its class is looked up only now: the module brings the service's client along.
         if recipe.source != "earthengine" or not _wants_account(missing):
             raise
         layout = layout_of(recipe, inputs.modalities, recipe.tiles) if store is None else store.layout
-        note = f"places are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
+        note = f"locations are not known yet: they need ecoregions (--ecoregions FILE, or an account). {missing}"
         account = describe_needs(recipe, inputs.source, layout, append or recipe.tiles)
         return account | {"sample": None, "note": note}
 
 
 def _wants_account(error: InputError) -> bool:
+    """Whether an error is a missing sign-in; its class is imported here because it needs the client of the service."""
     from mmearth_data.sources.earthengine.failures import SignInMissing
 
     return isinstance(error, SignInMissing)

@@ -1,4 +1,4 @@
-"""What a recipe costs: requests, hours, bytes, objects, and the compute of Earth Engine."""
+"""Cost of a recipe: requests, hours, bytes, objects, and the compute of Earth Engine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
 
-EECU_HOURS_A_MONTH = {"Community": 150, "Contributor": 1_000, "Partner": 100_000}
-"""Compute that a noncommercial project gets a month, by tier (Earth Engine guides, "noncommercial tiers")."""
-DAYS_A_MONTH = 30
+EECU_HOURS_PER_MONTH = {"Community": 150, "Contributor": 1_000, "Partner": 100_000}
+"""Monthly compute of a noncommercial project, by tier (Earth Engine guides, "noncommercial tiers")."""
+DAYS_PER_MONTH = 30
 SOME_FILES = 4
-"""Root metadata, manifest, and the tables of tiles and of rejected places."""
+"""Root metadata, manifest, and the tables of tiles and of rejected locations."""
 
 
 def store_objects(layout: StoreLayout) -> int:
-    """Files of a finished store, or objects in a bucket, its ledger apart."""
+    """Count the files or objects of a finished store without its ledger."""
     chunks = -(-layout.tiles // layout.column_chunk_rows)
     names = sum(1 for m in layout.stored if m.bands)
     of_shards = layout.shards * (len(layout.rasters) + 1)
@@ -31,13 +31,7 @@ def store_objects(layout: StoreLayout) -> int:
 
 
 def price(
-    layout: StoreLayout,
-    *,
-    tiles: int,
-    in_flight: int,
-    per_second: float,
-    latency_s: float | None = None,
-    eecu_per_tile: float | None = None,
+    layout: StoreLayout, *, tiles: int, per_second: float, eecu_per_tile: float | None = None, **options: Any
 ) -> dict[str, Any]:
     """Price some tiles of a store from Earth Engine; JSON-ready.
 
@@ -47,26 +41,17 @@ def price(
         Arrays of the store.
     tiles
         Rows to fill.
-    in_flight, per_second
-        Limits of requests.
-    latency_s, eecu_per_tile
-        Seconds of one request and EECU-seconds of one tile, as measured; without them, tables for a few values.
+    per_second, eecu_per_tile, **options
+        As for `mmearth_data.sources.earthengine.estimate.estimate`.
 
     Returns
     -------
     dict
-        What `mmearth_data.sources.earthengine.estimate.estimate` says, and ``hours_at_rate_limit`` (no build is
-        faster, whatever the latency), and ``months_of_compute``: EECU-hours a month -> months that a tier needs, under
-        each assumption of EECU-seconds a tile.
+        That of `estimate`, with ``hours_at_rate_limit`` (no build is faster, whatever the latency) and
+        ``months_of_compute``: EECU-seconds per tile -> EECU-hours per month of a tier -> months.
     """
     found = estimate(
-        tiles,
-        layout.size_px,
-        layout.modalities,
-        in_flight=in_flight,
-        per_second=per_second,
-        latency_s=latency_s,
-        eecu_per_tile=eecu_per_tile,
+        tiles, layout.size_px, layout.modalities, per_second=per_second, eecu_per_tile=eecu_per_tile, **options
     )
     assumed = (eecu_per_tile,) if eecu_per_tile else EECU_SECONDS
     months = {f"{seconds:g}": months_of_compute(tiles * seconds / 3600) for seconds in assumed}
@@ -80,30 +65,30 @@ def price(
 
 
 def months_of_compute(eecu_hours: float) -> dict[str, float]:
-    """EECU-hours a month, of each tier -> months that so many EECU-hours take."""
-    return {str(hours): round(eecu_hours / hours, 4) for hours in EECU_HOURS_A_MONTH.values()}
+    """EECU-hours per month of each tier -> months that some EECU-hours take."""
+    return {str(hours): round(eecu_hours / hours, 4) for hours in EECU_HOURS_PER_MONTH.values()}
 
 
 def how_long(months: float) -> str:
-    """Months for people: months, days or hours.
+    """Duration as text: months, days or hours.
 
     Examples
     --------
     >>> [how_long(months) for months in (37.04, 1.0, 0.2778, 0.01)]
     ['37 months', '1.0 months', '8.3 days', '7.2 hours']
     """
-    for number, unit in ((months, "months"), (months * DAYS_A_MONTH, "days")):
+    for number, unit in ((months, "months"), (months * DAYS_PER_MONTH, "days")):
         if number >= 1:
             return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
-    return f"{months * DAYS_A_MONTH * 24:.1f} hours"
+    return f"{months * DAYS_PER_MONTH * 24:.1f} hours"
 
 
 def profile_lines(found: Mapping[str, Any]) -> list[str]:
-    """Say in lines what `mmearth_data.profile` measured."""
+    """Describe in lines what `mmearth_data.profile` measured."""
     eecu = found["eecu_per_tile"]
     measured = f"{eecu:.3g} EECU-seconds and " if eecu is not None else ""
     lines = [
-        f"{found['source']}: {found['tiles']} tiles measured, {found['rejected']} of {found['places']} places refused",
+        f"{found['source']}: {found['tiles']} tiles measured, {found['rejected']} of {found['places']} locations rejected",
         f"a tile takes {measured}{found['seconds_per_tile']:.3g} s, one after the other",
     ]
     for kind, of in found["requests"].items():
@@ -116,8 +101,8 @@ def profile_lines(found: Mapping[str, Any]) -> list[str]:
             f"{needs['tiles']:,} tiles take {estimated['requests']['total']:,} requests and {estimated['hours']:.3g} hours"
         )
         lines += [
-            f"  compute at {seconds} EECU-seconds a tile: "
-            + ", ".join(f"{how_long(months)} at {int(hours):,} EECU-hours a month" for hours, months in of.items())
+            f"  compute at {seconds} EECU-seconds per tile: "
+            + ", ".join(f"{how_long(months)} at {int(hours):,} EECU-hours per month" for hours, months in of.items())
             for seconds, of in estimated["months_of_compute"].items()
         ]
     else:

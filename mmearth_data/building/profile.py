@@ -1,20 +1,21 @@
-"""Measure a few tiles before a build of many: seconds of any source, and the compute that a service says it took."""
+"""Measure a few tiles before a build of many: seconds of any source, and the compute that a service reports."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.prepare import layout_of, planned, read_inputs
 from mmearth_data.building.price import describe_needs
 from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.sources.base import Rejection
+from mmearth_data.sources.opening import over_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.tile import Place
@@ -22,20 +23,11 @@ if TYPE_CHECKING:
     from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
 
-AGAIN = "The service remembers: measured again, the same places may take less compute. Another --seed has other places."
-
-
-@runtime_checkable
-class ProfiledSource(Protocol):
-    """A source whose service tells what each request took."""
-
-    def profiling(self) -> AbstractContextManager[dict[str, dict[str, Any]]]:
-        """Measure the requests of a block; filled when it ends: kind -> requests, seconds, eecu_seconds (or None)."""
-        ...
+AGAIN = "The service caches results: the same locations measured again may take less compute. Another --seed has other locations."
 
 
 def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) -> dict[str, Any]:
-    """Measure a few tiles of a recipe, one after the other, and tell what all of them will need; writes nothing.
+    """Measure a few tiles of a recipe, one after the other, and estimate what all of them need; writes nothing.
 
     Parameters
     ----------
@@ -75,43 +67,40 @@ def profile(recipe: BuildRecipe, tiles: int, *, catalog: Catalog | None = None) 
 
 
 def profile_tiles(source: Source, places: Sequence[Place], layout: StoreLayout) -> dict[str, Any]:
-    """Survey and read places, one after the other, and measure.
+    """Survey and read locations, one after the other, and measure.
 
     Parameters
     ----------
     source
-        Delivers them.
+        Delivers the tiles.
     places
-        At least one.
+        Locations, at least one.
     layout
-        Arrays of the store, which decide what is read.
+        Arrays of the store, which determine what is read.
 
     Returns
     -------
     dict
-        ``source``, ``places``, ``tiles`` (those that were had), ``rejected``, ``seconds_per_tile``, ``requests``
-        (kind -> number, seconds in all, EECU-seconds in all or None), ``eecu_per_tile`` (None where the service did
-        not tell of every kind of request), ``notes``.
+        ``source``, ``places``, ``tiles`` (those delivered), ``rejected``, ``seconds_per_tile``, ``requests`` (kind ->
+        number, total seconds, total EECU-seconds or None), ``eecu_per_tile`` (None if the service did not report every
+        kind of request), ``notes``.
 
     Raises
     ------
     InputError
         When none of the locations is available.
     """
-    if isinstance(source, ProfiledSource):
-        with source.profiling() as requests:
-            reasons, seconds = _read_all(source, places, layout)
-    else:
-        requests = {}
+    remote = over_network(source)
+    with nullcontext({}) if remote is None else remote.profiling() as requests:
         reasons, seconds = _read_all(source, places, layout)
     tiles = len(places) - reasons.total()
     if not tiles:
-        said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        found = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         raise InputError(
-            f"--profile: expected at least one available location, got {len(places)} refused ({said}); measure more."
+            f"--profile: expected at least one available location, got {len(places)} rejected ({found}); measure more."
         )
     silent = [kind for kind, of in requests.items() if of["eecu_seconds"] is None]
-    told = bool(requests) and not silent
+    known = bool(requests) and not silent
     notes = [f"The service gave no profile of {kind}: its compute is not known." for kind in silent]
     return {
         "source": source.name,
@@ -120,13 +109,13 @@ def profile_tiles(source: Source, places: Sequence[Place], layout: StoreLayout) 
         "rejected": reasons.total(),
         "seconds_per_tile": seconds / tiles,
         "requests": requests,
-        "eecu_per_tile": sum(of["eecu_seconds"] for of in requests.values()) / tiles if told else None,
+        "eecu_per_tile": sum(of["eecu_seconds"] for of in requests.values()) / tiles if known else None,
         "notes": [*notes, AGAIN] if requests else [],
     }
 
 
 def _read_all(source: Source, places: Sequence[Place], layout: StoreLayout) -> tuple[Counter[str], float]:
-    """Reasons of refusals, and seconds."""
+    """Count rejections by reason, and measure the seconds."""
     wanted = [m for m in layout.stored if m.kind is not Kind.TILE_CATEGORICAL]
     reasons: Counter[str] = Counter()
     start = time.perf_counter()
@@ -142,6 +131,6 @@ def _read_all(source: Source, places: Sequence[Place], layout: StoreLayout) -> t
 
 
 def seconds_of(found: dict[str, Any], kind: str) -> float | None:
-    """Mean seconds of one kind of request, None where there was none."""
-    of = cast("dict[str, Any] | None", found["requests"].get(kind))
-    return of["seconds"] / of["requests"] if of and of["requests"] else None
+    """Mean seconds of one kind of request, None if there was none."""
+    of: dict[str, Any] = found["requests"].get(kind, {})
+    return float(of["seconds"] / of["requests"]) if of.get("requests") else None

@@ -1,9 +1,8 @@
-"""One quota over all workers of a cluster: leases, kept on the Dask scheduler.
+"""One quota for all workers of a cluster: leases, kept on the Dask scheduler.
 
-A service that allows so many requests at once and so many a second does not care how many processes send
-them. The book of leases lies on the scheduler, which all workers talk to anyway. A process that dies cannot
-give its leases back; they run out when it has not been heard of for a while. All times are the scheduler's
-own monotonic clock, so no clock that jumps and no two clocks that differ can matter.
+A service limits the requests in flight and per second of a project, whatever the number of its processes. The leases are
+recorded on the scheduler, to which all workers are connected. Those of a process that dies expire when it has not been
+heard of for a while. All times are of the scheduler's monotonic clock, so that clocks that jump or differ do no harm.
 """
 
 from __future__ import annotations
@@ -14,11 +13,13 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin, get_client, get_worker
 from distributed.utils import sync
+
+from mmearth_data.sources.earthengine.quota import SLACK, Storms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,29 +28,24 @@ if TYPE_CHECKING:
 
 HANDLER = "mmearth_quota"
 LEASE_S = 60.0
-"""A process that is not heard of for so long has lost its leases. Longer than any pause of a living one."""
+"""A process that is not heard of for this time loses its leases; longer than any pause of a running one."""
 BEAT_S = 10.0
-"""Living processes make themselves heard this often, however long their requests take."""
+"""Seconds between two signs of life of a process, however long its requests take."""
 ASK_AGAIN_S = 0.05
-SLACK = 1.05
-"""Starts are spaced a little wider than the limit: on their way requests move closer together."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
-STORM_LEAST, STORM_SHARE, STORM_WINDOW = 20, 0.5, 40
-"""A storm: of the last outcomes (at least so many), so large a share were refusals for sending too much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quota:
-    """What the service allows.
+    """Limits of the service.
 
     Attributes
     ----------
     in_flight
-        Requests at once.
+        Requests at the same time.
     per_second
-        Starts a second.
+        Requests started per second.
     restricted_in_flight
-        Requests at once after the service announced its restricted mode.
+        Requests at the same time after the service announced its restricted mode.
     """
 
     in_flight: int = 40
@@ -59,16 +55,16 @@ class Quota:
 
 @dataclass
 class QuotaBook:
-    """Who holds how many leases. Plain values and a clock; whoever owns it calls from one thread.
+    """Number of leases of each holder; not for several threads.
 
     Attributes
     ----------
     quota
         The limits.
     lease_s
-        A holder that is not heard of for so long loses its leases.
+        A holder that is not heard of for this time loses its leases.
     clock
-        Seconds that never jump.
+        Monotonic seconds.
     """
 
     quota: Quota
@@ -79,15 +75,14 @@ class QuotaBook:
     _heard: dict[str, float] = field(init=False, default_factory=dict)
     _next: float = field(init=False, default=0.0)
     _paused_until: float = field(init=False, default=0.0)
-    _pause_s: float = field(init=False, default=FIRST_PAUSE_S)
-    _outcomes: list[bool] = field(init=False, default_factory=list)
+    _storms: Storms = field(init=False, default_factory=Storms)
 
     def __post_init__(self) -> None:
         self._limit = self.quota.in_flight
 
     @property
     def in_flight(self) -> int:
-        """Leases that are held now."""
+        """Number of leases."""
         return sum(self._held.values())
 
     def acquire(self, holder: str) -> tuple[bool, float]:
@@ -96,13 +91,13 @@ class QuotaBook:
         Returns
         -------
         granted
-            Whether there is one.
+            Whether it is granted.
         wait_s
-            Seconds until its turn; where there is none, until it makes sense to ask again.
+            Seconds until the request may start; if it is not granted, until the next attempt.
         """
         now = self.clock()
         self.beat(holder)
-        self._forget_the_dead(now)
+        self._drop_silent_holders(now)
         if now < self._paused_until:
             return False, self._paused_until - now
         if self.in_flight >= self._limit:
@@ -113,45 +108,37 @@ class QuotaBook:
         return True, start - now
 
     def release(self, holder: str) -> None:
-        """Give a lease back; one that ran out meanwhile counts no more."""
+        """Return a lease; one that has expired is not counted."""
         self.beat(holder)
         if self._held.get(holder):
             self._held[holder] -= 1
 
     def beat(self, holder: str) -> None:
-        """Hear of a holder."""
+        """Record a sign of life."""
         self._heard[holder] = self.clock()
 
     def succeeded(self) -> None:
-        """Take note of an answer."""
-        self._note(refused=False)
-        self._pause_s = FIRST_PAUSE_S
+        """Record an answer."""
+        self._storms.succeeded()
 
     def throttled(self, wait_s: float | None) -> None:
-        """Take note of a refusal for sending too much; a storm of them pauses everybody."""
-        self._note(refused=True)
-        if len(self._outcomes) < STORM_LEAST or sum(self._outcomes) < STORM_SHARE * len(self._outcomes):
-            return
-        pause = max(self._pause_s, wait_s or 0.0)
-        self._paused_until = self.clock() + pause
-        self._pause_s = min(2 * pause, LONGEST_PAUSE_S)
-        self._outcomes.clear()
+        """Record a refusal as one too many (429); a storm of them pauses all requests."""
+        pause = self._storms.throttled(wait_s)
+        if pause:
+            self._paused_until = self.clock() + pause
 
     def restrict(self) -> None:
-        """Take note of the restricted mode."""
+        """Record the restricted mode."""
         self._limit = min(self._limit, self.quota.restricted_in_flight)
 
-    def _note(self, *, refused: bool) -> None:
-        self._outcomes = [*self._outcomes[-STORM_WINDOW + 1 :], refused]
-
-    def _forget_the_dead(self, now: float) -> None:
+    def _drop_silent_holders(self, now: float) -> None:
         for holder in [holder for holder, heard in self._heard.items() if now - heard > self.lease_s]:
             self._held.pop(holder, None)
             del self._heard[holder]
 
 
 class QuotaPlugin(SchedulerPlugin):
-    """Keeps the book on the scheduler."""
+    """Keeps a `QuotaBook` on the scheduler."""
 
     name = HANDLER
 
@@ -159,7 +146,7 @@ class QuotaPlugin(SchedulerPlugin):
         self.book = QuotaBook(quota, lease_s)
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Answer the workers."""
+        """Register the handler of the workers' calls."""
         scheduler.handlers[HANDLER] = self.handle
 
     async def handle(self, act: str, **arguments: Any) -> Any:  # noqa: ANN401 - what the act answers
@@ -170,35 +157,20 @@ class QuotaPlugin(SchedulerPlugin):
 
 
 class SharedLimiter:
-    """The quota as a source sees it, in any process of a cluster.
+    """Limiter of a source in any process of a cluster, see `mmearth_data.sources.earthengine.quota.Limiter`; picklable."""
 
-    Sources take it in the place of a limiter of their own; it survives pickling.
-
-    Parameters
-    ----------
-    quota
-        Its limits; only their number at once is looked at here.
-    """
-
-    def __init__(self, quota: Quota) -> None:
-        self.quota = quota
+    def __init__(self) -> None:
         self._turn = threading.Lock()
         self._starting = threading.Lock()
-        self._call: Callable[..., Any] | None = None
         self._holder = uuid.uuid4().hex
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.quota,)
-
-    @property
-    def in_flight_limit(self) -> int:
-        """Requests at once over all processes."""
-        return self.quota.in_flight
+        return type(self), ()
 
     @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Wait until a request may go; it is in flight until the context ends."""
-        # One thread of a process asks at a time, so that hundreds of waiting ones do not flood the scheduler.
+    def slot(self) -> Iterator[None]:
+        """Wait until a request may start; it is in flight until the context ends."""
+        # One thread of a process asks at a time, so that hundreds of waiting ones do not overload the scheduler.
         with self._turn:
             wait_s = self._acquire()
         time.sleep(wait_s)
@@ -206,8 +178,6 @@ class SharedLimiter:
             yield
         finally:
             self._ask("release", holder=self._holder)
-
-    slot = lease
 
     def _acquire(self) -> float:
         while True:
@@ -217,40 +187,43 @@ class SharedLimiter:
             time.sleep(wait_s * random.uniform(0.5, 1.5))
 
     def succeeded(self) -> None:
-        """Take note of an answer."""
+        """Record an answer."""
         self._ask("succeeded")
 
     def throttled(self, wait_s: float | None) -> None:
-        """Take note of a refusal for sending too much."""
+        """Record a refusal as one too many (429)."""
         self._ask("throttled", wait_s=wait_s)
 
     def restrict(self) -> None:
-        """Take note of the restricted mode."""
+        """Record the restricted mode."""
         self._ask("restrict")
 
     def connect(self) -> None:
-        """Find the way to the scheduler; to be called from a Dask task, or beside a Dask client."""
+        """Find the scheduler; called in a Dask task, since other threads cannot, or in the process of a client."""
         with self._starting:
-            if self._call is None:
-                self._call = _scheduler_call()
-                threading.Thread(target=self._keep_beating, name="quota-beat", daemon=True).start()
+            _ = self._call
+
+    @cached_property
+    def _call(self) -> Callable[..., Any]:
+        """Function that calls the handler on the scheduler."""
+        call = _scheduler_call()
+        threading.Thread(target=self._keep_beating, name="quota-beat", daemon=True).start()
+        return call
 
     def _ask(self, act: str, **arguments: Any) -> Any:  # noqa: ANN401 - what the act answers
-        if self._call is None:
-            self.connect()
-        return cast("Callable[..., Any]", self._call)(act=act, **arguments)
+        return self._call(act=act, **arguments)
 
     def _keep_beating(self) -> None:
         while True:
             time.sleep(BEAT_S)
             try:
                 self._ask("beat", holder=self._holder)
-            except Exception:  # the scheduler is gone, and with it this worker's work
+            except Exception:  # the scheduler is gone, so this worker has no more work
                 return
 
 
 def _scheduler_call() -> Callable[..., Any]:
-    """Return what calls the handler on the scheduler, from a worker's task or beside a client."""
+    """Return a function that calls the handler on the scheduler, from a worker's task or the process of a client."""
     try:
         worker = get_worker()
     except ValueError:

@@ -1,4 +1,4 @@
-"""What fills and commits shards in one process, whoever hands them out: threads here, Dask elsewhere."""
+"""Fill and commit shards in one process, for threads of this process or tasks of Dask."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmearth_data.building.kernel import fill_shard
@@ -21,28 +22,26 @@ if TYPE_CHECKING:
 Answers: TypeAlias = "list[Survey | Rejection]"
 
 SHARDS_IN_MEMORY = 2
-"""Shards of one process whose pixels are in memory: one is compressed and written while another is read."""
+"""Shards of one process with pixels in memory: one is compressed and written while another is read."""
 SHARDS_AT_ONCE = SHARDS_IN_MEMORY + 1
-"""Shards of one process that are under way: the one beyond is surveyed meanwhile, which takes no memory."""
+"""Shards of one process at the same time: the additional one is surveyed, which takes no memory."""
 
-TASKS_A_THREAD = 8
-"""Tasks of each thread in a shard, at least: few enough not to cost more than the tiles, enough to share them out evenly."""
+TASKS_PER_THREAD = 8
+"""Minimum number of tasks per thread and shard: enough to distribute the tiles evenly, few enough to cost little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardReport:
-    """What became of one shard.
+    """Result of one shard.
 
     Attributes
     ----------
-    shard
-        Its number.
-    rows
-        Its rows.
+    shard, rows
+        Its number, and its number of rows.
     filled, rejected
-        Tiles delivered and candidates refused; 0 where the shard was committed before.
+        Tiles delivered and candidates rejected; 0 if the shard was committed before.
     worker, account
-        Of a worker elsewhere: its name, and what its process has asked of the source's service so far.
+        On a cluster: name of the worker, and requests of its process so far, see `SourceOverNetwork.account`.
     """
 
     shard: int
@@ -54,14 +53,9 @@ class ShardReport:
 
 
 class SurveyDesk:
-    """Brings the questions of several shards together: one survey at a time, with all that is waiting.
+    """Combines the surveys of several shards: one survey at a time, of all locations that are waiting.
 
     So replacements, which are few in each shard, share their requests.
-
-    Parameters
-    ----------
-    source
-        Is asked.
     """
 
     def __init__(self, source: Source) -> None:
@@ -71,7 +65,7 @@ class SurveyDesk:
         self._waiting: list[tuple[Sequence[Place], Future[Answers]]] = []
 
     def ask(self, places: Sequence[Place]) -> Answers:
-        """One answer per place, in order; raises what the source raises."""
+        """Survey locations; returns and raises what `Source.survey` does."""
         mine: Future[Answers] = Future()
         with self._listing:
             self._waiting.append((places, mine))
@@ -82,12 +76,12 @@ class SurveyDesk:
         return mine.result()
 
     def _answer(self, batch: list[tuple[Sequence[Place], Future[Answers]]]) -> None:
-        """Answer everybody in the batch; none where whoever had the turn before took this question along."""
+        """Survey all locations of a batch; an empty one was answered by the thread that had the turn before."""
         if not batch:
             return
         try:
             answers = self._source.survey([place for places, _ in batch for place in places])
-        except BaseException as error:  # handed to everybody who asked
+        except BaseException as error:  # raised by all calls of `ask` in the batch
             for _, future in batch:
                 future.set_exception(error)
             return
@@ -100,17 +94,16 @@ class SurveyDesk:
 class ShardWorker:
     """Fills and commits shards in this process.
 
-    `work` may be called from `SHARDS_AT_ONCE` threads at once. Survives pickling; each process then has pools
-    of its own.
+    `work` may be called from `SHARDS_AT_ONCE` threads at the same time. A pickled copy has pools of its own.
 
     Parameters
     ----------
     source
         Delivers the pixels.
     writer
-        Commits them.
+        Commits the shards.
     threads
-        Tiles that are read at once.
+        Tiles read at the same time.
     """
 
     def __init__(self, source: Source, writer: StoreWriter, *, threads: int) -> None:
@@ -123,12 +116,12 @@ class ShardWorker:
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_worker, (self.source, self.writer, self.threads)
+        return partial(type(self), threads=self.threads), (self.source, self.writer)
 
     def work(self, plan: ShardPlan) -> ShardReport:
-        """Fill one shard and commit it; the only effect of a build.
+        """Fill one shard and commit it.
 
-        A shard that is committed already is not read again: its worker may have died before it could say so.
+        A shard that is committed already is not read again: its worker may have died before reporting it.
         """
         rows = len(plan.slots)
         if self.writer.is_committed(plan.shard):
@@ -142,15 +135,11 @@ class ShardWorker:
                 self.writer.layout,
                 self._readers,
                 first=first,
-                at_once=max(1, rows // (TASKS_A_THREAD * self.threads)),
+                at_once=max(1, rows // (TASKS_PER_THREAD * self.threads)),
             )
             self.writer.write_shard(plan.shard, shard.columns, shard.rasters, shard.rejected)
         return ShardReport(shard=plan.shard, rows=rows, filled=shard.filled, rejected=len(shard.rejected))
 
     def stop(self) -> None:
-        """Read no further tile; shards under way end in `CancelledError` and stay uncommitted."""
+        """Read no more tiles; running shards end in `CancelledError` and are not committed."""
         self._readers.shutdown(wait=False, cancel_futures=True)
-
-
-def _make_worker(source: Source, writer: StoreWriter, threads: int) -> ShardWorker:
-    return ShardWorker(source, writer, threads=threads)

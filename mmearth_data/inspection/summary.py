@@ -14,8 +14,8 @@ from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.commits import committed_shards, read_commit
 from mmearth_data.store.encoding import object_key
 from mmearth_data.store.ledger import read_ledger
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import REJECTED_KEY, SPLIT_NAMES
+from mmearth_data.store.storage import storage_at
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def summarise(store: Store) -> Summary:
         If a required table cannot be read.
     """
     layout, coords = store.layout, store.coords
-    shards = tuple(range(layout.shards)) if store.finished else tuple(sorted(committed_shards(objects_at(store.path))))
+    shards = tuple(range(layout.shards)) if store.finished else tuple(sorted(committed_shards(storage_at(store.path))))
     modalities = tuple(_modality(store, m, shards, coords["valid"]) for m in store.modalities.values())
     statistics_of = TRAIN if _has_values(store.statistics[TRAIN]) else ALL
     first, last = _period(coords["time"])
@@ -268,7 +268,7 @@ def _sizes(store: Store, spec: ArraySpec, shards: Iterable[int]) -> tuple[int | 
     """Bytes of an array's objects and of their values, in committed shards."""
     rows_each, row_bytes = spec.chunk_shape[0], int(np.prod(spec.shape[1:])) * spec.dtype.itemsize
     positions = shards if spec.sharded else range(-(-spec.shape[0] // rows_each)) if store.finished else ()
-    objects = objects_at(store.path)
+    objects = storage_at(store.path)
     stored = raw = 0
     for position in positions:
         stored += objects.size(object_key(spec, position)) or 0
@@ -335,11 +335,11 @@ def _has_values(statistics: Mapping[str, Any]) -> bool:
 def _rejected(store: Store, shards: Iterable[int]) -> dict[str, int] | None:
     """Rejected candidates by reason, the most frequent first."""
     if not store.finished:
-        objects = objects_at(store.path)
+        objects = storage_at(store.path)
         reasons = [
             str(entry["reason"]) for shard in shards for entry in read_commit(objects, store.layout, shard).rejected
         ]
-    elif objects_at(store.path).size(REJECTED_KEY) is not None:
+    elif storage_at(store.path).size(REJECTED_KEY) is not None:
         reasons = _reasons(store)
     else:
         return None
@@ -351,7 +351,7 @@ def _reasons(store: Store) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        with objects_at(store.path).open(REJECTED_KEY) as stream:
+        with storage_at(store.path).open(REJECTED_KEY) as stream:
             column = pq.read_table(stream, columns=["reason"]).column("reason")
     except (pa.ArrowException, OSError) as error:
         raise StoreDamaged(store.path, REJECTED_KEY, f"it cannot be read ({reason_of(error)})") from error

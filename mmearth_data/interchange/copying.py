@@ -1,4 +1,4 @@
-"""Make a store of rows of other stores: whole shards are copied byte for byte, the rest tile by tile."""
+"""Make a store from rows of other stores: whole shards are copied byte for byte, the rest tile by tile."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, tile_ids
-from mmearth_data.store.commits import read_commit
-from mmearth_data.store.schema import COORDINATES, StoreLayout, default_tiles_per_shard
+from mmearth_data.store.commits import empty_columns, read_commit
+from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 READERS = 4
 """Modalities that are decoded at the same time."""
 CACHED_COMMITS = 64
-"""Commit records that are remembered: rows of one shard may come from many."""
+"""Commit records kept in memory: the rows of one shard may come from many."""
 CROP_OF, CROP_OFFSET = "crop_of", "crop_offset_px"
 
 
@@ -56,7 +56,7 @@ class CopyPlan:
         return (self.stores[0].layout.size_px - self.layout.size_px) // 2
 
     def whole_shard(self, shard: int) -> tuple[int, int] | None:
-        """Store and shard there that a shard of the new store repeats row by row, None where it does not."""
+        """Find the store, and the shard there, with exactly the rows of a new shard, in order; None if there is none."""
         rows = self.layout.rows(shard)
         store, first = int(self.store[rows.start]), int(self.row[rows.start])
         theirs = self.stores[store].layout
@@ -74,18 +74,18 @@ def plan_copy(
     modalities: Sequence[Modality],
     size_px: int,
 ) -> CopyPlan:
-    """Order rows so that as many shards as possible can be copied whole: those come first, then all other rows.
+    """Order rows so that as many shards as possible can be copied whole; those come first.
 
     Parameters
     ----------
     stores
         Where the rows come from.
     rows
-        For each store the rows to take, ascending; they hold tiles.
+        For each store the rows to take, ascending; rows with tiles only.
     modalities
         Of the new store.
     size_px
-        Pixels a side; fewer than in the stores takes the middle of each tile.
+        Pixels per side; fewer than in the stores takes the centre of each tile.
     """
     whole: list[tuple[int, NDArray[np.intp]]] = []
     rest: list[tuple[int, NDArray[np.intp]]] = []
@@ -123,13 +123,7 @@ def _whole_shards(store: Store, wanted: NDArray[np.intp]) -> list[int]:
 
 
 class Copier:
-    """Fills the shards of a plan.
-
-    Parameters
-    ----------
-    plan
-        What comes from where.
-    """
+    """Fills the shards of a plan."""
 
     def __init__(self, plan: CopyPlan) -> None:
         self._plan = plan
@@ -186,11 +180,8 @@ class Copier:
     def _columns(self, groups: Sequence[Any], count: int) -> dict[str, Any]:
         """Coordinates, tile modalities and facts of the new rows."""
         layout = self._plan.layout
-        columns: dict[str, Any] = {
-            c.name: np.full(count, c.empty, dtype=c.dtype) for c in COORDINATES if c.name != "valid"
-        }
-        columns |= {m.name: m.empty((count, *m.array_shape(layout.size_px))) for m in layout.tabular}
-        facts = ["{}"] * count
+        columns = empty_columns(layout, count)
+        facts = columns.pop("facts")
         for store, shard, rows, positions in groups:
             commit = self._commit(store, shard)
             there = np.searchsorted(commit.rows, rows)
@@ -205,7 +196,7 @@ class Copier:
 
 
 def crop_columns(columns: dict[str, Any], size_px: int, offset_px: int) -> None:
-    """Move corners and change ids: the middle of a tile lies around the same place, so only its size differs."""
+    """Move corners and change ids: the centre of a crop has the same location, so only its size differs."""
     tiles = np.flatnonzero(columns["tile_id"])
     before = columns["tile_id"][tiles].tolist()
     columns["tile_id"][tiles] = tile_ids(columns["lon"][tiles], columns["lat"][tiles], size_px)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from mmearth_data.catalog.tile import (
     round_lonlat,
 )
 from mmearth_data.errors import InputError
+from mmearth_data.store.schema import GIVEN_COORDINATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,23 +42,12 @@ NUMBER = "non_finite"
 _UNKNOWN = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Location and time of an entry, in the store's terms; NaN, `NO_TIME` or 0 if unknown."""
-
-    lon: float
-    lat: float
-    epsg: int
-    ulx: float
-    uly: float
-    time: int
-    s2_level: int
-    s1_asc_days: float
-    s1_desc_days: float
+SCENE = np.dtype([(c.name, c.dtype) for c in GIVEN_COORDINATES if c.name not in ("tile_id", "split")])
+"""Location and time of an entry, as in the store; NaN, `NO_TIME` or 0 if unknown."""
 
 
-def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> Scene:
-    """Location and time of an entry.
+def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Location and time of an entry, in the order of `SCENE`.
 
     Raises
     ------
@@ -74,17 +63,18 @@ def read_scene(form: PublishedForm, entry: Mapping[str, Any]) -> Scene:
     words = {word: level for level, word in form.levels.items()}
     levels = {name: code for code, name in LEVEL_NAMES.items()}
     lon, lat = round_lonlat([lon, lat]).tolist()
-    return Scene(
-        lon=lon,
-        lat=lat,
-        epsg=_epsg(entry.get(CRS)),
-        ulx=ulx,
-        uly=uly,
-        time=_time(entry),
-        s2_level=levels.get(words.get(str(entry.get(LEVEL)), ""), LEVEL_NONE),
-        s1_asc_days=float(np.float32(_number(entry.get("s1_asc_days")))),
-        s1_desc_days=float(np.float32(_number(entry.get("s1_desc_days")))),
-    )
+    scene = {
+        "lon": lon,
+        "lat": lat,
+        "epsg": _epsg(entry.get(CRS)),
+        "ulx": ulx,
+        "uly": uly,
+        "time": _time(entry),
+        "s2_level": levels.get(words.get(str(entry.get(LEVEL)), ""), LEVEL_NONE),
+        "s1_asc_days": _number(entry.get("s1_asc_days")),
+        "s1_desc_days": _number(entry.get("s1_desc_days")),
+    }
+    return tuple(scene[name] for name in SCENE.names or ())
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever JSON holds
@@ -114,15 +104,7 @@ def _milliseconds(text: Any) -> int:  # noqa: ANN401 - whatever JSON holds
 
 
 def make_entry(form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any], facts: Mapping[str, Any]) -> Entry:
-    """Entry of a tile from its columns.
-
-    Parameters
-    ----------
-    tile
-        Coordinates and tile modalities of one row.
-    facts
-        Its facts, without those of import and export.
-    """
+    """Entry of a tile from its coordinates and tile modalities, and its facts without those of import and export."""
     entry: Entry = {}
     if int(tile["time"]) != NO_TIME:
         moment = as_datetime64_ms(tile["time"])
@@ -170,13 +152,7 @@ def _or_none(number: float) -> float | None:
 def facts_of(
     form: PublishedForm, layout: StoreLayout, tile: Mapping[str, Any], published_id: str, entry: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Facts from which, together with the columns of a tile, its entry can be restored.
-
-    Parameters
-    ----------
-    tile
-        Coordinates and tile modalities of the row, as they will be stored.
-    """
+    """Facts from which, together with the columns of a tile (as they will be stored), its entry can be restored."""
     given = entry.get("facts")
     facts = {key: value for key, value in given.items() if key not in OURS} if isinstance(given, dict) else {}
     # The observed bands can only be found from pixels, so the entry's own list of them is kept unchanged.
@@ -198,13 +174,7 @@ def entry_of(
     facts: Mapping[str, Any],
     observed: Mapping[str, list[str]],
 ) -> Entry:
-    """Entry of a stored tile; inverse of `facts_of`.
-
-    Parameters
-    ----------
-    observed
-        Array -> its bands that have any value.
-    """
+    """Entry of a stored tile, inverse of `facts_of`; ``observed`` has the bands with any value, by array."""
     own = {key: value for key, value in facts.items() if key not in OURS}
     entry = {**make_entry(form, layout, tile, own), BANDS: form.bands_of_tile(observed)}
     for key in facts.get(WITHOUT, ()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ from mmearth_data.catalog.tile import LEVEL_NAMES, NO_TIME, TileGrid, as_datetim
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import make_folder, remove_partial, write_bytes, write_text
 from mmearth_data.interchange.entries import unique_names
-from mmearth_data.interchange.targets import IDENTITY, check_finished, claim
-from mmearth_data.store.lock import hold
+from mmearth_data.interchange.targets import IDENTITY, check_finished, collecting
 from mmearth_data.store.schema import SPLIT_NAMES, TILES_KEY
 
 if TYPE_CHECKING:
@@ -55,9 +53,7 @@ def export_geotiff(
     floating = int(np.isnan(store.coords["ulx"]).sum())
     if floating:
         note(f"{floating} tiles have no corner: their files have neither grid nor coordinate reference system.")
-    staging.mkdir(parents=True, exist_ok=True)
-    with hold(staging), _quiet_about_corners():
-        claim(staging, out, identity)
+    with collecting(staging, out, identity), _quiet_about_corners():
         for m in rasters:
             remove_partial(make_folder(out / m.name))
         if written := sum(1 for m in rasters for _ in (out / m.name).glob("*.tif")):
@@ -65,7 +61,6 @@ def export_geotiff(
         _write_tiles(store, rasters, out, report)
         write_bytes(out / TILES_KEY, store.content.objects.get(TILES_KEY))
         write_text(out / IDENTITY, json.dumps(identity))
-    shutil.rmtree(staging)
     return out
 
 
@@ -115,20 +110,10 @@ def _write_tiles(store: Store, rasters: list[Modality], out: Path, report: Calla
 def write_cog(
     path: Path, m: Modality, values: np.ndarray[Any, Any], tile: Mapping[str, Any], *, synthetic: bool
 ) -> None:
-    """Write one raster of one tile as a cloud-optimised GeoTIFF.
+    """Write one raster (band, y, x) of one tile, as stored, as a cloud-optimised GeoTIFF, atomically.
 
-    Parameters
-    ----------
-    path
-        File to write, atomically.
-    m
-        The modality: band names, no-data, scale, units, classes, licence.
-    values
-        (band, y, x), as stored.
-    tile
-        Coordinates of the tile. Without a corner, the file has no grid.
-    synthetic
-        Whether the pixels are synthetic; a tag of the file says so.
+    Band names, no-data, scale, units, classes and licence are those of the modality. ``tile`` has the coordinates of the
+    tile; without a corner, the file has no grid. A tag says whether the pixels are synthetic.
     """
     size_px = values.shape[-1]
     profile: dict[str, Any] = {

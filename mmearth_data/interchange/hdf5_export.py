@@ -35,9 +35,8 @@ from mmearth_data.interchange.hdf5_gaps import (
 )
 from mmearth_data.interchange.hdf5_writing import new_hdf5
 from mmearth_data.interchange.tables import coordinate_tables, put_back
-from mmearth_data.interchange.targets import check_finished, check_name, claim
+from mmearth_data.interchange.targets import check_finished, check_name, collecting
 from mmearth_data.store.commits import read_commit
-from mmearth_data.store.lock import hold
 from mmearth_data.store.schema import SPLIT_NAMES
 
 if TYPE_CHECKING:
@@ -78,9 +77,7 @@ def export_published(
     if _is_exported(Files.at(target, name).h5, export.identity):
         return target
     export.check(note)
-    staging.mkdir(parents=True, exist_ok=True)
-    with hold(staging):
-        claim(staging, target, export.identity)
+    with collecting(staging, target, export.identity):
         if written := sum(1 for _ in staging.glob("[0-9]*.json")):
             note(f"Continuing {target}: {written} of {store.layout.shards} shards are written.")
         for shard in range(store.layout.shards):
@@ -88,7 +85,6 @@ def export_published(
             export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)
         export.assemble(staging, Files.at(staging / name, name))
         move_folder(staging / name, target)
-    shutil.rmtree(staging)
     report(store.layout.tiles, store.layout.tiles)
     return target
 

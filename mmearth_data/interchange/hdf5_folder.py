@@ -13,7 +13,7 @@ import numpy as np
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.files.listing import is_data
-from mmearth_data.interchange.entries import Scene, read_scene
+from mmearth_data.interchange.entries import SCENE, read_scene
 from mmearth_data.interchange.jsonstream import ObjectWalker
 from mmearth_data.store.schema import SPLIT_NAMES, SPLIT_NONE
 from mmearth_data.words import reason_of
@@ -30,19 +30,6 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "synthetic"
 """Attribute of an exported file: whether its pixels are synthetic."""
-SCENE_TYPES = np.dtype(
-    [
-        ("lon", "f8"),
-        ("lat", "f8"),
-        ("epsg", "i4"),
-        ("ulx", "f8"),
-        ("uly", "f8"),
-        ("time", "i8"),
-        ("s2_level", "u1"),
-        ("s1_asc_days", "f4"),
-        ("s1_desc_days", "f4"),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +94,7 @@ class PublishedFolder:
     ids
         (rows,) published ids.
     scenes
-        (rows,) location and time of each tile, see `mmearth_data.interchange.entries.Scene`.
+        (rows,) location and time of each tile, see `mmearth_data.interchange.entries.SCENE`.
     split
         (rows,) split codes as used in the store.
     unused_entries
@@ -139,7 +126,7 @@ class PublishedFolder:
             raise FileInputError(
                 self.files.h5, f"expected rows with different ids, got {twice!r} twice; repair the file."
             )
-        scenes = np.zeros(self.rows, dtype=SCENE_TYPES)
+        scenes = np.zeros(self.rows, dtype=SCENE)
         spans = np.full((self.rows, 2), -1, dtype=np.int64)
         unused = 0
         for key, entry, offset, length in ObjectWalker(path).entries():
@@ -167,10 +154,9 @@ class PublishedFolder:
         if not isinstance(entry, dict):
             raise FileInputError(self.files.tile_info, f"{key}: expected an object, got {type(entry).__name__}.")
         try:
-            scene: Scene = read_scene(self._form, entry)
+            return read_scene(self._form, entry)
         except InputError as error:
             raise FileInputError(self.files.tile_info, f"{key}: {error}.") from None
-        return tuple(getattr(scene, name) for name in SCENE_TYPES.names or ())
 
     def entries(self, rows: Sequence[int]) -> Iterator[Mapping[str, Any]]:
         """Entries of tile_info of some rows."""

@@ -34,21 +34,12 @@ def summary_of(store: Store, modality: str, level: str, band: str) -> Mapping[st
 def check_fill(
     fill: Mapping[str, str], arrays: Mapping[str, PublishedArray], modalities: Mapping[str, Modality]
 ) -> None:
-    """Refuse modalities that cannot be filled, and unknown fill words.
-
-    Parameters
-    ----------
-    fill
-        Modality -> ``mean``.
-    arrays
-        Modality -> its published array, for the exported modalities.
-    modalities
-        Modalities of the store, by name.
+    """Refuse, in ``fill`` (modality -> ``mean``), modalities that cannot be filled, and other words.
 
     Raises
     ------
     InputError
-        With the modality or the fill word.
+        With the modality or the word.
     """
     can = [name for name in arrays if modalities[name].kind.is_continuous and modalities[name].stored]
     for name, word in fill.items():
@@ -62,14 +53,7 @@ def check_fill(
 
 
 class Means:
-    """Means of one modality's bands.
-
-    Parameters
-    ----------
-    store
-        Store whose statistics are used: those of the train split, or of all tiles if the train split has none.
-    modality
-        A continuous modality.
+    """Means of the bands of one continuous modality over the train split, or over all tiles if that has none.
 
     Attributes
     ----------

@@ -6,28 +6,28 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import format_tile_id, tile_ids
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.interchange.entries import TABLES, facts_of, plain
+from mmearth_data.interchange.entries import SCENE, TABLES, facts_of, plain
 from mmearth_data.interchange.form import published_form
-from mmearth_data.interchange.hdf5_folder import SCENE_TYPES, PublishedFolder, find_files, open_folder
+from mmearth_data.interchange.hdf5_folder import PublishedFolder, find_files, open_folder
 from mmearth_data.interchange.statistics import BAND_STATS
 from mmearth_data.interchange.tables import Tables, coordinate_tables, differing
 from mmearth_data.recipe import file_digest
 from mmearth_data.store.encoding import digest_of
+from mmearth_data.store.overlaps import repeated
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 from mmearth_data.store.session import NewStore, fill_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from mmearth_data.interchange.form import PublishedForm
-    from mmearth_data.store.objects import StoreUrl
+    from mmearth_data.store.storage.protocol import StoreUrl
     from mmearth_data.store.writer import StoreWriter
 
 DUPLICATE = "duplicate"
@@ -92,18 +92,15 @@ def _duplicates(published: PublishedFolder, ids: NDArray[np.uint64], *, skip: bo
     InputError
         If there are any, unless they are to be skipped.
     """
-    pairs = np.stack([ids.view(np.int64), published.scenes["time"]], axis=-1)
-    _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
-    earliest = first[group.reshape(-1)]
-    later = np.flatnonzero(earliest != np.arange(len(ids)))
+    later, earlier = repeated(ids, published.scenes["time"])
     if len(later) and not skip:
-        one, other = (published.ids[row].decode(errors="replace") for row in (int(earliest[later[0]]), int(later[0])))
+        one, other = (published.ids[row].decode(errors="replace") for row in (int(earlier[0]), int(later[0])))
         raise FileInputError(
             published.files.tile_info,
             f"expected tiles that differ in location or date, got {len(later)} that do not, the first are {one!r} and "
             f"{other!r} ({format_tile_id(int(ids[later[0]]))}); --skip-duplicates keeps the first of each.",
         )
-    return {int(row): int(earliest[row]) for row in later}
+    return dict(zip(later.tolist(), earlier.tolist(), strict=True))
 
 
 class ShardImport:
@@ -153,7 +150,7 @@ class ShardImport:
     def _columns(self, rows: range) -> dict[str, Any]:
         part = slice(rows.start, rows.stop)
         scenes = self._published.scenes[part]
-        columns = {name: scenes[name].copy() for name in SCENE_TYPES.names or ()}
+        columns = {name: scenes[name].copy() for name in SCENE.names or ()}
         return {**columns, "tile_id": self._ids[part].copy(), "split": self._published.split[part]}
 
     def _facts(self, rows: range, columns: Mapping[str, np.ndarray[Any, Any]], tables: Tables) -> list[str]:

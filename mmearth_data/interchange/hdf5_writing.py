@@ -32,13 +32,7 @@ def new_hdf5(path: Path, *, needed_bytes: int | None = None) -> Iterator[h5py.Fi
 
 
 class AcceptingFile:
-    """File object for `h5py.File` that keeps the first write error and drops all later bytes.
-
-    Parameters
-    ----------
-    raw
-        An unbuffered file, open for reading and writing.
-    """
+    """File object for `h5py.File` over an unbuffered file that keeps the first write error and drops all later bytes."""
 
     def __init__(self, raw: FileIO) -> None:
         self._raw = raw

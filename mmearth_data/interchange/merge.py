@@ -11,7 +11,7 @@ from mmearth_data.errors import InputError
 from mmearth_data.interchange.copying import Copier, plan_copy
 from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipe import differences
-from mmearth_data.store.overlaps import overlap_pairs
+from mmearth_data.store.overlaps import overlap_pairs, repeated
 from mmearth_data.store.session import NewStore, fill_store
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 
 def merge_stores(
@@ -108,11 +108,7 @@ class _Tiles:
 
     def _repeated(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Tiles with the id and time of an earlier one, and that earlier one."""
-        pairs = np.stack([self._column("tile_id").view(np.int64), self._column("time")], axis=-1)
-        _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
-        earliest = first[group.reshape(-1)]
-        later = np.flatnonzero(earliest != np.arange(len(pairs)))
-        return later, earliest[later]
+        return repeated(self._column("tile_id"), self._column("time"))
 
     def _overlaps(self, kept: NDArray[np.intp]) -> NDArray[np.intp]:
         """(2, pairs) positions of overlapping tiles of different splits, the earlier one first."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 ID_COLUMN = "tile_id"
 
@@ -91,12 +91,7 @@ def make_subset(
     """Copy a part of a store; see `mmearth_data.subset`."""
     check_finished(store)
     size_px = _size(store, part.crop)
-    selected = store.select(
-        region=part.region,
-        split=part.split,
-        modalities=part.modalities,
-        biome=part.biome,
-    )
+    selected = store.select(region=part.region, split=part.split, modalities=part.modalities, biome=part.biome)
     rows = selected.rows
     if part.ids is not None:
         rows = rows[np.isin(rows, _rows_of(store, part.ids))]
@@ -126,21 +121,9 @@ def _size(store: Store, crop: int | None) -> int:
 
 
 def random_share(rows: NDArray[np.intp], tile_id: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.intp]:
-    """Rows of the tiles with the smallest hashes: a larger share with the same seed contains the smaller one.
+    """Choose the rows (n,) whose tile ids have the smallest hashes (blake2b, 8 bytes, keyed by the seed).
 
-    Parameters
-    ----------
-    rows, tile_id
-        (n,) rows to choose from, and their ids.
-    share
-        Above 0 and at most 1.
-    seed
-        Key of the hash (blake2b, 8 bytes).
-
-    Raises
-    ------
-    InputError
-        If it is not a share.
+    A larger share with the same seed contains the smaller one. Raises InputError unless it is above 0 and at most 1.
     """
     if not 0 < share <= 1:
         raise InputError(f"--share: expected a number above 0 and at most 1, got {share}.")

@@ -25,12 +25,7 @@ def coordinate_tables(
 ) -> Tables:
     """Compute derived arrays of some tiles from their entries of tile_info.
 
-    Locations are taken from the entries, since the store rounds them to 1e-6 degree.
-
-    Parameters
-    ----------
-    time
-        (n,) int64 milliseconds.
+    Locations are taken from the entries, since the store rounds them to 1e-6 degree; ``time`` is (n,) int64 milliseconds.
 
     Returns
     -------

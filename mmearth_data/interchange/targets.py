@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import write_text
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from mmearth_data.store.reader import Store
@@ -45,17 +48,22 @@ def check_finished(store: Store) -> None:
         )
 
 
-def claim(staging: Path, target: Path, identity: Mapping[str, Any]) -> None:
-    """Check that a staging folder belongs to the same export, and mark it as such.
+@contextmanager
+def collecting(staging: Path, target: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the staging folder of an export, mark it as that of this export, and remove it at the end.
 
     Raises
     ------
     InputError
-        If it belongs to another one.
+        If it belongs to another export, or another command holds it.
     """
-    mark = staging / IDENTITY
-    if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != dict(identity):
-        raise InputError(
-            f"{target}: expected no other export in progress, got one of another store; remove {staging}, or choose another --out."
-        )
-    write_text(mark, json.dumps(dict(identity)))
+    with storage_at(staging).hold():
+        mark = staging / IDENTITY
+        if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != dict(identity):
+            raise InputError(
+                f"{target}: expected no other export in progress, got one of another store; remove {staging}, or choose "
+                "another --out."
+            )
+        write_text(mark, json.dumps(dict(identity)))
+        yield
+    shutil.rmtree(staging)

@@ -19,10 +19,12 @@ from mmearth_data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from geopandas import GeoDataFrame
 
     from mmearth_data.catalog.modality import Modality
+    from mmearth_data.sources.earthengine.quota import Limiter
 
 
 FIELDS_OF_ALL = frozenset(
@@ -125,6 +127,20 @@ class Source(Protocol):
         """Return those of the requested stored modalities that this source can deliver, in the given order."""
         ...
 
+    def places(self, size_px: int) -> list[Place]:
+        """Locations of the source's own, in a fixed order; none if its locations are sampled."""
+        ...
+
+    def ecoregions(self) -> GeoDataFrame:
+        """Ecoregions to sample in: columns eco_region, biome, realm, area_km2, geometry (EPSG:4326).
+
+        Raises
+        ------
+        InputError
+            If the source has its own locations.
+        """
+        ...
+
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One result per location, in order."""
         ...
@@ -145,25 +161,17 @@ class Source(Protocol):
         ...
 
 
-class SourceWithPlaces(Source, Protocol):
-    """A source with its own locations, which are used instead of sampled ones."""
-
-    def places(self, size_px: int) -> list[Place]:
-        """All locations, in a fixed order."""
-        ...
-
-
-class SourceWithEcoregions(Source, Protocol):
-    """A source with its own ecoregions, for sampling."""
-
-    def ecoregions(self) -> GeoDataFrame:
-        """Columns eco_region, biome, realm, area_km2, geometry (EPSG:4326)."""
-        ...
-
-
 @runtime_checkable
 class SourceOverNetwork(Source, Protocol):
-    """A source that requests its pixels from a service."""
+    """A source that requests its pixels from a service.
+
+    Attributes
+    ----------
+    limiter
+        Decides when a request may start; the builds of a cluster replace it by one that all processes share.
+    """
+
+    limiter: Limiter
 
     @property
     def in_flight(self) -> int:
@@ -182,6 +190,10 @@ class SourceOverNetwork(Source, Protocol):
 
     def account(self) -> dict[str, Any]:
         """Use of the service so far: requests, bytes, retries, seconds, rejections; JSON-ready."""
+        ...
+
+    def profiling(self) -> AbstractContextManager[dict[str, dict[str, Any]]]:
+        """Measure the requests of a block: when it ends, kind -> ``requests``, ``seconds``, ``eecu_seconds`` (or None)."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import InputError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.recipe import BuildRecipe
-    from mmearth_data.sources.base import Source, SourceWithEcoregions
+    from mmearth_data.sources.base import Source
 
 
 def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
@@ -84,6 +84,4 @@ def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
     ecoregions = given_ecoregions(recipe)
     if ecoregions is not None:
         return ecoregions
-    return cast(
-        "SourceWithEcoregions", make_source(recipe, adjusted_catalog(load_catalog(), recipe), None)
-    ).ecoregions()
+    return make_source(recipe, adjusted_catalog(load_catalog(), recipe), None).ecoregions()

@@ -110,6 +110,10 @@ class SyntheticSource:
     def _has(self, m: Modality) -> bool:
         return set(m.asset.values()) <= set(self.planet.products)
 
+    def places(self, size_px: int) -> list[Place]:
+        """Return no locations: they are sampled."""
+        return []
+
     def ecoregions(self) -> gpd.GeoDataFrame:
         """Ecoregion polygons of the planet.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from io import BufferedReader
 
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec
+    from mmearth_data.store.storage.protocol import Storage
 
 
 @cache
@@ -55,7 +54,7 @@ class ArrayReader:
 
     def __init__(
         self,
-        objects: Objects,
+        objects: Storage,
         spec: ArraySpec,
         *,
         engine: str | None = None,
@@ -155,7 +154,7 @@ def broken_part(stream: BufferedReader, chunks: int, wanted: range) -> str | Non
     return None
 
 
-def _open(objects: Objects, spec: ArraySpec, engine: str | None) -> tuple[zarr.Array[Any], bool]:
+def _open(objects: Storage, spec: ArraySpec, engine: str | None) -> tuple[zarr.Array[Any], bool]:
     """Open an array, and say whether `zarrs` decodes it."""
     try:
         array = zarr.open_array(objects.zarr_store(spec.name), mode="r", zarr_format=3)
@@ -163,7 +162,7 @@ def _open(objects: Objects, spec: ArraySpec, engine: str | None) -> tuple[zarr.A
         raise StoreDamaged(
             objects.root, f"{spec.name}/{ROOT_KEY}", f"zarr cannot open it ({reason_of(error)})"
         ) from error
-    pipeline = zarrs_pipeline() if engine != "zarr" and isinstance(objects.root, Path) else None
+    pipeline = zarrs_pipeline() if engine != "zarr" and not objects.far else None
     if pipeline is None:
         return array, False
     asynchronous = array.async_array

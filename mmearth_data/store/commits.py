@@ -14,7 +14,7 @@ from numcodecs.zstd import Zstd
 from mmearth_data.catalog.tile import NO_TIME, as_datetime64_ms
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.store.encoding import to_json
-from mmearth_data.store.schema import COMMITS, COORDINATE_NAMES, COORDINATES, tabular_columns
+from mmearth_data.store.schema import COMMITS, COORDINATE_NAMES, COORDINATES, GIVEN_COORDINATES, tabular_columns
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec, StoreLayout
+    from mmearth_data.store.storage.protocol import Storage
 
 METADATA_KEY = b"mmearth"
 STATISTICS_KEY = b"mmearth_statistics"
@@ -87,7 +87,7 @@ def commit_key(shard: int) -> str:
     return f"{COMMITS}/{shard}.parquet"
 
 
-def committed_shards(objects: Objects) -> frozenset[int]:
+def committed_shards(objects: Storage) -> frozenset[int]:
     """Shards whose record exists."""
     stems = (name.removesuffix(".parquet") for name in objects.names(COMMITS) if name.endswith(".parquet"))
     return frozenset(int(stem) for stem in stems if stem.isdecimal())
@@ -130,7 +130,7 @@ def tiles_table(commit: Commit, tabular: Sequence[Modality]) -> pa.Table:
     return pa.table(columns)
 
 
-def read_commit(objects: Objects, layout: StoreLayout, shard: int) -> Commit:
+def read_commit(objects: Storage, layout: StoreLayout, shard: int) -> Commit:
     """Read the record of a shard.
 
     Raises
@@ -196,6 +196,13 @@ def place_rows(spec: ArraySpec, commits: Sequence[Commit], rows: range) -> np.nd
     for commit in commits:
         values[commit.rows - rows.start] = commit.columns[spec.name]
     return values
+
+
+def empty_columns(layout: StoreLayout, count: int) -> dict[str, Any]:
+    """Columns of rows without a tile, as `StoreWriter.write_shard` takes them."""
+    columns: dict[str, Any] = {c.name: np.full(count, c.empty, dtype=c.dtype) for c in GIVEN_COORDINATES}
+    columns |= {m.name: m.empty((count, *m.array_shape(layout.size_px))) for m in layout.tabular}
+    return {**columns, "facts": ["{}"] * count}
 
 
 def empty_commit(layout: StoreLayout) -> Commit:

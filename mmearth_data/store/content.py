@@ -13,19 +13,19 @@ from mmearth_data.store.arrays import ArrayReader
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, check_object, open_object, read_manifest
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
 from mmearth_data.store.schema import MANIFEST_KEY, ROOT_KEY
 from mmearth_data.store.stats import StatisticsMerger
+from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from mmearth_data.store.commits import Commit
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec, StoreLayout
+    from mmearth_data.store.storage.protocol import Storage
 
 COMMITS_STATE = " commits"
 """Last part of the state of an unfinished store, which may grow while it is read."""
@@ -48,7 +48,7 @@ class Content:
         See `ArrayReader`.
     """
 
-    def __init__(self, objects: Objects, root: Root, manifest: Manifest | None, engine: str | None) -> None:
+    def __init__(self, objects: Storage, root: Root, manifest: Manifest | None, engine: str | None) -> None:
         self.objects = objects
         self.root = root
         self.manifest = manifest
@@ -72,7 +72,7 @@ class Content:
     @classmethod
     def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
         """Open the store at a path; raises like `mmearth_data.store.reader.open_store`."""
-        objects = objects_at(path)
+        objects = storage_at(path)
         if not objects.is_there():
             read_root(objects)
         while (manifest := read_manifest(objects)) is not None:
@@ -229,19 +229,19 @@ def _reopened(path: str, engine: str | None, state: str) -> Content:
     return content
 
 
-def _resealed(objects: Objects, manifest: Manifest) -> bool:
+def _resealed(objects: Storage, manifest: Manifest) -> bool:
     """Whether a store has been unsealed, or sealed again, since its manifest was read."""
     now = read_manifest(objects)
     return now is None or now["digest"] != manifest["digest"]
 
 
-def _grown(objects: Objects) -> InputError:
+def _grown(objects: Storage) -> InputError:
     return InputError(
         f"{objects.root}: expected the store as it was opened, got one that has grown since; open it again."
     )
 
 
-def _entry(objects: Objects, manifest: Manifest, key: str) -> Mapping[str, Any]:
+def _entry(objects: Storage, manifest: Manifest, key: str) -> Mapping[str, Any]:
     entry: Mapping[str, Any] | None = manifest["files"].get(key)
     if entry is None:
         raise StoreDamaged(objects.root, MANIFEST_KEY, f"it does not mention {key}")

@@ -22,9 +22,9 @@ from mmearth_data.words import reason_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.root import Root
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.storage.protocol import Storage
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -35,10 +35,8 @@ class HeldRows:
 
     Attributes
     ----------
-    commit
-        Their record.
-    rows
-        Their number, including rows without a tile.
+    commit, rows
+        Their record, and their number, including rows without a tile.
     objects
         Raster modality -> object that begins with them.
     arrays
@@ -67,17 +65,8 @@ class HeldRows:
         )
 
 
-def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
-    """Read the first rows of a shard.
-
-    Parameters
-    ----------
-    objects, root
-        The store.
-    shard
-        Its number.
-    count
-        Number of rows that it must have.
+def held_rows(objects: Storage, root: Root, shard: int, count: int) -> HeldRows:
+    """Read the first ``count`` rows of a shard, all that its record must have.
 
     Raises
     ------
@@ -110,19 +99,7 @@ def held_rows(objects: Objects, root: Root, shard: int, count: int) -> HeldRows:
 
 
 def held_problem(data: bytes, layout: StoreLayout, held: int, entry: Mapping[str, Any]) -> str | None:
-    """Describe why an object does not begin with some committed rows; None if it does.
-
-    Parameters
-    ----------
-    data
-        The object, to which rows may have been appended since.
-    layout
-        Layout of the store, for the rows of a whole shard.
-    held
-        Number of committed rows.
-    entry
-        Size and digest of the committed object.
-    """
+    """Describe why an object does not begin with the ``held`` committed rows of an ``entry``; None if it does."""
     try:
         then = entry_of(cut_shard(data, layout.tiles_per_shard, held))
     except ValueError as error:

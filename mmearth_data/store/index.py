@@ -27,7 +27,15 @@ GEOMETRY_TYPES = {3: "Polygon", 6: "MultiPolygon"}
 SQUARE_HEAD = struct.pack("<BIII", 1, 3, 1, 5)
 """WKB of a polygon up to its coordinates: little-endian, polygon, one ring, five points."""
 SQUARE_BYTES = len(SQUARE_HEAD) + 5 * 2 * 8
-REJECTED_FIELDS = ("tile_id", "lon", "lat", "reason", "detail", "slot")
+REJECTED_FIELDS = {
+    "tile_id": "uint64",
+    "lon": "float64",
+    "lat": "float64",
+    "reason": "string",
+    "detail": "string",
+    "slot": "int64",
+}
+"""Column of ``rejected.parquet`` -> its Arrow type."""
 
 
 def check_crs(epsg: int) -> None:
@@ -47,20 +55,10 @@ def check_crs(epsg: int) -> None:
 
 
 def tile_outlines(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> np.ndarray[Any, Any]:
-    """Squares of tiles as shapely geometries in EPSG:4326.
+    """Squares of tiles with the columns ``epsg``, ``ulx``, ``uly`` (n,), as shapely geometries in EPSG:4326.
 
-    Parameters
-    ----------
-    columns
-        ``epsg``, ``ulx``, ``uly``, each (n,).
-    size_px
-        Side of the tiles.
-
-    Returns
-    -------
-    ndarray
-        (n,) polygons, longitude before latitude, counterclockwise; a tile across 180 degrees is two polygons, and one
-        without a known corner is None.
+    Returns (n,) polygons, longitude before latitude, counterclockwise. A tile across 180 degrees is two polygons, and one
+    without a known corner is None.
     """
     outlines = np.full(len(columns["epsg"]), None, dtype=object)
     known = np.isfinite(columns["ulx"]) & np.isfinite(columns["uly"])
@@ -173,17 +171,9 @@ def rejected_table(rejected: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Table of rejected candidates, as recorded by `mmearth_data.store.writer`."""
     import pyarrow as pa
 
-    types = {
-        "tile_id": pa.uint64(),
-        "lon": pa.float64(),
-        "lat": pa.float64(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "slot": pa.int64(),
-    }
     columns = {name: [entry[name] for entry in rejected] for name in REJECTED_FIELDS}
     columns["tile_id"] = [int(text, 16) for text in columns["tile_id"]]
-    return pa.table({name: pa.array(columns[name], type=types[name]) for name in REJECTED_FIELDS})
+    return pa.table(columns, schema=pa.schema(list(REJECTED_FIELDS.items())))
 
 
 def write_tables(tables: Sequence[pa.Table], path: Path) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.files.writing import write_bytes
-from mmearth_data.store.lock import LOCK_KEY
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.lock import LOCK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 
 def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> None:
@@ -28,18 +27,13 @@ def write_ledger(store: str | Path, run: str, content: Mapping[str, Any]) -> Non
     content
         JSON-ready counts; dictionaries of counts may be nested once.
     """
-    objects = objects_at(store)
-    data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-    if not isinstance(objects.root, Path):
-        objects.put(f"{LEDGER}/{run}.json", data)
-        return
-    # Not through the store's staging folder, which a sealed store no longer has.
-    write_bytes(objects.root / LEDGER / f"{run}.json", data)
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    storage_at(store).put(f"{LEDGER}/{run}.json", text.encode())
 
 
 def read_ledger(store: str | Path) -> dict[str, Any] | None:
     """Sum of the notes of all runs, or None if there are none; unreadable notes are skipped."""
-    objects = objects_at(store)
+    objects = storage_at(store)
     ledgers = []
     for name in objects.names(LEDGER):
         key = f"{LEDGER}/{name}"

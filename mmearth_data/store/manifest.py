@@ -6,7 +6,6 @@ rasters. Every byte of a finished store is thus covered by the manifest's own di
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -18,7 +17,7 @@ from mmearth_data.words import reason_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.store.objects import Objects
+    from mmearth_data.store.storage.protocol import Storage
 
 Manifest: TypeAlias = "Mapping[str, Any]"
 Entry: TypeAlias = dict[str, Any]
@@ -36,7 +35,7 @@ def encode_manifest(files: Mapping[str, Mapping[str, Any]], version: int = FORMA
     return to_json({**body, "digest": digest_of(to_json(body))})
 
 
-def read_manifest(objects: Objects) -> Manifest | None:
+def read_manifest(objects: Storage) -> Manifest | None:
     """Read the manifest; None if there is none, because the store is unfinished.
 
     Raises
@@ -58,7 +57,7 @@ def read_manifest(objects: Objects) -> Manifest | None:
     return manifest
 
 
-def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
+def check_object(objects: Storage, key: str, entry: Mapping[str, Any]) -> bytes:
     """Read an object that the manifest or a commit covers, and check it.
 
     Raises
@@ -74,16 +73,14 @@ def check_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> bytes:
     return data
 
 
-def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryIO:
-    """Open a large object that the manifest covers; a local one is never read into memory as a whole.
+def open_object(objects: Storage, key: str, entry: Mapping[str, Any]) -> BinaryIO:
+    """Open a large object that the manifest covers, and check it; a local one is not read into memory as a whole.
 
     Raises
     ------
     StoreDamaged
         Like `check_object`.
     """
-    if objects.far:
-        return io.BytesIO(check_object(objects, key, entry))
     try:
         stream = objects.open(key)
     except FileNotFoundError as error:
@@ -98,7 +95,7 @@ def open_object(objects: Objects, key: str, entry: Mapping[str, Any]) -> BinaryI
     return stream
 
 
-def _compare(objects: Objects, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
+def _compare(objects: Storage, key: str, entry: Mapping[str, Any], size: int, digest: str) -> None:
     if size != entry["size"]:
         raise StoreDamaged(objects.root, key, f"expected {entry['size']} bytes, found {size}")
     if digest != entry["digest"]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
 
-PERCENTILES = (1, 2, 25, 50, 75, 98, 99)
-SUMMARY = ("mean", "std", "min", "max", *(f"p{q}" for q in PERCENTILES))
+PERCENTILES = {f"p{q}": q for q in (1, 2, 25, 50, 75, 98, 99)}
+"""Name -> percentile. A percentile may be added: `verify` accepts finished stores that lack it."""
 NARROW_BYTES = 2
 """Maximum bytes of integers that are counted value by value: exact, and in one pass."""
 
@@ -91,11 +91,6 @@ class Moments:
     def none(cls, bins: Bins) -> Self:
         """Moments of no values."""
         return cls(0, 0.0, 0.0, math.inf, -math.inf, np.zeros(bins.count + 2, dtype=np.int64))
-
-    @classmethod
-    def of(cls, values: np.ndarray[Any, Any], modality: Modality, bins: Bins) -> Self:
-        """Moments of the observed values among raw stored values of any shape."""
-        return cls.of_band(values.reshape(1, 1, -1), np.zeros(1, np.intp), 0, modality, bins)
 
     @classmethod
     def of_band(
@@ -178,10 +173,11 @@ class Moments:
 
     def summary(self, bins: Bins) -> dict[str, float | int | None]:
         """Count, mean, std, min, max and percentiles; all but the count are null if there is no value."""
+        names = ("mean", "std", "min", "max", *PERCENTILES)
         if not self.count:
-            return {"count": 0, **dict.fromkeys(SUMMARY)}
+            return {"count": 0, **dict.fromkeys(names)}
         numbers = (self.mean, math.sqrt(self.m2 / self.count), self.low, self.high, *self.percentiles(bins))
-        return {"count": self.count, **dict(zip(SUMMARY, numbers, strict=True))}
+        return {"count": self.count, **dict(zip(names, numbers, strict=True))}
 
     def percentiles(self, bins: Bins) -> list[float]:
         """Percentiles as defined by `numpy.percentile`, accurate to one bin within the range of the bins.
@@ -189,7 +185,7 @@ class Moments:
         A percentile is between two order statistics. The bin of each of them is known; the position in the bin is
         interpolated. The outer bins extend to the minimum and the maximum.
         """
-        ranks = np.array([(self.count - 1) * q / 100 for q in PERCENTILES])
+        ranks = np.array([(self.count - 1) * q / 100 for q in PERCENTILES.values()])
         edges = bins.edges(self.low, self.high)
         below, above = (self._order_statistic(rounded, edges) for rounded in (np.floor(ranks), np.ceil(ranks)))
         return [float(v) for v in below + (ranks - np.floor(ranks)) * (above - below)]

@@ -1,4 +1,4 @@
-"""Areas that are in two splits."""
+"""Tiles that occur twice, and areas that are in two splits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ rotation of their UTM zones (at most 3.5 degrees) and every snapping to the pixe
 """
 
 
+def repeated(tile_id: NDArray[np.uint64], time: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of tiles with the id and time (n,) of an earlier one, and the position of that one."""
+    pairs = np.stack([tile_id.view(np.int64), time], axis=-1)
+    _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    earliest = first[group.reshape(-1)]
+    later = np.flatnonzero(earliest != np.arange(len(pairs)))
+    return later, earliest[later]
+
+
 def overlapping_splits(
     lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int
 ) -> tuple[int, int] | None:
-    """Positions of two overlapping tiles of different splits, None if there are none.
-
-    Parameters
-    ----------
-    lon, lat
-        (n,) centres of the tiles, degrees.
-    split
-        (n,) their splits.
-    size_px
-        Side of the tiles.
-    """
+    """Positions of two overlapping tiles of different splits, None if there are none; see `overlap_pairs`."""
     pairs = overlap_pairs(lon, lat, split, size_px)
     if not pairs.size:
         return None
@@ -47,8 +46,10 @@ def overlap_pairs(
 
     Parameters
     ----------
-    lon, lat, split, size_px
-        As in `overlapping_splits`.
+    lon, lat, split
+        (n,) centres of the tiles in degrees, and their splits.
+    size_px
+        Side of the tiles.
 
     Returns
     -------

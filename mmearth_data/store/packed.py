@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.schema import ArraySpec
+    from mmearth_data.store.storage.protocol import Storage
 
 CACHED_INDEXES = 1024
 """Shard indexes cached per array: 4 MB for 256 tiles each."""
@@ -41,7 +41,7 @@ class PackedReader:
         Called with the key of each shard before it is first read; raises if the object is known to be wrong.
     """
 
-    def __init__(self, objects: Objects, spec: ArraySpec, check: Callable[[str], None]) -> None:
+    def __init__(self, objects: Storage, spec: ArraySpec, check: Callable[[str], None]) -> None:
         self._objects = objects
         self.spec = spec
         self._check = check

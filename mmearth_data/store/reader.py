@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.schema import StoreLayout
     from mmearth_data.store.selection import Dates, Regions
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
 Labels: TypeAlias = "str | int | Sequence[str | int]"

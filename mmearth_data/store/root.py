@@ -19,7 +19,7 @@ from mmearth_data.words import reason_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.store.objects import Objects
+    from mmearth_data.store.storage.protocol import Storage
 
 
 APPENDED = "appended"
@@ -190,7 +190,7 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
     return Root(layout, json.loads(to_json(attributes)), {spec.name: array_metadata(spec) for spec in layout.arrays})
 
 
-def read_root(objects: Objects) -> Root:
+def read_root(objects: Storage) -> Root:
     """Read the root of a store.
 
     Raises
@@ -206,7 +206,7 @@ def read_root(objects: Objects) -> Root:
         raise InputError(objects.absence()) from error
 
 
-def parse_root(objects: Objects, data: bytes) -> Root:
+def parse_root(objects: Storage, data: bytes) -> Root:
     """Parse the bytes of a root ``zarr.json``; raises like `read_root`."""
     try:
         metadata = json.loads(data)
@@ -244,5 +244,5 @@ def _check_appended(appended: list[int], layout: StoreLayout) -> None:
         raise ValueError(f"rows appended: {appended}, rows in all: {layout.tiles}")
 
 
-def _foreign(objects: Objects) -> str:
+def _foreign(objects: Storage) -> str:
     return f"{objects.root}: expected an MMEarth store, got a Zarr group of another kind; check the path."

@@ -1,8 +1,7 @@
-"""Make a store or continue one, whatever its rows come from: the one algorithm of build, append, import, subset and merge.
+"""Create or resume a store under its lock: what build, append, import, subset, merge and repair share.
 
-Its steps: find what is at the path, refuse it where it was begun from something else, create or resume it under its
-lock, fill the shards that are missing, seal it. `fill_store` takes all of them; a build, which plans between them, takes
-them one by one.
+The steps are: find what is at the path, refuse a store that was begun from something else, create or resume the store
+under its lock, fill the missing shards, seal it. `fill_store` does all of them; a build plans in between.
 """
 
 from __future__ import annotations
@@ -10,26 +9,25 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import check_output, write_errors
 from mmearth_data.recipe import differences
 from mmearth_data.store.encoding import to_json
-from mmearth_data.store.lock import StoreTaken, hold
-from mmearth_data.store.objects import objects_at
 from mmearth_data.store.reader import Store, open_store
-from mmearth_data.store.root import new_root
 from mmearth_data.store.schema import ROOT_KEY
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.lock import StoreTaken
 from mmearth_data.store.writer import StoreWriter, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
-    from mmearth_data.store.lock import Held
-    from mmearth_data.store.objects import StoreUrl
     from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.storage.lock import Held
+    from mmearth_data.store.storage.protocol import StoreUrl
 
 P = ParamSpec("P")
 SHOWN_DIFFERENCES = 1000
@@ -42,7 +40,7 @@ def ignore(*args: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewStore:
-    """What a store will be, before any of it is written.
+    """Description of a store that is to be made.
 
     Attributes
     ----------
@@ -51,18 +49,13 @@ class NewStore:
     recipe, source
         What it is made from; a store that was begun from something else is not resumed.
     synthetic
-        Whether the pixels were never measured.
+        True if the pixels are not measurements.
     """
 
     layout: StoreLayout
     recipe: Mapping[str, Any]
     source: Mapping[str, Any]
     synthetic: bool
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Keywords of `StoreWriter.create`."""
-        return {"recipe": self.recipe, "source": self.source, "synthetic": self.synthetic}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -75,7 +68,7 @@ class NewStore:
 
 
 def find_store(out: str | Path | StoreUrl) -> Store | None:
-    """Open the store at a path, None where there is nothing yet and a store can be written.
+    """Open the store at a path, None if there is nothing yet and a store can be written.
 
     Raises
     ------
@@ -84,29 +77,16 @@ def find_store(out: str | Path | StoreUrl) -> Store | None:
     WriteFailed
         When nothing can be written there.
     """
-    objects = objects_at(out)
-    if not isinstance(objects.root, Path):
-        return None if objects.size(ROOT_KEY) is None else open_store(out)
-    folder = objects.root
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder for the store, got a file; choose another --out.")
-    if not folder.exists() or not any(folder.iterdir()):
-        check_output(out, folder=True)
-        return None
-    if not (folder / ROOT_KEY).is_file():
-        raise InputError(f"{folder}: expected a new or empty folder, or an MMEarth store, got a folder of other files.")
-    return open_store(folder)
+    storage = storage_at(out)
+    if storage.size(ROOT_KEY) is not None:
+        return open_store(out)
+    check_output(out, folder=True)
+    refuse_others(storage)
+    return None
 
 
 def refuse_other(store: Store, **wanted: Mapping[str, Any]) -> None:
-    """Refuse to continue a store that was begun from something else.
-
-    Parameters
-    ----------
-    store
-        The store.
-    **wanted
-        Root attributes that it must have: ``recipe``, ``source``, ``layout``.
+    """Refuse to resume a store without the wanted root attributes ``recipe``, ``source``, ``layout``.
 
     Raises
     ------
@@ -123,17 +103,7 @@ def refuse_other(store: Store, **wanted: Mapping[str, Any]) -> None:
 
 
 class Session:
-    """One command at work on one store; use `session`.
-
-    Parameters
-    ----------
-    out
-        Folder or URL of the store.
-    note
-        Called with messages for the user.
-    locks
-        Releases what the session holds.
-    """
+    """Work of one command on one store; use `session`."""
 
     def __init__(self, out: str | Path | StoreUrl, note: Callable[[str], None], locks: ExitStack) -> None:
         self._out = out
@@ -142,43 +112,34 @@ class Session:
         self._held: Held | None = None
         self._begun: StoreWriter | None = None
 
-    def hold(self) -> Store:
-        """Hold the store that is there, and read it again: another command may have changed it until now.
+    def hold(self) -> None:
+        """Hold the store for this command. Another one may have changed it until now, so open it again.
 
         Raises
         ------
         StoreTaken
             When another command holds it.
         """
-        self._hold()
-        return open_store(self._out)
+        self._held = self._locks.enter_context(storage_at(self._out).hold())
+        if self._held.left is not None:
+            self._note(self._held.left)
 
     def begin(self, new: NewStore) -> StoreWriter:
-        """Lay out a new store and hold it; raises like `StoreWriter.create` and `hold`.
-
-        A folder is moved into place as a whole and can be held only then. Below a URL the lock comes first, so that of
-        two builds only one writes; what is there already is refused before the lock is written beside it.
-        """
-        objects = objects_at(self._out)
-        if not objects.far:
-            writer = StoreWriter.create(self._out, new.layout, **new.facts)
-            self._hold()
-        else:
-            if objects.size(ROOT_KEY) is None:
-                refuse_others(objects, new_root(new.layout, **new.facts))
-            self._hold()
-            writer = StoreWriter.create(self._out, new.layout, **new.facts)
-        self._begun = writer
-        return writer
+        """Hold and lay out a new store; raises like `hold` and `StoreWriter.create`."""
+        self.hold()
+        self._begun = StoreWriter.create(
+            self._out, new.layout, recipe=new.recipe, source=new.source, synthetic=new.synthetic
+        )
+        return self._begun
 
     def resume(self) -> StoreWriter:
-        """Continue the store that this session holds, and say from where."""
+        """Writer that resumes the store that this session holds; notes how much is done."""
         writer = StoreWriter.resume(self._out)
         self._note(f"Continuing {writer.path}: {len(writer.committed())} of {writer.layout.shards} shards are done.")
         return writer
 
     def confirmed(self, report: Callable[P, None]) -> Callable[P, None]:
-        """Report progress only while the store is held: a command whose store was taken over stops."""
+        """Wrap a progress report: it raises `StoreTaken` if another command has taken the store over."""
 
         def reported(*args: P.args, **kwargs: P.kwargs) -> None:
             if self._held is not None:
@@ -188,21 +149,16 @@ class Session:
         return reported
 
     def take_back(self) -> None:
-        """Remove a store that this session has begun and in which nothing was committed."""
+        """Remove a store that this session has begun, unless a shard was committed."""
         if self._begun is not None and not self._begun.committed():
-            objects_at(self._out).remove()
-
-    def _hold(self) -> None:
-        self._held = self._locks.enter_context(hold(self._out))
-        if self._held.left is not None:
-            self._note(self._held.left)
+            storage_at(self._out).remove()
 
 
 @contextmanager
 def session(out: str | Path | StoreUrl, note: Callable[[str], None] = ignore) -> Iterator[Session]:
-    """Work on one store: what is held is released at the end, and a failure to write gets its one line.
+    """Work on one store, which is released at the end; failures to write become one-line errors.
 
-    Where an input cannot be used, a store that was begun here and holds nothing yet is removed.
+    If an input cannot be used, a store that was begun here and in which nothing was committed is removed.
     """
     with write_errors(out), ExitStack() as locks:
         work = Session(out, note, locks)
@@ -230,19 +186,18 @@ def fill_store(
     out
         Folder or URL; new, or an unfinished store of the same recipe and source.
     new
-        What it will be.
+        Its description.
     fill
         Writes one shard.
     report
-        Called with rows that are done and all of them.
+        Called with the number of rows that are done, and of all rows.
     note
-        Called with what is worth knowing.
+        Called with messages for the user.
 
     Raises
     ------
     InputError
-        When there is something else at ``out``, another command is at work on it, or an input cannot be used; a store in
-        which nothing was committed by then is removed.
+        When there is something else at ``out``, another command holds it, or an input cannot be used; see `session`.
     """
     with session(out, note) as work:
         existing = find_store(out)

@@ -127,13 +127,7 @@ def part_of_statistics(partial: Partial, modalities: Sequence[Modality]) -> Part
 
 
 class StatisticsMerger:
-    """Merge partial statistics, in the given order.
-
-    Parameters
-    ----------
-    modalities
-        Stored and derived ones, in the order of the result.
-    """
+    """Merge partial statistics of stored and derived modalities, in the given order."""
 
     def __init__(self, modalities: Sequence[Modality]) -> None:
         self._modalities = {m.name: m for m in modalities}

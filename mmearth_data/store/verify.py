@@ -18,12 +18,13 @@ from mmearth_data.store.content import Content
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, read_manifest
-from mmearth_data.store.objects import objects_at
-from mmearth_data.store.overlaps import overlapping_splits
+from mmearth_data.store.moments import PERCENTILES
+from mmearth_data.store.overlaps import overlapping_splits, repeated
 from mmearth_data.store.root import read_root
 from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY
 from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
+from mmearth_data.store.storage import storage_at
 from mmearth_data.store.writer import fixed_objects
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
-    from mmearth_data.store.objects import Objects
     from mmearth_data.store.root import Root
+    from mmearth_data.store.storage.protocol import Storage
 
 _T = TypeVar("_T")
 CHECKERS = 4
@@ -105,9 +106,8 @@ def verify(path: str | Path) -> VerifyReport:
     InputError
         If there is no store.
     """
-    objects = objects_at(path)
-    if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
-        read_root(objects)
+    objects = storage_at(path)
+    refuse_absent(objects)
     found = _Findings(objects)
     manifest = _check_files(found)
     root = found.attempt(ROOT_KEY, lambda: read_root(objects))
@@ -124,10 +124,22 @@ def verify(path: str | Path) -> VerifyReport:
     )
 
 
+def refuse_absent(objects: Storage) -> None:
+    """Refuse a path without any part of a store.
+
+    Raises
+    ------
+    InputError
+        With what is there instead.
+    """
+    if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
+        raise InputError(objects.absence())
+
+
 class _Findings:
     """Problems so far, one per file, and the files that were read."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Storage) -> None:
         self.objects = objects
         self.problems: dict[str, Problem] = {}
         self.checked: dict[str, int] = {}
@@ -306,10 +318,9 @@ def _check_codes(found: _Findings, part: str, m: Modality, values: np.ndarray[An
 
 def _check_unique(found: _Findings, ids: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> None:
     """Check that no two rows have the same location and time."""
-    pairs, counts = np.unique(np.stack([ids.view(np.int64), times], axis=-1), axis=0, return_counts=True)
-    twice = pairs[counts > 1, 0].view(np.uint64)
-    if len(twice):
-        found.report(COMMITS, f"the tile {format_tile_id(int(twice[0]))} and its time occur more than once")
+    later, _ = repeated(ids, times)
+    if len(later):
+        found.report(COMMITS, f"the tile {format_tile_id(int(ids[later[0]]))} and its time occur more than once")
 
 
 def _check_splits(
@@ -324,7 +335,7 @@ def _check_splits(
 
 
 def _check_statistics(found: _Findings, content: Content, merger: StatisticsMerger) -> None:
-    """Compare the statistics of the root with those of the commit records."""
+    """Compare the statistics of the root with those of the commit records, which may give more percentiles."""
     for name, expected in (("statistics", merger.statistics()), ("class_histograms", merger.class_histograms())):
         if not _close(content.attributes[name], expected):
             found.report(ROOT_KEY, f"its {name} are not those of the commit records")
@@ -364,9 +375,10 @@ def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
 
 
 def _close(left: Any, right: Any) -> bool:  # noqa: ANN401 - nested JSON
-    """Compare nested values, ignoring the last bits of numbers."""
+    """Compare nested values, ignoring the last bits of numbers, and percentiles that only ``right`` has."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_close(left[key], right[key]) for key in left)
+        same = left.keys() <= right.keys() and right.keys() - left.keys() <= PERCENTILES.keys()
+        return same and all(_close(left[key], right[key]) for key in left)
     if isinstance(left, float) and isinstance(right, float):
         return math.isclose(left, right, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
     return bool(left == right)

@@ -1,20 +1,16 @@
-"""Write a store, shard by shard. Each is published whole or not at all; the store is its own progress record."""
+"""Write a store, shard by shard; a shard is published as a whole, by its commit record."""
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import uuid
+import re
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
-from mmearth_data.files.writing import flush
 from mmearth_data.store.commits import (
     Commit,
     commit_key,
@@ -40,40 +36,45 @@ from mmearth_data.store.encoding import (
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
-from mmearth_data.store.objects import Objects, StoreUrl, lasting_threads, objects_at
 from mmearth_data.store.root import Root, new_root, read_root
 from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.threads import lasting_threads
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.modality import Modality
+    from mmearth_data.store.storage.protocol import Storage, StoreUrl
 
 ENCODERS = 8
-"""Threads of a process that compress and write rasters; compression and disk leave the interpreter free."""
+"""Threads of a process that compress and write rasters, both without the interpreter's lock."""
 
 READERS = 4
-"""Commit records that are read at once when the build ends."""
+"""Commit records that are read at the same time when the build ends."""
+LAID_OUT = re.compile(rf"[^/]+/{re.escape(ROOT_KEY)}|[^/]+_band/c/0")
+"""Keys of array metadata and band names, see `fixed_objects`."""
 
 
 class StoreWriter:
     """Writes the shards of one store; use `create` or `resume`.
 
-    Shards may be written from any number of threads and processes at once, in any order; the bytes of the
-    finished store do not depend on it. The writer itself is a small value that can be pickled.
+    Shards may be written from any number of threads and processes, in any order; the bytes of the finished store are the
+    same. The writer itself is small and can be pickled.
     """
 
     def __init__(self, path: str | Path | StoreUrl, root: Root, stage: int = -1) -> None:
         self._whole = root
         self._stage = range(len(root.stages))[stage]
         self._root = root.as_of(self._stage)
-        self._objects = objects_at(path)
+        self._objects = storage_at(path)
         self.path = self._objects.root
         self._specs = {spec.name: spec for spec in self._root.layout.arrays}
 
@@ -92,36 +93,32 @@ class StoreWriter:
         Parameters
         ----------
         path
-            Folder that does not exist, or is empty; or a URL under which nothing lies.
+            Folder that does not exist or is empty, or URL without objects. What an interrupted call left is completed.
         layout
             Its arrays.
         recipe, source
             What the store is made from, JSON-ready, without anything that differs between two equal builds.
         synthetic
-            Whether the pixels were never measured.
+            True if the pixels are not measurements.
 
         Raises
         ------
         InputError
-            When something else stands at the path.
+            When the path has something else.
         """
         root = new_root(layout, recipe=recipe, source=source, synthetic=synthetic)
-        objects = objects_at(path)
-        if not isinstance(objects.root, Path):
-            _begin_remote(objects, root)
-            return cls(path, root)
-        path = objects.root
-        _check_free(path)
-        # Laid out beside and moved into place as a whole: a folder with half of it would be no store to anybody.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        objects = storage_at(path)
+        if objects.size(ROOT_KEY) is not None:
+            raise InputError(
+                f"{objects.root}: expected nothing there yet, got a store; the same command again continues it."
+            )
+        refuse_others(objects, root)
+        objects.make()
         try:
-            staging.mkdir()
-            _lay_out(Objects(staging), root)
-            _move_into_place(staging, path)
-            flush(path.parent)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            _lay_out(objects, root)
+        except OSError:  # a full disk
+            objects.remove()
+            raise
         return cls(path, root)
 
     @classmethod
@@ -135,17 +132,17 @@ class StoreWriter:
         StoreDamaged
             When its metadata are broken.
         """
-        objects = objects_at(path)
+        objects = storage_at(path)
         root = read_root(objects)
         objects.discard_staged()
         return cls(path, root)
 
     @classmethod
     def append(cls, path: str | Path | StoreUrl, tiles: int) -> Self:
-        """Make an unfinished store with more rows of a finished one; its shards stay as they are.
+        """Turn a finished store into an unfinished one with more rows; its shards do not change.
 
-        Its seal goes first: whoever opens it from now on keeps to the commit records. Cut off in between, it is an
-        unfinished store without a missing shard, which `finish` seals as it was.
+        The seal is removed first, so that readers use the commit records. If this is interrupted, it is an unfinished store
+        without a missing shard, which `finish` seals as it was.
 
         Parameters
         ----------
@@ -168,8 +165,15 @@ class StoreWriter:
         return cls(path, root)
 
     def at(self, stage: int) -> Self:
-        """Return the writer of an earlier end of the store: the build (0), or one of the appends that followed it."""
+        """Return the writer of one stage: the build (0), or one of the appends that followed it."""
         return type(self)(self._objects.root, self._whole, stage)
+
+    def unfinished_stages(self) -> Iterator[Self]:
+        """Yield the writer of each stage with missing shards, in order, after the one before is done."""
+        for stage in range(len(self.stages)):
+            at = self.at(stage)
+            if len(at.committed()) < at.layout.shards:
+                yield at
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -178,7 +182,7 @@ class StoreWriter:
 
     @property
     def stage(self) -> int:
-        """Which of them this writer writes."""
+        """Stage of this writer: 0 is the build."""
         return self._stage
 
     @property
@@ -193,7 +197,7 @@ class StoreWriter:
 
     @property
     def finished(self) -> bool:
-        """True once the store is sealed."""
+        """True if the store is sealed."""
         return read_manifest(self._objects) is not None
 
     def committed(self) -> frozenset[int]:
@@ -203,8 +207,8 @@ class StoreWriter:
 
     def is_committed(self, shard: int) -> bool:
         """Whether one shard is complete on disk, with all rows of this writer's stage."""
-        stands = self._objects.size(commit_key(shard)) is not None
-        return stands and (shard not in self._grown_shards or self._covers(shard))
+        exists = self._objects.size(commit_key(shard)) is not None
+        return exists and (shard not in self._grown_shards or self._covers(shard))
 
     @property
     def _grown_shards(self) -> frozenset[int]:
@@ -213,13 +217,13 @@ class StoreWriter:
         return frozenset(rows // size for rows in self.stages[: self._stage] if rows % size)
 
     def _covers(self, shard: int) -> bool:
-        """Whether the record of a shard knows all rows that it has at this stage."""
+        """Whether the record of a shard has all its rows of this stage."""
         commit = read_commit(self._objects, self._whole.layout, shard)
         held = self._whole.held(shard, commit.arrays)
         return held is not None and held >= len(self.layout.rows(shard))
 
     def rows(self, shard: int) -> range:
-        """Rows of a shard that are of this writer's stage."""
+        """Rows of a shard that belong to this writer's stage."""
         rows = self.layout.rows(shard)
         return range(max(rows.start, self.first_row), rows.stop)
 
@@ -235,21 +239,21 @@ class StoreWriter:
         Parameters
         ----------
         shard
-            Number of the shard; n = ``len(rows(shard))`` rows. Those that an earlier stage put there stay.
+            Number of the shard; n = ``len(rows(shard))``. Rows of earlier stages are kept.
         columns
             One array (n,) per coordinate but ``valid`` (``time`` in int64 milliseconds), (n,) or (n, band) per
             stored tile modality, and ``facts``, n mappings or JSON texts. A row without a tile has the tile id 0;
-            whatever else stands in it is dropped.
+            its other values are ignored.
         rasters
             (n, band, y, x) per stored raster modality, in its stored type; no-data in rows without a tile. None for
             a modality that no tile of the shard has.
         rejected
-            Candidates that could not be had: dicts of tile_id, lon, lat, reason, detail, slot.
+            Rejected candidates: dicts of tile_id, lon, lat, reason, detail, slot.
 
         Raises
         ------
         InputError
-            Naming the array that is not as expected; nothing is written then.
+            With the array that is not as expected; nothing is written then.
         """
         if self._objects.size(MANIFEST_KEY) is not None:
             raise InputError(f"{self.path}: expected a store that is being built, got a finished one.")
@@ -287,7 +291,7 @@ class StoreWriter:
         self._objects.put(commit_key(shard), encode_commit(commit, self.layout.tabular))
 
     def _before(self, shard: int) -> HeldRows | None:
-        """Rows of a shard that an earlier stage put there, None where there are none."""
+        """Rows of a shard from earlier stages, None if there are none."""
         held = self.rows(shard).start - self.layout.rows(shard).start
         return held_rows(self._objects, self._whole, shard, held) if held else None
 
@@ -297,7 +301,7 @@ class StoreWriter:
         rasters: Mapping[str, np.ndarray[Any, Any] | None],
         before: HeldRows | None,
     ) -> dict[str, Any]:
-        """Partial statistics of a shard, those rows included that stand already."""
+        """Partial statistics of a shard, including its rows from earlier stages."""
         if before is None:
             return partial_statistics(self.layout.modalities, {**columns, **rasters}, columns)
         count = len(columns["tile_id"])
@@ -319,7 +323,7 @@ class StoreWriter:
         values: np.ndarray[Any, Any] | None,
         before: HeldRows | None,
     ) -> tuple[str, Entry, NDArray[np.bool_]]:
-        """Write one object; its key, size and digest, and which new tiles have a value of the modality."""
+        """Write one object; returns its key, size and digest, and which new tiles have a value of the modality."""
         chunks, count = self.layout.tiles_per_shard, len(self.rows(shard))
         seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
         key = object_key(self._specs[m.name], shard)
@@ -337,15 +341,15 @@ class StoreWriter:
         put(key, data)
         return key, entry, seen
 
-    def adopt_shard(self, shard: int, source: Objects, commit: Commit, layout: StoreLayout) -> None:
-        """Take over a whole shard of another store: its rasters byte for byte, its values and partial statistics.
+    def adopt_shard(self, shard: int, source: Storage, commit: Commit, layout: StoreLayout) -> None:
+        """Copy a whole shard of another store: its rasters byte for byte, its values and partial statistics.
 
         Parameters
         ----------
         shard
-            Number of the shard here; it has as many rows as the other one, and `adoptable` says that the arrays agree.
+            Number of the shard here; it has as many rows as the other one, and the other store is `adoptable`.
         source, commit, layout
-            Bytes of the other store, the record of the shard there, and its layout.
+            Storage of the other store, the record of the shard there, and the layout there.
 
         Raises
         ------
@@ -375,7 +379,7 @@ class StoreWriter:
         self._objects.put(commit_key(shard), encode_commit(adopted, self.layout.tabular))
 
     def adoptable(self, root: Root) -> bool:
-        """Whether the shards of another store can be taken over: all rasters are there and stored in the same way."""
+        """Whether shards of another store can be copied: it has all rasters, encoded in the same way."""
         return all(
             m.name in root.arrays and _stored_way(root.arrays[m.name]) == _stored_way(self._root.arrays[m.name])
             for m in self.layout.rasters
@@ -384,7 +388,7 @@ class StoreWriter:
     def finish(self) -> None:
         """Write 1-D arrays, statistics and index from the commit records, and seal the store.
 
-        May be called again when it was interrupted: it starts over and ends in the same bytes.
+        If it was interrupted, calling it again gives the same bytes.
 
         Raises
         ------
@@ -407,13 +411,13 @@ class StoreWriter:
 
 @lru_cache(maxsize=64)
 def _empty_tile(m: Modality, size_px: int) -> bytes:
-    """Inner chunk of a tile of which nothing was observed."""
+    """Inner chunk of a tile without observed values."""
     return encode_tile(m.empty(m.array_shape(size_px)))
 
 
 @lru_cache(maxsize=64)
 def _empty_shard(m: Modality, size_px: int, count: int, chunks: int) -> tuple[bytes, Entry]:
-    """Object of so many such tiles, the same in every shard, and its size and digest."""
+    """Object of such tiles, the same in every shard, and its size and digest."""
     data = join_shard([_empty_tile(m, size_px)] * count, chunks)
     return data, entry_of(data)
 
@@ -425,9 +429,9 @@ def _stored_way(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Finish:
-    """One run of `StoreWriter.finish`: gathers while it walks through the commits once."""
+    """One run of `StoreWriter.finish`, which reads each commit record once."""
 
-    def __init__(self, objects: Objects, root: Root) -> None:
+    def __init__(self, objects: Storage, root: Root) -> None:
         self.objects = objects
         self.root = root
         self.layout = root.layout
@@ -435,8 +439,9 @@ class _Finish:
         self.merger = StatisticsMerger(root.layout.modalities)
 
     def run(self) -> None:
-        self._vouch_for_fixed_objects()
-        # A plain reader keeps to rows with valid > 0, so that array comes when all others stand.
+        for key, data in fixed_objects(self.root):
+            self._put(key, data)
+        # Plain readers use the rows with valid > 0, so that array is written after all others.
         valid: dict[str, bytes] = {}
         rejected: list[pa.Table] = []
         with (
@@ -457,13 +462,8 @@ class _Finish:
             self._put(key, data)
         self._seal()
 
-    def _vouch_for_fixed_objects(self) -> None:
-        """Enter what `StoreWriter.create` wrote."""
-        for key, data in fixed_objects(self.root):
-            self._put(key, data)
-
     def _chunks(self) -> Iterator[range]:
-        """Shards whose rows make up each chunk of the 1-D arrays."""
+        """Shards of each chunk of the 1-D arrays."""
         step = self.layout.column_chunk_rows // self.layout.tiles_per_shard
         for start in range(0, self.layout.shards, step):
             yield range(start, min(start + step, self.layout.shards))
@@ -515,7 +515,7 @@ class _Finish:
 
 
 def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
-    """Key and bytes of what never changes while a store is built: array metadata and band names."""
+    """Key and bytes of what does not change during a build: array metadata and band names."""
     for name, metadata in root.arrays.items():
         yield f"{name}/{ROOT_KEY}", to_json(metadata)
     for m in root.layout.stored:
@@ -523,7 +523,8 @@ def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
             yield f"{m.name}_band/c/0", encode_names(m.bands)
 
 
-def _lay_out(objects: Objects, root: Root) -> None:
+def _lay_out(objects: Storage, root: Root) -> None:
+    """Write array metadata, and then the root, which makes it a store."""
     with objects.together() as put:
         for key, data in fixed_objects(root):
             put(key, data)
@@ -531,48 +532,18 @@ def _lay_out(objects: Objects, root: Root) -> None:
     objects.discard_staged()
 
 
-def _begin_remote(objects: Objects, root: Root) -> None:
-    """Lay out a store in the cloud: the root last, which makes it one. What an interrupted begin left is taken over."""
-    if objects.size(ROOT_KEY) is not None:
-        raise InputError(
-            f"{objects.root}: expected a URL with nothing below it, got a store that another build has just begun; the "
-            "same command again continues it."
-        )
-    refuse_others(objects, root)
-    _lay_out(objects, root)
-
-
-def refuse_others(objects: Objects, root: Root) -> None:
-    """Refuse a URL below which something else is than what laying out this store would write.
+def refuse_others(objects: Storage, root: Root | None = None) -> None:
+    """Refuse a folder or URL with other objects than an interrupted begin leaves (of ``root``, if it is known already).
 
     Raises
     ------
     InputError
         With the first such object.
     """
-    ours = {key for key, _ in fixed_objects(root)}
-    others = [key for key in objects.keys() if key not in ours and not key.startswith(f"{LEDGER}/")]  # noqa: SIM118
-    if others:
-        raise InputError(
-            f"{objects.root}: expected a URL with nothing below it, got one with {others[0]}; choose another one."
-        )
-
-
-def _move_into_place(staging: Path, path: Path) -> None:
-    try:
-        staging.replace(path)
-    except OSError as error:
-        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+    ours = None if root is None else {key for key, _ in fixed_objects(root)}
+    for key in objects.keys():  # noqa: SIM118 - no mapping
+        expected = LAID_OUT.fullmatch(key) if ours is None else key in ours
+        if not expected and not key.startswith(f"{LEDGER}/"):
             raise InputError(
-                f"{path}: expected a new or empty folder, got one that another build has just begun; wait for it."
-            ) from error
-        raise
-
-
-def _check_free(path: Path) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise InputError(f"{path}: expected a folder for the store, got a file; choose another path.")
-    if any(path.iterdir()):
-        raise InputError(f"{path}: expected a new or empty folder, got one with files in it; choose another path.")
+                f"{objects.root}: expected an MMEarth store or nothing there yet, got other files ({key}); choose another path."
+            )

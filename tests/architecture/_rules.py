@@ -398,10 +398,10 @@ def _is_print(node: ast.Call) -> bool:
 
 WRITES_ITSELF = (
     f"{DATA}.files.writing",
-    f"{DATA}.store.objects",  # publishes what a store consists of, in the same way, for buckets too
+    f"{DATA}.store.storage.local",  # publishes what a store consists of, in the same way, for buckets too
     f"{DATA}.store.index",  # fills the files that objects have staged
     f"{DATA}.store.writer",  # moves the folder of a new store into place, never over another one
-    f"{DATA}.store.lock",  # a lock is no data: its file exists before it has a text
+    f"{DATA}.store.storage.lock",  # a lock is no data: its file exists before it has a text
     f"{MODEL}.experiments.claims",
 )
 """Modules that write without `mmearth_data.files.writing`."""

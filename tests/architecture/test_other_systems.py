@@ -57,12 +57,20 @@ READ = """
     print(store.read("optical", slice(0, len(store))).sum(), verify({path!r}).problems)
 """
 
-HOLD = """
-    from pathlib import Path
-    from mmearth_data.errors import InputError
-    from mmearth_data.store.lock import hold
+BUILD = """
+    from mmearth_data import InputError, build, make_recipe
+    recipe = make_recipe(None, {{"source": "synthetic", "tiles": 4, "tile_size": 16, "region": "Denmark"}})
     try:
-        with hold(Path({path!r})):
+        build(recipe, {path!r})
+    except InputError as error:
+        print(error)
+"""
+
+HOLD = """
+    from mmearth_data.errors import InputError
+    from mmearth_data.store.storage import storage_at
+    try:
+        with storage_at({path!r}).hold():
             print("held")
     except InputError as error:
         print(error)
@@ -94,6 +102,14 @@ def test_writing_is_refused_in_one_line_and_leaves_nothing(store: str) -> None:
     assert said.count("\n") == 1
     assert sorted(Path(store).rglob("*")) == before
     assert run_python(HOLD.format(path=store)) == "held\n"
+
+
+def test_a_build_is_refused_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    said = run_python(LACKING.format(ready="random") + BUILD.format(path=str(path)))
+    assert said.startswith(f"{path}: expected a system that can lock a folder's store")
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_removed_is_missing_indeed() -> None:

@@ -37,7 +37,7 @@ from far_bucket import far_bucket
 from mmearth_data import Store, build, make_recipe, open_store
 from mmearth_data.store import StoreLayout, StoreWriter
 from mmearth_data.store.commits import read_commit
-from mmearth_data.store.objects import Objects
+from mmearth_data.store.storage.local import LocalStorage
 from mmearth_model import Normaliser
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def make_store(folder: Path, size_px: int, tiles: int, unique: int) -> Store:
     origin = build(recipe, folder / f"origin{size_px}.zarr")
     layout = StoreLayout(modalities=origin.layout.modalities, tiles=tiles, size_px=size_px, tiles_per_shard=SHARD)
     writer = StoreWriter.create(folder / f"s{size_px}.zarr", layout, recipe={}, source={}, synthetic=True)
-    commits = [read_commit(Objects(origin.path), origin.layout, k) for k in range(origin.layout.shards)]
+    commits = [read_commit(LocalStorage(origin.path), origin.layout, k) for k in range(origin.layout.shards)]
     for shard in range(layout.shards):
         k = shard % origin.layout.shards
         count = len(layout.rows(shard))

@@ -20,8 +20,8 @@ from _harness import alternate, report, table, timed
 from mmearth_data import build, make_recipe, verify
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.commits import read_commit, tiles_table
-from mmearth_data.store.objects import Objects
 from mmearth_data.store.reader import Store
+from mmearth_data.store.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def write_again(store: Store, path: Path) -> float:
     for shard in range(store.layout.shards):
         rows = store.layout.rows(shard)
         here = slice(rows.start, rows.stop)
-        commit = read_commit(Objects(store.path), store.layout, shard)
+        commit = read_commit(LocalStorage(store.path), store.layout, shard)
         assert tiles_table(commit, store.layout.tabular).num_rows == len(rows)
         columns = {name: values for name, values in commit.columns.items() if name != "valid"}
         rasters = {m.name: store.read(m.name, here) for m in store.layout.rasters}

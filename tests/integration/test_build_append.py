@@ -16,8 +16,9 @@ import xarray as xr
 from append_making import CATALOG, SIZE_PX, TILES, SignedIn, build_sampled, recipe, write_ecoregions
 from build_making import TILES_PER_SHARD, tile_values, tiles_read
 from click.testing import CliRunner
+from store_making import digests
 from test_build_crashes import ENVIRONMENT, RASTERS, TESTS, committed, wait_until, watched
-from test_store_building import FullDisk, digests
+from test_store_building import FullDisk
 
 from mmearth_data import InputError, Store, WriteFailed, build, make_recipe, open_store, preview, repair, verify
 from mmearth_data.building import prepare

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from build_making import MODALITIES, build_known, layout, make_plan, tile_values, tiles_read
-from test_store_building import digests
+from store_making import digests
 
 from mmearth_data import InputError, open_store, verify
 
@@ -270,7 +270,7 @@ def test_a_full_disk(share: float, tmp_path: Path, whole: Path, reference: dict[
 
 
 def test_a_second_build_is_refused_and_a_stale_lock_explained(tmp_path: Path, reference: dict[str, str]) -> None:
-    from mmearth_data.store.lock import hold
+    from mmearth_data.store.storage import storage_at
 
     store, log = tmp_path / "s.zarr", tmp_path / "log"
     first = start(store, log, "--read-ms", "50")
@@ -281,11 +281,11 @@ def test_a_second_build_is_refused_and_a_stale_lock_explained(tmp_path: Path, re
     assert first.poll() is None
     first.kill()
     first.communicate()
-    with hold(store) as held:
+    with storage_at(store).hold() as held:
         stale = held.left
         assert stale is not None
         assert f"process {first.pid}" in stale
         assert "its lock is free" in stale
-    with hold(store) as held:
+    with storage_at(store).hold() as held:
         assert held.left is None
     go_on(store, log, reference, committed(store))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from append_making import build_sampled, write_ecoregions
 from build_making import LoggedSource, make_plan
+from store_making import digests
 from test_build_crashes import ENVIRONMENT, TESTS
-from test_store_building import digests
 
 from mmearth_data import InputError, WriteFailed
 from mmearth_data.building.build import run_build
@@ -22,7 +22,7 @@ from mmearth_data.catalog.tile import Place
 from mmearth_data.errors import EXIT_FAILURE
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreWriter
-from mmearth_data.store.lock import hold
+from mmearth_data.store.storage import storage_at
 
 
 class TimedSource(LoggedSource):
@@ -54,7 +54,7 @@ class TimedSource(LoggedSource):
 def test_the_next_shards_are_surveyed_while_these_are_read(tmp_path: Path) -> None:
     source, plan = TimedSource(tmp_path / "log"), make_plan(33)
     writer = StoreWriter.create(tmp_path / "s.zarr", plan.layout, recipe={}, source={}, synthetic=True)
-    run_build(plan, source, writer, threads=2, workers=None, scheduler=None, limits={}, report=None)
+    run_build(plan, source, writer, threads=2, workers=None, scheduler=None, limits={})
     shard_of = {slot.place.tile_id: shard for shard in plan.shards for slot in plan.shard(shard).slots}
     overlapped = set()
     for begin, end, asked in source.surveys:
@@ -118,9 +118,9 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
         patch.setattr(time, "time", clock)
         patch.setattr(time, "gmtime", lambda *_: time.struct_time((1970, 1, 1, 0, 0, clock() % 60, 3, 1, 0)))
         build_sampled(jumpy, log, ecoregions)
-        with hold(jumpy), pytest.raises(InputError, match="no other process is building"):
+        with storage_at(jumpy).hold(), pytest.raises(InputError, match="no other process is building"):
             build_sampled(jumpy, log, ecoregions, append=3)
-        with hold(jumpy) as held:
+        with storage_at(jumpy).hold() as held:
             assert held.left is None, "whoever ended well leaves nothing behind"
     assert clock.looks > 0
     assert digests(jumpy) == digests(tmp_path / "calm.zarr")

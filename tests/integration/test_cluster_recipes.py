@@ -15,7 +15,7 @@ from build_making import build_known, tiles_read
 from click.testing import CliRunner
 from distributed.cli.dask_scheduler import main as scheduler_command
 from distributed.cli.dask_worker import main as worker_command
-from test_store_building import digests
+from store_making import digests
 
 from mmearth_data import resource_path
 from mmearth_data.building.worker import SHARDS_AT_ONCE

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 from loopback import serving
-from store_making import begin_store, make_store
-from test_store_building import digests
+from store_making import begin_store, digests, make_store
 from test_store_lock_remote import race
 
 from mmearth_data import InputError, open_store, verify
 from mmearth_data.store.encoding import digest_of
-from mmearth_data.store.objects import objects_at
+from mmearth_data.store.storage import storage_at
 
 PROGRAM = Path(sys.prefix) / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 ACCOUNT = "devstoreaccount1"
@@ -61,7 +60,7 @@ def test_the_same_bytes_as_in_a_folder(tmp_path: Path) -> None:
     url = "az://tiles/folder/s.zarr"
     for path in (tmp_path / "s.zarr", url):
         make_store(path)
-    objects = objects_at(url)
+    objects = storage_at(url)
     assert {key: digest_of(objects.get(key)) for key in objects.keys()} == digests(tmp_path / "s.zarr")  # noqa: SIM118
     assert open_store(url).tiles.equals(open_store(tmp_path / "s.zarr").tiles)
     assert verify(url).problems == ()

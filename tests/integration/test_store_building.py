@@ -16,20 +16,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from store_making import begin_store, make_columns, make_rasters, make_rejected, make_store, small_layout, write_shard
+from store_making import (
+    begin_store,
+    digests,
+    make_columns,
+    make_rasters,
+    make_rejected,
+    make_store,
+    small_layout,
+    write_shard,
+)
 
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store import StoreLayout, StoreWriter, open_store, verify
-from mmearth_data.store.encoding import digest_of
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def digests(path: Path) -> dict[str, str]:
-    """Digest of every file of a store, its ledger apart."""
-    files = (file for file in path.rglob("*") if file.is_file())
-    keys = {file.relative_to(path).as_posix(): digest_of(file.read_bytes()) for file in files}
-    return {key: digest for key, digest in keys.items() if not key.startswith("_ledger/")}
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from mmearth_data.store import Store, StoreLayout, StoreWriter, open_store, veri
 from mmearth_data.store.commits import encode_commit, read_commit
 from mmearth_data.store.encoding import encode_shard
 from mmearth_data.store.manifest import encode_manifest, entry_of
-from mmearth_data.store.objects import Objects
+from mmearth_data.store.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +156,7 @@ def test_values_that_no_build_would_have_written_are_found(value: int, part: str
     """Records and digests agree with each other here, but not with the values."""
     writer = begin_store(tmp_path / "s.zarr", small_layout(tiles=8))
     write_shard(writer, 0)
-    objects, key = Objects(writer.path), "cover/c/0/0/0/0"
+    objects, key = LocalStorage(writer.path), "cover/c/0/0/0/0"
     commit = read_commit(objects, writer.layout, 0)
     data = encode_shard(np.full((8, 1, 16, 16), value, dtype=np.uint8), 8)
     objects.put(key, data)

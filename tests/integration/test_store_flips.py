@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from build_making import build_known
-from store_making import begin_store, make_columns, make_rasters, small_layout
-from test_store_building import digests
+from store_making import begin_store, digests, make_columns, make_rasters, small_layout
 
-from mmearth_data import StoreDamaged, build, make_recipe, open_store, repair, verify
-from mmearth_data.errors import InputError
+from mmearth_data import InputError, StoreDamaged, build, make_recipe, open_store, repair, verify
 from mmearth_data.store import Store
 from mmearth_data.store.overlaps import overlapping_splits
+from mmearth_data.store.storage import storage_at
+from mmearth_data.store.storage.lock import StoreTaken
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,20 @@ class TestRepair:
         before = digests(planet)
         assert repair(planet).problems == ()
         assert digests(planet) == before
+
+    def test_a_store_that_another_command_holds_is_refused_and_kept(self, planet: Path, tmp_path: Path) -> None:
+        path = Path(shutil.copytree(planet, tmp_path / "s.zarr"))
+        (path / "_commits" / "2.parquet").unlink()
+        before = digests(path)
+        with storage_at(path).hold(), pytest.raises(StoreTaken, match="is building"):
+            repair(path)
+        assert digests(path) == before
+        assert repair(path).problems == ()
+
+    def test_nothing_to_repair_is_said_and_nothing_made(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="found nothing there"):
+            repair(tmp_path / "s.zarr")
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_lost_recipe_is_said(self, planet: Path, tmp_path: Path) -> None:
         path = Path(shutil.copytree(planet, tmp_path / "s.zarr"))

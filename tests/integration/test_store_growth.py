@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from store_making import make_columns, make_rasters, make_store, small_layout
-from test_store_building import FullDisk, digests
+from store_making import digests, make_columns, make_rasters, make_store, small_layout
+from test_store_building import FullDisk
 
 from mmearth_data.building.append import begin_append, is_begun
 from mmearth_data.errors import InputError, StoreDamaged

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_making import begin_store, make_store, small_layout, write_shard
-from test_store_building import digests
+from store_making import begin_store, digests, make_store, small_layout, write_shard
 
 from mmearth_data.errors import InputError
 from mmearth_data.store import StoreWriter, open_store, verify
-from mmearth_data.store.lock import StoreTaken
 from mmearth_data.store.session import NewStore, fill_store, find_store, session
+from mmearth_data.store.storage.lock import StoreTaken
 
 NEW = NewStore(layout=small_layout(), recipe={"seed": 3, "tiles": 21}, source={"name": "made up"}, synthetic=True)
 """What `make_store` makes."""
@@ -76,7 +75,7 @@ def test_what_is_no_store_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
-    for name, words in (("file", "got a file"), ("folder", "got a folder of other files")):
+    for name, words in (("file", "found a file"), ("folder", r"got other files \(notes.txt\)")):
         with pytest.raises(InputError, match=words):
             fill_store(tmp_path / name, NEW, write_shard)
     assert (tmp_path / "folder" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"

@@ -24,9 +24,9 @@ from test_subset_merge import make
 
 from mmearth_data import Store, merge, subset, verify
 from mmearth_data import open_store as front_door
+from mmearth_data.building.repair import reopen
 from mmearth_data.cli import cli
 from mmearth_data.store import StoreWriter, open_store, writer
-from mmearth_data.store.repair import reopen
 
 NESTED = ("source", "modalities", "recipe", "statistics", "class_histograms", "appended")
 SIZES = ("tiles", "size_px", "tiles_per_shard")

@@ -25,6 +25,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
 class Limiter(Protocol):
     """Limits shared by all that send requests for one project: threads here, workers in other implementations."""
 
+    def connect(self) -> None:
+        """Find the process that keeps the limits, if it is another one; called in a task of a cluster."""
+        ...
+
     def slot(self) -> AbstractContextManager[None]:
         """Wait until a request may start; the request is in flight until the context ends."""
         ...
@@ -42,6 +46,35 @@ class Limiter(Protocol):
         ...
 
 
+class Storms:
+    """Recent outcomes of requests, and how long to pause when most of them are refusals; not for several threads.
+
+    Parameters
+    ----------
+    first_pause_s
+        Pause at the first storm; it doubles with each storm until a request succeeds.
+    """
+
+    def __init__(self, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        self._first_pause_s = self._pause_s = first_pause_s
+        self._outcomes: deque[bool] = deque(maxlen=STORM_WINDOW)
+
+    def succeeded(self) -> None:
+        """Record an answer."""
+        self._outcomes.append(False)
+        self._pause_s = self._first_pause_s
+
+    def throttled(self, wait_s: float | None) -> float:
+        """Record a refusal and the wait that the service requested; returns the seconds to pause, 0 without a storm."""
+        self._outcomes.append(True)
+        if len(self._outcomes) < STORM_LEAST or sum(self._outcomes) < STORM_SHARE * len(self._outcomes):
+            return 0.0
+        pause = max(self._pause_s, wait_s or 0.0)
+        self._pause_s = min(2 * pause, LONGEST_PAUSE_S)
+        self._outcomes.clear()
+        return pause
+
+
 class LocalLimiter:
     """Limits of one process, shared by its threads.
 
@@ -54,7 +87,7 @@ class LocalLimiter:
     restricted_in_flight
         Requests at once in restricted mode.
     first_pause_s
-        Pause of all requests at the first storm of refusals; it doubles with each storm until a request succeeds.
+        See `Storms`; a storm pauses all requests.
     """
 
     def __init__(
@@ -68,17 +101,19 @@ class LocalLimiter:
         self._limit = in_flight
         self._restricted = min(restricted_in_flight, in_flight)
         self._interval_s = SLACK / per_second
-        self._first_pause_s = self._pause_s = first_pause_s
+        self._storms = Storms(first_pause_s)
         self._changed = threading.Condition()
         self._busy = 0
         self._next_s = 0.0
         self._paused_until_s = 0.0
-        self._outcomes: deque[bool] = deque(maxlen=STORM_WINDOW)
 
     @property
     def in_flight_limit(self) -> int:
         """Number of requests currently allowed in flight."""
         return self._limit
+
+    def connect(self) -> None:
+        """Do nothing: the limits are kept here."""
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -104,19 +139,15 @@ class LocalLimiter:
     def succeeded(self) -> None:
         """Record an answer."""
         with self._changed:
-            self._outcomes.append(False)
-            self._pause_s = self._first_pause_s
+            self._storms.succeeded()
 
     def throttled(self, wait_s: float | None) -> None:
         """Record a refusal; a storm of them pauses all requests."""
         with self._changed:
-            self._outcomes.append(True)
-            if len(self._outcomes) < STORM_LEAST or sum(self._outcomes) < STORM_SHARE * len(self._outcomes):
+            pause = self._storms.throttled(wait_s)
+            if not pause:
                 return
-            pause = max(self._pause_s, wait_s or 0.0)
             self._paused_until_s = time.monotonic() + pause
-            self._pause_s = min(2 * pause, LONGEST_PAUSE_S)
-            self._outcomes.clear()
         LOG.warning("Earth Engine refuses most requests (429); pausing all of them for %.0f s.", pause)
 
     def restrict(self) -> None:

@@ -170,6 +170,10 @@ class EarthEngineSource:
         """Return the requested modalities whose recipe is known here."""
         return tuple(m for m in wanted if m.stored and m.recipe.get("name") in RECIPES and m.asset)
 
+    def places(self, size_px: int) -> list[Place]:
+        """Return no locations: they are sampled."""
+        return []
+
     def ecoregions(self) -> GeoDataFrame:
         """Ecoregion polygons; cached for the service itself, fetched each time from any other server."""
         genuine = self.options.url is None

@@ -21,7 +21,7 @@ from mmearth_data.catalog.tile import (
     round_lonlat,
     tile_ids,
 )
-from mmearth_data.errors import FileInputError
+from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.rasterfile import Siblings
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
 from mmearth_data.sources.rasters.layers import Selection, select_layers
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.catalog.tile import TileGrid
-    from mmearth_data.sources.base import SourceWithPlaces
+    from mmearth_data.sources.base import Source
     from mmearth_data.sources.rasters.files import SiteFile
     from mmearth_data.sources.rasters.mapping import RasterMapping
 
@@ -148,6 +148,10 @@ class RasterSource:
     def places(self, size_px: int) -> list[Place]:
         """Full tiles of all sites, row by row; sites by name."""
         return list(self._tiles(size_px)[0])
+
+    def ecoregions(self) -> GeoDataFrame:
+        """Refuse: the locations are those of the files."""
+        raise InputError(f"{self.name}: expected a source whose locations are sampled, got one with its own locations.")
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
         """One result per location; locations from elsewhere are rejected."""
@@ -282,4 +286,4 @@ def _digest_all(files: Mapping[str, Path], pool: ThreadPoolExecutor) -> dict[str
 
 
 if TYPE_CHECKING:
-    _: type[SourceWithPlaces] = RasterSource
+    _: type[Source] = RasterSource

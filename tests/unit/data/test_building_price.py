@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmearth_data import make_recipe, profile
-from mmearth_data.building.price import EECU_HOURS_A_MONTH, how_long, price, profile_lines, store_objects
+from mmearth_data.building.price import EECU_HOURS_PER_MONTH, how_long, price, profile_lines, store_objects
 from mmearth_data.building.profile import profile_tiles
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import Place
@@ -53,7 +53,9 @@ def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
     lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     months = prices[0][1]["months_of_compute"]
     lines.append(
-        "| EECU-seconds per tile | " + " | ".join(f"{h:,} a month ({t})" for t, h in EECU_HOURS_A_MONTH.items()) + " |"
+        "| EECU-seconds per tile | "
+        + " | ".join(f"{h:,} a month ({t})" for t, h in EECU_HOURS_PER_MONTH.items())
+        + " |"
     )
     lines += [f"| {seconds} | {' | '.join(map(how_long, of.values()))} |" for seconds, of in months.items()]
     assert [line for line in lines if line not in readme] == []
@@ -94,7 +96,7 @@ class NothingThere:
 def test_where_nothing_can_be_had_there_is_no_price() -> None:
     layout = StoreLayout(modalities=load_catalog().select(["sentinel2"]), tiles=2, size_px=16, tiles_per_shard=2)
     places = [Place(tile_id=k, lon=0.1 * k, lat=0.0, size_px=16) for k in (1, 2)]
-    with pytest.raises(InputError, match=r"got 2 refused \(no_scene 2\)"):
+    with pytest.raises(InputError, match=r"got 2 rejected \(no_scene 2\)"):
         profile_tiles(NothingThere(), places, layout)
 
 
@@ -123,5 +125,5 @@ def test_what_was_not_told_is_said_to_be_unknown() -> None:
     text = "\n".join(profile_lines(found))
     assert "image:computePixels: 20 requests, 40 s, no EECU-seconds given" in text
     assert "a tile takes 2 s" in text
-    assert "9.3 months at 150 EECU-hours a month" in text, "assumptions stand where nothing was measured"
+    assert "9.3 months at 150 EECU-hours per month" in text, "assumptions where nothing was measured"
     assert "its compute is not known" in text

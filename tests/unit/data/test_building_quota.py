@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from mmearth_data.building.quota import FIRST_PAUSE_S, SLACK, STORM_LEAST, Quota, QuotaBook
+from mmearth_data.building.quota import Quota, QuotaBook
+from mmearth_data.sources.earthengine.quota import FIRST_PAUSE_S, SLACK, STORM_LEAST
 
 
 class Clock:

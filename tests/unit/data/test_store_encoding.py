@@ -32,7 +32,7 @@ from mmearth_data.store.encoding import (
     smallest_shard_bytes,
     to_json,
 )
-from mmearth_data.store.objects import Objects
+from mmearth_data.store.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +144,7 @@ def test_memory_order_of_the_values_leaves_no_trace() -> None:
 def raster(tmp_path: Path) -> tuple[Path, ArraySpec, np.ndarray[Any, Any]]:
     """The array `optical` on disk, all three shards."""
     spec = SPECS["optical"]
-    objects = Objects(tmp_path)
+    objects = LocalStorage(tmp_path)
     objects.put(f"{spec.name}/zarr.json", to_json(array_metadata(spec)))
     parts = [make_rasters(LAYOUT, shard)[spec.name] for shard in range(LAYOUT.shards)]
     for shard, part in enumerate(parts):
@@ -156,7 +156,7 @@ def raster(tmp_path: Path) -> tuple[Path, ArraySpec, np.ndarray[Any, Any]]:
 @pytest.mark.parametrize("rows", [slice(0, 21), slice(7, 9), slice(20, 21), slice(3, 3)], ids=str)
 def test_our_reader_reads_it(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]], engine: str, rows: slice) -> None:
     path, spec, values = raster
-    np.testing.assert_array_equal(ArrayReader(Objects(path), spec, engine=engine).read(rows), values[rows])
+    np.testing.assert_array_equal(ArrayReader(LocalStorage(path), spec, engine=engine).read(rows), values[rows])
 
 
 def test_zarr_python_reads_it(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]]) -> None:
@@ -175,7 +175,7 @@ def test_tensorstore_reads_it(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any
 def test_reading_leaves_zarr_configuration_alone(raster: tuple[Path, ArraySpec, np.ndarray[Any, Any]]) -> None:
     path, spec, _ = raster
     before = zarr.config.get("codec_pipeline.path")
-    ArrayReader(Objects(path), spec).read(slice(0, 3))
+    ArrayReader(LocalStorage(path), spec).read(slice(0, 3))
     assert zarr.config.get("codec_pipeline.path") == before
     pipeline = zarr.open_array(path / spec.name, mode="r").async_array.codec_pipeline
     assert type(pipeline).__name__ == "BatchedCodecPipeline", "arrays of others decode as they did"

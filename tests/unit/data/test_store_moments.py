@@ -25,11 +25,16 @@ def band_of(dtype: str, low: float, high: float, bins: int = 256) -> tuple[Modal
     return m, Bins.of(m, "a")
 
 
+def moments_of(values: np.ndarray[Any, Any], m: Modality, bins: Bins) -> Moments:
+    """Moments of the observed values in an array."""
+    return Moments.of_band(values.reshape(1, 1, -1), np.zeros(1, np.intp), 0, m, bins)
+
+
 def merged(values: np.ndarray[Any, Any], cuts: list[int], m: Modality, bins: Bins) -> Moments:
     """Moments of the parts of an array, merged in order, through JSON each time."""
     total = Moments.none(bins)
     for part in np.split(values, sorted(cuts)):
-        text = json.dumps(Moments.of(part, m, bins).to_json(), allow_nan=False)
+        text = json.dumps(moments_of(part, m, bins).to_json(), allow_nan=False)
         total = total.merge(Moments.from_json(json.loads(text), bins))
     return total
 
@@ -60,7 +65,7 @@ def test_merged_parts_equal_numpy(given_parts: tuple[str, np.ndarray[Any, Any], 
     assert found["max"] == seen.max()
     assert found["mean"] == pytest.approx(seen.mean(), rel=1e-9, abs=1e-12)
     assert found["std"] == pytest.approx(seen.std(), rel=1e-6, abs=1e-9)
-    for q in PERCENTILES:
+    for q in PERCENTILES.values():
         assert abs(found[f"p{q}"] - np.percentile(seen, q)) <= bins.width * (1 + 1e-9)
         assert seen.min() <= found[f"p{q}"] <= seen.max()
 
@@ -83,7 +88,7 @@ def test_merging_in_order_is_exactly_reproducible() -> None:
 
 def test_values_outside_of_the_range_are_counted_and_bound_the_percentiles() -> None:
     m, bins = band_of("float32", 0, 1, bins=4)
-    found = Moments.of(np.array([-5.0, 0.1, 1.0, 30.0], dtype=np.float32), m, bins)
+    found = moments_of(np.array([-5.0, 0.1, 1.0, 30.0], dtype=np.float32), m, bins)
     assert found.histogram.tolist() == [1, 1, 0, 0, 1, 1]
     summary = found.summary(bins)
     assert summary["p1"] >= -5
@@ -95,22 +100,24 @@ def test_values_outside_of_the_range_are_counted_and_bound_the_percentiles() -> 
 def test_a_distribution_wholly_outside_of_the_range_stays_within_its_own() -> None:
     m, bins = band_of("float32", 180, 340)
     values = np.array([0.01, 0.02, 0.05], dtype=np.float32)
-    summary = Moments.of(values, m, bins).summary(bins)
-    assert all(0.0099 <= summary[f"p{q}"] <= 0.0501 for q in PERCENTILES)
+    summary = moments_of(values, m, bins).summary(bins)
+    assert all(0.0099 <= summary[f"p{q}"] <= 0.0501 for q in PERCENTILES.values())
 
 
 def test_constant_values_have_no_spread() -> None:
     m, bins = band_of("uint8", 0, 60)
     summary = merged(np.full(1000, 17, dtype=np.uint8), [300], m, bins).summary(bins)
-    assert summary == {"count": 1000, "mean": 17, "std": 0, "min": 17, "max": 17} | {f"p{q}": 17 for q in PERCENTILES}
+    assert summary == {"count": 1000, "mean": 17, "std": 0, "min": 17, "max": 17} | {
+        f"p{q}": 17 for q in PERCENTILES.values()
+    }
 
 
 def test_no_more_bins_than_the_contract_allows_are_stored() -> None:
     m, bins = band_of("uint16", 0, 65_535, bins=2048)
     values = np.arange(65_535, dtype=np.uint16)
-    entry = Moments.of(values, m, bins).to_json()
+    entry = moments_of(values, m, bins).to_json()
     assert len(entry[5]) <= 2048
-    assert Moments.of(values[:3], m, bins).to_json()[5:] == [[1], [3]], "stored sparsely"
+    assert moments_of(values[:3], m, bins).to_json()[5:] == [[1], [3]], "stored sparsely"
 
 
 def test_bins_of_a_band_are_its_own() -> None:

@@ -125,13 +125,6 @@ def test_years_levels_and_clouds_can_be_chosen() -> None:
             assert survey.facts["cloud_percent"] < 3
 
 
-def test_surveys_answer_in_order_and_one_by_one_alike() -> None:
-    places = [place(lon, lat) for lon, lat in PLACES]
-    together = source().survey(places)
-    assert [answer.place for answer in together] == places
-    assert repr(together) == repr([SyntheticSource(0).survey([p])[0] for p in places])
-
-
 def test_days_to_the_radar_scenes_are_signed_and_near() -> None:
     days = np.array([[s.s1_asc_days, s.s1_desc_days] for s in (surveyed(*p) for p in PLACES)])
     found = days[~np.isnan(days)]

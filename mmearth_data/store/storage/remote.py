@@ -1,7 +1,7 @@
-"""A store in the cloud: objects of a bucket, through obstore.
+"""A store in a bucket, through obstore.
 
-A put is atomic and immediately visible to all readers, so no staging is needed. Credentials and endpoints come from the
-environment, in the variables of the providers' own tools.
+A put is atomic and immediately visible to all readers, so no staging is needed. Credentials and endpoints are taken from
+the environment variables of the providers' own tools.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from mmearth_data.errors import InputError, RetryLater
-from mmearth_data.store.objects import ObjectChanged, Objects, StoreUrl, no_conditional_writes
 from mmearth_data.store.schema import LEDGER
+from mmearth_data.store.storage.lock import hold_record, no_conditional_writes
+from mmearth_data.store.storage.protocol import ObjectChanged, StoreUrl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from obstore import ObjectMeta, PutResult, UpdateVersion
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-BUFFER_BYTES = 1 << 20
+    from mmearth_data.store.storage.lock import Held
+
 CONNECTION: ClientConfig = {"connect_timeout": "20s", "timeout": "300s", "allow_http": True}
 """Plain http is allowed for servers that the user names with an endpoint variable."""
 RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=120)}
 """Retries of one request: enough for a busy server, not so many that a build seems to hang."""
-
-
 REFUSED_CONDITIONS = ("status code: 501", "NotImplemented")
 """Answers of a server without conditional writes."""
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
@@ -51,8 +52,8 @@ REFUSALS = ("status code: 401", "status code: 403")
 """Texts of a refused listing, which obstore does not distinguish from other failures."""
 
 
-class RemoteObjects(Objects):
-    """Bytes by key, under a URL.
+class RemoteStorage:
+    """Objects below a URL; see `mmearth_data.store.storage.protocol.Storage`.
 
     Parameters
     ----------
@@ -78,25 +79,20 @@ class RemoteObjects(Objects):
                 f"{self.root}: expected the URL of a bucket that can be reached, got: {_line(error)}"
             ) from error
 
+    def hold(self, beat_s: float | None = None) -> AbstractContextManager[Held]:
+        """Hold the store for one command, by a record that is renewed every ``beat_s`` seconds."""
+        return hold_record(self, beat_s)
+
+    def make(self) -> None:
+        """Do nothing: buckets have no folders."""
+
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Publish one object atomically; an existing one is replaced."""
+        """Publish one object; an existing one is replaced."""
         with self._explained():
             obstore.put(self.bucket, key, bytes(data))
 
     def put_if(self, key: str, data: bytes, version: UpdateVersion | None) -> UpdateVersion:
-        """Write an object only if it is still the expected one: a compare-and-swap.
-
-        Parameters
-        ----------
-        key, data
-            The object.
-        version
-            Version of the object to replace, from `get_version` or an earlier `put_if`; None if it must not exist.
-
-        Returns
-        -------
-        UpdateVersion
-            Version of the written object.
+        """Write an object only if the existing one has the given version, or does not exist (None); return its version.
 
         Raises
         ------
@@ -140,19 +136,13 @@ class RemoteObjects(Objects):
             return bytes(obstore.get(self.bucket, key).bytes())
 
     def open(self, key: str) -> io.BufferedReader:
-        """Open an object for reading in ranges; raises like `get`."""
-        size = self.size(key)
-        if size is None:
-            raise FileNotFoundError(f"{self.root}/{key}")
-        return io.BufferedReader(_Ranges(self, key, size), BUFFER_BYTES)
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Read a part of an object; raises like `get`."""
-        with self._explained(key):
-            return bytes(obstore.get_range(self.bucket, key, start=start, length=length))
+        """Open an object, which is read into memory as a whole; raises like `get`."""
+        return io.BufferedReader(io.BytesIO(self.get(key)))
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Parts of an object, each given as (offset, length), near ones fetched together; raises like `get`."""
+        if not ranges:
+            return []
         starts, lengths = zip(*ranges, strict=True)
         with self._explained(key):
             return [bytes(part) for part in obstore.get_ranges(self.bucket, key, starts=starts, lengths=lengths)]
@@ -186,7 +176,7 @@ class RemoteObjects(Objects):
         """Store of one array, as zarr reads it."""
         from zarr.storage import ObjectStore as ZarrObjectStore
 
-        return ZarrObjectStore(RemoteObjects(f"{self.root}/{name}").bucket, read_only=True)
+        return ZarrObjectStore(RemoteStorage(f"{self.root}/{name}").bucket, read_only=True)
 
     def discard_staged(self) -> None:
         """Do nothing: there are no partial objects."""
@@ -245,34 +235,6 @@ def _version(of: PutResult | ObjectMeta) -> UpdateVersion:
     if of["version"] is not None:
         found["version"] = of["version"]
     return found
-
-
-class _Ranges(io.RawIOBase):
-    """An object read by ranges."""
-
-    def __init__(self, objects: RemoteObjects, key: str, size: int) -> None:
-        self._objects, self._key, self._size, self._at = objects, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - as io declares it
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        buffer[:length] = self._objects.read_range(self._key, self._at, length)
-        self._at += length
-        return length
 
 
 def _line(error: BaseException) -> str:

@@ -1,0 +1,34 @@
+"""The objects of a store: in a folder (`local`) or a bucket (`remote`), each held by one command at a time (`lock`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmearth_data.errors import InputError
+from mmearth_data.store.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmearth_data.store.storage.protocol import Storage, StoreUrl
+
+REMOTE = ("s3://", "gs://", "az://")
+
+
+def storage_at(path: str | Path | StoreUrl) -> Storage:
+    """Storage of the store at a path or URL.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind of URL, or if its library is not installed.
+    """
+    if "://" not in str(path):
+        return LocalStorage(path)
+    if not str(path).startswith(REMOTE):
+        raise InputError(f"{path}: expected a folder or a URL that begins with {', '.join(REMOTE)}.")
+    try:
+        from mmearth_data.store.storage.remote import RemoteStorage
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: expected the library {error.name} for it; pip install 'mmearth[cloud]'.") from error
+    return RemoteStorage(str(path))

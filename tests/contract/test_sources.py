@@ -1,0 +1,162 @@
+"""What a build relies on in every source: the synthetic planet, raster files, Earth Engine (an emulator on loopback)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from ee_world import SEED
+from rasters_world import small_world
+
+from mmearth_data import BuildRecipe, load_catalog
+from mmearth_data.building.quota import SharedLimiter
+from mmearth_data.catalog.modality import Kind, Modality
+from mmearth_data.catalog.tile import Place, tile_ids
+from mmearth_data.sources.base import Rejection, Source, Survey
+from mmearth_data.sources.earthengine.session import SessionOptions
+from mmearth_data.sources.earthengine.source import EarthEngineSource
+from mmearth_data.sources.earthengine.survey import SceneRules
+from mmearth_data.sources.opening import over_network
+from mmearth_data.sources.synthetic import SyntheticSource
+
+CATALOG = load_catalog()
+STORED = tuple(m for m in CATALOG.select() if m.stored)
+SIZE_PX = 16
+LOCATIONS = ((9.5, 48.2), (-60.2, -3.1), (22.5, -19.5), (10.0, 85.0))
+"""Longitude and latitude; the last one is outside of UTM."""
+
+
+def place(lon: float, lat: float) -> Place:
+    return Place(tile_id=int(tile_ids([lon], [lat], SIZE_PX)[0]), lon=lon, lat=lat, size_px=SIZE_PX)
+
+
+class World(NamedTuple):
+    """A source and what it is asked."""
+
+    make: Callable[[], Source]
+    source: Source
+    places: list[Place]
+    """Locations, of which the last one is rejected."""
+    answers: list[Survey | Rejection]
+
+    @property
+    def surveys(self) -> list[Survey]:
+        return [answer for answer in self.answers if isinstance(answer, Survey)]
+
+    @property
+    def wanted(self) -> tuple[Modality, ...]:
+        """What a build reads."""
+        return self.source.modalities([m for m in STORED if m.kind is not Kind.TILE_CATEGORICAL])
+
+
+@pytest.fixture(scope="module", params=("synthetic", "rasters", "earthengine"))
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    places = [place(*lonlat) for lonlat in LOCATIONS]
+    make: Callable[[], Source]
+    if request.param == "synthetic":
+        make = lambda: SyntheticSource(SEED)  # noqa: E731
+    elif request.param == "rasters":
+        files = small_world(tmp_path_factory.mktemp("rasters"))
+        make = files.source
+        places = [*files.source().places(SIZE_PX)[:3], place(0.0, 0.0)]
+    else:
+        url = request.getfixturevalue("emulator_url")
+        rules = SceneRules(seed=SEED, years=(2018, 2019), levels=("L2A", "L1C"), cloud_percent=10.0)
+        options = SessionOptions(url=url, connections=4, timeout_s=120)
+        make = lambda: EarthEngineSource(CATALOG, CATALOG.select(), rules, options)  # noqa: E731
+    source = make()
+    return World(make, source, places, source.survey(places))
+
+
+def arrays_of(source: Source, survey: Survey, wanted: tuple[Modality, ...]) -> dict[str, np.ndarray[Any, Any]]:
+    return source.read(survey, [m for m in wanted if m.name not in survey.values])
+
+
+def copied(source: Source) -> Source:
+    """The source in another process, whose limiter a cluster replaces before."""
+    remote = over_network(source)
+    if remote is None:
+        copy: Source = pickle.loads(pickle.dumps(source))
+        return copy
+    own, remote.limiter = remote.limiter, SharedLimiter()
+    other: EarthEngineSource = pickle.loads(pickle.dumps(remote))
+    other.limiter = own
+    return other
+
+
+def test_it_says_what_it_is(world: World) -> None:
+    identity = world.source.identity()
+    assert json.loads(json.dumps(identity)) == identity == world.make().identity()
+    assert identity["name"] == world.source.name
+    assert world.source.recipe_fields <= set(BuildRecipe.model_fields)
+    assert world.source.synthetic == (world.source.name != "rasters"), "the emulator serves the synthetic planet"
+
+
+def test_modalities_are_a_part_of_what_is_wanted_in_its_order(world: World) -> None:
+    found = world.source.modalities(STORED)
+    assert found
+    assert found == tuple(m for m in STORED if m in found)
+    assert world.source.modalities(STORED[::-1]) == found[::-1]
+    assert world.source.modalities([]) == ()
+
+
+def test_locations_of_its_own_are_of_the_size_and_in_a_fixed_order(world: World) -> None:
+    places = world.source.places(SIZE_PX)
+    assert bool(places) == (world.source.name == "rasters")
+    assert {place.size_px for place in places} <= {SIZE_PX}
+    assert len({place.tile_id for place in places}) == len(places)
+    assert world.make().places(SIZE_PX) == places
+
+
+def test_every_location_is_answered_in_order(world: World) -> None:
+    assert [answer.place for answer in world.answers] == world.places
+    assert len(world.surveys) >= 2
+    last = world.answers[-1]
+    assert isinstance(last, Rejection)
+    assert last.reason
+    assert world.source.survey([]) == []
+
+
+def test_answers_depend_on_the_location_alone(world: World) -> None:
+    other = world.make()
+    one_by_one = [other.survey([place])[0] for place in world.places[::-1]]
+    assert repr(one_by_one[::-1]) == repr(world.answers)
+
+
+def test_surveys_have_a_grid_of_the_size_and_facts_for_the_record(world: World) -> None:
+    for survey in world.surveys:
+        assert survey.grid.size_px == SIZE_PX
+        assert json.loads(json.dumps(survey.facts)) == survey.facts
+        for name, values in survey.values.items():
+            m = CATALOG.modalities[name]
+            assert (values.shape, values.dtype) == (m.array_shape(SIZE_PX), m.dtype)
+
+
+def test_arrays_have_the_declared_shapes_and_types(world: World) -> None:
+    for survey in world.surveys:
+        arrays = arrays_of(world.source, survey, world.wanted)
+        assert set(arrays) <= {m.name for m in world.wanted}
+        assert any(CATALOG.modalities[name].kind.is_raster for name in arrays)
+        for name, values in arrays.items():
+            m = CATALOG.modalities[name]
+            assert (values.shape, values.dtype) == (m.array_shape(SIZE_PX), m.dtype), name
+            codes = {m.nodata, *(label.code for label in m.classes)}
+            assert not m.classes or set(np.unique(values).tolist()) <= codes, name
+
+
+def test_pixels_depend_on_the_survey_alone(world: World) -> None:
+    """The same in another process, and whichever modalities are read with them."""
+    survey = world.surveys[0]
+    whole = arrays_of(world.source, survey, world.wanted)
+    source, request = copied(world.make()), pickle.loads(pickle.dumps(survey))
+    again = arrays_of(source, request, world.wanted)
+    assert again.keys() == whole.keys()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(again[name], values)
+    few = [m for m in world.wanted if m.name in whole][:2]
+    for name, values in source.read(request, few).items():
+        np.testing.assert_array_equal(values, whole[name])
