@@ -204,24 +204,12 @@ def _visited(elements: Iterable[Value]) -> Iterator[Value]:
 @named("FeatureCollection")
 @dataclass(frozen=True)
 class Collection:
-    """A collection of features or images.
+    """A collection of features or images."""
 
-    Attributes
-    ----------
-    source
-        Where its elements come from.
-    of
-        ``Feature`` or ``Image``.
-    properties
-        Of the collection itself.
-    id
-        Asset id; None once something was done to it.
-    """
-
-    source: Elements
-    of: str = "Feature"
+    source: Elements  # Where its elements come from
+    of: str = "Feature"  # ``Feature`` or ``Image``
     properties: Mapping[str, Value] = field(default_factory=dict)
-    id: str | None = None
+    id: str | None = None  # Asset id; None once something was done to it
     _found: list[Value] = field(default_factory=list, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Value]:

@@ -26,17 +26,10 @@ GEOMETRY = ".geo"
 @named("Feature")
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A geometry with properties.
+    """A geometry with properties."""
 
-    Attributes
-    ----------
-    geometry
-        None where it has none.
-    properties
-        Name -> value; ``system:index`` names it within its collection.
-    """
-
-    geometry: Geometry | None
+    geometry: Geometry | None  # None where it has none
+    # Name -> value; ``system:index`` names it within its collection
     properties: Mapping[str, Value] = field(default_factory=dict)
 
     def with_properties(self, properties: Mapping[str, Value]) -> Feature:

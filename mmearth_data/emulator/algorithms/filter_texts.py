@@ -52,10 +52,7 @@ def expression(expression: str) -> Filter:
 def parsed(text: str, name: str) -> Filter:
     """Parse the text of a filter.
 
-    Raises
-    ------
-    EmulatorError
-        If the text is not a filter; ``name`` is the algorithm that received it.
+    Raises `EmulatorError` if the text is not a filter; ``name`` is the algorithm that received it.
     """
     return _Reader(text, TOKEN, name, "filter").result()
 

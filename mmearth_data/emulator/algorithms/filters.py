@@ -43,27 +43,14 @@ ITEM = "item"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Conditions that an archive can search by; None is open.
+    """Conditions that an archive can search by; None is open."""
 
-    Attributes
-    ----------
-    bounds
-        Images may touch this area.
-    start_ms, end_ms
-        They start within [start, end).
-    equal
-        Properties with their required values.
-    below
-        Properties with their upper limits.
-    region
-        Only pixels in this area matter: without other bounds, images that do not reach it may be left out.
-    """
-
-    bounds: BaseGeometry | None = None
-    start_ms: int | None = None
+    bounds: BaseGeometry | None = None  # Images may touch this area
+    start_ms: int | None = None  # They start within [start, end)
     end_ms: int | None = None
-    equal: Mapping[str, Value] = field(default_factory=dict)
-    below: Mapping[str, float] = field(default_factory=dict)
+    equal: Mapping[str, Value] = field(default_factory=dict)  # Properties with their required values
+    below: Mapping[str, float] = field(default_factory=dict)  # Properties with their upper limits
+    # Only pixels in this area matter: without other bounds, images that do not reach it may be left out
     region: BaseGeometry | None = None
 
     def both(self, other: Query) -> Query:
@@ -97,24 +84,12 @@ ANYTHING = Query()
 @named("Filter")
 @dataclass(frozen=True)
 class Filter:
-    """What an element must be like.
+    """What an element must be like."""
 
-    Attributes
-    ----------
-    test
-        (element, the other one of a pair in joins or None) -> whether it passes.
-    query
-        What every element that passes is found by.
-    cost
-        Filters with a lower one are tried first.
-    opposite
-        Test for what the filter's negation can be looked for; None where nothing is known.
-    """
-
-    test: Test
-    query: Query = ANYTHING
-    cost: int = 0
-    opposite: Query = ANYTHING
+    test: Test  # (element, the other one of a pair in joins or None) -> whether it passes
+    query: Query = ANYTHING  # What every element that passes is found by
+    cost: int = 0  # Filters with a lower one are tried first
+    opposite: Query = ANYTHING  # Test for what the filter's negation can be looked for; None where nothing is known
 
 
 EVERYTHING = Filter(lambda left, right: True)

@@ -47,24 +47,12 @@ WORLD = shapely.box(-180, -90, 180, 90)
 @named("Geometry")
 @dataclass(frozen=True)
 class Geometry:
-    """A shape on the globe.
+    """A shape on the globe."""
 
-    Attributes
-    ----------
-    shape
-        In units of the CRS. Longitudes beyond 180 degrees are fine.
-    crs
-        Code.
-    geodesic
-        True if edges are shortest paths, false if they are straight in the CRS.
-    unbounded
-        True for the whole globe.
-    """
-
-    shape: BaseGeometry
+    shape: BaseGeometry  # In units of the CRS. Longitudes beyond 180 degrees are fine.
     crs: str = WGS84
-    geodesic: bool = True
-    unbounded: bool = False
+    geodesic: bool = True  # True if edges are shortest paths, false if they are straight in the CRS
+    unbounded: bool = False  # True for the whole globe
 
     @property
     def kind(self) -> str:

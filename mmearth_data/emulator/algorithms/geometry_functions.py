@@ -166,6 +166,9 @@ def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, 
     Operations run on the sphere, in longitude and latitude, or in the requested projection; geometries in another CRS
     are approximated there. Points are always exact.
 
+    Raises `EmulatorError` with the service's message, as quoted in public change logs. That straight edges in longitude
+    and latitude are accepted, although they differ on the sphere, is from memory.
+
     Parameters
     ----------
     name
@@ -174,12 +177,6 @@ def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, 
         Arguments of the operation.
     geometries
         Geometries that it works on.
-
-    Raises
-    ------
-    EmulatorError
-        With the service's message, as quoted in public change logs. That straight edges in longitude and latitude are
-        accepted, although they differ on the sphere, is from memory.
     """
     home = WGS84 if proj is None else proj.crs
     if margin is not None and margin.value > 0:

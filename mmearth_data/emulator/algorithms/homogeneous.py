@@ -29,10 +29,7 @@ class Homogeneous:
     def required(self) -> Sequence[Image]:
         """Return the images; refuse a collection whose images differ.
 
-        Raises
-        ------
-        EmulatorError
-            With the service's message (geemap issue 1058, geedim issue 16).
+        Raises `EmulatorError` with the service's message (geemap issue 1058, geedim issue 16).
         """
         if self._refusal is not None:
             raise EmulatorError(self._refusal)

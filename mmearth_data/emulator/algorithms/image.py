@@ -50,18 +50,11 @@ CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
 @named("PixelType")
 @dataclass(frozen=True, slots=True)
 class PixelType:
-    """Type of the numbers in a band.
+    """Type of the numbers in a band."""
 
-    Attributes
-    ----------
-    precision
-        ``int``, ``float`` or ``double``.
-    low, high
-        Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range
-        of the type; arithmetic has the range of its possible results, as far as `arithmetic.Binary` can compute it.
-    """
-
-    precision: str
+    precision: str  # ``int``, ``float`` or ``double``
+    # Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range of
+    # the type; arithmetic has the range of its possible results, as far as `arithmetic.Binary` can compute it.
     low: float | None = None
     high: float | None = None
 
@@ -113,17 +106,10 @@ FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.
 @named("Projection")
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A CRS and the lattice of pixels on it.
+    """A CRS and the lattice of pixels on it."""
 
-    Attributes
-    ----------
-    crs
-        Code, such as ``EPSG:32632``.
-    transform
-        (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS.
-    """
-
-    crs: str
+    crs: str  # Code, such as ``EPSG:32632``
+    # (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS
     transform: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
     def at_scale(self, metres: float) -> Projection:
@@ -235,18 +221,11 @@ def _positions(grid: Grid, projection: Projection) -> tuple[Float, Float]:
 
 
 class Pixels(NamedTuple):
-    """Values of a band on a grid.
+    """Values of a band on a grid."""
 
-    Attributes
-    ----------
-    values
-        (row, column).
-    valid
-        (row, column) False where masked. The service's masks are numbers from 0 to 1: if any is neither 0 nor 1, this
-        is an array of such numbers; otherwise it is boolean, which is faster.
-    """
-
-    values: Float
+    values: Float  # (row, column)
+    # (row, column) False where masked. The service's masks are numbers from 0 to 1: if any is neither 0 nor 1, this is
+    # an array of such numbers; otherwise it is boolean, which is faster.
     valid: Mask
 
 
@@ -298,10 +277,7 @@ def coarsened(projection: Projection, level: int) -> Projection:
 def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projection, margin: int = 0) -> Grid:
     """Smallest window that holds some pixels, and a margin to the right and below.
 
-    Raises
-    ------
-    EmulatorError
-        When it is larger than one answer may need.
+    Raises `EmulatorError` when it is larger than one answer may need.
     """
     left, top = int(column.min()), int(row.min())
     width, height = int(column.max()) - left + 1 + margin, int(row.max()) - top + 1 + margin
@@ -329,32 +305,15 @@ def _nearest_at(grid: Grid, projection: Projection) -> tuple[Grid, tuple[NDArray
 
 @dataclass(frozen=True)
 class Band:
-    """One band of an image.
-
-    Attributes
-    ----------
-    name
-        Name of the band.
-    type
-        Type of its numbers.
-    projection
-        Its native projection.
-    evaluate
-        Computes its pixels on a grid.
-    size
-        (columns, rows) of its pixel grid that it covers; None if it is unbounded.
-    origin
-        (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset.
-    frame
-        Window that a download covers, if one was chosen.
-    """
+    """One band of an image."""
 
     name: str
     type: PixelType
     projection: Projection
-    evaluate: Callable[[Grid], Pixels]
-    size: tuple[int, int] | None = None
-    frame: Grid | None = None
+    evaluate: Callable[[Grid], Pixels]  # Computes its pixels on a grid
+    size: tuple[int, int] | None = None  # (columns, rows) of its pixel grid that it covers; None if it is unbounded
+    frame: Grid | None = None  # Window that a download covers, if one was chosen
+    # (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset
     origin: tuple[int, int] | None = None
 
     @property
@@ -392,26 +351,12 @@ class Band:
 @named("Image")
 @dataclass(frozen=True)
 class Image:
-    """Bands and properties.
-
-    Attributes
-    ----------
-    bands
-        In order.
-    properties
-        Name -> value.
-    footprint
-        Where it may have pixels, EPSG:4326; None is everywhere.
-    id
-        Asset id, if it is one.
-    version
-        Of the asset, if it is one.
-    """
+    """Bands and properties."""
 
     bands: Sequence[Band] = ()
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    footprint: BaseGeometry | None = None
-    id: str | None = None
+    properties: Mapping[str, Value] = field(default_factory=dict)  # Name -> value
+    footprint: BaseGeometry | None = None  # Where it may have pixels, EPSG:4326; None is everywhere
+    id: str | None = None  # Asset id, if it is one
     version: int | None = None
 
     @property
@@ -443,13 +388,7 @@ class Image:
         return next((band for band in self.bands if band.name == name), None)
 
     def find(self, name: str, function: str) -> Band:
-        """Band of a name.
-
-        Raises
-        ------
-        EmulatorError
-            In the words of the service, when there is none.
-        """
+        """Band of a name. Raises `EmulatorError` in the words of the service, when there is none."""
         found = self.named(name)
         if found is None:
             raise band_not_found(function, name, self.names)
@@ -525,10 +464,7 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
 def lonlat_outline(grid: Grid) -> BaseGeometry:
     """Shape that contains a grid with a margin, EPSG:4326; longitude continues beyond 180 degrees.
 
-    Raises
-    ------
-    EmulatorError
-        If the grid extends beyond its projection.
+    Raises `EmulatorError` if the grid extends beyond its projection.
     """
     x, y = _edges(grid, OUTLINE_POINTS)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -561,10 +497,7 @@ def inside(geometry: BaseGeometry | None, grid: Grid) -> Bool:
 def chosen_bands(image: Image, selectors: Sequence[Value] | None, function: str) -> list[Band]:
     """Bands that selectors mean, each a number, a name or a pattern; None means all.
 
-    Raises
-    ------
-    EmulatorError
-        For a selector that means none.
+    Raises `EmulatorError` for a selector that means none.
     """
     if selectors is None:
         return list(image.bands)

@@ -31,24 +31,12 @@ TINY = 1e-9
 @named("Kernel")
 @dataclass(frozen=True)
 class Kernel:
-    """Weights around a pixel.
+    """Weights around a pixel."""
 
-    Attributes
-    ----------
-    shape
-        Gives (rows, columns) of weights for a radius in pixels; 0 where nothing counts.
-    radius
-        In units.
-    units
-        ``pixels`` or ``meters``.
-    normalize, magnitude
-        Whether the weights sum to one, and a factor on them.
-    """
-
-    shape: Callable[[float], Float]
-    radius: float = 1.0
-    units: str = "pixels"
-    normalize: bool = False
+    shape: Callable[[float], Float]  # Gives (rows, columns) of weights for a radius in pixels; 0 where nothing counts
+    radius: float = 1.0  # In units
+    units: str = "pixels"  # ``pixels`` or ``meters``
+    normalize: bool = False  # Whether the weights sum to one, and a factor on them
     magnitude: float = 1.0
 
     def weights(self, grid: Grid) -> Float:

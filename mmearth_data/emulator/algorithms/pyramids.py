@@ -50,6 +50,8 @@ def from_pyramid(
 ) -> Pixels:
     """Pixels on a grid: the nearest ones in the level that matches the grid's scale.
 
+    Raises `EmulatorError` if more native pixels are needed than one answer may read.
+
     Parameters
     ----------
     grid
@@ -62,11 +64,6 @@ def from_pyramid(
         How a pixel is computed from 2 x 2 pixels.
     whole
         Whether the band holds integers, at every level.
-
-    Raises
-    ------
-    EmulatorError
-        If more native pixels are needed than one answer may read.
     """
     level = level_for(grid.projection, home, size)
     if level == 0 or CHEAP.get():

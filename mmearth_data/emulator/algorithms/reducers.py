@@ -35,63 +35,33 @@ Compute: TypeAlias = Callable[[Array, Array, Array], Array]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One number that a reducer computes.
-
-    Attributes
-    ----------
-    name
-        Name of the output.
-    compute
-        Computes the output.
-    type
-        Type of the band it becomes; None keeps that of the input.
-    input
-        Which input of the reducer it uses; the first of two for a joint computation.
-    joint
-        Computation from two inputs, if both are needed: (x, y, valid, weights).
-    weighted
-        Whether weights apply. If not, a pixel counts fully if its centre is inside the region (Earth Engine guides,
-        "statistics of an image region").
-    picks
-        Whether the output is one of the input values; in an image it then keeps that value's mask.
-    """
+    """One number that a reducer computes."""
 
     name: str
     compute: Compute
-    type: PixelType | None = DOUBLE
-    input: int = 0
+    type: PixelType | None = DOUBLE  # Type of the band it becomes; None keeps that of the input
+    input: int = 0  # Which input of the reducer it uses; the first of two for a joint computation
+    # Computation from two inputs, if both are needed: (x, y, valid, weights)
     joint: Callable[[Array, Array, Array, Array], Array] | None = None
+    # Whether weights apply. If not, a pixel counts fully if its centre is inside the region (Earth Engine guides,
+    # "statistics of an image region").
     weighted: bool = True
-    picks: bool = False
+    picks: bool = False  # Whether the output is one of the input values; in an image it then keeps that value's mask
 
 
 @named("Reducer")
 @dataclass(frozen=True, slots=True)
 class Reducer:
-    """Reducer argument of the `reduce` functions.
-
-    Attributes
-    ----------
-    name
-        Name of the algorithm.
-    outputs
-        Numbers that it computes.
-    gather
-        Computes a list or dictionary from (values, weights) of a flat input instead of numbers; None for most reducers.
-    rows
-        Computes all outputs from rows of arbitrary values, for reducers that accept non-numbers; None for most.
-    inputs
-        Number of inputs.
-    table
-        Computes all outputs from (columns, weights, centred), for reducers whose results are not numbers; None for
-        most.
-    """
+    """Reducer argument of the `reduce` functions."""
 
     name: str
-    outputs: tuple[Output, ...]
+    outputs: tuple[Output, ...]  # Numbers that it computes
+    # Computes a list or dictionary from (values, weights) of a flat input instead of numbers; None for most reducers
     gather: Callable[[Array, Array], Value] | None = None
     inputs: int = 1
+    # Computes all outputs from (columns, weights, centred), for reducers whose results are not numbers; None for most
     table: Table | None = None
+    # Computes all outputs from rows of arbitrary values, for reducers that accept non-numbers; None for most
     rows: Callable[[Rows], dict[str, Value]] | None = None
 
     @property
@@ -171,10 +141,7 @@ class Reducer:
     def reduce_values(self, rows: Rows) -> dict[str, Value]:
         """Output name -> value, from rows with one value per input; each input skips its nulls.
 
-        Raises
-        ------
-        EmulatorError
-            For rows of another length, and for non-numbers where numbers are needed.
+        Raises `EmulatorError` for rows of another length, and for non-numbers where numbers are needed.
         """
         if wrong := next((row for row in rows if len(row) != self.inputs), None):
             raise EmulatorError(f"Reducer.{self.name}: Need {self.inputs} input(s) for the reducer, got {len(wrong)}.")

@@ -167,13 +167,7 @@ def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, V
 def aggregated_on(
     image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
 ) -> Projection:
-    """Lattice on which pixels are gathered.
-
-    Raises
-    ------
-    EmulatorError
-        Of an image that has none, when none is given.
-    """
+    """Lattice on which pixels are gathered. Raises `EmulatorError` of an image that has none, when none is given."""
     home = lattice(crs or image.projection, transform, scale)
     if home == DEFAULT_PROJECTION:
         raise EmulatorError(

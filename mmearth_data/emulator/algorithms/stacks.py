@@ -44,17 +44,11 @@ EXAMPLE_PLACES = [
 
 @dataclass(frozen=True)
 class Stack:
-    """Images of a collection, as far as they are needed for a grid.
+    """Images of a collection, as far as they are needed for a grid."""
 
-    Attributes
-    ----------
-    images
-        Images that define the names and types of bands: all, or one of a collection spread over the globe.
-    on
-        Returns the images that may have pixels on a grid, in order; refuses images with different bands or types.
-    """
-
+    # Images that define the names and types of bands: all, or one of a collection spread over the globe
     images: Sequence[Image]
+    # Returns the images that may have pixels on a grid, in order; refuses images with different bands or types
     on: Callable[[Grid], Sequence[Image]]
 
     @property
@@ -115,10 +109,7 @@ def example_of(collection: Collection) -> Image:
     A composite has the bands of the first image of the collection. The emulator does not know which image on Earth is
     the first, so the images at all sample locations must have the same band names.
 
-    Raises
-    ------
-    EmulatorError
-        If there is no image at these locations, or if they differ in their bands.
+    Raises `EmulatorError` if there is no image at these locations, or if they differ in their bands.
     """
     examples = examples_of(collection)
     other = next((image for image in examples if image.names != examples[0].names), None)
@@ -134,10 +125,7 @@ def example_of(collection: Collection) -> Image:
 def examples_of(collection: Collection) -> list[Image]:
     """First images of a collection without bounds at sample locations on all continents.
 
-    Raises
-    ------
-    EmulatorError
-        If there is none.
+    Raises `EmulatorError` if there is none.
     """
     found = (next(collection.find(Query(region=place)), None) for place in EXAMPLE_PLACES)
     examples = [_as_image(image) for image in found if image is not None]
@@ -174,10 +162,7 @@ def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, nam
 def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
     """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer if there is no band.
 
-    Raises
-    ------
-    EmulatorError
-        If there are more bands than one answer may use.
+    Raises `EmulatorError` if there are more bands than one answer may use.
     """
     room_for_pixels(len(bands) * grid.width * grid.height)
     if not bands:

@@ -69,24 +69,12 @@ class LazyProperties(Mapping[str, "Value"]):
 
 @dataclass(frozen=True)
 class Raster:
-    """Where an image's pixels lie within the endless grid that the planet counts them on.
+    """Where an image's pixels lie within the endless grid that the planet counts them on."""
 
-    Attributes
-    ----------
-    projection
-        Of the image: its pixel (0, 0) is its own upper-left one.
-    size
-        (columns, rows).
-    offset
-        (column, row) of that pixel on the planet's grid.
-    around
-        True for maps of the whole globe: beyond 180 degrees they go on.
-    """
-
-    projection: Projection
-    size: tuple[int, int]
-    offset: tuple[int, int]
-    around: bool = False
+    projection: Projection  # Of the image: its pixel (0, 0) is its own upper-left one
+    size: tuple[int, int]  # (columns, rows)
+    offset: tuple[int, int]  # (column, row) of that pixel on the planet's grid
+    around: bool = False  # True for maps of the whole globe: beyond 180 degrees they go on
 
     def native(self, grid: Grid) -> Window:
         """Window of the planet's grid."""

@@ -47,25 +47,14 @@ PASS = "orbitProperties_pass"
 
 
 class Source(ABC):
-    """A collection of the archive.
-
-    Attributes
-    ----------
-    id
-        Asset id.
-    properties
-        Properties of the collection itself.
-    since_ms
-        Time of the first image, if there are too many to list or if pixels should be computed from the images near a
-        grid; None if there are few images.
-    until_ms
-        End of the period covered.
-    """
+    """A collection of the archive."""
 
     id: str
     properties: Mapping[str, Value]
+    # Time of the first image, if there are too many to list or if pixels should be computed from the images near a
+    # grid; None if there are few images
     since_ms: int | None
-    until_ms: int
+    until_ms: int  # End of the period covered
 
     @abstractmethod
     def load(self, index: str) -> Image | None:
@@ -85,6 +74,8 @@ class Source(ABC):
     ) -> Iterator[Image]:
         """Images that may touch a location and start in [start, end), in order.
 
+        Raises `EmulatorError` if all scenes on the globe would have to be listed.
+
         Parameters
         ----------
         bounds
@@ -95,11 +86,6 @@ class Source(ABC):
             Required values of properties; an image with a given ``system:index`` is found directly.
         below
             Upper limits of properties. Images that do not meet these two may be found all the same.
-
-        Raises
-        ------
-        EmulatorError
-            If all scenes on the globe would have to be listed.
         """
         index = (equal or {}).get("system:index")
         if isinstance(index, str):
@@ -111,26 +97,15 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Scenes(Source):
-    """A collection of scenes that the planet finds by location and time.
-
-    Attributes
-    ----------
-    search
-        Finds scenes that touch a shape (EPSG:4326) within a period, in order.
-    image
-        Makes the image of a scene.
-    named
-        Returns the scene of an index, or None.
-    narrowing
-        Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
-    """
+    """A collection of scenes that the planet finds by location and time."""
 
     id: str
-    search: Callable[..., Iterable[Any]]
+    search: Callable[..., Iterable[Any]]  # Finds scenes that touch a shape (EPSG:4326) within a period, in order
     image: Callable[[Any], Image]
-    named: Callable[[str], Any]
+    named: Callable[[str], Any]  # Returns the scene of an index, or None
     since_ms: int
     properties: Mapping[str, Value] = field(default_factory=dict)
+    # Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something
     narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
     until_ms: int = LAST_MS
 
@@ -164,19 +139,12 @@ def _scattered(asset: str) -> EmulatorError:
 
 @dataclass(frozen=True)
 class Few(Source):
-    """A collection short enough to be listed.
-
-    Attributes
-    ----------
-    listed
-        Returns the images that may touch a shape within a period.
-    named
-        Returns the image of an index, or None.
-    """
+    """A collection short enough to be listed."""
 
     id: str
+    # Returns the images that may touch a shape within a period
     listed: Callable[[BaseGeometry | None, Period], Iterable[Image]]
-    named: Callable[[str], Image | None]
+    named: Callable[[str], Image | None]  # Returns the image of an index, or None
     properties: Mapping[str, Value] = field(default_factory=dict)
     since_ms: int | None = None
     until_ms: int = LAST_MS

@@ -120,13 +120,7 @@ def image_page(collection: Collection, size: object, token: object) -> dict[str,
 
 
 def table_file(collection: Collection, kind: str, selectors: Sequence[str] | None) -> tuple[bytes, str]:
-    """(body, content type) of a table as a CSV or GeoJSON file.
-
-    Raises
-    ------
-    EmulatorError
-        For another format.
-    """
+    """(body, content type) of a table as a CSV or GeoJSON file. Raises `EmulatorError` for another format."""
     if kind not in {"CSV", "GEO_JSON"}:
         raise not_emulated(f"Table format {kind}")
     rows = [_planar(element) for element in collection]

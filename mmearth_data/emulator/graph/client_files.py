@@ -24,29 +24,13 @@ PROJECT = "projects/{projectsId}"
 
 
 class Method(NamedTuple):
-    """A method of the REST interface.
+    """A method of the REST interface."""
 
-    Attributes
-    ----------
-    name
-        Such as ``projects.tables.create``.
-    verb
-        HTTP verb.
-    of
-        Parts of the resource name that its path starts with; ``parameter`` stands for the whole name.
-    parameter
-        Name of the argument that holds it.
-    tail
-        Rest of the path.
-    query
-        Query arguments.
-    """
-
-    name: str
+    name: str  # Such as ``projects.tables.create``
     verb: str
-    of: str
-    parameter: str
-    tail: str = ""
+    of: str  # Parts of the resource name that its path starts with; ``parameter`` stands for the whole name
+    parameter: str  # Name of the argument that holds it
+    tail: str = ""  # Rest of the path
     query: tuple[str, ...] = ()
 
 

@@ -49,24 +49,12 @@ LAZY = "If"
 
 @dataclass(frozen=True)
 class Request:
-    """What an implementation may ask of the request that it answers.
-
-    Attributes
-    ----------
-    planet
-        Planet that the assets show.
-    cheap_pixels
-        True if pixel values do not matter.
-    profiles
-        Profiles of requests that asked for one.
-    work
-        Limits of the request, and whether to continue.
-    """
+    """What an implementation may ask of the request that it answers."""
 
     planet: Planet
-    cheap_pixels: bool = False
-    profiles: Profiles = field(default_factory=Profiles)
-    work: Work = field(default_factory=Work)
+    cheap_pixels: bool = False  # True if pixel values do not matter
+    profiles: Profiles = field(default_factory=Profiles)  # Profiles of requests that asked for one
+    work: Work = field(default_factory=Work)  # Limits of the request, and whether to continue
 
     def call(self, name: str, **arguments: Value) -> Value:
         """Apply an algorithm to values."""

@@ -21,26 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a result keeps of its input.
+    """What a result keeps of its input."""
 
-    Attributes
-    ----------
-    of
-        Argument that holds the input image, or a list whose first image it is.
-    properties
-        Whether the properties are kept; None if the operation changes them itself.
-    footprint
-        Whether the footprint is kept; None if the operation computes its own.
-    id
-        Whether asset id and version are kept.
-    source
-        Source of this behaviour.
-    """
-
-    of: str
-    properties: bool | None
-    footprint: bool | None
-    id: bool
+    of: str  # Argument that holds the input image, or a list whose first image it is
+    properties: bool | None  # Whether the properties are kept; None if the operation changes them itself
+    footprint: bool | None  # Whether the footprint is kept; None if the operation computes its own
+    id: bool  # Whether asset id and version are kept
     source: str
 
 

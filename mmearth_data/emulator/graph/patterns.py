@@ -23,10 +23,7 @@ LONGEST_MATCH_S = 1.0
 class Pattern:
     """A compiled pattern whose matches take bounded time; messages begin with the algorithm that it was given to.
 
-    Raises
-    ------
-    EmulatorError
-        If the pattern is not valid; every method raises it if a match takes too long.
+    Raises `EmulatorError` if the pattern is not valid; every method raises it if a match takes too long.
     """
 
     def __init__(self, function: str, text: str, flags: int = 0) -> None:

@@ -47,24 +47,12 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """An entered algorithm.
+    """An entered algorithm."""
 
-    Attributes
-    ----------
-    name
-        As Earth Engine calls it.
-    function
-        What computes it.
-    takes
-        Earth Engine's argument name -> the function's parameter.
-    wants_context
-        True if it has a parameter called ``context``.
-    """
-
-    name: str
+    name: str  # As Earth Engine calls it
     function: Callable[..., Any]
-    takes: Mapping[str, str]
-    wants_context: bool = False
+    takes: Mapping[str, str]  # Earth Engine's argument name -> the function's parameter
+    wants_context: bool = False  # True if it has a parameter called ``context``
 
     def __call__(self, context: Context, arguments: Mapping[str, Value]) -> Value:
         """Call with the arguments that the function takes; `arguments` handles the others."""

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 class TextReader:
     """Tokens of a text, and the position up to which they are read; messages name the algorithm, and what the text is.
 
-    Raises
-    ------
-    EmulatorError
-        Of a text with a character that begins no token.
+    Raises `EmulatorError` of a text with a character that begins no token.
     """
 
     def __init__(self, text: str, pattern: re.Pattern[str], algorithm: str, what: str) -> None:

@@ -164,10 +164,7 @@ class Selection:
 def answered(value: Value) -> Value:
     """Encode the answer of a request unless it is too large: lists may contain the same list many times.
 
-    Raises
-    ------
-    EmulatorError
-        "User memory limit exceeded."
+    Raises `EmulatorError`: "User memory limit exceeded."
     """
     if _size(value, {}) > MAX_BYTES:
         raise memory_exceeded()

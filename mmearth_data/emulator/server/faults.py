@@ -42,13 +42,7 @@ class Fault:
 
 
 def parse_fault(text: str) -> Fault:
-    """Fault of a text such as ``429:0.2``.
-
-    Raises
-    ------
-    InputError
-        Another kind, or a rate that is no share.
-    """
+    """Fault of a text such as ``429:0.2``. Raises `InputError` for another kind, or a rate outside 0 to 1."""
     kind, _, rate = text.partition(":")
     try:
         return Fault(kind, float(rate))

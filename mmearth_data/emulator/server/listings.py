@@ -47,10 +47,7 @@ def image_list(collection: Collection, query: Mapping[str, str], context: Contex
 def query_filter(text: str | None, context: Context) -> Filter | None:
     """Parse a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``.
 
-    Raises
-    ------
-    EmulatorError
-        If the query is invalid, or not supported by the emulator.
+    Raises `EmulatorError` if the query is invalid, or not supported by the emulator.
     """
     if not text:
         return None

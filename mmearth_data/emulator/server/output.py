@@ -58,10 +58,8 @@ PICTURE_PIXELS = 512
 def render_pixels(image: Image, request: Request, context: Context) -> tuple[bytes, str]:
     """(body, content type) of the pixels that a request asks for.
 
-    Raises
-    ------
-    EmulatorError
-        Above the limits on bands, sides and bytes, for a band that is not there, and for a grid that nothing tells.
+    Raises `EmulatorError` above the limits on bands, sides and bytes, for a band that is not there, and for a grid that
+    nothing tells.
     """
     bands = chosen_bands(image, request.get("bandIds") or None, "Image.select")
     kind = request.get("fileFormat") or "AUTO_JPEG_PNG"
@@ -172,10 +170,7 @@ def scaled_to(grid: Grid, width: int, height: int) -> Grid:
 def map_tile(zoom: int, x: int, y: int) -> dict[str, Any]:
     """Grid of a web map tile: 256 pixels of EPSG:3857, counted from the north-west.
 
-    Raises
-    ------
-    EmulatorError
-        If there is no such tile.
+    Raises `EmulatorError` if there is no such tile.
     """
     if not (0 <= zoom <= DEEPEST_ZOOM and 0 <= y < 2**zoom and 0 <= x < 2**zoom):
         raise EmulatorError(f"Map tile zoom/x/y {zoom}/{x}/{y} is out of range.")

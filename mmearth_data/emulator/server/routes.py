@@ -61,30 +61,14 @@ def answer_error(error: EmulatorError) -> Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """One parsed request.
+    """One parsed request."""
 
-    Attributes
-    ----------
-    method
-        ``GET`` or ``POST``.
-    path
-        Path without version and query.
-    query
-        Query parameters.
-    body
-        Body as sent.
-    root_url
-        URL under which the client reaches the server.
-    work
-        Limits for computing the answer.
-    """
-
-    method: str
-    path: str
+    method: str  # ``GET`` or ``POST``
+    path: str  # Path without version and query
     query: Mapping[str, str]
-    body: bytes
-    root_url: str
-    work: Work = field(default_factory=Work)
+    body: bytes  # Body as sent
+    root_url: str  # URL under which the client reaches the server
+    work: Work = field(default_factory=Work)  # Limits for computing the answer
 
     def json(self) -> dict[str, Any]:
         """Body as JSON."""

@@ -50,10 +50,7 @@ class Work:
     def check(self) -> None:
         """Continue only if the answer is still wanted and in time.
 
-        Raises
-        ------
-        EmulatorError
-            If the client has disconnected or the time is up.
+        Raises `EmulatorError` if the client has disconnected or the time is up.
         """
         if self.stopped is not None:
             raise self.stopped
@@ -61,10 +58,7 @@ class Work:
     def made(self, value: object) -> None:
         """Count the size of what an algorithm returned, if it has a length.
 
-        Raises
-        ------
-        EmulatorError
-            "User memory limit exceeded."
+        Raises `EmulatorError`: "User memory limit exceeded."
         """
         if isinstance(value, (list, str, dict)):
             count = len(value)
@@ -75,10 +69,7 @@ class Work:
     def written(self, size: int) -> None:
         """Count approximate bytes of the answer before they are produced.
 
-        Raises
-        ------
-        EmulatorError
-            "User memory limit exceeded."
+        Raises `EmulatorError`: "User memory limit exceeded."
         """
         self._written += size
         if self._written > MAX_BYTES:
@@ -109,10 +100,7 @@ def check() -> None:
 def room_for(count: float) -> int:
     """Return the number of elements about to be created as an integer.
 
-    Raises
-    ------
-    EmulatorError
-        "User memory limit exceeded." if it is more than one list may hold.
+    Raises `EmulatorError` ("User memory limit exceeded.") if it is more than one list may hold.
     """
     if not count <= LONGEST_LIST:
         raise memory_exceeded()

@@ -43,18 +43,10 @@ HOW_TO_NAME_A_PROJECT = (
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Account and project of a session.
+    """Account and project of a session."""
 
-    Attributes
-    ----------
-    credentials
-        Of `google.auth`.
-    project
-        Cloud project that is charged.
-    """
-
-    credentials: google.auth.credentials.Credentials
-    project: str
+    credentials: google.auth.credentials.Credentials  # Of `google.auth`
+    project: str  # Cloud project that is charged
 
 
 def anonymous(project: str | None) -> Account:
@@ -65,17 +57,14 @@ def anonymous(project: str | None) -> Account:
 def sign_in(project: str | None, service_account: Path | None) -> Account:
     """Find credentials and a project, without using the network.
 
+    Raises `InputError` if there are no credentials or no project, with all the ways to sign in.
+
     Parameters
     ----------
     project
         Project to charge; None takes it from the environment or else from the credentials.
     service_account
         Key file; None takes the tokens of ``earthengine authenticate`` or else the application default credentials.
-
-    Raises
-    ------
-    InputError
-        If there are no credentials or no project, with all the ways to sign in.
     """
     credentials = _service_account(service_account) if service_account else _tokens() or _application_default()
     if credentials is None:

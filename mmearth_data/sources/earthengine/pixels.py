@@ -76,10 +76,7 @@ def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality
 def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
     """Split into two groups: the modality that costs the service most, and the others; halves if no modality dominates.
 
-    Raises
-    ------
-    LookupError
-        When there is only one modality.
+    Raises `LookupError` when there is only one modality.
     """
     costs = [RECIPES[m.recipe["name"]].cost for m, _ in asks]
     if len(asks) < 2 or max(costs) == min(costs):
@@ -91,10 +88,7 @@ def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
 def halves(asks: Asks) -> tuple[Asks, Asks]:
     """Split into two groups of modalities with about the same number of bytes.
 
-    Raises
-    ------
-    LookupError
-        When there is only one modality.
+    Raises `LookupError` when there is only one modality.
     """
     if len(asks) < 2:
         raise LookupError("one modality cannot be split")
@@ -163,10 +157,7 @@ def place_bands(
 def refuse_gaps(m: Modality, array: NDArray[Any]) -> None:
     """Refuse a base scene that does not cover its tile.
 
-    Raises
-    ------
-    TileUnavailable
-        ``sentinel2_nodata``, if more than 1 % of the pixels of a native band are masked.
+    Raises `TileUnavailable` ``sentinel2_nodata``, if more than 1 % of the pixels of a native band are masked.
     """
     for band in parameters(m).get("native", ()):
         masked = 1 - float(m.observed(array[m.bands.index(band)]).mean())

@@ -20,24 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """One asset read by a build.
+    """One asset read by a build."""
 
-    Attributes
-    ----------
-    modality
-        Catalog entry that names it.
-    key
-        Its key in that entry.
-    type
-        Type that the service must report: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
-    bands
-        Bands that an image must have; the service does not list those of a collection.
-    """
-
-    modality: Modality
-    key: str
-    type: str
-    bands: Sequence[str] = ()
+    modality: Modality  # Catalog entry that names it
+    key: str  # Its key in that entry
+    type: str  # Type that the service must report: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``
+    bands: Sequence[str] = ()  # Bands that an image must have; the service does not list those of a collection
 
     @property
     def id(self) -> str:
@@ -78,6 +66,9 @@ def require_assets(
 ) -> None:
     """Ask the service about every asset once.
 
+    Raises `InputError` if an asset is missing, unreadable, of another type, or lacks a band; with its id, its modality
+    and what to do.
+
     Parameters
     ----------
     needed
@@ -86,11 +77,6 @@ def require_assets(
         Requests the description of an asset from the service.
     base, modalities
         Used to find out which modalities could be left out.
-
-    Raises
-    ------
-    InputError
-        If an asset is missing, unreadable, of another type, or lacks a band; with its id, its modality and what to do.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:

@@ -41,33 +41,15 @@ SIGN_IN_ATTEMPTS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionOptions:
-    """How to reach the service.
+    """How to reach the service."""
 
-    Attributes
-    ----------
-    endpoint
-        ``high-volume`` or ``standard``.
-    url
-        Another server that speaks the same protocol.
-    project
-        Cloud project to charge.
-    service_account
-        Key file.
-    connections
-        Requests in flight at once.
-    timeout_s
-        Deadline of one request; the service itself allows 300 s.
-    backoff
-        How failed requests are retried.
-    """
-
-    endpoint: str = "high-volume"
-    url: str | None = None
-    project: str | None = None
-    service_account: Path | None = None
-    connections: int = 40
-    timeout_s: float = 330.0
-    backoff: Backoff = field(default_factory=Backoff)
+    endpoint: str = "high-volume"  # ``high-volume`` or ``standard``
+    url: str | None = None  # Another server that speaks the same protocol
+    project: str | None = None  # Cloud project to charge
+    service_account: Path | None = None  # Key file
+    connections: int = 40  # Requests in flight at once
+    timeout_s: float = 330.0  # Deadline of one request; the service itself allows 300 s
+    backoff: Backoff = field(default_factory=Backoff)  # How failed requests are retried
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -99,6 +81,8 @@ class Session:
     def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger, *, divisible: bool = False) -> Any:  # noqa: ANN401
         """Value of an encoded expression, as JSON.
 
+        Raises `RetryLater, TileUnavailable, InputError` see `mmearth_data.sources.earthengine.failures.classify`.
+
         Parameters
         ----------
         expression
@@ -107,11 +91,6 @@ class Session:
             Applied to the request.
         divisible
             True if the caller can ask for less, so that a request with too many aggregations is not retried unchanged.
-
-        Raises
-        ------
-        RetryLater, TileUnavailable, InputError
-            See `mmearth_data.sources.earthengine.failures.classify`.
         """
         compute = partial(self._values.compute, prettyPrint=False)
         body = request_body(expression, {})
@@ -226,13 +205,8 @@ _open: Session | None = None
 def open_session(options: SessionOptions) -> Session:
     """Sign in, or return the open session.
 
-    Raises
-    ------
-    InputError
-        If there are no credentials or no project, the service refuses them, or this process already has a session with
-        another server or account.
-    RetryLater
-        When the service cannot be reached.
+    Raises `InputError` if there are no credentials or no project, the service refuses them, or this process already has
+    a session with another server or account; `RetryLater` when the service cannot be reached.
     """
     global _open
     with _lock:

@@ -118,10 +118,7 @@ class EarthEngineSource:
     def connect(self) -> None:
         """Sign in now rather than at the first request, and check every asset that the build reads.
 
-        Raises
-        ------
-        InputError
-            When signing in fails, or an asset is missing or cannot be read.
+        Raises `InputError` when signing in fails, or an asset is missing or cannot be read.
         """
         needed = needed_assets(self._wanted, self._base, scene_levels(self._base, self.rules))
         require_assets(needed, self._describe, self._base, self._wanted)
@@ -244,14 +241,9 @@ class EarthEngineSource:
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two if one would be too large.
 
-        Raises
-        ------
-        TileUnavailable
-            ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked; or the service's refusal.
-        RetryLater
-            If the service did not answer in any of the attempts.
-        InputError
-            If it refuses this account.
+        Raises `TileUnavailable` ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked; or the service's
+        refusal; `RetryLater` if the service did not answer in any of the attempts; `InputError` if it refuses this
+        account.
         """
         found = survey.request
         assert isinstance(found, Found)

@@ -49,24 +49,12 @@ LEVEL_CODES = {name: code for code, name in LEVEL_NAMES.items()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneRules:
-    """Which scenes are eligible, and how one is chosen.
+    """Which scenes are eligible, and how one is chosen."""
 
-    Attributes
-    ----------
-    seed
-        Seed of every random choice.
-    years
-        One is chosen at random for each tile.
-    levels
-        Likewise; Level 2A falls back to 1C.
-    cloud_percent
-        Scenes must have fewer clouds.
-    """
-
-    seed: int
-    years: tuple[int, ...]
-    levels: tuple[str, ...]
-    cloud_percent: float
+    seed: int  # Seed of every random choice
+    years: tuple[int, ...]  # One is chosen at random for each tile
+    levels: tuple[str, ...]  # Likewise; Level 2A falls back to 1C
+    cloud_percent: float  # Scenes must have fewer clouds
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
@@ -85,25 +73,18 @@ class SceneRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One entry of a survey request.
+    """One entry of a survey request."""
 
-    Attributes
-    ----------
-    place
-        Candidate that the question is about.
-    given
-        What the expression receives about it, JSON-ready.
-    scene
-        Scene found by the first survey, if scenes of other collections are missing; None searches for a scene.
-    """
-
-    place: Place
-    given: Mapping[str, Any]
+    place: Place  # Candidate that the question is about
+    given: Mapping[str, Any]  # What the expression receives about it, JSON-ready
+    # Scene found by the first survey, if scenes of other collections are missing; None searches for a scene
     scene: Mapping[str, Any] | None = None
 
 
 def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
     """Return what the survey receives about a candidate, JSON-ready.
+
+    Raises `TileUnavailable` for locations beyond 84 N or 80 S.
 
     Parameters
     ----------
@@ -113,11 +94,6 @@ def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: st
         Levels known to the expression, in its order.
     wanted
         The level to search.
-
-    Raises
-    ------
-    TileUnavailable
-        For locations beyond 84 N or 80 S.
     """
     own = utm_epsg(place.lon, place.lat)
     bits = draw_bits(rules.seed, place.tile_id, "scene")
@@ -181,13 +157,7 @@ class SurveyPlan:
         return [level for level in self.rules.tried(place) if level in self.levels]
 
     def question(self, place: Place) -> Question:
-        """First question about a location.
-
-        Raises
-        ------
-        TileUnavailable
-            For locations beyond 84 N or 80 S.
-        """
+        """First question about a location. Raises `TileUnavailable` for locations beyond 84 N or 80 S."""
         return Question(place=place, given=candidate(place, self.rules, self.levels, self.tried(place)[0]))
 
     def further(self, question: Question, scene: Mapping[str, Any] | None) -> Question | None:
@@ -375,13 +345,7 @@ def _completed(scene: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]])
 
 
 def base_modality(modalities: Sequence[Modality]) -> Modality:
-    """Entry of the catalog whose scene defines a tile's grid and time.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
+    """Entry of the catalog whose scene defines a tile's grid and time. Raises `InputError` when there is none."""
     for m in modalities:
         if m.recipe.get("name") == "base-scene" and parameters(m).get("native"):
             return m

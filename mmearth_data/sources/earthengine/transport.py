@@ -17,19 +17,11 @@ EMULATOR = "x-mmearth-emulator"
 
 @dataclass(slots=True)
 class Exchange:
-    """A thread's latest request and answer.
+    """A thread's latest request and answer."""
 
-    Attributes
-    ----------
-    sent_bytes, received_bytes
-        Sizes of the bodies, as far as they were received.
-    restricted
-        Whether the service announced restricted mode.
-    """
-
-    sent_bytes: int = 0
+    sent_bytes: int = 0  # Sizes of the bodies, as far as they were received
     received_bytes: int = 0
-    restricted: bool = False
+    restricted: bool = False  # Whether the service announced restricted mode
 
 
 class Transport:
@@ -79,12 +71,8 @@ class Transport:
     ) -> tuple[httplib2.Response, bytes]:
         """Send one request and read the whole answer.
 
-        Raises
-        ------
-        ConnectionError
-            If the connection breaks, or the answer is shorter than announced.
-        TimeoutError
-            If nothing is received for `timeout_s`.
+        Raises `ConnectionError` if the connection breaks, or the answer is shorter than announced; `TimeoutError` if
+        nothing is received for `timeout_s`.
         """
         exchange = self._seen.exchange = Exchange(sent_bytes=len(body or ""))
         try:
