@@ -1,7 +1,7 @@
-"""Collections: sequences of elements that are looked up, filtered and mapped only when somebody asks for elements.
+"""Collections: sequences of elements that are found, filtered and mapped only when elements are needed.
 
-A filter travels down to the archive as far as it can, so that the scenes of a place and a month are found without
-looking at the world.
+Filters are passed down to the archive as far as possible, so that the scenes of a location and a month are found
+without searching the whole globe.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from mmearth_data.emulator.algorithms.features import INDEX, Feature, from_json,
 from mmearth_data.emulator.algorithms.filters import ANYTHING, Filter, Query, all_of
 from mmearth_data.emulator.algorithms.geometry import Geometry, union_of
 from mmearth_data.emulator.algorithms.image import Image
-from mmearth_data.emulator.algorithms.list_functions import sort_key
-from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, timed_out, too_many_elements
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.algorithms.plain_functions import sort_key
+from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, timed_out
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion, type_name
 from mmearth_data.emulator.server.work import check
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Elements(Protocol):
 
 @dataclass(frozen=True)
 class Listed:
-    """Elements that are there."""
+    """Elements that exist already."""
 
     elements: Sequence[Value]
 
@@ -121,25 +121,24 @@ class Cut:
     stop: int | None
 
     def find(self, query: Query) -> Iterator[Value]:
-        """Take a part of what the parent has, whatever is asked for: which part depends on all."""
+        """Select from all elements of the parent, whatever the query."""
         return islice(self.parent.find(ANYTHING), self.start, self.stop)
 
     def scattered(self, query: Query) -> bool:
-        """Whether the whole parent is: which part is selected depends on all of it, whatever the query."""
+        """Whether the whole parent is: all of it determines the selection."""
         return self.parent.scattered(ANYTHING)
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Elements that a function makes of elements; None is dropped."""
+    """Results of a function of elements; None is dropped."""
 
     parent: Elements
     function: Callable[[Value], Value]
-    keeps: bool = False
-    """Whether what it makes has the properties and the footprint of what it was made of."""
+    keeps: bool = False  # Whether a result has the properties and the footprint of its element
 
     def find(self, query: Query) -> Iterator[Value]:
-        """Apply the function to everything where what it makes may be found by anything."""
+        """Apply the function to every element that may have such a result."""
         passed = self._passed(query)
         placed = query.region is not None and self.parent.scattered(passed)
         function = self._placed if placed else self.function
@@ -166,7 +165,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Merged:
-    """Elements of one collection, then those of another; their names say of which."""
+    """Elements of one collection, then those of another; prefixes of their names tell them apart."""
 
     first: Elements
     second: Elements
@@ -206,17 +205,17 @@ def _visited(elements: Iterable[Value]) -> Iterator[Value]:
 class Collection:
     """A collection of features or images."""
 
-    source: Elements  # Where its elements come from
+    source: Elements
     of: str = "Feature"  # ``Feature`` or ``Image``
     properties: Mapping[str, Value] = field(default_factory=dict)
-    id: str | None = None  # Asset id; None once something was done to it
+    id: str | None = None  # Asset id, if it is one
     _found: list[Value] = field(default_factory=list, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Value]:
         return iter(self._found) if self._found else _visited(self.source.find(ANYTHING))
 
     def find(self, query: Query) -> Iterator[Value]:
-        """Elements that the query finds: of those that are computed already, or by looking anew."""
+        """Elements that the query finds, or all if they are computed already."""
         return iter(self._found) if self._found else self.source.find(query)
 
     def scattered(self, query: Query) -> bool:
@@ -233,23 +232,21 @@ class Collection:
         """All elements, for an answer: no more than the service lists."""
         found = self._found or list(islice(self, MAX_ELEMENTS + 1))
         if len(found) > MAX_ELEMENTS:
-            raise too_many_elements()
+            raise EmulatorError(f"Collection query aborted after accumulating over {MAX_ELEMENTS} elements.")
         return found
 
     def with_properties(self, properties: Mapping[str, Value]) -> Collection:
-        """Give other properties."""
+        """Return the collection with other properties."""
         return replace(self, properties=dict(properties))
 
     def from_source(self, source: Elements) -> Collection:
-        """Take elements from elsewhere, for a collection of the same kind."""
+        """Return a collection of the same kind with other elements."""
         return Collection(source, self.of, self.properties, self.id)
 
     def where(self, condition: Filter) -> Collection:
         """Elements that pass a filter."""
-        if isinstance(self.source, Filtered):
-            parent = self if self._found else self.source.parent
-            filters = (condition,) if self._found else (*self.source.filters, condition)
-            return self.from_source(Filtered(parent, filters))
+        if isinstance(self.source, Filtered) and not self._found:
+            return self.from_source(Filtered(self.source.parent, (*self.source.filters, condition)))
         return self.from_source(Filtered(self, (condition,)))
 
     def union_geometry(self) -> Geometry:
@@ -265,8 +262,12 @@ class Collection:
 def of_elements(elements: Iterable[Value], of: str | None = None) -> Collection:
     """Make a collection of elements, named ``0``, ``1``, ... in their order."""
     listed = [e.with_properties({**e.properties, INDEX: str(k)}) for k, e in enumerate(_visited(elements))]
-    kind = of or ("Image" if listed and all(isinstance(e, Image) for e in listed) else "Feature")
-    return Collection(Listed(listed), kind)
+    return Collection(Listed(listed), of or kind_of(listed))
+
+
+def kind_of(elements: Sequence[Value]) -> str:
+    """``Image`` if there are elements, and all are images; otherwise ``Feature``."""
+    return "Image" if elements and all(isinstance(e, Image) for e in elements) else "Feature"
 
 
 def of_asset(source: Source) -> Collection:
@@ -274,12 +275,12 @@ def of_asset(source: Source) -> Collection:
     return Collection(Stored(source), "Image", source.properties, source.id)
 
 
-# ---------------------------------------------------------------- promotion, JSON
+# ---------------------------------------------------------------- promotions and answers
 
 
 @promotion("FeatureCollection", "ImageCollection")
-def to_collection(value: Value) -> Value:
-    """Take collections, and elements, geometries and lists of them as a collection."""
+def _to_collection(value: Value) -> Value:
+    """Accept collections, and elements, geometries and lists of them."""
     if isinstance(value, Collection):
         return value
     if isinstance(value, (Image, Feature)):
@@ -297,10 +298,7 @@ def to_collection(value: Value) -> Value:
 def _(value: Collection) -> Value:
     elements = value.listed()
     out: dict[str, Value] = {"type": value.element_type}
-    if value.of == "Image":
-        out["bands"] = []
-    else:
-        out["columns"] = columns_of(elements)
+    out |= {"bands": []} if value.of == "Image" else {"columns": _columns_of(elements)}
     if value.id is not None:
         out["id"] = value.id
     if value.properties:
@@ -308,10 +306,8 @@ def _(value: Collection) -> Value:
     return out | {"features": [encode(element) for element in elements]}
 
 
-def columns_of(elements: Sequence[Value]) -> dict[str, str]:
-    """Property -> type of its values, as descriptions of tables have them."""
-    from mmearth_data.emulator.graph.registry import type_name
-
+def _columns_of(elements: Sequence[Value]) -> dict[str, str]:
+    """Property -> type of its values, as in descriptions of tables."""
     columns: dict[str, str] = {}
     for element in elements:
         for name, value in element.properties.items():

@@ -9,8 +9,7 @@ else is refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmearth_data.emulator.algorithms.filters import Filter, Sides, all_of, any_of, compare, inverted
 from mmearth_data.emulator.graph.registry import function
@@ -43,22 +42,15 @@ CONSTANTS = frozenset({"true", "false", "null"})
 """Words that are values in other languages; the reference does not say whether they are here."""
 
 
-@function("Filter.expression")
-def expression(expression: str) -> Filter:
-    """Filter described by a text."""
-    return parsed(expression, "Filter.expression")
+function("Filter.expression")(lambda expression: parsed(expression, "Filter.expression"))
 
 
 def parsed(text: str, name: str) -> Filter:
-    """Parse the text of a filter.
-
-    Raises `EmulatorError` if the text is not a filter; ``name`` is the algorithm that received it.
-    """
+    """Filter that a text describes; ``name`` is the algorithm that received it. Raises `EmulatorError` for other texts."""
     return _Reader(text, TOKEN, name, "filter").result()
 
 
-@dataclass(frozen=True, slots=True)
-class _Operand:
+class _Operand(NamedTuple):
     """One side of a comparison: a property, or a value."""
 
     name: str | None
@@ -66,16 +58,15 @@ class _Operand:
 
 
 class _Reader(TextReader):
-    """Parser that reads a text from left to right and builds its filter."""
+    """Reads a text from left to right and builds its filter."""
 
     def token_of(self, token: tuple[str, str]) -> tuple[str, str]:
         kind, text = token
         return ("sign", WORDS[text]) if kind == "name" and text in WORDS else token
 
     def result(self) -> Filter:
-        """Filter of the whole text."""
         found = self._either()
-        self._need_end()
+        self._next("end")
         return found
 
     def _joined(self, sign: str, part: Callable[[], Filter], join: Callable[[Sequence[Filter]], Filter]) -> Filter:
@@ -117,15 +108,11 @@ class _Reader(TextReader):
     def _operand(self) -> _Operand:
         kind, token = self._peek()
         if kind == "name" and token not in CONSTANTS:
-            self._next()
-            return _Operand(token)
+            return _Operand(self._next()[1])
         return _Operand(None, self._value())
 
     def _value(self) -> Value:
-        kind, token = self._peek()
-        if kind not in {"number", "text"}:
-            raise self._wrong()
-        self._next()
+        kind, token = self._next("number", "text")
         return token[1:-1] if kind == "text" else number_of(token)
 
     def _list(self) -> _Operand:

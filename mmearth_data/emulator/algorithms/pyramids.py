@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from mmearth_data.emulator.algorithms.arithmetic import half_up
 from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     MOST_NATIVE_PIXELS,
@@ -20,7 +21,7 @@ from mmearth_data.emulator.algorithms.image import (
     mask_of,
     nearest,
 )
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import memory_exceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,26 +45,15 @@ def from_pyramid(
     home: Projection,
     size: tuple[int, int] | None,
     native: Callable[[Grid], Pixels],
-    *,
     policy: Policy,
+    *,
     whole: bool,
 ) -> Pixels:
     """Pixels on a grid: the nearest ones in the level that matches the grid's scale.
 
-    Raises `EmulatorError` if more native pixels are needed than one answer may read.
-
-    Parameters
-    ----------
-    grid
-        Requested grid.
-    home, size
-        Pixel grid and (columns, rows) of the asset.
-    native
-        Returns its pixels on windows of that grid.
-    policy
-        How a pixel is computed from 2 x 2 pixels.
-    whole
-        Whether the band holds integers, at every level.
+    ``home`` and ``size`` are pixel grid and (columns, rows) of the asset, ``native`` returns its pixels on windows of
+    that grid; ``policy`` is how a pixel is computed from 2 x 2 pixels, ``whole`` whether the band has integers at every
+    level.
     """
     level = level_for(grid.projection, home, size)
     if level == 0 or CHEAP.get():
@@ -79,7 +69,7 @@ def _level(
     """Pixels of a window of a level."""
     wide = 2**level
     if window.width * window.height * wide * wide > MOST_NATIVE_PIXELS:
-        raise EmulatorError("User memory limit exceeded.")
+        raise memory_exceeded()
     rows = max(STRIP_PIXELS // (window.width * wide * wide), 1)
     strips = []
     for top in range(0, window.height, rows):
@@ -97,12 +87,7 @@ def _reduced(pixels: Pixels, level: int, policy: Policy, *, whole: bool) -> Pixe
     halved = _means if policy == MEAN else _modes
     for _ in range(level):
         values, mask = halved(values, mask)
-    return Pixels(whole_numbers(values) if whole and policy == MEAN else values, mask_of(mask))
-
-
-def whole_numbers(means: Float) -> Float:
-    """Round means to the nearest integer, for integer bands; Earth Engine does not document how it rounds them."""
-    return np.asarray(np.floor(means + 0.5))
+    return Pixels(half_up(values) if whole and policy == MEAN else values, mask_of(mask))
 
 
 def _quarters(values: Float) -> Float:

@@ -1,4 +1,4 @@
-"""Pixels of a region: which count, and how much; and what becomes of them."""
+"""Pixels of a region: which count, with which weights, and what they are reduced to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from mmearth_data.emulator.algorithms.grids import lattice
 from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     DEFAULT_PROJECTION,
@@ -18,8 +19,6 @@ from mmearth_data.emulator.algorithms.image import (
     least,
     window_of,
 )
-from mmearth_data.emulator.algorithms.reducers import Reducer, by_output
-from mmearth_data.emulator.algorithms.resampling import lattice
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import function
 from mmearth_data.emulator.server.cheap import Remembered
@@ -32,34 +31,44 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.emulator.algorithms.geometry import Geometry
+    from mmearth_data.emulator.algorithms.reducers import Reducer
     from mmearth_data.emulator.graph.registry import Context, Value
 
+    Float = NDArray[np.float64]
+
 CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
-"""While pixels are cheap, what comes out depends on which bands go in, not on where or when."""
+"""While pixels are cheap, a result depends on the bands alone, not on location or time."""
 STEPS = 256
 """The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
+POINTS = ("Point", "MultiPoint")
 
 
-def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
-    """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
+def _stepped(share: Float) -> Float:
+    """Share in steps; a square that is cut exactly along its pixels must not lose one to the last bit."""
+    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+
+
+def weights_in(shape: BaseGeometry, grid: Grid) -> Float:
+    """Share of each pixel that is inside a shape in the grid's CRS, in steps of 1/256."""
     room_for_pixels(grid.width * grid.height)
-    columns = grid.column + np.arange(grid.width + 1)
-    rows = grid.row + np.arange(grid.height + 1)
+    columns = grid.column + np.arange(grid.width + 1, dtype=float)
+    rows = grid.row + np.arange(grid.height + 1, dtype=float)
     if _upright(shape, grid.projection):
-        return _in_rectangle(shape.bounds, grid.projection, columns.astype(float), rows.astype(float))
-    if shape.geom_type in {"Point", "MultiPoint"}:
-        return _points_in(shape, grid)
-    x, y = grid.projection.to_crs(*np.meshgrid(columns.astype(float), rows.astype(float)))
-    west, east = np.minimum(x[:-1, :-1], x[1:, 1:]), np.maximum(x[:-1, :-1], x[1:, 1:])
-    south, north = np.minimum(y[:-1, :-1], y[1:, 1:]), np.maximum(y[:-1, :-1], y[1:, 1:])
+        return _in_rectangle(shape.bounds, grid.projection, columns, rows)
+    if shape.geom_type in POINTS:
+        column, row = _pixels_at(shape, grid.projection)
+        weights = np.zeros(grid.shape)
+        weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
+        return weights
+    x, y = grid.projection.to_crs(*np.meshgrid(columns, rows))
+    (west, east), (south, north) = (np.sort([axis[:-1, :-1], axis[1:, 1:]], axis=0) for axis in (x, y))
     boxes = shapely.box(west, south, east, north)
     shapely.prepare(shape)
     whole = shapely.contains(shape, boxes)
     part = shapely.intersects(shape, boxes) & ~whole
     share = whole.astype(np.float64)
     share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
-    # A square that is cut exactly along its pixels must not lose one to the last bit.
-    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+    return _stepped(share)
 
 
 def _upright(shape: BaseGeometry, projection: Projection) -> bool:
@@ -70,55 +79,46 @@ def _upright(shape: BaseGeometry, projection: Projection) -> bool:
 
 
 def _in_rectangle(
-    bounds: tuple[float, float, float, float],
-    projection: Projection,
-    columns: NDArray[np.float64],
-    rows: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    bounds: tuple[float, float, float, float], projection: Projection, columns: Float, rows: Float
+) -> Float:
     west, south, east, north = bounds
     x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
 
-    def inside(edge: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    def inside(edge: Float, low: float, high: float) -> Float:
         first, last = np.minimum(edge[:-1], edge[1:]), np.maximum(edge[:-1], edge[1:])
         return np.asarray(np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first))
 
-    across, down = inside(x, west, east), inside(y, south, north)
-    return np.asarray(np.floor(np.outer(down, across) * STEPS + 1e-6) / STEPS)
+    return _stepped(np.outer(inside(y, south, north), inside(x, west, east)))
 
 
-def _points_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
-    """One for each pixel that holds a point."""
-    x, y = shapely.get_coordinates(shape).T
-    column, row = (np.floor(axis).astype(np.int64) for axis in grid.projection.to_pixels(x, y))
-    weights = np.zeros(grid.shape)
-    weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
-    return weights
+def _pixels_at(points: BaseGeometry, projection: Projection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(column, row) of the pixels that contain points."""
+    column, row = projection.to_pixels(*shapely.get_coordinates(points).T)
+    return np.floor(column).astype(np.int64), np.floor(row).astype(np.int64)
 
 
 def cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
-    """Pixels that a shape touches; those that hold its points, where it has no extent."""
-    if shape.geom_type not in {"Point", "MultiPoint"}:
+    """Pixels that a shape touches, or that contain its points if it has no extent."""
+    if shape.geom_type not in POINTS:
         return window_of(shape, projection)
-    x, y = shapely.get_coordinates(shape).T
-    column, row = (np.floor(axis).astype(np.int64) for axis in projection.to_pixels(x, y))
+    column, row = _pixels_at(shape, projection)
     size = int(np.ptp(column)) + 1, int(np.ptp(row)) + 1
     return Grid(projection, int(column.min()), int(row.min()), *size)
 
 
 @function("Image.reduceRegion")
-def reduce_region(
+def _reduce_region(
     image: Image,
     reducer: Reducer,
-    geometry: Geometry | None = None,
-    scale: float | None = None,
-    crs: Projection | None = None,
-    crsTransform: list[float] | None = None,
-    bestEffort: bool = False,
-    maxPixels: int = 10_000_000,
-    *,
+    geometry: Geometry | None,
+    scale: float | None,
+    crs: Projection | None,
+    crsTransform: list[float] | None,
+    bestEffort: bool,
+    maxPixels: int,
     context: Context,
 ) -> dict[str, Value]:
-    """Reduce the pixels of a region: each counts with the share of it that lies inside."""
+    """Reduce the pixels of a region, each weighted by the share of it that is inside."""
     if not image.bands:
         return {}
     home = aggregated_on(image, crs, crsTransform, scale)
@@ -144,22 +144,22 @@ def reduce_region(
 def gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
     """Reduce the pixels inside a shape in the grid's CRS."""
     centred = None if reducer.weighted else centres_in(shape, grid)
-    return gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
+    return _gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
 
 
 def centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     """Pixels whose centres are inside a shape in the grid's CRS; without an area, those that contain its points."""
-    if shape.geom_type in {"Point", "MultiPoint"}:
+    if shape.geom_type in POINTS:
         return weights_in(shape, grid) > 0
     return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
 
 
 def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, Value]:
-    """Reduce one pixel for all: assets hold one number each."""
+    """Reduce one pixel instead of all: assets have one number each."""
     first = Grid(grid.projection, grid.column, grid.row, 1, 1)
     token = CHEAP.set(True)
     try:
-        return gathered(image, reducer, first, np.ones((1, 1)), "Image.reduceRegion")
+        return _gathered(image, reducer, first, np.ones((1, 1)), "Image.reduceRegion")
     finally:
         CHEAP.reset(token)
 
@@ -167,7 +167,7 @@ def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, V
 def aggregated_on(
     image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
 ) -> Projection:
-    """Lattice on which pixels are gathered. Raises `EmulatorError` of an image that has none, when none is given."""
+    """Pixel grid on which pixels are gathered; an image without one is refused if none is given."""
     home = lattice(crs or image.projection, transform, scale)
     if home == DEFAULT_PROJECTION:
         raise EmulatorError(
@@ -177,7 +177,7 @@ def aggregated_on(
 
 
 def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
-    """Shape of a region in a CRS: the image's footprint where none is given."""
+    """Shape of a region in a CRS: the image's footprint if none is given."""
     if geometry is not None:
         return in_crs(geometry.shape, geometry.crs, crs)
     if image.footprint is None:
@@ -185,13 +185,8 @@ def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> B
     return in_crs(image.footprint, WGS84, crs)
 
 
-def gathered(
-    image: Image,
-    reducer: Reducer,
-    grid: Grid,
-    weights: NDArray[np.float64],
-    name: str,
-    centred: NDArray[np.bool_] | None = None,
+def _gathered(
+    image: Image, reducer: Reducer, grid: Grid, weights: Float, name: str, centred: NDArray[np.bool_] | None = None
 ) -> dict[str, Value]:
     """Reduce the weighted pixels of a window; unweighted outputs count pixels whose centres are inside the region."""
     counted = weights.ravel() > 0
@@ -204,15 +199,16 @@ def gathered(
     if reducer.inputs > 1:
         if len(columns) != reducer.inputs:
             raise EmulatorError(f"{name}: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}.")
-        return reducer.flat(columns, weighed(weight, [mask for _, mask in columns]), inside)
-    results = {
-        band.name: reducer.flat([column], weighed(weight, [column[1]]), inside)
-        for band, column in zip(image.bands, columns, strict=True)
+        return reducer.flat(columns, _weighed(weight, [mask for _, mask in columns]), inside)
+    single = len(reducer.outputs) == 1
+    return {
+        band if single else f"{band}_{output}": value
+        for band, column in zip(image.names, columns, strict=True)
+        for output, value in reducer.flat([column], _weighed(weight, [column[1]]), inside).items()
     }
-    return by_output(reducer, image.names, results)
 
 
-def weighed(shares: NDArray[np.float64], masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """Weight of pixels: the minimum of the share inside the region and the mask (Earth Engine guides, as above)."""
+def _weighed(shares: Float, masks: Sequence[NDArray[Any]]) -> Float:
+    """Weight of pixels: the minimum of the share inside the region and the mask (Earth Engine guides, "statistics")."""
     fractional = [mask for mask in masks if mask.dtype != bool]
     return least(shares, *fractional) if fractional else shares

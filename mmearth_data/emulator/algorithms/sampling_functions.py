@@ -1,4 +1,4 @@
-"""Pixels as features: `reduceRegions`, `sample` and their kin."""
+"""Pixels as features: `reduceRegions`, `sample` and related algorithms; coarser pixels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from mmearth_data.emulator.algorithms.collections import Collection, Listed, of_
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.algorithms.filters import ANYTHING
 from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.grids import lattice
 from mmearth_data.emulator.algorithms.image import WGS84, Band, Grid, Image, Pixels, Projection, in_crs, least, shown
 from mmearth_data.emulator.algorithms.reducers import Reducer, plain
 from mmearth_data.emulator.algorithms.regions import aggregated_on, cells_of, centres_in, gathered_in, region_of
-from mmearth_data.emulator.algorithms.resampling import lattice
 from mmearth_data.emulator.algorithms.stacks import images_near, images_of
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import function
 from mmearth_data.emulator.server.work import room_for_pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
@@ -32,13 +34,13 @@ MOST_RECTANGLE_PIXELS = 262_144
 
 
 @function("Image.reduceRegions")
-def reduce_regions(
+def _reduce_regions(
     image: Image,
     collection: Collection,
     reducer: Reducer,
-    scale: float | None = None,
-    crs: Projection | None = None,
-    crsTransform: list[float] | None = None,
+    scale: float | None,
+    crs: Projection | None,
+    crsTransform: list[float] | None,
 ) -> Collection:
     """Reduce the pixels of each feature; the results become its properties, named by the output for one band."""
     home = aggregated_on(image, crs, crsTransform, scale)
@@ -56,29 +58,25 @@ def reduce_regions(
     return collection.from_source(of_elements(map(reduced, collection.elements())).source)
 
 
-class Places:
-    """Pixels of a lattice inside a shape in its CRS, as rows of values; those with a masked band may be dropped."""
+class PixelTable:
+    """Pixels of a grid inside a shape in its CRS, as rows of values; those with a masked band may be dropped."""
 
     def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
         self.image = image
         self.grid = cells_of(shape, home)
         room_for_pixels(self.grid.width * self.grid.height * len(image.bands))
-        layers = [band.evaluate(self.grid) for band in image.bands]
-        self.values = [layer.values for layer in layers]
-        self.valid = [layer.valid for layer in layers]
+        self.layers = [band.evaluate(self.grid) for band in image.bands]
+        valid = [layer.valid for layer in self.layers]
         held = centres_in(shape, self.grid)
-        if drop_nulls:
-            held &= shown(least(*self.valid))
-        else:
-            held &= np.logical_or.reduce(self.valid)
+        held &= shown(least(*valid)) if drop_nulls else np.logical_or.reduce(valid)
         self.rows, self.columns = np.nonzero(held)
 
     def row(self, k: int) -> dict[str, Value]:
         """Band -> value of the k-th pixel; None where masked."""
         at = int(self.rows[k]), int(self.columns[k])
         return {
-            band.name: plain(float(values[at]), band.type) if valid[at] else None
-            for band, values, valid in zip(self.image.bands, self.values, self.valid, strict=True)
+            band.name: plain(float(layer.values[at]), band.type) if layer.valid[at] else None
+            for band, layer in zip(self.image.bands, self.layers, strict=True)
         }
 
     def point(self, k: int) -> Geometry:
@@ -87,109 +85,101 @@ class Places:
         x, y = self.grid.projection.to_crs(float(column), float(row))
         return Geometry(in_crs(shapely.Point(float(x), float(y)), self.grid.projection.crs, WGS84))
 
-    def feature(self, k: int, *, geometries: bool) -> Feature:
-        """Feature of the k-th pixel."""
-        return Feature(self.point(k) if geometries else None, self.row(k))
+    def features(self, rows: Iterable[int], *, geometries: bool) -> Iterator[Feature]:
+        """Features of some pixels."""
+        return (Feature(self.point(k) if geometries else None, self.row(k)) for k in rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def _picked(count: int, wanted: int, seed: int) -> list[int]:
-    """Draw some of a number of things by a seed, in their order."""
+    """Random sample of some of a number of indices, in their order."""
     if wanted >= count:
         return list(range(count))
     return sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist())
 
 
 @function("Image.sample")
-def sample(
+def _sample(
     image: Image,
-    region: Geometry | None = None,
-    scale: float | None = None,
-    projection: Projection | None = None,
-    factor: float | None = None,
-    numPixels: int | None = None,
-    seed: int = 0,
-    dropNulls: bool = True,
-    geometries: bool = False,
+    region: Geometry | None,
+    scale: float | None,
+    projection: Projection | None,
+    factor: float | None,
+    numPixels: int | None,
+    seed: int,
+    dropNulls: bool,
+    geometries: bool,
 ) -> Collection:
-    """Make a feature of each pixel of a region, or of some that the seed draws."""
+    """Features of all pixels of a region, or of a random sample of them."""
     home = aggregated_on(image, projection, None, scale)
-    places = Places(image, region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
-    wanted = len(places)
-    if factor is not None:
-        wanted = round(len(places) * factor)
-    elif numPixels is not None:
-        wanted = numPixels
-    return of_elements(
-        (places.feature(k, geometries=geometries) for k in _picked(len(places), wanted, seed)), "Feature"
-    )
+    table = PixelTable(image, region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
+    wanted = len(table) if numPixels is None else numPixels
+    rows = _picked(len(table), wanted if factor is None else round(len(table) * factor), seed)
+    return of_elements(table.features(rows, geometries=geometries), "Feature")
 
 
 @function("Image.stratifiedSample")
-def stratified_sample(
+def _stratified_sample(
     image: Image,
     numPoints: int,
-    classBand: str | None = None,
-    region: Geometry | None = None,
-    scale: float | None = None,
-    projection: Projection | None = None,
-    seed: int = 0,
-    classValues: list[int] | None = None,
-    classPoints: list[int] | None = None,
-    dropNulls: bool = True,
-    geometries: bool = False,
+    classBand: str | None,
+    region: Geometry | None,
+    scale: float | None,
+    projection: Projection | None,
+    seed: int,
+    classValues: list[int] | None,
+    classPoints: list[int] | None,
+    dropNulls: bool,
+    geometries: bool,
 ) -> Collection:
-    """Draw so many pixels of each class."""
+    """Features of a random sample of the pixels of each class."""
     home = aggregated_on(image, projection, None, scale)
-    places = Places(image, region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls)
+    table = PixelTable(image, region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls)
     band = classBand or image.names[0]
     image.find(band, "Image.stratifiedSample")
-    classes = places.values[image.names.index(band)][places.rows, places.columns]
+    classes = table.layers[image.names.index(band)].values[table.rows, table.columns]
     wanted = dict(zip(classValues or (), classPoints or (), strict=True))
     rows: list[int] = []
     for value in np.unique(classes).tolist():
         of_class = np.flatnonzero(classes == value)
         rows += of_class[_picked(len(of_class), wanted.get(int(value), numPoints), seed)].tolist()
-    return of_elements((places.feature(k, geometries=geometries) for k in rows), "Feature")
+    return of_elements(table.features(rows, geometries=geometries), "Feature")
 
 
 @function("Image.sampleRegions")
-def sample_regions(
+def _sample_regions(
     image: Image,
     collection: Collection,
-    properties: list[str] | None = None,
-    scale: float | None = None,
-    projection: Projection | None = None,
-    geometries: bool = False,
+    properties: list[str] | None,
+    scale: float | None,
+    projection: Projection | None,
+    geometries: bool,
 ) -> Collection:
-    """Make a feature of each pixel of each region, with properties of the region."""
+    """Features of all pixels of each region, with properties of the region."""
     home = aggregated_on(image, projection, None, scale)
 
     def rows(feature: Feature) -> list[Feature]:
         geometry = geometry_of(feature)
-        places = Places(image, in_crs(geometry.shape, geometry.crs, home.crs), home, drop_nulls=True)
+        table = PixelTable(image, in_crs(geometry.shape, geometry.crs, home.crs), home, drop_nulls=True)
         own = feature.properties
         kept = {k: v for k, v in own.items() if k != INDEX and (properties is None or k in properties)}
-        found = enumerate(places.feature(k, geometries=geometries) for k in range(len(places)))
-        index = own.get(INDEX)
-        return [pixel.with_properties({**kept, **pixel.properties, INDEX: f"{index}_{k}"}) for k, pixel in found]
+        found = enumerate(table.features(range(len(table)), geometries=geometries))
+        return [
+            pixel.with_properties({**kept, **pixel.properties, INDEX: f"{own.get(INDEX)}_{k}"}) for k, pixel in found
+        ]
 
     return Collection(Listed([row for feature in collection.elements() for row in rows(feature)]), "Feature")
 
 
 @function("Image.sampleRectangle")
-def sample_rectangle(
-    image: Image,
-    region: Geometry | None = None,
-    properties: list[str] | None = None,
-    defaultValue: float | None = None,
+def _sample_rectangle(
+    image: Image, region: Geometry | None, properties: list[str] | None, defaultValue: float | None
 ) -> Feature:
-    """Give the pixels of a rectangle as lists of lists, one property a band."""
+    """Pixels of a rectangle as lists of lists, one property per band."""
     home = aggregated_on(image, None, None, None)
-    shape = region_of(image, region, home.crs, "Image.sampleRectangle")
-    grid = cells_of(shape, home)
+    grid = cells_of(region_of(image, region, home.crs, "Image.sampleRectangle"), home)
     if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
         raise EmulatorError(
             f"Image.sampleRectangle: Too many pixels in sample; must be <= {MOST_RECTANGLE_PIXELS}. "
@@ -210,66 +200,58 @@ def sample_rectangle(
 
 
 @function("ImageCollection.getRegion")
-def get_region(
+def _get_region(
     collection: Collection,
     geometry: Geometry,
-    scale: float | None = None,
-    crs: Projection | None = None,
-    crsTransform: list[float] | None = None,
+    scale: float | None,
+    crs: Projection | None,
+    crsTransform: list[float] | None,
 ) -> list[Value]:
-    """Give the pixels of a region in every image, as rows under a header."""
+    """Pixels of a region in every image, as rows below a header."""
     if scale is None and crsTransform is None:
         raise EmulatorError("ImageCollection.getRegion: Specify a scale or a crsTransform.")
     home = lattice(crs or Projection(WGS84), crsTransform, scale)
-    shape = in_crs(geometry.shape, geometry.crs, home.crs)
-    place = in_crs(geometry.shape, geometry.crs, WGS84)
-    images = images_near(collection, place) if collection.scattered(ANYTHING) else images_of(collection)
+    shape, area = (in_crs(geometry.shape, geometry.crs, code) for code in (home.crs, WGS84))
+    images = images_near(collection, area) if collection.scattered(ANYTHING) else images_of(collection)
     names = images[0].names if images else []
-    table: list[Value] = [["id", "longitude", "latitude", "time", *names]]
+    rows: list[Value] = [["id", "longitude", "latitude", "time", *names]]
     for image in images:
-        places = Places(image, shape, home, drop_nulls=False)
-        for k in range(len(places)):
-            lon, lat = shapely.get_coordinates(places.point(k).shape)[0].tolist()
-            row = places.row(k)
-            start = image.properties.get("system:time_start")
-            table.append([image.properties.get("system:index"), lon, lat, start, *(row.get(name) for name in names)])
-    return table
+        table = PixelTable(image, shape, home, drop_nulls=False)
+        index, start = (image.properties.get(f"system:{name}") for name in ("index", "time_start"))
+        for k in range(len(table)):
+            values = table.row(k)
+            rows.append([index, *table.point(k).shape.coords[0], start, *(values.get(name) for name in names)])
+    return rows
 
 
 # ---------------------------------------------------------------- coarser pixels
 
 
 @function("Image.reduceResolution")
-def reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool = False, maxPixels: int = 64) -> Image:
-    """Reduce all pixels of the image that lie in a coarser one, instead of taking the nearest."""
+def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixels: int) -> Image:
+    """Reduce all pixels of the image inside a coarser one, instead of taking the nearest."""
 
     def change(band: Band) -> Band:
-        def evaluate(grid: Grid) -> Pixels:
-            return _coarsened(band, reducer, grid, None if bestEffort else maxPixels)
-
-        kind = reducer.outputs[0].type or band.type
-        return band.derived(evaluate, kind)
+        most = None if bestEffort else maxPixels
+        return band.derived(lambda grid: _coarsened(band, reducer, grid, most), reducer.outputs[0].type)
 
     return image.mapped(change)
 
 
 def _coarsened(band: Band, reducer: Reducer, grid: Grid, most: int | None) -> Pixels:
-    ratio = grid.projection.nominal_scale / band.projection.nominal_scale
-    count = max(1, round(ratio))
+    count = max(1, round(grid.projection.nominal_scale / band.projection.nominal_scale))
     if most is not None and count * count > most:
         raise EmulatorError(
             f"Image.reduceResolution: Too many input pixels per output pixel ({count * count} > {most}). "
             "Set bestEffort or a larger maxPixels."
         )
-    finer = _subdivided(grid, count)
-    values, valid = band.evaluate(finer)
-    stacks = [_blocks(array, grid, count) for array in (values, valid)]
-    ((found, fine),) = replace(reducer, outputs=reducer.outputs[:1]).over([(stacks[0], stacks[1])])
+    values, valid = (_blocks(layer, grid, count) for layer in band.evaluate(_subdivided(grid, count)))
+    ((found, fine),) = replace(reducer, outputs=reducer.outputs[:1]).over([(values, valid)])
     return Pixels(found, fine)
 
 
 def _subdivided(grid: Grid, count: int) -> Grid:
-    """Grid whose pixels are a number of times narrower."""
+    """Grid whose pixels are ``count`` times narrower."""
     a, b, c, d, e, f = grid.projection.transform
     finer = Projection(grid.projection.crs, (a / count, b / count, c, d / count, e / count, f))
     return Grid(finer, grid.column * count, grid.row * count, grid.width * count, grid.height * count)

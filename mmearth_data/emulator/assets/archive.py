@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.algorithms.lazy_bands import Makers
+    from mmearth_data.emulator.algorithms.image import Makers
     from mmearth_data.emulator.graph.registry import Value
     from mmearth_data.planet import products
     from mmearth_data.planet.grids import Grid as NativeGrid

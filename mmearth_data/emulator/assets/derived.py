@@ -16,13 +16,14 @@ from mmearth_data.emulator.algorithms.image import (
     Band,
     Grid,
     Image,
+    LazyBands,
+    Makers,
     Pixels,
     PixelType,
     Projection,
     inside,
     nearest,
 )
-from mmearth_data.emulator.algorithms.lazy_bands import LazyBands, Makers
 from mmearth_data.emulator.assets.archive import (
     BYTE,
     SHORT,

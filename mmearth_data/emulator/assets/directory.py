@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.image import DOUBLE, Band, Image
-from mmearth_data.emulator.algorithms.lazy_bands import LazyBands, Makers
+from mmearth_data.emulator.algorithms.image import DOUBLE, Band, Image, LazyBands
 from mmearth_data.emulator.algorithms.pyramids import MODE
 from mmearth_data.emulator.assets import archive, derived, scene_search
 from mmearth_data.emulator.assets.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.emulator.algorithms.image import Makers
     from mmearth_data.emulator.graph.registry import Context, Value
     from mmearth_data.planet.grids import Window
     from mmearth_data.planet.planet import Planet

@@ -12,21 +12,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.errors import (
-    UNCOMPUTABLE,
-    EmulatorError,
-    argument_missing,
-    not_computed,
-    not_emulated,
-    unknown_argument,
-    unknown_function,
-    wrong_type,
-)
-from mmearth_data.emulator.graph.arguments import not_heeded, unheeded
+from mmearth_data.emulator.errors import UNCOMPUTABLE, EmulatorError, not_computed, not_emulated, wrong_type
 from mmearth_data.emulator.graph.kept import settled
 from mmearth_data.emulator.graph.library import implementation
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
-from mmearth_data.emulator.graph.signatures import Argument, Signature, signatures
+from mmearth_data.emulator.graph.signatures import Signature, not_heeded, signatures
 from mmearth_data.emulator.graph.values import Selection
 from mmearth_data.emulator.server.profiles import Profiles
 from mmearth_data.emulator.server.work import Work
@@ -71,28 +61,24 @@ class Request:
 
     def check(self, signature: Signature, given: Mapping[str, Value]) -> dict[str, Value]:
         """Arguments of a call as its signature declares them."""
-        names, arguments = _plan(signature.name)
-        if not given.keys() <= names:
-            raise unknown_argument(signature.name, [name for name in given if name not in names])
+        name = signature.name
+        if unknown := [f"'{argument}'" for argument in given if argument not in signature.names]:
+            raise EmulatorError(f"{name}: Unrecognized argument(s): {', '.join(unknown)}.")
         checked = {}
-        for argument, promote, inner in arguments:
+        for argument in signature.arguments:
             value = given.get(argument.name)
             if value is None:
                 if not argument.optional:
-                    raise argument_missing(signature.name, argument.name)
+                    raise EmulatorError(f"{name}: Parameter '{argument.name}' is required and may not be null.")
                 value = argument.default
                 if value is None:
                     continue
-            if promote is not None:
-                promoted = promote(value)
-                if inner is not None and promoted is not NOT_PROMOTED:
-                    promoted = _promoted_within(promoted, inner)
-                if promoted is NOT_PROMOTED:
-                    raise _ill_typed(signature, argument, value)
-                if promoted is None:
-                    continue
-                value = promoted
-            checked[argument.name] = value
+            promoted = _promote(value, argument.kind)
+            if promoted is NOT_PROMOTED:
+                shown = encode(value) if isinstance(value, (str, int, float, list)) else None
+                raise wrong_type(name, argument.name, argument.kind, type_name(value), shown)
+            if promoted is not None:
+                checked[argument.name] = promoted
         return checked
 
     def apply(self, signature: Signature, arguments: Mapping[str, Value]) -> Value:
@@ -100,7 +86,7 @@ class Request:
         found = implementation(signature.name)
         if found is None:
             raise not_emulated(signature.name)
-        for argument in unheeded(signature.name):
+        for argument in signature.unheeded:
             if arguments.get(argument.name, argument.default) != argument.default:
                 raise not_heeded(signature.name, argument)
         self.work.check()
@@ -116,56 +102,33 @@ class Request:
 def _signature(name: str) -> Signature:
     signature = signatures().get(name)
     if signature is None:
-        raise unknown_function(name)
+        raise EmulatorError(f"Unknown function: '{name}'.")
     return signature
 
 
-def _ill_typed(signature: Signature, argument: Argument, value: Value) -> EmulatorError:
-    shown = encode(value) if isinstance(value, (str, int, float, list)) else None
-    return wrong_type(signature.name, argument.name, argument.kind, type_name(value), shown)
-
-
-Promote = Callable[["Value"], "Value"]
-
-
-@lru_cache(maxsize=1024)
-def _plan(name: str) -> tuple[frozenset[str], tuple[tuple[Argument, Promote | None, str | None], ...]]:
-    """(names, arguments with what their types ask of a value and of what it holds) of a signature."""
-    arguments = tuple((argument, *_promotion(argument.kind)) for argument in _signature(name).arguments)
-    return frozenset(argument.name for argument, _, _ in arguments), arguments
-
-
 @lru_cache(maxsize=512)
-def _promotion(kind: str) -> tuple[Promote | None, str | None]:
-    """Give what promotes a value to a declared type, None where every value has it; and the type of what it holds."""
-    outer, inner = _parse_kind(kind)
-    return None if outer in ANY else PROMOTIONS.get(outer), None if inner in ANY else inner
-
-
-@lru_cache(maxsize=512)
-def _parse_kind(kind: str) -> tuple[str, str | None]:
-    """Split a declared type: ``List<String>`` is ("List", "String")."""
+def _promotion(kind: str) -> tuple[Callable[[Value], Value] | None, str | None]:
+    """Promotion to a declared type, None if every value has it; and the type of the items, as in ``List<String>``."""
     outer, bracket, inner = kind.partition("<")
     if not bracket or not outer or outer == "Image":
-        return outer or kind, None
-    return outer, inner[:-1]
+        outer, inner = outer or kind, ""
+    contained = inner[:-1]
+    return None if outer in ANY else PROMOTIONS.get(outer), contained if contained and contained not in ANY else None
 
 
 def _promote(value: Value, kind: str) -> Value:
-    promote, inner = _promotion(kind)
+    """Value of a declared type, its items too; `NOT_PROMOTED` if it cannot become one."""
+    promote, contained = _promotion(kind)
     if promote is None:
         return value
     promoted = promote(value)
-    return promoted if inner is None or promoted is NOT_PROMOTED else _promoted_within(promoted, inner)
-
-
-def _promoted_within(value: Value, kind: str) -> Value:
-    """Give each item of a dictionary or list a type."""
-    if isinstance(value, dict):
-        items = {key: _promote(item, kind) for key, item in value.items()}
-        return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items.values()) else items
-    listed = [_promote(item, kind) for item in value]
-    return NOT_PROMOTED if any(item is NOT_PROMOTED for item in listed) else listed
+    if contained is None or promoted is NOT_PROMOTED:
+        return promoted
+    if isinstance(promoted, dict):
+        items = [_promote(item, contained) for item in promoted.values()]
+        return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items) else dict(zip(promoted, items, strict=True))
+    items = [_promote(item, contained) for item in promoted]
+    return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items) else items
 
 
 # ---------------------------------------------------------------- the graph

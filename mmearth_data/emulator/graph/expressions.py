@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.algorithms.arithmetic import BINARY
@@ -28,30 +29,26 @@ TOKEN = re.compile(
 )
 OPERATORS = {row.sign[0]: (row.sign[1], name) for name, row in BINARY.items() if row.sign and "_" not in name}
 """Operator -> (rank, operation)."""
-POWER = "**"
+POWER, PREFIXES = "**", {"!": "not", "~": "bitwiseNot"}
 CONSTANTS = {"PI": math.pi, "E": math.e, "true": 1, "false": 0}
 BINARY_FUNCTIONS = frozenset({"min", "max", "pow", "atan2", "hypot"})
 
 
 @dataclass(frozen=True)
 class Formula:
-    """A function that the text describes; ``image`` is the name of the variable that ``b()`` looks at."""
+    """A function that a text describes."""
 
     text: str
-    image: str
+    image: str  # Name of the variable whose bands ``b()`` selects
     context: Context
 
     def by_name(self, variables: Mapping[str, Value]) -> Image:
         """Compute it for values of its variables; properties are dropped, as in arithmetic."""
-        reader = _Reader(self, {name: self.context.promote(value, "Image") for name, value in variables.items()})
-        made = reader.result()
+        made = _Reader(self, {name: self.context.promote(value, "Image") for name, value in variables.items()}).result()
         return Image(made.bands, {}, made.footprint)
 
 
-@function("Image.parseExpression")
-def parse_expression(expression: str, argName: str, context: Context) -> Formula:
-    """Make a function of the variables that a formula names."""
-    return Formula(expression, argName, context)
+function("Image.parseExpression")(lambda expression, argName, context: Formula(expression, argName, context))
 
 
 class _Reader(TextReader):
@@ -63,9 +60,8 @@ class _Reader(TextReader):
         self._variables = variables
 
     def result(self) -> Image:
-        """Value of the whole text."""
         value = self._choice()
-        self._need_end()
+        self._next("end")
         return value
 
     def _call(self, name: str, **arguments: Image) -> Image:
@@ -97,31 +93,23 @@ class _Reader(TextReader):
             return self._call("multiply", image1=self._unary(), image2=self._number(-1))
         if self._taken("+"):
             return self._unary()
-        if self._taken("!"):
-            return self._call("not", value=self._unary())
-        if self._taken("~"):
-            return self._call("bitwiseNot", value=self._unary())
+        for sign, name in PREFIXES.items():
+            if self._taken(sign):
+                return self._call(name, value=self._unary())
         base = self._primary()
-        if self._taken(POWER):
-            return self._call("pow", image1=base, image2=self._unary())
-        return base
+        return self._call("pow", image1=base, image2=self._unary()) if self._taken(POWER) else base
 
     def _number(self, value: float) -> Image:
         image: Image = self._formula.context.promote(value, "Image")
         return image
 
     def _primary(self) -> Image:
-        kind, text = self._next()
-        if kind == "number":
-            return self._number(number_of(text))
-        if kind == "sign" and text == "(":
+        if self._taken("("):
             value = self._choice()
             self._need(")")
             return value
-        if kind != "name":
-            self._back()
-            raise self._wrong()
-        return self._member(self._named(text))
+        kind, text = self._next("number", "name")
+        return self._number(number_of(text)) if kind == "number" else self._member(self._named(text))
 
     def _named(self, name: str) -> Image:
         if self._taken("("):
@@ -145,10 +133,7 @@ class _Reader(TextReader):
     def _bands(self) -> Image:
         selectors: list[Value] = []
         while not self._taken(")"):
-            kind, text = self._next()
-            if kind not in {"text", "number"}:
-                self._back()
-                raise self._wrong()
+            kind, text = self._next("text", "number")
             selectors.append(int(text) if kind == "number" else text[1:-1])
             self._taken(",")
         image = self._variables[self._formula.image]
@@ -164,10 +149,7 @@ class _Reader(TextReader):
             values.append(self._choice())
             self._taken(",")
         if name in BINARY_FUNCTIONS and len(values) >= 2:
-            result = values[0]
-            for value in values[1:]:
-                result = self._call(name, image1=result, image2=value)
-            return result
+            return reduce(lambda left, right: self._call(name, image1=left, image2=right), values)
         if len(values) != 1:
             raise self.error(f"{name}() takes one argument, got {len(values)}.")
         return self._call(name, value=values[0])

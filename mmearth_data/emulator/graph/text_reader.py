@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class TextReader:
     """Tokens of a text, and the position up to which they are read; messages name the algorithm, and what the text is.
 
-    Raises `EmulatorError` of a text with a character that begins no token.
+    Raises `EmulatorError` for a character that begins no token.
     """
 
     def __init__(self, text: str, pattern: re.Pattern[str], algorithm: str, what: str) -> None:
@@ -26,7 +26,7 @@ class TextReader:
         self._at = 0
 
     def token_of(self, token: Token) -> Token:
-        """Token that stands for what was written."""
+        """Token that replaces the one in the text."""
         return token
 
     def error(self, problem: str) -> EmulatorError:
@@ -45,12 +45,13 @@ class TextReader:
     def _peek(self) -> Token:
         return self._tokens[self._at]
 
-    def _next(self) -> Token:
+    def _next(self, *kinds: str) -> Token:
+        """Read a token, of one of some kinds if any are given."""
+        token = self._tokens[self._at]
+        if kinds and token[0] not in kinds:
+            raise self._wrong()
         self._at += 1
-        return self._tokens[self._at - 1]
-
-    def _back(self) -> None:
-        self._at -= 1
+        return token
 
     def _taken(self, sign: str) -> bool:
         taken = self._peek() == ("sign", sign)
@@ -61,15 +62,11 @@ class TextReader:
         if not self._taken(sign):
             raise self._wrong()
 
-    def _need_end(self) -> None:
-        if self._peek()[0] != "end":
-            raise self._wrong()
-
     def _wrong(self) -> EmulatorError:
         found = self._peek()[1] or "the end"
         return self.error(f"Unexpected '{found}' in {self._what} '{self.text}'.")
 
 
 def number_of(token: str) -> float | int:
-    """Value of a number's text: whole where it is written so."""
+    """Value of a number's text: an integer if it is written as one."""
     return float(token) if any(c in token for c in ".eE") else int(token)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.emulator.algorithms.filter_texts import COMPARISONS
@@ -35,8 +36,8 @@ SIGNS = {"=" if sign == "==" else sign: name for sign, name in COMPARISONS.items
 
 def image_list(collection: Collection, query: Mapping[str, str], context: Context) -> dict[str, Any]:
     """Answer of ``listAssets`` for an image collection."""
-    if wanted := query_filter(query.get("filter"), context):
-        collection = collection.where(wanted)
+    if text := query.get("filter"):
+        collection = collection.where(query_filter(text, context))
     images, following = sliced(collection, query.get("pageSize"), query.get("pageToken"))
     entries = [image_entry(image, str(image.id)) for image in images]
     if query.get("view") == "BASIC":
@@ -44,13 +45,8 @@ def image_list(collection: Collection, query: Mapping[str, str], context: Contex
     return {"assets": entries, **following}
 
 
-def query_filter(text: str | None, context: Context) -> Filter | None:
-    """Parse a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``.
-
-    Raises `EmulatorError` if the query is invalid, or not supported by the emulator.
-    """
-    if not text:
-        return None
+def query_filter(text: str, context: Context) -> Filter:
+    """Filter of a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``."""
     terms, at = [], 0
     while True:
         term = TERM.match(text, at)
@@ -70,19 +66,14 @@ def _term(term: re.Match[str], context: Context) -> Filter:
     if term["shape"] is not None:
         return region_filter(term["shape"], context)
     name, sign = term["field"].strip('"'), term["sign"]
-    texts = [text for text in (term["text"], term["quoted"]) if text is not None]
+    texts = [text for text in term.group("text", "quoted", "bare") if text is not None]
     if name in {"startTime", "endTime"}:
-        return _time_filter(name, SIGNS[sign], parse_date(texts[0] if texts else term["bare"]))
-    value = texts[0] if texts else _literal(term["bare"])
+        return _time_filter(name, SIGNS[sign], parse_date(texts[0]))
+    value: Value = texts[0]
+    if term["bare"] is not None:
+        with suppress(ValueError):
+            value = float(value)
     return compare(SIGNS[sign], Sides(name.removeprefix("properties."), value, None, None))
-
-
-def _literal(text: str) -> Value:
-    """Convert a string to a number if it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _time_filter(name: str, comparison: str, ms: int) -> Filter:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.emulator.assets import tables
 from mmearth_data.emulator.assets.directory import describe_asset, list_assets, plain_id
-from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, method_not_emulated, too_large
+from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, too_large
 from mmearth_data.emulator.graph.client_files import algorithms, discovery, methods
 from mmearth_data.emulator.graph.evaluate import Expression, Request
 from mmearth_data.emulator.graph.values import answered
 from mmearth_data.emulator.server import listings
-from mmearth_data.emulator.server.cheap import Latest, Remembered, form_of
+from mmearth_data.emulator.server.cheap import Remembered, form_of
 from mmearth_data.emulator.server.output import map_tile, render_pixels
 from mmearth_data.emulator.server.profiles import Profiles
 from mmearth_data.emulator.server.work import Work, working
@@ -42,7 +42,7 @@ LOOK_S = 0.1
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back: status, body, type."""
+    """Body, content type and HTTP status of an answer."""
 
     body: bytes
     content_type: str = JSON
@@ -55,7 +55,7 @@ def answer_json(value: Value, status: int = 200) -> Answer:
 
 
 def answer_error(error: EmulatorError) -> Answer:
-    """Answer that refuses."""
+    """Return the answer that refuses a request."""
     return answer_json(error.body(), error.status)
 
 
@@ -73,7 +73,9 @@ class Call:
     def json(self) -> dict[str, Any]:
         """Body as JSON."""
         try:
-            body = _unzipped(self.body) if self.body[:2] == GZIPPED else self.body
+            body = self.body
+            if body[:2] == GZIPPED:  # of a body that is too long, only the beginning
+                body = zlib.decompressobj(wbits=31).decompress(body, MAX_REQUEST_BYTES + 1)
             if len(body) > MAX_REQUEST_BYTES:
                 raise payload_too_large()
             parsed = json.loads(body or b"{}")
@@ -89,11 +91,6 @@ def payload_too_large() -> EmulatorError:
     return EmulatorError(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
 
 
-def _unzipped(body: bytes) -> bytes:
-    """Decompressed body, or only its beginning if it is too long anyway."""
-    return zlib.decompressobj(wbits=31).decompress(body, MAX_REQUEST_BYTES + 1)
-
-
 @dataclass(frozen=True)
 class Service:
     """The service: a planet behind Earth Engine's paths (its attributes are those of `Request`)."""
@@ -101,12 +98,12 @@ class Service:
     planet: Planet
     cheap_pixels: bool = False
     profiles: Profiles = field(default_factory=Profiles)
-    _kept: Latest[str, dict[str, Any]] = field(default_factory=lambda: Latest(KEPT_REQUESTS))
+    _kept: Remembered[str, dict[str, Any]] = field(default_factory=lambda: Remembered(KEPT_REQUESTS))
     _cheap: Remembered[bytes, tuple[bytes, str]] = field(default_factory=Remembered)
     _turn: threading.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        """Let as many compute at a time as can: more threads only hand Python's lock around."""
+        """Limit the requests computed at a time: more threads than processors only contend for Python's lock."""
         turns = 1 if self.cheap_pixels else os.cpu_count() or 1
         object.__setattr__(self, "_turn", threading.BoundedSemaphore(turns))
 
@@ -172,19 +169,19 @@ class Service:
             image = self.evaluate(body, context, "Image")
             return Answer(*render_pixels(image, body, context))
 
-    def compute_features(self, call: Call) -> Answer:
-        """Answer ``table:computeFeatures``."""
+    def _page(self, call: Call, kind: str, page: Callable[..., dict[str, Any]]) -> Answer:
         body = call.json()
         with self.computing(call.work) as context:
-            collection = self.evaluate(body, context, "FeatureCollection")
-            return _limited(tables.page(collection, body.get("pageSize"), body.get("pageToken")))
+            collection = self.evaluate(body, context, kind)
+            return _limited(page(collection, body.get("pageSize"), body.get("pageToken")))
+
+    def compute_features(self, call: Call) -> Answer:
+        """Answer ``table:computeFeatures``."""
+        return self._page(call, "FeatureCollection", tables.page)
 
     def compute_images(self, call: Call) -> Answer:
         """Answer ``imageCollection:computeImages``."""
-        body = call.json()
-        with self.computing(call.work) as context:
-            collection = self.evaluate(body, context, "ImageCollection")
-            return _limited(tables.image_page(collection, body.get("pageSize"), body.get("pageToken")))
+        return self._page(call, "ImageCollection", tables.image_page)
 
     # ------------------------------------------------------------ stored requests
 
@@ -209,11 +206,11 @@ class Service:
 
     def kept_tile(self, call: Call) -> Answer:
         """Compute a tile of a stored map."""
-        name, _, place = call.path.partition("/tiles/")
+        name, _, tile = call.path.partition("/tiles/")
         try:
-            zoom, x, y = map(int, place.split("/"))
+            zoom, x, y = map(int, tile.split("/"))
         except ValueError:
-            raise EmulatorError(f"Map tile '{place}': expected zoom/x/y.") from None
+            raise EmulatorError(f"Map tile '{tile}': expected zoom/x/y.") from None
         return self._pixels(self._found(name) | {"grid": map_tile(zoom, x, y)}, call.work)
 
     def kept_table(self, call: Call) -> Answer:
@@ -264,11 +261,10 @@ class Service:
         asset = plain_id(call.path.removesuffix(":listFeatures"))
         with self.computing(call.work) as context:
             collection: Collection = context.call("Collection.loadTable", tableId=asset)
-            for wanted in (
-                listings.query_filter(call.query.get("filter"), context),
-                listings.region_filter(call.query["region"], context) if "region" in call.query else None,
-            ):
-                collection = collection if wanted is None else collection.where(wanted)
+            if text := call.query.get("filter"):
+                collection = collection.where(listings.query_filter(text, context))
+            if "region" in call.query:
+                collection = collection.where(listings.region_filter(call.query["region"], context))
             return _limited(tables.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
 
     # ------------------------------------------------------------ tasks
@@ -283,7 +279,10 @@ class Service:
 
 
 def _refuse(method: str, call: Call) -> Answer:
-    raise method_not_emulated(method.removeprefix("projects."))
+    raise EmulatorError(
+        f"{method.removeprefix('projects.')}: Earth Engine has this method; the emulator does not. It only reads assets "
+        "and computes; it does not store, export or import anything."
+    )
 
 
 def _no_asset(name: str) -> EmulatorError:

@@ -48,18 +48,12 @@ class Work:
         self.stopped = self.stopped or reason
 
     def check(self) -> None:
-        """Continue only if the answer is still wanted and in time.
-
-        Raises `EmulatorError` if the client has disconnected or the time is up.
-        """
+        """Raise `EmulatorError` if the client has disconnected or the time is up."""
         if self.stopped is not None:
             raise self.stopped
 
     def made(self, value: object) -> None:
-        """Count the size of what an algorithm returned, if it has a length.
-
-        Raises `EmulatorError`: "User memory limit exceeded."
-        """
+        """Count the size of what an algorithm returned, if it has a length."""
         if isinstance(value, (list, str, dict)):
             count = len(value)
             self.elements += count
@@ -67,10 +61,7 @@ class Work:
                 raise memory_exceeded()
 
     def written(self, size: int) -> None:
-        """Count approximate bytes of the answer before they are produced.
-
-        Raises `EmulatorError`: "User memory limit exceeded."
-        """
+        """Count approximate bytes of the answer before they are produced."""
         self._written += size
         if self._written > MAX_BYTES:
             raise memory_exceeded()
@@ -98,10 +89,7 @@ def check() -> None:
 
 
 def room_for(count: float) -> int:
-    """Return the number of elements about to be created as an integer.
-
-    Raises `EmulatorError` ("User memory limit exceeded.") if it is more than one list may hold.
-    """
+    """Return the number of elements about to be created as an integer; refuse more than one list may have."""
     if not count <= LONGEST_LIST:
         raise memory_exceeded()
     return int(count)
