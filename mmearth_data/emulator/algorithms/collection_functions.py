@@ -16,22 +16,22 @@ import shapely
 
 from mmearth_data.emulator.algorithms.collections import (
     Collection,
-    Cut,
-    Listed,
-    Mapped,
-    Merged,
-    Sorted,
+    first,
     kind_of,
+    listed,
+    mapped,
+    merged,
     of_asset,
     of_elements,
+    ordered,
 )
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of, property_of
-from mmearth_data.emulator.algorithms.filter_texts import parsed
 from mmearth_data.emulator.algorithms.filters import Filter
 from mmearth_data.emulator.algorithms.geometry import Geometry, union_of
 from mmearth_data.emulator.algorithms.geometry_functions import bounds_of, need_margin
 from mmearth_data.emulator.algorithms.image import Image
 from mmearth_data.emulator.algorithms.plain_functions import same, sort_key
+from mmearth_data.emulator.algorithms.texts import parsed
 from mmearth_data.emulator.assets.directory import Source, find
 from mmearth_data.emulator.assets.tables import load_table
 from mmearth_data.emulator.errors import NOT_FOUND, EmulatorError, wrong_type
@@ -121,23 +121,23 @@ def _filter(collection: Collection, filter: Value) -> Collection:
 @function("Collection.limit")
 def _limit(collection: Collection, limit: int | None, key: str | None, ascending: bool) -> Collection:
     """Sort by a property, and take the first elements."""
-    source = collection if key is None else Sorted(collection, key, ascending)
-    return collection.from_source(source if limit is None else Cut(source, 0, limit))
+    source = collection if key is None else ordered(collection, key, ascending=ascending)
+    return collection.from_source(source if limit is None else first(source, limit))
 
 
 @function("Collection.distinct")
 def _distinct(collection: Collection, properties: Value) -> Collection:
     """First of the elements with equal values of some properties."""
-    names, first = [properties] if isinstance(properties, str) else list(properties), {}
+    names, kept = [properties] if isinstance(properties, str) else list(properties), {}
     for element in collection:
-        first.setdefault(repr([encode(property_of(element, name)) for name in names]), element)
-    return collection.from_source(Listed(list(first.values())))
+        kept.setdefault(repr([encode(property_of(element, name)) for name in names]), element)
+    return collection.from_source(listed(list(kept.values())))
 
 
 function("Collection")(lambda features: of_elements(features))
 function("Collection.merge", "ImageCollection.merge")(
     lambda collection1, collection2: Collection(
-        Merged(collection1, collection2), collection1.of, collection1.properties
+        merged(collection1, collection2), collection1.of, collection1.properties
     )
 )
 function("ImageCollection.fromImages")(lambda images: of_elements(images, "Image"))
@@ -172,7 +172,7 @@ def _map(collection: Collection, baseAlgorithm: Callable[[Value], Value], dropNu
         named = INDEX in made.properties or index is None
         return made if named else made.with_properties({**made.properties, INDEX: index})
 
-    return collection.from_source(Mapped(collection, apply, isinstance(baseAlgorithm, Selection)))
+    return collection.from_source(mapped(collection, apply, keeps=isinstance(baseAlgorithm, Selection)))
 
 
 @function("Collection.flatten")
@@ -185,7 +185,7 @@ def _flatten(collection: Collection) -> Collection:
         for element in outer:
             names = [str(e.properties[INDEX]) for e in (outer, element) if INDEX in e.properties]
             found.append(element.with_properties({**element.properties, INDEX: "_".join(names)}))
-    return Collection(Listed(found), kind_of(found))
+    return Collection(listed(found), kind_of(found))
 
 
 @function("Collection.remap")
@@ -199,7 +199,7 @@ def _remap(collection: Collection, lookupIn: list[Value], lookupOut: list[int], 
         at = next((k for k, item in enumerate(lookupIn) if same(item, value)), None)
         return None if at is None else element.with_properties({**element.properties, columnName: lookupOut[at]})
 
-    return collection.from_source(Mapped(collection, change))
+    return collection.from_source(mapped(collection, change))
 
 
 @function("Collection.randomColumn")
@@ -217,7 +217,7 @@ def _random_column(
         value = uniform if distribution == "uniform" else NormalDist().inv_cdf(max(uniform, 2**-53))
         return element.with_properties({**element.properties, columnName: value})
 
-    return collection.from_source(Mapped(collection, change))
+    return collection.from_source(mapped(collection, change))
 
 
 # ---------------------------------------------------------------- geometry
@@ -405,4 +405,4 @@ def _apply(join: Join, primary: Collection, secondary: Collection, condition: Fi
         for result in join.results(element, [other for other in others if condition.test(element, other)])
     ]
     kind = primary.of if all(not isinstance(e, Feature) for e in joined) else "Feature"
-    return Collection(Listed(joined), kind)
+    return Collection(listed(joined), kind)

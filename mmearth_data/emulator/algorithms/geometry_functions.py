@@ -84,15 +84,13 @@ def _polygon(coordinates: Coordinates) -> shapes.Polygon:
 
 
 SHAPES: dict[str, Callable[[Coordinates], BaseGeometry]] = {
-    "Point": _point,
-    "MultiPoint": lambda coordinates: shapes.MultiPoint(_pairs(coordinates)),
     "LineString": lambda coordinates: shapes.LineString(_pairs(coordinates)),
     "LinearRing": lambda coordinates: shapes.LinearRing(_pairs(coordinates)),
     "MultiLineString": lambda coordinates: shapes.MultiLineString(_rings(coordinates)),
     "Polygon": _polygon,
     "MultiPolygon": lambda coordinates: shapes.MultiPolygon([_polygon(part) for part in coordinates]),
 }
-"""Shapes from their coordinates; the ring of a polygon need not be closed."""
+"""Shapes with edges, from their coordinates; the ring of a polygon need not be closed."""
 
 
 def _maker(kind: str, build: Callable[[Coordinates], BaseGeometry]) -> Callable[..., Geometry]:
@@ -100,6 +98,15 @@ def _maker(kind: str, build: Callable[[Coordinates], BaseGeometry]) -> Callable[
 
 
 functions("GeometryConstructors", {kind: _maker(kind, build) for kind, build in SHAPES.items()})
+functions(
+    "GeometryConstructors",
+    {
+        "Point": lambda coordinates, crs: _make("Point", lambda: _point(coordinates), crs, None),
+        "MultiPoint": lambda coordinates, crs: _make(
+            "MultiPoint", lambda: shapes.MultiPoint(_pairs(coordinates)), crs, None
+        ),
+    },
+)
 
 
 @function("GeometryConstructors.Rectangle")

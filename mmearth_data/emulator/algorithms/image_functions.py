@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.emulator.algorithms.collections import Mapped
+from mmearth_data.emulator.algorithms.collections import mapped
 from mmearth_data.emulator.algorithms.filters import ANYTHING, Query
 from mmearth_data.emulator.algorithms.image import (
     DEFAULT_PROJECTION,
@@ -131,7 +131,7 @@ def _cast_collection(
     def change(image: Image) -> Image:
         return _cast(image, bandTypes, bandOrder, context).with_properties(image.properties)
 
-    return collection.from_source(Mapped(collection.source, change))
+    return collection.from_source(mapped(collection, change))
 
 
 # ---------------------------------------------------------------- images of no asset
@@ -238,4 +238,4 @@ def _combine(primary: Collection, secondary: Collection, overwrite: bool) -> Col
         other = _matching(secondary, image, "system:index")
         return None if other is None else _add_bands(image, other, None, overwrite).with_properties(image.properties)
 
-    return primary.from_source(Mapped(primary, joined, keeps=True))
+    return primary.from_source(mapped(primary, joined, keeps=True))

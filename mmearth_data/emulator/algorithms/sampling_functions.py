@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.collections import Collection, Listed, of_elements
+from mmearth_data.emulator.algorithms.collections import Collection, listed, of_elements
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.algorithms.filters import ANYTHING
 from mmearth_data.emulator.algorithms.geometry import Geometry
@@ -170,7 +170,7 @@ def _sample_regions(
             pixel.with_properties({**kept, **pixel.properties, INDEX: f"{own.get(INDEX)}_{k}"}) for k, pixel in found
         ]
 
-    return Collection(Listed([row for feature in collection.elements() for row in rows(feature)]), "Feature")
+    return Collection(listed([row for feature in collection.elements() for row in rows(feature)]), "Feature")
 
 
 @function("Image.sampleRectangle")

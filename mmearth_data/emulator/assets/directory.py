@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -34,47 +33,42 @@ if TYPE_CHECKING:
 
     Values = Mapping[str, Value]
     Limits = Mapping[str, float]
-    Open = tuple[int | None, int | None]
     Narrowing = Callable[[Values, Limits], Value]
 
 PUBLIC, LEGACY = "projects/earthengine-public/assets/", "projects/earthengine-legacy/assets/"
 """Projects of the data catalog, and of older assets: ``users/...`` and folders such as ``projects/sat-io``."""
 FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
-"""What the archive holds: nothing was taken after its last day."""
+"""Period of the archive."""
 TABLES = ("RESOLVE/ECOREGIONS/2017",)
+IMAGES = frozenset({planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER})
 Period = tuple[int, int]
 PASS = "orbitProperties_pass"
 
 
-class Source(ABC):
+@dataclass(frozen=True)
+class Source:
     """A collection of the archive."""
 
     id: str
-    properties: Mapping[str, Value]
+    # Images that may touch a shape (EPSG:4326; None is everywhere) and start in a period; required values and upper
+    # limits of properties may narrow the search
+    listed: Callable[[BaseGeometry | None, Period, Values, Limits], Iterable[Image]]
+    load: Callable[[str], Image | None]  # Image of an index
     # Time of the first image, if there are too many to list or if pixels should be computed from the images near a
     # grid; None if there are few images
-    since_ms: int | None
-    until_ms: int  # End of the period covered
-
-    @abstractmethod
-    def load(self, index: str) -> Image | None:
-        """Image of an index."""
-
-    @abstractmethod
-    def among(self, bounds: BaseGeometry | None, period: Open, equal: Values, below: Limits) -> Iterable[Image]:
-        """Images that `query` finds without an index."""
+    since_ms: int | None = None
+    until_ms: int = LAST_MS  # End of the period covered
+    properties: Values = field(default_factory=dict)
 
     def query(
         self,
         bounds: BaseGeometry | None,
         start_ms: int | None,
         end_ms: int | None,
-        equal: Mapping[str, Value] | None = None,
-        below: Mapping[str, float] | None = None,
+        equal: Values | None = None,
+        below: Limits | None = None,
     ) -> Iterator[Image]:
         """Images that may touch a location and start in [start, end), in order.
-
-        Raises `EmulatorError` if all scenes on the globe would have to be listed.
 
         Parameters
         ----------
@@ -92,71 +86,43 @@ class Source(ABC):
             image = self.load(index)
             yield from () if image is None else (image,)
         else:
-            yield from self.among(bounds, (start_ms, end_ms), equal or {}, below or {})
+            period = FIRST_MS if start_ms is None else start_ms, LAST_MS if end_ms is None else end_ms
+            yield from self.listed(bounds, period, equal or {}, below or {})
 
 
-@dataclass(frozen=True)
-class Scenes(Source):
-    """A collection of scenes that the planet finds by location and time."""
+def _scenes(
+    asset: str,
+    search: Callable[..., Iterable[Any]],
+    image: Callable[[Any], Image],
+    scene_named: Callable[[str], Any],
+    since_ms: int,
+    narrowing: Mapping[str, Narrowing] | None = None,
+) -> Source:
+    """Make a collection of scenes that the planet finds by location and time.
 
-    id: str
-    search: Callable[..., Iterable[Any]]  # Finds scenes that touch a shape (EPSG:4326) within a period, in order
-    image: Callable[[Any], Image]
-    named: Callable[[str], Any]  # Returns the scene of an index, or None
-    since_ms: int
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    # Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something
-    narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
-    until_ms: int = LAST_MS
+    ``narrowing`` is keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
+    """
 
-    def load(self, index: str) -> Image | None:
-        """Image of an index."""
-        scene = self.named(index)
-        return None if scene is None else self.image(scene)
-
-    def among(self, bounds: BaseGeometry | None, period: Open, equal: Values, below: Limits) -> Iterable[Image]:
-        """Images of scenes; conditions that ``narrowing`` cannot use are left to the caller."""
-        start, end = period
-        first = self.since_ms if start is None else max(self.since_ms, start)
-        last = LAST_MS if end is None else min(LAST_MS, end)
+    def listed(bounds: BaseGeometry | None, period: Period, equal: Values, below: Limits) -> Iterable[Image]:
+        first, last = max(since_ms, period[0]), min(LAST_MS, period[1])
         if first >= last:
             return ()
         if bounds is None:
-            raise _scattered(self.id)
-        found = {word: use(equal, below) for word, use in self.narrowing.items()}
+            raise EmulatorError(
+                f"{asset}: expected a location, because the emulator computes the scenes of its planet location by "
+                "location and cannot list all of them; add filterBounds(geometry), or name one scene by its "
+                "system:index. Pixels of a composite (median, mosaic, mode, ...) need no filterBounds: they are computed "
+                "for the requested grid."
+            )
+        found = {word: use(equal, below) for word, use in (narrowing or {}).items()}
         narrowed = {word: value for word, value in found.items() if value is not None}
-        return () if bounds.is_empty else map(self.image, self.search(bounds, (first, last), **narrowed))
+        return () if bounds.is_empty else map(image, search(bounds, (first, last), **narrowed))
 
+    def named(index: str) -> Image | None:
+        scene = scene_named(index)
+        return None if scene is None else image(scene)
 
-def _scattered(asset: str) -> EmulatorError:
-    """Refuse to list the scenes of the whole globe."""
-    return EmulatorError(
-        f"{asset}: expected a location, because the emulator computes the scenes of its planet location by location "
-        "and cannot list all of them; add filterBounds(geometry), or name one scene by its system:index. Pixels of a "
-        "composite (median, mosaic, mode, ...) need no filterBounds: they are computed for the requested grid."
-    )
-
-
-@dataclass(frozen=True)
-class Few(Source):
-    """A collection short enough to be listed."""
-
-    id: str
-    # Returns the images that may touch a shape within a period
-    listed: Callable[[BaseGeometry | None, Period], Iterable[Image]]
-    named: Callable[[str], Image | None]  # Returns the image of an index, or None
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    since_ms: int | None = None
-    until_ms: int = LAST_MS
-
-    def load(self, index: str) -> Image | None:
-        """Image of an index."""
-        return self.named(index)
-
-    def among(self, bounds: BaseGeometry | None, period: Open, *_: Values) -> Iterable[Image]:
-        """Images of the list."""
-        start, end = period
-        return self.listed(bounds, (FIRST_MS if start is None else start, end or LAST_MS))
+    return Source(asset, listed, named, since_ms)
 
 
 # ---------------------------------------------------------------- the planet's own
@@ -168,15 +134,13 @@ def _scene_image(
     properties: Mapping[str, Callable[[Any], Value]],
     scene: Any,  # noqa: ANN401 - any scene
 ) -> Image:
-    image_of = getattr(product, "image", None)
-
     def makers() -> Makers:
-        image = (
-            image_of(scene)
-            if image_of is not None
-            else products.Image(product.asset, scene.index, scene.time_ms, scene.time_ms + 1, (product.band,), scene)
-        )
-        return bands(product, image)
+        if isinstance(product, products.DynamicWorld):
+            one = (product.band,)
+            return bands(
+                product, products.Image(product.asset, scene.index, scene.time_ms, scene.time_ms + 1, one, scene)
+            )
+        return bands(product, product.image(scene))
 
     return Image(
         LazyBands(makers),
@@ -187,7 +151,7 @@ def _scene_image(
     )
 
 
-def _sentinel2(world_of: Planet, asset: str) -> Scenes:
+def _sentinel2(world_of: Planet, asset: str) -> Source:
     product = world_of.products[asset]
     assert isinstance(product, products.Sentinel2)
     world = world_of.views.world
@@ -202,10 +166,8 @@ def _sentinel2(world_of: Planet, asset: str) -> Scenes:
         scene = optical_scene_named(world, index)
         return scene if scene is not None and holds(scene) else None
 
-    properties = archive.sentinel2_properties(product.level)
-    image = partial(_scene_image, product, archive.sentinel2_bands, properties)
-    narrowing = {"cloud_limit": _cloud_limit}
-    return Scenes(asset, search, image, named, _first_ms(SENTINEL2), narrowing=narrowing)
+    image = partial(_scene_image, product, archive.sentinel2_bands, archive.sentinel2_properties(product.level))
+    return _scenes(asset, search, image, named, _first_ms(SENTINEL2), {"cloud_limit": _cloud_limit})
 
 
 def _first_ms(*orbits: Orbit) -> int:
@@ -213,47 +175,45 @@ def _first_ms(*orbits: Orbit) -> int:
     return min(first for orbit in orbits for first, _, _ in orbit.platforms.values()) * DAY_MS
 
 
-def _cloud_limit(equal: Mapping[str, Value], below: Mapping[str, float]) -> float | None:
+def _cloud_limit(equal: Values, below: Limits) -> float | None:
     limit = below.get("CLOUDY_PIXEL_PERCENTAGE")
-    return (
-        None if limit is None else math.nextafter(limit, math.inf)
-    )  # the search wants fewer, a filter may allow equal
+    return None if limit is None else math.nextafter(limit, math.inf)  # the search excludes the limit itself
 
 
-def _sentinel1(world_of: Planet) -> Scenes:
+def _sentinel1(world_of: Planet) -> Source:
     product, world = world_of.products[planet.S1], world_of.views.world
     image = partial(_scene_image, product, archive.sentinel1_bands, archive.SENTINEL1_PROPERTIES)
     search, named = partial(scene_search.radar, world), partial(radar_scene_named, world)
     narrowing: dict[str, Narrowing] = {"way": lambda equal, below: equal.get(PASS)}
-    return Scenes(planet.S1, search, image, named, _first_ms(*SENTINEL1.values()), narrowing=narrowing)
+    return _scenes(planet.S1, search, image, named, _first_ms(*SENTINEL1.values()), narrowing)
 
 
-def _dynamic_world(world_of: Planet) -> Scenes:
+def _dynamic_world(world_of: Planet) -> Source:
     product, world = world_of.products[planet.DYNAMIC_WORLD], world_of.views.world
     image = partial(_scene_image, product, archive.dynamic_world_bands, archive.DYNAMIC_WORLD_PROPERTIES)
     search = partial(scene_search.optical, world, cloud_limit=LAND_COVER_CLOUDS, mapped=True)
     named = partial(optical_scene_named, world, mapped=True)
-    return Scenes(planet.DYNAMIC_WORLD, search, image, named, _first_ms(SENTINEL2))
+    return _scenes(planet.DYNAMIC_WORLD, search, image, named, _first_ms(SENTINEL2))
 
 
-def _landsat8(world_of: Planet) -> Scenes:
+def _landsat8(world_of: Planet) -> Source:
     views = world_of.views
     search, named = partial(derived.landsat_scenes, views), partial(derived.landsat_named, views)
-    return Scenes(derived.LANDSAT8, search, derived.landsat_image, named, _first_ms(derived.LANDSAT_ORBIT))
+    return _scenes(derived.LANDSAT8, search, derived.landsat_image, named, _first_ms(derived.LANDSAT_ORBIT))
 
 
-def _elevation(world_of: Planet) -> Few:
+def _elevation(world_of: Planet) -> Source:
     views = world_of.views
-    return Few(
+    return Source(
         derived.GLO30,
-        lambda shape, period: derived.elevation_tiles(views, shape),
+        lambda shape, *_: derived.elevation_tiles(views, shape),
         partial(derived.elevation_named, views),
-        since_ms=FIRST_MS,
+        FIRST_MS,
     )
 
 
-def _yearly(world_of: Planet, asset: str) -> Few:
-    """Collect maps of whole years, one image each."""
+def _yearly(world_of: Planet, asset: str) -> Source:
+    """Make a collection of maps of whole years, one image each."""
     product = world_of.products[asset]
     assert isinstance(product, products.Static)
 
@@ -266,18 +226,18 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     images = [image(year) for year in range(product.years[0], product.years[1] + 1)]
 
-    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
+    def listed(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
         return [i for i in images if period[0] <= i.properties["system:time_start"] < period[1]]
 
     named = {image.properties["system:index"]: image for image in images}
-    return Few(asset, listed, named.get)
+    return Source(asset, listed, named.get)
 
 
 WEATHER_RASTER = archive.raster_of(products.ERA5_GRID, *products.ERA5_GRID.origin, (3601, 1801))
-"""-180 and 180 degrees each have their own column."""
+"""-180 and 180 degrees are separate columns."""
 
 
-def _weather(world_of: Planet) -> Few:
+def _weather(world_of: Planet) -> Source:
     product = world_of.products[planet.ERA5]
     assert isinstance(product, products.Era5)
 
@@ -300,7 +260,7 @@ def _weather(world_of: Planet) -> Few:
 
     made = lru_cache(maxsize=1024)(image)
 
-    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
+    def listed(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
         start, end = max(period[0], FIRST_MS), min(period[1], LAST_MS)
         first, last = (int(np.datetime64(ms, "ms").astype("datetime64[M]").astype(np.int64)) for ms in (start, end))
         months = [made(month) for month in range(first, last + 1)]
@@ -312,12 +272,12 @@ def _weather(world_of: Planet) -> Few:
         month = (int(index[:4]) - 1970) * 12 + int(index[4:]) - 1
         return made(month) if FIRST_MS <= product.image(month).start_ms < LAST_MS else None
 
-    return Few(planet.ERA5, listed, named)
+    return Source(planet.ERA5, listed, named)
 
 
 @lru_cache(maxsize=2048)
 def _year_of_weather(product: products.Era5, year: int, window: Window) -> NDArray[np.float32]:
-    """(band, month, row, column): the months of a year cost hardly more than one."""
+    """(band, month, row, column); the months of a year take hardly longer than one."""
     return product.cube(range(year * 12, year * 12 + 12), window)
 
 
@@ -337,7 +297,7 @@ def _static(world_of: Planet, asset: str) -> Image:
     return archive.static_image(asset, band)
 
 
-MAKERS: dict[str, Callable[[Planet], Scenes | Few | Image]] = {
+MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
     planet.L2A: lambda p: _sentinel2(p, planet.L2A),
     planet.L1C: lambda p: _sentinel2(p, planet.L1C),
     planet.S1: _sentinel1,
@@ -352,7 +312,7 @@ MAKERS: dict[str, Callable[[Planet], Scenes | Few | Image]] = {
     derived.SURFACE_WATER: lambda p: derived.surface_water(p.views),
     derived.LANDSAT8: _landsat8,
 }
-"""Asset id -> what makes it of a planet."""
+"""Asset id -> function that makes it of a planet."""
 FIRST_DAYS = {
     planet.L1C: "2015-06-27",
     planet.L2A: "2017-03-28",
@@ -366,7 +326,7 @@ FIRST_DAYS = {
 
 
 @lru_cache(maxsize=64)
-def _made(world_of: Planet, asset: str) -> Scenes | Few | Image:
+def _made(world_of: Planet, asset: str) -> Source | Image:
     made, first = MAKERS[asset](world_of), FIRST_DAYS.get(asset)
     if first is None or isinstance(made, Image):
         return made
@@ -397,8 +357,7 @@ def find(asset_id: str, context: Context) -> Source | Image | None:
 
 def list_assets(parent: str = "") -> list[dict[str, Value]]:
     """All assets below a folder, as `listAssets` names them; an empty ``parent`` lists all."""
-    images = {planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER}
-    kinds = {asset: "IMAGE" if asset in images else "IMAGE_COLLECTION" for asset in MAKERS}
+    kinds = {asset: "IMAGE" if asset in IMAGES else "IMAGE_COLLECTION" for asset in MAKERS}
     kinds |= dict.fromkeys(TABLES, "TABLE")
     return [_entry(asset, kind) for asset, kind in sorted(kinds.items()) if full_name(asset).startswith(parent)]
 
@@ -409,7 +368,7 @@ def _entry(asset: str, kind: str) -> dict[str, Value]:
 
 
 def describe_asset(asset_id: str, context: Context) -> dict[str, Value] | None:
-    """Give what ``assets.get`` answers; None where there is no such asset."""
+    """Answer of ``assets.get``; None if there is no such asset."""
     asset = plain_id(asset_id)
     if asset in TABLES:
         return _entry(asset, "TABLE")

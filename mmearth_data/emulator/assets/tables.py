@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from mmearth_data.catalog.entries import eco_regions, load_catalog
-from mmearth_data.emulator.algorithms.collections import Collection, Listed
+from mmearth_data.emulator.algorithms.collections import Collection, listed
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.algorithms.geometry import Geometry, to_geojson
 from mmearth_data.emulator.algorithms.image import WGS84
@@ -30,7 +30,7 @@ ECOREGIONS = "RESOLVE/ECOREGIONS/2017"
 LARGEST_PAGE = 1000
 GEO = ".geo"
 ROCK_AND_ICE = {"ECO_NAME": "Rock and Ice", "BIOME_NAME": "N/A", "BIOME_NUM": 11, "ECO_ID": 0, "REALM": "N/A"}
-"""The row of the table that is no ecoregion; here it is the Antarctic interior, which the planet does not have."""
+"""The one row of the table that is not an ecoregion; here it is the Antarctic interior, which the planet lacks."""
 INTERIOR = shapely.box(-180, -90, 180, -85)
 BIOME_NUMBERS = (
     "Tropical & Subtropical Moist Broadleaf Forests",
@@ -48,7 +48,7 @@ BIOME_NUMBERS = (
     "Deserts & Xeric Shrublands",
     "Mangroves",
 )
-"""RESOLVE's BIOME_NUM counts from 1 in this order; the class ids of the catalog are others."""
+"""RESOLVE's BIOME_NUM counts from 1 in this order; the class ids of the catalog differ."""
 
 
 @lru_cache(maxsize=2)
@@ -69,11 +69,11 @@ def ecoregions_of(planet: Planet) -> Collection:
             INDEX: str(len(rows)),
         }
         rows.append(Feature(Geometry(row.geometry, geodesic=False), properties))
-    return Collection(Listed(rows), "Feature", {}, ECOREGIONS)
+    return Collection(listed(rows), "Feature", {}, ECOREGIONS)
 
 
 def load_table(asset: str, planet: Planet) -> Collection | None:
-    """Table of an asset id; None where there is none."""
+    """Table of an asset id, or None."""
     return ecoregions_of(planet) if plain_id(asset) == ECOREGIONS else None
 
 
@@ -88,7 +88,7 @@ def _whole(text: object, otherwise: int, what: str) -> int:
 
 
 def sliced(collection: Collection, size: object, token: object) -> tuple[list[Value], dict[str, str]]:
-    """Elements of a page, and the token of the next where there is one."""
+    """Elements of a page, and the token of the next one if there is one."""
     start = _whole(token, 0, "page token")
     count = min(_whole(size, LARGEST_PAGE, "page size") or LARGEST_PAGE, LARGEST_PAGE)
     found = list(islice(collection, start, start + count + 1))

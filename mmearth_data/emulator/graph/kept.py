@@ -1,4 +1,4 @@
-"""What the result of an operation keeps of its input image: properties, footprint, and asset id.
+"""What the result of an operation inherits from its input image: properties, footprint, and asset id.
 
 The table is applied to every call, so that operations only need to make bands. Sources: "reference" is Earth Engine's
 own description of the algorithm; "seen" refers to a public printout of a response of the service; "(memory)" is checked

@@ -3,7 +3,6 @@
 from mmearth_data.emulator.algorithms import (  # noqa: F401 - imported for what they enter
     collection_functions,
     date_functions,
-    filter_texts,
     filters,
     geometry_functions,
     grids,
@@ -16,8 +15,8 @@ from mmearth_data.emulator.algorithms import (  # noqa: F401 - imported for what
     regions,
     sampling_functions,
     stacks,
+    texts,
 )
-from mmearth_data.emulator.graph import expressions  # noqa: F401
 from mmearth_data.emulator.graph.registry import FUNCTIONS, Implementation
 from mmearth_data.emulator.server import profiles  # noqa: F401
 

@@ -10,8 +10,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.algorithms.filter_texts import COMPARISONS
 from mmearth_data.emulator.algorithms.filters import TIME, Filter, Query, Sides, all_of, compare
+from mmearth_data.emulator.algorithms.texts import COMPARISONS
 from mmearth_data.emulator.assets.directory import image_entry
 from mmearth_data.emulator.assets.tables import sliced
 from mmearth_data.emulator.errors import EmulatorError

@@ -1,4 +1,4 @@
-"""From an image and a request for pixels to the bytes of an answer."""
+"""Answers to requests for pixels: the bytes of an image on the requested grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the REST interface answers, apart from HTTP: paths and JSON bodies in, status and bytes out."""
+"""Answers of the REST interface, apart from HTTP: from paths and JSON bodies to status and bytes."""
 
 from __future__ import annotations
 

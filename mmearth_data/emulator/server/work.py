@@ -1,4 +1,4 @@
-"""Limits of one request, and whether its answer is still wanted."""
+"""Limits of one request, and whether its answer is still needed."""
 
 from __future__ import annotations
 

@@ -74,10 +74,7 @@ def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality
 
 
 def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
-    """Split into two groups: the modality that costs the service most, and the others; halves if no modality dominates.
-
-    Raises `LookupError` when there is only one modality.
-    """
+    """Split into two groups: the modality that costs the service most, and the others; halves if no modality dominates."""
     costs = [RECIPES[m.recipe["name"]].cost for m, _ in asks]
     if len(asks) < 2 or max(costs) == min(costs):
         return halves(asks)
@@ -86,19 +83,16 @@ def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
 
 
 def halves(asks: Asks) -> tuple[Asks, Asks]:
-    """Split into two groups of modalities with about the same number of bytes.
-
-    Raises `LookupError` when there is only one modality.
-    """
+    """Split into two groups of modalities with about the same number of bytes; `LookupError` for a single modality."""
     if len(asks) < 2:
         raise LookupError("one modality cannot be split")
-    ordered = sorted(asks, key=lambda pair: len(pair[0].bands) * pair[0].dtype.itemsize, reverse=True)
+    sizes = [len(m.bands) * m.dtype.itemsize for m, _ in asks]
     groups: tuple[list[tuple[Modality, Ask]], list[tuple[Modality, Ask]]] = ([], [])
-    sizes = [0, 0]
-    for pair in ordered:
-        smaller = sizes.index(min(sizes))
-        groups[smaller].append(pair)
-        sizes[smaller] += len(pair[0].bands) * pair[0].dtype.itemsize
+    total = [0, 0]
+    for k in sorted(range(len(asks)), key=lambda k: -sizes[k]):
+        smaller = total.index(min(total))
+        groups[smaller].append(asks[k])
+        total[smaller] += sizes[k]
     return groups
 
 
@@ -155,10 +149,7 @@ def place_bands(
 
 
 def refuse_gaps(m: Modality, array: NDArray[Any]) -> None:
-    """Refuse a base scene that does not cover its tile.
-
-    Raises `TileUnavailable` ``sentinel2_nodata``, if more than 1 % of the pixels of a native band are masked.
-    """
+    """Raise `TileUnavailable` (``sentinel2_nodata``) if more than 1 % of the pixels of a native band are masked."""
     for band in parameters(m).get("native", ()):
         masked = 1 - float(m.observed(array[m.bands.index(band)]).mean())
         if masked > MOST_MASKED:

@@ -64,19 +64,10 @@ def require_assets(
     base: Modality,
     modalities: Sequence[Modality],
 ) -> None:
-    """Ask the service about every asset once.
+    """Ask the service about every asset once, by a function that requests its description.
 
     Raises `InputError` if an asset is missing, unreadable, of another type, or lacks a band; with its id, its modality
-    and what to do.
-
-    Parameters
-    ----------
-    needed
-        Assets that the build reads.
-    describe
-        Requests the description of an asset from the service.
-    base, modalities
-        Used to find out which modalities could be left out.
+    and what to do, for which ``base`` and ``modalities`` determine what could be left out.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:

@@ -134,11 +134,8 @@ class EarthEngineSource:
     def profiling(self) -> Iterator[dict[str, dict[str, Any]]]:
         """Let the service profile the requests within a block.
 
-        Yields
-        ------
-        dict
-            Filled when the block ends: kind of request -> ``requests``, total ``seconds``, total ``eecu_seconds`` (None
-            if the service did not profile all of them).
+        The result is filled when the block ends: kind of request -> ``requests``, total ``seconds``, total
+        ``eecu_seconds`` (None if the service did not profile all of them).
         """
         session, profiles = self._session(), Profiles()
         found: dict[str, dict[str, Any]] = {}

@@ -84,16 +84,8 @@ class Question:
 def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
     """Return what the survey receives about a candidate, JSON-ready.
 
-    Raises `TileUnavailable` for locations beyond 84 N or 80 S.
-
-    Parameters
-    ----------
-    place, rules
-        Determine the window, the random choice and the outlines.
-    levels
-        Levels known to the expression, in its order.
-    wanted
-        The level to search.
+    ``levels`` are those of the expression, in its order, and ``wanted`` is the one to search. Raises `TileUnavailable` for
+    locations beyond 84 N or 80 S.
     """
     own = utm_epsg(place.lon, place.lat)
     bits = draw_bits(rules.seed, place.tile_id, "scene")
@@ -126,14 +118,7 @@ def near_zones(place: Place) -> list[int]:
 class SurveyPlan:
     """The survey of one build: its expression, and the reader of its answers.
 
-    Parameters
-    ----------
-    base
-        Entry whose scene defines grid and time (`base_modality`).
-    modalities
-        Modalities to deliver.
-    rules
-        Which scenes are eligible.
+    The scene of ``base`` (see `base_modality`) defines grid and time; ``modalities`` are those to deliver.
     """
 
     def __init__(self, base: Modality, modalities: Sequence[Modality], rules: SceneRules) -> None:

@@ -19,26 +19,21 @@ EMULATOR = "x-mmearth-emulator"
 class Exchange:
     """A thread's latest request and answer."""
 
-    sent_bytes: int = 0  # Sizes of the bodies, as far as they were received
-    received_bytes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0  # Size of the body, as far as it was received
     restricted: bool = False  # Whether the service announced restricted mode
 
 
 class Transport:
     """The interface of ``httplib2.Http``, which the client requires, over a pooled session.
 
-    Parameters
-    ----------
-    connections
-        Requests in flight at once; the client's own pool has 10 connections.
-    timeout_s
-        Seconds without a byte after which a request counts as hung; the client's own has no such limit.
+    The client's own has 10 ``connections``, and no ``timeout_s``: seconds without a byte after which a request counts as
+    hung.
     """
 
     def __init__(self, connections: int, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.emulator: str | None = None
-        """Name of the server if it is an emulator."""
+        self.emulator: str | None = None  # Name of the server if it is an emulator
         self._session = requests.Session()
         self._session.auth = _unchanged
         self._seen = threading.local()
