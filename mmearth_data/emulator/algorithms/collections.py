@@ -115,7 +115,8 @@ def merged(one: Parent, other: Parent) -> Elements:
 
     def find(query: Query) -> Iterator[Value]:
         free = _without_index(query)
-        return chain(*((_renamed(e, f"{k}_") for e in part.find(free)) for k, part in ((1, one), (2, other))))
+        firsts = (_renamed(element, "1_") for element in one.find(free))
+        return chain(firsts, (_renamed(element, "2_") for element in other.find(free)))
 
     def scattered(query: Query) -> bool:
         free = _without_index(query)

@@ -88,11 +88,6 @@ def _transform(projection: Projection) -> str:
     return ", \n".join([*head, *parameters]) + "]"
 
 
-def _scale(projection: Projection, x: float, y: float) -> Projection:
-    a, b, c, d, e, f = projection.transform
-    return Projection(projection.crs, (a * x, b * y, c, d * x, e * y, f))
-
-
 @function("Projection.atScale")
 def _at_scale(projection: Projection, meters: float) -> Projection:
     """Scale the pixels to a size in metres, keeping the direction of the rows.
@@ -100,7 +95,7 @@ def _at_scale(projection: Projection, meters: float) -> Projection:
     The reference's example of ``getPixels`` negates the scale of ``EPSG:4326`` to get north up.
     """
     factor = meters / projection.nominal_scale
-    return _scale(projection, factor, factor)
+    return projection.scaled(factor, factor)
 
 
 def _translate(projection: Projection, x: float, y: float) -> Projection:
@@ -114,7 +109,7 @@ functions(
     {
         "crs": lambda projection: projection.crs,
         "nominalScale": lambda proj: proj.nominal_scale,
-        "scale": _scale,
+        "scale": lambda projection, x, y: projection.scaled(x, y),
         "translate": _translate,
         "wkt": lambda projection: str(parsed_crs(projection.crs).to_wkt("WKT1_GDAL", pretty=True)),
     },

@@ -39,6 +39,8 @@ MOST_NATIVE_PIXELS = 4096 * 4096
 OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
 WGS84 = "EPSG:4326"
 EARTH = Geod(ellps="WGS84")
+MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
+"""Names of the numbers of a transform in the REST interface."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
 """Set while the values of pixels do not matter: every band of an asset is then one valid number everywhere."""
@@ -118,8 +120,12 @@ class Projection:
             step = metres / metres_per_unit(self.crs)
             return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))
         factor = metres / self.nominal_scale
+        return self.scaled(factor, factor)
+
+    def scaled(self, x: float, y: float) -> Projection:
+        """Keep CRS and origin, with pixels of another width and height."""
         a, b, c, d, e, f = self.transform
-        return Projection(self.crs, (a * factor, b * factor, c, d * factor, e * factor, f))
+        return Projection(self.crs, (a * x, b * y, c, d * x, e * y, f))
 
     @property
     def nominal_scale(self) -> float:
@@ -257,7 +263,7 @@ def least(*masks: Mask) -> Mask:
 
 
 def mask_of(values: Float) -> Mask:
-    """Mask from numbers, clipped to 0-1; boolean if none lies in between."""
+    """Mask from numbers, clipped to 0-1; boolean if none is in between."""
     between = (values > 0) & (values < 1)
     return np.clip(values, 0.0, 1.0) if between.any() else values > 0
 
@@ -284,9 +290,7 @@ def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None 
 @lru_cache(maxsize=4096)
 def coarsened(projection: Projection, level: int) -> Projection:
     """Pixel grid of a pyramid level."""
-    a, b, c, d, e, f = projection.transform
-    wide = 2.0**level
-    return Projection(projection.crs, (a * wide, b * wide, c, d * wide, e * wide, f))
+    return projection.scaled(2.0**level, 2.0**level)
 
 
 def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projection, margin: int = 0) -> Grid:

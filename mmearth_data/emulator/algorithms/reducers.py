@@ -182,10 +182,6 @@ def _total(values: Array, valid: Array, weights: Array) -> Array:
     return np.asarray(np.where(valid, values * weights, 0.0).sum(axis=0))
 
 
-def _sum(values: Array, valid: Array, weights: Array) -> Array:
-    return _or_nothing(_total(values, valid, weights), valid)
-
-
 def _sample_variance(values: Array, valid: Array, weights: Array) -> Array:
     count = valid.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -227,18 +223,6 @@ def _mean(values: Array, valid: Array, weights: Array) -> Array:
 def _variance(values: Array, valid: Array, weights: Array) -> Array:
     away = np.where(valid, values, 0.0) - np.nan_to_num(_mean(values, valid, weights))
     return _mean(away * away, valid, weights)
-
-
-def _min(values: Array, valid: Array, weights: Array) -> Array:
-    return np.asarray(np.where(valid, values, np.inf).min(axis=0, initial=np.inf))
-
-
-def _max(values: Array, valid: Array, weights: Array) -> Array:
-    return np.asarray(np.where(valid, values, -np.inf).max(axis=0, initial=-np.inf))
-
-
-def _product(values: Array, valid: Array, weights: Array) -> Array:
-    return _or_nothing(np.where(valid, values, 1.0).prod(axis=0), valid)
 
 
 def _count(values: Array, valid: Array, weights: Array) -> Array:
@@ -286,14 +270,6 @@ def _pick(last: bool) -> Compute:
     return compute
 
 
-def _all(values: Array, valid: Array, weights: Array) -> Array:
-    return _or_nothing(np.asarray(np.where(valid, values != 0, True).all(axis=0), np.float64), valid)
-
-
-def _any(values: Array, valid: Array, weights: Array) -> Array:
-    return _or_nothing(np.asarray((valid & (values != 0)).any(axis=0), np.float64), valid)
-
-
 def _known(values: list[Value]) -> list[Value]:
     return [value for value in values if value is not None]
 
@@ -301,13 +277,14 @@ def _known(values: list[Value]) -> list[Value]:
 FIRST = Output("first", _pick(last=False), None, picks=True, objects=lambda v: next(iter(_known(v)), None))
 LAST = Output("last", _pick(last=True), None, picks=True, objects=lambda v: next(reversed(_known(v)), None))
 COUNT = Output("count", _count, INT32, weighted=False, objects=lambda v: len(_known(v)))
-ALL, ANY = Output("all", _all, INT32), Output("any", _any, INT32)
+ALL = Output("all", lambda v, seen, _: _or_nothing(np.where(seen, v != 0, True).all(axis=0) * 1.0, seen), INT32)
+ANY = Output("any", lambda v, seen, _: _or_nothing((seen & (v != 0)).any(axis=0) * 1.0, seen), INT32)
 SIMPLE: dict[str, Output] = {
-    "sum": Output("sum", _sum),
+    "sum": Output("sum", lambda v, seen, weights: _or_nothing(_total(v, seen, weights), seen)),
     "mean": Output("mean", _mean),
-    "min": Output("min", _min, None),
-    "max": Output("max", _max, None),
-    "product": Output("product", _product),
+    "min": Output("min", lambda v, seen, _: np.where(seen, v, np.inf).min(axis=0, initial=np.inf), None),
+    "max": Output("max", lambda v, seen, _: np.where(seen, v, -np.inf).max(axis=0, initial=-np.inf), None),
+    "product": Output("product", lambda v, seen, _: _or_nothing(np.where(seen, v, 1.0).prod(axis=0), seen)),
     "count": COUNT,
     "median": Output("median", _percentile(50)),
     "mode": Output("mode", _mode, None),

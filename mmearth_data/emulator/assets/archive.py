@@ -27,7 +27,7 @@ from mmearth_data.emulator.algorithms.image import (
     least,
     wholly_masked,
 )
-from mmearth_data.emulator.algorithms.pyramids import MEAN, MODE, SAMPLE, Policy, from_pyramid
+from mmearth_data.emulator.algorithms.pyramids import Policy, pyramid_band
 from mmearth_data.emulator.server.work import check
 from mmearth_data.planet.grids import Window
 from mmearth_data.planet.scenes import GRANULE_M, OpticalScene, RadarScene
@@ -149,28 +149,6 @@ def native_band(
         return Pixels(np.where(known, values.astype(np.float64), 0.0), known)
 
     return pyramid_band(name, kind, raster.projection, raster.size, native, policy)
-
-
-def pyramid_band(
-    name: str,
-    kind: PixelType,
-    home: Projection,
-    size: tuple[int, int] | None,
-    native: Callable[[Grid], Pixels],
-    policy: Policy | None = None,
-) -> Band:
-    """Band of an asset from its native pixels; coarser requests read its pyramid."""
-    chosen = policy or POLICIES.get(name, MEAN)
-    whole = kind.precision == "int"
-    return Band(name, kind, home, lambda grid: from_pyramid(grid, home, size, native, policy=chosen, whole=whole), size)
-
-
-POLICIES: dict[str, Policy] = {
-    **dict.fromkeys(("SCL", "label", "Map"), MODE),
-    **dict.fromkeys(("MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE", "transition"), MODE),
-    **dict.fromkeys(("QA10", "QA20", "QA60", "QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL"), SAMPLE),
-}
-"""Policies of bands of classes and bit masks (Earth Engine's reference, PyramidingPolicy); the others are means."""
 
 
 def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band], compute: Callable[..., Any]) -> Band:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.image import DOUBLE, Band, Image, LazyBands
+from mmearth_data.emulator.algorithms.image import DOUBLE, MATRIX, Band, Image, LazyBands
 from mmearth_data.emulator.algorithms.pyramids import MODE
 from mmearth_data.emulator.assets import archive, derived, scene_search
 from mmearth_data.emulator.assets.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
@@ -394,11 +394,8 @@ def image_entry(found: Image, asset: str) -> dict[str, Value]:
 
 
 def _band_entry(band: Any) -> dict[str, Value]:  # noqa: ANN401 - a band
-    a, b, c, d, e, f = band.projection.transform
-    grid: dict[str, Value] = {
-        "crsCode": band.projection.crs,
-        "affineTransform": {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f},
-    }
+    transform = dict(zip(MATRIX, band.projection.transform, strict=True))
+    grid: dict[str, Value] = {"crsCode": band.projection.crs, "affineTransform": transform}
     if band.size is not None:
         grid["dimensions"] = {"width": band.size[0], "height": band.size[1]}
     precision = {"int": "INT", "float": "FLOAT", "double": "DOUBLE"}[band.type.precision]

@@ -28,7 +28,7 @@ class Method(NamedTuple):
 
     name: str  # Such as ``projects.tables.create``
     verb: str
-    of: str  # Parts of the resource name that its path starts with; ``parameter`` stands for the whole name
+    of: str  # Parts of the resource name that its path starts with; ``parameter`` is the whole name
     parameter: str  # Name of the argument that holds it
     tail: str = ""  # Rest of the path
     query: tuple[str, ...] = ()

@@ -215,15 +215,6 @@ class Expression:
                 return prepare(self, content)
         raise EmulatorError(f"Invalid expression: unknown node {sorted(node)}.")
 
-    def _constant(self, value: Value) -> Compute:
-        return lambda scope: value
-
-    def _integer(self, text: str) -> Compute:
-        return self._constant(int(text))
-
-    def _argument(self, name: str) -> Compute:
-        return lambda scope: scope.find(name)
-
     def _list(self, content: Node) -> Compute:
         items = [self._prepare(item) for item in content.get("values", [])]
         return lambda scope: [item(scope) for item in items]
@@ -308,28 +299,20 @@ class Expression:
                 yield self._free_arguments(content)
             elif kind == "functionDefinitionValue":
                 yield self._free_arguments(content["body"]) - frozenset(content.get("argumentNames", []))
-            else:
-                for child in _children(kind, content):
+            elif kind in {"arrayValue", "dictionaryValue", "functionInvocationValue"}:
+                inner = content.get("arguments" if kind == "functionInvocationValue" else "values", {})
+                for child in inner.values() if isinstance(inner, dict) else inner:
                     yield from self._free_of(child)
-                if kind == "functionInvocationValue" and "functionReference" in content:
+                if "functionReference" in content:
                     yield self._free_arguments(content["functionReference"])
-
-
-def _children(kind: str, content: Node) -> Iterator[Node]:
-    if kind == "arrayValue":
-        yield from content.get("values", [])
-    elif kind == "dictionaryValue":
-        yield from content.get("values", {}).values()
-    elif kind == "functionInvocationValue":
-        yield from content.get("arguments", {}).values()
 
 
 _PREPARE: dict[str, Callable[[Expression, Any], Compute]] = {
     "valueReference": Expression._value,
-    "constantValue": Expression._constant,
-    "integerValue": Expression._integer,
-    "bytesValue": Expression._constant,
-    "argumentReference": Expression._argument,
+    "constantValue": lambda _, value: lambda scope: value,
+    "integerValue": lambda _, text: lambda scope: int(text),
+    "bytesValue": lambda _, value: lambda scope: value,
+    "argumentReference": lambda _, name: lambda scope: scope.find(name),
     "arrayValue": Expression._list,
     "dictionaryValue": Expression._dictionary,
     "functionDefinitionValue": Expression._definition,

@@ -13,7 +13,6 @@ from mmearth_data.emulator.algorithms import (  # noqa: F401 - imported for what
     presentation,
     reducers,
     regions,
-    sampling_functions,
     stacks,
     texts,
 )

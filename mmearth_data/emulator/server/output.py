@@ -14,6 +14,7 @@ from shapely.geometry import shape as shape_of
 from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     EARTH,
+    MATRIX,
     WGS84,
     Band,
     Grid,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 NPY, TIFF, ZIP, PNG = "application/octet-stream", "image/tiff", "application/zip", "image/png"
 PICTURES = ("PNG", "AUTO_JPEG_PNG")
-MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
 BLOCK_PIXELS = 2**16
 """Pixels computed at a time, so that long image stacks fit into memory; always a whole number of rows."""
 TILE_PIXELS, DEEPEST_ZOOM = 256, 24
@@ -64,7 +64,7 @@ def render_pixels(image: Image, request: Request, context: Context) -> tuple[byt
     if kind not in WRITERS:
         raise not_emulated(f"File format {kind}")
     if kind == "NPY" and context.cheap_pixels:
-        return cheap_npy(bands, grids[0]), NPY
+        return _cheap_npy(bands, grids[0]), NPY
     content_type, write = WRITERS[kind]
     return write(bands, grids, str(request.get("filenamePrefix") or "download")), content_type
 
@@ -92,14 +92,14 @@ def grid_of(band: Band, image: Image, request: Request, *, picture: bool = False
     size = asked.get("dimensions")
     if transform is not None and crs is not None and size is not None:
         return Grid(Projection(crs, _matrix(transform)), 0, 0, _side(size, "width"), _side(size, "height"))
-    own = northward(own_grid(band, image, request, crs))
+    own = _northward(_own_grid(band, image, request, crs))
     if transform is not None:
         own = Grid(Projection(crs or own.projection.crs, _matrix(transform)), 0, 0, own.width, own.height)
     if size is not None:
-        return scaled_to(own, _side(size, "width"), _side(size, "height"))
+        return _scaled_to(own, _side(size, "width"), _side(size, "height"))
     longest = max(own.shape)
     if picture and band.frame is None and longest > PICTURE_PIXELS:
-        return scaled_to(own, *(max(1, round(n * PICTURE_PIXELS / longest)) for n in (own.width, own.height)))
+        return _scaled_to(own, *(max(1, round(n * PICTURE_PIXELS / longest)) for n in (own.width, own.height)))
     return own
 
 
@@ -124,7 +124,7 @@ def _side(size: Mapping[str, Any], name: str) -> int:
     return side
 
 
-def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Grid:
+def _own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Grid:
     """Window of the band's own pixel grid that the image, or the requested region, covers."""
     if band.frame is not None:
         return band.frame
@@ -141,17 +141,14 @@ def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Gri
     return window_of(in_crs(image.footprint, WGS84, home.crs), home)
 
 
-def northward(grid: Grid) -> Grid:
+def _northward(grid: Grid) -> Grid:
     """Put the northern row first: projections at a scale count rows from the south."""
-    a, b, c, d, e, f = grid.projection.transform
-    if e < 0 or not grid.projection.straight:
+    if grid.projection.transform[4] < 0 or not grid.projection.straight:
         return grid
-    turned = Projection(grid.projection.crs, (a, b, c, d, -e, f))
-    return Grid(turned, grid.column, -grid.row - grid.height, grid.width, grid.height)
+    return Grid(grid.projection.scaled(1, -1), grid.column, -grid.row - grid.height, grid.width, grid.height)
 
 
-def scaled_to(grid: Grid, width: int, height: int) -> Grid:
-    """Cover the same area in another number of pixels."""
+def _scaled_to(grid: Grid, width: int, height: int) -> Grid:
     a, b, _, d, e, _ = grid.projection.transform
     x, y = grid.projection.to_crs(grid.column, grid.row)
     across, down = grid.width / width, grid.height / height
@@ -198,12 +195,12 @@ def fitted(values: Array, kind: PixelType) -> Array:
 
 
 @lru_cache(maxsize=256)
-def filled_npy(fields: tuple[tuple[str, str, float], ...], height: int, width: int) -> bytes:
-    """NPY of bands that have one value each: (name, type, value)."""
+def _filled_npy(fields: tuple[tuple[str, str, float], ...], height: int, width: int) -> bytes:
+    """NPY of bands with one value each: (name, type, value)."""
     return npy({name: np.full((height, width), value, dtype) for name, dtype, value in fields})
 
 
-def cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
+def _cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
     """Pixels for load tests: an asset has one number everywhere, so only the middle pixel is computed."""
     middle = Grid(grid.projection, grid.column + grid.width // 2, grid.row + grid.height // 2, 1, 1)
     token = CHEAP.set(True)
@@ -212,7 +209,7 @@ def cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
     finally:
         CHEAP.reset(token)
     fields = tuple((b.name, b.type.dtype.str, float(v)) for b, v in zip(bands, values, strict=True))
-    return filled_npy(fields, *grid.shape)
+    return _filled_npy(fields, *grid.shape)
 
 
 def _tiff(bands: Sequence[Band], grid: Grid) -> bytes:

@@ -135,16 +135,6 @@ class Service:
             raise EmulatorError("Expression must be specified.")
         return context.promote(Expression(body["expression"], context).value(), kind)
 
-    # ------------------------------------------------------------ documents
-
-    def discover(self, call: Call) -> Answer:
-        """Describe the API."""
-        return answer_json(discovery(call.root_url))
-
-    def list_algorithms(self, call: Call) -> Answer:
-        """Send the signatures."""
-        return answer_json(algorithms())
-
     # ------------------------------------------------------------ computing
 
     def compute_value(self, call: Call) -> Answer:
@@ -169,19 +159,12 @@ class Service:
             image = self.evaluate(body, context, "Image")
             return Answer(*render_pixels(image, body, context))
 
-    def _page(self, call: Call, kind: str, page: Callable[..., dict[str, Any]]) -> Answer:
+    def compute_page(self, kind: str, page: Callable[..., dict[str, Any]], call: Call) -> Answer:
+        """Answer ``table:computeFeatures`` or ``imageCollection:computeImages``."""
         body = call.json()
         with self.computing(call.work) as context:
             collection = self.evaluate(body, context, kind)
             return _limited(page(collection, body.get("pageSize"), body.get("pageToken")))
-
-    def compute_features(self, call: Call) -> Answer:
-        """Answer ``table:computeFeatures``."""
-        return self._page(call, "FeatureCollection", tables.page)
-
-    def compute_images(self, call: Call) -> Answer:
-        """Answer ``imageCollection:computeImages``."""
-        return self._page(call, "ImageCollection", tables.image_page)
 
     # ------------------------------------------------------------ stored requests
 
@@ -237,10 +220,6 @@ class Service:
         with self.computing(call.work) as context:
             return Answer(*render_pixels(context.call("Image.load", id=asset), body, context))
 
-    def assets_of_project(self, call: Call) -> Answer:
-        """List the assets of a project: those of the data catalog, and assets older than projects."""
-        return answer_json({"assets": list_assets(f"{call.path.removesuffix(':listAssets')}/assets/")})
-
     def assets_below(self, call: Call) -> Answer:
         """List the images of a collection, or the assets of a folder."""
         name, _, method = call.path.rpartition(":")
@@ -267,15 +246,14 @@ class Service:
                 collection = collection.where(listings.region_filter(call.query["region"], context))
             return _limited(tables.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
 
-    # ------------------------------------------------------------ tasks
 
-    def no_operations(self, call: Call) -> Answer:
-        """List the tasks, of which there are none."""
-        return answer_json({"operations": []})
+def _list_project(service: Service, call: Call) -> Answer:
+    """List the assets of a project: those of the data catalog, and assets older than projects."""
+    return answer_json({"assets": list_assets(f"{call.path.removesuffix(':listAssets')}/assets/")})
 
-    def no_operation(self, call: Call) -> Answer:
-        """Refuse a request for a task."""
-        raise EmulatorError(f"Operation '{call.path.partition(':')[0]}' not found: the emulator runs no tasks.", 404)
+
+def _no_operation(service: Service, call: Call) -> Answer:
+    raise EmulatorError(f"Operation '{call.path.partition(':')[0]}' not found: the emulator runs no tasks.", 404)
 
 
 def _refuse(method: str, call: Call) -> Answer:
@@ -299,25 +277,33 @@ def _of_size(answer: Answer) -> Answer:
     return answer
 
 
+def _features(service: Service, call: Call) -> Answer:
+    return service.compute_page("FeatureCollection", tables.page, call)
+
+
+def _images(service: Service, call: Call) -> Answer:
+    return service.compute_page("ImageCollection", tables.image_page, call)
+
+
 _PROJECT = r"projects/[^/:]+"
 _ROUTES: tuple[tuple[str, str, str, Any], ...] = (
-    ("GET", r"\$discovery/rest", "discovery", Service.discover),
-    ("GET", f"{_PROJECT}/algorithms", "algorithms", Service.list_algorithms),
+    ("GET", r"\$discovery/rest", "discovery", lambda _, call: answer_json(discovery(call.root_url))),
+    ("GET", f"{_PROJECT}/algorithms", "algorithms", lambda *_: answer_json(algorithms())),
     ("POST", f"{_PROJECT}/value:compute", "value:compute", Service.compute_value),
     ("POST", f"{_PROJECT}/image:computePixels", "image:computePixels", Service.compute_pixels),
-    ("POST", f"{_PROJECT}/table:computeFeatures", "table:computeFeatures", Service.compute_features),
-    ("POST", f"{_PROJECT}/imageCollection:computeImages", "imageCollection:computeImages", Service.compute_images),
+    ("POST", f"{_PROJECT}/table:computeFeatures", "table:computeFeatures", _features),
+    ("POST", f"{_PROJECT}/imageCollection:computeImages", "imageCollection:computeImages", _images),
     ("POST", f"{_PROJECT}/(thumbnails|maps|tables)", "thumbnails", Service.keep),
     ("GET", f"{_PROJECT}/thumbnails/[^/:]+:getPixels", "thumbnails:getPixels", Service.kept_pixels),
     ("GET", f"{_PROJECT}/maps/[^/:]+/tiles/.+", "maps:tiles", Service.kept_tile),
     ("GET", f"{_PROJECT}/tables/[^/:]+:getFeatures", "tables:getFeatures", Service.kept_table),
     ("POST", f"{_PROJECT}/assets/[^:]+:getPixels", "assets:getPixels", Service.asset_pixels),
     ("GET", f"{_PROJECT}/assets/[^:]+:listFeatures", "assets:listFeatures", Service.features_of),
-    ("GET", f"{_PROJECT}:listAssets", "listAssets", Service.assets_of_project),
+    ("GET", f"{_PROJECT}:listAssets", "listAssets", _list_project),
     ("GET", f"{_PROJECT}/assets/[^:]+:list(Assets|Images)", "listAssets", Service.assets_below),
     ("GET", f"{_PROJECT}/assets/[^:]+", "assets", Service.asset),
-    ("GET", f"{_PROJECT}/operations", "operations", Service.no_operations),
-    ("(GET|POST|DELETE)", f"{_PROJECT}/operations/.+", "operations", Service.no_operation),
+    ("GET", f"{_PROJECT}/operations", "operations", lambda *_: answer_json({"operations": []})),
+    ("(GET|POST|DELETE)", f"{_PROJECT}/operations/.+", "operations", _no_operation),
 )
 COMPUTING = frozenset(name for _, _, name, _ in _ROUTES) - {"discovery", "algorithms", "operations"}
 """Names of the requests that faults, latency and quotas concern."""

@@ -52,7 +52,9 @@ class PixelTemplates:
 def _template(asks: Asks) -> tuple[Template, list[tuple[Modality, str]]]:
     images, bands = [], []
     for m, ask in asks:
-        image, names = RECIPES[m.recipe["name"]].image(m, ask.shape)
+        make = RECIPES[m.recipe["name"]].image
+        assert make is not None, m.name
+        image, names = make(m, ask.shape)
         images.append(image)
         bands += [(m, name) for name in names]
     return Template(ee.Image.cat(images)), bands
@@ -69,7 +71,8 @@ def _grid(grid: TileGrid) -> dict[str, Any]:
 
 def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality, Ask]]:
     """List the requests of a tile; modalities that are missing there are left out."""
-    asks = ((m, RECIPES[m.recipe["name"]].ask(m, found)) for m in modalities)
+    kinds = ((m, RECIPES[m.recipe["name"]].ask) for m in modalities)
+    asks = ((m, ask(m, found)) for m, ask in kinds if ask is not None)
     return [(m, ask) for m, ask in asks if ask is not None]
 
 

@@ -55,7 +55,8 @@ def _of_all(modalities: Sequence[Modality], base: Modality, levels: Sequence[str
     for m in modalities:
         if m.recipe["name"] != base.recipe["name"]:  # bands of the base scene come from its own asset
             kind = RECIPES[m.recipe["name"]]
-            yield from (Needed(m, key, kind.asset_type, kind.asset_bands(m, key)) for key in m.asset)
+            bands = kind.asset_bands
+            yield from (Needed(m, key, kind.asset_type, bands(m, key) if bands else ()) for key in m.asset)
 
 
 def require_assets(

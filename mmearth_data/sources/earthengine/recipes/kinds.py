@@ -46,21 +46,6 @@ class Ask:
     holes: Mapping[str, Any] = field(default_factory=dict)  # Hole -> constant, for this tile
 
 
-def no_ask(m: Modality, found: Found) -> Ask | None:
-    """Request no pixels."""
-    return None
-
-
-def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: ANN401 - each recipe has its own shapes
-    """Refuse to make an image: the recipe has no pixels."""
-    raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
-
-
-def no_bands(m: Modality, role: str) -> Sequence[str]:
-    """Do not say which bands are read from an asset."""
-    return ()
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeKind:
     """One way of obtaining a modality."""
@@ -72,21 +57,21 @@ class RecipeKind:
     search: Callable[[Modality, Scene, ee.Dictionary | None], Any] | None = None
     # Turns the survey's answer into the modality's values, for ``tile/continuous``
     values: Callable[[Modality, Any], np.ndarray[Any, Any]] | None = None
-    # What to request for a tile; None if the modality is missing here
-    ask: Callable[[Modality, Found], Ask | None] = no_ask
+    # What to request for a tile, None if the modality is missing here; a recipe without it has no pixels
+    ask: Callable[[Modality, Found], Ask | None] | None = None
     # Image to request, given the shape of the request, and the stored bands that it holds, in order
-    image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
+    image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] | None = None
     # Type that the service reports for its assets: ``IMAGE`` or ``IMAGE_COLLECTION``
     asset_type: str = "IMAGE_COLLECTION"
     # Bands that are read from the asset of a role, if it is an image
-    asset_bands: Callable[[Modality, str], Sequence[str]] = no_bands
+    asset_bands: Callable[[Modality, str], Sequence[str]] | None = None
     # Approximate number of images that the service reads per pixel; if a request for all modalities is too large, the
     # most expensive one is requested alone
     cost: int = 1
 
 
 def box_holes(grid: TileGrid) -> dict[str, Any]:
-    """Constants for `mmearth_data.sources.earthengine.recipes.collections.touching`."""
+    """Constants for `mmearth_data.sources.earthengine.recipes.images.touching`."""
     return {"tile_ring": ring(grid, 0.0), "tile_crs": f"EPSG:{grid.epsg}"}
 
 
