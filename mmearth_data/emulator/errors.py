@@ -54,7 +54,7 @@ class EmulatorError(Exception):
 
 
 def wrong_type(function: str, argument: str, expected: str, actual: str, value: object = None) -> EmulatorError:
-    """Refuse an argument of another type than the signature asks for."""
+    """Refuse an argument of another type than the signature declares."""
     shown = "" if value is None else f"\nActual value: {value}"
     return EmulatorError(
         f"{function}, argument '{argument}': Invalid type.\nExpected type: {expected}.\nActual type: {actual}.{shown}"
@@ -70,12 +70,12 @@ def not_computed(what: str, error: BaseException) -> EmulatorError:
 
 
 def not_emulated(function: str) -> EmulatorError:
-    """Say plainly that Earth Engine has an algorithm and this emulator has not."""
+    """Refuse an algorithm that Earth Engine has and the emulator does not."""
     return EmulatorError(f"{function}: Earth Engine has this function; the emulator does not.")
 
 
 def band_not_found(function: str, pattern: object, bands: Iterable[str]) -> EmulatorError:
-    """Refuse a pattern that matches no band; of an image without bands the service speaks differently."""
+    """Refuse a pattern that matches no band; the service has another message for an image without bands."""
     listed = ", ".join(bands)
     if listed:
         return EmulatorError(

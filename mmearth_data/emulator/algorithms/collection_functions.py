@@ -32,8 +32,7 @@ from mmearth_data.emulator.algorithms.geometry_functions import bounds_of, need_
 from mmearth_data.emulator.algorithms.image import Image
 from mmearth_data.emulator.algorithms.plain_functions import same, sort_key
 from mmearth_data.emulator.algorithms.texts import parsed
-from mmearth_data.emulator.assets.directory import Source, find
-from mmearth_data.emulator.assets.tables import load_table
+from mmearth_data.emulator.assets.directory import Source, find, load_table
 from mmearth_data.emulator.errors import NOT_FOUND, EmulatorError, wrong_type
 from mmearth_data.emulator.graph.registry import encode, function, functions, named, only, promotion, type_name
 from mmearth_data.emulator.graph.values import Selection, is_number
@@ -87,7 +86,6 @@ def _load_table(tableId: str, context: Context) -> Collection:
 
 @function("FeatureCollection.randomPoints")
 def _random_points(region: Geometry, points: int, seed: int) -> Collection:
-    """Points that are uniform on the sphere in a region."""
     shape = region.lonlat
     if shape.is_empty or shape.area == 0:
         raise EmulatorError("FeatureCollection.randomPoints: Geometry must have an area.")
@@ -110,7 +108,6 @@ def _random_points(region: Geometry, points: int, seed: int) -> Collection:
 
 @function("Collection.filter")
 def _filter(collection: Collection, filter: Value) -> Collection:
-    """Elements that pass a filter, or a string that describes one."""
     if isinstance(filter, str):
         return collection.where(parsed(filter, "Collection.filter"))
     if not isinstance(filter, Filter):
@@ -120,14 +117,12 @@ def _filter(collection: Collection, filter: Value) -> Collection:
 
 @function("Collection.limit")
 def _limit(collection: Collection, limit: int | None, key: str | None, ascending: bool) -> Collection:
-    """Sort by a property, and take the first elements."""
     source = collection if key is None else ordered(collection, key, ascending=ascending)
     return collection.from_source(source if limit is None else first(source, limit))
 
 
 @function("Collection.distinct")
 def _distinct(collection: Collection, properties: Value) -> Collection:
-    """First of the elements with equal values of some properties."""
     names, kept = [properties] if isinstance(properties, str) else list(properties), {}
     for element in collection:
         kept.setdefault(repr([encode(property_of(element, name)) for name in names]), element)
@@ -157,8 +152,6 @@ functions(
 
 @function("Collection.map")
 def _map(collection: Collection, baseAlgorithm: Callable[[Value], Value], dropNulls: bool) -> Collection:
-    """Apply a function to each element; the results keep the elements' names."""
-
     def apply(element: Value) -> Value:
         index = element.properties.get(INDEX)
         try:
@@ -177,7 +170,6 @@ def _map(collection: Collection, baseAlgorithm: Callable[[Value], Value], dropNu
 
 @function("Collection.flatten")
 def _flatten(collection: Collection) -> Collection:
-    """Elements of the collections within, named by both."""
     found = []
     for outer in collection:
         if not isinstance(outer, Collection):
@@ -206,7 +198,6 @@ def _remap(collection: Collection, lookupIn: list[Value], lookupOut: list[int], 
 def _random_column(
     collection: Collection, columnName: str, seed: int, distribution: str, rowKeys: list[str]
 ) -> Collection:
-    """Add a random number to each element, determined by the seed and by properties that name the element."""
     if distribution not in {"uniform", "normal"}:
         raise EmulatorError(f"Collection.randomColumn: Unknown distribution '{distribution}'.")
 
@@ -337,7 +328,6 @@ function("Collection.reduceColumns")(
 
 @function("List.reduce")
 def _reduce_list(list: list[Value], reducer: Reducer) -> Value:
-    """Apply a reducer to a list; if it has one output, return its value."""
     found = reducer.reduce_values([item if isinstance(item, type(list)) else [item] for item in list])
     return next(iter(found.values())) if len(found) == 1 else found
 
@@ -397,7 +387,6 @@ functions(
 
 @function("Join.apply")
 def _apply(join: Join, primary: Collection, secondary: Collection, condition: Filter) -> Collection:
-    """Elements of the first collection with those of the second that fit."""
     others = secondary.elements()
     joined = [
         result

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Parent: TypeAlias = "Elements | Collection"
 
 MOST_VISITED = 200_000
-"""Elements that one request may look at before it has taken too long."""
+"""Elements that one request may visit before it counts as timed out."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,6 @@ def listed(elements: Sequence[Value]) -> Elements:
 
 
 def _stored(source: Source) -> Elements:
-    """Images of an archive."""
-
     def find(query: Query) -> Iterator[Value]:
         bounds = query.region if query.bounds is None else query.bounds
         return iter(source.query(bounds, query.start_ms, query.end_ms, query.equal, query.below))
@@ -126,7 +124,6 @@ def merged(one: Parent, other: Parent) -> Elements:
 
 
 def _without_index(query: Query) -> Query:
-    """Query without the index of an element, which merging changes."""
     return replace(query, equal={name: value for name, value in query.equal.items() if name != INDEX})
 
 
@@ -229,7 +226,6 @@ def of_asset(source: Source) -> Collection:
 
 @promotion("FeatureCollection", "ImageCollection")
 def _to_collection(value: Value) -> Value:
-    """Accept collections, and elements, geometries and lists of them."""
     if isinstance(value, Collection):
         return value
     if isinstance(value, (Image, Feature)):
@@ -256,7 +252,6 @@ def _(value: Collection) -> Value:
 
 
 def _columns_of(elements: Sequence[Value]) -> dict[str, str]:
-    """Property -> type of its values, as in descriptions of tables."""
     columns: dict[str, str] = {}
     for element in elements:
         for name, value in element.properties.items():

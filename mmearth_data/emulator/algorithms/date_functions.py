@@ -89,7 +89,6 @@ def _step(when: datetime, unit: str, count: int) -> datetime:
 
 @function("Date")
 def _make(value: Value, timeZone: str | None) -> Date:
-    """Date of a date, of milliseconds, or of a text in ISO 8601."""
     if isinstance(value, Date):
         return value
     if isinstance(value, str):
@@ -109,7 +108,6 @@ def _from_ymd(year: int, month: int, day: int, timeZone: str | None) -> Date:
 
 @function("Date.advance")
 def _advance(date: Date, delta: float, unit: str, timeZone: str | None) -> Date:
-    """Move a date; a fraction of a month or year is a fraction of its mean length."""
     chosen, whole = _unit("Date.advance", unit), int(delta)
     moved = _ms(_step(moment(date.ms, timeZone), chosen, whole))
     return Date(moved + round((delta - whole) * UNIT_MS[chosen]))
@@ -154,7 +152,6 @@ def _limits(date: Date, unit: str, zone: str | None) -> tuple[int, int]:
 
 @function("Date.getFraction")
 def _get_fraction(date: Date, unit: str, timeZone: str | None) -> float:
-    """Share of the unit that has passed."""
     start, end = _limits(date, unit, timeZone)
     return (date.ms - start) / (end - start)
 
@@ -251,7 +248,6 @@ def _parse(format: str, date: str, timeZone: str | None) -> Date:
 
 @function("DateRange")
 def _date_range(start: Value, end: Value, timeZone: str | None, context: Context) -> DateRange:
-    """Range of two dates; of one alone, the millisecond that it is."""
     first = context.call("Date", value=start, timeZone=timeZone).ms
     last = first + 1 if end is None else context.call("Date", value=end, timeZone=timeZone).ms
     return DateRange(first, last)

@@ -79,7 +79,6 @@ def from_json(value: Mapping[str, Value]) -> Feature:
 
 @promotion("Element")
 def _to_element(value: Value) -> Value:
-    """Elements, geometries, and GeoJSON."""
     if isinstance(value, Geometry):
         return Feature(value)
     if isinstance(value, dict) and value.get("type") == "Feature":
@@ -89,7 +88,6 @@ def _to_element(value: Value) -> Value:
 
 @promotion("Feature")
 def _to_feature(value: Value) -> Value:
-    """Elements as features."""
     element = _to_element(value)
     if element is NOT_PROMOTED or isinstance(element, Feature):
         return element
@@ -107,7 +105,6 @@ def _(value: Feature) -> Value:
 
 
 def _ordinary(names: Iterable[str]) -> list[str]:
-    """Names, except those of system properties."""
     return [name for name in names if not name.startswith("system:")]
 
 
@@ -124,7 +121,6 @@ def _geometry(feature: Value, maxError: ErrorMargin | None, proj: Projection | N
 def _select(
     input: Value, propertySelectors: list[str], newProperties: list[str] | None, retainGeometry: bool
 ) -> Feature:
-    """Keep properties given by name or matching a regular expression."""
     names = newProperties or propertySelectors
     if len(names) != len(propertySelectors):
         raise EmulatorError("Feature.select: The lists of selectors and of new names must have the same length.")

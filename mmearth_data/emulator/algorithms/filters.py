@@ -133,7 +133,6 @@ def field_of(element: Value, name: str) -> Value:
 
 
 def _plain(value: Value) -> Value:
-    """Value to compare: dates as milliseconds."""
     return value.ms if isinstance(value, Date) else value
 
 
@@ -260,7 +259,6 @@ def _shape(value: Value) -> Geometry | None:
 
 
 def _near(name: str, sides: Sides) -> Query:
-    """Query for a relation of the footprint to a fixed geometry."""
     shape = _shape(sides.right_value)
     if sides.left_field not in {GEOMETRY, ".all"} or shape is None or name == "disjoint":
         return ANYTHING
@@ -375,8 +373,6 @@ def _years(first: int, last: int) -> Query:
 
 
 def _max_difference(sides: Sides, difference: float) -> Filter:
-    """Pass if two numbers or dates are no farther apart."""
-
     def holds(a: Value, b: Value) -> bool:
         return is_number(a) and is_number(b) and abs(a - b) <= difference
 
@@ -391,7 +387,6 @@ _enter("maxDifference", _max_difference)
 
 @function("Filter.rangeContains")
 def _range_contains(field: str, minValue: Value, maxValue: Value) -> Filter:
-    """Pass what has a field in a range, both ends included."""
     low, high = _plain(minValue), _plain(maxValue)
 
     def test(left: Value, right: Value) -> bool:

@@ -318,7 +318,6 @@ def geometry_of_image(image: Image) -> Geometry:
 
 @promotion("Geometry")
 def _to_geometry(value: Value) -> Value:
-    """Geometries, GeoJSON, and the geometries of elements and collections."""
     if isinstance(value, Geometry):
         return value
     if isinstance(value, dict) and value.get("type") not in {None, "Feature"}:

@@ -64,7 +64,6 @@ def _point(coordinates: Coordinates) -> shapes.Point:
 
 
 def _pairs(coordinates: Coordinates) -> Coordinates:
-    """Points from points, or from alternating numbers."""
     if coordinates and not isinstance(coordinates[0], (list, tuple)):
         return list(zip(coordinates[::2], coordinates[1::2], strict=True))
     return [point.shape.coords[0] if isinstance(point, Geometry) else point for point in coordinates]
@@ -111,8 +110,6 @@ functions(
 
 @function("GeometryConstructors.Rectangle")
 def _rectangle(coordinates: Coordinates, crs: Projection | None, geodesic: bool | None) -> Geometry:
-    """Rectangle of two corners; its edges are straight in the CRS."""
-
     def build() -> BaseGeometry:
         (west, south), (east, north) = _pairs(coordinates)
         across = (crs is None or parsed_crs(crs.crs).is_geographic) and east < west
@@ -200,7 +197,6 @@ def bounds_of(geometry: Geometry, proj: Projection | None = None) -> Geometry:
 
 
 def _buffered(geometry: Geometry, distance: float, maxError: ErrorMargin | None, proj: Projection | None) -> Geometry:
-    """Geometry widened by metres, or by units of a projection."""
     # The middle of a chord of a quarter circle cut into n is r (1 - cos(pi / 4n)) inside the circle.
     bounded = maxError is not None and maxError.value > 0 and distance != 0
     allowed = min(maxError.value / abs(distance), 0.05) if maxError is not None and bounded else 0.001

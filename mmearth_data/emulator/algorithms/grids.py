@@ -99,7 +99,6 @@ def _at_scale(projection: Projection, meters: float) -> Projection:
 
 
 def _translate(projection: Projection, x: float, y: float) -> Projection:
-    """Move the origin by a number of pixels."""
     a, b, c, d, e, f = projection.transform
     return Projection(projection.crs, (a, b, c + a * x + b * y, d, e, f + d * x + e * y))
 
@@ -206,7 +205,6 @@ def _weighted(
 
 @function("Image.reproject")
 def _reproject(image: Image, crs: Projection, crsTransform: list[float] | None, scale: float | None) -> Image:
-    """Force the computation onto a pixel grid; everything after it takes its pixels from there."""
     return image.mapped(lambda band: _forced(band, lattice(crs, crsTransform, scale)))
 
 
@@ -219,7 +217,6 @@ def _forced(band: Band, projection: Projection) -> Band:
 
 @function("Image.setDefaultProjection")
 def _set_projection(image: Image, crs: Projection, crsTransform: list[float] | None, scale: float | None) -> Image:
-    """Set the native pixel grid of an image without forcing the computation onto it."""
     home = lattice(crs, crsTransform, scale)
     return image.mapped(lambda band: Band(band.name, band.type, home, band.evaluate))
 

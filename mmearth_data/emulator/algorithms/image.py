@@ -326,7 +326,7 @@ class Band:
     name: str
     type: PixelType
     projection: Projection
-    evaluate: Callable[[Grid], Pixels]  # Computes its pixels on a grid
+    evaluate: Callable[[Grid], Pixels]  # Pixels on a grid
     size: tuple[int, int] | None = None  # (columns, rows) of its pixel grid that it covers; None if it is unbounded
     frame: Grid | None = None  # Window that a download covers, if one was chosen
     # (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset
@@ -637,7 +637,6 @@ def bounded(image: Image, footprint: BaseGeometry) -> Image:
 
 @promotion("Image")
 def _to_image(value: Value) -> Value:
-    """Images, numbers, and lists of numbers, one band each."""
     if isinstance(value, Image):
         return value
     if isinstance(value, (bool, int, float)):
@@ -649,7 +648,6 @@ def _to_image(value: Value) -> Value:
 
 @promotion("Projection")
 def _to_projection(value: Value) -> Value:
-    """Projections, descriptions of projections, and codes of a CRS."""
     if isinstance(value, Projection):
         return value
     if isinstance(value, dict) and value.get("type") == "Projection" and "crs" in value:
@@ -663,7 +661,6 @@ def _to_projection(value: Value) -> Value:
 
 @promotion("PixelType")
 def _to_pixel_type(value: Value) -> Value:
-    """Types, and names of types: ``uint8``, ``int``, ``float``."""
     if isinstance(value, PixelType):
         return value
     if isinstance(value, dict) and "precision" in value:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 
 def _renamed(name: str, image: Image, bands: Sequence[Band], names: Sequence[str] | None) -> Image:
-    """Image of some bands under new names."""
     if names is not None and len(names) != len(bands):
         raise EmulatorError(
             f"{name}: The number of names ({len(names)}) must match the number of bands ({len(bands)})."
@@ -88,7 +87,6 @@ def _cat(images: list[Value], context: Context) -> Image:
 
 @function("Image.projection")
 def _projection(image: Image) -> Projection:
-    """Projection that all bands share."""
     if not image.bands:
         raise EmulatorError("Image.projection: the image has no bands.")
     if len({band.projection for band in image.bands}) > 1:
@@ -165,7 +163,6 @@ functions(
 
 @function("Image.metadata")
 def _metadata(image: Image, property: str, name: str | None) -> Image:
-    """Band of a property; masked if the image has no such number."""
     value = image.properties.get(property)
     value = value.ms if isinstance(value, Date) else value
     number = float(value) if isinstance(value, (int, float)) else None
@@ -232,8 +229,6 @@ def _example(collection: Collection, names: Sequence[str]) -> Image | None:
 
 @function("ImageCollection.combine")
 def _combine(primary: Collection, secondary: Collection, overwrite: bool) -> Collection:
-    """Join images of equal ``system:index``: bands of both."""
-
     def joined(image: Image) -> Image | None:
         other = _matching(secondary, image, "system:index")
         return None if other is None else _add_bands(image, other, None, overwrite).with_properties(image.properties)

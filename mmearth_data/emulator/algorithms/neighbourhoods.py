@@ -59,7 +59,6 @@ def _offsets(radius: float) -> tuple[Float, Float]:
 
 
 def _flat(inside: Callable[[Float, Float, float], NDArray[np.bool_]]) -> Callable[[float], Float]:
-    """Ones where a pixel, (dy, dx) away, is inside a shape of a radius."""
     return lambda radius: np.asarray(inside(*_offsets(radius), radius), np.float64)
 
 
@@ -145,7 +144,6 @@ def _gaussian(radius: float, sigma: float, units: str, normalize: bool, magnitud
 
 @function("Kernel.fixed")
 def _fixed_kernel(weights: list[list[float]], width: int, height: int, x: int, y: int, normalize: bool) -> Kernel:
-    """Kernel of given weights around its centre."""
     table = np.array(weights, np.float64)
     for name, size, focus, actual in (("width", width, x, table.shape[1]), ("height", height, y, table.shape[0])):
         if size not in {-1, actual}:
@@ -293,7 +291,6 @@ def _aspect(input: Image) -> Image:
 
 @function("Terrain.hillshade")
 def _hillshade(input: Image, azimuth: float, elevation: float) -> Image:
-    """Light on slopes under a sun, 0-255."""
     steep, facing = _slope(input).bands[0], _aspect(input).bands[0]
     high, turn = math.radians(elevation), math.radians(azimuth)
 
@@ -308,6 +305,5 @@ def _hillshade(input: Image, azimuth: float, elevation: float) -> Image:
 
 @function("Terrain.products", "Terrain")
 def _products(input: Image, context: Context) -> Image:
-    """Elevation with its slope, aspect and hillshade."""
     made = (context.call(f"Terrain.{name}", input=input) for name in ("slope", "aspect", "hillshade"))
     return input.with_bands((*input.bands, *(image.bands[0] for image in made)))

@@ -53,7 +53,6 @@ BEHAVIOURS = ("extrapolate", "clamp", "mask", "input")
 
 
 def _defined(values: Array, valid: Array) -> Pixels:
-    """Pixels of a result: masked where it is not a number."""
     values = np.asarray(values, np.float64)
     whole = least(valid, ~np.isnan(values))
     return Pixels(np.where(whole, values, 0.0), whole)
@@ -84,8 +83,6 @@ def pairs(name: str, left: Image, right: Image) -> list[tuple[Band, Band]]:
 
 
 def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
-    """Image of an operation on two images: masked where either is."""
-
     def compute(x: Pixels, y: Pixels) -> Pixels:
         with np.errstate(all="ignore"):
             return _defined(row.pixels(x.values, y.values), least(x.valid, y.valid))
@@ -101,7 +98,6 @@ def _combined(name: str, row: Binary, left: Image, right: Image) -> Image:
 
 
 def _common(one: BaseGeometry | None, other: BaseGeometry | None) -> BaseGeometry | None:
-    """Intersection of two footprints; None is everywhere."""
     if one is None or other is None or one is other:
         return one or other
     return shapely.intersection(one, other)
@@ -156,7 +152,6 @@ functions(
 
 @function("Image.interpolate")
 def _interpolate(image: Image, x: list[float], y: list[float], behavior: str) -> Image:
-    """Look values up in a table, linearly between its rows."""
     if behavior not in BEHAVIOURS:
         raise EmulatorError(f"Image.interpolate: Invalid behavior '{behavior}'. Expected one of {BEHAVIOURS}.")
     if len(x) != len(y) or len(x) < 2:
@@ -179,7 +174,6 @@ def _interpolate(image: Image, x: list[float], y: list[float], behavior: str) ->
 
 @function("Image.remap")
 def _remap(image: Image, from_: list[Value], to: list[Value], defaultValue: Value, bandName: str | None) -> Image:
-    """Replace values; those that are not listed become the default, or are masked."""
     if len(from_) != len(to):
         raise EmulatorError(f"Image.remap: The lists 'from' ({len(from_)}) and 'to' ({len(to)}) differ in length.")
     band = image.bands[0] if bandName is None else image.find(bandName, "Image.remap")
@@ -298,8 +292,6 @@ def _unmask(input: Image, value: Image | None, sameFootprint: bool) -> Image:
 
 @function("Image.where")
 def _where(input: Image, test: Image, value: Image) -> Image:
-    """Take another image's value where a test is true and both are valid."""
-
     def chosen(own: Pixels, tested: Pixels, new: Pixels) -> Pixels:
         taken = least(shown(own.valid), shown(tested.valid), tested.values != 0, shown(new.valid))
         return Pixels(np.where(taken, new.values, own.values), own.valid)

@@ -145,7 +145,6 @@ functions(
 
 @function("Number.format")
 def _format_number(number: Number, pattern: str) -> str:
-    """Text of a number by a pattern of printf."""
     if pattern == "%s" and isinstance(number, float) and number.is_integer():
         number = int(number)
     try:
@@ -187,7 +186,6 @@ def _index(values: Values, element: Value) -> int:
 
 
 def _without(values: Values, at: int, *instead: Value) -> Values:
-    """Replace the element at an index; change nothing if that is -1."""
     return values if at < 0 else [*values[:at], *instead, *values[at + 1 :]]
 
 
@@ -315,7 +313,6 @@ def _swap(list: Values, pos1: int, pos2: int) -> Values:
 
 
 def _present(name: str, dictionary: Entries, keys: list[str]) -> list[str]:
-    """Return the keys; refuse one that the dictionary lacks."""
     if lost := [key for key in keys if key not in dictionary]:
         raise EmulatorError(f"{name}: Dictionary does not contain key: '{lost[0]}'.")
     return keys
@@ -323,7 +320,6 @@ def _present(name: str, dictionary: Entries, keys: list[str]) -> list[str]:
 
 @function("Dictionary")
 def _dictionary(input: Value) -> Entries:
-    """Make a dictionary of one, of a list that alternates keys and values, or of nothing."""
     if input is None:
         return {}
     if isinstance(input, dict):
@@ -353,7 +349,6 @@ def _values(dictionary: Entries, keys: list[str] | None) -> Values:
 
 
 def _matches(name: str, dictionary: Entries, selectors: list[str], ignore: bool) -> list[str]:
-    """Keys that selectors name, or match as regular expressions."""
     found: list[str] = []
     for selector in selectors:
         matched = [selector] if selector in dictionary else all_matching(name, selector, sorted(dictionary))

@@ -1,4 +1,4 @@
-"""Algorithms that prepare images to be looked at and downloaded."""
+"""Algorithms that prepare images for display and download."""
 
 from __future__ import annotations
 
@@ -99,7 +99,6 @@ def _framed(
     size: tuple[int | None, int | None],
     longest: int | None,
 ) -> Grid:
-    """Window of a download: native pixels, or the bounds divided into a number of pixels."""
     west, south, east, north = bounds
     if size == (None, None) and longest is None:
         return window_of(shapely.box(*bounds), home)
@@ -161,12 +160,10 @@ def _visualize(
 
 
 def _listed(given: Value) -> Value:
-    """List of what may be given as a string with commas."""
     return [text.strip() for text in given.split(",")] if isinstance(given, str) else given
 
 
 def _stretch(k: int, band: Band, given: tuple[Value, ...]) -> Callable[[Array], Array]:
-    """Values of a band to 0-1."""
     linear = given[2] is not None or given[3] is not None
     usual = (0.0, 255.0 if band.type.precision == "int" else 1.0, 1.0, 0.0, 1.0)
     numbers = (_numbers(value, default) for value, default in zip(given, usual, strict=True))
@@ -198,7 +195,6 @@ def _coloured(band: Band, share: Callable[[Array], Array], palette: Value) -> tu
 
 @function("Image.blend")
 def _blend(bottom: Image, top: Image) -> Image:
-    """Blend one image over another, using its mask as opacity."""
     if len(bottom.bands) != len(top.bands):
         raise EmulatorError("Image.blend: Both images must have the same number of bands.")
 

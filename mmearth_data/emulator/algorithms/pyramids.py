@@ -75,7 +75,6 @@ def pyramid_band(
 def _level(
     window: Grid, home: Projection, level: int, native: Callable[[Grid], Pixels], policy: Policy, *, whole: bool
 ) -> Pixels:
-    """Pixels of a window of a level."""
     wide = 2**level
     if window.width * window.height * wide * wide > MOST_NATIVE_PIXELS:
         raise memory_exceeded()

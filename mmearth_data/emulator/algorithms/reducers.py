@@ -308,7 +308,6 @@ def simple(name: str) -> Reducer:
 
 
 def _of_fit(name: str, at: int) -> Output:
-    """Output of a line through (x, y) by least squares."""
     return Output(name, _mean, joint=lambda *given: _fit(*given)[at])
 
 
@@ -393,7 +392,6 @@ def _to_list(tupleSize: int | None, numOptional: int) -> Reducer:
 
 
 def _listed(column: tuple[Array, Array]) -> list[Value]:
-    """Values of a column; null where they are masked."""
     values, mask = column
     if values.dtype == object:
         return values.tolist()
@@ -402,7 +400,6 @@ def _listed(column: tuple[Array, Array]) -> list[Value]:
 
 @function("Reducer.combine")
 def _combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str, sharedInputs: bool) -> Reducer:
-    """Two reducers side by side, on the same inputs or each on its own."""
     if sharedInputs and reducer1.inputs != reducer2.inputs:
         raise EmulatorError("Reducer.combine: Reducers that share inputs must have the same number of inputs.")
     shift = 0 if sharedInputs else reducer1.inputs
@@ -418,7 +415,6 @@ def _combine(reducer1: Reducer, reducer2: Reducer, outputPrefix: str, sharedInpu
 
 
 def _named(reducer: Reducer, names: Mapping[str, str]) -> Reducer:
-    """Reducer with renamed outputs."""
     outputs, summary = tuple(replace(output, name=names[output.name]) for output in reducer.outputs), reducer.summary
     if summary is None:
         return replace(reducer, outputs=outputs)
@@ -438,7 +434,6 @@ def _set_outputs(reducer: Reducer, outputs: list[str]) -> Reducer:
 
 @function("Reducer.repeat")
 def _repeat(reducer: Reducer, count: int) -> Reducer:
-    """Apply a reducer to each of several inputs; every output is a list."""
     if count < 1:
         raise EmulatorError(f"Reducer.repeat: count must be at least 1, got {count}.")
     size = reducer.inputs
@@ -475,8 +470,6 @@ def _group(reducer: Reducer, groupField: int, groupName: str) -> Reducer:
 
 @function("Reducer.fixedHistogram")
 def _fixed_histogram(min: float, max: float, steps: int, cumulative: bool) -> Reducer:
-    """Count values in bins of one width: rows of (lower edge, count)."""
-
     def gather(values: Array, weights: Array) -> Value:
         counts, edges = np.histogram(values, bins=steps, range=(min, max), weights=weights)
         counts = np.cumsum(counts) if cumulative else counts
@@ -514,8 +507,6 @@ def _histogram(maxBuckets: int | None, minBucketWidth: float | None) -> Reducer:
 
 @function("Reducer.autoHistogram")
 def _auto_histogram(maxBuckets: int | None, minBucketWidth: float | None, cumulative: bool) -> Reducer:
-    """Count values in shared bins, as rows of (lower edge, cumulative count or count in the bin)."""
-
     def gather(values: Array, weights: Array) -> Value:
         low, width, counts, _ = _buckets(values, weights, maxBuckets, minBucketWidth)
         counted = np.cumsum(counts) if cumulative else counts
@@ -526,7 +517,6 @@ def _auto_histogram(maxBuckets: int | None, minBucketWidth: float | None, cumula
 
 @promotion("Reducer")
 def _to_reducer(value: Value) -> Value:
-    """Reducers, and names of those without arguments."""
     if isinstance(value, Reducer):
         return value
     return simple(value) if isinstance(value, str) and value in SIMPLE else NOT_PROMOTED

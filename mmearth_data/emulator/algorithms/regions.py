@@ -129,7 +129,6 @@ def _reduce_region(
     maxPixels: int,
     context: Context,
 ) -> dict[str, Value]:
-    """Reduce the pixels of a region, each weighted by the share of it that is inside."""
     if not image.bands:
         return {}
     home = _aggregated_on(image, crs, crsTransform, scale)
@@ -153,7 +152,6 @@ def _reduce_region(
 
 
 def _gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
-    """Reduce the pixels inside a shape in the grid's CRS."""
     centred = None if reducer.weighted else _centres_in(shape, grid)
     return _gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
 
@@ -188,7 +186,6 @@ def _aggregated_on(
 
 
 def _region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
-    """Shape of a region in a CRS: the image's footprint if none is given."""
     if geometry is not None:
         return in_crs(geometry.shape, geometry.crs, crs)
     if image.footprint is None:
@@ -289,7 +286,6 @@ class _PixelTable:
 
 
 def _picked(count: int, wanted: int, seed: int) -> list[int]:
-    """Random sample of some of a number of indices, in their order."""
     if wanted >= count:
         return list(range(count))
     return sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist())
@@ -307,7 +303,6 @@ def _sample(
     dropNulls: bool,
     geometries: bool,
 ) -> Collection:
-    """Features of all pixels of a region, or of a random sample of them."""
     home = _aggregated_on(image, projection, None, scale)
     table = _PixelTable(image, _region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
     wanted = len(table) if numPixels is None else numPixels
@@ -329,7 +324,6 @@ def _stratified_sample(
     dropNulls: bool,
     geometries: bool,
 ) -> Collection:
-    """Features of a random sample of the pixels of each class."""
     home = _aggregated_on(image, projection, None, scale)
     table = _PixelTable(
         image, _region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls
@@ -374,7 +368,6 @@ def _sample_regions(
 def _sample_rectangle(
     image: Image, region: Geometry | None, properties: list[str] | None, defaultValue: float | None
 ) -> Feature:
-    """Pixels of a rectangle as lists of lists, one property per band."""
     home = _aggregated_on(image, None, None, None)
     grid = _cells_of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home)
     if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
@@ -404,7 +397,6 @@ def _get_region(
     crs: Projection | None,
     crsTransform: list[float] | None,
 ) -> list[Value]:
-    """Pixels of a region in every image, as rows below a header."""
     if scale is None and crsTransform is None:
         raise EmulatorError("ImageCollection.getRegion: Specify a scale or a crsTransform.")
     home = lattice(crs or Projection(WGS84), crsTransform, scale)
@@ -426,8 +418,6 @@ def _get_region(
 
 @function("Image.reduceResolution")
 def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixels: int) -> Image:
-    """Reduce all pixels of the image inside a coarser one, instead of taking the nearest."""
-
     def change(band: Band) -> Band:
         most = None if bestEffort else maxPixels
         return band.derived(lambda grid: _coarsened(band, reducer, grid, most), reducer.outputs[0].type)
@@ -448,12 +438,10 @@ def _coarsened(band: Band, reducer: Reducer, grid: Grid, most: int | None) -> Pi
 
 
 def _subdivided(grid: Grid, count: int) -> Grid:
-    """Grid whose pixels are ``count`` times narrower."""
     finer = grid.projection.scaled(1 / count, 1 / count)
     return Grid(finer, grid.column * count, grid.row * count, grid.width * count, grid.height * count)
 
 
 def _blocks(array: NDArray[Any], grid: Grid, count: int) -> NDArray[Any]:
-    """(height * count, width * count) to (count * count, height, width)."""
     parts = array.reshape(grid.height, count, grid.width, count).transpose(1, 3, 0, 2)
     return parts.reshape(count * count, grid.height, grid.width)

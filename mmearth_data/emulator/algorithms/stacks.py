@@ -168,7 +168,6 @@ def examples_of(collection: Collection) -> list[Image]:
 
 
 def _reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, name: str) -> Band:
-    """Output band of a reducer over one stack for each of its inputs."""
     only = replace(reducer, outputs=(output,))
 
     def evaluate(grid: Grid) -> Pixels:
@@ -195,7 +194,6 @@ def _pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray
 
 @function("ImageCollection.reduce")
 def _reduce(collection: Collection, reducer: Reducer) -> Image:
-    """Reduce each band over the images; the output's name is added to the band's."""
     stack = stack_of(collection)
     if reducer.inputs > 1 and len(stack.names) != reducer.inputs:
         raise EmulatorError(
@@ -229,7 +227,6 @@ functions("ImageCollection", {"mosaic": partial(_composite, "last")})
 
 @function("ImageCollection.qualityMosaic")
 def _quality_mosaic(collection: Collection, qualityBand: str) -> Image:
-    """Take the image whose quality band is highest, pixel by pixel."""
     stack = stack_of(collection)
     for image in stack.images:
         image.find(qualityBand, "ImageCollection.qualityMosaic")
@@ -253,7 +250,6 @@ def _quality_mosaic(collection: Collection, qualityBand: str) -> Image:
 
 @function("ImageCollection.toBands")
 def _to_bands(collection: Collection) -> Image:
-    """All bands of all images; each name begins with its image's ``system:index``."""
     bands: list[Band] = []
     for k, image in enumerate(images_of(collection)):
         prefix: Value = image.properties.get("system:index", k)
@@ -263,7 +259,6 @@ def _to_bands(collection: Collection) -> Image:
 
 @function("Image.reduce")
 def _reduce_image(image: Image, reducer: Reducer) -> Image:
-    """Reduce the bands of each pixel."""
     if reducer.inputs != 1:
         raise EmulatorError(f"Image.reduce: Expected a reducer with one input, got one with {reducer.inputs}.")
 

@@ -42,7 +42,6 @@ class _Reader:
         self._at = 0
 
     def _token_of(self, token: Token) -> Token:
-        """Token that replaces the one in the text."""
         return token
 
     def _split(self, pattern: re.Pattern[str]) -> Iterator[Token]:
@@ -83,7 +82,6 @@ class _Reader:
 
 
 def _number_of(token: str) -> float | int:
-    """Value of a number's text: an integer if it is written as one."""
     return float(token) if any(c in token for c in ".eE") else int(token)
 
 

@@ -250,7 +250,6 @@ def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Maker
 
 
 def _number(scene: OpticalScene) -> int:
-    """Absolute number of the orbit."""
     return scene.start_ms // 6_042_000 % 100_000
 
 

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from mmearth_data.catalog.entries import eco_regions, load_catalog
+from mmearth_data.emulator.algorithms.collections import Collection, listed
+from mmearth_data.emulator.algorithms.features import INDEX, Feature
+from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import DOUBLE, MATRIX, Band, Image, LazyBands
 from mmearth_data.emulator.algorithms.pyramids import MODE
 from mmearth_data.emulator.assets import archive, derived, scene_search
@@ -39,7 +43,6 @@ PUBLIC, LEGACY = "projects/earthengine-public/assets/", "projects/earthengine-le
 """Projects of the data catalog, and of older assets: ``users/...`` and folders such as ``projects/sat-io``."""
 FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
 """Period of the archive."""
-TABLES = ("RESOLVE/ECOREGIONS/2017",)
 IMAGES = frozenset({planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER})
 Period = tuple[int, int]
 PASS = "orbitProperties_pass"
@@ -103,7 +106,7 @@ def _scenes(
     ``narrowing`` is keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
     """
 
-    def listed(bounds: BaseGeometry | None, period: Period, equal: Values, below: Limits) -> Iterable[Image]:
+    def found(bounds: BaseGeometry | None, period: Period, equal: Values, below: Limits) -> Iterable[Image]:
         first, last = max(since_ms, period[0]), min(LAST_MS, period[1])
         if first >= last:
             return ()
@@ -114,18 +117,69 @@ def _scenes(
                 "system:index. Pixels of a composite (median, mosaic, mode, ...) need no filterBounds: they are computed "
                 "for the requested grid."
             )
-        found = {word: use(equal, below) for word, use in (narrowing or {}).items()}
-        narrowed = {word: value for word, value in found.items() if value is not None}
+        narrowed = {word: use(equal, below) for word, use in (narrowing or {}).items()}
+        narrowed = {word: value for word, value in narrowed.items() if value is not None}
         return () if bounds.is_empty else map(image, search(bounds, (first, last), **narrowed))
 
     def named(index: str) -> Image | None:
         scene = scene_named(index)
         return None if scene is None else image(scene)
 
-    return Source(asset, listed, named, since_ms)
+    return Source(asset, found, named, since_ms)
 
 
-# ---------------------------------------------------------------- the planet's own
+# ---------------------------------------------------------------- ecoregions
+
+ECOREGIONS = "RESOLVE/ECOREGIONS/2017"
+ROCK_AND_ICE = {"ECO_NAME": "Rock and Ice", "BIOME_NAME": "N/A", "BIOME_NUM": 11, "ECO_ID": 0, "REALM": "N/A"}
+"""The one row of the table that is not an ecoregion; here it is the Antarctic interior, which the planet lacks."""
+INTERIOR = shapely.box(-180, -90, 180, -85)
+BIOME_NUMBERS = (
+    "Tropical & Subtropical Moist Broadleaf Forests",
+    "Tropical & Subtropical Dry Broadleaf Forests",
+    "Tropical & Subtropical Coniferous Forests",
+    "Temperate Broadleaf & Mixed Forests",
+    "Temperate Conifer Forests",
+    "Boreal Forests/Taiga",
+    "Tropical & Subtropical Grasslands, Savannas & Shrublands",
+    "Temperate Grasslands, Savannas & Shrublands",
+    "Flooded Grasslands & Savannas",
+    "Montane Grasslands & Shrublands",
+    "Tundra",
+    "Mediterranean Forests, Woodlands & Scrub",
+    "Deserts & Xeric Shrublands",
+    "Mangroves",
+)
+"""RESOLVE's BIOME_NUM counts from 1 in this order; the class ids of the catalog differ."""
+
+
+@lru_cache(maxsize=2)
+def ecoregions_of(planet: Planet) -> Collection:
+    """Table of the planet's ecoregions, with RESOLVE's columns."""
+    names = {region.id: region.name for region in eco_regions()}
+    biomes = {label.code: label.name for label in load_catalog().modalities["biome"].classes}
+    frame = planet.ecoregions()
+    rows = [Feature(Geometry(INTERIOR, geodesic=False), {**ROCK_AND_ICE, INDEX: "0"})]
+    for row in frame.itertuples():
+        biome = biomes[row.biome]
+        properties = {
+            "ECO_NAME": names[row.eco_region],
+            "ECO_ID": int(row.eco_region) + 1,
+            "BIOME_NAME": biome,
+            "BIOME_NUM": BIOME_NUMBERS.index(biome) + 1,
+            "REALM": row.realm,
+            INDEX: str(len(rows)),
+        }
+        rows.append(Feature(Geometry(row.geometry, geodesic=False), properties))
+    return Collection(listed(rows), "Feature", {}, ECOREGIONS)
+
+
+def load_table(asset: str, planet: Planet) -> Collection | None:
+    """Table of an asset id, or None."""
+    return ecoregions_of(planet) if plain_id(asset) == ECOREGIONS else None
+
+
+# ---------------------------------------------------------------- the planet's products
 
 
 def _scene_image(
@@ -213,7 +267,6 @@ def _elevation(world_of: Planet) -> Source:
 
 
 def _yearly(world_of: Planet, asset: str) -> Source:
-    """Make a collection of maps of whole years, one image each."""
     product = world_of.products[asset]
     assert isinstance(product, products.Static)
 
@@ -226,11 +279,11 @@ def _yearly(world_of: Planet, asset: str) -> Source:
 
     images = [image(year) for year in range(product.years[0], product.years[1] + 1)]
 
-    def listed(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
+    def found(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
         return [i for i in images if period[0] <= i.properties["system:time_start"] < period[1]]
 
     named = {image.properties["system:index"]: image for image in images}
-    return Source(asset, listed, named.get)
+    return Source(asset, found, named.get)
 
 
 WEATHER_RASTER = archive.raster_of(products.ERA5_GRID, *products.ERA5_GRID.origin, (3601, 1801))
@@ -260,7 +313,7 @@ def _weather(world_of: Planet) -> Source:
 
     made = lru_cache(maxsize=1024)(image)
 
-    def listed(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
+    def found(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
         start, end = max(period[0], FIRST_MS), min(period[1], LAST_MS)
         first, last = (int(np.datetime64(ms, "ms").astype("datetime64[M]").astype(np.int64)) for ms in (start, end))
         months = [made(month) for month in range(first, last + 1)]
@@ -272,7 +325,7 @@ def _weather(world_of: Planet) -> Source:
         month = (int(index[:4]) - 1970) * 12 + int(index[4:]) - 1
         return made(month) if FIRST_MS <= product.image(month).start_ms < LAST_MS else None
 
-    return Source(planet.ERA5, listed, named)
+    return Source(planet.ERA5, found, named)
 
 
 @lru_cache(maxsize=2048)
@@ -358,7 +411,7 @@ def find(asset_id: str, context: Context) -> Source | Image | None:
 def list_assets(parent: str = "") -> list[dict[str, Value]]:
     """All assets below a folder, as `listAssets` names them; an empty ``parent`` lists all."""
     kinds = {asset: "IMAGE" if asset in IMAGES else "IMAGE_COLLECTION" for asset in MAKERS}
-    kinds |= dict.fromkeys(TABLES, "TABLE")
+    kinds[ECOREGIONS] = "TABLE"
     return [_entry(asset, kind) for asset, kind in sorted(kinds.items()) if full_name(asset).startswith(parent)]
 
 
@@ -370,7 +423,7 @@ def _entry(asset: str, kind: str) -> dict[str, Value]:
 def describe_asset(asset_id: str, context: Context) -> dict[str, Value] | None:
     """Answer of ``assets.get``; None if there is no such asset."""
     asset = plain_id(asset_id)
-    if asset in TABLES:
+    if asset == ECOREGIONS:
         return _entry(asset, "TABLE")
     found = find(asset, context)
     if found is None:

@@ -86,7 +86,6 @@ def algorithms() -> dict[str, Any]:
 
 @cache
 def _document() -> dict[str, Any]:
-    """Discovery document including the additions."""
     document = _read("cloud_api_discovery_document.json")
     for method in ADDED:
         *rooms, name = method.name.split(".")
@@ -101,7 +100,6 @@ def _document() -> dict[str, Any]:
 
 
 def _described(method: Method) -> dict[str, Any]:
-    """Entry of a method in the document."""
     pattern = re.sub(r"\{\w+\}", "[^/]+", method.of).replace("/assets/[^/]+", "/assets/.+")
     path = {"location": "path", "pattern": f"^{pattern}$", "required": True, "type": "string"}
     entry: dict[str, Any] = {

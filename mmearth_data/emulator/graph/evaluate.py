@@ -1,7 +1,7 @@
 """Evaluation of the expressions that the client sends: a graph of values, calls and functions.
 
 An expression is ``{"result": id, "values": {id: node}}``; the nodes are those of the REST reference (ValueNode).
-A node is computed when it is first asked for, and once for each binding of the arguments that it depends on.
+A node is computed on demand, once for each binding of the arguments that it depends on.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ LOG = logging.getLogger(__name__)
 ANY = frozenset({"Object", "<any>"})
 """Declared types that every value has."""
 LAZY = "If"
-"""The one algorithm whose arguments are computed as it asks for them."""
+"""The one algorithm whose arguments are computed on demand."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an implementation may ask of the request that it answers."""
+    """What an implementation can use of the request that it answers."""
 
     planet: Planet
     cheap_pixels: bool = False  # True if pixel values do not matter
-    profiles: Profiles = field(default_factory=Profiles)  # Profiles of requests that asked for one
+    profiles: Profiles = field(default_factory=Profiles)  # Profiles of requests
     work: Work = field(default_factory=Work)  # Limits of the request, and whether to continue
 
     def call(self, name: str, **arguments: Value) -> Value:
@@ -160,13 +160,13 @@ class Scope:
 
 
 Compute = Callable[[Scope], "Value"]
-"""A node, ready to be computed."""
+"""Computes the value of a node."""
 
 
 class Expression:
     """One expression as the client sends it, to be evaluated once.
 
-    Its nodes become functions of a scope when they are first asked for: most are computed for many bindings.
+    Its nodes become functions of a scope on demand: most are computed for many bindings.
     """
 
     def __init__(self, expression: Mapping[str, Any], context: Request) -> None:
@@ -272,7 +272,7 @@ class Expression:
         return call
 
     def _choice(self, given: Node) -> Compute:
-        """Prepare a branch when it is taken: what is wrong in the other one is never noticed."""
+        """Prepare a branch when it is taken: errors in the other one are never detected."""
         prepared: dict[str, Compute] = {}
 
         def branch(name: str, scope: Scope) -> Value:
@@ -286,7 +286,7 @@ class Expression:
 
     def _free_arguments(self, key: str) -> frozenset[str]:
         if key not in self._free:
-            self._free[key] = frozenset()  # a graph has no cycles; this only keeps a bad one from running forever
+            self._free[key] = frozenset()  # a graph has no cycles; this prevents an endless recursion in an invalid one
             node = self._nodes.get(key, {})
             self._free[key] = frozenset().union(*self._free_of(node))
         return self._free[key]

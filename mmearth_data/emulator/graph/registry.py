@@ -1,4 +1,4 @@
-"""Where the emulator's algorithms are entered, and what their implementations are given.
+"""The registry of the emulator's algorithms, and the values that their implementations receive.
 
 An implementation is a plain function under the name that the algorithm has in Earth Engine's own list of
 signatures, and Earth Engine's reference describes what it does. Its parameters have the signature's argument names
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.graph.evaluate import Request
 
 Value: TypeAlias = Any
-"""A value of an expression; the table above says which."""
+"""A value of an expression; see the table above."""
 Context: TypeAlias = "Request"
 """The request that an implementation answers."""
 

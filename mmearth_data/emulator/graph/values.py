@@ -1,4 +1,4 @@
-"""Values of Earth Engine that Python has no type for, and what other values become where a type is asked for."""
+"""Values of Earth Engine that Python has no type for, and the promotion of values to declared types."""
 
 from __future__ import annotations
 
@@ -135,8 +135,7 @@ promotion("Algorithm")(lambda value: value if callable(value) else NOT_PROMOTED)
 
 
 @promotion("Date")
-def to_date(value: Value) -> Value:
-    """Dates, milliseconds, and ISO 8601 text."""
+def _to_date(value: Value) -> Value:
     if isinstance(value, Date):
         return value
     if isinstance(value, str):
@@ -145,17 +144,15 @@ def to_date(value: Value) -> Value:
 
 
 @promotion("DateRange")
-def to_date_range(value: Value) -> Value:
-    """Ranges, and a date as the millisecond that it is."""
+def _to_date_range(value: Value) -> Value:
     if isinstance(value, DateRange):
         return value
-    date = to_date(value)
+    date = _to_date(value)
     return NOT_PROMOTED if date is NOT_PROMOTED else DateRange(date.ms, date.ms + 1)
 
 
 @promotion("ErrorMargin")
-def to_error_margin(value: Value) -> Value:
-    """Margins, and metres."""
+def _to_error_margin(value: Value) -> Value:
     if isinstance(value, ErrorMargin):
         return value
     if isinstance(value, dict) and value.get("type") == "ErrorMargin":

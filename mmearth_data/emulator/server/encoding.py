@@ -68,7 +68,6 @@ def geotiff(layers: Mapping[str, Array], grid: Grid) -> bytes:
 
 
 def _raster(bands: Array, profile: Mapping[str, Any], names: tuple[str, ...] = ()) -> bytes:
-    """File of bands (band, row, column), written by GDAL."""
     count, height, width = bands.shape
     with MemoryFile() as memory:
         with memory.open(count=count, height=height, width=width, dtype=bands.dtype, **profile) as file:

@@ -1,28 +1,36 @@
-"""Requests about stored assets without an expression: lists of images, and rows of tables, that pass a textual query.
+"""Answers that list assets or elements: pages, files of tables, and textual queries about stored assets.
 
 The query is a conjunction in the syntax of https://google.aip.dev/160, over the fields named in the REST reference.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.algorithms.filters import TIME, Filter, Query, Sides, all_of, compare
+from mmearth_data.emulator.algorithms.geometry import Geometry, to_geojson
+from mmearth_data.emulator.algorithms.image import WGS84
 from mmearth_data.emulator.algorithms.texts import COMPARISONS
 from mmearth_data.emulator.assets.directory import image_entry
-from mmearth_data.emulator.assets.tables import sliced
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
+from mmearth_data.emulator.graph.registry import encode
 from mmearth_data.emulator.graph.values import parse_date
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mmearth_data.emulator.algorithms.collections import Collection
     from mmearth_data.emulator.graph.registry import Context, Value
 
+LARGEST_PAGE = 1000
+GEO = ".geo"
 BASIC = ("type", "name", "id")
 END = "system:time_end"
 TERM = re.compile(
@@ -97,3 +105,75 @@ def region_filter(text: str, context: Context) -> Filter:
     made = context.call("Filter.intersects", leftField=".all", rightValue=geometry)
     assert isinstance(made, Filter)
     return made
+
+
+# ---------------------------------------------------------------- pages and files
+
+
+def _whole(text: object, otherwise: int, what: str) -> int:
+    try:
+        found = int(str(text)) if text else otherwise
+    except ValueError:
+        found = -1
+    if found < 0:
+        raise EmulatorError(f"Invalid {what}: '{text}'.")
+    return found
+
+
+def sliced(collection: Collection, size: object, token: object) -> tuple[list[Value], dict[str, str]]:
+    """Elements of a page, and the token of the next one if there is one."""
+    start = _whole(token, 0, "page token")
+    count = min(_whole(size, LARGEST_PAGE, "page size") or LARGEST_PAGE, LARGEST_PAGE)
+    found = list(islice(collection, start, start + count + 1))
+    return found[:count], ({"nextPageToken": str(start + count)} if len(found) > count else {})
+
+
+def page(collection: Collection, size: object, token: object) -> dict[str, Any]:
+    """Answer of ``table:computeFeatures``: GeoJSON in EPSG:4326 with planar edges."""
+    elements, following = sliced(collection, size, token)
+    return {"type": "FeatureCollection", "features": [_planar(element) for element in elements], **following}
+
+
+def _planar(element: Value) -> dict[str, Value]:
+    feature: dict[str, Value] = encode(Feature(None, element.properties))
+    geometry = geometry_of(element)
+    if not geometry.shape.is_empty:
+        feature["geometry"] = to_geojson(Geometry(geometry.lonlat, WGS84, geodesic=False))
+        feature["geometry"].pop("geodesic", None)
+    return feature
+
+
+def image_page(collection: Collection, size: object, token: object) -> dict[str, Any]:
+    """Answer of ``imageCollection:computeImages``."""
+    elements, following = sliced(collection, size, token)
+    return {"images": [encode(element) for element in elements], **following}
+
+
+def table_file(collection: Collection, kind: str, selectors: Sequence[str] | None) -> tuple[bytes, str]:
+    """(body, content type) of a table as a CSV or GeoJSON file."""
+    if kind not in {"CSV", "GEO_JSON"}:
+        raise not_emulated(f"Table format {kind}")
+    rows = [_planar(element) for element in collection]
+    if kind == "GEO_JSON":
+        if selectors:
+            kept = set(selectors)
+            rows = [row | {"properties": {k: v for k, v in row["properties"].items() if k in kept}} for row in rows]
+        return json.dumps({"type": "FeatureCollection", "features": rows}).encode(), "application/geo+json"
+    return _csv(rows, selectors), "text/csv"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], selectors: Sequence[str] | None) -> bytes:
+    """Columns in the order of the service: index, properties by name, geometry."""
+    names = sorted({name for row in rows for name in row["properties"]} - {INDEX})
+    columns = list(selectors or [INDEX, *names, GEO])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = {**row["properties"], INDEX: row.get("id", row["properties"].get(INDEX, "")), GEO: row.get("geometry")}
+        writer.writerow(_cell(cells.get(column)) for column in columns)
+    return text.getvalue().encode()
+
+
+def _cell(value: Value) -> Value:
+    return json.dumps(value) if isinstance(value, (dict, list)) else "" if value is None else value

@@ -70,7 +70,7 @@ def render_pixels(image: Image, request: Request, context: Context) -> tuple[byt
 
 
 def check_size(bands: Sequence[Band], grids: Sequence[Grid]) -> None:
-    """Refuse answers that the service would not give."""
+    """Refuse answers above the limits of the service."""
     for grid in grids:
         if max(grid.shape) > MAX_PIXELS_A_SIDE:
             raise EmulatorError(
@@ -196,7 +196,6 @@ def fitted(values: Array, kind: PixelType) -> Array:
 
 @lru_cache(maxsize=256)
 def _filled_npy(fields: tuple[tuple[str, str, float], ...], height: int, width: int) -> bytes:
-    """NPY of bands with one value each: (name, type, value)."""
     return npy({name: np.full((height, width), value, dtype) for name, dtype, value in fields})
 
 

@@ -1,4 +1,4 @@
-"""Profiles of requests, as Earth Engine keeps them for a client that asks for them.
+"""Profiles of requests, as Earth Engine stores them for clients that request them.
 
 The service counts EECU-seconds, a unit of its own; the emulator counts its own processor seconds, which say nothing
 about what Earth Engine would count. Only the table's text format is documented, so no other is supported.

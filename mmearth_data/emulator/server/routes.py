@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.assets import tables
 from mmearth_data.emulator.assets.directory import describe_asset, list_assets, plain_id
 from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, too_large
 from mmearth_data.emulator.graph.client_files import algorithms, discovery, methods
@@ -201,7 +200,7 @@ class Service:
         body = self._found(call.path.removesuffix(":getFeatures"))
         with self.computing(call.work) as context:
             collection = self.evaluate(body, context, "FeatureCollection")
-            answer = Answer(*tables.table_file(collection, body.get("fileFormat") or "CSV", body.get("selectors")))
+            answer = Answer(*listings.table_file(collection, body.get("fileFormat") or "CSV", body.get("selectors")))
         return _of_size(answer)
 
     # ------------------------------------------------------------ assets
@@ -244,7 +243,7 @@ class Service:
                 collection = collection.where(listings.query_filter(text, context))
             if "region" in call.query:
                 collection = collection.where(listings.region_filter(call.query["region"], context))
-            return _limited(tables.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
+            return _limited(listings.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
 
 
 def _list_project(service: Service, call: Call) -> Answer:
@@ -278,11 +277,11 @@ def _of_size(answer: Answer) -> Answer:
 
 
 def _features(service: Service, call: Call) -> Answer:
-    return service.compute_page("FeatureCollection", tables.page, call)
+    return service.compute_page("FeatureCollection", listings.page, call)
 
 
 def _images(service: Service, call: Call) -> Answer:
-    return service.compute_page("ImageCollection", tables.image_page, call)
+    return service.compute_page("ImageCollection", listings.image_page, call)
 
 
 _PROJECT = r"projects/[^/:]+"

@@ -328,7 +328,6 @@ class _Handler(BaseHTTPRequestHandler):
             length -= len(part)
 
     def _left(self) -> bool:
-        """Whether the client has closed the connection."""
         try:
             readable, _, _ = select.select([self.connection], [], [], 0)
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
@@ -396,7 +395,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _hang(self) -> None:
-        """Send nothing until the client gives up."""
         self.close_connection = True
         while not self.server.emulator.stopping.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.1)

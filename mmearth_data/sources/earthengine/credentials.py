@@ -77,7 +77,6 @@ def _service_account(path: Path) -> Any:  # noqa: ANN401 - google-auth is untype
 
 
 def _tokens() -> Any | None:  # noqa: ANN401
-    """Credentials stored by ``earthengine authenticate``."""
     try:
         arguments = oauth.get_credentials_arguments()
     except (OSError, ValueError):

@@ -83,7 +83,6 @@ def require_assets(
 
 
 def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> str | None:
-    """Describe what is wrong with an asset; None if nothing is."""
     try:
         found = describe(needed.id)
     except TileUnavailable as refusal:

@@ -163,7 +163,6 @@ class SurveyPlan:
 
     @property
     def _searched(self) -> list[Modality]:
-        """Modalities whose scenes may need a second search."""
         return [m for m in self.modalities if RECIPES[m.recipe["name"]].search is not None]
 
     def _open(self, m: Modality, scene: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -219,7 +218,6 @@ class SurveyPlan:
         )
 
     def _further(self, element: ee.ComputedObject) -> ee.Dictionary:
-        """Scenes of other collections, over all years, for a known base scene."""
         given = ee.Dictionary(element)
         crs = given.get("crs")
         box = polygon(given.get("box"), crs)
