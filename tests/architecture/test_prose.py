@@ -48,7 +48,6 @@ ALLOWED = (
 UNREAD = (
     "Makefile",
     "mmearth_data/building",
-    "mmearth_data/emulator",
     "mmearth_data/interchange/copying.py",
     "mmearth_data/planet",
     "mmearth_data/recipe.py",

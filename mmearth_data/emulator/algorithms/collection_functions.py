@@ -123,7 +123,8 @@ def _limit(collection: Collection, limit: int | None, key: str | None, ascending
 
 @function("Collection.distinct")
 def _distinct(collection: Collection, properties: Value) -> Collection:
-    names, kept = [properties] if isinstance(properties, str) else list(properties), {}
+    names = [properties] if isinstance(properties, str) else list(properties)
+    kept: dict[str, Value] = {}
     for element in collection:
         kept.setdefault(repr([encode(property_of(element, name)) for name in names]), element)
     return collection.from_source(listed(list(kept.values())))

@@ -157,16 +157,16 @@ class Collection:
 
     def find(self, query: Query) -> Iterator[Value]:
         """Elements that the query finds, or all if they are computed already."""
-        if self._found:
-            return iter(self._found)
+        if self._found or not self.filters:
+            return iter(self._found) if self._found else self.source.find(query)
         wanted = all_of(self.filters)
         passes = wanted.test
-        found = self.source.find(query.both(wanted.query))
-        return (element for element in found if passes(element, None)) if self.filters else found
+        return (element for element in self.source.find(query.both(wanted.query)) if passes(element, None))
 
     def scattered(self, query: Query) -> bool:
         """Whether the results of a query are spread over the globe (see `Elements.scattered`)."""
-        return not self._found and self.source.scattered(query.both(all_of(self.filters).query))
+        narrowed = query.both(all_of(self.filters).query) if self.filters else query
+        return not self._found and self.source.scattered(narrowed)
 
     def elements(self) -> list[Value]:
         """All elements; computed once."""
@@ -243,7 +243,7 @@ def _to_collection(value: Value) -> Value:
 def _(value: Collection) -> Value:
     elements = value.answered()
     out: dict[str, Value] = {"type": value.element_type}
-    out |= {"bands": []} if value.of == "Image" else {"columns": _columns_of(elements)}
+    out["bands" if value.of == "Image" else "columns"] = [] if value.of == "Image" else _columns_of(elements)
     if value.id is not None:
         out["id"] = value.id
     if value.properties:

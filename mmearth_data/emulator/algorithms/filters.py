@@ -56,12 +56,13 @@ class Query:
     def both(self, other: Query) -> Query:
         """Query for elements that pass two queries; of two areas, the smaller one."""
         both = [bounds for bounds in (self.bounds, other.bounds) if bounds is not None]
-        when = DateRange(self.start_ms, self.end_ms).within(DateRange(other.start_ms, other.end_ms))
+        starts = [ms for ms in (self.start_ms, other.start_ms) if ms is not None]
+        ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
         shared = {name: min(limit, other.below.get(name, limit)) for name, limit in self.below.items()}
         return Query(
             min(both, key=lambda bounds: bounds.envelope.area, default=None),
-            when.start_ms,
-            when.end_ms,
+            max(starts, default=None),
+            min(ends, default=None),
             {**other.equal, **self.equal},
             {**other.below, **shared},
             self.region if other.region is None else other.region,

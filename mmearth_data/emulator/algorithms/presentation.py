@@ -186,7 +186,7 @@ def _coloured(band: Band, share: Callable[[Array], Array], palette: Value) -> tu
 
     def channel(k: int) -> Band:
         def painted(own: Pixels) -> Pixels:
-            return Pixels(np.round(colours(share(own.values))[..., k]), own.valid)
+            return Pixels(np.asarray(np.round(colours(share(own.values))[..., k]), np.float64), own.valid)
 
         return band.computed(painted, type=BYTE).called(RGB[k])
 

@@ -394,7 +394,7 @@ def _to_list(tupleSize: int | None, numOptional: int) -> Reducer:
 def _listed(column: tuple[Array, Array]) -> list[Value]:
     values, mask = column
     if values.dtype == object:
-        return values.tolist()
+        return list(values)
     return [encode(float(value)) if fine else None for value, fine in zip(values, mask, strict=True)]
 
 

@@ -62,8 +62,9 @@ class Request:
     def check(self, signature: Signature, given: Mapping[str, Value]) -> dict[str, Value]:
         """Arguments of a call as its signature declares them."""
         name = signature.name
-        if unknown := [f"'{argument}'" for argument in given if argument not in signature.names]:
-            raise EmulatorError(f"{name}: Unrecognized argument(s): {', '.join(unknown)}.")
+        if not given.keys() <= signature.names:
+            unknown = ", ".join(f"'{argument}'" for argument in given if argument not in signature.names)
+            raise EmulatorError(f"{name}: Unrecognized argument(s): {unknown}.")
         checked = {}
         for argument in signature.arguments:
             value = given.get(argument.name)
@@ -73,7 +74,11 @@ class Request:
                 value = argument.default
                 if value is None:
                     continue
-            promoted = _promote(value, argument.kind)
+            promote, contained = _promotion(argument.kind)
+            if contained is not None:
+                promoted = _promote(value, argument.kind)
+            else:
+                promoted = value if promote is None else promote(value)
             if promoted is NOT_PROMOTED:
                 shown = encode(value) if isinstance(value, (str, int, float, list)) else None
                 raise wrong_type(name, argument.name, argument.kind, type_name(value), shown)
