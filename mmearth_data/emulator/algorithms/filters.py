@@ -60,7 +60,7 @@ class Query:
         ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
         shared = {name: min(limit, other.below.get(name, limit)) for name, limit in self.below.items()}
         return Query(
-            min(both, key=lambda bounds: bounds.envelope.area, default=None),
+            min(both, key=lambda bounds: bounds.envelope.area) if len(both) > 1 else next(iter(both), None),
             max(starts, default=None),
             min(ends, default=None),
             {**other.equal, **self.equal},

@@ -41,17 +41,17 @@ class Pattern:
 
     def all(self, text: str) -> list[str]:
         """All matches."""
-        return self._bounded(text, lambda **limit: [m.group(0) for m in self._pattern.finditer(text, **limit)])
+        return [*self._bounded(text, lambda **limit: [m.group(0) for m in self._pattern.finditer(text, **limit)])]
 
     def split(self, text: str) -> list[str]:
         """Parts between the matches."""
-        return self._bounded(text, self._pattern.split, text)
+        return [*self._bounded(text, self._pattern.split, text)]
 
     def substituted(self, replacement: str, text: str, *, everywhere: bool) -> str:
         """Replace the first match, or all of them; ``$1`` is the first group and ``$0`` the whole match."""
         template = re.sub(r"\$(\d)", r"\\g<\1>", replacement.replace("\\", "\\\\"))
         try:
-            return self._bounded(text, self._pattern.sub, template, text, 0 if everywhere else 1)
+            return str(self._bounded(text, self._pattern.sub, template, text, 0 if everywhere else 1))
         except (regex.error, IndexError):
             raise EmulatorError(f"{self._function}: No such group in the replacement '{replacement[:200]}'.") from None
 
