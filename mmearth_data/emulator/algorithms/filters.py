@@ -211,14 +211,14 @@ def _findable(name: str, sides: Sides) -> tuple[Query, Query]:
     return {"less": (until, since), "greater": (since, until)}.get(name.partition("Than")[0], (ANYTHING, ANYTHING))
 
 
-def _paired(sides: Sides, holds: Callable[[Value, Value], bool], query: Query, cost: int = 0) -> Filter:
+def _paired(sides: Sides, holds: Callable[[Value, Value], bool], query: Query) -> Filter:
     """Pass if a condition is true of both sides, neither of which is null."""
 
     def test(left: Value, right: Value) -> bool:
         a, b = sides.left(left), sides.right(left, right)
         return a is not None and b is not None and holds(a, b)
 
-    return Filter(test, query, cost)
+    return Filter(test, query)
 
 
 def compare(name: str, sides: Sides) -> Filter:

@@ -19,7 +19,6 @@ from mmearth_data.emulator.algorithms.image import (
     FLOAT,
     Band,
     Grid,
-    Image,
     Pixels,
     PixelType,
     Projection,
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
 BYTE, SHORT, WORD = PixelType.of(np.uint8), PixelType.of(np.uint16), PixelType.of(np.uint32)
 SIGNED_SHORT = PixelType.of(np.int16)
 GLOBE = shapely.box(-180, -90, 180, 90)
+STATIC_VERSION = 1_600_000_000_000_000
+"""Version of assets that never change, microseconds since 1970."""
 
 
 class LazyProperties(Mapping[str, "Value"]):
@@ -392,9 +393,3 @@ def global_band(
     south, north = latitudes
     width, height = (degrees * grid.step[1] // grid.step[0] for degrees in (360, north - south))
     return native_band(name, kind, raster_of(grid, -180, north, (width, height)), read, policy=policy)
-
-
-def static_image(asset: str, band: Band, properties: Mapping[str, Value] | None = None) -> Image:
-    """Asset that is one image of the whole globe."""
-    index = asset.rpartition("/")[2]
-    return Image((band,), {"system:index": index, **(properties or {})}, GLOBE, asset, 1_600_000_000_000_000)

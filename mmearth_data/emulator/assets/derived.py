@@ -27,6 +27,7 @@ from mmearth_data.emulator.algorithms.image import (
 from mmearth_data.emulator.assets.archive import (
     BYTE,
     SHORT,
+    STATIC_VERSION,
     TIMED,
     LazyProperties,
     Read,
@@ -74,7 +75,7 @@ def elevation_tile(views: Views, lon: int, lat: int) -> Image:
     side = DEM_GRID.step[1]
     band = native_band("DEM", FLOAT, raster_of(DEM_GRID, lon, lat + 1, (side, side)), read)
     properties = {"system:index": index, "system:footprint": ring(footprint)}
-    return Image((band,), properties, footprint, f"{GLO30}/{index}", 1_600_000_000_000_000)
+    return Image((band,), properties, footprint, f"{GLO30}/{index}", STATIC_VERSION)
 
 
 def _degrees(value: int, letters: str, digits: int) -> str:
@@ -156,7 +157,7 @@ def surface_water(views: Views) -> Image:
         {"system:index": "GlobalSurfaceWater"},
         shapely.box(-180, WATER_LATITUDES[0], 180, WATER_LATITUDES[1]),
         SURFACE_WATER,
-        1_600_000_000_000_000,
+        STATIC_VERSION,
     )
 
 

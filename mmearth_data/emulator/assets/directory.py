@@ -347,7 +347,7 @@ def _static(world_of: Planet, asset: str) -> Image:
     own = product.image(product.years[0])
     kind = SIGNED_SHORT if asset == planet.DEM else BYTE
     band = global_band(product.band, kind, product.native, partial(product.read, own, product.band))
-    return archive.static_image(asset, band)
+    return Image((band,), {"system:index": asset.rpartition("/")[2]}, GLOBE, asset, archive.STATIC_VERSION)
 
 
 MAKERS: dict[str, Callable[[Planet], Source | Image]] = {

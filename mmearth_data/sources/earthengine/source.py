@@ -168,7 +168,7 @@ class EarthEngineSource:
         """Ecoregion polygons; cached for the service itself, fetched each time from any other server."""
         genuine = self.options.url is None
         table = ecoregion_table(self.catalog)
-        found = cached_ecoregions(asset=table) if genuine else None
+        found = cached_ecoregions(table) if genuine else None
         if found is None:
             session = self._session()
             try:
@@ -183,7 +183,7 @@ class EarthEngineSource:
                     "name another table with --asset eco_region=ID."
                 ) from refusal
             if genuine:
-                keep_ecoregions(found, asset=table)
+                keep_ecoregions(found, table)
         return found
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
