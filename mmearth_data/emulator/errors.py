@@ -29,8 +29,11 @@ STATUS_NAMES = {
 
 MAX_ELEMENTS = 5000
 MAX_BYTES = 48 * 2**20  # "Total request size ... must be less than or equal to 50331648 bytes"
-MAX_PIXELS_A_SIDE = 32_768
 MAX_BANDS = 1024
+NOT_FOUND = "not found (does not exist or caller does not have access). The emulator has no such asset; Earth Engine may have it."
+"""The service's message about an asset, and an addition by the emulator: a missing asset may exist on the service."""
+UNCOMPUTABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GEOSException, ProjError)
+"""What an algorithm may raise about arguments that it was not written for."""
 
 
 class EmulatorError(Exception):
@@ -50,32 +53,12 @@ class EmulatorError(Exception):
         return {"error": {"code": self.status, "message": self.message, "status": name}}
 
 
-def argument_missing(function: str, argument: str) -> EmulatorError:
-    """Refuse null, or nothing, where an argument is required."""
-    return EmulatorError(f"{function}: Parameter '{argument}' is required and may not be null.")
-
-
 def wrong_type(function: str, argument: str, expected: str, actual: str, value: object = None) -> EmulatorError:
-    """Refuse an argument of another type than the signature asks for."""
+    """Refuse an argument of another type than the signature declares."""
     shown = "" if value is None else f"\nActual value: {value}"
     return EmulatorError(
         f"{function}, argument '{argument}': Invalid type.\nExpected type: {expected}.\nActual type: {actual}.{shown}"
     )
-
-
-def unknown_function(function: str) -> EmulatorError:
-    """Refuse an algorithm that does not exist."""
-    return EmulatorError(f"Unknown function: '{function}'.")
-
-
-def unknown_argument(function: str, arguments: Iterable[str]) -> EmulatorError:
-    """Refuse arguments that the signature does not have."""
-    listed = ", ".join(f"'{argument}'" for argument in arguments)
-    return EmulatorError(f"{function}: Unrecognized argument(s): {listed}.")
-
-
-UNCOMPUTABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GEOSException, ProjError)
-"""What an algorithm may raise about arguments that it was not written for."""
 
 
 def not_computed(what: str, error: BaseException) -> EmulatorError:
@@ -87,45 +70,26 @@ def not_computed(what: str, error: BaseException) -> EmulatorError:
 
 
 def not_emulated(function: str) -> EmulatorError:
-    """Say plainly that Earth Engine has an algorithm and this emulator has not."""
+    """Refuse an algorithm that Earth Engine has and the emulator does not."""
     return EmulatorError(f"{function}: Earth Engine has this function; the emulator does not.")
 
 
-def asset_not_found(function: str, kind: str, asset: str) -> EmulatorError:
-    """Refuse an asset that does not exist; ``kind`` is ``Image``, ``ImageCollection``, ``Collection`` or ``Asset``."""
-    return EmulatorError(f"{function}: {kind} asset '{asset}' {NOT_FOUND}")
-
-
-NOT_FOUND = "not found (does not exist or caller does not have access). The emulator has no such asset; Earth Engine may have it."
-"""The service's message about an asset, and an addition by the emulator: a missing asset may exist on the service."""
-
-
 def band_not_found(function: str, pattern: object, bands: Iterable[str]) -> EmulatorError:
-    """Refuse a pattern that matches no band; of an image without bands the service speaks differently."""
+    """Refuse a pattern that matches no band; the service has another message for an image without bands."""
     listed = ", ".join(bands)
     if listed:
-        message = f"Band pattern '{pattern}' did not match any bands. Available bands: [{listed}]"
-    else:
-        message = (
-            f"Band pattern '{pattern}' was applied to an Image with no bands. "
-            "See https://developers.google.com/earth-engine/guides/debugging#no-bands"
+        return EmulatorError(
+            f"{function}: Band pattern '{pattern}' did not match any bands. Available bands: [{listed}]"
         )
-    return EmulatorError(f"{function}: {message}")
-
-
-def too_many_elements() -> EmulatorError:
-    """Refuse more elements in one answer than the service lists."""
-    return EmulatorError(f"Collection query aborted after accumulating over {MAX_ELEMENTS} elements.")
+    return EmulatorError(
+        f"{function}: Band pattern '{pattern}' was applied to an Image with no bands. "
+        "See https://developers.google.com/earth-engine/guides/debugging#no-bands"
+    )
 
 
 def too_large(size: int) -> EmulatorError:
     """Refuse more bytes in one answer than the service sends."""
     return EmulatorError(f"Total request size ({size} bytes) must be less than or equal to {MAX_BYTES} bytes.")
-
-
-def too_many_pixels(width: int, height: int) -> EmulatorError:
-    """Refuse a grid that is longer than the service computes."""
-    return EmulatorError(f"Pixel grid dimensions ({width}x{height}) must be less than or equal to {MAX_PIXELS_A_SIDE}.")
 
 
 def timed_out() -> EmulatorError:
@@ -136,14 +100,6 @@ def timed_out() -> EmulatorError:
 def memory_exceeded() -> EmulatorError:
     """Refuse requests that need more memory than the service allows."""
     return EmulatorError("User memory limit exceeded.")
-
-
-def method_not_emulated(method: str) -> EmulatorError:
-    """Refuse a method of Earth Engine's REST interface that this emulator does not support."""
-    return EmulatorError(
-        f"{method}: Earth Engine has this method; the emulator does not. It only reads assets and computes; it does "
-        "not store, export or import anything."
-    )
 
 
 def too_many_requests() -> EmulatorError:

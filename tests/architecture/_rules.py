@@ -69,6 +69,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "googleapiclient": ("mmearth_data.sources.earthengine",),
     "google": ("mmearth_data.sources.earthengine",),
     "rasterio": (
+        "mmearth_data.emulator.server.encoding",
         "mmearth_data.rasterfile",
         "mmearth_data.sources.rasters",
         "mmearth_data.interchange",

@@ -42,28 +42,15 @@ class Unary(NamedTuple):
 
 
 class Binary(NamedTuple):
-    """Operation on two numbers.
-
-    Attributes
-    ----------
-    number
-        Computes it for two numbers.
-    pixels
-        Computes it for two arrays.
-    type
-        Type of the resulting band; None joins those of the operands.
-    range
-        Computes the range of the results from those of the operands, None if it is open; without it the range is that
-        of both operands together for integers, and open for other numbers.
-    sign
-        Operator in formulas, and its rank: a higher one binds more tightly.
-    """
+    """Operation on two numbers."""
 
     number: Callable[[Any, Any], Number]
     pixels: Callable[[Array, Array], Array]
-    type: PixelType | None = None
+    type: PixelType | None = None  # Type of the resulting band; None joins those of the operands
+    # Computes the range of the results from those of the operands, None if it is open; without it the range is that of
+    # both operands together for integers, and open for other numbers
     range: Callable[[Range, Range], Range | None] | None = None
-    sign: tuple[str, int] | None = None
+    sign: tuple[str, int] | None = None  # Operator in formulas, and its rank: a higher one binds more tightly
 
     def type_of(self, left: PixelType, right: PixelType) -> PixelType:
         """Type of the result for operands of given types."""

@@ -1,10 +1,12 @@
-"""``Collection.*``, ``AggregateFeatureCollection.*``, and how collections are loaded."""
+"""``Collection.*``, ``AggregateFeatureCollection.*``, ``Join.*``, and how collections are loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
+from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -14,30 +16,30 @@ import shapely
 
 from mmearth_data.emulator.algorithms.collections import (
     Collection,
-    Cut,
-    Listed,
-    Mapped,
-    Merged,
-    Sorted,
+    first,
+    kind_of,
+    listed,
+    mapped,
+    merged,
     of_asset,
     of_elements,
+    ordered,
 )
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of, property_of
-from mmearth_data.emulator.algorithms.filter_texts import parsed
 from mmearth_data.emulator.algorithms.filters import Filter
 from mmearth_data.emulator.algorithms.geometry import Geometry, union_of
 from mmearth_data.emulator.algorithms.geometry_functions import bounds_of, need_margin
-from mmearth_data.emulator.algorithms.image import Image, Projection
-from mmearth_data.emulator.algorithms.list_functions import same, sort_key
-from mmearth_data.emulator.assets.directory import Source, find
-from mmearth_data.emulator.assets.tables import load_table
-from mmearth_data.emulator.errors import EmulatorError, asset_not_found, wrong_type
-from mmearth_data.emulator.graph.registry import encode, function, functions, type_name
+from mmearth_data.emulator.algorithms.image import Image
+from mmearth_data.emulator.algorithms.plain_functions import same, sort_key
+from mmearth_data.emulator.algorithms.texts import parsed
+from mmearth_data.emulator.assets.directory import Source, find, load_table
+from mmearth_data.emulator.errors import NOT_FOUND, EmulatorError, wrong_type
+from mmearth_data.emulator.graph.registry import encode, function, functions, named, only, promotion, type_name
 from mmearth_data.emulator.graph.values import Selection, is_number
 from mmearth_data.emulator.server.work import check, room_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mmearth_data.emulator.algorithms.reducers import Reducer
     from mmearth_data.emulator.graph.registry import Context, Value
@@ -46,28 +48,26 @@ if TYPE_CHECKING:
 ROOM_OF_A_POINT = 10
 """A feature with a geometry takes as much memory as this many elements of a list."""
 
-# ---------------------------------------------------------------- making
+# ---------------------------------------------------------------- loading and making
+
+
+def _found(name: str, kind: str, id: str, context: Context) -> Source | Image:
+    found = find(id, context)
+    if found is None:
+        raise EmulatorError(f"{name}: {kind} asset '{id}' {NOT_FOUND}")
+    return found
 
 
 @function("ImageCollection.load")
-def load_images(id: str, context: Context) -> Collection:
-    """Open a collection of an archive."""
+def _load_images(id: str, context: Context) -> Collection:
     found = _found("ImageCollection.load", "ImageCollection", id, context)
     if isinstance(found, Image):
         raise EmulatorError(f"ImageCollection.load: Asset '{id}' is not an ImageCollection.")
     return of_asset(found)
 
 
-def _found(name: str, kind: str, id: str, context: Context) -> Source | Image:
-    found = find(id, context)
-    if found is None:
-        raise asset_not_found(name, kind, id)
-    return found
-
-
 @function("Image.load")
-def load_image(id: str, context: Context) -> Image:
-    """Image of an archive."""
+def _load_image(id: str, context: Context) -> Image:
     found = _found("Image.load", "Image", id, context)
     if not isinstance(found, Image):
         raise EmulatorError(f"Image.load: Asset '{id}' is not an Image.")
@@ -75,7 +75,7 @@ def load_image(id: str, context: Context) -> Image:
 
 
 @function("Collection.loadTable")
-def load_features(tableId: str, context: Context) -> Collection:
+def _load_table(tableId: str, context: Context) -> Collection:
     """Table of an archive; a collection of images is a table of their footprints."""
     table = load_table(tableId, context.planet)
     if table is not None:
@@ -85,31 +85,29 @@ def load_features(tableId: str, context: Context) -> Collection:
 
 
 @function("FeatureCollection.randomPoints")
-def random_points(region: Geometry, points: int = 1000, seed: int = 0) -> Collection:
-    """Points that lie evenly over a region of the sphere; the seed decides them."""
+def _random_points(region: Geometry, points: int, seed: int) -> Collection:
     shape = region.lonlat
     if shape.is_empty or shape.area == 0:
         raise EmulatorError("FeatureCollection.randomPoints: Geometry must have an area.")
     west, south, east, north = shape.bounds
     low, high = (math.sin(math.radians(lat)) for lat in (south, north))
     room_for(ROOM_OF_A_POINT * points)
-    draws, found = np.random.default_rng(seed), np.empty((0, 2))
+    generator, found = np.random.default_rng(seed), np.empty((0, 2))
     shapely.prepare(shape)
     while len(found) < points:
         check()
-        u, v = draws.random((2, max(points, 64)))
+        u, v = generator.random((2, max(points, 64)))
         lon, lat = west + u * (east - west), np.degrees(np.arcsin(low + v * (high - low)))
         inside = shapely.contains_xy(shape, lon, lat)
         found = np.concatenate([found, np.stack([lon[inside], lat[inside]], axis=1)])
     return of_elements([Feature(Geometry(shapely.Point(*xy))) for xy in found[:points].tolist()])
 
 
-# ---------------------------------------------------------------- choosing, ordering
+# ---------------------------------------------------------------- elements
 
 
 @function("Collection.filter")
-def filter_collection(collection: Collection, filter: Value) -> Collection:
-    """Elements that pass a filter, or a string that describes one."""
+def _filter(collection: Collection, filter: Value) -> Collection:
     if isinstance(filter, str):
         return collection.where(parsed(filter, "Collection.filter"))
     if not isinstance(filter, Filter):
@@ -118,133 +116,89 @@ def filter_collection(collection: Collection, filter: Value) -> Collection:
 
 
 @function("Collection.limit")
-def limit_collection(
-    collection: Collection, limit: int | None = None, key: str | None = None, ascending: bool = True
-) -> Collection:
-    """Order by a property, and take the first ones."""
-    source = collection if key is None else Sorted(collection, key, ascending)
-    return collection.from_source(source if limit is None else Cut(source, 0, limit))
+def _limit(collection: Collection, limit: int | None, key: str | None, ascending: bool) -> Collection:
+    source = collection if key is None else ordered(collection, key, ascending=ascending)
+    return collection.from_source(source if limit is None else first(source, limit))
 
 
 @function("Collection.distinct")
-def distinct(collection: Collection, properties: Value) -> Collection:
-    """First of the elements that agree in some properties."""
+def _distinct(collection: Collection, properties: Value) -> Collection:
     names = [properties] if isinstance(properties, str) else list(properties)
-    seen: set[str] = set()
-    kept = []
+    kept: dict[str, Value] = {}
     for element in collection:
-        key = repr([encode(property_of(element, name)) for name in names])
-        if key not in seen:
-            seen.add(key)
-            kept.append(element)
-    return collection.from_source(Listed(kept))
-
-
-def _merged(first: Collection, second: Collection) -> Collection:
-    """Elements of both; their names begin with 1_ and 2_."""
-    return Collection(Merged(first, second), first.of, first.properties)
+        kept.setdefault(repr([encode(property_of(element, name)) for name in names]), element)
+    return collection.from_source(listed(list(kept.values())))
 
 
 function("Collection")(lambda features: of_elements(features))
+function("Collection.merge", "ImageCollection.merge")(
+    lambda collection1, collection2: Collection(
+        merged(collection1, collection2), collection1.of, collection1.properties
+    )
+)
+function("ImageCollection.fromImages")(lambda images: of_elements(images, "Image"))
 functions(
     "Collection",
     {
         "first": lambda collection: next(iter(collection), None),
         "size": lambda collection: len(collection.elements()),
-        "toList": lambda collection, count, offset=0: list(islice(collection, offset, offset + count)),
-        "cache": lambda collection: collection,  # it is computed once anyway
-        "merge": lambda collection1, collection2: _merged(collection1, collection2),
+        "toList": lambda collection, count, offset: list(islice(collection, offset, offset + count)),
+        "cache": lambda collection: collection,  # elements are computed once anyway
+        "iterate": lambda collection, function, first: reduce(
+            lambda result, element: function(element, result), collection, first
+        ),
     },
 )
-functions(
-    "ImageCollection",
-    {
-        "merge": lambda collection1, collection2: _merged(collection1, collection2),
-        "fromImages": lambda images: of_elements(images, "Image"),
-    },
-)
-
-
-# ---------------------------------------------------------------- mapping
-
-
-def _in_map(index: Value, function: Callable[[Value], Value], element: Value) -> Value:
-    """Apply a function; what it refuses tells of which element."""
-    try:
-        return function(element)
-    except EmulatorError as error:
-        raise EmulatorError(f"Error in map(ID={index}):\n{error.message}", error.status) from None
 
 
 @function("Collection.map")
-def map_collection(
-    collection: Collection, baseAlgorithm: Callable[[Value], Value], dropNulls: bool = False
-) -> Collection:
-    """Apply a function to each element; the results keep the elements' names."""
-
+def _map(collection: Collection, baseAlgorithm: Callable[[Value], Value], dropNulls: bool) -> Collection:
     def apply(element: Value) -> Value:
         index = element.properties.get(INDEX)
-        made = _in_map(index, baseAlgorithm, element)
+        try:
+            made = baseAlgorithm(element)
+        except EmulatorError as error:
+            raise EmulatorError(f"Error in map(ID={index}):\n{error.message}", error.status) from None
         if made is None and dropNulls:
             return None
         if not hasattr(made, "properties"):
             raise EmulatorError("Collection.map: A mapped algorithm must return a Feature or Image.")
-        return (
-            made
-            if INDEX in made.properties or index is None
-            else made.with_properties({**made.properties, INDEX: index})
-        )
+        named = INDEX in made.properties or index is None
+        return made if named else made.with_properties({**made.properties, INDEX: index})
 
-    return collection.from_source(Mapped(collection, apply, isinstance(baseAlgorithm, Selection)))
-
-
-@function("Collection.iterate")
-def iterate(collection: Collection, function: Callable[[Value, Value], Value], first: Value = None) -> Value:
-    """Apply a function of element and result so far."""
-    for element in collection:
-        first = function(element, first)
-    return first
+    return collection.from_source(mapped(collection, apply, keeps=isinstance(baseAlgorithm, Selection)))
 
 
 @function("Collection.flatten")
-def flatten(collection: Collection) -> Collection:
-    """Elements of the collections within, named by both."""
-
-    def inner() -> Iterator[Value]:
-        for outer in collection:
-            if not isinstance(outer, Collection):
-                raise EmulatorError("Collection.flatten: Elements must be collections.")
-            for element in outer:
-                names = [str(e.properties[INDEX]) for e in (outer, element) if INDEX in e.properties]
-                yield element.with_properties({**element.properties, INDEX: "_".join(names)})
-
-    found = list(inner())
-    return Collection(Listed(found), "Image" if found and all(isinstance(e, Image) for e in found) else "Feature")
+def _flatten(collection: Collection) -> Collection:
+    found = []
+    for outer in collection:
+        if not isinstance(outer, Collection):
+            raise EmulatorError("Collection.flatten: Elements must be collections.")
+        for element in outer:
+            names = [str(e.properties[INDEX]) for e in (outer, element) if INDEX in e.properties]
+            found.append(element.with_properties({**element.properties, INDEX: "_".join(names)}))
+    return Collection(listed(found), kind_of(found))
 
 
 @function("Collection.remap")
-def remap(collection: Collection, lookupIn: list[Value], lookupOut: list[int], columnName: str) -> Collection:
-    """Replace values of a property; what is not in the table falls out."""
+def _remap(collection: Collection, lookupIn: list[Value], lookupOut: list[int], columnName: str) -> Collection:
+    """Replace values of a property; elements whose value is not listed are dropped."""
     if len(lookupIn) != len(lookupOut):
         raise EmulatorError("Collection.remap: The lists must have the same length.")
 
     def change(element: Value) -> Value:
         value = element.properties.get(columnName)
-        place = next((k for k, item in enumerate(lookupIn) if same(item, value)), None)
-        return None if place is None else element.with_properties({**element.properties, columnName: lookupOut[place]})
+        at = next((k for k, item in enumerate(lookupIn) if same(item, value)), None)
+        return None if at is None else element.with_properties({**element.properties, columnName: lookupOut[at]})
 
-    return collection.from_source(Mapped(collection, change))
+    return collection.from_source(mapped(collection, change))
 
 
 @function("Collection.randomColumn")
-def random_column(
-    collection: Collection,
-    columnName: str = "random",
-    seed: int = 0,
-    distribution: str = "uniform",
-    rowKeys: list[str] | None = None,
+def _random_column(
+    collection: Collection, columnName: str, seed: int, distribution: str, rowKeys: list[str]
 ) -> Collection:
-    """Add a random number to each element, decided by the seed and by properties that name the element."""
     if distribution not in {"uniform", "normal"}:
         raise EmulatorError(f"Collection.randomColumn: Unknown distribution '{distribution}'.")
 
@@ -255,24 +209,30 @@ def random_column(
         value = uniform if distribution == "uniform" else NormalDist().inv_cdf(max(uniform, 2**-53))
         return element.with_properties({**element.properties, columnName: value})
 
-    return collection.from_source(Mapped(collection, change))
+    return collection.from_source(mapped(collection, change))
 
 
 # ---------------------------------------------------------------- geometry
 
 
-@function("Collection.geometry")
-def geometry(collection: Collection, maxError: ErrorMargin | None = None) -> Geometry:
-    """Geometry of all elements together."""
-    need_margin("Collection.geometry", maxError, None, *map(geometry_of, collection.elements()))
-    return collection.union_geometry()
+def _exact(name: str, collection: Collection, maxError: ErrorMargin | None) -> list[Geometry]:
+    """Geometries of the elements; refused if they would have to be approximated without an error margin."""
+    geometries = list(map(geometry_of, collection.elements()))
+    need_margin(name, maxError, None, *geometries)
+    return geometries
 
 
-@function("Collection.bounds")
-def bounds(collection: Collection, maxError: ErrorMargin | None = None, proj: Projection | None = None) -> Geometry:
-    """Least rectangle that holds all elements."""
-    need_margin("Collection.bounds", maxError, None, *map(geometry_of, collection.elements()))
-    return bounds_of(union_of([bounds_of(geometry_of(element)) for element in collection.elements()]), proj)
+function("Collection.geometry")(
+    lambda collection, maxError: union_of(_exact("Collection.geometry", collection, maxError))
+)
+function("Collection.union")(
+    lambda collection, maxError: of_elements([Feature(union_of(_exact("Collection.union", collection, maxError)))])
+)
+function("Collection.bounds")(
+    lambda collection, maxError, proj: bounds_of(
+        union_of([bounds_of(geometry) for geometry in _exact("Collection.bounds", collection, maxError)]), proj
+    )
+)
 
 
 # ---------------------------------------------------------------- columns
@@ -337,15 +297,13 @@ functions("AggregateFeatureCollection", {name: _of_column(_numbers, of) for name
 functions("AggregateFeatureCollection", {name: _of_column(_column, of) for name, of in _SUMMARIES.items()})
 
 
-@function("AggregateFeatureCollection.first")
-def first_value(collection: Collection, property: str) -> Value:
-    """Value of the first element."""
-    return next((property_of(element, property) for element in collection), None)
+function("AggregateFeatureCollection.first")(
+    lambda collection, property: next((property_of(element, property) for element in collection), None)
+)
 
 
 @function("AggregateFeatureCollection.stats")
-def aggregate_stats(collection: Collection, property: str) -> dict[str, Value]:
-    """Sum up the numbers of a property."""
+def _stats(collection: Collection, property: str) -> dict[str, Value]:
     values = _numbers(collection, property)
     spread = {name: _STATISTICS[name](values) for name in ("sample_sd", "sample_var", "total_sd", "total_var")}
     return {
@@ -362,19 +320,79 @@ def aggregate_stats(collection: Collection, property: str) -> dict[str, Value]:
     }
 
 
-@function("Collection.reduceColumns")
-def reduce_columns(collection: Collection, reducer: Reducer, selectors: list[str]) -> dict[str, Value]:
-    """Apply a reducer to columns of a table."""
-    rows = [[property_of(element, name) for name in selectors] for element in collection]
-    return reducer.reduce_values(rows)
+function("Collection.reduceColumns")(
+    lambda collection, reducer, selectors: reducer.reduce_values(
+        [[property_of(element, name) for name in selectors] for element in collection]
+    )
+)
 
 
 @function("List.reduce")
-def reduce_list(list: list[Value], reducer: Reducer) -> Value:
-    """Apply a reducer to a list; of one output, its value."""
-    rows = [item if isinstance(item, type(list)) else [item] for item in list]
-    found = reducer.reduce_values(rows)
+def _reduce_list(list: list[Value], reducer: Reducer) -> Value:
+    found = reducer.reduce_values([item if isinstance(item, type(list)) else [item] for item in list])
     return next(iter(found.values())) if len(found) == 1 else found
 
 
-functions("Feature", {"toArray": lambda feature, properties: [feature.properties.get(name) for name in properties]})
+# ---------------------------------------------------------------- joins
+
+
+@named("Join")
+@dataclass(frozen=True)
+class Join:
+    """How pairs of elements become results."""
+
+    # (primary element, its matches in order) -> elements of the result
+    results: Callable[[Value, Sequence[Value]], Iterable[Value]]
+
+
+promotion("Join")(only(Join))
+
+
+def _saving(key: str, ordering: str | None, ascending: bool, outer: bool, *, every: bool) -> Join:
+    """Elements with a property that is the list of their matches, or the first one."""
+
+    def results(element: Value, matches: Sequence[Value]) -> Iterator[Value]:
+        if ordering is not None:
+            matches = sorted(matches, key=lambda e: sort_key(e.properties.get(ordering)), reverse=not ascending)
+        if matches or (every and outer):
+            value = list(matches) if every else matches[0]
+            yield element.with_properties({**element.properties, key: value})
+        elif outer:
+            yield element
+
+    return Join(results)
+
+
+def _pair(first: Value, second: Value, keys: tuple[str, str]) -> Feature:
+    index = "_".join(str(element.properties.get(INDEX)) for element in (first, second))
+    return Feature(None, {keys[0]: first, keys[1]: second, INDEX: index})
+
+
+functions(
+    "Join",
+    {
+        "simple": lambda: Join(lambda element, matches: [element] if matches else []),
+        "inverted": lambda: Join(lambda element, matches: [] if matches else [element]),
+        "inner": lambda primaryKey, secondaryKey: Join(
+            lambda element, matches: [_pair(element, match, (primaryKey, secondaryKey)) for match in matches]
+        ),
+        "saveAll": lambda matchesKey, ordering, ascending, outer: _saving(
+            matchesKey, ordering, ascending, outer, every=True
+        ),
+        "saveFirst": lambda matchKey, ordering, ascending, outer: _saving(
+            matchKey, ordering, ascending, outer, every=False
+        ),
+    },
+)
+
+
+@function("Join.apply")
+def _apply(join: Join, primary: Collection, secondary: Collection, condition: Filter) -> Collection:
+    others = secondary.elements()
+    joined = [
+        result
+        for element in primary
+        for result in join.results(element, [other for other in others if condition.test(element, other)])
+    ]
+    kind = primary.of if all(not isinstance(e, Feature) for e in joined) else "Feature"
+    return Collection(listed(joined), kind)

@@ -1,22 +1,23 @@
-"""Collections: sequences of elements that are looked up, filtered and mapped only when somebody asks for elements.
+"""Collections: sequences of elements that are found, filtered and mapped only when elements are needed.
 
-A filter travels down to the archive as far as it can, so that the scenes of a place and a month are found without
-looking at the world.
+Filters are passed down to the archive as far as possible, so that the scenes of a location and a month are found
+without searching the whole globe.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from mmearth_data.emulator.algorithms.features import INDEX, Feature, from_json, geometry_of
 from mmearth_data.emulator.algorithms.filters import ANYTHING, Filter, Query, all_of
 from mmearth_data.emulator.algorithms.geometry import Geometry, union_of
 from mmearth_data.emulator.algorithms.image import Image
-from mmearth_data.emulator.algorithms.list_functions import sort_key
-from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, timed_out, too_many_elements
-from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
+from mmearth_data.emulator.algorithms.plain_functions import sort_key
+from mmearth_data.emulator.errors import MAX_ELEMENTS, EmulatorError, timed_out
+from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion, type_name
 from mmearth_data.emulator.server.work import check
 
 if TYPE_CHECKING:
@@ -25,166 +26,104 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.assets.directory import Source
     from mmearth_data.emulator.graph.registry import Value
 
+    Parent: TypeAlias = "Elements | Collection"
+
 MOST_VISITED = 200_000
-"""Elements that one request may look at before it has taken too long."""
+"""Elements that one request may visit before it counts as timed out."""
 
 
-class Elements(Protocol):
+@dataclass(frozen=True)
+class Elements:
     """Where the elements of a collection come from."""
 
-    def find(self, query: Query) -> Iterator[Value]:
-        """All elements that the query finds, and perhaps others."""
-        ...
-
-    def scattered(self, query: Query) -> bool:
-        """Whether the results of a query are spread over the globe, so that they can be listed only for a location."""
-        ...
+    # All elements that a query finds, and perhaps others
+    find: Callable[[Query], Iterator[Value]]
+    # Whether the results of a query are spread over the globe, so that they can be listed only for a location
+    scattered: Callable[[Query], bool] = lambda query: False
 
 
-@dataclass(frozen=True)
-class Listed:
-    """Elements that are there."""
-
-    elements: Sequence[Value]
-
-    def find(self, query: Query) -> Iterator[Value]:
-        """All of them."""
-        return iter(self.elements)
-
-    def scattered(self, query: Query) -> bool:
-        """Return False: the elements are already listed."""
-        return False
+def listed(elements: Sequence[Value]) -> Elements:
+    """Elements that exist already."""
+    return Elements(lambda query: iter(elements))
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Images of an archive."""
-
-    source: Source
-
-    def find(self, query: Query) -> Iterator[Value]:
-        """Those that the archive finds."""
+def _stored(source: Source) -> Elements:
+    def find(query: Query) -> Iterator[Value]:
         bounds = query.region if query.bounds is None else query.bounds
-        return iter(self.source.query(bounds, query.start_ms, query.end_ms, query.equal, query.below))
+        return iter(source.query(bounds, query.start_ms, query.end_ms, query.equal, query.below))
 
-    def scattered(self, query: Query) -> bool:
+    def scattered(query: Query) -> bool:
         """Whether no location, index or empty period narrows the search of a large archive."""
-        since = self.source.since_ms
+        since = source.since_ms
         if since is None or query.bounds is not None or isinstance(query.equal.get(INDEX), str):
             return False
         after = query.end_ms is None or query.end_ms > since
-        return after and (query.start_ms is None or query.start_ms < self.source.until_ms)
+        return after and (query.start_ms is None or query.start_ms < source.until_ms)
+
+    return Elements(find, scattered)
 
 
-@dataclass(frozen=True)
-class Sorted:
-    """Elements in the order of a property; those without it come first."""
+def ordered(parent: Parent, key: str, *, ascending: bool) -> Elements:
+    """Elements in the order of a property; those without it come first, and equal ones keep their order."""
 
-    parent: Elements
-    key: str
-    ascending: bool
+    def find(query: Query) -> Iterator[Value]:
+        found = list(_visited(parent.find(query)))
+        return iter(sorted(found, key=lambda e: sort_key(e.properties.get(key)), reverse=not ascending))
 
-    def find(self, query: Query) -> Iterator[Value]:
-        """Sort what the parent finds; equal ones keep their order."""
-        found = list(_visited(self.parent.find(query)))
-        return iter(sorted(found, key=lambda e: sort_key(e.properties.get(self.key)), reverse=not self.ascending))
-
-    def scattered(self, query: Query) -> bool:
-        """Whether the parent is."""
-        return self.parent.scattered(query)
+    return Elements(find, parent.scattered)
 
 
-@dataclass(frozen=True)
-class Filtered:
-    """Elements that pass filters."""
-
-    parent: Elements
-    filters: tuple[Filter, ...]
-
-    def find(self, query: Query) -> Iterator[Value]:
-        """Test what the parent finds."""
-        wanted = all_of(self.filters)
-        passes = wanted.test
-        return (element for element in self.parent.find(query.both(wanted.query)) if passes(element, None))
-
-    def scattered(self, query: Query) -> bool:
-        """Whether the filters keep results of the parent that are spread over the globe."""
-        return self.parent.scattered(query.both(all_of(self.filters).query))
+def first(parent: Parent, count: int) -> Elements:
+    """First elements of the parent, whatever the query: all of them determine which these are."""
+    return Elements(lambda query: islice(parent.find(ANYTHING), count), lambda query: parent.scattered(ANYTHING))
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Some elements in a row."""
+def mapped(parent: Parent, function: Callable[[Value], Value], *, keeps: bool = False) -> Elements:
+    """Results of a function of elements; None is dropped.
 
-    parent: Elements
-    start: int
-    stop: int | None
+    ``keeps`` is whether a result has the properties and the footprint of its element; otherwise the function is applied
+    to every element that may have a result.
+    """
 
-    def find(self, query: Query) -> Iterator[Value]:
-        """Take a part of what the parent has, whatever is asked for: which part depends on all."""
-        return islice(self.parent.find(ANYTHING), self.start, self.stop)
+    def passed(query: Query) -> Query:
+        return query if keeps else Query(region=query.region)
 
-    def scattered(self, query: Query) -> bool:
-        """Whether the whole parent is: which part is selected depends on all of it, whatever the query."""
-        return self.parent.scattered(ANYTHING)
+    def find(query: Query) -> Iterator[Value]:
+        local = query.region is not None and parent.scattered(passed(query))
+        apply = partial(_with_footprint, function) if local else function
+        return (made for made in map(apply, parent.find(passed(query))) if made is not None)
 
-
-@dataclass(frozen=True)
-class Mapped:
-    """Elements that a function makes of elements; None is dropped."""
-
-    parent: Elements
-    function: Callable[[Value], Value]
-    keeps: bool = False
-    """Whether what it makes has the properties and the footprint of what it was made of."""
-
-    def find(self, query: Query) -> Iterator[Value]:
-        """Apply the function to everything where what it makes may be found by anything."""
-        passed = self._passed(query)
-        placed = query.region is not None and self.parent.scattered(passed)
-        function = self._placed if placed else self.function
-        return (made for made in map(function, self.parent.find(passed)) if made is not None)
-
-    def scattered(self, query: Query) -> bool:
-        """Whether the collection it is made from is."""
-        return self.parent.scattered(self._passed(query))
-
-    def _passed(self, query: Query) -> Query:
-        return query if self.keeps else Query(region=query.region)
-
-    def _placed(self, element: Value) -> Value:
-        """Apply the function to an image of one location; a result without a footprint would count everywhere."""
-        made = self.function(element)
-        if isinstance(made, Image) and made.footprint is None:
-            raise EmulatorError(
-                "Expected a function that keeps the footprints of the images of a collection without filterBounds, got "
-                "an image that is valid everywhere (from unmask(value, false), or from a constant), so that images "
-                "from all over the globe would count; add filterBounds(geometry) before map."
-            )
-        return made
+    return Elements(find, lambda query: parent.scattered(passed(query)))
 
 
-@dataclass(frozen=True)
-class Merged:
-    """Elements of one collection, then those of another; their names say of which."""
+def _with_footprint(function: Callable[[Value], Value], element: Value) -> Value:
+    """Apply a function to an image of one location; a result without a footprint would count everywhere."""
+    made = function(element)
+    if isinstance(made, Image) and made.footprint is None:
+        raise EmulatorError(
+            "Expected a function that keeps the footprints of the images of a collection without filterBounds, got "
+            "an image that is valid everywhere (from unmask(value, false), or from a constant), so that images "
+            "from all over the globe would count; add filterBounds(geometry) before map."
+        )
+    return made
 
-    first: Elements
-    second: Elements
 
-    def find(self, query: Query) -> Iterator[Value]:
-        """Find in both."""
-        anyhow = _without_index(query)
-        firsts = (_renamed(element, "1_") for element in self.first.find(anyhow))
-        return chain(firsts, (_renamed(element, "2_") for element in self.second.find(anyhow)))
+def merged(one: Parent, other: Parent) -> Elements:
+    """Elements of one collection, then those of another, with a prefix for each."""
 
-    def scattered(self, query: Query) -> bool:
-        """Whether either of them is."""
-        anyhow = _without_index(query)
-        return self.first.scattered(anyhow) or self.second.scattered(anyhow)
+    def find(query: Query) -> Iterator[Value]:
+        free = _without_index(query)
+        firsts = (_renamed(element, "1_") for element in one.find(free))
+        return chain(firsts, (_renamed(element, "2_") for element in other.find(free)))
+
+    def scattered(query: Query) -> bool:
+        free = _without_index(query)
+        return one.scattered(free) or other.scattered(free)
+
+    return Elements(find, scattered)
 
 
 def _without_index(query: Query) -> Query:
-    """Query without the index of an element, which merging changes."""
     return replace(query, equal={name: value for name, value in query.equal.items() if name != INDEX})
 
 
@@ -204,36 +143,30 @@ def _visited(elements: Iterable[Value]) -> Iterator[Value]:
 @named("FeatureCollection")
 @dataclass(frozen=True)
 class Collection:
-    """A collection of features or images.
+    """A collection of features or images."""
 
-    Attributes
-    ----------
-    source
-        Where its elements come from.
-    of
-        ``Feature`` or ``Image``.
-    properties
-        Of the collection itself.
-    id
-        Asset id; None once something was done to it.
-    """
-
-    source: Elements
-    of: str = "Feature"
+    source: Parent
+    of: str = "Feature"  # ``Feature`` or ``Image``
     properties: Mapping[str, Value] = field(default_factory=dict)
-    id: str | None = None
+    id: str | None = None  # Asset id, if it is one
+    filters: tuple[Filter, ...] = ()  # Conditions on the elements of the source
     _found: list[Value] = field(default_factory=list, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Value]:
-        return iter(self._found) if self._found else _visited(self.source.find(ANYTHING))
+        return iter(self._found) if self._found else _visited(self.find(ANYTHING))
 
     def find(self, query: Query) -> Iterator[Value]:
-        """Elements that the query finds: of those that are computed already, or by looking anew."""
-        return iter(self._found) if self._found else self.source.find(query)
+        """Elements that the query finds, or all if they are computed already."""
+        if self._found or not self.filters:
+            return iter(self._found) if self._found else self.source.find(query)
+        wanted = all_of(self.filters)
+        passes = wanted.test
+        return (element for element in self.source.find(query.both(wanted.query)) if passes(element, None))
 
     def scattered(self, query: Query) -> bool:
         """Whether the results of a query are spread over the globe (see `Elements.scattered`)."""
-        return not self._found and self.source.scattered(query)
+        narrowed = query.both(all_of(self.filters).query) if self.filters else query
+        return not self._found and self.source.scattered(narrowed)
 
     def elements(self) -> list[Value]:
         """All elements; computed once."""
@@ -241,28 +174,26 @@ class Collection:
             self._found.extend(self)
         return self._found
 
-    def listed(self) -> list[Value]:
+    def answered(self) -> list[Value]:
         """All elements, for an answer: no more than the service lists."""
         found = self._found or list(islice(self, MAX_ELEMENTS + 1))
         if len(found) > MAX_ELEMENTS:
-            raise too_many_elements()
+            raise EmulatorError(f"Collection query aborted after accumulating over {MAX_ELEMENTS} elements.")
         return found
 
     def with_properties(self, properties: Mapping[str, Value]) -> Collection:
-        """Give other properties."""
+        """Return the collection with other properties."""
         return replace(self, properties=dict(properties))
 
-    def from_source(self, source: Elements) -> Collection:
-        """Take elements from elsewhere, for a collection of the same kind."""
+    def from_source(self, source: Parent) -> Collection:
+        """Return a collection of the same kind with other elements."""
         return Collection(source, self.of, self.properties, self.id)
 
     def where(self, condition: Filter) -> Collection:
         """Elements that pass a filter."""
-        if isinstance(self.source, Filtered):
-            parent = self if self._found else self.source.parent
-            filters = (condition,) if self._found else (*self.source.filters, condition)
-            return self.from_source(Filtered(parent, filters))
-        return self.from_source(Filtered(self, (condition,)))
+        further = bool(self.filters) and not self._found
+        source, filters = (self.source, self.filters) if further else (self, ())
+        return Collection(source, self.of, self.properties, self.id, (*filters, condition))
 
     def union_geometry(self) -> Geometry:
         """Geometry of all elements together."""
@@ -276,22 +207,25 @@ class Collection:
 
 def of_elements(elements: Iterable[Value], of: str | None = None) -> Collection:
     """Make a collection of elements, named ``0``, ``1``, ... in their order."""
-    listed = [e.with_properties({**e.properties, INDEX: str(k)}) for k, e in enumerate(_visited(elements))]
-    kind = of or ("Image" if listed and all(isinstance(e, Image) for e in listed) else "Feature")
-    return Collection(Listed(listed), kind)
+    named = [e.with_properties({**e.properties, INDEX: str(k)}) for k, e in enumerate(_visited(elements))]
+    return Collection(listed(named), of or kind_of(named))
+
+
+def kind_of(elements: Sequence[Value]) -> str:
+    """``Image`` if there are elements, and all are images; otherwise ``Feature``."""
+    return "Image" if elements and all(isinstance(e, Image) for e in elements) else "Feature"
 
 
 def of_asset(source: Source) -> Collection:
     """Make a collection of an archive's."""
-    return Collection(Stored(source), "Image", source.properties, source.id)
+    return Collection(_stored(source), "Image", source.properties, source.id)
 
 
-# ---------------------------------------------------------------- promotion, JSON
+# ---------------------------------------------------------------- promotions and answers
 
 
 @promotion("FeatureCollection", "ImageCollection")
-def to_collection(value: Value) -> Value:
-    """Take collections, and elements, geometries and lists of them as a collection."""
+def _to_collection(value: Value) -> Value:
     if isinstance(value, Collection):
         return value
     if isinstance(value, (Image, Feature)):
@@ -307,12 +241,9 @@ def to_collection(value: Value) -> Value:
 
 @encode.register(Collection)
 def _(value: Collection) -> Value:
-    elements = value.listed()
+    elements = value.answered()
     out: dict[str, Value] = {"type": value.element_type}
-    if value.of == "Image":
-        out["bands"] = []
-    else:
-        out["columns"] = columns_of(elements)
+    out["bands" if value.of == "Image" else "columns"] = [] if value.of == "Image" else _columns_of(elements)
     if value.id is not None:
         out["id"] = value.id
     if value.properties:
@@ -320,10 +251,7 @@ def _(value: Collection) -> Value:
     return out | {"features": [encode(element) for element in elements]}
 
 
-def columns_of(elements: Sequence[Value]) -> dict[str, str]:
-    """Property -> type of its values, as descriptions of tables have them."""
-    from mmearth_data.emulator.graph.registry import type_name
-
+def _columns_of(elements: Sequence[Value]) -> dict[str, str]:
     columns: dict[str, str] = {}
     for element in elements:
         for name, value in element.properties.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -40,11 +41,6 @@ def _unit(name: str, unit: str) -> str:
     return found
 
 
-def _length(name: str, unit: str) -> float:
-    """Mean length of a unit, milliseconds."""
-    return UNIT_MS[_unit(name, unit)]
-
-
 def _zone(name: str | None) -> tzinfo:
     if name is None or name in {"UTC", "GMT", "Z"}:
         return UTC
@@ -74,7 +70,7 @@ def _add_months(when: datetime, months: int) -> datetime:
 
 
 def _floor(when: datetime, unit: str) -> datetime:
-    """Start of the unit that holds a moment; weeks start on Mondays."""
+    """Start of the unit that contains a moment; weeks start on Mondays."""
     if unit == "week":
         when -= timedelta(days=when.weekday())
     names = ("microsecond", "second", "minute", "hour", "day", "month")
@@ -92,8 +88,7 @@ def _step(when: datetime, unit: str, count: int) -> datetime:
 
 
 @function("Date")
-def make(value: Value, timeZone: str | None = None) -> Date:
-    """Date of a date, of milliseconds, or of an ISO 8601 text."""
+def _make(value: Value, timeZone: str | None) -> Date:
     if isinstance(value, Date):
         return value
     if isinstance(value, str):
@@ -104,8 +99,7 @@ def make(value: Value, timeZone: str | None = None) -> Date:
 
 
 @function("Date.fromYMD")
-def from_ymd(year: int, month: int, day: int, timeZone: str | None = None) -> Date:
-    """Date of a day of the calendar."""
+def _from_ymd(year: int, month: int, day: int, timeZone: str | None) -> Date:
     try:
         return Date(_ms(datetime(year, month, day, tzinfo=_zone(timeZone))))
     except ValueError as error:
@@ -113,22 +107,15 @@ def from_ymd(year: int, month: int, day: int, timeZone: str | None = None) -> Da
 
 
 @function("Date.advance")
-def advance(date: Date, delta: float, unit: str, timeZone: str | None = None) -> Date:
-    """Move a date; a part of a month or year is a part of its mean length."""
-    chosen = _unit("Date.advance", unit)
-    whole = int(delta)
+def _advance(date: Date, delta: float, unit: str, timeZone: str | None) -> Date:
+    chosen, whole = _unit("Date.advance", unit), int(delta)
     moved = _ms(_step(moment(date.ms, timeZone), chosen, whole))
     return Date(moved + round((delta - whole) * UNIT_MS[chosen]))
 
 
 _FIELDS: dict[str, Callable[[datetime], int]] = {
-    "year": lambda when: when.year,
-    "month": lambda when: when.month,
+    **{name: attrgetter(name) for name in ("year", "month", "day", "hour", "minute", "second")},
     "week": lambda when: when.isocalendar().week,
-    "day": lambda when: when.day,
-    "hour": lambda when: when.hour,
-    "minute": lambda when: when.minute,
-    "second": lambda when: when.second,
 }
 
 
@@ -136,17 +123,17 @@ functions(
     "Date",
     {
         "millis": lambda date: date.ms,
-        "difference": lambda date, start, unit: (date.ms - start.ms) / _length("Date.difference", unit),
+        "difference": lambda date, start, unit: (date.ms - start.ms) / UNIT_MS[_unit("Date.difference", unit)],
         "unitRatio": lambda numerator, denominator: (
-            _length("Date.unitRatio", numerator) / _length("Date.unitRatio", denominator)
+            UNIT_MS[_unit("Date.unitRatio", numerator)] / UNIT_MS[_unit("Date.unitRatio", denominator)]
         ),
-        "get": lambda date, unit, timeZone=None: _FIELDS[_unit("Date.get", unit)](moment(date.ms, timeZone)),
+        "get": lambda date, unit, timeZone: _FIELDS[_unit("Date.get", unit)](moment(date.ms, timeZone)),
     },
 )
 
 
 @function("Date.getRelative")
-def get_relative(date: Date, unit: str, inUnit: str, timeZone: str | None = None) -> int:
+def _get_relative(date: Date, unit: str, inUnit: str, timeZone: str | None) -> int:
     """Count whole units since the start of the larger unit, from 0."""
     small, large = _unit("Date.getRelative", unit), _unit("Date.getRelative", inUnit)
     when = moment(date.ms, timeZone)
@@ -156,35 +143,33 @@ def get_relative(date: Date, unit: str, inUnit: str, timeZone: str | None = None
     return int((when.replace(tzinfo=UTC) - start.replace(tzinfo=UTC)) / timedelta(milliseconds=UNIT_MS[small]))
 
 
-@function("Date.getFraction")
-def get_fraction(date: Date, unit: str, timeZone: str | None = None) -> float:
-    """Share of the unit that has passed."""
-    window = get_range(date, unit, timeZone)
-    assert window.start_ms is not None
-    assert window.end_ms is not None
-    return (date.ms - window.start_ms) / (window.end_ms - window.start_ms)
-
-
-@function("Date.getRange")
-def get_range(date: Date, unit: str, timeZone: str | None = None) -> DateRange:
-    """Range of the unit that holds a date."""
+def _limits(date: Date, unit: str, zone: str | None) -> tuple[int, int]:
+    """[start, end) of the unit that contains a date, UTC milliseconds."""
     chosen = _unit("Date.getRange", unit)
-    start = _floor(moment(date.ms, timeZone), chosen)
-    return DateRange(_ms(start), _ms(_step(start, chosen, 1)))
+    start = _floor(moment(date.ms, zone), chosen)
+    return _ms(start), _ms(_step(start, chosen, 1))
+
+
+@function("Date.getFraction")
+def _get_fraction(date: Date, unit: str, timeZone: str | None) -> float:
+    start, end = _limits(date, unit, timeZone)
+    return (date.ms - start) / (end - start)
+
+
+functions("Date", {"getRange": lambda date, unit, timeZone: DateRange(*_limits(date, unit, timeZone))})
 
 
 @function("Date.update")
-def update(
+def _update(
     date: Date,
-    year: int | None = None,
-    month: int | None = None,
-    day: int | None = None,
-    hour: int | None = None,
-    minute: int | None = None,
-    second: float | None = None,
-    timeZone: str | None = None,
+    year: int | None,
+    month: int | None,
+    day: int | None,
+    hour: int | None,
+    minute: int | None,
+    second: float | None,
+    timeZone: str | None,
 ) -> Date:
-    """Set fields of the calendar."""
     given = {"year": year, "month": month, "day": day, "hour": hour, "minute": minute}
     if second is not None:
         given |= {"second": int(second), "microsecond": round((second - int(second)) * 1e6)}
@@ -220,7 +205,7 @@ _TOKENS = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*")
 
 
 @function("Date.format")
-def format_date(date: Date, format: str | None = None, timeZone: str | None = None) -> str:
+def _format(date: Date, format: str | None, timeZone: str | None) -> str:
     """Text of a date by a pattern; without one, in ISO 8601 to the second."""
     when = moment(date.ms, timeZone)
     if format is None:
@@ -242,9 +227,7 @@ _READERS |= {"m": "%M", "s": "%S", "S": "%f", "a": "%p", "E": "%a", "Z": "%z"}
 
 
 @function("Date.parse")
-def parse(format: str, date: str, timeZone: str | None = None) -> Date:
-    """Date of a text by a pattern."""
-
+def _parse(format: str, date: str, timeZone: str | None) -> Date:
     def directive(token: re.Match[str]) -> str:
         if token.group(2) is None:
             return token.group(1).replace("%", "%%")
@@ -264,35 +247,16 @@ def parse(format: str, date: str, timeZone: str | None = None) -> Date:
 
 
 @function("DateRange")
-def make_range(start: Value, context: Context, end: Value = None, timeZone: str | None = None) -> DateRange:
-    """Range of two dates; of one alone, the millisecond that it is."""
+def _date_range(start: Value, end: Value, timeZone: str | None, context: Context) -> DateRange:
     first = context.call("Date", value=start, timeZone=timeZone).ms
     last = first + 1 if end is None else context.call("Date", value=end, timeZone=timeZone).ms
     return DateRange(first, last)
 
 
 @function("DateRange.contains")
-def range_contains(dateRange: DateRange, other: Value, context: Context) -> bool:
-    """Whether a date or range lies within."""
+def _contains(dateRange: DateRange, other: Value, context: Context) -> bool:
     inner = context.promote(other, "DateRange")
-    return bool(inner.empty or intersection(dateRange, inner) == inner)
-
-
-@function("DateRange.intersection")
-def intersection(dateRange: DateRange, other: DateRange) -> DateRange:
-    """Time that lies in both."""
-    starts = [ms for ms in (dateRange.start_ms, other.start_ms) if ms is not None]
-    ends = [ms for ms in (dateRange.end_ms, other.end_ms) if ms is not None]
-    return DateRange(max(starts, default=None), min(ends, default=None))
-
-
-@function("DateRange.union")
-def union(dateRange: DateRange, other: DateRange) -> DateRange:
-    """Least range that holds both."""
-    starts, ends = (dateRange.start_ms, other.start_ms), (dateRange.end_ms, other.end_ms)
-    first = None if None in starts else min(ms for ms in starts if ms is not None)
-    last = None if None in ends else max(ms for ms in ends if ms is not None)
-    return DateRange(first, last)
+    return bool(inner.empty or dateRange.within(inner) == inner)
 
 
 def _date(ms: int | None) -> Date | None:
@@ -305,8 +269,10 @@ functions(
         "unbounded": lambda: DateRange(None, None),
         "start": lambda dateRange: _date(dateRange.start_ms),
         "end": lambda dateRange: _date(dateRange.end_ms),
+        "intersection": lambda dateRange, other: dateRange.within(other),
+        "intersects": lambda dateRange, other: not dateRange.within(other).empty,
         "isEmpty": lambda dateRange: dateRange.empty,
-        "isUnbounded": lambda dateRange: dateRange.start_ms is None and dateRange.end_ms is None,
-        "intersects": lambda dateRange, other: not intersection(dateRange, other).empty,
+        "isUnbounded": lambda dateRange: dateRange == DateRange(None, None),
+        "union": lambda dateRange, other: dateRange.around(other),
     },
 )

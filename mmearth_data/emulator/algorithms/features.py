@@ -26,17 +26,10 @@ GEOMETRY = ".geo"
 @named("Feature")
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A geometry with properties.
-
-    Attributes
-    ----------
-    geometry
-        None where it has none.
-    properties
-        Name -> value; ``system:index`` names it within its collection.
-    """
+    """A geometry with properties."""
 
     geometry: Geometry | None
+    # Name -> value; ``system:index`` names it within its collection
     properties: Mapping[str, Value] = field(default_factory=dict)
 
     def with_properties(self, properties: Mapping[str, Value]) -> Feature:
@@ -44,7 +37,7 @@ class Feature:
         return replace(self, properties=dict(properties))
 
     def union_geometry(self) -> Geometry:
-        """Geometry; an empty one where there is none."""
+        """Geometry; an empty one if there is none."""
         return NOWHERE if self.geometry is None else self.geometry
 
 
@@ -64,7 +57,7 @@ def with_geometry(element: Value, geometry: Geometry | None) -> Feature:
 
 
 def property_of(element: Value, name: str) -> Value:
-    """Property of an element; None where it has none."""
+    """Property of an element, or None."""
     if name in {GEOMETRY, ".all"}:
         return geometry_of(element)
     if name in {"system:id", ".id"}:
@@ -81,12 +74,11 @@ def from_json(value: Mapping[str, Value]) -> Feature:
     return Feature(from_geojson(geometry) if isinstance(geometry, dict) else geometry, properties)
 
 
-# ---------------------------------------------------------------- promotion, JSON
+# ---------------------------------------------------------------- promotions and answers
 
 
 @promotion("Element")
-def to_element(value: Value) -> Value:
-    """Elements, geometries, and GeoJSON."""
+def _to_element(value: Value) -> Value:
     if isinstance(value, Geometry):
         return Feature(value)
     if isinstance(value, dict) and value.get("type") == "Feature":
@@ -95,9 +87,8 @@ def to_element(value: Value) -> Value:
 
 
 @promotion("Feature")
-def to_feature(value: Value) -> Value:
-    """Elements as features."""
-    element = to_element(value)
+def _to_feature(value: Value) -> Value:
+    element = _to_element(value)
     if element is NOT_PROMOTED or isinstance(element, Feature):
         return element
     return with_geometry(element, geometry_of(element))
@@ -107,19 +98,18 @@ def to_feature(value: Value) -> Value:
 def _(value: Feature) -> Value:
     properties = {name: encode(item) for name, item in value.properties.items() if name != INDEX}
     out = {"type": "Feature", "geometry": encode(value.geometry), "properties": properties}
-    if INDEX in value.properties:
-        out["id"] = value.properties[INDEX]
-    return out
+    return out | ({"id": value.properties[INDEX]} if INDEX in value.properties else {})
 
 
 # ---------------------------------------------------------------- functions
 
 
+def _ordinary(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith("system:")]
+
+
 @function("Element.geometry", "Feature.geometry", "Image.geometry")
-def geometry(
-    feature: Value, context: Context, maxError: ErrorMargin | None = None, proj: Projection | None = None
-) -> Geometry:
-    """Geometry of an element, optionally in a projection."""
+def _geometry(feature: Value, maxError: ErrorMargin | None, proj: Projection | None, context: Context) -> Geometry:
     found = geometry_of(feature)
     if proj is None:
         return found
@@ -128,10 +118,9 @@ def geometry(
 
 
 @function("Feature.select")
-def select(
-    input: Value, propertySelectors: list[str], newProperties: list[str] | None = None, retainGeometry: bool = True
-) -> Value:
-    """Keep properties given by name or matching a regular expression, optionally renamed."""
+def _select(
+    input: Value, propertySelectors: list[str], newProperties: list[str] | None, retainGeometry: bool
+) -> Feature:
     names = newProperties or propertySelectors
     if len(names) != len(propertySelectors):
         raise EmulatorError("Feature.select: The lists of selectors and of new names must have the same length.")
@@ -140,48 +129,38 @@ def select(
         if selector in input.properties:
             kept[new] = input.properties[selector]
         elif newProperties is None:
-            kept |= {name: input.properties[name] for name in matching(selector, input.properties)}
+            matching = all_matching("Feature.select", selector, _ordinary(input.properties))
+            kept |= {name: input.properties[name] for name in matching}
     if INDEX in input.properties:
         kept[INDEX] = input.properties[INDEX]
     return Feature(geometry_of(input) if retainGeometry else None, kept)
 
 
-def matching(selector: str, names: Iterable[str]) -> list[str]:
-    """Names, except system properties, that a regular expression matches completely."""
-    return all_matching("Feature.select", selector, [name for name in names if not name.startswith("system:")])
-
-
 @function("Element.setMulti")
-def set_properties(object: Value, properties: Mapping[str, Value]) -> Value:
-    """Set properties; null takes one away."""
+def _set_properties(object: Value, properties: Mapping[str, Value]) -> Value:
+    """Set properties; null removes one."""
     merged = {**object.properties, **properties}
     return object.with_properties({name: value for name, value in merged.items() if value is not None})
 
 
 @function("Element.toDictionary")
-def to_dictionary(element: Value, properties: list[str] | None = None) -> Mapping[str, Value]:
-    """Properties as a dictionary; all but those of the system by default."""
-    names = [name for name in sorted(element.properties) if not name.startswith("system:")]
-    chosen = names if properties is None else properties
+def _to_dictionary(element: Value, properties: list[str] | None) -> Mapping[str, Value]:
+    chosen = _ordinary(sorted(element.properties)) if properties is None else properties
     if lost := [name for name in chosen if name not in element.properties]:
         raise EmulatorError(f"Element.toDictionary: Element does not have a property '{lost[0]}'.")
     return {name: element.properties[name] for name in chosen}
 
 
 @function("Element.copyProperties", "Image.copyProperties")
-def copy_properties(
-    destination: Value = None,
-    source: Value = None,
-    properties: list[str] | None = None,
-    exclude: list[str] | None = None,
+def _copy_properties(
+    destination: Value, source: Value, properties: list[str] | None, exclude: list[str] | None
 ) -> Value:
     """Copy properties of another element: those named, or all but those of the system."""
     if properties is not None and exclude is not None:
         raise EmulatorError("Element.copyProperties: Specify properties or exclude, not both.")
     if destination is None or source is None:
         return destination
-    ordinary = [name for name in source.properties if not name.startswith("system:")]
-    names = ordinary if properties is None else properties
+    names = _ordinary(source.properties) if properties is None else properties
     taken = {
         name: source.properties[name] for name in names if name in source.properties and name not in (exclude or ())
     }
@@ -189,29 +168,31 @@ def copy_properties(
 
 
 @function("Image.date")
-def date(image: Image) -> Date:
-    """Time of acquisition, of the property ``system:time_start``."""
+def _date(image: Image) -> Date:
     start = image.properties.get("system:time_start")
     if start is None:
         raise EmulatorError("Date: Parameter 'value' is required and may not be null.")
     return Date(int(start))
 
 
-function("Feature")(lambda geometry=None, metadata=None: Feature(geometry, dict(metadata or {})))
+function("Feature")(lambda geometry, metadata: Feature(geometry, dict(metadata or {})))
 function("Feature.id", "Image.id")(lambda element: element.properties.get(INDEX))
 functions(
     "Feature",
-    {"setGeometry": lambda feature, geometry=None: with_geometry(feature, geometry)},
+    {
+        "setGeometry": lambda feature, geometry: with_geometry(feature, geometry),
+        "toArray": lambda feature, properties: [feature.properties.get(name) for name in properties],
+    },
 )
 functions(
     "Element",
     {
         "get getNumber getString": lambda object, property: property_of(object, property),
-        "set": lambda object, key, value=None: set_properties(object, {key: value}),
+        "set": lambda object, key, value: _set_properties(object, {key: value}),
         "propertyNames": lambda element: sorted(
             {*element.properties, INDEX} if isinstance(element, Feature) else element.properties
         ),
-        "replaceProperties": lambda destination, source=None: (
+        "replaceProperties": lambda destination, source: (
             destination if source is None else destination.with_properties(source.properties)
         ),
     },

@@ -1,11 +1,11 @@
-"""Filters: what an element must be like, and what of that an archive can use to look for it."""
+"""Filters: conditions on elements, and the part of them that an archive can search by."""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import shapely
@@ -13,7 +13,7 @@ import shapely
 from mmearth_data.emulator.algorithms.date_functions import moment
 from mmearth_data.emulator.algorithms.features import GEOMETRY, property_of
 from mmearth_data.emulator.algorithms.geometry import Geometry, area_m2, distance_m, middle_of, relate
-from mmearth_data.emulator.algorithms.list_functions import same
+from mmearth_data.emulator.algorithms.plain_functions import same
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import (
     Implementation,
@@ -38,57 +38,43 @@ if TYPE_CHECKING:
 
 TIME = "system:time_start"
 ITEM = "item"
-"""Field that stands for an element of a list that is no element of a collection."""
+"""Field that is the value itself, in filters of lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Conditions that an archive can search by; None is open.
+    """Conditions that an archive can search by; None is open."""
 
-    Attributes
-    ----------
-    bounds
-        Images may touch this area.
-    start_ms, end_ms
-        They start within [start, end).
-    equal
-        Properties with their required values.
-    below
-        Properties with their upper limits.
-    region
-        Only pixels in this area matter: without other bounds, images that do not reach it may be left out.
-    """
-
-    bounds: BaseGeometry | None = None
-    start_ms: int | None = None
+    bounds: BaseGeometry | None = None  # Images may touch this area
+    start_ms: int | None = None  # They start within [start, end)
     end_ms: int | None = None
-    equal: Mapping[str, Value] = field(default_factory=dict)
-    below: Mapping[str, float] = field(default_factory=dict)
+    equal: Mapping[str, Value] = field(default_factory=dict)  # Properties with their required values
+    below: Mapping[str, float] = field(default_factory=dict)  # Properties with their upper limits
+    # Only pixels in this area matter: without other bounds, images that do not reach it may be left out
     region: BaseGeometry | None = None
 
     def both(self, other: Query) -> Query:
-        """Look for what passes two queries."""
+        """Query for elements that pass two queries; of two areas, the smaller one."""
+        both = [bounds for bounds in (self.bounds, other.bounds) if bounds is not None]
         starts = [ms for ms in (self.start_ms, other.start_ms) if ms is not None]
         ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
-        bounds = self.bounds if other.bounds is None else other.bounds if self.bounds is None else self._smaller(other)
         shared = {name: min(limit, other.below.get(name, limit)) for name, limit in self.below.items()}
-        limits = {**other.below, **shared}
-        equal, region = {**other.equal, **self.equal}, self.region if other.region is None else other.region
-        return Query(bounds, max(starts, default=None), min(ends, default=None), equal, limits, region)
+        return Query(
+            min(both, key=lambda bounds: bounds.envelope.area) if len(both) > 1 else next(iter(both), None),
+            max(starts, default=None),
+            min(ends, default=None),
+            {**other.equal, **self.equal},
+            {**other.below, **shared},
+            self.region if other.region is None else other.region,
+        )
 
     def either(self, other: Query) -> Query:
-        """Look for what may pass one of two queries."""
-        start = None if None in (self.start_ms, other.start_ms) else min(self.start_ms or 0, other.start_ms or 0)
-        end = None if None in (self.end_ms, other.end_ms) else max(self.end_ms or 0, other.end_ms or 0)
+        """Query for elements that may pass one of two queries."""
+        when = DateRange(self.start_ms, self.end_ms).around(DateRange(other.start_ms, other.end_ms))
         if self.bounds is None or other.bounds is None:
-            return Query(None, start, end)
-        # Around the first: shapes on both sides of 180 degrees must not span the globe.
-        return Query(shapely.union(self.bounds, other.bounds), start, end)
-
-    def _smaller(self, other: Query) -> BaseGeometry:
-        assert self.bounds is not None
-        assert other.bounds is not None
-        return min(self.bounds, other.bounds, key=lambda bounds: bounds.envelope.area)
+            return Query(None, when.start_ms, when.end_ms)
+        # A union: shapes on both sides of 180 degrees must not span the globe.
+        return Query(shapely.union(self.bounds, other.bounds), when.start_ms, when.end_ms)
 
 
 ANYTHING = Query()
@@ -97,24 +83,12 @@ ANYTHING = Query()
 @named("Filter")
 @dataclass(frozen=True)
 class Filter:
-    """What an element must be like.
+    """Condition on an element."""
 
-    Attributes
-    ----------
-    test
-        (element, the other one of a pair in joins or None) -> whether it passes.
-    query
-        What every element that passes is found by.
-    cost
-        Filters with a lower one are tried first.
-    opposite
-        Test for what the filter's negation can be looked for; None where nothing is known.
-    """
-
-    test: Test
-    query: Query = ANYTHING
-    cost: int = 0
-    opposite: Query = ANYTHING
+    test: Test  # (element, the other one of a pair in joins or None) -> whether it passes
+    query: Query = ANYTHING  # Finds every element that passes
+    cost: int = 0  # Filters of lower cost are tested first
+    opposite: Query = ANYTHING  # Finds every element that does not pass
 
 
 EVERYTHING = Filter(lambda left, right: True)
@@ -123,16 +97,13 @@ EVERYTHING = Filter(lambda left, right: True)
 def all_of(filters: Sequence[Filter]) -> Filter:
     """Pass what passes all; cheap ones first."""
     ordered = sorted(filters, key=lambda f: f.cost)
-    query = ANYTHING
-    for each in ordered:
-        query = query.both(each.query)
-    cost = max((f.cost for f in ordered), default=0)
-    if len(ordered) == 1:
-        return Filter(ordered[0].test, query, cost)
-    tests = [f.test for f in ordered]
+    query = reduce(Query.both, (f.query for f in ordered), ANYTHING)
+    tests, cost = [f.test for f in ordered], max((f.cost for f in ordered), default=0)
+    if len(tests) == 1:
+        return Filter(tests[0], query, cost)
 
     def test(left: Value, right: Value) -> bool:
-        for passes in tests:  # noqa: SIM110 - thousands of elements a request: a generator costs as much as a test
+        for passes in tests:  # noqa: SIM110 - thousands of elements per request: a generator costs as much as a test
             if not passes(left, right):
                 return False
         return True
@@ -143,9 +114,7 @@ def all_of(filters: Sequence[Filter]) -> Filter:
 def any_of(filters: Sequence[Filter]) -> Filter:
     """Pass what passes one."""
     ordered = sorted(filters, key=lambda f: f.cost)
-    query = ordered[0].query if ordered else ANYTHING
-    for each in ordered[1:]:
-        query = query.either(each.query)
+    query = reduce(Query.either, (f.query for f in ordered)) if ordered else ANYTHING
     cost = max((f.cost for f in ordered), default=0)
     return Filter(lambda left, right: any(f.test(left, right) for f in ordered), query, cost)
 
@@ -164,8 +133,7 @@ def field_of(element: Value, name: str) -> Value:
     return element if name == ITEM else None
 
 
-def plain(value: Value) -> Value:
-    """Value to compare: dates as milliseconds."""
+def _plain(value: Value) -> Value:
     return value.ms if isinstance(value, Date) else value
 
 
@@ -184,17 +152,17 @@ class Sides:
         left_field, right_value, right_field, left_value = sides
         if (left_field is None) == (left_value is None) or (right_field is None) == (right_value is None):
             raise EmulatorError(f"Filter.{name}: Exactly one of field and value must be specified on each side.")
-        return cls(left_field, plain(right_value), right_field, plain(left_value))
+        return cls(left_field, _plain(right_value), right_field, _plain(left_value))
 
     def left(self, element: Value) -> Value:
         """Left side."""
-        return self.left_value if self.left_field is None else plain(field_of(element, self.left_field))
+        return self.left_value if self.left_field is None else _plain(field_of(element, self.left_field))
 
     def right(self, element: Value, other: Value) -> Value:
         """Right side; its field is of the second element of a join, and of the only one elsewhere."""
         if self.right_field is None:
             return self.right_value
-        return plain(field_of(element if other is None else other, self.right_field))
+        return _plain(field_of(element if other is None else other, self.right_field))
 
 
 # ---------------------------------------------------------------- comparisons
@@ -223,44 +191,34 @@ _COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
     "listContains": lambda left, right: _hold(right, left),
     "hasType": lambda left, right: type_name(left) == right,
 }
-_SHORT = {
-    "equals": "eq",
-    "notEquals": "neq",
-    "lessThan": "lt",
-    "lessThanOrEquals": "lte",
-    "greaterThan": "gt",
-    "greaterThanOrEquals": "gte",
-}
+_SHORT = {"equals": "eq", "notEquals": "neq"}
+_SHORT |= {"lessThan": "lt", "lessThanOrEquals": "lte", "greaterThan": "gt", "greaterThanOrEquals": "gte"}
 
 
 def _findable(name: str, sides: Sides) -> tuple[Query, Query]:
-    """Tell what a comparison with a fixed value looks for, and what its negation."""
+    """Return queries for what passes a comparison with a fixed value, and for what does not."""
     value, field_name = sides.right_value, sides.left_field
-    if name == "equals" and field_name not in {None, TIME} and isinstance(value, str):
-        return Query(equal={str(field_name): value}), ANYTHING
-    if name in {"lessThan", "lessThanOrEquals"} and field_name not in {None, TIME} and is_number(value):
-        return Query(below={str(field_name): value}), ANYTHING
-    if sides.left_field != TIME or not is_number(sides.right_value):
+    if field_name is not None and field_name != TIME:
+        if name == "equals" and isinstance(value, str):
+            return Query(equal={field_name: value}), ANYTHING
+        if name in {"lessThan", "lessThanOrEquals"} and is_number(value):
+            return Query(below={field_name: value}), ANYTHING
+    if field_name != TIME or not is_number(value):
         return ANYTHING, ANYTHING
-    ms = int(sides.right_value)
-    until, since = Query(end_ms=ms + 1), Query(start_ms=ms)
-    return {
-        "equals": (Query(start_ms=ms, end_ms=ms + 1), ANYTHING),
-        "lessThan": (until, since),
-        "lessThanOrEquals": (until, since),
-        "greaterThan": (since, until),
-        "greaterThanOrEquals": (since, until),
-    }.get(name, (ANYTHING, ANYTHING))
+    until, since = Query(end_ms=int(value) + 1), Query(start_ms=int(value))
+    if name == "equals":
+        return since.both(until), ANYTHING
+    return {"less": (until, since), "greater": (since, until)}.get(name.partition("Than")[0], (ANYTHING, ANYTHING))
 
 
-def _paired(sides: Sides, holds: Callable[[Value, Value], bool], query: Query, cost: int = 0) -> Filter:
-    """Pass where something holds of both sides, neither of which is null."""
+def _paired(sides: Sides, holds: Callable[[Value, Value], bool], query: Query) -> Filter:
+    """Pass if a condition is true of both sides, neither of which is null."""
 
     def test(left: Value, right: Value) -> bool:
         a, b = sides.left(left), sides.right(left, right)
         return a is not None and b is not None and holds(a, b)
 
-    return Filter(test, query, cost)
+    return Filter(test, query)
 
 
 def compare(name: str, sides: Sides) -> Filter:
@@ -273,24 +231,13 @@ SIDES = ("leftField", "rightValue", "rightField", "leftValue")
 
 
 def _enter(name: str, make: Callable[..., Filter], *, geometric: bool = False) -> None:
-    """Enter a filter over two sides.
-
-    Parameters
-    ----------
-    name
-        Name within ``Filter``.
-    make
-        Makes it of the sides and of further arguments.
-    geometric
-        Whether values are geometries.
-    """
+    """Enter a filter that a function makes of its sides, which may be geometries, and of further arguments."""
     own = tuple(inspect.signature(make).parameters)[1:]
 
     def apply(context: Context, **given: Value) -> Filter:
-        values = {side: given.get(side) for side in SIDES}
         for side in ("rightValue", "leftValue") if geometric else ():
-            values[side] = None if values[side] is None else context.promote(values[side], "Geometry")
-        left_field, right_value, right_field, left_value = values.values()
+            given[side] = None if given[side] is None else context.promote(given[side], "Geometry")
+        left_field, right_value, right_field, left_value = (given[side] for side in SIDES)
         sides = Sides.of(name, (left_field, right_value, right_field, left_value))
         return make(sides, **{key: given[key] for key in own})
 
@@ -313,7 +260,6 @@ def _shape(value: Value) -> Geometry | None:
 
 
 def _near(name: str, sides: Sides) -> Query:
-    """Tell what a relation of the footprint to a fixed geometry looks for."""
     shape = _shape(sides.right_value)
     if sides.left_field not in {GEOMETRY, ".all"} or shape is None or name == "disjoint":
         return ANYTHING
@@ -327,7 +273,7 @@ def _related(name: str, predicate: str, sides: Sides) -> Filter:
         a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
         if a is None or b is None:
             return False
-        # Scenes share footprints; the geometry that is kept keeps its id from being given anew.
+        # Scenes share footprints. The geometry is stored too, so that its id is not reused.
         found = known.get(id(a.shape)) if sides.right_field is None else None
         if found is None:
             found = known[id(a.shape)] = a, relate(predicate, a, b)
@@ -337,8 +283,6 @@ def _related(name: str, predicate: str, sides: Sides) -> Filter:
 
 
 def _within_distance(sides: Sides, distance: float) -> Filter:
-    """Pass what is no farther than some metres from a geometry."""
-
     def test(left: Value, right: Value) -> bool:
         a, b = _shape(sides.left(left)), _shape(sides.right(left, right))
         return a is not None and b is not None and distance_m(a, b) <= distance
@@ -362,9 +306,7 @@ _enter("withinDistance", _within_distance, geometric=True)
 
 
 @function("Filter.area")
-def area(min: float, max: float, geometrySelector: str | None = None) -> Filter:
-    """Pass what has an area in a range, square metres."""
-
+def _area(min: float, max: float, geometrySelector: str | None) -> Filter:
     def test(left: Value, right: Value) -> bool:
         shape = _shape(field_of(left, geometrySelector or GEOMETRY))
         return shape is not None and min <= area_m2(shape) <= max
@@ -381,7 +323,7 @@ def _has_geometry(element: Value, _: Value) -> bool:
 
 
 def _date_range_contains(sides: Sides) -> Filter:
-    """Pass where a range holds a date: the start counts, the end does not."""
+    """Pass if a range contains a date: the start counts, the end does not."""
 
     def holds(window: Value, when: Value) -> bool:
         return isinstance(window, DateRange) and is_number(when) and window.holds(when)
@@ -405,14 +347,14 @@ _CALENDAR: dict[str, Callable[[datetime], int]] = {
 
 
 @function("Filter.calendarRange")
-def calendar_range(start: int, end: int | None = None, field: str = "day_of_year") -> Filter:
-    """Pass what starts in a range of a field of the calendar, both ends included; a range may pass the turn."""
+def _calendar_range(start: int, end: int | None, field: str) -> Filter:
+    """Pass what starts in a range of a calendar field, both ends included; the range may pass the end of the cycle."""
     if field not in _CALENDAR:
         raise EmulatorError(f"Filter.calendarRange: Unknown field '{field}'. Expected one of {', '.join(_CALENDAR)}.")
     last = start if end is None else end
 
     def test(left: Value, right: Value) -> bool:
-        ms = plain(field_of(left, TIME))
+        ms = _plain(field_of(left, TIME))
         if not is_number(ms):
             return False
         value = _CALENDAR[field](moment(int(ms)))
@@ -432,8 +374,6 @@ def _years(first: int, last: int) -> Query:
 
 
 def _max_difference(sides: Sides, difference: float) -> Filter:
-    """Pass where two numbers or dates are no farther apart."""
-
     def holds(a: Value, b: Value) -> bool:
         return is_number(a) and is_number(b) and abs(a - b) <= difference
 
@@ -447,12 +387,11 @@ _enter("maxDifference", _max_difference)
 
 
 @function("Filter.rangeContains")
-def range_contains(field: str, minValue: Value, maxValue: Value) -> Filter:
-    """Pass what has a field in a range, both ends included."""
-    low, high = plain(minValue), plain(maxValue)
+def _range_contains(field: str, minValue: Value, maxValue: Value) -> Filter:
+    low, high = _plain(minValue), _plain(maxValue)
 
     def test(left: Value, right: Value) -> bool:
-        value = plain(field_of(left, field))
+        value = _plain(field_of(left, field))
         return _ordered(value, low) and _ordered(value, high) and low <= value <= high
 
     timed = field == TIME and is_number(low) and is_number(high)
@@ -471,7 +410,7 @@ functions(
         "and": lambda filters: all_of(filters),
         "or": lambda filters: any_of(filters),
         "not": lambda filter: inverted(filter),
-        "dayOfYear": lambda start, end: calendar_range(start, end - 1),  # [start, end)
+        "dayOfYear": lambda start, end: _calendar_range(start, end - 1, "day_of_year"),  # [start, end)
     },
 )
 promotion("Filter")(only(Filter))

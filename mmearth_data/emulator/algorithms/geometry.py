@@ -1,7 +1,7 @@
 """Geometries: shapes on the globe, and how they relate.
 
 A geometry has a CRS, and edges that are either shortest paths on the sphere or straight lines of the CRS. Two
-geometries are compared in a plane around the smaller one in which shortest paths are straight (the gnomonic one).
+geometries are compared in the gnomonic projection around the smaller one, in which shortest paths are straight.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 import shapely.affinity
-from pyproj import Geod, Proj
+from pyproj import Proj
 from shapely.geometry import mapping, shape
 
-from mmearth_data.emulator.algorithms.image import WGS84, Image, parsed_crs, transformer
+from mmearth_data.emulator.algorithms.image import EARTH, WGS84, Image, parsed_crs, transformed, transformer
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
 
@@ -32,39 +32,26 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Positions = Callable[[Float, Float], tuple[Float, Float]]
 
-EARTH = Geod(ellps="WGS84")
 WIDEST_DEG = 60.0
 """Larger shapes are compared in plain longitude and latitude: the gnomonic plane ends at a quarter of the globe."""
 BEND_DEG = 5.0
-"""More than a shortest path of 60 degrees of longitude leaves its parallel: atan(tan 43 / cos 30) - 43 = 4.1."""
+"""Upper bound on the deviation of a shortest path of 60 degrees of longitude: atan(tan 43 / cos 30) - 43 = 4.1."""
 LONG_DEG, POLAR_DEG = 10.0, 80.0
-"""Of shorter edges nearer the equator it is known to second order how far they bend."""
+"""Limits within which the deviation of an edge is known to second order."""
 PIECES = 16
-"""An edge that is bent in another plane is cut into so many."""
+"""Number of pieces of an edge that is curved in another projection."""
 WORLD = shapely.box(-180, -90, 180, 90)
 
 
 @named("Geometry")
 @dataclass(frozen=True)
 class Geometry:
-    """A shape on the globe.
+    """A shape on the globe."""
 
-    Attributes
-    ----------
-    shape
-        In units of the CRS. Longitudes beyond 180 degrees are fine.
-    crs
-        Code.
-    geodesic
-        True if edges are shortest paths, false if they are straight in the CRS.
-    unbounded
-        True for the whole globe.
-    """
-
-    shape: BaseGeometry
+    shape: BaseGeometry  # In units of the CRS. Longitudes beyond 180 degrees are fine.
     crs: str = WGS84
-    geodesic: bool = True
-    unbounded: bool = False
+    geodesic: bool = True  # True if edges are shortest paths, false if they are straight in the CRS
+    unbounded: bool = False  # True for the whole globe
 
     @property
     def kind(self) -> str:
@@ -73,7 +60,7 @@ class Geometry:
 
     @cached_property
     def lonlat(self) -> BaseGeometry:
-        """Shape in EPSG:4326; edges that are bent there are cut first."""
+        """Shape in EPSG:4326; edges that are curved there are cut first."""
         if self.crs == WGS84:
             return self.shape
         return reprojected(self.shape, self.crs, WGS84)
@@ -85,12 +72,12 @@ class Geometry:
 
     @cached_property
     def key(self) -> tuple[bytes, str, bool]:
-        """What tells it from others."""
+        """Equal for equal geometries."""
         return self.shape.wkb, self.crs, self.geodesic
 
 
 def rectangle(west: float, south: float, east: float, north: float) -> BaseGeometry:
-    """Rectangle whose ring runs against the clock from the lower left, as Earth Engine's do."""
+    """Rectangle whose ring is counter-clockwise from the lower left, as Earth Engine's are."""
     return shapely.Polygon([(west, south), (east, south), (east, north), (west, north)])
 
 
@@ -99,21 +86,13 @@ NOWHERE = Geometry(shapely.GeometryCollection(), geodesic=False)
 
 
 def reprojected(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
-    """Shape in another CRS; long edges are cut, since they are bent there."""
+    """Shape in another CRS; long edges are cut, since they are curved there."""
     if source == target:
         return geometry
     west, south, east, north = geometry.bounds if not geometry.is_empty else (0, 0, 0, 0)
     step = max(east - west, north - south) / PIECES
     cut = shapely.segmentize(geometry, step) if step > 0 else geometry
-    return _moved(cut, transformer(source, target).transform)
-
-
-def _moved(geometry: BaseGeometry, positions: Positions) -> BaseGeometry:
-    def move(points: Float) -> Float:
-        x, y = positions(points[:, 0], points[:, 1])
-        return np.stack([x, y], axis=1)
-
-    return shapely.transform(geometry, move)
+    return transformed(cut, transformer(source, target).transform)
 
 
 def middle_of(geometry: BaseGeometry) -> tuple[float, float]:
@@ -123,7 +102,7 @@ def middle_of(geometry: BaseGeometry) -> tuple[float, float]:
 
 
 def gnomonic(lon0: float, lat0: float) -> Positions:
-    """Plane in which shortest paths on the sphere are straight; what lies a quarter away or more is NaN."""
+    """Projection in which shortest paths on the sphere are straight; NaN a quarter of the globe away or more."""
     sin0, cos0 = math.sin(math.radians(lat0)), math.cos(math.radians(lat0))
 
     def positions(lon: Float, lat: Float) -> tuple[Float, Float]:
@@ -142,13 +121,13 @@ def _extent(geometry: BaseGeometry) -> float:
 
 
 def _beside(geometry: BaseGeometry, lon: float) -> BaseGeometry:
-    """Shape moved by whole turns of the globe, to lie near a longitude."""
+    """Shape moved by whole turns of the globe to be near a longitude."""
     turns = 360 * round((lon - middle_of(geometry)[0]) / 360)
     return shapely.affinity.translate(geometry, turns) if turns else geometry
 
 
 def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometry]:
-    """Two shapes in one plane, valid."""
+    """Two valid shapes in one plane."""
     a, b = left.lonlat, right.lonlat
     centre = middle_of(a if _extent(a) < _extent(b) else b)
     a, b = _beside(a, centre[0]), _beside(b, centre[0])
@@ -157,16 +136,14 @@ def together(left: Geometry, right: Geometry) -> tuple[BaseGeometry, BaseGeometr
         cut = [_cut_straight(s, g) for s, g in ((a, left), (b, right))]
         # Shapes so far apart that one leaves the plane do not meet in longitude and latitude either.
         if all(np.isfinite(plane(*shapely.get_coordinates(s).T)).all() for s in cut):
-            a, b = (_moved(s, plane) for s in cut)
+            a, b = (transformed(s, plane) for s in cut)
     return tuple(s if s.is_valid else shapely.make_valid(s) for s in (a, b))  # type: ignore[return-value]
 
 
 def _cut_straight(geometry: BaseGeometry, of: Geometry) -> BaseGeometry:
-    """Shape whose edges, straight in longitude and latitude, are cut so that they stay so elsewhere."""
+    """Shape whose edges, straight in longitude and latitude, are cut so that other projections keep their course."""
     step = _extent(geometry) / PIECES
-    if of.geodesic or of.crs != WGS84 or step == 0:
-        return geometry
-    return shapely.segmentize(geometry, step)
+    return geometry if of.geodesic or of.crs != WGS84 or step == 0 else shapely.segmentize(geometry, step)
 
 
 _PREDICATES: dict[str, Callable[[BaseGeometry, BaseGeometry], Any]] = {
@@ -196,9 +173,9 @@ def relate(predicate: str, left: Geometry, right: Geometry) -> bool:
 
 
 def _plainly_related(predicate: str, a: BaseGeometry, b: BaseGeometry) -> bool | None:
-    """Relation of a polygon to a smaller shape, degrees, that is so far from its edges that their bend cannot matter.
+    """Relation of a polygon to a smaller shape, degrees, that is so far from its edges that their curvature is irrelevant.
 
-    None where only the plane can tell; most scenes hold a tile, or miss it, by kilometres.
+    None if only the projection can decide; most scenes contain a tile, or miss it, by kilometres.
     """
     bend = _bend_deg(a)
     if bend is None or _extent(b) >= _extent(a):
@@ -213,9 +190,9 @@ def _plainly_related(predicate: str, a: BaseGeometry, b: BaseGeometry) -> bool |
 
 @lru_cache(maxsize=4096)
 def _bend_deg(polygon: BaseGeometry) -> float | None:
-    """Degrees that a polygon's edges may be off, as shortest paths, from straight lines in longitude and latitude.
+    """Degrees by which a polygon's edges, as shortest paths, may deviate from straight lines in longitude and latitude.
 
-    None for long edges and near a pole, where `_bend` does not hold; and for anything but valid polygons.
+    None for long edges and near a pole, where `_bend` is not valid; and for anything but valid polygons.
     """
     if polygon.geom_type != "Polygon" or not polygon.is_valid:
         return None
@@ -227,7 +204,7 @@ def _bend_deg(polygon: BaseGeometry) -> float | None:
 
 
 def _bend(across: float, up: float, lat: float) -> float:
-    """Most that a shortest path between two places is off a straight line in longitude and latitude; all in radians.
+    """Upper bound on the deviation of a shortest path from a straight line in longitude and latitude; all in radians.
 
     Twice the terms of second order: dlon^2 / 16 of latitude and dlon dlat tan(lat) / 4 of longitude.
     """
@@ -235,7 +212,7 @@ def _bend(across: float, up: float, lat: float) -> float:
 
 
 def _far_apart(a: BaseGeometry, b: BaseGeometry) -> bool:
-    """Whether the bounds of shapes in degrees leave a gap so wide that bent edges cannot close it."""
+    """Whether the gap between the bounds of shapes in degrees is wider than curved edges can close."""
     west, south, east, north = a.bounds
     left, bottom, right, top = b.bounds
     if max(east - west, right - left) > WIDEST_DEG:  # their edges may pass the pole
@@ -249,8 +226,8 @@ def _far_apart(a: BaseGeometry, b: BaseGeometry) -> bool:
 
 
 def local_plane(lon: float, lat: float) -> tuple[Positions, Positions]:
-    """Metres around a place, and the way back; distances from the place are true."""
-    plane = Proj(f"+proj=aeqd +lon_0={lon} +lat_0={lat} +datum=WGS84")  # a Transformer takes 20 ms to make
+    """Projection to metres around a location and its inverse; distances from the location are true."""
+    plane = Proj(f"+proj=aeqd +lon_0={lon} +lat_0={lat} +datum=WGS84")  # creating a Transformer takes 20 ms
     return plane, lambda x, y: plane(x, y, inverse=True)
 
 
@@ -260,7 +237,7 @@ def in_metres(geometry: Geometry, change: Callable[[BaseGeometry], BaseGeometry]
         return Geometry(change(geometry.shape), geometry.crs, geodesic=False)
     lon, lat = middle_of(geometry.lonlat)
     forth, back = local_plane(lon, lat)
-    changed = _moved(change(_moved(_cut_straight(geometry.lonlat, geometry), forth)), back)
+    changed = transformed(change(transformed(_cut_straight(geometry.lonlat, geometry), forth)), back)
     return Geometry(changed if changed.is_empty else _beside(changed, lon), WGS84, geometry.geodesic)
 
 
@@ -283,11 +260,11 @@ def distance_m(left: Geometry, right: Geometry) -> float:
     near = shapely.shortest_line(a, b)
     (lon1, lat1), (lon2, lat2) = near.coords[0], near.coords[-1]
     forth, _ = local_plane((lon1 + lon2) / 2, (lat1 + lat2) / 2)
-    return float(_moved(a, forth).distance(_moved(b, forth)))
+    return float(transformed(a, forth).distance(transformed(b, forth)))
 
 
 def union_of(geometries: list[Geometry]) -> Geometry:
-    """One geometry of several."""
+    """Union of geometries."""
     if any(geometry.unbounded for geometry in geometries):
         return EVERYWHERE
     if len(geometries) == 1:
@@ -340,8 +317,7 @@ def geometry_of_image(image: Image) -> Geometry:
 
 
 @promotion("Geometry")
-def to_geometry(value: Value) -> Value:
-    """Geometries, GeoJSON, and the geometries of elements and collections."""
+def _to_geometry(value: Value) -> Value:
     if isinstance(value, Geometry):
         return value
     if isinstance(value, dict) and value.get("type") not in {None, "Feature"}:
@@ -352,6 +328,4 @@ def to_geometry(value: Value) -> Value:
     return NOT_PROMOTED if of is None else of()
 
 
-@encode.register(Geometry)
-def _(value: Geometry) -> Value:
-    return encode(to_geojson(value))
+encode.register(Geometry)(lambda value: encode(to_geojson(value)))

@@ -12,7 +12,7 @@ import shapely
 import shapely.geometry as shapes
 from shapely.affinity import affine_transform
 
-from mmearth_data.emulator.algorithms.features import Feature, geometry_of, with_geometry
+from mmearth_data.emulator.algorithms.features import geometry_of, with_geometry
 from mmearth_data.emulator.algorithms.geometry import (
     EVERYWHERE,
     WORLD,
@@ -22,11 +22,10 @@ from mmearth_data.emulator.algorithms.geometry import (
     in_metres,
     length_m,
     lists,
+    rectangle,
     relate,
     reprojected,
-    union_of,
 )
-from mmearth_data.emulator.algorithms.geometry import rectangle as rectangle_shape
 from mmearth_data.emulator.algorithms.image import WGS84, Projection, parsed_crs
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import Implementation, enter, function, functions
@@ -41,34 +40,37 @@ if TYPE_CHECKING:
 
     Coordinates = list[Any]
 
-LONLAT = Projection(WGS84)
+METRES_PER_DEGREE = 111_320
 
 # ---------------------------------------------------------------- constructors
 
 
-def _make(
-    kind: str, build: Callable[[], BaseGeometry], crs: Projection | None, geodesic: bool | None = None
-) -> Geometry:
+def _make(kind: str, build: Callable[[], BaseGeometry], crs: Projection | None, geodesic: bool | None) -> Geometry:
     code = WGS84 if crs is None else crs.crs
     try:
         built = build()
     except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError):
         raise EmulatorError(f"GeometryConstructors.{kind}: Invalid coordinates.") from None
-    if crs is not None and crs.transform != LONLAT.transform:  # coordinates are pixels of that projection
+    if crs is not None and crs.transform != Projection(code).transform:  # coordinates are pixels of that projection
         a, b, c, d, e, f = crs.transform
         built = affine_transform(built, (a, b, d, e, c, f))
     return Geometry(built, code, parsed_crs(code).is_geographic if geodesic is None else geodesic)
 
 
+def _point(coordinates: Coordinates) -> shapes.Point:
+    if len(coordinates) != 2:
+        raise EmulatorError("GeometryConstructors.Point: Point coordinates must have two elements.")
+    return shapes.Point(coordinates)
+
+
 def _pairs(coordinates: Coordinates) -> Coordinates:
-    """Points of points, or of numbers in turn."""
     if coordinates and not isinstance(coordinates[0], (list, tuple)):
         return list(zip(coordinates[::2], coordinates[1::2], strict=True))
     return [point.shape.coords[0] if isinstance(point, Geometry) else point for point in coordinates]
 
 
 def _rings(coordinates: Coordinates) -> list[Coordinates]:
-    """Rings of a polygon, given as rings, as one ring, or as numbers in turn."""
+    """Rings of a polygon, given as rings, as one ring, or as alternating numbers."""
     nested = bool(coordinates) and isinstance(coordinates[0], (list, tuple))
     if nested and coordinates[0] and isinstance(coordinates[0][0], (list, tuple, Geometry)):
         return [_pairs(ring) for ring in coordinates]
@@ -80,20 +82,6 @@ def _polygon(coordinates: Coordinates) -> shapes.Polygon:
     return shapes.Polygon(shell, holes)
 
 
-@function("GeometryConstructors.Point")
-def point(coordinates: Coordinates, crs: Projection | None = None) -> Geometry:
-    """Make a point."""
-    if len(coordinates) != 2:
-        raise EmulatorError("GeometryConstructors.Point: Point coordinates must have two elements.")
-    return _make("Point", lambda: shapes.Point(coordinates), crs)
-
-
-@function("GeometryConstructors.MultiPoint")
-def multi_point(coordinates: Coordinates, crs: Projection | None = None) -> Geometry:
-    """Make points."""
-    return _make("MultiPoint", lambda: shapes.MultiPoint(_pairs(coordinates)), crs)
-
-
 SHAPES: dict[str, Callable[[Coordinates], BaseGeometry]] = {
     "LineString": lambda coordinates: shapes.LineString(_pairs(coordinates)),
     "LinearRing": lambda coordinates: shapes.LinearRing(_pairs(coordinates)),
@@ -101,44 +89,46 @@ SHAPES: dict[str, Callable[[Coordinates], BaseGeometry]] = {
     "Polygon": _polygon,
     "MultiPolygon": lambda coordinates: shapes.MultiPolygon([_polygon(part) for part in coordinates]),
 }
-"""Shapes with edges; the ring of a polygon need not be closed."""
+"""Shapes with edges, from their coordinates; the ring of a polygon need not be closed."""
 
 
-def _enter_shape(kind: str, build: Callable[[Coordinates], BaseGeometry]) -> None:
-    @function(f"GeometryConstructors.{kind}")
-    def make(coordinates: Coordinates, crs: Projection | None = None, geodesic: bool | None = None) -> Geometry:
-        return _make(kind, lambda: build(coordinates), crs, geodesic)
+def _maker(kind: str, build: Callable[[Coordinates], BaseGeometry]) -> Callable[..., Geometry]:
+    return lambda coordinates, crs, geodesic: _make(kind, lambda: build(coordinates), crs, geodesic)
 
 
-for _kind, _build in SHAPES.items():
-    _enter_shape(_kind, _build)
+functions("GeometryConstructors", {kind: _maker(kind, build) for kind, build in SHAPES.items()})
+functions(
+    "GeometryConstructors",
+    {
+        "Point": lambda coordinates, crs: _make("Point", lambda: _point(coordinates), crs, None),
+        "MultiPoint": lambda coordinates, crs: _make(
+            "MultiPoint", lambda: shapes.MultiPoint(_pairs(coordinates)), crs, None
+        ),
+    },
+)
 
 
 @function("GeometryConstructors.Rectangle")
-def rectangle(coordinates: Coordinates, crs: Projection | None = None, geodesic: bool | None = None) -> Geometry:
-    """Make a rectangle of two corners; its edges are straight in the CRS."""
-
+def _rectangle(coordinates: Coordinates, crs: Projection | None, geodesic: bool | None) -> Geometry:
     def build() -> BaseGeometry:
         (west, south), (east, north) = _pairs(coordinates)
-        if (crs is None or parsed_crs(crs.crs).is_geographic) and east < west:
-            east += 360
-        return rectangle_shape(west, south, east, north)
+        across = (crs is None or parsed_crs(crs.crs).is_geographic) and east < west
+        return rectangle(west, south, east + 360 if across else east, north)
 
     return _make("Rectangle", build, crs, bool(geodesic))
 
 
 @function("GeometryConstructors.BBox")
-def bbox(west: float, south: float, east: float, north: float) -> Geometry:
-    """Make a box of longitudes and latitudes; a full turn or more is all longitudes."""
-    south, north = max(south, -90.0), min(north, 90.0)
+def _bbox(west: float, south: float, east: float, north: float) -> Geometry:
+    """Box of longitudes and latitudes; a full turn or more is all longitudes."""
     if math.isinf(west) or math.isinf(east) or east - west >= 360:
         west, east = -180.0, 180.0
-    return Geometry(rectangle_shape(west, south, east + 360 if east < west else east, north), geodesic=False)
+    east = east + 360 if east < west else east
+    return Geometry(rectangle(west, max(south, -90.0), east, min(north, 90.0)), geodesic=False)
 
 
 @function("GeometryConstructors.MultiGeometry")
-def multi_geometry(geometries: list[Geometry], crs: Projection | None = None, geodesic: bool | None = None) -> Geometry:
-    """Make a collection."""
+def _multi_geometry(geometries: list[Geometry], crs: Projection | None, geodesic: bool | None) -> Geometry:
     parts = [geometry.lonlat for geometry in geometries]
     return _make("MultiGeometry", lambda: shapes.GeometryCollection(parts), crs and Projection(crs.crs), geodesic)
 
@@ -164,7 +154,8 @@ def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, 
     """Refuse to transform geometries from one CRS to another without an error margin.
 
     Operations run on the sphere, in longitude and latitude, or in the requested projection; geometries in another CRS
-    are approximated there. Points are always exact.
+    are approximated there. Points are always exact. The message is the service's, as quoted in public change logs; that
+    straight edges in longitude and latitude are accepted, although they differ on the sphere, is from memory.
 
     Parameters
     ----------
@@ -174,12 +165,6 @@ def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, 
         Arguments of the operation.
     geometries
         Geometries that it works on.
-
-    Raises
-    ------
-    EmulatorError
-        With the service's message, as quoted in public change logs. That straight edges in longitude and latitude are
-        accepted, although they differ on the sphere, is from memory.
     """
     home = WGS84 if proj is None else proj.crs
     if margin is not None and margin.value > 0:
@@ -193,7 +178,7 @@ def need_margin(name: str, margin: ErrorMargin | None, proj: Projection | None, 
 def _measured(measure: Callable[[Geometry], float], planar: Callable[[BaseGeometry], float]) -> Callable[..., float]:
     """Measure in metres, or in the units of a projection if one is given."""
 
-    def of(geometry: Geometry, proj: Projection | None = None) -> float:
+    def of(geometry: Geometry, proj: Projection | None) -> float:
         return measure(geometry) if proj is None else float(planar(reprojected(geometry.shape, geometry.crs, proj.crs)))
 
     return of
@@ -204,21 +189,17 @@ def _length_of(*kinds: str) -> Callable[[Geometry], float]:
 
 
 def bounds_of(geometry: Geometry, proj: Projection | None = None) -> Geometry:
-    """Least rectangle of the projection (of longitudes and latitudes by default) that holds a geometry."""
+    """Smallest rectangle of the projection (of longitudes and latitudes by default) that contains a geometry."""
     if geometry.unbounded:
         return EVERYWHERE
     code = WGS84 if proj is None else proj.crs
-    return Geometry(rectangle_shape(*reprojected(geometry.shape, geometry.crs, code).bounds), code, geodesic=False)
+    return Geometry(rectangle(*reprojected(geometry.shape, geometry.crs, code).bounds), code, geodesic=False)
 
 
-def _buffered(
-    geometry: Geometry, distance: float, maxError: ErrorMargin | None = None, proj: Projection | None = None
-) -> Geometry:
-    """Geometry widened by metres, or by units of a projection."""
-    # A chord of a quarter cut into n lies r (1 - cos(pi / 4n)) within the circle.
-    allowed = (
-        0.001 if maxError is None or maxError.value <= 0 or distance == 0 else min(maxError.value / abs(distance), 0.05)
-    )
+def _buffered(geometry: Geometry, distance: float, maxError: ErrorMargin | None, proj: Projection | None) -> Geometry:
+    # The middle of a chord of a quarter circle cut into n is r (1 - cos(pi / 4n)) inside the circle.
+    bounded = maxError is not None and maxError.value > 0 and distance != 0
+    allowed = min(maxError.value / abs(distance), 0.05) if maxError is not None and bounded else 0.001
     segments = max(math.ceil(math.pi / 4 / math.acos(1 - allowed)), 4)
     if proj is not None:
         moved = reprojected(geometry.shape, geometry.crs, proj.crs)
@@ -229,12 +210,11 @@ def _buffered(
 def _simplified(geometry: Geometry, maxError: ErrorMargin) -> Geometry:
     if maxError.unit != "meters" or maxError.value <= 0 or "Point" in geometry.kind:
         return geometry
-    if geometry.crs != WGS84:
-        return replace(geometry, shape=geometry.shape.simplify(maxError.value))
-    return replace(geometry, shape=geometry.shape.simplify(maxError.value / 111_320))  # metres of a degree
+    unit = METRES_PER_DEGREE if geometry.crs == WGS84 else 1
+    return replace(geometry, shape=geometry.shape.simplify(maxError.value / unit))
 
 
-def _transformed(geometry: Geometry, proj: Projection = LONLAT) -> Geometry:
+def _transformed(geometry: Geometry, proj: Projection) -> Geometry:
     moved = reprojected(geometry.shape, geometry.crs, proj.crs)
     return Geometry(moved, proj.crs, geometry.geodesic and parsed_crs(proj.crs).is_geographic)
 
@@ -248,42 +228,36 @@ def _combined(operation: Callable[..., BaseGeometry]) -> Callable[..., Geometry]
     return of
 
 
-WITHOUT_MARGIN: dict[str, Callable[..., Value]] = {"buffer": _buffered, "simplify": _simplified}
-"""Operations that approximate by themselves."""
-OF_ONE: dict[str, Callable[..., Value]] = {
-    "area": _measured(area_m2, shapely.area),
-    "perimeter": _measured(_length_of("Polygon", "MultiPolygon"), shapely.length),
-    "length": _measured(_length_of("LineString", "LinearRing", "MultiLineString"), shapely.length),
-    "bounds": bounds_of,
-    "centroid": lambda geometry: Geometry(in_metres(geometry, lambda s: s.centroid).lonlat),
-    "convexHull": lambda geometry: in_metres(geometry, lambda s: s.convex_hull),
-    "dissolve": lambda geometry: replace(geometry, shape=shapely.union_all(geometry.shape)),
-    "transform": _transformed,
+OPERATIONS: dict[tuple[str, ...], dict[str, Callable[..., Value]]] = {
+    (): {"buffer": _buffered, "simplify": _simplified},  # they approximate by themselves
+    ("maxError", "proj"): {
+        "area": _measured(area_m2, shapely.area),
+        "perimeter": _measured(_length_of("Polygon", "MultiPolygon"), shapely.length),
+        "length": _measured(_length_of("LineString", "LinearRing", "MultiLineString"), shapely.length),
+        "bounds": bounds_of,
+        "centroid": lambda geometry: Geometry(in_metres(geometry, lambda s: s.centroid).lonlat),
+        "convexHull": lambda geometry: in_metres(geometry, lambda s: s.convex_hull),
+        "dissolve": lambda geometry: replace(geometry, shape=shapely.union_all(geometry.shape)),
+        "transform": _transformed,
+    },
+    ("maxError",): {  # their only projection is the default
+        **{name: partial(relate, name) for name in ("contains", "containedIn", "intersects", "disjoint")},
+        "intersection": _combined(shapely.intersection),
+        "difference": _combined(shapely.difference),
+        "symmetricDifference": _combined(shapely.symmetric_difference),
+        "union": _combined(shapely.union),
+        "distance": distance_m,
+        "withinDistance": lambda left, right, distance: distance_m(left, right) <= distance,
+    },
 }
-OF_TWO: dict[str, Callable[..., Value]] = {
-    **{name: partial(relate, name) for name in ("contains", "containedIn", "intersects", "disjoint")},
-    "intersection": _combined(shapely.intersection),
-    "difference": _combined(shapely.difference),
-    "symmetricDifference": _combined(shapely.symmetric_difference),
-    "union": _combined(shapely.union),
-    "distance": distance_m,
-    "withinDistance": lambda left, right, distance: distance_m(left, right) <= distance,
-}
-"""Operations whose only projection is the default."""
+"""Arguments that decide whether geometries may be approximated (see `need_margin`) -> name -> operation.
+
+A geometry that an operation makes of a feature becomes a feature with the same properties.
+"""
 
 
-def _enter(name: str, compute: Callable[..., Value], *margin: str) -> None:
-    """Enter an operation for geometries, and for features, whose geometries it works on.
-
-    Parameters
-    ----------
-    name
-        Name within ``Geometry`` and ``Feature``.
-    compute
-        The operation; a geometry that it makes of a feature becomes a feature with the same properties.
-    margin
-        Arguments that decide whether geometries may be approximated: ``maxError``, ``proj`` (see `need_margin`).
-    """
+def _enter(name: str, compute: Callable[..., Value], margin: tuple[str, ...]) -> None:
+    """Enter an operation for geometries, and for features, whose geometries it works on."""
     own = tuple(inspect.signature(compute).parameters)
     takes = {argument: argument for argument in (*own, *margin)}
 
@@ -291,31 +265,17 @@ def _enter(name: str, compute: Callable[..., Value], *margin: str) -> None:
         elements = {key: given[key] for key in ("geometry", "left", "right") if key in given}
         geometries: dict[str, Value] = {key: geometry_of(element) for key, element in elements.items()}
         if margin:
-            need_margin(called, given.get("maxError"), given.get("proj"), *geometries.values())
+            need_margin(called, given["maxError"], given.get("proj"), *geometries.values())
         made = compute(**{key: value for key, value in {**given, **geometries}.items() if key in own})
         first = next(iter(elements.values()))
         return with_geometry(first, made) if isinstance(made, Geometry) and not isinstance(first, Geometry) else made
 
     enter(Implementation(f"Geometry.{name}", partial(apply, f"Geometry.{name}"), takes))
     of_features = {"feature" if key == "geometry" else key: value for key, value in takes.items()}
-    aliases = ("ProjectionTransform",) if name == "transform" else ()
-    for feature_name in (f"Feature.{name}", *aliases):
-        enter(Implementation(feature_name, partial(apply, f"Feature.{name}"), of_features))
+    for alias in (f"Feature.{name}", *(("ProjectionTransform",) if name == "transform" else ())):
+        enter(Implementation(alias, partial(apply, f"Feature.{name}"), of_features))
 
 
-for _name, _compute in WITHOUT_MARGIN.items():
-    _enter(_name, _compute)
-for _name, _compute in OF_ONE.items():
-    _enter(_name, _compute, "maxError", "proj")
-for _name, _compute in OF_TWO.items():
-    _enter(_name, _compute, "maxError")
-
-
-@function("Collection.union")
-def union_collection(collection: Value, maxError: ErrorMargin | None = None) -> Value:
-    """Make a collection of one feature: all geometries together."""
-    from mmearth_data.emulator.algorithms.collections import of_elements
-
-    parts = [geometry_of(element) for element in collection.elements()]
-    need_margin("Collection.union", maxError, None, *parts)
-    return of_elements([Feature(union_of(parts), {})])
+for _margin, _operations in OPERATIONS.items():
+    for _name, _compute in _operations.items():
+        _enter(_name, _compute, _margin)

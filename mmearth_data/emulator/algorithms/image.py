@@ -1,32 +1,30 @@
-"""Images: bands that are computed on whatever grid is asked for, when it is asked for.
+"""Images: bands that are computed on the requested grid, when it is requested.
 
-A band knows the projection in which it is at home. Asked for pixels on another grid it gives, for each pixel, the
-nearest of its own, as Earth Engine does unless `Image.resample` was called; what is computed from bands is computed on
-the grid that is asked for. So an expression is evaluated backwards, from the grid of the answer to the assets.
+A band has a native projection. On another grid, each pixel is the nearest native one, as in Earth Engine unless
+`Image.resample` was called; results computed from bands are computed on the requested grid. An expression is therefore
+evaluated backwards, from the grid of the answer to the assets.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import shapely
-from pyproj import CRS, Transformer
+from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError
 
-from mmearth_data.emulator.algorithms.lazy_bands import LazyBands
-from mmearth_data.emulator.errors import EmulatorError, band_not_found
+from mmearth_data.emulator.errors import EmulatorError, band_not_found, memory_exceeded
 from mmearth_data.emulator.graph.patterns import all_matching
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, encode, named, promotion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
@@ -40,8 +38,12 @@ MOST_NATIVE_PIXELS = 4096 * 4096
 """Pixels of an asset that one band of one answer may need; the service reports more as a lack of memory."""
 OUTLINE_POINTS, OUTLINE_MARGIN_DEG = 9, 1e-3
 WGS84 = "EPSG:4326"
+EARTH = Geod(ellps="WGS84")
+MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
+"""Names of the numbers of a transform in the REST interface."""
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
-"""Set while pixels may be any: every band of every asset is then one number that its modality can hold."""
+"""Set while the values of pixels do not matter: every band of an asset is then one valid number everywhere."""
 
 
 # ---------------------------------------------------------------- types, projections, grids
@@ -50,18 +52,11 @@ CHEAP: ContextVar[bool] = ContextVar("cheap", default=False)
 @named("PixelType")
 @dataclass(frozen=True, slots=True)
 class PixelType:
-    """Type of the numbers in a band.
+    """Type of the numbers in a band."""
 
-    Attributes
-    ----------
-    precision
-        ``int``, ``float`` or ``double``.
-    low, high
-        Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range
-        of the type; arithmetic has the range of its possible results, as far as `arithmetic.Binary` can compute it.
-    """
-
-    precision: str
+    precision: str  # ``int``, ``float`` or ``double``
+    # Range; None is open. Numbers written in an expression have their own value as range, casts have the whole range of
+    # the type; arithmetic has the range of its possible results, as far as `arithmetic.Binary` can compute it.
     low: float | None = None
     high: float | None = None
 
@@ -113,27 +108,24 @@ FLOAT, DOUBLE, INT32 = PixelType("float"), PixelType("double"), PixelType.of(np.
 @named("Projection")
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A CRS and the lattice of pixels on it.
+    """A CRS and a pixel grid in it."""
 
-    Attributes
-    ----------
-    crs
-        Code, such as ``EPSG:32632``.
-    transform
-        (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS.
-    """
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    crs: str  # Code, such as ``EPSG:32632``
+    # (xScale, xShearing, xTranslation, yShearing, yScale, yTranslation): pixel to CRS
+    transform: tuple[float, float, float, float, float, float] = IDENTITY
 
     def at_scale(self, metres: float) -> Projection:
         """Keep CRS and origin, with pixels of a size in metres; north up where it has no transform of its own."""
-        if self.transform == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):
+        if self.transform == IDENTITY:
             step = metres / metres_per_unit(self.crs)
             return Projection(self.crs, (step, 0.0, 0.0, 0.0, -step, 0.0))
         factor = metres / self.nominal_scale
+        return self.scaled(factor, factor)
+
+    def scaled(self, x: float, y: float) -> Projection:
+        """Keep CRS and origin, with pixels of another width and height."""
         a, b, c, d, e, f = self.transform
-        return Projection(self.crs, (a * factor, b * factor, c, d * factor, e * factor, f))
+        return Projection(self.crs, (a * x, b * y, c, d * x, e * y, f))
 
     @property
     def nominal_scale(self) -> float:
@@ -159,7 +151,7 @@ class Projection:
 
 
 DEFAULT_PROJECTION = Projection(WGS84)
-"""That of composites and constants: no real one, so that resampling has no use there."""
+"""Projection of composites and constants: not a real one, so that resampling has no effect there."""
 
 
 @lru_cache(maxsize=512)
@@ -176,12 +168,12 @@ def metres_per_unit(code: str) -> float:
     """Metres of a unit of the CRS; of a degree, along the equator."""
     crs = parsed_crs(code)
     factor = float(crs.axis_info[0].unit_conversion_factor)
-    return factor * 6_378_137.0 if crs.is_geographic else factor
+    return factor * EARTH.a if crs.is_geographic else factor
 
 
 @lru_cache(maxsize=2048)
 def transformer(source: str, target: str) -> Transformer:
-    """Give what transforms (x, y) from one CRS to another."""
+    """Return the transformer of (x, y) from one CRS to another."""
     return Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
 
 
@@ -200,11 +192,10 @@ class Grid:
         """(rows, columns)."""
         return self.height, self.width
 
-    def padded(self, pixels: int) -> Grid:
+    def padded(self, across: int, down: int) -> Grid:
         """Larger by some pixels on each side."""
-        return Grid(
-            self.projection, self.column - pixels, self.row - pixels, self.width + 2 * pixels, self.height + 2 * pixels
-        )
+        width, height = self.width + 2 * across, self.height + 2 * down
+        return Grid(self.projection, self.column - across, self.row - down, width, height)
 
     def centres(self, crs: str | None = None) -> tuple[Float, Float]:
         """(x, y) of pixel centres, each (row, column); in the grid's own CRS, or in another."""
@@ -214,18 +205,34 @@ class Grid:
         if crs is None or crs == self.projection.crs:
             return x, y
         x, y = transformer(self.projection.crs, crs).transform(x, y)
-        if parsed_crs(crs).is_geographic:  # beyond 180 degrees longitude goes on counting
-            x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
+        if parsed_crs(crs).is_geographic:  # longitude continues beyond 180 degrees
+            x = beside(x, x.flat[0])
         return x, y
 
     def positions(self, projection: Projection) -> tuple[Float, Float]:
-        """(column, row) of pixel centres on another lattice, each (row, column); 0.5 is the centre of pixel 0."""
+        """(column, row) of pixel centres on another pixel grid, each (row, column); 0.5 is the centre of pixel 0."""
         return _positions(self, projection)
+
+    def pixel_metres(self) -> tuple[Float, Float]:
+        """Width and height of the pixels on the ellipsoid, metres; (row, 1) each."""
+        a, _, _, _, e, f = self.projection.transform
+        rows = (self.row + np.arange(self.height) + 0.5)[:, None]
+        if not parsed_crs(self.projection.crs).is_geographic:
+            return np.full(rows.shape, abs(a)), np.full(rows.shape, abs(e))
+        lat = np.radians(np.clip(f + e * rows, -90.0, 90.0))
+        bend = 1 - EARTH.es * np.sin(lat) ** 2
+        meridian, parallel = EARTH.a * (1 - EARTH.es) / bend**1.5, EARTH.a / np.sqrt(bend) * np.cos(lat)
+        return np.radians(abs(a)) * parallel, np.radians(abs(e)) * meridian
+
+
+def beside(longitude: Any, middle: Any) -> Any:  # noqa: ANN401 - numbers or arrays
+    """Longitude within half a turn of another one."""
+    return middle + (longitude - middle + 180) % 360 - 180
 
 
 @lru_cache(maxsize=64)
 def _positions(grid: Grid, projection: Projection) -> tuple[Float, Float]:
-    if grid.projection == projection:  # exactly, whatever rounding would do
+    if grid.projection == projection:  # exact, without rounding
         x, y = np.meshgrid(grid.column + np.arange(grid.width) + 0.5, grid.row + np.arange(grid.height) + 0.5)
         return x, y
     return projection.to_pixels(*grid.centres(projection.crs))
@@ -235,18 +242,11 @@ def _positions(grid: Grid, projection: Projection) -> tuple[Float, Float]:
 
 
 class Pixels(NamedTuple):
-    """Values of a band on a grid.
+    """Values of a band on a grid."""
 
-    Attributes
-    ----------
-    values
-        (row, column).
-    valid
-        (row, column) False where masked. The service's masks are numbers from 0 to 1: if any is neither 0 nor 1, this
-        is an array of such numbers; otherwise it is boolean, which is faster.
-    """
-
-    values: Float
+    values: Float  # (row, column)
+    # (row, column) False where masked. The service's masks are numbers from 0 to 1: if any is neither 0 nor 1, this is
+    # an array of such numbers; otherwise it is boolean, which is faster.
     valid: Mask
 
 
@@ -263,7 +263,7 @@ def least(*masks: Mask) -> Mask:
 
 
 def mask_of(values: Float) -> Mask:
-    """Mask from numbers, clipped to 0-1; boolean if none lies in between."""
+    """Mask from numbers, clipped to 0-1; boolean if none is in between."""
     between = (values > 0) & (values < 1)
     return np.clip(values, 0.0, 1.0) if between.any() else values > 0
 
@@ -277,8 +277,8 @@ PYRAMID_TOP_PX = 256
 def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None = None) -> int:
     """Level of an image's pyramid that a request on a grid reads.
 
-    Each level has pixels twice as wide as the one below. The level read is the coarsest one that is not coarser than
-    the request (Earth Engine guides, "scale"). Scales are nominal, as returned by the service's functions.
+    Pixels of a level are twice as wide as those below. The level read is the coarsest one that is not coarser than the
+    request (Earth Engine guides, "scale"). Scales are nominal, as returned by the service's functions.
     """
     if DEFAULT_PROJECTION in {asked, home}:
         return 0
@@ -290,28 +290,20 @@ def level_for(asked: Projection, home: Projection, size: tuple[int, int] | None 
 @lru_cache(maxsize=4096)
 def coarsened(projection: Projection, level: int) -> Projection:
     """Pixel grid of a pyramid level."""
-    a, b, c, d, e, f = projection.transform
-    wide = 2.0**level
-    return Projection(projection.crs, (a * wide, b * wide, c, d * wide, e * wide, f))
+    return projection.scaled(2.0**level, 2.0**level)
 
 
 def cut(column: NDArray[np.int64], row: NDArray[np.int64], projection: Projection, margin: int = 0) -> Grid:
-    """Smallest window that holds some pixels, and a margin to the right and below.
-
-    Raises
-    ------
-    EmulatorError
-        When it is larger than one answer may need.
-    """
+    """Smallest window that contains some pixels, and a margin to the right and below; refused above the limit."""
     left, top = int(column.min()), int(row.min())
     width, height = int(column.max()) - left + 1 + margin, int(row.max()) - top + 1 + margin
     if width * height > MOST_NATIVE_PIXELS:
-        raise EmulatorError("User memory limit exceeded.")
+        raise memory_exceeded()
     return Grid(projection, left, top, width, height)
 
 
 def nearest(grid: Grid, projection: Projection, native: Callable[[Grid], Pixels]) -> Pixels:
-    """Pixels on a grid from those of a lattice: for each the one that holds its centre."""
+    """Pixels on a grid from those of another one: for each, the one that contains its centre."""
     if grid.projection == projection or CHEAP.get():
         return native(grid)
     window, at = _nearest_at(grid, projection)
@@ -321,7 +313,7 @@ def nearest(grid: Grid, projection: Projection, native: Callable[[Grid], Pixels]
 
 @lru_cache(maxsize=64)
 def _nearest_at(grid: Grid, projection: Projection) -> tuple[Grid, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Window of a lattice that a grid needs, and where in it each of its pixels lies: bands share it."""
+    """Window of a pixel grid that another grid needs, and the position of each of its pixels there; bands share it."""
     column, row = (np.floor(axis).astype(np.int64) for axis in grid.positions(projection))
     window = cut(column, row, projection)
     return window, (row - window.row, column - window.column)
@@ -329,32 +321,15 @@ def _nearest_at(grid: Grid, projection: Projection) -> tuple[Grid, tuple[NDArray
 
 @dataclass(frozen=True)
 class Band:
-    """One band of an image.
-
-    Attributes
-    ----------
-    name
-        Name of the band.
-    type
-        Type of its numbers.
-    projection
-        Its native projection.
-    evaluate
-        Computes its pixels on a grid.
-    size
-        (columns, rows) of its pixel grid that it covers; None if it is unbounded.
-    origin
-        (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset.
-    frame
-        Window that a download covers, if one was chosen.
-    """
+    """One band of an image."""
 
     name: str
     type: PixelType
     projection: Projection
-    evaluate: Callable[[Grid], Pixels]
-    size: tuple[int, int] | None = None
-    frame: Grid | None = None
+    evaluate: Callable[[Grid], Pixels]  # Pixels on a grid
+    size: tuple[int, int] | None = None  # (columns, rows) of its pixel grid that it covers; None if it is unbounded
+    frame: Grid | None = None  # Window that a download covers, if one was chosen
+    # (column, row) of the first pixel, if it was cut out of a larger band; None is pixel 0 of an asset
     origin: tuple[int, int] | None = None
 
     @property
@@ -389,29 +364,49 @@ class Band:
         return self if name == self.name else replace(self, name=name)
 
 
+Makers: TypeAlias = Mapping[str, Callable[[], Band]]
+"""Band name -> function that makes the band, in the order of the bands."""
+
+
+class LazyBands(Sequence[Band]):
+    """Bands that are made when they are first accessed: most images of a search never are."""
+
+    __slots__ = ("_bands", "_find", "_makers")
+
+    def __init__(self, makers: Callable[[], Makers]) -> None:
+        self._find = makers
+        self._makers: Makers | None = None
+        self._bands: dict[str, Band] = {}
+
+    def makers(self) -> Makers:
+        """Functions that make the bands; the keys are their names, in order."""
+        if self._makers is None:
+            self._makers = self._find()
+        return self._makers
+
+    def named(self, name: str) -> Band | None:
+        """Band of a name, if there is one."""
+        if name not in self._bands and name in self.makers():
+            self._bands[name] = self.makers()[name]()
+        return self._bands.get(name)
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an index or a slice
+        names = list(self.makers())[index]
+        return tuple(map(self.named, names)) if isinstance(index, slice) else self.named(names)
+
+    def __len__(self) -> int:
+        return len(self.makers())
+
+
 @named("Image")
 @dataclass(frozen=True)
 class Image:
-    """Bands and properties.
-
-    Attributes
-    ----------
-    bands
-        In order.
-    properties
-        Name -> value.
-    footprint
-        Where it may have pixels, EPSG:4326; None is everywhere.
-    id
-        Asset id, if it is one.
-    version
-        Of the asset, if it is one.
-    """
+    """Bands and properties."""
 
     bands: Sequence[Band] = ()
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    footprint: BaseGeometry | None = None
-    id: str | None = None
+    properties: Mapping[str, Value] = field(default_factory=dict)  # Name -> value
+    footprint: BaseGeometry | None = None  # Where it may have pixels, EPSG:4326; None is everywhere
+    id: str | None = None  # Asset id, if it is one
     version: int | None = None
 
     @property
@@ -428,7 +423,7 @@ class Image:
         return Image(_unique(bands), self.properties, self.footprint)
 
     def replaced(self, bands: Sequence[Band]) -> Image:
-        """Image whose bands of the same names are replaced; the others are added."""
+        """Replace bands of the same names, and add the others."""
         new = {band.name: band for band in bands}
         return self.with_bands((*(new.pop(band.name, band) for band in self.bands), *new.values()))
 
@@ -437,19 +432,13 @@ class Image:
         return self.with_bands(tuple(change(band) for band in self.bands))
 
     def named(self, name: str) -> Band | None:
-        """Band of a name, if there is one; others of an asset need not be made for it."""
+        """Band of a name, if there is one; the other bands of an asset are not made."""
         if isinstance(self.bands, LazyBands):
             return self.bands.named(name)
         return next((band for band in self.bands if band.name == name), None)
 
     def find(self, name: str, function: str) -> Band:
-        """Band of a name.
-
-        Raises
-        ------
-        EmulatorError
-            In the words of the service, when there is none.
-        """
+        """Band of a name; `EmulatorError` if there is none."""
         found = self.named(name)
         if found is None:
             raise band_not_found(function, name, self.names)
@@ -494,7 +483,7 @@ def wholly_masked(band: Band) -> Band:
 
 
 def _edges(grid: Grid, points: int) -> tuple[Float, Float]:
-    """Degrees of positions spread over a grid and its edges, (points, points) each; not finite beyond its projection."""
+    """(lon, lat) of positions spread over a grid and its edges, (points, points) each; not finite off its projection."""
     columns, rows = np.meshgrid(*(np.linspace(0, n, points) for n in (grid.width, grid.height)))
     x, y = grid.projection.to_crs(grid.column + columns, grid.row + rows)
     if grid.projection.crs != WGS84:
@@ -503,7 +492,7 @@ def _edges(grid: Grid, points: int) -> tuple[Float, Float]:
 
 
 def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
-    """Whether a geometry holds all of a grid (True) or nothing of it (False), as far as its outline tells."""
+    """Whether a geometry contains all of a grid (True) or none of it (False); None if its outline does not decide."""
     if geometry is None:
         return True
     if geometry.is_empty:
@@ -511,7 +500,7 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
     x, y = _edges(grid, 5)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
-    x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
+    x = beside(x, x.flat[0])
     middle = (geometry.bounds[0] + geometry.bounds[2]) / 2
     x = x + 360 * np.round((middle - x.mean()) / 360)
     margin = 0.01 * max(np.ptp(x), np.ptp(y))
@@ -523,49 +512,36 @@ def _wholly_inside(geometry: BaseGeometry | None, grid: Grid) -> bool | None:
 
 
 def lonlat_outline(grid: Grid) -> BaseGeometry:
-    """Shape that contains a grid with a margin, EPSG:4326; longitude continues beyond 180 degrees.
-
-    Raises
-    ------
-    EmulatorError
-        If the grid extends beyond its projection.
-    """
+    """Shape that contains a grid with a margin, EPSG:4326; longitude continues beyond 180 degrees."""
     x, y = _edges(grid, OUTLINE_POINTS)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise EmulatorError(f"Unable to transform the pixel grid from {grid.projection.crs} to {WGS84}.")
     middle = x[OUTLINE_POINTS // 2, OUTLINE_POINTS // 2]
-    x = middle + (x - middle + 180) % 360 - 180 if np.ptp(x) < 360 else x
+    x = beside(x, middle) if np.ptp(x) < 360 else x
     hull = shapely.MultiPoint(np.stack([x.ravel(), y.ravel()], axis=1)).convex_hull
     margin = OUTLINE_MARGIN_DEG + 0.02 * max(np.ptp(x), np.ptp(y))
     return hull.buffer(margin, join_style="mitre")
 
 
 def covered(geometry: BaseGeometry, crs: str, grid: Grid) -> Bool:
-    """Pixels whose centres lie in a geometry of a CRS: tested there, where its edges are what was drawn."""
+    """Pixels whose centres are in a geometry of a CRS: tested there, because its edges are straight there."""
     if crs == WGS84 or crs != grid.projection.crs:
         return inside(in_crs(geometry, crs, WGS84), grid)
     return np.asarray(shapely.contains_xy(geometry, *grid.centres()), dtype=bool)
 
 
 def inside(geometry: BaseGeometry | None, grid: Grid) -> Bool:
-    """Pixels whose centres lie in a geometry (EPSG:4326)."""
+    """Pixels whose centres are in a geometry (EPSG:4326)."""
     whole = _wholly_inside(geometry, grid)
     if geometry is None or whole is not None:
         return np.full(grid.shape, True if whole is None else whole)
     lon, lat = grid.centres(WGS84)
-    middle = (geometry.bounds[0] + geometry.bounds[2]) / 2
-    lon = middle + (lon - middle + 180) % 360 - 180
+    lon = beside(lon, (geometry.bounds[0] + geometry.bounds[2]) / 2)
     return np.asarray(shapely.contains_xy(geometry, lon, lat), dtype=bool)
 
 
 def chosen_bands(image: Image, selectors: Sequence[Value] | None, function: str) -> list[Band]:
-    """Bands that selectors mean, each a number, a name or a pattern; None means all.
-
-    Raises
-    ------
-    EmulatorError
-        For a selector that means none.
-    """
+    """Bands that selectors name, each a number, a name or a pattern; None is all. A selector of none is refused."""
     if selectors is None:
         return list(image.bands)
     return [band for selector in selectors for band in _chosen(image, selector, function)]
@@ -585,7 +561,7 @@ def _chosen(image: Image, selector: Value, function: str) -> list[Band]:
     return [band for band in image.bands if band.name in names]
 
 
-# ---------------------------------------------------------------- shapes on lattices
+# ---------------------------------------------------------------- shapes on pixel grids
 
 DENSIFY_DEG = 0.05
 
@@ -596,15 +572,15 @@ def in_crs(shape: BaseGeometry, own: str, crs: str) -> BaseGeometry:
         return shape
     if own == WGS84:
         shape = shapely.segmentize(shape, DENSIFY_DEG)
-    change = transformer(own, crs)
-
-    def move(points: Float) -> Float:
-        return np.stack(change.transform(points[:, 0], points[:, 1]), axis=1)
-
-    moved = shapely.transform(shape, move)
+    moved = transformed(shape, transformer(own, crs).transform)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise EmulatorError(f"Unable to transform the geometry into {crs}.")
     return moved
+
+
+def transformed(shape: BaseGeometry, positions: Callable[[Float, Float], tuple[Float, Float]]) -> BaseGeometry:
+    """Shape whose vertices (x, y) are moved by a function."""
+    return shapely.transform(shape, lambda points: np.stack(positions(points[:, 0], points[:, 1]), axis=1))
 
 
 def window_of(shape: BaseGeometry, projection: Projection, margin: float = 0.0) -> Grid:
@@ -656,12 +632,11 @@ def bounded(image: Image, footprint: BaseGeometry) -> Image:
     return replace(image, footprint=footprint, properties={**image.properties, "system:footprint": shown})
 
 
-# ---------------------------------------------------------------- what becomes an image, what is sent
+# ---------------------------------------------------------------- promotions and answers
 
 
 @promotion("Image")
-def to_image(value: Value) -> Value:
-    """Images, numbers, and lists of numbers, one band each."""
+def _to_image(value: Value) -> Value:
     if isinstance(value, Image):
         return value
     if isinstance(value, (bool, int, float)):
@@ -672,12 +647,11 @@ def to_image(value: Value) -> Value:
 
 
 @promotion("Projection")
-def to_projection(value: Value) -> Value:
-    """Projections, what describes them, and codes of a CRS."""
+def _to_projection(value: Value) -> Value:
     if isinstance(value, Projection):
         return value
     if isinstance(value, dict) and value.get("type") == "Projection" and "crs" in value:
-        a, b, c, d, e, f = (float(number) for number in value.get("transform") or (1, 0, 0, 0, 1, 0))
+        a, b, c, d, e, f = (float(number) for number in value.get("transform") or IDENTITY)
         return Projection(str(value["crs"]), (a, b, c, d, e, f))
     if isinstance(value, str):
         parsed_crs(value)
@@ -686,8 +660,7 @@ def to_projection(value: Value) -> Value:
 
 
 @promotion("PixelType")
-def to_pixel_type(value: Value) -> Value:
-    """Types, and names of types: ``uint8``, ``int``, ``float``."""
+def _to_pixel_type(value: Value) -> Value:
     if isinstance(value, PixelType):
         return value
     if isinstance(value, dict) and "precision" in value:
@@ -705,9 +678,7 @@ def _(value: PixelType) -> Value:
     return {"type": "PixelType", "precision": value.precision, **found}
 
 
-@encode.register(Projection)
-def _(value: Projection) -> Value:
-    return {"type": "Projection", "crs": value.crs, "transform": list(value.transform)}
+encode.register(Projection)(lambda value: {"type": "Projection", "crs": value.crs, "transform": list(value.transform)})
 
 
 @encode.register(Image)

@@ -1,4 +1,4 @@
-"""Kernels, and what is computed from the neighbours of a pixel."""
+"""Kernels, and what is computed from the neighbours of a pixel: reductions, convolutions, slopes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmearth_data.emulator.algorithms.image import FLOAT, Band, Grid, Image, Pixels, PixelType, least, shown
+from mmearth_data.emulator.algorithms.image import FLOAT, Band, Grid, Image, Pixels, PixelType, least, nearest, shown
 from mmearth_data.emulator.algorithms.reducers import Output, Reducer, simple
-from mmearth_data.emulator.algorithms.resampling import aspect, pixel_metres, slope
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
-from mmearth_data.emulator.graph.registry import encode, function, named
+from mmearth_data.emulator.graph.registry import encode, function, functions, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.emulator.algorithms.image import Mask
-    from mmearth_data.emulator.graph.registry import Value
+    from mmearth_data.emulator.graph.registry import Context
 
     Float = NDArray[np.float64]
 
@@ -31,25 +30,13 @@ TINY = 1e-9
 @named("Kernel")
 @dataclass(frozen=True)
 class Kernel:
-    """Weights around a pixel.
+    """Weights around a pixel."""
 
-    Attributes
-    ----------
-    shape
-        Gives (rows, columns) of weights for a radius in pixels; 0 where nothing counts.
-    radius
-        In units.
-    units
-        ``pixels`` or ``meters``.
-    normalize, magnitude
-        Whether the weights sum to one, and a factor on them.
-    """
-
-    shape: Callable[[float], Float]
+    shape: Callable[[float], Float]  # (rows, columns) of weights for a radius in pixels; 0 where nothing counts
     radius: float = 1.0
-    units: str = "pixels"
-    normalize: bool = False
-    magnitude: float = 1.0
+    units: str = "pixels"  # ``pixels`` or ``meters``
+    normalize: bool = False  # Whether the weights sum to one
+    magnitude: float = 1.0  # Factor on the weights
 
     def weights(self, grid: Grid) -> Float:
         """Weights on a grid, odd in both directions."""
@@ -58,26 +45,20 @@ class Kernel:
             raise EmulatorError("The kernel is too large: at most 512 pixels across are allowed.")
         weights = self.shape(radius)
         total = weights.sum()
-        if self.normalize and total != 0:
-            weights = weights / total
-        return weights * self.magnitude
+        return (weights / total if self.normalize and total != 0 else weights) * self.magnitude
 
 
-@encode.register(Kernel)
-def _(value: Kernel) -> Value:
-    return {"type": "Kernel", "radius": value.radius, "units": value.units}
+encode.register(Kernel)(lambda value: {"type": "Kernel", "radius": value.radius, "units": value.units})
 
 
 def _offsets(radius: float) -> tuple[Float, Float]:
     """(dy, dx) of the pixels within a radius, each (rows, columns)."""
-    reach = math.floor(radius + 1e-9)
-    steps = np.arange(-reach, reach + 1, dtype=np.float64)
-    dx, dy = np.meshgrid(steps, steps)
+    reach = math.floor(radius + TINY)
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float64)
     return dy, dx
 
 
 def _flat(inside: Callable[[Float, Float, float], NDArray[np.bool_]]) -> Callable[[float], Float]:
-    """Ones where a pixel, (dy, dx) away, is inside a shape of a radius."""
     return lambda radius: np.asarray(inside(*_offsets(radius), radius), np.float64)
 
 
@@ -114,16 +95,12 @@ TABLES: dict[str, list[list[float]]] = {
 """Earth Engine's reference."""
 
 
-def _enter_shape(name: str, shape: Callable[[float], Float], *, normalized: bool) -> None:
-    @function(f"Kernel.{name}")
-    def make(radius: float, units: str = "pixels", normalize: bool = normalized, magnitude: float = 1.0) -> Kernel:
-        return Kernel(shape, radius, _units(units), normalize, magnitude)
+def _of_shape(shape: Callable[[float], Float]) -> Callable[..., Kernel]:
+    return lambda radius, units, normalize, magnitude: Kernel(shape, radius, _units(units), normalize, magnitude)
 
 
-def _enter_table(name: str, table: list[list[float]]) -> None:
-    @function(f"Kernel.{name}")
-    def make(magnitude: float = 1.0, normalize: bool = False) -> Kernel:
-        return _fixed(np.array(table, np.float64), normalize, magnitude)
+def _of_table(table: list[list[float]]) -> Callable[..., Kernel]:
+    return lambda magnitude, normalize: _fixed(np.array(table, np.float64), normalize, magnitude)
 
 
 def _units(units: str) -> str:
@@ -133,37 +110,28 @@ def _units(units: str) -> str:
 
 
 def _fixed(weights: Float, normalize: bool, magnitude: float = 1.0) -> Kernel:
-    height, width = (n + 1 - n % 2 for n in weights.shape)
-    padded = np.zeros((height, width))
-    padded[: weights.shape[0], : weights.shape[1]] = weights
+    """Kernel of a table, padded to an odd number of rows and columns."""
+    padded = np.pad(weights, [(0, 1 - n % 2) for n in weights.shape])
     return Kernel(lambda _: padded, 1.0, "pixels", normalize, magnitude)
 
 
-for _name, _shape in {**FLAT, **DISTANCES}.items():
-    _enter_shape(_name, _shape, normalized=_name in FLAT)
-for _name, _table in TABLES.items():
-    _enter_table(_name, _table)
+functions("Kernel", {name: _of_shape(shape) for name, shape in {**FLAT, **DISTANCES}.items()})
+functions("Kernel", {name: _of_table(table) for name, table in TABLES.items()})
 
 
 @function("Kernel.rectangle")
-def rectangle(
-    xRadius: float, yRadius: float, units: str = "pixels", normalize: bool = True, magnitude: float = 1.0
-) -> Kernel:
-    """Kernel of ones in a rectangle."""
+def _rectangle(xRadius: float, yRadius: float, units: str, normalize: bool, magnitude: float) -> Kernel:
     ratio = yRadius / xRadius
 
     def shape(radius: float) -> Float:
-        across, down = math.floor(radius + 1e-9), math.floor(radius * ratio + 1e-9)
+        across, down = math.floor(radius + TINY), math.floor(radius * ratio + TINY)
         return np.ones((2 * down + 1, 2 * across + 1))
 
     return Kernel(shape, xRadius, _units(units), normalize, magnitude)
 
 
 @function("Kernel.gaussian")
-def gaussian(
-    radius: float, sigma: float = 1.0, units: str = "pixels", normalize: bool = True, magnitude: float = 1.0
-) -> Kernel:
-    """Kernel of a bell curve."""
+def _gaussian(radius: float, sigma: float, units: str, normalize: bool, magnitude: float) -> Kernel:
     share = sigma / radius
 
     def shape(pixels: float) -> Float:
@@ -175,10 +143,7 @@ def gaussian(
 
 
 @function("Kernel.fixed")
-def fixed(
-    weights: list[list[float]], width: int = -1, height: int = -1, x: int = -1, y: int = -1, normalize: bool = False
-) -> Kernel:
-    """Kernel of given weights around its centre."""
+def _fixed_kernel(weights: list[list[float]], width: int, height: int, x: int, y: int, normalize: bool) -> Kernel:
     table = np.array(weights, np.float64)
     for name, size, focus, actual in (("width", width, x, table.shape[1]), ("height", height, y, table.shape[0])):
         if size not in {-1, actual}:
@@ -194,19 +159,11 @@ def fixed(
 def neighbours(band: Band, grid: Grid, weights: Float) -> tuple[Float, NDArray[np.bool_], Float]:
     """(values, valid, weights) of the pixels around each, (neighbour, row, column); those of weight 0 are left out."""
     down, across = weights.shape[0] // 2, weights.shape[1] // 2
-    wide = Grid(grid.projection, grid.column - across, grid.row - down, grid.width + 2 * across, grid.height + 2 * down)
-    values, valid = band.evaluate(wide)
-    rows, columns = np.nonzero(weights)
-    at = [
-        (slice(r, r + grid.height), slice(c, c + grid.width))
-        for r, c in zip(rows.tolist(), columns.tolist(), strict=True)
-    ]
-    each = weights[rows, columns]
-    return (
-        np.stack([values[part] for part in at]),
-        np.stack([valid[part] for part in at]),
-        np.broadcast_to(each[:, None, None], (len(at), *grid.shape)),
-    )
+    layers = band.evaluate(grid.padded(across, down))
+    around = (np.lib.stride_tricks.sliding_window_view(layer, grid.shape) for layer in layers)
+    counted = weights != 0
+    values, valid = (windows[counted] for windows in around)
+    return values, valid, np.broadcast_to(weights[counted][:, None, None], values.shape)
 
 
 WEIGHTS: dict[str, Callable[[Float, Mask], Float]] = {
@@ -229,10 +186,7 @@ def _reduced(band: Band, reducer: Reducer, kernel: Kernel, *, weight: str = "mas
 
 
 @function("Image.reduceNeighborhood")
-def reduce_neighborhood(
-    image: Image, reducer: Reducer, kernel: Kernel, inputWeight: str = "kernel", skipMasked: bool = True
-) -> Image:
-    """Reduce the neighbours of each pixel, weighted by a kernel, by their masks, or by the smaller of the two."""
+def _reduce_neighborhood(image: Image, reducer: Reducer, kernel: Kernel, inputWeight: str, skipMasked: bool) -> Image:
     if inputWeight not in WEIGHTS:
         raise EmulatorError(f"Image.reduceNeighborhood: Invalid inputWeight '{inputWeight}'. Expected {list(WEIGHTS)}.")
 
@@ -245,7 +199,7 @@ def reduce_neighborhood(
 
 
 @function("Image.convolve")
-def convolve(image: Image, kernel: Kernel) -> Image:
+def _convolve(image: Image, kernel: Kernel) -> Image:
     """Weighted sum of the neighbours; masked where the pixel itself is."""
 
     def change(band: Band) -> Band:
@@ -258,59 +212,86 @@ def convolve(image: Image, kernel: Kernel) -> Image:
     return image.mapped(change)
 
 
-def _enter_focal(method: str, *names: str) -> None:
+def _enter_focal(name: str) -> None:
+    @function(f"Image.focal{name}", f"Image.focal_{name.lower()}")
     def focal(
-        image: Image,
-        radius: float = 1.5,
-        kernelType: str = "circle",
-        units: str = "pixels",
-        iterations: int = 1,
-        kernel: Kernel | None = None,
+        image: Image, radius: float, kernelType: str, units: str, iterations: int, kernel: Kernel | None
     ) -> Image:
         if kernel is None and kernelType not in FLAT:
-            raise EmulatorError(f"Image.{names[0]}: Unknown kernel type '{kernelType}'.")
+            raise EmulatorError(f"Image.focal{name}: Unknown kernel type '{kernelType}'.")
         shape = kernel or Kernel(FLAT[kernelType], radius, _units(units))
         for _ in range(iterations):
-            image = image.mapped(lambda band: _reduced(band, simple(method), shape))
+            image = image.mapped(lambda band: _reduced(band, simple(name.lower()), shape))
         return image
 
-    focal.__doc__ = f"`{method}` of the neighbours."
-    function(*(f"Image.{name}" for name in names))(focal)
+
+for _name in ("Min", "Max", "Mean", "Median", "Mode"):
+    _enter_focal(_name)
 
 
-for _method in ("Min", "Max", "Mean", "Median", "Mode"):
-    _enter_focal(_method.lower(), f"focal{_method}", f"focal_{_method.lower()}")
+# ---------------------------------------------------------------- terrain
 
 
-# ---------------------------------------------------------------- slopes
+def _elevation(image: Image, name: str) -> Band:
+    if not image.bands:
+        raise EmulatorError(f"{name}: the input has no bands.")
+    return image.bands[0]
+
+
+def _slopes(values: Float, grid: Grid) -> tuple[Float, Float]:
+    """Change per metre along the columns and along the rows, of values with a margin of one pixel."""
+    step_x, step_y = grid.pixel_metres()
+    return (values[1:-1, 2:] - values[1:-1, :-2]) / (2 * step_x), (values[:-2, 1:-1] - values[2:, 1:-1]) / (2 * step_y)
 
 
 @function("Image.gradient")
-def gradient(input: Image) -> Image:
+def _gradient(input: Image) -> Image:
     """Change per metre to the east and to the north."""
-    if not input.bands:
-        raise EmulatorError("Image.gradient: the input has no bands.")
-    band = input.bands[0]
+    band = _elevation(input, "Image.gradient")
 
     def axis(k: int) -> Callable[[Grid], Pixels]:
         def evaluate(grid: Grid) -> Pixels:
-            values, valid = band.evaluate(grid.padded(1))
-            step_x, step_y = pixel_metres(grid)
-            middle, first, last = slice(1, -1), slice(None, -2), slice(2, None)
-            after, before = ((middle, last), (middle, first)) if k == 0 else ((first, middle), (last, middle))
-            change = (values[after] - values[before]) / (2 * (step_x, step_y)[k])
-            fine = least(valid[after], valid[before])
-            return Pixels(np.where(fine, change, 0.0), fine)
+            values, valid = band.evaluate(grid.padded(1, 1))
+            pair = (valid[1:-1, 2:], valid[1:-1, :-2]) if k == 0 else (valid[:-2, 1:-1], valid[2:, 1:-1])
+            fine = least(*pair)
+            return Pixels(np.where(fine, _slopes(values, grid)[k], 0.0), fine)
 
         return evaluate
 
     return input.with_bands(tuple(replace(band.derived(axis(k), FLOAT), name=name) for k, name in enumerate("xy")))
 
 
+def _terrain(image: Image, name: str, of_gradient: Callable[[Float, Float], Float]) -> Image:
+    """Image computed from the four neighbours on the elevation's own pixel grid."""
+    band = _elevation(image, f"Terrain.{name}")
+
+    def native(grid: Grid) -> Pixels:
+        heights, valid = band.evaluate(grid.padded(1, 1))
+        with np.errstate(invalid="ignore"):
+            east, north = _slopes(np.where(valid, heights, np.nan), grid)
+            values = of_gradient(east, north * -np.sign(grid.projection.transform[4]))
+        whole = least(np.isfinite(values), valid[1:-1, 1:-1])
+        return Pixels(np.where(whole, values, 0.0), whole)
+
+    made = band.derived(lambda grid: nearest(grid, band.projection, native), FLOAT)
+    return image.with_bands((replace(made, name=name),))
+
+
+@function("Terrain.slope")
+def _slope(input: Image) -> Image:
+    """Slope in degrees."""
+    return _terrain(input, "slope", lambda east, north: np.degrees(np.arctan(np.hypot(east, north))))
+
+
+@function("Terrain.aspect")
+def _aspect(input: Image) -> Image:
+    """Direction that a slope faces, degrees clockwise from north."""
+    return _terrain(input, "aspect", lambda east, north: np.degrees(np.arctan2(-east, -north)) % 360)
+
+
 @function("Terrain.hillshade")
-def hillshade(input: Image, azimuth: float = 270.0, elevation: float = 45.0) -> Image:
-    """Light on slopes under a sun, 0-255."""
-    steep, facing = slope(input).bands[0], aspect(input).bands[0]
+def _hillshade(input: Image, azimuth: float, elevation: float) -> Image:
+    steep, facing = _slope(input).bands[0], _aspect(input).bands[0]
     high, turn = math.radians(elevation), math.radians(azimuth)
 
     def lit(slopes: Pixels, aspects: Pixels) -> Pixels:
@@ -323,7 +304,6 @@ def hillshade(input: Image, azimuth: float = 270.0, elevation: float = 45.0) -> 
 
 
 @function("Terrain.products", "Terrain")
-def products(input: Image) -> Image:
-    """Elevation with its slope, aspect and hillshade."""
-    made = (slope(input), aspect(input), hillshade(input))
+def _products(input: Image, context: Context) -> Image:
+    made = (context.call(f"Terrain.{name}", input=input) for name in ("slope", "aspect", "hillshade"))
     return input.with_bands((*input.bands, *(image.bands[0] for image in made)))

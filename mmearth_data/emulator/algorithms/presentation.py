@@ -1,4 +1,4 @@
-"""Algorithms that prepare images to be looked at and downloaded."""
+"""Algorithms that prepare images for display and download."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import (
     WGS84,
     Band,
@@ -25,10 +24,9 @@ from mmearth_data.emulator.algorithms.image import (
     mask_of,
     window_of,
 )
-from mmearth_data.emulator.algorithms.image_functions import clipped
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import function
-from mmearth_data.emulator.server.output import hex_colour
+from mmearth_data.emulator.server.output import palette_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.graph.registry import Context, Value
+    from mmearth_data.emulator.algorithms.geometry import Geometry
+    from mmearth_data.emulator.graph.registry import Value
 
     Array = NDArray[Any]
 
@@ -48,27 +47,26 @@ RGB = ("vis-red", "vis-green", "vis-blue")
 
 
 @function("Image.clipToBoundsAndScale")
-def clip_to_bounds_and_scale(
+def _clip_to_bounds_and_scale(
     input: Image,
-    geometry: Geometry | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    maxDimension: int | None = None,
-    scale: float | None = None,
+    geometry: Geometry | None,
+    width: int | None,
+    height: int | None,
+    maxDimension: int | None,
+    scale: float | None,
 ) -> Image:
-    """Cut an image to the bounds of a geometry, in pixels of a size or in a number of them."""
     shape, own = _outline(input, geometry)
 
     def change(band: Band) -> Band:
         home = band.projection if scale is None else band.projection.at_scale(scale)
-        frame = framed(in_crs(shape, own, home.crs), home, (width, height), maxDimension)
-        edge = shapely.box(*in_crs(shape, own, home.crs).bounds)
+        moved = in_crs(shape, own, home.crs)
+        frame = _framed(moved.bounds, home, (width, height), maxDimension)
 
         def evaluate(grid: Grid) -> Pixels:
             values, valid = band.evaluate(grid)
-            return Pixels(values, least(valid, within(edge, home.crs, grid)))
+            return Pixels(values, least(valid, _within(moved.bounds, home.crs, grid)))
 
-        forced = scale is not None or width is not None or height is not None or maxDimension is not None
+        forced = {scale, width, height, maxDimension} != {None}
         return replace(band.derived(evaluate), frame=frame, projection=frame.projection if forced else band.projection)
 
     return bounded(input.mapped(change), in_crs(shapely.box(*shape.bounds), own, WGS84))
@@ -84,9 +82,9 @@ def _outline(image: Image, geometry: Geometry | None) -> tuple[BaseGeometry, str
     return image.footprint, WGS84
 
 
-def within(edge: BaseGeometry, crs: str, grid: Grid) -> NDArray[np.bool_]:
-    """Pixels of a grid that touch a rectangle in a CRS: those on its rim are kept whole."""
-    west, south, east, north = edge.bounds
+def _within(bounds: tuple[float, float, float, float], crs: str, grid: Grid) -> NDArray[np.bool_]:
+    """Pixels of a grid that touch a rectangle in a CRS: those on its edge are kept whole."""
+    west, south, east, north = bounds
     x, y = grid.centres(crs)
     a, b, _, d, e, _ = grid.projection.transform
     margin_x, margin_y = ((abs(p) + abs(q)) / 2 if crs == grid.projection.crs else 0.0 for p, q in ((a, b), (d, e)))
@@ -95,11 +93,15 @@ def within(edge: BaseGeometry, crs: str, grid: Grid) -> NDArray[np.bool_]:
     )
 
 
-def framed(shape: BaseGeometry, home: Projection, size: tuple[int | None, int | None], longest: int | None) -> Grid:
-    """Window of a download: pixels of the lattice, or the bounds cut into a number of pixels."""
+def _framed(
+    bounds: tuple[float, float, float, float],
+    home: Projection,
+    size: tuple[int | None, int | None],
+    longest: int | None,
+) -> Grid:
+    west, south, east, north = bounds
     if size == (None, None) and longest is None:
-        return window_of(shape, home)
-    west, south, east, north = shape.bounds
+        return window_of(shapely.box(*bounds), home)
     across, up = east - west, north - south
     width, height = size
     if longest is not None:
@@ -126,19 +128,19 @@ def _numbers(value: Value, default: float) -> list[float]:
 
 
 @function("Image.visualize")
-def visualize(
+def _visualize(
     image: Image,
-    bands: Value = None,
-    gain: Value = None,
-    bias: Value = None,
-    min: Value = None,
-    max: Value = None,
-    gamma: Value = None,
-    opacity: float | None = None,
-    palette: Value = None,
-    forceRgbOutput: bool = False,
+    bands: Value,
+    gain: Value,
+    bias: Value,
+    min: Value,
+    max: Value,
+    gamma: Value,
+    opacity: float | None,
+    palette: Value,
+    forceRgbOutput: bool,
 ) -> Image:
-    """Stretch one or three bands to bytes, or paint one with a palette; lists may be texts with commas."""
+    """Stretch one or three bands to bytes, or colour one with a palette; lists may be strings with commas."""
     if opacity not in {None, 1}:
         raise not_emulated("Image.visualize with an opacity")
     chosen = chosen_bands(image, _listed(bands), "Image.visualize")
@@ -150,7 +152,7 @@ def visualize(
     if palette is not None:
         if len(chosen) != 1:
             raise EmulatorError("Image.visualize: A palette needs exactly one band.")
-        return image.with_bands(_painted(chosen[0], stretch[0], palette))
+        return image.with_bands(_coloured(chosen[0], stretch[0], palette))
     if len(chosen) == 1 and not forceRgbOutput:
         return image.with_bands((_byte("vis-gray", chosen[0], stretch[0]),))
     pairs = list(zip(chosen, stretch, strict=True)) * (3 if len(chosen) == 1 else 1)
@@ -158,51 +160,41 @@ def visualize(
 
 
 def _listed(given: Value) -> Value:
-    """List of what may be given as a text with commas."""
     return [text.strip() for text in given.split(",")] if isinstance(given, str) else given
 
 
 def _stretch(k: int, band: Band, given: tuple[Value, ...]) -> Callable[[Array], Array]:
-    """Values of a band to 0-1."""
-    low, high, gain, bias, gamma = given
-    usual = 255.0 if band.type.precision == "int" else 1.0
-    lows, highs = _numbers(low, 0.0), _numbers(high, usual)
-    gains, biases, gammas = _numbers(gain, 1.0), _numbers(bias, 0.0), _numbers(gamma, 1.0)
-    start, end = lows[k % len(lows)], highs[k % len(highs)]
-    factor, shift, power = gains[k % len(gains)], biases[k % len(biases)], 1 / gammas[k % len(gammas)]
+    linear = given[2] is not None or given[3] is not None
+    usual = (0.0, 255.0 if band.type.precision == "int" else 1.0, 1.0, 0.0, 1.0)
+    numbers = (_numbers(value, default) for value, default in zip(given, usual, strict=True))
+    low, high, gain, bias, gamma = (several[k % len(several)] for several in numbers)
 
     def share(values: Array) -> Array:
-        scaled = (
-            (values * factor + shift) / 255
-            if gain is not None or bias is not None
-            else (values - start) / (end - start if end != start else 1.0)
-        )
-        return np.asarray(np.clip(scaled, 0, 1) ** power)
+        width = high - low if high != low else 1.0
+        scaled = (values * gain + bias) / 255 if linear else (values - low) / width
+        return np.asarray(np.clip(scaled, 0, 1) ** (1 / gamma))
 
     return share
 
 
 def _byte(name: str, band: Band, share: Callable[[Array], Array]) -> Band:
-    made = band.computed(lambda own: Pixels(np.round(share(own.values) * 255), own.valid), type=BYTE)
-    return replace(made, name=name)
+    return band.computed(lambda own: Pixels(np.round(share(own.values) * 255), own.valid), type=BYTE).called(name)
 
 
-def _painted(band: Band, share: Callable[[Array], Array], palette: Value) -> tuple[Band, ...]:
-    colours = np.array([hex_colour(str(text)) for text in _listed(palette)], np.float64)
-    steps = np.linspace(0, 1, len(colours))
+def _coloured(band: Band, share: Callable[[Array], Array], palette: Value) -> tuple[Band, ...]:
+    colours = palette_colours(_listed(palette))
 
     def channel(k: int) -> Band:
         def painted(own: Pixels) -> Pixels:
-            return Pixels(np.round(np.interp(share(own.values), steps, colours[:, k])), own.valid)
+            return Pixels(np.asarray(np.round(colours(share(own.values))[..., k]), np.float64), own.valid)
 
-        return replace(band.computed(painted, type=BYTE), name=RGB[k])
+        return band.computed(painted, type=BYTE).called(RGB[k])
 
     return tuple(map(channel, range(3)))
 
 
 @function("Image.blend")
-def blend(bottom: Image, top: Image) -> Image:
-    """Blend one image over another, using its mask as opacity."""
+def _blend(bottom: Image, top: Image) -> Image:
     if len(bottom.bands) != len(top.bands):
         raise EmulatorError("Image.blend: Both images must have the same number of bands.")
 
@@ -219,8 +211,8 @@ def blend(bottom: Image, top: Image) -> Image:
 
 
 @function("Image.paint")
-def paint(image: Image, featureCollection: Value, color: Value = 0, width: Value = None) -> Image:
-    """Give the inside of features a value, by number or by a property of theirs."""
+def _paint(image: Image, featureCollection: Value, color: Value, width: Value) -> Image:
+    """Set the pixels inside features to a value, or to a property of each feature."""
     if width is not None:
         raise EmulatorError("Image.paint: Earth Engine paints outlines; the emulator only fills.", 501)
     features = [(f.geometry, f.properties) for f in featureCollection.elements() if f.geometry is not None]
@@ -238,11 +230,3 @@ def paint(image: Image, featureCollection: Value, color: Value = 0, width: Value
         return band.derived(evaluate)
 
     return image.mapped(change)
-
-
-@function("Image.clipToCollection")
-def clip_to_collection(input: Image, collection: Value, context: Context) -> Image:
-    """Mask what lies outside all features."""
-    features = context.promote(collection, "FeatureCollection")
-    shapes = [f.geometry.lonlat for f in features.elements() if f.geometry is not None]
-    return clipped(input, Geometry(shapely.union_all(shapes)))

@@ -6,13 +6,16 @@ Each level has pixels twice as wide as the one below; each is computed from 2 x 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from mmearth_data.emulator.algorithms.arithmetic import half_up
 from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     MOST_NATIVE_PIXELS,
+    Band,
     Grid,
     Pixels,
     coarsened,
@@ -20,69 +23,61 @@ from mmearth_data.emulator.algorithms.image import (
     mask_of,
     nearest,
 )
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import memory_exceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from mmearth_data.emulator.algorithms.image import Projection
+    from mmearth_data.emulator.algorithms.image import PixelType, Projection
 
     Float = NDArray[np.float64]
 
 Policy = Literal["mean", "mode", "sample"]
-MEAN: Policy = "mean"
 MODE: Policy = "mode"
 SAMPLE: Policy = "sample"
+POLICIES: dict[str, Policy] = {
+    **dict.fromkeys(("SCL", "label", "Map"), MODE),
+    **dict.fromkeys(("MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE", "transition"), MODE),
+    **dict.fromkeys(("QA10", "QA20", "QA60", "QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL"), SAMPLE),
+}
+"""Policies of bands of classes and bit masks (Earth Engine's reference, PyramidingPolicy); the others are means."""
 STRIP_PIXELS = 2**21
 """Maximum number of native pixels in memory at a time."""
 
 
-def from_pyramid(
-    grid: Grid,
+def pyramid_band(
+    name: str,
+    kind: PixelType,
     home: Projection,
     size: tuple[int, int] | None,
     native: Callable[[Grid], Pixels],
-    *,
-    policy: Policy,
-    whole: bool,
-) -> Pixels:
-    """Pixels on a grid: the nearest ones in the level that matches the grid's scale.
+    policy: Policy | None = None,
+) -> Band:
+    """Band of an asset from its native pixels; coarser requests read the level that matches their scale.
 
-    Parameters
-    ----------
-    grid
-        Requested grid.
-    home, size
-        Pixel grid and (columns, rows) of the asset.
-    native
-        Returns its pixels on windows of that grid.
-    policy
-        How a pixel is computed from 2 x 2 pixels.
-    whole
-        Whether the band holds integers, at every level.
-
-    Raises
-    ------
-    EmulatorError
-        If more native pixels are needed than one answer may read.
+    ``home`` and ``size`` are pixel grid and (columns, rows) of the asset, ``native`` returns its pixels on windows of
+    that grid.
     """
-    level = level_for(grid.projection, home, size)
-    if level == 0 or CHEAP.get():
-        return nearest(grid, home, native)
-    return nearest(
-        grid, coarsened(home, level), lambda window: _level(window, home, level, native, policy, whole=whole)
-    )
+
+    def evaluate(grid: Grid) -> Pixels:
+        level = level_for(grid.projection, home, size)
+        if level == 0 or CHEAP.get():
+            return nearest(grid, home, native)
+        chosen, whole = policy or POLICIES.get(name, "mean"), kind.precision == "int"
+        reduced = partial(_level, home=home, level=level, native=native, policy=chosen, whole=whole)
+        return nearest(grid, coarsened(home, level), reduced)
+
+    return Band(name, kind, home, evaluate, size)
 
 
 def _level(
     window: Grid, home: Projection, level: int, native: Callable[[Grid], Pixels], policy: Policy, *, whole: bool
 ) -> Pixels:
-    """Pixels of a window of a level."""
     wide = 2**level
     if window.width * window.height * wide * wide > MOST_NATIVE_PIXELS:
-        raise EmulatorError("User memory limit exceeded.")
+        raise memory_exceeded()
     rows = max(STRIP_PIXELS // (window.width * wide * wide), 1)
     strips = []
     for top in range(0, window.height, rows):
@@ -97,15 +92,10 @@ def _reduced(pixels: Pixels, level: int, policy: Policy, *, whole: bool) -> Pixe
         step = 2**level
         return Pixels(pixels.values[::step, ::step], pixels.valid[::step, ::step])
     values, mask = np.asarray(pixels.values, np.float64), np.asarray(pixels.valid, np.float64)
-    halved = _means if policy == MEAN else _modes
+    halved = _means if policy == "mean" else _modes
     for _ in range(level):
         values, mask = halved(values, mask)
-    return Pixels(whole_numbers(values) if whole and policy == MEAN else values, mask_of(mask))
-
-
-def whole_numbers(means: Float) -> Float:
-    """Round means to the nearest integer, for integer bands; Earth Engine does not document how it rounds them."""
-    return np.asarray(np.floor(means + 0.5))
+    return Pixels(half_up(values) if whole and policy == "mean" else values, mask_of(mask))
 
 
 def _quarters(values: Float) -> Float:

@@ -1,65 +1,85 @@
-"""Pixels of a region: which count, and how much; and what becomes of them."""
+"""Pixels of a region: which count, with which weights; reduced, as features, or as coarser pixels."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
+from mmearth_data.emulator.algorithms.collections import Collection, listed, of_elements
+from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
+from mmearth_data.emulator.algorithms.filters import ANYTHING
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.grids import lattice
 from mmearth_data.emulator.algorithms.image import (
     CHEAP,
     DEFAULT_PROJECTION,
     WGS84,
+    Band,
     Grid,
     Image,
+    Pixels,
     Projection,
     in_crs,
     least,
+    shown,
     window_of,
 )
-from mmearth_data.emulator.algorithms.reducers import Reducer, by_output
-from mmearth_data.emulator.algorithms.resampling import lattice
+from mmearth_data.emulator.algorithms.reducers import plain
+from mmearth_data.emulator.algorithms.stacks import images_near, images_of
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import function
 from mmearth_data.emulator.server.cheap import Remembered
 from mmearth_data.emulator.server.work import room_for_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.algorithms.geometry import Geometry
+    from mmearth_data.emulator.algorithms.reducers import Reducer
     from mmearth_data.emulator.graph.registry import Context, Value
 
+    Float = NDArray[np.float64]
+
 CHEAP_REGIONS: Remembered[Hashable, dict[str, Value]] = Remembered()
-"""While pixels are cheap, what comes out depends on which bands go in, not on where or when."""
+"""While pixels are cheap, a result depends on the bands alone, not on location or time."""
+MOST_RECTANGLE_PIXELS = 262_144
+"""`sampleRectangle` refuses more; Earth Engine's reference."""
 STEPS = 256
 """The share of a pixel inside a region is known in 8 bits; one that is below the first step does not count."""
+POINTS = ("Point", "MultiPoint")
 
 
-def weights_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
-    """Share of each pixel that lies inside a shape in the grid's CRS, in steps of 1/256."""
+def _stepped(share: Float) -> Float:
+    """Share in steps; a square that is cut exactly along its pixels must not lose one to the last bit."""
+    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+
+
+def weights_in(shape: BaseGeometry, grid: Grid) -> Float:
+    """Share of each pixel that is inside a shape in the grid's CRS, in steps of 1/256."""
     room_for_pixels(grid.width * grid.height)
-    columns = grid.column + np.arange(grid.width + 1)
-    rows = grid.row + np.arange(grid.height + 1)
+    columns = grid.column + np.arange(grid.width + 1, dtype=float)
+    rows = grid.row + np.arange(grid.height + 1, dtype=float)
     if _upright(shape, grid.projection):
-        return _in_rectangle(shape.bounds, grid.projection, columns.astype(float), rows.astype(float))
-    if shape.geom_type in {"Point", "MultiPoint"}:
-        return _points_in(shape, grid)
-    x, y = grid.projection.to_crs(*np.meshgrid(columns.astype(float), rows.astype(float)))
-    west, east = np.minimum(x[:-1, :-1], x[1:, 1:]), np.maximum(x[:-1, :-1], x[1:, 1:])
-    south, north = np.minimum(y[:-1, :-1], y[1:, 1:]), np.maximum(y[:-1, :-1], y[1:, 1:])
+        return _in_rectangle(shape.bounds, grid.projection, columns, rows)
+    if shape.geom_type in POINTS:
+        column, row = _pixels_at(shape, grid.projection)
+        weights = np.zeros(grid.shape)
+        weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
+        return weights
+    x, y = grid.projection.to_crs(*np.meshgrid(columns, rows))
+    (west, east), (south, north) = (np.sort([axis[:-1, :-1], axis[1:, 1:]], axis=0) for axis in (x, y))
     boxes = shapely.box(west, south, east, north)
     shapely.prepare(shape)
     whole = shapely.contains(shape, boxes)
     part = shapely.intersects(shape, boxes) & ~whole
     share = whole.astype(np.float64)
     share[part] = shapely.area(shapely.intersection(shape, boxes[part])) / shapely.area(boxes[part])
-    # A square that is cut exactly along its pixels must not lose one to the last bit.
-    return np.asarray(np.floor(share * STEPS + 1e-6) / STEPS)
+    return _stepped(share)
 
 
 def _upright(shape: BaseGeometry, projection: Projection) -> bool:
@@ -70,63 +90,53 @@ def _upright(shape: BaseGeometry, projection: Projection) -> bool:
 
 
 def _in_rectangle(
-    bounds: tuple[float, float, float, float],
-    projection: Projection,
-    columns: NDArray[np.float64],
-    rows: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    bounds: tuple[float, float, float, float], projection: Projection, columns: Float, rows: Float
+) -> Float:
     west, south, east, north = bounds
     x, y = projection.to_crs(columns, np.zeros(1))[0], projection.to_crs(np.zeros(1), rows)[1]
 
-    def inside(edge: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    def inside(edge: Float, low: float, high: float) -> Float:
         first, last = np.minimum(edge[:-1], edge[1:]), np.maximum(edge[:-1], edge[1:])
         return np.asarray(np.clip(np.minimum(last, high) - np.maximum(first, low), 0, None) / (last - first))
 
-    across, down = inside(x, west, east), inside(y, south, north)
-    return np.asarray(np.floor(np.outer(down, across) * STEPS + 1e-6) / STEPS)
+    return _stepped(np.outer(inside(y, south, north), inside(x, west, east)))
 
 
-def _points_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
-    """One for each pixel that holds a point."""
-    x, y = shapely.get_coordinates(shape).T
-    column, row = (np.floor(axis).astype(np.int64) for axis in grid.projection.to_pixels(x, y))
-    weights = np.zeros(grid.shape)
-    weights[np.clip(row - grid.row, 0, grid.height - 1), np.clip(column - grid.column, 0, grid.width - 1)] = 1
-    return weights
+def _pixels_at(points: BaseGeometry, projection: Projection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(column, row) of the pixels that contain points."""
+    column, row = projection.to_pixels(*shapely.get_coordinates(points).T)
+    return np.floor(column).astype(np.int64), np.floor(row).astype(np.int64)
 
 
-def cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
-    """Pixels that a shape touches; those that hold its points, where it has no extent."""
-    if shape.geom_type not in {"Point", "MultiPoint"}:
+def _cells_of(shape: BaseGeometry, projection: Projection) -> Grid:
+    """Pixels that a shape touches, or that contain its points if it has no extent."""
+    if shape.geom_type not in POINTS:
         return window_of(shape, projection)
-    x, y = shapely.get_coordinates(shape).T
-    column, row = (np.floor(axis).astype(np.int64) for axis in projection.to_pixels(x, y))
+    column, row = _pixels_at(shape, projection)
     size = int(np.ptp(column)) + 1, int(np.ptp(row)) + 1
     return Grid(projection, int(column.min()), int(row.min()), *size)
 
 
 @function("Image.reduceRegion")
-def reduce_region(
+def _reduce_region(
     image: Image,
     reducer: Reducer,
-    geometry: Geometry | None = None,
-    scale: float | None = None,
-    crs: Projection | None = None,
-    crsTransform: list[float] | None = None,
-    bestEffort: bool = False,
-    maxPixels: int = 10_000_000,
-    *,
+    geometry: Geometry | None,
+    scale: float | None,
+    crs: Projection | None,
+    crsTransform: list[float] | None,
+    bestEffort: bool,
+    maxPixels: int,
     context: Context,
 ) -> dict[str, Value]:
-    """Reduce the pixels of a region: each counts with the share of it that lies inside."""
     if not image.bands:
         return {}
-    home = aggregated_on(image, crs, crsTransform, scale)
-    shape = region_of(image, geometry, home.crs, "Image.reduceRegion")
-    grid = cells_of(shape, home)
+    home = _aggregated_on(image, crs, crsTransform, scale)
+    shape = _region_of(image, geometry, home.crs, "Image.reduceRegion")
+    grid = _cells_of(shape, home)
     while bestEffort and grid.width * grid.height > maxPixels:
         home = home.at_scale(2 * home.nominal_scale)
-        grid = cells_of(shape, home)
+        grid = _cells_of(shape, home)
     if grid.width * grid.height > maxPixels:
         raise EmulatorError(
             f"Image.reduceRegion: Too many pixels in the region. Found {grid.width * grid.height}, "
@@ -138,42 +148,35 @@ def reduce_region(
     if context.cheap_pixels:
         form = tuple((band.name, band.type) for band in image.bands), reducer.name
         return CHEAP_REGIONS.answer(form, lambda: _cheaply_gathered(image, reducer, grid))
-    return gathered_in(image, reducer, shape, grid, "Image.reduceRegion")
+    return _gathered_in(image, reducer, shape, grid, "Image.reduceRegion")
 
 
-def gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
-    """Reduce the pixels inside a shape in the grid's CRS."""
-    centred = None if reducer.weighted else centres_in(shape, grid)
-    return gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
+def _gathered_in(image: Image, reducer: Reducer, shape: BaseGeometry, grid: Grid, name: str) -> dict[str, Value]:
+    centred = None if reducer.weighted else _centres_in(shape, grid)
+    return _gathered(image, reducer, grid, weights_in(shape, grid), name, centred)
 
 
-def centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
+def _centres_in(shape: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     """Pixels whose centres are inside a shape in the grid's CRS; without an area, those that contain its points."""
-    if shape.geom_type in {"Point", "MultiPoint"}:
+    if shape.geom_type in POINTS:
         return weights_in(shape, grid) > 0
     return np.asarray(shapely.contains_xy(shape, *grid.centres()), dtype=bool)
 
 
 def _cheaply_gathered(image: Image, reducer: Reducer, grid: Grid) -> dict[str, Value]:
-    """Reduce one pixel for all: assets hold one number each."""
+    """Reduce one pixel instead of all: assets have one number each."""
     first = Grid(grid.projection, grid.column, grid.row, 1, 1)
     token = CHEAP.set(True)
     try:
-        return gathered(image, reducer, first, np.ones((1, 1)), "Image.reduceRegion")
+        return _gathered(image, reducer, first, np.ones((1, 1)), "Image.reduceRegion")
     finally:
         CHEAP.reset(token)
 
 
-def aggregated_on(
+def _aggregated_on(
     image: Image, crs: Projection | None, transform: list[float] | None, scale: float | None
 ) -> Projection:
-    """Lattice on which pixels are gathered.
-
-    Raises
-    ------
-    EmulatorError
-        Of an image that has none, when none is given.
-    """
+    """Pixel grid on which pixels are gathered; an image without one is refused if none is given."""
     home = lattice(crs or image.projection, transform, scale)
     if home == DEFAULT_PROJECTION:
         raise EmulatorError(
@@ -182,8 +185,7 @@ def aggregated_on(
     return home
 
 
-def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
-    """Shape of a region in a CRS: the image's footprint where none is given."""
+def _region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> BaseGeometry:
     if geometry is not None:
         return in_crs(geometry.shape, geometry.crs, crs)
     if image.footprint is None:
@@ -191,13 +193,8 @@ def region_of(image: Image, geometry: Geometry | None, crs: str, name: str) -> B
     return in_crs(image.footprint, WGS84, crs)
 
 
-def gathered(
-    image: Image,
-    reducer: Reducer,
-    grid: Grid,
-    weights: NDArray[np.float64],
-    name: str,
-    centred: NDArray[np.bool_] | None = None,
+def _gathered(
+    image: Image, reducer: Reducer, grid: Grid, weights: Float, name: str, centred: NDArray[np.bool_] | None = None
 ) -> dict[str, Value]:
     """Reduce the weighted pixels of a window; unweighted outputs count pixels whose centres are inside the region."""
     counted = weights.ravel() > 0
@@ -210,15 +207,241 @@ def gathered(
     if reducer.inputs > 1:
         if len(columns) != reducer.inputs:
             raise EmulatorError(f"{name}: Need {reducer.inputs} bands for the reducer, the image has {len(columns)}.")
-        return reducer.flat(columns, weighed(weight, [mask for _, mask in columns]), inside)
-    results = {
-        band.name: reducer.flat([column], weighed(weight, [column[1]]), inside)
-        for band, column in zip(image.bands, columns, strict=True)
+        return reducer.flat(columns, _weighed(weight, [mask for _, mask in columns]), inside)
+    single = len(reducer.outputs) == 1
+    return {
+        band if single else f"{band}_{output}": value
+        for band, column in zip(image.names, columns, strict=True)
+        for output, value in reducer.flat([column], _weighed(weight, [column[1]]), inside).items()
     }
-    return by_output(reducer, image.names, results)
 
 
-def weighed(shares: NDArray[np.float64], masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """Weight of pixels: the minimum of the share inside the region and the mask (Earth Engine guides, as above)."""
+def _weighed(shares: Float, masks: Sequence[NDArray[Any]]) -> Float:
+    """Weight of pixels: the minimum of the share inside the region and the mask (Earth Engine guides, "statistics")."""
     fractional = [mask for mask in masks if mask.dtype != bool]
     return least(shares, *fractional) if fractional else shares
+
+
+# ---------------------------------------------------------------- pixels as features
+
+
+@function("Image.reduceRegions")
+def _reduce_regions(
+    image: Image,
+    collection: Collection,
+    reducer: Reducer,
+    scale: float | None,
+    crs: Projection | None,
+    crsTransform: list[float] | None,
+) -> Collection:
+    """Reduce the pixels of each feature; the results become its properties, named by the output for one band."""
+    home = _aggregated_on(image, crs, crsTransform, scale)
+
+    def reduced(feature: Feature) -> Feature:
+        geometry = geometry_of(feature)
+        shape = in_crs(geometry.shape, geometry.crs, home.crs)
+        results = _gathered_in(image, reducer, shape, _cells_of(shape, home), "Image.reduceRegions")
+        if len(image.bands) == 1 and reducer.inputs == 1:
+            (band,) = image.names
+            first = reducer.outputs[0].name
+            results = {name.removeprefix(f"{band}_") if name != band else first: v for name, v in results.items()}
+        return feature.with_properties({**feature.properties, **results})
+
+    return collection.from_source(of_elements(map(reduced, collection.elements())).source)
+
+
+class _PixelTable:
+    """Pixels of a grid inside a shape in its CRS, as rows of values; those with a masked band may be dropped."""
+
+    def __init__(self, image: Image, shape: BaseGeometry, home: Projection, *, drop_nulls: bool) -> None:
+        self.image = image
+        self.grid = _cells_of(shape, home)
+        room_for_pixels(self.grid.width * self.grid.height * len(image.bands))
+        self.layers = [band.evaluate(self.grid) for band in image.bands]
+        valid = [layer.valid for layer in self.layers]
+        held = _centres_in(shape, self.grid)
+        held &= shown(least(*valid)) if drop_nulls else np.logical_or.reduce(valid)
+        self.rows, self.columns = np.nonzero(held)
+
+    def row(self, k: int) -> dict[str, Value]:
+        """Band -> value of the k-th pixel; None where masked."""
+        at = int(self.rows[k]), int(self.columns[k])
+        return {
+            band.name: plain(float(layer.values[at]), band.type) if layer.valid[at] else None
+            for band, layer in zip(self.image.bands, self.layers, strict=True)
+        }
+
+    def point(self, k: int) -> Geometry:
+        """Centre of the k-th pixel."""
+        column, row = self.grid.column + self.columns[k] + 0.5, self.grid.row + self.rows[k] + 0.5
+        x, y = self.grid.projection.to_crs(float(column), float(row))
+        return Geometry(in_crs(shapely.Point(float(x), float(y)), self.grid.projection.crs, WGS84))
+
+    def features(self, rows: Iterable[int], *, geometries: bool) -> Iterator[Feature]:
+        """Features of some pixels."""
+        return (Feature(self.point(k) if geometries else None, self.row(k)) for k in rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _picked(count: int, wanted: int, seed: int) -> list[int]:
+    if wanted >= count:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist())
+
+
+@function("Image.sample")
+def _sample(
+    image: Image,
+    region: Geometry | None,
+    scale: float | None,
+    projection: Projection | None,
+    factor: float | None,
+    numPixels: int | None,
+    seed: int,
+    dropNulls: bool,
+    geometries: bool,
+) -> Collection:
+    home = _aggregated_on(image, projection, None, scale)
+    table = _PixelTable(image, _region_of(image, region, home.crs, "Image.sample"), home, drop_nulls=dropNulls)
+    wanted = len(table) if numPixels is None else numPixels
+    rows = _picked(len(table), wanted if factor is None else round(len(table) * factor), seed)
+    return of_elements(table.features(rows, geometries=geometries), "Feature")
+
+
+@function("Image.stratifiedSample")
+def _stratified_sample(
+    image: Image,
+    numPoints: int,
+    classBand: str | None,
+    region: Geometry | None,
+    scale: float | None,
+    projection: Projection | None,
+    seed: int,
+    classValues: list[int] | None,
+    classPoints: list[int] | None,
+    dropNulls: bool,
+    geometries: bool,
+) -> Collection:
+    home = _aggregated_on(image, projection, None, scale)
+    table = _PixelTable(
+        image, _region_of(image, region, home.crs, "Image.stratifiedSample"), home, drop_nulls=dropNulls
+    )
+    band = classBand or image.names[0]
+    image.find(band, "Image.stratifiedSample")
+    classes = table.layers[image.names.index(band)].values[table.rows, table.columns]
+    wanted = dict(zip(classValues or (), classPoints or (), strict=True))
+    rows: list[int] = []
+    for value in np.unique(classes).tolist():
+        of_class = np.flatnonzero(classes == value)
+        rows += of_class[_picked(len(of_class), wanted.get(int(value), numPoints), seed)].tolist()
+    return of_elements(table.features(rows, geometries=geometries), "Feature")
+
+
+@function("Image.sampleRegions")
+def _sample_regions(
+    image: Image,
+    collection: Collection,
+    properties: list[str] | None,
+    scale: float | None,
+    projection: Projection | None,
+    geometries: bool,
+) -> Collection:
+    """Features of all pixels of each region, with properties of the region."""
+    home = _aggregated_on(image, projection, None, scale)
+
+    def rows(feature: Feature) -> list[Feature]:
+        geometry = geometry_of(feature)
+        table = _PixelTable(image, in_crs(geometry.shape, geometry.crs, home.crs), home, drop_nulls=True)
+        own = feature.properties
+        kept = {k: v for k, v in own.items() if k != INDEX and (properties is None or k in properties)}
+        found = enumerate(table.features(range(len(table)), geometries=geometries))
+        return [
+            pixel.with_properties({**kept, **pixel.properties, INDEX: f"{own.get(INDEX)}_{k}"}) for k, pixel in found
+        ]
+
+    return Collection(listed([row for feature in collection.elements() for row in rows(feature)]), "Feature")
+
+
+@function("Image.sampleRectangle")
+def _sample_rectangle(
+    image: Image, region: Geometry | None, properties: list[str] | None, defaultValue: float | None
+) -> Feature:
+    home = _aggregated_on(image, None, None, None)
+    grid = _cells_of(_region_of(image, region, home.crs, "Image.sampleRectangle"), home)
+    if grid.width * grid.height > MOST_RECTANGLE_PIXELS:
+        raise EmulatorError(
+            f"Image.sampleRectangle: Too many pixels in sample; must be <= {MOST_RECTANGLE_PIXELS}. "
+            f"Got {grid.width * grid.height}."
+        )
+    out: dict[str, Value] = {name: image.properties.get(name) for name in properties or image.properties}
+    for band in image.bands:
+        values, valid = band.evaluate(grid)
+        if not valid.all() and defaultValue is None:
+            raise EmulatorError(
+                f"Image.sampleRectangle: Fully masked pixels / pixels outside of the image footprint when sampling "
+                f"band '{band.name}' with no default value set. Note that calling sampleRectangle() after ee.Image."
+                "clip() may result in a sampling bounding box outside the geometry passed to clip()."
+            )
+        filled = np.where(valid, values, 0.0 if defaultValue is None else defaultValue)
+        out[band.name] = [[plain(float(v), band.type) for v in line] for line in filled]
+    return Feature(region, out)
+
+
+@function("ImageCollection.getRegion")
+def _get_region(
+    collection: Collection,
+    geometry: Geometry,
+    scale: float | None,
+    crs: Projection | None,
+    crsTransform: list[float] | None,
+) -> list[Value]:
+    if scale is None and crsTransform is None:
+        raise EmulatorError("ImageCollection.getRegion: Specify a scale or a crsTransform.")
+    home = lattice(crs or Projection(WGS84), crsTransform, scale)
+    shape, area = (in_crs(geometry.shape, geometry.crs, code) for code in (home.crs, WGS84))
+    images = images_near(collection, area) if collection.scattered(ANYTHING) else images_of(collection)
+    names = images[0].names if images else []
+    rows: list[Value] = [["id", "longitude", "latitude", "time", *names]]
+    for image in images:
+        table = _PixelTable(image, shape, home, drop_nulls=False)
+        index, start = (image.properties.get(f"system:{name}") for name in ("index", "time_start"))
+        for k in range(len(table)):
+            values = table.row(k)
+            rows.append([index, *table.point(k).shape.coords[0], start, *(values.get(name) for name in names)])
+    return rows
+
+
+# ---------------------------------------------------------------- coarser pixels
+
+
+@function("Image.reduceResolution")
+def _reduce_resolution(image: Image, reducer: Reducer, bestEffort: bool, maxPixels: int) -> Image:
+    def change(band: Band) -> Band:
+        most = None if bestEffort else maxPixels
+        return band.derived(lambda grid: _coarsened(band, reducer, grid, most), reducer.outputs[0].type)
+
+    return image.mapped(change)
+
+
+def _coarsened(band: Band, reducer: Reducer, grid: Grid, most: int | None) -> Pixels:
+    count = max(1, round(grid.projection.nominal_scale / band.projection.nominal_scale))
+    if most is not None and count * count > most:
+        raise EmulatorError(
+            f"Image.reduceResolution: Too many input pixels per output pixel ({count * count} > {most}). "
+            "Set bestEffort or a larger maxPixels."
+        )
+    values, valid = (_blocks(layer, grid, count) for layer in band.evaluate(_subdivided(grid, count)))
+    ((found, fine),) = replace(reducer, outputs=reducer.outputs[:1]).over([(values, valid)])
+    return Pixels(found, fine)
+
+
+def _subdivided(grid: Grid, count: int) -> Grid:
+    finer = grid.projection.scaled(1 / count, 1 / count)
+    return Grid(finer, grid.column * count, grid.row * count, grid.width * count, grid.height * count)
+
+
+def _blocks(array: NDArray[Any], grid: Grid, count: int) -> NDArray[Any]:
+    parts = array.reshape(grid.height, count, grid.width, count).transpose(1, 3, 0, 2)
+    return parts.reshape(count * count, grid.height, grid.width)

@@ -1,18 +1,30 @@
-"""Collections of images to one image: mosaics, and statistics pixel by pixel."""
+"""Collections of images to one image: mosaics, and statistics per pixel.
+
+A reduction requires images with the same bands of the same types, including the ranges of their values, which differ
+for two constants. The service checks this when a pixel is computed, for all bands, whichever are selected from the
+result; requests for band metadata are answered regardless. It is not documented that `mosaic` and `mode` check types
+too; here every reduction does. The messages are the service's (geemap issue 1058, geedim issue 16).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
 from mmearth_data.emulator.algorithms.filters import ANYTHING, Query
-from mmearth_data.emulator.algorithms.homogeneous import Homogeneous
-from mmearth_data.emulator.algorithms.image import DEFAULT_PROJECTION, Band, Grid, Image, Pixels, lonlat_outline
-from mmearth_data.emulator.algorithms.lazy_bands import LazyBands
+from mmearth_data.emulator.algorithms.image import (
+    DEFAULT_PROJECTION,
+    Band,
+    Grid,
+    Image,
+    LazyBands,
+    Pixels,
+    lonlat_outline,
+)
 from mmearth_data.emulator.algorithms.reducers import Output, Reducer, simple
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.registry import function, functions
@@ -32,7 +44,7 @@ PER_PIXEL = ("min", "max", "count", "sum", "product", "mean", "median", "mode", 
 
 
 KEPT_GRIDS = 16
-EXAMPLE_PLACES = [
+EXAMPLE_POINTS = [
     shapely.Point(*lonlat)
     for lonlat in (
         (10.2, 47.3), (-60.5, -10.2), (25.1, 9.7), (105.3, 34.8), (134.6, -24.9), (-100.4, 40.2),
@@ -44,17 +56,11 @@ EXAMPLE_PLACES = [
 
 @dataclass(frozen=True)
 class Stack:
-    """Images of a collection, as far as they are needed for a grid.
+    """Images of a collection, as far as they are needed for a grid."""
 
-    Attributes
-    ----------
-    images
-        Images that define the names and types of bands: all, or one of a collection spread over the globe.
-    on
-        Returns the images that may have pixels on a grid, in order; refuses images with different bands or types.
-    """
-
+    # Images that define the names and types of bands: all, or one of a collection spread over the globe
     images: Sequence[Image]
+    # Returns the images that may have pixels on a grid, in order; refuses images with different bands or types
     on: Callable[[Grid], Sequence[Image]]
 
     @property
@@ -64,7 +70,11 @@ class Stack:
 
     def bands(self, name: str) -> Layers:
         """Bands with a given name."""
-        return Layers(stacked(self.images, name), lambda grid: stacked(self.on(grid), name))
+
+        def having(images: Sequence[Image]) -> list[Band]:
+            return [band for image in images if (band := image.named(name)) is not None]
+
+        return Layers(having(self.images), lambda grid: having(self.on(grid)))
 
 
 @dataclass(frozen=True)
@@ -75,17 +85,37 @@ class Layers:
     on: Callable[[Grid], Sequence[Band]]
 
 
-def layers_of(bands: Sequence[Band]) -> Layers:
-    """Layers of a fixed list of bands, whatever the grid."""
-    return Layers(bands, lambda grid: bands)
-
-
 def stack_of(collection: Collection) -> Stack:
     """Images of a collection: all of them, or those that the requested grid needs."""
     if not collection.scattered(ANYTHING):
-        alike = Homogeneous(images_of(collection))
-        return Stack(alike.images, lambda grid: alike.required())
-    return Stack([example_of(collection)], lru_cache(KEPT_GRIDS)(partial(_near, collection)))
+        images = images_of(collection)
+        alike = cache(partial(_alike, images))  # checked once
+        return Stack(images, lambda grid: alike())
+    return Stack([_example_of(collection)], lru_cache(KEPT_GRIDS)(partial(_near, collection)))
+
+
+MIXED = "Expected a homogeneous image collection, but an image with"
+
+
+def _alike(images: Sequence[Image]) -> Sequence[Image]:
+    """Return the images; refuse them if their bands differ from those of the first one."""
+    for image in images[1:]:
+        first = images[0]
+        if image.names != first.names:
+            kinds = [f"{len(each.names)} bands ([{', '.join(each.names)}])" for each in (first, image)]
+            raise EmulatorError(
+                f"{MIXED} incompatible bands was encountered: First image type: {kinds[0]}. "
+                f"Current image type: {kinds[1]}."
+            )
+        for expected, band in zip(first.bands, image.bands, strict=True):
+            if band is not expected and band.type != expected.type:
+                raise EmulatorError(
+                    f"{MIXED} an incompatible band was encountered. Mismatched type for band '{band.name}':\n"
+                    f"Expected type: {expected.type.shown}.\n  Actual type: {band.type.shown}.\n"
+                    f"     Image ID: {image.properties.get('system:index', '')}\n"
+                    "This band might require an explicit cast."
+                )
+    return images
 
 
 def images_of(collection: Collection) -> list[Image]:
@@ -100,8 +130,7 @@ def _as_image(element: Value) -> Image:
 
 
 def _near(collection: Collection, grid: Grid) -> Sequence[Image]:
-    """Images of a collection that overlap a grid."""
-    return Homogeneous(images_near(collection, lonlat_outline(grid))).required()
+    return _alike(images_near(collection, lonlat_outline(grid)))
 
 
 def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
@@ -109,16 +138,11 @@ def images_near(collection: Collection, region: BaseGeometry) -> list[Image]:
     return [_as_image(element) for element in collection.find(Query(region=region))]
 
 
-def example_of(collection: Collection) -> Image:
+def _example_of(collection: Collection) -> Image:
     """Image that describes the bands of a collection without bounds.
 
     A composite has the bands of the first image of the collection. The emulator does not know which image on Earth is
     the first, so the images at all sample locations must have the same band names.
-
-    Raises
-    ------
-    EmulatorError
-        If there is no image at these locations, or if they differ in their bands.
     """
     examples = examples_of(collection)
     other = next((image for image in examples if image.names != examples[0].names), None)
@@ -132,14 +156,8 @@ def example_of(collection: Collection) -> Image:
 
 
 def examples_of(collection: Collection) -> list[Image]:
-    """First images of a collection without bounds at sample locations on all continents.
-
-    Raises
-    ------
-    EmulatorError
-        If there is none.
-    """
-    found = (next(collection.find(Query(region=place)), None) for place in EXAMPLE_PLACES)
+    """First images of a collection without bounds at sample locations on all continents; refused if there is none."""
+    found = (next(collection.find(Query(region=point)), None) for point in EXAMPLE_POINTS)
     examples = [_as_image(image) for image in found if image is not None]
     if not examples:
         raise EmulatorError(
@@ -149,17 +167,11 @@ def examples_of(collection: Collection) -> list[Image]:
     return examples
 
 
-def stacked(images: Sequence[Image], name: str) -> list[Band]:
-    """Bands of one name, in the order of the images that have it."""
-    return [band for image in images if (band := image.named(name)) is not None]
-
-
-def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, name: str) -> Band:
-    """Output band of a reducer over one stack for each of its inputs."""
+def _reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, name: str) -> Band:
     only = replace(reducer, outputs=(output,))
 
     def evaluate(grid: Grid) -> Pixels:
-        ((found, fine),) = only.over([pixels_of(layers.on(grid), grid) for layers in inputs])
+        ((found, fine),) = only.over([_pixels_of(layers.on(grid), grid) for layers in inputs])
         return Pixels(found, fine)
 
     kind = output.type
@@ -171,14 +183,8 @@ def reduced_band(inputs: Sequence[Layers], reducer: Reducer, output: Output, nam
     return Band(name, kind, DEFAULT_PROJECTION, evaluate)
 
 
-def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer if there is no band.
-
-    Raises
-    ------
-    EmulatorError
-        If there are more bands than one answer may use.
-    """
+def _pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(values, valid) of a stack of bands on a grid, (band, row, column); one masked layer if there is no band."""
     room_for_pixels(len(bands) * grid.width * grid.height)
     if not bands:
         return np.zeros((1, *grid.shape)), np.zeros((1, *grid.shape), bool)
@@ -187,8 +193,7 @@ def pixels_of(bands: Sequence[Band], grid: Grid) -> tuple[NDArray[Any], NDArray[
 
 
 @function("ImageCollection.reduce")
-def reduce(collection: Collection, reducer: Reducer) -> Image:
-    """Reduce each band over the images; the output's name is added to the band's."""
+def _reduce(collection: Collection, reducer: Reducer) -> Image:
     stack = stack_of(collection)
     if reducer.inputs > 1 and len(stack.names) != reducer.inputs:
         raise EmulatorError(
@@ -196,36 +201,32 @@ def reduce(collection: Collection, reducer: Reducer) -> Image:
         )
     if reducer.inputs > 1:
         inputs = [stack.bands(name) for name in stack.names]
-        bands = [reduced_band(inputs, reducer, output, output.name) for output in reducer.outputs]
+        bands = [_reduced_band(inputs, reducer, output, output.name) for output in reducer.outputs]
     else:
         bands = [
-            reduced_band([stack.bands(name)], reducer, output, f"{name}_{output.name}")
+            _reduced_band([stack.bands(name)], reducer, output, f"{name}_{output.name}")
             for name in stack.names
             for output in reducer.outputs
         ]
     return Image(tuple(bands))
 
 
-def _reduced_by(name: str, collection: Collection) -> Image:
-    return _composite(stack_of(collection), simple(name))
-
-
-functions("reduce", {name: partial(_reduced_by, name) for name in PER_PIXEL})
-functions("ImageCollection", {"mosaic": partial(_reduced_by, "last")})
-
-
-def _composite(stack: Stack, reducer: Reducer) -> Image:
+def _composite(name: str, collection: Collection) -> Image:
     """Reduce each band over the images, under its own name."""
+    stack, reducer = stack_of(collection), simple(name)
 
-    def made(name: str) -> Band:
-        return reduced_band([stack.bands(name)], reducer, reducer.outputs[0], name)
+    def made(band: str) -> Band:
+        return _reduced_band([stack.bands(band)], reducer, reducer.outputs[0], band)
 
-    return Image(LazyBands(lambda: {name: partial(made, name) for name in stack.names}))
+    return Image(LazyBands(lambda: {band: partial(made, band) for band in stack.names}))
+
+
+functions("reduce", {name: partial(_composite, name) for name in PER_PIXEL})
+functions("ImageCollection", {"mosaic": partial(_composite, "last")})
 
 
 @function("ImageCollection.qualityMosaic")
-def quality_mosaic(collection: Collection, qualityBand: str) -> Image:
-    """Take the image whose quality band is highest, pixel by pixel."""
+def _quality_mosaic(collection: Collection, qualityBand: str) -> Image:
     stack = stack_of(collection)
     for image in stack.images:
         image.find(qualityBand, "ImageCollection.qualityMosaic")
@@ -235,10 +236,10 @@ def quality_mosaic(collection: Collection, qualityBand: str) -> Image:
         bands = stack.bands(name)
 
         def evaluate(grid: Grid) -> Pixels:
-            ranks, seen = pixels_of(quality.on(grid), grid)
+            ranks, seen = _pixels_of(quality.on(grid), grid)
             ranks = np.where(seen > 0, ranks, -np.inf)
             best = np.argmax(ranks, axis=0)[None]
-            stacks = pixels_of(bands.on(grid), grid)
+            stacks = _pixels_of(bands.on(grid), grid)
             values, valid = (np.take_along_axis(layers, best, axis=0)[0] for layers in stacks)
             return Pixels(values, np.where(np.isfinite(ranks.max(axis=0)), valid, np.zeros((), valid.dtype)))
 
@@ -248,8 +249,7 @@ def quality_mosaic(collection: Collection, qualityBand: str) -> Image:
 
 
 @function("ImageCollection.toBands")
-def to_bands(collection: Collection) -> Image:
-    """All bands of all images; each name begins with its image's ``system:index``."""
+def _to_bands(collection: Collection) -> Image:
     bands: list[Band] = []
     for k, image in enumerate(images_of(collection)):
         prefix: Value = image.properties.get("system:index", k)
@@ -258,13 +258,12 @@ def to_bands(collection: Collection) -> Image:
 
 
 @function("Image.reduce")
-def reduce_image(image: Image, reducer: Reducer) -> Image:
-    """Reduce the bands of each pixel."""
+def _reduce_image(image: Image, reducer: Reducer) -> Image:
     if reducer.inputs != 1:
         raise EmulatorError(f"Image.reduce: Expected a reducer with one input, got one with {reducer.inputs}.")
 
     def made(output: Output) -> Band:
-        band = reduced_band([layers_of(image.bands)], reducer, output, output.name)
+        band = _reduced_band([Layers(image.bands, lambda _: image.bands)], reducer, output, output.name)
         return replace(band, projection=image.projection)
 
     return image.with_bands(tuple(made(output) for output in reducer.outputs))

@@ -1,15 +1,16 @@
-"""Images of the planet as Earth Engine keeps them: bands with types and lattices, properties, footprints."""
+"""Images of the planet as Earth Engine stores them: bands with types and pixel grids, properties, footprints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
 
+from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import WGS84 as WGS84_EPSG
 from mmearth_data.catalog.tile import transformer
 from mmearth_data.emulator.algorithms.image import (
@@ -18,7 +19,6 @@ from mmearth_data.emulator.algorithms.image import (
     FLOAT,
     Band,
     Grid,
-    Image,
     Pixels,
     PixelType,
     Projection,
@@ -26,7 +26,7 @@ from mmearth_data.emulator.algorithms.image import (
     least,
     wholly_masked,
 )
-from mmearth_data.emulator.algorithms.pyramids import MEAN, MODE, SAMPLE, Policy, from_pyramid
+from mmearth_data.emulator.algorithms.pyramids import Policy, pyramid_band
 from mmearth_data.emulator.server.work import check
 from mmearth_data.planet.grids import Window
 from mmearth_data.planet.scenes import GRANULE_M, OpticalScene, RadarScene
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from mmearth_data.emulator.algorithms.lazy_bands import Makers
+    from mmearth_data.emulator.algorithms.image import Makers
     from mmearth_data.emulator.graph.registry import Value
     from mmearth_data.planet import products
     from mmearth_data.planet.grids import Grid as NativeGrid
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 BYTE, SHORT, WORD = PixelType.of(np.uint8), PixelType.of(np.uint16), PixelType.of(np.uint32)
 SIGNED_SHORT = PixelType.of(np.int16)
 GLOBE = shapely.box(-180, -90, 180, 90)
+STATIC_VERSION = 1_600_000_000_000_000
+"""Version of assets that never change, microseconds since 1970."""
 
 
 class LazyProperties(Mapping[str, "Value"]):
@@ -69,31 +71,19 @@ class LazyProperties(Mapping[str, "Value"]):
 
 @dataclass(frozen=True)
 class Raster:
-    """Where an image's pixels lie within the endless grid that the planet counts them on.
+    """Position of an image's pixels on the unbounded pixel grid of the planet."""
 
-    Attributes
-    ----------
-    projection
-        Of the image: its pixel (0, 0) is its own upper-left one.
-    size
-        (columns, rows).
-    offset
-        (column, row) of that pixel on the planet's grid.
-    around
-        True for maps of the whole globe: beyond 180 degrees they go on.
-    """
-
-    projection: Projection
-    size: tuple[int, int]
-    offset: tuple[int, int]
-    around: bool = False
+    projection: Projection  # Of the image: pixel (0, 0) is the upper-left one of the image
+    size: tuple[int, int]  # (columns, rows)
+    offset: tuple[int, int]  # (column, row) of that pixel on the planet's grid
+    around: bool = False  # True for maps of the whole globe, which continue beyond 180 degrees
 
     def native(self, grid: Grid) -> Window:
         """Window of the planet's grid."""
         return Window(grid.column + self.offset[0], grid.row + self.offset[1], grid.width, grid.height)
 
     def edge(self, grid: Grid) -> NDArray[np.bool_] | None:
-        """Pixels within the image; None where all are."""
+        """Pixels within the image; None if all are."""
         width, height = self.size
         within = self.around or (grid.column >= 0 and grid.column + grid.width <= width)
         if within and grid.row >= 0 and grid.row + grid.height <= height:
@@ -105,29 +95,24 @@ class Raster:
 
 
 def raster_of(grid: NativeGrid, west: float, north: float, size: tuple[int, int]) -> Raster:
-    """Raster of some pixels of a native grid, from an upper-left corner that lies between pixels."""
+    """Raster of some pixels of a native grid, from an upper-left corner between pixels."""
     step = grid.step[0] / grid.step[1]
-    offset = (
-        round((west - grid.origin[0]) * grid.step[1] / grid.step[0]),
-        round((grid.origin[1] - north) * grid.step[1] / grid.step[0]),
-    )
+    along = (west - grid.origin[0], grid.origin[1] - north)
+    column, row = (round(distance * grid.step[1] / grid.step[0]) for distance in along)
     projection = Projection(f"EPSG:{grid.epsg}", (step, 0.0, float(west), 0.0, -step, float(north)))
     around = grid.geographic and size[0] * grid.step[0] >= 360 * grid.step[1]
-    return Raster(projection, size, offset, around)
+    return Raster(projection, size, (column, row), around)
 
 
 CHEAP_VALUES = {"label": 0, "Map": 10, "SCL": 4, "QA60": 0, "MSK_CLDPRB": 0, "VV": -10, "VH": -16, "HH": -10, "HV": -16}
-CHEAP_USUAL = {"temperature_2m": 285, "temperature_2m_min": 270, "temperature_2m_max": 300, "DEM": 250}
+CHEAP_VALUES |= {"temperature_2m": 285, "temperature_2m_min": 270, "temperature_2m_max": 300, "DEM": 250}
 
 
 def cheap_value(name: str, kind: PixelType) -> float:
-    """Give the number that a band of an asset has everywhere while pixels are cheap."""
-    known = {**CHEAP_VALUES, **CHEAP_USUAL}
-    if name in known:
-        return known[name]
+    """Return the number that a band of an asset has everywhere while pixels are cheap."""
     if kind.precision != "int":
-        return 0.1
-    return 10 if kind.high is not None and kind.high <= 255 else 1000
+        return CHEAP_VALUES.get(name, 0.1)
+    return CHEAP_VALUES.get(name, 10 if kind.high is not None and kind.high <= 255 else 1000)
 
 
 Read = Callable[[Window], "tuple[NDArray[Any], NDArray[np.bool_] | None]"]
@@ -143,18 +128,9 @@ def native_band(
 ) -> Band:
     """Band of an asset.
 
-    Parameters
-    ----------
-    name, kind
-        Name and type of the band.
-    raster
-        Its pixel grid.
-    read
-        Returns (values, valid) of a window of the planet's grid; valid None masks nothing.
-    footprint
-        Masks everything outside, if the planet itself does not.
-    policy
-        How its pyramid is made; None uses the default for bands of its name.
+    ``read`` returns (values, valid) of a window of the planet's grid; valid None masks nothing. A ``footprint`` masks
+    everything outside, if the planet itself does not. Without a ``policy`` the pyramid is the usual one of bands of that
+    name.
     """
     value = float(cheap_value(name, kind))
 
@@ -176,30 +152,8 @@ def native_band(
     return pyramid_band(name, kind, raster.projection, raster.size, native, policy)
 
 
-def pyramid_band(
-    name: str,
-    kind: PixelType,
-    home: Projection,
-    size: tuple[int, int] | None,
-    native: Callable[[Grid], Pixels],
-    policy: Policy | None = None,
-) -> Band:
-    """Band of an asset from its native pixels; coarser requests read its pyramid."""
-    chosen = policy or POLICIES.get(name, MEAN)
-    whole = kind.precision == "int"
-    return Band(name, kind, home, lambda grid: from_pyramid(grid, home, size, native, policy=chosen, whole=whole), size)
-
-
-POLICIES: dict[str, Policy] = {
-    **dict.fromkeys(("SCL", "label", "Map"), MODE),
-    **dict.fromkeys(("MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS", "MSK_CLASSI_SNOW_ICE", "transition"), MODE),
-    **dict.fromkeys(("QA10", "QA20", "QA60", "QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL"), SAMPLE),
-}
-"""Bands whose pyramids are not means: classes and bit masks (Earth Engine's reference, PyramidingPolicy)."""
-
-
 def computed_band(name: str, kind: PixelType, like: Band, sources: Sequence[Band], compute: Callable[..., Any]) -> Band:
-    """Band of an asset that the planet does not draw itself: computed from others on the lattice of one."""
+    """Band of an asset that the planet does not have: computed from others, on the pixel grid of one of them."""
 
     def native(grid: Grid) -> Pixels:
         layers = [band.evaluate(grid) for band in sources]
@@ -221,50 +175,53 @@ def ring(footprint: BaseGeometry) -> dict[str, Value]:
 
 @lru_cache(maxsize=4096)
 def granule_raster(epsg: int, west: int, north: int, pixels: int) -> Raster:
-    """Lattice of a Sentinel-2 granule, its pixels a number of 10 m wide."""
+    """Pixel grid of a Sentinel-2 granule; the pixels are a multiple of 10 m wide."""
     step, side = 10 * pixels, GRANULE_M // (10 * pixels)
     projection = Projection(f"EPSG:{epsg}", (float(step), 0.0, float(west), 0.0, float(-step), float(north)))
     return Raster(projection, (side, side), (west // step, -north // step))
 
 
-def scene_raster(scene: OpticalScene, pixels: int) -> Raster:
-    """Lattice of a scene."""
-    return granule_raster(scene.epsg, *scene.granule.corner, pixels)
-
-
 S2_TYPES: dict[str, PixelType] = {"MSK_CLDPRB": BYTE, "MSK_SNWPRB": BYTE, "SCL": BYTE, "QA20": WORD}
 """Types of bands that are no 16-bit numbers."""
-S2_ORDER = [
-    "B1",
-    "B2",
-    "B3",
-    "B4",
-    "B5",
-    "B6",
-    "B7",
-    "B8",
-    "B8A",
-    "B9",
-    "B10",
-    "B11",
-    "B12",
-    "AOT",
-    "WVP",
-    "SCL",
-    "TCI_R",
-    "TCI_G",
-    "TCI_B",
-    "MSK_CLDPRB",
-    "MSK_SNWPRB",
-    "QA10",
-    "QA20",
-    "QA60",
-    "MSK_CLASSI_OPAQUE",
-    "MSK_CLASSI_CIRRUS",
+S2_ORDER = (
+    *(f"B{k}" for k in range(1, 9)), "B8A", *(f"B{k}" for k in range(9, 13)), "AOT", "WVP", "SCL", "TCI_R", "TCI_G",
+    "TCI_B", "MSK_CLDPRB", "MSK_SNWPRB", "QA10", "QA20", "QA60", "MSK_CLASSI_OPAQUE", "MSK_CLASSI_CIRRUS",
     "MSK_CLASSI_SNOW_ICE",
-]
+)  # fmt: skip
 TRUE_COLOUR = {"TCI_R": "B4", "TCI_G": "B3", "TCI_B": "B2"}
 SNOW_CLASS = 11
+
+
+class Computed(NamedTuple):
+    """A band that the planet does not have."""
+
+    kind: PixelType
+    like: str  # Band whose pixel grid it has
+    of: tuple[str, ...]  # Bands from which it is computed
+    compute: Callable[..., Any]  # Of the scene and the values of those bands
+
+
+S2_COMPUTED = {
+    "QA10": Computed(SHORT, "B2", ("B2",), lambda scene, dn: 0),
+    "QA20": Computed(WORD, "B5", ("B5",), lambda scene, dn: 0),
+}
+S2_COMPUTED_L2A = {
+    "AOT": Computed(SHORT, "B2", ("B2",), lambda scene, dn: round(100 * scene.light.haze)),
+    "WVP": Computed(SHORT, "B2", ("B2",), lambda scene, dn: round(1500 * scene.light.haze)),
+    **{
+        name: Computed(BYTE, "B2", (of,), lambda scene, dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
+        for name, of in TRUE_COLOUR.items()
+    },
+}
+SNOW = Computed(BYTE, "B5", ("SCL",), lambda scene, scl: np.where(scl == SNOW_CLASS, 95, 0))
+CLOUD_CLASSES = {
+    "MSK_CLASSI_OPAQUE": Computed(BYTE, "QA60", ("QA60",), lambda scene, flags: flags == 1 << 10),
+    "MSK_CLASSI_CIRRUS": Computed(BYTE, "QA60", ("QA60",), lambda scene, flags: flags == 1 << 11),
+    "MSK_CLASSI_SNOW_ICE": Computed(
+        BYTE, "QA60", ("B3", "B11"), lambda scene, green, swir: (green > 2200) & (green - swir > 0.4 * (green + swir))
+    ),
+}
+"""Bands of the cloud classification, 60 m. Before February 2024 they are masked; images without MSK_CLDPRB lack them."""
 
 
 def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Makers:
@@ -273,94 +230,49 @@ def sentinel2_bands(product: products.Sentinel2, image: products.Image) -> Maker
     assert isinstance(scene, OpticalScene)
 
     def own(name: str) -> Band:
-        raster = scene_raster(scene, product.grid(image, name).step[0] // 10)
+        raster = granule_raster(scene.epsg, *scene.granule.corner, product.grid(image, name).step[0] // 10)
         return native_band(name, S2_TYPES.get(name, SHORT), raster, partial(product.read, image, name))
 
-    makers = {name: partial(own, name) for name in image.bands}
-    computed = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in makers else {})}
-    makers |= {name: partial(_computed, own, scene, name, *how) for name, how in computed.items()}
-    if "MSK_CLDPRB" in makers:  # images without it have 21 bands instead of 23: the probability of snow is missing too
-        makers["MSK_SNWPRB"] = partial(_computed, own, scene, "MSK_SNWPRB", BYTE, "B5", "SCL", _snow_percent)
+    def computed(name: str, row: Computed) -> Band:
+        sources = [own(source) for source in row.of]
+        band = computed_band(name, row.kind, own(row.like), sources, partial(row.compute, scene))
+        return wholly_masked(band) if name in CLOUD_CLASSES and not scene.has_cloud_classes else band
+
+    rows = {**S2_COMPUTED, **(S2_COMPUTED_L2A if "SCL" in image.bands else {})}
+    if (
+        "MSK_CLDPRB" in image.bands
+    ):  # images without it have 21 bands instead of 23: the snow probability is missing too
+        rows["MSK_SNWPRB"] = SNOW
     if scene.has_cloud_classes or scene.has_cloud_probability:
-        makers |= {name: partial(_cloud_class, own, scene, name, *how) for name, how in CLOUD_CLASSES.items()}
+        rows |= CLOUD_CLASSES
+    makers = {name: partial(own, name) for name in image.bands}
+    makers |= {name: partial(computed, name, row) for name, row in rows.items()}
     return {name: makers[name] for name in S2_ORDER if name in makers}
 
 
-def _computed(
-    own: Callable[[str], Band],
-    scene: OpticalScene,
-    name: str,
-    kind: PixelType,
-    like: str,
-    of: str,
-    compute: Callable[[OpticalScene, Any], Any],
-) -> Band:
-    return computed_band(name, kind, own(like), [own(of)], partial(compute, scene))
-
-
-S2_COMPUTED: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, Any], Any]]] = {
-    "QA10": (SHORT, "B2", "B2", lambda scene, dn: 0),
-    "QA20": (WORD, "B5", "B5", lambda scene, dn: 0),
-}
-"""Bands that the planet does not draw: type, band whose lattice they have, band of which they are computed, and how."""
-S2_COMPUTED_L2A: dict[str, tuple[PixelType, str, str, Callable[[OpticalScene, Any], Any]]] = {
-    "AOT": (SHORT, "B2", "B2", lambda scene, dn: round(100 * scene.light.haze)),
-    "WVP": (SHORT, "B2", "B2", lambda scene, dn: round(1500 * scene.light.haze)),
-    **{
-        name: (BYTE, "B2", of, lambda scene, dn: np.clip(np.trunc(dn * 255 / 3558), 1, 255))
-        for name, of in TRUE_COLOUR.items()
-    },
-}
-
-
-def _snow_percent(scene: OpticalScene, scl: NDArray[Any]) -> NDArray[Any]:
-    return np.where(scl == SNOW_CLASS, 95, 0)
-
-
-CLOUD_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., NDArray[Any]]]] = {
-    "MSK_CLASSI_OPAQUE": (("QA60",), lambda flags: flags == 1 << 10),
-    "MSK_CLASSI_CIRRUS": (("QA60",), lambda flags: flags == 1 << 11),
-    "MSK_CLASSI_SNOW_ICE": (("B3", "B11"), lambda green, swir: (green > 2200) & (green - swir > 0.4 * (green + swir))),
-}
-"""Bands of the cloud classification, 60 m: the bands from which they are computed, and how.
-
-Before February 2024 they are masked; images without MSK_CLDPRB lack them as well.
-"""
-
-
-def _cloud_class(
-    own: Callable[[str], Band],
-    scene: OpticalScene,
-    name: str,
-    of: tuple[str, ...],
-    compute: Callable[..., NDArray[Any]],
-) -> Band:
-    like = own("QA60")
-    band = computed_band(name, BYTE, like, [own(source) for source in of], compute)
-    return band if scene.has_cloud_classes else wholly_masked(band)
-
-
 def _number(scene: OpticalScene) -> int:
-    """Absolute number of the orbit."""
     return scene.start_ms // 6_042_000 % 100_000
 
 
-def _product_name(level: str, scene: OpticalScene, *, safe: bool = False) -> str:
+def _product_name(level: str, scene: OpticalScene) -> str:
     start, time, tile = scene.index.split("_")
-    name = f"{scene.platform}_MSI{level}_{start}_N0500_R{scene.track + 1:03d}_{tile}_{time}"
-    return f"{name}.SAFE" if safe else name
+    return f"{scene.platform}_MSI{level}_{start}_N0500_R{scene.track + 1:03d}_{tile}_{time}"
 
 
+TIMED: dict[str, Callable[[Any], Value]] = {
+    "system:index": lambda s: s.index,
+    "system:time_start": lambda s: s.time_ms,
+    "system:footprint": lambda s: ring(s.footprint),
+}
+"""Properties that the images of all scenes have."""
 CHECKED = ("FORMAT_CORRECTNESS", "GENERAL_QUALITY", "GEOMETRIC_QUALITY", "RADIOMETRIC_QUALITY", "SENSOR_QUALITY")
 
 
 def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value]]:
     """Name -> value, of the properties of Sentinel-2 images of a level."""
     return {
-        "system:index": lambda s: s.index,
-        "system:time_start": lambda s: s.time_ms,
+        **TIMED,
         "system:time_end": lambda s: s.time_ms,
-        "system:footprint": lambda s: ring(s.footprint),
         "system:asset_size": lambda s: 1_000_000_000 + s.lot % 300_000_000,
         "CLOUDY_PIXEL_PERCENTAGE": lambda s: s.cloud_percent,
         "CLOUD_COVERAGE_ASSESSMENT": lambda s: s.cloud_percent,
@@ -376,7 +288,7 @@ def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value
         "PROCESSING_BASELINE": lambda s: "05.00",
         "PRODUCTION_DEM_TYPE": lambda s: "S2__OPER_DEM_GLOBEF_PDMC_19800101T000000_S19800101T000000",
         "PRODUCT_ID": lambda s: _product_name(level, s),
-        "PRODUCT_URI": lambda s: _product_name(level, s, safe=True),
+        "PRODUCT_URI": lambda s: f"{_product_name(level, s)}.SAFE",
         "REFLECTANCE_CONVERSION_CORRECTION": lambda s: 1.0,
         "SENSING_ORBIT_DIRECTION": lambda s: "DESCENDING",
         "SENSING_ORBIT_NUMBER": lambda s: float(s.track + 1),
@@ -390,11 +302,11 @@ def sentinel2_properties(level: str) -> dict[str, Callable[[OpticalScene], Value
 
 @lru_cache(maxsize=4096)
 def frame_raster(epsg: int, footprint: BaseGeometry) -> Raster:
-    """10 m lattice around a footprint."""
+    """10 m pixel grid around a footprint."""
     lon, lat = shapely.get_coordinates(footprint.segmentize(0.1)).T
     x, y = transformer(WGS84_EPSG, epsg).transform(lon, lat)
-    west, east = int(np.floor(x.min() / 10)), int(np.ceil(x.max() / 10))
-    south, north = int(np.floor(y.min() / 10)), int(np.ceil(y.max() / 10))
+    west, south = (int(np.floor(axis.min() / 10)) for axis in (x, y))
+    east, north = (int(np.ceil(axis.max() / 10)) for axis in (x, y))
     projection = Projection(f"EPSG:{epsg}", (10.0, 0.0, west * 10.0, 0.0, -10.0, north * 10.0))
     return Raster(projection, (east - west, north - south), (west, -north))
 
@@ -412,10 +324,8 @@ def sentinel1_bands(product: products.Sentinel1, image: products.Image) -> Maker
 
 
 SENTINEL1_PROPERTIES: dict[str, Callable[[RadarScene], Value]] = {
-    "system:index": lambda s: s.index,
-    "system:time_start": lambda s: s.time_ms,
+    **TIMED,
     "system:time_end": lambda s: s.time_ms + 25_000,
-    "system:footprint": lambda s: ring(s.footprint),
     "system:asset_size": lambda s: 1_700_000_000,
     "instrumentMode": lambda s: "IW",
     "orbitProperties_pass": lambda s: s.direction,
@@ -434,19 +344,15 @@ SENTINEL1_PROPERTIES: dict[str, Callable[[RadarScene], Value]] = {
 
 # ---------------------------------------------------------------- Dynamic World
 
-LAND_CLASSES = [
-    "water",
-    "trees",
-    "grass",
-    "flooded_vegetation",
-    "crops",
-    "shrub_and_scrub",
-    "built",
-    "bare",
-    "snow_and_ice",
-]
 SURE, REST = 0.7, 0.0375
 PROBABILITY = PixelType("double", 0, 1)
+
+
+@cache
+def _land_classes() -> tuple[str, ...]:
+    """Names of the bands, such as snow_and_ice for the class "Snow and ice"."""
+    classes = load_catalog().modalities["dynamic_world"].classes
+    return tuple(one.name.lower().replace(" ", "_") for one in classes)
 
 
 def dynamic_world_bands(product: products.DynamicWorld, image: products.Image) -> Makers:
@@ -455,25 +361,24 @@ def dynamic_world_bands(product: products.DynamicWorld, image: products.Image) -
     assert isinstance(scene, OpticalScene)
 
     def label() -> Band:
-        return native_band("label", BYTE, scene_raster(scene, 1), partial(product.read, image, "label"))
+        raster = granule_raster(scene.epsg, *scene.granule.corner, 1)
+        return native_band("label", BYTE, raster, partial(product.read, image, "label"))
 
     def probability(name: str, k: int) -> Band:
         of = label()
         return computed_band(name, PROBABILITY, of, [of], lambda labels: np.where(labels == k, SURE, REST))
 
-    return {**{name: partial(probability, name, k) for k, name in enumerate(LAND_CLASSES)}, "label": label}
+    return {**{name: partial(probability, name, k) for k, name in enumerate(_land_classes())}, "label": label}
 
 
 DYNAMIC_WORLD_PROPERTIES: dict[str, Callable[[OpticalScene], Value]] = {
-    "system:index": lambda s: s.index,
-    "system:time_start": lambda s: s.time_ms,
-    "system:footprint": lambda s: ring(s.footprint),
+    **TIMED,
     "dynamicworld_algorithm_version": lambda s: "3.5",
     "qa_algorithm_version": lambda s: "1.5",
 }
 
 
-# ---------------------------------------------------------------- what covers the globe
+# ---------------------------------------------------------------- maps of the globe
 
 
 def global_band(
@@ -484,13 +389,7 @@ def global_band(
     latitudes: tuple[int, int] = (-90, 90),
     policy: Policy | None = None,
 ) -> Band:
-    """Band of a map of the whole globe, or of all that lies between two latitudes."""
+    """Band of a map of the whole globe, or of the part between two latitudes."""
     south, north = latitudes
     width, height = (degrees * grid.step[1] // grid.step[0] for degrees in (360, north - south))
     return native_band(name, kind, raster_of(grid, -180, north, (width, height)), read, policy=policy)
-
-
-def static_image(asset: str, band: Band, properties: Mapping[str, Value] | None = None) -> Image:
-    """Asset that is one image of the whole globe."""
-    index = asset.rpartition("/")[2]
-    return Image((band,), {"system:index": index, **(properties or {})}, GLOBE, asset, 1_600_000_000_000_000)

@@ -1,4 +1,4 @@
-"""Assets that the planet's own archive lacks, drawn from its ground: Copernicus elevation, surface water, Landsat 8."""
+"""Assets computed from the planet that are no products of its own: Copernicus elevation, surface water, Landsat 8."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from mmearth_data.emulator.algorithms.image import (
     Band,
     Grid,
     Image,
+    LazyBands,
+    Makers,
     Pixels,
     PixelType,
     Projection,
     inside,
     nearest,
 )
-from mmearth_data.emulator.algorithms.lazy_bands import LazyBands, Makers
 from mmearth_data.emulator.assets.archive import (
     BYTE,
     SHORT,
+    STATIC_VERSION,
+    TIMED,
     LazyProperties,
     Read,
     global_band,
@@ -72,7 +75,7 @@ def elevation_tile(views: Views, lon: int, lat: int) -> Image:
     side = DEM_GRID.step[1]
     band = native_band("DEM", FLOAT, raster_of(DEM_GRID, lon, lat + 1, (side, side)), read)
     properties = {"system:index": index, "system:footprint": ring(footprint)}
-    return Image((band,), properties, footprint, f"{GLO30}/{index}", 1_600_000_000_000_000)
+    return Image((band,), properties, footprint, f"{GLO30}/{index}", STATIC_VERSION)
 
 
 def _degrees(value: int, letters: str, digits: int) -> str:
@@ -87,7 +90,7 @@ def _has_land(views: Views, lon: int, lat: int) -> bool:
 
 
 def elevation_tiles(views: Views, shape: BaseGeometry | None) -> Iterator[Image]:
-    """Squares that hold land and touch a shape."""
+    """Squares that contain land and touch a shape."""
     west, south, east, north = (-180.0, -85.0, 180.0, 84.0) if shape is None else shape.bounds
     for lat in range(max(math.floor(south), -90), min(math.floor(north), 89) + 1):
         for degree in range(math.floor(west), math.floor(east) + 1):
@@ -116,11 +119,11 @@ SURFACE_WATER = "JRC/GSW1_4/GlobalSurfaceWater"
 WATER_GRID = NativeGrid(WGS84, (1, 4_000), (-180, 90), stride=5, substride=1)
 WATER_LATITUDES = (-60, 80)
 ALWAYS, MOSTLY = 100, 92
-"""Per cent of the time under water: of the sea, and of what is a lake or a river on the planet's one map."""
+"""Percent of the time under water: of the sea, and of lakes and rivers."""
 
 
 def surface_water(views: Views) -> Image:
-    """How often, and when in the year, there is water; masked where there never is."""
+    """Frequency and seasonality of water; masked where there never is any."""
     names = covers().names
     share = np.array([{"sea": ALWAYS, "water": MOSTLY}.get(name, 0) for name in names], np.uint8)
 
@@ -129,7 +132,7 @@ def surface_water(views: Views) -> Image:
         percent = share.take(ground.cover[ground.window.slices_of(window)])
         return percent, percent > 0
 
-    def where_water(compute: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Window], Any]:
+    def where_water(compute: Callable[[NDArray[Any]], NDArray[Any]]) -> Read:
         def read(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
             percent, valid = occurrence(window)
             return compute(percent), valid
@@ -154,7 +157,7 @@ def surface_water(views: Views) -> Image:
         {"system:index": "GlobalSurfaceWater"},
         shapely.box(-180, WATER_LATITUDES[0], 180, WATER_LATITUDES[1]),
         SURFACE_WATER,
-        1_600_000_000_000_000,
+        STATIC_VERSION,
     )
 
 
@@ -174,7 +177,7 @@ LANDSAT_ORBIT = Orbit(
 ROW_DEG, ROW_OVERLAP_DEG, EQUATOR_ROW = 1.44, 0.1, 60
 SCALE, OFFSET = 2.75e-5, -0.2
 LIKE_BANDS = {f"SR_B{k}": band for k, band in enumerate(("B1", "B2", "B3", "B4", "B8A", "B11", "B12"), 1)}
-"""Bands of Landsat 8, and those of Sentinel-2 that see the same colours."""
+"""Bands of Landsat 8, and those of Sentinel-2 at the same wavelengths."""
 CLEAR, CLOUDY = 21_824, 22_280
 """QA_PIXEL of clear land and of clouds."""
 
@@ -212,7 +215,7 @@ class LandsatScene:
 
     @lazy
     def lot(self) -> float:
-        """0-1, drawn for this scene."""
+        """Random number of this scene, 0-1."""
         return salt_of(self.views.world.seed, "landsat", self.index) / 2**32
 
     @property
@@ -248,7 +251,7 @@ def _row_centre(track: int, row: int) -> tuple[float, float]:
 
 @lru_cache(maxsize=4096)
 def landsat_footprint(track: int, row: int) -> BaseGeometry:
-    """Outline of a path and row, degrees; beyond 180 it goes on counting."""
+    """Outline of a path and row, degrees; longitude continues beyond 180."""
     lon, lat = _row_centre(track, row)
     reach = ROW_DEG / 2 + ROW_OVERLAP_DEG
     outline = LANDSAT_ORBIT.outline(track, lat - reach, lat + reach)
@@ -330,23 +333,19 @@ def _landsat_bands(scene: LandsatScene) -> Makers:
 
         return pyramid_band(name, kind, home, size, own)
 
-    drawn = {name: (SHORT, resolution_px(of), partial(_surface, scene, of)) for name, of in LIKE_BANDS.items()}
-    flat = {name: (kind, 6, partial(_constant, value)) for name, (kind, value) in FLAT_BANDS.items()}
-    quality = {"QA_PIXEL": (SHORT, 6, partial(_quality, scene))}
-    return {name: partial(band, name, *how) for name, how in {**drawn, **flat, **quality}.items()}
-
-
-FLAT_BANDS = {"SR_QA_AEROSOL": (BYTE, 96), "QA_RADSAT": (SHORT, 0)}
-
-
-def _constant(value: int, window: Window) -> NDArray[Any]:
-    return np.full(window.shape, value)
+    rows: dict[str, tuple[PixelType, int, Callable[[Window], NDArray[Any]]]] = {
+        **{name: (SHORT, resolution_px(of), partial(_surface, scene, of)) for name, of in LIKE_BANDS.items()},
+        "SR_QA_AEROSOL": (BYTE, 6, lambda window: np.full(window.shape, 96)),
+        "QA_RADSAT": (SHORT, 6, lambda window: np.zeros(window.shape)),
+        "QA_PIXEL": (SHORT, 6, partial(_quality, scene)),
+    }
+    return {name: partial(band, name, *row) for name, row in rows.items()}
 
 
 def _surface(scene: LandsatScene, band: str, window: Window) -> NDArray[Any]:
     """Surface reflectance as Landsat stores it, on the pixels of a band of Sentinel-2."""
     pixels = resolution_px(band)
-    view = scene.views.overpass(scene, window.finer(pixels), toa=False)  # type: ignore[arg-type]  # what it asks of a scene
+    view = scene.views.overpass(scene, window.finer(pixels), toa=False)  # type: ignore[arg-type]  # a scene for its purposes
     reflectance = view.reflectance(band)[view.window.coarser(pixels).slices_of(window)]
     return np.clip(np.round((reflectance.astype(np.float64) - OFFSET) / SCALE), 1, 65_535)
 
@@ -358,10 +357,8 @@ def _quality(scene: LandsatScene, window: Window) -> NDArray[Any]:
 
 
 LANDSAT_PROPERTIES: dict[str, Callable[[LandsatScene], Value]] = {
-    "system:index": lambda s: s.index,
-    "system:time_start": lambda s: s.time_ms,
+    **TIMED,
     "system:time_end": lambda s: s.time_ms,
-    "system:footprint": lambda s: ring(s.footprint),
     "CLOUD_COVER": lambda s: s.cloud_percent,
     "CLOUD_COVER_LAND": lambda s: s.cloud_percent,
     "LANDSAT_PRODUCT_ID": lambda s: s.index.replace("LC08_", "LC08_L2SP_") + "_02_T1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.emulator.algorithms.image import DOUBLE, Band, Image
-from mmearth_data.emulator.algorithms.lazy_bands import LazyBands, Makers
+from mmearth_data.catalog.entries import eco_regions, load_catalog
+from mmearth_data.emulator.algorithms.collections import Collection, listed
+from mmearth_data.emulator.algorithms.features import INDEX, Feature
+from mmearth_data.emulator.algorithms.geometry import Geometry
+from mmearth_data.emulator.algorithms.image import DOUBLE, MATRIX, Band, Image, LazyBands
 from mmearth_data.emulator.algorithms.pyramids import MODE
 from mmearth_data.emulator.assets import archive, derived, scene_search
 from mmearth_data.emulator.assets.archive import BYTE, GLOBE, SIGNED_SHORT, LazyProperties, global_band
@@ -28,60 +30,46 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from mmearth_data.emulator.algorithms.image import Makers
     from mmearth_data.emulator.graph.registry import Context, Value
     from mmearth_data.planet.grids import Window
     from mmearth_data.planet.planet import Planet
 
     Values = Mapping[str, Value]
     Limits = Mapping[str, float]
-    Open = tuple[int | None, int | None]
     Narrowing = Callable[[Values, Limits], Value]
 
 PUBLIC, LEGACY = "projects/earthengine-public/assets/", "projects/earthengine-legacy/assets/"
 """Projects of the data catalog, and of older assets: ``users/...`` and folders such as ``projects/sat-io``."""
 FIRST_MS, LAST_MS = (days_since_1970(day) * DAY_MS for day in ("1950-01-01", "2026-01-01"))
-"""What the archive holds: nothing was taken after its last day."""
-TABLES = ("RESOLVE/ECOREGIONS/2017",)
+"""Period of the archive."""
+IMAGES = frozenset({planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER})
 Period = tuple[int, int]
 PASS = "orbitProperties_pass"
 
 
-class Source(ABC):
-    """A collection of the archive.
-
-    Attributes
-    ----------
-    id
-        Asset id.
-    properties
-        Properties of the collection itself.
-    since_ms
-        Time of the first image, if there are too many to list or if pixels should be computed from the images near a
-        grid; None if there are few images.
-    until_ms
-        End of the period covered.
-    """
+@dataclass(frozen=True)
+class Source:
+    """A collection of the archive."""
 
     id: str
-    properties: Mapping[str, Value]
-    since_ms: int | None
-    until_ms: int
-
-    @abstractmethod
-    def load(self, index: str) -> Image | None:
-        """Image of an index."""
-
-    @abstractmethod
-    def among(self, bounds: BaseGeometry | None, period: Open, equal: Values, below: Limits) -> Iterable[Image]:
-        """Images that `query` finds without an index."""
+    # Images that may touch a shape (EPSG:4326; None is everywhere) and start in a period; required values and upper
+    # limits of properties may narrow the search
+    listed: Callable[[BaseGeometry | None, Period, Values, Limits], Iterable[Image]]
+    load: Callable[[str], Image | None]  # Image of an index
+    # Time of the first image, if there are too many to list or if pixels should be computed from the images near a
+    # grid; None if there are few images
+    since_ms: int | None = None
+    until_ms: int = LAST_MS  # End of the period covered
+    properties: Values = field(default_factory=dict)
 
     def query(
         self,
         bounds: BaseGeometry | None,
         start_ms: int | None,
         end_ms: int | None,
-        equal: Mapping[str, Value] | None = None,
-        below: Mapping[str, float] | None = None,
+        equal: Values | None = None,
+        below: Limits | None = None,
     ) -> Iterator[Image]:
         """Images that may touch a location and start in [start, end), in order.
 
@@ -95,103 +83,103 @@ class Source(ABC):
             Required values of properties; an image with a given ``system:index`` is found directly.
         below
             Upper limits of properties. Images that do not meet these two may be found all the same.
-
-        Raises
-        ------
-        EmulatorError
-            If all scenes on the globe would have to be listed.
         """
         index = (equal or {}).get("system:index")
         if isinstance(index, str):
             image = self.load(index)
             yield from () if image is None else (image,)
         else:
-            yield from self.among(bounds, (start_ms, end_ms), equal or {}, below or {})
+            period = FIRST_MS if start_ms is None else start_ms, LAST_MS if end_ms is None else end_ms
+            yield from self.listed(bounds, period, equal or {}, below or {})
 
 
-@dataclass(frozen=True)
-class Scenes(Source):
-    """A collection of scenes that the planet finds by location and time.
+def _scenes(
+    asset: str,
+    search: Callable[..., Iterable[Any]],
+    image: Callable[[Any], Image],
+    scene_named: Callable[[str], Any],
+    since_ms: int,
+    narrowing: Mapping[str, Narrowing] | None = None,
+) -> Source:
+    """Make a collection of scenes that the planet finds by location and time.
 
-    Attributes
-    ----------
-    search
-        Finds scenes that touch a shape (EPSG:4326) within a period, in order.
-    image
-        Makes the image of a scene.
-    named
-        Returns the scene of an index, or None.
-    narrowing
-        Keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
+    ``narrowing`` is keyword of ``search`` -> its value for properties that must equal, or must not exceed, something.
     """
 
-    id: str
-    search: Callable[..., Iterable[Any]]
-    image: Callable[[Any], Image]
-    named: Callable[[str], Any]
-    since_ms: int
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    narrowing: Mapping[str, Narrowing] = field(default_factory=dict)
-    until_ms: int = LAST_MS
-
-    def load(self, index: str) -> Image | None:
-        """Image of an index."""
-        scene = self.named(index)
-        return None if scene is None else self.image(scene)
-
-    def among(self, bounds: BaseGeometry | None, period: Open, equal: Values, below: Limits) -> Iterable[Image]:
-        """Images of scenes; conditions that ``narrowing`` cannot use are left to the caller."""
-        start, end = period
-        first = self.since_ms if start is None else max(self.since_ms, start)
-        last = LAST_MS if end is None else min(LAST_MS, end)
+    def found(bounds: BaseGeometry | None, period: Period, equal: Values, below: Limits) -> Iterable[Image]:
+        first, last = max(since_ms, period[0]), min(LAST_MS, period[1])
         if first >= last:
             return ()
         if bounds is None:
-            raise _scattered(self.id)
-        found = {word: use(equal, below) for word, use in self.narrowing.items()}
-        narrowed = {word: value for word, value in found.items() if value is not None}
-        return () if bounds.is_empty else map(self.image, self.search(bounds, (first, last), **narrowed))
+            raise EmulatorError(
+                f"{asset}: expected a location, because the emulator computes the scenes of its planet location by "
+                "location and cannot list all of them; add filterBounds(geometry), or name one scene by its "
+                "system:index. Pixels of a composite (median, mosaic, mode, ...) need no filterBounds: they are computed "
+                "for the requested grid."
+            )
+        narrowed = {word: use(equal, below) for word, use in (narrowing or {}).items()}
+        narrowed = {word: value for word, value in narrowed.items() if value is not None}
+        return () if bounds.is_empty else map(image, search(bounds, (first, last), **narrowed))
+
+    def named(index: str) -> Image | None:
+        scene = scene_named(index)
+        return None if scene is None else image(scene)
+
+    return Source(asset, found, named, since_ms)
 
 
-def _scattered(asset: str) -> EmulatorError:
-    """Refuse to list the scenes of the whole globe."""
-    return EmulatorError(
-        f"{asset}: expected a location, because the emulator computes the scenes of its planet location by location "
-        "and cannot list all of them; add filterBounds(geometry), or name one scene by its system:index. Pixels of a "
-        "composite (median, mosaic, mode, ...) need no filterBounds: they are computed for the requested grid."
-    )
+# ---------------------------------------------------------------- ecoregions
+
+ECOREGIONS = "RESOLVE/ECOREGIONS/2017"
+ROCK_AND_ICE = {"ECO_NAME": "Rock and Ice", "BIOME_NAME": "N/A", "BIOME_NUM": 11, "ECO_ID": 0, "REALM": "N/A"}
+"""The one row of the table that is not an ecoregion; here it is the Antarctic interior, which the planet lacks."""
+INTERIOR = shapely.box(-180, -90, 180, -85)
+BIOME_NUMBERS = (
+    "Tropical & Subtropical Moist Broadleaf Forests",
+    "Tropical & Subtropical Dry Broadleaf Forests",
+    "Tropical & Subtropical Coniferous Forests",
+    "Temperate Broadleaf & Mixed Forests",
+    "Temperate Conifer Forests",
+    "Boreal Forests/Taiga",
+    "Tropical & Subtropical Grasslands, Savannas & Shrublands",
+    "Temperate Grasslands, Savannas & Shrublands",
+    "Flooded Grasslands & Savannas",
+    "Montane Grasslands & Shrublands",
+    "Tundra",
+    "Mediterranean Forests, Woodlands & Scrub",
+    "Deserts & Xeric Shrublands",
+    "Mangroves",
+)
+"""RESOLVE's BIOME_NUM counts from 1 in this order; the class ids of the catalog differ."""
 
 
-@dataclass(frozen=True)
-class Few(Source):
-    """A collection short enough to be listed.
-
-    Attributes
-    ----------
-    listed
-        Returns the images that may touch a shape within a period.
-    named
-        Returns the image of an index, or None.
-    """
-
-    id: str
-    listed: Callable[[BaseGeometry | None, Period], Iterable[Image]]
-    named: Callable[[str], Image | None]
-    properties: Mapping[str, Value] = field(default_factory=dict)
-    since_ms: int | None = None
-    until_ms: int = LAST_MS
-
-    def load(self, index: str) -> Image | None:
-        """Image of an index."""
-        return self.named(index)
-
-    def among(self, bounds: BaseGeometry | None, period: Open, *_: Values) -> Iterable[Image]:
-        """Images of the list."""
-        start, end = period
-        return self.listed(bounds, (FIRST_MS if start is None else start, end or LAST_MS))
+@lru_cache(maxsize=2)
+def ecoregions_of(planet: Planet) -> Collection:
+    """Table of the planet's ecoregions, with RESOLVE's columns."""
+    names = {region.id: region.name for region in eco_regions()}
+    biomes = {label.code: label.name for label in load_catalog().modalities["biome"].classes}
+    frame = planet.ecoregions()
+    rows = [Feature(Geometry(INTERIOR, geodesic=False), {**ROCK_AND_ICE, INDEX: "0"})]
+    for row in frame.itertuples():
+        biome = biomes[row.biome]
+        properties = {
+            "ECO_NAME": names[row.eco_region],
+            "ECO_ID": int(row.eco_region) + 1,
+            "BIOME_NAME": biome,
+            "BIOME_NUM": BIOME_NUMBERS.index(biome) + 1,
+            "REALM": row.realm,
+            INDEX: str(len(rows)),
+        }
+        rows.append(Feature(Geometry(row.geometry, geodesic=False), properties))
+    return Collection(listed(rows), "Feature", {}, ECOREGIONS)
 
 
-# ---------------------------------------------------------------- the planet's own
+def load_table(asset: str, planet: Planet) -> Collection | None:
+    """Table of an asset id, or None."""
+    return ecoregions_of(planet) if plain_id(asset) == ECOREGIONS else None
+
+
+# ---------------------------------------------------------------- the planet's products
 
 
 def _scene_image(
@@ -200,15 +188,13 @@ def _scene_image(
     properties: Mapping[str, Callable[[Any], Value]],
     scene: Any,  # noqa: ANN401 - any scene
 ) -> Image:
-    image_of = getattr(product, "image", None)
-
     def makers() -> Makers:
-        image = (
-            image_of(scene)
-            if image_of is not None
-            else products.Image(product.asset, scene.index, scene.time_ms, scene.time_ms + 1, (product.band,), scene)
-        )
-        return bands(product, image)
+        if isinstance(product, products.DynamicWorld):
+            one = (product.band,)
+            return bands(
+                product, products.Image(product.asset, scene.index, scene.time_ms, scene.time_ms + 1, one, scene)
+            )
+        return bands(product, product.image(scene))
 
     return Image(
         LazyBands(makers),
@@ -219,7 +205,7 @@ def _scene_image(
     )
 
 
-def _sentinel2(world_of: Planet, asset: str) -> Scenes:
+def _sentinel2(world_of: Planet, asset: str) -> Source:
     product = world_of.products[asset]
     assert isinstance(product, products.Sentinel2)
     world = world_of.views.world
@@ -234,10 +220,8 @@ def _sentinel2(world_of: Planet, asset: str) -> Scenes:
         scene = optical_scene_named(world, index)
         return scene if scene is not None and holds(scene) else None
 
-    properties = archive.sentinel2_properties(product.level)
-    image = partial(_scene_image, product, archive.sentinel2_bands, properties)
-    narrowing = {"cloud_limit": _cloud_limit}
-    return Scenes(asset, search, image, named, _first_ms(SENTINEL2), narrowing=narrowing)
+    image = partial(_scene_image, product, archive.sentinel2_bands, archive.sentinel2_properties(product.level))
+    return _scenes(asset, search, image, named, _first_ms(SENTINEL2), {"cloud_limit": _cloud_limit})
 
 
 def _first_ms(*orbits: Orbit) -> int:
@@ -245,47 +229,44 @@ def _first_ms(*orbits: Orbit) -> int:
     return min(first for orbit in orbits for first, _, _ in orbit.platforms.values()) * DAY_MS
 
 
-def _cloud_limit(equal: Mapping[str, Value], below: Mapping[str, float]) -> float | None:
+def _cloud_limit(equal: Values, below: Limits) -> float | None:
     limit = below.get("CLOUDY_PIXEL_PERCENTAGE")
-    return (
-        None if limit is None else math.nextafter(limit, math.inf)
-    )  # the search wants fewer, a filter may allow equal
+    return None if limit is None else math.nextafter(limit, math.inf)  # the search excludes the limit itself
 
 
-def _sentinel1(world_of: Planet) -> Scenes:
+def _sentinel1(world_of: Planet) -> Source:
     product, world = world_of.products[planet.S1], world_of.views.world
     image = partial(_scene_image, product, archive.sentinel1_bands, archive.SENTINEL1_PROPERTIES)
     search, named = partial(scene_search.radar, world), partial(radar_scene_named, world)
     narrowing: dict[str, Narrowing] = {"way": lambda equal, below: equal.get(PASS)}
-    return Scenes(planet.S1, search, image, named, _first_ms(*SENTINEL1.values()), narrowing=narrowing)
+    return _scenes(planet.S1, search, image, named, _first_ms(*SENTINEL1.values()), narrowing)
 
 
-def _dynamic_world(world_of: Planet) -> Scenes:
+def _dynamic_world(world_of: Planet) -> Source:
     product, world = world_of.products[planet.DYNAMIC_WORLD], world_of.views.world
     image = partial(_scene_image, product, archive.dynamic_world_bands, archive.DYNAMIC_WORLD_PROPERTIES)
     search = partial(scene_search.optical, world, cloud_limit=LAND_COVER_CLOUDS, mapped=True)
     named = partial(optical_scene_named, world, mapped=True)
-    return Scenes(planet.DYNAMIC_WORLD, search, image, named, _first_ms(SENTINEL2))
+    return _scenes(planet.DYNAMIC_WORLD, search, image, named, _first_ms(SENTINEL2))
 
 
-def _landsat8(world_of: Planet) -> Scenes:
+def _landsat8(world_of: Planet) -> Source:
     views = world_of.views
     search, named = partial(derived.landsat_scenes, views), partial(derived.landsat_named, views)
-    return Scenes(derived.LANDSAT8, search, derived.landsat_image, named, _first_ms(derived.LANDSAT_ORBIT))
+    return _scenes(derived.LANDSAT8, search, derived.landsat_image, named, _first_ms(derived.LANDSAT_ORBIT))
 
 
-def _elevation(world_of: Planet) -> Few:
+def _elevation(world_of: Planet) -> Source:
     views = world_of.views
-    return Few(
+    return Source(
         derived.GLO30,
-        lambda shape, period: derived.elevation_tiles(views, shape),
+        lambda shape, *_: derived.elevation_tiles(views, shape),
         partial(derived.elevation_named, views),
-        since_ms=FIRST_MS,
+        FIRST_MS,
     )
 
 
-def _yearly(world_of: Planet, asset: str) -> Few:
-    """Collect maps of whole years, one image each."""
+def _yearly(world_of: Planet, asset: str) -> Source:
     product = world_of.products[asset]
     assert isinstance(product, products.Static)
 
@@ -298,18 +279,18 @@ def _yearly(world_of: Planet, asset: str) -> Few:
 
     images = [image(year) for year in range(product.years[0], product.years[1] + 1)]
 
-    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
+    def found(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
         return [i for i in images if period[0] <= i.properties["system:time_start"] < period[1]]
 
     named = {image.properties["system:index"]: image for image in images}
-    return Few(asset, listed, named.get)
+    return Source(asset, found, named.get)
 
 
 WEATHER_RASTER = archive.raster_of(products.ERA5_GRID, *products.ERA5_GRID.origin, (3601, 1801))
-"""-180 and 180 degrees each have their own column."""
+"""-180 and 180 degrees are separate columns."""
 
 
-def _weather(world_of: Planet) -> Few:
+def _weather(world_of: Planet) -> Source:
     product = world_of.products[planet.ERA5]
     assert isinstance(product, products.Era5)
 
@@ -332,7 +313,7 @@ def _weather(world_of: Planet) -> Few:
 
     made = lru_cache(maxsize=1024)(image)
 
-    def listed(shape: BaseGeometry | None, period: Period) -> list[Image]:
+    def found(shape: BaseGeometry | None, period: Period, *_: Values) -> list[Image]:
         start, end = max(period[0], FIRST_MS), min(period[1], LAST_MS)
         first, last = (int(np.datetime64(ms, "ms").astype("datetime64[M]").astype(np.int64)) for ms in (start, end))
         months = [made(month) for month in range(first, last + 1)]
@@ -344,12 +325,12 @@ def _weather(world_of: Planet) -> Few:
         month = (int(index[:4]) - 1970) * 12 + int(index[4:]) - 1
         return made(month) if FIRST_MS <= product.image(month).start_ms < LAST_MS else None
 
-    return Few(planet.ERA5, listed, named)
+    return Source(planet.ERA5, found, named)
 
 
 @lru_cache(maxsize=2048)
 def _year_of_weather(product: products.Era5, year: int, window: Window) -> NDArray[np.float32]:
-    """(band, month, row, column): the months of a year cost hardly more than one."""
+    """(band, month, row, column); the months of a year take hardly longer than one."""
     return product.cube(range(year * 12, year * 12 + 12), window)
 
 
@@ -366,10 +347,10 @@ def _static(world_of: Planet, asset: str) -> Image:
     own = product.image(product.years[0])
     kind = SIGNED_SHORT if asset == planet.DEM else BYTE
     band = global_band(product.band, kind, product.native, partial(product.read, own, product.band))
-    return archive.static_image(asset, band)
+    return Image((band,), {"system:index": asset.rpartition("/")[2]}, GLOBE, asset, archive.STATIC_VERSION)
 
 
-MAKERS: dict[str, Callable[[Planet], Scenes | Few | Image]] = {
+MAKERS: dict[str, Callable[[Planet], Source | Image]] = {
     planet.L2A: lambda p: _sentinel2(p, planet.L2A),
     planet.L1C: lambda p: _sentinel2(p, planet.L1C),
     planet.S1: _sentinel1,
@@ -384,7 +365,7 @@ MAKERS: dict[str, Callable[[Planet], Scenes | Few | Image]] = {
     derived.SURFACE_WATER: lambda p: derived.surface_water(p.views),
     derived.LANDSAT8: _landsat8,
 }
-"""Asset id -> what makes it of a planet."""
+"""Asset id -> function that makes it of a planet."""
 FIRST_DAYS = {
     planet.L1C: "2015-06-27",
     planet.L2A: "2017-03-28",
@@ -398,7 +379,7 @@ FIRST_DAYS = {
 
 
 @lru_cache(maxsize=64)
-def _made(world_of: Planet, asset: str) -> Scenes | Few | Image:
+def _made(world_of: Planet, asset: str) -> Source | Image:
     made, first = MAKERS[asset](world_of), FIRST_DAYS.get(asset)
     if first is None or isinstance(made, Image):
         return made
@@ -429,9 +410,8 @@ def find(asset_id: str, context: Context) -> Source | Image | None:
 
 def list_assets(parent: str = "") -> list[dict[str, Value]]:
     """All assets below a folder, as `listAssets` names them; an empty ``parent`` lists all."""
-    images = {planet.DEM, planet.CANOPY, planet.CANOPY_SD, derived.SURFACE_WATER}
-    kinds = {asset: "IMAGE" if asset in images else "IMAGE_COLLECTION" for asset in MAKERS}
-    kinds |= dict.fromkeys(TABLES, "TABLE")
+    kinds = {asset: "IMAGE" if asset in IMAGES else "IMAGE_COLLECTION" for asset in MAKERS}
+    kinds[ECOREGIONS] = "TABLE"
     return [_entry(asset, kind) for asset, kind in sorted(kinds.items()) if full_name(asset).startswith(parent)]
 
 
@@ -441,9 +421,9 @@ def _entry(asset: str, kind: str) -> dict[str, Value]:
 
 
 def describe_asset(asset_id: str, context: Context) -> dict[str, Value] | None:
-    """Give what ``assets.get`` answers; None where there is no such asset."""
+    """Answer of ``assets.get``; None if there is no such asset."""
     asset = plain_id(asset_id)
-    if asset in TABLES:
+    if asset == ECOREGIONS:
         return _entry(asset, "TABLE")
     found = find(asset, context)
     if found is None:
@@ -467,11 +447,8 @@ def image_entry(found: Image, asset: str) -> dict[str, Value]:
 
 
 def _band_entry(band: Any) -> dict[str, Value]:  # noqa: ANN401 - a band
-    a, b, c, d, e, f = band.projection.transform
-    grid: dict[str, Value] = {
-        "crsCode": band.projection.crs,
-        "affineTransform": {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f},
-    }
+    transform = dict(zip(MATRIX, band.projection.transform, strict=True))
+    grid: dict[str, Value] = {"crsCode": band.projection.crs, "affineTransform": transform}
     if band.size is not None:
         grid["dimensions"] = {"width": band.size[0], "height": band.size[1]}
     precision = {"int": "INT", "float": "FLOAT", "double": "DOUBLE"}[band.type.precision]

@@ -1,4 +1,4 @@
-"""Which scenes of the planet touch a shape of any size."""
+"""Search for the scenes of the planet that touch a shape of any size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shapely
 import shapely.affinity
 
 from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, transformer, utm_epsg
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import timed_out
 from mmearth_data.planet.orbits import DAY_MS, SENTINEL1, SENTINEL2
 from mmearth_data.planet.scenes import (
     FRAME_DEG,
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 CELL_DEG = 0.5
 MOST_CELLS = 40_000
-"""A shape that is larger than a continent is refused, as the service runs out of time."""
+"""A shape larger than a continent is refused, as the service runs out of time."""
 TURNS = (0, -360, 360)
 BLOCK_MS = 64 * DAY_MS
-"""Radar scenes of so long are found at once."""
+"""Length of the period whose radar scenes are found at once."""
 
 
 def touches(footprint: BaseGeometry, shape: BaseGeometry) -> bool:
-    """Whether two shapes in degrees meet, wherever their longitudes began to count."""
+    """Whether two shapes in degrees intersect, also if their longitudes differ by a whole turn."""
     west, south, east, north = footprint.bounds
     left, bottom, right, top = shape.bounds
     if bottom > north or top < south:
@@ -62,7 +62,7 @@ def _cells(shape: BaseGeometry) -> Iterator[tuple[float, float, float, float]]:
     west, south, east, north = shape.bounds
     columns, rows = (max(math.ceil(size / CELL_DEG), 1) for size in (east - west, north - south))
     if columns * rows > MOST_CELLS:
-        raise EmulatorError("Computation timed out.")
+        raise timed_out()
     width, height = (east - west) / columns, (north - south) / rows
     for row, column in product(range(rows), range(columns)):
         left, bottom = west + column * width, south + row * height
@@ -92,20 +92,20 @@ def _granules(shape: BaseGeometry) -> set[Granule]:
 
 @lru_cache(maxsize=1024)
 def _seen(shape: BaseGeometry) -> tuple[tuple[Granule, tuple[int, ...]], ...]:
-    """Granules that a shape touches, each with the tracks that see a part of it there: one place is asked of often."""
+    """Granules that a shape touches, each with the tracks that cover a part of it there; shapes are searched repeatedly."""
     return tuple((granule, _tracks(granule, shape)) for granule in _granules(shape))
 
 
 def _corners(bounds: tuple[float, float, float, float]) -> Iterator[tuple[int, int]]:
-    """Corners of the whole degrees around some bounds: few, so that orbits know what they have there."""
+    """Corners of the whole degrees around some bounds: few, so that the results of orbits are reused."""
     west, south, east, north = bounds
     return product({math.floor(west), math.ceil(east)}, {math.floor(south), math.ceil(north)})
 
 
 def _tracks(granule: Granule, shape: BaseGeometry) -> tuple[int, ...]:
-    """Tracks from which something of a granule is seen that lies in a shape.
+    """Tracks that cover a part of a granule in a shape.
 
-    A swath is wider than a granule, and next to straight: it holds a corner of any rectangle that it touches.
+    A swath is wider than a granule and almost straight: it contains a corner of any rectangle that it touches.
     """
     lon, lat = granule.outline
     lon = lon[-1] + (lon - lon[-1] + 180) % 360 - 180
@@ -123,7 +123,7 @@ def _tracks(granule: Granule, shape: BaseGeometry) -> tuple[int, ...]:
 def _scenes(
     world: World, granule: Granule, track: int, period: tuple[int, int], cloud_limit: float, mapped: bool
 ) -> list[OpticalScene]:
-    """Scenes of a granule from a track; many places lie in one granule, and most are asked about for a whole year."""
+    """Scenes of a granule from a track; many locations share a granule, and most are searched for a whole year."""
     return scenes_of_granule(world, granule, (track,), period, cloud_limit=cloud_limit, mapped=mapped)
 
 
@@ -158,21 +158,21 @@ def _frame_scenes(
 
 @lru_cache(maxsize=4096)
 def _block(world: World, direction: str, track: int, frame: int, block: int) -> list[RadarScene]:
-    """Scenes of a frame within some weeks: neighbours ask about nearly the same ones."""
+    """Scenes of a frame within some weeks: neighbours share nearly all of them."""
     return scenes_of_frame(world, direction, track, frame, (block * BLOCK_MS, (block + 1) * BLOCK_MS))
 
 
 def radar(world: World, shape: BaseGeometry, period: tuple[int, int], *, way: str | None = None) -> list[RadarScene]:
     """Sentinel-1 scenes whose footprints touch a shape, in the order of time; of both ways, or of one."""
     _, south, _, north = shape.bounds
-    places = {corner for cell in _cells(shape) for corner in _corners(cell)}
+    corners = {corner for cell in _cells(shape) for corner in _corners(cell)}
     frames = range(
         math.floor((south - FRAME_OVERLAP_DEG) / FRAME_DEG), math.floor((north + FRAME_OVERLAP_DEG) / FRAME_DEG) + 1
     )
     scenes: list[RadarScene] = []
     for direction in SENTINEL1 if way is None else {way} & {*SENTINEL1}:
         orbit = SENTINEL1[direction]
-        tracks = {int(track) for place in places for track in orbit.tracks(*place)}
+        tracks = {int(track) for corner in corners for track in orbit.tracks(*corner)}
         for track, frame in product(tracks, frames):
             if touches(frame_footprint(direction, track, frame), shape):
                 scenes += _frame_scenes(world, direction, track, frame, period)

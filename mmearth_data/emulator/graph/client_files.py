@@ -24,29 +24,13 @@ PROJECT = "projects/{projectsId}"
 
 
 class Method(NamedTuple):
-    """A method of the REST interface.
+    """A method of the REST interface."""
 
-    Attributes
-    ----------
-    name
-        Such as ``projects.tables.create``.
-    verb
-        HTTP verb.
-    of
-        Parts of the resource name that its path starts with; ``parameter`` stands for the whole name.
-    parameter
-        Name of the argument that holds it.
-    tail
-        Rest of the path.
-    query
-        Query arguments.
-    """
-
-    name: str
+    name: str  # Such as ``projects.tables.create``
     verb: str
-    of: str
-    parameter: str
-    tail: str = ""
+    of: str  # Parts of the resource name that its path starts with; ``parameter`` is the whole name
+    parameter: str  # Name of the argument that holds it
+    tail: str = ""  # Rest of the path
     query: tuple[str, ...] = ()
 
 
@@ -102,7 +86,6 @@ def algorithms() -> dict[str, Any]:
 
 @cache
 def _document() -> dict[str, Any]:
-    """Discovery document including the additions."""
     document = _read("cloud_api_discovery_document.json")
     for method in ADDED:
         *rooms, name = method.name.split(".")
@@ -117,7 +100,6 @@ def _document() -> dict[str, Any]:
 
 
 def _described(method: Method) -> dict[str, Any]:
-    """Entry of a method in the document."""
     pattern = re.sub(r"\{\w+\}", "[^/]+", method.of).replace("/assets/[^/]+", "/assets/.+")
     path = {"location": "path", "pattern": f"^{pattern}$", "required": True, "type": "string"}
     entry: dict[str, Any] = {

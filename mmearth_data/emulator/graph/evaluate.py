@@ -1,7 +1,7 @@
 """Evaluation of the expressions that the client sends: a graph of values, calls and functions.
 
 An expression is ``{"result": id, "values": {id: node}}``; the nodes are those of the REST reference (ValueNode).
-A node is computed when it is first asked for, and once for each binding of the arguments that it depends on.
+A node is computed on demand, once for each binding of the arguments that it depends on.
 """
 
 from __future__ import annotations
@@ -12,21 +12,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.errors import (
-    UNCOMPUTABLE,
-    EmulatorError,
-    argument_missing,
-    not_computed,
-    not_emulated,
-    unknown_argument,
-    unknown_function,
-    wrong_type,
-)
-from mmearth_data.emulator.graph.arguments import not_heeded, unheeded
+from mmearth_data.emulator.errors import UNCOMPUTABLE, EmulatorError, not_computed, not_emulated, wrong_type
 from mmearth_data.emulator.graph.kept import settled
 from mmearth_data.emulator.graph.library import implementation
 from mmearth_data.emulator.graph.registry import NOT_PROMOTED, PROMOTIONS, encode, type_name
-from mmearth_data.emulator.graph.signatures import Argument, Signature, signatures
+from mmearth_data.emulator.graph.signatures import Signature, not_heeded, signatures
 from mmearth_data.emulator.graph.values import Selection
 from mmearth_data.emulator.server.profiles import Profiles
 from mmearth_data.emulator.server.work import Work
@@ -44,29 +34,17 @@ LOG = logging.getLogger(__name__)
 ANY = frozenset({"Object", "<any>"})
 """Declared types that every value has."""
 LAZY = "If"
-"""The one algorithm whose arguments are computed as it asks for them."""
+"""The one algorithm whose arguments are computed on demand."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an implementation may ask of the request that it answers.
-
-    Attributes
-    ----------
-    planet
-        Planet that the assets show.
-    cheap_pixels
-        True if pixel values do not matter.
-    profiles
-        Profiles of requests that asked for one.
-    work
-        Limits of the request, and whether to continue.
-    """
+    """What an implementation can use of the request that it answers."""
 
     planet: Planet
-    cheap_pixels: bool = False
-    profiles: Profiles = field(default_factory=Profiles)
-    work: Work = field(default_factory=Work)
+    cheap_pixels: bool = False  # True if pixel values do not matter
+    profiles: Profiles = field(default_factory=Profiles)  # Profiles of requests
+    work: Work = field(default_factory=Work)  # Limits of the request, and whether to continue
 
     def call(self, name: str, **arguments: Value) -> Value:
         """Apply an algorithm to values."""
@@ -83,28 +61,29 @@ class Request:
 
     def check(self, signature: Signature, given: Mapping[str, Value]) -> dict[str, Value]:
         """Arguments of a call as its signature declares them."""
-        names, arguments = _plan(signature.name)
-        if not given.keys() <= names:
-            raise unknown_argument(signature.name, [name for name in given if name not in names])
+        name = signature.name
+        if not given.keys() <= signature.names:
+            unknown = ", ".join(f"'{argument}'" for argument in given if argument not in signature.names)
+            raise EmulatorError(f"{name}: Unrecognized argument(s): {unknown}.")
         checked = {}
-        for argument, promote, inner in arguments:
+        for argument in signature.arguments:
             value = given.get(argument.name)
             if value is None:
                 if not argument.optional:
-                    raise argument_missing(signature.name, argument.name)
+                    raise EmulatorError(f"{name}: Parameter '{argument.name}' is required and may not be null.")
                 value = argument.default
                 if value is None:
                     continue
-            if promote is not None:
-                promoted = promote(value)
-                if inner is not None and promoted is not NOT_PROMOTED:
-                    promoted = _promoted_within(promoted, inner)
-                if promoted is NOT_PROMOTED:
-                    raise _ill_typed(signature, argument, value)
-                if promoted is None:
-                    continue
-                value = promoted
-            checked[argument.name] = value
+            promote, contained = _promotion(argument.kind)
+            if contained is not None:
+                promoted = _promote(value, argument.kind)
+            else:
+                promoted = value if promote is None else promote(value)
+            if promoted is NOT_PROMOTED:
+                shown = encode(value) if isinstance(value, (str, int, float, list)) else None
+                raise wrong_type(name, argument.name, argument.kind, type_name(value), shown)
+            if promoted is not None:
+                checked[argument.name] = promoted
         return checked
 
     def apply(self, signature: Signature, arguments: Mapping[str, Value]) -> Value:
@@ -112,7 +91,7 @@ class Request:
         found = implementation(signature.name)
         if found is None:
             raise not_emulated(signature.name)
-        for argument in unheeded(signature.name):
+        for argument in signature.unheeded:
             if arguments.get(argument.name, argument.default) != argument.default:
                 raise not_heeded(signature.name, argument)
         self.work.check()
@@ -128,56 +107,33 @@ class Request:
 def _signature(name: str) -> Signature:
     signature = signatures().get(name)
     if signature is None:
-        raise unknown_function(name)
+        raise EmulatorError(f"Unknown function: '{name}'.")
     return signature
 
 
-def _ill_typed(signature: Signature, argument: Argument, value: Value) -> EmulatorError:
-    shown = encode(value) if isinstance(value, (str, int, float, list)) else None
-    return wrong_type(signature.name, argument.name, argument.kind, type_name(value), shown)
-
-
-Promote = Callable[["Value"], "Value"]
-
-
-@lru_cache(maxsize=1024)
-def _plan(name: str) -> tuple[frozenset[str], tuple[tuple[Argument, Promote | None, str | None], ...]]:
-    """(names, arguments with what their types ask of a value and of what it holds) of a signature."""
-    arguments = tuple((argument, *_promotion(argument.kind)) for argument in _signature(name).arguments)
-    return frozenset(argument.name for argument, _, _ in arguments), arguments
-
-
 @lru_cache(maxsize=512)
-def _promotion(kind: str) -> tuple[Promote | None, str | None]:
-    """Give what promotes a value to a declared type, None where every value has it; and the type of what it holds."""
-    outer, inner = _parse_kind(kind)
-    return None if outer in ANY else PROMOTIONS.get(outer), None if inner in ANY else inner
-
-
-@lru_cache(maxsize=512)
-def _parse_kind(kind: str) -> tuple[str, str | None]:
-    """Split a declared type: ``List<String>`` is ("List", "String")."""
+def _promotion(kind: str) -> tuple[Callable[[Value], Value] | None, str | None]:
+    """Promotion to a declared type, None if every value has it; and the type of the items, as in ``List<String>``."""
     outer, bracket, inner = kind.partition("<")
     if not bracket or not outer or outer == "Image":
-        return outer or kind, None
-    return outer, inner[:-1]
+        outer, inner = outer or kind, ""
+    contained = inner[:-1]
+    return None if outer in ANY else PROMOTIONS.get(outer), contained if contained and contained not in ANY else None
 
 
 def _promote(value: Value, kind: str) -> Value:
-    promote, inner = _promotion(kind)
+    """Value of a declared type, its items too; `NOT_PROMOTED` if it cannot become one."""
+    promote, contained = _promotion(kind)
     if promote is None:
         return value
     promoted = promote(value)
-    return promoted if inner is None or promoted is NOT_PROMOTED else _promoted_within(promoted, inner)
-
-
-def _promoted_within(value: Value, kind: str) -> Value:
-    """Give each item of a dictionary or list a type."""
-    if isinstance(value, dict):
-        items = {key: _promote(item, kind) for key, item in value.items()}
-        return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items.values()) else items
-    listed = [_promote(item, kind) for item in value]
-    return NOT_PROMOTED if any(item is NOT_PROMOTED for item in listed) else listed
+    if contained is None or promoted is NOT_PROMOTED:
+        return promoted
+    if isinstance(promoted, dict):
+        items = [_promote(item, contained) for item in promoted.values()]
+        return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items) else dict(zip(promoted, items, strict=True))
+    items = [_promote(item, contained) for item in promoted]
+    return NOT_PROMOTED if any(item is NOT_PROMOTED for item in items) else items
 
 
 # ---------------------------------------------------------------- the graph
@@ -209,13 +165,13 @@ class Scope:
 
 
 Compute = Callable[[Scope], "Value"]
-"""A node, ready to be computed."""
+"""Computes the value of a node."""
 
 
 class Expression:
     """One expression as the client sends it, to be evaluated once.
 
-    Its nodes become functions of a scope when they are first asked for: most are computed for many bindings.
+    Its nodes become functions of a scope on demand: most are computed for many bindings.
     """
 
     def __init__(self, expression: Mapping[str, Any], context: Request) -> None:
@@ -263,15 +219,6 @@ class Expression:
             if prepare is not None:
                 return prepare(self, content)
         raise EmulatorError(f"Invalid expression: unknown node {sorted(node)}.")
-
-    def _constant(self, value: Value) -> Compute:
-        return lambda scope: value
-
-    def _integer(self, text: str) -> Compute:
-        return self._constant(int(text))
-
-    def _argument(self, name: str) -> Compute:
-        return lambda scope: scope.find(name)
 
     def _list(self, content: Node) -> Compute:
         items = [self._prepare(item) for item in content.get("values", [])]
@@ -330,7 +277,7 @@ class Expression:
         return call
 
     def _choice(self, given: Node) -> Compute:
-        """Prepare a branch when it is taken: what is wrong in the other one is never noticed."""
+        """Prepare a branch when it is taken: errors in the other one are never detected."""
         prepared: dict[str, Compute] = {}
 
         def branch(name: str, scope: Scope) -> Value:
@@ -344,7 +291,7 @@ class Expression:
 
     def _free_arguments(self, key: str) -> frozenset[str]:
         if key not in self._free:
-            self._free[key] = frozenset()  # a graph has no cycles; this only keeps a bad one from running forever
+            self._free[key] = frozenset()  # a graph has no cycles; this prevents an endless recursion in an invalid one
             node = self._nodes.get(key, {})
             self._free[key] = frozenset().union(*self._free_of(node))
         return self._free[key]
@@ -357,28 +304,20 @@ class Expression:
                 yield self._free_arguments(content)
             elif kind == "functionDefinitionValue":
                 yield self._free_arguments(content["body"]) - frozenset(content.get("argumentNames", []))
-            else:
-                for child in _children(kind, content):
+            elif kind in {"arrayValue", "dictionaryValue", "functionInvocationValue"}:
+                inner = content.get("arguments" if kind == "functionInvocationValue" else "values", {})
+                for child in inner.values() if isinstance(inner, dict) else inner:
                     yield from self._free_of(child)
-                if kind == "functionInvocationValue" and "functionReference" in content:
+                if "functionReference" in content:
                     yield self._free_arguments(content["functionReference"])
-
-
-def _children(kind: str, content: Node) -> Iterator[Node]:
-    if kind == "arrayValue":
-        yield from content.get("values", [])
-    elif kind == "dictionaryValue":
-        yield from content.get("values", {}).values()
-    elif kind == "functionInvocationValue":
-        yield from content.get("arguments", {}).values()
 
 
 _PREPARE: dict[str, Callable[[Expression, Any], Compute]] = {
     "valueReference": Expression._value,
-    "constantValue": Expression._constant,
-    "integerValue": Expression._integer,
-    "bytesValue": Expression._constant,
-    "argumentReference": Expression._argument,
+    "constantValue": lambda _, value: lambda scope: value,
+    "integerValue": lambda _, text: lambda scope: int(text),
+    "bytesValue": lambda _, value: lambda scope: value,
+    "argumentReference": lambda _, name: lambda scope: scope.find(name),
     "arrayValue": Expression._list,
     "dictionaryValue": Expression._dictionary,
     "functionDefinitionValue": Expression._definition,

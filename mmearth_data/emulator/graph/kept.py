@@ -1,6 +1,6 @@
-"""What the result of an operation keeps of its input image: properties, footprint, and asset id.
+"""What the result of an operation inherits from its input image: properties, footprint, and asset id.
 
-The table is applied to every call, so that operations only need to make bands. Sources: "reference" is Earth Engine's
+The table is applied to every call, so that operations only make bands. Sources: "reference" is Earth Engine's
 own description of the algorithm; "seen" refers to a public printout of a response of the service; "(memory)" is checked
 by ``make check-live``. Algorithms without a row take no image, or do not make an image from one.
 """
@@ -21,26 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a result keeps of its input.
+    """What a result keeps of its input."""
 
-    Attributes
-    ----------
-    of
-        Argument that holds the input image, or a list whose first image it is.
-    properties
-        Whether the properties are kept; None if the operation changes them itself.
-    footprint
-        Whether the footprint is kept; None if the operation computes its own.
-    id
-        Whether asset id and version are kept.
-    source
-        Source of this behaviour.
-    """
-
-    of: str
-    properties: bool | None
-    footprint: bool | None
-    id: bool
+    of: str  # Argument with the input image, or a list whose first image it is
+    properties: bool | None  # Whether the properties are kept; None if the operation changes them itself
+    footprint: bool | None  # Whether the footprint is kept; None if the operation computes its own
+    id: bool  # Whether asset id and version are kept
     source: str
 
 

@@ -1,13 +1,12 @@
 """Regular expressions of requests. They are Java's, which the library `regex` resembles closely.
 
-Unlike Python's own `re`, that library can stop a match: ``(a+)+b`` on forty letters would otherwise hold up the whole
-server for days.
+Unlike Python's own `re`, that library can stop a match: ``(a+)+b`` on forty letters would otherwise block the server for
+days.
 """
 
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -15,19 +14,13 @@ import regex
 from mmearth_data.emulator.errors import EmulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 LONGEST_MATCH_S = 1.0
 
 
 class Pattern:
-    """A compiled pattern whose matches take bounded time; messages begin with the algorithm that it was given to.
-
-    Raises
-    ------
-    EmulatorError
-        If the pattern is not valid; every method raises it if a match takes too long.
-    """
+    """A compiled pattern whose matches take bounded time; messages begin with the algorithm that received it."""
 
     def __init__(self, function: str, text: str, flags: int = 0) -> None:
         self._function = function
@@ -39,40 +32,32 @@ class Pattern:
 
     def covers(self, text: str) -> bool:
         """Whether the pattern matches a text completely."""
-        with self._bounded(text):
-            return self._pattern.fullmatch(text, timeout=LONGEST_MATCH_S) is not None
+        return self._bounded(text, self._pattern.fullmatch, text) is not None
 
     def first(self, text: str) -> list[Any]:
         """First match and its groups; an empty list if there is none."""
-        with self._bounded(text):
-            found = self._pattern.search(text, timeout=LONGEST_MATCH_S)
-            return [] if found is None else [found.group(0), *found.groups()]
+        found = self._bounded(text, self._pattern.search, text)
+        return [] if found is None else [found.group(0), *found.groups()]
 
     def all(self, text: str) -> list[str]:
         """All matches."""
-        with self._bounded(text):
-            return [found.group(0) for found in self._pattern.finditer(text, timeout=LONGEST_MATCH_S)]
+        return [*self._bounded(text, lambda **limit: [m.group(0) for m in self._pattern.finditer(text, **limit)])]
 
     def split(self, text: str) -> list[str]:
         """Parts between the matches."""
-        with self._bounded(text):
-            parts: list[str] = self._pattern.split(text, timeout=LONGEST_MATCH_S)
-            return parts
+        return [*self._bounded(text, self._pattern.split, text)]
 
     def substituted(self, replacement: str, text: str, *, everywhere: bool) -> str:
         """Replace the first match, or all of them; ``$1`` is the first group and ``$0`` the whole match."""
         template = re.sub(r"\$(\d)", r"\\g<\1>", replacement.replace("\\", "\\\\"))
         try:
-            with self._bounded(text):
-                found: str = self._pattern.sub(template, text, count=0 if everywhere else 1, timeout=LONGEST_MATCH_S)
-                return found
+            return str(self._bounded(text, self._pattern.sub, template, text, 0 if everywhere else 1))
         except (regex.error, IndexError):
             raise EmulatorError(f"{self._function}: No such group in the replacement '{replacement[:200]}'.") from None
 
-    @contextmanager
-    def _bounded(self, text: str) -> Iterator[None]:
+    def _bounded(self, text: str, match: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - of any match
         try:
-            yield
+            return match(*arguments, timeout=LONGEST_MATCH_S)
         except TimeoutError:
             raise EmulatorError(
                 f"{self._function}: the emulator could not match '{self._text[:200]}' with a text of {len(text)} characters "

@@ -1,9 +1,10 @@
-"""Where the emulator's algorithms are entered, and what their implementations are given.
+"""The registry of the emulator's algorithms, and the values that their implementations receive.
 
 An implementation is a plain function under the name that the algorithm has in Earth Engine's own list of
-signatures. Its parameters carry the signature's argument names (with a trailing ``_`` where the name is a word of
-Python: ``from_``), it is called with keywords only, and it is never asked to check what the signature says:
-values arrive evaluated, promoted to the declared type, and present where the signature requires them.
+signatures, and Earth Engine's reference describes what it does. Its parameters have the signature's argument names
+(with a trailing ``_`` where the name is a word of Python: ``from_``), and it is called with keywords only. It need not
+repeat what the signature says: values arrive evaluated, promoted to the declared type, and present where the signature
+requires them; an optional argument that is left out is its default, or None.
 
 | declared type | value |
 |---|---|
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mmearth_data.emulator.graph.evaluate import Request
 
 Value: TypeAlias = Any
-"""A value of an expression; the table above says which."""
+"""A value of an expression; see the table above."""
 Context: TypeAlias = "Request"
 """The request that an implementation answers."""
 
@@ -47,31 +48,17 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """An entered algorithm.
-
-    Attributes
-    ----------
-    name
-        As Earth Engine calls it.
-    function
-        What computes it.
-    takes
-        Earth Engine's argument name -> the function's parameter.
-    wants_context
-        True if it has a parameter called ``context``.
-    """
+    """An entered algorithm, under the name that Earth Engine gives it."""
 
     name: str
     function: Callable[..., Any]
-    takes: Mapping[str, str]
-    wants_context: bool = False
+    takes: Mapping[str, str]  # Earth Engine's argument name -> the function's parameter
+    wants_context: bool = False  # True if it has a parameter called ``context``
 
     def __call__(self, context: Context, arguments: Mapping[str, Value]) -> Value:
-        """Call with the arguments that the function takes; `arguments` handles the others."""
-        given = {self.takes[name]: value for name, value in arguments.items() if name in self.takes}
-        if self.wants_context:
-            given["context"] = context
-        return self.function(**given)
+        """Call with the arguments that the function takes; `signatures` handles the others."""
+        given = {parameter: arguments.get(name) for name, parameter in self.takes.items()}
+        return self.function(**given, context=context) if self.wants_context else self.function(**given)
 
 
 FUNCTIONS: dict[str, Implementation] = {}

@@ -1,4 +1,4 @@
-"""Values of Earth Engine that Python has no type for, and what other values become where a type is asked for."""
+"""Values of Earth Engine that Python has no type for, and the promotion of values to declared types."""
 
 from __future__ import annotations
 
@@ -33,19 +33,32 @@ class Date:
 @named("DateRange")
 @dataclass(frozen=True, slots=True)
 class DateRange:
-    """[start, end) in UTC milliseconds; an end that is None is open."""
+    """[start, end) in UTC milliseconds; None is open."""
 
     start_ms: int | None
     end_ms: int | None
 
     def holds(self, ms: float) -> bool:
-        """Whether a moment lies within."""
+        """Whether it contains a moment."""
         return (self.start_ms is None or ms >= self.start_ms) and (self.end_ms is None or ms < self.end_ms)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing lies within."""
+        """Whether it contains no moment."""
         return self.start_ms is not None and self.end_ms is not None and self.end_ms <= self.start_ms
+
+    def within(self, other: DateRange) -> DateRange:
+        """Time in both ranges."""
+        starts = [ms for ms in (self.start_ms, other.start_ms) if ms is not None]
+        ends = [ms for ms in (self.end_ms, other.end_ms) if ms is not None]
+        return DateRange(max(starts, default=None), min(ends, default=None))
+
+    def around(self, other: DateRange) -> DateRange:
+        """Shortest range that contains both."""
+        starts, ends = (self.start_ms, other.start_ms), (self.end_ms, other.end_ms)
+        first = None if None in starts else min(ms for ms in starts if ms is not None)
+        last = None if None in ends else max(ms for ms in ends if ms is not None)
+        return DateRange(first, last)
 
 
 @named("ErrorMargin")
@@ -122,8 +135,7 @@ promotion("Algorithm")(lambda value: value if callable(value) else NOT_PROMOTED)
 
 
 @promotion("Date")
-def to_date(value: Value) -> Value:
-    """Dates, milliseconds, and ISO 8601 text."""
+def _to_date(value: Value) -> Value:
     if isinstance(value, Date):
         return value
     if isinstance(value, str):
@@ -132,17 +144,15 @@ def to_date(value: Value) -> Value:
 
 
 @promotion("DateRange")
-def to_date_range(value: Value) -> Value:
-    """Ranges, and a date as the millisecond that it is."""
+def _to_date_range(value: Value) -> Value:
     if isinstance(value, DateRange):
         return value
-    date = to_date(value)
+    date = _to_date(value)
     return NOT_PROMOTED if date is NOT_PROMOTED else DateRange(date.ms, date.ms + 1)
 
 
 @promotion("ErrorMargin")
-def to_error_margin(value: Value) -> Value:
-    """Margins, and metres."""
+def _to_error_margin(value: Value) -> Value:
     if isinstance(value, ErrorMargin):
         return value
     if isinstance(value, dict) and value.get("type") == "ErrorMargin":
@@ -162,13 +172,7 @@ class Selection:
 
 
 def answered(value: Value) -> Value:
-    """Encode the answer of a request unless it is too large: lists may contain the same list many times.
-
-    Raises
-    ------
-    EmulatorError
-        "User memory limit exceeded."
-    """
+    """Encode the answer of a request unless it is too large: lists may contain the same list many times."""
     if _size(value, {}) > MAX_BYTES:
         raise memory_exceeded()
     return encode(value)

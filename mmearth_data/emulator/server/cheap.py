@@ -1,8 +1,7 @@
-"""Answers of the load-test mode that are given again to requests of the same form.
+"""Answers of the load-test mode, which are reused for requests of the same form.
 
-While pixels are cheap an answer depends on which bands a request asks for, not on where or when. Two requests that
-differ only in the scenes they load, in dates, coordinates and the place of the grid are answered alike, so that a
-load test measures the client.
+While pixels are cheap an answer depends on the requested bands, not on location or time. Requests that differ only in
+scenes, dates, coordinates and the position of the grid get the same answer, so that a load test measures the client.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ KEPT = 1024
 SCENE = re.compile(rb'/\w*\d{8}\w*"')
 NUMBER = re.compile(rb"-?\d[\d.eE+-]{5,}")
 ZONE = re.compile(rb"EPSG:32\d{3}")
-"""What may differ between two requests that are answered alike: scenes; dates and coordinates; UTM zones."""
+"""Differences between requests that get the same answer: scenes; dates and coordinates; UTM zones."""
 
 
 def form_of(body: bytes) -> bytes:
-    """Request without what says where and when; numbers of up to five digits stay, as they may decide types."""
+    """Request without locations and times; numbers of up to five digits stay, as they may determine types."""
     return ZONE.sub(b"EPSG:*", NUMBER.sub(b"#", SCENE.sub(b'/*"', body)))
 
 
-class Latest(Generic[Form, Answer]):
-    """Values by key, for several threads; the oldest are forgotten."""
+class Remembered(Generic[Form, Answer]):
+    """Latest values by key, shared by threads."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int = KEPT) -> None:
         self._most = most
         self._kept: OrderedDict[Form, Answer] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Form) -> Answer | None:
-        """Value of a key; None where it is not known."""
+        """Value of a key, or None."""
         with self._lock:
             return self._kept.get(key)
 
@@ -50,17 +49,7 @@ class Latest(Generic[Form, Answer]):
                 self._kept.popitem(last=False)
         return value
 
-
-class Remembered(Latest[Form, Answer]):
-    """Answers by the form of what was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(KEPT)
-
     def answer(self, form: Form, compute: Callable[[], Answer]) -> Answer:
-        """Answer that was computed for the first of its form.
-
-        What computing raises is raised, and nothing is kept.
-        """
+        """Answer that was computed for the first request of its form; errors are not kept."""
         known = self.get(form)
         return self.keep(form, compute()) if known is None else known

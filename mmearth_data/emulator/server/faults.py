@@ -1,4 +1,4 @@
-"""Trouble on demand: what networks and services do to a client."""
+"""Injected faults: failures of networks and services that a client must survive."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = (*REFUSALS, "hang", "truncate", "reset", "restricted")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of trouble (one of `KINDS`), and the share of requests that meets it (0-1)."""
+    """A kind of fault (one of `KINDS`), and the share of requests that it affects (0-1)."""
 
     kind: str
     rate: float
@@ -42,13 +42,7 @@ class Fault:
 
 
 def parse_fault(text: str) -> Fault:
-    """Fault of a text such as ``429:0.2``.
-
-    Raises
-    ------
-    InputError
-        Another kind, or a rate that is no share.
-    """
+    """Fault of a text such as ``429:0.2``. Raises `InputError` for another kind, or a rate outside 0 to 1."""
     kind, _, rate = text.partition(":")
     try:
         return Fault(kind, float(rate))
@@ -57,7 +51,7 @@ def parse_fault(text: str) -> Fault:
 
 
 class Troublemaker:
-    """Decides by a seed what befalls each request, in the order of their arrival; at most one fault each."""
+    """Chooses at most one fault for each request, at random by a seed, in the order of arrival."""
 
     def __init__(self, faults: Iterable[Fault], seed: int) -> None:
         self._faults = tuple(faults)
@@ -65,7 +59,7 @@ class Troublemaker:
         self._lock = threading.Lock()
 
     def draw(self) -> str | None:
-        """Kind of the next request's fault."""
+        """Kind of the next request's fault, or None."""
         if not self._faults:
             return None
         with self._lock:

@@ -1,4 +1,4 @@
-"""What the emulator was asked: the client's claims about quotas and requests are checked against it."""
+"""Record of the requests that the emulator received, against which the client's own counts are checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ledger:
         self._in_flight = self._max_in_flight = self._max_per_second = self._bytes = 0
 
     def begin(self, kind: str) -> tuple[int, int]:
-        """Note that a request has come; answer how many there are at once, and how many came in the last second."""
+        """Count a request; return the number in flight, and the number that arrived in the last second."""
         now = self._clock()
         with self._lock:
             self._requests[kind] += 1
@@ -37,7 +37,7 @@ class Ledger:
             return self._in_flight, len(self._starts)
 
     def end(self, status: str, size: int, fault: str | None = None) -> None:
-        """Note how it was answered: an HTTP status or the fault that kept it from one, and the bytes of the body."""
+        """Record the HTTP status of an answer, or the fault that prevented it, and the bytes of the body."""
         with self._lock:
             self._in_flight -= 1
             self._status[status] += 1
@@ -46,7 +46,7 @@ class Ledger:
                 self._faults[fault] += 1
 
     def report(self) -> dict[str, Any]:
-        """Everything so far, JSON-ready."""
+        """Return all counts so far, JSON-ready."""
         with self._lock:
             return {
                 "requests": dict(self._requests),

@@ -1,27 +1,36 @@
-"""Requests about stored assets without an expression: lists of images, and rows of tables, that pass a textual query.
+"""Answers that list assets or elements: pages, files of tables, and textual queries about stored assets.
 
 The query is a conjunction in the syntax of https://google.aip.dev/160, over the fields named in the REST reference.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.algorithms.filter_texts import COMPARISONS
+from mmearth_data.emulator.algorithms.features import INDEX, Feature, geometry_of
 from mmearth_data.emulator.algorithms.filters import TIME, Filter, Query, Sides, all_of, compare
+from mmearth_data.emulator.algorithms.geometry import Geometry, to_geojson
+from mmearth_data.emulator.algorithms.image import WGS84
+from mmearth_data.emulator.algorithms.texts import COMPARISONS
 from mmearth_data.emulator.assets.directory import image_entry
-from mmearth_data.emulator.assets.tables import sliced
-from mmearth_data.emulator.errors import EmulatorError
+from mmearth_data.emulator.errors import EmulatorError, not_emulated
+from mmearth_data.emulator.graph.registry import encode
 from mmearth_data.emulator.graph.values import parse_date
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mmearth_data.emulator.algorithms.collections import Collection
     from mmearth_data.emulator.graph.registry import Context, Value
 
+LARGEST_PAGE = 1000
+GEO = ".geo"
 BASIC = ("type", "name", "id")
 END = "system:time_end"
 TERM = re.compile(
@@ -35,8 +44,8 @@ SIGNS = {"=" if sign == "==" else sign: name for sign, name in COMPARISONS.items
 
 def image_list(collection: Collection, query: Mapping[str, str], context: Context) -> dict[str, Any]:
     """Answer of ``listAssets`` for an image collection."""
-    if wanted := query_filter(query.get("filter"), context):
-        collection = collection.where(wanted)
+    if text := query.get("filter"):
+        collection = collection.where(query_filter(text, context))
     images, following = sliced(collection, query.get("pageSize"), query.get("pageToken"))
     entries = [image_entry(image, str(image.id)) for image in images]
     if query.get("view") == "BASIC":
@@ -44,16 +53,8 @@ def image_list(collection: Collection, query: Mapping[str, str], context: Contex
     return {"assets": entries, **following}
 
 
-def query_filter(text: str | None, context: Context) -> Filter | None:
-    """Parse a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``.
-
-    Raises
-    ------
-    EmulatorError
-        If the query is invalid, or not supported by the emulator.
-    """
-    if not text:
-        return None
+def query_filter(text: str, context: Context) -> Filter:
+    """Filter of a query such as ``startTime >= "2019-01-01T00:00:00Z" AND properties.MGRS_TILE = "32TMT"``."""
     terms, at = [], 0
     while True:
         term = TERM.match(text, at)
@@ -73,19 +74,14 @@ def _term(term: re.Match[str], context: Context) -> Filter:
     if term["shape"] is not None:
         return region_filter(term["shape"], context)
     name, sign = term["field"].strip('"'), term["sign"]
-    texts = [text for text in (term["text"], term["quoted"]) if text is not None]
+    texts = [text for text in term.group("text", "quoted", "bare") if text is not None]
     if name in {"startTime", "endTime"}:
-        return _time_filter(name, SIGNS[sign], parse_date(texts[0] if texts else term["bare"]))
-    value = texts[0] if texts else _literal(term["bare"])
+        return _time_filter(name, SIGNS[sign], parse_date(texts[0]))
+    value: Value = texts[0]
+    if term["bare"] is not None:
+        with suppress(ValueError):
+            value = float(value)
     return compare(SIGNS[sign], Sides(name.removeprefix("properties."), value, None, None))
-
-
-def _literal(text: str) -> Value:
-    """Convert a string to a number if it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _time_filter(name: str, comparison: str, ms: int) -> Filter:
@@ -109,3 +105,75 @@ def region_filter(text: str, context: Context) -> Filter:
     made = context.call("Filter.intersects", leftField=".all", rightValue=geometry)
     assert isinstance(made, Filter)
     return made
+
+
+# ---------------------------------------------------------------- pages and files
+
+
+def _whole(text: object, otherwise: int, what: str) -> int:
+    try:
+        found = int(str(text)) if text else otherwise
+    except ValueError:
+        found = -1
+    if found < 0:
+        raise EmulatorError(f"Invalid {what}: '{text}'.")
+    return found
+
+
+def sliced(collection: Collection, size: object, token: object) -> tuple[list[Value], dict[str, str]]:
+    """Elements of a page, and the token of the next one if there is one."""
+    start = _whole(token, 0, "page token")
+    count = min(_whole(size, LARGEST_PAGE, "page size") or LARGEST_PAGE, LARGEST_PAGE)
+    found = list(islice(collection, start, start + count + 1))
+    return found[:count], ({"nextPageToken": str(start + count)} if len(found) > count else {})
+
+
+def page(collection: Collection, size: object, token: object) -> dict[str, Any]:
+    """Answer of ``table:computeFeatures``: GeoJSON in EPSG:4326 with planar edges."""
+    elements, following = sliced(collection, size, token)
+    return {"type": "FeatureCollection", "features": [_planar(element) for element in elements], **following}
+
+
+def _planar(element: Value) -> dict[str, Value]:
+    feature: dict[str, Value] = encode(Feature(None, element.properties))
+    geometry = geometry_of(element)
+    if not geometry.shape.is_empty:
+        feature["geometry"] = to_geojson(Geometry(geometry.lonlat, WGS84, geodesic=False))
+        feature["geometry"].pop("geodesic", None)
+    return feature
+
+
+def image_page(collection: Collection, size: object, token: object) -> dict[str, Any]:
+    """Answer of ``imageCollection:computeImages``."""
+    elements, following = sliced(collection, size, token)
+    return {"images": [encode(element) for element in elements], **following}
+
+
+def table_file(collection: Collection, kind: str, selectors: Sequence[str] | None) -> tuple[bytes, str]:
+    """(body, content type) of a table as a CSV or GeoJSON file."""
+    if kind not in {"CSV", "GEO_JSON"}:
+        raise not_emulated(f"Table format {kind}")
+    rows = [_planar(element) for element in collection]
+    if kind == "GEO_JSON":
+        if selectors:
+            kept = set(selectors)
+            rows = [row | {"properties": {k: v for k, v in row["properties"].items() if k in kept}} for row in rows]
+        return json.dumps({"type": "FeatureCollection", "features": rows}).encode(), "application/geo+json"
+    return _csv(rows, selectors), "text/csv"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], selectors: Sequence[str] | None) -> bytes:
+    """Columns in the order of the service: index, properties by name, geometry."""
+    names = sorted({name for row in rows for name in row["properties"]} - {INDEX})
+    columns = list(selectors or [INDEX, *names, GEO])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = {**row["properties"], INDEX: row.get("id", row["properties"].get(INDEX, "")), GEO: row.get("geometry")}
+        writer.writerow(_cell(cells.get(column)) for column in columns)
+    return text.getvalue().encode()
+
+
+def _cell(value: Value) -> Value:
+    return json.dumps(value) if isinstance(value, (dict, list)) else "" if value is None else value

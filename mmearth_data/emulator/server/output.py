@@ -1,4 +1,4 @@
-"""From an image and a request for pixels to the bytes of an answer."""
+"""Answers to requests for pixels: the bytes of an image on the requested grid."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from shapely.geometry import shape as shape_of
 
 from mmearth_data.emulator.algorithms.image import (
     CHEAP,
+    EARTH,
+    MATRIX,
     WGS84,
     Band,
     Grid,
@@ -24,15 +26,7 @@ from mmearth_data.emulator.algorithms.image import (
     least,
     window_of,
 )
-from mmearth_data.emulator.errors import (
-    MAX_BANDS,
-    MAX_BYTES,
-    MAX_PIXELS_A_SIDE,
-    EmulatorError,
-    not_emulated,
-    too_large,
-    too_many_pixels,
-)
+from mmearth_data.emulator.errors import MAX_BANDS, MAX_BYTES, EmulatorError, not_emulated, too_large
 from mmearth_data.emulator.server.encoding import geotiff, npy, png, zipped
 
 if TYPE_CHECKING:
@@ -47,22 +41,16 @@ if TYPE_CHECKING:
 
 NPY, TIFF, ZIP, PNG = "application/octet-stream", "image/tiff", "application/zip", "image/png"
 PICTURES = ("PNG", "AUTO_JPEG_PNG")
-MATRIX = ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
 BLOCK_PIXELS = 2**16
 """Pixels computed at a time, so that long image stacks fit into memory; always a whole number of rows."""
 TILE_PIXELS, DEEPEST_ZOOM = 256, 24
+MAX_PIXELS_A_SIDE = 32_768
 PICTURE_PIXELS = 512
-"""Longest side of a picture for which no size was asked."""
+"""Longest side of a picture if no size was requested."""
 
 
 def render_pixels(image: Image, request: Request, context: Context) -> tuple[bytes, str]:
-    """(body, content type) of the pixels that a request asks for.
-
-    Raises
-    ------
-    EmulatorError
-        Above the limits on bands, sides and bytes, for a band that is not there, and for a grid that nothing tells.
-    """
+    """(body, content type) of the requested pixels; refused above the limits on bands, sides and bytes."""
     bands = chosen_bands(image, request.get("bandIds") or None, "Image.select")
     kind = request.get("fileFormat") or "AUTO_JPEG_PNG"
     if not bands:
@@ -76,16 +64,18 @@ def render_pixels(image: Image, request: Request, context: Context) -> tuple[byt
     if kind not in WRITERS:
         raise not_emulated(f"File format {kind}")
     if kind == "NPY" and context.cheap_pixels:
-        return cheap_npy(bands, grids[0]), NPY
+        return _cheap_npy(bands, grids[0]), NPY
     content_type, write = WRITERS[kind]
     return write(bands, grids, str(request.get("filenamePrefix") or "download")), content_type
 
 
 def check_size(bands: Sequence[Band], grids: Sequence[Grid]) -> None:
-    """Refuse answers that the service would not give."""
+    """Refuse answers above the limits of the service."""
     for grid in grids:
         if max(grid.shape) > MAX_PIXELS_A_SIDE:
-            raise too_many_pixels(grid.width, grid.height)
+            raise EmulatorError(
+                f"Pixel grid dimensions ({grid.width}x{grid.height}) must be less than or equal to {MAX_PIXELS_A_SIDE}."
+            )
     size = sum(band.type.dtype.itemsize * grid.width * grid.height for band, grid in zip(bands, grids, strict=True))
     if size > MAX_BYTES:
         raise too_large(size)
@@ -95,26 +85,26 @@ def check_size(bands: Sequence[Band], grids: Sequence[Grid]) -> None:
 
 
 def grid_of(band: Band, image: Image, request: Request, *, picture: bool = False) -> Grid:
-    """Grid that a request asks for; what it leaves open is the band's own."""
+    """Return the requested grid; what the request leaves open is the band's own."""
     asked = request.get("grid") or {}
     transform = asked.get("affineTransform")
     crs = asked.get("crsCode") or asked.get("crsWkt")
     size = asked.get("dimensions")
     if transform is not None and crs is not None and size is not None:
         return Grid(Projection(crs, _matrix(transform)), 0, 0, _side(size, "width"), _side(size, "height"))
-    own = northward(own_grid(band, image, request, crs))
+    own = _northward(_own_grid(band, image, request, crs))
     if transform is not None:
         own = Grid(Projection(crs or own.projection.crs, _matrix(transform)), 0, 0, own.width, own.height)
     if size is not None:
-        return scaled_to(own, _side(size, "width"), _side(size, "height"))
+        return _scaled_to(own, _side(size, "width"), _side(size, "height"))
     longest = max(own.shape)
     if picture and band.frame is None and longest > PICTURE_PIXELS:
-        return scaled_to(own, *(max(1, round(n * PICTURE_PIXELS / longest)) for n in (own.width, own.height)))
+        return _scaled_to(own, *(max(1, round(n * PICTURE_PIXELS / longest)) for n in (own.width, own.height)))
     return own
 
 
 def _matrix(transform: Mapping[str, Any]) -> tuple[float, float, float, float, float, float]:
-    """Affine transform of a request, which must not flatten its pixels."""
+    """Affine transform of a request, whose pixels must have an area."""
     try:
         a, b, c, d, e, f = (float(transform.get(key, 0)) for key in MATRIX)
     except (AttributeError, TypeError, ValueError):
@@ -134,8 +124,8 @@ def _side(size: Mapping[str, Any], name: str) -> int:
     return side
 
 
-def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Grid:
-    """Window of the band's own lattice that the image, or the region asked for, covers."""
+def _own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Grid:
+    """Window of the band's own pixel grid that the image, or the requested region, covers."""
     if band.frame is not None:
         return band.frame
     home = band.projection if crs is None else Projection(crs, band.projection.transform)
@@ -151,17 +141,14 @@ def own_grid(band: Band, image: Image, request: Request, crs: str | None) -> Gri
     return window_of(in_crs(image.footprint, WGS84, home.crs), home)
 
 
-def northward(grid: Grid) -> Grid:
-    """Return the same pixels with the northern row first: projections at a scale count rows from the south."""
-    a, b, c, d, e, f = grid.projection.transform
-    if e < 0 or not grid.projection.straight:
+def _northward(grid: Grid) -> Grid:
+    """Put the northern row first: projections at a scale count rows from the south."""
+    if grid.projection.transform[4] < 0 or not grid.projection.straight:
         return grid
-    turned = Projection(grid.projection.crs, (a, b, c, d, -e, f))
-    return Grid(turned, grid.column, -grid.row - grid.height, grid.width, grid.height)
+    return Grid(grid.projection.scaled(1, -1), grid.column, -grid.row - grid.height, grid.width, grid.height)
 
 
-def scaled_to(grid: Grid, width: int, height: int) -> Grid:
-    """Cover the same area in another number of pixels."""
+def _scaled_to(grid: Grid, width: int, height: int) -> Grid:
     a, b, _, d, e, _ = grid.projection.transform
     x, y = grid.projection.to_crs(grid.column, grid.row)
     across, down = grid.width / width, grid.height / height
@@ -170,16 +157,10 @@ def scaled_to(grid: Grid, width: int, height: int) -> Grid:
 
 
 def map_tile(zoom: int, x: int, y: int) -> dict[str, Any]:
-    """Grid of a web map tile: 256 pixels of EPSG:3857, counted from the north-west.
-
-    Raises
-    ------
-    EmulatorError
-        If there is no such tile.
-    """
+    """Grid of a web map tile: 256 pixels of EPSG:3857, counted from the north-west."""
     if not (0 <= zoom <= DEEPEST_ZOOM and 0 <= y < 2**zoom and 0 <= x < 2**zoom):
         raise EmulatorError(f"Map tile zoom/x/y {zoom}/{x}/{y} is out of range.")
-    half = math.pi * 6_378_137.0  # the sphere of EPSG:3857 has the radius of the WGS 84 equator
+    half = math.pi * EARTH.a  # the sphere of EPSG:3857 has the radius of the WGS 84 equator
     side = 2 * half / 2**zoom
     step = side / TILE_PIXELS
     corner = (step, 0.0, x * side - half, 0.0, -step, half - y * side)
@@ -214,16 +195,12 @@ def fitted(values: Array, kind: PixelType) -> Array:
 
 
 @lru_cache(maxsize=256)
-def filled_npy(fields: tuple[tuple[str, str, float], ...], height: int, width: int) -> bytes:
-    """NPY of bands that have one value each: (name, type, value)."""
+def _filled_npy(fields: tuple[tuple[str, str, float], ...], height: int, width: int) -> bytes:
     return npy({name: np.full((height, width), value, dtype) for name, dtype, value in fields})
 
 
-def cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
-    """Pixels for load tests: assets hold one number everywhere, so that one pixel stands for all.
-
-    The expression is computed as always, but for the pixel in the middle only, and the planet is never asked.
-    """
+def _cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
+    """Pixels for load tests: an asset has one number everywhere, so only the middle pixel is computed."""
     middle = Grid(grid.projection, grid.column + grid.width // 2, grid.row + grid.height // 2, 1, 1)
     token = CHEAP.set(True)
     try:
@@ -231,7 +208,7 @@ def cheap_npy(bands: Sequence[Band], grid: Grid) -> bytes:
     finally:
         CHEAP.reset(token)
     fields = tuple((b.name, b.type.dtype.str, float(v)) for b, v in zip(bands, values, strict=True))
-    return filled_npy(fields, *grid.shape)
+    return _filled_npy(fields, *grid.shape)
 
 
 def _tiff(bands: Sequence[Band], grid: Grid) -> bytes:
@@ -249,19 +226,18 @@ WRITERS: dict[str, tuple[str, Writer]] = {
     "ZIPPED_GEO_TIFF": (ZIP, lambda bands, grids, prefix: zipped({f"{prefix}.tif": _tiff(bands, grids[0])})),
     "ZIPPED_GEO_TIFF_PER_BAND": (ZIP, _zip_per_band),
 }
-"""Format -> content type, and what writes bands, on the first one's grid if they share a file, under a name."""
+"""Format -> content type, and writer of bands (on the grid of the first if they share a file) under a name."""
 
 
 # ---------------------------------------------------------------- pictures
 
 
 def picture(bands: Sequence[Band], grid: Grid, options: Mapping[str, Any]) -> bytes:
-    """PNG of one band (grey or a palette) or of three; what is masked is transparent."""
+    """PNG of one band (grey or a palette) or of three; masked pixels are transparent."""
+    if len(bands) > 3 and not options:
+        bands = bands[:3]
     if len(bands) not in {1, 3}:
-        if len(bands) > 3 and not options:
-            bands = bands[:3]
-        else:
-            raise EmulatorError(f"Must specify one or three bands to visualize; the image has {len(bands)}.")
+        raise EmulatorError(f"Must specify one or three bands to visualize; the image has {len(bands)}.")
     ranges = options.get("ranges") or [{}]
     layers, valid = [], np.ones(grid.shape, bool)
     for k, band in enumerate(bands):
@@ -272,7 +248,7 @@ def picture(bands: Sequence[Band], grid: Grid, options: Mapping[str, Any]) -> by
     gamma = float((options.get("gamma") or {}).get("value", 1) or 1)
     shares = [layer ** (1 / gamma) for layer in layers]
     palette = options.get("paletteColors")
-    colours = _painted(shares[0], palette) if palette else np.stack(shares, axis=-1) * 255
+    colours = palette_colours(palette)(shares[0]) if palette else np.stack(shares, axis=-1) * 255
     return png(np.concatenate([np.round(colours), valid[..., None] * 255.0], axis=-1).astype(np.uint8))
 
 
@@ -283,12 +259,6 @@ def _limits(range_: Mapping[str, Any], kind: PixelType) -> tuple[float, float]:
     if high is None:
         high = 1 if kind.precision != "int" or kind.high is None else kind.high
     return float(low), float(high)
-
-
-def _painted(share: Array, palette: Sequence[str]) -> Array:
-    colours = np.array([hex_colour(text) for text in palette], np.float64)
-    steps = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(share, steps, colours[:, k]) for k in range(3)], axis=-1)
 
 
 NAMED_COLOURS = {
@@ -307,3 +277,10 @@ def hex_colour(text: str) -> tuple[int, int, int]:
     except ValueError:
         raise EmulatorError(f"Invalid color: '{text}'.") from None
     return red, green, blue
+
+
+def palette_colours(palette: Sequence[Any]) -> Callable[[Array], Array]:
+    """Return the function from shares (0-1) to colours (..., 3), 0-255, between those of a palette."""
+    colours = np.array([hex_colour(str(text)) for text in palette], np.float64)
+    steps = np.linspace(0, 1, len(colours))
+    return lambda share: np.stack([np.interp(share, steps, colours[:, k]) for k in range(3)], axis=-1)

@@ -1,7 +1,7 @@
-"""Profiles of requests, as Earth Engine keeps them for a client that asks for them.
+"""Profiles of requests, as Earth Engine stores them for clients that request them.
 
-The service counts EECU-seconds, a unit of its own; here stand processor seconds of the emulator, which say nothing
-about what Earth Engine would count. Only the format of the table as text is known, so that is all there is.
+The service counts EECU-seconds, a unit of its own; the emulator counts its own processor seconds, which say nothing
+about what Earth Engine would count. Only the table's text format is documented, so no other is supported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmearth_data.emulator.errors import EmulatorError, not_emulated
 from mmearth_data.emulator.graph.registry import function
-from mmearth_data.emulator.server.cheap import Latest
+from mmearth_data.emulator.server.cheap import Remembered
 
 if TYPE_CHECKING:
     from mmearth_data.emulator.graph.registry import Context
@@ -23,7 +23,7 @@ KEPT = 4096
 HEADING = " EECU\u00b7s PeakMem Count  Description"
 
 
-class Profiles(Latest[str, float]):
+class Profiles(Remembered[str, float]):
     """Seconds by profile id."""
 
     def __init__(self) -> None:
@@ -31,8 +31,7 @@ class Profiles(Latest[str, float]):
 
 
 @function("Profile.getProfiles")
-def get_profiles(context: Context, ids: list[str], format: str = "text") -> str:
-    """Table of some profiles together."""
+def _get_profiles(ids: list[str], format: str, context: Context) -> str:
     if format != "text":
         raise not_emulated(f"Profile.getProfiles with format '{format}'")
     found = [context.profiles.get(name) for name in ids]

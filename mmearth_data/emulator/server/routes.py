@@ -1,4 +1,4 @@
-"""What the REST interface answers, apart from HTTP: paths and JSON bodies in, status and bytes out."""
+"""Answers of the REST interface, apart from HTTP: from paths and JSON bodies to status and bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data.emulator.assets import tables
 from mmearth_data.emulator.assets.directory import describe_asset, list_assets, plain_id
-from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, method_not_emulated, too_large
+from mmearth_data.emulator.errors import MAX_BYTES, NOT_FOUND, EmulatorError, too_large
 from mmearth_data.emulator.graph.client_files import algorithms, discovery, methods
 from mmearth_data.emulator.graph.evaluate import Expression, Request
 from mmearth_data.emulator.graph.values import answered
 from mmearth_data.emulator.server import listings
-from mmearth_data.emulator.server.cheap import Latest, Remembered, form_of
+from mmearth_data.emulator.server.cheap import Remembered, form_of
 from mmearth_data.emulator.server.output import map_tile, render_pixels
 from mmearth_data.emulator.server.profiles import Profiles
 from mmearth_data.emulator.server.work import Work, working
@@ -42,7 +41,7 @@ LOOK_S = 0.1
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back: status, body, type."""
+    """Body, content type and HTTP status of an answer."""
 
     body: bytes
     content_type: str = JSON
@@ -55,41 +54,27 @@ def answer_json(value: Value, status: int = 200) -> Answer:
 
 
 def answer_error(error: EmulatorError) -> Answer:
-    """Answer that refuses."""
+    """Return the answer that refuses a request."""
     return answer_json(error.body(), error.status)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One parsed request.
+    """One parsed request."""
 
-    Attributes
-    ----------
-    method
-        ``GET`` or ``POST``.
-    path
-        Path without version and query.
-    query
-        Query parameters.
-    body
-        Body as sent.
-    root_url
-        URL under which the client reaches the server.
-    work
-        Limits for computing the answer.
-    """
-
-    method: str
-    path: str
+    method: str  # ``GET`` or ``POST``
+    path: str  # Path without version and query
     query: Mapping[str, str]
-    body: bytes
-    root_url: str
-    work: Work = field(default_factory=Work)
+    body: bytes  # Body as sent
+    root_url: str  # URL under which the client reaches the server
+    work: Work = field(default_factory=Work)  # Limits for computing the answer
 
     def json(self) -> dict[str, Any]:
         """Body as JSON."""
         try:
-            body = _unzipped(self.body) if self.body[:2] == GZIPPED else self.body
+            body = self.body
+            if body[:2] == GZIPPED:  # of a body that is too long, only the beginning
+                body = zlib.decompressobj(wbits=31).decompress(body, MAX_REQUEST_BYTES + 1)
             if len(body) > MAX_REQUEST_BYTES:
                 raise payload_too_large()
             parsed = json.loads(body or b"{}")
@@ -105,11 +90,6 @@ def payload_too_large() -> EmulatorError:
     return EmulatorError(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
 
 
-def _unzipped(body: bytes) -> bytes:
-    """Decompressed body, or only its beginning if it is too long anyway."""
-    return zlib.decompressobj(wbits=31).decompress(body, MAX_REQUEST_BYTES + 1)
-
-
 @dataclass(frozen=True)
 class Service:
     """The service: a planet behind Earth Engine's paths (its attributes are those of `Request`)."""
@@ -117,12 +97,12 @@ class Service:
     planet: Planet
     cheap_pixels: bool = False
     profiles: Profiles = field(default_factory=Profiles)
-    _kept: Latest[str, dict[str, Any]] = field(default_factory=lambda: Latest(KEPT_REQUESTS))
+    _kept: Remembered[str, dict[str, Any]] = field(default_factory=lambda: Remembered(KEPT_REQUESTS))
     _cheap: Remembered[bytes, tuple[bytes, str]] = field(default_factory=Remembered)
     _turn: threading.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        """Let as many compute at a time as can: more threads only hand Python's lock around."""
+        """Limit the requests computed at a time: more threads than processors only contend for Python's lock."""
         turns = 1 if self.cheap_pixels else os.cpu_count() or 1
         object.__setattr__(self, "_turn", threading.BoundedSemaphore(turns))
 
@@ -154,16 +134,6 @@ class Service:
             raise EmulatorError("Expression must be specified.")
         return context.promote(Expression(body["expression"], context).value(), kind)
 
-    # ------------------------------------------------------------ documents
-
-    def discover(self, call: Call) -> Answer:
-        """Describe the API."""
-        return answer_json(discovery(call.root_url))
-
-    def list_algorithms(self, call: Call) -> Answer:
-        """Send the signatures."""
-        return answer_json(algorithms())
-
     # ------------------------------------------------------------ computing
 
     def compute_value(self, call: Call) -> Answer:
@@ -188,19 +158,12 @@ class Service:
             image = self.evaluate(body, context, "Image")
             return Answer(*render_pixels(image, body, context))
 
-    def compute_features(self, call: Call) -> Answer:
-        """Answer ``table:computeFeatures``."""
+    def compute_page(self, kind: str, page: Callable[..., dict[str, Any]], call: Call) -> Answer:
+        """Answer ``table:computeFeatures`` or ``imageCollection:computeImages``."""
         body = call.json()
         with self.computing(call.work) as context:
-            collection = self.evaluate(body, context, "FeatureCollection")
-            return _limited(tables.page(collection, body.get("pageSize"), body.get("pageToken")))
-
-    def compute_images(self, call: Call) -> Answer:
-        """Answer ``imageCollection:computeImages``."""
-        body = call.json()
-        with self.computing(call.work) as context:
-            collection = self.evaluate(body, context, "ImageCollection")
-            return _limited(tables.image_page(collection, body.get("pageSize"), body.get("pageToken")))
+            collection = self.evaluate(body, context, kind)
+            return _limited(page(collection, body.get("pageSize"), body.get("pageToken")))
 
     # ------------------------------------------------------------ stored requests
 
@@ -225,11 +188,11 @@ class Service:
 
     def kept_tile(self, call: Call) -> Answer:
         """Compute a tile of a stored map."""
-        name, _, place = call.path.partition("/tiles/")
+        name, _, tile = call.path.partition("/tiles/")
         try:
-            zoom, x, y = map(int, place.split("/"))
+            zoom, x, y = map(int, tile.split("/"))
         except ValueError:
-            raise EmulatorError(f"Map tile '{place}': expected zoom/x/y.") from None
+            raise EmulatorError(f"Map tile '{tile}': expected zoom/x/y.") from None
         return self._pixels(self._found(name) | {"grid": map_tile(zoom, x, y)}, call.work)
 
     def kept_table(self, call: Call) -> Answer:
@@ -237,7 +200,7 @@ class Service:
         body = self._found(call.path.removesuffix(":getFeatures"))
         with self.computing(call.work) as context:
             collection = self.evaluate(body, context, "FeatureCollection")
-            answer = Answer(*tables.table_file(collection, body.get("fileFormat") or "CSV", body.get("selectors")))
+            answer = Answer(*listings.table_file(collection, body.get("fileFormat") or "CSV", body.get("selectors")))
         return _of_size(answer)
 
     # ------------------------------------------------------------ assets
@@ -255,10 +218,6 @@ class Service:
         asset, body = call.path.removesuffix(":getPixels"), call.json()
         with self.computing(call.work) as context:
             return Answer(*render_pixels(context.call("Image.load", id=asset), body, context))
-
-    def assets_of_project(self, call: Call) -> Answer:
-        """List the assets of a project: those of the data catalog, and assets older than projects."""
-        return answer_json({"assets": list_assets(f"{call.path.removesuffix(':listAssets')}/assets/")})
 
     def assets_below(self, call: Call) -> Answer:
         """List the images of a collection, or the assets of a folder."""
@@ -280,26 +239,27 @@ class Service:
         asset = plain_id(call.path.removesuffix(":listFeatures"))
         with self.computing(call.work) as context:
             collection: Collection = context.call("Collection.loadTable", tableId=asset)
-            for wanted in (
-                listings.query_filter(call.query.get("filter"), context),
-                listings.region_filter(call.query["region"], context) if "region" in call.query else None,
-            ):
-                collection = collection if wanted is None else collection.where(wanted)
-            return _limited(tables.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
+            if text := call.query.get("filter"):
+                collection = collection.where(listings.query_filter(text, context))
+            if "region" in call.query:
+                collection = collection.where(listings.region_filter(call.query["region"], context))
+            return _limited(listings.page(collection, call.query.get("pageSize"), call.query.get("pageToken")))
 
-    # ------------------------------------------------------------ tasks
 
-    def no_operations(self, call: Call) -> Answer:
-        """List the tasks, of which there are none."""
-        return answer_json({"operations": []})
+def _list_project(service: Service, call: Call) -> Answer:
+    """List the assets of a project: those of the data catalog, and assets older than projects."""
+    return answer_json({"assets": list_assets(f"{call.path.removesuffix(':listAssets')}/assets/")})
 
-    def no_operation(self, call: Call) -> Answer:
-        """Refuse a request for a task."""
-        raise EmulatorError(f"Operation '{call.path.partition(':')[0]}' not found: the emulator runs no tasks.", 404)
+
+def _no_operation(service: Service, call: Call) -> Answer:
+    raise EmulatorError(f"Operation '{call.path.partition(':')[0]}' not found: the emulator runs no tasks.", 404)
 
 
 def _refuse(method: str, call: Call) -> Answer:
-    raise method_not_emulated(method.removeprefix("projects."))
+    raise EmulatorError(
+        f"{method.removeprefix('projects.')}: Earth Engine has this method; the emulator does not. It only reads assets "
+        "and computes; it does not store, export or import anything."
+    )
 
 
 def _no_asset(name: str) -> EmulatorError:
@@ -316,25 +276,33 @@ def _of_size(answer: Answer) -> Answer:
     return answer
 
 
+def _features(service: Service, call: Call) -> Answer:
+    return service.compute_page("FeatureCollection", listings.page, call)
+
+
+def _images(service: Service, call: Call) -> Answer:
+    return service.compute_page("ImageCollection", listings.image_page, call)
+
+
 _PROJECT = r"projects/[^/:]+"
 _ROUTES: tuple[tuple[str, str, str, Any], ...] = (
-    ("GET", r"\$discovery/rest", "discovery", Service.discover),
-    ("GET", f"{_PROJECT}/algorithms", "algorithms", Service.list_algorithms),
+    ("GET", r"\$discovery/rest", "discovery", lambda _, call: answer_json(discovery(call.root_url))),
+    ("GET", f"{_PROJECT}/algorithms", "algorithms", lambda *_: answer_json(algorithms())),
     ("POST", f"{_PROJECT}/value:compute", "value:compute", Service.compute_value),
     ("POST", f"{_PROJECT}/image:computePixels", "image:computePixels", Service.compute_pixels),
-    ("POST", f"{_PROJECT}/table:computeFeatures", "table:computeFeatures", Service.compute_features),
-    ("POST", f"{_PROJECT}/imageCollection:computeImages", "imageCollection:computeImages", Service.compute_images),
+    ("POST", f"{_PROJECT}/table:computeFeatures", "table:computeFeatures", _features),
+    ("POST", f"{_PROJECT}/imageCollection:computeImages", "imageCollection:computeImages", _images),
     ("POST", f"{_PROJECT}/(thumbnails|maps|tables)", "thumbnails", Service.keep),
     ("GET", f"{_PROJECT}/thumbnails/[^/:]+:getPixels", "thumbnails:getPixels", Service.kept_pixels),
     ("GET", f"{_PROJECT}/maps/[^/:]+/tiles/.+", "maps:tiles", Service.kept_tile),
     ("GET", f"{_PROJECT}/tables/[^/:]+:getFeatures", "tables:getFeatures", Service.kept_table),
     ("POST", f"{_PROJECT}/assets/[^:]+:getPixels", "assets:getPixels", Service.asset_pixels),
     ("GET", f"{_PROJECT}/assets/[^:]+:listFeatures", "assets:listFeatures", Service.features_of),
-    ("GET", f"{_PROJECT}:listAssets", "listAssets", Service.assets_of_project),
+    ("GET", f"{_PROJECT}:listAssets", "listAssets", _list_project),
     ("GET", f"{_PROJECT}/assets/[^:]+:list(Assets|Images)", "listAssets", Service.assets_below),
     ("GET", f"{_PROJECT}/assets/[^:]+", "assets", Service.asset),
-    ("GET", f"{_PROJECT}/operations", "operations", Service.no_operations),
-    ("(GET|POST|DELETE)", f"{_PROJECT}/operations/.+", "operations", Service.no_operation),
+    ("GET", f"{_PROJECT}/operations", "operations", lambda *_: answer_json({"operations": []})),
+    ("(GET|POST|DELETE)", f"{_PROJECT}/operations/.+", "operations", _no_operation),
 )
 COMPUTING = frozenset(name for _, _, name, _ in _ROUTES) - {"discovery", "algorithms", "operations"}
 """Names of the requests that faults, latency and quotas concern."""

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 MARK = "x-mmearth-emulator"
-"""Header of every answer: a client can tell that the pixels are synthetic."""
+"""Header of every answer, from which a client knows that the pixels are synthetic."""
 QUOTA_STATUS = ("x-earth-engine-quota-status", "parallelism_restricted=true")
 VERSIONS = ("v1/", "v1alpha/", "v1beta/")
 GZIP_FROM_BYTES = 2048
@@ -59,7 +59,7 @@ REQUEST_S = 60.0
 IDLE_S = 900.0
 """Time limit between the requests of a connection; clients keep connections open while they work."""
 DRAINED_BYTES = 64 * 2**20
-"""Bytes to read of a body that is too long, so that its sender gets to read the refusal."""
+"""Bytes of a body that is too long that are read, so that its sender can read the refusal."""
 LOOPBACK = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 HEAVY_ELEMENTS = 1_000_000
 """Above these limits, garbage is collected as soon as a request ends."""
@@ -122,24 +122,29 @@ class Emulator:
         self.trouble = Troublemaker(self.options.faults, self.options.seed)
         self.stopping = threading.Event()
         self.watch = Watch()
-        self._server = _listening(self.options.port)
+        try:
+            self._server = _Server(("127.0.0.1", self.options.port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"--port: expected a free port of 127.0.0.1 (0 takes any), got {self.options.port}: {reason_of(error)}."
+            ) from None
         self._server.emulator = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL of the server."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def start(self) -> None:
-        """Answer requests, in threads of its own."""
+        """Answer requests in background threads."""
         self.watch.start()
         self._thread.start()
 
     def serve(self) -> None:
-        """Answer requests until interrupted; the process is the emulator's own."""
+        """Answer requests until interrupted, in a process that serves nothing else."""
         sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
-        # What is there now stays; of what requests make next to nothing goes in circles.
+        # Objects that exist now are permanent, and requests create almost no reference cycles.
         gc.freeze()
         gc.set_threshold(GARBAGE_AFTER)
         self.watch.start()
@@ -169,14 +174,12 @@ class Emulator:
     # ------------------------------------------------------------ one request
 
     def admit(self, name: str) -> tuple[Answer | None, str | None]:
-        """Count a request, and tell what befalls it: (refusal, fault)."""
+        """Count a request, and return (refusal, fault), None if there is none."""
         at_once, in_a_second = self.ledger.begin(name)
         if name not in COMPUTING:
             return None, None
-        limits = self.options.max_in_flight, self.options.max_per_second
-        if any(
-            limit is not None and count > limit for count, limit in zip((at_once, in_a_second), limits, strict=True)
-        ):
+        counts = (at_once, self.options.max_in_flight), (in_a_second, self.options.max_per_second)
+        if any(limit is not None and count > limit for count, limit in counts):
             return answer_error(too_many_requests()), None
         fault = self.trouble.draw()
         if self.options.latency_ms:
@@ -185,7 +188,7 @@ class Emulator:
         return (None if refusal is None else answer_error(refusal)), fault
 
     def answer(self, handler: Callable[[Call], Answer], call: Call) -> Answer:
-        """Compute an answer; what the service refuses is an answer too."""
+        """Compute an answer; a refusal is an answer too."""
         try:
             return handler(call)
         except EmulatorError as error:
@@ -213,18 +216,9 @@ class _Server(ThreadingHTTPServer):
             threading.stack_size(before)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base class says)
-        """Let go of clients that went away; anything else is our own failure and shows."""
+        """Ignore clients that disconnected; anything else is our own failure and is reported."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
-
-
-def _listening(port: int) -> _Server:
-    try:
-        return _Server(("127.0.0.1", port), _Handler)
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--port: expected a free port of 127.0.0.1 (0 takes any), got {port}: {reason_of(error)}."
-        ) from None
 
 
 class _Arriving(io.RawIOBase):
@@ -262,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(self._arriving)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the ledger counts."""
+        """Log nothing: the ledger counts requests."""
 
     def handle_one_request(self) -> None:
         """Wait for a request, which must then arrive in time."""
@@ -334,7 +328,6 @@ class _Handler(BaseHTTPRequestHandler):
             length -= len(part)
 
     def _left(self) -> bool:
-        """Whether the client has closed the connection."""
         try:
             readable, _, _ = select.select([self.connection], [], [], 0)
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
@@ -367,8 +360,8 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception:
             status = "500"
             self.close_connection = True
-            said = answer_error(EmulatorError("An internal error has occurred.", 500))
-            self._send(said, [("Connection", "close")])
+            refusal = answer_error(EmulatorError("An internal error has occurred.", 500))
+            self._send(refusal, [("Connection", "close")])
             raise
         finally:
             emulator.ledger.end(status, size, fault)
@@ -385,13 +378,12 @@ class _Handler(BaseHTTPRequestHandler):
         return answer
 
     def _send(self, answer: Answer, extra: list[tuple[str, str]] | None = None) -> None:
-        body = answer.body
+        body, extra = answer.body, extra or []
         self.connection.settimeout(self.server.emulator.options.request_s)
         accepts = "gzip" in self.headers.get("Accept-Encoding", "")
-        zipped = accepts and answer.content_type == JSON and len(body) >= GZIP_FROM_BYTES
-        if zipped:
-            body = gzip.compress(body, 1)
-        self._head(answer, len(body), [*(extra or []), *([("Content-Encoding", "gzip")] if zipped else [])])
+        if accepts and answer.content_type == JSON and len(body) >= GZIP_FROM_BYTES:
+            body, extra = gzip.compress(body, 1), [*extra, ("Content-Encoding", "gzip")]
+        self._head(answer, len(body), extra)
         self.wfile.write(body)
         self.wfile.flush()
 
@@ -403,7 +395,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _hang(self) -> None:
-        """Say nothing until the client gives up."""
         self.close_connection = True
         while not self.server.emulator.stopping.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.1)
@@ -414,7 +405,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Send half of an answer, or none, and close the connection."""
         self.close_connection = True
         if reset:
-            # A socket that lingers for no time at all is closed with RST.
+            # A socket with a linger time of zero is closed with RST.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             return

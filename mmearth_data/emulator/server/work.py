@@ -1,4 +1,4 @@
-"""Limits of one request, and whether its answer is still wanted."""
+"""Limits of one request, and whether its answer is still needed."""
 
 from __future__ import annotations
 
@@ -39,33 +39,17 @@ class Work:
         self.elements = 0
         self._written = 0
 
-    def begin(self) -> None:
-        """Start the clock: waiting for a turn does not count."""
-        self.until = time.monotonic() + self.seconds
-
     def stop(self, reason: EmulatorError) -> None:
         """Make the next check fail; may be called from any thread."""
         self.stopped = self.stopped or reason
 
     def check(self) -> None:
-        """Continue only if the answer is still wanted and in time.
-
-        Raises
-        ------
-        EmulatorError
-            If the client has disconnected or the time is up.
-        """
+        """Raise `EmulatorError` if the client has disconnected or the time is up."""
         if self.stopped is not None:
             raise self.stopped
 
     def made(self, value: object) -> None:
-        """Count the size of what an algorithm returned, if it has a length.
-
-        Raises
-        ------
-        EmulatorError
-            "User memory limit exceeded."
-        """
+        """Count the size of what an algorithm returned, if it has a length."""
         if isinstance(value, (list, str, dict)):
             count = len(value)
             self.elements += count
@@ -73,13 +57,7 @@ class Work:
                 raise memory_exceeded()
 
     def written(self, size: int) -> None:
-        """Count approximate bytes of the answer before they are produced.
-
-        Raises
-        ------
-        EmulatorError
-            "User memory limit exceeded."
-        """
+        """Count approximate bytes of the answer before they are produced."""
         self._written += size
         if self._written > MAX_BYTES:
             raise memory_exceeded()
@@ -90,9 +68,9 @@ _CURRENT: ContextVar[Work | None] = ContextVar("work", default=None)
 
 @contextmanager
 def working(work: Work) -> Iterator[None]:
-    """Compute on behalf of a request within the context."""
+    """Compute on behalf of a request within the context; its time starts here, after waiting for a turn."""
     token = _CURRENT.set(work)
-    work.begin()
+    work.until = time.monotonic() + work.seconds
     try:
         yield
     finally:
@@ -100,20 +78,14 @@ def working(work: Work) -> Iterator[None]:
 
 
 def check() -> None:
-    """Stop if the answer is late or no longer wanted; called between long steps."""
+    """Stop if the answer is late or no longer needed; called between long steps."""
     work = _CURRENT.get()
     if work is not None:
         work.check()
 
 
 def room_for(count: float) -> int:
-    """Return the number of elements about to be created as an integer.
-
-    Raises
-    ------
-    EmulatorError
-        "User memory limit exceeded." if it is more than one list may hold.
-    """
+    """Return the number of elements about to be created as an integer; refuse more than one list may have."""
     if not count <= LONGEST_LIST:
         raise memory_exceeded()
     return int(count)
@@ -133,16 +105,11 @@ def written(size: int) -> None:
 
 
 class Watch:
-    """A thread that stops requests that are late or whose client has disconnected.
-
-    It checks only while something is being computed.
-    """
+    """A thread that stops requests that are late or whose client has disconnected."""
 
     def __init__(self) -> None:
         self._watched: dict[Work, Callable[[], bool]] = {}
-        self._lock = threading.Lock()
-        self._wanted = threading.Event()
-        self._ended = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def start(self) -> None:
@@ -151,29 +118,20 @@ class Watch:
 
     def end(self) -> None:
         """Stop watching."""
-        self._ended = True
-        self._wanted.set()
+        self._ended.set()
 
     @contextmanager
     def over(self, work: Work, left: Callable[[], bool]) -> Iterator[None]:
         """Watch a request within the context; ``left`` checks whether its client has disconnected."""
-        with self._lock:
-            self._watched[work] = left
-            self._wanted.set()
+        self._watched[work] = left
         try:
             yield
         finally:
-            with self._lock:
-                del self._watched[work]
-                if not self._watched and not self._ended:
-                    self._wanted.clear()
+            del self._watched[work]
 
     def _look(self) -> None:
-        while self._wanted.wait() and not self._ended:
-            time.sleep(LOOK_S)
-            with self._lock:
-                watched = list(self._watched.items())
-            for work, left in watched:
+        while not self._ended.wait(LOOK_S):
+            for work, left in list(self._watched.items()):
                 if left():
                     work.stop(EmulatorError("The client disconnected before the request was answered.", LEFT))
                 elif work.until is not None and time.monotonic() > work.until:

@@ -21,10 +21,7 @@ from mmearth_data.sources.earthengine.failures import SignInMissing
 from mmearth_data.words import reason_of
 
 PROJECT_VARIABLES = ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT")
-SCOPES = (
-    "https://www.googleapis.com/auth/earthengine",
-    "https://www.googleapis.com/auth/cloud-platform",
-)
+SCOPES = [f"https://www.googleapis.com/auth/{scope}" for scope in ("earthengine", "cloud-platform")]
 GOOGLE_MACHINE = ("K_SERVICE", "GCE_METADATA_HOST", "GCE_METADATA_IP", "KUBERNETES_SERVICE_HOST")
 """Environment variables of Google's machines, which may provide an account; elsewhere, the search takes 9 seconds."""
 HOW_TO_SIGN_IN = (
@@ -43,18 +40,10 @@ HOW_TO_NAME_A_PROJECT = (
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Account and project of a session.
-
-    Attributes
-    ----------
-    credentials
-        Of `google.auth`.
-    project
-        Cloud project that is charged.
-    """
+    """Account and project of a session."""
 
     credentials: google.auth.credentials.Credentials
-    project: str
+    project: str  # Cloud project that is charged
 
 
 def anonymous(project: str | None) -> Account:
@@ -63,19 +52,10 @@ def anonymous(project: str | None) -> Account:
 
 
 def sign_in(project: str | None, service_account: Path | None) -> Account:
-    """Find credentials and a project, without using the network.
+    """Find credentials and a project, without using the network; `SignInMissing` lists all the ways to sign in.
 
-    Parameters
-    ----------
-    project
-        Project to charge; None takes it from the environment or else from the credentials.
-    service_account
-        Key file; None takes the tokens of ``earthengine authenticate`` or else the application default credentials.
-
-    Raises
-    ------
-    InputError
-        If there are no credentials or no project, with all the ways to sign in.
+    Without ``project``, it is that of the environment or else of the credentials. Without a key file ``service_account``,
+    the credentials are the tokens of ``earthengine authenticate`` or else the application default credentials.
     """
     credentials = _service_account(service_account) if service_account else _tokens() or _application_default()
     if credentials is None:
@@ -90,14 +70,13 @@ def sign_in(project: str | None, service_account: Path | None) -> Account:
 
 def _service_account(path: Path) -> Any:  # noqa: ANN401 - google-auth is untyped
     try:
-        return google.oauth2.service_account.Credentials.from_service_account_file(str(path), scopes=list(SCOPES))
+        return google.oauth2.service_account.Credentials.from_service_account_file(str(path), scopes=SCOPES)
     except (OSError, ValueError, google.auth.exceptions.GoogleAuthError) as error:
         problem = f"expected the key file of a service account (JSON), got: {reason_of(error)}."
         raise FileInputError(path, problem) from None
 
 
 def _tokens() -> Any | None:  # noqa: ANN401
-    """Credentials stored by ``earthengine authenticate``."""
     try:
         arguments = oauth.get_credentials_arguments()
     except (OSError, ValueError):
@@ -113,7 +92,7 @@ def _application_default() -> Any | None:  # noqa: ANN401
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on quota projects, which this module sets
-            credentials, project = google.auth.default(scopes=list(SCOPES))
+            credentials, project = google.auth.default(scopes=SCOPES)
     except google.auth.exceptions.DefaultCredentialsError as error:
         raise InputError(
             f"Application default credentials cannot be used: {_one_line(error)} {HOW_TO_SIGN_IN}"
@@ -125,16 +104,14 @@ def _application_default() -> Any | None:  # noqa: ANN401
 
 def _application_default_likely() -> bool:
     """Whether application default credentials can exist, judging from files and variables only."""
-    if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+    if any(os.environ.get(name) for name in ("GOOGLE_APPLICATION_CREDENTIALS", *GOOGLE_MACHINE)):
         return True
     if Path(_cloud_sdk.get_application_default_credentials_path()).is_file():
         return True
-    product = Path("/sys/class/dmi/id/product_name")
     try:
-        on_google = product.read_text().strip().startswith("Google")
+        return Path("/sys/class/dmi/id/product_name").read_text().strip().startswith("Google")
     except OSError:
-        on_google = False
-    return on_google or any(os.environ.get(name) for name in GOOGLE_MACHINE)
+        return False
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,27 +19,16 @@ SERVICE_DOMAIN = ".googleapis.com"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server that speaks the service's protocol.
+    """A server that speaks the service's protocol."""
 
-    Attributes
-    ----------
-    url
-        Scheme, host and port, without a trailing slash.
-    trusted
-        True within the service's own domain; elsewhere only anonymous credentials are ever sent.
-    """
-
-    url: str
-    trusted: bool
+    url: str  # Scheme, host and port, without a trailing slash
+    trusted: bool  # True within the service's own domain; elsewhere only anonymous credentials are ever sent
 
 
 def resolve_endpoint(name: str = "high-volume", url: str | None = None) -> Endpoint:
     """Endpoint by name, or by URL.
 
-    Raises
-    ------
-    InputError
-        If the text is not a URL, or not https (plain http is allowed only to this machine).
+    Raises `InputError` if the text is not a URL, or not https (plain http is allowed only to this machine).
     """
     if url is None:
         return Endpoint(ENDPOINTS[name], trusted=True)

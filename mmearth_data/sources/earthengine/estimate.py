@@ -37,10 +37,8 @@ def estimate(
 
     Parameters
     ----------
-    tiles, size_px
-        Number and side of the tiles.
-    modalities
-        What is stored.
+    tiles, size_px, modalities
+        Number, side and content of the tiles.
     in_flight, per_second
         Limits.
     latency_s, eecu_per_tile

@@ -51,13 +51,7 @@ def hole(name: str) -> ee.ComputedObject:
 
 
 class Template:
-    """An encoded expression with holes.
-
-    Parameters
-    ----------
-    expression
-        Built with the client's classes, and `hole` where requests differ.
-    """
+    """An encoded expression, built with the client's classes, and with a `hole` where requests differ."""
 
     def __init__(self, expression: ee.ComputedObject) -> None:
         text = json.dumps(ee.serializer.encode(expression, for_cloud_api=True), separators=COMPACT)
@@ -104,17 +98,9 @@ def blank(bands: Sequence[str], dtype: str) -> ee.Image:
 def never_empty(collection: ee.ImageCollection, bands: Sequence[str], dtype: str) -> ee.ImageCollection:
     """Select these bands of a collection and add a blank image to it, all of them of one type.
 
-    The service reduces only images whose bands agree in type, including the range of values. Both are therefore cast;
-    otherwise, the value range of a constant is just its value.
-
-    Parameters
-    ----------
-    collection
-        Already filtered: after the cast, its images are no longer assets.
-    bands
-        Band names, in the order of the result.
-    dtype
-        Type that can hold every value of the bands.
+    The service reduces only images whose bands agree in type, including the range of values. Both are therefore cast to
+    a type that can hold every value; otherwise, the value range of a constant is just its value. The collection must be
+    filtered before: after the cast, its images are no longer assets.
     """
     typed = collection.select(list(bands)).map(lambda image: cast(ee.Image(image), dtype))
     return typed.merge(ee.ImageCollection([blank(bands, dtype)]))

@@ -28,25 +28,17 @@ UNREADABLE = re.compile(r"HTTP 404|denied on resource|may not exist|does not hav
 """Messages of the service for an asset that this account cannot read; missing and forbidden are not distinguished."""
 REFUSED, TOO_LARGE = "earthengine_refused", "earthengine_too_large"
 """Reasons of rejected candidates."""
-FIXES = (
-    (
-        re.compile(r"has not been used|is disabled|SERVICE_DISABLED", re.I),
-        "enable the Earth Engine API in that project "
-        "(https://console.cloud.google.com/apis/library/earthengine.googleapis.com)",
-    ),
-    (
-        re.compile(r"not registered", re.I),
-        "register the project for Earth Engine (https://console.cloud.google.com/earth-engine)",
-    ),
-    (
-        re.compile(r"eligib|non-?commercial", re.I),
-        "verify the project's non-commercial eligibility (https://console.cloud.google.com/earth-engine/configuration)",
-    ),
-    (
-        re.compile(r"serviceusage|required permission to use project", re.I),
-        "ask for the role Service Usage Consumer in that project, or name another with --ee-project",
-    ),
-)
+FIXES = {
+    r"has not been used|is disabled|SERVICE_DISABLED": "enable the Earth Engine API in that project "
+    "(https://console.cloud.google.com/apis/library/earthengine.googleapis.com)",
+    r"not registered": "register the project for Earth Engine (https://console.cloud.google.com/earth-engine)",
+    r"eligib|non-?commercial": "verify the project's non-commercial eligibility "
+    "(https://console.cloud.google.com/earth-engine/configuration)",
+    r"serviceusage|required permission to use project": "ask for the role Service Usage Consumer in that project, or name "
+    "another with --ee-project",
+}
+"""Message of a refusal (403) -> remedy."""
+OTHER_FIX = "check that the signed-in account may use Earth Engine in this project, or name another (--ee-project)"
 SIGN_IN_AGAIN = "sign in again: `earthengine authenticate --force`, or renew the service account's key"
 
 
@@ -102,25 +94,16 @@ def _by_status(error: HttpError) -> MMEarthError:
     status, words = int(error.resp.status), _reason(error)
     if status in PASSING:
         wait_s = retry_after_s(str(error.resp.get("retry-after", "")), str(error.resp.get("date", "")))
-        return _passing_kind(status, words)(f"HTTP {status}: {words}", wait_s)
+        many = TooManyAggregations if AGGREGATIONS.search(words) else Throttled
+        return (many if status == 429 else RetryLater)(f"HTTP {status}: {words}", wait_s)
     if status == 401:
         return access_refused(f"credentials were refused (HTTP 401): {words}", SIGN_IN_AGAIN)
     if status == 403:
-        fix = next((fix for pattern, fix in FIXES if pattern.search(words)), None)
-        return access_refused(
-            f"access was refused (HTTP 403): {words}",
-            fix
-            or "check that the signed-in account may use Earth Engine in this project, or name another (--ee-project)",
-        )
+        fix = next((fix for pattern, fix in FIXES.items() if re.search(pattern, words, re.I)), OTHER_FIX)
+        return access_refused(f"access was refused (HTTP 403): {words}", fix)
     if status in {400, 413} and TOO_MUCH.search(words):
         return (TooDear if TOO_DEAR.search(words) else TooMuch)(TOO_LARGE, words)
     return TileUnavailable(REFUSED, f"HTTP {status}: {words}")
-
-
-def _passing_kind(status: int, words: str) -> type[RetryLater]:
-    if status != 429:
-        return RetryLater
-    return TooManyAggregations if AGGREGATIONS.search(words) else Throttled
 
 
 def retry_after_s(header: str, sent: str = "") -> float | None:
@@ -129,21 +112,22 @@ def retry_after_s(header: str, sent: str = "") -> float | None:
     A date is compared with that of the answer (``sent``, its Date header), not with this machine's clock, which may be
     wrong.
     """
-    if not header:
-        return None
     try:
         return max(0.0, float(header))
     except ValueError:
-        pass
+        then = _seconds_of(header)
+    if then is None:
+        return None
+    now = _seconds_of(sent)
+    return max(0.0, then - (time.time() if now is None else now))
+
+
+def _seconds_of(date: str) -> float | None:
+    """Seconds since 1970 of a date in a header; None if it is not one."""
     try:
-        then = email.utils.parsedate_to_datetime(header).timestamp()
+        return email.utils.parsedate_to_datetime(date).timestamp()
     except ValueError:
         return None
-    try:
-        now = email.utils.parsedate_to_datetime(sent).timestamp()
-    except ValueError:
-        now = time.time()
-    return max(0.0, then - now)
 
 
 def _reason(error: HttpError) -> str:

@@ -52,7 +52,9 @@ class PixelTemplates:
 def _template(asks: Asks) -> tuple[Template, list[tuple[Modality, str]]]:
     images, bands = [], []
     for m, ask in asks:
-        image, names = RECIPES[m.recipe["name"]].image(m, ask.shape)
+        make = RECIPES[m.recipe["name"]].image
+        assert make is not None, m.name
+        image, names = make(m, ask.shape)
         images.append(image)
         bands += [(m, name) for name in names]
     return Template(ee.Image.cat(images)), bands
@@ -69,18 +71,13 @@ def _grid(grid: TileGrid) -> dict[str, Any]:
 
 def asks_of(found: Found, modalities: Sequence[Modality]) -> list[tuple[Modality, Ask]]:
     """List the requests of a tile; modalities that are missing there are left out."""
-    asks = ((m, RECIPES[m.recipe["name"]].ask(m, found)) for m in modalities)
+    kinds = ((m, RECIPES[m.recipe["name"]].ask) for m in modalities)
+    asks = ((m, ask(m, found)) for m, ask in kinds if ask is not None)
     return [(m, ask) for m, ask in asks if ask is not None]
 
 
 def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
-    """Split into two groups: the modality that costs the service most, and the others; halves if no modality dominates.
-
-    Raises
-    ------
-    LookupError
-        When there is only one modality.
-    """
+    """Split into two groups: the modality that costs the service most, and the others; halves if no modality dominates."""
     costs = [RECIPES[m.recipe["name"]].cost for m, _ in asks]
     if len(asks) < 2 or max(costs) == min(costs):
         return halves(asks)
@@ -89,22 +86,16 @@ def dearest_apart(asks: Asks) -> tuple[Asks, Asks]:
 
 
 def halves(asks: Asks) -> tuple[Asks, Asks]:
-    """Split into two groups of modalities with about the same number of bytes.
-
-    Raises
-    ------
-    LookupError
-        When there is only one modality.
-    """
+    """Split into two groups of modalities with about the same number of bytes; `LookupError` for a single modality."""
     if len(asks) < 2:
         raise LookupError("one modality cannot be split")
-    ordered = sorted(asks, key=lambda pair: len(pair[0].bands) * pair[0].dtype.itemsize, reverse=True)
+    sizes = [len(m.bands) * m.dtype.itemsize for m, _ in asks]
     groups: tuple[list[tuple[Modality, Ask]], list[tuple[Modality, Ask]]] = ([], [])
-    sizes = [0, 0]
-    for pair in ordered:
-        smaller = sizes.index(min(sizes))
-        groups[smaller].append(pair)
-        sizes[smaller] += len(pair[0].bands) * pair[0].dtype.itemsize
+    total = [0, 0]
+    for k in sorted(range(len(asks)), key=lambda k: -sizes[k]):
+        smaller = total.index(min(total))
+        groups[smaller].append(asks[k])
+        total[smaller] += sizes[k]
     return groups
 
 
@@ -161,13 +152,7 @@ def place_bands(
 
 
 def refuse_gaps(m: Modality, array: NDArray[Any]) -> None:
-    """Refuse a base scene that does not cover its tile.
-
-    Raises
-    ------
-    TileUnavailable
-        ``sentinel2_nodata``, if more than 1 % of the pixels of a native band are masked.
-    """
+    """Raise `TileUnavailable` (``sentinel2_nodata``) if more than 1 % of the pixels of a native band are masked."""
     for band in parameters(m).get("native", ()):
         masked = 1 - float(m.observed(array[m.bands.index(band)]).mean())
         if masked > MOST_MASKED:

@@ -20,24 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """One asset read by a build.
+    """One asset read by a build."""
 
-    Attributes
-    ----------
-    modality
-        Catalog entry that names it.
-    key
-        Its key in that entry.
-    type
-        Type that the service must report: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``.
-    bands
-        Bands that an image must have; the service does not list those of a collection.
-    """
-
-    modality: Modality
-    key: str
-    type: str
-    bands: Sequence[str] = ()
+    modality: Modality  # Catalog entry that names it
+    key: str  # Its key in that entry
+    type: str  # Type that the service must report: ``IMAGE``, ``IMAGE_COLLECTION`` or ``TABLE``
+    bands: Sequence[str] = ()  # Bands that an image must have; the service does not list those of a collection
 
     @property
     def id(self) -> str:
@@ -67,7 +55,8 @@ def _of_all(modalities: Sequence[Modality], base: Modality, levels: Sequence[str
     for m in modalities:
         if m.recipe["name"] != base.recipe["name"]:  # bands of the base scene come from its own asset
             kind = RECIPES[m.recipe["name"]]
-            yield from (Needed(m, key, kind.asset_type, kind.asset_bands(m, key)) for key in m.asset)
+            bands = kind.asset_bands
+            yield from (Needed(m, key, kind.asset_type, bands(m, key) if bands else ()) for key in m.asset)
 
 
 def require_assets(
@@ -76,21 +65,10 @@ def require_assets(
     base: Modality,
     modalities: Sequence[Modality],
 ) -> None:
-    """Ask the service about every asset once.
+    """Ask the service about every asset once, by a function that requests its description.
 
-    Parameters
-    ----------
-    needed
-        Assets that the build reads.
-    describe
-        Requests the description of an asset from the service.
-    base, modalities
-        Used to find out which modalities could be left out.
-
-    Raises
-    ------
-    InputError
-        If an asset is missing, unreadable, of another type, or lacks a band; with its id, its modality and what to do.
+    Raises `InputError` if an asset is missing, unreadable, of another type, or lacks a band; with its id, its modality
+    and what to do, for which ``base`` and ``modalities`` determine what could be left out.
     """
     wrong = [(of, problem) for of in needed if (problem := _problem(of, describe)) is not None]
     if not wrong:
@@ -105,7 +83,6 @@ def require_assets(
 
 
 def _problem(needed: Needed, describe: Callable[[str], Mapping[str, Any]]) -> str | None:
-    """Describe what is wrong with an asset; None if nothing is."""
     try:
         found = describe(needed.id)
     except TileUnavailable as refusal:

@@ -76,18 +76,10 @@ class Storms:
 
 
 class LocalLimiter:
-    """Limits of one process, shared by its threads.
+    """Limits of one process, shared by its threads: requests in flight, also in restricted mode, and starts per second.
 
-    Parameters
-    ----------
-    in_flight
-        Requests at once.
-    per_second
-        Starts per second; they are spaced evenly, so that no second has more.
-    restricted_in_flight
-        Requests at once in restricted mode.
-    first_pause_s
-        See `Storms`; a storm pauses all requests.
+    Starts are spaced evenly, so that no second has more. All requests pause for ``first_pause_s`` at the first storm of
+    refusals; the pause doubles with each storm until a request succeeds.
     """
 
     def __init__(

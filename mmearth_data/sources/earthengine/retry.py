@@ -20,18 +20,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backoff:
-    """Number and timing of retries.
+    """Number and timing of retries."""
 
-    Attributes
-    ----------
-    attempts
-        Including the first one.
-    first_s, longest_s
-        The wait before attempt n + 1 is uniform in 0 ... min(longest_s, first_s * 2^(n - 1)).
-    """
-
-    attempts: int = 12
-    first_s: float = 0.5
+    attempts: int = 12  # Including the first one
+    first_s: float = 0.5  # The wait before attempt n + 1 is uniform in 0 ... min(longest_s, first_s * 2^(n - 1)).
     longest_s: float = 60.0
 
     def wait_s(self, attempt: int, asked_s: float | None) -> float:
@@ -47,13 +39,7 @@ def with_retries(
     on_retry: Callable[[RetryLater, float], None] = lambda error, wait_s: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Answer:
-    """Retry until there is an answer.
-
-    Raises
-    ------
-    RetryLater
-        When the last attempt failed too.
-    """
+    """Retry until there is an answer. Raises `RetryLater` when the last attempt failed too."""
     attempt = 1
     while True:
         try:

@@ -41,33 +41,15 @@ SIGN_IN_ATTEMPTS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionOptions:
-    """How to reach the service.
+    """How to reach the service."""
 
-    Attributes
-    ----------
-    endpoint
-        ``high-volume`` or ``standard``.
-    url
-        Another server that speaks the same protocol.
-    project
-        Cloud project to charge.
-    service_account
-        Key file.
-    connections
-        Requests in flight at once.
-    timeout_s
-        Deadline of one request; the service itself allows 300 s.
-    backoff
-        How failed requests are retried.
-    """
-
-    endpoint: str = "high-volume"
-    url: str | None = None
-    project: str | None = None
-    service_account: Path | None = None
-    connections: int = 40
-    timeout_s: float = 330.0
-    backoff: Backoff = field(default_factory=Backoff)
+    endpoint: str = "high-volume"  # ``high-volume`` or ``standard``
+    url: str | None = None  # Another server that speaks the same protocol
+    project: str | None = None  # Cloud project to charge
+    service_account: Path | None = None  # Key file
+    connections: int = 40  # Requests in flight at once
+    timeout_s: float = 330.0  # Deadline of one request; the service itself allows 300 s
+    backoff: Backoff = field(default_factory=Backoff)  # How failed requests are retried
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -97,26 +79,14 @@ class Session:
         return self._transport.emulator
 
     def compute_value(self, expression: str, limiter: Limiter, ledger: Ledger, *, divisible: bool = False) -> Any:  # noqa: ANN401
-        """Value of an encoded expression, as JSON.
+        """Value of an encoded expression, as JSON; raises what `mmearth_data.sources.earthengine.failures.classify` returns.
 
-        Parameters
-        ----------
-        expression
-            Expression to compute.
-        limiter, ledger
-            Applied to the request.
-        divisible
-            True if the caller can ask for less, so that a request with too many aggregations is not retried unchanged.
-
-        Raises
-        ------
-        RetryLater, TileUnavailable, InputError
-            See `mmearth_data.sources.earthengine.failures.classify`.
+        ``divisible`` is True if the caller can ask for less, so that a request with too many aggregations is not retried
+        unchanged.
         """
-        compute = partial(self._values.compute, prettyPrint=False)
-        body = request_body(expression, {})
-        ask = lambda: self._execute(compute, body)["result"]  # noqa: E731
-        return self._send("value:compute", ask, limiter, ledger, divisible=divisible)
+        compute, body = partial(self._values.compute, prettyPrint=False), request_body(expression, {})
+        ask = partial(self._execute, compute, body)
+        return self._send("value:compute", ask, limiter, ledger, divisible=divisible)["result"]
 
     def compute_pixels(
         self,
@@ -128,18 +98,9 @@ class Session:
         *,
         divisible: bool = False,
     ) -> Answer:
-        """Pixels of an encoded image on a grid.
+        """Pixels of an encoded image, with ``grid`` and ``fileFormat`` as further fields of the request.
 
-        Parameters
-        ----------
-        expression
-            The encoded image.
-        fields
-            ``grid`` and ``fileFormat``.
-        decode
-            Reads the answer; any exception it raises marks the answer as undecodable, and the request is retried.
-        limiter, ledger, divisible
-            As in `compute_value`.
+        Any exception that ``decode`` raises marks the answer as undecodable, and the request is retried.
         """
         compute, body = self._images.computePixels, request_body(expression, fields)
         ask = lambda: decode(self._execute(compute, body))  # noqa: E731
@@ -149,23 +110,14 @@ class Session:
         self, expression: str, fields: Mapping[str, Any], limiter: Limiter, ledger: Ledger
     ) -> dict[str, Any]:
         """One page of an encoded feature collection, GeoJSON-like."""
-        compute, body = self._tables.computeFeatures, request_body(expression, fields)
-
-        def ask() -> dict[str, Any]:
-            answer: dict[str, Any] = self._execute(compute, body)
-            return answer
-
-        return self._send("table:computeFeatures", ask, limiter, ledger)
+        ask = partial(self._execute, self._tables.computeFeatures, request_body(expression, fields))
+        page: dict[str, Any] = self._send("table:computeFeatures", ask, limiter, ledger)
+        return page
 
     def asset(self, asset_id: str, limiter: Limiter, ledger: Ledger) -> dict[str, Any]:
         """Request the description of an asset (type, bands and properties), once per session."""
-
-        def ask() -> dict[str, Any]:
-            found: dict[str, Any] = ee.data.getAsset(asset_id)
-            return found
-
         if asset_id not in self._assets:
-            self._assets[asset_id] = self._send("assets", ask, limiter, ledger)
+            self._assets[asset_id] = self._send("assets", partial(ee.data.getAsset, asset_id), limiter, ledger)
         return self._assets[asset_id]
 
     def _execute(self, method: Callable[..., Any], body: bytes) -> Any:  # noqa: ANN401 - what the client makes of it
@@ -226,13 +178,8 @@ _open: Session | None = None
 def open_session(options: SessionOptions) -> Session:
     """Sign in, or return the open session.
 
-    Raises
-    ------
-    InputError
-        If there are no credentials or no project, the service refuses them, or this process already has a session with
-        another server or account.
-    RetryLater
-        When the service cannot be reached.
+    Raises `InputError` if there are no credentials or no project, the service refuses them, or this process has a
+    session with another server or account; `RetryLater` if the service cannot be reached.
     """
     global _open
     with _lock:

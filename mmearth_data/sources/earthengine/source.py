@@ -118,10 +118,7 @@ class EarthEngineSource:
     def connect(self) -> None:
         """Sign in now rather than at the first request, and check every asset that the build reads.
 
-        Raises
-        ------
-        InputError
-            When signing in fails, or an asset is missing or cannot be read.
+        Raises `InputError` when signing in fails, or an asset is missing or cannot be read.
         """
         needed = needed_assets(self._wanted, self._base, scene_levels(self._base, self.rules))
         require_assets(needed, self._describe, self._base, self._wanted)
@@ -137,11 +134,8 @@ class EarthEngineSource:
     def profiling(self) -> Iterator[dict[str, dict[str, Any]]]:
         """Let the service profile the requests within a block.
 
-        Yields
-        ------
-        dict
-            Filled when the block ends: kind of request -> ``requests``, total ``seconds``, total ``eecu_seconds`` (None
-            if the service did not profile all of them).
+        The result is filled when the block ends: kind of request -> ``requests``, total ``seconds``, total
+        ``eecu_seconds`` (None if the service did not profile all of them).
         """
         session, profiles = self._session(), Profiles()
         found: dict[str, dict[str, Any]] = {}
@@ -178,7 +172,7 @@ class EarthEngineSource:
         """Ecoregion polygons; cached for the service itself, fetched each time from any other server."""
         genuine = self.options.url is None
         table = ecoregion_table(self.catalog)
-        found = cached_ecoregions(asset=table) if genuine else None
+        found = cached_ecoregions(table) if genuine else None
         if found is None:
             session = self._session()
             try:
@@ -193,7 +187,7 @@ class EarthEngineSource:
                     "name another table with --asset eco_region=ID."
                 ) from refusal
             if genuine:
-                keep_ecoregions(found, asset=table)
+                keep_ecoregions(found, table)
         return found
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
@@ -248,14 +242,9 @@ class EarthEngineSource:
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored: one request, or two if one would be too large.
 
-        Raises
-        ------
-        TileUnavailable
-            ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked; or the service's refusal.
-        RetryLater
-            If the service did not answer in any of the attempts.
-        InputError
-            If it refuses this account.
+        Raises `TileUnavailable` ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked; or the service's
+        refusal; `RetryLater` if the service did not answer in any of the attempts; `InputError` if it refuses this
+        account.
         """
         found = survey.request
         assert isinstance(found, Found)

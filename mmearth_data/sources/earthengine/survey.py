@@ -49,24 +49,12 @@ LEVEL_CODES = {name: code for code, name in LEVEL_NAMES.items()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneRules:
-    """Which scenes are eligible, and how one is chosen.
+    """Which scenes are eligible, and how one is chosen."""
 
-    Attributes
-    ----------
-    seed
-        Seed of every random choice.
-    years
-        One is chosen at random for each tile.
-    levels
-        Likewise; Level 2A falls back to 1C.
-    cloud_percent
-        Scenes must have fewer clouds.
-    """
-
-    seed: int
-    years: tuple[int, ...]
-    levels: tuple[str, ...]
-    cloud_percent: float
+    seed: int  # Seed of every random choice
+    years: tuple[int, ...]  # One is chosen at random for each tile
+    levels: tuple[str, ...]  # Likewise; Level 2A falls back to 1C
+    cloud_percent: float  # Scenes must have fewer clouds
 
     def year(self, place: Place) -> int:
         """Year of a location's scene."""
@@ -85,39 +73,19 @@ class SceneRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One entry of a survey request.
+    """One entry of a survey request."""
 
-    Attributes
-    ----------
-    place
-        Candidate that the question is about.
-    given
-        What the expression receives about it, JSON-ready.
-    scene
-        Scene found by the first survey, if scenes of other collections are missing; None searches for a scene.
-    """
-
-    place: Place
-    given: Mapping[str, Any]
+    place: Place  # Candidate that the question is about
+    given: Mapping[str, Any]  # What the expression receives about it, JSON-ready
+    # Scene found by the first survey, if scenes of other collections are missing; None searches for a scene
     scene: Mapping[str, Any] | None = None
 
 
 def candidate(place: Place, rules: SceneRules, levels: Sequence[str], wanted: str) -> dict[str, Any]:
     """Return what the survey receives about a candidate, JSON-ready.
 
-    Parameters
-    ----------
-    place, rules
-        Determine the window, the random choice and the outlines.
-    levels
-        Levels known to the expression, in its order.
-    wanted
-        The level to search.
-
-    Raises
-    ------
-    TileUnavailable
-        For locations beyond 84 N or 80 S.
+    ``levels`` are those of the expression, in its order, and ``wanted`` is the one to search. Raises `TileUnavailable` for
+    locations beyond 84 N or 80 S.
     """
     own = utm_epsg(place.lon, place.lat)
     bits = draw_bits(rules.seed, place.tile_id, "scene")
@@ -150,14 +118,7 @@ def near_zones(place: Place) -> list[int]:
 class SurveyPlan:
     """The survey of one build: its expression, and the reader of its answers.
 
-    Parameters
-    ----------
-    base
-        Entry whose scene defines grid and time (`base_modality`).
-    modalities
-        Modalities to deliver.
-    rules
-        Which scenes are eligible.
+    The scene of ``base`` (see `base_modality`) defines grid and time; ``modalities`` are those to deliver.
     """
 
     def __init__(self, base: Modality, modalities: Sequence[Modality], rules: SceneRules) -> None:
@@ -181,13 +142,7 @@ class SurveyPlan:
         return [level for level in self.rules.tried(place) if level in self.levels]
 
     def question(self, place: Place) -> Question:
-        """First question about a location.
-
-        Raises
-        ------
-        TileUnavailable
-            For locations beyond 84 N or 80 S.
-        """
+        """First question about a location. Raises `TileUnavailable` for locations beyond 84 N or 80 S."""
         return Question(place=place, given=candidate(place, self.rules, self.levels, self.tried(place)[0]))
 
     def further(self, question: Question, scene: Mapping[str, Any] | None) -> Question | None:
@@ -208,7 +163,6 @@ class SurveyPlan:
 
     @property
     def _searched(self) -> list[Modality]:
-        """Modalities whose scenes may need a second search."""
         return [m for m in self.modalities if RECIPES[m.recipe["name"]].search is not None]
 
     def _open(self, m: Modality, scene: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -264,7 +218,6 @@ class SurveyPlan:
         )
 
     def _further(self, element: ee.ComputedObject) -> ee.Dictionary:
-        """Scenes of other collections, over all years, for a known base scene."""
         given = ee.Dictionary(element)
         crs = given.get("crs")
         box = polygon(given.get("box"), crs)
@@ -375,13 +328,7 @@ def _completed(scene: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]])
 
 
 def base_modality(modalities: Sequence[Modality]) -> Modality:
-    """Entry of the catalog whose scene defines a tile's grid and time.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
+    """Entry of the catalog whose scene defines a tile's grid and time. Raises `InputError` when there is none."""
     for m in modalities:
         if m.recipe.get("name") == "base-scene" and parameters(m).get("native"):
             return m

@@ -40,7 +40,7 @@ def ecoregion_table(catalog: Catalog) -> str:
 def fetch_ecoregions(
     compute_value: Callable[[str], Any],
     compute_features: Callable[[str, dict[str, Any]], dict[str, Any]],
-    asset: str = ASSET,
+    asset: str,
 ) -> GeoDataFrame:
     """Fetch all polygons of a table: RESOLVE's or a copy of it.
 
@@ -88,9 +88,9 @@ def _features(
         yield from page
 
 
-def cached_ecoregions(folder: Path | None = None, asset: str = ASSET) -> GeoDataFrame | None:
+def cached_ecoregions(asset: str) -> GeoDataFrame | None:
     """Ecoregions cached by an earlier run, or None."""
-    path = _cache_path(folder, asset)
+    path = _cache_path(asset)
     frame = read_kept(path)
     try:
         return None if frame is None else ecoregions_of(frame, str(path))
@@ -98,11 +98,11 @@ def cached_ecoregions(folder: Path | None = None, asset: str = ASSET) -> GeoData
         return None
 
 
-def keep_ecoregions(ecoregions: GeoDataFrame, folder: Path | None = None, asset: str = ASSET) -> None:
+def keep_ecoregions(ecoregions: GeoDataFrame, asset: str) -> None:
     """Cache ecoregions for the next run; without effect if the folder is not writable."""
-    keep(ecoregions, _cache_path(folder, asset))
+    keep(ecoregions, _cache_path(asset))
 
 
-def _cache_path(folder: Path | None, asset: str) -> Path:
+def _cache_path(asset: str) -> Path:
     digest = hashlib.blake2b(f"{FORMAT} {asset} {SIMPLIFY_M}".encode(), digest_size=8).hexdigest()
-    return (folder or cache_folder()) / "ecoregions" / f"earthengine-{digest}.parquet"
+    return cache_folder() / "ecoregions" / f"earthengine-{digest}.parquet"

@@ -17,36 +17,23 @@ EMULATOR = "x-mmearth-emulator"
 
 @dataclass(slots=True)
 class Exchange:
-    """A thread's latest request and answer.
-
-    Attributes
-    ----------
-    sent_bytes, received_bytes
-        Sizes of the bodies, as far as they were received.
-    restricted
-        Whether the service announced restricted mode.
-    """
+    """A thread's latest request and answer."""
 
     sent_bytes: int = 0
-    received_bytes: int = 0
-    restricted: bool = False
+    received_bytes: int = 0  # Size of the body, as far as it was received
+    restricted: bool = False  # Whether the service announced restricted mode
 
 
 class Transport:
     """The interface of ``httplib2.Http``, which the client requires, over a pooled session.
 
-    Parameters
-    ----------
-    connections
-        Requests in flight at once; the client's own pool has 10 connections.
-    timeout_s
-        Seconds without a byte after which a request counts as hung; the client's own has no such limit.
+    The client's own has 10 ``connections``, and no ``timeout_s``: seconds without a byte after which a request counts as
+    hung.
     """
 
     def __init__(self, connections: int, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.emulator: str | None = None
-        """Name of the server if it is an emulator."""
+        self.emulator: str | None = None  # Name of the server if it is an emulator
         self._session = requests.Session()
         self._session.auth = _unchanged
         self._seen = threading.local()
@@ -79,12 +66,8 @@ class Transport:
     ) -> tuple[httplib2.Response, bytes]:
         """Send one request and read the whole answer.
 
-        Raises
-        ------
-        ConnectionError
-            If the connection breaks, or the answer is shorter than announced.
-        TimeoutError
-            If nothing is received for `timeout_s`.
+        Raises `ConnectionError` if the connection breaks, or the answer is shorter than announced; `TimeoutError` if
+        nothing is received for `timeout_s`.
         """
         exchange = self._seen.exchange = Exchange(sent_bytes=len(body or ""))
         try:

@@ -15,9 +15,8 @@ import requests
 from ee_world import refusal
 
 from mmearth_data.emulator.graph import library
-from mmearth_data.emulator.graph.arguments import ANY_FUNCTION, HINTS, is_hint, unheeded
 from mmearth_data.emulator.graph.registry import FUNCTIONS, Implementation
-from mmearth_data.emulator.graph.signatures import signatures
+from mmearth_data.emulator.graph.signatures import ANY_FUNCTION, HINTS, is_hint, signatures
 
 assert library.implementation("Number.add")
 
@@ -53,7 +52,7 @@ def test_every_argument_is_heeded_or_a_hint_or_refused() -> None:
     dropped = {}
     for name, implementation in FUNCTIONS.items():
         known = {argument.name for argument in signatures()[name].arguments}
-        refused = {argument.name for argument in unheeded(name)}
+        refused = {argument.name for argument in signatures()[name].unheeded}
         heeded = set(implementation.takes) - ignored(implementation)
         if lost := {argument for argument in known - heeded - refused if not is_hint(name, argument)}:
             dropped[name] = lost

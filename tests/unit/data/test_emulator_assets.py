@@ -14,7 +14,7 @@ from mmearth_data.catalog.tile import TileGrid, utm_epsg
 from mmearth_data.emulator.algorithms.image import Grid, Image, Pixels, PixelType, Projection
 from mmearth_data.emulator.assets import scene_search
 from mmearth_data.emulator.assets.archive import CLOUD_CLASSES
-from mmearth_data.emulator.assets.directory import MAKERS, Few, Scenes, describe_asset, find, list_assets
+from mmearth_data.emulator.assets.directory import MAKERS, Source, describe_asset, find, list_assets
 from mmearth_data.emulator.graph.registry import encode
 from mmearth_data.planet.grids import Window
 from mmearth_data.planet.orbits import SENTINEL1
@@ -46,10 +46,10 @@ def tile_at(lon: float, lat: float) -> tuple[TileGrid, Box, shapely.Polygon]:
     return tile, box, shapely.Polygon(list(zip(x[0] + (x - x[0] + 180) % 360 - 180, y, strict=True)))
 
 
-def source(asset: str) -> Scenes | Few:
+def source(asset: str) -> Source:
     """Collection of the emulator."""
     found = find(asset, request_context())
-    assert isinstance(found, (Scenes, Few))
+    assert isinstance(found, Source)
     return found
 
 

@@ -18,7 +18,7 @@ from emulator_pixels import UTM, array, call, grid, image_of, line, pixels, ramp
 
 from mmearth_data.emulator.algorithms.geometry import Geometry
 from mmearth_data.emulator.algorithms.image import CHEAP, Grid, Image, PixelType, Projection
-from mmearth_data.emulator.assets.directory import Scenes, find
+from mmearth_data.emulator.assets.directory import Source, find
 from mmearth_data.emulator.errors import EmulatorError
 from mmearth_data.emulator.graph.evaluate import Request
 from mmearth_data.emulator.server.cheap import Remembered, form_of
@@ -270,7 +270,7 @@ def test_cheap_pixels_have_the_right_form_and_never_look_at_the_planet(monkeypat
     planet = request_context().planet
     cheap = Request(planet, cheap_pixels=True)
     label = find("GOOGLE/DYNAMICWORLD/V1", cheap)
-    assert isinstance(label, Scenes)
+    assert isinstance(label, Source)
     images = list(label.query(shapely.Point(10.2, 47.3), 1_546_300_800_000, 1_577_836_800_000))
     mode = call("reduce.mode", collection=images)
     land_cover = find("ESA/WorldCover/v100/2020", cheap)

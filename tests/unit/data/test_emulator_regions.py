@@ -130,7 +130,7 @@ def test_composites(name: str, expected: list[float | None]) -> None:
 
 
 def test_of_equally_frequent_values_the_mode_is_the_lowest() -> None:
-    """Not documented: `mode_of` is the one place that decides it."""
+    """Not documented: one function decides it."""
     assert line(call("reduce.mode", collection=of_elements([array([7]), array([2])])), 1) == [2]
 
 

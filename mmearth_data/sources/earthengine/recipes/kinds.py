@@ -17,126 +17,61 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The base scene of a candidate as a server-side object, to which surveys refer.
+    """The base scene of a candidate as a server-side object, to which surveys refer."""
 
-    Attributes
-    ----------
-    time
-        ``system:time_start``.
-    crs
-        Code of its CRS.
-    tile
-        Square of the tile.
-    box
-        The same square with a margin of 200 m.
-    years
-        [start, end) of all the years that scenes are taken from, UTC milliseconds.
-    """
-
-    time: ee.Number
-    crs: ee.String
-    tile: ee.Geometry
-    box: ee.Geometry
-    years: tuple[int, int]
+    time: ee.Number  # ``system:time_start``
+    crs: ee.String  # Code of its CRS
+    tile: ee.Geometry  # Square of the tile
+    box: ee.Geometry  # The same square with a margin of 200 m
+    years: tuple[int, int]  # [start, end) of all the years that scenes are taken from, UTC milliseconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What the survey found for a tile: all that is needed to read its pixels.
+    """What the survey found for a tile: all that is needed to read its pixels."""
 
-    Attributes
-    ----------
-    level
-        Name of the base scene's level.
-    scene
-        Asset id of the base scene.
-    bands
-        Bands of the base scene.
-    time_ms
-        Acquisition time, UTC milliseconds.
-    grid
-        Grid of the tile.
-    answers
-        Modality -> result of its recipe's survey.
-    """
-
-    level: str
-    scene: str
-    bands: frozenset[str]
-    time_ms: int
-    grid: TileGrid
-    answers: Mapping[str, Any] = field(default_factory=dict)
+    level: str  # Name of the base scene's level
+    scene: str  # Asset id of the base scene
+    bands: frozenset[str]  # Bands of the base scene
+    time_ms: int  # Acquisition time, UTC milliseconds
+    grid: TileGrid  # Grid of the tile
+    answers: Mapping[str, Any] = field(default_factory=dict)  # Modality -> result of its recipe's survey
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Request for one modality of one tile.
+    """Request for one modality of one tile."""
 
-    Attributes
-    ----------
-    shape
-        Everything that determines the form of the expression; tiles with equal shapes share it.
-    holes
-        Hole -> constant, for this tile.
-    """
-
-    shape: Hashable = ()
-    holes: Mapping[str, Any] = field(default_factory=dict)
-
-
-def no_ask(m: Modality, found: Found) -> Ask | None:
-    """Request no pixels."""
-    return None
-
-
-def no_image(m: Modality, shape: Any) -> tuple[ee.Image, list[str]]:  # noqa: ANN401 - each recipe has its own shapes
-    """Refuse to make an image: the recipe has no pixels."""
-    raise LookupError(f"{m.name}: recipe {m.recipe['name']!r} has no pixels.")
-
-
-def no_bands(m: Modality, role: str) -> Sequence[str]:
-    """Do not say which bands are read from an asset."""
-    return ()
+    shape: Hashable = ()  # Everything that determines the form of the expression; tiles with equal shapes share it
+    holes: Mapping[str, Any] = field(default_factory=dict)  # Hole -> constant, for this tile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeKind:
-    """One way of obtaining a modality.
+    """One way of obtaining a modality."""
 
-    Attributes
-    ----------
-    survey
-        What to compute for a candidate's scene; None requests nothing.
-    search
-        What to compute in a second survey if `survey` found no scenes for some group: the same form of answer, group
-        -> scenes, for a scene and the windows to search (None: all years). None: `survey` never leaves a group empty.
-    values
-        Turns the survey's answer into the modality's values, for ``tile/continuous``.
-    ask
-        What to request for a tile; None if the modality is missing here.
-    image
-        Image to request, given the shape of the request, and the stored bands that it holds, in order.
-    asset_type
-        Type that the service reports for its assets: ``IMAGE`` or ``IMAGE_COLLECTION``.
-    asset_bands
-        Bands that are read from the asset of a role, if it is an image.
-    cost
-        Approximate number of images that the service reads per pixel; if a request for all modalities is too large, the
-        most expensive one is requested alone.
-    """
-
+    # What to compute for a candidate's scene; None requests nothing
     survey: Callable[[Modality, Scene], Any] | None = None
+    # What to compute in a second survey if `survey` found no scenes for some group: the same form of answer, group ->
+    # scenes, for a scene and the windows to search (None: all years). None: `survey` never leaves a group empty.
     search: Callable[[Modality, Scene, ee.Dictionary | None], Any] | None = None
+    # Turns the survey's answer into the modality's values, for ``tile/continuous``
     values: Callable[[Modality, Any], np.ndarray[Any, Any]] | None = None
-    ask: Callable[[Modality, Found], Ask | None] = no_ask
-    image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] = no_image
+    # What to request for a tile, None if the modality is missing here; a recipe without it has no pixels
+    ask: Callable[[Modality, Found], Ask | None] | None = None
+    # Image to request, given the shape of the request, and the stored bands that it holds, in order
+    image: Callable[[Modality, Any], tuple[ee.Image, list[str]]] | None = None
+    # Type that the service reports for its assets: ``IMAGE`` or ``IMAGE_COLLECTION``
     asset_type: str = "IMAGE_COLLECTION"
-    asset_bands: Callable[[Modality, str], Sequence[str]] = no_bands
+    # Bands that are read from the asset of a role, if it is an image
+    asset_bands: Callable[[Modality, str], Sequence[str]] | None = None
+    # Approximate number of images that the service reads per pixel; if a request for all modalities is too large, the
+    # most expensive one is requested alone
     cost: int = 1
 
 
 def box_holes(grid: TileGrid) -> dict[str, Any]:
-    """Constants for `mmearth_data.sources.earthengine.recipes.collections.touching`."""
+    """Constants for `mmearth_data.sources.earthengine.recipes.images.touching`."""
     return {"tile_ring": ring(grid, 0.0), "tile_crs": f"EPSG:{grid.epsg}"}
 
 

@@ -42,12 +42,7 @@ def survey(m: Modality, scene: Scene) -> dict[str, Any]:
 def search(m: Modality, scene: Scene, windows: ee.Dictionary | None) -> dict[str, Any]:
     """Last scene of each pass before the base scene and first one after it: lists of zero to two scenes.
 
-    Parameters
-    ----------
-    m, scene
-        As in `survey`.
-    windows
-        Pass -> [start, end) to search; None searches all years for each pass.
+    ``windows`` is pass -> [start, end) to search; None searches all years for each pass.
     """
     return {name: _around(m, name, scene, windows).map(_describe) for name in groups(m)}
 

@@ -1,4 +1,4 @@
-"""``mosaic`` and ``mode-of-year``: a collection combined into one image."""
+"""``base-scene``, ``static-image``, ``mosaic`` and ``mode-of-year``: recipes that deliver an image and need no search."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ee
 import numpy as np
 
 from mmearth_data.sources.earthengine.expressions import (
+    band_name,
     band_names,
     hole,
     interpolated,
@@ -28,6 +29,68 @@ SCENES_OF_A_YEAR = 100
 """Upper bound on a year's scenes with few clouds, of about 140 overpasses where two orbits of Sentinel-2 overlap."""
 ANY_NUMBER = "float64"
 """Type that can hold the values of every band; interpolated pixels are real numbers anyway."""
+
+# ---------------------------------------------------------------- the tile's own scene, at the scene's level
+
+
+def ask_scene(m: Modality, found: Found) -> Ask | None:
+    """Bands that exist at the level and in the scene; some scenes lack bands."""
+    if found.level not in m.asset:
+        return None
+    expected = m.bands_by_level.get(found.level, m.bands)
+    present = tuple(band for band in expected if m.asset_bands.get(band, band) in found.bands)
+    return Ask(present, {"scene": found.scene}) if present else None
+
+
+def scene(m: Modality, shape: tuple[str, ...]) -> tuple[ee.Image, list[str]]:
+    """Bands of the scene: those on the native grid copied, the others resampled."""
+    whole = ee.Image.load(hole("scene"))
+    native = parameters(m).get("native", ())
+    groups = [
+        (bands, copied) for copied in (True, False) if (bands := [band for band in shape if (band in native) is copied])
+    ]
+    parts = []
+    for bands, copied in groups:
+        part = whole.select([m.asset_bands.get(band, band) for band in bands], band_names(m, bands))
+        parts.append(part if copied else interpolated(part, m))
+    ordered = [band for bands, _ in groups for band in bands]
+    return stored(ee.Image.cat(parts), m), ordered
+
+
+# ---------------------------------------------------------------- assets without a time, one per band or one for all
+
+
+def ask_static(m: Modality, found: Found) -> Ask | None:
+    """Make the same request everywhere."""
+    return Ask()
+
+
+def static(m: Modality, shape: tuple[()]) -> tuple[ee.Image, list[str]]:
+    """All bands; a slope is taken from the unresampled elevation, then both are resampled."""
+    return stored(ee.Image.cat([_band(m, band) for band in m.bands]), m), list(m.bands)
+
+
+def static_bands(m: Modality, role: str) -> list[str]:
+    """Bands that are read from the asset of a role."""
+    read = [_read_from(m, band) for band in m.bands]
+    return sorted({m.asset_bands.get(of, of) for of, its in read if its == role})
+
+
+def _read_from(m: Modality, band: str) -> tuple[str, str]:
+    """Asset band from which a stored band is computed, and the role of its asset."""
+    of = parameters(m)["elevation"] if band == parameters(m).get("slope") else band
+    return of, of if of in m.asset else next(iter(m.asset))
+
+
+def _band(m: Modality, band: str) -> ee.Image:
+    of, role = _read_from(m, band)
+    found = without_nodata(ee.Image(m.asset[role]).select(m.asset_bands.get(of, of)), parameters(m))
+    if of != band:
+        found = ee.Terrain.slope(found)
+    return interpolated(found.rename(band_name(m, band)), m)
+
+
+# ---------------------------------------------------------------- a collection combined into one image
 
 
 def touching(m: Modality) -> ee.ImageCollection:
