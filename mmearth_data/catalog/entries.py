@@ -22,7 +22,7 @@ from mmearth_data.resources import resource_path
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Group
     from rich.table import Table
@@ -109,49 +109,27 @@ class ModalityEntry(_Entry):
 
 @dataclass(frozen=True, slots=True)
 class EcoRegion:
-    """One terrestrial ecoregion, with the ids that MMEarth published.
-
-    Attributes
-    ----------
-    id
-        Class id of the modality ``eco_region``.
-    name
-        ``ECO_NAME`` of RESOLVE Ecoregions 2017.
-    biome
-        Class id of the modality ``biome``.
-    realm
-        Biogeographic realm.
-    area_km2
-        Area as published, km2.
-    """
+    """One terrestrial ecoregion, with the ids that MMEarth published."""
 
     id: int
+    """Class id of the modality ``eco_region``."""
     name: str
+    """``ECO_NAME`` of RESOLVE Ecoregions 2017."""
     biome: int
     realm: str
     area_km2: float
+    """Area as published, km2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All known modalities, in catalog order.
-
-    Attributes
-    ----------
-    modalities
-        Name -> modality, including those that are not enabled.
-    """
+    """All known modalities, in catalog order."""
 
     modalities: Mapping[str, Modality]
+    """Name -> modality, including those that are not enabled."""
 
     def find(self, name: str) -> Modality:
-        """Return the modality of that name.
-
-        Raises
-        ------
-        CatalogError
-            When there is none; the message names the closest one.
-        """
+        """Return the modality of that name; CatalogError if there is none, with the closest name."""
         if name not in self.modalities:
             hint = did_you_mean(name, self.modalities)
             raise CatalogError(f"Expected the name of a modality in the catalog, got {name!r}; {hint}")
@@ -160,10 +138,7 @@ class Catalog:
     def select(self, names: Sequence[str] | None = None) -> tuple[Modality, ...]:
         """Modalities by name, each once and in catalog order; without names, the enabled ones.
 
-        Raises
-        ------
-        CatalogError
-            When a name is unknown.
+        CatalogError if a name is unknown.
         """
         if names is None:
             return tuple(modality for modality in self.modalities.values() if modality.enabled)
@@ -174,15 +149,9 @@ class Catalog:
 def load_catalog(extra: Path | None = None) -> Catalog:
     """Read the catalog that ships with the package and add the user's own entries.
 
-    Parameters
-    ----------
-    extra
-        Folder with files ``*.yaml``, one modality each. An entry with the name of a shipped one replaces it completely.
-
-    Raises
-    ------
-    FileInputError
-        When the folder is missing or empty, or an entry is broken (with the line and the reason).
+    ``extra`` is a folder with files ``*.yaml``, one modality each; an entry with the name of a shipped one replaces it
+    completely. Raises FileInputError if the folder is missing or empty, or an entry is broken (with the line and the
+    reason).
 
     Examples
     --------
@@ -199,10 +168,10 @@ def load_catalog(extra: Path | None = None) -> Catalog:
 @lru_cache(maxsize=1)
 def eco_regions() -> tuple[EcoRegion, ...]:
     """Return the 846 ecoregions of RESOLVE 2017 (without "Rock and Ice"); the index is the published class id."""
-    path = resource_path("catalog") / "ecoregions.csv"
+    path, columns = resource_path("catalog") / "ecoregions.csv", ("code", "name", "biome", "realm", "area_km2")
     return tuple(
         EcoRegion(int(row["code"]), row["name"], int(row["biome"]), row["realm"], float(row["area_km2"]))
-        for _, row in _read_table(path, ("code", "name", "biome", "realm", "area_km2"))
+        for _, row in read_table(path, comments=True).require(columns).rows()
     )
 
 
@@ -215,19 +184,12 @@ def biomes() -> tuple[ClassLabel, ...]:
 def read_classes(path: Path) -> tuple[ClassLabel, ...]:
     """Read a table of classes.
 
-    Parameters
-    ----------
-    path
-        CSV file in UTF-8 with the columns ``code``, ``name`` and optionally ``colour`` (``#rrggbb``). Other
-        columns, and lines that start with ``#``, are ignored.
-
-    Raises
-    ------
-    FileInputError
-        When the table cannot be read, with the line and the reason.
+    The file is CSV in UTF-8 with the columns ``code``, ``name`` and optionally ``colour`` (``#rrggbb``); other columns,
+    and lines that start with ``#``, are ignored. Raises FileInputError if it cannot be read, with the line and the
+    reason.
     """
     labels: dict[int, ClassLabel] = {}
-    for line, row in _read_table(path, ("code", "name")):
+    for line, row in read_table(path, comments=True).require(("code", "name")).rows():
         try:
             entry = ClassEntry(code=int(row["code"]), name=row["name"], colour=row.get("colour") or None)
         except ValueError:
@@ -317,13 +279,7 @@ def _read_folder(folder: Path) -> dict[str, Modality]:
 
 
 def read_modality(path: Path) -> Modality:
-    """Read one catalog entry.
-
-    Raises
-    ------
-    FileInputError
-        If the file is not YAML, does not match `ModalityEntry`, or is inconsistent.
-    """
+    """Read one catalog entry; FileInputError if it is not YAML, does not match `ModalityEntry`, or is inconsistent."""
     file = read_yaml(path, "one modality")
     values = dict(file.values)
     if isinstance(values.get("classes"), str):
@@ -345,10 +301,3 @@ def _table_of(entry: Path, name: str, line: int) -> list[dict[str, Any]]:
     if not table.is_file():
         raise FileInputError(entry, f"expected a table of classes at {table}, found none; correct the path.", line)
     return [{"code": label.code, "name": label.name, "colour": label.colour} for label in read_classes(table)]
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV table with their 1-based lines; lines that start with # are comments."""
-    table = read_table(path, comments=True)
-    table.require(columns)
-    return table.rows()

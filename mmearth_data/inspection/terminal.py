@@ -42,18 +42,7 @@ class RenderedSummary:
 
 
 def render_summary(summary: Summary) -> RenderedSummary:
-    """Turn a summary into tables for a terminal.
-
-    Parameters
-    ----------
-    summary
-        Result of `mmearth_data.summarise`.
-
-    Returns
-    -------
-    RenderedSummary
-        Print it with ``rich.print`` or `rich.console.Console.print`.
-    """
+    """Tables of a summary for a terminal: print them with ``rich.print`` or `rich.console.Console.print`."""
     return RenderedSummary(summary)
 
 
@@ -150,7 +139,6 @@ def _share(share: float | None) -> Text:
 
 
 def _tiles(s: Summary, width: int) -> RenderableType:
-    """Tiles by split, then by split and class of every label."""
     splits = [name for name, count in s.splits.items() if count]
     few = [label for label in s.labels if len(label.classes) <= MANY_CLASSES]
     columns = ["all", *splits] if len(splits) > 1 else ["all"]
