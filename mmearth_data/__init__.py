@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.opened import Store, open_store
     from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
-    from mmearth_data.recipe import BuildRecipe, make_recipe
+    from mmearth_data.recipes import BuildRecipe, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
@@ -73,7 +73,7 @@ __version__ = version("mmearth")
 
 _HOME = {
     "Batch": "loading.loader",
-    "BuildRecipe": "recipe",
+    "BuildRecipe": "recipes",
     "Catalog": "catalog.entries",
     "ClassLabel": "catalog.modality",
     "CommandGroup": "terminal.commands",
@@ -115,7 +115,7 @@ _HOME = {
     "is_there": "words",
     "load_catalog": "catalog.entries",
     "make_folder": "files.writing",
-    "make_recipe": "recipe",
+    "make_recipe": "recipes",
     "map_figure": "inspection",
     "merge": "api",
     "named_file": "files.yamlfiles",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.build import build
 from mmearth_data.errors import InputError
-from mmearth_data.recipe import FILES, make_recipe
+from mmearth_data.recipes import FILES, make_recipe
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.repair import reopen
 from mmearth_data.store.verify import verify

@@ -23,7 +23,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (0, frozenset({"errors", "resources", "words", "findings", "files"})),
         (1, frozenset({"terminal"})),
         (1, frozenset({"catalog"})),
-        (2, frozenset({"geography", "rasterfile", "recipe"})),
+        (2, frozenset({"geography", "rasterfile", "recipes"})),
         (3, frozenset({"sampling"})),
         (3, frozenset({"planet"})),
         (4, frozenset({"sources"})),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmearth_data.errors import InputError
-from mmearth_data.recipe import differences, make_recipe, recipe_names
+from mmearth_data.recipes import differences, make_recipe, recipe_names
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mmearth_data.building.preview import preview
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
-from mmearth_data.recipe import recipe_names
+from mmearth_data.recipes import recipe_names
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.opening import make_source
 from mmearth_data.sources.rasters import RasterSource
