@@ -24,6 +24,7 @@ from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
     from mmearth_data.api import build, export, import_hdf5, merge, subset
+    from mmearth_data.build_fields import BuildFields
     from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.prepare import PreparedBuild, draw_sample, prepare
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
+    from mmearth_data.fields import About, Fields, Group, documented
     from mmearth_data.files.listing import is_data
     from mmearth_data.files.tables import Table, read_table
     from mmearth_data.files.writing import (
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
         write_errors,
         write_text,
     )
-    from mmearth_data.files.yamlfiles import YamlFile, named_file, read_yaml, validated
+    from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
     from mmearth_data.interchange.form import published_missing_values
     from mmearth_data.interchange.statistics import published_statistics
@@ -61,40 +63,56 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.opened import Store, open_store
     from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
-    from mmearth_data.recipes import BuildRecipe, make_recipe
+    from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.terminal.commands import CommandGroup
-    from mmearth_data.terminal.options import FilePath, Finite, refuse_unused
+    from mmearth_data.terminal.options import (
+        FilePath,
+        Number,
+        Pair,
+        Several,
+        field_option,
+        field_options,
+        option,
+        refuse_unused,
+    )
     from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
 
 __version__ = version("mmearth")
 
 _HOME = {
+    "About": "fields",
     "Batch": "loading.loader",
+    "BuildFields": "build_fields",
     "BuildRecipe": "recipes",
     "Catalog": "catalog.entries",
     "ClassLabel": "catalog.modality",
     "CommandGroup": "terminal.commands",
     "Emulator": "emulator.server.server",
     "EmulatorOptions": "emulator.server.server",
+    "Fields": "fields",
     "FilePath": "terminal.options",
-    "Finite": "terminal.options",
+    "Group": "fields",
     "Kind": "catalog.modality",
     "Loader": "loading.loader",
     "Marks": "rasterfile",
     "Modality": "catalog.modality",
     "NO_LEVEL": "loading.scaling",
+    "Number": "terminal.options",
+    "Pair": "terminal.options",
     "Place": "catalog.tile",
     "PreparedBuild": "building.prepare",
     "Progress": "building.executor",
     "Raster": "rasterfile",
+    "Recipe": "recipes",
+    "RecipeFolder": "recipes",
+    "Several": "terminal.options",
     "Siblings": "rasterfile",
     "Store": "opened",
     "Table": "files.tables",
     "TileGrid": "catalog.tile",
-    "YamlFile": "files.yamlfiles",
     "append_text": "files.writing",
     "as_marks": "rasterfile",
     "build": "api",
@@ -107,8 +125,12 @@ _HOME = {
     "describe_modality": "catalog.entries",
     "describe_os_error": "words",
     "did_you_mean": "words",
+    "differences": "recipes",
+    "documented": "fields",
     "draw_sample": "building.prepare",
     "export": "api",
+    "field_option": "terminal.options",
+    "field_options": "terminal.options",
     "format_tile_id": "catalog.tile",
     "import_hdf5": "api",
     "is_data": "files.listing",
@@ -118,8 +140,8 @@ _HOME = {
     "make_recipe": "recipes",
     "map_figure": "inspection",
     "merge": "api",
-    "named_file": "files.yamlfiles",
     "open_store": "opened",
+    "option": "terminal.options",
     "os_problem": "words",
     "parse_fault": "emulator.server.faults",
     "parse_tile_id": "catalog.tile",
@@ -151,7 +173,6 @@ _HOME = {
     "subset": "api",
     "summarise": "inspection",
     "tile_figure": "inspection",
-    "validated": "files.yamlfiles",
     "verify": "store",
     "write_bytes": "files.writing",
     "write_errors": "files.writing",
@@ -161,7 +182,9 @@ _HOME = {
 
 __all__ = [
     "NO_LEVEL",
+    "About",
     "Batch",
+    "BuildFields",
     "BuildRecipe",
     "Catalog",
     "CatalogError",
@@ -169,20 +192,26 @@ __all__ = [
     "CommandGroup",
     "Emulator",
     "EmulatorOptions",
+    "Fields",
     "FileInputError",
     "FilePath",
-    "Finite",
+    "Group",
     "InputError",
     "Kind",
     "Loader",
     "MMEarthError",
     "Marks",
     "Modality",
+    "Number",
+    "Pair",
     "Place",
     "PreparedBuild",
     "Progress",
     "Raster",
+    "Recipe",
+    "RecipeFolder",
     "RetryLater",
+    "Several",
     "Siblings",
     "Store",
     "StoreDamaged",
@@ -190,7 +219,6 @@ __all__ = [
     "TileGrid",
     "TileUnavailable",
     "WriteFailed",
-    "YamlFile",
     "__version__",
     "append_text",
     "as_marks",
@@ -205,8 +233,12 @@ __all__ = [
     "describe_modality",
     "describe_os_error",
     "did_you_mean",
+    "differences",
+    "documented",
     "draw_sample",
     "export",
+    "field_option",
+    "field_options",
     "format_tile_id",
     "import_hdf5",
     "is_data",
@@ -216,8 +248,8 @@ __all__ = [
     "make_recipe",
     "map_figure",
     "merge",
-    "named_file",
     "open_store",
+    "option",
     "os_problem",
     "parse_fault",
     "parse_tile_id",
@@ -250,7 +282,6 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
-    "validated",
     "verify",
     "write_bytes",
     "write_errors",

@@ -1,79 +1,39 @@
-"""A build, as data: everything that decides what ends up in a store."""
+"""Recipes: options as a file or a command line gives them. One reader for builds and for training.
+
+The fields of a build recipe are declared in `mmearth_data.build_fields`; here is what is checked beyond their types.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
+from mmearth_data.build_fields import BuildFields, SourceFields
 from mmearth_data.catalog.tile import check_tile_size
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.fields import documented, fields_of
 from mmearth_data.files.listing import is_data
-from mmearth_data.files.yamlfiles import YamlFile, named_file, read_yaml, validated
+from mmearth_data.files.yamlfiles import YamlFile, read_yaml
+from mmearth_data.findings import describe_validation
 from mmearth_data.resources import resource_path
-from mmearth_data.words import did_you_mean, os_problem
+from mmearth_data.words import closest, did_you_mean, is_there, os_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
-MAX_TILES = 10**10
-"""More than fit on the land, even of 16 px."""
-MAX_SEED = 2**64 - 1
-"""Seeds enter the draws as 8 bytes."""
 FILES = ("ecoregions", "tiles_file")
 """Fields that name a file; a store records the digest of its content, never a path."""
 PLACING = frozenset({"region", "mainland", "tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
-"""Fields without meaning where the places are given."""
+"""Fields without meaning if the locations are given."""
 SCENES = frozenset({"years", "levels", "cloud_percent"})
 """Fields without meaning for a source whose scenes are given too."""
-
-
-ASSET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
-
-
-class ServiceOptions(BaseModel):
-    """How a build reaches Earth Engine, and what it expects of it; nothing here decides a byte of the store.
-
-    Attributes
-    ----------
-    ee_project
-        Cloud project to charge; None takes ``EARTHENGINE_PROJECT`` or ``GOOGLE_CLOUD_PROJECT``.
-    ee_endpoint
-        The service's own: many small requests at once, or few large ones.
-    ee_url
-        Another server that speaks the same protocol, such as ``mmearth-data emulate``.
-    service_account
-        Key file of a service account.
-    in_flight, per_second
-        Requests at once, and starts a second.
-    restricted_in_flight
-        Requests at once when the service announces restricted mode.
-    request_timeout_s
-        Deadline of one request; the service itself allows 300 s.
-    latency_s, eecu_per_tile
-        Seconds of one request and EECU-seconds of one tile, as measured, for the estimates of a dry run.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    ee_project: str | None = None
-    ee_endpoint: Literal["high-volume", "standard"] = "high-volume"
-    ee_url: str | None = None
-    service_account: Path | None = None
-    in_flight: int = Field(default=40, ge=1, le=1000)
-    per_second: float = Field(default=100.0, gt=0, le=10_000)
-    restricted_in_flight: int = Field(default=1, ge=1, le=1000)
-    request_timeout_s: float = Field(default=330.0, gt=0, le=3600)
-    latency_s: float | None = Field(default=None, gt=0)
-    eecu_per_tile: float | None = Field(default=None, gt=0)
-
-
-SERVICE = frozenset(ServiceOptions.model_fields)
-"""Fields without meaning for a source that asks nothing of Earth Engine."""
+SERVICE = frozenset(fields_of(SourceFields)) - {"source"}
+"""Fields without meaning for a source that sends no requests to Earth Engine."""
 WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     (PLACING, "brings its own locations", "leave it out, or select some of them with --tiles-file"),
     (SCENES, "brings its own scenes", "leave it out"),
@@ -81,84 +41,96 @@ WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     (frozenset({"level"}), "has no files of both levels", "leave it out, or name the levels to choose from: --levels"),
 )
 """Fields, why a source does not use them, and what to do."""
-FLAGS = {
-    "split_guard_m": "--split-guard",
-    "min_distance_m": "--min-distance",
-    "cloud_percent": "--cloud",
-    "request_timeout_s": "--request-timeout",
-    "latency_s": "--latency",
-    "assets": "--asset",
-}
-"""Options of the command line that are not named as their field is."""
-NOT_IDENTITY = frozenset({"source", "threads", *ServiceOptions.model_fields})
-"""Fields that a store does not record: the source describes itself, and speed decides no byte."""
+NOT_IDENTITY = SERVICE | {"source", "threads"}
+"""Fields that a store does not record: the source describes itself, and no byte depends on the speed."""
+ASSET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 
 
-class BuildRecipe(ServiceOptions):
-    """Options of one build; the same recipe and source always give the same bytes.
+@dataclass(frozen=True, slots=True)
+class RecipeFolder:
+    """Files of one kind: those that ship with the package, by name, and those of users, by path.
 
     Attributes
     ----------
-    source
-        ``earthengine``, ``synthetic`` or ``rasters:FILE.yaml``.
-    region
-        ``global``, a country, continent or ISO code, ``bbox:W,S,E,N`` or a vector file.
-    mainland
-        Keep only the largest part of the region.
-    tiles
-        Number of tiles N.
-    tile_size
-        Pixels per side, 10 m each.
-    seed
-        Seed of locations, splits and random choices.
-    modalities
-        Names of the modalities to store; None selects all that are enabled in the catalog.
-    ecoregions
-        Vector file of ecoregions; None uses those of the source.
-    tiles_file
-        File of locations to use instead of sampling; for raster files, a table that selects sites or tiles and may give
-        their splits (`mmearth_data.sampling.published`).
-    balance, oversample, split, split_shares, split_guard_m, min_distance_m
-        See `mmearth_data.sampling`.
-        ``split`` None means ``block``, or ``random`` if the source brings its own locations. Tiles that overlap fall
-        into one split.
-    level
-        Sentinel-2 level to use if a raster mapping offers both.
-    years, levels, cloud_percent
-        Years of the scenes, processing levels to choose from, and the cloud limit in per cent.
-    era5_window
-        Months of the longest climate window, including the scene's; 13 is the span of the code published with MMEarth.
-    tiles_per_shard
-        Rows per shard; None lets the store decide.
-    threads
-        Threads that read tiles; the result does not depend on it.
-    assets
-        ``MODALITY`` or ``MODALITY.KEY`` -> id of the Earth Engine asset to read instead of the catalog's.
+    name
+        Folder of ``pipelines`` with the shipped ones.
+    kind
+        What they are, for messages.
     """
 
-    source: str = "earthengine"
-    region: str = "global"
-    mainland: bool = False
-    tiles: int = Field(default=1000, ge=1, le=MAX_TILES)
-    tile_size: int = 128
-    seed: int = Field(default=0, ge=0, le=MAX_SEED)
-    modalities: tuple[str, ...] | None = None
-    ecoregions: Path | None = None
-    tiles_file: Path | None = None
-    balance: Literal["biome", "biome-ecoregion", "ecoregion", "area"] = "biome"
-    oversample: float = Field(default=1.3, ge=1, le=10)
-    split: Literal["block", "random"] | None = None
-    split_shares: tuple[float, float, float] = (90.0, 5.0, 5.0)
-    split_guard_m: float = Field(default=2000.0, ge=0)
-    min_distance_m: float = Field(default=0.0, ge=0)
-    level: Literal["L1C", "L2A"] | None = None
-    years: tuple[int, ...] = (2017, 2018, 2019, 2020)
-    levels: tuple[Literal["L2A", "L1C"], ...] = ("L2A", "L1C")
-    cloud_percent: float = Field(default=10.0, gt=0, le=100)
-    era5_window: Literal[12, 13] = 12
-    tiles_per_shard: int | None = Field(default=None, ge=1, le=65536)
-    threads: int = Field(default=2, ge=1, le=256)
-    assets: dict[str, str] = {}
+    name: str
+    kind: str = "a recipe"
+
+    @property
+    def path(self) -> Path:
+        """Folder of the shipped files."""
+        return resource_path("pipelines") / self.name
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the shipped files."""
+        return tuple(sorted(path.stem for path in self.path.glob("*.yaml") if is_data(path.name)))
+
+    def read(self, name_or_file: str) -> YamlFile:
+        """Read a shipped file, or a user's.
+
+        Raises
+        ------
+        InputError
+            If it is neither (suggests the closest name), or no mapping of fields.
+        """
+        known = self.names()
+        if name_or_file in known:
+            return read_yaml(self.path / f"{name_or_file}.yaml", self.kind)
+        if name_or_file and is_there(Path(name_or_file)):
+            return read_yaml(Path(name_or_file), self.kind)
+        meant = closest(name_or_file, known)
+        remedy = f"did you mean {meant[0]!r}?" if meant else "no such file; correct the path."
+        raise InputError(f"expected {self.kind} ({', '.join(known)}) or a YAML file, got {name_or_file!r}; {remedy}")
+
+
+BUILD_RECIPES = RecipeFolder("build")
+
+
+class Recipe(BaseModel):
+    """Base of the recipes of builds and of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def combined(
+        cls, file: YamlFile | None, overrides: Mapping[str, Any], replaces: Mapping[str, Collection[str]]
+    ) -> Self:
+        """Combine the fields of a file with options that override them.
+
+        Parameters
+        ----------
+        file
+            The file, if there is one.
+        overrides
+            Field -> value.
+        replaces
+            Option -> fields of the file that it replaces too, because they would contradict it.
+
+        Raises
+        ------
+        InputError
+            With the field, what was expected and what was found; a `FileInputError` with the line if the file is wrong.
+        """
+        replaced = {field for option in overrides for field in replaces.get(option, ())}
+        written = {} if file is None else file.values
+        values = {field: value for field, value in written.items() if field not in replaced} | dict(overrides)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            if file is not None and not any(item["loc"] and item["loc"][0] in overrides for item in error.errors()):
+                raise file.refusal(error, cls, "recipe") from None
+            raise InputError(describe_validation(error, cls, values, "recipe")) from None
+
+
+@documented
+class BuildRecipe(BuildFields, Recipe):
+    """Options of one build; the same recipe and source always give the same bytes."""
+
     _given: frozenset[str] | None = PrivateAttr(default=None)
 
     @property
@@ -274,12 +246,12 @@ class BuildRecipe(ServiceOptions):
         return Path(file) if colon else None
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready part that a store records and compares; files stand in it by digest.
+        """JSON-ready part that a store records and compares; files are represented by their digests.
 
         Raises
         ------
         FileInputError
-            When a file cannot be read.
+            If a file cannot be read.
         """
         without = NOT_IDENTITY
         if self.source_file is not None or self.tiles_file is not None:
@@ -294,7 +266,7 @@ class BuildRecipe(ServiceOptions):
 
 def _flag(name: str) -> str:
     """Option of the command line that sets a field."""
-    return FLAGS.get(name, f"--{name.replace('_', '-')}")
+    return fields_of(BuildFields)[name].flag
 
 
 def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
@@ -305,55 +277,18 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
     base
         Name of a recipe in ``pipelines/build``, path of a YAML file, or None.
     overrides
-        Field -> value.
+        Field -> value. Locations from a file replace the fields that sample them; assets are added to those of the recipe.
 
     Raises
     ------
     InputError
-        With the field, what was expected and what came.
+        With the field, what was expected and what was found.
     """
-    file = None if base is None else _recipe_file(base)
-    values: dict[str, Any] = {} if file is None else dict(file.values)
-    if "assets" in overrides and isinstance(values.get("assets"), dict):
-        overrides = {**overrides, "assets": {**values["assets"], **overrides["assets"]}}
-    if "tiles_file" in overrides:
-        values = {field: value for field, value in values.items() if field not in PLACING}
-    values.update(overrides)
-    recipe = validated(BuildRecipe, values, file, overrides, "recipe")
-    return recipe.with_given(overrides if base is None or _ships(base) else values)
-
-
-def read_recipe(name_or_file: str) -> dict[str, Any]:
-    """Fields of a recipe: a name in ``pipelines/build`` or a YAML file.
-
-    Raises
-    ------
-    InputError
-        When there is no such recipe, or it is not a mapping of fields.
-    """
-    return _recipe_file(name_or_file).values
-
-
-def _recipe_file(name_or_file: str) -> YamlFile:
-    shipped = resource_path("pipelines") / "build"
-    return read_yaml(named_file(name_or_file, shipped, recipe_names(), "a recipe"), "a recipe")
-
-
-def _ships(name_or_file: str) -> bool:
-    """Whether a name is that of a recipe of the package."""
-    return re.fullmatch(r"[\w-]+", name_or_file) is not None and _shipped_file(name_or_file).is_file()
-
-
-def _shipped_file(name: str) -> Path:
-    return resource_path("pipelines") / "build" / f"{name}.yaml"
-
-
-def recipe_names() -> list[str]:
-    """Names of the shipped recipes; ``pipelines/build`` also holds mappings of raster files, which are none."""
-    shipped = sorted(path for path in (resource_path("pipelines") / "build").glob("*.yaml") if is_data(path.name))
-    return [
-        path.stem for path in shipped if set(yaml.safe_load(path.read_text("utf-8"))) <= set(BuildRecipe.model_fields)
-    ]
+    file = None if base is None else BUILD_RECIPES.read(base)
+    if file is not None and "assets" in overrides and isinstance(file.values.get("assets"), dict):
+        overrides = {**overrides, "assets": {**file.values["assets"], **overrides["assets"]}}
+    recipe = BuildRecipe.combined(file, overrides, {"tiles_file": PLACING})
+    return recipe.with_given(overrides) if base in BUILD_RECIPES.names() else recipe
 
 
 def file_digest(path: Path) -> str:
@@ -362,7 +297,7 @@ def file_digest(path: Path) -> str:
     Raises
     ------
     FileInputError
-        When it cannot be read.
+        If it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -371,13 +306,8 @@ def file_digest(path: Path) -> str:
         raise FileInputError(path, f"expected a file that can be read, got none; {os_problem(error)}.") from None
 
 
-def one_line(error: BaseException) -> str:
-    """Text of an exception without line breaks."""
-    return " ".join(str(error).split())
-
-
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Say which fields of two recipes differ, as ``field: stored -> wanted``."""
+    """List the fields in which two recipes differ, as ``field: stored -> wanted``."""
     lines: list[str] = []
     for key in sorted(stored.keys() | wanted.keys()):
         old, new = stored.get(key), wanted.get(key)

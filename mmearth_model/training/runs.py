@@ -23,6 +23,7 @@ from mmearth_data import (
     InputError,
     append_text,
     check_output,
+    differences,
     is_data,
     open_store,
     reason_of,
@@ -31,7 +32,7 @@ from mmearth_data import (
     write_text,
 )
 from mmearth_model.network.positions import ENGINES
-from mmearth_model.training.recipe import TrainRecipe, differences
+from mmearth_model.training.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
