@@ -122,7 +122,7 @@ def documented(cls: type[T]) -> type[T]:
 
 
 def limits_text(limits: Interval) -> str:
-    """Range in words; "" if there is none.
+    """Range as text; "" if there is none.
 
     Examples
     --------

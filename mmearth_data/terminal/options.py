@@ -98,7 +98,7 @@ def merged(ctx: click.Context, param: click.Parameter, pairs: Sequence[tuple[str
 
 
 class Option(click.Option):
-    """Option with a section of the help, and with its default and range in words.
+    """Option with a section of the help, and with its default and range as text.
 
     Parameters
     ----------

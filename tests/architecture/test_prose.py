@@ -51,7 +51,6 @@ UNREAD = (
     "mmearth_data/emulator",
     "mmearth_data/interchange/copying.py",
     "mmearth_data/planet",
-    "mmearth_data/recipes.py",
     "mmearth_data/store/lock.py",
     "mmearth_data/store/writer.py",
     "mmearth_model/evaluation",
