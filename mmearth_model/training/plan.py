@@ -1,4 +1,4 @@
-"""What a run will do with a store, as plain values: resolved and checked before anything is written."""
+"""Plan of a training run: a recipe resolved for a store, and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class TrainPlan:
     Attributes
     ----------
     recipe
-        What was asked.
+        The recipe as given.
     inputs
         Modalities that feed the encoder.
     pretext
         Modalities that are predicted.
     image_size, patch_size
-        Pixels a side of the crop and of a patch.
+        Pixels per side of the crop and of a patch.
     tile_size
-        Pixels a side of the store's tiles.
+        Pixels per side of the store's tiles.
     tiles
         Training tiles.
     steps_per_epoch
-        Optimiser steps; what does not fill a batch is left out, other tiles each epoch.
+        Optimiser steps; tiles that do not fill a batch are left out, different ones in each epoch.
     """
 
     recipe: TrainRecipe
@@ -72,7 +72,7 @@ class TrainPlan:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """All that take part, inputs first, each once."""
+        """All modalities that take part, inputs first, each once."""
         return tuple({m.name: m for m in (*self.inputs, *self.pretext)}.values())
 
     @property
@@ -121,7 +121,7 @@ class TrainPlan:
         return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready form, for people."""
+        """JSON-ready form, for display."""
         recipe, model = self.recipe, self.model_config()
         return {
             "tiles": self.tiles,
@@ -153,7 +153,7 @@ class TrainPlan:
 
 
 def _named(encoder: EncoderConfig, plan: TrainPlan) -> str:
-    """Size of an encoder by name, if it has that size, or by its numbers; and what it sees."""
+    """Size of an encoder, by name or by its depths and widths, and the crops that it sees."""
     own = (encoder.depths, encoder.widths) != SIZES[encoder.size]
     numbers = " and ".join(
         f"{name} {'-'.join(map(str, values or ()))}"
@@ -169,8 +169,8 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
     Raises
     ------
     InputError
-        When the store is not finished, lacks modalities that training needs, has tiles smaller than the
-        crop, or holds fewer training tiles than a batch.
+        If the store is not finished, lacks modalities that training needs, has tiles smaller than the crop, or has fewer
+        training tiles than a batch.
     """
     if not store.finished:
         raise InputError(
@@ -208,7 +208,7 @@ def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[
     Raises
     ------
     InputError
-        When published statistics are requested and the store has none, or none for a modality.
+        If published statistics are requested and the store has none, or none for a modality.
     """
     if recipe.statistics == "store":
         return store.statistics
@@ -216,12 +216,12 @@ def statistics_in_force(store: Store, recipe: TrainRecipe, modalities: Iterable[
 
 
 def choose_modalities(path: Path | str, available: Mapping[str, Modality], recipe: TrainRecipe) -> tuple[Modality, ...]:
-    """Those of the store that the recipe lets take part, in the store's order, each with the role that it plays.
+    """Modalities of the store that take part, in the store's order, each with its role in the recipe.
 
     Raises
     ------
     InputError
-        When a name is not in the store, or a band not in a modality.
+        If a name is not in the store, or a band not in a modality.
     """
     for option, names in (("--modalities", recipe.modalities or ()), ("--exclude", recipe.exclude)):
         for name in names:
@@ -245,19 +245,19 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
 
 
 def _in_role(modality: Modality, recipe: TrainRecipe) -> Modality:
-    """As the recipe wants it: an input or not, of all its bands or some."""
+    """Modality as the recipe uses it: as an input or not, with all bands or some."""
     if recipe.inputs is not None:
         modality = replace(modality, input=modality.name in recipe.inputs)
     return cut_bands(modality, recipe.bands[modality.name]) if modality.name in recipe.bands else modality
 
 
 def cut_bands(modality: Modality, bands: Sequence[str]) -> Modality:
-    """Let the model see some bands only, in the given order.
+    """Restrict the bands that the model sees, in the given order.
 
     Raises
     ------
     InputError
-        When they are not different bands of a continuous modality.
+        If they are not different bands of a continuous modality.
     """
     unknown = [band for band in bands if band not in modality.bands]
     if unknown or len(set(bands)) < len(bands) or not modality.kind.is_continuous:

@@ -1,4 +1,4 @@
-"""A training run, as data: everything that decides the weights, apart from the store."""
+"""Recipes of training runs; their fields are declared in `mmearth_model.fields`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainRecipe(TrainFields, Recipe):
 
     @property
     def micro_batch(self) -> int:
-        """Tiles that go through the model at once: the largest part of the batch that ``device_batch`` allows."""
+        """Tiles per forward pass: the largest part of the batch that ``device_batch`` allows."""
         limit = min(self.device_batch, self.batch_size)
         return next(part for part in range(limit, 0, -1) if self.batch_size % part == 0)
 
@@ -50,12 +50,12 @@ class TrainRecipe(TrainFields, Recipe):
         return self.base_lr * self.batch_size / 256
 
     def among(self, processes: int) -> TrainRecipe:
-        """Divide each batch among processes: the same recipe, with ``device_batch`` such that all have equally much.
+        """Return the recipe with a ``device_batch`` that divides each batch equally among processes.
 
         Raises
         ------
         InputError
-            When the batch cannot be divided so.
+            If the batch cannot be divided.
         """
         if self.accumulate % processes == 0:
             return self
@@ -68,7 +68,7 @@ class TrainRecipe(TrainFields, Recipe):
         return self.model_copy(update={"device_batch": part})
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready part that a run records and compares when it is continued."""
+        """JSON-ready part that a run records, and compares when it is resumed."""
         return self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
 
 
