@@ -14,8 +14,6 @@ MAX_TILES = 10**10
 MAX_SEED = 2**64 - 1
 """Seeds of random numbers have 8 bytes."""
 WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
-FILE_ONLY = ""
-"""Flag of fields that no option sets."""
 
 
 class SourceFields(Fields):
@@ -81,10 +79,7 @@ class BuildFields(SourceFields):
     ecoregions: Annotated[
         Path | None,
         About(
-            "Vector file of ecoregions, with the columns of RESOLVE 2017.",
-            WHERE,
-            "FILE",
-            default="those of the source",
+            "Vector file of ecoregions, with the columns of RESOLVE 2017.", WHERE, "FILE", default="those of the source"
         ),
     ] = None
     tiles_file: Annotated[
@@ -141,11 +136,7 @@ class BuildFields(SourceFields):
     ] = 10.0
     era5_window: Annotated[
         Literal[12, 13],
-        About(
-            "Months of the longest climate window, including the scene's; the code published with MMEarth has 13.",
-            WHAT,
-            flag=FILE_ONLY,
-        ),
+        About("Months of the longest climate window, including the scene's; the code published with MMEarth has 13."),
     ] = 12
     tiles_per_shard: Annotated[
         int | None, About("Rows per shard.", OUTPUT, "N", default="by size"), Interval(ge=1, le=65536)

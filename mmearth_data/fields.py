@@ -52,11 +52,11 @@ class About:
     text
         Description, in sentences.
     group
-        Section of the help.
+        Section of the help; None if no option sets the field.
     metavar
         Placeholder of the value; its unit where it has one.
     flag
-        Option of the command line: None derives it from the field's name, "" is for fields that only files set.
+        Option that sets the field, unless it is spelt like the field.
     default
         What applies if the field has no value.
     repeated
@@ -64,7 +64,7 @@ class About:
     """
 
     text: str
-    group: Group
+    group: Group | None = None
     metavar: str | None = None
     flag: str | None = None
     default: str = ""
@@ -83,8 +83,8 @@ class Field:
 
     @property
     def flag(self) -> str:
-        """Option of the command line; "" if there is none."""
-        return f"--{self.name.replace('_', '-')}" if self.about.flag is None else self.about.flag
+        """Option that sets the field; "" if there is none."""
+        return (self.about.flag or f"--{self.name.replace('_', '-')}") if self.about.group else ""
 
     @property
     def default(self) -> str:

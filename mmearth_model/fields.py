@@ -11,8 +11,6 @@ from mmearth_data import About, Fields, Group
 
 WHAT, MODEL, OPTIMISATION = Group.WHAT, Group.MODEL, Group.OPTIMISATION
 HARDWARE, OUTPUT = Group.HARDWARE, Group.OUTPUT
-FILE_ONLY = ""
-"""Flag of fields that no option sets."""
 MAX_COUNT = 10**6
 """Epochs, and tiles of a batch; a larger number is a typing error, and a search for its divisors would not end."""
 MAX_SEED = 2**63 - 1
@@ -31,7 +29,7 @@ PRECISION = About("Numeric precision; auto is bfloat16 on a GPU that supports it
 class TrainFields(Fields):
     """Everything that decides a pretraining run, apart from the store."""
 
-    description: Annotated[str, About("One-line description.", OUTPUT, flag=FILE_ONLY)] = ""
+    description: Annotated[str, About("One-line description.")] = ""
     preset: Annotated[
         Literal["default", "paper", "reference"],
         About("How missing values, normalisation and decoders are treated.", MODEL),
@@ -57,41 +55,29 @@ class TrainFields(Fields):
     ] = {}  # noqa: RUF012 - pydantic copies it for every recipe
     size: Annotated[Size, SIZE] = "atto"
     stem: Annotated[
-        Literal["modified", "original"],
-        About("First layers of the encoder: MP-MAE's, or those of ConvNeXt V2.", MODEL, flag=FILE_ONLY),
+        Literal["modified", "original"], About("First layers of the encoder: MP-MAE's, or those of ConvNeXt V2.")
     ] = "modified"
     depths: Annotated[
-        tuple[int, ...] | None,
-        About("Blocks of the encoder's four stages.", MODEL, flag=FILE_ONLY, default="by size"),
-        Len(4, 4),
+        tuple[int, ...] | None, About("Blocks of the encoder's four stages.", default="by size"), Len(4, 4)
     ] = None
     widths: Annotated[
-        tuple[int, ...] | None,
-        About("Channels of the encoder's four stages.", MODEL, flag=FILE_ONLY, default="by size"),
-        Len(4, 4),
+        tuple[int, ...] | None, About("Channels of the encoder's four stages.", default="by size"), Len(4, 4)
     ] = None
     image_size: Annotated[int | None, IMAGE_SIZE, Interval(ge=8, le=1024)] = None
     patch_size: Annotated[int | None, PATCH_SIZE, Interval(ge=8, le=64)] = None
     mask_ratio: Annotated[float, MASK_RATIO, SHARE] = 0.6
     flips: Annotated[
-        bool,
-        About(
-            "Flip each crop along either axis with probability 1/2, all modalities alike.",
-            OPTIMISATION,
-            flag=FILE_ONLY,
-            default="true",
-        ),
+        bool, About("Flip each crop along either axis with probability 1/2, all modalities alike.", default="true")
     ] = True
     decoder: Annotated[
-        Literal["shared", "per-task"] | None,
-        About("One decoder for all tasks, or one for each.", MODEL, flag=FILE_ONLY, default=BY_PRESET),
+        Literal["shared", "per-task"] | None, About("One decoder for all tasks, or one for each.", default=BY_PRESET)
     ] = None
-    decoder_dim: Annotated[int, About("Channels of a decoder.", MODEL, flag=FILE_ONLY), Interval(ge=1, le=16384)] = 512
-    decoder_depth: Annotated[int, About("Blocks of a decoder.", MODEL, flag=FILE_ONLY), Interval(ge=1, le=64)] = 1
-    drop_path: Annotated[float, About("Stochastic depth of the encoder.", MODEL, flag=FILE_ONLY), SHARE] = 0.0
+    decoder_dim: Annotated[int, About("Channels of a decoder."), Interval(ge=1, le=16384)] = 512
+    decoder_depth: Annotated[int, About("Blocks of a decoder."), Interval(ge=1, le=64)] = 1
+    drop_path: Annotated[float, About("Stochastic depth of the encoder."), SHARE] = 0.0
     init: Annotated[
         Literal["default", "reference", "fan-in"] | None,
-        About("Initial weights (`mmearth_model.MPMAEConfig`).", MODEL, flag=FILE_ONLY, default=BY_PRESET),
+        About("Initial weights (`mmearth_model.MPMAEConfig`).", default=BY_PRESET),
     ] = None
     weighting: Annotated[
         Literal["uncertainty", "unweighted"],
@@ -107,24 +93,18 @@ class TrainFields(Fields):
     ] = "store"
     epochs: Annotated[int, About("Passes over the training tiles.", OPTIMISATION, "N"), COUNT] = 200
     warmup: Annotated[
-        float,
-        About("Share of all steps in which the learning rate rises linearly.", OPTIMISATION, flag=FILE_ONLY),
-        Interval(ge=0, lt=1),
+        float, About("Share of all steps in which the learning rate rises linearly."), Interval(ge=0, lt=1)
     ] = 0.2
     schedule: Annotated[
         Literal["default", "released"],
         About(
             "Learning rates. released, as in the released code: the rate of a step depends on the share of the run before "
-            "it, so the first step has rate 0; micro-batches that do not fill a batch count towards an epoch's length.",
-            OPTIMISATION,
-            flag=FILE_ONLY,
+            "it, so the first step has rate 0; micro-batches that do not fill a batch count towards an epoch's length."
         ),
     ] = "default"
     batch_size: Annotated[int, About("Tiles per optimiser step.", OPTIMISATION, "N"), COUNT] = 256
     device_batch: Annotated[
-        int,
-        About("Most tiles per forward pass; gradients are accumulated up to the batch size.", HARDWARE, "N"),
-        COUNT,
+        int, About("Most tiles per forward pass; gradients are accumulated up to the batch size.", HARDWARE, "N"), COUNT
     ] = 256
     base_lr: Annotated[
         float,
@@ -136,26 +116,18 @@ class TrainFields(Fields):
         ),
         Interval(gt=0),
     ] = 1.5e-4
-    min_lr: Annotated[
-        float, About("Learning rate at the end of the cosine.", OPTIMISATION, flag=FILE_ONLY), Interval(ge=0)
-    ] = 0.0
-    betas: Annotated[tuple[float, float], About("Momentum terms of AdamW.", OPTIMISATION, flag=FILE_ONLY)] = (0.9, 0.95)
+    min_lr: Annotated[float, About("Learning rate at the end of the cosine."), Interval(ge=0)] = 0.0
+    betas: Annotated[tuple[float, float], About("Momentum terms of AdamW.")] = (0.9, 0.95)
     weight_decay: Annotated[
-        float,
-        About(
-            "Weight decay of AdamW, for all but biases and one-dimensional parameters.", OPTIMISATION, flag=FILE_ONLY
-        ),
-        Interval(ge=0),
+        float, About("Weight decay of AdamW, for all but biases and one-dimensional parameters."), Interval(ge=0)
     ] = 0.05
     clip_norm: Annotated[
         float | None,
-        About("Largest norm of the gradient.", OPTIMISATION, flag=FILE_ONLY, default="no limit, as in the paper"),
+        About("Largest norm of the gradient.", default="no limit, as in the paper"),
         Interval(gt=0),
     ] = None
     slice_images: Annotated[
-        int | None,
-        About("Images per forward pass on a CPU, whose cache holds few.", HARDWARE, flag=FILE_ONLY, default="by size"),
-        COUNT,
+        int | None, About("Images per forward pass on a CPU, whose cache holds few.", default="by size"), COUNT
     ] = None
     engine: Annotated[
         Literal["auto", "masked", "gathered"],
@@ -169,8 +141,8 @@ class TrainFields(Fields):
     seed: Annotated[
         int, About("Seed of initial weights, order, crops and masks.", OPTIMISATION, "N"), Interval(ge=0, le=MAX_SEED)
     ] = 0
-    checkpoint_epochs: Annotated[int, About("Epochs between checkpoints.", OUTPUT, flag=FILE_ONLY), COUNT] = 10
-    keep: Annotated[int, About("Number of latest checkpoints to keep.", OUTPUT, flag=FILE_ONLY), COUNT] = 1
+    checkpoint_epochs: Annotated[int, About("Epochs between checkpoints."), COUNT] = 10
+    keep: Annotated[int, About("Number of latest checkpoints to keep."), COUNT] = 1
     figure_epochs: Annotated[
         int,
         About("Epochs between pictures of reconstructions, in figures/ of the run; 0: none.", OUTPUT, "N"),
@@ -187,20 +159,15 @@ class FineTuneFields:
     """Everything that decides how an encoder is fine-tuned."""
 
     epochs: Annotated[int, About("Maximum number of passes over the training samples.", OPTIMISATION, "N"), COUNT] = 100
-    warmup: Annotated[int, About("Epochs in which the learning rate rises linearly.", OPTIMISATION, flag=FILE_ONLY)] = 5
+    warmup: Annotated[int, About("Epochs in which the learning rate rises linearly.")] = 5
     patience: Annotated[
-        int,
-        About("Epochs without a better validation value before training stops.", OPTIMISATION, "N"),
-        COUNT,
+        int, About("Epochs without a better validation value before training stops.", OPTIMISATION, "N"), COUNT
     ] = 15
     batch_size: Annotated[int, About("Samples per batch.", OPTIMISATION, "N"), COUNT] = 32
-    accumulate: Annotated[int, About("Batches per step.", OPTIMISATION, flag=FILE_ONLY)] = 1
-    drop_incomplete: Annotated[
-        bool,
-        About("Leave out incomplete batches and steps at the end of an epoch.", OPTIMISATION, flag=FILE_ONLY),
-    ] = False
+    accumulate: Annotated[int, About("Batches per step.")] = 1
+    drop_incomplete: Annotated[bool, About("Leave out incomplete batches and steps at the end of an epoch.")] = False
     lr: Annotated[float, About("Peak learning rate of the head.", OPTIMISATION, "F"), Interval(gt=0)] = 1e-3
-    min_lr: Annotated[float, About("Learning rate at the end of the cosine.", OPTIMISATION, flag=FILE_ONLY)] = 0.0
+    min_lr: Annotated[float, About("Learning rate at the end of the cosine.")] = 0.0
     layer_decay: Annotated[
         float,
         About("Ratio of the learning rate of each layer to that of the next.", OPTIMISATION, "F"),
@@ -208,39 +175,28 @@ class FineTuneFields:
     ] = 0.9
     drop_path: Annotated[float, About("Stochastic depth of the encoder.", OPTIMISATION, "F"), SHARE] = 0.1
     weight_decay: Annotated[float, About("Weight decay of matrices.", OPTIMISATION, "F"), Interval(ge=0)] = 0.3
-    label_smoothing: Annotated[
-        float, About("Smoothing of single-label and multi-label targets.", OPTIMISATION, flag=FILE_ONLY)
-    ] = 0.0
-    clip: Annotated[
-        float | None, About("Largest norm of the gradient; None does not clip.", OPTIMISATION, flag=FILE_ONLY)
-    ] = 5.0
+    label_smoothing: Annotated[float, About("Smoothing of single-label and multi-label targets.")] = 0.0
+    clip: Annotated[float | None, About("Largest norm of the gradient; None does not clip.")] = 5.0
     keep: Annotated[
-        Literal["best", "last"],
-        About("Epoch that is tested: the best on the validation samples, or the last.", OPTIMISATION, flag=FILE_ONLY),
+        Literal["best", "last"], About("Epoch that is tested: the best on the validation samples, or the last.")
     ] = "best"
     head_std: Annotated[
-        float | None,
-        About("Standard deviation of the head's initial weights; None: as the network has it.", MODEL, flag=FILE_ONLY),
+        float | None, About("Standard deviation of the head's initial weights; None: as the network has it.")
     ] = None
-    augment: Annotated[bool, About("Flip and crop, as far as the task allows.", OPTIMISATION, flag=FILE_ONLY)] = True
+    augment: Annotated[bool, About("Flip and crop, as far as the task allows.")] = True
     frozen: Annotated[
         bool, About("Train only what is on top of the encoder (a UNet decoder for per-pixel tasks).", MODEL)
     ] = False
-    frozen_drop_path: Annotated[
-        bool, About("Apply stochastic depth in a frozen encoder too.", MODEL, flag=FILE_ONLY)
-    ] = False
+    frozen_drop_path: Annotated[bool, About("Apply stochastic depth in a frozen encoder too.")] = False
     thaw: Annotated[
-        int | None,
-        About("Epoch, from 0, at which a frozen encoder begins to be trained; None: never.", MODEL, flag=FILE_ONLY),
+        int | None, About("Epoch, from 0, at which a frozen encoder begins to be trained; None: never.")
     ] = None
     rules: Annotated[
         Literal["ours", "released"],
         About(
             "ours: learning rates decrease block by block down to the stem, the classifier on a frozen encoder trains its "
             "LayerNorm, and the decoder is `mmearth_model.evaluation.networks.UNet`; released: the rules of "
-            "`mmearth_model.evaluation.paper`.",
-            MODEL,
-            flag=FILE_ONLY,
+            "`mmearth_model.evaluation.paper`."
         ),
     ] = "ours"
     seed: Annotated[
@@ -265,6 +221,4 @@ class WorkFields:
     compiled: Annotated[
         bool, About("Also measure each form compiled (needs a C++ compiler).", WHAT, flag="--compile")
     ] = False
-    slice_images: Annotated[
-        int | None, About("Images per forward pass on a CPU, whose cache holds few.", HARDWARE, flag=FILE_ONLY)
-    ] = None
+    slice_images: Annotated[int | None, About("Images per forward pass on a CPU, whose cache holds few.")] = None
