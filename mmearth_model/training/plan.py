@@ -231,16 +231,11 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
                 )
     wanted = available if recipe.modalities is None else recipe.modalities
     chosen = [m for m in available.values() if m.name in wanted and m.name not in recipe.exclude]
-    for name in recipe.bands:
-        if name not in {m.name for m in chosen}:
-            raise InputError(
-                f"--bands: expected a modality that takes part, got {name}; {_list(m.name for m in chosen)} do."
-            )
-    for name in recipe.inputs or ():
-        if name not in {m.name for m in chosen}:
-            raise InputError(
-                f"--inputs: expected modalities that take part, got {name}; {_list(m.name for m in chosen)} do."
-            )
+    taking_part = [m.name for m in chosen]
+    for option, given in (("--bands", recipe.bands), ("--inputs", recipe.inputs or ())):
+        for name in given:
+            if name not in taking_part:
+                raise InputError(f"{option}: expected a modality that takes part, got {name}; {_list(taking_part)} do.")
     return tuple(_in_role(m, recipe) for m in chosen)
 
 
