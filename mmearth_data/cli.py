@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
-FILE = FilePath()
+FILE, PICTURE = FilePath(), FilePath(".png")
 
 
 class _StoreType(click.ParamType["str | Path"]):
@@ -165,7 +165,7 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 @RECIPE
 @field_options(BuildFields, without=SAMPLE_WITHOUT)
 @option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
-@option("--map PNG", OUTPUT, "Map of the locations to write.", FILE, name="map_file")
+@option("--map PNG", OUTPUT, "Map of the locations to write.", PICTURE, name="map_file")
 @JSON
 def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, **options: Any) -> None:
     """Choose locations for tiles.
@@ -348,8 +348,8 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @cli.command()
 @click.argument("store", type=STORE, required=False)
 @option("--tile ID|INDEX", WHAT, "Tile to draw, by id or position.", shown="the first")
-@option("--figure PNG", OUTPUT, "Draw all modalities of a tile.", FILE)
-@option("--map PNG", OUTPUT, "Draw a map of the tiles.", FILE, name="map_file")
+@option("--figure PNG", OUTPUT, "Draw all modalities of a tile.", PICTURE)
+@option("--map PNG", OUTPUT, "Draw a map of the tiles.", PICTURE, name="map_file")
 @JSON
 def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
     """Show the contents of a store.
@@ -504,13 +504,8 @@ def _tile(text: str | None) -> int | str:
 
 
 def _check_picture(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix.lower() != ".png":
-        raise InputError(
-            f"{option}: expected the name of a PNG picture, got {str(path)!r}; write {path.stem or 'picture'}.png."
-        )
-    check_output(path, option=option)
+    if path is not None:
+        check_output(path, option=option)
 
 
 def _slug(text: str) -> str:

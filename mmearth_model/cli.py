@@ -14,7 +14,6 @@ from mmearth_data import (
     CommandGroup,
     FilePath,
     Group,
-    InputError,
     Number,
     Pair,
     Several,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE = FilePath()
+FILE, PICTURE = FilePath(), FilePath(".png")
 PADDING = option(
     "--padding",
     MODEL,
@@ -300,8 +299,8 @@ def finetune(
 @PADDING
 @DEVICE
 @option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
-@option("--figure PNG", OUTPUT, "Picture that --neighbours writes.", FILE, default="neighbours.png")
-@option("--map PNG", OUTPUT, "Draw a 2-D map of the embeddings (UMAP if installed).", FILE, name="map_path")
+@option("--figure PNG", OUTPUT, "Picture that --neighbours writes.", PICTURE, default="neighbours.png")
+@option("--map PNG", OUTPUT, "Draw a 2-D map of the embeddings (UMAP if installed).", PICTURE, name="map_path")
 @CACHE
 def embed(
     source: Path,
@@ -325,9 +324,6 @@ def embed(
 
     if neighbours is None:
         refuse_unused("without --neighbours", "figure")
-    for flag, picture in (("--figure", figure), ("--map", map_path)):
-        if picture is not None and picture.suffix.lower() != ".png":
-            raise InputError(f"{flag}: expected the name of a PNG picture such as picture.png, got {str(picture)!r}; correct it.")  # fmt: skip
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip

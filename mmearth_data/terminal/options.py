@@ -23,16 +23,20 @@ MAX_NAME = 255
 
 
 class FilePath(click.Path):
-    """Path given as an option: not empty, and without characters that no path can have."""
+    """Path given as an option: not empty, without characters that no path can have, and with a suffix if one is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str = "") -> None:
         super().__init__(path_type=Path)
+        self.suffix = suffix
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
         """Read a path."""
         text = str(value)
         if not text or "\0" in text or max(map(len, Path(text).parts), default=0) > MAX_NAME:
             self.fail(f"expected a path, got {text[:60]!r}; correct it.", param, ctx)
+        if not text.lower().endswith(self.suffix):
+            meant = f"{Path(text).stem or 'picture'}{self.suffix}"
+            self.fail(f"expected the name of a {self.suffix} file, got {text!r}; write {meant}.", param, ctx)
         return super().convert(value, param, ctx)
 
 
