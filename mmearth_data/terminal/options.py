@@ -54,7 +54,7 @@ class Number(click.ParamType[float]):
             number = self.kind(value)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or not within(self.limits, number):
+        if number - number != 0 or not within(self.limits, number):  # the first is true for NaN and infinity
             self.fail(f"expected {', '.join(filter(None, words))}, got {str(value)[:60]!r}; correct it.", param, ctx)
         return number
 

@@ -106,6 +106,7 @@ def test_ranges(limits: Interval, inside: tuple[float, ...], outside: tuple[floa
         (["--tiles", "0"], "'--tiles': expected a whole number, at least 1, got '0'"),
         (["--cloud", "101"], "'--cloud': expected a finite number, above 0, at most 100, got '101'"),
         (["--per-second", "inf"], "'--per-second': expected a finite number"),
+        (["--tiles", "9" * 400, "--seed", "x"], "'--seed': expected a whole number"),
         (["--asset", "a=x/y", "--asset", "a=x/z"], "'--asset': expected each name once, got a twice"),
         (["--years", ","], "'--years': expected values separated by commas"),
     ],
