@@ -24,6 +24,7 @@ from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
     from mmearth_data.api import build, export, import_hdf5, merge, subset
+    from mmearth_data.build_fields import BuildFields
     from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
     from mmearth_data.building.prepare import PreparedBuild, draw_sample, prepare
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
+    from mmearth_data.fields import About, Fields, Group, documented
     from mmearth_data.files.listing import is_data
     from mmearth_data.files.tables import Table, read_table
     from mmearth_data.files.writing import (
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
         write_errors,
         write_text,
     )
-    from mmearth_data.files.yamlfiles import YamlFile, named_file, read_yaml, validated
+    from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.maps import map_figure, sample_map
     from mmearth_data.inspection.summary import summarise
@@ -64,107 +66,73 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.opened import Store, open_store
     from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
-    from mmearth_data.recipe import BuildRecipe, make_recipe
+    from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.terminal.commands import CommandGroup
-    from mmearth_data.terminal.options import FilePath, Finite, refuse_unused
+    from mmearth_data.terminal.options import (
+        FilePath,
+        Number,
+        Pair,
+        Several,
+        field_option,
+        field_options,
+        option,
+        refuse_unused,
+    )
     from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
 
 __version__ = version("mmearth")
 
-_HOME = {
-    "Batch": "loading.loader",
-    "BuildRecipe": "recipe",
-    "Catalog": "catalog.entries",
-    "ClassLabel": "catalog.modality",
-    "CommandGroup": "terminal.commands",
-    "Emulator": "emulator.server.server",
-    "EmulatorOptions": "emulator.server.server",
-    "FilePath": "terminal.options",
-    "Finite": "terminal.options",
-    "Kind": "catalog.modality",
-    "Loader": "loading.loader",
-    "Marks": "rasterfile",
-    "Modality": "catalog.modality",
-    "NO_LEVEL": "loading.scaling",
-    "Place": "catalog.tile",
-    "PreparedBuild": "building.prepare",
-    "Progress": "building.executor",
-    "Raster": "rasterfile",
-    "Siblings": "rasterfile",
-    "Store": "opened",
-    "Table": "files.tables",
-    "TileGrid": "catalog.tile",
-    "YamlFile": "files.yamlfiles",
-    "append_text": "files.writing",
-    "as_marks": "rasterfile",
-    "build": "api",
-    "calibrate": "rasterfile",
-    "check_output": "files.writing",
-    "closest": "words",
-    "connect": "building.cluster",
-    "create_file": "files.writing",
-    "derived": "store.derived",
-    "describe_modality": "catalog.entries",
-    "describe_os_error": "words",
-    "did_you_mean": "words",
-    "draw_sample": "building.prepare",
-    "export": "api",
-    "format_tile_id": "catalog.tile",
-    "import_hdf5": "api",
-    "is_data": "files.listing",
-    "is_there": "words",
-    "load_catalog": "catalog.entries",
-    "make_folder": "files.writing",
-    "make_recipe": "recipe",
-    "map_figure": "inspection.maps",
-    "merge": "api",
-    "named_file": "files.yamlfiles",
-    "open_store": "opened",
-    "os_problem": "words",
-    "parse_fault": "emulator.server.faults",
-    "parse_tile_id": "catalog.tile",
-    "prepare": "building.prepare",
-    "preview": "building.preview",
-    "profile": "building.profile",
-    "profile_lines": "building.price",
-    "published_missing_values": "interchange.form",
-    "published_statistics": "interchange.statistics",
-    "read_ids": "interchange.subset",
-    "read_raster": "rasterfile",
-    "read_table": "files.tables",
-    "read_yaml": "files.yamlfiles",
-    "reason_of": "words",
-    "refuse_unused": "terminal.options",
-    "remove_partial": "files.writing",
-    "render_catalog": "catalog.entries",
-    "render_modality": "catalog.entries",
-    "render_summary": "inspection.terminal",
-    "repair": "building.repair",
-    "resolve_statistics": "loading.scaling",
-    "sample_map": "inspection.maps",
-    "scale_of": "loading.scaling",
-    "short_path": "words",
-    "staged_array": "files.writing",
-    "staged_file": "files.writing",
-    "staged_folder": "files.writing",
-    "staged_stream": "files.writing",
-    "subset": "api",
-    "summarise": "inspection.summary",
-    "tile_figure": "inspection.figures",
-    "validated": "files.yamlfiles",
-    "verify": "store",
-    "write_bytes": "files.writing",
-    "write_errors": "files.writing",
-    "write_sample": "sampling",
-    "write_text": "files.writing",
+_MODULES = {
+    "api": "build export import_hdf5 merge subset",
+    "build_fields": "BuildFields",
+    "building.cluster": "connect",
+    "building.executor": "Progress",
+    "building.prepare": "PreparedBuild draw_sample prepare",
+    "building.preview": "preview",
+    "building.price": "profile_lines",
+    "building.profile": "profile",
+    "building.repair": "repair",
+    "catalog.entries": "Catalog describe_modality load_catalog render_catalog render_modality",
+    "catalog.modality": "ClassLabel Kind Modality",
+    "catalog.tile": "Place TileGrid format_tile_id parse_tile_id",
+    "emulator.server.faults": "parse_fault",
+    "emulator.server.server": "Emulator EmulatorOptions",
+    "fields": "About Fields Group documented",
+    "files.listing": "is_data",
+    "files.tables": "Table read_table",
+    "files.writing": "append_text check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
+    "staged_stream write_bytes write_errors write_text",
+    "files.yamlfiles": "read_yaml",
+    "inspection.figures": "tile_figure",
+    "inspection.maps": "map_figure sample_map",
+    "inspection.summary": "summarise",
+    "inspection.terminal": "render_summary",
+    "interchange.form": "published_missing_values",
+    "interchange.statistics": "published_statistics",
+    "interchange.subset": "read_ids",
+    "loading.loader": "Batch Loader",
+    "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
+    "opened": "Store open_store",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate read_raster",
+    "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
+    "sampling": "write_sample",
+    "store": "verify",
+    "store.derived": "derived",
+    "terminal.commands": "CommandGroup",
+    "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
+    "words": "closest describe_os_error did_you_mean is_there os_problem reason_of short_path",
 }
+"""Module -> the public names that it defines."""
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "NO_LEVEL",
+    "About",
     "Batch",
+    "BuildFields",
     "BuildRecipe",
     "Catalog",
     "CatalogError",
@@ -172,20 +140,26 @@ __all__ = [
     "CommandGroup",
     "Emulator",
     "EmulatorOptions",
+    "Fields",
     "FileInputError",
     "FilePath",
-    "Finite",
+    "Group",
     "InputError",
     "Kind",
     "Loader",
     "MMEarthError",
     "Marks",
     "Modality",
+    "Number",
+    "Pair",
     "Place",
     "PreparedBuild",
     "Progress",
     "Raster",
+    "Recipe",
+    "RecipeFolder",
     "RetryLater",
+    "Several",
     "Siblings",
     "Store",
     "StoreDamaged",
@@ -193,7 +167,6 @@ __all__ = [
     "TileGrid",
     "TileUnavailable",
     "WriteFailed",
-    "YamlFile",
     "__version__",
     "append_text",
     "as_marks",
@@ -208,8 +181,12 @@ __all__ = [
     "describe_modality",
     "describe_os_error",
     "did_you_mean",
+    "differences",
+    "documented",
     "draw_sample",
     "export",
+    "field_option",
+    "field_options",
     "format_tile_id",
     "import_hdf5",
     "is_data",
@@ -219,8 +196,8 @@ __all__ = [
     "make_recipe",
     "map_figure",
     "merge",
-    "named_file",
     "open_store",
+    "option",
     "os_problem",
     "parse_fault",
     "parse_tile_id",
@@ -253,7 +230,6 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
-    "validated",
     "verify",
     "write_bytes",
     "write_errors",

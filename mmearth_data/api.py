@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.building.executor import Progress
     from mmearth_data.catalog.entries import Catalog
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
 
 
 def build(

@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from annotated_types import Interval
 
 from mmearth_data import (
+    BuildFields,
     CommandGroup,
     FilePath,
-    Finite,
+    Group,
     InputError,
     MMEarthError,
+    Number,
+    Pair,
     StoreDamaged,
     __version__,
     check_output,
+    field_option,
+    field_options,
     is_data,
+    option,
     refuse_unused,
     short_path,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import RenderableType
 
     from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = FilePath()
+WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
+FILE, PICTURE = FilePath(), FilePath(".png")
 
 
 class _StoreType(click.ParamType["str | Path"]):
@@ -44,12 +52,29 @@ class _StoreType(click.ParamType["str | Path"]):
 
 
 STORE = _StoreType()
-MAX_WORKERS = 1024
-"""Most worker processes accepted for one machine."""
-MAX_REQUESTS = 10**6
-"""Upper bound on requests in flight and on requests per second; no single machine answers more."""
-MAX_TILES = 10**10
-"""Upper bound on the number of tiles: more would not fit on the land, even at 16 px."""
+WORKERS = Number(int, Interval(ge=1, le=1024))
+"""Worker processes of one machine."""
+REQUESTS = Number(int, Interval(ge=1, le=10**6))
+"""Requests in flight, or per second: no machine answers more."""
+TILES = Number(int, Interval(ge=1, le=10**10))
+"""Tiles: more do not fit on the land, even at 16 px."""
+JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
+CATALOG = option("--catalog DIR", SOURCE, "Add modalities from a folder of YAML files.", FILE, name="catalog_dir")
+RECIPE = option("--recipe NAME|FILE", WHAT, "Start from a recipe in pipelines/build or a YAML file.")
+NEW_STORE = option("--out STORE", OUTPUT, "Folder or URL of the new store.", STORE, required=True)
+BUILT_WITH = "With --repair: the file that the store was built with."
+SAMPLE_WITHOUT = (
+    "latency_s",
+    "eecu_per_tile",
+    "modalities",
+    "level",
+    "years",
+    "levels",
+    "cloud_percent",
+    "tiles_per_shard",
+    "assets",
+)
+"""Fields of a build that do not concern its locations."""
 
 
 @click.group(cls=CommandGroup)
@@ -59,7 +84,7 @@ def cli() -> None:
 
     \b
     A first store, without an account:
-      mmearth-data build --source synthetic --tiles 64 --tile-size 64 --out planet.zarr
+      mmearth-data build --recipe demo --out planet.zarr
       mmearth-data inspect planet.zarr --figure tile.png --map map.png
     """
 
@@ -67,103 +92,17 @@ def cli() -> None:
 # ---------------------------------------------------------------- building
 
 
-def sampling_options(command: Command) -> Command:
-    """Options that decide where the tiles are; `build` and `sample` share them."""
-    options = [
-        click.option("--source", metavar="SOURCE", help="earthengine, synthetic, or rasters:FILE.yaml.  [default: earthengine]"),
-        click.option("--region", metavar="REGION", help="global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.  [default: global]"),
-        click.option("--mainland", is_flag=True, default=None, help="Keep only the largest part of the region."),
-        click.option("--tiles", type=int, metavar="N", help="Number of tiles.  [default: 1000]"),
-        click.option("--tile-size", type=int, metavar="PX", help="Pixels per side, 10 m each.  [default: 128]"),
-        click.option("--seed", type=int, metavar="N", help="Seed of locations, splits and random choices.  [default: 0]"),
-        click.option("--ecoregions", type=FILE, metavar="FILE", help="Vector file of ecoregions (RESOLVE 2017 columns)."),
-        click.option("--tiles-file", type=FILE, metavar="FILE", help="Take the locations from a sample, GeoJSON, CSV or GeoParquet file; for rasters, the sites or tiles of a table and their splits (columns site or tile_id, and split)."),
-        click.option("--balance", type=click.Choice(["biome", "biome-ecoregion", "ecoregion", "area"]), help="How tiles are distributed over the land.  [default: biome]"),
-        click.option("--oversample", type=float, metavar="F", help="Locations sampled per tile, so that rejected ones can be replaced.  [default: 1.3]"),
-        click.option("--split", type=click.Choice(["block", "random"]), help="Split by spatial blocks or at random.  [default: block; random for rasters]"),
-        click.option("--split-shares", metavar="T,V,T", help="Train, val and test in per cent.  [default: 90,5,5]"),
-        click.option("--split-guard", "split_guard_m", type=float, metavar="M", help="Metres between a tile and the cells of another split.  [default: 2000]"),
-        click.option("--min-distance", "min_distance_m", type=float, metavar="M", help="Metres between tile centres.  [default: 0]"),
-        click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe in pipelines/build or a YAML file."),
-        click.option("--threads", type=int, metavar="N", help="Number of threads; does not change the result.  [default: 2]"),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def service_options(command: Command) -> Command:
-    """Options that decide how Earth Engine is reached."""
-    options = [
-        click.option("--ee-project", metavar="ID", help="Cloud project registered for Earth Engine.  [default: $EARTHENGINE_PROJECT or $GOOGLE_CLOUD_PROJECT]"),
-        click.option("--service-account", type=FILE, metavar="KEY.json", help="Sign in with the key file of a service account."),
-        click.option("--ee-endpoint", type=click.Choice(["high-volume", "standard"]), help="Endpoint of the service.  [default: high-volume]"),
-        click.option("--ee-url", metavar="URL", help="Another server with the same protocol, such as `mmearth-data emulate`."),
-        click.option("--in-flight", type=int, metavar="N", help="Earth Engine requests in flight.  [default: 40]"),
-        click.option("--per-second", type=float, metavar="N", help="Earth Engine requests per second.  [default: 100]"),
-        click.option("--restricted-in-flight", type=int, metavar="N", help="Requests in flight in restricted mode.  [default: 1]"),
-        click.option("--request-timeout", "request_timeout_s", type=float, metavar="S", help="Deadline of one request.  [default: 330]"),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @cli.command(resumes=lambda given: not given["dry_run"] and given["profiled"] is None)
-@sampling_options
-@service_options
-@click.option("--latency", "latency_s", type=float, metavar="S", help="Seconds per request, for --dry-run.")
-@click.option("--eecu-per-tile", type=float, metavar="S", help="EECU-seconds per tile, for --dry-run.")
-@click.option(
-    "--out",
-    type=STORE,
-    metavar="STORE",
-    help="Folder of the store, or s3://, gs://, az:// URL.  [default: mmearth-REGION.zarr]",
-)
-@click.option("--modalities", metavar="A,B,...", help="Modalities to store.  [default: all of the catalog]")
-@click.option(
-    "--level", type=click.Choice(["L1C", "L2A"]), help="Sentinel-2 level to use if a raster mapping has both."
-)
-@click.option("--years", metavar="Y,Y,...", help="Years of the scenes.  [default: 2017,2018,2019,2020]")
-@click.option("--levels", metavar="L,L", help="Sentinel-2 levels to choose from.  [default: L2A,L1C]")
-@click.option(
-    "--cloud", "cloud_percent", type=float, metavar="PCT", help="Use only scenes with fewer clouds.  [default: 10]"
-)
-@click.option("--tiles-per-shard", type=int, metavar="N", help="Rows per shard.")
-@click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
-@click.option(
-    "--asset",
-    "assets",
-    multiple=True,
-    metavar="MODALITY=ID",
-    help="Read a modality from another Earth Engine asset; use MODALITY.KEY=ID if it has several. Repeatable.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, MAX_WORKERS),
-    metavar="N",
-    help="Distribute the shards over N processes on this machine.",
-)
-@click.option(
-    "--scheduler", metavar="URL", help="Send the shards to a running Dask scheduler, such as tcp://HOST:8786."
-)
-@click.option(
-    "--append",
-    type=click.IntRange(1, MAX_TILES),
-    metavar="N",
-    help="Add N tiles to the finished store of the same recipe.",
-)
-@click.option(
-    "--dry-run", is_flag=True, help="Print the plan and its price (requests, hours, bytes, compute) and stop."
-)
-@click.option(
-    "--profile",
-    "profiled",
-    type=click.IntRange(1, MAX_TILES),
-    metavar="K",
-    help="Measure K tiles, print what the whole recipe needs, and stop.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@RECIPE
+@field_options(BuildFields)
+@CATALOG
+@option("--append N", WHAT, "Add N tiles to the finished store of the same recipe.", TILES)
+@option("--workers N", LIMITS, "Distribute the shards over N processes on this machine.", WORKERS)
+@option("--scheduler URL", LIMITS, "Send the shards to a running Dask scheduler, such as tcp://HOST:8786.")
+@option("--out STORE", OUTPUT, "Folder of the store, or s3://, gs://, az:// URL.", STORE, shown="mmearth-REGION.zarr")
+@option("--dry-run", OUTPUT, "Print the plan and its price (requests, hours, bytes, compute) and stop.", is_flag=True)
+@option("--profile K", OUTPUT, "Measure K tiles, print what the whole recipe needs, and stop.", TILES, name="profiled")
+@JSON
 def build(
     recipe: str | None,
     out: Path | None,
@@ -223,11 +162,11 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 
 
 @cli.command()
-@sampling_options
-@service_options
-@click.option("--out", type=FILE, required=True, metavar="FILE", help="GeoParquet file to write.")
-@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Map of the locations to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@RECIPE
+@field_options(BuildFields, without=SAMPLE_WITHOUT)
+@option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
+@option("--map PNG", OUTPUT, "Map of the locations to write.", PICTURE, name="map_file")
+@JSON
 def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, **options: Any) -> None:
     """Choose locations for tiles.
 
@@ -252,12 +191,10 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
 
 @cli.command("import", resumes=lambda given: True)
 @click.argument("folder", type=FILE)
-@click.option("--out", type=STORE, required=True, metavar="STORE", help="Folder or URL of the store.")
-@click.option("--name", metavar="NAME", help="Data set to read if FOLDER holds several.  [default: the only one]")
-@click.option(
-    "--skip-duplicates", is_flag=True, help="Leave out tiles with the same location and date as an earlier row."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("--name NAME", WHAT, "Data set to read if FOLDER holds several.", shown="the only one")
+@option("--skip-duplicates", WHAT, "Leave out tiles with the same location and date as an earlier row.", is_flag=True)
+@NEW_STORE
+@JSON
 def import_published(folder: Path, out: Path, name: str | None, skip_duplicates: bool, as_json: bool) -> None:
     """Import MMEarth as published into a store.
 
@@ -273,22 +210,19 @@ def import_published(folder: Path, out: Path, name: str | None, skip_duplicates:
 
 @cli.command(resumes=lambda given: True)
 @click.argument("store", type=STORE)
-@click.option(
+@option(
     "--format",
-    "form",
-    type=click.Choice(["mmearth-h5", "geotiff"]),
+    WHAT,
+    "MMEarth as published, or one cloud-optimised GeoTIFF per tile and modality.",
+    click.Choice(["mmearth-h5", "geotiff"]),
+    name="form",
     required=True,
-    help="MMEarth as published, or one cloud-optimised GeoTIFF per tile and modality.",
 )
-@click.option("--out", type=FILE, required=True, metavar="FOLDER", help="Folder to write into.")
-@click.option(
-    "--name",
-    metavar="NAME",
-    help="With mmearth-h5: data_1M_v001, data_1M_v001_64 or data_100k_v001.  [default: by tile size]",
-)
-@click.option("--fill", "fills", multiple=True, metavar="MODALITY=mean", help="With mmearth-h5: write missing values as the mean of the train split. Repeatable.")  # fmt: skip
+@option("--name NAME", WHAT, "With mmearth-h5: data_1M_v001, data_1M_v001_64 or data_100k_v001.", shown="by tile size")
+@option("--fill MODALITY=mean", WHAT, "With mmearth-h5: write missing values as the mean of the train split.", Pair())
+@option("--out FOLDER", OUTPUT, "Folder to write into.", FILE, required=True)
 def export(
-    store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None, fills: tuple[str, ...]
+    store: Path, form: Literal["mmearth-h5", "geotiff"], out: Path, name: str | None, fill: dict[str, str] | None
 ) -> None:
     """Write a store in another format.
 
@@ -297,40 +231,27 @@ def export(
     from mmearth_data import export as export_store
 
     with _progress(f"Exporting {store}") as report:
-        folder = export_store(store, out, form=form, name=name, fill=_fills(fills), report=report, note=_say)
+        folder = export_store(store, out, form=form, name=name, fill=fill, report=report, note=_say)
     click.echo(str(folder))
-
-
-def _fills(texts: tuple[str, ...]) -> dict[str, str]:
-    """Modality -> fill word of each ``MODALITY=WORD``."""
-    found: dict[str, str] = {}
-    for text in texts:
-        modality, equals, word = text.partition("=")
-        if not (modality and equals and word) or found.setdefault(modality, word) != word:
-            raise InputError(f"--fill: expected MODALITY=mean, once per modality, got {text!r}.")
-    return found
 
 
 @cli.command(resumes=lambda given: True)
 @click.argument("store", type=STORE)
-@click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
-@click.option("--region", metavar="REGION", help="A country, continent or ISO code, bbox:W,S,E,N, or a vector file.")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), multiple=True, help="Repeatable.")
-@click.option("--biome", metavar="NAME|CODE", multiple=True, help="Repeatable.")
-@click.option("--modalities", metavar="A,B,...", help="Modalities to keep.  [default: all]")
-@click.option("--share", type=Finite(), metavar="F", help="Random share of what the other options leave, such as 0.1.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, metavar="N", help="Seed of the random share.  [default: 0]"
-)
-@click.option("--ids", metavar="A,B,...|FILE", help="Tile ids, or published ids; a file holds one per line.")
-@click.option("--crop", type=int, metavar="PX", help="Crop each tile to its centre.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@field_option(BuildFields, "region", shown="")
+@option("--split", WHAT, "Split to take.", click.Choice(["train", "val", "test"]), multiple=True)
+@option("--biome NAME|CODE", WHERE, "Biome to take.", multiple=True)
+@field_option(BuildFields, "modalities", text="Modalities to keep.", shown="all")
+@option("--share F", WHAT, "Random share of what the other options leave, such as 0.1.", Number(float))
+@field_option(BuildFields, "seed", group=WHAT, text="Seed of the random share.", default=0)
+@option("--ids A,B,...|FILE", WHAT, "Tile ids, or published ids; a file holds one per line.")
+@option("--crop PX", WHAT, "Crop each tile to its centre.", Number(int))
+@NEW_STORE
+@JSON
 def subset(
     store: Path,
     out: Path,
     split: tuple[str, ...],
     biome: tuple[str, ...],
-    modalities: str | None,
     ids: str | None,
     as_json: bool,
     **options: Any,
@@ -348,7 +269,6 @@ def subset(
     part = {
         "split": split or None,
         "biome": [int(name) if name.isdigit() else name for name in biome] or None,
-        "modalities": None if modalities is None else _names("--modalities", modalities),
         "ids": None if ids is None else read_ids(ids),
     }
     if part["ids"] == []:
@@ -360,13 +280,14 @@ def subset(
 
 @cli.command(resumes=lambda given: True)
 @click.argument("stores", type=STORE, nargs=-1, required=True)
-@click.option("--out", type=STORE, required=True, metavar="NEW", help="Folder or URL of the new store.")
-@click.option(
+@option(
     "--drop-clashes",
+    WHAT,
+    "Leave out tiles that an earlier store has, or whose area it has in another split.",
     is_flag=True,
-    help="Leave out tiles that an earlier store has, or whose area it has in another split.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@NEW_STORE
+@JSON
 def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool) -> None:
     """Merge several stores into one.
 
@@ -384,49 +305,34 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 
 
 @cli.command()
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port on 127.0.0.1.  [default: a free one]"
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**64 - 1),
-    default=0,
-    metavar="N",
-    help="Seed of the synthetic planet.  [default: 0]",
-)
-@click.option(
-    "--fault",
-    "faults",
+@option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")
+@field_option(BuildFields, "seed", group=WHAT, text="Seed of the synthetic planet.", default=0)
+@option("--cheap-pixels", WHAT, "Return meaningless pixels, for load tests.", is_flag=True)
+@option(
+    "--fault KIND:RATE",
+    LIMITS,
+    "429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests (429:0.2).",
+    name="faults",
     multiple=True,
-    metavar="KIND:RATE",
-    help="429, 503, 400, 401, hang, truncate, reset or restricted, and its share of requests (429:0.2). Repeatable.",
 )
-@click.option(
-    "--latency-ms",
-    type=Finite(min=0),
+@option(
+    "--latency-ms MS",
+    LIMITS,
+    "Wait before each computed answer.",
+    Number(float, Interval(ge=0)),
     default=0.0,
-    metavar="MS",
-    help="Wait before each computed answer.  [default: 0]",
+    shown="0",
 )
-@click.option(
-    "--max-in-flight",
-    type=click.IntRange(1, MAX_REQUESTS),
-    metavar="N",
-    help="Answer 429 above this many requests in flight.  [default: no limit]",
-)
-@click.option(
-    "--max-per-second",
-    type=click.IntRange(1, MAX_REQUESTS),
-    metavar="N",
-    help="Answer 429 above this many requests per second.  [default: no limit]",
-)
-@click.option("--cheap-pixels", is_flag=True, help="Return meaningless pixels, for load tests.")
+@option("--max-in-flight N", LIMITS, "Answer 429 above this many requests in flight.", REQUESTS, shown="no limit")
+@option("--max-per-second N", LIMITS, "Answer 429 above this many requests per second.", REQUESTS, shown="no limit")
 def emulate(faults: tuple[str, ...], **options: Any) -> None:
-    """Serve Earth Engine's REST interface on loopback, over a synthetic planet.
+    """Serve Earth Engine's interface over a synthetic planet.
 
     \b
-    Prints its URL, which any script that uses the Earth Engine client can connect to:
-      ee.Initialize(google.auth.credentials.AnonymousCredentials(), project="emulator", url=URL)
+    Prints a URL on loopback, to which any script with the Earth Engine client
+    can connect:
+      from google.auth.credentials import AnonymousCredentials
+      ee.Initialize(AnonymousCredentials(), project="emulator", url=URL)
     GET /emulator/ledger reports the requests. Press Ctrl-C to stop.
     """
     from mmearth_data import Emulator, EmulatorOptions, parse_fault
@@ -441,10 +347,10 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 
 @cli.command()
 @click.argument("store", type=STORE, required=False)
-@click.option("--tile", metavar="ID|INDEX", help="Tile to draw, by id or position.  [default: the first]")
-@click.option("--figure", type=FILE, metavar="PNG", help="Draw all modalities of a tile.")
-@click.option("--map", "map_file", type=FILE, metavar="PNG", help="Draw a map of the tiles.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@option("--tile ID|INDEX", WHAT, "Tile to draw, by id or position.", shown="the first")
+@option("--figure PNG", OUTPUT, "Draw all modalities of a tile.", PICTURE)
+@option("--map PNG", OUTPUT, "Draw a map of the tiles.", PICTURE, name="map_file")
+@JSON
 def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
     """Show the contents of a store.
 
@@ -474,18 +380,18 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
 
 @cli.command(resumes=lambda given: given["mend"])
 @click.argument("store", type=STORE, required=False)
-@click.option("--repair", "mend", is_flag=True, help="Rebuild what is damaged, from the recipe in the store.")
-@click.option("--source", metavar="SOURCE", help="With --repair: rasters:FILE.yaml, if the store was built from files.")
-@click.option("--ecoregions", type=FILE, metavar="FILE", help="With --repair: the file that the store was built with.")
-@click.option("--tiles-file", type=FILE, metavar="FILE", help="With --repair: the file that the store was built with.")
-@click.option(
-    "--catalog",
-    "catalog_dir",
-    type=FILE,
-    metavar="DIR",
-    help="With --repair: the additional catalog that the store was built with.",
+@option("--repair", WHAT, "Rebuild what is damaged, from the recipe in the store.", name="mend", is_flag=True)
+@option("--source SOURCE", SOURCE, "With --repair: rasters:FILE.yaml, if the store was built from files.")
+@option("--ecoregions FILE", SOURCE, BUILT_WITH, FILE)
+@option("--tiles-file FILE", SOURCE, BUILT_WITH, FILE)
+@option(
+    "--catalog DIR",
+    SOURCE,
+    "With --repair: the additional catalog that the store was built with.",
+    FILE,
+    name="catalog_dir",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@JSON
 def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bool, **files: Any) -> None:
     """Check every file of a store.
 
@@ -520,8 +426,8 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--catalog", "catalog_dir", type=FILE, metavar="DIR", help="Add modalities from a folder of YAML files.")
-@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+@CATALOG
+@JSON
 def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
     """List the modalities, or show one of them."""
     from mmearth_data import describe_modality, load_catalog, render_catalog, render_modality
@@ -573,45 +479,7 @@ def _say(text: str) -> None:
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
     from mmearth_data import make_recipe
 
-    given = {key: value for key, value in options.items() if value is not None}
-    if "assets" in given:
-        given = {**given, "assets": _pairs("--asset", "MODALITY=ID", given["assets"])}
-    if not given.get("assets"):
-        given.pop("assets", None)
-    for key in ("modalities", "levels"):
-        if key in given:
-            given[key] = _names(f"--{key}", given[key])
-    for key, number in (("years", int), ("split_shares", float)):
-        if key in given:
-            given[key] = _numbers(key, given[key], number)
-    return make_recipe(base, given)
-
-
-def _names(option: str, text: str) -> list[str]:
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
-        raise InputError(f"{option}: expected names separated by commas, got {text!r}; give one, or leave it out.")
-    return names
-
-
-def _pairs(option: str, form: str, texts: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise InputError(f"{option}: expected {form}, got {text!r}.")
-        if name in found:
-            raise InputError(f"{option}: expected each name once, got {name} twice; keep one.")
-        found[name] = value
-    return found
-
-
-def _numbers(option: str, text: str, number: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [number(part) for part in text.split(",")]
-    except ValueError:
-        flag = "--" + option.replace("_", "-")
-        raise InputError(f"{flag}: expected numbers separated by commas, got {text!r}.") from None
+    return make_recipe(base, {field: value for field, value in options.items() if value is not None})
 
 
 def _catalog(folder: Path | None) -> Catalog:
@@ -636,13 +504,8 @@ def _tile(text: str | None) -> int | str:
 
 
 def _check_picture(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix.lower() != ".png":
-        raise InputError(
-            f"{option}: expected the name of a PNG picture, got {str(path)!r}; write {path.stem or 'picture'}.png."
-        )
-    check_output(path, option=option)
+    if path is not None:
+        check_output(path, option=option)
 
 
 def _slug(text: str) -> str:

@@ -23,34 +23,23 @@ if TYPE_CHECKING:
     from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.weights.converting import convert
 
-_HOME = {
-    "Checkpoint": "weights.checkpoints",
-    "ConvNeXtV2": "network.encoder",
-    "EncoderConfig": "network.encoder",
-    "Evaluation": "evaluation",
-    "FeatureMaps": "network.feature_maps",
-    "MPMAE": "network.mpmae",
-    "MPMAEConfig": "network.mpmae",
-    "Normaliser": "data.targets",
-    "TileDataset": "data.dataset",
-    "Timing": "benchmarking",
-    "TrainPlan": "training.plan",
-    "TrainProgress": "training.pretraining",
-    "TrainRecipe": "training.recipe",
-    "TrainingDiverged": "training.pretraining",
-    "TrainingInterrupted": "training.pretraining",
-    "Workload": "benchmarking",
-    "bench": "benchmarking",
-    "convert": "weights.converting",
-    "evaluate": "evaluation",
-    "load_checkpoint": "weights.checkpoints",
-    "load_encoder": "weights.checkpoints",
-    "make_recipe": "training.recipe",
-    "plan_line": "training.account",
-    "plan_training": "training.plan",
-    "pretrain": "training.pretraining",
-    "training_account": "training.account",
+_MODULES = {
+    "benchmarking": "Timing Workload bench",
+    "data.dataset": "TileDataset",
+    "data.targets": "Normaliser",
+    "evaluation": "Evaluation evaluate",
+    "network.encoder": "ConvNeXtV2 EncoderConfig",
+    "network.feature_maps": "FeatureMaps",
+    "network.mpmae": "MPMAE MPMAEConfig",
+    "training.account": "plan_line training_account",
+    "training.plan": "TrainPlan plan_training",
+    "training.pretraining": "TrainProgress TrainingDiverged TrainingInterrupted pretrain",
+    "training.recipe": "TrainRecipe make_recipe",
+    "weights.checkpoints": "Checkpoint load_checkpoint load_encoder",
+    "weights.converting": "convert",
 }
+"""Module -> the public names that it defines."""
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "MPMAE",

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmearth_data import InputError, load_catalog
+from mmearth_data import InputError, documented, load_catalog
 from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import resolve_device, slice_length
+from mmearth_model.fields import WorkFields
 from mmearth_model.network.encoder import EncoderConfig
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.masking import random_mask, visible_patches
@@ -43,38 +44,10 @@ PEAK_SIDE = {"cpu": 1536, "cuda": 8192}
 """Side of the matrices whose product defines the machine's peak."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """Work that is measured.
-
-    Attributes
-    ----------
-    size, image_size, patch_size, mask_ratio
-        As in a recipe.
-    batch
-        Images per step.
-    device
-        ``auto``, ``cpu``, ``cuda``, ...
-    precision
-        ``float32`` or ``bfloat16`` (autocast); ``auto``: bfloat16 on a GPU.
-    runs
-        Timed steps per form.
-    compiled
-        Also measure each form compiled by `torch.compile`.
-    slice_images
-        Images per forward pass; None chooses.
-    """
-
-    size: str = "atto"
-    image_size: int = 56
-    patch_size: int = 8
-    mask_ratio: float = 0.6
-    batch: int = 32
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    runs: int = 5
-    compiled: bool = False
-    slice_images: int | None = None
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Workload(WorkFields):
+    """Work that is measured."""
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.runs < 1:

@@ -8,19 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from annotated_types import Interval
 
 from mmearth_data import (
     CommandGroup,
     FilePath,
-    Finite,
-    InputError,
+    Group,
+    Number,
+    Pair,
+    Several,
     __version__,
     check_output,
     closest,
+    field_option,
+    field_options,
     is_there,
+    option,
     refuse_unused,
     short_path,
 )
+from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,13 +36,19 @@ if TYPE_CHECKING:
     from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
-FILE = FilePath()
-MAX_COUNT = 10**6
-"""Upper bound on epochs, batch sizes and timed steps; a larger number is a typing error."""
-COUNT = click.IntRange(1, MAX_COUNT)
-SIDE = click.IntRange(8, 1024)
-MAX_SEEDS = 1000
-MAX_WORKERS = 1024
+WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
+FILE, PICTURE = FilePath(), FilePath(".png")
+PADDING = option(
+    "--padding",
+    MODEL,
+    "How the encoder pads: as in pretraining, or as the released classifier does.",
+    click.Choice(["same", "reference"]),
+    shown="from CKPT",
+)
+STORE = option("--store STORE", WHAT, "Store with the labelled tiles of store: tasks.", FILE, shown="the store of CKPT")
+DEVICE = field_option(WorkFields, "device", default="auto")
+CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
+JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
 
@@ -56,8 +69,8 @@ class PretrainFirst(CommandGroup):
 
 EXAMPLES = """\b
 mmearth-train STORE is short for mmearth-train pretrain STORE:
-  mmearth-train planet.zarr --recipe demo --exclude biome,eco_region --out runs/planet
-  mmearth-train evaluate runs/planet --task store:biome
+  mmearth-train planet.zarr --recipe demo --exclude biome,eco_region --out run
+  mmearth-train evaluate run --task store:biome
 """
 
 
@@ -72,40 +85,18 @@ def cli() -> None:
 
 @cli.command(resumes=lambda given: not given["dry_run"])
 @click.argument("store", type=FILE)
-@click.option("--recipe", "base", metavar="NAME|FILE", default="default", show_default=True, help="A recipe in pipelines/train, or a YAML file; the options below override it.")  # fmt: skip
-@click.option("--out", type=FILE, metavar="RUN", help="Folder of the run.  [default: runs/STORE-RECIPE-SEED]")
-@click.option("--modalities", metavar="A,B,...", help="Modalities that take part.  [default: all of the store]")
-@click.option("--exclude", metavar="A,B,...", help="Modalities that do not take part.")
-@click.option("--inputs", metavar="A,B,...", help="Modalities that feed the encoder.  [default: as the catalog says]")
-@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="Bands of a modality that the model sees. Repeatable.")  # fmt: skip
-@click.option(
-    "--preset", type=click.Choice(["default", "paper", "reference"]), help="Rules of the losses and decoders."
+@option(
+    "--recipe NAME|FILE",
+    WHAT,
+    "A recipe in pipelines/train, or a YAML file; the defaults below are for fields that it leaves out.",
+    name="base",
+    default="default",
 )
-@click.option("--size", metavar="SIZE", help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")
-@click.option("--image-size", type=int, metavar="PX", help="Side of the random crop.  [default: 7/8 of the tile]")
-@click.option("--patch-size", type=int, metavar="PX", help="Side of a patch.  [default: 1/7 of the crop]")
-@click.option("--mask-ratio", type=Finite(), metavar="F", help="Share of the patches that are hidden.")
-@click.option("--weighting", type=click.Choice(["uncertainty", "unweighted"]), help="How the tasks' losses are summed.")
-@click.option("--statistics", type=click.Choice(["store", "published"]), help="Normalise by the store's train split, or by the band_stats.json of the imported data set.")  # fmt: skip
-@click.option("--epochs", type=int, metavar="N", help="Passes over the training tiles.")
-@click.option("--batch-size", type=int, metavar="N", help="Tiles per optimiser step.")
-@click.option(
-    "--device-batch",
-    type=int,
-    metavar="N",
-    help="Tiles per forward pass; gradients are accumulated up to the batch size.",
-)
-@click.option(
-    "--lr", "base_lr", type=Finite(), metavar="F", help="Base learning rate; the actual rate is F x batch size / 256."
-)
-@click.option("--seed", type=int, metavar="N", help="Seed of weights, order, crops and masks.")
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Numeric precision of the model.")
-@click.option("--engine", type=click.Choice(["auto", "masked", "gathered"]), help="How hidden patches are skipped.")  # fmt: skip
-@click.option("--figure-epochs", type=int, metavar="N", help="Epochs between pictures of reconstructions; 0: none.")  # fmt: skip
-@click.option("--logger", "loggers", multiple=True, metavar="NAME", help="tensorboard or wandb, in addition to log.csv. Repeatable.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@field_options(TrainFields)
+@DEVICE
+@option("--out RUN", OUTPUT, "Folder of the run.", FILE, shown="runs/STORE-RECIPE-SEED")
+@option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
+@JSON
 def pretrain(
     store: Path, base: str, out: Path | None, device: str, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
@@ -141,43 +132,63 @@ def pretrain(
 
 @cli.command(resumes=lambda given: True)
 @click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
-@click.option("--task", "tasks", multiple=True, required=True, metavar="TASK", help="store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data. Repeatable.")  # fmt: skip
-@click.option("--store", type=FILE, metavar="STORE", help="Store with the labelled tiles of store: tasks.  [default: the store of the first CKPT]")  # fmt: skip
-@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["knn", "linear", "probe", "paper"]), help="knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); paper: the linear probe of the paper's released code. Repeatable.  [default: knn, linear]")  # fmt: skip
-@click.option("--baseline", "baselines", multiple=True, type=click.Choice(["random", "statistics", "rcf", "none"]), help="random weights; image statistics; random convolutional features. Repeatable.  [default: random]")  # fmt: skip
-@click.option(
-    "--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB) as an additional baseline."
+@option(
+    "--task TASK",
+    WHAT,
+    "store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH: a task of catalog/tasks (or FILE.yaml) and its data.",
+    name="tasks",
+    multiple=True,
+    required=True,
 )
-@click.option("--labels", metavar="1%,5%,...", default="100%", show_default=True, help="Shares of the training labels, or shots (10-shot).")  # fmt: skip
-@click.option(
-    "--seeds",
-    type=click.IntRange(1, MAX_SEEDS),
+@STORE
+@option(
+    "--protocol",
+    WHAT,
+    "knn: k = 5 and 20, cosine; linear: L-BFGS; probe: AdamW on frozen features, 100 epochs (ours); "
+    "paper: the linear probe of the paper's released code.",
+    click.Choice(["knn", "linear", "probe", "paper"]),
+    name="protocols",
+    multiple=True,
+    shown="knn, linear",
+)
+@option(
+    "--baseline",
+    WHAT,
+    "random weights; image statistics; random convolutional features.",
+    click.Choice(["random", "statistics", "rcf", "none"]),
+    name="baselines",
+    multiple=True,
+    shown="random",
+)
+@option("--convnext FILE", WHAT, "Plain ConvNeXt V2 weights (RGB) as an additional baseline.", FILE)
+@option("--labels 1%,5%,...", WHAT, "Shares of the training labels, or shots (10-shot).", Several(), default="100%")
+@option(
+    "--seeds N",
+    WHAT,
+    "Number of random encoders, splits and hold-outs.",
+    Number(int, Interval(ge=1, le=1000)),
     default=3,
-    show_default=True,
-    help="Number of random encoders, splits and hold-outs.",
 )
-@click.option("--test-share", type=Finite(), metavar="F", help="Test on a seeded share of all tiles instead of the store's splits.")  # fmt: skip
-@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
-@click.option("--out", type=FILE, metavar="DIR", help="Write results.md, .csv, .json and .png.")
-@click.option(
-    "--cache", type=FILE, metavar="DIR", help="Folder that caches features.  [default: the user's cache folder]"
-)
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("--test-share F", WHAT, "Test on a seeded share of all tiles instead of the store's splits.", Number(float))
+@PADDING
+@DEVICE
+@option("--out DIR", OUTPUT, "Write results.md, .csv, .json and .png.", FILE)
+@CACHE
+@JSON
 def evaluate(
     checkpoints: tuple[Path, ...],
     tasks: tuple[str, ...],
     store: Path | None,
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
-    labels: str,
+    labels: list[str],
     padding: Padding | None,
     out: Path | None,
     as_json: bool,
     cache: Path | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with untrained baselines.
+    """Probe frozen encoders and compare them with baselines.
 
     CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
     """
@@ -202,7 +213,7 @@ def evaluate(
             tasks,
             protocols=protocols or ("knn", "linear"),
             baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
-            labels=[LabelShare.parse(text) for text in _names(labels)],
+            labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
             report=report,
             **options,
@@ -219,32 +230,23 @@ def evaluate(
 
 @cli.command()
 @click.argument("checkpoint", type=FILE, metavar="CKPT")
-@click.option("--task", "task", required=True, metavar="TASK", help="As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.")  # fmt: skip
-@click.option("--store", type=FILE, metavar="STORE", help="Store with the labelled tiles of store: tasks.  [default: the store of CKPT]")  # fmt: skip
-@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
-@click.option("--out", type=FILE, metavar="DIR", help="Folder for the fine-tuned network and its result.")
-@click.option("--labels", metavar="SHARE", default="100%", show_default=True, help="Share of the training labels, or shots (10-shot).")  # fmt: skip
-@click.option("--recipe", "recipe_name", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="paper: the settings of the paper's released code, which can only be combined with --seed; default: our own, which the options below change.")  # fmt: skip
-@click.option(
-    "--frozen", is_flag=True, help="Train only the layers on top of the encoder (a UNet decoder for per-pixel tasks)."
+@option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
+@STORE
+@option("--labels SHARE", WHAT, "Share of the training labels, or shots (10-shot).", default="100%")
+@option(
+    "--recipe",
+    WHAT,
+    "paper: the settings of the paper's released code, which can only be combined with --seed; default: "
+    "our own, which the options below change.",
+    click.Choice(["default", "paper"]),
+    name="recipe_name",
+    default="default",
 )
-@click.option("--epochs", type=COUNT, metavar="N", help="Maximum number of epochs.  [default: 100]")
-@click.option("--patience", type=COUNT, metavar="N", help="Epochs without a better validation value before training stops.  [default: 15]")  # fmt: skip
-@click.option("--batch-size", type=COUNT, metavar="N", help="Samples per step.  [default: 32]")
-@click.option("--lr", type=Finite(), metavar="F", help="Learning rate of the head.  [default: 0.001]")
-@click.option(
-    "--layer-decay",
-    type=Finite(),
-    metavar="F",
-    help="Ratio of the rate of each layer to that of the next.  [default: 0.9]",
-)
-@click.option("--drop-path", type=Finite(), metavar="F", help="Stochastic depth.  [default: 0.1]")
-@click.option("--weight-decay", type=Finite(), metavar="F", help="Weight decay of matrices.  [default: 0.3]")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="Seed of head, order, flips and crops.  [default: 0]"
-)
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@PADDING
+@field_options(FineTuneFields)
+@DEVICE
+@option("--out DIR", OUTPUT, "Folder for the fine-tuned network and its result.", FILE)
+@JSON
 def finetune(
     checkpoint: Path,
     task: str,
@@ -257,7 +259,7 @@ def finetune(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune a pretrained encoder on a labelled task, and test it.
+    """Fine-tune a pretrained encoder on a labelled task and test it.
 
     The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
@@ -273,7 +275,7 @@ def finetune(
     loaded = load_checkpoint(checkpoint, padding=padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
-    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    given = {key: value for key, value in options.items() if value is not None}
     recipe = choose_recipe(recipe_name, found, share, given)
 
     def report(epoch: int, loss: float, value: float) -> None:
@@ -291,17 +293,15 @@ def finetune(
 
 @cli.command()
 @click.argument("source", type=FILE, metavar="STORE|FOLDER")
-@click.option("--checkpoint", type=FILE, required=True, metavar="CKPT", help="Checkpoint folder, or a run folder.")
-@click.option("--task", metavar="NAME|FILE", help="Task file that describes the bands of a folder, zip or table.")
-@click.option("--padding", type=click.Choice(["same", "reference"]), help="How the encoder pads: as in pretraining, or as the released classifier does.  [default: from CKPT]")  # fmt: skip
-@click.option("--out", "outs", multiple=True, type=FILE, metavar="FILE", help="x.parquet (GeoParquet) or x.zarr. Repeatable.")  # fmt: skip
-@click.option("--neighbours", metavar="TILE", help="Draw the tiles most similar to this one into --figure.")
-@click.option("--figure", type=FILE, metavar="PNG", default="neighbours.png", show_default=True, help="Picture that --neighbours writes.")  # fmt: skip
-@click.option("--map", "map_path", type=FILE, metavar="PNG", help="Draw a 2-D map of the embeddings (UMAP if installed).")  # fmt: skip
-@click.option(
-    "--cache", type=FILE, metavar="DIR", help="Folder that caches features.  [default: the user's cache folder]"
-)
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
+@option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
+@option("--neighbours TILE", WHAT, "Draw the tiles most similar to this one into --figure.")
+@PADDING
+@DEVICE
+@option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
+@option("--figure PNG", OUTPUT, "Picture that --neighbours writes.", PICTURE, default="neighbours.png")
+@option("--map PNG", OUTPUT, "Draw a 2-D map of the embeddings (UMAP if installed).", PICTURE, name="map_path")
+@CACHE
 def embed(
     source: Path,
     checkpoint: Path,
@@ -314,7 +314,7 @@ def embed(
     cache: Path | None,
     device: str,
 ) -> None:
-    """Embed the tiles of STORE, or the rasters of FOLDER, with a pretrained encoder."""
+    """Embed tiles of a store, or other rasters, with an encoder."""
     from mmearth_data import cache_folder
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
@@ -324,9 +324,6 @@ def embed(
 
     if neighbours is None:
         refuse_unused("without --neighbours", "figure")
-    for option, picture in (("--figure", figure), ("--map", map_path)):
-        if picture is not None and picture.suffix.lower() != ".png":
-            raise InputError(f"{option}: expected the name of a PNG picture such as picture.png, got {str(picture)!r}; correct it.")  # fmt: skip
     wrong = [path for path in outs if path.suffix not in (".parquet", ".zarr")]
     if wrong or not (outs or neighbours or map_path):
         raise click.UsageError(f"expected --out x.parquet or x.zarr, --neighbours or --map, got {wrong[0] if wrong else 'none'}.")  # fmt: skip
@@ -334,9 +331,9 @@ def embed(
         raise click.UsageError("--neighbours: expected a store to show its tiles, got files; leave it out.")
     for path in outs:
         check_output(path, folder=path.suffix == ".zarr")
-    for picture, option in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
+    for picture, flag in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
         if picture is not None:
-            check_output(picture, option=option)
+            check_output(picture, option=flag)
     loaded = load_checkpoint(checkpoint, padding=padding)
     store = _open(source) if task is None else None
     found = embed_tiles(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
@@ -357,12 +354,19 @@ def embed(
 
 @cli.command()
 @click.argument("source", metavar="SOURCE")
-@click.option("--out", type=FILE, required=True, metavar="PATH", help="Folder to write, or with --to a file.")
-@click.option("--to", type=click.Choice(["finetune", "dense", "sparse", "timm"]), help="Export instead. finetune: for the released fine-tuning code (an encoder of any preset); dense, sparse: for the released pretraining code without or with its sparse engine (whole networks of preset reference); timm: plain ConvNeXt V2.")  # fmt: skip
-@click.option("--store", type=FILE, metavar="STORE", help="Put this store's statistics into the checkpoint; released files have none.")  # fmt: skip
-@click.option("--bands", multiple=True, metavar="MODALITY=A,B,...", help="With --store: bands that the weights take. Repeatable.")  # fmt: skip
-def convert(source: str, out: Path, to: str | None, store: Path | None, bands: tuple[str, ...]) -> None:
-    """Convert third-party weights to a checkpoint, or with --to export a checkpoint for third-party code.
+@option(
+    "--to",
+    WHAT,
+    "Export instead. finetune: for the released fine-tuning code (an encoder of any preset); dense, "
+    "sparse: for the released pretraining code without or with its sparse engine (whole networks of "
+    "preset reference); timm: plain ConvNeXt V2.",
+    click.Choice(["finetune", "dense", "sparse", "timm"]),
+)
+@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FILE)
+@field_option(TrainFields, "bands", text="With --store: bands that the weights take.", shown="")
+@option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
+def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
+    """Convert third-party weights to a checkpoint, or with --to back.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
@@ -373,29 +377,22 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: t
 
     opened = None if store is None else _open(store)
     with _download_bar(source) as report:
-        written = convert_weights(source, out, to=to, store=opened, bands=_bands_by_modality(bands), report=report)
+        written = convert_weights(source, out, to=to, store=opened, bands=bands or {}, report=report)
     click.echo(f"{written}: converted.")
 
 
 @cli.command()
-@click.option("--size", metavar="SIZE", default="atto", show_default=True, help="Encoder: atto, femto, pico, nano, tiny, base, large, huge.")  # fmt: skip
-@click.option("--image-size", type=SIDE, default=56, show_default=True, metavar="PX", help="Side of the crop.")
-@click.option("--patch-size", type=SIDE, default=8, show_default=True, metavar="PX", help="Side of a patch.")
-@click.option(
-    "--mask-ratio",
-    type=Finite(),
-    default=0.6,
-    show_default=True,
-    metavar="F",
-    help="Share of the patches that are hidden.",
+@field_options(WorkFields)
+@option(
+    "--form",
+    WHAT,
+    "Form of the step.",
+    click.Choice(["sparse", "masked", "unmasked"]),
+    name="forms",
+    multiple=True,
+    shown="all",
 )
-@click.option("--batch-size", "batch", type=COUNT, default=32, show_default=True, metavar="N", help="Images per step.")
-@click.option("--runs", type=COUNT, default=5, show_default=True, metavar="N", help="Timed steps per form.")
-@click.option("--form", "forms", multiple=True, type=click.Choice(["sparse", "masked", "unmasked"]), help="Repeatable.  [default: all]")  # fmt: skip
-@click.option("--compile", "compiled", is_flag=True, help="Also measure each form compiled (needs a C++ compiler).")
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True, help="auto: bfloat16 on a GPU.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@JSON
 def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     """Measure training steps on random tiles.
 
@@ -407,7 +404,7 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 
     if set(forms) == {"unmasked"}:
         refuse_unused("with --form unmasked, which hides nothing", "mask_ratio")
-    work = Workload(**options)
+    work = Workload(**{field: value for field, value in options.items() if value is not None})
     found = measure(work, forms or None, lambda text: click.echo(f"bench: {text}", err=True))
     if as_json:
         click.echo(json.dumps([timing.to_dict() for timing in found], indent=2))
@@ -420,37 +417,47 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 
 @cli.command(resumes=lambda given: True)
 @click.argument("name", metavar="NAME|FILE")
-@click.option("--scale", type=click.Choice(["demo", "paper"]), default="demo", show_default=True, help="demo: minutes on a laptop, on its own synthetic store; paper: as in the paper, on your store.")  # fmt: skip
-@click.option("--out", type=FILE, metavar="DIR", help="Folder of the experiment.  [default: runs/NAME-SCALE]")
-@click.option("--store", "stores", multiple=True, metavar="[NAME=]STORE", help="Store to pretrain on and to probe. Repeatable if variants name stores.")  # fmt: skip
-@click.option("--data", multiple=True, metavar="TASK=PATH", help="Data of a task that does not come from a store. Repeatable.")  # fmt: skip
-@click.option("--convnext", type=FILE, metavar="FILE", help="Plain ConvNeXt V2 weights (RGB), if a variant needs them.")  # fmt: skip
-@click.option(
-    "--workers", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Number of processes."
+@option(
+    "--scale",
+    WHAT,
+    "demo: minutes on a laptop, on its own synthetic store; paper: as in the paper, on your store.",
+    click.Choice(["demo", "paper"]),
+    default="demo",
 )
-@click.option("--scheduler", metavar="URL", help="Run on the workers of this Dask scheduler instead.")
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@option(
+    "--store [NAME=]STORE",
+    WHAT,
+    "Store to pretrain on and to probe; with a NAME if variants name stores.",
+    name="stores",
+    multiple=True,
+)
+@option("--data TASK=PATH", WHAT, "Data of a task that does not come from a store.", Pair())
+@option("--convnext FILE", WHAT, "Plain ConvNeXt V2 weights (RGB), if a variant needs them.", FILE)
+@option("--workers N", HARDWARE, "Number of processes.", Number(int, Interval(ge=1, le=1024)), default=1)
+@option("--scheduler URL", HARDWARE, "Run on the workers of this Dask scheduler instead.")
+@DEVICE
+@option("--out DIR", OUTPUT, "Folder of the experiment.", FILE, shown="runs/NAME-SCALE")
 def experiment(
     name: str,
     scale: str,
     out: Path | None,
     stores: tuple[str, ...],
-    data: tuple[str, ...],
+    data: dict[str, str] | None,
     convnext: Path | None,
     workers: int,
     scheduler: str | None,
     device: str,
 ) -> None:
-    """Run an experiment of pipelines/experiments: a grid of runs, a table and a figure.
+    """Run an experiment: a grid of runs, a table and a figure.
 
     The same command resumes it and never repeats a finished run; several processes (such as a Slurm array) share the
     work. Use `list` as NAME to list the experiments.
     """
-    from mmearth_model.experiments.spec import experiment_names, read_experiment
+    from mmearth_model.experiments.spec import EXPERIMENTS, read_experiment
 
     if name == "list":
         refuse_unused("with list", "scale", "out", "stores", "data", "convnext", "workers", "scheduler", "device")
-        for known in experiment_names():
+        for known in EXPERIMENTS.names():
             click.echo(f"{known:20} {read_experiment(known).question}")
         return
     from mmearth_model.experiments.run import Setting, run_experiment
@@ -463,7 +470,7 @@ def experiment(
         scale=scale,
         out=out or Path("runs") / f"{found.name}-{scale}",
         stores={key or "default": Path(path) for key, path in (_pair(text) for text in stores)},
-        data={key: Path(path) for key, path in (_pair(text) for text in data)},
+        data={key: Path(path) for key, path in (data or {}).items()},
         convnext=convnext,
         device=device,
     )
@@ -476,15 +483,7 @@ def _recipe(base: str, options: dict[str, Any]) -> TrainRecipe:
     """Recipe of the options of `pretrain`."""
     from mmearth_model import make_recipe
 
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    for key in ("modalities", "exclude", "inputs"):
-        if key in given:
-            given[key] = _names(given[key])
-            if not given[key]:
-                raise InputError(f"--{key}: expected names separated by commas, got none; give one, or leave it out.")
-    if "bands" in given:
-        given["bands"] = _bands_by_modality(given["bands"])
-    return make_recipe(base, given)
+    return make_recipe(base, {field: value for field, value in options.items() if value not in (None, ())})
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -500,24 +499,6 @@ def _open(path: Path) -> Store:
     from mmearth_data import open_store
 
     return open_store(path)
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _bands_by_modality(texts: tuple[str, ...]) -> dict[str, list[str]]:
-    named = [_named_bands(text) for text in texts]
-    if len(dict(named)) < len(named):
-        raise click.BadParameter("expected each modality once, got one twice.", param_hint="--bands")
-    return dict(named)
-
-
-def _named_bands(text: str) -> tuple[str, list[str]]:
-    name, equals, bands = text.partition("=")
-    if not equals or not _names(bands):
-        raise click.BadParameter(f"expected MODALITY=A,B,..., got {text!r}.", param_hint="--bands")
-    return name.strip(), _names(bands)
 
 
 def _of_store(task: str) -> bool:

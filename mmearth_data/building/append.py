@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from mmearth_data.building.prepare import Inputs
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.store.reader import Store
     from mmearth_data.store.storage.protocol import StoreUrl
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.plan import BuildPlan
     from mmearth_data.building.prepare import Inputs, PreparedBuild
     from mmearth_data.catalog.entries import Catalog
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source, SourceOverNetwork
     from mmearth_data.store.reader import Store
     from mmearth_data.store.session import Session

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.tile import Place
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source
 
 

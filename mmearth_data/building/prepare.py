@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.plan import BuildPlan
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sampling import Sample
     from mmearth_data.sources.base import Source
 

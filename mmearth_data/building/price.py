@@ -11,7 +11,7 @@ from mmearth_data.sources.opening import over_network
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.entries import Catalog
     from mmearth_data.catalog.tile import Place
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source
     from mmearth_data.store.schema import StoreLayout
 

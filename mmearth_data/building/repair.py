@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.build import rebuild
 from mmearth_data.errors import InputError, StoreDamaged
-from mmearth_data.recipe import FILES, make_recipe
+from mmearth_data.recipes import FILES, make_recipe
 from mmearth_data.store.commits import commit_key
 from mmearth_data.store.reader import open_store
 from mmearth_data.store.root import read_root
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmearth_data.building.executor import Progress
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.store.reader import Store
     from mmearth_data.store.schema import StoreLayout
     from mmearth_data.store.verify import VerifyReport

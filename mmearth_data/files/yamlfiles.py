@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from mmearth_data.errors import FileInputError, InputError
-from mmearth_data.findings import describe_validation, findings
-from mmearth_data.words import closest, is_there, os_problem
+from mmearth_data.findings import findings
+from mmearth_data.words import os_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-Model = TypeVar("Model", bound=BaseModel)
+    from pydantic import BaseModel, ValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +64,6 @@ def read_yaml(path: Path, expected: str) -> YamlFile:
         found = "an empty file" if node is None else "another form"
         raise FileInputError(path, f"expected {expected} of `field: value` lines, got {found}; correct it.")
     return YamlFile(path, node, {str(key): value for key, value in values.items()})
-
-
-def validated(
-    model: type[Model], values: dict[str, Any], file: YamlFile | None, overrides: Mapping[str, Any], whole: str
-) -> Model:
-    """Validate a file's values together with those that override them.
-
-    Raises InputError with the field, what was expected and what was found; a FileInputError with the line if the file
-    is wrong.
-    """
-    try:
-        return model(**values)
-    except ValidationError as error:
-        mine = file is not None and not any(item["loc"] and item["loc"][0] in overrides for item in error.errors())
-        if file is not None and mine:
-            raise file.refusal(error, model, whole) from None
-        raise InputError(describe_validation(error, model, values, whole)) from None
-
-
-def named_file(text: str, folder: Path, names: Iterable[str], kind: str) -> Path:
-    """Path of a file that ships with the package (by name), or of the user's own file.
-
-    ``names`` are those of the shipped files in ``folder``; ``kind`` is what it should be, such as ``a recipe``. Raises
-    InputError if ``text`` is neither a name nor a path, with the closest name.
-    """
-    known = list(names)
-    if text in known:
-        return folder / f"{text}.yaml"
-    if text and is_there(Path(text)):
-        return Path(text)
-    meant = closest(text, known)
-    remedy = f"did you mean {meant[0]!r}?" if meant else "no such file; correct the path."
-    raise InputError(f"expected {kind} ({', '.join(known)}) or a YAML file, got {text!r}; {remedy}")
 
 
 def _read(path: Path, expected: str) -> str:

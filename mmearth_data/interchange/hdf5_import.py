@@ -14,7 +14,7 @@ from mmearth_data.interchange.form import published_form
 from mmearth_data.interchange.hdf5_folder import PublishedFolder, find_files, open_folder
 from mmearth_data.interchange.statistics import BAND_STATS
 from mmearth_data.interchange.tables import Tables, coordinate_tables, differing
-from mmearth_data.recipe import file_digest
+from mmearth_data.recipes import file_digest
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.overlaps import repeated
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard

@@ -10,7 +10,7 @@ from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.errors import InputError
 from mmearth_data.interchange.copying import Copier, plan_copy
 from mmearth_data.interchange.targets import check_finished
-from mmearth_data.recipe import differences
+from mmearth_data.recipes import differences
 from mmearth_data.store.overlaps import overlap_pairs, repeated
 from mmearth_data.store.session import NewStore, fill_store
 

@@ -17,7 +17,7 @@ from mmearth_data.files.tables import PARQUET_SUFFIXES, read_table, read_text
 from mmearth_data.interchange.copying import Copier, plan_copy
 from mmearth_data.interchange.entries import PUBLISHED_ID
 from mmearth_data.interchange.targets import check_finished
-from mmearth_data.recipe import file_digest
+from mmearth_data.recipes import file_digest
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.session import NewStore, fill_store

@@ -19,7 +19,7 @@ from mmearth_data.planet.products import Era5, Image, Layer, Sentinel1, Sentinel
 from mmearth_data.planet.resample import Sampled, TilePixels
 from mmearth_data.planet.scenes import Box, OpticalScene, RadarScene, closest_radar_scene
 from mmearth_data.planet.world import PLANET_VERSION
-from mmearth_data.recipe import PLACING, SCENES
+from mmearth_data.recipes import PLACING, SCENES
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, to_stored
 from mmearth_data.sources.draws import draw, year_window_ms
 from mmearth_data.sources.rasters.terrain import slope_degrees
@@ -104,7 +104,7 @@ class SyntheticSource:
         return []
 
     def ecoregions(self) -> gpd.GeoDataFrame:
-        """Ecoregion polygons of the planet (see `SourceWithEcoregions`)."""
+        """Ecoregion polygons of the planet (see `Source`)."""
         return self.planet.ecoregions()
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmearth_data.catalog.modality import Modality
-    from mmearth_data.recipe import BuildRecipe
+    from mmearth_data.recipes import BuildRecipe
     from mmearth_data.sources.base import Source
 
 BASE_SCENE = "base-scene"

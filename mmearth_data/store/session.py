@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import check_output, write_errors
-from mmearth_data.recipe import differences
+from mmearth_data.recipes import differences
 from mmearth_data.store.encoding import to_json
 from mmearth_data.store.reader import Store, open_store
 from mmearth_data.store.schema import ROOT_KEY

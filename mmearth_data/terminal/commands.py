@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,32 +15,66 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
+from mmearth_data.fields import Group
 from mmearth_data.files.writing import FULL, describe_failure, error_number
 from mmearth_data.terminal.streams import printable_streams
 from mmearth_data.words import describe_os_error, os_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals of Ctrl-C and of schedulers and containers before they kill a process."""
 RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
 """Keys of a context's ``meta``: whether the same command resumes, and its command line."""
+HYPHEN, SPACE = "\u2011", "\xa0"
+"""What replaces ``-`` and spaces while lines are broken."""
+NAMES_WIDTH = 26
+"""Columns of help for the names of options; descriptions of longer ones begin on the next line."""
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM; it ends a command like Ctrl-C, with another exit code."""
 
 
+class HelpFormatter(click.HelpFormatter):
+    """Help in which no line breaks at a hyphen or in a short remark in brackets: options and values stay whole."""
+
+    def write_text(self, text: str) -> None:
+        """Write a paragraph."""
+        write_paragraph = super().write_text
+        write_paragraph(_unbroken(text))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write names with their descriptions."""
+        super().write_dl([(name, _unbroken(text)) for name, text in rows], col_max, col_spacing)
+
+    def getvalue(self) -> str:
+        """Return what was written."""
+        return super().getvalue().replace(HYPHEN, "-").replace(SPACE, " ")
+
+
+def _unbroken(text: str) -> str:
+    return re.sub(r"\[[^]]{1,30}\]", lambda remark: remark[0].replace(" ", SPACE), text).replace("-", HYPHEN)
+
+
+class Context(click.Context):
+    """Context whose help is written by `HelpFormatter`."""
+
+    formatter_class = HelpFormatter
+
+
 class Command(click.Command):
-    """Command that knows whether running it again resumes interrupted work.
+    """Command with options in sections, which knows whether running it again resumes interrupted work.
 
     Parameters
     ----------
     resumes
         Whether it does, as a function of the command's parameters.
     """
+
+    context_class = Context
 
     def __init__(
         self, *args: Any, resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False, **attributes: Any
@@ -52,11 +87,25 @@ class Command(click.Command):
         ctx.meta[RESUMES] = self._resumes(ctx.params)
         return super().invoke(ctx)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by `Group`, with all descriptions in one column."""
+        sections: dict[Group, list[tuple[str, str]]] = {group: [] for group in Group}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections[getattr(parameter, "group", Group.OTHER)].append(record)
+        width = max(len(name) for rows in sections.values() for name, _ in rows if len(name) <= NAMES_WIDTH)
+        for group, rows in sections.items():
+            if rows:
+                with formatter.section(group):
+                    formatter.write_dl([(name.ljust(width), text) for name, text in rows], width)
+
 
 class CommandGroup(click.Group):
     """Command group whose errors are one line; exit codes: 1 failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
 
     command_class = Command
+    context_class = Context
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

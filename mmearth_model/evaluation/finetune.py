@@ -12,12 +12,12 @@ import copy
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from mmearth_data import InputError, MMEarthError, check_output, short_path, staged_folder, write_text
+from mmearth_data import InputError, MMEarthError, check_output, documented, short_path, staged_folder, write_text
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.features import input_normaliser, missing_bands, whole_patches
@@ -28,6 +28,7 @@ from mmearth_model.evaluation.paper import PaperUNet, smoothed, start_head, thaw
 from mmearth_model.evaluation.pixels import cut_masks
 from mmearth_model.evaluation.probes import decide, loss_function, standardise
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.fields import FineTuneFields
 from mmearth_model.network.encoder import Classifier, ConvNeXtV2
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 from mmearth_model.training.random_numbers import Position, generator, seeded
@@ -49,77 +50,12 @@ CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
 KEPT_BYTES = 2**30
 """Largest size of a task's normalised images that are kept between epochs; larger tasks are read again."""
-Rules = Literal["ours", "released"]
-Keep = Literal["best", "last"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FineTuneRecipe:
-    """Settings of fine-tuning.
-
-    Attributes
-    ----------
-    epochs
-        Maximum number of passes over the training samples.
-    warmup
-        Length of the linear warm-up in epochs.
-    patience
-        Epochs without a better validation value before training stops.
-    batch_size
-        Samples per batch.
-    accumulate
-        Batches per step.
-    drop_incomplete
-        Leave out incomplete batches and incomplete steps at the end of every epoch.
-    lr, min_lr
-        Learning rates of the head: its maximum, and the end of the cosine.
-    layer_decay, drop_path, weight_decay
-        By default the paper's values.
-    label_smoothing
-        Of single-label and multi-label tasks.
-    clip
-        Largest gradient norm of a step; None does not clip.
-    keep
-        Epoch whose weights are tested: the ``best`` on the validation samples, or the ``last``.
-    head_std
-        Standard deviation of the head's initial weights; None keeps the network's own initialisation.
-    augment
-        Apply flips and crops, as far as the task allows them.
-    frozen
-        Train only what is on top of the encoder, and leave the encoder unchanged.
-    frozen_drop_path
-        Apply stochastic depth in a frozen encoder too.
-    thaw
-        Epoch, counted from 0, from which a frozen encoder is trained too; None: never.
-    rules
-        ``ours``: learning rates decrease block by block down to the stem, the classifier on a frozen encoder trains its
-        LayerNorm, and the decoder is `mmearth_model.evaluation.networks.UNet`. ``released``: the rules of
-        `mmearth_model.evaluation.paper`.
-    seed
-        Seed of the head's weights, sample order, flips, crops and stochastic depth.
-    """
-
-    epochs: int = 100
-    warmup: int = 5
-    patience: int = 15
-    batch_size: int = 32
-    accumulate: int = 1
-    drop_incomplete: bool = False
-    lr: float = 1e-3
-    min_lr: float = 0.0
-    layer_decay: float = 0.9
-    drop_path: float = 0.1
-    weight_decay: float = 0.3
-    label_smoothing: float = 0.0
-    clip: float | None = 5.0
-    keep: Keep = "best"
-    head_std: float | None = None
-    augment: bool = True
-    frozen: bool = False
-    frozen_drop_path: bool = False
-    thaw: int | None = None
-    rules: Rules = "ours"
-    seed: int = 0
+@documented
+@dataclass(frozen=True, kw_only=True)
+class FineTuneRecipe(FineTuneFields):
+    """Settings of fine-tuning; layer decay, drop path and weight decay are the paper's by default."""
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.patience, self.batch_size) < 1 or not 0 < self.layer_decay <= 1 or self.lr <= 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmearth_data import FileInputError, InputError, did_you_mean, is_data, named_file, read_yaml, resource_path
+from mmearth_data import FileInputError, InputError, RecipeFolder, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Search = Literal["grid", "leave-one-out", "greedy"]
 Network = Literal["trained", "random", "convnext"]
+EXPERIMENTS = RecipeFolder("experiments", "an experiment")
 
 
 class Selection(BaseModel):
@@ -224,20 +225,12 @@ def greedy(start: Sequence[str], pool: Sequence[str], validations: Mapping[str, 
     return tried
 
 
-def experiment_names() -> tuple[str, ...]:
-    """Names of the experiments that ship with the package."""
-    return tuple(
-        sorted(path.stem for path in (resource_path("pipelines") / "experiments").glob("*.yaml") if is_data(path.name))
-    )
-
-
 def read_experiment(name_or_file: str) -> Experiment:
     """Read an experiment: a name in ``pipelines/experiments`` or a YAML file.
 
     Raises `InputError` if there is none, or it is invalid.
     """
-    shipped = resource_path("pipelines") / "experiments"
-    file = read_yaml(named_file(name_or_file, shipped, experiment_names(), "an experiment"), "an experiment")
+    file = EXPERIMENTS.read(name_or_file)
     try:
         return Experiment.model_validate(file.values)
     except ValidationError as error:

@@ -170,8 +170,8 @@ def plan_training(store: Store, recipe: TrainRecipe) -> TrainPlan:
     Raises
     ------
     InputError
-        When the store is not finished, lacks modalities that training needs, has tiles smaller than the
-        crop, or holds fewer training tiles than a batch.
+        If the store is not finished, lacks modalities that training needs, has tiles smaller than the crop, or has fewer
+        training tiles than a batch.
     """
     if not store.finished:
         raise InputError(

@@ -21,13 +21,14 @@ from mmearth_data import (
     InputError,
     append_text,
     check_output,
+    differences,
     is_data,
     remove_partial,
     staged_folder,
     write_text,
 )
 from mmearth_model.network.positions import ENGINES
-from mmearth_model.training.recipe import TrainRecipe, differences
+from mmearth_model.training.recipe import TrainRecipe
 from mmearth_model.weights.checkpoints import STEP_PREFIX, checkpoints_of, read_json
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ DATA, MODEL = "mmearth_data", "mmearth_model"
 
 ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
     DATA: (
-        (0, frozenset({"errors", "resources", "words", "findings", "files"})),
+        (0, frozenset({"errors", "resources", "words", "findings", "fields", "files"})),
         (1, frozenset({"terminal"})),
-        (1, frozenset({"catalog"})),
-        (2, frozenset({"geography", "rasterfile", "recipe"})),
+        (1, frozenset({"catalog", "build_fields"})),
+        (2, frozenset({"geography", "rasterfile", "recipes"})),
         (3, frozenset({"sampling"})),
         (3, frozenset({"planet"})),
         (4, frozenset({"sources"})),
@@ -37,7 +37,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (7, frozenset({"cli"})),
     ),
     MODEL: (
-        (0, frozenset({"devices", "saving"})),
+        (0, frozenset({"devices", "fields", "saving"})),
         (1, frozenset({"network", "data"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),

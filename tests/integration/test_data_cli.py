@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from mmearth_data import open_store
 from mmearth_data.cli import cli
 
-MAPPING = "pipelines/build/terramesh_samples.yaml"
+MAPPING = "pipelines/rasters/terramesh_samples.yaml"
 
 
 def call(*arguments: object) -> Result:

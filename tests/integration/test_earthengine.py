@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -467,6 +468,30 @@ def test_without_credentials_there_is_one_clear_message_and_nothing_is_asked(tmp
     for way in ("earthengine authenticate", "application-default", "--service-account", "--source synthetic"):
         assert way in done.stderr
     assert not list(tmp_path.glob("*.zarr"))
+
+
+def test_the_example_of_the_catalog_readme_runs_with_the_commands_beside_it(
+    server: RunningEmulator, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (repository / "catalog" / "README.md").read_text(encoding="utf-8")
+    ((commands, entry),) = re.findall(r"```text\n(.*?)```\s*```yaml\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("FOLDER").mkdir()
+    Path("FOLDER", "mine.yaml").write_text(entry, encoding="utf-8")
+    small = [
+        "--ee-url",
+        server.url,
+        "--ecoregions",
+        str(write_ecoregions(tmp_path / "eco.parquet")),
+        "--tile-size",
+        "16",
+    ]
+    for program, command, *words in map(str.split, commands.splitlines()):
+        assert program == "mmearth-data"
+        done = CliRunner().invoke(cli, [command, *words, *(small if command == "build" else [])])
+        assert done.exit_code == 0, done.output
+    store = open_store("two.zarr")
+    assert np.isfinite(store.read("glo30", slice(0, 2))).all()
 
 
 def test_a_build_is_measured_before_it_is_begun(server: RunningEmulator, tmp_path: Path) -> None:

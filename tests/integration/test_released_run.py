@@ -18,7 +18,7 @@ from mmearth_model import make_recipe, plan_training, pretrain
 from mmearth_model.cli import cli
 from mmearth_model.training.plan import TrainPlan
 from mmearth_model.training.pretraining import prepare
-from mmearth_model.training.recipe import recipe_names
+from mmearth_model.training.recipe import TRAIN_RECIPES
 from mmearth_model.weights.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(*words: object) -> tuple[int, str, str]:
 def test_the_recipes_are_the_released_runs(name: str) -> None:
     """Options of its training script: 8 processes of 256 tiles, accumulated twice, 200 epochs with 40 of warm-up."""
     recipe = make_recipe(name)
-    assert name in recipe_names()
+    assert name in TRAIN_RECIPES.names()
     assert (recipe.preset, recipe.precision, recipe.flips, recipe.seed) == ("reference", "float32", False, 0)
     assert (recipe.batch_size, recipe.micro_batch, recipe.accumulate) == (4096, 256, 16)
     assert (recipe.epochs, recipe.warmup * recipe.epochs, recipe.schedule) == (200, 40, "released")

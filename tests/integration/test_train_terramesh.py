@@ -31,7 +31,7 @@ def store(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMEARTH_TEST_DATA", str(test_data))
         options = {
-            "source": f"rasters:{resource_path('pipelines') / 'build' / 'terramesh_samples.yaml'}",
+            "source": f"rasters:{resource_path('pipelines') / 'rasters' / 'terramesh_samples.yaml'}",
             "tile_size": 64,
             "split": "random",
             "ecoregions": test_data / "ecoregions" / "resolve2017_simplified.gpkg",

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from mmearth_data.errors import InputError, TileUnavailable
-from mmearth_data.recipe import PLACING, SCENES, SERVICE
+from mmearth_data.recipes import PLACING, SCENES, SERVICE
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey
 from mmearth_data.sources.earthengine.estimate import SURVEY_BATCH
 from mmearth_data.sources.earthengine.failures import TooDear, TooMuch

@@ -498,15 +498,6 @@ def test_a_description_is_itself_a_catalog_entry(catalog: Catalog, tmp_path: Pat
     assert load_catalog(tmp_path) == catalog
 
 
-def test_the_example_of_the_catalog_readme_works(tmp_path: Path) -> None:
-    text = (resource_path("catalog") / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    (tmp_path / "copernicus_dem.yaml").write_text(example, encoding="utf-8")
-    modality = load_catalog(tmp_path).find("copernicus_dem")
-    assert modality.bands == ("elevation",)
-    assert modality.enabled
-
-
 def test_the_catalog_readme_tells_every_recipe(catalog: Catalog) -> None:
     text = (resource_path("catalog") / "README.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `([\w-]+)` \|[^|]*\|(.*)\|$", text, flags=re.MULTILINE))

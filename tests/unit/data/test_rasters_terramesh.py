@@ -19,7 +19,7 @@ from mmearth_data.resources import resource_path
 from mmearth_data.sources.base import Survey
 from mmearth_data.sources.rasters import RasterSource
 
-MAPPING = resource_path("pipelines") / "build" / "terramesh_samples.yaml"
+MAPPING = resource_path("pipelines") / "rasters" / "terramesh_samples.yaml"
 MODALITIES = tuple(CATALOG.modalities.values())
 FOLDERS = {"L1C": "S2L1C", "L2A": "S2L2A"}
 # Band order of the files, from the README of the data.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmearth_data.errors import InputError
-from mmearth_data.recipe import differences, make_recipe, recipe_names
+from mmearth_data.recipes import BUILD_RECIPES, differences, make_recipe
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         recipe.identity()
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", BUILD_RECIPES.names())
 def test_shipped_recipes_are_valid(name: str) -> None:
     assert make_recipe(name, {}).tiles > 0
 

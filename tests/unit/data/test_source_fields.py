@@ -17,7 +17,7 @@ from mmearth_data.building.preview import preview
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.cli import cli
 from mmearth_data.errors import InputError
-from mmearth_data.recipe import recipe_names
+from mmearth_data.recipes import BUILD_RECIPES
 from mmearth_data.sources.earthengine.source import EarthEngineSource
 from mmearth_data.sources.opening import make_source
 from mmearth_data.sources.rasters import RasterSource
@@ -104,7 +104,7 @@ def test_the_command_names_the_option(command: str, source: str, option: Any, tm
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", BUILD_RECIPES.names())
 def test_what_a_shipped_recipe_sets_was_not_given(name: str, tmp_path: Path) -> None:
     world = many_sites(tmp_path, 3)
     given = {"source": f"rasters:{world.file}", "tile_size": 64}

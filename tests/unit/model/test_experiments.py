@@ -30,9 +30,9 @@ from mmearth_model.experiments import run as running
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.run import Setting, run_experiment
 from mmearth_model.experiments.spec import (
+    EXPERIMENTS,
     Experiment,
     Selection,
-    experiment_names,
     greedy,
     joined,
     plan_units,
@@ -79,8 +79,8 @@ def setting_of(store: Store, out: Path, **changes: Any) -> Setting:
 
 
 def test_every_shipped_experiment_can_be_planned_at_its_scales() -> None:
-    assert {"sentinel2-only", "plus-elevation", "plus-biome", "leave-one-out", "best-subset", "loss-weighting", "image-patch-size", "stem", "pretraining-tiles", "imagenet", "label-efficiency", "decoder", "other-sensor", "other-region", "later-years", "modality-groups"} <= set(experiment_names())  # fmt: skip
-    for name in experiment_names():
+    assert {"sentinel2-only", "plus-elevation", "plus-biome", "leave-one-out", "best-subset", "loss-weighting", "image-patch-size", "stem", "pretraining-tiles", "imagenet", "label-efficiency", "decoder", "other-sensor", "other-region", "later-years", "modality-groups"} <= set(EXPERIMENTS.names())  # fmt: skip
+    for name in EXPERIMENTS.names():
         experiment = read_experiment(name)
         assert experiment.name == name
         for scale in experiment.scales.values():

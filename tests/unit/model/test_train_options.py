@@ -123,7 +123,8 @@ def workload(command_line: Sequence[str]) -> Any:
     """Arithmetic and memory of the step that would be measured, and whether it is one in bfloat16."""
     name, *arguments = command_line
     given = dict(cli.commands[name].make_context(name, arguments).params)
-    work = Workload(**{key: value for key, value in given.items() if key not in ("forms", "as_json")})
+    given = {key: value for key, value in given.items() if key not in ("forms", "as_json") and value is not None}
+    work = Workload(**given)
     step = Step(work, "sparse", torch.device("cpu"))
     return flops(step), memory_mib(step), bfloat16(work, step.device)
 

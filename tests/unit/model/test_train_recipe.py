@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from mmearth_data import InputError
-from mmearth_model.training.recipe import make_recipe, recipe_names
+from mmearth_model.training.recipe import TRAIN_RECIPES, make_recipe
 from mmearth_model.training.runs import Run, read_log
 from mmearth_model.weights.checkpoints import checkpoints_of
 
 
 def test_every_shipped_recipe_is_whole() -> None:
     paper = {f"paper-{size}-{tile}" for size in ("atto", "tiny") for tile in (64, 128)}
-    assert {"default", "demo", "taster"} | paper <= set(recipe_names())
-    for name in recipe_names():
+    assert {"default", "demo", "taster"} | paper <= set(TRAIN_RECIPES.names())
+    for name in TRAIN_RECIPES.names():
         assert make_recipe(name).description
 
 

@@ -1,0 +1,156 @@
+"""Every field of a build recipe, with the option of ``mmearth-data`` that sets it (see `mmearth_data.fields`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from mmearth_data.fields import About, Fields, Group
+
+MAX_TILES = 10**10
+"""More than fit on the land, even of 16 px."""
+MAX_SEED = 2**64 - 1
+"""Seeds of random numbers have 8 bytes."""
+WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
+
+
+class SourceFields(Fields):
+    """Where pixels come from, how Earth Engine is reached, and what is expected of it."""
+
+    source: Annotated[str, About("earthengine, synthetic, or rasters:FILE.yaml.", SOURCE, "SOURCE")] = "earthengine"
+    ee_project: Annotated[
+        str | None,
+        About("Cloud project to charge.", SOURCE, "ID", default="$EARTHENGINE_PROJECT or $GOOGLE_CLOUD_PROJECT"),
+    ] = None
+    ee_endpoint: Annotated[
+        Literal["high-volume", "standard"],
+        About("Earth Engine's endpoint for many small requests at a time, or for few large ones.", SOURCE),
+    ] = "high-volume"
+    ee_url: Annotated[
+        str | None, About("Another server with the same protocol, such as `mmearth-data emulate`.", SOURCE, "URL")
+    ] = None
+    service_account: Annotated[
+        Path | None, About("Sign in with the key file of a service account.", SOURCE, "KEY.json")
+    ] = None
+    in_flight: Annotated[int, About("Earth Engine requests in flight.", LIMITS, "N"), Interval(ge=1, le=1000)] = 40
+    per_second: Annotated[
+        float, About("Earth Engine requests started per second.", LIMITS, "N"), Interval(gt=0, le=10_000)
+    ] = 100.0
+    restricted_in_flight: Annotated[
+        int,
+        About("Requests in flight while Earth Engine announces restricted mode.", LIMITS, "N"),
+        Interval(ge=1, le=1000),
+    ] = 1
+    request_timeout_s: Annotated[
+        float,
+        About(
+            "Deadline of a request in seconds; Earth Engine itself allows 300.", LIMITS, "S", flag="--request-timeout"
+        ),
+        Interval(gt=0, le=3600),
+    ] = 330.0
+    latency_s: Annotated[
+        float | None,
+        About("Seconds per request, for the estimate of --dry-run.", LIMITS, "S", flag="--latency"),
+        Interval(gt=0),
+    ] = None
+    eecu_per_tile: Annotated[
+        float | None, About("EECU-seconds per tile, for the estimate of --dry-run.", LIMITS, "S"), Interval(gt=0)
+    ] = None
+
+
+class BuildFields(SourceFields):
+    """Everything that decides a build."""
+
+    region: Annotated[
+        str, About("global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.", WHERE, "REGION")
+    ] = "global"
+    mainland: Annotated[bool, About("Keep only the largest part of the region.", WHERE)] = False
+    tiles: Annotated[int, About("Number of tiles.", WHAT, "N"), Interval(ge=1, le=MAX_TILES)] = 1000
+    tile_size: Annotated[int, About("Pixels per side, 10 m each: a multiple of 16, at most 2032.", WHAT, "PX")] = 128
+    seed: Annotated[
+        int, About("Seed of locations, splits and random choices.", WHERE, "N"), Interval(ge=0, le=MAX_SEED)
+    ] = 0
+    modalities: Annotated[
+        tuple[str, ...] | None,
+        About("Modalities to store.", WHAT, "A,B,...", default="all that are enabled in the catalog"),
+    ] = None
+    ecoregions: Annotated[
+        Path | None,
+        About(
+            "Vector file of ecoregions, with the columns of RESOLVE 2017.", WHERE, "FILE", default="those of the source"
+        ),
+    ] = None
+    tiles_file: Annotated[
+        Path | None,
+        About(
+            "Take the locations from a sample, GeoJSON, CSV or GeoParquet file; for rasters, the sites or tiles of a "
+            "table and their splits (columns site or tile_id, and split).",
+            WHERE,
+            "FILE",
+        ),
+    ] = None
+    balance: Annotated[
+        Literal["biome", "biome-ecoregion", "ecoregion", "area"],
+        About("How tiles are distributed over the land.", WHERE),
+    ] = "biome"
+    oversample: Annotated[
+        float,
+        About("Locations sampled per tile, so that rejected ones can be replaced.", WHERE, "F"),
+        Interval(ge=1, le=10),
+    ] = 1.3
+    split: Annotated[
+        Literal["block", "random"] | None,
+        About(
+            "Split by spatial blocks or at random; tiles that overlap are in one split.",
+            WHERE,
+            default="block; random for rasters",
+        ),
+    ] = None
+    split_shares: Annotated[tuple[float, float, float], About("Train, val and test in per cent.", WHERE, "T,V,T")] = (
+        90.0,
+        5.0,
+        5.0,
+    )
+    split_guard_m: Annotated[
+        float,
+        About("Metres between a tile and the cells of another split.", WHERE, "M", flag="--split-guard"),
+        Interval(ge=0),
+    ] = 2000.0
+    min_distance_m: Annotated[
+        float, About("Metres between tile centres.", WHERE, "M", flag="--min-distance"), Interval(ge=0)
+    ] = 0.0
+    level: Annotated[
+        Literal["L1C", "L2A"] | None, About("Sentinel-2 level to use if a raster mapping has both.", WHAT)
+    ] = None
+    years: Annotated[tuple[int, ...], About("Years of the scenes.", WHAT, "Y,Y,...")] = (2017, 2018, 2019, 2020)
+    levels: Annotated[tuple[Literal["L2A", "L1C"], ...], About("Sentinel-2 levels to choose from.", WHAT, "L,L")] = (
+        "L2A",
+        "L1C",
+    )
+    cloud_percent: Annotated[
+        float,
+        About("Use only scenes with fewer clouds, in per cent.", WHAT, "PCT", flag="--cloud"),
+        Interval(gt=0, le=100),
+    ] = 10.0
+    era5_window: Annotated[
+        Literal[12, 13],
+        About("Months of the longest climate window, including the scene's; the code published with MMEarth has 13."),
+    ] = 12
+    tiles_per_shard: Annotated[
+        int | None, About("Rows per shard.", OUTPUT, "N", default="by size"), Interval(ge=1, le=65536)
+    ] = None
+    threads: Annotated[
+        int, About("Threads that read tiles; the result does not depend on them.", LIMITS, "N"), Interval(ge=1, le=256)
+    ] = 2
+    assets: Annotated[
+        dict[str, str],
+        About(
+            "Read a modality from another Earth Engine asset; use MODALITY.KEY=ID if it has several.",
+            SOURCE,
+            "MODALITY=ID",
+            flag="--asset",
+            repeated=True,
+        ),
+    ] = {}  # noqa: RUF012 - pydantic copies it for every recipe

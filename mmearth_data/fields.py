@@ -1,0 +1,142 @@
+"""Fields that describe themselves: description, default, range and group are written once, beside the field.
+
+Validation (`mmearth_data.recipes`), options of the command line and their help (`mmearth_data.terminal.options`),
+docstrings, and the tables in ``pipelines/README.md`` are made from these declarations. Those of a build are in
+`mmearth_data.build_fields`, those of training and evaluation in `mmearth_model.fields`.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from annotated_types import Interval
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+else:
+    BaseModel = object  # help is printed without pydantic, whose import takes as long as all the rest
+
+
+T = TypeVar("T")
+SHOWN_BOUND = 10**6
+"""Upper bounds from here on only catch typing errors; help and tables leave them out."""
+
+
+class Fields(BaseModel):
+    """Base of declarations, which a pydantic model inherits; for type checkers it is one itself."""
+
+
+class Group(StrEnum):
+    """Sections of a command's help, in this order."""
+
+    WHERE = "Where"
+    WHAT = "What"
+    SOURCE = "Source"
+    MODEL = "Model"
+    OPTIMISATION = "Optimisation"
+    LIMITS = "Limits"
+    HARDWARE = "Hardware"
+    OUTPUT = "Output"
+    OTHER = "Other"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What users read about a field.
+
+    Attributes
+    ----------
+    text
+        Description, in sentences.
+    group
+        Section of the help; None if no option sets the field.
+    metavar
+        Placeholder of the value; its unit where it has one.
+    flag
+        Option that sets the field, unless it is spelt like the field.
+    default
+        What applies if the field has no value.
+    repeated
+        Whether several values are given by repeating the option, not separated by commas.
+    """
+
+    text: str
+    group: Group | None = None
+    metavar: str | None = None
+    flag: str | None = None
+    default: str = ""
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A declared field: its name, type without None, default value, range, and what users read about it."""
+
+    name: str
+    kind: Any
+    value: Any
+    limits: Interval
+    about: About
+
+    @property
+    def flag(self) -> str:
+        """Option that sets the field; "" if there is none."""
+        return (self.about.flag or f"--{self.name.replace('_', '-')}") if self.about.group else ""
+
+    @property
+    def default(self) -> str:
+        """Default as text; "" if there is none."""
+        if self.value is None or self.value == () or isinstance(self.value, (bool, dict)):
+            return self.about.default
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+    @property
+    def extra(self) -> str:
+        """Default and range as text; "" if there is neither."""
+        default = f"default: {self.default}" if self.default else ""
+        return "; ".join(filter(None, (default, limits_text(self.limits))))
+
+
+def fields_of(declaration: type) -> dict[str, Field]:
+    """Name -> field of everything that a class declares with an `About`, in order."""
+    found = {}
+    for name, hint in get_type_hints(declaration, include_extras=True).items():
+        notes = {type(note): note for note in getattr(hint, "__metadata__", ())}
+        if About in notes:
+            kinds = get_args(hint.__origin__)
+            kind = kinds[0] if type(None) in kinds else hint.__origin__
+            limits = notes.get(Interval, Interval())
+            found[name] = Field(name, kind, getattr(declaration, name), limits, notes[About])
+    return found
+
+
+def documented(cls: type[T]) -> type[T]:
+    """Add the descriptions of a class's fields to its docstring (a decorator)."""
+    lines = [f"{field.name}\n    {field.about.text}" for field in fields_of(cls).values()]
+    cls.__doc__ = "\n".join([f"{cls.__doc__}\n", "Attributes", "----------", *lines])
+    return cls
+
+
+def limits_text(limits: Interval) -> str:
+    """Range as text; "" if there is none.
+
+    Examples
+    --------
+    >>> limits_text(Interval(ge=1, le=1024)), limits_text(Interval(gt=0)), limits_text(Interval(ge=0, lt=1))
+    ('1 to 1024', 'above 0', 'at least 0, below 1')
+    """
+    ends: dict[str, Any] = {"at least": limits.ge, "above": limits.gt, "at most": limits.le, "below": limits.lt}
+    known = {word: end for word, end in ends.items() if end is not None and end < SHOWN_BOUND}
+    if {*known} == {"at least", "at most"}:
+        return f"{limits.ge} to {limits.le}"
+    return ", ".join(f"{word} {end}" for word, end in known.items())
+
+
+def within(limits: Interval, number: float) -> bool:
+    """Whether a number is in a range."""
+    tests = ((operator.ge, limits.ge), (operator.gt, limits.gt), (operator.le, limits.le), (operator.lt, limits.lt))
+    return all(test(number, end) for test, end in tests if end is not None)

@@ -1,0 +1,318 @@
+"""Recipes: options as a file or a command line gives them. One reader for builds and for training.
+
+The fields of a build recipe are declared in `mmearth_data.build_fields`; here is what is checked beyond their types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
+
+from mmearth_data.build_fields import BuildFields, SourceFields
+from mmearth_data.catalog.tile import check_tile_size
+from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.fields import documented, fields_of
+from mmearth_data.files.listing import is_data
+from mmearth_data.files.yamlfiles import YamlFile, read_yaml
+from mmearth_data.findings import describe_validation
+from mmearth_data.resources import resource_path
+from mmearth_data.words import closest, did_you_mean, is_there, os_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+FILES = ("ecoregions", "tiles_file")
+"""Fields that name a file; a store records the digest of its content, never a path."""
+PLACING = frozenset({"region", "mainland", "tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
+"""Fields without meaning if the locations are given."""
+SCENES = frozenset({"years", "levels", "cloud_percent"})
+"""Fields without meaning for a source whose scenes are given too."""
+SERVICE = frozenset(fields_of(SourceFields)) - {"source"}
+"""Fields without meaning for a source that sends no requests to Earth Engine."""
+WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
+    (PLACING, "brings its own locations", "leave it out, or select some of them with --tiles-file"),
+    (SCENES, "brings its own scenes", "leave it out"),
+    (SERVICE | {"assets", "era5_window"}, "asks nothing of Earth Engine", "leave it out, or use --source earthengine"),
+    (frozenset({"level"}), "has no files of both levels", "leave it out, or name the levels to choose from: --levels"),
+)
+"""Fields, why a source does not use them, and what to do."""
+NOT_IDENTITY = SERVICE | {"source", "threads"}
+"""Fields that a store does not record: the source describes itself, and no byte depends on the speed."""
+ASSET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFolder:
+    """Files of one kind: those that ship with the package, by name, and those of users, by path.
+
+    Attributes
+    ----------
+    name
+        Folder of ``pipelines`` with the shipped ones.
+    kind
+        What they are, for messages.
+    """
+
+    name: str
+    kind: str = "a recipe"
+
+    @property
+    def path(self) -> Path:
+        """Folder of the shipped files."""
+        return resource_path("pipelines") / self.name
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the shipped files."""
+        return tuple(sorted(path.stem for path in self.path.glob("*.yaml") if is_data(path.name)))
+
+    def read(self, name_or_file: str) -> YamlFile:
+        """Read a shipped file, or a user's.
+
+        Raises
+        ------
+        InputError
+            If it is neither (suggests the closest name), or no mapping of fields.
+        """
+        known = self.names()
+        if name_or_file in known:
+            return read_yaml(self.path / f"{name_or_file}.yaml", self.kind)
+        if name_or_file and is_there(Path(name_or_file)):
+            return read_yaml(Path(name_or_file), self.kind)
+        meant = closest(name_or_file, known)
+        remedy = f"did you mean {meant[0]!r}?" if meant else "no such file; correct the path."
+        raise InputError(f"expected {self.kind} ({', '.join(known)}) or a YAML file, got {name_or_file!r}; {remedy}")
+
+
+BUILD_RECIPES = RecipeFolder("build")
+
+
+class Recipe(BaseModel):
+    """Base of the recipes of builds and of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def combined(
+        cls, file: YamlFile | None, overrides: Mapping[str, Any], replaces: Mapping[str, Collection[str]]
+    ) -> Self:
+        """Combine the fields of a file with options that override them.
+
+        Parameters
+        ----------
+        file
+            The file, if there is one.
+        overrides
+            Field -> value.
+        replaces
+            Option -> fields of the file that it replaces too, because they would contradict it.
+
+        Raises
+        ------
+        InputError
+            With the field, what was expected and what was found; a `FileInputError` with the line if the file is wrong.
+        """
+        replaced = {field for option in overrides for field in replaces.get(option, ())}
+        written = {} if file is None else file.values
+        values = {field: value for field, value in written.items() if field not in replaced} | dict(overrides)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            if file is not None and not any(item["loc"] and item["loc"][0] in overrides for item in error.errors()):
+                raise file.refusal(error, cls, "recipe") from None
+            raise InputError(describe_validation(error, cls, values, "recipe")) from None
+
+
+@documented
+class BuildRecipe(BuildFields, Recipe):
+    """Options of one build; the same recipe and source always give the same bytes."""
+
+    _given: frozenset[str] | None = PrivateAttr(default=None)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Fields that the user set: neither defaults nor values of a recipe that ships with the package."""
+        return frozenset(self.model_fields_set) if self._given is None else self._given
+
+    def with_given(self, fields: Iterable[str]) -> Self:
+        """Return the same recipe, of which the user set these fields."""
+        recipe = self.model_copy()
+        recipe._given = frozenset(fields)
+        return recipe
+
+    def refuse_unused(self, used: frozenset[str]) -> None:
+        """Refuse fields that were given and that the source does not use.
+
+        Parameters
+        ----------
+        used
+            Fields that the source uses, as it declares them.
+
+        Raises
+        ------
+        InputError
+            With the first such field, the reason and what to do.
+        """
+        for fields, why, remedy in WHY_UNUSED:
+            unused = sorted((self.given & fields) - used)
+            if unused:
+                name = f"{unused[0]} ({_flag(unused[0])})"
+                raise InputError(f"{name}: expected none with the source {self.source}, which {why}; {remedy}.")
+
+    @model_validator(mode="after")
+    def _assets_fit_source(self) -> Self:
+        if self.assets and self.source != "earthengine":
+            raise InputError(
+                f"assets (--asset): expected source earthengine, whose assets have ids, got {self.source!r}."
+            )
+        return self
+
+    @field_validator("assets")
+    @classmethod
+    def _assets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, asset in value.items():
+            if not name or ASSET_ID.fullmatch(asset) is None:
+                raise InputError(
+                    "assets (--asset): expected MODALITY=ID with an id such as users/NAME/ASSET or "
+                    f"projects/PROJECT/assets/ASSET, got {f'{name}={asset}'!r}."
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _split_fits_source(self) -> Self:
+        if self.split is None:
+            object.__setattr__(self, "split", "block" if self.source_file is None else "random")
+        return self
+
+    @model_validator(mode="after")
+    def _locations_are_given_once(self) -> Self:
+        unused = sorted(PLACING & self.model_fields_set)
+        if self.tiles_file is not None and unused:
+            raise InputError(
+                f"{unused[0]} ({_flag(unused[0])}): expected none with --tiles-file, whose "
+                "locations are taken as they are; leave it out."
+            )
+        return self
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        if re.fullmatch(r"earthengine|synthetic|rasters:.+", value) is None:
+            meant = did_you_mean(value, ("earthengine", "synthetic", "rasters:FILE.yaml"))
+            raise InputError(f"source: expected earthengine, synthetic or rasters:FILE.yaml, got {value!r}; {meant}")
+        return value
+
+    @field_validator("tile_size")
+    @classmethod
+    def _size(cls, value: int) -> int:
+        return check_tile_size(value)
+
+    @field_validator("split_shares")
+    @classmethod
+    def _shares(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or abs(sum(value) - 100) > 1e-6:
+            raise InputError(f"split_shares: expected three shares that add up to 100, got {list(value)}; try 90,5,5.")
+        return value
+
+    @field_validator("years")
+    @classmethod
+    def _years(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 2015 or max(value) > 2100:
+            raise InputError(
+                f"years (--years): expected years of Sentinel-2 scenes (2015 to now), got {list(value)}; correct them."
+            )
+        return tuple(sorted(set(value)))
+
+    @field_validator("levels")
+    @classmethod
+    def _levels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise InputError(f"levels: expected L2A, L1C or both, once each, got {list(value)}.")
+        return value
+
+    @property
+    def source_name(self) -> str:
+        """Name of the source, without its file."""
+        return self.source.partition(":")[0]
+
+    @property
+    def source_file(self) -> Path | None:
+        """File of the source (``rasters:FILE``), if it has one."""
+        _, colon, file = self.source.partition(":")
+        return Path(file) if colon else None
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready part that a store records and compares; files are represented by their digests.
+
+        Raises
+        ------
+        FileInputError
+            If a file cannot be read.
+        """
+        without = NOT_IDENTITY
+        if self.source_file is not None or self.tiles_file is not None:
+            without |= PLACING
+        if self.source_file is not None:
+            without |= SCENES
+        if not self.assets:
+            without |= {"assets"}  # stores started before this field existed lack it
+        digests = {name: file_digest(file) for name in FILES if (file := getattr(self, name)) is not None}
+        return self.model_dump(mode="json", exclude=set(without)) | digests
+
+
+def _flag(name: str) -> str:
+    """Option of the command line that sets a field."""
+    return fields_of(BuildFields)[name].flag
+
+
+def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
+    """Combine a named or written recipe with options that override it.
+
+    Parameters
+    ----------
+    base
+        Name of a recipe in ``pipelines/build``, path of a YAML file, or None.
+    overrides
+        Field -> value. Locations from a file replace the fields that sample them; assets are added to those of the recipe.
+
+    Raises
+    ------
+    InputError
+        With the field, what was expected and what was found.
+    """
+    file = None if base is None else BUILD_RECIPES.read(base)
+    if file is not None and "assets" in overrides and isinstance(file.values.get("assets"), dict):
+        overrides = {**overrides, "assets": {**file.values["assets"], **overrides["assets"]}}
+    recipe = BuildRecipe.combined(file, overrides, {"tiles_file": PLACING})
+    return recipe.with_given(overrides) if base in BUILD_RECIPES.names() else recipe
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file's content, 32 hex digits.
+
+    Raises
+    ------
+    FileInputError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise FileInputError(path, f"expected a file that can be read, got none; {os_problem(error)}.") from None
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """List the fields in which two recipes differ, as ``field: stored -> wanted``."""
+    lines: list[str] = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += [f"{key}.{line}" for line in differences(old, new)]
+        elif old != new:
+            lines.append(f"{key}: {old!r} -> {new!r}")
+    return lines
