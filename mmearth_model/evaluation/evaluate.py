@@ -64,6 +64,10 @@ class Candidate:
     # without an encoder: random filters fitted to the training images of each seed, else image statistics
     fitted: bool = False
 
+    def leaky_for(self, task: LabelledSet) -> bool:
+        """Whether it was trained on the task's labels, or on related ones."""
+        return any(task.conflicts(modality) for modality in self.learned)
+
     def input(self, task: LabelledSet) -> Normaliser:
         """Return the normalisation of the task's images."""
         return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
@@ -310,7 +314,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
                 validation=prediction.validation,
                 converged=prediction.converged,
                 chosen=prediction.chosen,
-                leaky=any(divided.conflicts(modality) for modality in candidate.learned),
+                leaky=candidate.leaky_for(divided),
                 train_tiles=len(train),
             )
             yield row, found.sums

@@ -38,7 +38,7 @@ def some(task: LabelledSet, images: int | None) -> LabelledSet:
     parts = (
         rng.permutation(p)[: round(keep * len(p))] for p in (task.parts.train, task.parts.validation, task.parts.test)
     )
-    divided = task.with_parts(type(task.parts)(*(np.sort(part) for part in parts)))
+    divided = replace(task, parts=type(task.parts)(*(np.sort(part) for part in parts)))
     used = divided.parts.used
     at = {int(row): place for place, row in enumerate(used)}
     moved = (np.array([at[int(r)] for r in part]) for part in (divided.parts.train, divided.parts.validation, divided.parts.test))  # fmt: skip

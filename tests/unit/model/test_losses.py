@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from mmearth_data import InputError, Kind
-from mmearth_model.data.targets import Target
-from mmearth_model.network.losses import LossConfig, MultiTaskLoss, normalise_patches, task_loss
+from mmearth_model.network.losses import LossConfig, MultiTaskLoss, Target, normalise_patches, task_loss
 from mmearth_model.network.masking import patchify, random_mask
 from mmearth_model.network.mpmae import TaskSpec
 

@@ -333,7 +333,7 @@ def test_images_that_fit_the_memory_are_read_once(
 def sized(store: Store, samples: int, task: str = BIOME) -> LabelledSet:
     """A task that claims this many training samples; none is read."""
     opened = open_task(task, store)
-    return opened.with_parts(replace(opened.parts, train=np.zeros(samples, np.intp)))
+    return replace(opened, parts=replace(opened.parts, train=np.zeros(samples, np.intp)))
 
 
 def test_few_samples_have_settings_of_their_own(store: Store) -> None:
