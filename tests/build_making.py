@@ -16,7 +16,7 @@ import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -156,6 +156,18 @@ class LoggedSource:
         os.close(descriptor)
 
 
+class RemoteSource(LoggedSource):
+    """The same over a network: with all members of `SourceOverNetwork`."""
+
+    recipe_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def places(self, size_px: int) -> list[Place]:
+        return []
+
+    def ecoregions(self) -> Any:
+        raise NotImplementedError
+
+
 def tiles_read(log: Path) -> list[int]:
     """Ids of the tiles that were read so far, in order."""
     lines = log.read_text().split("\n") if log.exists() else []
@@ -174,7 +186,7 @@ def build_known(
     report: Callable[[Progress], None] | None = None,
 ) -> None:
     """Begin or continue the build, as `mmearth_data.build` does."""
-    source = LoggedSource(log, read_ms, limiter=None)
+    source = RemoteSource(log, read_ms)
     with ExitStack() as held:
         held.enter_context(write_errors(store))
         held.enter_context(storage_at(store).hold())

@@ -1,4 +1,4 @@
-"""Rebuild what is damaged in a store, from the recipe that it carries."""
+"""Rebuild the damaged parts of a store from its recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def repair(path: str | Path, *, report: Callable[[Progress], None] | None = None, **files: Any) -> VerifyReport:
-    """Rebuild what is damaged in a store, from the recipe that it carries.
+    """Rebuild the damaged parts of a store from its recipe.
 
     Damaged shards are read again from the source; metadata, 1-D arrays, statistics and tables are rewritten from the
     commit records. The store is held meanwhile, as by a build. A store without damage is not changed.

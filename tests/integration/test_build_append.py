@@ -258,9 +258,9 @@ def test_what_cannot_grow_is_refused_in_one_line(folder: Path, copy: Path, tmp_p
     refused("a folder without zarr.json", store=tmp_path / "other")
     refused(r"about \d+ tiles .* fit", append=10**9)
     assert digests(copy) == before, "and it is as it was: finished"
-    with pytest.raises(InputError, match="whose places come from"):
+    with pytest.raises(InputError, match="with the locations of"):
         build(make_recipe(None, {"source": "synthetic", "tiles_file": tmp_path / "p.csv"}), copy, append=2)
-    with pytest.raises(InputError, match="whose places come from rasters:"):
+    with pytest.raises(InputError, match="the locations of rasters:"):
         build(make_recipe(None, {"source": "rasters:x.yaml"}), copy, append=2)
 
 
