@@ -1,4 +1,4 @@
-"""The real Earth Engine client, signed in to an emulator on loopback. Its state is one a process."""
+"""The real Earth Engine client, signed in to an emulator on loopback. Its state is per process."""
 
 from __future__ import annotations
 

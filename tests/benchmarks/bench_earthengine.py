@@ -1,11 +1,11 @@
-"""How fast tiles come from Earth Engine into a store, over HTTP, with the real client.
+"""Rate at which tiles get from Earth Engine into a store, over HTTP, with the real client.
 
-An emulator in a process of its own waits 200 ms before each answer and gives pixels of no meaning, so that what is
-measured is the client's side: expressions, requests, decoding, the store. Scenes are searched for as ever; tiles lie
-in one region, as those of the plain script do, so that most of its scenes are known to the emulator. The baseline is that
-script in a process of its own, written as those published with MMEarth are: 22 requests a tile from 40 threads, nothing
-stored. Both run once before they are measured, and then by turns; figures are medians. Beside them stands the processor
-time that each side takes for a tile, and the rate that latency alone would allow the plain script.
+An emulator in a separate process waits 200 ms before each answer and returns arbitrary pixels, so that the client's side
+is measured: expressions, requests, decoding, the store. Scenes are searched for as usual; tiles are in one region, as
+those of the plain script, so that the emulator knows most of its scenes. The baseline is that script in a separate
+process, written like those published with MMEarth: 22 requests per tile from 40 threads, nothing stored. Both run once
+before they are measured, and then alternate; figures are medians. The table also has the processor time that each side
+takes per tile, and the rate that latency alone would allow the plain script.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TILES, PLAIN_TILES, RUNS = 2048, 80, 3
 SIZE_PX, IN_FLIGHT, LATENCY_MS = 64, 40, 200
 REGION = "bbox:0,43,16,52"
-"""Both sides ask for places of one part of the Earth, so that its scenes are what the emulator remembers."""
+"""Both sides request locations of one region, so that the emulator has its scenes in memory."""
 TRANSFORM = Transformer.from_crs(4326, 32632, always_xy=True)
 TARGET, TARGET_RATIO, PLAIN_REQUESTS = 60.0, 6.0, 22
 
@@ -177,7 +177,7 @@ def show(runs: Sequence[Run], baseline: Sequence[float]) -> None:
     """Print the tables and the figures."""
     names = (
         "tiles/s",
-        "requests a tile",
+        "requests per tile",
         "most in flight",
         "most a second",
         "client, ms",

@@ -76,7 +76,7 @@ def source(
 
 
 def places(count: int, seed: int, size_px: int = 32) -> list[Place]:
-    """Places on land and sea, the latitudes of the southern hemisphere and beyond the polar circle included."""
+    """Locations on land and sea, the latitudes of the southern hemisphere and beyond the polar circle included."""
     planet, rng, found = SyntheticSource(SEED).planet, np.random.default_rng(seed), list[Place]()
     while len(found) < count:
         lon = round(float(rng.uniform(-180, 180)), 6)
@@ -91,7 +91,7 @@ def place_at(lon: float, lat: float, size_px: int = 32) -> Place:
 
 
 def weather_ends() -> list[Place]:
-    """Places on a border between cells of 0.1 degree, of which one has weather and the other is sea."""
+    """Locations on a border between cells of 0.1 degree, of which one has weather and the other is sea."""
     found = []
     for place in places(200, seed=5):
         column, row = math.floor((place.lon + 180.05) * 10), math.floor((90.05 - place.lat) * 10)
@@ -135,7 +135,7 @@ def assert_equal(m: Modality, band: str, ours: np.ndarray[Any, Any], theirs: np.
 
 
 def assert_parity(server: RunningEmulator, wanted: list[Place], years: tuple[int, ...] = YEARS) -> set[str]:
-    """Compare both sources over places; names of the cases that were met."""
+    """Compare both sources over locations; names of the cases that were met."""
     ours, theirs = source(server, years=years), SyntheticSource(SEED, years=years)
     met: set[str] = set()
     coast = {place.tile_id for place in weather_ends()}
@@ -197,7 +197,7 @@ def test_tiles_at_the_edges_of_things_equal_the_planet(server: RunningEmulator) 
 
 
 def test_there_is_nothing_beyond_the_edge_of_an_asset(server: RunningEmulator) -> None:
-    """Squares of one degree of the Copernicus elevation exist where there is land; a zero beyond them would be a lie."""
+    """Squares of one degree of the Copernicus elevation exist where there is land; a zero beyond them would be wrong."""
     extra, m = source(server, ["copernicus_dem"]), load_catalog().modalities["copernicus_dem"]
     answer = next(answer for answer in extra.survey(elevation_ends()) if isinstance(answer, Survey))
     elevation = extra.read(answer, [m])["copernicus_dem"][0]
@@ -208,7 +208,7 @@ def test_there_is_nothing_beyond_the_edge_of_an_asset(server: RunningEmulator) -
 
 
 def test_a_map_that_ends_at_a_latitude_has_no_water_beyond(server: RunningEmulator) -> None:
-    """The surface water ends at 80 degrees north: the sea goes on, the map must not."""
+    """The surface water ends at 80 degrees north: the sea continues, the map must not."""
     extra, m = source(server, ["jrc_water"]), load_catalog().modalities["jrc_water"]
     below = above = 0
     for answer in extra.survey([place_at(float(lon), 80.0) for lon in range(14, 26, 2)]):
@@ -228,7 +228,7 @@ def tile_positions(grid: TileGrid) -> tuple[Any, Any]:
 
 
 def elevation_ends() -> list[Place]:
-    """Places on the eastern edge of a square with land, beside one that is all sea."""
+    """Locations on the eastern edge of a square with land, beside one that is all sea."""
     views = SyntheticSource(SEED).planet.views
 
     def exists(lon: float, lat: float) -> bool:

@@ -211,7 +211,7 @@ def _fit(x: Array, y: Array, valid: Array, weights: Array) -> tuple[Array, Array
         return slope, mean_y - slope * mean_x, joint / np.sqrt(spread_x * spread_y)
 
 
-def _or_nothing(found: Array, valid: Array) -> Array:
+def _or_nothing(found: np.float64 | Array, valid: Array) -> Array:
     return np.where(valid.any(axis=0), found, np.nan)
 
 

@@ -24,6 +24,7 @@ from mmearth_data.emulator.algorithms.image import (
     inside,
     nearest,
 )
+from mmearth_data.emulator.algorithms.pyramids import pyramid_band
 from mmearth_data.emulator.assets.archive import (
     BYTE,
     SHORT,
@@ -33,7 +34,6 @@ from mmearth_data.emulator.assets.archive import (
     Read,
     global_band,
     native_band,
-    pyramid_band,
     raster_of,
     ring,
 )

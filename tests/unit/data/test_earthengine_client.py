@@ -306,7 +306,7 @@ def test_retry_after_is_a_number_or_a_date() -> None:
 
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Home of somebody who never signed in."""
+    """Home folder of a user who never signed in."""
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", *credentials.PROJECT_VARIABLES, *credentials.GOOGLE_MACHINE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -387,7 +387,7 @@ def test_the_estimate_follows_its_formula() -> None:
     assert "workload tag" in table["how_to_measure"]
 
 
-# ---------------------------------------------------------------- draws
+# ---------------------------------------------------------------- random numbers
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 2**20))

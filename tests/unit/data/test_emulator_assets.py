@@ -54,7 +54,7 @@ def source(asset: str) -> Source:
 
 
 def first_over(asset: str, lon: float, lat: float) -> Image:
-    """First image of the year at a place."""
+    """First image of the year at a location."""
     return next(iter(source(asset).query(shapely.Point(lon, lat), *PERIOD)))
 
 
@@ -265,7 +265,7 @@ def test_native_pixels_are_the_planets(asset: str) -> None:
 
 
 def first_over_any(asset: str, lon: float, lat: float) -> Image:
-    """First image at a place, whenever."""
+    """First image at a location, at any time."""
     return next(iter(source(asset).query(shapely.Point(lon, lat), None, None)))
 
 

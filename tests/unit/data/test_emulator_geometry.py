@@ -43,7 +43,7 @@ def test_areas_and_lengths_are_those_of_the_ellipsoid() -> None:
     assert ee.Geometry.LineString([[0, 0], [1, 0]]).length().getInfo() == pytest.approx(
         math.pi * 6378137 / 180, rel=1e-9
     )
-    # Between two parallels lies a zone, whose area Archimedes knew.
+    # Between two parallels is a zone, whose area Archimedes knew.
     strip = 6371007.2**2 * math.radians(40) * (math.sin(math.radians(61)) - math.sin(math.radians(60)))
     assert box(0, 60, 40, 61).area(1).getInfo() == pytest.approx(strip, rel=0.01)
 
@@ -178,7 +178,7 @@ def test_random_points_lie_in_their_region_and_are_decided_by_the_seed(seed: int
 
 
 def test_random_points_are_even_on_the_sphere() -> None:
-    # Half of a hemisphere's area lies below 30 degrees.
+    # Half of a hemisphere's area is below 30 degrees.
     points = ee.FeatureCollection.randomPoints(ee.Geometry.BBox(-180, 0, 180, 90), 2000, 3)
     below = points.filterBounds(ee.Geometry.BBox(-180, 0, 180, 30)).size().getInfo()
     assert below == pytest.approx(1000, abs=4 * math.sqrt(500))

@@ -273,13 +273,13 @@ def test_native_pixels_are_copied_and_others_are_the_nearest() -> None:
 
 
 def test_the_transform_gives_the_upper_left_corner() -> None:
-    """`computePixels`: nothing is snapped; pixel (0, 0) lies right and below of the translation."""
+    """`computePixels`: nothing is snapped; pixel (0, 0) is right and below of the translation."""
     there = Projection("EPSG:32632", (10.0, 0.0, 500_020.0, 0.0, -10.0, 4_999_990.0))
     assert pixels(ramp(), grid(1, 1, there)) == [[102]]
 
 
 def test_bilinear_of_a_ramp_is_the_ramp() -> None:
-    """At 5 m, pixel centres lie a quarter of a pixel from native ones: a linear ramp is met exactly."""
+    """At 5 m, pixel centres are a quarter of a pixel from native ones: a linear ramp is met exactly."""
     finer = Projection("EPSG:32632", (5.0, 0.0, 500_000.0, 0.0, -5.0, 5_000_000.0))
     found = np.array(pixels(call("Image.resample", image=ramp()), grid(6, 4, finer, column=2, row=2)))
     columns, rows = np.meshgrid(np.arange(2, 8), np.arange(2, 6))
@@ -395,7 +395,7 @@ def test_slope_looks_at_the_input_own_pixels_and_masks_edges() -> None:
 
 
 def test_hillshade_by_hand() -> None:
-    """Flat ground under a sun 45 degrees high: 255 * sin 45."""
+    """Flat terrain under a sun 45 degrees high: 255 * sin 45."""
     flat = image_of(lambda c, r: np.zeros(c.shape))
     ((shade,),) = pixels(call("Terrain.hillshade", input=flat), grid(1, 1, UTM, 5, 5))
     assert shade == pytest.approx(255 * math.sin(math.radians(45)), abs=0.6)

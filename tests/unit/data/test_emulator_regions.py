@@ -181,7 +181,7 @@ def test_pixels_count_with_their_share_of_the_region() -> None:
     summed = call("Image.reduceRegion", image=ramp(), reducer=call("Reducer.sum"), geometry=square(5, -10, 20, 0))
     assert summed == {"b": pytest.approx(1)}
     plain = call("Reducer.unweighted", reducer=call("Reducer.mean"))
-    for west, mean in ((4, 0.5), (6, 1.0)):  # unweighted: pixels whose centres lie inside
+    for west, mean in ((4, 0.5), (6, 1.0)):  # unweighted: pixels whose centres are inside
         assert call("Image.reduceRegion", image=ramp(), reducer=plain, geometry=square(west, -10, 20, 0)) == {"b": mean}
     count = call("Reducer.count")
     for west, number in ((4, 2), (6, 1)):
