@@ -1,1 +1,1 @@
-"""An Earth of our own: every modality as a function of place and time. Never measured."""
+"""A synthetic Earth: every modality as a function of location and time. Never measured."""

@@ -1,4 +1,4 @@
-"""Climate: warmth by latitude, height and season, rain by belts, and what departs from them from month to month."""
+"""Climate: temperature by latitude, height and season, precipitation by belts, and monthly anomalies."""
 
 from __future__ import annotations
 
@@ -36,68 +36,47 @@ def smoothstep(low: float, high: float, x: Float32) -> Float32:
 
 
 def clamp(x: Float32, low: float | np.float32, high: float | np.float32) -> Float32:
-    """Cut values at both ends; numpy's own takes longer to be called than to work."""
-    result: Float32 = np.minimum(np.maximum(x, np.float32(low)), np.float32(high))
-    return result
+    """Clip values at both ends; calling `numpy.clip` takes longer than its work."""
+    return np.minimum(np.maximum(x, np.float32(low)), np.float32(high))
 
 
 @dataclass(frozen=True, slots=True)
 class Climate:
-    """Climate at sea level, each field of any one shape.
-
-    Attributes
-    ----------
-    mean_c
-        Annual mean, degree Celsius.
-    swing_k
-        Half the range of the year.
-    warmest_day
-        Day of the year.
-    rain_mm
-        Rain of a year.
-    rain_swing
-        -1 to 1: share by which the warmest month is wetter (or, negative, drier) than the mean.
-    """
+    """Climate at sea level; all fields have one shape."""
 
     mean_c: Float32
+    """Annual mean, degree Celsius."""
     swing_k: Float32
+    """Half the annual range."""
     warmest_day: Float32
     rain_mm: Float32
+    """Annual rain."""
     rain_swing: Float32
+    """-1 to 1: share by which the warmest month is wetter (or, negative, drier) than the mean."""
 
     def phase(self, day: float | Float64) -> Float32:
         """Time of the year as an angle, 0 at its warmest; ``day`` broadcasts."""
-        result: Float32 = (np.asarray(day, np.float32) - self.warmest_day) * np.float32(2 * np.pi / YEAR_DAYS)
-        return result
+        return (np.asarray(day, np.float32) - self.warmest_day) * np.float32(2 * np.pi / YEAR_DAYS)
 
     def temperature_c(self, day: float | Float64) -> Float32:
-        """Usual temperature on a day of the year, at sea level."""
-        result: Float32 = self.mean_c + self.swing_k * np.cos(self.phase(day))
-        return result
+        """Temperature at sea level that is normal for a day of the year."""
+        return self.mean_c + self.swing_k * np.cos(self.phase(day))
 
     def rain_mm_month(self, day: float | Float64) -> Float32:
-        """Usual rain of the month around a day."""
-        result: Float32 = self.rain_mm * np.float32(1 / 12) * (1 + self.rain_swing * np.cos(self.phase(day)))
-        return result
+        """Rain that is normal for the month around a day."""
+        return self.rain_mm * np.float32(1 / 12) * (1 + self.rain_swing * np.cos(self.phase(day)))
 
     def wetness(self, height_m: Float32 | float) -> Float32:
-        """Annual rain over what heat takes (after Koeppen): below 0.5 desert, 1 steppe, above 2 wet."""
+        """Annual rain relative to evaporation (after Koeppen): below 0.5 desert, 1 steppe, above 2 wet."""
         warm = np.maximum(self.mean_c - LAPSE_K_PER_M * height_m, np.float32(-4))
-        result: Float32 = self.rain_mm / (np.float32(20) * (warm + np.float32(9)))
-        return result
+        return self.rain_mm / (np.float32(20) * (warm + np.float32(9)))
 
 
 def climate_at(lat: Float64, inland_m: Float32, warm: Float32, rain: Float32, season: Float32) -> Climate:
-    """Climate of places.
+    """Climate at latitudes in degrees.
 
-    Parameters
-    ----------
-    lat
-        Degrees.
-    inland_m
-        Distance to the sea at the scale of continents.
-    warm, rain, season
-        Noise fields (mean 0, standard deviation 1) that make regions differ.
+    ``inland_m`` is the distance to the sea at the scale of continents; ``warm``, ``rain`` and ``season`` are noise
+    fields (mean 0, standard deviation 1) by which regions differ.
     """
     away = np.abs(lat)
     continental = smoothstep(-100e3, 1_100e3, inland_m)
@@ -130,12 +109,12 @@ def month_index(time_ms: int) -> int:
 
 
 def middle_of(month: int) -> float:
-    """Day of the year of a month's middle; ``month`` as from `month_index`."""
+    """Day of the year of the middle of a month (from `month_index`)."""
     return (month % 12 + 0.5) * YEAR_DAYS / 12
 
 
 def anomalies(seed: int, chart: Chart, months: Sequence[int]) -> tuple[Float32, Float32]:
-    """How months (see `month_index`) depart from the usual: (K, log of the rain's factor), each (month, ...)."""
+    """Departure of months (from `month_index`) from normal: K, and log of the factor of rain; each (month, ...)."""
     keys = [(kind, month, k) for kind in ("warm", "rain") for month in months for k in range(len(ANOMALY_M))]
     cells = np.array([cells_across(ANOMALY_M[k]) for _, _, k in keys], np.int64)
     salts = np.array([salt_of(seed, "anomaly", *key) for key in keys], np.uint32)

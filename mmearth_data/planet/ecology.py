@@ -1,7 +1,7 @@
 """The planet's own map of biomes and ecoregions, which follows its climate.
 
-The map is made of half-degree cells. A cell's biome follows from its climate and height; its ecoregion is one
-of the catalog's, of that biome and of the realm in which the cell lies.
+The map consists of half-degree cells. The biome of a cell follows from its climate and height; its ecoregion is one of
+the catalog's, of that biome and of the realm that contains the cell.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ CHOICE_FIELDS = {
     "choice": Octaves((1100 * KM, 500 * KM), (1, 0.7)),
     "swamp": Octaves((650 * KM, 300 * KM), (1, 0.7)),
 }
-"""Decide between biomes that share a climate."""
+"""Fields that decide between biomes of one climate."""
 EDGE_FIELDS = {f"edge_{axis}": Octaves((700 * KM, 330 * KM, 150 * KM), (1, 0.7, 0.5)) for axis in "xyz"}
 EDGE_SHIFT = 0.035
-"""Wriggle of the borders between ecoregions, in radii of the Earth."""
+"""Displacement of the borders between ecoregions, in radii of the Earth."""
 POLYGONS_FORMAT = "1"
-"""Another one wherever `Ecology.polygons` makes others of the same cells: polygons of the old one are kept in caches."""
+"""Changes whenever `Ecology.polygons` makes other polygons of the same cells, since they are cached."""
 
 
 class Ecology:
-    """Biomes, ecoregions and what grows where."""
+    """Biomes, ecoregions and vegetation."""
 
     def __init__(self, seed: int, land: Land) -> None:
         self.seed = seed
@@ -101,12 +101,12 @@ class Ecology:
         return out
 
     def labels(self, lon: Float64, lat: Float64) -> tuple[NDArray[np.int8], NDArray[np.int16]]:
-        """Biome and ecoregion ids of places on land; -1 where there is none."""
+        """Biome and ecoregion ids of points on land; -1 where there is none."""
         cell = cell_of(lon, lat)
         return self.biomes[cell], self.eco_regions[cell]
 
     def traits(self, lon: Float64, lat: Float64) -> dict[str, Float32]:
-        """Tell what grows at places: the columns of ``biomes.csv``, blended between the centres of the cells."""
+        """Vegetation at points: the columns of ``biomes.csv``, interpolated between the centres of the cells."""
         index, table = biome_traits()
         rank = np.array([index[k] for k in range(NO_BIOME, max(index) + 1)], np.int8)
         y = np.clip((lat + 90) * CELLS_PER_DEG - 0.5, 0, ROWS - 1.000001)
@@ -127,12 +127,9 @@ class Ecology:
         return dict(zip(table, blended, strict=True))
 
     def polygons(self) -> gpd.GeoDataFrame:
-        """Ecoregions as polygons: their cells, cut along the real coast; kept in the user's cache folder.
+        """Ecoregions as polygons: their cells, cut along the real coast; cached in the user's cache folder.
 
-        Returns
-        -------
-        GeoDataFrame
-            eco_region (int), biome (int), realm, area_km2, geometry; EPSG:4326, one row an ecoregion.
+        One row per ecoregion: eco_region (int), biome (int), realm, area_km2, geometry; EPSG:4326.
         """
         full = self.land.full_cells(CELLS_PER_DEG)
         content = hashlib.blake2b(
@@ -167,7 +164,7 @@ class Ecology:
 
 
 def cell_of(lon: Float64, lat: Float64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(row from the south, column from the west) of the cells that hold places."""
+    """(row from the south, column from the west) of the cells that contain points."""
     row = np.clip(((lat + 90) * CELLS_PER_DEG).astype(np.int64), 0, ROWS - 1)
     return row, np.floor((lon + 180) * CELLS_PER_DEG).astype(np.int64) % COLUMNS
 
@@ -175,7 +172,7 @@ def cell_of(lon: Float64, lat: Float64) -> tuple[NDArray[np.int64], NDArray[np.i
 def _classify(
     climate: Climate, away: Float64, height: Float32, coastal: NDArray[np.bool_], choice: Float32, swamp: Float32
 ) -> NDArray[np.int8]:
-    """Biome of each cell; of the rules that hold, the first counts."""
+    """Biome of each cell, by the first rule that applies."""
     mean = climate.mean_c - np.float32(0.006) * height
     warmest, coldest = mean + climate.swing_k, mean - climate.swing_k
     wet = climate.wetness(height)
@@ -199,15 +196,14 @@ def _classify(
         (wet < 1.45, 11),
     ]
     conditions, biomes = zip(*rules, strict=True)
-    result: NDArray[np.int8] = np.select(conditions, biomes, default=1).astype(np.int8)
-    return result
+    return np.select(conditions, biomes, default=1).astype(np.int8)
 
 
 REALMS = ("Nearctic", "Neotropic", "Palearctic", "Afrotropic", "Indomalayan", "Australasia", "Oceania", "Antarctica")
 
 
 def _realm_index(lon: Float64, lat: Float64) -> NDArray[np.int8]:
-    """Position in `REALMS` by where the realms of the real Earth lie, roughly."""
+    """Position in `REALMS` by the location of the realms of the real Earth, roughly."""
     west = lon < -25
     rules = [
         (lat < -58, 7),
@@ -222,14 +218,13 @@ def _realm_index(lon: Float64, lat: Float64) -> NDArray[np.int8]:
         (lat < -12, 5),
     ]
     conditions, realms = zip(*rules, strict=True)
-    result: NDArray[np.int8] = np.select(conditions, realms, default=4).astype(np.int8)
-    return result
+    return np.select(conditions, realms, default=4).astype(np.int8)
 
 
 def _choose(seed: int, biome: int, realm: str, places: Float64) -> NDArray[np.int16]:
     """Divide cells among the catalog's ecoregions: each grows around a centre, large ones farther.
 
-    Where the realm has no ecoregion of the biome, that of another realm stands in.
+    If the realm has no ecoregion of the biome, those of another realm are used.
     """
     order = (realm, *(other for other in REALMS if other != realm))
     groups = ([e for e in eco_regions() if e.biome == biome and e.realm == name] for name in order)
@@ -251,7 +246,7 @@ def _choose(seed: int, biome: int, realm: str, places: Float64) -> NDArray[np.in
 
 
 def _cell_geometries(ids: NDArray[np.int16], full: NDArray[np.bool_]) -> tuple[NDArray[np.object_], NDArray[np.int16]]:
-    """Geometries that make up the ecoregions, and the ecoregion of each: runs of full cells, cut coastal cells."""
+    """Geometries that make up the ecoregions (runs of full cells, cut coastal cells), and their ecoregions."""
     runs, owners = _runs(np.where(full, ids, -1))
     rows, columns = np.nonzero((ids >= 0) & ~full)
     block = 10 * CELLS_PER_DEG

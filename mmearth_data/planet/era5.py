@@ -1,4 +1,4 @@
-"""Monthly weather on the 0.1-degree grid, as ERA5-Land has it: masked over sea."""
+"""Monthly weather on the 0.1-degree grid of ERA5-Land, masked over sea."""
 
 from __future__ import annotations
 
@@ -23,13 +23,9 @@ KELVIN = 273.15
 
 
 def monthly_weather(world: World, grid: Grid, window: Window, months: Sequence[int]) -> Float32:
-    """Weather of months (counted from January 1970).
+    """Weather of months (counted from January 1970), float32 (band, month, row, column) in the order of `BANDS`.
 
-    Returns
-    -------
-    Float32
-        (band, month, row, column) in the order of `BANDS`: kelvin (mean, coldest and warmest hour) and metres of
-        rain; NaN over sea.
+    Kelvin (mean, coldest and warmest hour) and metres of rain; NaN over sea.
     """
     lon, lat = np.meshgrid(
         grid.x(window.column + np.arange(window.width) + 0.5), grid.y(window.row + np.arange(window.height) + 0.5)

@@ -1,8 +1,8 @@
-"""Native pixel grids, windows of them, and the coarse lattice on which smooth fields are computed.
+"""Native pixel grids, their windows, and the coarse lattice on which smooth fields are computed.
 
-A smooth field is computed at the nodes of a lattice that belongs to the grid (every k-th pixel corner, counted
-from the grid's origin) and interpolated to pixels. The lattice does not move with the window, so a pixel gets
-the same value whatever is asked for around it.
+A smooth field is computed at the nodes of a lattice that belongs to the grid (every k-th pixel corner, counted from the
+grid's origin) and interpolated to pixels. The lattice does not move with the window, so a pixel has the same value in
+every window.
 """
 
 from __future__ import annotations
@@ -27,29 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A pixel grid, north up, without end.
+    """An infinite pixel grid, north up.
 
-    Pixel (column, row) has its centre at ``x0 + (column + 1/2) * step``, ``y0 - (row + 1/2) * step``.
-
-    Attributes
-    ----------
-    epsg
-        CRS.
-    step
-        Side of a pixel, as a fraction (numerator, denominator) in units of the CRS: 1/12000 degree is exact.
-    origin
-        (x0, y0).
-    stride
-        Pixels between two nodes of the lattice for smooth fields.
-    substride
-        Pixels between two nodes of the finer lattice (a divisor of the stride).
+    The centre of pixel (column, row) is at ``x0 + (column + 1/2) * step``, ``y0 - (row + 1/2) * step``.
     """
 
     epsg: int
+    """CRS."""
     step: tuple[int, int]
+    """Side of a pixel, as a fraction (numerator, denominator) in units of the CRS: 1/12000 degree is exact."""
     origin: tuple[float, float] = (0, 0)
+    """(x0, y0)."""
     stride: int = 16
+    """Pixels between two nodes of the lattice for smooth fields."""
     substride: int = 4
+    """Pixels between two nodes of the finer lattice (a divisor of the stride)."""
 
     @property
     def geographic(self) -> bool:
@@ -58,15 +50,15 @@ class Grid:
 
     @property
     def lattice(self) -> tuple[int, Fraction, tuple[float, float]]:
-        """What tells its lattice from others."""
+        """Identity of its lattice."""
         return self.epsg, Fraction(*self.step) * self.stride, self.origin
 
     def x(self, column: NDArray[Any]) -> Float64:
-        """X of a position counted in pixels (0.0: left edge of column 0)."""
+        """X of a position in pixels (0.0: left edge of column 0)."""
         return self.origin[0] + column * self.step[0] / self.step[1]
 
     def y(self, row: NDArray[Any]) -> Float64:
-        """Y of a position counted in pixels (0.0: upper edge of row 0)."""
+        """Y of a position in pixels (0.0: upper edge of row 0)."""
         return self.origin[1] - row * self.step[0] / self.step[1]
 
     def column(self, x: Float64) -> Float64:
@@ -96,7 +88,7 @@ class Window(NamedTuple):
         return Window(self.column - pixels, self.row - pixels, self.width + 2 * pixels, self.height + 2 * pixels)
 
     def contains(self, other: Window) -> bool:
-        """Whether the other window lies inside this one."""
+        """Whether the other window is inside this one."""
         return (
             self.column <= other.column
             and self.row <= other.row
@@ -110,23 +102,23 @@ class Window(NamedTuple):
         return slice(top, top + other.height), slice(left, left + other.width)
 
     def aligned(self, pixels: int) -> Window:
-        """Smallest window around this one whose edges are multiples of some pixels."""
+        """Smallest window around this one whose edges are multiples of a number of pixels."""
         left, top = self.column // pixels, self.row // pixels
         right = -((-self.column - self.width) // pixels)
         bottom = -((-self.row - self.height) // pixels)
         return Window(left * pixels, top * pixels, (right - left) * pixels, (bottom - top) * pixels)
 
     def coarser(self, pixels: int) -> Window:
-        """Return an aligned window, counted in blocks of pixels."""
+        """Return an aligned window in blocks of pixels."""
         return Window(self.column // pixels, self.row // pixels, self.width // pixels, self.height // pixels)
 
     def finer(self, pixels: int) -> Window:
-        """Return the window counted in pixels of which each of its own holds a number a side."""
+        """Return the window in smaller pixels, so many along the side of each of its own."""
         return Window(self.column * pixels, self.row * pixels, self.width * pixels, self.height * pixels)
 
 
 def bilinear_cover(window: Window, pixels: int) -> Window:
-    """Coarse pixels, aligned to multiples of fine ones, between whose centres all fine centres of a window lie."""
+    """Coarse pixels (multiples of fine ones) whose centres surround all fine centres of a window."""
     half = pixels // 2
     first = [(2 * start + 1 - pixels) // (2 * pixels) for start in (window.column, window.row)]
     last = [
@@ -137,7 +129,7 @@ def bilinear_cover(window: Window, pixels: int) -> Window:
 
 
 class Axis(NamedTuple):
-    """How the pixels along one axis hang between the lattice's nodes."""
+    """Position of the pixels along one axis between the nodes of the lattice."""
 
     first: int
     """Index of the first node of the patch."""
@@ -154,7 +146,7 @@ class Axis(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _weights(stride: int, centre: float) -> tuple[Float32, Float64]:
-    """Weights by a pixel's place between two nodes: linear (2 rows) and B-spline (4 rows), and linear in full."""
+    """Weights by a pixel's position between two nodes: linear (2 rows) and B-spline (4 rows); linear in float64."""
     t = (np.arange(stride) + centre) / stride
     linear = np.stack([1 - t, t])
     spline = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]
@@ -165,14 +157,8 @@ def _weights(stride: int, centre: float) -> tuple[Float32, Float64]:
 def axis(start: int, count: int, stride: int, centre: float = 0.5) -> Axis:
     """Weights of the pixels ``start ... start + count - 1``; each depends on the pixel alone.
 
-    Parameters
-    ----------
-    start, count
-        The pixels.
-    stride
-        Pixels from node to node.
-    centre
-        Where in a pixel its value belongs: 0.5, or 0 for nodes of a finer lattice.
+    ``stride`` is the number of pixels between nodes; ``centre`` the position of a value within its pixel: 0.5, or 0 for
+    nodes of a finer lattice.
     """
     first = start // stride - 1
     place = np.arange(start - (first + 1) * stride, start - (first + 1) * stride + count)
@@ -191,14 +177,9 @@ def axis(start: int, count: int, stride: int, centre: float = 0.5) -> Axis:
 
 
 class Nodes:
-    """Nodes of a lattice, and where they lie.
+    """Nodes of a lattice (that of ``grid``, or of any grid with the same one), and their positions.
 
-    Parameters
-    ----------
-    grid
-        The grid that the lattice belongs to (or another one with the same lattice).
-    block
-        Which nodes: a window of the lattice.
+    ``block`` is a window of the lattice.
     """
 
     def __init__(self, grid: Grid, block: Window) -> None:
@@ -231,14 +212,7 @@ class Nodes:
 class Patch:
     """A window of a grid, between nodes of its lattice.
 
-    Parameters
-    ----------
-    grid
-        The grid.
-    window
-        The pixels.
-    nodes
-        Nodes that are at hand, of the same lattice; used when they reach far enough.
+    Given ``nodes`` of the same lattice are reused if they extend far enough.
     """
 
     def __init__(self, grid: Grid, window: Window, nodes: Nodes | None = None) -> None:
@@ -265,11 +239,11 @@ class Patch:
         return self.pixel_chart(self.nodes.xyz)
 
     def pixel_chart(self, xyz: Float64) -> Chart:
-        """Chart of the pixels when the nodes lie at the given points, (3, node row, node column)."""
+        """Chart of the pixels for nodes at given points, (3, node row, node column)."""
         return _chart_between(self._of(xyz, self.rows, self.columns), self.rows, self.columns)
 
     def sub_chart(self, xyz: Float64) -> Chart:
-        """Chart of the finer lattice's nodes when the nodes lie at the given points."""
+        """Chart of the finer lattice's nodes for nodes at given points."""
         return _chart_between(self._of(xyz, *self._to_sub), *self._to_sub)
 
     def linear(self, nodes: Float32) -> Float32:
@@ -279,7 +253,7 @@ class Patch:
         return _leading(bilinear(_stacked(part), r.below, c.below, r.linear[1], c.linear[1]), part)
 
     def spline(self, nodes: Float32) -> Float32:
-        """Smooth by a uniform cubic B-spline: no edges that hill shading would show."""
+        """Smooth by a uniform cubic B-spline, which leaves no edges that hill shading would show."""
         r, c = self.rows, self.columns
         return _blend(self._of(nodes, r, c), r, c, r.spline, c.spline, -1)
 
@@ -291,12 +265,11 @@ class Patch:
     def _of(self, nodes: NDArray[Any], rows: Axis, columns: Axis) -> NDArray[Any]:
         """Part of the nodes' values that two axes need."""
         top, left = rows.first - self.nodes.block.row, columns.first - self.nodes.block.column
-        part: NDArray[Any] = nodes[..., top : top + rows.nodes, left : left + columns.nodes]
-        return part
+        return nodes[..., top : top + rows.nodes, left : left + columns.nodes]
 
 
 class PixelFields:
-    """Fields of a patch's nodes, (field, node row, node column), interpolated to pixels when first asked for."""
+    """Fields of a patch's nodes, (field, node row, node column), interpolated to pixels on first use."""
 
     def __init__(self, patch: Patch, names: tuple[str, ...], values: Float32) -> None:
         self._patch = patch
@@ -316,7 +289,7 @@ def _union(a: Axis, b: Axis) -> tuple[int, int]:
 
 
 def _chart_between(xyz: Float64, rows: Axis, columns: Axis) -> Chart:
-    """Chart of points between nodes: interpolated on the faces, and cut at their edges point by point."""
+    """Chart of points between nodes: interpolated on the faces, and divided at their edges point by point."""
     faces = faces_among(xyz)
     shape = (len(rows.below), len(columns.below))
     owner = None

@@ -1,8 +1,8 @@
-"""The ground at the pixels of a window: height, and what covers it.
+"""Terrain and land cover at the pixels of a window.
 
-Everything follows from one terrain and one climate: water lies in valleys and hollows, trees stop where summers
-are too cold, fields lie on gentle slopes near people, and so on down to single fields and streets. Nothing here
-depends on the time of the year (see `season`).
+Everything follows from one terrain and one climate, down to single fields and streets: water fills valleys and hollows,
+trees stop where summers are too cold, fields are on gentle slopes near settlements. Nothing here depends on the season
+(see `season`).
 """
 
 from __future__ import annotations
@@ -49,10 +49,9 @@ SHAPE_FIELDS = ("low", "high", *VALLEY_FIELDS)
 
 
 def spread(share: Float32) -> Float32:
-    """Value that a normal field exceeds with the given probability, roughly (logistic curve)."""
+    """Level that a normal field exceeds with a given probability, roughly (logistic curve)."""
     p = clamp(share, np.float32(1e-4), np.float32(1 - 1e-4))
-    result: Float32 = np.log((1 - p) / p) * np.float32(0.6)
-    return result
+    return np.log((1 - p) / p) * np.float32(0.6)
 
 
 class Lattice:
@@ -74,10 +73,9 @@ class Lattice:
 
     @lazy
     def coast_m(self) -> Float32:
-        """Signed distance to the coast, which wriggles more finely than the polygons do."""
+        """Signed distance to the coast, with more detail than the polygons have."""
         distance = self.world.land.distance(*self.nodes.lonlat, self.nodes.xyz)
-        result: Float32 = distance + np.float32(COAST_WIGGLE_M) * self.noise["coast"]
-        return result
+        return distance + np.float32(COAST_WIGGLE_M) * self.noise["coast"]
 
     @lazy
     def _swath(self) -> tuple[Float64, Float64]:
@@ -85,7 +83,7 @@ class Lattice:
         return lon - SENTINEL2.drift_deg(lat), SENTINEL2.km_per_degree(lat)
 
     def across_km(self, track: int) -> Float64:
-        """Distance from the middle of a track's swath (Sentinel-2)."""
+        """Distance from the centre line of a track's swath (Sentinel-2)."""
         return SENTINEL2.away_km(track, *self._swath)
 
     @lazy
@@ -96,12 +94,12 @@ class Lattice:
 
     @lazy
     def wetness(self) -> Float32:
-        """Wetness of the region (`Climate.wetness`)."""
+        """Regional wetness (`Climate.wetness`)."""
         return self.climate.wetness(mean_height(self.noise, self.inland_m))
 
     @lazy
     def traits(self) -> dict[str, Float32]:
-        """Columns of ``biomes.csv``: what grows here."""
+        """Columns of ``biomes.csv`` (vegetation), blended."""
         return self.world.ecology.traits(*self.nodes.lonlat)
 
     @lazy
@@ -117,7 +115,7 @@ class Lattice:
 
     @lazy
     def people(self) -> Float32:
-        """0-1: how readily people settle."""
+        """0-1: suitability for settlement."""
         trait, n = self.traits, self.noise
         coast = 1 - smoothstep(0, 8000, self.coast_m)
         valley = 1 - smoothstep(0, 0.35, np.abs(self.shape["valley"]))
@@ -128,7 +126,7 @@ class Lattice:
 
     @lazy
     def limits(self) -> dict[str, Float32]:
-        """Levels that normal fields exceed where a cover grows, from its share of the ground."""
+        """Levels above which normal fields have a land cover, from its share of the area."""
         t, n = self.traits, self.noise
         open_share = (1 / np.maximum(1 - t["tree"], np.float32(0.05))).astype(np.float32)
         crop = clamp(t["crop"] + np.float32(0.1) * n["people"], 0, 0.97) * smoothstep(0.02, 0.08, t["crop"])
@@ -148,7 +146,7 @@ class Lattice:
 
     @lazy
     def fields(self) -> Float32:
-        """Fields that the cover of pixels is decided by, stacked in the order of `FIELDS`."""
+        """Fields that determine the land cover of pixels, in the order of `FIELDS`."""
         t, n, c, limit = self.traits, self.noise, self.climate, self.limits
         return np.stack(
             [
@@ -181,16 +179,9 @@ class Lattice:
 
 
 class Ground:
-    """Ground at the pixels of a window. Arrays have the shape of the window.
+    """Terrain and land cover at the pixels of a window. Arrays have the shape of the window.
 
-    Parameters
-    ----------
-    world
-        The planet.
-    grid, window
-        The pixels.
-    lattice
-        Smooth fields that are at hand, on the grid's lattice; used when they reach far enough.
+    ``lattice`` may give smooth fields on the grid's lattice, which are reused if they extend far enough.
     """
 
     def __init__(self, world: World, grid: Grid, window: Window, lattice: Lattice | None = None) -> None:
@@ -215,7 +206,7 @@ class Ground:
 
     @lazy
     def warped_chart(self) -> Chart:
-        """Chart of the pixels at warped places."""
+        """Chart of the pixels, displaced by the warp."""
         return self.patch.pixel_chart(self.lattice.warped_xyz)
 
     @lazy
@@ -244,39 +235,37 @@ class Ground:
 
     @lazy
     def height_m(self) -> Float32:
-        """Height above the sea."""
+        """Height above sea level."""
         s = self.shape
         return at_the_coast(relief(s["low"], s["high"], s, self.fine), self.coast_m)
 
     @lazy
     def steepness(self) -> Float32:
-        """Typical slope of the surroundings, from the relief and the flanks of valleys (metres per metre)."""
+        """Typical slope of the surroundings, from the relief and the flanks of valleys (m/m)."""
         s = self.shape
         flank = np.minimum(np.abs(s["valley"]) * np.float32(4), 1)
         rough = np.float32(0.7) + np.float32(0.3) * np.abs(s["ridge"])
-        result: Float32 = s["high"] * np.float32(1 / 5200) * flank * rough
-        return result
+        return s["high"] * np.float32(1 / 5200) * flank * rough
 
     @lazy
     def warmest_c(self) -> Float32:
-        """Mean of the warmest month at the pixel's height."""
-        result: Float32 = self.field["warmest"] - LAPSE_K_PER_M * self.height_m
-        return result
+        """Mean temperature of the warmest month at the pixel's height."""
+        return self.field["warmest"] - LAPSE_K_PER_M * self.height_m
 
     @lazy
     def _mosaic(self) -> tuple[Float32, Float32]:
-        """Octaves of what grows, broad and small."""
+        """Octaves of vegetation, broad and small."""
         return self.broad_octaves("mosaic", BROAD_M), self.octaves("mosaic", SMALL_M)
 
     @lazy
     def woods(self) -> tuple[Float32, ...]:
-        """Octaves of the forest's edge: 520, 172, 61 and 25 m, from clearings to crowns."""
+        """Octaves of the forest edge: 520, 172, 61 and 25 m, from clearings to crowns."""
         (wide, medium, _), (small, crowns, _) = self._mosaic
         return wide, medium, small, crowns
 
     @lazy
     def patches(self) -> Float32:
-        """Fine mosaic of what is not forest."""
+        """Fine mosaic of open land."""
         result: Float32 = np.float32(0.6) * self._mosaic[0][2] + np.float32(0.42) * self._mosaic[1][2]
         result += np.float32(0.28) * self.fine[2]
         return result
@@ -293,12 +282,12 @@ class Ground:
 
     @lazy
     def parcel_share(self) -> Float32:
-        """0-1, the same all over a parcel."""
+        """Random number of each parcel, 0-1."""
         return unit_float(self.parcels.key)
 
     @lazy
     def river_m(self) -> tuple[Float32, Float32]:
-        """Distance to the bank, negative in the water: (river, brook)."""
+        """Distance to the banks of rivers and of brooks, negative in the water."""
         s, f = self.shape, self.field
         wiggle = np.float32(16) * self.fine[1] + np.float32(9) * self.fine[2]
         flow = smoothstep(0.3, 1.6, f["wet"]) * (np.float32(1.15) + np.float32(0.6) * f["murk"])
@@ -312,7 +301,7 @@ class Ground:
 
     @lazy
     def growth(self) -> Float32:
-        """Above 0 trees stand; the larger, the denser."""
+        """Positive where there are trees; larger where they are denser."""
         f = self.field
         broad, medium, small, crowns = self.woods
         g = f["grain"]
@@ -327,12 +316,11 @@ class Ground:
         )
         cold = 1 - smoothstep(7.5, 10.5, self.warmest_c + np.float32(0.9) * medium)
         steep = smoothstep(0.55, 0.9, self.steepness)
-        result: Float32 = f["trees"] + fine + np.float32(1.3) * gallery - 6 * cold - np.float32(2) * steep
-        return result
+        return f["trees"] + fine + np.float32(1.3) * gallery - 6 * cold - np.float32(2) * steep
 
     @lazy
     def cover(self) -> NDArray[np.int8]:
-        """Index into the rows of ``covers.csv``: what covers the ground."""
+        """Land cover: index into the rows of ``covers.csv``."""
         out = self._natural()
         self._farm(out)
         self._settle(out)
@@ -345,25 +333,24 @@ class Ground:
 
     @lazy
     def present(self) -> frozenset[str]:
-        """Names of the covers that occur."""
+        """Names of the land covers that occur."""
         names = covers().names
         counts = np.bincount(self._index.ravel(), minlength=len(names))
         return frozenset(name for name, count in zip(names, counts.tolist(), strict=True) if count)
 
     def trait(self, column: str) -> Float32:
-        """Return a column of ``covers.csv`` at pixels."""
+        """Column of ``covers.csv`` at pixels."""
         if column not in self._traits:
             self._traits[column] = self.per_cover(covers().number[column])
         return self._traits[column]
 
     def per_cover(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Values of each cover, at pixels."""
-        result: NDArray[Any] = values.take(self._index)
-        return result
+        """Values of each land cover, at pixels."""
+        return values.take(self._index)
 
     @lazy
     def confused_with(self) -> NDArray[np.int8]:
-        """Cover that each pixel is most easily taken for."""
+        """Land cover that each pixel is most easily confused with."""
         return self.per_cover(covers().confused_with)
 
     def _natural(self) -> NDArray[np.int8]:
@@ -394,9 +381,8 @@ class Ground:
 
     @lazy
     def deciduous(self) -> NDArray[np.bool_]:
-        """Whether leafy trees here shed their leaves."""
-        result: NDArray[np.bool_] = self.field["deciduous"] + np.float32(0.22) * self.woods[0] > 0.5
-        return result
+        """Whether broad-leaved trees shed their leaves here."""
+        return self.field["deciduous"] + np.float32(0.22) * self.woods[0] > 0.5
 
     def _farm(self, out: NDArray[np.int8]) -> None:
         code, f = covers().code, self.field
@@ -448,14 +434,14 @@ class Ground:
 
     @lazy
     def is_tree(self) -> NDArray[np.bool_]:
-        """Where trees stand."""
+        """Whether pixels are covered by trees."""
         table = covers()
         tall = np.array([name in {"broadleaf", "evergreen", "conifer", "mangrove"} for name in table.names])
         return self.per_cover(tall)
 
     @lazy
     def canopy_m(self) -> Float32:
-        """Height of the canopy; 0 where no trees stand."""
+        """Height of the canopy; 0 without trees."""
         f = self.field
         broad, _, small, crowns = self.woods
         managed = smoothstep(0.05, 0.3, f["people"])
@@ -474,10 +460,7 @@ class Ground:
 
     @lazy
     def gradient(self) -> tuple[Float32, Float32]:
-        """Rise per metre toward grid east and grid north (metric grids), from the neighbours of each pixel.
-
-        The outermost pixels lack a neighbour: ask for a window larger by one.
-        """
+        """Rise per metre towards grid east and grid north (metric grids). The outermost pixels have no gradient."""
         step = np.float32(self.grid.step[1] / (2 * self.grid.step[0]))
         height = self.height_m
         east, north = np.zeros_like(height), np.zeros_like(height)

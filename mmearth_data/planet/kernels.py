@@ -1,8 +1,8 @@
-"""Inner loops of the planet, compiled: many short sums over small arrays, for which numpy's calls cost more than its work.
+"""Compiled inner loops of the planet: short sums over small arrays, for which numpy's calls cost more than its work.
 
-Every loop does in each element what the same line of numpy would do, in the same order and type, so that values do not
-depend on how many points are asked for together. They run without the interpreter's lock, and are compiled when first
-called; the result is cached beside this file or, where that cannot be written, in the user's cache folder.
+Every loop computes each element as the same line of numpy would, in the same order and type, so that values do not
+depend on the number of points. Loops run without the interpreter's lock. They are compiled on first use; the result is
+cached beside this file or, if that is not writable, in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -48,20 +48,11 @@ def _vertex(word: int, gain: np.float32, shift: np.float32) -> np.float32:
 def lattice_noise(
     u: Float64, v: Float64, lattice: NDArray[np.int64], steps: tuple[int, int], std: float, out: Float32
 ) -> None:
-    """Octaves of value noise on one face of the cube.
+    """Octaves of value noise on one face of the cube, written to ``out`` (octave, point).
 
-    Parameters
-    ----------
-    u, v
-        (point,) position on the face, 0-1.
-    lattice
-        (octave, 2): cells along the face, and the 32 bits that belong to the face and the field.
-    steps
-        What one vertex along u and v adds to those bits.
-    std
-        Standard deviation of one octave before it is scaled to 1.
-    out
-        (octave, point), overwritten.
+    ``u``, ``v`` are (point,) positions on the face, 0-1; ``lattice`` is (octave, 2): cells along the face, and the 32
+    bits of the face and field. ``steps`` is what one vertex along u and v adds to those bits; ``std`` the standard
+    deviation of an octave before it is scaled to 1.
     """
     gain, shift = np.float32(2.0**-23 / std), np.float32(1 / std)
     for k in range(len(lattice)):
@@ -71,7 +62,7 @@ def lattice_noise(
         for p in range(len(u)):
             x, y = u[p] * n, v[p] * n
             left, low = math.floor(x), math.floor(y)
-            if left != i or low != j:  # neighbouring points mostly share their four vertices
+            if left != i or low != j:  # neighbouring points usually share their four vertices
                 i, j = left, low
                 word = (2 * i - n) * steps[0] + offset + (2 * j - n) * steps[1]
                 a, b = _vertex(word, gain, shift), _vertex(word + 2 * steps[1], gain, shift)
@@ -90,21 +81,11 @@ def blend(
     row_weights: NDArray[Any],
     column_weights: NDArray[Any],
 ) -> NDArray[Any]:
-    """Interpolate between nodes by weights along rows and columns.
+    """Interpolate (field, node row, node column) to (field, row, column) by weights along rows and columns.
 
-    Parameters
-    ----------
-    nodes
-        (field, node row, node column).
-    rows, columns
-        First node that each row and column of the result depends on.
-    row_weights, column_weights
-        (tap, row) and (tap, column): weights of that node and the next ones.
-
-    Returns
-    -------
-    ndarray
-        (field, row, column), of the nodes' type.
+    ``rows``, ``columns`` are the first nodes that each row and column of the result depends on; ``row_weights`` (tap,
+    row) and ``column_weights`` (tap, column) the weights of that node and the next ones. The result has the nodes'
+    type.
     """
     fields, height, _ = nodes.shape
     out = np.empty((fields, len(rows), len(columns)), nodes.dtype)
@@ -131,14 +112,8 @@ def bilinear(
 ) -> Float32:
     """Interpolate linearly between neighbouring nodes: ``a + (b - a) * t`` along columns, then along rows.
 
-    Parameters
-    ----------
-    nodes
-        (field, node row, node column).
-    rows, columns
-        Node before each row and column of the result.
-    across, along
-        (row,) and (column,): distance from that node, 0-1.
+    ``nodes`` is (field, node row, node column). ``rows``, ``columns`` are the nodes before each row and column of the
+    result; ``across`` (row,) and ``along`` (column,) the distances from them, 0-1.
     """
     fields, height, _ = nodes.shape
     out = np.empty((fields, len(rows), len(columns)), np.float32)
@@ -157,7 +132,7 @@ def bilinear(
 
 @njit(cache=True, nogil=True)
 def smoothstep(x: Float32, scale: np.float32, shift: np.float32) -> Float32:
-    """Cubic step ``t * t * (3 - 2 t)`` of ``t = x * scale - shift`` cut to 0-1, (point,)."""
+    """Cubic step ``t * t * (3 - 2 t)`` of ``t = x * scale - shift`` clipped to 0-1, (point,)."""
     out = np.empty(len(x), np.float32)
     for p in range(len(x)):
         t = x[p] * scale - shift
@@ -205,22 +180,12 @@ def settlements(
     primes: tuple[int, int],
     salt: int,
 ) -> Float32:
-    """Density from the densest of the settlements in the nine lattice cells around each point, (point,).
+    """Density of the densest settlement in the nine lattice cells around each point, (point,).
 
-    Parameters
-    ----------
-    x, y
-        (point,) position in lattice cells.
-    people
-        (point,) 0-1: how readily people settle there.
-    cells
-        Cells along a face; those along its edge hold no settlement.
-    lattice_m
-        Side of a cell, metres.
-    radii_m
-        Smallest radius of a settlement, and how much larger the largest is.
-    primes, salt
-        Decide the random bits of each cell.
+    ``x``, ``y`` are (point,) positions in lattice cells, ``people`` (point,) is the suitability for settlement, 0-1.
+    ``cells`` is the number of cells along a face (those at its edge have no settlement), ``lattice_m`` their side.
+    ``radii_m`` is the smallest radius and the range of radii. ``primes`` and ``salt`` determine the random bits of each
+    cell.
     """
     out = np.zeros(len(x), np.float32)
     scale = np.float32(1 / 0.08)
@@ -252,18 +217,11 @@ def field_rows(
     commune: NDArray[np.uint32],
     primes: tuple[int, int],
 ) -> tuple[NDArray[np.uint32], Float32]:
-    """Key of the parcel that each point lies in, and the distance to its edge in metres, (point,).
+    """Key of the parcel that contains each point, and the distance to its edge in metres, (point,).
 
-    Parameters
-    ----------
-    along, across
-        Metres along and across the rows of fields.
-    length, width
-        Typical length of a field and width of a row, metres.
-    commune
-        Random bits of the commune.
-    primes
-        What one row and one field adds to them.
+    ``along``, ``across`` are metres along and across the rows of fields, ``length`` and ``width`` the typical length of
+    a field and the width of a row, metres. ``commune`` has random bits; ``primes`` is what a row and a field add to
+    them.
     """
     key, edge = np.empty(len(along), np.uint32), np.empty(len(along), np.float32)
     for p in range(len(along)):

@@ -1,7 +1,7 @@
-"""Where the land is: distance to the real coastline (Natural Earth).
+"""Distance to the real coastline (Natural Earth).
 
-Near the coast the distance is exact, to the nearest stretch of coastline; beyond `REACH_M` only land or sea is
-told. A lattice of states says which places need the exact answer, a coarse one how far inland a place lies.
+Near the coast the distance to the nearest stretch of coastline is exact; beyond `REACH_M` only land and sea are
+distinguished. A lattice of states marks where the exact distance is needed; a coarse lattice has the distance inland.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     Int64 = NDArray[np.int64]
 
 REACH_M = 8_000.0
-"""Distances are cut here; the wiggle that the planet adds to the coast stays well below."""
+"""Limit of distances; the detail that the planet adds to the coast is much smaller."""
 STRETCH_M = 10_000.0
-"""Coastline is cut into stretches no longer than this, so that they are straight on the sphere too."""
+"""Maximum length of a stretch of coastline, so that it is straight on the sphere as well."""
 STATES_PER_DEG = 10
 BUCKETS_PER_DEG = 2
 BUCKET_COLUMNS = 360 * BUCKETS_PER_DEG
 INLAND_DEG = 2.0
 FARTHEST_M = 26_000.0
-"""From any point of a `COAST` cell the nearest coast is no farther: reach, half a stretch, the cell's diagonal."""
+"""Maximum distance of points in a `COAST` cell to the coast: reach, half a stretch, the diagonal of the cell."""
 SEA, LAND, COAST = 0, 1, 2
 METRES_PER_DEG = EARTH_RADIUS_M * np.pi / 180
 
 
 class Coastline(NamedTuple):
-    """Stretches of coastline, land to their left, sorted by bucket."""
+    """Stretches of coastline, with land to their left, sorted by bucket."""
 
     start: Float64
     """(n, 3) unit vectors."""
     step: Float64
     """(n, 3) from start to end."""
     left: Float64
-    """(n, 3) unit normals that point to the land, along the ground."""
+    """(n, 3) unit normals that point to the land, tangential to the sphere."""
     left_start: Float64
-    """(n, 3) sum of the normals that meet at the start: which side, where the start itself is nearest."""
+    """(n, 3) sum of the normals that meet at the start: the side of points to which the start is nearest."""
     left_end: Float64
     first: Int64
     """(buckets + 1,) index of the first stretch of each bucket."""
@@ -64,14 +64,9 @@ class Land:
         self._inland = _inland(lonlat, inside)
 
     def distance(self, lon: Float64, lat: Float64, xyz: Float64) -> Float32:
-        """Metres to the coast, positive on land, within +-`REACH_M`.
+        """Metres to the coast, positive on land, limited to +-`REACH_M`.
 
-        Parameters
-        ----------
-        lon, lat
-            Degrees, any shape.
-        xyz
-            The same points on the unit sphere, (3, ...).
+        ``lon`` and ``lat`` are degrees of any shape, ``xyz`` the same points on the unit sphere, (3, ...).
         """
         rows, columns = self._states.shape
         row = np.clip(((lat + 90) * STATES_PER_DEG).astype(np.int64), 0, rows - 1)
@@ -96,11 +91,10 @@ class Land:
         side = np.where((t_best > 0)[:, None], self._coast.left[nearest], self._coast.left_start[nearest])
         side = np.where((t_best < 1)[:, None], side, self._coast.left_end[nearest])
         metres = np.sqrt(square[line, best]) * EARTH_RADIUS_M
-        signed: Float64 = np.where(_dot(offset[line, best], side) >= 0, metres, -metres)
-        return signed
+        return np.where(_dot(offset[line, best], side) >= 0, metres, -metres)
 
     def _stretches_around(self, lon: Float64, lat: Float64) -> Int64:
-        """Find all stretches within `FARTHEST_M` of any of the points, and some more."""
+        """Find at least all stretches within `FARTHEST_M` of any of the points."""
         margin = FARTHEST_M / METRES_PER_DEG
         south, north = float(lat.min()) - margin, float(lat.max()) + margin
         widen = margin / max(np.cos(np.radians(min(max(abs(south), abs(north)), 89.0))), 0.02)
@@ -114,19 +108,16 @@ class Land:
         return np.concatenate([np.arange(limits[b], limits[b + 1]) for b in buckets])
 
     def coastal_cells(self, per_deg: int) -> NDArray[np.bool_]:
-        """Cells of a lattice, (row from the south, column from the west), that have coast within reach."""
-        cells: Bool = np.any(_blocks(self._states == COAST, per_deg), axis=(1, 3))
-        return cells
+        """Cells of a lattice, (row from the south, column from the west), with coast within reach."""
+        return np.any(_blocks(self._states == COAST, per_deg), axis=(1, 3))
 
     def land_cells(self, per_deg: int) -> NDArray[np.bool_]:
-        """Cells of a lattice that have, or may have, land."""
-        cells: Bool = np.any(_blocks(self._states != SEA, per_deg), axis=(1, 3))
-        return cells
+        """Cells of a lattice that may contain land."""
+        return np.any(_blocks(self._states != SEA, per_deg), axis=(1, 3))
 
     def full_cells(self, per_deg: int) -> NDArray[np.bool_]:
-        """Cells of a lattice that are land all over."""
-        cells: Bool = np.all(_blocks(self._states == LAND, per_deg), axis=(1, 3))
-        return cells
+        """Cells of a lattice that are entirely land."""
+        return np.all(_blocks(self._states == LAND, per_deg), axis=(1, 3))
 
     def inland(self, lon: Float64, lat: Float64) -> Float32:
         """Metres to the coast at the scale of continents, smooth, positive on land."""
@@ -138,13 +129,12 @@ class Land:
         j0, j1 = j % columns, (j + 1) % columns
         south = self._inland[i, j0] * (1 - t) + self._inland[i, j1] * t
         north = self._inland[i + 1, j0] * (1 - t) + self._inland[i + 1, j1] * t
-        metres: Float32 = south * (1 - s) + north * s
-        return metres
+        return south * (1 - s) + north * s
 
 
 @lru_cache(maxsize=1)
 def natural_earth() -> Land:
-    """Land of the real Earth, from the polygons that ship with the catalog."""
+    """Land of the real Earth."""
     return Land(land_polygons())
 
 
@@ -154,8 +144,7 @@ def land_polygons() -> NDArray[np.object_]:
     import geopandas as gpd
 
     frame = gpd.read_parquet(resource_path("catalog") / "regions" / "land.parquet")
-    parts: NDArray[np.object_] = shapely.get_parts(np.asarray(frame.geometry.array, dtype=object))
-    return parts
+    return shapely.get_parts(np.asarray(frame.geometry.array, dtype=object))
 
 
 def _blocks(states: NDArray[np.bool_], per_deg: int) -> NDArray[np.bool_]:
@@ -164,12 +153,12 @@ def _blocks(states: NDArray[np.bool_], per_deg: int) -> NDArray[np.bool_]:
 
 
 def _dot(a: Float64, b: Float64) -> Float64:
-    """Dot product over the last axis; spelled out, since a library product may round differently by size."""
+    """Dot product over the last axis; written out, since the rounding of a library's product may depend on its size."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
 def _stretches(polygons: NDArray[np.object_]) -> tuple[Float64, Int64]:
-    """Cut all rings into short stretches: (n, 2, 2) start and end in degrees, (n,) index of the one that follows."""
+    """Divide all rings into short stretches: (n, 2, 2) start and end in degrees, (n,) index of the following one."""
     rings = shapely.get_rings(shapely.orient_polygons(polygons))
     points, ring = shapely.get_coordinates(rings, return_index=True)
     same = ring[1:] == ring[:-1]
@@ -192,7 +181,7 @@ def _stretches(polygons: NDArray[np.object_]) -> tuple[Float64, Int64]:
 
 
 def _inside(lonlat: Float64) -> NDArray[np.bool_]:
-    """Whether each state cell's centre (row from the south, column from the west) lies in a ring: even-odd rule."""
+    """Whether the centre of each state cell (row from the south, column from the west) is in a ring: even-odd rule."""
     rows, columns = 180 * STATES_PER_DEG, 360 * STATES_PER_DEG
     y = (lonlat[..., 1] + 90) * STATES_PER_DEG - 0.5
     x = (lonlat[..., 0] + 180) * STATES_PER_DEG - 0.5
@@ -208,7 +197,7 @@ def _inside(lonlat: Float64) -> NDArray[np.bool_]:
 
 
 def _states(lonlat: Float64, inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Mark cells that have coast within reach of any of their points."""
+    """State of each cell; `COAST` if coast is within reach of any of its points."""
     states = np.where(inside, LAND, SEA).astype(np.uint8)
     rows, columns = states.shape
     lon, lat = lonlat[~_artificial(lonlat), 0].T
@@ -222,9 +211,8 @@ def _states(lonlat: Float64, inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _artificial(lonlat: Float64) -> NDArray[np.bool_]:
-    """Edges that the map projection made: along the antimeridian, and around the pole."""
-    cut: Bool = np.all(np.abs(lonlat[..., 0]) > 179.9999, axis=1) | np.any(lonlat[..., 1] < -89.99, axis=1)
-    return cut
+    """Whether stretches result from the map projection: along the antimeridian, and around the pole."""
+    return np.all(np.abs(lonlat[..., 0]) > 179.9999, axis=1) | np.any(lonlat[..., 1] < -89.99, axis=1)
 
 
 def _coastline(lonlat: Float64, after: Int64) -> Coastline:

@@ -1,7 +1,7 @@
-"""Attributes that are computed when first asked for, without a lock.
+"""Attributes that are computed on first use, without a lock.
 
-`functools.cached_property` holds one lock for all instances of a class in Python 3.11: two threads that read two
-tiles would wait for each other. What is marked here belongs to one thread at a time.
+In Python 3.11, `functools.cached_property` has one lock for all instances of a class: two threads that read two tiles
+would wait for each other. Instances with these attributes belong to one thread at a time.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Noise on the sphere without seams.
+"""Seamless noise on the sphere.
 
-The sphere is cut into the six faces of a cube, each face into a square lattice (equiangular, so that cells
-differ little in size). A lattice vertex is named by its integer position on the *cube*, which is the same
-number on every face that it belongs to; values hashed from that name therefore agree along the cube's edges,
-over the poles and the antimeridian. Between vertices values are blended with Perlin's quintic fade.
+The sphere is divided into the six faces of a cube, each face into a square lattice (equiangular, so that cells differ
+little in size). A lattice vertex is identified by its integer position on the *cube*, the same on every face that
+shares it; values hashed from it therefore agree along the cube's edges, over the poles and the antimeridian. Values
+between vertices are blended with Perlin's quintic fade.
 
-A `Chart` says where points lie on the faces. Everything here is elementwise, so that a point's value does not
-depend on which other points are asked for with it.
+A `Chart` has the positions of points on the faces. Everything here is elementwise, so that the value of a point does
+not depend on the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 EARTH_RADIUS_M = 6_371_008.8
 FACE_M = EARTH_RADIUS_M * np.pi / 2
-"""Length of a cube face along its middle, on the ground."""
+"""Length of a cube face along its middle."""
 VERTEX_PRIMES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 CELL_PRIMES = VERTEX_PRIMES[:2]
 OCTAVE_STD = 0.4526
@@ -40,7 +40,7 @@ OCTAVE_STD = 0.4526
 
 
 class Part(NamedTuple):
-    """Points of a chart that lie on one face."""
+    """Points of a chart on one face."""
 
     face: int
     """0-2: +x +y +z, 3-5: -x -y -z."""
@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Where points lie on the faces of the cube."""
+    """Positions of points on the faces of the cube."""
 
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
@@ -73,35 +73,33 @@ class Octaves:
 
 
 def unit_vectors(lon: Float64, lat: Float64) -> Float64:
-    """Return points on the unit sphere, (3, ...), from degrees."""
+    """Points on the unit sphere, (3, ...), from degrees."""
     lon_rad, lat_rad = np.radians(lon), np.radians(lat)
     across = np.cos(lat_rad)
     return np.stack([across * np.cos(lon_rad), across * np.sin(lon_rad), np.sin(lat_rad)])
 
 
 def faces_of(xyz: Float64) -> NDArray[np.int8]:
-    """Face that each point lies on."""
+    """Face of each point."""
     size = np.abs(xyz)
     axis = np.where(size[0] >= size[1], np.int8(0), np.int8(1))
     axis = np.where(np.maximum(size[0], size[1]) >= size[2], axis, np.int8(2))
     main = np.where(axis == 0, xyz[0], np.where(axis == 1, xyz[1], xyz[2]))
-    result: NDArray[np.int8] = axis + np.int8(3) * (main < 0)
-    return result
+    return axis + np.int8(3) * (main < 0)
 
 
 def faces_among(xyz: Float64) -> list[int]:
-    """Faces that points lie on, in order."""
+    """Faces that points are on, in order."""
     first = int(faces_of(xyz.reshape(3, -1)[:, :1])[0])
     a, b, c = first % 3, (first + 1) % 3, (first + 2) % 3
     main = xyz[a] if first < 3 else -xyz[a]
     if float(main.min()) > 0 and bool((main > np.abs(xyz[b])).all()) and bool((main > np.abs(xyz[c])).all()):
         return [first]
-    faces: list[int] = np.unique(faces_of(xyz)).tolist()
-    return faces
+    return np.unique(faces_of(xyz)).tolist()
 
 
 def face_uv(xyz: Float64, face: int) -> tuple[Float64, Float64]:
-    """Position of points in the chart of a face; the chart reaches a little beyond the face's edges."""
+    """Position of points in the chart of a face, which extends slightly beyond the face's edges."""
     a, b, c = face % 3, (face + 1) % 3, (face + 2) % 3
     main = xyz[a] if face < 3 else -xyz[a]
     return np.arctan(xyz[b] / main) * (2 / np.pi) + 0.5, np.arctan(xyz[c] / main) * (2 / np.pi) + 0.5
@@ -137,7 +135,7 @@ def mix(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def hash_pixels(window: Window, salt: int) -> NDArray[np.uint32]:
-    """32 random bits for each pixel of a window, by its place on the grid: (row, column)."""
+    """32 random bits for each pixel of a window, by its position on the grid: (row, column)."""
     return hash_grid(window.row, window.column, window.height, window.width, CELL_PRIMES, salt)
 
 
@@ -159,21 +157,10 @@ def cells_across(wavelength_m: float) -> int:
 
 
 def value_noise(chart: Chart, cells: ArrayLike, salts: ArrayLike) -> Float32:
-    """Octaves of noise at points.
+    """Octaves of noise at points, (octave, ...), of mean 0 and standard deviation 1, at most about 2.2.
 
-    Parameters
-    ----------
-    chart
-        The points.
-    cells
-        Lattice cells along a face, of each octave (`cells_across`).
-    salts
-        Which of the many fields each octave is (`salt_of`).
-
-    Returns
-    -------
-    Float32
-        (octave, ...) of mean 0 and standard deviation 1, bounded by about 2.2.
+    ``cells`` are the lattice cells along a face for each octave (`cells_across`), ``salts`` identify its field
+    (`salt_of`).
     """
     across, bits = np.asarray(cells, np.int64), np.asarray(salts, np.int64)
     if chart.parts[0].where is None:
@@ -195,7 +182,7 @@ def _octaves(part: Part, cells: NDArray[np.int64], salts: NDArray[np.int64]) -> 
 
 
 def octaves_of(chart: Chart, wavelengths_m: Sequence[float], seed: int, *words: object) -> Float32:
-    """Octaves of some wavelengths at points, (octave, ...): those that belong to a seed and a name."""
+    """Octaves of some wavelengths at points, (octave, ...), of the field with a seed and a name."""
     salts = [salt_of(seed, *words, wavelength) for wavelength in wavelengths_m]
     return value_noise(chart, [cells_across(wavelength) for wavelength in wavelengths_m], salts)
 
@@ -220,7 +207,7 @@ class NoiseBank:
         self._gains = np.array(gains, np.float32)
 
     def sample(self, chart: Chart, names: Sequence[str] | None = None) -> dict[str, Float32]:
-        """Fields at the chart's points; all, or those named."""
+        """All fields at the chart's points, or those named."""
         wanted = list(self._slices) if names is None else list(names)
         rows = np.concatenate([np.arange(self._slices[name].start, self._slices[name].stop) for name in wanted])
         octaves = value_noise(chart, self._cells[rows], self._salts[rows])
@@ -235,7 +222,7 @@ class NoiseBank:
 
 
 def _sum_rows(rows: Iterable[Float32]) -> Float32:
-    """Sum in the given order: a reduction may group its terms by how many there are."""
+    """Sum in the given order; the grouping of numpy's reduction may depend on the number of terms."""
     first, *others = rows
     total: Float32 = np.array(first)
     for row in others:

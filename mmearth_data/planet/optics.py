@@ -1,8 +1,8 @@
-"""What an optical satellite sees: spectra mixed by what the ground is made of, light and shade, air, clouds.
+"""Optical images: spectra mixed from surface materials, illumination, atmosphere, clouds.
 
-Every pixel is a mixture of materials. Shares are found once, at 10 m; a band of 20 or 60 m sees the mean of the
-pixels it covers. Reflectance is the mixture's spectrum, times how the sun falls on the slope; a Level-1C scene
-adds what the air scatters and takes away.
+Every pixel is a mixture of materials. Shares are computed once, at 10 m; a band of 20 or 60 m has the mean over the
+pixels that it covers. Reflectance is the spectrum of the mixture times the illumination of the slope; Level 1C adds
+atmospheric scattering and absorption.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KM = 1000.0
 CLOUD_OCTAVES = Octaves((38 * KM, 14 * KM, 5.1 * KM, 1.9 * KM), (1, 0.9, 0.75, 0.5))
 CLOUD_DETAIL_M = (720.0, 330.0, 160.0)
 CLOUD_FRINGE = 0.62
-"""The most that the detail can add, and some more."""
+"""Upper bound of what the detail adds."""
 CIRRUS_OCTAVES = Octaves((60 * KM, 17 * KM), (1, 0.5))
 CLOUD_HEIGHT_M = 1_500.0
 NOISE_FLOOR, NOISE_SHARE = 0.001, 0.008
@@ -48,28 +48,17 @@ BRIGHTEST = 2.0
 
 
 class Light(NamedTuple):
-    """How a scene was lit and what hung in the air; one value for the whole scene.
-
-    Attributes
-    ----------
-    zenith_deg, azimuth_deg
-        Of the sun.
-    haze
-        Factor on the light that the air adds, 1 for clear air.
-    cloud_percent
-        Of the scene.
-    cirrus
-        Whether thin high clouds drift through it.
-    key
-        Names the overpass: what is random in the air and in the instrument depends on it.
-    """
+    """Illumination and atmosphere of a whole scene."""
 
     zenith_deg: float
     azimuth_deg: float
     haze: float
+    """Factor of the light that the air scatters, 1 for clear air."""
     cloud_percent: float
     cirrus: bool
+    """Whether it has thin high clouds."""
     key: str
+    """Name of the overpass, on which everything random in the air and the instrument depends."""
 
 
 def materials() -> tuple[str, ...]:
@@ -78,12 +67,12 @@ def materials() -> tuple[str, ...]:
 
 
 def resolution_px(band: str) -> int:
-    """Pixels of 10 m along a pixel of a band."""
+    """Side of a band's pixels in pixels of 10 m."""
     return round(spectra()["resolution"][band] / 10)
 
 
 def _kinds(column: str, present: frozenset[str]) -> dict[str, Float32]:
-    """Entries of a column of ``covers.csv`` that occur, and which covers have each (1 or 0)."""
+    """Entries of a column of ``covers.csv`` that occur, and which land covers have each (1 or 0)."""
     table = covers()
     entries = table.text[column]
     found = sorted({entry for entry, name in zip(entries, table.names, strict=True) if name in present})
@@ -99,7 +88,7 @@ class Clouds(NamedTuple):
 
 
 def clouds_over(seed: int, patch: Patch, light: Light) -> Clouds:
-    """Clouds of a scene over a patch, and the shadows that they throw."""
+    """Clouds of a scene over a patch, and their shadows."""
     zenith, azimuth = np.radians(light.zenith_deg), np.radians(light.azimuth_deg)
     away = CLOUD_HEIGHT_M * float(np.tan(zenith)) / EARTH_RADIUS_M
     x, y, z = patch.nodes.xyz
@@ -117,7 +106,7 @@ def clouds_over(seed: int, patch: Patch, light: Light) -> Clouds:
 
 
 def opaque_clouds(seed: int, patch: Patch, light: Light) -> Float32 | None:
-    """0-1: how thick clouds are; None where there are none."""
+    """Optical thickness of clouds, 0-1; None where there are none."""
     return _opaque(seed, patch, patch.nodes.xyz, patch.nodes.chart, light)
 
 
@@ -140,17 +129,9 @@ def _field(chart: Chart, seed: int, name: str, octaves: Octaves) -> Float32:
 class OpticalView:
     """One overpass over the pixels of a window.
 
-    Parameters
-    ----------
-    ground
-        The pixels, one more on each side than will be asked for; the window's edges (less that one) must be
-        multiples of 6 pixels, so that pixels of 60 m fit in.
-    season
-        The ground's state at the time of the overpass.
-    light
-        Sun, air and clouds.
-    toa
-        Top of the atmosphere (Level-1C) instead of the ground (Level-2A).
+    The surface is one pixel larger on each side than the window, whose edges must be multiples of 6 pixels, so that it
+    consists of whole pixels of 60 m. ``season`` is the state of the surface at the time of the overpass. ``toa`` is
+    true for top-of-atmosphere reflectance (Level 1C) and false for surface reflectance (Level 2A).
     """
 
     def __init__(self, ground: Ground, season: Season, light: Light, *, toa: bool) -> None:
@@ -162,16 +143,16 @@ class OpticalView:
         self.light = light
         self.toa = toa
         self.whole = False
-        """Whether the overpass is known to have seen all of the window."""
+        """True once the whole window is known to be within the swath."""
 
     @lazy
     def clouds(self) -> Clouds:
-        """Clouds over the window (with its margin)."""
+        """Clouds over the window, including its margin."""
         return clouds_over(self.ground.world.seed, self.ground.patch, self.light)
 
     @lazy
     def sunlight(self) -> Float32:
-        """Light on the slope over light on a plain; includes the shade within rough covers."""
+        """Illumination of the slope relative to a plain, including shade within rough covers."""
         zenith, azimuth = np.radians(self.light.zenith_deg), np.radians(self.light.azimuth_deg)
         east, north = self.ground.gradient
         toward = east * np.float32(np.sin(azimuth)) + north * np.float32(np.cos(azimuth))
@@ -191,7 +172,7 @@ class OpticalView:
 
     @lazy
     def leaves(self) -> Float32:
-        """Share of the ground under green leaves."""
+        """Fraction of the area under green leaves."""
         g = self.ground
         full, dormant = g.trait("full"), g.trait("dormant")
         lean = np.float32(0.42) + np.float32(0.58) * smoothstep(0.25, 1.2, g.field["wet"])
@@ -205,7 +186,7 @@ class OpticalView:
 
     @lazy
     def shares(self) -> Float32:
-        """Share of each material in each pixel, times the light on it: (material, row, column)."""
+        """Fraction of each material in each pixel, times its illumination: (material, row, column)."""
         g = self.ground
         index = {name: k for k, name in enumerate(materials())}
         out = np.zeros((len(index), *g.window.shape), np.float32)
@@ -224,7 +205,7 @@ class OpticalView:
         return np.ascontiguousarray(out[:, 1:-1, 1:-1])
 
     def _ground(self, out: Float32, index: dict[str, int], name: str, share: Float32) -> None:
-        """Add what lies beneath the leaves; soil, water and roofs are mixtures themselves."""
+        """Add what is below the leaves; soil, water and roofs are mixtures themselves."""
         f = self.ground.field
         if name in {"soil", "tilled"}:
             tone = 1 + np.float32(0.1) * f["bright"] + np.float32(0.06) * self.ground.patches
@@ -271,7 +252,7 @@ class OpticalView:
 
     @lazy
     def _present(self) -> list[tuple[int, str]]:
-        """Materials that occur at all; the others add exactly nothing."""
+        """Materials that occur; the others add exactly nothing."""
         return [(k, name) for k, name in enumerate(materials()) if self.shares[k].any()]
 
     @lazy
@@ -299,8 +280,12 @@ class OpticalView:
         value += (np.float32(NOISE_FLOOR) + np.float32(NOISE_SHARE) * value) * self._noise(band, pixels)
         return clamp(value, np.float32(1e-4), np.float32(BRIGHTEST))
 
+    def digital_numbers(self, band: str) -> NDArray[np.uint16]:
+        """Reflectance x 10,000, as assets store it."""
+        return np.floor(self.reflectance(band) * np.float32(10_000) + np.float32(0.5)).astype(np.uint16)
+
     def _mixed(self, pixels: int, band: str) -> Float32:
-        """Spectrum of the mixture, lit."""
+        """Spectrum of the mixture, illuminated."""
         shares, table = self.shares_at(pixels), spectra()
         weights = np.array([table[name][band] for _, name in self._present], np.float32)
         kept = np.array([k for k, _ in self._present], np.intp)
@@ -320,25 +305,23 @@ class OpticalView:
     def _cloud_at(self, field: Float32 | None, pixels: int) -> Float32:
         if field is None:
             return np.zeros(self.window.coarser(pixels).shape, np.float32)
-        coarse: Float32 = block_mean(np.ascontiguousarray(field[1:-1, 1:-1])[None], pixels)[0]
-        return coarse
+        return block_mean(np.ascontiguousarray(field[1:-1, 1:-1])[None], pixels)[0]
 
     def cloud_mask(self) -> NDArray[np.uint16]:
-        """QA60: bit 10 opaque clouds, bit 11 cirrus; pixels of 60 m."""
+        """QA60: bit 10 for opaque clouds, bit 11 for cirrus; pixels of 60 m."""
         opaque = self._cloud_at(self.clouds.opaque, 6) > 0.4
         cirrus = (self._cirrus_at(6) > 0.05) & ~opaque
         return (opaque * np.uint16(1 << 10) + cirrus * np.uint16(1 << 11)).astype(np.uint16)
 
     def cloud_probability(self) -> NDArray[np.uint8]:
-        """MSK_CLDPRB: per cent; pixels of 20 m."""
+        """MSK_CLDPRB in per cent; pixels of 20 m."""
         opaque, cirrus = self._cloud_at(self.clouds.opaque, 2), self._cirrus_at(2)
         doubt = self.shares_at(2)[materials().index("roof")] * np.float32(6) * np.maximum(self._noise("doubt", 2), 0)
         percent = 100 * clamp(opaque * np.float32(1.15) + cirrus * np.float32(2.2), 0, 1) + doubt
-        result: NDArray[np.uint8] = clamp(percent, 0, 100).astype(np.uint8)
-        return result
+        return clamp(percent, 0, 100).astype(np.uint8)
 
     def scene_classes(self) -> NDArray[np.uint8]:
-        """SCL: the classification of Level 2A, by thresholds on the spectra; pixels of 20 m."""
+        """SCL, the Level-2A classification, by thresholds on the spectra; pixels of 20 m."""
         blue, green, red, nir, swir = (self._mixed(2, band) for band in ("B2", "B3", "B4", "B8A", "B11"))
         ndvi = (nir - red) / (nir + red + np.float32(1e-4))
         ndsi = (green - swir) / (green + swir + np.float32(1e-4))
@@ -356,8 +339,7 @@ class OpticalView:
             (ndvi < 0.28, 5),
         ]
         conditions, classes = zip(*rules, strict=True)
-        result: NDArray[np.uint8] = np.select(conditions, classes, default=7).astype(np.uint8)
-        return result
+        return np.select(conditions, classes, default=7).astype(np.uint8)
 
 
 def block_mean(values: Float32, pixels: int) -> Float32:

@@ -1,7 +1,7 @@
-"""What people lay out: communes with their fields in straight rows, towns with their streets.
+"""Communes with their fields in straight rows, towns with their streets.
 
-Communes are the cells of a lattice in warped coordinates, so that their borders wind. Within a commune fields
-lie in rows of one direction; each row is divided by cuts of its own. A field is known by a hash of its place.
+Communes are the cells of a lattice in warped coordinates, so that their borders wind. Within a commune, fields are in
+rows of one direction, and each row has divisions of its own. A field is identified by a hash of its position.
 """
 
 from __future__ import annotations
@@ -26,31 +26,20 @@ TOWN_LATTICE_M, VILLAGE_LATTICE_M = 13_000.0, 3_400.0
 
 
 class Parcels(NamedTuple):
-    """What a pixel's parcel is like; every field has the shape of the window.
-
-    Attributes
-    ----------
-    key
-        32 bits that all pixels of a parcel share.
-    edge_m
-        Distance to the parcel's edge.
-    border_m
-        Distance to the commune's border.
-    along_m, across_m
-        Position in the commune, along and across its rows.
-    commune
-        32 bits that all pixels of a commune share.
-    """
+    """Parcels of pixels; every field has the shape of the window."""
 
     key: NDArray[np.uint32]
+    """32 bits that all pixels of a parcel share."""
     edge_m: Float32
     border_m: Float32
     along_m: Float32
     across_m: Float32
+    """Position in the commune, along and across its rows."""
     commune: NDArray[np.uint32]
+    """32 bits that all pixels of a commune share."""
 
     def blocks(self) -> tuple[NDArray[np.uint32], Float32]:
-        """Find the blocks of a town: key of the block, distance to the street."""
+        """Blocks of a town: key of the block, distance to the street."""
         return _rows_of_fields(
             self.along_m, self.across_m, np.float32(BLOCK_M[1]), np.float32(BLOCK_M[0]), self.commune
         )
@@ -131,7 +120,7 @@ def _rows_of_fields(
 
 
 def town_density(chart: Chart, people: Float32, seed: int) -> Float32:
-    """How densely built places are, 0-1, from towns and villages nearby and from how readily people settle, 0-1."""
+    """Density of buildings, 0-1, from towns and villages nearby and the suitability for settlement, 0-1."""
     density = np.zeros(chart.shape, np.float32)
     if not people.any():
         return density
@@ -144,7 +133,7 @@ def town_density(chart: Chart, people: Float32, seed: int) -> Float32:
 
 
 def _settled(part: Part, people: Float32, lattice_m: float, radii_m: tuple[float, float], salt: int) -> Float32:
-    """Density from one size of settlement: at most one in each lattice cell, none along the face's edge."""
+    """Density from settlements of one size: at most one per lattice cell, none along the face's edge."""
     cells = cells_across(lattice_m)
     x, y = part.u * cells, part.v * cells
     radii = np.float32(radii_m[0]), np.float32(radii_m[1] - radii_m[0])

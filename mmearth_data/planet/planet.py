@@ -1,7 +1,7 @@
-"""The planet as an archive: its assets, by their ids, with scenes and native pixels.
+"""The planet as an archive: its assets by their ids, with scenes and native pixels.
 
-`Planet.products` holds what there is. A product lists the images of a place and time, and gives pixels of one
-band on the band's own grid; whoever wants another grid resamples.
+`Planet.products` has all assets. A product lists the images of a box and period, and returns the pixels of a band on
+the band's own grid; resampling is up to the caller.
 """
 
 from __future__ import annotations
@@ -47,24 +47,18 @@ ERA5 = "ECMWF/ERA5_LAND/MONTHLY_AGGR"
 
 
 class Planet:
-    """One planet.
-
-    Parameters
-    ----------
-    seed
-        Decides everything but the land.
-    """
+    """One planet; its seed determines everything but the land."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def __reduce__(self) -> tuple[type[Planet], tuple[int]]:
-        """Travel between processes as a seed."""
+        """Pickle as a seed."""
         return Planet, (self.seed,)
 
     @cached_property
     def views(self) -> Views:
-        """What was looked at lately."""
+        """Views computed recently."""
         return Views(world(self.seed))
 
     @cached_property
@@ -96,7 +90,7 @@ class Planet:
         return LandCover(cover_codes(_modality_of(asset), column), column, DEFAULT_ERRORS)
 
     def labels(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.int16]]:
-        """Biome and ecoregion ids of places on land; -1 where there is none."""
+        """Biome and ecoregion ids of points on land; -1 where there is none."""
         return world(self.seed).ecology.labels(lon, lat)
 
     def ecoregions(self) -> gpd.GeoDataFrame:
@@ -106,7 +100,7 @@ class Planet:
 
 @lru_cache(maxsize=4)
 def planet(seed: int) -> Planet:
-    """Planet of a seed, shared by everything in the process that looks at it."""
+    """Planet of a seed, shared within the process."""
     return Planet(seed)
 
 
@@ -116,12 +110,12 @@ def _entries() -> tuple[Modality, ...]:
 
 
 def _modality_of(asset: str) -> Modality:
-    """Catalog entry that describes an asset: it knows the codes of the classes."""
+    """Catalog entry that describes an asset and the codes of its classes."""
     return next(m for m in _entries() if asset in m.asset.values())
 
 
 def cover_codes(modality: Modality, column: str) -> NDArray[np.uint8]:
-    """Code, as the asset spells it, of the class that each cover belongs to."""
+    """Code in the asset of the class that each land cover belongs to."""
     stored = {label.name: label.code for label in modality.classes}
     parameters = modality.recipe.get("parameters") or {}
     back = dict(zip(parameters.get("remap_to", ()), parameters.get("remap_from", ()), strict=True))

@@ -13,7 +13,7 @@ from mmearth_data.planet.climate import month_index
 from mmearth_data.planet.grids import Grid, Patch, Window
 from mmearth_data.planet.ground import Ground, Lattice
 from mmearth_data.planet.noise import hash_cells, salt_of, unit_float
-from mmearth_data.planet.optics import opaque_clouds, resolution_px
+from mmearth_data.planet.optics import OpticalView, opaque_clouds, resolution_px
 from mmearth_data.planet.orbits import SENTINEL1
 from mmearth_data.planet.scenes import (
     LAND_COVER_CLOUDS,
@@ -44,48 +44,30 @@ NO_CANOPY = 255
 DOUBT_M = (74.0, 23.0)
 LABEL_BLOCK_PX = 3
 LABEL_FLIPS = 0.05
-"""Share of places that one day's land-cover map labels as the class that is most like theirs."""
+"""Share of blocks that the land-cover map of one day labels as the most similar class."""
 
 
 class Layer(NamedTuple):
-    """Pixels of one band on its native grid.
-
-    Attributes
-    ----------
-    values
-        (row, column) numbers as the asset stores them.
-    valid
-        (row, column) False where masked; None where nothing is.
-    """
+    """Pixels of one band on its native grid."""
 
     values: NDArray[Any]
+    """(row, column) numbers as the asset stores them."""
     valid: Bool | None = None
+    """(row, column) False where masked; None where nothing is."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image of a collection, or an asset that is a single image.
-
-    Attributes
-    ----------
-    asset
-        The collection.
-    index
-        ``system:index``.
-    start_ms, end_ms
-        Time covered, UTC milliseconds, end exclusive.
-    bands
-        Names of its bands.
-    scene
-        The overpass, for those that have one.
-    """
+    """One image of a collection, or an asset that is a single image."""
 
     asset: str
     index: str
     start_ms: int
     end_ms: int
+    """Time covered, UTC milliseconds, end exclusive."""
     bands: tuple[str, ...]
     scene: OpticalScene | RadarScene | None = None
+    """The overpass, for those that have one."""
 
 
 class Product(Protocol):
@@ -97,7 +79,7 @@ class Product(Protocol):
         ...
 
     def images(self, box: Box, start_ms: int, end_ms: int) -> list[Image]:
-        """Images that touch a place and start within [start, end), by index."""
+        """Images that touch a box and start within [start, end), by index."""
         ...
 
     def grid(self, image: Image, band: str) -> Grid:
@@ -124,7 +106,7 @@ class Sentinel2:
         return [scene for scene in found if self.level == "L1C" or scene.has_level_2a]
 
     def images(self, box: Box, start_ms: int, end_ms: int) -> list[Image]:
-        """Images that touch a place."""
+        """Images that touch a box."""
         scenes = self.scenes(box, start_ms, end_ms, cloud_limit=101, whole=False)
         return [self.image(scene) for scene in scenes]
 
@@ -134,25 +116,18 @@ class Sentinel2:
         return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene)
 
     def grid(self, image: Image, band: str) -> Grid:
-        """Return the UTM grid of the scene, at the band's resolution."""
-        return _scene_grid(image, SPECIAL_BANDS.get(band) or resolution_px(band))
+        """UTM grid of the scene, at the band's resolution."""
+        return _scene_grid(image, _pixels_of(band))
 
     def read(self, image: Image, band: str, window: Window) -> Layer:
         """Pixels of a band; masked beyond the swath."""
         scene = image.scene
         assert isinstance(scene, OpticalScene)
-        pixels = SPECIAL_BANDS.get(band) or resolution_px(band)
+        pixels = _pixels_of(band)
         view = self.views.overpass(scene, window.finer(pixels), toa=self.level == "L1C")
         if band == "QA60" and not scene.has_cloud_mask:
             return Layer(np.zeros(window.shape, np.uint16), np.zeros(window.shape, bool))
-        if band == "QA60":
-            values: NDArray[Any] = view.cloud_mask()
-        elif band == "MSK_CLDPRB":
-            values = view.cloud_probability()
-        elif band == "SCL":
-            values = view.scene_classes()
-        else:
-            values = np.floor(view.reflectance(band) * np.float32(10_000) + np.float32(0.5)).astype(np.uint16)
+        values = SPECIAL_BANDS[band][1](view) if band in SPECIAL_BANDS else view.digital_numbers(band)
         part = view.window.coarser(pixels).slices_of(window)
         if view.whole:
             return Layer(values[part])
@@ -161,8 +136,16 @@ class Sentinel2:
         return Layer(values[part], valid)
 
 
-SPECIAL_BANDS = {"QA60": 6, "MSK_CLDPRB": 2, "SCL": 2}
-"""Bands that are no spectra, and their pixels in units of 10 m."""
+SPECIAL_BANDS: dict[str, tuple[int, Callable[[OpticalView], NDArray[Any]]]] = {
+    "QA60": (6, OpticalView.cloud_mask),
+    "MSK_CLDPRB": (2, OpticalView.cloud_probability),
+    "SCL": (2, OpticalView.scene_classes),
+}
+"""Bands that are not spectral: their resolution in pixels of 10 m, and how to compute them."""
+
+
+def _pixels_of(band: str) -> int:
+    return SPECIAL_BANDS[band][0] if band in SPECIAL_BANDS else resolution_px(band)
 
 
 def _scene_grid(image: Image, pixels: int) -> Grid:
@@ -171,9 +154,9 @@ def _scene_grid(image: Image, pixels: int) -> Grid:
 
 
 def _seen(scene: OpticalScene, ground: Ground, grid: Grid, window: Window) -> Bool | None:
-    """Pixels of a window that lie inside the granule and the swath; None where all do.
+    """Pixels of a window that are inside the granule and the swath; None if all are.
 
-    The ground must hold the window; its nodes tell cheaply where nothing is missing.
+    The surface contains the window.
     """
     west, south, east, north = scene.granule.bounds
     x = grid.x(window.column + np.arange(window.width) + 0.5)
@@ -196,7 +179,7 @@ class Sentinel1:
     views: Views
 
     def images(self, box: Box, start_ms: int, end_ms: int) -> list[Image]:
-        """Images that touch a place."""
+        """Images that touch a box."""
         world = self.views.world
         scenes = [s for way in SENTINEL1 for s in radar_scenes(world, way, box, start_ms, end_ms, whole=False)]
         return sorted((self.image(scene) for scene in scenes), key=lambda image: image.index)
@@ -207,11 +190,11 @@ class Sentinel1:
         return Image(self.asset, scene.index, scene.time_ms, scene.time_ms + 1, bands, scene)
 
     def grid(self, image: Image, band: str) -> Grid:
-        """Return the 10 m grid of the scene's zone."""
+        """10 m grid of the scene's zone."""
         return _scene_grid(image, 1)
 
     def read(self, image: Image, band: str, window: Window) -> Layer:
-        """Backscatter in dB, or the angle of incidence."""
+        """Backscatter in dB, or the incidence angle."""
         scene = image.scene
         assert isinstance(scene, RadarScene)
         view = self.views.radar(scene, window)
@@ -222,28 +205,16 @@ class Sentinel1:
 
 @dataclass(frozen=True)
 class Static:
-    """An asset that does not change with time: one image.
-
-    Attributes
-    ----------
-    asset
-        Id.
-    band
-        Its only band.
-    pixels
-        Values of that band, from the ground.
-    native
-        Its grid.
-    years
-        [first, last] calendar years that it covers; with more than one, an image each.
-    """
+    """An asset that does not change with time: one image, or one per year."""
 
     asset: str
     band: str
     pixels: Callable[[Ground], Layer]
+    """Values of that band, from a surface."""
     native: Grid
     views: Views
     years: tuple[int, int] = (2020, 2020)
+    """[first, last] calendar years that it covers; with more than one, an image each."""
 
     def images(self, box: Box, start_ms: int, end_ms: int) -> list[Image]:
         """Images of the years that start within [start, end)."""
@@ -255,7 +226,7 @@ class Static:
         return Image(self.asset, str(year), year_start_ms(year), year_start_ms(year + 1), (self.band,))
 
     def grid(self, image: Image, band: str) -> Grid:
-        """Return the grid of the asset."""
+        """Grid of the asset."""
         return self.native
 
     def read(self, image: Image, band: str, window: Window) -> Layer:
@@ -272,7 +243,7 @@ def dem(ground: Ground) -> Layer:
 
 
 def canopy_height(ground: Ground) -> Layer:
-    """Height of the canopy in whole metres; masked over water, ice and the built."""
+    """Height of the canopy in whole metres; masked on water, ice and built-up land."""
     blank = no_canopy(ground)
     metres = np.floor(ground.canopy_m + np.float32(0.5)).astype(np.uint8)
     return Layer(np.where(blank, np.uint8(NO_CANOPY), metres))
@@ -287,30 +258,21 @@ def canopy_spread(ground: Ground) -> Layer:
 
 
 def no_canopy(ground: Ground) -> Bool:
-    """Where the canopy map says nothing."""
+    """Whether the canopy map is masked."""
     table = covers()
     blank = np.array([name in {"sea", "water", "built", "ice"} for name in table.names])
-    result: Bool = ground.per_cover(blank)
-    return result
+    return ground.per_cover(blank)
 
 
 @dataclass(frozen=True)
 class LandCover:
-    """Class codes of a static land-cover map, from what covers the ground.
-
-    Attributes
-    ----------
-    codes
-        Code of each cover.
-    name
-        Tells maps apart: each errs in places of its own.
-    errors
-        Share of places that are taken for the class most like theirs.
-    """
+    """Class codes of a static land-cover map."""
 
     codes: NDArray[np.uint8]
     name: str
+    """Name of the map, which has errors of its own."""
     errors: float
+    """Share of locations that have the most similar class instead."""
 
     def __call__(self, ground: Ground) -> Layer:
         """Codes at pixels."""
@@ -327,7 +289,7 @@ def _normal_quantile(p: float) -> float:
 
 @dataclass(frozen=True)
 class DynamicWorld:
-    """One map of labels for each Sentinel-2 scene with few clouds."""
+    """A map of labels for each Sentinel-2 scene with few clouds."""
 
     asset: str
     band: str
@@ -336,7 +298,7 @@ class DynamicWorld:
     views: Views
 
     def images(self, box: Box, start_ms: int, end_ms: int) -> list[Image]:
-        """Images that touch a place."""
+        """Images that touch a box."""
         limit = LAND_COVER_CLOUDS
         scenes = optical_scenes(self.views.world, box, start_ms, end_ms, cloud_limit=limit, whole=False, mapped=True)
         return [
@@ -344,7 +306,7 @@ class DynamicWorld:
         ]
 
     def grid(self, image: Image, band: str) -> Grid:
-        """Return the 10 m grid of the scene's zone."""
+        """10 m grid of the scene's zone."""
         return _scene_grid(image, 1)
 
     def read(self, image: Image, band: str, window: Window) -> Layer:
@@ -366,14 +328,13 @@ class DynamicWorld:
         return Layer(labels, valid)
 
     def _flips(self, w: Window, scene: OpticalScene) -> Bool:
-        """Blocks of pixels that are mistaken on this day."""
+        """Blocks of pixels that are misclassified on this day."""
         row = np.arange(w.row, w.row + w.height) // LABEL_BLOCK_PX
         column = np.arange(w.column, w.column + w.width) // LABEL_BLOCK_PX
         rows, columns = (np.arange(axis[0], axis[-1] + 1, dtype=np.int32) for axis in (row, column))
         bits = hash_cells(columns[None, :], rows[:, None], salt_of(self.views.world.seed, "flip", scene.light.key))
         flips = unit_float(bits) < np.float32(LABEL_FLIPS)
-        by_pixel: Bool = flips[(row - row[0])[:, None], (column - column[0])[None, :]]
-        return by_pixel
+        return flips[(row - row[0])[:, None], (column - column[0])[None, :]]
 
 
 @dataclass(frozen=True)
@@ -396,7 +357,7 @@ class Era5:
         return Image(self.asset, str(np.datetime64(month, "M")).replace("-", ""), start, end, era5.BANDS)
 
     def grid(self, image: Image, band: str) -> Grid:
-        """Return the 0.1-degree grid."""
+        """0.1-degree grid."""
         return ERA5_GRID
 
     def read(self, image: Image, band: str, window: Window) -> Layer:
@@ -405,7 +366,7 @@ class Era5:
         return Layer(values, ~np.isnan(values))
 
     def cube(self, months: Sequence[int], window: Window) -> Float32:
-        """(band, month, row, column) of several months at once; NaN where masked."""
+        """(band, month, row, column) of several months; NaN where masked."""
         return era5.monthly_weather(self.views.world, ERA5_GRID, window, months)
 
 

@@ -1,4 +1,4 @@
-"""What a radar satellite sees: backscatter of covers, slopes that face it or turn away, speckle."""
+"""Radar images: backscatter of land covers, foreshortening of slopes, speckle."""
 
 from __future__ import annotations
 
@@ -27,35 +27,18 @@ NOISE_FLOOR_DB = {"co": -27.0, "cross": -31.0}
 
 
 class Look(NamedTuple):
-    """How a scene was taken.
-
-    Attributes
-    ----------
-    azimuth_deg
-        Direction in which the radar looks, from north over east.
-    wind
-        0-1: how rough open water is.
-    key
-        Names the overpass.
-    """
+    """Acquisition geometry and conditions of a scene."""
 
     azimuth_deg: float
+    """Look direction, clockwise from north."""
     wind: float
+    """0-1: roughness of open water."""
     key: str
+    """Name of the overpass."""
 
 
 class RadarView:
-    """One overpass over the pixels of a ground; the outermost are not usable.
-
-    Parameters
-    ----------
-    ground, season
-        The pixels, and the state that they are in.
-    look
-        How the scene was taken.
-    incidence_deg
-        Angle of incidence at each pixel.
-    """
+    """One overpass over the pixels of a surface, of which the outermost are not usable."""
 
     def __init__(self, ground: Ground, season: Season, look: Look, incidence_deg: Float32) -> None:
         self.ground = ground
@@ -64,7 +47,7 @@ class RadarView:
         self.incidence_deg = incidence_deg
 
     def backscatter_db(self, polarisation: str, window: Window) -> Float32:
-        """Backscatter in dB at the pixels of a window within the ground; ``VV VH HH HV``."""
+        """Backscatter in dB at the pixels of a window inside the surface; ``VV VH HH HV``."""
         cross = polarisation[0] != polarisation[1]
         mean = np.ascontiguousarray(self._mean_db(cross=cross)[self.ground.window.slices_of(window)])
         if polarisation in {"HH", "HV"}:
@@ -73,8 +56,7 @@ class RadarView:
         power = np.exp(mean * np.float32(np.log(10) / 10))
         power *= _speckle(window, salt_of(self.ground.world.seed, "speckle", self.look.key, polarisation))
         power += floor
-        result: Float32 = np.log(power) * np.float32(10 / np.log(10))
-        return result
+        return np.log(power) * np.float32(10 / np.log(10))
 
     def _mean_db(self, *, cross: bool) -> Float32:
         column = "vh" if cross else "vv"
@@ -85,12 +67,11 @@ class RadarView:
 
     @lazy
     def _leaves(self) -> Float32:
-        result: Float32 = self.season.green * self.ground.trait("full")
-        return result
+        return self.season.green * self.ground.trait("full")
 
     @lazy
     def _tall(self) -> Float32:
-        """Metres of canopy above the usual; more volume, more scattering."""
+        """Canopy height above normal, metres; more volume scatters more."""
         return np.where(self.ground.is_tree, np.minimum(self.ground.canopy_m, np.float32(32)) - 14, np.float32(0))
 
     @lazy
@@ -117,7 +98,7 @@ class RadarView:
 
 
 def _terrain_db(ground: Ground, look: Look) -> Float32:
-    """Slopes that rise away from the radar face it and are brighter."""
+    """Effect of slopes: those that rise away from the radar face it and are brighter."""
     east, north = ground.gradient
     azimuth = np.radians(look.azimuth_deg)
     facing = east * np.float32(np.sin(azimuth)) + north * np.float32(np.cos(azimuth))

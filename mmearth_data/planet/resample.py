@@ -1,4 +1,4 @@
-"""From native grids to the tile's: copy what lies on the same grid, else nearest or bilinear."""
+"""From native grids to the tile's grid: copied if the pixels are the same, otherwise nearest or bilinear."""
 
 from __future__ import annotations
 
@@ -34,13 +34,10 @@ class Sampled(NamedTuple):
 
 
 class Nearest:
-    """Takes, for every pixel of a tile, the native pixel that holds its centre.
+    """Takes, for every pixel of a tile, the native pixel that contains its centre.
 
-    Parameters
-    ----------
-    column, row
-        Where the tile's pixel centres lie, counted in native pixels (0.5: centre of pixel 0): of the tile's shape
-        or, where the grids share a CRS, (1, columns) and (rows, 1).
+    ``column``, ``row`` are the positions of the tile's pixel centres in native pixels (0.5: centre of pixel 0): of the
+    tile's shape or, if the grids share a CRS, (1, columns) and (rows, 1).
     """
 
     def __init__(self, column: Float64, row: Float64) -> None:
@@ -50,16 +47,16 @@ class Nearest:
         self._at = ... if straight else (rows - self.window.row, columns - self.window.column)
 
     def __call__(self, read: Reader) -> Sampled:
-        """Pixels on the tile's grid; where both grids have the same pixels, they are copied."""
+        """Pixels on the tile's grid; identical pixels are copied."""
         values, valid = read(self.window)
         return Sampled(values[self._at].astype(np.float32), None if valid is None else valid[self._at])
 
 
 class Bilinear:
-    """Takes, for every pixel of a tile, the mean of the four native pixels around its centre, by distance.
+    """Takes, for every pixel of a tile, the mean of the four native pixels around its centre, weighted by distance.
 
-    A pixel is masked where one that counts is masked. How Earth Engine treats masked neighbours is not documented;
-    this rule never makes up a value.
+    A pixel is masked if one with a weight is masked. How Earth Engine treats masked neighbours is not documented; this
+    rule never invents a value.
     """
 
     def __init__(self, column: Float64, row: Float64) -> None:
@@ -94,7 +91,7 @@ class Bilinear:
 
 
 class TilePixels:
-    """Pixel centres of a tile, and how they hang in other grids."""
+    """Pixel centres of a tile, and their positions in other grids."""
 
     def __init__(self, grid: TileGrid) -> None:
         self.grid = grid
@@ -102,7 +99,7 @@ class TilePixels:
         self._samplers: dict[tuple[Grid, str], Nearest | Bilinear] = {}
 
     def sampler(self, grid: Grid, resampling: Resampling) -> Nearest | Bilinear:
-        """How to bring pixels of a grid to the tile's; the same pixels are copied, whatever is asked for."""
+        """Resampler from a grid to the tile's; identical pixels are copied with either method."""
         key = (grid, resampling)
         if key not in self._samplers:
             column, row = self.positions(grid)
@@ -128,14 +125,14 @@ class TilePixels:
 
 
 def _transformed(grid: TileGrid, epsg: int) -> tuple[Float64, Float64]:
-    """Pixel centres in another CRS: exact at nodes, cubic between them (right to a micrometre)."""
+    """Pixel centres in another CRS: exact at nodes, cubic between them (to a micrometre)."""
     x, y = grid.pixel_centres()
     column, weights_x = _lagrange(x / PIXEL_M)
     row, weights_y = _lagrange(y / PIXEL_M)
     nodes_x = np.arange(column[0] - 1, column[-1] + 3) * float(NODE_PX * PIXEL_M)
     nodes_y = np.arange(row.min() - 1, row.max() + 3) * float(NODE_PX * PIXEL_M)
     far = np.array(transformer(grid.epsg, WGS84).transform(*np.meshgrid(nodes_x, nodes_y)))
-    if epsg != WGS84:  # by way of degrees: a transformer for each pair of zones would take 5 ms to make
+    if epsg != WGS84:  # through degrees: making a transformer for each pair of zones would take 5 ms
         far = np.array(transformer(WGS84, epsg).transform(*far))
     else:
         far[0] = far[0, 0, 0] + (far[0] - far[0, 0, 0] + 180) % 360 - 180

@@ -1,14 +1,14 @@
-"""Scenes as the Earth has them: Sentinel-2 granules and Sentinel-1 frames, with dates, clouds and gaps.
+"""Scenes as on Earth: Sentinel-2 granules and Sentinel-1 frames, with dates, clouds and gaps.
 
-Sentinel-2 comes in granules of 109.8 km on the military grid; neighbours overlap, and near a zone border a place
-lies in granules of both zones. Sentinel-1 comes in frames cut from its tracks, each in the zone of its middle.
+Sentinel-2 comes in granules of 109.8 km on the military grid; neighbours overlap, and near a zone border a point is in
+granules of both zones. Sentinel-1 comes in frames cut from its tracks, each in the zone of its centre.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
 SQUARE_M, GRANULE_M = 100_000, 109_800
 STRIP_DEG = 20.0
-"""A datatake runs over so many degrees of latitude."""
+"""Length of a datatake in degrees of latitude."""
 LOWEST_SUN_ZENITH_DEG = 78.0
 SWATH_EDGE_KM = 144.6
-"""Data end a little inside the footprint, which is simplified as on the Earth."""
+"""Data end slightly inside the footprint, which is simplified as in the real product."""
 LAND_COVER_CLOUDS, LAND_COVER_SHARE = 35.0, 0.1
 LAND_COVER_ZENITH_DEG = 70.0
-"""The planet's Dynamic World maps a part of the scenes that the real one would: a year of them takes time to draw."""
+"""Only some of the scenes with few clouds have a Dynamic World map: computing a whole year of them takes time."""
 L2A_EUROPE = days_since_1970("2017-03-28")
 L2A_GLOBAL = days_since_1970("2018-12-13")
 NO_CLOUD_BAND = days_since_1970("2022-01-25"), days_since_1970("2024-02-28")
-"""Between these days QA60 is fully masked; the MSK_CLASSI_* bands start on the second. Earth Engine data catalog."""
+"""QA60 is fully masked between these days; the MSK_CLASSI_* bands start on the second (Earth Engine data catalog)."""
 EUROPE = (-12.0, 34.0, 45.0, 72.0)
 FRAME_DEG, FRAME_OVERLAP_DEG, FOOTPRINT_STEP_DEG = 1.6, 0.06, 0.25
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -55,7 +55,7 @@ BANDS_OF_LATITUDE = "CDEFGHJKLMNPQRSTUVWX"
 
 @dataclass(frozen=True)
 class Box:
-    """A square in a CRS; its corners as (4,) arrays, against the clock from the lower left."""
+    """A square in a CRS. Arrays of corners have shape (4,), counter-clockwise from the lower left."""
 
     epsg: int
     west: float
@@ -65,12 +65,12 @@ class Box:
 
     @property
     def x(self) -> Float64:
-        """Metres of the corners."""
+        """Eastings of the corners, metres."""
         return np.array([self.west, self.east, self.east, self.west])
 
     @property
     def y(self) -> Float64:
-        """Metres of the corners."""
+        """Northings of the corners, metres."""
         return np.array([self.south, self.south, self.north, self.north])
 
     @lazy
@@ -81,7 +81,7 @@ class Box:
 
     @lazy
     def middle(self) -> tuple[float, float]:
-        """Degrees of the middle."""
+        """Degrees of the centre."""
         lon, lat = self.lonlat
         away = (lon - lon[0] + 180) % 360 - 180
         return float(lon[0] + away.mean()), float(lat.mean())
@@ -89,23 +89,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Granule:
-    """A square of the Sentinel-2 tiling.
-
-    Attributes
-    ----------
-    epsg
-        Its UTM zone.
-    column, row
-        Easting and northing of its square's lower-left corner, in units of 100 km.
-    """
+    """A square of the Sentinel-2 tiling."""
 
     epsg: int
     column: int
     row: int
+    """Easting and northing of its square's lower-left corner, in units of 100 km."""
 
     @property
     def corner(self) -> tuple[int, int]:
-        """Upper-left corner, metres: the square's, moved out to a multiple of 60 m."""
+        """Upper-left corner, metres: that of the 100 km square, moved outwards to a multiple of 60 m."""
         return self.column * SQUARE_M // 60 * 60, -(-(self.row + 1) * SQUARE_M // 60) * 60
 
     @property
@@ -116,7 +109,7 @@ class Granule:
 
     @lazy
     def outline(self) -> tuple[Float64, Float64]:
-        """Degrees of its corners, the middles of its edges, and its centre (last)."""
+        """Degrees of the corners, the midpoints of the edges, and the centre (last)."""
         west, south, east, north = self.bounds
         x, y = np.meshgrid([west, (west + east) / 2, east], [south, (south + north) / 2, north])
         order = [0, 1, 2, 5, 8, 7, 6, 3, 4]
@@ -131,7 +124,7 @@ class Granule:
 
     @lazy
     def exists(self) -> bool:
-        """Whether it reaches into its own zone; those of each hemisphere begin at the equator."""
+        """Whether it reaches into its own zone; each hemisphere has zones of its own."""
         return 0 <= self.row < 100 and any(
             _zone(lo, la) == self.epsg for lo, la in zip(*(c.tolist() for c in self.outline), strict=True)
         )
@@ -148,13 +141,13 @@ class Granule:
 
     @property
     def number(self) -> int:
-        """Integer that no other granule has."""
+        """Unique integer."""
         return (self.epsg * 16 + self.column) * 256 + self.row + 8
 
 
 @lru_cache(maxsize=8192)
 def granule_footprint(granule: Granule, track: int) -> BaseGeometry:
-    """Outline of what is seen of a granule from a track, degrees; the same for all its scenes."""
+    """Outline of the part of a granule that is seen from a track, degrees; the same for all its scenes."""
     lon, lat = granule.outline
     lon = lon[-1] + (lon - lon[-1] + 180) % 360 - 180
     outline = shapely.Polygon(np.stack([lon, lat], axis=1)[:-1])
@@ -179,7 +172,7 @@ def _granule(epsg: int, column: int, row: int) -> Granule:
 
 
 def granules_at(box: Box) -> list[tuple[Granule, bool]]:
-    """Granules that a square touches, those of neighbouring zones included, and whether they contain it."""
+    """Granules that a box touches, including those of neighbouring zones, and whether each contains it."""
     lon, lat = box.lonlat
     reach = 1.15 / math.cos(math.radians(float(lat[0])))
     zones = {_zone(float(lon[0]) + dx, float(lat[0]) + dy) for dx in (-reach, 0, reach) for dy in (-1.0, 0, 1.0)} - {0}
@@ -198,37 +191,22 @@ def granules_at(box: Box) -> list[tuple[Granule, bool]]:
 
 @dataclass(frozen=True)
 class OpticalScene:
-    """One overpass of Sentinel-2 over one granule.
-
-    Attributes
-    ----------
-    granule
-        Where.
-    platform
-        ``S2A`` or ``S2B``.
-    track
-        Of the orbit (`orbits.Orbit`).
-    time_ms
-        When the middle of the granule was passed, UTC milliseconds.
-    start_ms
-        When the datatake began.
-    cloud_percent
-        Share of cloudy pixels in the granule.
-    sun
-        (zenith, azimuth) over the middle of the granule, degrees.
-    lot
-        32 random bits of its own.
-    """
+    """One overpass of Sentinel-2 over one granule."""
 
     world: World
     granule: Granule
     platform: str
     track: int
+    """See `orbits.Orbit`."""
     time_ms: int
+    """Passage of the centre of the granule, UTC milliseconds."""
     start_ms: int
+    """Start of the datatake."""
     cloud_percent: float
     sun: tuple[float, float]
+    """(zenith, azimuth) at the centre of the granule, degrees."""
     lot: int
+    """32 random bits of its own."""
 
     @property
     def epsg(self) -> int:
@@ -237,7 +215,7 @@ class OpticalScene:
 
     @lazy
     def overpass(self) -> str:
-        """Names the datatake: the same for all granules seen in it."""
+        """Name of the datatake, which all granules seen in it share."""
         return _stamp(self.start_ms)
 
     @lazy
@@ -247,16 +225,16 @@ class OpticalScene:
 
     @lazy
     def footprint(self) -> BaseGeometry:
-        """Outline of what was seen, degrees: the granule within the swath. Beyond 180 degrees it goes on counting."""
+        """Outline of what was seen, degrees: the granule within the swath. Longitudes may exceed 180."""
         return granule_footprint(self.granule, self.track)
 
     def chance(self, label: str) -> float:
-        """0-1, drawn for this scene."""
+        """Random number of this scene for a label, 0-1."""
         return salt_of(self.lot, label) / 2**32
 
     @lazy
     def light(self) -> Light:
-        """Sun and air."""
+        """Sun and atmosphere."""
         zenith, azimuth = self.sun
         return Light(
             zenith_deg=zenith,
@@ -269,12 +247,12 @@ class OpticalScene:
 
     @property
     def has_cloud_probability(self) -> bool:
-        """Some scenes lack the band MSK_CLDPRB."""
+        """Whether it has the band MSK_CLDPRB, which some scenes lack."""
         return self.chance("cloud probability") > 0.05
 
     @property
     def has_cloud_mask(self) -> bool:
-        """Whether QA60 has data; otherwise all of its pixels are masked."""
+        """Whether QA60 has data; otherwise all its pixels are masked."""
         first, last = NO_CLOUD_BAND
         return not first * DAY_MS <= self.time_ms < last * DAY_MS
 
@@ -285,7 +263,7 @@ class OpticalScene:
 
     @property
     def has_level_2a(self) -> bool:
-        """Whether it was processed to Level 2A: Europe first, everywhere since December 2018."""
+        """Whether it was processed to Level 2A: in Europe first, everywhere since December 2018."""
         since = L2A_EUROPE if _in_europe(*self.granule.centre) else L2A_GLOBAL
         return self.time_ms >= since * DAY_MS
 
@@ -300,22 +278,10 @@ def optical_scenes(
     whole: bool = True,
     mapped: bool = False,
 ) -> list[OpticalScene]:
-    """Sentinel-2 scenes of a place.
+    """Sentinel-2 scenes over a box within [start, end) in UTC milliseconds, in order of time.
 
-    Parameters
-    ----------
-    world
-        The planet.
-    box
-        The place.
-    start_ms, end_ms
-        [start, end) in UTC milliseconds.
-    cloud_limit
-        Only scenes with fewer per cent of clouds.
-    whole
-        Footprints must contain the box; otherwise they need only touch it.
-    mapped
-        Only those that have a land-cover map (Dynamic World).
+    Only scenes with a lower percentage of clouds than ``cloud_limit``, and with ``mapped`` only those with a land-cover
+    map (Dynamic World). Footprints contain the box if ``whole``, otherwise they touch it.
     """
     lat = np.abs(box.lonlat[1])
     if (lat.max() if whole else lat.min()) > LAST_LAT:
@@ -342,13 +308,13 @@ def scenes_of_granule(
     cloud_limit: float = 101.0,
     mapped: bool = False,
 ) -> list[OpticalScene]:
-    """Sentinel-2 scenes of a granule, taken from some tracks within [start, end), unsorted (see `optical_scenes`)."""
+    """Sentinel-2 scenes of a granule from some tracks within [start, end), unsorted (see `optical_scenes`)."""
     return [s for track in tracks for s in _dates(world, granule, track, period, cloud_limit, mapped=mapped)]
 
 
 @lru_cache(maxsize=8192)
 def granule_named(name: str) -> Granule | None:
-    """Granule of a name such as ``T32UMV``."""
+    """Granule with a name such as ``T32UMV``."""
     if len(name) != 6 or not name[1:3].isdigit() or set(name[3:]) - set(LETTERS):
         return None
     zone, band = int(name[1:3]), name[3]
@@ -364,13 +330,13 @@ def granule_named(name: str) -> Granule | None:
 
 @lru_cache(maxsize=8192)
 def tracks_over(granule: Granule) -> tuple[int, ...]:
-    """Tracks of Sentinel-2 that see a part of a granule."""
+    """Tracks of Sentinel-2 that see part of a granule."""
     places = zip(*(degrees.tolist() for degrees in granule.outline), strict=True)
     return tuple(sorted({int(track) for place in places for track in SENTINEL2.tracks(*place)}))
 
 
 def optical_scene_named(world: World, index: str, *, mapped: bool = False) -> OpticalScene | None:
-    """Sentinel-2 scene of a ``system:index``; with ``mapped`` only if it has a land-cover map."""
+    """Sentinel-2 scene with a ``system:index``; with ``mapped``, only if it has a land-cover map."""
     parts = index.split("_")
     granule = granule_named(parts[-1])
     start = _second(parts[1]) if len(parts) == 3 else None
@@ -394,7 +360,7 @@ def _second(stamp: str) -> int | None:
 def _dates(
     world: World, granule: Granule, track: int, period: tuple[int, int], cloud_limit: float, *, mapped: bool
 ) -> Iterator[OpticalScene]:
-    """Dates on which a granule was taken from a track, with fewer clouds than the limit and the sun high enough."""
+    """Scenes of a granule from one track, with fewer clouds than the limit and the sun high enough."""
     lon, lat = granule.centre
     strip = min(math.ceil(lat / STRIP_DEG) * STRIP_DEG, LAST_LAT)
     flights = {p: SENTINEL2.cycles(track, lat, *period, p) for p in SENTINEL2.platforms}
@@ -420,20 +386,19 @@ def _dates(
 
 
 def _mapped_share(world: World, granule: Granule) -> float:
-    """Share of a granule's scenes that have a land-cover map; none here and there."""
+    """Share of a granule's scenes that have a land-cover map; a few granules have none."""
     gone = salt_of(world.seed, "unmapped", granule.number) / 2**32 < 0.03
     return 0.0 if gone else LAND_COVER_SHARE * math.cos(math.radians(granule.centre[1]))
 
 
 def _cloud_percent(world: World, granule: Granule, times: NDArray[np.int64], bits: NDArray[np.uint32]) -> Float64:
-    """Clouds of a granule: the rainier the month, the fewer clear days."""
+    """Cloudiness of a granule: the rainier the month, the fewer clear days."""
     swing, warmest, annual = _rain(world.ecology, granule)
     phase = (times / DAY_MS % 365.2425 - warmest) * (2 * np.pi / 365.2425)
     rain = annual / 12 * (1 + swing * np.cos(phase))
     clear = 3.0 - 2.6 * rain / (rain + 60.0)
     uniform = (bits.astype(np.float64) + 0.5) / 2**32
-    percent: Float64 = np.round(100 * uniform**clear, 4)
-    return percent
+    return np.round(100 * uniform**clear, 4)
 
 
 @lru_cache(maxsize=8192)
@@ -444,7 +409,7 @@ def _rain(ecology: Ecology, granule: Granule) -> tuple[float, float, float]:
 
 
 def sun_position(lon: float, lat: float, times_ms: NDArray[np.int64]) -> tuple[Float64, Float64]:
-    """(zenith, azimuth) of the sun in degrees, to about half a degree (declination and equation of time as series)."""
+    """Zenith and azimuth of the sun, degrees, to about half a degree (declination and equation of time as series)."""
     day = times_ms / DAY_MS % 365.2425
     angle = 2 * np.pi * (day - 81) / 364
     minutes = 9.87 * np.sin(2 * angle) - 7.53 * np.cos(angle) - 1.5 * np.sin(angle)
@@ -460,53 +425,36 @@ def sun_position(lon: float, lat: float, times_ms: NDArray[np.int64]) -> tuple[F
 
 def _stamp(time_ms: int) -> str:
     """``20170127T140051`` of UTC milliseconds."""
-    day, second = divmod(time_ms // 1000, 86_400)
-    return f"{_day_stamp(day)}T{second // 3600:02d}{second // 60 % 60:02d}{second % 60:02d}"
-
-
-@lru_cache(maxsize=16384)
-def _day_stamp(day: int) -> str:
-    return (date(1970, 1, 1) + timedelta(days=day)).strftime("%Y%m%d")
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y%m%dT%H%M%S")
 
 
 @dataclass(frozen=True)
 class RadarScene:
-    """One frame of Sentinel-1, cut from a track between two latitudes.
-
-    Attributes
-    ----------
-    direction
-        ``ASCENDING`` or ``DESCENDING``.
-    platform
-        ``S1A`` or ``S1B``.
-    track
-        Of the orbit.
-    frame
-        Number of the slice, by latitude.
-    time_ms
-        When its middle was passed, UTC milliseconds.
-    """
+    """One frame of Sentinel-1, cut from a track between two latitudes."""
 
     world: World
     direction: str
+    """``ASCENDING`` or ``DESCENDING``."""
     platform: str
     track: int
     frame: int
+    """Number of the slice, by latitude."""
     time_ms: int
+    """Passage of its centre, UTC milliseconds."""
 
     @lazy
     def centre(self) -> tuple[float, float]:
-        """Degrees of the middle."""
+        """Degrees of the centre."""
         return _frame_centre(self.direction, self.track, self.frame)
 
     @property
     def epsg(self) -> int:
-        """CRS of its pixels: the zone of its middle."""
+        """CRS of its pixels: the zone of its centre."""
         return _zone(*self.centre)
 
     @property
     def polarisations(self) -> tuple[str, ...]:
-        """VV and VH; HH and HV over ice and the polar seas; now and then one alone."""
+        """VV and VH; HH and HV over ice and polar seas; occasionally only the first."""
         lon, lat = self.centre
         polar = lat > 75 or lat < -60 or (lat > 60 and -75 < lon < -12)
         single = salt_of(self.world.seed, "single", self.direction, self.track, self.frame) / 2**32 < 0.05
@@ -515,12 +463,12 @@ class RadarScene:
 
     @lazy
     def footprint(self) -> BaseGeometry:
-        """Outline of what was seen, degrees. Beyond 180 degrees it goes on counting."""
+        """Outline of what was seen, degrees. Longitudes may exceed 180."""
         return frame_footprint(self.direction, self.track, self.frame)
 
     @lazy
     def index(self) -> str:
-        """``system:index``, as products are named."""
+        """``system:index``, in the form of product names."""
         second = {"VV": "SSV", "VH": "SDV", "HH": "SSH", "HV": "SDH"}[self.polarisations[-1]]
         start, end = _stamp(self.time_ms - 12_500), _stamp(self.time_ms + 12_500)
         orbit = (self.time_ms // 5_924_571) % 100_000
@@ -530,13 +478,13 @@ class RadarScene:
 
     @lazy
     def look(self) -> Look:
-        """Direction of the look, and the wind on the water."""
+        """Look direction, and wind over water."""
         wind = salt_of(self.world.seed, "wind", self.platform, self.time_ms // DAY_MS, self.frame) / 2**32
         azimuth = 79.0 if self.direction == "ASCENDING" else 281.0
         return Look(azimuth, wind, f"{self.platform}/{self.direction}/{self.track}/{self.time_ms // DAY_MS}")
 
     def incidence_deg(self, lon: Float64, lat: Float64) -> Float64:
-        """Angle of incidence at places: 30 degrees at the near edge of the swath, 46 at the far one."""
+        """Incidence angles at points: 30 degrees at the near edge of the swath, 46 at the far one."""
         orbit = SENTINEL1[self.direction]
         across = orbit.across_km(np.full(lon.shape, self.track), lon, lat) / orbit.half_swath_km
         return 38.0 + 8.0 * (across if orbit.northward else -across)
@@ -556,14 +504,14 @@ def frame_footprint(direction: str, track: int, frame: int) -> BaseGeometry:
     south, north = frame * FRAME_DEG - FRAME_OVERLAP_DEG, (frame + 1) * FRAME_DEG + FRAME_OVERLAP_DEG
     outline = SENTINEL1[direction].outline(track, south, north)
     outline[:, 0] += 360 * np.round((_frame_centre(direction, track, frame)[0] - outline[:, 0].mean()) / 360)
-    # Frames end at parallels; who takes an edge for a shortest path, as Earth Engine does, stays within 10 m of them.
+    # Frames end at parallels; with short segments, geodesic edges (Earth Engine's) are within 10 m of them.
     return shapely.segmentize(shapely.Polygon(outline), FOOTPRINT_STEP_DEG)
 
 
 def radar_scenes(
     world: World, direction: str, box: Box, start_ms: int, end_ms: int, *, whole: bool = True
 ) -> list[RadarScene]:
-    """Sentinel-1 scenes (IW) of a place in one direction, unsorted; periods and ``whole`` as in `optical_scenes`."""
+    """Sentinel-1 scenes (IW) of one direction over a box, unsorted; period and ``whole`` as in `optical_scenes`."""
     frames = _frames(world, direction, box, whole=whole)
     return [s for track, frame in frames for s in scenes_of_frame(world, direction, track, frame, (start_ms, end_ms))]
 
@@ -571,14 +519,14 @@ def radar_scenes(
 def closest_radar_scene(
     world: World, direction: str, box: Box, time_ms: int, start_ms: int, end_ms: int
 ) -> RadarScene | None:
-    """Scene of a direction that contains the box and is closest in time; the earlier where two are."""
+    """Scene of a direction that contains the box and is closest in time; of two, the earlier one."""
     scenes = radar_scenes(world, direction, box, start_ms, end_ms)
     rank = attrgetter("time_ms", "platform", "track", "frame")
     return min(scenes, key=lambda scene: (abs(scene.time_ms - time_ms), *rank(scene)), default=None)
 
 
 def _frames(world: World, direction: str, box: Box, *, whole: bool) -> Iterator[tuple[int, int]]:
-    """Frames that contain (or touch) a box and that are ever taken."""
+    """Tracks and frames that contain (or touch) a box and are acquired at all."""
     lon, lat = box.lonlat
     orbit = SENTINEL1[direction]
     tracks = orbit.tracks(*box.middle)
@@ -607,7 +555,7 @@ def scenes_of_frame(world: World, direction: str, track: int, frame: int, period
 
 
 def radar_scene_named(world: World, index: str) -> RadarScene | None:
-    """Sentinel-1 scene of a ``system:index``: the moment tells where the platform was."""
+    """Sentinel-1 scene with a ``system:index``; the platform's position follows from the time."""
     parts = index.split("_")
     start = _second(parts[4]) if len(parts) == 9 else None
     if start is None:
@@ -627,7 +575,7 @@ def radar_scene_named(world: World, index: str) -> RadarScene | None:
 def _radar_times(
     world: World, direction: str, track: int, frame: int, start_ms: int, end_ms: int
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """(platform, times) of a frame; some acquisitions are missing, the second platform serves half of the frames."""
+    """Platforms and times of a frame; some acquisitions are missing, and half of the frames have one platform."""
     orbit = SENTINEL1[direction]
     lon, lat = _frame_centre(direction, track, frame)
     twice = _in_europe(lon, lat)

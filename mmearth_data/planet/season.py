@@ -1,4 +1,4 @@
-"""The time of the year on the ground: warmth, snow, green leaves, crops."""
+"""State of the surface at a time of the year: temperature, snow, green leaves, crops."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 SNOW_LAG_DAYS, LEAF_LAG_DAYS = 12.0, 17.0
 WINTER_CROP_PHASE, SUMMER_CROP_PHASE = -1.05, 0.5
-"""When crops are greenest, as an angle of the year from its warmest day."""
+"""Time at which crops are greenest, as an angle of the year from its warmest day."""
 WARM_ENOUGH_K = 9.0
-"""Usual warmth above which no month is so unusual, and no spot so cold, that snow lies."""
+"""Normal temperature above which there is no snow, even in unusual months and at cold spots."""
 CALENDARS = 16
-"""Farmers sow at so many different times."""
+"""Number of different sowing times."""
 
 
 class Season:
-    """Ground at one time (UTC milliseconds). Arrays have the shape of the ground's window."""
+    """State of a surface at one time (UTC milliseconds). Arrays have the shape of its window."""
 
     def __init__(self, ground: Ground, time_ms: int) -> None:
         self.ground = ground
@@ -61,23 +61,21 @@ class Season:
 
     @lazy
     def _cooling(self) -> Float32:
-        result: Float32 = LAPSE_K_PER_M * self.ground.height_m
-        return result
+        return LAPSE_K_PER_M * self.ground.height_m
 
     @lazy
     def temperature_c(self) -> Float32:
-        """Temperature of the air."""
-        result: Float32 = self._field["now"] - self._cooling
-        return result
+        """Air temperature."""
+        return self._field["now"] - self._cooling
 
     @lazy
     def moisture(self) -> Float32:
-        """0-1: how wet the soil is."""
+        """Soil moisture, 0-1."""
         return smoothstep(0.1, 1.0, self._field["moist"])
 
     @lazy
     def snow(self) -> Float32:
-        """0-1: share of open ground under snow."""
+        """Snow-covered fraction of open land."""
         broad, medium, small, _ = self.ground.woods
         patchy = np.float32(0.5) * broad + np.float32(0.5) * medium + np.float32(0.5) * small
         cold = self._field["snow"] - self._cooling + patchy
@@ -85,12 +83,12 @@ class Season:
 
     @lazy
     def frozen(self) -> Float32:
-        """0-1: share of open water under ice."""
+        """Ice-covered fraction of open water."""
         return 1 - smoothstep(-7, -3.5, self._field["snow"] - self._cooling)
 
     @lazy
     def green(self) -> Float32:
-        """0-1: how green leaves are that come and go with warmth and rain, or that are sown."""
+        """Greenness of leaves that follow warmth and rain, and of crops, 0-1."""
         kind = self.ground.trait("season")
         warm = smoothstep(1.5, 11.5, self._field["leaf"] - self._cooling)
         natural = warm * smoothstep(0.12, 0.72, self._field["moist"])
@@ -100,7 +98,7 @@ class Season:
         return natural
 
     def _crop(self, peak: float, idle: float) -> Float32:
-        """How green fields are that peak at an angle of the year, some early, some late."""
+        """Greenness of fields that peak at an angle of the year, some early, some late."""
         calendar = (self.ground.parcels.key >> np.uint32(28)).astype(np.int8)
         angles = peak + (np.arange(CALENDARS) - (CALENDARS - 1) / 2) * (0.8 / CALENDARS)
         cosine, sine = np.cos(angles).astype(np.float32)[calendar], np.sin(angles).astype(np.float32)[calendar]
@@ -108,7 +106,7 @@ class Season:
         return np.float32(idle) * smoothstep(-0.9, -0.3, near) + np.float32(1 - idle) * smoothstep(0.15, 0.85, near)
 
     def covered_by_snow(self) -> NDArray[np.bool_] | None:
-        """Where a land-cover map of the day shows snow or ice; None where there cannot be any."""
+        """Whether a land-cover map of the day shows snow or ice; None if it is too warm everywhere."""
         climate = self.ground.lattice.climate
         warmer = float(climate.temperature_c(self.day - SNOW_LAG_DAYS).min()) - float(self._cooling.max())
         if warmer > WARM_ENOUGH_K:
@@ -119,5 +117,4 @@ class Season:
     @lazy
     def is_lake(self) -> NDArray[np.bool_]:
         """Inland water."""
-        result: NDArray[np.bool_] = self.ground.cover == covers().code("water")
-        return result
+        return self.ground.cover == covers().code("water")

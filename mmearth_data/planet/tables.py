@@ -1,4 +1,4 @@
-"""The planet's tables (``catalog/planet``): biomes, covers of the ground, spectra of materials."""
+"""The planet's tables (``catalog/planet``): biomes, land covers, spectra of materials."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Covers:
-    """What covers the ground: one entry per cover and column of ``covers.csv``."""
+    """Land covers: one entry per row and column of ``covers.csv``."""
 
     names: tuple[str, ...]
     text: dict[str, tuple[str, ...]]
     number: dict[str, NDArray[np.float32]]
 
     def code(self, name: str) -> np.int8:
-        """Index of a cover."""
+        """Index of a land cover."""
         return np.int8(self.names.index(name))
 
     @property
     def confused_with(self) -> NDArray[np.int8]:
-        """The cover that each is most easily taken for."""
+        """Land cover that each is most easily confused with."""
         return np.array([self.code(name) for name in self.text["confused_with"]], np.int8)
 
 

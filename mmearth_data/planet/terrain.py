@@ -1,8 +1,7 @@
-"""Terrain: mountain belts, uplands, valleys that rivers follow, ridges, and a coast that wriggles.
+"""Terrain: mountain belts, uplands, valleys with rivers, ridges, and an irregular coast.
 
-Heights come from noise fields of falling wavelength. Those of 900 m and more live on the lattice of a patch;
-the finest are evaluated at pixels. Valleys are the zero lines of two fields, so that rivers, drawn along the
-same lines, lie at their bottoms.
+Heights come from noise fields of decreasing wavelength. Those of 900 m and more are computed on the lattice of a patch,
+the finest at pixels. Valleys are the zero lines of two fields; rivers follow the same lines, so they are at the bottom.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ VALLEY_FIELDS = {
     "spur": Octaves((2.1 * KM,), (1,)),
     "knoll": Octaves((0.93 * KM,), (1,)),
 }
-"""Taken at warped places, so that valleys meander and the lattice does not show."""
+"""Evaluated at warped points, so that valleys meander and the lattice is invisible."""
 COAST_FIELDS = {"coast": Octaves((6.3 * KM, 2.7 * KM, 1.15 * KM), (1, 0.55, 0.3))}
 COAST_WIGGLE_M = 900.0
 FINE_M = (430.0, 200.0, 92.0)
 FINE_HEIGHTS_M = (4.6, 1.7, 0.62)
-"""Where the relief is 100 m; they grow with its square root."""
+"""Amplitudes at a relief of 100 m; they grow with its square root."""
 VALLEY_M = 12_000.0
 BROOK_M = 4_600.0
 """Distance from the zero line at which the field reaches 1: about half its wavelength."""
@@ -48,7 +47,7 @@ MEAN_RELIEF = 0.52
 
 
 def lowland_and_relief(fields: dict[str, Float32], inland_m: Float32) -> tuple[Float32, Float32]:
-    """Height of the valley floors and amplitude of what rises above them, metres."""
+    """Height of the valley floors, and amplitude of what rises above them, metres."""
     belt = smoothstep(-0.42, -0.06, -np.abs(fields["belt"]))
     massif = belt * smoothstep(-1.0, 0.5, fields["massif"])
     upland = np.maximum(fields["upland"] + np.float32(0.5), 0)
@@ -60,30 +59,22 @@ def lowland_and_relief(fields: dict[str, Float32], inland_m: Float32) -> tuple[F
 
 
 def mean_height(fields: dict[str, Float32], inland_m: Float32) -> Float32:
-    """Height averaged over a region, metres: what the climate of a region follows."""
+    """Height averaged over a region, metres, which determines the region's climate."""
     low, relief = lowland_and_relief(fields, inland_m)
-    result: Float32 = low + np.float32(MEAN_RELIEF) * relief
-    return result
+    return low + np.float32(MEAN_RELIEF) * relief
 
 
 def warped(xyz: Float64, fields: dict[str, Float32]) -> Float64:
     """Displaced points: the smooth displacement bends every pattern that is evaluated there."""
     shift = np.stack([fields[name] for name in WARP_FIELDS]).astype(np.float64)
-    result: Float64 = xyz + shift * (WARP_M / EARTH_RADIUS_M)
-    return result
+    return xyz + shift * (WARP_M / EARTH_RADIUS_M)
 
 
 def relief(low: Float32, high: Float32, lines: dict[str, Float32], fine: tuple[Float32, ...]) -> Float32:
-    """Height in metres, before the coast is taken into account.
+    """Height in metres, without the effect of the coast.
 
-    Parameters
-    ----------
-    low, high
-        Valley floors and amplitude (`lowland_and_relief`).
-    lines
-        The fields of `VALLEY_FIELDS`.
-    fine
-        Octaves of the wavelengths `FINE_M`.
+    ``low`` and ``high`` are valley floors and amplitude (`lowland_and_relief`), ``lines`` the fields of
+    `VALLEY_FIELDS`, ``fine`` the octaves of the wavelengths `FINE_M`.
     """
     valley, brook = np.abs(lines["valley"]), np.abs(lines["brook"])
     flank = np.minimum(valley * np.float32(4), 1)
@@ -95,12 +86,11 @@ def relief(low: Float32, high: Float32, lines: dict[str, Float32], fine: tuple[F
     rough = (np.float32(a) * fine[0] + np.float32(b) * fine[1] + np.float32(c) * fine[2]) * np.sqrt(
         high * np.float32(0.01)
     )
-    height: Float32 = low + high * shape + rough * (np.float32(0.25) + np.float32(0.75) * flank)
-    return height
+    return low + high * shape + rough * (np.float32(0.25) + np.float32(0.75) * flank)
 
 
 def at_the_coast(height: Float32, coast_m: Float32) -> Float32:
-    """Lower the land toward the sea; 0 at sea, at least 1 m on land."""
+    """Lower the land towards the sea; 0 at sea, at least 1 m on land."""
     rise = np.float32(0.04) + np.float32(0.96) * smoothstep(0, 7000, coast_m)
     land = np.maximum(height * rise, 1 + np.minimum(coast_m, 500) * np.float32(0.004))
     return np.where(coast_m > 0, land, np.float32(0))

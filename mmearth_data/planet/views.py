@@ -1,4 +1,4 @@
-"""Ground and overpasses that were computed a moment ago, kept for the next band of the same place."""
+"""Surfaces and overpasses that were computed recently, kept for the next band of the same area."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 KEPT = 6
 COARSEST_PX = 6
-"""The coarsest band of Sentinel-2 has pixels of 60 m."""
+"""Pixels of 60 m, the coarsest of Sentinel-2."""
 
 
 def utm_grid(epsg: int) -> Grid:
-    """Return the 10 m grid of a UTM zone."""
+    """10 m grid of a UTM zone."""
     return Grid(epsg, (10, 1))
 
 
 class Views:
-    """What one thread has lately looked at. A pixel is the same, whichever window it was computed in."""
+    """What each thread has computed recently. A pixel has the same value in every window."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._kept = threading.local()
 
     def forget(self) -> None:
-        """Keep nothing of what this thread has looked at."""
+        """Forget what this thread has computed."""
         self._kept.__dict__.clear()
 
     def ground(self, grid: Grid, window: Window) -> Ground:
-        """Ground whose window contains the one given, with one pixel to spare on each side."""
+        """Surface whose window contains the given one, with a margin of one pixel."""
         wanted = window.padded(1)
         grounds: list[Ground] = self._list("grounds")
         for ground in grounds:
@@ -49,12 +49,12 @@ class Views:
         return self._keep(grounds, Ground(self.world, grid, wanted, self._lattice(grid)))
 
     def _lattice(self, grid: Grid) -> Lattice | None:
-        """Smooth fields of the last ground on the same lattice: maps of one place share them."""
+        """Smooth fields of the latest surface on the same lattice, which maps of one area share."""
         grounds: list[Ground] = self._list("grounds")
         return next((ground.lattice for ground in grounds if ground.grid.lattice == grid.lattice), None)
 
     def season(self, ground: Ground, time_ms: int) -> Season:
-        """Season of a ground."""
+        """Season of a surface."""
         seasons: list[Season] = self._list("seasons")
         for season in seasons:
             if season.ground is ground and season.time_ms == time_ms:
@@ -62,7 +62,7 @@ class Views:
         return self._keep(seasons, Season(ground, time_ms))
 
     def overpass(self, scene: OpticalScene, window: Window, *, toa: bool) -> OpticalView:
-        """Overpass over a window of 10 m pixels, wide enough to interpolate bands of 60 m to it."""
+        """Overpass over a window of 10 m pixels, wide enough to interpolate bands of 60 m."""
         views: list[OpticalView] = self._list("overpasses")
         for view in views:
             if (view.epsg, view.time_ms, view.light, view.toa) == (scene.epsg, scene.time_ms, scene.light, toa) and (
@@ -87,8 +87,7 @@ class Views:
         return self._keep(views, RadarView(ground, self.season(ground, scene.time_ms), scene.look, incidence))
 
     def _list(self, name: str) -> list[Any]:
-        kept: list[Any] = self._kept.__dict__.setdefault(name, [])
-        return kept
+        return self._kept.__dict__.setdefault(name, [])
 
     def _keep(self, kept: list[T], value: T) -> T:
         kept.insert(0, value)

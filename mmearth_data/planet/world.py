@@ -1,4 +1,4 @@
-"""The planet's fields, set up once from its seed and shared by everything that looks at it."""
+"""The fields of a planet, set up once per seed and shared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PLANET_VERSION = 4
-"""Part of every store's identity: raised whenever a pixel of the planet changes."""
+"""Part of every store's identity; increased whenever a pixel of the planet changes."""
 COVER_FIELDS = {
     "people": Octaves((760 * KM, 290 * KM, 95 * KM), (1, 0.8, 0.6)),
     "red": Octaves((620 * KM, 150 * KM, 36 * KM, 9 * KM), (1, 0.8, 0.6, 0.4)),
@@ -36,35 +36,24 @@ COVER_FIELDS = {
     "damp": Octaves((6.7 * KM, 2.6 * KM, 1.1 * KM), (0.8, 1, 0.8)),
     "stands": Octaves((17 * KM, 4.4 * KM, 1.25 * KM), (1, 0.9, 0.9)),
 }
-"""What makes neighbouring places of one climate differ, from regions down to a kilometre."""
+"""Variation within one climate, from regions down to a kilometre."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One planet.
-
-    Attributes
-    ----------
-    seed
-        Decides everything but the land.
-    land
-        Land and sea of the real Earth.
-    ecology
-        Biomes, ecoregions, and what grows where.
-    smooth
-        Fields that are computed on lattices.
-    lines
-        Fields of valleys and ridges, computed at warped places.
-    """
+    """One planet."""
 
     seed: int
+    """Determines everything but the land."""
     land: Land
     ecology: Ecology
     smooth: NoiseBank
+    """Fields that are computed on lattices."""
     lines: NoiseBank
+    """Fields of valleys and ridges, computed at warped points."""
 
     def __reduce__(self) -> tuple[Callable[[int], World], tuple[int]]:
-        """Travel between processes as a seed: everything else follows from it."""
+        """Pickle as a seed, from which everything follows."""
         return world, (self.seed,)
 
 

@@ -50,7 +50,6 @@ UNREAD = (
     "mmearth_data/building",
     "mmearth_data/emulator",
     "mmearth_data/interchange/copying.py",
-    "mmearth_data/planet",
     "mmearth_data/recipe.py",
     "mmearth_data/store/lock.py",
     "mmearth_data/store/writer.py",
