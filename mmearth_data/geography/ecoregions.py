@@ -13,7 +13,7 @@ from mmearth_data.catalog.entries import eco_regions
 from mmearth_data.catalog.tile import WGS84
 from mmearth_data.errors import FileInputError, InputError, WriteFailed
 from mmearth_data.files.writing import staged_file
-from mmearth_data.geography.equal_area import CellGrid, areas_m2
+from mmearth_data.geography.equal_area import CellGrid, areas_m2, matches
 from mmearth_data.geography.pieces import Pieces, cut
 from mmearth_data.geography.regions import plain, read_polygons
 from mmearth_data.resources import cache_folder
@@ -39,23 +39,12 @@ PREPARED_FORMAT = "1"
 def read_ecoregions(path: Path) -> gpd.GeoDataFrame:
     """Read ecoregion polygons from a vector file.
 
-    Parameters
-    ----------
-    path
-        Vector file with a column of ecoregion names (``ECO_NAME`` as in RESOLVE, or a similar name), or with the
-        published class ids in ``eco_region``.
+    The file has a column of ecoregion names (``ECO_NAME`` as in RESOLVE, or a similar name), or the published class ids
+    in ``eco_region``. One row per ecoregion, in order of id: ``eco_region``, ``biome``, ``realm``, ``area_km2`` (of the
+    polygon, on the ellipsoid), ``geometry`` (EPSG:4326, valid). ``attrs["unmatched"]`` lists the names without a class
+    id, ``attrs["absent"]`` the ids without a polygon.
 
-    Returns
-    -------
-    GeoDataFrame
-        One row per ecoregion, in order of id: ``eco_region``, ``biome``, ``realm``, ``area_km2`` (of the polygon, on
-        the ellipsoid), ``geometry`` (EPSG:4326, valid). ``attrs["unmatched"]`` lists the names without a class id,
-        ``attrs["absent"]`` the ids without a polygon.
-
-    Raises
-    ------
-    FileInputError
-        A file that cannot be read, lacks the column, or matches no ecoregion.
+    Raises FileInputError for a file that cannot be read, lacks the column, or matches no ecoregion.
     """
     return ecoregions_of(read_polygons(path), path)
 
@@ -67,13 +56,7 @@ def ecoregions_of(frame: gpd.GeoDataFrame, origin: str | Path) -> gpd.GeoDataFra
 
 
 def make_ecoregions(code: Ints, geometry: NDArray[np.object_], unmatched: list[str] | None = None) -> gpd.GeoDataFrame:
-    """Ecoregions from class ids and polygons (EPSG:4326); polygons of one id are joined.
-
-    Returns
-    -------
-    GeoDataFrame
-        Same form as from `read_ecoregions`.
-    """
+    """Ecoregions as from `read_ecoregions`, from class ids and polygons (EPSG:4326); polygons of one id are joined."""
     import geopandas as gpd
 
     table = eco_regions()
@@ -130,30 +113,16 @@ def _codes(frame: gpd.GeoDataFrame, path: str | Path) -> tuple[Ints, list[str]]:
 def label_points(
     ecoregions: gpd.GeoDataFrame, lon: ArrayLike, lat: ArrayLike
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Biome and ecoregion of points, by point in polygon.
+    """Biome (uint8) and ecoregion (uint16) of points in degrees, by point in polygon; 255 and 65535 in no polygon.
 
-    Parameters
-    ----------
-    ecoregions
-        From `read_ecoregions`. Where polygons overlap, the smaller id wins.
-    lon, lat
-        Degrees.
-
-    Returns
-    -------
-    biome : ndarray of uint8
-        255 if a point is in no polygon.
-    eco_region : ndarray of uint16
-        65535 there.
+    Where polygons of ``ecoregions`` (from `read_ecoregions`) overlap, the smaller id wins.
     """
     lon, lat = np.atleast_1d(np.asarray(lon, np.float64)), np.atleast_1d(np.asarray(lat, np.float64))
     pieces = prepare(ecoregions)
     order = np.argsort(pieces.cell, kind="stable")
     cells = pieces.grid.cell_of(lon, lat)
-    first = np.searchsorted(pieces.cell[order], cells, side="left")
-    count = np.searchsorted(pieces.cell[order], cells, side="right") - first
-    point = np.repeat(np.arange(len(lon)), count)
-    piece = order[np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())]
+    found, point = matches(pieces.cell[order], cells, cells)
+    piece = order[found]
     whole = shapely.is_missing(pieces.geometry[piece])
     inside = whole.copy()
     inside[~whole] = shapely.intersects_xy(pieces.geometry[piece[~whole]], lon[point[~whole]], lat[point[~whole]])
@@ -228,13 +197,7 @@ def keep(frame: gpd.GeoDataFrame, path: Path) -> None:
 
 
 def check_ecoregions(ecoregions: gpd.GeoDataFrame) -> None:
-    """Refuse a frame without the columns of `read_ecoregions`.
-
-    Raises
-    ------
-    InputError
-        With the missing columns.
-    """
+    """Refuse a frame without the columns of `read_ecoregions`: InputError with the missing ones."""
     missing = [name for name in ("eco_region", "biome") if name not in ecoregions.columns]
     if missing:
         raise InputError(f"Expected ecoregions with the columns eco_region and biome, lacks {', '.join(missing)}.")

@@ -32,8 +32,7 @@ MAX_X = 180 * X_PER_DEGREE
 
 def _q(sin_lat: Floats) -> Floats:
     """Snyder 3-12: twice the area per radian of longitude between the equator and a latitude, over the axis squared."""
-    q: Floats = (1 - _E2) * (sin_lat / (1 - _E2 * sin_lat**2) + np.arctanh(_E * sin_lat) / _E)
-    return q
+    return (1 - _E2) * (sin_lat / (1 - _E2 * sin_lat**2) + np.arctanh(_E * sin_lat) / _E)
 
 
 _Q_POLE = float(_q(np.array(1.0)))
@@ -43,8 +42,7 @@ MAX_Y = _Y_SCALE * _Q_POLE
 
 def y_of_latitude(lat: Floats) -> Floats:
     """Northing of EPSG:6933, metres, of latitudes in degrees."""
-    y: Floats = _Y_SCALE * _q(np.sin(np.deg2rad(lat)))
-    return y
+    return _Y_SCALE * _q(np.sin(np.deg2rad(lat)))
 
 
 def latitude_of_y(y: Floats) -> Floats:
@@ -61,8 +59,7 @@ def latitude_of_y(y: Floats) -> Floats:
     sin_lat = np.sin(lat)
     slope = np.cos(lat) * 2 * (1 - _E2) / (1 - _E2 * sin_lat**2) ** 2
     step = (np.asarray(y) / _Y_SCALE - _q(sin_lat)) / np.maximum(slope, 1e-9)
-    degrees: Floats = np.rad2deg(np.where(np.abs(beta) < 1.57, lat + step, lat))
-    return degrees
+    return np.rad2deg(np.where(np.abs(beta) < 1.57, lat + step, lat))
 
 
 def metres_per_degree(lat: Floats) -> tuple[Floats, Floats]:
@@ -76,6 +73,19 @@ def metres_per_degree(lat: Floats) -> tuple[Floats, Floats]:
 def sums(index: Ints, values: Floats, count: int) -> Floats:
     """Sum the values of each index 0 .. count - 1."""
     return np.asarray(np.bincount(index, values, minlength=count), dtype=np.float64)
+
+
+def runs(count: Ints) -> tuple[Ints, Ints]:
+    """(owner, position within it) of every item, if each owner has a number of items."""
+    owner = np.repeat(np.arange(len(count)), count)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+
+
+def matches(keys: Ints, first: Ints, last: Ints) -> tuple[Ints, Ints]:
+    """(position in the sorted keys, number of the range) of every key in each of the ranges first .. last."""
+    start = np.searchsorted(keys, first, side="left")
+    owner, nth = runs(np.searchsorted(keys, last, side="right") - start)
+    return start[owner] + nth, owner
 
 
 def areas_m2(geometries: NDArray[np.object_]) -> Floats:
@@ -105,15 +115,10 @@ def areas_m2(geometries: NDArray[np.object_]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class CellGrid:
-    """Square cells of the equal-area plane, numbered from its lower-left corner; the last column may be narrower.
-
-    Attributes
-    ----------
-    width_m
-        Side of a cell in the plane.
-    """
+    """Square cells of the equal-area plane, numbered from its lower-left corner; the last column may be narrower."""
 
     width_m: float
+    """Side of a cell in the plane."""
 
     @property
     def columns(self) -> int:
@@ -127,8 +132,7 @@ class CellGrid:
 
     def west_of(self, column: Ints) -> Floats:
         """Longitude of a column's western edge, degrees."""
-        west: Floats = np.minimum(np.asarray(column) * (self.width_m / X_PER_DEGREE) - 180.0, 180.0)
-        return west
+        return np.minimum(np.asarray(column) * (self.width_m / X_PER_DEGREE) - 180.0, 180.0)
 
     def south_of(self, row: Ints) -> Floats:
         """Latitude of a row's southern edge, degrees."""

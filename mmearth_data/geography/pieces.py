@@ -14,7 +14,16 @@ import numpy as np
 import shapely
 
 from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT
-from mmearth_data.geography.equal_area import X_PER_DEGREE, CellGrid, Floats, Ints, areas_m2, y_of_latitude
+from mmearth_data.geography.equal_area import (
+    X_PER_DEGREE,
+    CellGrid,
+    Floats,
+    Ints,
+    areas_m2,
+    matches,
+    runs,
+    y_of_latitude,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,27 +40,18 @@ _CHUNK = 20_000
 
 @dataclass(frozen=True)
 class Pieces:
-    """Disjoint polygons, each within one cell of a grid; all arrays have one entry per piece.
-
-    Attributes
-    ----------
-    grid
-        The cells.
-    owner
-        Number of the polygon that the piece was cut from.
-    cell
-        Number of its cell.
-    area_m2
-        Area on the ellipsoid.
-    geometry
-        Polygon in EPSG:4326, None if the piece fills its cell.
-    """
+    """Disjoint polygons, each within one cell of a grid; all arrays have one entry per piece."""
 
     grid: CellGrid
+    """The cells."""
     owner: Ints
+    """Number of the polygon that the piece was cut from."""
     cell: Ints
+    """Number of its cell."""
     area_m2: Floats
+    """Area on the ellipsoid."""
     geometry: Geometries
+    """Polygon in EPSG:4326, None if the piece fills its cell."""
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -72,18 +72,9 @@ def cut(geometries: Geometries, owner: Ints, grid: CellGrid, threads: int = 1) -
     """Cut polygons along the cells of a grid.
 
     Every polygon is halved repeatedly until each part is within one cell, so that the work grows with the logarithm of
-    the number of cells. Areas beyond 84 N or 80 S, where there are no tiles, are left out.
-
-    Parameters
-    ----------
-    geometries
-        Valid polygons, multipolygons or collections in EPSG:4326, longitudes in -180..180.
-    owner
-        Number of each, repeated on its pieces.
-    grid
-        The cells.
-    threads
-        Threads that share the work; the pieces and their order do not depend on it.
+    the number of cells. Areas beyond 84 N or 80 S, where there are no tiles, are left out. ``geometries`` are valid
+    polygons, multipolygons or collections in EPSG:4326, longitudes in -180..180; the number in ``owner`` is repeated on
+    their pieces. The pieces and their order do not depend on ``threads``.
     """
     parts, index = polygons_of(geometries)
     parts, owner = _clip(parts, owner[index], (-180.0, MIN_LAT, 180.0, MAX_LAT), threads)
@@ -105,11 +96,8 @@ def cut(geometries: Geometries, owner: Ints, grid: CellGrid, threads: int = 1) -
 def intersect(pieces: Pieces, mask: Pieces, threads: int = 1) -> Pieces:
     """Intersect pieces with a mask cut along the same grid; owners are those of the pieces."""
     order = np.argsort(mask.cell, kind="stable")
-    first = np.searchsorted(mask.cell[order], pieces.cell, side="left")
-    count = np.searchsorted(mask.cell[order], pieces.cell, side="right") - first
-    left = np.repeat(np.arange(len(pieces)), count)
-    right = order[np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())]
-    base, cover = pieces.take(left), mask.take(right)
+    right, left = matches(mask.cell[order], pieces.cell, pieces.cell)
+    base, cover = pieces.take(left), mask.take(order[right])
     geometry, area = base.geometry.copy(), base.area_m2.copy()
     whole = shapely.is_missing(base.geometry)
     geometry[whole], area[whole] = cover.geometry[whole], cover.area_m2[whole]
@@ -139,16 +127,8 @@ def polygons_of(geometries: Geometries) -> tuple[Geometries, Ints]:
 def contains(geometry: Geometries, of: Ints, lon: Floats, lat: Floats, threads: int = 1) -> NDArray[np.bool_]:
     """Whether each point is inside its geometry.
 
-    Parameters
-    ----------
-    geometry
-        (m,) prepared polygons; None contains everything.
-    of
-        (n,) position of each point's geometry.
-    lon, lat
-        (n,) degrees.
-    threads
-        Number of threads.
+    ``geometry`` are (m,) prepared polygons, of which None contains everything; ``of`` is the (n,) position of each
+    point's geometry, ``lon`` and ``lat`` are (n,) degrees.
     """
     inside = np.asarray(shapely.is_missing(geometry), dtype=bool)[of]
     test = np.flatnonzero(~inside)
@@ -201,8 +181,7 @@ def _cut_boxes(bounds: Floats, owner: Ints, ranges: Ranges, grid: CellGrid) -> t
     """Cut rectangles into all their cells at once: (polygon, or None if it fills its cell; owner; cell)."""
     west, south, east, north = ranges
     columns, rows = east - west + 1, north - south + 1
-    source = np.repeat(np.arange(len(owner)), columns * rows)
-    nth = np.arange(len(source)) - np.repeat(np.cumsum(columns * rows) - columns * rows, columns * rows)
+    source, nth = runs(columns * rows)
     cell = (south[source] + nth // columns[source]) * grid.columns + west[source] + nth % columns[source]
     inside = np.column_stack(grid.bounds_of(cell))
     limits = bounds[source]
@@ -235,8 +214,7 @@ def _in_chunks(
     without a lock, so two threads with the same polygon would corrupt the heap.
     """
     if threads <= 1 or len(arrays[0]) <= _CHUNK:
-        result: NDArray[Any] = np.asarray(function(*arrays))
-        return result
+        return np.asarray(function(*arrays))
     starts = np.arange(0, len(arrays[0]), _CHUNK)
     if group is not None:
         starts = np.unique(np.searchsorted(group, group[starts]))
@@ -247,5 +225,4 @@ def _in_chunks(
 
 
 def _call(function: Callable[..., Any], arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    result: NDArray[Any] = np.asarray(function(*arrays))
-    return result
+    return np.asarray(function(*arrays))

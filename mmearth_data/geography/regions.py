@@ -37,18 +37,12 @@ SEGMENTS_ACROSS = 256
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of the Earth.
-
-    Attributes
-    ----------
-    name
-        Name in reports and recipes.
-    geometry
-        Valid polygon or multipolygon in EPSG:4326, longitudes in -180..180; None for the whole Earth.
-    """
+    """A part of the Earth."""
 
     name: str
+    """Name in reports and recipes."""
     geometry: shapely.Polygon | shapely.MultiPolygon | None
+    """Valid polygon or multipolygon in EPSG:4326, longitudes in -180..180; None for the whole Earth."""
 
     @property
     def area_km2(self) -> float | None:
@@ -59,21 +53,13 @@ class Region:
 def resolve_region(text: str, *, mainland: bool = False) -> Region:
     """Find a region by name, code, box or file.
 
-    Parameters
-    ----------
-    text
-        ``global``; the name of a country, territory or continent, in English or by a common alias, regardless of case
-        and accents; an ISO 3166 alpha-2 or alpha-3 code; ``bbox:W,S,E,N`` in degrees (W > E crosses 180); or the path
-        of a vector file, all of whose polygons are taken together.
-    mainland
-        Keep only the largest part; parts that meet at 180 degrees count as one.
+    ``text`` is ``global``; the name of a country, territory or continent, in English or by a common alias, regardless
+    of case and accents; an ISO 3166 alpha-2 or alpha-3 code; ``bbox:W,S,E,N`` in degrees (W > E crosses 180); or the
+    path of a vector file, all of whose polygons are taken together. ``mainland`` keeps only the largest part; parts
+    that meet at 180 degrees count as one.
 
-    Raises
-    ------
-    InputError
-        For an unknown name (with suggestions) or an invalid box.
-    FileInputError
-        A file that cannot be read or holds no polygons.
+    Raises InputError for an unknown name (with suggestions) or an invalid box, FileInputError for a file that cannot be read
+    or contains no polygons.
 
     Examples
     --------
@@ -154,10 +140,7 @@ def _shapes(kind: str) -> dict[str, Any]:
 def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
     """Box ``W,S,E,N`` in degrees; if W > E, it crosses 180 degrees.
 
-    Raises
-    ------
-    InputError
-        Not four numbers, out of range, or without area.
+    Raises InputError unless it is four numbers in range, with an area.
     """
     try:
         west, south, east, north = (float(part) for part in text.split(","))
@@ -180,13 +163,7 @@ def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
 
 
 def region_of_file(path: Path) -> shapely.Polygon | shapely.MultiPolygon:
-    """All polygons of a vector file as one geometry in EPSG:4326.
-
-    Raises
-    ------
-    FileInputError
-        A file that cannot be read or holds no polygons.
-    """
+    """All polygons of a vector file as one geometry in EPSG:4326; raises like `read_polygons`."""
     frame = read_polygons(path)
     joined = shapely.union_all(frame.geometry.to_numpy())
     parts, _ = polygons_of(np.array([joined]))
@@ -230,16 +207,9 @@ def _shifted_by(degrees: float) -> Callable[[Floats], Floats]:
 def read_polygons(path: Path) -> gpd.GeoDataFrame:
     """Read the polygons of a vector file: in EPSG:4326, two-dimensional, valid, cut at 180 degrees.
 
-    Parameters
-    ----------
-    path
-        GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...). If there are several layers, the
-        first one with polygons is read.
-
-    Raises
-    ------
-    FileInputError
-        A file that cannot be read, has no coordinate system where it needs one, or holds no polygons.
+    The file is GeoParquet, or anything that GDAL reads (GeoPackage, GeoJSON, Shapefile, ...); of several layers, the
+    first one with polygons is read. Raises FileInputError for a file that cannot be read, has no coordinate system
+    where it needs one, or contains no polygons.
     """
     frame = _read_vector(Path(path))
     geometry = shapely.force_2d(frame.geometry.to_numpy())

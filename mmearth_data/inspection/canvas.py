@@ -38,6 +38,7 @@ DPI = 200
 INK, SOFT, FAINT, PAPER, WARNING = "#18181b", "#52525b", "#a1a1aa", "#ffffff", "#b42318"
 """Colours of text, secondary text, rules, background and warnings."""
 
+SYNTHETIC = "SYNTHETIC"
 DRAWING = threading.Lock()
 """Held while a figure is drawn: matplotlib is documented as not thread-safe (its fonts are shared)."""
 
@@ -60,15 +61,7 @@ class Line:
 class Canvas:
     """A white sheet of a fixed size in pixels.
 
-    Parameters
-    ----------
-    width, height
-        Pixels.
-
-    Attributes
-    ----------
-    lines
-        Every line of text on it, in the order in which they were written.
+    ``lines`` are its lines of text, in the order in which they were written.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -109,6 +102,17 @@ class Canvas:
             text.set_path_effects([withStroke(linewidth=1.6, foreground=halo)])
         self._add(text)
         self.lines.append(Line(words, x, y, size, bold, align))
+
+    def heading(self, words: str, details: Sequence[str], margin: int, *, synthetic: bool, gap: int) -> None:
+        """Write a title, after a badge if the pixels are synthetic, and details ``gap`` pixels below it."""
+        x, baseline = margin, margin + 30
+        if synthetic:
+            width = text_width(SYNTHETIC, size=9, bold=True) + 36
+            self.box(x, baseline - 34, width, 46, fill=WARNING, rounding=8)
+            self.text(x + width / 2, baseline, SYNTHETIC, size=9, bold=True, colour=PAPER, align="center")
+            x += int(width) + 22
+        self.text(x, baseline, fit(words, self.width - margin - x, size=12, bold=True), size=12, bold=True)
+        self.text(margin, baseline + gap, "   ·   ".join(details), size=8, colour=SOFT)
 
     def image(self, x: int, y: int, rgb: NDArray[np.uint8]) -> None:
         """Copy an image (y, x, 3) pixel by pixel, its upper-left corner at (x, y)."""
@@ -260,13 +264,7 @@ def wrap(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> 
 
 
 def check_picture(path: str | Path) -> Path:
-    """Return the path of a picture that can be written.
-
-    Raises
-    ------
-    FileInputError
-        When the name does not end in ``.png``, or its folder does not exist.
-    """
+    """Return the path of a picture that can be written; FileInputError unless it is a .png in an existing folder."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise FileInputError(path, f"expected the name of a PNG picture, got {path.suffix or 'no suffix'}; write .png.")

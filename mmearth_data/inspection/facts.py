@@ -26,24 +26,15 @@ NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactTable:
-    """A small table whose rows begin with their name.
-
-    Attributes
-    ----------
-    title
-        What the table is about.
-    columns
-        Heads of the columns after the first; empty if there is only one.
-    rows
-        Cells: the name, and one per column.
-    colours
-        Colour of each row's swatch, or None.
-    """
+    """A small table whose rows begin with their name."""
 
     title: str
     rows: tuple[tuple[str, ...], ...]
+    """Cells: the name, and one per column."""
     columns: tuple[str, ...] = ()
+    """Heads of the columns after the first; empty if there is only one."""
     colours: tuple[str | None, ...] = ()
+    """Colour of each row's swatch, or None."""
 
 
 def level_name(coordinates: Mapping[str, Any]) -> str | None:
@@ -92,19 +83,10 @@ def format_ends(low: float, high: float) -> tuple[str, str]:
 
 
 def plan_facts(tile: Mapping[str, Any], modalities: Iterable[Modality]) -> tuple[FactTable, ...]:
-    """Tables of everything about a tile that is not an image.
+    """Tables of what is not an image of a tile: scene and grid, labels, one table per tile-level quantity.
 
-    Parameters
-    ----------
-    tile
-        Modality name -> array as stored; ``tile`` -> its coordinates.
-    modalities
-        Modalities of the store. Derived ones are left out; the coordinates from which they are computed are shown.
-
-    Returns
-    -------
-    tuple of FactTable
-        Scene and grid first, then the labels, then one table per tile-level quantity.
+    ``tile`` maps modality names to arrays as stored, and ``tile`` to its coordinates. Derived modalities are left out;
+    the coordinates from which they are computed are shown.
     """
     present = [m for m in modalities if m.stored and m.name in tile]
     labels = [m for m in present if m.kind is Kind.TILE_CATEGORICAL]

@@ -11,7 +11,7 @@ from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, parse_tile_id, un
 from mmearth_data.errors import InputError
 from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
-from mmearth_data.inspection.canvas import FAINT, INK, PAPER, SOFT, WARNING, Canvas, fit, text_width, wrap
+from mmearth_data.inspection.canvas import FAINT, INK, PAPER, SOFT, Canvas, fit, text_width, wrap
 from mmearth_data.inspection.facts import FactTable, format_ends, format_lonlat, format_time, level_name, plan_facts
 from mmearth_data.inspection.panels import (
     ClassKey,
@@ -41,7 +41,6 @@ TITLE_LINE, HEAD, LABEL, LINE = 28, 42, 28, 27
 TITLE, LEAST_WIDTH = 110, 1200
 SCALE_LENGTHS_M = (20, 50, 100, 200, 500, 1000, 2000, 5000)
 CHANNEL_COLOURS = ("#e5484d", "#30a46c", "#3b82f6")
-SYNTHETIC = "SYNTHETIC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Placed:
 
 
 def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
-    """Draw all modalities of one tile, with legends, as a PNG.
+    """Draw all modalities of one tile, with legends, as a PNG; returns its path.
 
     Parameters
     ----------
@@ -64,11 +63,6 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
         Position in the store (negative positions count from the end), or a tile id of 16 hex digits.
     path
         PNG file to write.
-
-    Returns
-    -------
-    Path
-        The file.
 
     Raises
     ------
@@ -83,13 +77,7 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
 
 
 def find_tile(store: Store, tile: int | str) -> int:
-    """Position of a tile in a store, by position or id.
-
-    Raises
-    ------
-    InputError
-        When there is no such tile.
-    """
+    """Position of a tile in a store, by position or id; InputError if there is no such tile."""
     count = len(store)
     if count == 0:
         raise InputError(f"{store.path}: expected a store with at least one tile, got none; build some first.")
@@ -117,16 +105,8 @@ def compose_tile(
 ) -> Canvas:
     """Lay out the figure of one tile.
 
-    Parameters
-    ----------
-    tile
-        Modality name -> array as stored; ``tile`` -> its coordinates.
-    modalities
-        In the order in which they are drawn.
-    synthetic
-        True if the pixels are not measurements; the title then says so.
-    notes
-        Notes at the bottom of the figure.
+    ``tile`` maps modality names to arrays as stored, and ``tile`` to its coordinates; modalities are drawn in the given
+    order. If the pixels are synthetic, the title says so; ``notes`` are at the bottom.
     """
     coordinates = tile["tile"]
     groups = plan_panels(tile, modalities, level_name(coordinates))
@@ -149,10 +129,7 @@ def credits_of(modalities: Sequence[Modality], tile: Mapping[str, Any], syntheti
 def arrange(groups: Sequence[PanelGroup], columns: int) -> tuple[list[Placed], int]:
     """Arrange groups in rows of a given width, each in the first row with room; a longer group is split into parts.
 
-    Returns
-    -------
-    list of Placed, int
-        The placed groups, and the number of rows.
+    Returns the placed groups and the number of rows.
     """
     free: list[int] = []
     placed: list[Placed] = []
@@ -229,7 +206,8 @@ def _draw(
     height = strip + strip_height + 30 + 20 * len(lines) + MARGIN - 16
 
     canvas = Canvas(width, height)
-    _title(canvas, coordinates, size_px, synthetic)
+    title = f"Tile {format_tile_id(int(coordinates['tile_id']))}"
+    canvas.heading(title, _details(coordinates, size_px), MARGIN, synthetic=synthetic, gap=48)
     for place in placed:
         x = MARGIN + place.column * (side + GAP)
         _group(canvas, place.group, x, tops[place.row], side)
@@ -242,23 +220,14 @@ def _draw(
     return canvas
 
 
-def _title(canvas: Canvas, coordinates: Mapping[str, Any], size_px: int, synthetic: bool) -> None:
-    x, baseline = MARGIN, MARGIN + 30
-    if synthetic:
-        width = text_width(SYNTHETIC, size=9, bold=True) + 36
-        canvas.box(x, baseline - 34, width, 46, fill=WARNING, rounding=8)
-        canvas.text(x + width / 2, baseline, SYNTHETIC, size=9, bold=True, colour=PAPER, align="center")
-        x += int(width) + 22
-    words = f"Tile {format_tile_id(int(coordinates['tile_id']))}"
-    canvas.text(x, baseline, words, size=12, bold=True)
+def _details(coordinates: Mapping[str, Any], size_px: int) -> list[str]:
     level = level_name(coordinates)
-    details = [
+    return [
         format_lonlat(float(coordinates["lon"]), float(coordinates["lat"])),
         format_time(coordinates["time"]),
         *([f"level {level}"] if level else []),
         f"{size_px} \N{MULTIPLICATION SIGN} {size_px} px, {size_px * PIXEL_M:,} m a side",
     ]
-    canvas.text(MARGIN, baseline + 48, "   ·   ".join(details), size=8, colour=SOFT)
 
 
 def _group(canvas: Canvas, group: PanelGroup, x: int, y: int, side: int) -> None:
@@ -304,8 +273,7 @@ def enlarge(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Resize by repeating or dropping pixels, without interpolation."""
     rows = (np.arange(side) * image.shape[0]) // side
     columns = (np.arange(side) * image.shape[1]) // side
-    resized: NDArray[np.uint8] = image[rows[:, None], columns]
-    return resized
+    return image[rows[:, None], columns]
 
 
 def _legend(canvas: Canvas, legend: Legend | None, x: int, y: int, width: int) -> None:

@@ -12,7 +12,7 @@ from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
-from mmearth_data.inspection.canvas import INK, PAPER, SOFT, WARNING, Canvas, fit, text_width, wrap
+from mmearth_data.inspection.canvas import INK, PAPER, SOFT, Canvas, fit, text_width, wrap
 from mmearth_data.inspection.facts import SPLIT_NAMES
 from mmearth_data.inspection.projection import (
     Projection,
@@ -49,31 +49,21 @@ LAYERS = 8
 PLAIN_FROM = 20_000
 """Number of points from which markers are drawn without edges, which would cover them."""
 SCALE_LENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-SYNTHETIC = "SYNTHETIC"
 LAND_CREDIT = "Land: Natural Earth (public domain)."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Points of a map.
-
-    Attributes
-    ----------
-    lon, lat
-        Degrees, (n,).
-    split
-        Split codes, (n,).
-    label
-        Modality that colours the points, or None.
-    codes
-        Its class codes, (n,).
-    """
+    """Points of a map."""
 
     lon: NDArray[np.float64]
     lat: NDArray[np.float64]
+    """Degrees, (n,)."""
     split: NDArray[np.uint8]
     label: Modality | None
+    """Modality that colours the points, or None."""
     codes: NDArray[np.int64]
+    """Its class codes, (n,)."""
     title: str
     details: tuple[str, ...]
     synthetic: bool
@@ -98,7 +88,7 @@ class Window:
 
 
 def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
-    """Draw a map of a store's tiles, as a PNG.
+    """Draw a map of a store's tiles, as a PNG; returns its path.
 
     Parameters
     ----------
@@ -106,11 +96,6 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
         An open store or a selection of it; or a frame, see `sample_map`.
     path
         PNG file to write.
-
-    Returns
-    -------
-    Path
-        The file.
 
     Raises
     ------
@@ -125,7 +110,7 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
 
 
 def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False) -> Path:
-    """Draw a map of sampled locations, as a PNG.
+    """Draw a map of sampled locations, as a PNG; returns its path.
 
     Parameters
     ----------
@@ -136,11 +121,6 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
         PNG file to write.
     synthetic
         True if the labels come from the synthetic planet.
-
-    Returns
-    -------
-    Path
-        The file.
 
     Raises
     ------
@@ -223,7 +203,8 @@ def _draw(places: Places, window: Window, width: int) -> Canvas:
     credit = wrap(" ".join(credits_of(places)), width - 2 * MARGIN, size=5.5)
     legend_height = LINE * rows + (16 if rows else 0) + LINE
     canvas = Canvas(width, top + legend_height + 12 + 20 * len(credit) + MARGIN - 16)
-    _title(canvas, places, window.projection)
+    details = (*places.details, f"{window.projection.name} projection")
+    canvas.heading(places.title, details, MARGIN, synthetic=places.synthetic, gap=44)
     _ground(canvas, window)
     _points(canvas, places, window)
     if not window.projection.world:
@@ -255,18 +236,6 @@ def legend_entries(places: Places) -> list[tuple[str, str, int]]:
 # ---------------------------------------------------------------- drawing
 
 
-def _title(canvas: Canvas, places: Places, projection: Projection) -> None:
-    x, baseline = float(MARGIN), MARGIN + 30
-    if places.synthetic:
-        width = text_width(SYNTHETIC, size=9, bold=True) + 36
-        canvas.box(x, baseline - 34, width, 46, fill=WARNING, rounding=8)
-        canvas.text(x + width / 2, baseline, SYNTHETIC, size=9, bold=True, colour=PAPER, align="center")
-        x += width + 22
-    canvas.text(x, baseline, fit(places.title, canvas.width - MARGIN - x, size=12, bold=True), size=12, bold=True)
-    details = "   ·   ".join((*places.details, f"{projection.name} projection"))
-    canvas.text(MARGIN, baseline + 44, details, size=8, colour=SOFT)
-
-
 def _ground(canvas: Canvas, window: Window) -> None:
     """Draw sea, grid, land and frame."""
     frame = window.pixels(outline(window.projection))
@@ -281,8 +250,7 @@ def _land() -> NDArray[np.object_]:
     import geopandas as gpd
 
     path = resource_path("catalog") / "regions" / "land.parquet"
-    geometry: NDArray[np.object_] = gpd.read_parquet(path).geometry.to_numpy()
-    return geometry
+    return gpd.read_parquet(path).geometry.to_numpy()
 
 
 def _points(canvas: Canvas, places: Places, window: Window) -> None:

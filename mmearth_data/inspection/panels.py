@@ -87,24 +87,15 @@ Legend = ColourBar | CompositeKey | tuple[ClassKey, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One image of a figure.
-
-    Attributes
-    ----------
-    label
-        What it shows of the modality: bands, role.
-    image
-        (y, x, 3) uint8; None if nothing was observed.
-    legend
-        Key to its colours.
-    note
-        What is missing, and the reason if known.
-    """
+    """One image of a figure."""
 
     label: str
+    """What it shows of the modality: bands, role."""
     image: NDArray[np.uint8] | None = None
+    """(y, x, 3) uint8; None if nothing was observed."""
     legend: Legend | None = None
     note: str = ""
+    """What is missing, and the reason if known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,21 +110,10 @@ class PanelGroup:
 def plan_panels(
     tile: Mapping[str, Any], modalities: Iterable[Modality], level: str | None = None
 ) -> tuple[PanelGroup, ...]:
-    """Images of all raster modalities of a tile, in the order given.
+    """Images of all raster modalities of a tile, one group per modality in the given order; none is left out silently.
 
-    Parameters
-    ----------
-    tile
-        Modality name -> array (band, y, x) as stored.
-    modalities
-        Modalities of the store; those that are not rasters have no image.
-    level
-        Product level of the scene (``L1C``, ``L2A``), which explains missing bands.
-
-    Returns
-    -------
-    tuple of PanelGroup
-        One per raster modality; none is left out silently.
+    ``tile`` maps modality names to arrays (band, y, x) as stored. The product level of the scene (``L1C``, ``L2A``)
+    explains missing bands.
     """
     return tuple(_group(tile[m.name], m, level) for m in modalities if m.kind.is_raster and m.name in tile)
 
@@ -230,11 +210,14 @@ def _single(values: NDArray[Any], observed: NDArray[np.bool_], m: Modality, band
     image = colours[_levels(np.where(seen, stored, low), low, high)].astype(np.float64)
     if relief:
         image *= _shade(np.where(seen, stored, np.median(stored[seen])))[..., None]
-    bar = ColourBar(
-        low=low * m.scale + m.offset, high=high * m.scale + m.offset, units=unit_text(m, band), colours=colours
-    )
     label = f"{band}, shaded relief" if relief else band
+    bar = _colour_bar(m, band, low, high, colours)
     return Panel(label=label, image=_with_missing(image, seen), legend=bar, note=_share_note(seen))
+
+
+def _colour_bar(m: Modality, band: str, low: float, high: float, colours: NDArray[np.uint8]) -> ColourBar:
+    low, high = (end * m.scale + m.offset for end in (low, high))
+    return ColourBar(low=low, high=high, units=unit_text(m, band), colours=colours)
 
 
 def shares_display(m: Modality, band: str) -> bool:
@@ -269,8 +252,7 @@ def colour_table(name: str, *, land: bool = False) -> NDArray[np.uint8]:
     """256 colours of a matplotlib colour map, (256, 3) uint8; an unknown name falls back to viridis."""
     colormap = mpl.colormaps[name if name in mpl.colormaps else "viridis"]
     positions = np.linspace(LAND_OF_COLORMAP if land else 0.0, 1.0, 256)
-    table: NDArray[np.uint8] = np.round(255 * colormap(positions)[:, :3]).astype(np.uint8)
-    return table
+    return np.round(255 * colormap(positions)[:, :3]).astype(np.uint8)
 
 
 def _levels(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.intp]:
@@ -280,8 +262,7 @@ def _levels(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.
 
 def _with_missing(image: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
     grey = 255 * np.asarray(to_rgb(MISSING_COLOUR))
-    filled: NDArray[np.uint8] = np.round(np.clip(np.where(seen[..., None], image, grey), 0, 255)).astype(np.uint8)
-    return filled
+    return np.round(np.clip(np.where(seen[..., None], image, grey), 0, 255)).astype(np.uint8)
 
 
 def _shade(height_m: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -294,8 +275,7 @@ def _shade(height_m: NDArray[np.float64]) -> NDArray[np.float64]:
     south, east = south * exaggeration, east * exaggeration
     # A surface z(x east, y north) has the normal (-dz/dx, -dz/dy, 1); the light comes from (-1, 1, sqrt 2) / 2.
     lit = (east + south + np.sqrt(2)) / (2 * np.sqrt(1 + east**2 + south**2))
-    shade: NDArray[np.float64] = np.clip(1 + 0.9 * (lit - np.sqrt(0.5)), 0.35, 1.25)
-    return shade
+    return np.clip(1 + 0.9 * (lit - np.sqrt(0.5)), 0.35, 1.25)
 
 
 # ---------------------------------------------------------------- composites
@@ -374,7 +354,5 @@ def _fixed_scale(codes: NDArray[Any], seen: NDArray[np.bool_], m: Modality, band
     low, high = m.display.range or (float(codes[seen].min()), float(codes[seen].max()))
     colours = colour_table(m.display.colormap)
     image = colours[_levels(codes.astype(np.float64), low, high)].astype(np.float64)
-    bar = ColourBar(
-        low=low * m.scale + m.offset, high=high * m.scale + m.offset, units=unit_text(m, band), colours=colours
-    )
+    bar = _colour_bar(m, band, low, high, colours)
     return Panel(label=band, image=_with_missing(image, seen), legend=bar, note=_share_note(seen))

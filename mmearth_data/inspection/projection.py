@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -30,25 +30,16 @@ GRID_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """A map projection and the window that is shown.
-
-    Attributes
-    ----------
-    name
-        Name shown on the map.
-    lon_0
-        Central meridian; longitudes range from 180 degrees west to 180 degrees east of it.
-    window
-        West, south, east, north in metres on the map.
-    world
-        True for the whole Earth, whose frame is the projection's own outline.
-    """
+    """A map projection and the window that is shown."""
 
     name: str
     crs: str
     lon_0: float
+    """Central meridian; longitudes range from 180 degrees west to 180 degrees east of it."""
     window: tuple[float, float, float, float]
+    """West, south, east, north in metres on the map."""
     world: bool
+    """True for the whole Earth, whose frame is the projection's own outline."""
 
     def forward(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, 2) metres on the map."""
@@ -86,17 +77,11 @@ def _transformer(crs: str) -> Transformer:
 
 def wrap_degrees(lon: NDArray[np.float64]) -> NDArray[np.float64]:
     """Wrap longitudes to [-180, 180)."""
-    wrapped: NDArray[np.float64] = (lon + 180) % 360 - 180
-    return wrapped
+    return (lon + 180) % 360 - 180
 
 
 def middle_of(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Find the mean location of points on the sphere and their maximum distance from it.
-
-    Returns
-    -------
-    lon, lat, reach
-        Degrees; ``reach`` is an angle at the Earth's centre.
+    """Longitude and latitude of the mean location of points on the sphere, and their maximum distance from it; degrees.
 
     Examples
     --------
@@ -127,8 +112,7 @@ def choose_projection(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> Pro
     world = Projection(name="Equal Earth", crs=f"EPSG:{EQUAL_EARTH}", lon_0=0.0, window=(0, 0, 0, 0), world=True)
     right, _ = world.forward(np.array([180.0]), np.array([0.0]))[0]
     _, top = world.forward(np.array([0.0]), np.array([90.0]))[0]
-    window = (-float(right), -float(top), float(right), float(top))
-    return Projection(name=world.name, crs=world.crs, lon_0=0.0, window=window, world=True)
+    return replace(world, window=(-float(right), -float(top), float(right), float(top)))
 
 
 def _regional(lon: NDArray[np.float64], lat: NDArray[np.float64], lon_0: float, lat_0: float) -> Projection:
@@ -142,7 +126,7 @@ def _regional(lon: NDArray[np.float64], lat: NDArray[np.float64], lon_0: float, 
     half_x = max(half_x, half_y / ASPECTS[1])
     window = (middle[0] - half_x, middle[1] - half_y, middle[0] + half_x, middle[1] + half_y)
     west, south, east, north = (float(edge) for edge in window)
-    return Projection(name=free.name, crs=crs, lon_0=lon_0, window=(west, south, east, north), world=False)
+    return replace(free, window=(west, south, east, north))
 
 
 def ring_of(window: tuple[float, float, float, float], steps: int) -> NDArray[np.float64]:

@@ -34,21 +34,7 @@ TRAIN, ALL = "train", "all"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModalitySummary:
-    """One modality of a store.
-
-    Attributes
-    ----------
-    band_units
-        Units of the stored numbers.
-    shape
-        Shape of the whole array, tiles first; empty for derived modalities, which have none.
-    stored_bytes, raw_bytes
-        Bytes of its objects on disk, and of the same values uncompressed; None if nothing is on disk yet.
-    valid_tiles
-        Tiles of the selection with at least one value.
-    valid_share
-        ``valid_tiles`` / tiles; None if there are no tiles.
-    """
+    """One modality of a store."""
 
     name: str
     long_name: str
@@ -56,13 +42,18 @@ class ModalitySummary:
     stored: bool
     bands: tuple[str, ...]
     band_units: tuple[str, ...]
+    """Units of the stored numbers."""
     classes: int
     shape: tuple[int, ...]
+    """Shape of the whole array, tiles first; empty for derived modalities, which have none."""
     dtype: str
     stored_bytes: int | None
     raw_bytes: int | None
+    """Bytes of its objects on disk, and of the same values uncompressed; None if nothing is on disk yet."""
     valid_tiles: int | None
+    """Tiles of the selection with at least one value."""
     valid_share: float | None
+    """``valid_tiles`` / tiles; None if there are no tiles."""
     licence: str
     licence_url: str
     attribution: str
@@ -105,28 +96,6 @@ class Summary:
     """Summary of a store.
 
     Counts of tiles refer to the selection that was summarised; sizes, statistics and rejections to the whole store.
-
-    Attributes
-    ----------
-    rows
-        Rows of the store, empty ones included.
-    first_scene, last_scene
-        UTC days, None if no date is known.
-    bounds
-        West, south, east, north of the tiles' centres, degrees; None if there are no tiles. A selection across 180
-        degrees has -180 to 180.
-    splits, levels
-        Tiles by split and by Sentinel-2 product level.
-    statistics
-        Modality -> level -> band -> count, mean, std, min, max, percentiles, in stored units.
-    statistics_of
-        Split that they describe: ``train``, or ``all`` if it has no tile.
-    rejected
-        Rejected candidates by reason; None if the store's table of them is missing.
-    ledger
-        Requests to the service that delivered the tiles, over all runs; None if there was no service.
-    stored_bytes
-        Bytes of all modalities' objects.
     """
 
     path: str
@@ -138,22 +107,33 @@ class Summary:
     digest: str | None
     tiles: int
     rows: int
+    """Rows of the store, empty ones included."""
     size_px: int
     tiles_per_shard: int
     shards: int
     committed_shards: int
     first_scene: str | None
     last_scene: str | None
+    """UTC days, None if no date is known."""
     bounds: tuple[float, float, float, float] | None
+    """West, south, east, north of the tiles' centres, degrees; None if there are no tiles. A selection across 180
+    degrees has -180 to 180.
+    """
     splits: Mapping[str, int]
     levels: Mapping[str, int]
+    """Tiles by split and by Sentinel-2 product level."""
     labels: tuple[LabelSummary, ...]
     modalities: tuple[ModalitySummary, ...]
     statistics: Mapping[str, Any]
+    """Modality -> level -> band -> count, mean, std, min, max, percentiles, in stored units."""
     statistics_of: str
+    """Split that they describe: ``train``, or ``all`` if it has no tile."""
     rejected: Mapping[str, int] | None
+    """Rejected candidates by reason; None if the store's table of them is missing."""
     ledger: Mapping[str, Any] | None
+    """Requests to the service that delivered the tiles, over all runs; None if there was no service."""
     stored_bytes: int
+    """Bytes of all modalities' objects."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; all fields, including ratios and totals."""
@@ -167,17 +147,7 @@ class Summary:
 
 
 def summarise(store: Store) -> Summary:
-    """Summarise a store without reading pixels.
-
-    Parameters
-    ----------
-    store
-        An open store, or a selection of one; it may be unfinished.
-
-    Returns
-    -------
-    Summary
-        Plain values.
+    """Summarise a store, or a selection of one, without reading pixels; it may be unfinished.
 
     Raises
     ------

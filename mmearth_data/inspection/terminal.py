@@ -42,18 +42,7 @@ class RenderedSummary:
 
 
 def render_summary(summary: Summary) -> RenderedSummary:
-    """Turn a summary into tables for a terminal.
-
-    Parameters
-    ----------
-    summary
-        Result of `mmearth_data.summarise`.
-
-    Returns
-    -------
-    RenderedSummary
-        Print it with ``rich.print`` or `rich.console.Console.print`.
-    """
+    """Tables of a summary for a terminal: print them with ``rich.print`` or `rich.console.Console.print`."""
     return RenderedSummary(summary)
 
 

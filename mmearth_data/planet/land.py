@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import shapely
 
+from mmearth_data.geography.equal_area import runs
 from mmearth_data.planet.noise import EARTH_RADIUS_M, unit_vectors
 from mmearth_data.resources import resource_path
 
@@ -167,8 +168,7 @@ def _stretches(polygons: NDArray[np.object_]) -> tuple[Float64, Int64]:
     real = length > 0
     a, b, length, ring = a[real], b[real], length[real], ring[:-1][same][real]
     pieces = np.ceil(length / STRETCH_M).astype(np.int64)
-    owner = np.repeat(np.arange(len(pieces)), pieces)
-    k = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    owner, k = runs(pieces)
     low, high = ((k + end) / pieces[owner] for end in (0, 1))
     start = a[owner] + (b - a)[owner] * low[:, None]
     end = a[owner] + (b - a)[owner] * high[:, None]

@@ -34,21 +34,13 @@ def guard_in_force(asked_m: float, width_m: float) -> float:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Split of each cell with eligible land.
-
-    Attributes
-    ----------
-    grid
-        The cells.
-    cell
-        Sorted cell numbers.
-    split
-        `TRAIN`, `VAL` or `TEST` of each.
-    """
+    """Split of each cell with eligible land."""
 
     grid: CellGrid
     cell: Ints
+    """Sorted cell numbers."""
     split: NDArray[np.uint8]
+    """`TRAIN`, `VAL` or `TEST` of each."""
 
     def split_of(self, cell: Ints) -> NDArray[np.uint8]:
         """Split of cells; `NO_SPLIT` for those without eligible land."""
@@ -104,21 +96,9 @@ def assign_blocks(
 ) -> Blocks:
     """Assign every cell to a split.
 
-    In the order of a seeded hash, cells go to val, then to test, until the tiles expected in them meet the share; the
-    rest go to train. With at least three cells, every split with a share gets a cell.
-
-    Parameters
-    ----------
-    grid, cell
-        Grid and distinct cell numbers.
-    expected
-        Expected tiles per cell, in any unit.
-    shares
-        Shares of train, val and test.
-    seed
-        Determines the order.
-    fixed
-        Cells that keep their split (when tiles are added to a store).
+    In the order of a seeded hash, cells go to val, then to test, until the tiles expected in them (per cell, in any
+    unit) meet the share; the rest go to train. With at least three cells, every split with a share gets a cell. Cells
+    of ``fixed`` keep their split (when tiles are added to a store).
     """
     order = np.argsort(hashed(cell, seed), kind="stable")
     split = np.full(len(cell), TRAIN, dtype=np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 
 from mmearth_data.catalog.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
 from mmearth_data.errors import FileInputError
@@ -46,22 +47,14 @@ def read_sample(
 ) -> Sample:
     """Read locations from a file written by `write_sample`, or from any table of points.
 
-    Parameters
-    ----------
-    path
-        GeoParquet, Parquet, CSV, or a vector file of points (GeoJSON, GeoPackage, ...). Coordinates come from columns
-        ``lon`` and ``lat`` in degrees, or from the geometry. Columns ``split`` (0, 1, 2 or train, val, test) and
-        ``biome`` with ``eco_region`` are used if present.
-    ecoregions
-        Polygons that label locations without labels, from `mmearth_data.geography.ecoregions.read_ecoregions`.
-    options
-        Tile size, seed and split method for locations without them; required for all but sample files.
+    The file is GeoParquet, Parquet, CSV, or a vector file of points (GeoJSON, GeoPackage, ...). Coordinates come from
+    columns ``lon`` and ``lat`` in degrees, or from the geometry; columns ``split`` (0, 1, 2 or train, val, test) and
+    ``biome`` with ``eco_region`` are used if present. Locations without labels get those of ``ecoregions`` (from
+    `mmearth_data.geography.ecoregions.read_ecoregions`); tile size, seed and split method come from ``options``, which
+    all but sample files need.
 
-    Raises
-    ------
-    FileInputError
-        A file that cannot be read, lacks columns, has a location twice or locations at sea, or was made for another
-        tile size.
+    Raises FileInputError for a file that cannot be read, lacks columns, has a location twice or locations at sea, or was made
+    for another tile size.
     """
     path = Path(path)
     table, report = _read_table(path)
@@ -182,23 +175,11 @@ def _table(sample: Sample) -> pa.Table:
 
     frame = sample.frame
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in COLUMNS if name != "slot"}
-    slot = frame["slot"]
-    missing = slot.isna().to_numpy()
-    columns["slot"] = pa.array(slot.fillna(0).to_numpy(np.int64), mask=missing)
-    columns["geometry"] = _points_as_wkb(frame["lon"].to_numpy(), frame["lat"].to_numpy())
+    columns["slot"] = pa.array(frame["slot"].fillna(0).to_numpy(np.int64), mask=frame["slot"].isna().to_numpy())
+    columns["geometry"] = pa.array(shapely.to_wkb(shapely.points(frame["lon"], frame["lat"])), pa.binary())
     table = pa.table({name: columns[name] for name in (*COLUMNS, "geometry")})
     report = json.dumps(sample.report.to_dict(), sort_keys=True).encode()
     return table.replace_schema_metadata({b"geo": _geo_metadata(frame), METADATA_KEY: report})
-
-
-def _points_as_wkb(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> pa.Array:
-    """WKB of points, built as one array: byte order, geometry type 1, x, y (OGC 06-103r4, 8.2)."""
-    import pyarrow as pa
-
-    wkb = np.empty(len(lon), dtype=np.dtype([("order", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "<f8")]))
-    wkb["order"], wkb["type"], wkb["x"], wkb["y"] = 1, 1, lon, lat
-    offsets = np.arange(len(lon) + 1, dtype=np.int32) * np.int32(wkb.itemsize)
-    return pa.Array.from_buffers(pa.binary(), len(lon), [None, pa.py_buffer(offsets), pa.py_buffer(wkb.tobytes())])
 
 
 def _geo_metadata(frame: gpd.GeoDataFrame) -> bytes:

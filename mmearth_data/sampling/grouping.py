@@ -40,37 +40,18 @@ LEAST_EXTENT_M2 = 200 * 2_000.0**2
 
 
 def groups_of_tiles(grids: Sequence[TileGrid]) -> Ints:
-    """Assign a group to each tile, the same to tiles that overlap, also across UTM zones and 180 degrees.
+    """Group of each tile, the same for tiles that overlap, also across UTM zones and 180 degrees.
 
-    Tiles that only touch, such as neighbouring tiles of one site, are in different groups.
-
-    Parameters
-    ----------
-    grids
-        Grids of n tiles.
-
-    Returns
-    -------
-    ndarray
-        (n,) group of each tile, numbered from 0 by their first tiles.
+    Tiles that only touch, such as neighbouring tiles of one site, are in different groups. Returns (n,) int64, numbered
+    from 0 by the first tile of each group.
     """
     return _groups(footprints(grids, TOUCH_M))
 
 
 def groups_of_points(lon: Floats, lat: Floats, size_px: int) -> Ints:
-    """Assign a group to the tile around each point, the same to tiles that may overlap in any UTM zone.
+    """Group of the tile around each point, the same for tiles that may overlap in any UTM zone.
 
-    Parameters
-    ----------
-    lon, lat
-        (n,) degrees.
-    size_px
-        Side of the tiles.
-
-    Returns
-    -------
-    ndarray
-        (n,) group of each point, numbered from 0 by their first points.
+    ``lon`` and ``lat`` are (n,) degrees. Returns (n,) int64, numbered from 0 by the first point of each group.
     """
     turn = np.radians(TURN_DEGREES) * np.abs(np.sin(np.radians(lat)))
     half = (PIXEL_M * size_px * (np.cos(turn) + np.sin(turn)) + SNAP_M) / 2
@@ -94,7 +75,7 @@ def footprints(grids: Sequence[TileGrid], inset_m: float = 0.0) -> NDArray[np.ob
 
 
 def _groups(shapes: NDArray[np.object_]) -> Ints:
-    """Assign a group to each shape: the connected components of intersecting shapes."""
+    """Group of each shape: the connected components of intersecting shapes, numbered by their first members."""
     bounds = shapely.bounds(shapes).reshape(-1, 4)
     owner = np.arange(len(shapes))
     east, west = bounds[:, 2] > 180, bounds[:, 0] < -180
@@ -109,43 +90,22 @@ def _moved(shapes: NDArray[np.object_], lon: float) -> NDArray[np.object_]:
 
 
 def _components(count: int, left: Ints, right: Ints) -> Ints:
-    """Assign a component of a graph to each member, numbered from 0 by their first members."""
-    parent = list(range(count))
-
-    def root(member: int) -> int:
-        while parent[member] != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
-
-    apart = left < right
-    for one, two in zip(left[apart].tolist(), right[apart].tolist(), strict=True):
-        low, high = sorted((root(one), root(two)))
-        parent[high] = low
-    roots = np.array([root(member) for member in range(count)], dtype=np.int64)
-    numbers: Ints = np.unique(roots, return_inverse=True)[1]
-    return numbers
+    """Component of each member of a graph, numbered from 0 by their first members; edges are in both directions."""
+    roots, before = np.arange(count), np.full(count, -1)
+    while not np.array_equal(roots, before):
+        before = roots.copy()
+        np.minimum.at(roots, left, roots[right])
+        np.minimum.at(roots, roots[left], roots[right])
+        roots = roots[roots]
+    return np.unique(roots, return_inverse=True)[1]
 
 
 def split_at_random(order: Ints, groups: Ints, totals: Ints) -> NDArray[np.uint8]:
-    """Split locations at random, each group as a whole.
+    """Split locations at random, each group as a whole; (n,) split of each location.
 
     Groups of several locations come first, the largest first, each to the split that lacks most; then single locations
-    fill train, val and test in the given order. If no locations overlap, every split gets exactly its total.
-
-    Parameters
-    ----------
-    order
-        (n,) locations in random order.
-    groups
-        (n,) group of each location.
-    totals
-        (3,) number of locations for train, val and test; n in total.
-
-    Returns
-    -------
-    ndarray
-        (n,) split of each location.
+    fill train, val and test in the given (random) order. ``totals`` are the numbers for train, val and test, n in all;
+    if no locations overlap, every split gets exactly its total.
     """
     sizes = np.bincount(groups)
     left = np.asarray(totals, dtype=np.int64).copy()
@@ -158,8 +118,7 @@ def split_at_random(order: Ints, groups: Ints, totals: Ints) -> NDArray[np.uint8
         left[of_group[group]] -= sizes[group]
     single = order[sizes[groups[order]] == 1]
     of_group[groups[single]] = np.repeat(np.arange(3, dtype=np.uint8), _shrunk(left, len(single)))
-    split: NDArray[np.uint8] = of_group[groups]
-    return split
+    return of_group[groups]
 
 
 def _shrunk(left: Ints, count: int) -> Ints:
@@ -175,21 +134,8 @@ def split_by_blocks(
 ) -> tuple[NDArray[np.uint8], float]:
     """Split locations by spatial blocks; a group belongs to the block of its first location.
 
-    Parameters
-    ----------
-    lon, lat
-        (n,) degrees.
-    groups
-        (n,) group of each location, numbered from 0 by their first locations.
-    shares, seed
-        As in `assign_blocks`.
-
-    Returns
-    -------
-    split
-        (n,) split of each location.
-    width_m
-        Width of the blocks.
+    ``groups`` is from `groups_of_points`; shares and seed are as in `assign_blocks`. Returns the (n,) split of each
+    location and the width of the blocks in metres.
     """
     width = cell_width_m(_extent_m2(lon, lat))
     grid = CellGrid(width)

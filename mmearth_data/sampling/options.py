@@ -6,13 +6,19 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+import shapely
+
 from mmearth_data.catalog.entries import biomes
-from mmearth_data.catalog.tile import check_tile_size
+from mmearth_data.catalog.tile import WGS84, check_tile_size, tile_ids
 from mmearth_data.errors import InputError
+from mmearth_data.sampling.blocks import SPLIT_NAMES
 from mmearth_data.sampling.quotas import BALANCES, Balance
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    import pandas as pd
+    from numpy.typing import ArrayLike
 
 SplitMethod = Literal["block", "random"]
 SPLIT_METHODS: tuple[str, ...] = get_args(SplitMethod)
@@ -22,46 +28,30 @@ SPLIT_METHODS: tuple[str, ...] = get_args(SplitMethod)
 class SamplingOptions:
     """Options of the sampler.
 
-    Attributes
-    ----------
-    tiles
-        Number of primary locations.
-    size_px
-        Side of a tile at 10 m.
-    seed
-        Seed of all random choices.
-    balance
-        ``biome``: equal numbers per biome, proportional to area within it; ``biome-ecoregion``: equal per biome, then
-        per ecoregion; ``ecoregion``: equal per ecoregion; ``area``: uniform on land.
-    oversample
-        Primary and reserve locations together, relative to ``tiles``.
-    split
-        ``block`` (spatial) or ``random``.
-    split_shares
-        Per cent of train, val and test.
-    split_guard_m
-        Distance between a tile's centre and cells of the other splits.
-    min_distance_m
-        Minimum distance between centres; in addition, no two tiles overlap.
-    threads
-        Number of threads; the sample does not depend on it.
-
-    Raises
-    ------
-    InputError
-        When a value is out of range.
+    Raises InputError if a value is out of range.
     """
 
     tiles: int
     size_px: int = 128
+    """Side of a tile at 10 m."""
     seed: int = 0
+    """Seed of all random choices."""
     balance: Balance = "biome"
+    """``biome``: equal numbers per biome, proportional to area within it; ``biome-ecoregion``: equal per biome, then
+    per ecoregion; ``ecoregion``: equal per ecoregion; ``area``: uniform on land.
+    """
     oversample: float = 1.3
+    """Primary and reserve locations together, relative to ``tiles``."""
     split: SplitMethod = "block"
+    """``block`` (spatial) or ``random``."""
     split_shares: tuple[float, float, float] = (90.0, 5.0, 5.0)
+    """Per cent of train, val and test."""
     split_guard_m: float = 2000.0
+    """Distance between a tile's centre and cells of the other splits."""
     min_distance_m: float = 0.0
+    """Minimum distance between centres; in addition, no two tiles overlap."""
     threads: int = 1
+    """Number of threads; the sample does not depend on it."""
 
     def __post_init__(self) -> None:
         check_tile_size(self.size_px)
@@ -96,47 +86,42 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleReport:
-    """Report of a sampling run.
-
-    Attributes
-    ----------
-    region
-        Its name.
-    tiles, reserves
-        Number of locations.
-    area_km2
-        Eligible land: inside region and ecoregions, from 80 S to 84 N.
-    options
-        Options, JSON-ready, without the threads.
-    cell_width_m, cells
-        Width of the split blocks and their number per split; None and empty for a random split.
-    guard_m
-        Guard in force between splits.
-    splits
-        Tiles per split.
-    biomes
-        Biome id -> ``{"wanted", "placed", "reserves"}``.
-    moved
-        Strata that could not hold their tiles, which others took over: ``{"biome", "eco_region", "wanted", "placed"}``.
-    reserves_wanted
-        Reserves requested.
-    notes
-        Sentences for the user.
-    """
+    """Report of a sampling run."""
 
     region: str
     tiles: int
     reserves: int
     area_km2: float
+    """Eligible land: inside region and ecoregions, from 80 S to 84 N."""
     options: dict[str, Any]
+    """Options, JSON-ready, without the threads."""
     cell_width_m: float | None
     cells: dict[str, int]
+    """Width of the split blocks and their number per split; None and empty for a random split."""
     guard_m: float
+    """Guard in force between splits."""
     splits: dict[str, int]
     biomes: dict[int, dict[str, int]]
+    """Biome id -> ``{"wanted", "placed", "reserves"}``."""
     moved: list[dict[str, int]] = field(default_factory=list)
+    """Strata that could not hold their tiles, which others took over: ``{"biome", "eco_region", "wanted", "placed"}``.
+    """
     reserves_wanted: int = 0
     notes: list[str] = field(default_factory=list)
+    """Sentences for the user."""
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, present: ArrayLike, **others: Any) -> SampleReport:
+        """Report with the counts of a sample's table: of every split, and of the biomes that are present."""
+        primary = frame["slot"].notna().to_numpy()
+        biome, split = frame["biome"].to_numpy(), frame["split"].to_numpy()
+        biomes = {}
+        for code in np.unique(present).tolist():
+            placed, reserves = (int((among & (biome == code)).sum()) for among in (primary, ~primary))
+            biomes[code] = {"wanted": placed, "placed": placed, "reserves": reserves}
+        splits = {name: int((split[primary] == code).sum()) for code, name in SPLIT_NAMES.items()}
+        counts = {"tiles": int(primary.sum()), "reserves": int((~primary).sum())}
+        return cls(**counts, splits=splits, biomes=biomes, **others)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -169,18 +154,34 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class Sample:
-    """Locations for a store.
-
-    Attributes
-    ----------
-    frame
-        One row per location: primaries in order of slot, then reserves in the order of their use.
-        ``tile_id`` uint64, ``lon``, ``lat`` float64 degrees, ``biome`` uint8, ``eco_region`` uint16, ``split`` uint8
-        (0 train, 1 val, 2 test), ``slot`` Int64 (null for reserves), ``rank`` uint8 (0 primary, 1 reserve),
-        ``geometry`` points in EPSG:4326.
-    report
-        Report of the sampling run.
-    """
+    """Locations for a store."""
 
     frame: gpd.GeoDataFrame
+    """One row per location: primaries in order of slot, then reserves in the order of their use. ``tile_id`` uint64,
+    ``lon``, ``lat`` float64 degrees, ``biome`` uint8, ``eco_region`` uint16, ``split`` uint8 (0 train, 1 val, 2
+    test), ``slot`` Int64 (null for reserves), ``rank`` uint8 (0 primary, 1 reserve), ``geometry`` points in
+    EPSG:4326.
+    """
     report: SampleReport
+
+
+def sample_frame(
+    size_px: int, tiles: int, lon: ArrayLike, lat: ArrayLike, biome: ArrayLike, eco_region: ArrayLike, split: ArrayLike
+) -> gpd.GeoDataFrame:
+    """Table of a sample (see `Sample`) whose first rows are the primary locations."""
+    import geopandas as gpd
+    import pandas as pd
+
+    ids = tile_ids(lon, lat, size_px)
+    reserve = np.arange(len(ids)) >= tiles
+    columns = {
+        "tile_id": ids,
+        "lon": lon,
+        "lat": lat,
+        "biome": np.asarray(biome, np.uint8),
+        "eco_region": np.asarray(eco_region, np.uint16),
+        "split": np.asarray(split, np.uint8),
+        "slot": pd.arrays.IntegerArray(np.where(reserve, 0, np.arange(len(ids))), reserve),
+        "rank": reserve.astype(np.uint8),
+    }
+    return gpd.GeoDataFrame(columns, geometry=shapely.points(lon, lat), crs=WGS84)

@@ -30,19 +30,13 @@ LEAST_TRIES = 400
 
 @dataclass(frozen=True)
 class Points:
-    """Locations, one entry each.
-
-    Attributes
-    ----------
-    lon, lat
-        Degrees, rounded to 1e-6.
-    piece
-        Position of the piece that contains each point.
-    """
+    """Locations, one entry each."""
 
     lon: Floats
     lat: Floats
+    """Degrees, rounded to 1e-6."""
     piece: Ints
+    """Position of the piece that contains each point."""
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Points:
         """Select points."""
@@ -59,20 +53,8 @@ class Points:
 class Field:
     """The land on which points are placed: pieces sorted into bins, one per stratum and split.
 
-    Parameters
-    ----------
-    pieces
-        Polygons cut at the cells of the blocks.
-    bin_of_piece
-        Bin of each piece.
-    bins
-        Number of bins.
-    blocks
-        Splits of the cells; None if splits do not depend on location.
-    guard_m
-        Minimum distance from cells of later splits.
-    threads
-        Threads for point-in-polygon tests; results do not depend on it.
+    ``bin_of_piece`` is the bin of each piece, ``blocks`` the splits of the cells (None if splits do not depend on
+    location), ``guard_m`` the minimum distance from cells of later splits. Results do not depend on ``threads``.
     """
 
     def __init__(
@@ -104,19 +86,8 @@ class Field:
     def draw(self, wanted: Ints, rng: np.random.Generator) -> tuple[Points, Ints]:
         """Generate random points, uniform in the polygons of their bins; those outside are dropped.
 
-        Parameters
-        ----------
-        wanted
-            Points to try per bin.
-        rng
-            Source of randomness.
-
-        Returns
-        -------
-        points : Points
-            Points inside a polygon and outside the guard, in random order.
-        tried : ndarray of int64
-            Points per bin inside a polygon, including those within the guard.
+        ``wanted`` is the number of points to try per bin. Returns the points inside a polygon and outside the guard, in
+        random order, and the number of points per bin inside a polygon, including those within the guard.
         """
         in_bin = np.repeat(np.arange(len(wanted)), wanted)
         target = self._start[in_bin] + rng.random(len(in_bin)) * (self._stop - self._start)[in_bin]
@@ -157,12 +128,7 @@ class Filling:
     def fill(self, quota: Ints, patience: float) -> tuple[list[Points], Ints]:
         """Place up to ``quota`` points per bin.
 
-        Returns
-        -------
-        points
-            Placed points, in order of placement.
-        count : ndarray of int64
-            Points per bin; fewer than the quota if no more fit.
+        Returns the points in order of placement, and their number per bin: less than the quota if no more fit.
         """
         count = np.zeros_like(quota)
         tried = np.zeros_like(quota)
@@ -186,16 +152,19 @@ class Filling:
     def _within_quota(self, points: Points, open_: Ints) -> tuple[Points, Ints]:
         """Keep the first points of each bin, up to its quota."""
         bins = self.bin_of_piece[points.piece]
-        order = np.argsort(bins, kind="stable")
-        starts = np.searchsorted(bins[order], np.arange(len(open_)))
-        nth = np.empty(len(bins), dtype=np.int64)
-        nth[order] = np.arange(len(bins)) - starts[bins[order]]
-        keep = nth < open_[bins]
+        keep = position_in_bin(bins) < open_[bins]
         return points.take(keep), np.bincount(bins[keep], minlength=len(open_))
+
+
+def position_in_bin(bins: Ints) -> Ints:
+    """Count, for each entry, the earlier entries of the same bin."""
+    order = np.argsort(bins, kind="stable")
+    nth = np.empty(len(bins), dtype=np.int64)
+    nth[order] = np.arange(len(bins)) - np.searchsorted(bins[order], bins[order], side="left")
+    return nth
 
 
 def _bounded(draws: Floats, left: Floats) -> Ints:
     """Whole number of trials per bin, limited by the trials left and by the maximum per round."""
     draws = np.minimum(draws, 4 * left + 8 * (left > 0))
-    bounded: Ints = np.ceil(draws * min(1.0, MOST_DRAWN / max(draws.sum(), 1.0))).astype(np.int64)
-    return bounded
+    return np.ceil(draws * min(1.0, MOST_DRAWN / max(draws.sum(), 1.0))).astype(np.int64)

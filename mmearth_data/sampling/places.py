@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
 
 from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, format_tile_id, round_lonlat, tile_ids
 from mmearth_data.errors import FileInputError
 from mmearth_data.geography.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
-from mmearth_data.geography.equal_area import Floats, Ints
 from mmearth_data.sampling.blocks import NO_SPLIT, SPLIT_NAMES
 from mmearth_data.sampling.grouping import groups_of_points, split_at_random, split_by_blocks
-from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions
+from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions, sample_frame
 from mmearth_data.sampling.quotas import split_totals
 from mmearth_data.sampling.spacing import Placed, Spacing
 
@@ -38,48 +35,21 @@ def sample_of_places(
 ) -> Sample:
     """Make a sample of given locations: all primaries, no reserves.
 
-    Parameters
-    ----------
-    path
-        File that they come from, for messages.
-    table
-        One row per location; see `mmearth_data.sampling.files.read_sample`.
-    ecoregions
-        Polygons that label locations without labels.
-    options
-        Tile size, seed, split method and shares.
+    ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`); ``path``, its file, is for
+    messages. ``ecoregions`` label locations without labels.
 
-    Raises
-    ------
-    FileInputError
-        For missing columns, and locations that occur twice, are outside the UTM zones or in no ecoregion.
+    Raises FileInputError for missing columns, and locations that occur twice, are outside the UTM zones or in no ecoregion.
     """
-    import geopandas as gpd
-    import pandas as pd
-
     if not len(table):
         raise FileInputError(path, "expected locations, got a table without rows; add some.")
     lon, lat = _coordinates(path, table)
-    tile_id = tile_ids(lon, lat, options.size_px)
-    check_unique(path, tile_id)
+    check_unique(path, tile_ids(lon, lat, options.size_px))
     biome, eco_region = _labels(path, table, ecoregions, lon, lat)
     split, width = _splits(path, table, lon, lat, options)
     shuffled = np.random.default_rng(options.seed).permutation(len(lon))
     order = shuffled[np.argsort(split[shuffled], kind="stable")]
-    frame = gpd.GeoDataFrame(
-        {
-            "tile_id": tile_id[order],
-            "lon": lon[order],
-            "lat": lat[order],
-            "biome": biome[order],
-            "eco_region": eco_region[order],
-            "split": split[order],
-            "slot": pd.array(np.arange(len(lon)), dtype="Int64"),
-            "rank": np.zeros(len(lon), dtype=np.uint8),
-        },
-        geometry=shapely.points(lon[order], lat[order]),
-        crs=WGS84,
-    )
+    columns = (column[order] for column in (lon, lat, biome, eco_region, split))
+    frame = sample_frame(options.size_px, len(order), *columns)
     return Sample(frame, report_of_places(path.name, frame, options, width))
 
 
@@ -87,32 +57,21 @@ def report_of_places(
     name: str, frame: pd.DataFrame, options: SamplingOptions | None = None, width_m: float | None = None
 ) -> SampleReport:
     """Report on locations without a sampling run."""
-    primary = frame["slot"].notna().to_numpy()
-    biome, split = frame["biome"].to_numpy(), frame["split"].to_numpy()
-    asked: dict[str, Any] = {}
-    notes = []
+    close, asked = 0, dict[str, Any]()
     if options is not None:
-        asked = {key: value for key, value in asdict(options).items() if key in ("size_px", "seed", "split")}
+        asked = {key: getattr(options, key) for key in ("size_px", "seed", "split")}
         close = _overlapping(frame, options.size_px)
-        if close:
-            notes.append(f"{close} of {len(frame)} tiles overlap another one.")
-    biomes = {}
-    for code in np.unique(biome):
-        placed = int((primary & (biome == code)).sum())
-        biomes[int(code)] = {"wanted": placed, "placed": placed, "reserves": int((~primary & (biome == code)).sum())}
-    return SampleReport(
+    return SampleReport.of(
+        frame,
+        frame["biome"],
         region=name,
-        tiles=int(primary.sum()),
-        reserves=int((~primary).sum()),
-        reserves_wanted=int((~primary).sum()),
+        reserves_wanted=int(frame["slot"].isna().sum()),
         area_km2=0.0,
         options=asked,
         cell_width_m=width_m,
         cells={},
         guard_m=0.0,
-        splits={label: int((split[primary] == code).sum()) for code, label in SPLIT_NAMES.items()},
-        biomes=biomes,
-        notes=notes,
+        notes=[f"{close} of {len(frame)} tiles overlap another one."] if close else [],
     )
 
 
@@ -122,13 +81,7 @@ def _overlapping(frame: pd.DataFrame, size_px: int) -> int:
 
 
 def check_unique(path: Path, tile_id: NDArray[np.uint64]) -> None:
-    """Refuse locations that occur twice.
-
-    Raises
-    ------
-    FileInputError
-        With the first ids and their lines.
-    """
+    """Refuse locations that occur twice: FileInputError with the first id and its rows."""
     ids, inverse, counts = np.unique(tile_id, return_inverse=True, return_counts=True)
     twice = np.flatnonzero(counts > 1)
     if len(twice):

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 
-from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT, WGS84, tile_ids
+from mmearth_data.catalog.tile import MAX_LAT, MIN_LAT
 from mmearth_data.errors import InputError
 from mmearth_data.geography.ecoregions import check_ecoregions, prepare
 from mmearth_data.geography.equal_area import CellGrid, sums
@@ -22,8 +21,8 @@ from mmearth_data.sampling.blocks import (
     cell_width_m,
     guard_in_force,
 )
-from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions
-from mmearth_data.sampling.placement import PATIENCE, RESERVE_PATIENCE, Field, Filling, Points
+from mmearth_data.sampling.options import Sample, SampleReport, SamplingOptions, sample_frame
+from mmearth_data.sampling.placement import PATIENCE, RESERVE_PATIENCE, Field, Filling, Points, position_in_bin
 from mmearth_data.sampling.quotas import (
     NO_LIMIT,
     Strata,
@@ -58,7 +57,7 @@ def sample(
     """Choose locations for tiles.
 
     Points are uniform on the Earth within their polygons, no two tiles overlap, and strata and splits get their exact
-    shares where the land is large enough. The result depends only on the arguments, not on threads.
+    shares if there is enough land. The result depends only on the arguments, not on threads.
 
     Parameters
     ----------
@@ -69,8 +68,7 @@ def sample(
     options
         Number, balance and split of the tiles.
     existing
-        Existing tiles (``lon``, ``lat``, ``split``): new ones do not overlap them, and blocks with tiles keep their
-        split.
+        Existing tiles (``lon``, ``lat``, ``split``): new ones do not overlap them, and blocks with tiles keep their split.
 
     Raises
     ------
@@ -193,10 +191,7 @@ class _Plan:
     def place_primaries(self) -> None:
         """Fill the quotas; if strata are full, redistribute their tiles.
 
-        Raises
-        ------
-        InputError
-            If more tiles are requested than fit.
+        InputError if more tiles are requested than fit.
         """
         room = self.area.sum() / self.filling.placed.spacing.footprint_m2()
         if self.options.tiles > 2 * room + 10 * len(self.land.pieces):
@@ -238,8 +233,7 @@ class _Plan:
         points, count = self.filling.fill(lacking.ravel(), patience)
         self.points += points
         self.count += count.reshape(self.shape)
-        short: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = self.count < quota
-        return short
+        return self.count < quota
 
     def _quota(self) -> Ints:
         rows = self.land.strata.allot(self.options.tiles, np.minimum(self.limit.sum(axis=1), NO_LIMIT), self.tie_break)
@@ -265,7 +259,7 @@ class _Plan:
         """Sort and label the locations, and make the report."""
         points = Points.join(self.points)
         bins = self.filling.bin_of_piece[points.piece]
-        nth = _position_in_bin(bins)
+        nth = position_in_bin(bins)
         primary = np.flatnonzero(nth < self.quota.ravel()[bins])
         kept = (self.quota + self.reserves).ravel()
         reserve = np.flatnonzero((nth >= self.quota.ravel()[bins]) & (nth < kept[bins]))
@@ -286,52 +280,36 @@ class _Plan:
         return index[order], split[order]
 
     def _frame(self, points: Points, chosen: list[tuple[Ints, Ints]], ecoregions: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-        import geopandas as gpd
-        import pandas as pd
-
-        index = np.concatenate([part[0] for part in chosen])
-        split = np.concatenate([part[1] for part in chosen])
-        tiles = len(chosen[0][0])
-        lon, lat = points.lon[index], points.lat[index]
-        owner = self.land.pieces.owner[points.piece[index]]
-        slot = np.where(np.arange(len(index)) < tiles, np.arange(len(index)), 0)
-        return gpd.GeoDataFrame(
-            {
-                "tile_id": tile_ids(lon, lat, self.options.size_px),
-                "lon": lon,
-                "lat": lat,
-                "biome": ecoregions["biome"].to_numpy()[owner].astype(np.uint8),
-                "eco_region": ecoregions["eco_region"].to_numpy()[owner].astype(np.uint16),
-                "split": split.astype(np.uint8),
-                "slot": pd.arrays.IntegerArray(slot, np.arange(len(index)) >= tiles),
-                "rank": (np.arange(len(index)) >= tiles).astype(np.uint8),
-            },
-            geometry=shapely.points(lon, lat),
-            crs=WGS84,
-        )
+        index, split = (np.concatenate(part) for part in zip(*chosen, strict=True))
+        points = points.take(index)
+        owner = self.land.pieces.owner[points.piece]
+        biome, eco_region = (ecoregions[name].to_numpy()[owner] for name in ("biome", "eco_region"))
+        return sample_frame(self.options.size_px, len(chosen[0][0]), points.lon, points.lat, biome, eco_region, split)
 
     def _report(self, frame: gpd.GeoDataFrame, region: Region, ecoregions: gpd.GeoDataFrame) -> SampleReport:
-        primary = frame["rank"].to_numpy() == 0
-        biome, split = frame["biome"].to_numpy(), frame["split"].to_numpy()
         options = {key: value for key, value in asdict(self.options).items() if key != "threads"}
         options["split_shares"] = list(self.options.split_shares)
         blocks = self.land.blocks
         cells = {} if blocks is None else {name: int((blocks.split == s).sum()) for s, name in SPLIT_NAMES.items()}
-        return SampleReport(
+        biomes = ecoregions["biome"].to_numpy()
+        report = SampleReport.of(
+            frame,
+            biomes[np.unique(self.land.pieces.owner)],
             region=region.name,
-            tiles=int(primary.sum()),
-            reserves=int((~primary).sum()),
             reserves_wanted=int(self.reserves_wanted.sum()),
             area_km2=float(self.area.sum()) / 1e6,
             options=options,
             cell_width_m=None if blocks is None else self.land.width_m,
             cells=cells,
             guard_m=self.guard_m,
-            splits={name: int((split[primary] == code).sum()) for code, name in SPLIT_NAMES.items()},
-            biomes=self._per_biome(biome, primary, ecoregions),
             moved=self._moved(ecoregions),
             notes=[*self._notes(region), *_unmatched(ecoregions)],
         )
+        if self.options.balance != "area":
+            of_stratum = biomes[self._stratum_owner()]
+            for code, counts in report.biomes.items():
+                counts["wanted"] = int(self.wanted.sum(axis=1)[of_stratum == code].sum())
+        return report
 
     def _stratum_owner(self) -> Ints:
         """One ecoregion row of each stratum."""
@@ -339,35 +317,12 @@ class _Plan:
         owner[self.land.stratum] = self.land.pieces.owner
         return owner
 
-    def _per_biome(self, biome: Ints, primary: Ints, ecoregions: gpd.GeoDataFrame) -> dict[int, dict[str, int]]:
-        present = np.unique(ecoregions["biome"].to_numpy()[np.unique(self.land.pieces.owner)])
-        counts: dict[int, dict[str, int]] = {}
-        wanted = np.zeros(256, dtype=np.int64)
-        if self.options.balance != "area":
-            of_stratum = ecoregions["biome"].to_numpy()[self._stratum_owner()]
-            np.add.at(wanted, of_stratum, self.wanted.sum(axis=1))
-        for b in present:
-            placed = int((primary & (biome == b)).sum())
-            counts[int(b)] = {
-                "wanted": int(wanted[b]) if self.options.balance != "area" else placed,
-                "placed": placed,
-                "reserves": int((~primary & (biome == b)).sum()),
-            }
-        return counts
-
     def _moved(self, ecoregions: gpd.GeoDataFrame) -> list[dict[str, int]]:
         """Strata whose number of tiles differs from their first quota."""
         wanted, got = self.wanted.sum(axis=1), self.quota.sum(axis=1)
-        owner = self._stratum_owner()
-        return [
-            {
-                "biome": int(ecoregions["biome"].to_numpy()[owner[k]]),
-                "eco_region": int(ecoregions["eco_region"].to_numpy()[owner[k]]),
-                "wanted": int(wanted[k]),
-                "placed": int(got[k]),
-            }
-            for k in np.flatnonzero(wanted != got)
-        ]
+        biome, eco_region = (ecoregions[name].to_numpy()[self._stratum_owner()] for name in ("biome", "eco_region"))
+        columns = {"biome": biome, "eco_region": eco_region, "wanted": wanted, "placed": got}
+        return [{name: int(column[k]) for name, column in columns.items()} for k in np.flatnonzero(wanted != got)]
 
     def _notes(self, region: Region) -> list[str]:
         notes = []
@@ -389,12 +344,3 @@ def _unmatched(ecoregions: gpd.GeoDataFrame) -> list[str]:
         return []
     shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
     return [f"{len(names)} names of the ecoregion file match no published id and were left out: {shown}."]
-
-
-def _position_in_bin(bins: Ints) -> Ints:
-    """Count, for each entry, the earlier entries of the same bin."""
-    order = np.argsort(bins, kind="stable")
-    starts = np.searchsorted(bins[order], bins[order], side="left")
-    nth = np.empty(len(bins), dtype=np.int64)
-    nth[order] = np.arange(len(bins)) - starts
-    return nth

@@ -36,20 +36,12 @@ SPLIT_WORDS = {"train": TRAIN, "training": TRAIN, "0": TRAIN, "test": TEST, "tes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnTiles:
-    """Tiles of a source.
-
-    Attributes
-    ----------
-    tile_id
-        (n,) uint64.
-    site
-        Name of the site of each.
-    grid
-        Grid of each.
-    """
+    """Tiles of a source."""
 
     tile_id: NDArray[np.uint64]
+    """(n,) uint64."""
     site: Sequence[str]
+    """Name of the site of each."""
     grid: Sequence[TileGrid]
 
     def name(self, position: int) -> str:
@@ -59,28 +51,19 @@ class OwnTiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """Selection and splits of a source's tiles, from a table.
-
-    Attributes
-    ----------
-    kept
-        (k,) positions of the tiles that have a row, ascending.
-    split
-        (k,) their splits; None if the table has no such column.
-    """
+    """Selection and splits of a source's tiles, from a table."""
 
     kept: NDArray[np.intp]
+    """(k,) positions of the tiles that have a row, ascending."""
     split: NDArray[np.uint8] | None
+    """(k,) their splits; None if the table has no such column."""
 
 
 def read_published(path: Path, tiles: OwnTiles) -> Published:
     """Match a table with the tiles of a source.
 
-    Raises
-    ------
-    FileInputError
-        If it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for one, or an unknown
-        split; with the line.
+    Raises FileInputError if it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for one, or an
+    unknown split; with the line.
     """
     table = _rows(path)
     _check_columns(table)

@@ -24,21 +24,14 @@ NO_LIMIT = 2**40
 
 @dataclass(frozen=True)
 class Strata:
-    """Strata between which tiles are balanced, in one or more groups.
-
-    Attributes
-    ----------
-    group
-        Group of each stratum, 0, 1, ...
-    weight
-        Share of each stratum within its group, in any unit.
-    group_weight
-        Share of each group.
-    """
+    """Strata between which tiles are balanced, in one or more groups."""
 
     group: Ints
+    """Group of each stratum, 0, 1, ..."""
     weight: Floats
+    """Share of each stratum within its group, in any unit."""
     group_weight: Floats
+    """Share of each group."""
 
     def __len__(self) -> int:
         return len(self.group)
@@ -46,25 +39,13 @@ class Strata:
     def shares(self) -> Floats:
         """Target fraction of all tiles per stratum."""
         within = self.weight / np.maximum(sums(self.group, self.weight, len(self.group_weight))[self.group], 1e-300)
-        shares: Floats = within * (self.group_weight / self.group_weight.sum())[self.group]
-        return shares
+        return within * (self.group_weight / self.group_weight.sum())[self.group]
 
     def allot(self, total: int, limit: Ints, tie_break: Ints) -> Ints:
         """Distribute tiles, first among the groups, then within each.
 
-        Parameters
-        ----------
-        total
-            Tiles.
-        limit
-            Maximum per stratum.
-        tie_break
-            Ranks that decide between equal remainders, one per stratum.
-
-        Returns
-        -------
-        ndarray of int64
-            Tiles per stratum; they add up to ``total``, or to the sum of the limits if that is less.
+        ``limit`` is the maximum per stratum; ranks ``tie_break`` decide between equal remainders. Returns int64 tiles
+        per stratum, which add up to ``total``, or to the sum of the limits if that is less.
         """
         group_limit = np.minimum(np.bincount(self.group, limit, minlength=len(self.group_weight)), NO_LIMIT)
         ranks = np.full(len(self.group_weight), NO_LIMIT)
@@ -96,23 +77,9 @@ def largest_remainder(
 ) -> Ints:
     """Distribute a whole number in proportion to weights, by the largest-remainder method.
 
-    Amounts above a limit go to the others, again in proportion.
-
-    Parameters
-    ----------
-    weights
-        Non-negative; entries with weight 0 get nothing.
-    total
-        Number to distribute.
-    limit
-        Maximum per entry; no limit by default.
-    tie_break
-        Ranks that decide between equal remainders, smallest first; position by default.
-
-    Returns
-    -------
-    ndarray of int64
-        They add up to ``total``, or to the sum of the limits if that is less.
+    Entries with weight 0 get nothing. Amounts above an entry's ``limit`` go to the others, again in proportion. Ranks
+    ``tie_break`` (by default positions) decide between equal remainders, smallest first. Returns int64 that add up to
+    ``total``, or to the sum of the limits if that is less.
 
     Examples
     --------
@@ -155,21 +122,10 @@ def _filled(total: int, weights: Floats, limit: Ints) -> Floats:
 
 
 def fit_table(rows: Ints, columns: Ints, weight: Floats, limit: Ints) -> Floats:
-    """Real-valued table proportional to weights, with given column sums and row sums as close as possible.
+    """Table proportional to the eligible areas whose rows and columns have given sums (iterative proportional fitting).
 
-    Iterative proportional fitting (Deming & Stephan 1940) with limits per entry. The column sums, those of the splits,
-    have priority; rows that cannot reach their sums share what is left.
-
-    Parameters
-    ----------
-    rows
-        Target row sums, int64 (stratum,).
-    columns
-        Target column sums, int64 (split,).
-    weight
-        Eligible areas, float64 (stratum, split); an entry without area stays 0.
-    limit
-        Maximum per entry, int64 (stratum, split).
+    ``rows`` (stratum,) and ``columns`` (split,) are the target sums, int64; ``weight`` (stratum, split) the areas,
+    float64, where an entry without area stays 0; ``limit`` (stratum, split) the maximum per entry, int64.
     """
     table: Floats = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300) * rows[:, None]
     table = np.minimum(table, limit)

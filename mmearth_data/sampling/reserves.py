@@ -22,20 +22,9 @@ def deal_reserves(frame: gpd.GeoDataFrame, tiles_per_shard: int, first_row: int 
     per shard avoids both. The result depends only on the arguments, so the store does not depend on the number of
     shards in flight.
 
-    Parameters
-    ----------
-    frame
-        A sample's table.
-    tiles_per_shard
-        Slots of a shard.
-    first_row
-        Row of the first slot, which need not be the first of a shard.
-
-    Returns
-    -------
-    list of ndarray of int64
-        For every shard, beginning with that of the first row: positions of its reserves among the reserve rows
-        (``slot`` null) of the table, in order of use.
+    ``frame`` is a sample's table; ``first_row`` the row of its first slot, which need not be the first of a shard.
+    Returns for every shard, beginning with that of the first row, positions of its reserves among the reserve rows
+    (``slot`` null) of the table, in order of use.
     """
     reserve = frame["slot"].isna().to_numpy()
     shard = (frame["slot"][~reserve].to_numpy(dtype=np.int64) + first_row % tiles_per_shard) // tiles_per_shard

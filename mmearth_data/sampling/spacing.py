@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmearth_data.catalog.tile import PIXEL_M
-from mmearth_data.geography.equal_area import SEMI_MAJOR_M, Floats, Ints, metres_per_degree
+from mmearth_data.geography.equal_area import SEMI_MAJOR_M, Floats, Ints, matches, metres_per_degree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,24 +45,16 @@ def reach_m(lon: Floats, lat: Floats, size_px: int) -> Floats:
     wide = ((lat >= 55) & (lat < 65) & (lon >= -1) & (lon < 16)) | ((lat >= 71) & (lon >= -8) & (lon < 50))
     degrees = np.where(wide, degrees + (WIDE_ZONE_REACH_DEG - ZONE_REACH_DEG), degrees)
     angle = np.deg2rad(np.minimum(degrees * np.abs(np.sin(np.deg2rad(lat))), 45.0))
-    reach: Floats = PIXEL_M * size_px * (np.cos(angle) + np.sin(angle)) + SNAP_M
-    return reach
+    return PIXEL_M * size_px * (np.cos(angle) + np.sin(angle)) + SNAP_M
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """Rule for the minimum spacing of tiles.
-
-    Attributes
-    ----------
-    size_px
-        Side of a tile.
-    min_distance_m
-        Additional minimum distance between centres, 0 for none.
-    """
+    """Rule for the minimum spacing of tiles."""
 
     size_px: int
     min_distance_m: float = 0.0
+    """Additional minimum distance between centres, 0 for none."""
 
     def conflict(self, lon1: Floats, lat1: Floats, lon2: Floats, lat2: Floats) -> NDArray[np.bool_]:
         """Whether tiles at two arrays of points are too close, pair by pair."""
@@ -95,8 +87,7 @@ def _distance_m(lon1: Floats, lat1: Floats, lon2: Floats, lat2: Floats) -> Float
     """Great-circle distance on a sphere that is nowhere larger than the ellipsoid."""
     phi1, phi2 = np.deg2rad(lat1), np.deg2rad(lat2)
     half = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin(np.deg2rad(lon2 - lon1) / 2) ** 2
-    distance: Floats = 2 * SMALLEST_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
-    return distance
+    return 2 * SMALLEST_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
 
 
 SMALLEST_RADIUS_M = SEMI_MAJOR_M * (1 - 1 / 298.257223563) ** 2
@@ -105,21 +96,12 @@ SMALLEST_RADIUS_M = SEMI_MAJOR_M * (1 - 1 / 298.257223563) ** 2
 
 @dataclass(frozen=True)
 class CellHash:
-    """Rows of equal height in latitude, each divided into as many columns of a minimum width as fit.
-
-    Attributes
-    ----------
-    height_deg
-        Height of a row.
-    columns
-        Columns of each row.
-    offset
-        Number of each row's first cell.
-    """
+    """Rows of equal height in latitude, each divided into as many columns of a minimum width as fit."""
 
     height_deg: float
     columns: Ints
     offset: Ints
+    """Number of each row's first cell."""
 
     @classmethod
     def of_width(cls, width_m: float) -> CellHash:
@@ -162,15 +144,7 @@ class CellHash:
 
 @dataclass
 class Placed:
-    """Growing set of points without conflicts, sorted by cell.
-
-    Attributes
-    ----------
-    spacing
-        Spacing rule.
-    lon, lat
-        Degrees.
-    """
+    """Growing set of points without conflicts (``lon`` and ``lat`` in degrees), sorted by cell."""
 
     spacing: Spacing
 
@@ -206,16 +180,10 @@ class Placed:
 def _pairs(cells: CellHash, keys: Ints, lon: Floats, lat: Floats) -> tuple[Ints, Ints]:
     """Positions (in sorted keys, in the points) of all pairs in the same or neighbouring cells."""
     found = []
-    sorted_ = np.argsort(
-        cells.keys(lon, lat)
-    )  # neighbouring points then look up neighbouring keys, which is five times as fast
+    sorted_ = np.argsort(cells.keys(lon, lat))  # looking up neighbouring keys one after the other is five times as fast
     for position, first, last in cells.neighbour_ranges(lon[sorted_], lat[sorted_]):
-        start = np.searchsorted(keys, first, side="left")
-        count = np.searchsorted(keys, last, side="right") - start
-        some = np.flatnonzero(count)
-        position, start, count = position[some], start[some], count[some]
-        run = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        found.append((np.repeat(start, count) + run, np.repeat(sorted_[position], count)))
+        at, of = matches(keys, first, last)
+        found.append((at, sorted_[position[of]]))
     return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
 
 
