@@ -109,49 +109,27 @@ class ModalityEntry(_Entry):
 
 @dataclass(frozen=True, slots=True)
 class EcoRegion:
-    """One terrestrial ecoregion, with the ids that MMEarth published.
-
-    Attributes
-    ----------
-    id
-        Class id of the modality ``eco_region``.
-    name
-        ``ECO_NAME`` of RESOLVE Ecoregions 2017.
-    biome
-        Class id of the modality ``biome``.
-    realm
-        Biogeographic realm.
-    area_km2
-        Area as published, km2.
-    """
+    """One terrestrial ecoregion, with the ids that MMEarth published."""
 
     id: int
+    """Class id of the modality ``eco_region``."""
     name: str
+    """``ECO_NAME`` of RESOLVE Ecoregions 2017."""
     biome: int
     realm: str
     area_km2: float
+    """Area as published, km2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All known modalities, in catalog order.
-
-    Attributes
-    ----------
-    modalities
-        Name -> modality, including those that are not enabled.
-    """
+    """All known modalities, in catalog order."""
 
     modalities: Mapping[str, Modality]
+    """Name -> modality, including those that are not enabled."""
 
     def find(self, name: str) -> Modality:
-        """Return the modality of that name.
-
-        Raises
-        ------
-        CatalogError
-            When there is none; the message names the closest one.
-        """
+        """Return the modality of that name; CatalogError if there is none, with the closest name."""
         if name not in self.modalities:
             hint = did_you_mean(name, self.modalities)
             raise CatalogError(f"Expected the name of a modality in the catalog, got {name!r}; {hint}")
@@ -160,10 +138,7 @@ class Catalog:
     def select(self, names: Sequence[str] | None = None) -> tuple[Modality, ...]:
         """Modalities by name, each once and in catalog order; without names, the enabled ones.
 
-        Raises
-        ------
-        CatalogError
-            When a name is unknown.
+        CatalogError if a name is unknown.
         """
         if names is None:
             return tuple(modality for modality in self.modalities.values() if modality.enabled)
@@ -174,15 +149,9 @@ class Catalog:
 def load_catalog(extra: Path | None = None) -> Catalog:
     """Read the catalog that ships with the package and add the user's own entries.
 
-    Parameters
-    ----------
-    extra
-        Folder with files ``*.yaml``, one modality each. An entry with the name of a shipped one replaces it completely.
-
-    Raises
-    ------
-    FileInputError
-        When the folder is missing or empty, or an entry is broken (with the line and the reason).
+    ``extra`` is a folder with files ``*.yaml``, one modality each; an entry with the name of a shipped one replaces it
+    completely. Raises FileInputError if the folder is missing or empty, or an entry is broken (with the line and the
+    reason).
 
     Examples
     --------
@@ -215,16 +184,9 @@ def biomes() -> tuple[ClassLabel, ...]:
 def read_classes(path: Path) -> tuple[ClassLabel, ...]:
     """Read a table of classes.
 
-    Parameters
-    ----------
-    path
-        CSV file in UTF-8 with the columns ``code``, ``name`` and optionally ``colour`` (``#rrggbb``). Other
-        columns, and lines that start with ``#``, are ignored.
-
-    Raises
-    ------
-    FileInputError
-        When the table cannot be read, with the line and the reason.
+    The file is CSV in UTF-8 with the columns ``code``, ``name`` and optionally ``colour`` (``#rrggbb``); other columns,
+    and lines that start with ``#``, are ignored. Raises FileInputError if it cannot be read, with the line and the
+    reason.
     """
     labels: dict[int, ClassLabel] = {}
     for line, row in _read_table(path, ("code", "name")):
@@ -317,13 +279,7 @@ def _read_folder(folder: Path) -> dict[str, Modality]:
 
 
 def read_modality(path: Path) -> Modality:
-    """Read one catalog entry.
-
-    Raises
-    ------
-    FileInputError
-        If the file is not YAML, does not match `ModalityEntry`, or is inconsistent.
-    """
+    """Read one catalog entry; FileInputError if it is not YAML, does not match `ModalityEntry`, or is inconsistent."""
     file = read_yaml(path, "one modality")
     values = dict(file.values)
     if isinstance(values.get("classes"), str):

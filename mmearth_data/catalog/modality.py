@@ -6,14 +6,16 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from mmearth_data.errors import CatalogError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    Problems = Iterator[tuple[str, str]]
 
 Resampling = Literal["bilinear", "nearest"]
 StatisticsBy = Literal["s2_level", "none"]
@@ -84,78 +86,51 @@ class Licence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Modality:
-    """One layer of a tile, as stored and as learned.
-
-    Attributes
-    ----------
-    name
-        Name of the array in the store.
-    kind
-        Determines storage, statistics, losses and display.
-    bands
-        Band names in stored order; empty for ``tile/categorical``, whose array has no band axis.
-    dtype
-        Stored type.
-    nodata
-        Stored value that means "never observed" (NaN for floats).
-    scale, offset
-        Physical value = stored * scale + offset.
-    asset
-        Earth Engine asset ids by role (roles are defined by the recipe); empty for derived modalities.
-    asset_bands
-        Stored band -> its name in the asset.
-    bands_by_level
-        Sentinel-2 level (``L1C``, ``L2A``) -> bands that exist in it; empty means all bands, always.
-    recipe
-        Name of the procedure by which a source obtains the modality, and its parameters.
-    derived_from
-        Coordinates (``lat``, ``lon``, ``time``) from which it is computed on read; empty if it is stored.
-    statistics_by
-        ``s2_level`` if the distribution depends on the product level of the scene.
-    histogram_range
-        Range of stored values in which percentiles are resolved; None for categories and masks.
-    histogram_ranges
-        Band -> its own range, if one range does not suit all bands (elevation and slope).
-    histogram_bins
-        At most 2,048.
-    band_units
-        Band -> its unit, if the bands do not share one; ``units`` then lists all of them.
-    input
-        Whether it may feed the encoder.
-    model_bands
-        Bands that the model sees, in its order.
-    pretext
-        Whether it is a pretraining target.
-    pretext_norm
-        ``patch``: the target is normalised within each patch.
-    """
+    """One layer of a tile, as stored and as learned."""
 
     name: str
+    """Name of the array in the store."""
     kind: Kind
+    """Determines storage, statistics, losses and display."""
     long_name: str
     bands: tuple[str, ...]
+    """Band names in stored order; empty for ``tile/categorical``, whose array has no band axis."""
     dtype: np.dtype[Any]
     nodata: float
+    """Stored value that means "never observed" (NaN for floats)."""
     order: int = 1000
     enabled: bool = True
     units: str = "1"
     band_units: Mapping[str, str] = field(default_factory=dict)
+    """Band -> its unit, if the bands do not share one; ``units`` then lists all of them."""
     scale: float = 1.0
     offset: float = 0.0
+    """Physical value = stored * scale + offset."""
     resampling: Resampling = "nearest"
     asset: Mapping[str, str] = field(default_factory=dict)
+    """Earth Engine asset ids by role (roles are defined by the recipe); empty for derived modalities."""
     asset_bands: Mapping[str, str] = field(default_factory=dict)
+    """Stored band -> its name in the asset."""
     bands_by_level: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sentinel-2 level (``L1C``, ``L2A``) -> bands that exist in it; empty means all bands, always."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Name of the procedure by which a source obtains the modality, and its parameters."""
     derived_from: tuple[str, ...] = ()
+    """Coordinates (``lat``, ``lon``, ``time``) from which it is computed on read; empty if it is stored."""
     statistics_by: StatisticsBy = "none"
+    """``s2_level`` if the distribution depends on the product level of the scene."""
     histogram_range: tuple[float, float] | None = None
+    """Range of stored values in which percentiles are resolved; None for categories and masks."""
     histogram_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Band -> its own range, if one range does not suit all bands (elevation and slope)."""
     histogram_bins: int = 2048
     input: bool = False
+    """Whether it may feed the encoder."""
     model_bands: tuple[str, ...] = ()
+    """Bands that the model sees, in its order."""
     pretext: bool = False
     pretext_norm: PretextNorm = "none"
+    """``patch``: the target is normalised within each patch."""
     classes: tuple[ClassLabel, ...] = ()
     display: Display = field(default_factory=Display)
     doi: str = ""
@@ -165,7 +140,8 @@ class Modality:
     def __post_init__(self) -> None:
         problem = _first_problem(self)
         if problem:
-            raise CatalogError(f"{self.name}: {problem.text}", problem.field)
+            field_name, text = problem
+            raise CatalogError(f"{self.name}: {text}", field_name)
         if math.isnan(self.nodata):
             # YAML's .nan has another sign bit than JSON's NaN, but a resumed store must get the same bytes.
             object.__setattr__(self, "nodata", math.nan)
@@ -209,13 +185,7 @@ class Modality:
         return np.full(shape, self.nodata, dtype=self.dtype)
 
     def band_indices(self, bands: tuple[str, ...]) -> list[int]:
-        """Positions of the named bands on the stored band axis.
-
-        Raises
-        ------
-        CatalogError
-            If the modality has no such band.
-        """
+        """Positions of the named bands on the stored band axis; CatalogError if the modality has no such band."""
         unknown = [band for band in bands if band not in self.bands]
         if unknown:
             raise CatalogError(f"{self.name} has no band {', '.join(unknown)}; its bands are {', '.join(self.bands)}.")
@@ -248,10 +218,7 @@ class Modality:
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`; also accepts an entry in the form of a catalog file.
 
-        Raises
-        ------
-        CatalogError
-            If the entry is inconsistent.
+        CatalogError if it is inconsistent.
         """
         values = dict(entry)
         try:
@@ -291,68 +258,63 @@ def fits(value: float, dtype: np.dtype[Any]) -> bool:
     return bool(limits.min <= value <= limits.max)
 
 
-class _Problem(NamedTuple):
-    """A problem of an entry, and the field that has it (dotted where nested)."""
+def _first_problem(m: Modality) -> tuple[str, str] | None:
+    """Return the field that has the most fundamental problem of an entry (dotted if nested), and its text; or None."""
+    checks = (
+        _storage_problems,
+        _histogram_problems,
+        _band_problems,
+        _band_name_problems,
+        _class_problems,
+        _role_problems,
+    )
+    return next((problem for check in checks for problem in check(m)), None)
 
-    field: str
-    text: str
 
-
-def _first_problem(modality: Modality) -> _Problem | None:
-    """Return the most fundamental problem of an entry, or None."""
-    checks = (_storage_problem, _histogram_problem, _band_problem, _band_name_problem, _class_problem, _role_problem)
-    return next((problem for check in checks if (problem := check(modality))), None)
-
-
-def _storage_problem(m: Modality) -> _Problem | None:
+def _storage_problems(m: Modality) -> Problems:
     if not m.name.isidentifier():
         text = f"the name {m.name!r} must be a plain identifier, since it names an array; use letters, digits and _."
-        return _Problem("name", text)
+        yield "name", text
     if not fits(m.nodata, m.dtype):
-        return _Problem("nodata", f"nodata {m.nodata} does not fit {m.dtype.name}; widen one of them.")
+        yield "nodata", f"nodata {m.nodata} does not fit {m.dtype.name}; widen one of them."
     if m.dtype.kind == "f" and not math.isnan(m.nodata):
-        text = f"floating-point modalities mark missing values by NaN, got nodata {m.nodata}; write NaN."
-        return _Problem("nodata", text)
+        yield "nodata", f"floating-point modalities mark missing values by NaN, got nodata {m.nodata}; write NaN."
     if m.kind.is_categorical and m.dtype.name not in CODE_DTYPES:
         text = f"class codes are stored as {' or '.join(CODE_DTYPES)}, got dtype {m.dtype.name}; write one of them."
-        return _Problem("dtype", text)
+        yield "dtype", text
     if m.kind is Kind.RASTER_MASK and m.dtype.kind == "f":
-        return _Problem("dtype", f"masks are integers, got dtype {m.dtype.name}; write uint8 or uint16.")
-    return None
+        yield "dtype", f"masks are integers, got dtype {m.dtype.name}; write uint8 or uint16."
 
 
-def _histogram_problem(m: Modality) -> _Problem | None:
+def _histogram_problems(m: Modality) -> Problems:
     if m.kind.is_continuous and m.histogram_range is None:
         text = "a continuous modality needs histogram_range [low, high], the range in which percentiles are resolved."
-        return _Problem("histogram_range", text)
-    ranges = {"histogram_range": m.histogram_range} | {
-        f"histogram_ranges.{b}": r for b, r in m.histogram_ranges.items()
-    }
-    for where, limits in ranges.items():
+        yield "histogram_range", text
+    ranges = {f"histogram_ranges.{band}": limits for band, limits in m.histogram_ranges.items()}
+    for where, limits in {"histogram_range": m.histogram_range, **ranges}.items():
         if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-            return _Problem(where, f"{where} must be increasing, got {list(limits)}; write [low, high].")
+            yield where, f"{where} must be increasing, got {list(limits)}; write [low, high]."
     if not 1 <= m.histogram_bins <= 2048:
-        return _Problem("histogram_bins", f"histogram_bins must be in 1..2048, got {m.histogram_bins}.")
-    return None
+        yield "histogram_bins", f"histogram_bins must be in 1..2048, got {m.histogram_bins}."
 
 
-def _band_problem(m: Modality) -> _Problem | None:
+def _band_problems(m: Modality) -> Problems:
     if m.kind is Kind.TILE_CATEGORICAL:
-        text = f"tile/categorical has no band axis, got bands {list(m.bands)}; leave them out."
-        return _Problem("bands", text) if m.bands else None
+        if m.bands:
+            yield "bands", f"tile/categorical has no band axis, got bands {list(m.bands)}; leave them out."
+        return
     if not m.bands:
-        return _Problem("bands", "at least one band is needed; list them under bands.")
+        yield "bands", "at least one band is needed; list them under bands."
     if len(set(m.bands)) != len(m.bands):
-        return _Problem("bands", f"band names must differ, got {list(m.bands)}.")
+        yield "bands", f"band names must differ, got {list(m.bands)}."
     if m.kind is Kind.RASTER_CATEGORICAL and len(m.bands) != 1:
-        return _Problem("bands", f"raster/categorical has exactly one band, got {list(m.bands)}.")
+        yield "bands", f"raster/categorical has exactly one band, got {list(m.bands)}."
     if m.kind.is_raster and not m.kind.is_continuous and m.resampling != "nearest":
         text = f"class codes and masks cannot be interpolated, got resampling {m.resampling}; write nearest."
-        return _Problem("resampling", text)
-    return None
+        yield "resampling", text
 
 
-def _band_name_problem(m: Modality) -> _Problem | None:
+def _band_name_problems(m: Modality) -> Problems:
     named = {
         "model_bands": m.model_bands,
         "display.bands": m.display.bands,
@@ -365,40 +327,34 @@ def _band_name_problem(m: Modality) -> _Problem | None:
     for where, bands in named.items():
         unknown = [band for band in bands if band not in m.bands]
         if unknown:
-            return _Problem(where, f"{where} names {', '.join(unknown)}, but the bands are {', '.join(m.bands)}.")
+            yield where, f"{where} names {', '.join(unknown)}, but the bands are {', '.join(m.bands)}."
     if len(set(m.model_bands)) != len(m.model_bands):
-        return _Problem("model_bands", f"model_bands must differ, got {list(m.model_bands)}.")
-    return None
+        yield "model_bands", f"model_bands must differ, got {list(m.model_bands)}."
 
 
-def _class_problem(m: Modality) -> _Problem | None:
+def _class_problems(m: Modality) -> Problems:
     if m.kind.is_categorical and not m.classes:
-        return _Problem("classes", "a categorical modality needs its classes (code, name, colour).")
+        yield "classes", "a categorical modality needs its classes (code, name, colour)."
     codes = [label.code for label in m.classes]
-    if len(set(codes)) != len(codes):
-        clashing = sorted({code for code in codes if codes.count(code) > 1})
-        return _Problem("classes", f"class codes must differ, got {', '.join(map(str, clashing))} more than once.")
+    clashing = sorted({code for code in codes if codes.count(code) > 1})
+    if clashing:
+        yield "classes", f"class codes must differ, got {', '.join(map(str, clashing))} more than once."
     if m.nodata in codes:
-        text = f"class code {int(m.nodata)} is also the nodata value; give one of them another number."
-        return _Problem("classes", text)
+        yield "classes", f"class code {int(m.nodata)} is also the nodata value; give one of them another number."
     wide = [code for code in codes if not fits(code, m.dtype)]
     if wide:
-        text = f"class codes {', '.join(map(str, wide))} do not fit {m.dtype.name}; widen the dtype."
-        return _Problem("classes", text)
-    return None
+        yield "classes", f"class codes {', '.join(map(str, wide))} do not fit {m.dtype.name}; widen the dtype."
 
 
-def _role_problem(m: Modality) -> _Problem | None:
+def _role_problems(m: Modality) -> Problems:
     if m.pretext and m.kind is Kind.RASTER_MASK:
-        return _Problem("pretext", "a raster/mask cannot be a pretext task; set pretext: false.")
+        yield "pretext", "a raster/mask cannot be a pretext task; set pretext: false."
     if m.pretext_norm == "patch" and m.kind is not Kind.RASTER_CONTINUOUS:
         text = f"only raster/continuous can be normalised within patches, got kind {m.kind}; write pretext_norm: none."
-        return _Problem("pretext_norm", text)
+        yield "pretext_norm", text
     unknown = [name for name in m.derived_from if name not in DERIVABLE_FROM]
     if unknown:
         text = f"derived_from names {', '.join(unknown)}; a modality can be derived from {', '.join(DERIVABLE_FROM)}."
-        return _Problem("derived_from", text)
+        yield "derived_from", text
     if m.derived_from and m.kind is not Kind.TILE_CONTINUOUS:
-        text = f"only tile/continuous is derived on read, got kind {m.kind}; leave derived_from out."
-        return _Problem("derived_from", text)
-    return None
+        yield "derived_from", f"only tile/continuous is derived on read, got kind {m.kind}; leave derived_from out."

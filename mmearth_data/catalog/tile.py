@@ -53,24 +53,10 @@ LEVEL_NAMES = {LEVEL_L1C: "L1C", LEVEL_L2A: "L2A"}
 
 
 def utm_epsg(lon: float, lat: float) -> int:
-    """EPSG code of the UTM zone of a point, with the exceptions of Norway and Svalbard.
+    """EPSG code of the UTM zone of a point in degrees, with the exceptions of Norway and Svalbard.
 
-    The Sentinel-2 tiling follows the military grid, which widens zones 32V and 31X to 37X.
-
-    Parameters
-    ----------
-    lon, lat
-        Degrees, -180 <= lon <= 180.
-
-    Returns
-    -------
-    int
-        326zz north of the equator, 327zz south of it.
-
-    Raises
-    ------
-    TileUnavailable
-        Beyond 84 N or 80 S.
+    The Sentinel-2 tiling follows the military grid, which widens zones 32V and 31X to 37X. 326zz north of the equator,
+    327zz south of it. Raises TileUnavailable beyond 84 N or 80 S.
 
     Examples
     --------
@@ -99,21 +85,12 @@ def transformer(source_epsg: int, target_epsg: int) -> Transformer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TileGrid:
-    """The pixel grid of one tile: square, north up, 10 m.
-
-    Attributes
-    ----------
-    epsg
-        CRS of the tile.
-    ulx, uly
-        Upper-left corner of the upper-left pixel, metres.
-    size_px
-        Pixels per side.
-    """
+    """The pixel grid of one tile: square, north up, 10 m."""
 
     epsg: int
     ulx: float
     uly: float
+    """Upper-left corner of the upper-left pixel, metres."""
     size_px: int
 
     @classmethod
@@ -150,13 +127,7 @@ class TileGrid:
 
 
 def check_tile_size(size_px: int) -> int:
-    """Return a usable tile size.
-
-    Raises
-    ------
-    InputError
-        Unless it is a multiple of 16 from 16 to 2,032 px (the largest that fits in a tile id).
-    """
+    """Return a tile size; InputError unless it is a multiple of 16 from 16 to 2,032 px (the largest in a tile id)."""
     if not (16 <= size_px < MAX_SIZE_PX and size_px % 16 == 0):
         raise InputError(
             f"Expected a tile size that is a multiple of 16 from 16 to 2032 px, got {size_px}; try 64 or 128."
@@ -205,13 +176,7 @@ def format_tile_id(tile_id: int) -> str:
 
 
 def parse_tile_id(text: str) -> int:
-    """Inverse of `format_tile_id`.
-
-    Raises
-    ------
-    InputError
-        Unless the text is 16 hex digits.
-    """
+    """Inverse of `format_tile_id`; InputError unless the text is 16 hex digits."""
     if re.fullmatch(r"[0-9a-f]{16}", text.lower()) is None:
         raise InputError(
             f"Expected a tile id of 16 hex digits, got {text!r}; it is a tile_id of tiles.parquet in hexadecimal."
@@ -226,23 +191,14 @@ def as_datetime64_ms(milliseconds: ArrayLike) -> NDArray[np.datetime64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """A candidate location of a tile.
-
-    Attributes
-    ----------
-    tile_id
-        See `mmearth_data.catalog.tile.tile_ids`.
-    lon, lat
-        Degrees, rounded to 1e-6.
-    size_px
-        Side of the tile.
-    biome, eco_region
-        Published MMEarth class ids, or None if unknown.
-    """
+    """A candidate location of a tile."""
 
     tile_id: int
+    """See `mmearth_data.catalog.tile.tile_ids`."""
     lon: float
     lat: float
+    """Degrees, rounded to 1e-6."""
     size_px: int
     biome: int | None = None
     eco_region: int | None = None
+    """Published MMEarth class ids, or None if unknown."""
