@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,34 +27,26 @@ COMMENT = "#"
 EXCEL_HINT = "sep="
 """First line in which Excel declares the delimiter; it is not a row."""
 
+Number = TypeVar("Number", bound=np.generic)
 HEXADECIMAL = re.compile("[0-9a-fA-F]{16}")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table from a user's file.
-
-    Attributes
-    ----------
-    path
-        File that it comes from.
-    columns
-        Values by column, in the order of the file. Columns of CSV are unchanged text; those of Parquet have the values
-        of the file (None if missing) and are read on first access.
-    lines
-        (N) 1-based line of each row; for Parquet the 1-based row.
-    decimal
-        Decimal separator of numbers: a comma if semicolons separate the columns, otherwise a point.
-    header_line
-        1-based line of the column names; None for Parquet.
-    """
+    """A table from a user's file."""
 
     path: Path
     columns: Mapping[str, Sequence[Any]]
+    """Values by column, in the order of the file. Columns of CSV are unchanged text; those of Parquet have the values
+    of the file (None if missing) and are read on first access.
+    """
     lines: Sequence[int]
+    """(N) 1-based line of each row; for Parquet the 1-based row."""
     decimal: str = "."
+    """Decimal separator of numbers: a comma if semicolons separate the columns, otherwise a point."""
     header_line: int | None = None
+    """1-based line of the column names; None for Parquet."""
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -67,13 +59,7 @@ class Table:
             yield line, dict(zip(names, values, strict=True))
 
     def require(self, names: Sequence[str]) -> None:
-        """Refuse a table that lacks a column.
-
-        Raises
-        ------
-        FileInputError
-            With the missing columns and the existing ones.
-        """
+        """Refuse a table that lacks a column: FileInputError with the missing columns and the existing ones."""
         missing = [name for name in names if name not in self.columns]
         if missing:
             found = ", ".join(self.columns) or "none"
@@ -81,39 +67,29 @@ class Table:
             raise FileInputError(self.path, f"{problem}; rename or add them.", self.header_line)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """(N) numbers of a column, NaN where it is blank.
-
-        Raises
-        ------
-        FileInputError
-            If a value is not a number, with its line.
-        """
-        values = np.empty(len(self), dtype=np.float64)
-        for k, value in enumerate(self.columns[name]):
-            try:
-                values[k] = self._number(value)
-            except (TypeError, ValueError):
-                problem = f"expected a number in column {name}, got {value!r}; correct or remove the row."
-                raise FileInputError(self.path, problem, self.lines[k]) from None
-        return values
+        """(N) numbers of a column, NaN where it is blank; FileInputError with the line if a value is not a number."""
+        return self._parsed(self.columns[name], self._number, np.float64, f"a number in column {name}")
 
     def tile_ids(self, name: str) -> NDArray[np.uint64]:
         """(N) tile ids of a column: integers, 16 hex digits each, or decimal digits.
 
-        Raises
-        ------
-        FileInputError
-            If a value is none of these, with its line.
+        Raises FileInputError with the line if a value is none of these.
         """
         values = [value.strip() if isinstance(value, str) else value for value in self.columns[name]]
         base = 16 if all(isinstance(value, str) and HEXADECIMAL.fullmatch(value) for value in values) else 10
-        numbers = np.empty(len(values), dtype=np.uint64)
+        expected = f"tile ids (16 hex digits, or all decimal) in {name}"
+        return self._parsed(values, lambda v: int(v, base) if isinstance(v, str) else index(v), np.uint64, expected)
+
+    def _parsed(
+        self, values: Sequence[Any], parse: Callable[[Any], Any], kind: type[Number], expected: str
+    ) -> NDArray[Number]:
+        numbers = np.empty(len(values), dtype=kind)
         for k, value in enumerate(values):
             try:
-                numbers[k] = int(value, base) if isinstance(value, str) else index(value)
+                numbers[k] = parse(value)
             except (TypeError, ValueError, OverflowError):
-                problem = f"expected tile ids (16 hex digits, or all decimal) in {name}, got {value!r}"
-                raise FileInputError(self.path, f"{problem}; correct or remove the row.", self.lines[k]) from None
+                problem = f"expected {expected}, got {value!r}; correct or remove the row."
+                raise FileInputError(self.path, problem, self.lines[k]) from None
         return numbers
 
     def _number(self, value: Any) -> float:  # noqa: ANN401 - whatever a Parquet file holds
@@ -160,13 +136,7 @@ def read_table(path: Path, *, comments: bool = False) -> Table:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file in UTF-8, without its byte order mark.
-
-    Raises
-    ------
-    FileInputError
-        When it cannot be read, or is in another encoding; it names the first line that is.
-    """
+    """Text of a file in UTF-8, without its byte order mark; FileInputError if it is not readable as such."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -205,7 +175,6 @@ def _csv(path: Path, text: str, comments: bool) -> Table:
 
 
 def _delimiter(text: str, comments: bool) -> str:
-    """Find the character that splits the header into the most columns."""
     lines = (line for _, line in _lines(text, comments) if line.strip())
     header = next(lines, "")
     return max(DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
@@ -247,8 +216,6 @@ def _fitted(path: Path, line: int, row: list[str], width: int, delimiter: str) -
 
 @dataclass(frozen=True)
 class _ParquetColumns(Mapping[str, Sequence[Any]]):
-    """Columns of a Parquet file, each read on first access."""
-
     path: Path
     file: pq.ParquetFile
     names: tuple[str, ...]

@@ -42,37 +42,17 @@ NAME_LENGTH = 100
 def staged_file(path: str | Path, *, needed_bytes: int | None = None) -> Iterator[Path]:
     """Path of a temporary file, which is renamed to ``path`` if the block succeeds and removed otherwise.
 
-    Parameters
-    ----------
-    path
-        Final name; missing folders are created, an older file is replaced, a link keeps pointing where it does.
-    needed_bytes
-        Size of the file, if known: refused immediately if the disk has less free space.
+    Missing folders are created, an older file is replaced, a link keeps its target. With ``needed_bytes``, the size of
+    the file, it is refused immediately if the disk has less free space.
 
-    Raises
-    ------
-    WriteFailed
-        If the disk is full, or the folder is not writable.
-    InputError
-        If a folder has that name, or a parent is a file.
+    Raises WriteFailed if the disk is full or the folder is not writable, InputError if a folder has that name or a
+    parent is a file.
     """
-    path = _target(path)
-    with write_errors(path, needed_bytes=needed_bytes):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(path.parent, needed_bytes)
-        beside = _beside(path)
-        try:
-            yield beside
-            flush(beside)
-            beside.replace(path)
-            flush(path.parent)
-        except Exception as error:
-            _name_reason(error, path.parent)
-            raise
-        finally:
-            beside.unlink(missing_ok=True)
+    with _staging(path, folder=False, needed_bytes=needed_bytes) as (path, beside):
+        yield beside
+        flush(beside)
+        beside.replace(path)
+        flush(path.parent)
 
 
 @contextmanager
@@ -111,22 +91,33 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
 
     An older folder of that name is replaced. Raises like `staged_file`.
     """
-    path = _target(path)
-    with write_errors(path):
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(path)
+    with _staging(path, folder=True) as (path, beside):
         beside.mkdir()
+        yield beside
+        for entry in (*beside.rglob("*"), beside):
+            flush(entry)
+        move_folder(beside, path)
+
+
+@contextmanager
+def _staging(path: str | Path, *, folder: bool, needed_bytes: int | None = None) -> Iterator[tuple[Path, Path]]:
+    """Target of a path and a temporary name beside it, for a block that writes there; raises like `staged_file`."""
+    path = _target(path)
+    with write_errors(path, needed_bytes=needed_bytes):
+        if path.exists() and path.is_dir() != folder:
+            number = errno.ENOTDIR if folder else errno.EISDIR
+            raise OSError(number, os.strerror(number), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if needed_bytes is not None and shutil.disk_usage(path.parent).free < needed_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
+        beside = _beside(path)
         try:
-            yield beside
-            _flush_tree(beside)
-            move_folder(beside, path)
+            yield path, beside
         except Exception as error:
             _name_reason(error, path.parent)
             raise
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(beside, ignore_errors=True) if folder else beside.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
@@ -201,23 +192,11 @@ def remove_partial(folder: Path) -> None:
 
 
 def check_output(path: str | Path, *, folder: bool = False, option: str = "--out") -> None:
-    """Check that a file or folder can be written before the work starts; leaves nothing behind.
+    """Check that a file (or a ``folder``) can be written before the work starts; leaves nothing behind.
 
-    Parameters
-    ----------
-    path
-        The file or folder; a URL is not checked.
-    folder
-        Whether it will be a folder.
-    option
-        Option that sets the path, for messages.
-
-    Raises
-    ------
-    WriteFailed
-        If the disk is full, or the folder is not writable.
-    InputError
-        If the path is a folder instead of a file or the reverse, or a parent is a file.
+    A URL is not checked. ``option`` is the option that sets the path, for messages. Raises WriteFailed if the disk is
+    full or the folder is not writable, InputError if the path is a folder instead of a file or the reverse, or a parent
+    is a file.
     """
     if "://" in str(path):
         return
@@ -244,12 +223,8 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
 def write_errors(path: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
     """Convert failures to write in the folder of ``path`` to one-line errors with a remedy; others pass unchanged.
 
-    Raises
-    ------
-    WriteFailed
-        If the disk is full or fails, or the folder is not writable.
-    InputError
-        If a folder has the name of the file, or the reverse.
+    Raises WriteFailed if the disk is full or fails or the folder is not writable, InputError if a folder has the name
+    of the file, or the reverse.
     """
     try:
         yield
@@ -263,16 +238,9 @@ def write_errors(path: str | Path, *, needed_bytes: int | None = None) -> Iterat
 
 
 def describe_failure(error: BaseException, path: str | Path, needed_bytes: int | None = None) -> MMEarthError | None:
-    """Error with a remedy for a failure to write; None if the exception is something else.
+    """Error with a remedy for an exception of a writer (a system error or a library's); None if it is something else.
 
-    Parameters
-    ----------
-    error
-        Exception of a writer: a system error or a library's.
-    path
-        What was being written.
-    needed_bytes
-        Its size, if known.
+    ``path`` is what was being written, ``needed_bytes`` its size, if known.
     """
     number = error_number(error)
     if number is None:
@@ -318,13 +286,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name[:NAME_LENGTH]}")
 
 
-def _check_room(folder: Path, needed_bytes: int | None) -> None:
-    if needed_bytes is not None and shutil.disk_usage(folder).free < needed_bytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
 def _allocate(stream: BinaryIO, size: int) -> None:
-    """Reserve the next bytes of a file on the disk."""
     start = stream.tell()
     if hasattr(os, "posix_fallocate"):
         stream.flush()
@@ -339,12 +301,6 @@ def _write_all(file: Any, data: bytes) -> None:  # noqa: ANN401 - an unbuffered 
     while data:
         data = data[file.write(data) :]
     os.fsync(file.fileno())
-
-
-def _flush_tree(folder: Path) -> None:
-    for entry in folder.rglob("*"):
-        flush(entry)
-    flush(folder)
 
 
 def _name_reason(error: Exception, folder: Path) -> None:
@@ -379,7 +335,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _files_named(error: BaseException, number: int) -> list[str]:
-    """Files named by the system errors with that number."""
     named = [cause.filename for cause in _causes(error) if isinstance(cause, OSError) and cause.errno == number]
     return [os.fsdecode(name) for name in named if isinstance(name, (str, bytes))]
 
@@ -404,7 +359,6 @@ def _misplaced(error: BaseException, number: int) -> str:
 
 
 def _reason(number: int, path: Path, needed_bytes: int | None) -> str:
-    """Say why a file cannot be written, and what to do."""
     again = "run the same command again"
     if number == errno.EFBIG:
         return f"it is larger than the file system or the user's limit allows (ulimit -f); raise the limit and {again}, or choose another path."

@@ -21,20 +21,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class YamlFile:
-    """A file of ``field: value`` lines.
-
-    Attributes
-    ----------
-    path
-        Path of the file.
-    node
-        Parsed content with line numbers.
-    values
-        Content as Python values.
-    """
+    """A file of ``field: value`` lines."""
 
     path: Path
     node: yaml.MappingNode
+    """Parsed content with line numbers."""
     values: dict[str, Any]
 
     def line_of(self, keys: Sequence[str | int]) -> int:
@@ -54,17 +45,8 @@ class YamlFile:
 def read_yaml(path: Path, expected: str) -> YamlFile:
     """Read a file of ``field: value`` lines.
 
-    Parameters
-    ----------
-    path
-        Path of the file.
-    expected
-        What the file should be, such as ``a mapping file``, for messages.
-
-    Raises
-    ------
-    FileInputError
-        If it cannot be read, is not YAML or not a mapping, or has a field twice; with the line if known.
+    ``expected`` is what the file should be, such as ``a mapping file``, for messages. Raises FileInputError if it
+    cannot be read, is not YAML or not a mapping, or has a field twice; with the line if known.
     """
     text = _read(path, expected)
     try:
@@ -90,10 +72,8 @@ def validated(
 ) -> Model:
     """Validate a file's values together with those that override them.
 
-    Raises
-    ------
-    InputError
-        With the field, what was expected and what was found; a `FileInputError` with the line if the file is wrong.
+    Raises InputError with the field, what was expected and what was found; a FileInputError with the line if the file
+    is wrong.
     """
     try:
         return model(**values)
@@ -107,19 +87,8 @@ def validated(
 def named_file(text: str, folder: Path, names: Iterable[str], kind: str) -> Path:
     """Path of a file that ships with the package (by name), or of the user's own file.
 
-    Parameters
-    ----------
-    text
-        Name, or path.
-    folder, names
-        Folder of the shipped files, and their names.
-    kind
-        What it should be, such as ``a recipe``.
-
-    Raises
-    ------
-    InputError
-        If it is neither; the message suggests the closest name.
+    ``names`` are those of the shipped files in ``folder``; ``kind`` is what it should be, such as ``a recipe``. Raises
+    InputError if ``text`` is neither a name nor a path, with the closest name.
     """
     known = list(names)
     if text in known:
