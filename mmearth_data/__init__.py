@@ -53,7 +53,10 @@ if TYPE_CHECKING:
         write_text,
     )
     from mmearth_data.files.yamlfiles import YamlFile, named_file, read_yaml, validated
-    from mmearth_data.inspection import map_figure, render_summary, sample_map, summarise, tile_figure
+    from mmearth_data.inspection.figures import tile_figure
+    from mmearth_data.inspection.maps import map_figure, sample_map
+    from mmearth_data.inspection.summary import summarise
+    from mmearth_data.inspection.terminal import render_summary
     from mmearth_data.interchange.form import published_missing_values
     from mmearth_data.interchange.statistics import published_statistics
     from mmearth_data.interchange.subset import read_ids
@@ -116,7 +119,7 @@ _HOME = {
     "load_catalog": "catalog.entries",
     "make_folder": "files.writing",
     "make_recipe": "recipe",
-    "map_figure": "inspection",
+    "map_figure": "inspection.maps",
     "merge": "api",
     "named_file": "files.yamlfiles",
     "open_store": "opened",
@@ -138,10 +141,10 @@ _HOME = {
     "remove_partial": "files.writing",
     "render_catalog": "catalog.entries",
     "render_modality": "catalog.entries",
-    "render_summary": "inspection",
+    "render_summary": "inspection.terminal",
     "repair": "building.repair",
     "resolve_statistics": "loading.scaling",
-    "sample_map": "inspection",
+    "sample_map": "inspection.maps",
     "scale_of": "loading.scaling",
     "short_path": "words",
     "staged_array": "files.writing",
@@ -149,8 +152,8 @@ _HOME = {
     "staged_folder": "files.writing",
     "staged_stream": "files.writing",
     "subset": "api",
-    "summarise": "inspection",
-    "tile_figure": "inspection",
+    "summarise": "inspection.summary",
+    "tile_figure": "inspection.figures",
     "validated": "files.yamlfiles",
     "verify": "store",
     "write_bytes": "files.writing",

@@ -45,8 +45,7 @@ class Store(StoredTiles):
             When there is no such tile, or the picture cannot be written there.
         """
         from mmearth_data.catalog.tile import format_tile_id
-        from mmearth_data.inspection import tile_figure
-        from mmearth_data.inspection.figures import find_tile
+        from mmearth_data.inspection.figures import find_tile, tile_figure
 
         if path is None:
             path = f"{format_tile_id(int(self.coords['tile_id'][find_tile(self, tile)]))}.png"

@@ -161,31 +161,9 @@ class Canvas:
         caps: dict[str, Any] = {"solid_capstyle": "butt", "solid_joinstyle": "round", "drawstyle": "default"}
         self._add(Line2D(np.asarray(x), self.height - np.asarray(y), antialiased=True, **style, **caps), frame)
 
-    def markers(
-        self,
-        x: NDArray[np.float64],
-        y: NDArray[np.float64],
-        *,
-        marker: str,
-        size: float,
-        fill: str,
-        edge: str,
-        edge_width: float,
-    ) -> None:
-        """Draw a marker at every point; ``size`` and ``edge_width`` are in points."""
-        line = Line2D(
-            x,
-            self.height - y,
-            linestyle="None",
-            marker=marker,
-            markersize=size,
-            markerfacecolor=fill,
-            markeredgecolor=edge,
-            markeredgewidth=edge_width,
-            fillstyle="full",
-            antialiased=True,
-        )
-        self._add(line)
+    def markers(self, x: NDArray[np.float64], y: NDArray[np.float64], **style: Any) -> None:
+        """Draw a marker at every point, in the style of matplotlib's markers; sizes are in points."""
+        self._add(Line2D(x, self.height - y, linestyle="None", fillstyle="full", antialiased=True, **style))
 
     def polygons(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -237,7 +237,6 @@ def legend_entries(places: Places) -> list[tuple[str, str, int]]:
 
 
 def _ground(canvas: Canvas, window: Window) -> None:
-    """Draw sea, grid, land and frame."""
     frame = window.pixels(outline(window.projection))
     canvas.polygons([frame], fill=SEA)
     for _, _, metres in grid_lines(window.projection):
@@ -268,10 +267,13 @@ def _points(canvas: Canvas, places: Places, window: Window) -> None:
             chosen = (places.split == split) & ((layer == part) | (count <= LAYERS))
             for code in np.unique(places.codes[chosen]).tolist():
                 here = chosen & (places.codes == code)
-                fill = colours.get(code, UNLABELLED)
-                x, y = at[here].T
-                scale = size * MARKER_SCALE[marker]
-                canvas.markers(x, y, marker=marker, size=scale, fill=fill, edge=INK, edge_width=edge_width)
+                style = _marker(marker, size, colours.get(code, UNLABELLED), edge_width)
+                canvas.markers(*at[here].T, **style)
+
+
+def _marker(marker: str, size: float, fill: str, edge_width: float) -> dict[str, Any]:
+    edge = {"markeredgecolor": INK, "markeredgewidth": edge_width}
+    return {"marker": marker, "markersize": size * MARKER_SCALE[marker], "markerfacecolor": fill, **edge}
 
 
 def _splits(canvas: Canvas, places: Places, y: float) -> None:
@@ -281,15 +283,7 @@ def _splits(canvas: Canvas, places: Places, y: float) -> None:
         if not count:
             continue
         marker = MARKERS.get(code, OTHER_MARKER)
-        canvas.markers(
-            np.array([x + 10]),
-            np.array([y - 8]),
-            marker=marker,
-            size=5 * MARKER_SCALE[marker],
-            fill=PAPER,
-            edge=INK,
-            edge_width=0.7,
-        )
+        canvas.markers(np.array([x + 10]), np.array([y - 8]), **_marker(marker, 5, PAPER, 0.7))
         words = f"{name}  {count:,}"
         canvas.text(x + 30, y, words, size=7.5)
         x += 30 + text_width(words, size=7.5) + 48

@@ -284,7 +284,6 @@ def _shade(height_m: NDArray[np.float64]) -> NDArray[np.float64]:
 def _composite(
     values: NDArray[Any], observed: NDArray[np.bool_], m: Modality, bands: tuple[str, ...], level: str | None
 ) -> Panel:
-    """Three bands as red, green, blue."""
     label = "false colour" if bands == m.display.false_colour else "composite"
     indices = m.band_indices(bands)
     stored = values[indices].astype(np.float64)

@@ -60,7 +60,7 @@ class Projection:
             x, y = self.forward(np.array([self.lon_0]), np.array([pole]))[0]
             if self.window[0] <= x <= self.window[2] and self.window[1] <= y <= self.window[3]:
                 return self.lon_0 - 180, min(south, pole), self.lon_0 + 180, max(north, pole)
-        lon = self.lon_0 + wrap_degrees(lon - self.lon_0)
+        lon = self.lon_0 + (lon - self.lon_0 + 180) % 360 - 180
         spare_lon, spare_lat = 0.02 * np.ptp(lon), 0.02 * (north - south)
         return (
             float(lon.min() - spare_lon),
@@ -73,11 +73,6 @@ class Projection:
 @lru_cache(maxsize=8)
 def _transformer(crs: str) -> Transformer:
     return Transformer.from_crs(CRS.from_epsg(WGS84), CRS(crs), always_xy=True)
-
-
-def wrap_degrees(lon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Wrap longitudes to [-180, 180)."""
-    return (lon + 180) % 360 - 180
 
 
 def middle_of(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, float, float]:

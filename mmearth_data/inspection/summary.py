@@ -180,7 +180,7 @@ def summarise(store: Store) -> Summary:
         levels=_named_counts(coords["s2_level"], LEVEL_NAMES),
         labels=tuple(_label(store, m, coords["split"]) for m in store.modalities.values() if is_label(m)),
         modalities=modalities,
-        statistics={name: store.statistics[statistics_of][name] for name in store.modalities if _measured(store, name)},
+        statistics={m: store.statistics[statistics_of][m] for m in store.modalities if m in store.statistics[ALL]},
         statistics_of=statistics_of,
         rejected=_rejected(store, shards),
         ledger=read_ledger(store.path),
@@ -235,7 +235,6 @@ def _stored_unit(m: Modality, band: str) -> str:
 
 
 def _sizes(store: Store, spec: ArraySpec, shards: Iterable[int]) -> tuple[int | None, int | None]:
-    """Bytes of an array's objects and of their values, in committed shards."""
     rows_each, row_bytes = spec.chunk_shape[0], int(np.prod(spec.shape[1:])) * spec.dtype.itemsize
     positions = shards if spec.sharded else range(-(-spec.shape[0] // rows_each)) if store.finished else ()
     objects = objects_at(store.path)
@@ -292,12 +291,7 @@ def _bounds(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> tuple[float, 
     return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
 
-def _measured(store: Store, name: str) -> bool:
-    return name in store.statistics[ALL]
-
-
 def _has_values(statistics: Mapping[str, Any]) -> bool:
-    """Whether any band of any modality has a value."""
     bands = (band for levels in statistics.values() for bands in levels.values() for band in bands.values())
     return any(band["count"] for band in bands)
 

@@ -139,7 +139,6 @@ def _share(share: float | None) -> Text:
 
 
 def _tiles(s: Summary, width: int) -> RenderableType:
-    """Tiles by split, then by split and class of every label."""
     splits = [name for name, count in s.splits.items() if count]
     few = [label for label in s.labels if len(label.classes) <= MANY_CLASSES]
     columns = ["all", *splits] if len(splits) > 1 else ["all"]

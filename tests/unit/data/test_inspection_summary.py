@@ -19,8 +19,8 @@ from rich.console import Console
 
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import StoreDamaged
-from mmearth_data.inspection import Summary, render_summary, summarise
-from mmearth_data.inspection.terminal import format_bytes, format_figure
+from mmearth_data.inspection.summary import Summary, summarise
+from mmearth_data.inspection.terminal import format_bytes, format_figure, render_summary
 from mmearth_data.store import Store, StoreLayout, StoreWriter, open_store
 
 TILES = 18  # 21 rows, three of them without a tile
@@ -246,7 +246,7 @@ def test_a_measured_store_is_not_called_synthetic(catalog_summary: Summary, tmp_
 
 
 def test_a_summary_needs_no_drawing_library() -> None:
-    program = "import sys; from mmearth_data.inspection import render_summary, summarise; assert 'matplotlib' not in sys.modules"
+    program = "import sys; from mmearth_data import render_summary, summarise; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
