@@ -17,7 +17,7 @@ import shapely
 from mmearth_data.catalog.entries import eco_regions
 from mmearth_data.geography.ecoregions import keep, read_kept
 from mmearth_data.planet.climate import Climate, climate_at
-from mmearth_data.planet.land import land_polygons
+from mmearth_data.planet.land import between_cells, land_polygons
 from mmearth_data.planet.noise import NoiseBank, Octaves, chart_of, salt_of, unit_vectors
 from mmearth_data.planet.tables import NO_BIOME, biome_traits
 from mmearth_data.planet.terrain import COARSE_FIELDS, KM, mean_height
@@ -109,11 +109,7 @@ class Ecology:
         """Vegetation at points: the columns of ``biomes.csv``, interpolated between the centres of the cells."""
         index, table = biome_traits()
         rank = np.array([index[k] for k in range(NO_BIOME, max(index) + 1)], np.int8)
-        y = np.clip((lat + 90) * CELLS_PER_DEG - 0.5, 0, ROWS - 1.000001)
-        x = (lon + 180) * CELLS_PER_DEG - 0.5
-        i, j = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-        s, t = (y - i).astype(np.float32), (x - j).astype(np.float32)
-        west, east = j % COLUMNS, (j + 1) % COLUMNS
+        i, west, east, s, t = between_cells(lon, lat, CELLS_PER_DEG, (ROWS, COLUMNS))
         corners = (
             (i, west, (1 - s) * (1 - t)),
             (i, east, (1 - s) * t),

@@ -254,32 +254,28 @@ class Patch:
 
     def spline(self, nodes: Float32) -> Float32:
         """Smooth by a uniform cubic B-spline, which leaves no edges that hill shading would show."""
-        r, c = self.rows, self.columns
-        return _blend(self._of(nodes, r, c), r, c, r.spline, c.spline, -1)
+        return _blend(self._of(nodes, self.rows, self.columns), self.rows, self.columns, smooth=True)
 
     def from_sub(self, values: Float32) -> Float32:
         """Smooth values at the finer lattice's nodes by a B-spline: (..., node row, node column) to pixels."""
-        r, c = self._sub_rows, self._sub_columns
-        return _blend(values, r, c, r.spline, c.spline, -1)
+        return _blend(values, self._sub_rows, self._sub_columns, smooth=True)
 
     def _of(self, nodes: NDArray[Any], rows: Axis, columns: Axis) -> NDArray[Any]:
-        """Part of the nodes' values that two axes need."""
         top, left = rows.first - self.nodes.block.row, columns.first - self.nodes.block.column
         return nodes[..., top : top + rows.nodes, left : left + columns.nodes]
 
 
-class PixelFields:
+class PixelFields(dict[str, "Float32"]):
     """Fields of a patch's nodes, (field, node row, node column), interpolated to pixels on first use."""
 
     def __init__(self, patch: Patch, names: tuple[str, ...], values: Float32) -> None:
+        super().__init__()
         self._patch = patch
         self._nodes = dict(zip(names, values, strict=True))
-        self._pixels: dict[str, Float32] = {}
 
-    def __getitem__(self, name: str) -> Float32:
-        if name not in self._pixels:
-            self._pixels[name] = self._patch.linear(self._nodes[name])
-        return self._pixels[name]
+    def __missing__(self, name: str) -> Float32:
+        self[name] = self._patch.linear(self._nodes[name])
+        return self[name]
 
 
 def _union(a: Axis, b: Axis) -> tuple[int, int]:
@@ -294,10 +290,10 @@ def _chart_between(xyz: Float64, rows: Axis, columns: Axis) -> Chart:
     shape = (len(rows.below), len(columns.below))
     owner = None
     if len(faces) > 1:
-        owner = faces_of(_blend(xyz, rows, columns, rows.exact, columns.exact, 0))
+        owner = faces_of(_blend(xyz, rows, columns))
     parts = []
     for face in faces:
-        u, v = _blend(np.stack(face_uv(xyz, face)), rows, columns, rows.exact, columns.exact, 0)
+        u, v = _blend(np.stack(face_uv(xyz, face)), rows, columns)
         if owner is None:
             parts.append(Part(face, None, u, v))
         elif (owner == face).any():
@@ -306,16 +302,10 @@ def _chart_between(xyz: Float64, rows: Axis, columns: Axis) -> Chart:
     return Chart(shape, tuple(parts))
 
 
-def _blend(
-    nodes: NDArray[Any],
-    rows: Axis,
-    columns: Axis,
-    row_weights: NDArray[Any],
-    column_weights: NDArray[Any],
-    shift: int,
-) -> NDArray[Any]:
-    out = blend(_stacked(nodes), rows.below + shift, columns.below + shift, row_weights, column_weights)
-    return _leading(out, nodes)
+def _blend(nodes: NDArray[Any], rows: Axis, columns: Axis, *, smooth: bool = False) -> NDArray[Any]:
+    """Interpolate between nodes: linearly in full precision, or smoothly by a B-spline."""
+    before, weights = (1, (rows.spline, columns.spline)) if smooth else (0, (rows.exact, columns.exact))
+    return _leading(blend(_stacked(nodes), rows.below - before, columns.below - before, *weights), nodes)
 
 
 def _stacked(nodes: NDArray[Any]) -> NDArray[Any]:

@@ -254,7 +254,6 @@ class Ground:
 
     @lazy
     def _mosaic(self) -> tuple[Float32, Float32]:
-        """Octaves of vegetation, broad and small."""
         return self.broad_octaves("mosaic", BROAD_M), self.octaves("mosaic", SMALL_M)
 
     @lazy

@@ -122,15 +122,21 @@ class Land:
 
     def inland(self, lon: Float64, lat: Float64) -> Float32:
         """Metres to the coast at the scale of continents, smooth, positive on land."""
-        rows, columns = self._inland.shape
-        y = np.clip((lat + 90) / INLAND_DEG - 0.5, 0, rows - 1.000001)
-        x = (lon + 180) / INLAND_DEG - 0.5
-        i, j = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-        s, t = (y - i).astype(np.float32), (x - j).astype(np.float32)
-        j0, j1 = j % columns, (j + 1) % columns
-        south = self._inland[i, j0] * (1 - t) + self._inland[i, j1] * t
-        north = self._inland[i + 1, j0] * (1 - t) + self._inland[i + 1, j1] * t
+        i, west, east, s, t = between_cells(lon, lat, 1 / INLAND_DEG, self._inland.shape)
+        south = self._inland[i, west] * (1 - t) + self._inland[i, east] * t
+        north = self._inland[i + 1, west] * (1 - t) + self._inland[i + 1, east] * t
         return south * (1 - s) + north * s
+
+
+def between_cells(
+    lon: Float64, lat: Float64, per_deg: float, shape: tuple[int, ...]
+) -> tuple[Int64, Int64, Int64, Float32, Float32]:
+    """Cells around points: row to the south, columns to the west and east; distance north and east of their centres."""
+    rows, columns = shape
+    y = np.clip((lat + 90) * per_deg - 0.5, 0, rows - 1.000001)
+    x = (lon + 180) * per_deg - 0.5
+    i, j = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+    return i, j % columns, (j + 1) % columns, (y - i).astype(np.float32), (x - j).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

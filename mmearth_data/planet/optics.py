@@ -285,7 +285,6 @@ class OpticalView:
         return np.floor(self.reflectance(band) * np.float32(10_000) + np.float32(0.5)).astype(np.uint16)
 
     def _mixed(self, pixels: int, band: str) -> Float32:
-        """Spectrum of the mixture, illuminated."""
         shares, table = self.shares_at(pixels), spectra()
         weights = np.array([table[name][band] for _, name in self._present], np.float32)
         kept = np.array([k for k, _ in self._present], np.intp)

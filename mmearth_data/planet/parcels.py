@@ -98,7 +98,6 @@ def _communes(
 
 
 def _lonlat(face: int, u: Float64, v: Float64) -> tuple[Float64, Float64]:
-    """Degrees of positions on a face."""
     xyz = np.empty((3, len(u)))
     xyz[face % 3] = 1 if face < 3 else -1
     xyz[(face + 1) % 3] = np.tan((u - 0.5) * (np.pi / 2))
@@ -113,7 +112,6 @@ def _rows_of_fields(
     width: Float32 | np.float32,
     commune: NDArray[np.uint32],
 ) -> tuple[NDArray[np.uint32], Float32]:
-    """Key of the parcel and distance to its edge."""
     long, wide = (np.broadcast_to(size, along.shape).ravel() for size in (length, width))
     key, edge = field_rows(along.ravel(), across.ravel(), long, wide, commune.ravel(), CELL_PRIMES)
     return key.reshape(along.shape), edge.reshape(along.shape)

@@ -104,14 +104,9 @@ def planet(seed: int) -> Planet:
     return Planet(seed)
 
 
-@lru_cache(maxsize=1)
-def _entries() -> tuple[Modality, ...]:
-    return tuple(load_catalog().modalities.values())
-
-
 def _modality_of(asset: str) -> Modality:
     """Catalog entry that describes an asset and the codes of its classes."""
-    return next(m for m in _entries() if asset in m.asset.values())
+    return next(m for m in load_catalog().modalities.values() if asset in m.asset.values())
 
 
 def cover_codes(modality: Modality, column: str) -> NDArray[np.uint8]:

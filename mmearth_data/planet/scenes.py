@@ -166,9 +166,7 @@ def _zone(lon: float, lat: float) -> int:
     return utm_epsg(lon, lat) if MIN_LAT <= lat <= MAX_LAT else 0
 
 
-@lru_cache(maxsize=8192)
-def _granule(epsg: int, column: int, row: int) -> Granule:
-    return Granule(epsg, column, row)
+_granule = lru_cache(maxsize=8192)(Granule)
 
 
 def granules_at(box: Box) -> list[tuple[Granule, bool]]:

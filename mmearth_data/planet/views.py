@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from mmearth_data.planet.radar import RadarView
 from mmearth_data.planet.season import Season
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mmearth_data.planet.noise import Float32
     from mmearth_data.planet.scenes import OpticalScene, RadarScene
     from mmearth_data.planet.world import World
 
@@ -42,54 +45,60 @@ class Views:
     def ground(self, grid: Grid, window: Window) -> Ground:
         """Surface whose window contains the given one, with a margin of one pixel."""
         wanted = window.padded(1)
-        grounds: list[Ground] = self._list("grounds")
-        for ground in grounds:
-            if ground.grid == grid and ground.window.contains(wanted):
-                return ground
-        return self._keep(grounds, Ground(self.world, grid, wanted, self._lattice(grid)))
+        return self._kept_or(
+            Ground,
+            lambda ground: ground.grid == grid and ground.window.contains(wanted),
+            lambda: Ground(self.world, grid, wanted, self._lattice(grid)),
+        )
 
     def _lattice(self, grid: Grid) -> Lattice | None:
         """Smooth fields of the latest surface on the same lattice, which maps of one area share."""
-        grounds: list[Ground] = self._list("grounds")
-        return next((ground.lattice for ground in grounds if ground.grid.lattice == grid.lattice), None)
+        return next((ground.lattice for ground in self._list(Ground) if ground.grid.lattice == grid.lattice), None)
 
     def season(self, ground: Ground, time_ms: int) -> Season:
         """Season of a surface."""
-        seasons: list[Season] = self._list("seasons")
-        for season in seasons:
-            if season.ground is ground and season.time_ms == time_ms:
-                return season
-        return self._keep(seasons, Season(ground, time_ms))
+        return self._kept_or(
+            Season,
+            lambda season: season.ground is ground and season.time_ms == time_ms,
+            lambda: Season(ground, time_ms),
+        )
 
     def overpass(self, scene: OpticalScene, window: Window, *, toa: bool) -> OpticalView:
         """Overpass over a window of 10 m pixels, wide enough to interpolate bands of 60 m."""
-        views: list[OpticalView] = self._list("overpasses")
-        for view in views:
-            if (view.epsg, view.time_ms, view.light, view.toa) == (scene.epsg, scene.time_ms, scene.light, toa) and (
-                view.window.contains(window)
-            ):
-                return view
-        cover = bilinear_cover(window, COARSEST_PX).finer(COARSEST_PX)
-        ground = Ground(self.world, utm_grid(scene.epsg), cover.padded(1))
-        self._keep(self._list("grounds"), ground)
-        season = self.season(ground, scene.time_ms)
-        return self._keep(views, OpticalView(ground, season, scene.light, toa=toa))
+        wanted = (scene.epsg, scene.time_ms, scene.light, toa)
+        return self._kept_or(
+            OpticalView,
+            lambda v: (v.epsg, v.time_ms, v.light, v.toa) == wanted and v.window.contains(window),
+            lambda: self._overpass(scene, bilinear_cover(window, COARSEST_PX).finer(COARSEST_PX), toa=toa),
+        )
+
+    def _overpass(self, scene: OpticalScene, window: Window, *, toa: bool) -> OpticalView:
+        ground = Ground(self.world, utm_grid(scene.epsg), window.padded(1))
+        self._keep(ground)
+        return OpticalView(ground, self.season(ground, scene.time_ms), scene.light, toa=toa)
 
     def radar(self, scene: RadarScene, window: Window) -> RadarView:
         """Radar overpass over a window of 10 m pixels."""
-        views: list[RadarView] = self._list("radar")
         ground = self.ground(utm_grid(scene.epsg), window)
-        for view in views:
-            if view.ground is ground and view.look == scene.look:
-                return view
-        lon, lat = ground.patch.nodes.lonlat
-        incidence = ground.patch.linear(scene.incidence_deg(lon, lat).astype(np.float32))
-        return self._keep(views, RadarView(ground, self.season(ground, scene.time_ms), scene.look, incidence))
+        return self._kept_or(
+            RadarView,
+            lambda view: view.ground is ground and view.look == scene.look,
+            lambda: RadarView(ground, self.season(ground, scene.time_ms), scene.look, _incidence(scene, ground)),
+        )
 
-    def _list(self, name: str) -> list[Any]:
-        return self._kept.__dict__.setdefault(name, [])
+    def _kept_or(self, kind: type[T], wanted: Callable[[T], bool], make: Callable[[], T]) -> T:
+        found = next(filter(wanted, self._list(kind)), None)
+        return self._keep(make()) if found is None else found
 
-    def _keep(self, kept: list[T], value: T) -> T:
+    def _list(self, kind: type[T]) -> list[T]:
+        return self._kept.__dict__.setdefault(kind.__name__, [])
+
+    def _keep(self, value: T) -> T:
+        kept = self._list(type(value))
         kept.insert(0, value)
         del kept[KEPT:]
         return value
+
+
+def _incidence(scene: RadarScene, ground: Ground) -> Float32:
+    return ground.patch.linear(scene.incidence_deg(*ground.patch.nodes.lonlat).astype(np.float32))
