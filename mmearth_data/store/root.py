@@ -64,23 +64,17 @@ def _nested_attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Root:
-    """Root metadata of a store.
-
-    Attributes
-    ----------
-    layout
-        Rows, shards and arrays.
-    attributes
-        Root attributes: format, modalities, recipe, source, statistics ..., as nested values in every version of
-        the format.
-    arrays
-        Zarr metadata of every array by name, as written when the store was created; a newer version of this package may
-        write them differently.
-    """
+    """Root metadata of a store."""
 
     layout: StoreLayout
     attributes: Mapping[str, Any]
+    """Root attributes: format, modalities, recipe, source, statistics ..., as nested values in every version of the
+    format.
+    """
     arrays: Mapping[str, Mapping[str, Any]]
+    """Zarr metadata of every array by name, as written when the store was created; a newer version of this package may
+    write them differently.
+    """
 
     def encode(self) -> bytes:
         """Bytes of the root ``zarr.json``, including consolidated metadata."""
@@ -125,19 +119,9 @@ class Root:
         return Root(layout, attributes, _with_rows(self.arrays, layout.tiles))
 
     def held(self, shard: int, arrays: str) -> int | None:
-        """Rows of a shard that its commit covers.
+        """Rows of a shard that its commit covers, from the digest of arrays in the commit.
 
-        Parameters
-        ----------
-        shard
-            Its number.
-        arrays
-            Digest in its commit.
-
-        Returns
-        -------
-        int or None
-            Fewer than all if rows were appended to it since; None if the commit is not of this store.
+        Fewer than all if rows were appended to it since; None if the commit is not of this store.
         """
         tiles = self._tiles_by_digest.get(arrays)
         rows = self.layout.rows(shard)
@@ -193,12 +177,7 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
 def read_root(objects: Objects) -> Root:
     """Read the root of a store.
 
-    Raises
-    ------
-    InputError
-        When there is no store, or one of another format.
-    StoreDamaged
-        If the metadata are inconsistent.
+    Raises InputError if there is no store, or one of another format; StoreDamaged if the metadata are inconsistent.
     """
     try:
         return parse_root(objects, objects.get(ROOT_KEY))

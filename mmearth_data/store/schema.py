@@ -48,21 +48,12 @@ COLUMN_CHUNK_ROWS = 65_536
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coordinate:
-    """One number per tile that describes its location, time or kind.
-
-    Attributes
-    ----------
-    name, dtype
-        Name and type of the array.
-    empty
-        Value of rows without a tile, and Zarr fill value.
-    attributes
-        CF attributes.
-    """
+    """One number per tile that describes its location, time or kind."""
 
     name: str
     dtype: np.dtype[Any]
     empty: float
+    """Value of rows without a tile, and Zarr fill value."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -116,24 +107,17 @@ GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArraySpec:
-    """One Zarr array.
-
-    Attributes
-    ----------
-    chunk_shape
-        Shape of one stored object.
-    inner_shape
-        Shape of the chunks inside an object, None if objects are plain chunks.
-    fill
-        Zarr fill value, JSON-ready.
-    """
+    """One Zarr array."""
 
     name: str
     shape: tuple[int, ...]
     chunk_shape: tuple[int, ...]
-    inner_shape: tuple[int, ...] | None
+    """Shape of one stored object."""
+    inner_shape: tuple[int, ...] | None = None
+    """Shape of the chunks inside an object, None if objects are plain chunks."""
     dtype: np.dtype[Any]
     fill: int | float | str
+    """Zarr fill value, JSON-ready."""
     dimensions: tuple[str, ...]
     attributes: Mapping[str, Any]
 
@@ -151,24 +135,15 @@ class ArraySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreLayout:
-    """Rows, shards and arrays of a store, before anything is written.
-
-    Attributes
-    ----------
-    modalities
-        All catalog entries used, including derived ones, in catalog order.
-    tiles
-        Rows N.
-    size_px
-        Pixels per side of every tile.
-    tiles_per_shard
-        Rows per shard; the last one may have fewer.
-    """
+    """Rows, shards and arrays of a store, before anything is written."""
 
     modalities: tuple[Modality, ...]
+    """All catalog entries used, including derived ones, in catalog order."""
     tiles: int
     size_px: int
+    """Pixels per side of every tile."""
     tiles_per_shard: int
+    """Rows per shard; the last one may have fewer."""
 
     def __post_init__(self) -> None:
         if self.tiles < 1:
@@ -199,13 +174,7 @@ class StoreLayout:
         return -(-self.tiles // self.tiles_per_shard)
 
     def rows(self, shard: int) -> range:
-        """Store rows of a shard.
-
-        Raises
-        ------
-        IndexError
-            When there is no such shard.
-        """
+        """Store rows of a shard; IndexError if there is no such shard."""
         if not 0 <= shard < self.shards:
             raise IndexError(f"Expected a shard from 0 to {self.shards - 1}, got {shard}.")
         start = shard * self.tiles_per_shard
@@ -285,7 +254,6 @@ def _coordinate_spec(layout: StoreLayout, coordinate: Coordinate) -> ArraySpec:
         name=coordinate.name,
         shape=(layout.tiles,),
         chunk_shape=(layout.column_chunk_rows,),
-        inner_shape=None,
         dtype=coordinate.dtype,
         fill=_json_fill(coordinate.empty, coordinate.dtype),
         dimensions=("tile",),
@@ -313,7 +281,6 @@ def _band_spec(m: Modality) -> ArraySpec:
         name=f"{m.name}_band",
         shape=(len(m.bands),),
         chunk_shape=(len(m.bands),),
-        inner_shape=None,
         dtype=np.dtype(object),
         fill="",
         dimensions=(f"{m.name}_band",),
@@ -380,7 +347,6 @@ def flag_words(names: list[str]) -> list[str]:
 
 
 def _json_fill(value: float, dtype: np.dtype[Any]) -> int | float | str:
-    """Fill value in the form of Zarr v3."""
     if dtype.kind in "iu":
         return int(value)
     return "NaN" if math.isnan(value) else float(value)
