@@ -44,77 +44,51 @@ FIELDS_OF_ALL = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """What a source would deliver for a location; enough to read its pixels without another survey.
-
-    Attributes
-    ----------
-    place
-        The requested location.
-    grid
-        The tile's pixel grid, in the CRS of its scene.
-    time_ms
-        Time of the base scene, UTC milliseconds since 1970, or `NO_TIME`.
-    s2_level
-        `LEVEL_L1C`, `LEVEL_L2A` or `LEVEL_NONE`.
-    s1_asc_days, s1_desc_days
-        Sentinel-1 time minus scene time, days; NaN if there is no such pass or its time is unknown.
-    values
-        ``tile/continuous`` modality -> float32 array (band,), for those that the survey already computes.
-    facts
-        Other metadata, JSON-ready (scene ids, notes); written to the tile index.
-    request
-        What the source needs to read the pixels; opaque to callers.
-    """
+    """What a source would deliver for a location; enough to read its pixels without another survey."""
 
     place: Place
     grid: TileGrid
+    """The tile's pixel grid, in the CRS of its scene."""
     time_ms: int = NO_TIME
+    """Time of the base scene, UTC milliseconds since 1970, or `NO_TIME`."""
     s2_level: int = LEVEL_NONE
+    """`LEVEL_L1C`, `LEVEL_L2A` or `LEVEL_NONE`."""
     s1_asc_days: float = math.nan
     s1_desc_days: float = math.nan
+    """Sentinel-1 time minus scene time, days; NaN if there is no such pass or its time is unknown."""
     values: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """``tile/continuous`` modality -> float32 array (band,), for those that the survey already computes."""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    """Other metadata, JSON-ready (scene ids, notes); written to the tile index."""
     request: Any = None
+    """What the source needs to read the pixels; opaque to callers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
-    """Why a location cannot become a tile.
-
-    Attributes
-    ----------
-    reason
-        ``outside_utm`` (`catalog.tile`), ``sentinel2_missing``, ``sentinel2_grid`` and ``sentinel2_nodata`` (Earth Engine's
-        `survey` and `pixels`, and `synthetic`), ``earthengine_refused`` and ``earthengine_too_large`` (`failures`,
-        `session`), ``not_in_source`` (rasters), or ``duplicate`` (imports of published data).
-    detail
-        The service's message, or the figures behind the reason.
-    """
+    """Why a location cannot become a tile."""
 
     place: Place
     reason: str
+    """``outside_utm`` (`catalog.tile`), ``sentinel2_missing``, ``sentinel2_grid`` and ``sentinel2_nodata`` (Earth
+    Engine's `survey` and `pixels`, and `synthetic`), ``earthengine_refused`` and ``earthengine_too_large``
+    (`failures`, `session`), ``not_in_source`` (rasters), or ``duplicate`` (imports of published data).
+    """
     detail: str = ""
+    """The service's message, or the figures behind the reason."""
 
 
 class Source(Protocol):
-    """Delivers aligned tiles.
-
-    Attributes
-    ----------
-    name
-        ``synthetic``, ``rasters``, ``earthengine``.
-    synthetic
-        True if the pixels are not measurements; the store, `inspect` and every figure say so.
-    recipe_fields
-        Recipe fields that the source uses; others are refused if given.
-    """
+    """Delivers aligned tiles."""
 
     name: str
+    """``synthetic``, ``rasters``, ``earthengine``."""
     recipe_fields: ClassVar[frozenset[str]]
+    """Recipe fields that the source uses; others are refused if given."""
 
     @property
     def synthetic(self) -> bool:
-        """True if the pixels are not measurements."""
+        """True if the pixels are not measurements; the store, `inspect` and every figure say so."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -133,14 +107,8 @@ class Source(Protocol):
         """Arrays of one tile, as stored (shape `Modality.array_shape`, stored dtype and no-data).
 
         A modality that does not exist at the location is left out or all no-data. Modalities of kind
-        ``tile/categorical`` and those in ``survey.values`` are not requested.
-
-        Raises
-        ------
-        TileUnavailable
-            If the candidate is rejected, with a reason; the build takes the next one.
-        RetryLater
-            If the same call may succeed later.
+        ``tile/categorical`` and those in ``survey.values`` are not requested. Raises TileUnavailable if the candidate
+        is rejected, with a reason (the build takes the next one); RetryLater if the same call may succeed later.
         """
         ...
 
@@ -171,13 +139,7 @@ class SourceOverNetwork(Source, Protocol):
         ...
 
     def connect(self) -> None:
-        """Sign in now rather than at the first request.
-
-        Raises
-        ------
-        InputError
-            If signing in fails, with the ways to fix it.
-        """
+        """Sign in now rather than at the first request; InputError if that fails, with the ways to fix it."""
         ...
 
     def account(self) -> dict[str, Any]:
@@ -185,28 +147,11 @@ class SourceOverNetwork(Source, Protocol):
         ...
 
 
-def round_half_away(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Round to the nearest integer, ties away from zero; all sources round this way."""
-    rounded: np.ndarray[Any, Any] = np.copysign(np.floor(np.abs(values) + 0.5), values)
-    return rounded
-
-
 def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modality: Modality) -> np.ndarray[Any, Any]:
-    """Convert numbers to the stored type: round, fill invalid ones, cast.
+    """Convert floats in stored units, of any shape, to the modality's stored type: round, fill invalid ones, cast.
 
-    Parameters
-    ----------
-    values
-        Numbers in stored units, any shape, float.
-    valid
-        Boolean, same shape; False becomes the modality's no-data.
-    modality
-        Defines dtype and no-data.
-
-    Raises
-    ------
-    InputError
-        When a valid number does not fit the stored type.
+    Where ``valid`` (same shape) is False, they become the modality's no-data. Raises InputError if a valid number does
+    not fit the stored type.
     """
     valid = np.asarray(valid, dtype=bool) & np.isfinite(values)
     if modality.dtype.kind == "f":
@@ -219,7 +164,8 @@ def to_stored(values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], modalit
                 "nodata to the number that means missing, or give a scale."
             )
         return stored
-    rounded = round_half_away(np.where(valid, values, modality.nodata))
+    filled = np.where(valid, values, modality.nodata)
+    rounded = np.copysign(np.floor(np.abs(filled) + 0.5), filled)  # ties away from zero, in all sources
     limits = np.iinfo(modality.dtype)
     if rounded.size and not (limits.min <= rounded.min() and rounded.max() <= limits.max):
         raise InputError(

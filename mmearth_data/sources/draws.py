@@ -23,13 +23,7 @@ COPERNICUS/S2_HARMONIZED, COPERNICUS/S2_SR_HARMONIZED); the synthetic planet's s
 
 
 def check_years(years: Sequence[int], levels: Sequence[str], source: str) -> None:
-    """Refuse years in which a source has no scene of any of the levels.
-
-    Raises
-    ------
-    InputError
-        With the years for which the source has scenes.
-    """
+    """Refuse years in which a source has no scene of any of the levels: InputError with the years that have."""
     first, last = min(FIRST_YEARS[level] for level in levels), datetime.now(UTC).year
     wrong = [year for year in years if not first <= year <= last]
     if wrong:

@@ -1,11 +1,10 @@
-"""Open the source that a recipe names. Each brings its own libraries, so it is imported only when it is asked for."""
+"""Open the source that a recipe names. Each needs libraries of its own, so it is imported only if it is named."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.errors import InputError
 from mmearth_data.sources.base import SourceOverNetwork
 from mmearth_data.sources.draws import check_years
 from mmearth_data.sources.wanted import adjusted_catalog, wanted_modalities
@@ -19,30 +18,21 @@ if TYPE_CHECKING:
 
 
 def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
-    """Source that a recipe names.
-
-    Raises
-    ------
-    InputError
-        When there is no such source.
-    """
-    if recipe.source_file is None:
-        check_years(recipe.years, recipe.levels, recipe.source)
-    if recipe.source == "earthengine":
-        return _earth_engine(recipe, catalog)
-    if recipe.source_name == "synthetic" and recipe.source_file is None:
-        from mmearth_data.sources.synthetic import SyntheticSource
-
-        recipe.refuse_unused(SyntheticSource.recipe_fields)
-        return SyntheticSource(
-            recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent
-        )
-    if recipe.source_name == "rasters" and recipe.source_file is not None:
+    """Source that a recipe names; InputError for fields that it does not use, or years without scenes."""
+    if recipe.source_file is not None:
         from mmearth_data.sources.rasters import RasterSource
 
         recipe.refuse_unused(RasterSource.recipe_fields)
         return RasterSource(recipe.source_file, level=recipe.level, catalog=catalog, ecoregions=ecoregions)
-    raise InputError(f"Expected --source earthengine, synthetic or rasters:FILE.yaml, got {recipe.source!r}.")
+    check_years(recipe.years, recipe.levels, recipe.source)
+    return _synthetic(recipe) if recipe.source == "synthetic" else _earth_engine(recipe, catalog)
+
+
+def _synthetic(recipe: BuildRecipe) -> Source:
+    from mmearth_data.sources.synthetic import SyntheticSource
+
+    recipe.refuse_unused(SyntheticSource.recipe_fields)
+    return SyntheticSource(recipe.seed, years=recipe.years, levels=recipe.levels, cloud_percent=recipe.cloud_percent)
 
 
 def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
@@ -66,12 +56,12 @@ def _earth_engine(recipe: BuildRecipe, catalog: Catalog) -> Source:
 
 
 def over_network(source: Source) -> SourceOverNetwork | None:
-    """Return the source if it waits for a service."""
+    """Return the source if it requests its pixels from a service."""
     return source if isinstance(source, SourceOverNetwork) else None
 
 
 def given_ecoregions(recipe: BuildRecipe) -> GeoDataFrame | None:
-    """Ecoregions of the recipe's file, None where it names none."""
+    """Ecoregions of the recipe's file; None if it names none."""
     if recipe.ecoregions is None:
         return None
     from mmearth_data.geography.ecoregions import read_ecoregions
@@ -80,10 +70,9 @@ def given_ecoregions(recipe: BuildRecipe) -> GeoDataFrame | None:
 
 
 def sample_ecoregions(recipe: BuildRecipe) -> GeoDataFrame:
-    """Ecoregions to sample in: the recipe's file, or those of its source."""
+    """Ecoregions to sample in: those of the recipe's file, or of its source."""
     ecoregions = given_ecoregions(recipe)
     if ecoregions is not None:
         return ecoregions
-    return cast(
-        "SourceWithEcoregions", make_source(recipe, adjusted_catalog(load_catalog(), recipe), None)
-    ).ecoregions()
+    source = make_source(recipe, adjusted_catalog(load_catalog(), recipe), None)
+    return cast("SourceWithEcoregions", source).ecoregions()

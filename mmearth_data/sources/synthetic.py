@@ -9,6 +9,7 @@ import numpy as np
 
 from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, TileGrid, utm_epsg
 from mmearth_data.errors import TileUnavailable
+from mmearth_data.geography.equal_area import metres_per_degree
 from mmearth_data.planet.climate import month_index
 from mmearth_data.planet.grids import Window
 from mmearth_data.planet.lazy import lazy
@@ -21,7 +22,7 @@ from mmearth_data.planet.world import PLANET_VERSION
 from mmearth_data.recipe import PLACING, SCENES
 from mmearth_data.sources.base import FIELDS_OF_ALL, Rejection, Survey, to_stored
 from mmearth_data.sources.draws import draw, year_window_ms
-from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
+from mmearth_data.sources.rasters.terrain import slope_degrees
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,16 +54,8 @@ class Request(NamedTuple):
 class SyntheticSource:
     """Tiles of a synthetic Earth, marked as synthetic.
 
-    Parameters
-    ----------
-    seed
-        Seed of the planet and of every random choice.
-    years
-        Years of the Sentinel-2 scenes.
-    levels
-        Product levels to choose from.
-    cloud_percent
-        Scenes must have a lower percentage of cloudy pixels.
+    ``seed`` determines the planet and every random choice; ``years`` and ``levels`` are those of the Sentinel-2 scenes,
+    which have a lower percentage of cloudy pixels than ``cloud_percent``.
 
     Examples
     --------
@@ -102,22 +95,12 @@ class SyntheticSource:
 
     def modalities(self, wanted: Sequence[Modality]) -> tuple[Modality, ...]:
         """Return those of the requested modalities whose assets the planet has."""
-        return tuple(m for m in wanted if m.stored and (not m.kind.is_raster or self._has(m)) and self._knows(m))
-
-    def _knows(self, m: Modality) -> bool:
-        return m.recipe.get("name") in RECIPES or m.kind.is_categorical
-
-    def _has(self, m: Modality) -> bool:
-        return set(m.asset.values()) <= set(self.planet.products)
+        assets = set(self.planet.products)
+        known = [m for m in wanted if m.stored and (m.recipe.get("name") in RECIPES or m.kind.is_categorical)]
+        return tuple(m for m in known if not m.kind.is_raster or set(m.asset.values()) <= assets)
 
     def ecoregions(self) -> gpd.GeoDataFrame:
-        """Ecoregion polygons of the planet.
-
-        Returns
-        -------
-        GeoDataFrame
-            eco_region (int), biome (int), realm, area_km2, geometry; EPSG:4326.
-        """
+        """Ecoregion polygons of the planet (see `SourceWithEcoregions`)."""
         return self.planet.ecoregions()
 
     def survey(self, places: Sequence[Place]) -> list[Survey | Rejection]:
@@ -170,10 +153,7 @@ class SyntheticSource:
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
         """Arrays of one tile, as stored.
 
-        Raises
-        ------
-        TileUnavailable
-            ``sentinel2_nodata``, if more than 1 % of the 10 m pixels are masked.
+        Raises TileUnavailable (``sentinel2_nodata``) if more than 1 % of the 10 m pixels are masked.
         """
         tile = _Tile(self.planet, survey)
         return {m.name: RECIPES[m.recipe["name"]](tile, m) for m in modalities}
@@ -290,7 +270,7 @@ class _Tile:
             variable = band.removeprefix(f"{window}_")
             low, high = (edge - first for edge in windows[window])
             values = cube[names.index(m.asset_bands[band]), low : high + 1].astype(np.float64)
-            cells = REDUCERS[reducers[variable]](values)
+            cells = REDUCERS[reducers[variable]](values, axis=0)
             if weights.any():
                 out[k] = float((cells[weights > 0] * weights[weights > 0]).sum() / weights.sum())
         return to_stored(out, np.isfinite(out), m)
@@ -304,12 +284,7 @@ RECIPES: dict[str, Callable[[_Tile, Modality], NDArray[Any]]] = {
     "mode-of-year": _Tile.mode_of_year,
     "monthly-statistics": _Tile.monthly_statistics,
 }
-REDUCERS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "mean": lambda months: months.mean(axis=0),
-    "min": lambda months: months.min(axis=0),
-    "max": lambda months: months.max(axis=0),
-    "sum": lambda months: months.sum(axis=0),
-}
+REDUCERS: dict[str, Callable[..., NDArray[np.float64]]] = {"mean": np.mean, "min": np.min, "max": np.max, "sum": np.sum}
 
 
 def _box(grid: TileGrid, clearance_m: float) -> Box:

@@ -1,9 +1,9 @@
-"""Which modalities a recipe asks of a source, from which assets, over which months."""
+"""Modalities that a recipe requests from a source, their assets, and the period of monthly statistics."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data.catalog.entries import Catalog
 from mmearth_data.catalog.modality import Kind
@@ -17,34 +17,24 @@ if TYPE_CHECKING:
     from mmearth_data.sources.base import Source
 
 BASE_SCENE = "base-scene"
-"""Recipe of the modality whose scene gives a tile its grid and date, so that it is read even when it is not stored."""
+"""Recipe of the modality whose scene gives a tile its grid and date; it is read even if it is not stored."""
+
+USUAL_WINDOW = 12
+"""Months for which the catalog's periods of monthly statistics are left unchanged."""
 
 
 def wanted_modalities(catalog: Catalog, recipe: BuildRecipe) -> tuple[Modality, ...]:
-    """Modalities that were asked for; a raster mapping asks for all that it has, also those switched off by default."""
+    """Modalities that a recipe lists; without a list, the enabled ones, or all of a raster mapping."""
     if recipe.modalities is None and recipe.source_file is not None:
         return tuple(catalog.modalities.values())
     return catalog.select(recipe.modalities)
 
 
 def adjusted_catalog(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
-    """Catalog with the assets and the window of monthly statistics that a recipe names.
+    """Catalog with the assets and the period of monthly statistics that a recipe sets.
 
-    Raises
-    ------
-    InputError
-        When the recipe names an asset that no modality of the build is read from.
-    """
-    return _with_assets(_with_window(catalog, recipe), recipe)
-
-
-def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
-    """Return a catalog with the assets named by the recipe; an asset shared by several entries changes in all of them.
-
-    Raises
-    ------
-    InputError
-        When a modality is unknown, has no such asset, or has several and the recipe does not say which.
+    An asset that several entries share changes in all of them. Raises InputError if a modality is unknown, has no such
+    asset, has several and the recipe does not say which, or is not read by the build.
     """
     named = {_asset_of(catalog, name): asset for name, asset in recipe.assets.items()}
     _check_assets_used(catalog, recipe, named)
@@ -52,19 +42,13 @@ def _with_assets(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
 
     def changed(m: Modality) -> Modality:
         assets = {key: named.get((m.name, key), moved.get(old, old)) for key, old in m.asset.items()}
-        return m if assets == m.asset else dataclasses.replace(m, asset=assets)
+        return dataclasses.replace(m, asset=assets, recipe=_with_window(m, recipe.era5_window))
 
     return Catalog({name: changed(m) for name, m in catalog.modalities.items()})
 
 
 def _check_assets_used(catalog: Catalog, recipe: BuildRecipe, named: Mapping[tuple[str, str], str]) -> None:
-    """Refuse another asset for a modality that the build does not read.
-
-    Raises
-    ------
-    InputError
-        When neither the modality nor one that shares its asset is wanted, nor is it the one whose scene every tile takes.
-    """
+    """Refuse an asset that is neither of a requested modality nor of the one whose scene gives every tile its grid."""
     used = {m.name: m for m in catalog.select(recipe.modalities)}
     used |= {name: m for name, m in catalog.modalities.items() if m.recipe.get("name") == BASE_SCENE}
     read = {asset for m in used.values() for asset in m.asset.values()}
@@ -92,23 +76,24 @@ def _asset_of(catalog: Catalog, text: str) -> tuple[str, str]:
     return name, key
 
 
-def _with_window(catalog: Catalog, recipe: BuildRecipe) -> Catalog:
-    """Catalog in which the longest window of monthly statistics has as many months as the recipe says."""
-
-    def changed(m: Modality) -> Modality:
-        windows = (m.recipe.get("parameters") or {}).get("windows")
-        if not windows or recipe.era5_window == 12:
-            return m
-        longest = min(windows, key=lambda name: windows[name][0] - windows[name][1])
-        first = windows[longest][1] - recipe.era5_window + 1
-        parameters = {**m.recipe["parameters"], "windows": {**windows, longest: [first, windows[longest][1]]}}
-        return dataclasses.replace(m, recipe={**m.recipe, "parameters": parameters})
-
-    return Catalog({name: changed(m) for name, m in catalog.modalities.items()})
+def _with_window(m: Modality, months: int) -> Mapping[str, Any]:
+    """Recipe of a modality whose longest period of monthly statistics has a number of months."""
+    windows = (m.recipe.get("parameters") or {}).get("windows")
+    if not windows or months == USUAL_WINDOW:
+        return m.recipe
+    longest = min(windows, key=lambda name: windows[name][0] - windows[name][1])
+    last = windows[longest][1]
+    return {
+        **m.recipe,
+        "parameters": {**m.recipe["parameters"], "windows": {**windows, longest: [last - months + 1, last]}},
+    }
 
 
 def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecipe) -> tuple[Modality, ...]:
-    """Modalities that the store will have: what the source delivers, derived ones, and labels of locations."""
+    """Modalities that the store will have: what the source delivers, derived ones, and labels of locations.
+
+    Raises InputError if the recipe lists one that is not available, or none of them is a raster.
+    """
     labels = {m.name for m in wanted if m.kind is Kind.TILE_CATEGORICAL} if _labelled(recipe) else set()
     pixels = {m.name for m in source.modalities([m for m in wanted if m.stored])}
     kept = tuple(m for m in wanted if m.name in pixels | labels or not m.stored)
@@ -119,10 +104,11 @@ def deliverable(source: Source, wanted: tuple[Modality, ...], recipe: BuildRecip
             f"it has {', '.join(m.name for m in kept)}."
         )
     if not any(m.kind.is_raster for m in kept):
-        raise InputError(f"Expected at least one raster modality, got {', '.join(m.name for m in kept) or 'none'}.")
+        names = ", ".join(m.name for m in kept) or "none"
+        raise InputError(f"Expected at least one raster modality, got {names}; add one to --modalities.")
     return kept
 
 
 def _labelled(recipe: BuildRecipe) -> bool:
-    """Whether the locations of this build have a biome and ecoregion."""
+    """Whether the locations of this build have a biome and an ecoregion."""
     return recipe.source_file is None or recipe.ecoregions is not None

@@ -35,23 +35,14 @@ DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RasterGrid:
-    """Pixel grid of a file.
-
-    Attributes
-    ----------
-    crs
-        WKT.
-    epsg
-        EPSG code, None if it has none.
-    transform
-        Affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
-    height, width
-        Pixels.
-    """
+    """Pixel grid of a file."""
 
     crs: str
+    """WKT."""
     epsg: int | None
+    """EPSG code, None if it has none."""
     transform: tuple[float, float, float, float, float, float]
+    """Affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f."""
     height: int
     width: int
 
@@ -81,33 +72,19 @@ class RasterGrid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteFile:
-    """One file of one site, inspected.
-
-    Attributes
-    ----------
-    path
-        The file.
-    name
-        Its path relative to the mapping's root.
-    layer
-        How it is read at this site.
-    modality
-        Modality that it fills.
-    grid
-        Pixel grid.
-    calibration
-        Scale and offset of each band that is read.
-    time_ms
-        UTC milliseconds since 1970, or `NO_TIME`.
-    """
+    """One file of one site, inspected."""
 
     path: Path
     name: str
+    """Its path relative to the mapping's root."""
     layer: Layer
+    """How it is read at this site."""
     modality: Modality
     grid: RasterGrid
     calibration: Calibration
+    """Scale and offset of each band that is read."""
     time_ms: int
+    """UTC milliseconds since 1970, or `NO_TIME`."""
 
 
 @contextmanager
@@ -124,11 +101,8 @@ def quiet_georeferencing() -> Iterator[None]:
 def inspect(path: Path, name: str, layer: Layer, modality: Modality) -> SiteFile:
     """Read a file's header and check it.
 
-    Raises
-    ------
-    FileInputError
-        If the file is truncated or not a GeoTIFF, or has no grid, another number of bands than in the mapping, or no
-        date although the mapping expects one.
+    Raises FileInputError if the file is truncated or not a GeoTIFF, or has no grid, another number of bands than in the
+    mapping, or no date although the mapping expects one.
     """
     _check_whole(path)
     with open_raster(path, path) as dataset:
@@ -183,15 +157,8 @@ def _date(path: Path, layer: Layer, tags: Mapping[str, str]) -> int:
 def base_of(files: Sequence[SiteFile]) -> SiteFile:
     """Choose the file that defines the grid of the tiles: the first one with 10 m pixels.
 
-    Parameters
-    ----------
-    files
-        Files of the base modality at one site, at least one.
-
-    Raises
-    ------
-    FileInputError
-        When no file has such a grid; it names the file with the smallest pixels.
+    ``files`` are those of the base modality at one site, at least one. Raises FileInputError if none has such a grid;
+    it names the file with the smallest pixels.
     """
     usable = next((file for file in files if base_problem(file) is None), None)
     if usable is not None:

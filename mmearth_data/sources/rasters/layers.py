@@ -28,23 +28,17 @@ class MappedLayer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """The layers of one level.
-
-    Attributes
-    ----------
-    level
-        ``L1C``, ``L2A``, or None if no layer has a level or each file has its own.
-    layers
-        In the mapping's order; the files of a layer have the same bands.
-    base, scene_time
-        Modality whose finest files define the grid, and the one whose files define the time (None if the base has no
-        date).
-    """
+    """The layers of one level."""
 
     level: str | None
+    """``L1C``, ``L2A``, or None if no layer has a level or each file has its own."""
     layers: tuple[MappedLayer, ...]
+    """In the mapping's order; the files of a layer have the same bands."""
     base: str
     scene_time: str | None
+    """Modality whose finest files define the grid, and the one whose files define the time (None if the base has no
+    date).
+    """
 
     def of(self, modality: str) -> tuple[int, ...]:
         """Positions of the layers of a modality."""
@@ -52,21 +46,10 @@ class Selection:
 
 
 def select_layers(mapping: RasterMapping, path: Path, catalog: Catalog, level: str | None) -> Selection:
-    """Choose the layers of a level and check them against the catalog.
+    """Choose the layers of a level (``L1C`` or ``L2A``) and check them against the catalog.
 
-    Parameters
-    ----------
-    mapping, path
-        The mapping and its file, for messages.
-    catalog
-        Describes the modalities.
-    level
-        ``L1C`` or ``L2A``; None takes the level of the mapping, else L2A, else the only level.
-
-    Raises
-    ------
-    FileInputError
-        When a modality, band, class code or level does not exist, or two layers fill one band.
+    Without a level, it is that of the mapping, else L2A, else the only one. Raises FileInputError if a modality, band,
+    class code or level does not exist, or two layers fill one band.
     """
     for layer in mapping.layers:
         if layer.modality not in catalog.modalities:

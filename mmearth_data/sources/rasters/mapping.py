@@ -115,13 +115,6 @@ class _Strict(BaseModel):
 
 
 def _check_expression(text: str, field: str, example: str) -> str:
-    """Check that a text is a regular expression with a group.
-
-    Raises
-    ------
-    ValueError
-        If it is not, or has no group.
-    """
     try:
         groups = re.compile(text).groups
     except re.error as error:
@@ -132,7 +125,6 @@ def _check_expression(text: str, field: str, example: str) -> str:
 
 
 def _group_of(expression: str, file_name: str, group: str) -> str:
-    """Return what an expression's named group (or else its first group) matches in the name of a file."""
     match = re.search(expression, file_name)
     if match is None:
         raise ValueError(f"expected a file name that matches {expression!r}, got {file_name!r}")
@@ -152,23 +144,11 @@ class NameRule(_Strict):
         return _check_expression(value, "filename", "fact, such as '_R([0-9]{3})_'")
 
     def text(self, file_name: str) -> str:
-        """Text of the fact.
-
-        Raises
-        ------
-        ValueError
-            When the name does not match.
-        """
+        """Text of the fact; ValueError if the name does not match."""
         return _group_of(self.filename, file_name, "fact")
 
     def level(self, file_name: str) -> Level:
-        """Sentinel-2 level in the name of a file.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
+        """Sentinel-2 level in the name of a file; ValueError if there is none."""
         found = self.text(file_name)
         level = LEVEL_WORDS.get(found.lower())
         if level is None:
@@ -196,13 +176,7 @@ class PassRule(_Strict):
         return self
 
     def of(self, file_name: str) -> Pass:
-        """Orbit pass in the name of a file.
-
-        Raises
-        ------
-        ValueError
-            If there is none, or both match.
-        """
+        """Orbit pass in the name of a file; ValueError if there is none, or both match."""
         if self.filename is not None:
             found = _group_of(self.filename, file_name, "pass")
             if found.lower() not in PASS_WORDS:
@@ -255,10 +229,7 @@ class DateRule(_Strict):
     def time_ms(self, file_name: str, tags: Mapping[str, str]) -> int:
         """Date of a file, UTC milliseconds since 1970.
 
-        Raises
-        ------
-        ValueError
-            If there is no date, or it cannot be parsed; with what was expected and what was found.
+        Raises ValueError if there is no date, or it cannot be parsed; with what was expected and what was found.
         """
         text = self.constant
         if self.tag is not None:
@@ -370,19 +341,10 @@ class Layer(_LayerFields):
         )
 
     def has(self, file_name: str, level: str | None) -> bool:
-        """Whether a file that matches the path belongs to the layer, judged by its pass and level.
+        """Whether a file that matches the path belongs to the layer, judged by the pass and level in its name.
 
-        Parameters
-        ----------
-        file_name
-            Name without folders.
-        level
-            Level of the files to read; None for any.
-
-        Raises
-        ------
-        ValueError
-            If the name does not contain the expected pass or level.
+        ``level`` is that of the files to read; None for any. Raises ValueError if the name does not contain the
+        expected pass or level.
         """
         if self.orbit is not None:
             self.orbit.text(file_name)
@@ -445,7 +407,6 @@ class LayerEntry(_LayerFields):
         )
 
     def _files(self, orbit_pass: str | None) -> Iterator[tuple[str, tuple[str | None, ...]]]:
-        """Yield path and bands of each file of a site."""
         if BAND not in self.path:
             yield self.path, tuple(self.bands)
             return
@@ -521,10 +482,7 @@ class RasterMapping(_Strict):
 def read_mapping(path: Path) -> RasterMapping:
     """Read a mapping file and check its shape.
 
-    Raises
-    ------
-    FileInputError
-        When it is missing, not YAML, or has missing, unknown or ill-typed fields; with the line.
+    Raises FileInputError if it is missing, not YAML, or has missing, unknown or ill-typed fields; with the line.
     """
     file = read_yaml(path, "a mapping file")
     try:
@@ -534,14 +492,9 @@ def read_mapping(path: Path) -> RasterMapping:
 
 
 def root_folder(mapping: RasterMapping, path: Path) -> Path:
-    """Folder that the mapping's paths start from.
+    """Folder that the mapping's paths start from; FileInputError if there is none.
 
     A relative default is searched relative to the mapping file, the current folder and the checkout of the package.
-
-    Raises
-    ------
-    FileInputError
-        When there is no such folder.
     """
     env = mapping.root.env
     value = os.environ.get(env, "") if env else ""

@@ -13,7 +13,7 @@ from rasterio.warp import transform_bounds
 from mmearth_data.catalog.tile import PIXEL_M, WGS84
 from mmearth_data.errors import FileInputError
 from mmearth_data.sources.rasters.georeferencing import transform_points
-from mmearth_data.sources.rasters.wrapping import columns_around, pixels_of
+from mmearth_data.sources.rasters.wrapping import columns_around, edge_points, pixels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.files import RasterGrid, SiteFile
     from mmearth_data.sources.rasters.sites import Site
 
-EDGE_POINTS = 21
-"""Points per side with which the outline of an area is transformed: in another CRS its edges are curves."""
 Bounds = tuple[float, float, float, float]
 
 
@@ -35,14 +33,6 @@ class Area:
 
     epsg: int
     bounds: Bounds
-
-    def outline(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(x, y) of points on the edges."""
-        west, south, east, north = self.bounds
-        along, low, high = np.linspace(0, 1, EDGE_POINTS), np.zeros(EDGE_POINTS), np.ones(EDGE_POINTS)
-        x = west + (east - west) * np.concatenate([along, along, low, high])
-        y = south + (north - south) * np.concatenate([low, high, along, along])
-        return x, y
 
 
 def area_of(site: Site, size_px: int) -> Area:
@@ -56,17 +46,7 @@ def area_of(site: Site, size_px: int) -> Area:
 def check_meeting(sites: Sequence[Site], size_px: int) -> None:
     """Refuse a file that overlaps no tile of its sites.
 
-    Parameters
-    ----------
-    sites
-        All sites.
-    size_px
-        Side of the tiles.
-
-    Raises
-    ------
-    FileInputError
-        With the bounds of the file and of a site, and how to fix the mismatch.
+    Raises FileInputError with the bounds of the file and of a site, and how to fix the mismatch.
     """
     apart: dict[Path, tuple[SiteFile, Site]] = {}
     met: set[Path] = set()
@@ -87,7 +67,7 @@ def check_meeting(sites: Sequence[Site], size_px: int) -> None:
 
 def meets(grid: RasterGrid, area: Area) -> bool:
     """Whether the bounds of a file and an area overlap."""
-    return _overlap(grid, *pixels_of(grid, area.epsg, *area.outline()))
+    return _overlap(grid, *pixels_of(grid, area.epsg, *edge_points(area.bounds)))
 
 
 def _overlap(grid: RasterGrid, rows: NDArray[Any], cols: NDArray[Any]) -> bool:
@@ -108,7 +88,7 @@ def _problem(file: SiteFile, site: Site, area: Area) -> str:
 
 def _remedy(file: SiteFile, area: Area) -> str:
     crs, grid = rasterio.CRS.from_wkt(file.grid.crs), file.grid
-    x, y = transform_points(rasterio.CRS.from_epsg(area.epsg), crs, *area.outline())
+    x, y = transform_points(rasterio.CRS.from_epsg(area.epsg), crs, *edge_points(area.bounds))
     if _overlap(grid, *grid.pixels(y, x)):
         first, second = ("longitude", "latitude") if crs.is_geographic else ("easting", "northing")
         return f"its axes are swapped: write it again with {first} as x and {second} as y"

@@ -14,10 +14,11 @@ from rasterio.windows import Window
 
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.errors import FileInputError, InputError
+from mmearth_data.geography.equal_area import metres_per_degree
 from mmearth_data.rasterfile import open_raster, read_window
 from mmearth_data.sources.base import to_stored
-from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
-from mmearth_data.sources.rasters.wrapping import columns_around, origins, pixels_of, window_parts
+from mmearth_data.sources.rasters.terrain import slope_degrees
+from mmearth_data.sources.rasters.wrapping import columns_around, edge_points, origins, pixels_of, window_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,29 +30,12 @@ WARP_TOLERANCE_PX = 1e-3
 """Error tolerance of GDAL's approximate transformer; rasterio's default is 0.125, and rasterio 1.4 fails with 0."""
 KERNEL_PX = 2
 """Margin around a window: one pixel for bilinear interpolation, and one for the error of the coordinates."""
-EDGE_POINTS = 21
-"""Points per side with which the outline of a tile is transformed: in another CRS its edges are curves."""
 
 
 def read_stored(file: SiteFile, tile: TileGrid) -> dict[str, NDArray[Any]]:
-    """Read what a file has for a tile.
+    """Read what a file has for a tile: stored band -> (y, x) array of the stored type, no-data where there is no value.
 
-    Parameters
-    ----------
-    file
-        An inspected file.
-    tile
-        Grid of the tile.
-
-    Returns
-    -------
-    dict
-        Stored band -> (y, x) array of the modality's stored type, no-data where the file has no values.
-
-    Raises
-    ------
-    FileInputError
-        If the file is broken, or has an unknown class code or numbers that do not fit.
+    Raises FileInputError if the file is broken, or has an unknown class code or numbers that do not fit.
     """
     bands = read_bands(file, tile)
     values = np.stack(list(bands.values()))
@@ -187,12 +171,7 @@ def _slope(file: SiteFile, elevation: NDArray[np.float64], window: Window) -> ND
 
 def _source_window(file: SiteFile, tile: TileGrid, reach: int) -> Window:
     """Pixels of a file that a tile needs, within the file."""
-    west, south, east, north = tile.bounds
-    along = np.linspace(0, 1, EDGE_POINTS)
-    low, high = np.zeros(EDGE_POINTS), np.ones(EDGE_POINTS)
-    x = west + (east - west) * np.concatenate([along, along, low, high])
-    y = south + (north - south) * np.concatenate([low, high, along, along])
-    pixels = np.stack(pixels_of(file.grid, tile.epsg, x, y))
+    pixels = np.stack(pixels_of(file.grid, tile.epsg, *edge_points(tile.bounds)))
     if not np.isfinite(pixels).all():  # outside the domain of the file's CRS
         return Window(0, 0, 0, 0)
     margin = KERNEL_PX * np.array(_source_pixels_per_pixel(file, tile)) + reach
@@ -232,7 +211,6 @@ def _warp(file: SiteFile, values: NDArray[np.float64], window: Window, tile: Til
 def _warp_from(
     file: SiteFile, values: NDArray[np.float64], window: Window, x: float, tile: TileGrid
 ) -> NDArray[np.float64]:
-    """Warp a window whose left edge is at x."""
     a, b, _, d, e, f = file.grid.transform
     y = f + d * window.col_off + e * window.row_off
     profile = {
@@ -264,5 +242,4 @@ def _warp_from(
                 UNIFIED_SRC_NODATA="NO",  # by default, a pixel is missing only if it is missing in all bands of the file
             ) as warped,
         ):
-            pixels: NDArray[np.float64] = warped.read()
-            return pixels
+            return warped.read()

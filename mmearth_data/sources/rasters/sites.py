@@ -26,33 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """One site, with its file of each layer that has one.
-
-    Attributes
-    ----------
-    name
-        Text matched by ``{site}``.
-    base
-        The file whose grid the tiles have.
-    files
-        In the mapping's order, the base among them.
-    time_ms
-        Time of the scene, UTC milliseconds since 1970, or `NO_TIME`.
-    """
+    """One site, with its file of each layer that has one."""
 
     name: str
+    """Text matched by ``{site}``."""
     base: SiteFile
+    """The file whose grid the tiles have."""
     files: tuple[SiteFile, ...]
+    """In the mapping's order, the base among them."""
     time_ms: int
+    """Time of the scene, UTC milliseconds since 1970, or `NO_TIME`."""
 
     def windows(self, size_px: int) -> Iterator[tuple[int, int]]:
-        """(row, col) of the upper-left pixels of all full tiles, row by row.
-
-        Raises
-        ------
-        FileInputError
-            If not even one tile fits.
-        """
+        """(row, col) of the upper-left pixels of all full tiles, row by row; FileInputError if not even one fits."""
         height, width = self.base.grid.height, self.base.grid.width
         if min(height, width) < size_px:
             raise FileInputError(
@@ -66,26 +52,10 @@ class Site:
 
 
 def find_sites(mapping: RasterMapping, path: Path, selection: Selection, root: Path) -> tuple[Site, ...]:
-    """Find and inspect all files.
+    """Find and inspect the files of all layers; sites are sorted by name.
 
-    Parameters
-    ----------
-    mapping, path
-        The mapping and its file, for messages.
-    selection
-        The layers to read.
-    root
-        Folder that the layers' paths start from.
-
-    Returns
-    -------
-    tuple of Site
-        Sorted by name.
-
-    Raises
-    ------
-    FileInputError
-        When a pattern finds nothing, a site lacks its base file, or a file cannot be used.
+    ``path`` is the mapping's file, for messages; ``root`` the folder that the layers' paths start from. Raises
+    FileInputError if a pattern finds nothing, a site lacks its base file, or a file cannot be used.
     """
     base, pattern = _base_files(selection, path, root, mapping.sites)
     names = sorted(base if mapping.sites is None else mapping.sites)

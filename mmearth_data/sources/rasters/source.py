@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from mmearth_data.sources.rasters.mapping import RasterMapping
 
 DAY_MS = 86_400_000
-NO_BIOME, NO_ECO_REGION = 255, 65535
-"""Result of `mmearth_data.geography.ecoregions.label_points` for a point outside all polygons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +56,11 @@ class TileRef:
 
 
 class RasterSource:
-    """Delivers tiles cut from raster files, as a mapping file describes them.
+    """Delivers tiles cut from raster files, as a mapping file describes them (`mmearth_data.sources.rasters.mapping`).
 
-    The constructor reads nothing; the first method call reads the mapping and the headers of all files.
-
-    Parameters
-    ----------
-    mapping
-        The mapping file; see `mmearth_data.sources.rasters.mapping`.
-    level
-        Sentinel-2 level to use if the mapping has both, ``L1C`` or ``L2A``.
-    catalog
-        Describes the modalities.
-    ecoregions
-        Polygons from which locations get their biome and ecoregion; without them they have none.
-
-    Raises
-    ------
-    InputError
-        From every method, if the mapping or a file cannot be used.
+    ``level`` (``L1C``, ``L2A``) is the one to use if the mapping has both. Locations get their biome and ecoregion from
+    ``ecoregions``; without them they have none. The constructor reads nothing; the first method call reads the mapping
+    and the headers of all files, and every method raises InputError if one of them cannot be used.
     """
 
     name = "rasters"
@@ -213,7 +197,7 @@ class RasterSource:
     def _labels(self, lonlat: np.ndarray[Any, Any]) -> list[tuple[int | None, int | None]]:
         if self._ecoregions is None:
             return [(None, None)] * len(lonlat)
-        from mmearth_data.geography.ecoregions import label_points
+        from mmearth_data.geography.ecoregions import NO_BIOME, NO_ECO_REGION, label_points
 
         biome, eco_region = label_points(self._ecoregions, lonlat[:, 0], lonlat[:, 1])
         return [
@@ -242,7 +226,6 @@ class RasterSource:
 
 
 def _assemble(files: Sequence[SiteFile], grid: TileGrid, modality: Modality) -> np.ndarray[Any, Any]:
-    """Assemble a modality from the bands of several files."""
     array = modality.empty(modality.array_shape(grid.size_px))
     for file in files:
         for band, values in read_stored(file, grid).items():

@@ -9,29 +9,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-WGS84_A_M = 6_378_137.0
-WGS84_E2 = 0.006_694_379_990_14
-"""Equatorial radius and squared eccentricity of the ellipsoid (NIMA TR8350.2)."""
-
 
 def slope_degrees(elevation_m: NDArray[np.floating[Any]], dx_m: ArrayLike, dy_m: ArrayLike) -> NDArray[np.float64]:
-    """Slope from the four neighbours of each pixel.
+    """Slope in degrees from the horizontal, (y, x), from the four neighbours of each pixel.
 
     The gradient is the central difference along each axis, as in ``ee.Terrain.slope``. If one neighbour is missing
     (border of the grid, no-data), the one-sided difference is used, so that a plane has the same slope everywhere.
-
-    Parameters
-    ----------
-    elevation_m
-        Heights in metres, (y, x); NaN where there is none.
-    dx_m, dy_m
-        Distance between pixel centres along x and y in metres: numbers, or arrays that broadcast to (y, x).
-
-    Returns
-    -------
-    NDArray[np.float64]
-        Degrees from the horizontal, (y, x). NaN where the pixel itself, or both neighbours along an axis, are
-        missing.
+    ``elevation_m`` are heights in metres, (y, x), NaN where there is none; ``dx_m`` and ``dy_m`` the distances between
+    pixel centres along x and y in metres, numbers or arrays that broadcast to (y, x). The result is NaN where the pixel
+    itself, or both neighbours along an axis, are missing.
 
     Examples
     --------
@@ -41,23 +27,7 @@ def slope_degrees(elevation_m: NDArray[np.floating[Any]], dx_m: ArrayLike, dy_m:
     z = np.asarray(elevation_m, dtype=np.float64)
     gradient_x = _mean_difference(z, axis=1) / np.asarray(dx_m)
     gradient_y = _mean_difference(z, axis=0) / np.asarray(dy_m)
-    slope: NDArray[np.float64] = np.degrees(np.arctan(np.hypot(gradient_x, gradient_y)))
-    return slope
-
-
-def metres_per_degree(lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Length of one degree of longitude and of latitude on the WGS84 ellipsoid, metres.
-
-    Parameters
-    ----------
-    lat
-        Degrees, any shape.
-    """
-    phi = np.radians(np.asarray(lat, dtype=np.float64))
-    w2 = 1 - WGS84_E2 * np.sin(phi) ** 2
-    along_lon = np.cos(phi) * WGS84_A_M / np.sqrt(w2)
-    along_lat = WGS84_A_M * (1 - WGS84_E2) / w2**1.5
-    return np.radians(along_lon), np.radians(along_lat)
+    return np.degrees(np.arctan(np.hypot(gradient_x, gradient_y)))
 
 
 def _mean_difference(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -68,5 +38,4 @@ def _mean_difference(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     backward = np.concatenate([gap, step], axis=axis)
     forward = np.where(np.isnan(forward), backward, forward)
     backward = np.where(np.isnan(backward), forward, backward)
-    mean: NDArray[np.float64] = (forward + backward) / 2
-    return mean
+    return (forward + backward) / 2

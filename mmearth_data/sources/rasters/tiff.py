@@ -54,18 +54,7 @@ class _Layout:
 
 
 def missing_end(path: Path) -> int | None:
-    """Minimum size of a TIFF file if the file is shorter.
-
-    Parameters
-    ----------
-    path
-        A file.
-
-    Returns
-    -------
-    int or None
-        Bytes; None if nothing is missing, or the file is not a TIFF.
-    """
+    """Minimum size of a TIFF file, bytes, if it is shorter; None if nothing is missing, or it is not a TIFF."""
     with path.open("rb") as stream:
         magic = stream.read(4)
         order = {b"II": "<", b"MM": ">"}.get(magic[:2])
@@ -116,8 +105,7 @@ def _read_directory(stream: BinaryIO, layout: _Layout, start: int) -> tuple[dict
 
 
 def _number(stream: BinaryIO, offset: int, form: str) -> int:
-    value: int = struct.unpack(form, _bytes(stream, offset, struct.calcsize(form)))[0]
-    return value
+    return struct.unpack(form, _bytes(stream, offset, struct.calcsize(form)))[0]
 
 
 def _bytes(stream: BinaryIO, offset: int, size: int) -> bytes:

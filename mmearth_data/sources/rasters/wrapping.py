@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mmearth_data.sources.rasters.files import RasterGrid
 
+EDGE_POINTS = 21
+"""Points per side with which the outline of an area is transformed: in another CRS its edges are curves."""
 WHOLE_PX = 0.05
 """Tolerance in pixels with which 360 degrees count as a whole number of pixels; files round the pixel size."""
 
@@ -45,20 +47,10 @@ def columns_around(grid: RasterGrid) -> int | None:
 def pixels_of(
     grid: RasterGrid, epsg: int, x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(rows, cols) of points that are near each other; infinite outside the domain of the grid's CRS.
+    """(rows, cols) of points near each other, given in a CRS; infinite outside the domain of the grid's CRS.
 
-    Parameters
-    ----------
-    grid
-        Grid of a file.
-    epsg, x, y
-        CRS and coordinates of the points.
-
-    Returns
-    -------
-    tuple of ndarray
-        0 is the outer edge of the first pixel. Columns of a grid in degrees may be beyond its edges on either side of
-        it, and are next to each other for points on both sides of any meridian.
+    0 is the outer edge of the first pixel. Columns of a grid in degrees may be beyond its edges on either side, and are
+    next to each other for points on both sides of any meridian.
     """
     if grid.epsg == epsg:
         return grid.pixels(x, y)
@@ -72,6 +64,15 @@ def pixels_of(
         middle = a * grid.width / 2 + b * grid.height / 2 + c
         u = u + turn * np.round((middle - u[finite].mean()) / turn)
     return grid.pixels(u, v)
+
+
+def edge_points(bounds: tuple[float, float, float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(x, y) of points on the edges of an area (west, south, east, north)."""
+    west, south, east, north = bounds
+    along, low, high = np.linspace(0, 1, EDGE_POINTS), np.zeros(EDGE_POINTS), np.ones(EDGE_POINTS)
+    x = west + (east - west) * np.concatenate([along, along, low, high])
+    y = south + (north - south) * np.concatenate([low, high, along, along])
+    return x, y
 
 
 def window_parts(grid: RasterGrid, window: Window) -> list[Window]:
@@ -90,13 +91,7 @@ def window_parts(grid: RasterGrid, window: Window) -> list[Window]:
 
 
 def origins(grid: RasterGrid, window: Window) -> list[float]:
-    """Left edge of a window in longitudes from -180 to 180; two values if it crosses 180 degrees.
-
-    Returns
-    -------
-    list of float
-        x of the window's upper-left corner in the grid's CRS, minus multiples of 360 degrees.
-    """
+    """Left edge of a window in the grid's CRS, in longitudes from -180 to 180; two values if it crosses 180 degrees."""
     a, b, c, *_ = grid.transform
     x = c + a * window.col_off + b * window.row_off
     turn = turn_of(grid.crs)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyproj import Geod
 
-from mmearth_data.sources.rasters.terrain import metres_per_degree, slope_degrees
+from mmearth_data.sources.rasters.terrain import slope_degrees
 
 
 def plane(tilt_deg: float, azimuth_deg: float, dx: float, dy: float, shape: tuple[int, int] = (9, 13)) -> np.ndarray:
@@ -56,12 +54,3 @@ def test_flat_ground_and_a_ridge_line() -> None:
 
 def test_one_row_or_column_tells_nothing() -> None:
     assert np.isnan(slope_degrees(np.arange(5.0)[None], 10, 10)).all()
-
-
-@pytest.mark.parametrize("lat", [-79.5, -33.0, 0.0, 12.25, 60.0, 83.9])
-def test_a_degree_is_as_long_as_the_geodesic(lat: float) -> None:
-    geod, step = Geod(ellps="WGS84"), 1e-3
-    along_lon, along_lat = metres_per_degree(lat)
-    # A geodesic between two points of one parallel is a little shorter than the parallel: 1e-9 at this step.
-    assert geod.inv(10, lat, 10 + step, lat)[2] / step == pytest.approx(along_lon, rel=1e-6)
-    assert geod.inv(10, lat - step / 2, 10, lat + step / 2)[2] / step == pytest.approx(along_lat, rel=1e-6)
