@@ -58,8 +58,8 @@ def resolve_region(text: str, *, mainland: bool = False) -> Region:
     path of a vector file, all of whose polygons are taken together. ``mainland`` keeps only the largest part; parts
     that meet at 180 degrees count as one.
 
-    Raises InputError for an unknown name (with suggestions) or an invalid box, FileInputError for a file that cannot be read
-    or contains no polygons.
+    Raises InputError for an unknown name (with suggestions) or an invalid box, FileInputError for a file that cannot be
+    read or contains no polygons.
 
     Examples
     --------
@@ -89,7 +89,8 @@ def _resolve(text: str) -> Region:
         kind, entry, name = names[key]
         return Region(name, _shapes(kind)[entry])
     if there or path.suffix.lower() in VECTOR_SUFFIXES:
-        return Region(path.name, region_of_file(path))
+        joined = shapely.union_all(read_polygons(path).geometry.to_numpy())
+        return Region(path.name, _together(polygons_of(np.array([joined]))[0]))
     raise InputError(f"Unknown region {text!r}; {_meant(key)}")
 
 
@@ -160,14 +161,6 @@ def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
         return shapely.box(west, south, east, north)
     sides = [shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)]
     return _together(np.array([side for side in sides if side.area > 0], dtype=object))
-
-
-def region_of_file(path: Path) -> shapely.Polygon | shapely.MultiPolygon:
-    """All polygons of a vector file as one geometry in EPSG:4326; raises like `read_polygons`."""
-    frame = read_polygons(path)
-    joined = shapely.union_all(frame.geometry.to_numpy())
-    parts, _ = polygons_of(np.array([joined]))
-    return _together(parts)
 
 
 def largest_part(geometry: shapely.Geometry) -> shapely.Polygon | shapely.MultiPolygon:

@@ -53,8 +53,8 @@ def read_sample(
     `mmearth_data.geography.ecoregions.read_ecoregions`); tile size, seed and split method come from ``options``, which
     all but sample files need.
 
-    Raises FileInputError for a file that cannot be read, lacks columns, has a location twice or locations at sea, or was made
-    for another tile size.
+    Raises FileInputError for a file that cannot be read, lacks columns, has a location twice or locations at sea, or
+    was made for another tile size.
     """
     path = Path(path)
     table, report = _read_table(path)
@@ -70,7 +70,6 @@ def read_sample(
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, SampleReport | None]:
-    """Read the rows of a file, and its sampling report if it has one."""
     import geopandas as gpd
     import pandas as pd
     import pyarrow.parquet as pq
@@ -114,7 +113,6 @@ def _frame_of(table: Table) -> pd.DataFrame:
 
 
 def _as_sample(path: Path, table: pd.DataFrame, report: SampleReport | None) -> Sample:
-    """Check a table with all columns of a sample file."""
     import geopandas as gpd
 
     try:
@@ -154,7 +152,6 @@ def _parsed_ids(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def _check_ids(path: Path, table: pd.DataFrame) -> None:
-    """Refuse ids that do not match the locations."""
     size = unpack_tile_id(int(table["tile_id"].iloc[0]))[2]
     known = size > 0 and np.array_equal(tile_ids(table["lon"], table["lat"], size), table["tile_id"])
     if not known:

@@ -150,7 +150,6 @@ class Filling:
         return parts, count
 
     def _within_quota(self, points: Points, open_: Ints) -> tuple[Points, Ints]:
-        """Keep the first points of each bin, up to its quota."""
         bins = self.bin_of_piece[points.piece]
         keep = position_in_bin(bins) < open_[bins]
         return points.take(keep), np.bincount(bins[keep], minlength=len(open_))

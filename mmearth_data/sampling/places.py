@@ -38,7 +38,8 @@ def sample_of_places(
     ``table`` has one row per location (see `mmearth_data.sampling.files.read_sample`); ``path``, its file, is for
     messages. ``ecoregions`` label locations without labels.
 
-    Raises FileInputError for missing columns, and locations that occur twice, are outside the UTM zones or in no ecoregion.
+    Raises FileInputError for missing columns, and locations that occur twice, are outside the UTM zones or in no
+    ecoregion.
     """
     if not len(table):
         raise FileInputError(path, "expected locations, got a table without rows; add some.")

@@ -62,8 +62,8 @@ class Published:
 def read_published(path: Path, tiles: OwnTiles) -> Published:
     """Match a table with the tiles of a source.
 
-    Raises FileInputError if it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for one, or an
-    unknown split; with the line.
+    Raises FileInputError if it cannot be read, lacks columns, or has a row of an unknown site or tile, two rows for
+    one, or an unknown split; with the line.
     """
     table = _rows(path)
     _check_columns(table)
@@ -104,7 +104,6 @@ def _rows(path: Path) -> Table:
 
 
 def _positions(table: Table, tiles: OwnTiles) -> Iterator[Sequence[int]]:
-    """Positions of each row's tiles."""
     if "tile_id" in table.columns:
         of_id = {int(tile_id): [position] for position, tile_id in enumerate(tiles.tile_id)}
         for line, tile_id in zip(table.lines, table.tile_ids("tile_id").tolist(), strict=True):
@@ -144,7 +143,6 @@ def _containing(table: Table, tiles: OwnTiles) -> Iterator[Sequence[int]]:
 
 
 def _degrees(table: Table) -> NDArray[np.float64]:
-    """(n, 2) longitudes and latitudes."""
     points = np.stack([table.numbers("lon"), table.numbers("lat")], axis=1)
     wrong = np.flatnonzero(~(np.abs(points) <= (180, 90)).all(axis=1))
     if wrong.size:
