@@ -43,11 +43,9 @@ class Pieces:
     """Disjoint polygons, each within one cell of a grid; all arrays have one entry per piece."""
 
     grid: CellGrid
-    """The cells."""
     owner: Ints
     """Number of the polygon that the piece was cut from."""
     cell: Ints
-    """Number of its cell."""
     area_m2: Floats
     """Area on the ellipsoid."""
     geometry: Geometries

@@ -139,10 +139,7 @@ def _shapes(kind: str) -> dict[str, Any]:
 
 
 def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
-    """Box ``W,S,E,N`` in degrees; if W > E, it crosses 180 degrees.
-
-    Raises InputError unless it is four numbers in range, with an area.
-    """
+    """Box ``W,S,E,N`` in degrees, which crosses 180 if W > E; InputError unless it is in range, with an area."""
     try:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError:

@@ -133,7 +133,6 @@ class Summary:
     ledger: Mapping[str, Any] | None
     """Requests to the service that delivered the tiles, over all runs; None if there was no service."""
     stored_bytes: int
-    """Bytes of all modalities' objects."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; all fields, including ratios and totals."""

@@ -50,7 +50,6 @@ class Climate:
     """Half the annual range."""
     warmest_day: Float32
     rain_mm: Float32
-    """Annual rain."""
     rain_swing: Float32
     """-1 to 1: share by which the warmest month is wetter (or, negative, drier) than the mean."""
 

@@ -33,7 +33,6 @@ class Grid:
     """
 
     epsg: int
-    """CRS."""
     step: tuple[int, int]
     """Side of a pixel, as a fraction (numerator, denominator) in units of the CRS: 1/12000 degree is exact."""
     origin: tuple[float, float] = (0, 0)

@@ -56,7 +56,6 @@ class Light(NamedTuple):
     """Factor of the light that the air scatters, 1 for clear air."""
     cloud_percent: float
     cirrus: bool
-    """Whether it has thin high clouds."""
     key: str
     """Name of the overpass, on which everything random in the air and the instrument depends."""
 

@@ -67,7 +67,6 @@ class Image:
     """Time covered, UTC milliseconds, end exclusive."""
     bands: tuple[str, ...]
     scene: OpticalScene | RadarScene | None = None
-    """The overpass, for those that have one."""
 
 
 class Product(Protocol):
@@ -154,10 +153,7 @@ def _scene_grid(image: Image, pixels: int) -> Grid:
 
 
 def _seen(scene: OpticalScene, ground: Ground, grid: Grid, window: Window) -> Bool | None:
-    """Pixels of a window that are inside the granule and the swath; None if all are.
-
-    The surface contains the window.
-    """
+    """Pixels of a window (inside that of the surface) that the granule and the swath cover; None if all do."""
     west, south, east, north = scene.granule.bounds
     x = grid.x(window.column + np.arange(window.width) + 0.5)
     y = grid.y(window.row + np.arange(window.height) + 0.5)

@@ -34,7 +34,6 @@ class Look(NamedTuple):
     wind: float
     """0-1: roughness of open water."""
     key: str
-    """Name of the overpass."""
 
 
 class RadarView:

@@ -26,16 +26,12 @@ SPLIT_METHODS: tuple[str, ...] = get_args(SplitMethod)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingOptions:
-    """Options of the sampler.
-
-    Raises InputError if a value is out of range.
-    """
+    """Options of the sampler; InputError if a value is out of range."""
 
     tiles: int
     size_px: int = 128
     """Side of a tile at 10 m."""
     seed: int = 0
-    """Seed of all random choices."""
     balance: Balance = "biome"
     """``biome``: equal numbers per biome, proportional to area within it; ``biome-ecoregion``: equal per biome, then
     per ecoregion; ``ecoregion``: equal per ecoregion; ``area``: uniform on land.

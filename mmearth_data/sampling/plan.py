@@ -85,10 +85,7 @@ def sample(
 
 @dataclass(frozen=True)
 class _Land:
-    """Eligible land, cut along the split blocks: one entry per piece.
-
-    ``strata`` are the units of balance; ``stratum`` is that of each piece.
-    """
+    """Eligible land, cut along the split blocks: one entry per piece, with its stratum (a unit of balance)."""
 
     pieces: Pieces
     stratum: Ints

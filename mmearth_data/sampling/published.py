@@ -39,9 +39,7 @@ class OwnTiles:
     """Tiles of a source."""
 
     tile_id: NDArray[np.uint64]
-    """(n,) uint64."""
     site: Sequence[str]
-    """Name of the site of each."""
     grid: Sequence[TileGrid]
 
     def name(self, position: int) -> str:

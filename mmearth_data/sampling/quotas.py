@@ -31,7 +31,6 @@ class Strata:
     weight: Floats
     """Share of each stratum within its group, in any unit."""
     group_weight: Floats
-    """Share of each group."""
 
     def __len__(self) -> int:
         return len(self.group)

@@ -151,10 +151,7 @@ class SyntheticSource:
         return {way: closest_radar_scene(world, way, box, time_ms, start, end) for way in SENTINEL1}
 
     def read(self, survey: Survey, modalities: Sequence[Modality]) -> dict[str, NDArray[Any]]:
-        """Arrays of one tile, as stored.
-
-        Raises TileUnavailable (``sentinel2_nodata``) if more than 1 % of the 10 m pixels are masked.
-        """
+        """Arrays of one tile, as stored; TileUnavailable if more than 1 % of its 10 m pixels are masked."""
         tile = _Tile(self.planet, survey)
         return {m.name: RECIPES[m.recipe["name"]](tile, m) for m in modalities}
 

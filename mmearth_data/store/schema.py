@@ -141,7 +141,6 @@ class StoreLayout:
     """All catalog entries used, including derived ones, in catalog order."""
     tiles: int
     size_px: int
-    """Pixels per side of every tile."""
     tiles_per_shard: int
     """Rows per shard; the last one may have fewer."""
 

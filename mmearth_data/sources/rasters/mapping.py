@@ -227,10 +227,7 @@ class DateRule(_Strict):
         return self
 
     def time_ms(self, file_name: str, tags: Mapping[str, str]) -> int:
-        """Date of a file, UTC milliseconds since 1970.
-
-        Raises ValueError if there is no date, or it cannot be parsed; with what was expected and what was found.
-        """
+        """Date of a file, UTC milliseconds since 1970; ValueError if there is none, or it cannot be parsed."""
         text = self.constant
         if self.tag is not None:
             text = tags.get(self.tag)
