@@ -22,7 +22,7 @@ from mmearth_data.resources import resource_path
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Group
     from rich.table import Table
@@ -168,10 +168,10 @@ def load_catalog(extra: Path | None = None) -> Catalog:
 @lru_cache(maxsize=1)
 def eco_regions() -> tuple[EcoRegion, ...]:
     """Return the 846 ecoregions of RESOLVE 2017 (without "Rock and Ice"); the index is the published class id."""
-    path = resource_path("catalog") / "ecoregions.csv"
+    path, columns = resource_path("catalog") / "ecoregions.csv", ("code", "name", "biome", "realm", "area_km2")
     return tuple(
         EcoRegion(int(row["code"]), row["name"], int(row["biome"]), row["realm"], float(row["area_km2"]))
-        for _, row in _read_table(path, ("code", "name", "biome", "realm", "area_km2"))
+        for _, row in read_table(path, comments=True).require(columns).rows()
     )
 
 
@@ -189,7 +189,7 @@ def read_classes(path: Path) -> tuple[ClassLabel, ...]:
     reason.
     """
     labels: dict[int, ClassLabel] = {}
-    for line, row in _read_table(path, ("code", "name")):
+    for line, row in read_table(path, comments=True).require(("code", "name")).rows():
         try:
             entry = ClassEntry(code=int(row["code"]), name=row["name"], colour=row.get("colour") or None)
         except ValueError:
@@ -301,10 +301,3 @@ def _table_of(entry: Path, name: str, line: int) -> list[dict[str, Any]]:
     if not table.is_file():
         raise FileInputError(entry, f"expected a table of classes at {table}, found none; correct the path.", line)
     return [{"code": label.code, "name": label.name, "colour": label.colour} for label in read_classes(table)]
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV table with their 1-based lines; lines that start with # are comments."""
-    table = read_table(path, comments=True)
-    table.require(columns)
-    return table.rows()

@@ -58,13 +58,14 @@ class Table:
         for line, values in zip(self.lines, zip(*columns, strict=True), strict=True):
             yield line, dict(zip(names, values, strict=True))
 
-    def require(self, names: Sequence[str]) -> None:
-        """Refuse a table that lacks a column: FileInputError with the missing columns and the existing ones."""
+    def require(self, names: Sequence[str]) -> Table:
+        """Return the table; FileInputError if it lacks a column, with the missing columns and the existing ones."""
         missing = [name for name in names if name not in self.columns]
         if missing:
             found = ", ".join(self.columns) or "none"
             problem = f"expected the columns {', '.join(names)}, lacks {', '.join(missing)} and has {found}"
             raise FileInputError(self.path, f"{problem}; rename or add them.", self.header_line)
+        return self
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """(N) numbers of a column, NaN where it is blank; FileInputError with the line if a value is not a number."""

@@ -123,9 +123,10 @@ class Land:
     def inland(self, lon: Float64, lat: Float64) -> Float32:
         """Metres to the coast at the scale of continents, smooth, positive on land."""
         i, west, east, s, t = between_cells(lon, lat, 1 / INLAND_DEG, self._inland.shape)
-        south = self._inland[i, west] * (1 - t) + self._inland[i, east] * t
-        north = self._inland[i + 1, west] * (1 - t) + self._inland[i + 1, east] * t
-        return south * (1 - s) + north * s
+        one = np.float32(1)
+        south = self._inland[i, west] * (one - t) + self._inland[i, east] * t
+        north = self._inland[i + 1, west] * (one - t) + self._inland[i + 1, east] * t
+        return south * (one - s) + north * s
 
 
 def between_cells(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
+    from mmearth_data.geography.equal_area import Floats
+
 SplitMethod = Literal["block", "random"]
 SPLIT_METHODS: tuple[str, ...] = get_args(SplitMethod)
 
@@ -116,8 +118,8 @@ class SampleReport:
             placed, reserves = (int((among & (biome == code)).sum()) for among in (primary, ~primary))
             biomes[code] = {"wanted": placed, "placed": placed, "reserves": reserves}
         splits = {name: int((split[primary] == code).sum()) for code, name in SPLIT_NAMES.items()}
-        counts = {"tiles": int(primary.sum()), "reserves": int((~primary).sum())}
-        return cls(**counts, splits=splits, biomes=biomes, **others)
+        tiles, reserves = int(primary.sum()), int((~primary).sum())
+        return cls(tiles=tiles, reserves=reserves, splits=splits, biomes=biomes, **others)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -162,7 +164,7 @@ class Sample:
 
 
 def sample_frame(
-    size_px: int, tiles: int, lon: ArrayLike, lat: ArrayLike, biome: ArrayLike, eco_region: ArrayLike, split: ArrayLike
+    size_px: int, tiles: int, lon: Floats, lat: Floats, biome: ArrayLike, eco_region: ArrayLike, split: ArrayLike
 ) -> gpd.GeoDataFrame:
     """Table of a sample (see `Sample`) whose first rows are the primary locations."""
     import geopandas as gpd
