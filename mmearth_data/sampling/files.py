@@ -173,7 +173,9 @@ def _table(sample: Sample) -> pa.Table:
     frame = sample.frame
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in COLUMNS if name != "slot"}
     columns["slot"] = pa.array(frame["slot"].fillna(0).to_numpy(np.int64), mask=frame["slot"].isna().to_numpy())
-    columns["geometry"] = pa.array(shapely.to_wkb(shapely.points(frame["lon"], frame["lat"])), pa.binary())
+    columns["geometry"] = pa.array(
+        shapely.to_wkb(shapely.points(frame["lon"].to_numpy(), frame["lat"].to_numpy())), pa.binary()
+    )
     table = pa.table({name: columns[name] for name in (*COLUMNS, "geometry")})
     report = json.dumps(sample.report.to_dict(), sort_keys=True).encode()
     return table.replace_schema_metadata({b"geo": _geo_metadata(frame), METADATA_KEY: report})

@@ -49,8 +49,8 @@ def sample_of_places(
     split, width = _splits(path, table, lon, lat, options)
     shuffled = np.random.default_rng(options.seed).permutation(len(lon))
     order = shuffled[np.argsort(split[shuffled], kind="stable")]
-    columns = (column[order] for column in (lon, lat, biome, eco_region, split))
-    frame = sample_frame(options.size_px, len(order), *columns)
+    columns: list[NDArray[Any]] = [lon, lat, biome, eco_region, split]
+    frame = sample_frame(options.size_px, len(order), *(column[order] for column in columns))
     return Sample(frame, report_of_places(path.name, frame, options, width))
 
 
