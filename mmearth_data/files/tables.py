@@ -106,19 +106,10 @@ def read_table(path: Path, *, comments: bool = False) -> Table:
 
     The header decides whether commas, semicolons or tabs separate the columns. A byte order mark, Windows line ends,
     quoted fields, blank lines and empty columns and rows at the edges are read as spreadsheets and data frames write
-    them. Columns without a name are left out.
+    them. Columns without a name are left out, and with ``comments`` also lines that begin with ``#``.
 
-    Parameters
-    ----------
-    path
-        The file.
-    comments
-        Leave out lines that begin with ``#``.
-
-    Raises
-    ------
-    FileInputError
-        When it cannot be read, is not in UTF-8, names a column twice, or a row has more or fewer values than the header.
+    Raises FileInputError when it cannot be read, is not in UTF-8, names a column twice, or a row has more or fewer values
+    than the header.
 
     Examples
     --------

@@ -59,21 +59,10 @@ def sample(
     Points are uniform on the Earth within their polygons, no two tiles overlap, and strata and splits get their exact
     shares if there is enough land. The result depends only on the arguments, not on threads.
 
-    Parameters
-    ----------
-    ecoregions
-        From `mmearth_data.geography.ecoregions.read_ecoregions`.
-    region
-        See `mmearth_data.geography.regions.resolve_region`.
-    options
-        Number, balance and split of the tiles.
-    existing
-        Existing tiles (``lon``, ``lat``, ``split``): new ones do not overlap them, and blocks with tiles keep their split.
-
-    Raises
-    ------
-    InputError
-        If there are no ecoregions inside the region, or more tiles than fit (with about how many fit).
+    ``ecoregions`` are from `mmearth_data.geography.ecoregions.read_ecoregions`, the region from
+    `mmearth_data.geography.regions.resolve_region`. New tiles do not overlap ``existing`` ones (columns ``lon``,
+    ``lat``, ``split``), and blocks with tiles keep their split. InputError if there are no ecoregions inside the
+    region, or more tiles than fit (with about how many fit).
     """
     check_ecoregions(ecoregions)
     land = _land(ecoregions, region, options, existing)
