@@ -121,8 +121,8 @@ def documented(cls: type[T]) -> type[T]:
     return cls
 
 
-def limits_text(limits: Interval) -> str:
-    """Range as text; "" if there is none.
+def limits_text(limits: Interval, shown: float = SHOWN_BOUND) -> str:
+    """Range as text, with bounds below ``shown``; "" if there is none.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def limits_text(limits: Interval) -> str:
     ('1 to 1024', 'above 0', 'at least 0, below 1')
     """
     ends: dict[str, Any] = {"at least": limits.ge, "above": limits.gt, "at most": limits.le, "below": limits.lt}
-    known = {word: end for word, end in ends.items() if end is not None and end < SHOWN_BOUND}
+    known = {word: end for word, end in ends.items() if end is not None and end < shown}
     if {*known} == {"at least", "at most"}:
         return f"{limits.ge} to {limits.le}"
     return ", ".join(f"{word} {end}" for word, end in known.items())
