@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from annotated_types import Interval
@@ -17,7 +18,7 @@ from annotated_types import Interval
 if TYPE_CHECKING:
     from pydantic import BaseModel
 else:
-    BaseModel = object  # help is printed without pydantic, whose import takes as long as all the rest
+    BaseModel = object  # help is printed without pydantic
 
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Field:
         return "; ".join(filter(None, (default, limits_text(self.limits))))
 
 
+@cache
 def fields_of(declaration: type) -> dict[str, Field]:
     """Name -> field of everything that a class declares with an `About`, in order."""
     found = {}
