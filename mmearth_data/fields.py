@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from annotated_types import Interval
@@ -17,7 +18,7 @@ from annotated_types import Interval
 if TYPE_CHECKING:
     from pydantic import BaseModel
 else:
-    BaseModel = object  # help is printed without pydantic, whose import takes as long as all the rest
+    BaseModel = object  # help is printed without pydantic
 
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Field:
         return "; ".join(filter(None, (default, limits_text(self.limits))))
 
 
+@cache
 def fields_of(declaration: type) -> dict[str, Field]:
     """Name -> field of everything that a class declares with an `About`, in order."""
     found = {}
@@ -121,8 +123,8 @@ def documented(cls: type[T]) -> type[T]:
     return cls
 
 
-def limits_text(limits: Interval) -> str:
-    """Range as text; "" if there is none.
+def limits_text(limits: Interval, shown: float = SHOWN_BOUND) -> str:
+    """Range as text, with bounds below ``shown``; "" if there is none.
 
     Examples
     --------
@@ -130,7 +132,7 @@ def limits_text(limits: Interval) -> str:
     ('1 to 1024', 'above 0', 'at least 0, below 1')
     """
     ends: dict[str, Any] = {"at least": limits.ge, "above": limits.gt, "at most": limits.le, "below": limits.lt}
-    known = {word: end for word, end in ends.items() if end is not None and end < SHOWN_BOUND}
+    known = {word: end for word, end in ends.items() if end is not None and end < shown}
     if {*known} == {"at least", "at most"}:
         return f"{limits.ge} to {limits.le}"
     return ", ".join(f"{word} {end}" for word, end in known.items())

@@ -366,7 +366,7 @@ def embed(
 @field_option(TrainFields, "bands", text="With --store: bands that the weights take.", shown="")
 @option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
 def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
-    """Convert third-party weights to a checkpoint, or with --to back.
+    """Convert weights of third-party code, or back with --to.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import click
 from annotated_types import Interval
@@ -22,6 +22,17 @@ MAX_NAME = 255
 """Characters of a file's name that file systems accept (POSIX: NAME_MAX)."""
 
 
+def refuse(problem: str, param: click.Parameter | None) -> NoReturn:
+    """Refuse the value of an option in one line, without click's reminder of the usage.
+
+    Raises
+    ------
+    InputError
+        Always, with the option.
+    """
+    raise InputError(f"{param.opts[-1] if param else 'value'}: {problem}")
+
+
 class FilePath(click.Path):
     """Path given as an option: not empty, without characters that no path can have, and with a suffix if one is due."""
 
@@ -33,10 +44,10 @@ class FilePath(click.Path):
         """Read a path."""
         text = str(value)
         if not text or "\0" in text or max(map(len, Path(text).parts), default=0) > MAX_NAME:
-            self.fail(f"expected a path, got {text[:60]!r}; correct it.", param, ctx)
+            refuse(f"expected a path, got {text[:60]!r}; correct it.", param)
         if not text.lower().endswith(self.suffix):
             meant = f"{Path(text).stem or 'picture'}{self.suffix}"
-            self.fail(f"expected the name of a {self.suffix} file, got {text!r}; write {meant}.", param, ctx)
+            refuse(f"expected the name of a {self.suffix} file, got {text!r}; write {meant}.", param)
         return super().convert(value, param, ctx)
 
 
@@ -49,13 +60,13 @@ class Number(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
         """Read a number."""
-        words = ("a whole number" if self.kind is int else "a finite number", limits_text(self.limits))
+        words = ("a whole number" if self.kind is int else "a finite number", limits_text(self.limits, math.inf))
         try:
             number = self.kind(value)
         except ValueError:
             number = math.nan
         if number - number != 0 or not within(self.limits, number):  # the first is true for NaN and infinity
-            self.fail(f"expected {', '.join(filter(None, words))}, got {str(value)[:60]!r}; correct it.", param, ctx)
+            refuse(f"expected {', '.join(filter(None, words))}, got {str(value)[:60]!r}; correct it.", param)
         return number
 
 
@@ -68,7 +79,7 @@ class Several(click.ParamType[list[str]]):
         """Split a text."""
         parts = value if isinstance(value, list) else [part.strip() for part in value.split(",") if part.strip()]
         if not parts:
-            self.fail(f"expected values separated by commas, got {value!r}; give one, or leave it out.", param, ctx)
+            refuse(f"expected values separated by commas, got {value!r}; give one, or leave it out.", param)
         return parts
 
 
@@ -87,7 +98,7 @@ class Pair(click.ParamType[tuple[str, Any]]):
         name, equals, text = value.partition("=")
         if not (name.strip() and equals and text.strip(" ,")):
             form = param.metavar if isinstance(param, click.Option) else "NAME=VALUE"
-            self.fail(f"expected {form}, got {value!r}.", param, ctx)
+            refuse(f"expected {form}, got {value!r}.", param)
         return name.strip(), self.value.convert(text, param, ctx)
 
 
@@ -96,7 +107,7 @@ def merged(ctx: click.Context, param: click.Parameter, pairs: Sequence[tuple[str
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise click.BadParameter(f"expected each name once, got {name} twice; keep one.", ctx, param)
+            refuse(f"expected each name once, got {name} twice; keep one.", param)
         found[name] = value
     return found or None
 

@@ -201,7 +201,7 @@ def test_tile_size(size: int, tmp_path: Path) -> None:
         (("--tiles", 0), "tiles"),
         (("--seed", -1), "seed"),
         (("--split-shares", "50,50"), "split_shares"),
-        (("--split-shares", "a,b,c"), "split-shares"),
+        (("--split-shares", "a,b,c"), "split_shares"),
         (("--years", "MMXX"), "years"),
         (("--recipe", "absent"), "recipe"),
         (("--catalog", "absent"), "absent"),

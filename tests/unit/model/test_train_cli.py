@@ -107,7 +107,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["convert", "mmearth64-atto-all-uncertainy", "--out", "x"], "did you mean 'mmearth64-atto-all-uncertainty'"),
         (["bench", "--size", "giant"], "'--size': 'giant' is not one of 'atto'"),
         (["bench", "--device", "warp"], "--device"),
-        (["bench", "--mask-ratio", "1"], "'--mask-ratio': expected a finite number, at least 0, below 1"),
+        (["bench", "--mask-ratio", "1"], "--mask-ratio: expected a finite number, at least 0, below 1"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(here: Path, arguments: list[str], expected: str) -> None:
