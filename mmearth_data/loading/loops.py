@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import typeof, types  # type: ignore[attr-defined]
+from numba import typeof, types
 
 from mmearth_data.loading.scaling import z_score
 from mmearth_data.store.blosc_fast import DECOMPRESS, arguments
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 TYPES = ("uint8", "uint16", "int16", "float32")
 """Stored types that are normalised here."""
-_FRAMES = (typeof(DECOMPRESS), types.uintp, types.Array(types.intp, 1, "C"), types.Array(types.int32, 1, "C"))
+_FUNCTION = typeof(DECOMPRESS)  # type: ignore[no-untyped-call]
+_FRAMES = (_FUNCTION, types.uintp, types.Array(types.intp, 1, "C"), types.Array(types.int32, 1, "C"))
 _BYTES, _FLOATS = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 3, "C")
 _z_score = inner(z_score)  # also in the cache of this file, which must be changed when the function changes
 

@@ -177,6 +177,6 @@ def arguments(chunks: Sequence[bytes]) -> tuple[Any, int, NDArray[np.intp], NDAr
 
     The chunks must stay in memory as long as the addresses are used.
     """
-    addresses = np.frombuffer((ctypes.c_char_p * len(chunks))(*chunks), np.intp)
+    addresses = np.frombuffer(memoryview((ctypes.c_char_p * len(chunks))(*chunks)), np.intp)
     lengths = np.array([len(chunk) - CRC_BYTES for chunk in chunks], np.int32)
     return DECOMPRESS, contexts.decoder.address, addresses, lengths

@@ -184,4 +184,4 @@ def checksummed(data: bytes) -> bytes:
 
 def has_checksum(data: bytes) -> bool:
     """Whether bytes end with the crc32c of the bytes before it."""
-    return google_crc32c.value(data) == CRC_RESIDUE
+    return bool(google_crc32c.value(data) == CRC_RESIDUE)

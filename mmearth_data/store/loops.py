@@ -18,10 +18,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
 
 
-def load(import_module: Callable[[], Any]) -> Any:  # noqa: ANN401 - a module
-    """Import a module; None if numba is not installed."""
+def load(bring: Callable[[], Any]) -> Any:  # noqa: ANN401 - a module
+    """Call a function that imports a module; None if the module needs something that is not installed."""
     with _TURN:
         try:
-            return import_module()
+            return bring()
         except ImportError:
             return None
