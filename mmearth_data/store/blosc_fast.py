@@ -2,7 +2,7 @@
 
 Each thread keeps its contexts, so small tiles do not wait for memory; numcodecs' Blosc creates a Zstandard context for
 every block. The frames have the format of Blosc 1. The library writes that only under a lock of the whole process, so
-frames of Blosc 2 are written, and their header is replaced: apart from it and from runs of zeros, both formats are equal.
+frames of Blosc 2 are written, and their header is replaced: apart from it and from runs of one byte, both are equal.
 
 Importing it raises ImportError if the library is not there; `mmearth_data.store.codec` then uses numcodecs.
 """
@@ -13,13 +13,16 @@ import ctypes
 import struct
 import threading
 import weakref
+from functools import lru_cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numcodecs.blosc import Blosc
 
-from mmearth_data.store.codec import BLOSC_1, COPIED, CRC_BYTES, HEADER
+from mmearth_data.store.codec import BLOSC_1, COMPRESSION_LEVEL, COMPRESSOR, COPIED, CRC_BYTES, HEADER, START
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +33,8 @@ LIBRARIES = ("lib/libblosc2.so", "lib/libblosc2.dylib", "lib/libblosc2.dll", "li
 ZSTD, BITSHUFFLE, FILTERS = 5, 2, 6
 EXTENSION = 16
 """Bytes by which the header of Blosc 2 is longer; the last of them has flags of its own."""
+ALL_ZEROS = 0x10
+"""That last byte of a frame without blocks, whose values are all zero."""
 EXTENDED = 0x01
 """Flag that together with the one of bitshuffle means a header of Blosc 2."""
 
@@ -120,6 +125,7 @@ class _Contexts(threading.local):
     def __init__(self) -> None:
         self.decoder = _Context(LIBRARY.blosc2_create_dctx, LIBRARY.blosc2_get_blosc2_dparams_defaults())
         self._encoders: dict[tuple[int, int, int], _Context] = {}
+        self._room = np.empty(0, np.uint8)
 
     def encoder(self, size: int, itemsize: int, level: int) -> int:
         """Address of the context that compresses chunks of some bytes, by Zstandard with bitshuffle."""
@@ -130,6 +136,12 @@ class _Contexts(threading.local):
             parameters.filters[FILTERS - 1] = BITSHUFFLE
             self._encoders[key] = _Context(LIBRARY.blosc2_create_cctx, parameters)
         return self._encoders[key].address
+
+    def room(self, size: int) -> NDArray[np.uint8]:
+        """Work space of at least some bytes; the system would clear new memory for every chunk."""
+        if len(self._room) < size:
+            self._room = np.empty(size, np.uint8)
+        return self._room
 
 
 contexts = _Contexts()
@@ -145,25 +157,40 @@ def encode(values: np.ndarray[Any, Any], level: int) -> bytes | None:
     """Encode contiguous values as a frame of Blosc 1; None if only Blosc 1 itself can do that."""
     if values.nbytes % (8 * values.itemsize):
         return None  # the formats differ in blocks that are not shuffled
-    frame = np.empty(values.nbytes + HEADER.size + EXTENSION, np.uint8)
-    context = contexts.encoder(values.nbytes, values.itemsize, level)
-    length = LIBRARY.blosc2_compress_ctx(context, values.ctypes.data, values.nbytes, frame.ctypes.data, len(frame))
+    most = values.nbytes + HEADER.size + EXTENSION
+    frame, context = contexts.room(most), contexts.encoder(values.nbytes, values.itemsize, level)
+    length = LIBRARY.blosc2_compress_ctx(context, values.ctypes.data, values.nbytes, frame.ctypes.data, most)
     return _as_blosc1(frame[: max(0, length)].tobytes())
 
 
 def _as_blosc1(frame: bytes) -> bytes | None:
-    """Replace the header of a frame of Blosc 2; None if Blosc 1 has no such frames."""
+    """Replace header and runs of a frame of Blosc 2; None if Blosc 1 has no such frames."""
     begin = HEADER.size + EXTENSION
-    if len(frame) < begin or frame[begin - 1] != 0:  # all values are zero
+    if len(frame) < begin or frame[begin - 1] not in {0, ALL_ZEROS}:
         return None
     _, codec, flags, itemsize, size, block, length = HEADER.unpack_from(frame)
-    blocks = 0 if flags & COPIED else -(-size // block)
-    starts = struct.unpack_from(f"<{blocks}i", frame, begin)
-    if any(int.from_bytes(frame[start : start + 4], "little", signed=True) <= 0 for start in starts):
-        return None  # a block is a run of one byte
-    header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, length - EXTENSION)
-    table = struct.pack(f"<{blocks}i", *(start - EXTENSION for start in starts))
-    return header + table + frame[begin + len(table) :]
+    if flags & COPIED:
+        return HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, length - EXTENSION) + frame[begin:]
+    ends = [*range(block, size, block), size]
+    if frame[begin - 1] == ALL_ZEROS:
+        starts, lengths = (0,) * len(ends), [0] * len(ends)
+    else:
+        starts = struct.unpack_from(f"<{len(ends)}i", frame, begin)
+        lengths = [int.from_bytes(frame[start : start + START], "little", signed=True) for start in starts]
+    parts = [
+        frame[start : start + START + length] if length > 0 else _run(end - k * block, -length)
+        for k, (start, length, end) in enumerate(zip(starts, lengths, ends, strict=True))
+    ]
+    places = [*accumulate((len(part) for part in parts), initial=HEADER.size + START * len(parts))]
+    header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, places[-1])
+    return b"".join([header, struct.pack(f"<{len(parts)}i", *places[:-1]), *parts])
+
+
+@lru_cache(maxsize=64)
+def _run(size: int, byte: int) -> bytes:
+    """Block of Blosc 1 that repeats one byte, taken from a frame that has no other; Blosc 2 writes the byte alone."""
+    codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.NOSHUFFLE, blocksize=size, typesize=1)
+    return bytes(codec.encode(bytes([byte]) * size))[HEADER.size + START :]
 
 
 def decode(frame: bytes, length: int, out: np.ndarray[Any, Any]) -> bool:
