@@ -170,10 +170,10 @@ class Copier:
         values = m.empty((count, *m.array_shape(plan.layout.size_px)))
         for store, _, rows, positions in groups:
             content = plan.stores[store].content
-            reader = content.packed(m.name)
+            reader = content.reader(m.name)
             tile = np.empty(m.array_shape(content.layout.size_px), dtype=m.dtype)
-            for row, position, data in zip(rows.tolist(), positions.tolist(), reader.read(rows), strict=True):
-                reader.decode([row], [data], tile[None])
+            for k, (position, data) in enumerate(zip(positions.tolist(), reader.encoded(rows), strict=True)):
+                reader.decode(rows[k : k + 1], [data], tile[None])
                 values[position] = tile[:, offset : offset + values.shape[2], offset : offset + values.shape[3]]
         return values
 

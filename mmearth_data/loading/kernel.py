@@ -6,11 +6,14 @@ A kernel has no side effects and is small when pickled: a worker opens the store
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mmearth_data.loading.scoring import score_tiles
+from mmearth_data.store.codec import decode, decoded, fast_blosc
+from mmearth_data.store.loops import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +27,14 @@ if TYPE_CHECKING:
 Batch: TypeAlias = dict[str, Any]
 """Stored modality -> array as stored, (B, C, H, W), (B, C) or (B,); ``tile`` -> dict of (B,) arrays."""
 Packed: TypeAlias = "Mapping[str, Sequence[bytes]]"
-"""Raster modality -> encoded tiles from `PackedReader`."""
+"""Raster modality -> encoded tiles from `ChunkReader`."""
 Allocate: TypeAlias = "Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]"
+
+
+@cache
+def compiled_loops() -> Any:  # noqa: ANN401 - a module
+    """Return the module `mmearth_data.loading.loops`; None where numba or python-blosc2 is not installed."""
+    return None if fast_blosc() is None else load(lambda: import_module("mmearth_data.loading.loops"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +75,20 @@ class Layer:
         else:
             self.scaling.apply(chosen, levels, out)
 
+    def decode(self, chunks: Sequence[bytes], levels: NDArray[np.integer[Any]], out: np.ndarray[Any, Any]) -> None:
+        """Write the values of encoded tiles to the output; raises like `mmearth_data.store.codec.decode`."""
+        loops = compiled_loops() if self.picks is None else None
+        if loops is not None and self.scaling is None:
+            loops.decode(chunks, out)
+        elif loops is not None and self.modality.dtype.name in loops.TYPES:
+            loops.decode_normalised(chunks, self.modality, self.scaling, levels, out)
+        elif self.in_place:
+            decode(chunks, out)
+        else:
+            values = np.empty((1, *self.modality.array_shape(out.shape[-1])), self.modality.dtype)
+            for k, _ in enumerate(decoded(chunks, values[0])):
+                self.deliver(values, levels[k : k + 1], out[k : k + 1])
+
     @property
     def in_place(self) -> bool:
         """Whether the decoded tile is delivered unchanged."""
@@ -104,7 +127,7 @@ class Kernel:
             If a chunk is missing.
         """
         wanted = [layer.modality.name for layer in self.rasters] if names is None else names
-        return {name: self.content.packed(name).read(rows) for name in wanted}
+        return {name: self.content.reader(name).encoded(rows) for name in wanted}
 
     def batch(self, rows: NDArray[np.intp], allocate: Allocate = np.empty) -> Batch:
         """Batch of some rows: raster arrays to be filled by `decode`, and everything else already filled."""
@@ -143,21 +166,11 @@ class Kernel:
         StoreDamaged
             If a tile is corrupt.
         """
-        levels = batch["tile"]["s2_level"]
+        some = slice(places.start, places.stop)
         for layer in self.rasters:
-            reader, out = self.content.packed(layer.modality.name), batch[layer.modality.name]
-            parts, some = packed[layer.modality.name], rows[places.start : places.stop].tolist()
-            target, its_levels = out[places.start : places.stop], levels[places.start : places.stop]
-            if layer.in_place:
-                reader.decode(some, parts, target)
-            elif layer.picks is None and layer.scaling is not None:
-                with reader.naming(some):
-                    score_tiles(parts, layer.modality.dtype, layer.scaling, its_levels, target)
-            else:
-                values = np.empty((1, *layer.modality.array_shape(self.content.layout.size_px)), layer.modality.dtype)
-                for k, part in enumerate(parts):
-                    reader.decode(some[k : k + 1], [part], values)
-                    layer.deliver(values, its_levels[k : k + 1], target[k : k + 1])
+            name = layer.modality.name
+            with self.content.reader(name).naming(rows[some]):
+                layer.decode(packed[name], batch["tile"]["s2_level"][some], batch[name][some])
 
 
 def whole_batch(kernel: Kernel, rows: NDArray[np.intp], index: Sequence[tuple[int, int]], *blocks: Packed) -> Batch:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmearth_data.errors import InputError
 from mmearth_data.loading.buffers import BufferPool, plain_memory
-from mmearth_data.loading.kernel import Batch, Kernel, Layer
+from mmearth_data.loading.kernel import Batch, Kernel, Layer, compiled_loops
 from mmearth_data.loading.pipeline import ClusterPipeline, ThreadPipeline, spans_of
 from mmearth_data.loading.plan import Share, Window, cut_blocks, plan_epoch
 from mmearth_data.loading.scaling import Scaling
@@ -121,11 +121,12 @@ class Loader:
         layers = _layers(store, modalities, bands or {}, normalise=normalise)
         self.modalities = tuple(layer.modality.name for layer in layers)
         self.kernel = Kernel(store.content, layers, COORDINATE_NAMES)
-        # Read now: after a fork, threads left in the parent could not do it for the child.
+        # Now, so that forked workers need not: after a fork, threads left in the parent could not do it for the child.
+        compiled_loops()
         for name in (*COORDINATE_NAMES, *(n for n in self.modalities if not store.modalities[n].kind.is_raster)):
             store.content.column(name)
         for layer in self.kernel.rasters:
-            store.content.packed(layer.modality.name)
+            store.content.reader(layer.modality.name)
         self._buffers = BufferPool(allocate)
 
     def __len__(self) -> int:

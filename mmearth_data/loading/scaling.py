@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,6 +55,11 @@ def scale_of(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:
     return (entry["mean"], 1 / entry["std"] if entry["std"] >= MIN_STD else 1.0, 1.0)
 
 
+def z_score(values: Any, mean: Any, inverse_std: Any) -> Any:  # noqa: ANN401 - numbers or arrays
+    """(value - mean) * (1 / std) in float32, for numbers and for arrays."""
+    return (np.float32(values) - mean) * inverse_std
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """Z-score of one modality's stored values, on the CPU.
@@ -67,7 +71,7 @@ class Scaling:
     by_level
         Whether the table depends on the level of the scene.
     table
-        (levels, bands, 3) float32: mean, 1 / std, usable; the last level means "none".
+        (levels, bands, 2) float32: mean and 1 / std, NaN for a band that was never observed; the last level means "none".
     """
 
     nodata: float
@@ -79,21 +83,18 @@ class Scaling:
         """Scaling of some bands by the statistics of `resolve_statistics`."""
         levels = resolve_statistics(modality, statistics, bands)
         keys = (*(LEVEL_NAMES[code] for code in sorted(LEVEL_NAMES)), NO_LEVEL)
-        rows = [[scale_of(levels.get(key, {}).get(band)) for band in bands] for key in keys]
-        return cls(modality.nodata, modality.statistics_by == "s2_level", np.array(rows, dtype=np.float32))
+        scales = np.array([[scale_of(levels.get(key, {}).get(band)) for band in bands] for key in keys], np.float32)
+        table = np.where(scales[..., 2:] == 0, np.float32(np.nan), scales[..., :2])
+        return cls(modality.nodata, modality.statistics_by == "s2_level", table)
 
     def scales(self, levels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """(n, bands, 3) rows of the table for the levels of (n,) tiles."""
+        """(n, bands, 2) rows of the table for the levels of (n,) tiles."""
         last = len(self.table) - 1
         chosen = np.minimum(levels, last) if self.by_level else np.full(len(levels), last)
         return np.asarray(self.table[chosen], dtype=np.float32)
 
     def apply(self, raw: np.ndarray[Any, Any], levels: NDArray[np.integer[Any]], out: NDArray[np.float32]) -> None:
         """Normalise (n, bands, ...) stored values of tiles to float32, NaN where nothing was observed."""
-        scales = self.scales(levels).reshape(*raw.shape[:2], 3, *(1,) * (raw.ndim - 2))
-        np.copyto(out, raw)
-        out -= scales[:, :, 0]
-        out *= scales[:, :, 1]
-        if not math.isnan(self.nodata):
-            np.putmask(out, raw == raw.dtype.type(self.nodata), np.float32(np.nan))
-        np.copyto(out, np.float32(np.nan), where=scales[:, :, 2] == 0)
+        mean, inverse_std = np.moveaxis(self.scales(levels), 2, 0).reshape(2, *raw.shape[:2], *(1,) * (raw.ndim - 2))
+        missing = raw == raw.dtype.type(self.nodata)
+        np.copyto(out, np.where(missing, np.float32(np.nan), z_score(raw, mean, inverse_std)))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
-from mmearth_data.store.arrays import ArrayReader
+from mmearth_data.store.chunks import ChunkReader
+from mmearth_data.store.codec import decode
 from mmearth_data.store.commits import committed_shards, place_rows, read_commit
+from mmearth_data.store.encoding import object_key
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, check_object, open_object, read_manifest
-from mmearth_data.store.packed import PackedReader
 from mmearth_data.store.root import Root, parse_root, read_root
 from mmearth_data.store.schema import MANIFEST_KEY, ROOT_KEY
 from mmearth_data.store.stats import StatisticsMerger
@@ -44,22 +45,18 @@ class Content:
         Its root metadata.
     manifest
         Its manifest, None while it is unfinished.
-    engine
-        See `ArrayReader`.
     """
 
-    def __init__(self, objects: Storage, root: Root, manifest: Manifest | None, engine: str | None) -> None:
+    def __init__(self, objects: Storage, root: Root, manifest: Manifest | None) -> None:
         self.objects = objects
         self.root = root
         self.manifest = manifest
-        self.engine = engine
         self._columns: dict[str, np.ndarray[Any, Any]] = {}
-        self._readers: dict[str, ArrayReader] = {}
-        self._packed: dict[str, PackedReader] = {}
+        self._readers: dict[str, ChunkReader] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickle only the path: the tasks of a large graph must not each contain the catalog.
-        return (_reopened, (str(self.objects.root), self.engine, self.state))
+        return (_reopened, (str(self.objects.root), self.state))
 
     @property
     def state(self) -> str:
@@ -70,7 +67,7 @@ class Content:
         return f"{committed} of {self.layout.tiles} rows in {len(self.commits)}{COMMITS_STATE}"
 
     @classmethod
-    def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
+    def open(cls, path: str | Path) -> Self:
         """Open the store at a path; raises like `mmearth_data.store.reader.open_store`."""
         objects = storage_at(path)
         if not objects.is_there():
@@ -78,11 +75,11 @@ class Content:
         while (manifest := read_manifest(objects)) is not None:
             try:
                 data = check_object(objects, ROOT_KEY, _entry(objects, manifest, ROOT_KEY))
-                return cls(objects, parse_root(objects, data), manifest, engine)
+                return cls(objects, parse_root(objects, data), manifest)
             except StoreDamaged:
                 if not _resealed(objects, manifest):
                     raise
-        return cls(objects, read_root(objects), None, engine)
+        return cls(objects, read_root(objects), None)
 
     @property
     def layout(self) -> StoreLayout:
@@ -127,10 +124,22 @@ class Content:
             if self.manifest is None:
                 values = place_rows(spec, list(self.commits.values()), range(self.layout.tiles))
             else:
-                values = self.reader(name).read(slice(0, self.layout.tiles))
+                values = self._sealed_column(spec)
             values.flags.writeable = False
             self._columns[name] = values
         return self._columns[name]
+
+    def _sealed_column(self, spec: ArraySpec) -> np.ndarray[Any, Any]:
+        """Decode the chunks of a 1-D array, with metadata and bytes checked."""
+        self.check(f"{spec.name}/{ROOT_KEY}")
+        values = np.empty((-(-spec.shape[0] // spec.chunk_shape[0]), *spec.chunk_shape), dtype=spec.dtype)
+        for position, chunk in enumerate(values):
+            key = object_key(spec, position)
+            try:
+                decode([self.check(key)], chunk[None])
+            except ValueError as error:
+                raise StoreDamaged(self.objects.root, key, f"it cannot be decoded: {error}") from error
+        return values.reshape(-1, *spec.shape[1:])[: spec.shape[0]].copy()
 
     def read(self, name: str, rows: range) -> np.ndarray[Any, Any]:
         """Raw values of consecutive rows of any array along ``tile``."""
@@ -140,7 +149,7 @@ class Content:
         if not rows:
             return np.empty((0, *spec.shape[1:]), dtype=spec.dtype)
         if self.manifest is not None:
-            return self.reader(name).read(slice(rows.start, rows.stop))
+            return self.reader(name).read(rows)
         return self._read_committed(spec, rows)
 
     def _read_committed(self, spec: ArraySpec, rows: range) -> np.ndarray[Any, Any]:
@@ -151,7 +160,7 @@ class Content:
             start, stop = max(rows.start, shard * size), min(rows.stop, (shard + 1) * size)
             held = min(max(start, shard * size + self._held(shard)), stop)
             if held > start:
-                parts.append(self.reader(spec.name).read(slice(start, held)))
+                parts.append(self.reader(spec.name).read(range(start, held)))
             if held < stop:
                 parts.append(np.full((stop - held, *spec.shape[1:]), spec.empty, dtype=spec.dtype))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -163,29 +172,20 @@ class Content:
         held = self.root.held(shard, self.commits[shard].arrays)
         return len(self.layout.rows(shard)) if held is None else held
 
-    def reader(self, name: str) -> ArrayReader:
-        """Open one array, with its metadata checked."""
+    def reader(self, name: str) -> ChunkReader:
+        """Open one raster, with its metadata checked."""
         if name not in self._readers:
             self.check(f"{name}/{ROOT_KEY}")
-            spec = self.spec(name)
-            check = self._check_size if spec.sharded else self.check
-            self._readers.setdefault(name, ArrayReader(self.objects, spec, engine=self.engine, check=check))
+            # Concurrent threads all get the same reader, so that what it has cached about shards is not lost.
+            self._readers.setdefault(name, ChunkReader(self.objects, self.spec(name), self._check_size))
         return self._readers[name]
 
-    def packed(self, name: str) -> PackedReader:
-        """Open one raster for reading undecoded, with its metadata checked."""
-        if name not in self._packed:
-            self.check(f"{name}/{ROOT_KEY}")
-            # Concurrent threads all get the same reader, so that what it has cached about shards is not lost.
-            self._packed.setdefault(name, PackedReader(self.objects, self.spec(name), self._check_size))
-        return self._packed[name]
-
-    def check(self, key: str) -> None:
-        """Compare an object with the manifest, if there is one."""
+    def check(self, key: str) -> bytes:
+        """Read an object of a finished store, and compare it with the manifest; of an unfinished one, do neither."""
         if self.manifest is None:
-            return
+            return b""
         try:
-            check_object(self.objects, key, _entry(self.objects, self.manifest, key))
+            return check_object(self.objects, key, _entry(self.objects, self.manifest, key))
         except StoreDamaged as error:
             if _resealed(self.objects, self.manifest):
                 raise _grown(self.objects) from error
@@ -215,7 +215,7 @@ class Content:
 
 
 @lru_cache(maxsize=16)
-def _reopened(path: str, engine: str | None, state: str) -> Content:
+def _reopened(path: str, state: str) -> Content:
     """Open a store once in each process that reads it.
 
     Raises
@@ -223,7 +223,7 @@ def _reopened(path: str, engine: str | None, state: str) -> Content:
     InputError
         If a finished store has changed since it was pickled.
     """
-    content = Content.open(path, engine=engine)
+    content = Content.open(path)
     if content.state != state and not state.endswith(COMMITS_STATE):
         raise InputError(f"{path}: expected the store as it was opened, got another one in its place; open it again.")
     return content

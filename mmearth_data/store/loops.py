@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
-from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _TURN = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
 
 
-def load(name: Literal["bitplanes", "counting", "packing"]) -> Any:  # noqa: ANN401 - a module
-    """Import a module of `mmearth_data.store`; None if it needs Zstandard functions that are not available."""
+def load(bring: Callable[[], Any]) -> Any:  # noqa: ANN401 - a module
+    """Call a function that imports a module; None if the module needs something that is not installed."""
     with _TURN:
         try:
-            match name:
-                case "bitplanes":
-                    return import_module("mmearth_data.store.bitplanes")
-                case "counting":
-                    return import_module("mmearth_data.store.counting")
-                case "packing":
-                    return import_module("mmearth_data.store.packing")
+            return bring()
         except ImportError:
             return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -218,7 +219,7 @@ def count_tiles(
 
 def _loops() -> Any:  # noqa: ANN401 - a module
     """Return the compiled loops, or the same in NumPy where numba is not installed."""
-    return load("counting") or plain_counting
+    return load(lambda: import_module("mmearth_data.store.counting")) or plain_counting
 
 
 def _is_narrow(dtype: np.dtype[Any]) -> bool:

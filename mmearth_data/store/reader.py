@@ -67,17 +67,9 @@ class Store:
         self._selected_modalities = modalities
 
     @classmethod
-    def open(cls, path: str | Path, *, engine: str | None = None) -> Self:
-        """Open a store, see `open_store`.
-
-        Parameters
-        ----------
-        path
-            Folder of the store.
-        engine
-            ``zarrs`` or ``zarr`` decodes; None takes `zarrs` if it is installed.
-        """
-        return cls(Content.open(path, engine=engine))
+    def open(cls, path: str | Path) -> Self:
+        """Open a store, see `open_store`."""
+        return cls(Content.open(path))
 
     @property
     def path(self) -> Path | StoreUrl:

@@ -114,7 +114,7 @@ def verify(path: str | Path) -> VerifyReport:
     if root is not None:
         found.read(ROOT_KEY)
         _check_seal(found, root, manifest)
-        _check_content(found, Content(objects, root, manifest, None))
+        _check_content(found, Content(objects, root, manifest))
     return VerifyReport(
         problems=tuple(found.problems[part] for part in sorted(found.problems)),
         checked_files=len(found.checked),

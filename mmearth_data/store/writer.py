@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.store.codec import encode, encoder_name
 from mmearth_data.store.commits import (
     Commit,
     commit_key,
@@ -21,13 +22,10 @@ from mmearth_data.store.commits import (
     read_commit,
 )
 from mmearth_data.store.encoding import (
-    Part,
     encode_chunk,
     encode_names,
     encode_shard,
-    encode_tile,
     encode_tiles,
-    encoder_name,
     extend_shard,
     join_shard,
     object_key,
@@ -317,7 +315,7 @@ class StoreWriter:
 
     def _put_raster(
         self,
-        put: Callable[[str, Part], None],
+        put: Callable[[str, bytes], None],
         m: Modality,
         shard: int,
         values: np.ndarray[Any, Any] | None,
@@ -328,7 +326,6 @@ class StoreWriter:
         seen = np.zeros(count, dtype=np.bool_) if values is None else seen_tiles(m, values)
         key = object_key(self._specs[m.name], shard)
         nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
-        data: Part
         if before is not None:
             parts = [nothing] * count if values is None else encode_tiles(values, seen, nothing)
             data = extend_shard(before.objects[m.name], chunks, before.rows, parts)
@@ -412,7 +409,7 @@ class StoreWriter:
 @lru_cache(maxsize=64)
 def _empty_tile(m: Modality, size_px: int) -> bytes:
     """Inner chunk of a tile without observed values."""
-    return encode_tile(m.empty(m.array_shape(size_px)))
+    return encode(m.empty(m.array_shape(size_px)))
 
 
 @lru_cache(maxsize=64)

@@ -140,7 +140,7 @@ def test_libraries_finds(name: str, source: str) -> None:
     ("name", "source"),
     [
         ("mmearth_data.store.codecs", "import zarr"),
-        ("mmearth_data.loading.loader", "import dask\nimport zarrs"),
+        ("mmearth_data.loading.loader", "import dask\nimport numcodecs"),
         ("mmearth_data.sources.earthengine.client", "import ee"),
         ("mmearth_data.sources.rasters.files", "import rasterio"),
         ("mmearth_data.catalog.tile", "import math\nimport numpy as np\nfrom pyproj import Transformer"),

@@ -30,7 +30,7 @@ HEAVY = frozenset(
         "scipy",
         "xarray",
         "zarr",
-        "zarrs",
+        "blosc2",
     }
 )
 

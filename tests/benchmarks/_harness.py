@@ -29,7 +29,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-LIBRARIES = ("mmearth", "numpy", "zarr", "zarrs", "xarray", "dask", "torch")
+LIBRARIES = ("mmearth", "numpy", "zarr", "numcodecs", "blosc2", "xarray", "dask", "torch")
 """Libraries whose version can change a figure."""
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

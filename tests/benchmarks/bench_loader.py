@@ -168,7 +168,7 @@ def contenders(store: Store, dataset: PerSample) -> list[Contender]:
         Contender("ours, normalised", lambda: normalised, len(store)),
         Contender("HDF5, DataLoader", lambda: baseline, len(store)),
         Contender("ours, raw", lambda: raw, len(store)),
-        Contender("whole shards (zarrs)", lambda: read_shards(store), len(store)),
+        Contender("whole shards", lambda: read_shards(store), len(store)),
     ]
 
 

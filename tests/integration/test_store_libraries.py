@@ -11,7 +11,7 @@ from store_making import begin_store, make_store, write_shard
 
 ABSENT = ("pyarrow", "geopandas", "shapely", "rasterio", "h5py", "ee", "pyproj", "pydantic", "matplotlib")
 
-COMPILED = ("numba", "llvmlite", "cffi", "zstandard", "zarrs")
+COMPILED = ("numba", "llvmlite", "blosc2")
 """Faster ways to decode, encode and count; everything works without them."""
 
 BLOCK = """
@@ -58,17 +58,6 @@ print(store.digest == open_store(sys.argv[1]).digest, store.dataset["cover"].sha
 
 def test_a_finished_store_is_read_without_them(path: Path) -> None:
     assert run(READ, path, ABSENT) == run(READ, path, ())
-
-
-def test_it_is_read_without_zarrs(path: Path) -> None:
-    engine = """
-from mmearth_data.store import open_store
-from mmearth_data.store.arrays import zarrs_pipeline
-print(open_store(sys.argv[1]).read("optical", slice(0, 21)).sum(), file=sys.stderr if zarrs_pipeline() else sys.stdout)
-"""
-    with_zarrs = run(engine, path, ())
-    assert with_zarrs == "", "zarrs decodes where it is installed"
-    assert int(run(engine, path, ("zarrs",))) > 0
 
 
 USE = """

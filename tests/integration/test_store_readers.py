@@ -147,9 +147,8 @@ def test_zarr_python_and_tensorstore_read_the_same(path: Path, layout: StoreLayo
         np.testing.assert_array_equal(ts.open(source, read=True).result().read().result(), truth(layout, m.name))
 
 
-@pytest.mark.parametrize("engine", ["zarr", "zarrs"])
-def test_both_engines_read_the_same(path: Path, layout: StoreLayout, engine: str) -> None:
-    store = Store.open(path, engine=engine)
+def test_our_reader_reads_the_same(path: Path, layout: StoreLayout) -> None:
+    store = Store.open(path)
     for m in layout.rasters:
         np.testing.assert_array_equal(store.read(m.name, slice(0, layout.tiles)), truth(layout, m.name))
 

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
-import zstandard
 from append_making import build_sampled, write_ecoregions
 from click.testing import CliRunner
 from numcodecs import blosc
@@ -185,10 +184,8 @@ def encoders_of(store: Path, shard: int) -> list[str]:
 
 def test_every_shard_names_the_libraries_that_encoded_it(second: Path) -> None:
     (name,) = encoders_of(second, 0)
-    assert f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}" in name
+    assert re.fullmatch(f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}(, Blosc 3.*)?", name)
     assert verify(second).encoders == {name: LAYOUT.shards}
-    if (found := re.search(r"Zstandard (.+)", name)) is not None:
-        assert found[1] == ".".join(map(str, zstandard.ZSTD_VERSION))
     result = CliRunner().invoke(cli, ["verify", str(second)])
     assert result.stdout.splitlines()[1] == f"encoded with {name} ({LAYOUT.shards} shards)"
 

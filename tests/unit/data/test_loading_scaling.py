@@ -1,19 +1,20 @@
-"""Z-scores in pieces against plain arithmetic on the whole tile."""
+"""Z-scores, compiled and in NumPy, against arithmetic in double precision."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
-from numcodecs.blosc import Blosc
+from store_making import modality
 
+from mmearth_data.catalog.modality import Kind
+from mmearth_data.loading import kernel, loops
+from mmearth_data.loading.kernel import Layer
 from mmearth_data.loading.scaling import Scaling
-from mmearth_data.loading.scoring import score_tiles
-from mmearth_data.store.bitplanes import FORMS, z_score
+from mmearth_data.store.codec import BrokenTileError, encode
 
-BANDS, PIXELS = 3, 40
+BANDS, PIXELS = 3, 256
 
 
 def stored(dtype: str, nodata: float) -> np.ndarray[Any, Any]:
@@ -36,66 +37,64 @@ CASES = [
     ("uint16", 65535.0),
     ("int16", -32768.0),
     ("float32", np.nan),
-    ("float32", -9999.0),
 ]
-SCALE = np.array([[10, 0.5, 1], [-3.25, 2, 1], [0, 1, 0]], np.float32)
+SCALES = np.array([[[10, 0.5], [-3.25, 2], [np.nan, np.nan]], [[10, 1.5], [-3.25, 6], [np.nan, np.nan]]], np.float32)
+"""(level, band, 2) mean and 1 / std; the last band was never observed."""
+LEVELS = np.array([1, 0, 255], np.uint8)
 
 
-def truth(values: np.ndarray[Any, Any], nodata: float) -> np.ndarray[Any, Any]:
-    """In double precision; the last band was never observed."""
-    wide = values.astype(np.float64)
-    result = (wide - SCALE[:, :1].astype(np.float64)) * SCALE[:, 1:2].astype(np.float64)
+def layer(dtype: str, nodata: float, picks: tuple[int, ...] | None = None) -> Layer:
+    m = modality("x", Kind.RASTER_CONTINUOUS, ("a", "b", "c"), dtype, nodata)
+    table = SCALES if picks is None else SCALES[:, list(picks)]
+    return Layer(modality=m, picks=picks, scaling=Scaling(nodata, by_level=True, table=table))
+
+
+def truth(values: np.ndarray[Any, Any], nodata: float, level: int) -> np.ndarray[Any, Any]:
+    """In double precision."""
+    wide, scale = values.astype(np.float64), SCALES[level].astype(np.float64)
+    result = (wide - scale[:, :1]) * scale[:, 1:]
     result[np.isnan(wide) if np.isnan(nodata) else wide == nodata] = np.nan
-    result[2] = np.nan
     return result
 
 
-@pytest.mark.parametrize(("dtype", "nodata"), CASES)
-@pytest.mark.parametrize("piece", [8, 24, 64, BANDS * PIXELS])
-def test_pieces_across_bands(dtype: str, nodata: float, piece: int) -> None:
-    assert dtype in FORMS
-    values = stored(dtype, nodata)
-    flat, out = values.reshape(-1), np.full(BANDS * PIXELS, 77, np.float32)
-    for first in range(0, len(flat), piece):
-        z_score(flat[first : first + piece].copy(), first, PIXELS, SCALE, nodata, out)
-    np.testing.assert_allclose(out.reshape(BANDS, PIXELS), truth(values, nodata), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(("dtype", "nodata"), CASES)
-def test_whole_tiles_give_the_same_bits_as_pieces(dtype: str, nodata: float) -> None:
-    values = stored(dtype, nodata)
-    other = SCALE[:, [0, 1, 2]] * np.float32([1, 3, 1])
-    scaling = Scaling(nodata, by_level=True, table=np.stack([SCALE, other]))
-    levels = np.array([0, 1, 255], np.uint8)
-    whole = np.empty((3, BANDS, PIXELS), np.float32)
-    scaling.apply(np.stack([values] * 3), levels, whole)
-    for scale, got in zip(scaling.scales(levels), whole, strict=True):
-        out = np.empty(BANDS * PIXELS, np.float32)
-        z_score(values.reshape(-1), 0, PIXELS, scale, nodata, out)
-        np.testing.assert_array_equal(out.reshape(BANDS, PIXELS), got)
-    np.testing.assert_array_equal(whole[2], whole[1])
-    assert not np.array_equal(whole[0], whole[1], equal_nan=True)
-
-
-@pytest.mark.parametrize("by_blosc", [0, 9], ids=["compiled", "Blosc"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "numpy"])
 @pytest.mark.parametrize(("dtype", "nodata"), [*CASES, ("int8", -1.0)])
-def test_encoded_tiles_are_normalised_as_whole_ones(
-    dtype: str, nodata: float, by_blosc: int, monkeypatch: pytest.MonkeyPatch
+def test_encoded_tiles_become_z_scores(
+    dtype: str, nodata: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several blocks a tile, one tile in a frame that is left to Blosc; int8 is left to numpy."""
-    monkeypatch.setattr("mmearth_data.store.decoding.compiled_loops.left", by_blosc)
-    rng = np.random.default_rng(2)
-    kind, shape = np.dtype(dtype), (3, BANDS, 96, 96)
-    values = (rng.normal(0, 40, shape) if kind.kind == "f" else rng.integers(0, 100, shape)).astype(kind)
-    values[:, :, 20:30] = nodata
-    parts = []
-    for k, tile in enumerate(values):
-        codec = Blosc(cname="lz4" if k == 1 else "zstd", clevel=1, shuffle=2, typesize=kind.itemsize, blocksize=8192)
-        frame = bytes(codec.encode(tile))
-        parts.append(frame + int(google_crc32c.value(frame)).to_bytes(4, "little"))
-    scaling = Scaling(nodata, by_level=True, table=np.stack([SCALE, SCALE * np.float32([1, 3, 1])]))
-    levels = np.array([1, 0, 255], np.uint8)
-    whole, got = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    scaling.apply(values, levels, whole)
-    score_tiles(parts, kind, scaling, levels, got)
-    np.testing.assert_array_equal(got, whole)
+    assert (dtype in loops.TYPES) == (dtype != "int8")
+    monkeypatch.setattr(kernel, "compiled_loops", lambda: loops if compiled else None)
+    values = stored(dtype, nodata)
+    tiles = np.stack([values, values[:, ::-1], values]).reshape(3, BANDS, 16, 16)
+    out = np.full(tiles.shape, 77, np.float32)
+    layer(dtype, nodata).decode([encode(tile) for tile in tiles], LEVELS, out)
+    for tile, level, got in zip(tiles, (1, 0, 1), out, strict=True):
+        expected = truth(tile.reshape(BANDS, PIXELS), nodata, level)
+        np.testing.assert_allclose(got.reshape(BANDS, PIXELS), expected, rtol=1e-6, atol=1e-6)
+    whole = np.empty_like(out)
+    layer(dtype, nodata).deliver(tiles, LEVELS, whole)
+    np.testing.assert_array_equal(out, whole, "to the last bit")
+
+
+def test_chosen_bands_are_those_of_all_bands() -> None:
+    tiles = np.stack([stored("uint16", 0.0).reshape(BANDS, 16, 16)] * 3)
+    chunks = [encode(tile) for tile in tiles]
+    whole, some = np.empty((3, BANDS, 16, 16), np.float32), np.empty((3, 2, 16, 16), np.float32)
+    layer("uint16", 0.0).decode(chunks, LEVELS, whole)
+    layer("uint16", 0.0, (1, 0)).decode(chunks, LEVELS, some)
+    np.testing.assert_array_equal(some, whole[:, [1, 0]])
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_corrupt_tile_is_named_by_its_position(scaled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = np.ones((3, BANDS, 16, 16), np.uint16)
+    chunks = [encode(tile) for tile in tiles]
+    chunks[1] = chunks[1][:16] + b"\xff" * (len(chunks[1]) - 16)
+    how = layer("uint16", 0.0)
+    how = how if scaled else Layer(modality=how.modality)
+    out = np.empty(tiles.shape, how.dtype)
+    for check in ("checksum does not match", "Blosc cannot decode it"):
+        with pytest.raises(BrokenTileError, match=check) as caught:
+            how.decode(chunks, LEVELS, out)
+        assert caught.value.index == 1
+        monkeypatch.setattr(loops, "check", lambda chunks, size: None)

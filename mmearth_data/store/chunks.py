@@ -1,8 +1,7 @@
-"""Read encoded tiles from shards, so that the caller can decode them into its own arrays.
+"""Read the chunks of sharded arrays, encoded or decoded.
 
-The loader uses this. It shuffles tiles of many shards, and decodes each one once, directly into its batch: without an
-intermediate array of a whole block, without a copy, and with only compressed bytes waiting in memory. zarr-python and
-`zarrs` cannot do that; both fill an array with consecutive rows.
+The loader shuffles tiles of many shards and decodes each one once, directly into its batch, so that only compressed bytes
+wait in memory. A missing object is an error here; Zarr would return no data for it, as if it had not been observed.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmearth_data.errors import StoreDamaged
-from mmearth_data.store.decoding import BrokenTileError, decode_tiles
+from mmearth_data.store.codec import BrokenTileError, decode
 from mmearth_data.store.encoding import ABSENT, decode_index, object_key, smallest_shard_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mmearth_data.store.schema import ArraySpec
@@ -28,7 +28,7 @@ CACHED_INDEXES = 1024
 """Shard indexes cached per array: 4 MB for 256 tiles each."""
 
 
-class PackedReader:
+class ChunkReader:
     """Read the inner chunks of one sharded array.
 
     Parameters
@@ -47,7 +47,16 @@ class PackedReader:
         self._check = check
         self._index = lru_cache(CACHED_INDEXES)(self._read_index)
 
-    def read(self, rows: NDArray[np.intp]) -> list[bytes]:
+    def read(self, rows: range) -> np.ndarray[Any, Any]:
+        """Raw stored values of consecutive rows; raises like `encoded` and `decode`."""
+        values = np.empty((len(rows), *self.spec.shape[1:]), dtype=self.spec.dtype)
+        size = self.spec.chunk_shape[0]
+        for shard in range(rows.start // size, -(-rows.stop // size)):
+            part = np.arange(max(rows.start, shard * size), min(rows.stop, (shard + 1) * size))
+            self.decode(part, self.encoded(part), values[part[0] - rows.start : part[-1] + 1 - rows.start])
+        return values
+
+    def encoded(self, rows: NDArray[np.intp]) -> list[bytes]:
         """Inner chunks of some rows of one shard, checksums included.
 
         Raises
@@ -64,7 +73,7 @@ class PackedReader:
             )
         return self._ranges(key, [(offset, length) for offset, length in entries.tolist()])
 
-    def decode(self, rows: Sequence[int], parts: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
+    def decode(self, rows: NDArray[np.intp], chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
         """Decode the inner chunks of some rows into an array, (rows, ...).
 
         Raises
@@ -73,15 +82,15 @@ class PackedReader:
             If one is corrupt.
         """
         with self.naming(rows):
-            decode_tiles(parts, out)
+            decode(chunks, out)
 
     @contextmanager
-    def naming(self, rows: Sequence[int]) -> Iterator[None]:
+    def naming(self, rows: NDArray[np.intp]) -> Iterator[None]:
         """Add the row of a corrupt tile to its error."""
         try:
             yield
         except BrokenTileError as error:
-            row = rows[error.index]
+            row = int(rows[error.index])
             key = object_key(self.spec, row // self.spec.chunk_shape[0])
             problem = f"the inner chunk of row {row} cannot be decoded: {error}"
             raise StoreDamaged(self._objects.root, key, problem) from error
@@ -90,14 +99,13 @@ class PackedReader:
         size = self._objects.size(key)
         length = smallest_shard_bytes(self.spec.chunk_shape[0])
         if size is None:
-            # Zarr would return no data for it, as if it had not been observed.
             raise StoreDamaged(self._objects.root, key, "the file is missing")
         if size < length:
             raise StoreDamaged(self._objects.root, key, f"it has {size} bytes, less than its index alone")
         self._check(key)
         (data,) = self._ranges(key, [(size - length, length)])
         try:
-            return decode_index(data)
+            return decode_index(data, size)
         except ValueError as error:
             if self._objects.size(key) != size:  # rows were appended to it meanwhile
                 return self._read_index(key)

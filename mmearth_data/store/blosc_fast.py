@@ -1,0 +1,209 @@
+"""Blosc frames by the library that python-blosc2 ships (extra ``fast``), without the interpreter's lock.
+
+Each thread keeps its contexts, so small tiles do not wait for memory; numcodecs' Blosc creates a Zstandard context for
+every block. The frames have the format of Blosc 1. The library writes that only under a lock of the whole process, so
+frames of Blosc 2 are written, and their header is replaced: apart from it and from runs of one byte, both are equal.
+
+Importing it raises ImportError if the library is not there; `mmearth_data.store.codec` then uses numcodecs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+import weakref
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numcodecs.blosc import Blosc
+
+from mmearth_data.store.codec import BLOSC_1, COMPRESSION_LEVEL, COMPRESSOR, COPIED, CRC_BYTES, HEADER, START
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+LIBRARIES = ("lib/libblosc2.so", "lib/libblosc2.dylib", "lib/libblosc2.dll", "lib/blosc2.dll", "bin/libblosc2.dll")
+ZSTD, BITSHUFFLE, FILTERS = 5, 2, 6
+EXTENSION = 16
+"""Bytes by which the header of Blosc 2 is longer; the last of them has flags of its own."""
+ALL_ZEROS = 0x10
+"""That last byte of a frame without blocks, whose values are all zero."""
+EXTENDED = 0x01
+"""Flag that together with the one of bitshuffle means a header of Blosc 2."""
+
+
+class _Compression(ctypes.Structure):
+    """`blosc2_cparams` of ``blosc2.h``; only the first fields are set, the others keep their defaults."""
+
+    _fields_ = (
+        ("compcode", ctypes.c_uint8),
+        ("compcode_meta", ctypes.c_uint8),
+        ("clevel", ctypes.c_uint8),
+        ("use_dict", ctypes.c_int),
+        ("typesize", ctypes.c_int32),
+        ("nthreads", ctypes.c_int16),
+        ("blocksize", ctypes.c_int32),
+        ("splitmode", ctypes.c_int32),
+        ("schunk", ctypes.c_void_p),
+        ("filters", ctypes.c_uint8 * FILTERS),
+        ("others", ctypes.c_uint8 * 512),  # more than there is: later releases may add fields
+    )
+
+
+class _Decompression(ctypes.Structure):
+    """`blosc2_dparams` of ``blosc2.h``."""
+
+    _fields_ = (("nthreads", ctypes.c_int16), ("others", ctypes.c_uint8 * 510))
+
+
+def _load() -> ctypes.CDLL:
+    """Open the library and declare its functions; ImportError if there is none of a known form."""
+    found = find_spec("blosc2")
+    folders = [] if found is None else found.submodule_search_locations or []
+    files = [Path(folder, name) for folder in folders for name in LIBRARIES]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        raise ImportError("python-blosc2 is not installed, or comes without its library")
+    try:
+        library = ctypes.CDLL(str(path))
+        _declare(library)
+    except (OSError, AttributeError) as error:
+        raise ImportError(f"{path} cannot be used: {error}") from error
+    defaults = library.blosc2_get_blosc2_cparams_defaults()
+    if (defaults.clevel, defaults.typesize, defaults.nthreads, *defaults.filters) != (5, 8, 1, 0, 0, 0, 0, 0, 1):
+        raise ImportError(f"{path} has other parameters than those of blosc2.h 3.3")
+    library.blosc2_init()
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    address, size = ctypes.c_void_p, ctypes.c_int32
+    declared: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "blosc2_init": (None, ()),
+        "blosc2_get_version_string": (ctypes.c_char_p, ()),
+        "blosc2_get_blosc2_cparams_defaults": (_Compression, ()),
+        "blosc2_get_blosc2_dparams_defaults": (_Decompression, ()),
+        "blosc2_create_cctx": (address, (_Compression,)),
+        "blosc2_create_dctx": (address, (_Decompression,)),
+        "blosc2_free_ctx": (None, (address,)),
+        "blosc2_compress_ctx": (ctypes.c_int, (address, address, size, address, size)),
+        "blosc2_decompress_ctx": (ctypes.c_int, (address, address, size, address, size)),
+    }
+    for name, (result, arguments) in declared.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
+LIBRARY = _load()
+DECOMPRESS = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int32, ctypes.c_size_t, ctypes.c_int32
+)(ctypes.cast(LIBRARY.blosc2_decompress_ctx, ctypes.c_void_p).value or 0)
+"""`blosc2_decompress_ctx` for compiled loops: addresses are numbers. Context, frame, its bytes, output, its bytes."""
+
+
+class _Context:
+    """A context of the library, freed with this value."""
+
+    def __init__(self, create: Callable[[Any], int | None], parameters: ctypes.Structure) -> None:
+        address = create(parameters)
+        if address is None:
+            raise MemoryError("expected memory for a context of Blosc, got none")
+        self.address = address
+        weakref.finalize(self, LIBRARY.blosc2_free_ctx, address).atexit = False
+
+
+class _Contexts(threading.local):
+    """Contexts of one thread: one that decodes, and one that encodes for each size of chunks and of their values."""
+
+    def __init__(self) -> None:
+        self.decoder = _Context(LIBRARY.blosc2_create_dctx, LIBRARY.blosc2_get_blosc2_dparams_defaults())
+        self._encoders: dict[tuple[int, int, int], _Context] = {}
+        self._room = np.empty(0, np.uint8)
+
+    def encoder(self, size: int, itemsize: int, level: int) -> int:
+        """Address of the context that compresses chunks of some bytes, by Zstandard with bitshuffle."""
+        key = size, itemsize, level  # a context keeps the block size of its first chunk
+        if key not in self._encoders:
+            parameters = LIBRARY.blosc2_get_blosc2_cparams_defaults()
+            parameters.compcode, parameters.clevel, parameters.typesize = ZSTD, level, itemsize
+            parameters.filters[FILTERS - 1] = BITSHUFFLE
+            self._encoders[key] = _Context(LIBRARY.blosc2_create_cctx, parameters)
+        return self._encoders[key].address
+
+    def room(self, size: int) -> NDArray[np.uint8]:
+        """Work space of at least some bytes; the system would clear new memory for every chunk."""
+        if len(self._room) < size:
+            self._room = np.empty(size, np.uint8)
+        return self._room
+
+
+contexts = _Contexts()
+
+
+def version() -> str:
+    """Version of the library."""
+    text: bytes = LIBRARY.blosc2_get_version_string()
+    return text.decode("ascii")
+
+
+def encode(values: np.ndarray[Any, Any], level: int) -> bytes | None:
+    """Encode contiguous values as a frame of Blosc 1; None if only Blosc 1 itself can do that."""
+    if values.nbytes % (8 * values.itemsize):
+        return None  # the formats differ in blocks that are not shuffled
+    most = values.nbytes + HEADER.size + EXTENSION
+    frame, context = contexts.room(most), contexts.encoder(values.nbytes, values.itemsize, level)
+    length = LIBRARY.blosc2_compress_ctx(context, values.ctypes.data, values.nbytes, frame.ctypes.data, most)
+    return _as_blosc1(frame[: max(0, length)].tobytes())
+
+
+def _as_blosc1(frame: bytes) -> bytes | None:
+    """Replace header and runs of a frame of Blosc 2; None if Blosc 1 has no such frames."""
+    begin = HEADER.size + EXTENSION
+    if len(frame) < begin or frame[begin - 1] not in {0, ALL_ZEROS}:
+        return None
+    _, codec, flags, itemsize, size, block, length = HEADER.unpack_from(frame)
+    if flags & COPIED:
+        return HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, length - EXTENSION) + frame[begin:]
+    ends = [*range(block, size, block), size]
+    if frame[begin - 1] == ALL_ZEROS:
+        starts, lengths = (0,) * len(ends), [0] * len(ends)
+    else:
+        starts = struct.unpack_from(f"<{len(ends)}i", frame, begin)
+        lengths = [int.from_bytes(frame[start : start + START], "little", signed=True) for start in starts]
+    parts = [
+        frame[start : start + START + length] if length > 0 else _run(end - k * block, -length)
+        for k, (start, length, end) in enumerate(zip(starts, lengths, ends, strict=True))
+    ]
+    places = [*accumulate((len(part) for part in parts), initial=HEADER.size + START * len(parts))]
+    header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, places[-1])
+    return b"".join([header, struct.pack(f"<{len(parts)}i", *places[:-1]), *parts])
+
+
+@lru_cache(maxsize=64)
+def _run(size: int, byte: int) -> bytes:
+    """Block of Blosc 1 that repeats one byte, taken from a frame that has no other; Blosc 2 writes the byte alone."""
+    codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.NOSHUFFLE, blocksize=size, typesize=1)
+    return bytes(codec.encode(bytes([byte]) * size))[HEADER.size + START :]
+
+
+def decode(frame: bytes, length: int, out: np.ndarray[Any, Any]) -> bool:
+    """Decode the first bytes of a buffer, whose header `mmearth_data.store.codec` has checked; False if it is corrupt."""
+    done: int = LIBRARY.blosc2_decompress_ctx(contexts.decoder.address, frame, length, out.ctypes.data, out.nbytes)
+    return done == out.nbytes
+
+
+def arguments(chunks: Sequence[bytes]) -> tuple[Any, int, NDArray[np.intp], NDArray[np.int32]]:
+    """First arguments of a compiled loop that decodes chunks: `DECOMPRESS`, its context, addresses and bytes of the frames.
+
+    The chunks must stay in memory as long as the addresses are used.
+    """
+    addresses = np.frombuffer(memoryview((ctypes.c_char_p * len(chunks))(*chunks)), np.intp)
+    lengths = np.array([len(chunk) - CRC_BYTES for chunk in chunks], np.int32)
+    return DECOMPRESS, contexts.decoder.address, addresses, lengths
