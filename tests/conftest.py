@@ -77,6 +77,14 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out flushes, each of which takes milliseconds: no power fails here. Tests of full disks count them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def emulator_url() -> Iterator[str]:
     """URL of an Earth Engine emulator that all tests of a process share."""

@@ -46,7 +46,7 @@ class Walk:
     scratch
         Where the folders are made.
     copied
-        Inputs that commands change: each gets its own copy.
+        Inputs that commands change: each command that names one gets its own copy.
     """
 
     cli: click.Group
@@ -62,7 +62,7 @@ class Walk:
         folder = self.scratch / str(len(list(self.scratch.iterdir())))
         folder.mkdir()
         for entry in self.inputs.iterdir():
-            if entry.name in self.copied:
+            if entry.name in self.copied and entry.name in command_line:
                 copy = shutil.copytree if entry.is_dir() else shutil.copyfile
                 copy(entry, folder / entry.name)
             else:

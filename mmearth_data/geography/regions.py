@@ -102,6 +102,7 @@ def _meant(key: str) -> str:
     return "give a country, a continent, an ISO code, bbox:W,S,E,N, a vector file, or global."
 
 
+@lru_cache(maxsize=4096)
 def plain(text: str) -> str:
     """Normalise a name: lower case, without accents, punctuation and articles.
 

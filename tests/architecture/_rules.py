@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ MAX_BODY_LINES = 60
 P90_BODY_LINES = 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Module:
     """One source file.
 
@@ -114,6 +114,11 @@ class Module:
     def parse(cls, name: str, source: str, *, is_package: bool = False) -> Module:
         """Module of a source text."""
         return cls(name, ast.parse(source), is_package)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the tree, in the order of `ast.walk`."""
+        return list(ast.walk(self.tree))
 
     @property
     def part(self) -> str:
@@ -177,6 +182,7 @@ class Import:
         return self.target.partition(".")[0]
 
 
+@cache
 def imports(module: Module, ours: frozenset[str]) -> list[Import]:
     """Every import of a module, those inside functions and under ``if TYPE_CHECKING`` included.
 
@@ -187,9 +193,9 @@ def imports(module: Module, ours: frozenset[str]) -> list[Import]:
     ours
         Dotted names of all modules of the distribution, which tell a submodule from a name in a module.
     """
-    typing_nodes = {id(child) for node in ast.walk(module.tree) if _is_type_checking(node) for child in _body(node)}
+    typing_nodes = {id(child) for node in module.nodes if _is_type_checking(node) for child in _body(node)}
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         for target in _targets(node, module, ours):
             line = getattr(node, "lineno", 0)
             found.append(Import(target, line, id(node) in typing_nodes))
@@ -242,7 +248,7 @@ def names_imported_from(module: Module, package: str) -> set[str]:
     """Return the names that a module takes from a package's front door."""
     return {
         alias.name
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ImportFrom) and _absolute(node, module) == package
         for alias in node.names
     }
@@ -307,7 +313,7 @@ def computed_imports(module: Module) -> list[Violation]:
     """A name that is computed cannot be checked, unless it plainly lies below the module itself."""
     return [
         Violation(module.name, node.lineno, "imports a computed name")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and _called(node) in {"import_module", "__import__"}
         and not (node.args and _is_checkable(node.args[0], module))
@@ -325,7 +331,7 @@ def _is_checkable(name: ast.expr, module: Module) -> bool:
 def name_comparisons(module: Module, names: frozenset[str]) -> list[Violation]:
     """Nobody compares a modality's name with a literal: behaviour follows its kind and its other attributes."""
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         for literal, operands in _comparisons(node):
             named = any(isinstance(operand, ast.Attribute) and operand.attr == "name" for operand in operands)
             if literal in names and (named or literal not in AMBIGUOUS_NAMES):
@@ -368,7 +374,7 @@ def _literals(node: ast.expr) -> Iterator[str]:
 def name_tables(module: Module, names: frozenset[str]) -> list[Violation]:
     """No table by modality stands in code: what is known of a modality stands in the catalog."""
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Dict):
             keys = {literal for key in node.keys if key is not None for literal in _literals(key)}
             known = sorted(keys & (names - AMBIGUOUS_NAMES))
@@ -386,7 +392,7 @@ def prints(module: Module) -> list[Violation]:
         return []
     return [
         Violation(module.name, node.lineno, f"prints ({ast.unparse(node.func)}); return it, and let cli print")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and _is_print(node)
     ]
 
@@ -427,14 +433,14 @@ def unstaged_writes(module: Module) -> list[Violation]:
         return []
     staged = {
         id(child)
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.With) and any(_calls(item.context_expr, STAGED) for item in node.items)
         for child in ast.walk(node)
     }
-    memory = set(_names_in_memory(module.tree))
+    memory = set(_names_in_memory(module))
     return [
         Violation(module.name, node.lineno, f"writes a file ({ast.unparse(node.func)}); use mmearth_data.files.writing")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and id(node) not in staged
         and _writes(node)
@@ -449,9 +455,9 @@ def _calls(node: ast.expr, names: frozenset[str]) -> bool:
     return isinstance(node, ast.Call) and _called(node) in names
 
 
-def _names_in_memory(tree: ast.Module) -> Iterator[str]:
+def _names_in_memory(module: Module) -> Iterator[str]:
     """Names of buffers, which no disk is behind."""
-    for node in ast.walk(tree):
+    for node in module.nodes:
         if isinstance(node, ast.Assign) and _calls(node.value, IN_MEMORY):
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.withitem) and _calls(node.context_expr, IN_MEMORY):
@@ -491,7 +497,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def functions(module: Module) -> Iterator[Function]:
     """Every function and method, nested ones included."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, Function):
             yield node
 
@@ -537,7 +543,7 @@ def missing_annotations(module: Module) -> list[Violation]:
 def ignored_arguments(module: Module) -> list[Violation]:
     """No lambda ignores an argument: what needs nothing is a plain value, or None."""
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Lambda):
             used = {name.id for name in ast.walk(node.body) if isinstance(name, ast.Name)}
             ignored = [
@@ -550,27 +556,29 @@ def ignored_arguments(module: Module) -> list[Violation]:
 
 def environment_at_import(module: Module) -> list[Violation]:
     """The environment is read where it is used, never at import."""
+    reads = [
+        node
+        for node in module.nodes
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"} and ast.unparse(node.value) == "os"
+    ]
     inside = {
         id(node)
-        for outer in ast.walk(module.tree)
+        for outer in (module.nodes if reads else ())
         if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for statement in (outer.body if isinstance(outer.body, list) else [outer.body])
         for node in ast.walk(statement)
     }
     return [
         Violation(module.name, node.lineno, f"reads os.{node.attr} at import")
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Attribute)
-        and node.attr in {"environ", "getenv"}
-        and ast.unparse(node.value) == "os"
-        and id(node) not in inside
+        for node in reads
+        if id(node) not in inside
     ]
 
 
 def swallowed_errors(module: Module) -> list[Violation]:
     """Nothing is swallowed: no handler takes every error and goes on as if none had been."""
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
             if all(isinstance(s, (ast.Pass, ast.Continue)) or _is_text(s) for s in node.body):
                 found.append(Violation(module.name, node.lineno, "swallows every error"))
@@ -591,7 +599,7 @@ def unverified_connections(module: Module) -> list[Violation]:
     """TLS is always verified."""
     return [
         Violation(module.name, node.value.lineno, f"switches verification off ({node.arg}=False)")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.keyword)
         and node.arg in {"verify", "verify_ssl", "disable_ssl_certificate_validation"}
         and isinstance(node.value, ast.Constant)

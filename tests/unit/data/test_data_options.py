@@ -65,7 +65,7 @@ def _vector(path: Path, boxes: list[shapely.Polygon]) -> None:
 
 
 WHERE = ("--source", "synthetic", "--ecoregions", "eco.gpkg", "--tile-size", "16")
-COVER = ("--modalities", "esa_worldcover,biome,eco_region")
+COVER = ("--modalities", "esa_worldcover,biome")  # eco_region has 846 classes, which every command would read
 N = ("--tiles", "6")
 NO_OUT = ("build", *WHERE, *COVER, *N)
 FILE_BUILD = ("build", *WHERE, *COVER, "--out", "o.zarr")

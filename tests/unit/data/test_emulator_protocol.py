@@ -17,7 +17,7 @@ import ee
 import pytest
 import requests
 from ee_world import post, refusal, status_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmearth_data.emulator.errors import MAX_BYTES, too_large
@@ -208,6 +208,7 @@ def test_only_the_branch_that_is_taken_is_computed(earth: str) -> None:
     assert "List index" in refusal(ee.Algorithms.If(False, "fine", wrong))
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | st.text(max_size=8),

@@ -91,7 +91,7 @@ def test_panels_show_the_tiles_own_pixels(size_px: int) -> None:
     tile = make_tile(size_px)
     image = plan_panels(tile, CATALOG[:1], "L2A")[0].panels[0].image
     assert image is not None
-    sheet = pixels(draw_tile(tile, CATALOG, synthetic=False))
+    sheet = pixels(draw_tile(tile, CATALOG[:3], synthetic=False))
     side = size_px * round(384 / size_px)
     top = MARGIN + TITLE + HEAD + LABEL
     shown = sheet[top : top + side, MARGIN : MARGIN + side]
@@ -106,7 +106,7 @@ def test_the_scale_bar_has_the_length_that_it_says() -> None:
     optical = CATALOG[0]
     tile[optical.name] = np.full_like(tile[optical.name], 800)
     tile[optical.name][:, :4] = 5000  # everything else is dark
-    canvas = compose_tile(tile, CATALOG, synthetic=False)
+    canvas = compose_tile(tile, CATALOG[:3], synthetic=False)
     assert "200 m" in [line.words for line in canvas.lines]
     top = MARGIN + TITLE + HEAD + LABEL
     lower = pixels(canvas.png())[top + 340 : top + 380, MARGIN + 4 : MARGIN + 380]
@@ -328,8 +328,8 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(
 
 
 def test_a_figure_depends_on_nothing_but_the_tile() -> None:
-    tile = make_tile(64)
-    first = draw_tile(tile, CATALOG, synthetic=True)
+    tile, some = make_tile(64), [m for m in CATALOG if m.name in {"sentinel2", "esa_worldcover", "era5", "biome"}]
+    first = draw_tile(tile, some, synthetic=True)
     settings_before = dict(mpl.rcParams)
     hostile = {
         "font.size": 30, "font.family": "monospace", "image.origin": "lower", "image.cmap": "jet",
@@ -338,12 +338,12 @@ def test_a_figure_depends_on_nothing_but_the_tile() -> None:
         "figure.autolayout": True, "savefig.facecolor": "green", "lines.marker": "x", "text.parse_math": True,
     }  # fmt: skip
     with mpl.rc_context(hostile):
-        assert draw_tile(tile, CATALOG, synthetic=True) == first
+        assert draw_tile(tile, some, synthetic=True) == first
     assert dict(mpl.rcParams) == settings_before
 
 
 def test_threads_draw_the_same_bytes() -> None:
-    some = [m for m in CATALOG if m.name in {"sentinel2", "esa_worldcover", "era5", "biome"}]
+    some = [m for m in CATALOG if m.name in {"sentinel2", "era5"}]
     tiles = [make_tile(64, level) for level in ("L1C", "L2A", "L1C", "L2A")]
     alone = [draw_tile(tile, some, synthetic=True) for tile in tiles[:2]]
     with ThreadPoolExecutor(4) as pool:

@@ -97,7 +97,7 @@ def _authalic_sine(lat: float) -> float:
     return q(float(np.sin(np.radians(lat)))) / q(1.0)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.floats(-180, 180), st.floats(-90, 90), st.floats(0.01, 45), st.integers(0, 2**32 - 1))
 def test_a_window_holds_its_points_wherever_they_are(lon_0: float, lat_0: float, reach: float, seed: int) -> None:
     """Points within a cap of any size around any place, the poles and 180 degrees included."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmearth_data.catalog.entries import load_catalog
@@ -111,6 +111,7 @@ def modalities(draw: st.DrawFn) -> Modality:
     )
 
 
+@settings(max_examples=30)
 @given(modalities())
 def test_json_round_trip(modality: Modality) -> None:
     # allow_nan=False is what a strict reader of JSON demands: NaN is not JSON.
@@ -121,6 +122,7 @@ def test_json_round_trip(modality: Modality) -> None:
     assert hash(copy) == hash(modality)
 
 
+@settings(max_examples=30)
 @given(modalities())
 def test_pickle_round_trip(modality: Modality) -> None:
     assert pickle.loads(pickle.dumps(modality)) == modality
@@ -153,6 +155,7 @@ def test_array_shape_follows_the_kind(modality: Modality, shape: tuple[int, ...]
     assert not modality.observed(array).any()
 
 
+@settings(max_examples=30)
 @given(modalities())
 def test_observed_is_everything_but_nodata(modality: Modality) -> None:
     if modality.dtype.kind == "f":
@@ -165,6 +168,7 @@ def test_observed_is_everything_but_nodata(modality: Modality) -> None:
         np.testing.assert_array_equal(modality.observed(values), expected)
 
 
+@settings(max_examples=30)
 @given(modalities().filter(lambda modality: modality.kind.is_categorical))
 def test_class_lookup_inverts_the_class_table(modality: Modality) -> None:
     lookup = modality.class_code_index()
