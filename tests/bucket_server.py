@@ -1,10 +1,10 @@
-"""A bucket whose writes follow one another, as a process on loopback: ``python bucket_server.py PORT [KIND [SHARE [LACK]]]``.
+"""Buckets whose writes follow one another, as a process on loopback: ``python bucket_server.py PORT [KIND]``.
 
 moto checks the condition of a PUT and writes in two steps, between which another PUT may come; the services do both in
 one. So requests are answered one at a time. KIND ``s3``, or ``gs``: Google documents its XML interface as that of S3,
 down to the listing; only the sign-in and the conditions differ (``x-goog-if-generation-match``), which are answered here
-from the generations that the documentation describes. Of the PUTs with a condition the share SHARE is carried out and
-loses its answer. LACK ``ignore``: conditions have no effect; ``refuse``: they are answered
+from the generations that the documentation describes. Some buckets behave by their name. ``lossy``: a part of the PUTs
+with a condition is carried out and loses its answer. ``ignore``: conditions have no effect. ``refuse``: they are answered
 501, as by servers that do not know them.
 """
 
@@ -24,31 +24,34 @@ SIGNED = "AWS4-HMAC-SHA256 Credential=test/20200101/us-east-1/s3/aws4_request, S
 MATCH = "HTTP_X_GOOG_IF_GENERATION_MATCH"
 NOT_IMPLEMENTED = b"<Error><Code>NotImplemented</Code><Message>A header is not implemented</Message></Error>"
 CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", MATCH)
+LOST = 0.3
+"""Share of the answers that ``lossy`` loses."""
 
 
-class Bucket:
+class Buckets:
     """Answers one request at a time, by moto."""
 
-    def __init__(self, kind: str, share: float, lack: str) -> None:
+    def __init__(self, kind: str) -> None:
         self.backend = DomainDispatcherApplication(create_backend_app)
-        self.kind, self.share, self.lack = kind, share, lack
+        self.kind = kind
         self.turn = threading.Lock()
         self.random = random.Random(3)
         self.generations: dict[str, int] = {}
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         with self.turn:
+            bucket = environ["PATH_INFO"].split("/")[1]
             conditional = environ["REQUEST_METHOD"] == "PUT" and any(name in environ for name in CONDITIONS)
-            if conditional and self.lack == "refuse":
+            if conditional and bucket == "refuse":
                 start_response("501 Not Implemented", [("Content-Length", str(len(NOT_IMPLEMENTED)))])
                 return [NOT_IMPLEMENTED]
-            if self.lack == "ignore":
+            if bucket == "ignore":
                 for name in CONDITIONS:
                     environ.pop(name, None)
             answer = (
                 self.google(environ, start_response) if self.kind == "gs" else self.forward(environ, start_response)
             )
-            if conditional and self.random.random() < self.share:
+            if conditional and bucket == "lossy" and self.random.random() < LOST:
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return answer
 
@@ -75,5 +78,5 @@ class Bucket:
 
 
 if __name__ == "__main__":
-    port, kind, share, lack = (*sys.argv[1:], *("s3", "0", "")[len(sys.argv) - 2 :])
-    run_simple("127.0.0.1", int(port), Bucket(kind, float(share), lack), threaded=True)
+    port, kind = (*sys.argv[1:], "s3")[:2]
+    run_simple("127.0.0.1", int(port), Buckets(kind), threaded=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 SERVER = Path(__file__).with_name("bucket_server.py")
+BUCKETS = ("tiles", "lossy", "ignore", "refuse")
+"""Their behaviour: see `bucket_server`."""
 PATIENCE_S = 60
 
 
@@ -51,15 +53,16 @@ def make_bucket(url: str) -> None:
 
 
 @contextmanager
-def bucket(kind: str, *options: str) -> Iterator[str]:
-    """URL of a bucket in a server process, whose address and keys are in the environment."""
+def buckets(kind: str) -> Iterator[str]:
+    """Start of the URLs of the buckets `BUCKETS` in a server process, whose address and keys are in the environment."""
     command = [sys.executable, "-W", "ignore", str(SERVER)]
-    with serving(lambda port: [*command, str(port), kind, *options]) as address, pytest.MonkeyPatch.context() as patch:
-        make_bucket(f"{address}/tiles")
+    with serving(lambda port: [*command, str(port), kind]) as address, pytest.MonkeyPatch.context() as patch:
+        for name in BUCKETS:
+            make_bucket(f"{address}/{name}")
         account = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
         google = {**account, "gcs_base_url": address, "disable_oauth": True}
         patch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(google))
         for name, value in (("ACCESS_KEY_ID", "t"), ("SECRET_ACCESS_KEY", "t"), ("REGION", "us-east-1")):
             patch.setenv(f"AWS_{name}", value)
         patch.setenv("AWS_ENDPOINT_URL", address)
-        yield f"{kind}://tiles"
+        yield f"{kind}://"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from _processes import run_python
+from mmearth_data.store.lock import hold
 from store_making import make_store
 
 from mmearth_data import open_store
-from mmearth_data.store.lock import hold
 
 ABSENT_MODULES = frozenset({"fcntl", "grp", "pwd", "resource", "syslog", "termios"})
 """Modules of the standard library that Windows lacks."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from loopback import bucket
+from loopback import buckets
 from store_making import begin_store, digests, make_store, write_shard
 
 from mmearth_data import InputError, open_store, verify
@@ -39,8 +39,8 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param == "folder":
         yield str(tmp_path_factory.mktemp("stores"))
     else:
-        with bucket(request.param) as url:
-            yield url
+        with buckets(request.param) as url:
+            yield f"{url}tiles"
 
 
 @pytest.fixture

@@ -22,13 +22,14 @@ import pytest
 import shapely
 from append_making import write_ecoregions
 from click.testing import CliRunner
-from emulator_process import RunningEmulator, emulator
 
 from mmearth_data import build, make_recipe, open_store
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import PIXEL_M, WGS84, Place, TileGrid, tile_ids, transformer
 from mmearth_data.cli import cli
 from mmearth_data.emulator.assets.derived import elevation_tiles
+from mmearth_data.emulator.server.faults import parse_fault
+from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
 from mmearth_data.errors import InputError, TileUnavailable
 from mmearth_data.planet.grids import Window
 from mmearth_data.planet.planet import ERA5
@@ -60,14 +61,19 @@ def _no_session_left() -> Iterator[None]:
     close_session()
 
 
+def emulator(*faults: str, **options: Any) -> Emulator:
+    """Server in this process, on the planet that the tests read directly."""
+    return Emulator(EmulatorOptions(seed=SEED, faults=tuple(map(parse_fault, faults)), **options))
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningEmulator]:
-    with emulator(seed=SEED) as running:
+def server() -> Iterator[Emulator]:
+    with emulator() as running:
         yield running
 
 
 def source(
-    server: RunningEmulator, names: list[str] | None = None, years: tuple[int, ...] = YEARS, **limits: Any
+    server: Emulator, names: list[str] | None = None, years: tuple[int, ...] = YEARS, **limits: Any
 ) -> EarthEngineSource:
     catalog = load_catalog()
     rules = SceneRules(seed=SEED, years=years, levels=("L2A", "L1C"), cloud_percent=10.0)
@@ -134,7 +140,7 @@ def assert_equal(m: Modality, band: str, ours: np.ndarray[Any, Any], theirs: np.
         assert difference <= (0 if native or m.resampling == "nearest" else 1), (m.name, band)
 
 
-def assert_parity(server: RunningEmulator, wanted: list[Place], years: tuple[int, ...] = YEARS) -> set[str]:
+def assert_parity(server: Emulator, wanted: list[Place], years: tuple[int, ...] = YEARS) -> set[str]:
     """Compare both sources over locations; names of the cases that were met."""
     ours, theirs = source(server, years=years), SyntheticSource(SEED, years=years)
     met: set[str] = set()
@@ -184,11 +190,11 @@ def cases(place: Place, survey: Survey, arrays: dict[str, Any]) -> set[str]:
     return {name for name, is_so in found.items() if is_so} | {year}
 
 
-def test_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> None:
+def test_tiles_equal_the_planet_read_directly(server: Emulator) -> None:
     assert {"L2A", "L1C", "south", "missing polarisation"} <= assert_parity(server, places(16, seed=1))
 
 
-def test_tiles_at_the_edges_of_things_equal_the_planet(server: RunningEmulator) -> None:
+def test_tiles_at_the_edges_of_things_equal_the_planet(server: Emulator) -> None:
     """Where the land of the weather ends, where a UTM zone ends, and beyond the last orbit."""
     coast = weather_ends()[:6]
     zones = [place_at(6.0 + step, lat) for lat in (44.5, 46.5, 48.5) for step in (-0.02, 0.02)]
@@ -196,7 +202,7 @@ def test_tiles_at_the_edges_of_things_equal_the_planet(server: RunningEmulator) 
     assert met >= {"on ERA5's coast", "neighbouring zone", "sentinel2_missing"}
 
 
-def test_there_is_nothing_beyond_the_edge_of_an_asset(server: RunningEmulator) -> None:
+def test_there_is_nothing_beyond_the_edge_of_an_asset(server: Emulator) -> None:
     """Squares of one degree of the Copernicus elevation exist where there is land; a zero beyond them would be wrong."""
     extra, m = source(server, ["copernicus_dem"]), load_catalog().modalities["copernicus_dem"]
     answer = next(answer for answer in extra.survey(elevation_ends()) if isinstance(answer, Survey))
@@ -207,7 +213,7 @@ def test_there_is_nothing_beyond_the_edge_of_an_asset(server: RunningEmulator) -
     assert np.isfinite(elevation[east < -pixel]).all()
 
 
-def test_a_map_that_ends_at_a_latitude_has_no_water_beyond(server: RunningEmulator) -> None:
+def test_a_map_that_ends_at_a_latitude_has_no_water_beyond(server: Emulator) -> None:
     """The surface water ends at 80 degrees north: the sea continues, the map must not."""
     extra, m = source(server, ["jrc_water"]), load_catalog().modalities["jrc_water"]
     below = above = 0
@@ -238,12 +244,12 @@ def elevation_ends() -> list[Place]:
     return [place_at(lon + 0.5, lat) for lon, lat in sorted(corners) if exists(lon, lat) and not exists(lon + 1, lat)]
 
 
-def test_tiles_of_the_years_without_a_cloud_band_equal_the_planet(server: RunningEmulator) -> None:
+def test_tiles_of_the_years_without_a_cloud_band_equal_the_planet(server: Emulator) -> None:
     met = assert_parity(server, places(8, seed=2), years=(2022, 2023))
     assert "QA60 masked" in met
 
 
-def test_a_cloud_band_that_is_masked_is_missing_in_the_tile(server: RunningEmulator) -> None:
+def test_a_cloud_band_that_is_masked_is_missing_in_the_tile(server: Emulator) -> None:
     """From February 2022 to February 2024 QA60 exists but is fully masked: it is nodata in the tile, valid bit 0."""
     origin, m = source(server, ["sentinel2", "sentinel2_cloudmask"], years=(2022, 2023)), load_catalog().modalities
     band, clouds = m["sentinel2"], m["sentinel2_cloudmask"]
@@ -264,7 +270,7 @@ def test_a_cloud_band_that_is_masked_is_missing_in_the_tile(server: RunningEmula
 
 
 @pytest.mark.slow
-def test_many_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> None:
+def test_many_tiles_equal_the_planet_read_directly(server: Emulator) -> None:
     """A thousand locations with scenes from all years of the archive."""
     years = tuple(range(2017, 2026))
     met = assert_parity(server, [*places(1000, seed=11), place_at(-38.5, 82.9)], years)
@@ -273,7 +279,7 @@ def test_many_tiles_equal_the_planet_read_directly(server: RunningEmulator) -> N
     assert met >= {str(year) for year in years}
 
 
-def test_entries_on_request_need_no_code(server: RunningEmulator) -> None:
+def test_entries_on_request_need_no_code(server: Emulator) -> None:
     names = ["copernicus_dem", "jrc_water", "landsat8"]
     extra = source(server, names)
     wanted = load_catalog().select(names)
@@ -292,7 +298,7 @@ def test_entries_on_request_need_no_code(server: RunningEmulator) -> None:
     assert {"copernicus_dem", "landsat8"} <= read_any
 
 
-def test_ecoregions_come_in_pages(server: RunningEmulator) -> None:
+def test_ecoregions_come_in_pages(server: Emulator) -> None:
     origin = source(server)
     found, true = origin.ecoregions(), SyntheticSource(SEED).ecoregions()
     assert found["eco_region"].tolist() == sorted(true["eco_region"])
@@ -304,7 +310,7 @@ def test_ecoregions_come_in_pages(server: RunningEmulator) -> None:
     assert asked["table:computeFeatures"] >= len(found) / 50
 
 
-def test_one_session_a_process(server: RunningEmulator) -> None:
+def test_one_session_a_process(server: Emulator) -> None:
     first = open_session(SessionOptions(url=server.url))
     assert open_session(SessionOptions(url=server.url, connections=3)) is first
     with pytest.raises(InputError, match="process for each"):
@@ -321,18 +327,16 @@ def test_a_server_that_is_not_there_is_named_at_once() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ecoregions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File of the planet's ecoregions, so that not every build fetches them."""
-    path = tmp_path_factory.mktemp("ecoregions") / "e.gpkg"
-    SyntheticSource(SEED).ecoregions()[["eco_region", "geometry"]].to_file(path)
-    ECOREGIONS[:] = [path]
-    return path
+def _ecoregions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """File of ecoregions, so that not every build fetches them."""
+    ECOREGIONS[:] = [write_ecoregions(tmp_path_factory.mktemp("ecoregions") / "e.parquet")]
 
 
 ECOREGIONS: list[Path] = []
+TILES = 16
 
 
-def recipe(server: RunningEmulator, tiles: int, **fields: Any) -> Any:
+def recipe(server: Emulator, tiles: int = TILES, **fields: Any) -> Any:
     given = {
         "ecoregions": ECOREGIONS[0],
         "source": "earthengine",
@@ -341,7 +345,7 @@ def recipe(server: RunningEmulator, tiles: int, **fields: Any) -> Any:
         "tile_size": 32,
         "tiles": tiles,
     }
-    limits = {"in_flight": 8, "tiles_per_shard": 16, "region": "bbox:4,43,16,50", "balance": "area"}
+    limits = {"in_flight": 8, "tiles_per_shard": 8, "region": "bbox:4,43,16,50", "balance": "area"}
     return make_recipe(None, given | limits | fields)
 
 
@@ -354,11 +358,11 @@ def digests(store: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def smooth(server: RunningEmulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smooth(server: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Store built without any trouble."""
     out = tmp_path_factory.mktemp("smooth") / "s.zarr"
     close_session()
-    build(recipe(server, 32), out)
+    build(recipe(server), out)
     return out
 
 
@@ -366,49 +370,50 @@ def test_a_store_from_an_emulator_is_marked_synthetic_and_keeps_its_ledger(smoot
     store = open_store(smooth)
     assert store.synthetic
     assert store.source["name"] == "earthengine"
-    assert len(store) == 32
+    assert len(store) == TILES
     shown = json.loads(CliRunner().invoke(cli, ["inspect", str(smooth), "--json"]).stdout)["ledger"]
-    assert shown["requests"]["image:computePixels"] >= 32
-    assert shown["received_bytes"] > 32 * 32 * 32 * 26
+    assert shown["requests"]["image:computePixels"] >= TILES
+    assert shown["received_bytes"] > TILES * 32 * 32 * 26
     assert "computePixels" in CliRunner().invoke(cli, ["inspect", str(smooth)]).stdout
 
 
 def test_trouble_changes_no_pixel(smooth: Path, tmp_path: Path) -> None:
-    with emulator(*(word for fault in FAULTS for word in ("--fault", fault)), seed=SEED) as troubled:
+    with emulator(*FAULTS) as troubled:
         out = tmp_path / "t.zarr"
-        build(recipe(troubled, 32, request_timeout_s=3), out)
-        assert troubled.ledger()["status"].get("429", 0) > 0
+        build(recipe(troubled, request_timeout_s=5), out)
+        assert troubled.ledger.report()["status"].get("429", 0) > 0
     assert digests(out) == digests(smooth)
     ids = open_store(out).tiles["tile_id"]
     assert ids.is_unique
 
 
 def test_a_permanent_refusal_rejects_that_candidate_only(tmp_path: Path) -> None:
-    with emulator("--fault", "400:0.1", seed=SEED) as refusing:
+    with emulator("400:0.1") as refusing:
         out = tmp_path / "r.zarr"
-        build(recipe(refusing, 32), out)
+        build(recipe(refusing), out)
     rejected = pq.read_table(out / "rejected.parquet").to_pylist()
     refused = [row for row in rejected if row["reason"] == "earthengine_refused"]
-    assert 0 < len(refused) < 16
+    assert 0 < len(refused) < 8
     assert all(row["detail"].startswith("HTTP 400: ") for row in refused)
-    assert len(open_store(out)) >= 28
+    assert len(open_store(out)) >= 12
 
 
-def test_refused_credentials_stop_the_build_and_it_resumes(
-    smooth: Path, server: RunningEmulator, tmp_path: Path
-) -> None:
+def test_refused_credentials_stop_the_build_and_it_resumes(smooth: Path, server: Emulator, tmp_path: Path) -> None:
     out = tmp_path / "c.zarr"
-    with emulator("--fault", "401:0.04", seed=SEED) as expiring, pytest.raises(InputError, match="sign in again"):
-        build(recipe(expiring, 32, in_flight=1), out)
+    with emulator("401:0.04") as expiring, pytest.raises(InputError, match="sign in again"):
+        build(recipe(expiring, in_flight=1), out)
     close_session()
-    build(recipe(server, 32), out)
+    build(recipe(server), out)
     assert digests(out) == digests(smooth)
 
 
 def test_limits_are_kept_as_the_server_counts_them(tmp_path: Path) -> None:
-    with emulator("--latency-ms", 30, seed=SEED) as counting:
-        build(recipe(counting, 32, in_flight=5, per_second=20, modalities=["sentinel2"]), tmp_path / "l.zarr")
-        seen = counting.ledger()
+    with emulator(latency_ms=30) as counting:
+        build(
+            recipe(counting, 32, tile_size=16, in_flight=5, per_second=20, modalities=["sentinel2"]),
+            tmp_path / "l.zarr",
+        )
+        seen = counting.ledger.report()
     assert seen["max_in_flight"] <= 5
     assert seen["max_per_second"] <= 20
     assert seen["requests"]["algorithms"] == 1
@@ -416,23 +421,23 @@ def test_limits_are_kept_as_the_server_counts_them(tmp_path: Path) -> None:
 
 
 def test_restricted_mode_is_obeyed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with emulator("--fault", "restricted:1", seed=SEED) as restricted:
+    with emulator("restricted:1") as restricted:
         build(recipe(restricted, 4, modalities=["sentinel2_cloudmask"]), tmp_path / "l.zarr")
-        assert restricted.ledger()["max_in_flight"] <= 1 + 1
+        assert restricted.ledger.report()["max_in_flight"] <= 1 + 1
     assert "restricted mode" in caplog.text
 
 
 @pytest.mark.slow
-def test_two_hundred_tiles_take_few_requests_and_survive_trouble(server: RunningEmulator, tmp_path: Path) -> None:
-    before = server.ledger()["requests"]
+def test_two_hundred_tiles_take_few_requests_and_survive_trouble(server: Emulator, tmp_path: Path) -> None:
+    before = server.ledger.report()["requests"]
     build(recipe(server, 200, tiles_per_shard=64), tmp_path / "s.zarr")
-    after = server.ledger()["requests"]
+    after = server.ledger.report()["requests"]
     asked = sum(after.get(kind, 0) - before.get(kind, 0) for kind in ("value:compute", "image:computePixels"))
     delivered = len(open_store(tmp_path / "s.zarr"))
     assert delivered == 200
     assert asked / delivered <= 1.1
     close_session()
-    with emulator(*(word for fault in FAULTS for word in ("--fault", fault)), seed=SEED) as troubled:
+    with emulator(*FAULTS) as troubled:
         build(recipe(troubled, 200, tiles_per_shard=64, request_timeout_s=3), tmp_path / "t.zarr")
     assert digests(tmp_path / "t.zarr") == digests(tmp_path / "s.zarr")
 
@@ -471,7 +476,7 @@ def test_without_credentials_there_is_one_clear_message_and_nothing_is_asked(tmp
 
 
 def test_the_example_of_the_catalog_readme_runs_with_the_commands_beside_it(
-    server: RunningEmulator, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Emulator, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (repository / "catalog" / "README.md").read_text(encoding="utf-8")
     ((commands, entry),) = re.findall(r"```text\n(.*?)```\s*```yaml\n(.*?)```", text, flags=re.DOTALL)
@@ -494,14 +499,13 @@ def test_the_example_of_the_catalog_readme_runs_with_the_commands_beside_it(
     assert np.isfinite(store.read("glo30", slice(0, 2))).all()
 
 
-def test_a_build_is_measured_before_it_is_begun(server: RunningEmulator, tmp_path: Path) -> None:
-    ecoregions = write_ecoregions(tmp_path / "eco.parquet")
+def test_a_build_is_measured_before_it_is_begun(server: Emulator, tmp_path: Path) -> None:
     command = [
         "build",
         "--ee-url",
         server.url,
         "--ecoregions",
-        str(ecoregions),
+        str(ECOREGIONS[0]),
         "--tiles",
         "5000",
         "--tile-size",

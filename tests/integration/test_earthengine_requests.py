@@ -21,12 +21,12 @@ import pytest
 import requests
 from append_making import write_ecoregions
 from click.testing import CliRunner
-from emulator_process import RunningEmulator, emulator
 
 from mmearth_data import open_store
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import Place, tile_ids
 from mmearth_data.cli import cli
+from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
 from mmearth_data.errors import TileUnavailable
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.sources.earthengine.quota import LocalLimiter
@@ -101,13 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningEmulator]:
-    with emulator(seed=SEED) as running:
+def server() -> Iterator[Emulator]:
+    with Emulator(EmulatorOptions(seed=SEED)) as running:
         yield running
 
 
 @pytest.fixture
-def between(server: RunningEmulator) -> Iterator[Between]:
+def between(server: Emulator) -> Iterator[Between]:
     """Proxy server, with no session before or after."""
     close_session()
     with Between() as running:
@@ -176,7 +176,7 @@ def without_each_cast(expression: str) -> Iterator[str]:
         yield json.dumps(other)
 
 
-def test_a_survey_without_one_of_its_casts_is_refused(server: RunningEmulator) -> None:
+def test_a_survey_without_one_of_its_casts_is_refused(server: Emulator) -> None:
     close_session()
     origin = source(server.url, ["sentinel2", "era5"])
     session, plan = open_session(origin.options), origin._survey_plan()
@@ -195,7 +195,7 @@ def test_a_survey_without_one_of_its_casts_is_refused(server: RunningEmulator) -
 
 
 @pytest.mark.parametrize("name", ["dynamic_world", "esa_worldcover"])
-def test_a_pixels_request_without_one_of_its_casts_is_refused(server: RunningEmulator, name: str) -> None:
+def test_a_pixels_request_without_one_of_its_casts_is_refused(server: Emulator, name: str) -> None:
     close_session()
     origin = source(server.url, ["sentinel2", name])
     survey = next(answer for answer in origin.survey(alps()) if isinstance(answer, Survey))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from loopback import make_bucket, serving
 from published_world import make_published
-from store_making import begin_store, digests, make_store, write_shard
+from store_making import begin_store, digests, make_store, small_layout, write_shard
 from test_store_growth import grow
 
 from mmearth_data import (
@@ -30,30 +32,40 @@ from mmearth_data import (
     subset,
     verify,
 )
+from mmearth_data.cli import cli
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.storage import storage_at
 
+ONE_SHARD = small_layout(tiles=8)
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="module", autouse=True)
 def server() -> Iterator[str]:
-    """URL of an S3 server."""
+    """URL of an S3 server, which the variables that a user sets name."""
     moto = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p"]
-    with serving(lambda port: [*moto, str(port)]) as url:
+    with serving(lambda port: [*moto, str(port)]) as url, pytest.MonkeyPatch.context() as patch:
         make_bucket(f"{url}/tiles")
+        for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("AWS_ENDPOINT_URL", url)
         yield url
 
 
-@pytest.fixture(autouse=True)
-def _environment(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables as a user sets them."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server,
-    }.items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(scope="module")
+def near(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in a folder."""
+    path = tmp_path_factory.mktemp("near") / "s.zarr"
+    make_store(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def far(server: str) -> str:
+    """The same store in the bucket."""
+    url = "s3://tiles/far/s.zarr"
+    make_store(url)
+    return url
 
 
 @pytest.fixture
@@ -66,19 +78,18 @@ def remote_digests(url: str) -> dict[str, str]:
     return {key: digest_of(objects.get(key)) for key in objects.keys() if not key.startswith("_ledger/")}  # noqa: SIM118
 
 
-def test_a_store_in_a_bucket_grows(url: str, tmp_path: Path) -> None:
+def test_a_store_in_a_bucket_grows(url: str, near: Path, tmp_path: Path) -> None:
+    shutil.copytree(near, tmp_path / "s.zarr")
+    make_store(url)
     for path in (tmp_path / "s.zarr", url):
-        make_store(path)
         grow(path)
     assert remote_digests(url) == digests(tmp_path / "s.zarr")
     assert len(open_store(url)) == 32
 
 
-def test_the_same_bytes_as_in_a_folder_and_read_alike(url: str, tmp_path: Path) -> None:
-    make_store(tmp_path / "s.zarr")
-    make_store(url)
-    assert remote_digests(url) == digests(tmp_path / "s.zarr")
-    here, there = open_store(tmp_path / "s.zarr"), open_store(url)
+def test_the_same_bytes_as_in_a_folder_and_read_alike(far: str, near: Path) -> None:
+    assert remote_digests(far) == digests(near)
+    here, there = open_store(near), open_store(far)
     assert there.finished
     assert here.digest == there.digest
     for name, m in here.modalities.items():
@@ -89,38 +100,38 @@ def test_the_same_bytes_as_in_a_folder_and_read_alike(url: str, tmp_path: Path) 
     assert here.tiles.equals(there.tiles)
     pairs = zip(here.loader(batch_size=4, seed=2), there.loader(batch_size=4, seed=2), strict=True)
     assert all(np.array_equal(a["optical"], b["optical"]) for a, b in pairs)
-    assert verify(url).problems == ()
+    assert verify(far).problems == ()
 
 
-def test_damage_is_named(url: str) -> None:
-    make_store(url)
-    objects = storage_at(url)
-    data = bytearray(objects.get("radar/c/1/0/0/0"))
+def test_damage_is_named(far: str) -> None:
+    objects, broken, missing = storage_at(far), "radar/c/1/0/0/0", "optical/c/0/0/0/0"
+    before = {key: objects.get(key) for key in (broken, missing)}
+    data = bytearray(before[broken])
     data[20] ^= 1
-    objects.put("radar/c/1/0/0/0", bytes(data))
-    objects.delete("optical/c/0/0/0/0")
-    assert {problem.part for problem in verify(url).problems} == {"radar/c/1/0/0/0", "optical/c/0/0/0/0"}
-    store = open_store(url)
+    objects.put(broken, bytes(data))
+    objects.delete(missing)
+    assert {problem.part for problem in verify(far).problems} == {broken, missing}
+    store = open_store(far)
     for name, row in (("radar", 8), ("optical", 2)):
         with pytest.raises(StoreDamaged):
             store.read(name, slice(row, row + 1))
         with pytest.raises(StoreDamaged):
             store.read(name, slice(0, 21))
+    for key, content in before.items():
+        objects.put(key, content)
 
 
 def test_the_command_builds_into_a_bucket(url: str, tmp_path: Path) -> None:
-    recipe = make_recipe(
-        None,
-        {"source": "synthetic", "tiles": 16, "tile_size": 16, "region": "Denmark", "modalities": ["sentinel2", "era5"]},
-    )
-    build(recipe, tmp_path / "s.zarr")
-    command = [
-        str(Path(sys.executable).parent / "mmearth-data"), "build", "--source", "synthetic", "--tiles", "16", "--tile-size", "16",
-        "--region", "Denmark", "--modalities", "sentinel2,era5", "--out", url, "--json",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["store"] == url
+    told = {}
+    for out in (str(tmp_path / "s.zarr"), url):
+        command = [
+            "build", "--source", "synthetic", "--tiles", "16", "--tile-size", "16", "--region", "Denmark",
+            "--modalities", "sentinel2,era5", "--out", out, "--json",
+        ]  # fmt: skip
+        done = CliRunner().invoke(cli, command)
+        assert done.exit_code == 0, done.stderr
+        told[out] = json.loads(done.stdout)["store"]
+    assert told == {out: out for out in told}
     assert remote_digests(url) == digests(tmp_path / "s.zarr")
 
 
@@ -190,8 +201,8 @@ def faulty(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("faulty", [(503, "SlowDown", 0.25)], indirect=True)
 def test_puts_that_fail_now_and_then_change_nothing(faulty: None, url: str, tmp_path: Path) -> None:
-    make_store(tmp_path / "s.zarr")
-    make_store(url)
+    make_store(tmp_path / "s.zarr", ONE_SHARD)
+    make_store(url, ONE_SHARD)
     assert remote_digests(url) == digests(tmp_path / "s.zarr")
 
 
@@ -202,7 +213,7 @@ def test_wrong_credentials_are_said(faulty: None, url: str) -> None:
 
 
 def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
-    url: str, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    url: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mmearth_data.store.storage import remote
 
@@ -216,17 +227,16 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
     assert StoreWriter.resume(url).committed() == {0}
 
 
-def test_parts_go_into_a_bucket_and_out_of_it(url: str, tmp_path: Path) -> None:
+def test_parts_go_into_a_bucket_and_out_of_it(far: str, near: Path, url: str, tmp_path: Path) -> None:
     """Subset and merge from a bucket into another place of it give the bytes that they give on a disk."""
-    make_store(tmp_path / "s.zarr")
-    make_store(url)
-    for base in (tmp_path, url.removesuffix("/s.zarr")):
+    there = url.removesuffix("/s.zarr")
+    for whole, base in ((near, tmp_path), (far, there)):
         for name, splits in (("train", ["train"]), ("held-out", ["val", "test"])):
-            subset(f"{base}/s.zarr", f"{base}/{name}.zarr", split=splits, modalities=["optical", "zone"])
+            subset(whole, f"{base}/{name}.zarr", split=splits, modalities=["optical", "zone"])
         merge([f"{base}/train.zarr", f"{base}/held-out.zarr"], f"{base}/merged.zarr")
     for name in ("train", "merged"):
-        assert remote_digests(url.replace("s.zarr", f"{name}.zarr")) == digests(tmp_path / f"{name}.zarr")
-    assert len(open_store(url.replace("s.zarr", "merged.zarr"))) == len(open_store(url))
+        assert remote_digests(f"{there}/{name}.zarr") == digests(tmp_path / f"{name}.zarr")
+    assert len(open_store(f"{there}/merged.zarr")) == len(open_store(far))
 
 
 def test_a_data_set_in_the_published_form_goes_through_a_bucket(url: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def break_and_look(sound: Path, truth: dict[str, Any], folder: Path, flips: int,
 
 
 def test_flips(sound: Path, truth: dict[str, Any], tmp_path: Path) -> None:
-    break_and_look(sound, truth, tmp_path, 18, seed=1)
+    break_and_look(sound, truth, tmp_path, 12, seed=1)
 
 
 @pytest.mark.slow

@@ -6,14 +6,19 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from toy_store import write_store
 
+from mmearth_data.cli import cli as data_cli
 from mmearth_data.terminal.streams import plain
+from mmearth_model.cli import cli as train_cli
 
 BIN = Path(sys.executable).parent
+PROGRAMS = {"mmearth-data": data_cli, "mmearth-train": train_cli}
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +28,25 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(encoding: str, program: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+def run_process(encoding: str, program: str, *arguments: object) -> CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "120"}
     words = [str(BIN / program), *map(str, arguments)]
     return subprocess.run(words, capture_output=True, env=environment, check=False)
 
 
+def run(encoding: str, program: str, *arguments: object) -> CompletedProcess[bytes]:
+    """Run a program in this process, with the streams that Python makes for an encoding."""
+    name, _, errors = encoding.partition(":")
+    out, err = io.BytesIO(), io.BytesIO()
+    stdout = io.TextIOWrapper(out, name, errors or "strict", write_through=True)
+    stderr = io.TextIOWrapper(err, name, "backslashreplace", write_through=True)
+    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
+        PROGRAMS[program].main([*map(str, arguments)], prog_name=program)
+    return CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
 def test_a_table_in_ascii_keeps_its_columns(store: Path) -> None:
-    given = run("ascii", "mmearth-data", "inspect", store)
+    given = run_process("ascii", "mmearth-data", "inspect", store)
     assert given.returncode == 0, given.stderr
     lines = given.stdout.decode("ascii").splitlines()
     assert lines[0].split()[0].endswith("Foret-?.zarr")
@@ -49,20 +65,19 @@ def test_other_encodings_show_what_they_have(store: Path) -> None:
     assert "?" in given.stdout.decode("latin-1").splitlines()[0]
 
 
-@pytest.mark.parametrize(
-    ("program", "encoding"),
-    [
-        ("mmearth-data", "ascii"),
-        ("mmearth-data", "latin-1:strict"),
-        ("mmearth-data", "utf-8:strict"),
-        ("mmearth-train", "ascii"),
-        pytest.param("mmearth-train", "latin-1:strict", marks=pytest.mark.slow),
-        pytest.param("mmearth-train", "utf-8:strict", marks=pytest.mark.slow),
-    ],
-)  # both programs print through the same streams
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict", "utf-8:strict"])
 def test_an_error_is_one_line_in_any_encoding(tmp_path: Path, program: str, encoding: str) -> None:
     command = "inspect" if program == "mmearth-data" else "pretrain"
     given = run(encoding, program, command, tmp_path / "Forêt-\udcff-木.zarr")
+    check_error(given, encoding)
+
+
+def test_an_error_of_a_process_is_one_line(tmp_path: Path) -> None:
+    check_error(run_process("ascii", "mmearth-train", "pretrain", tmp_path / "Forêt-\udcff-木.zarr"), "ascii")
+
+
+def check_error(given: CompletedProcess[bytes], encoding: str) -> None:
     assert given.returncode == 2, given.stderr
     message = given.stderr.decode(encoding.partition(":")[0]).splitlines()[-1]
     assert message.startswith("Error: ")
