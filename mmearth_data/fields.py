@@ -118,7 +118,8 @@ def fields_of(declaration: type) -> dict[str, Field]:
 
 def documented(cls: type[T]) -> type[T]:
     """Add the descriptions of a class's fields to its docstring (a decorator)."""
-    lines = [f"{field.name}\n    {field.about.text}" for field in fields_of(cls).values()]
+    declaration: type = cls
+    lines = [f"{field.name}\n    {field.about.text}" for field in fields_of(declaration).values()]
     cls.__doc__ = "\n".join([f"{cls.__doc__}\n", "Attributes", "----------", *lines])
     return cls
 
