@@ -117,7 +117,7 @@ def test_locations_of_files_are_not_sampled(tmp_path: Path) -> None:
     words = ["sample", "--source", f"rasters:{world.file}", "--tiles", "2", "--out", str(tmp_path / "s.parquet")]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 2
-    assert "which brings its own" in done.output
+    assert "which has its own" in done.output
 
 
 def test_every_field_that_rasters_declare_has_an_effect(tmp_path: Path) -> None:
