@@ -226,14 +226,14 @@ def choose_modalities(path: Path | str, available: Mapping[str, Modality], recip
                 raise InputError(f"{option}: {path} has no {name}{meant}; it has {_list(available)}.")
     wanted = available if recipe.modalities is None else recipe.modalities
     chosen = [m for m in available.values() if m.name in wanted and m.name not in recipe.exclude]
-    names = [m.name for m in chosen]
+    used_names = [m.name for m in chosen]
     for option, expected, used in (
         ("--bands", "a modality that takes part", recipe.bands),
         ("--inputs", "modalities that take part", recipe.inputs or ()),
     ):
         for name in used:
-            if name not in names:
-                raise InputError(f"{option}: expected {expected}, got {name}; {_list(names)} do.")
+            if name not in used_names:
+                raise InputError(f"{option}: expected {expected}, got {name}; {_list(used_names)} do.")
     return tuple(_in_role(m, recipe) for m in chosen)
 
 
