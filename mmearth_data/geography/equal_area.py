@@ -59,7 +59,8 @@ def latitude_of_y(y: Floats) -> Floats:
     sin_lat = np.sin(lat)
     slope = np.cos(lat) * 2 * (1 - _E2) / (1 - _E2 * sin_lat**2) ** 2
     step = (np.asarray(y) / _Y_SCALE - _q(sin_lat)) / np.maximum(slope, 1e-9)
-    return np.rad2deg(np.where(np.abs(beta) < 1.57, lat + step, lat))
+    found: Floats = np.rad2deg(np.where(np.abs(beta) < 1.57, lat + step, lat))
+    return found
 
 
 def metres_per_degree(lat: Floats) -> tuple[Floats, Floats]:
@@ -132,7 +133,8 @@ class CellGrid:
 
     def west_of(self, column: Ints) -> Floats:
         """Longitude of a column's western edge, degrees."""
-        return np.minimum(np.asarray(column) * (self.width_m / X_PER_DEGREE) - 180.0, 180.0)
+        found: Floats = np.minimum(np.asarray(column) * (self.width_m / X_PER_DEGREE) - 180.0, 180.0)
+        return found
 
     def south_of(self, row: Ints) -> Floats:
         """Latitude of a row's southern edge, degrees."""

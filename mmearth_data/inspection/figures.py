@@ -273,7 +273,8 @@ def enlarge(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Resize by repeating or dropping pixels, without interpolation."""
     rows = (np.arange(side) * image.shape[0]) // side
     columns = (np.arange(side) * image.shape[1]) // side
-    return image[rows[:, None], columns]
+    found: NDArray[np.uint8] = image[rows[:, None], columns]
+    return found
 
 
 def _legend(canvas: Canvas, legend: Legend | None, x: int, y: int, width: int) -> None:

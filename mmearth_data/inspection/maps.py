@@ -249,7 +249,8 @@ def _land() -> NDArray[np.object_]:
     import geopandas as gpd
 
     path = resource_path("catalog") / "regions" / "land.parquet"
-    return gpd.read_parquet(path).geometry.to_numpy()
+    found: NDArray[np.object_] = gpd.read_parquet(path).geometry.to_numpy()
+    return found
 
 
 def _points(canvas: Canvas, places: Places, window: Window) -> None:

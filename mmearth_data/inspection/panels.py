@@ -275,7 +275,8 @@ def _shade(height_m: NDArray[np.float64]) -> NDArray[np.float64]:
     south, east = south * exaggeration, east * exaggeration
     # A surface z(x east, y north) has the normal (-dz/dx, -dz/dy, 1); the light comes from (-1, 1, sqrt 2) / 2.
     lit = (east + south + np.sqrt(2)) / (2 * np.sqrt(1 + east**2 + south**2))
-    return np.clip(1 + 0.9 * (lit - np.sqrt(0.5)), 0.35, 1.25)
+    found: NDArray[np.float64] = np.clip(1 + 0.9 * (lit - np.sqrt(0.5)), 0.35, 1.25)
+    return found
 
 
 # ---------------------------------------------------------------- composites

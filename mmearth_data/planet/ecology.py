@@ -192,7 +192,8 @@ def _classify(
         (wet < 1.45, 11),
     ]
     conditions, biomes = zip(*rules, strict=True)
-    return np.select(conditions, biomes, default=1).astype(np.int8)
+    found: NDArray[np.int8] = np.select(conditions, biomes, default=1).astype(np.int8)
+    return found
 
 
 REALMS = ("Nearctic", "Neotropic", "Palearctic", "Afrotropic", "Indomalayan", "Australasia", "Oceania", "Antarctica")
@@ -214,7 +215,8 @@ def _realm_index(lon: Float64, lat: Float64) -> NDArray[np.int8]:
         (lat < -12, 5),
     ]
     conditions, realms = zip(*rules, strict=True)
-    return np.select(conditions, realms, default=4).astype(np.int8)
+    found: NDArray[np.int8] = np.select(conditions, realms, default=4).astype(np.int8)
+    return found
 
 
 def _choose(seed: int, biome: int, realm: str, places: Float64) -> NDArray[np.int16]:

@@ -51,7 +51,8 @@ SHAPE_FIELDS = ("low", "high", *VALLEY_FIELDS)
 def spread(share: Float32) -> Float32:
     """Level that a normal field exceeds with a given probability, roughly (logistic curve)."""
     p = clamp(share, np.float32(1e-4), np.float32(1 - 1e-4))
-    return np.log((1 - p) / p) * np.float32(0.6)
+    found: Float32 = np.log((1 - p) / p) * np.float32(0.6)
+    return found
 
 
 class Lattice:
@@ -315,7 +316,8 @@ class Ground:
         )
         cold = 1 - smoothstep(7.5, 10.5, self.warmest_c + np.float32(0.9) * medium)
         steep = smoothstep(0.55, 0.9, self.steepness)
-        return f["trees"] + fine + np.float32(1.3) * gallery - 6 * cold - np.float32(2) * steep
+        found: Float32 = f["trees"] + fine + np.float32(1.3) * gallery - 6 * cold - np.float32(2) * steep
+        return found
 
     @lazy
     def cover(self) -> NDArray[np.int8]:

@@ -92,7 +92,8 @@ class Land:
         side = np.where((t_best > 0)[:, None], self._coast.left[nearest], self._coast.left_start[nearest])
         side = np.where((t_best < 1)[:, None], side, self._coast.left_end[nearest])
         metres = np.sqrt(square[line, best]) * EARTH_RADIUS_M
-        return np.where(_dot(offset[line, best], side) >= 0, metres, -metres)
+        found: Float64 = np.where(_dot(offset[line, best], side) >= 0, metres, -metres)
+        return found
 
     def _stretches_around(self, lon: Float64, lat: Float64) -> Int64:
         """Find at least all stretches within `FARTHEST_M` of any of the points."""
@@ -110,15 +111,18 @@ class Land:
 
     def coastal_cells(self, per_deg: int) -> NDArray[np.bool_]:
         """Cells of a lattice, (row from the south, column from the west), with coast within reach."""
-        return np.any(_blocks(self._states == COAST, per_deg), axis=(1, 3))
+        found: NDArray[np.bool_] = np.any(_blocks(self._states == COAST, per_deg), axis=(1, 3))
+        return found
 
     def land_cells(self, per_deg: int) -> NDArray[np.bool_]:
         """Cells of a lattice that may contain land."""
-        return np.any(_blocks(self._states != SEA, per_deg), axis=(1, 3))
+        found: NDArray[np.bool_] = np.any(_blocks(self._states != SEA, per_deg), axis=(1, 3))
+        return found
 
     def full_cells(self, per_deg: int) -> NDArray[np.bool_]:
         """Cells of a lattice that are entirely land."""
-        return np.all(_blocks(self._states == LAND, per_deg), axis=(1, 3))
+        found: NDArray[np.bool_] = np.all(_blocks(self._states == LAND, per_deg), axis=(1, 3))
+        return found
 
     def inland(self, lon: Float64, lat: Float64) -> Float32:
         """Metres to the coast at the scale of continents, smooth, positive on land."""
@@ -126,7 +130,8 @@ class Land:
         one = np.float32(1)
         south = self._inland[i, west] * (one - t) + self._inland[i, east] * t
         north = self._inland[i + 1, west] * (one - t) + self._inland[i + 1, east] * t
-        return south * (one - s) + north * s
+        found: Float32 = south * (one - s) + north * s
+        return found
 
 
 def between_cells(
@@ -219,7 +224,10 @@ def _states(lonlat: Float64, inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def _artificial(lonlat: Float64) -> NDArray[np.bool_]:
     """Whether stretches result from the map projection: along the antimeridian, and around the pole."""
-    return np.all(np.abs(lonlat[..., 0]) > 179.9999, axis=1) | np.any(lonlat[..., 1] < -89.99, axis=1)
+    found: NDArray[np.bool_] = np.all(np.abs(lonlat[..., 0]) > 179.9999, axis=1) | np.any(
+        lonlat[..., 1] < -89.99, axis=1
+    )
+    return found
 
 
 def _coastline(lonlat: Float64, after: Int64) -> Coastline:

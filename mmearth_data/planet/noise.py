@@ -85,7 +85,8 @@ def faces_of(xyz: Float64) -> NDArray[np.int8]:
     axis = np.where(size[0] >= size[1], np.int8(0), np.int8(1))
     axis = np.where(np.maximum(size[0], size[1]) >= size[2], axis, np.int8(2))
     main = np.where(axis == 0, xyz[0], np.where(axis == 1, xyz[1], xyz[2]))
-    return axis + np.int8(3) * (main < 0)
+    found: NDArray[np.int8] = axis + np.int8(3) * (main < 0)
+    return found
 
 
 def faces_among(xyz: Float64) -> list[int]:
@@ -95,7 +96,8 @@ def faces_among(xyz: Float64) -> list[int]:
     main = xyz[a] if first < 3 else -xyz[a]
     if float(main.min()) > 0 and bool((main > np.abs(xyz[b])).all()) and bool((main > np.abs(xyz[c])).all()):
         return [first]
-    return np.unique(faces_of(xyz)).tolist()
+    found: list[int] = np.unique(faces_of(xyz)).tolist()
+    return found
 
 
 def face_uv(xyz: Float64, face: int) -> tuple[Float64, Float64]:

@@ -281,7 +281,10 @@ class OpticalView:
 
     def digital_numbers(self, band: str) -> NDArray[np.uint16]:
         """Reflectance x 10,000, as assets store it."""
-        return np.floor(self.reflectance(band) * np.float32(10_000) + np.float32(0.5)).astype(np.uint16)
+        found: NDArray[np.uint16] = np.floor(self.reflectance(band) * np.float32(10_000) + np.float32(0.5)).astype(
+            np.uint16
+        )
+        return found
 
     def _mixed(self, pixels: int, band: str) -> Float32:
         shares, table = self.shares_at(pixels), spectra()
@@ -303,7 +306,8 @@ class OpticalView:
     def _cloud_at(self, field: Float32 | None, pixels: int) -> Float32:
         if field is None:
             return np.zeros(self.window.coarser(pixels).shape, np.float32)
-        return block_mean(np.ascontiguousarray(field[1:-1, 1:-1])[None], pixels)[0]
+        found: Float32 = block_mean(np.ascontiguousarray(field[1:-1, 1:-1])[None], pixels)[0]
+        return found
 
     def cloud_mask(self) -> NDArray[np.uint16]:
         """QA60: bit 10 for opaque clouds, bit 11 for cirrus; pixels of 60 m."""
@@ -337,7 +341,8 @@ class OpticalView:
             (ndvi < 0.28, 5),
         ]
         conditions, classes = zip(*rules, strict=True)
-        return np.select(conditions, classes, default=7).astype(np.uint8)
+        found: NDArray[np.uint8] = np.select(conditions, classes, default=7).astype(np.uint8)
+        return found
 
 
 def block_mean(values: Float32, pixels: int) -> Float32:

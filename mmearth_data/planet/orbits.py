@@ -50,7 +50,8 @@ class Orbit:
         angle = self._angle(lat)
         inertial = np.degrees(np.arctan2(np.cos(np.radians(self.inclination_deg)) * np.sin(angle), np.cos(angle)))
         turning = 360.0 * self.days / self.orbits * angle / (2 * np.pi)
-        return inertial - turning
+        found: Float64 = inertial - turning
+        return found
 
     def km_per_degree(self, lat: Float64) -> Float64:
         """Distance from the track per degree of longitude, perpendicular to the track."""

@@ -330,7 +330,8 @@ class DynamicWorld:
         rows, columns = (np.arange(axis[0], axis[-1] + 1, dtype=np.int32) for axis in (row, column))
         bits = hash_cells(columns[None, :], rows[:, None], salt_of(self.views.world.seed, "flip", scene.light.key))
         flips = unit_float(bits) < np.float32(LABEL_FLIPS)
-        return flips[(row - row[0])[:, None], (column - column[0])[None, :]]
+        found: Bool = flips[(row - row[0])[:, None], (column - column[0])[None, :]]
+        return found
 
 
 @dataclass(frozen=True)

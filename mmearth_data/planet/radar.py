@@ -55,7 +55,8 @@ class RadarView:
         power = np.exp(mean * np.float32(np.log(10) / 10))
         power *= _speckle(window, salt_of(self.ground.world.seed, "speckle", self.look.key, polarisation))
         power += floor
-        return np.log(power) * np.float32(10 / np.log(10))
+        found: Float32 = np.log(power) * np.float32(10 / np.log(10))
+        return found
 
     def _mean_db(self, *, cross: bool) -> Float32:
         column = "vh" if cross else "vv"

@@ -117,4 +117,5 @@ class Season:
     @lazy
     def is_lake(self) -> NDArray[np.bool_]:
         """Inland water."""
-        return self.ground.cover == covers().code("water")
+        found: NDArray[np.bool_] = self.ground.cover == covers().code("water")
+        return found

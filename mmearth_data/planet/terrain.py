@@ -86,7 +86,8 @@ def relief(low: Float32, high: Float32, lines: dict[str, Float32], fine: tuple[F
     rough = (np.float32(a) * fine[0] + np.float32(b) * fine[1] + np.float32(c) * fine[2]) * np.sqrt(
         high * np.float32(0.01)
     )
-    return low + high * shape + rough * (np.float32(0.25) + np.float32(0.75) * flank)
+    found: Float32 = low + high * shape + rough * (np.float32(0.25) + np.float32(0.75) * flank)
+    return found
 
 
 def at_the_coast(height: Float32, coast_m: Float32) -> Float32:

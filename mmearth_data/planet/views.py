@@ -91,7 +91,8 @@ class Views:
         return self._keep(make()) if found is None else found
 
     def _list(self, kind: type[T]) -> list[T]:
-        return self._kept.__dict__.setdefault(kind.__name__, [])
+        found: list[T] = self._kept.__dict__.setdefault(kind.__name__, [])
+        return found
 
     def _keep(self, value: T) -> T:
         kept = self._list(type(value))

@@ -166,4 +166,5 @@ def position_in_bin(bins: Ints) -> Ints:
 def _bounded(draws: Floats, left: Floats) -> Ints:
     """Whole number of trials per bin, limited by the trials left and by the maximum per round."""
     draws = np.minimum(draws, 4 * left + 8 * (left > 0))
-    return np.ceil(draws * min(1.0, MOST_DRAWN / max(draws.sum(), 1.0))).astype(np.int64)
+    found: Ints = np.ceil(draws * min(1.0, MOST_DRAWN / max(draws.sum(), 1.0))).astype(np.int64)
+    return found

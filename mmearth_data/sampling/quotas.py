@@ -38,7 +38,8 @@ class Strata:
     def shares(self) -> Floats:
         """Target fraction of all tiles per stratum."""
         within = self.weight / np.maximum(sums(self.group, self.weight, len(self.group_weight))[self.group], 1e-300)
-        return within * (self.group_weight / self.group_weight.sum())[self.group]
+        found: Floats = within * (self.group_weight / self.group_weight.sum())[self.group]
+        return found
 
     def allot(self, total: int, limit: Ints, tie_break: Ints) -> Ints:
         """Distribute tiles, first among the groups, then within each.

@@ -45,7 +45,8 @@ def reach_m(lon: Floats, lat: Floats, size_px: int) -> Floats:
     wide = ((lat >= 55) & (lat < 65) & (lon >= -1) & (lon < 16)) | ((lat >= 71) & (lon >= -8) & (lon < 50))
     degrees = np.where(wide, degrees + (WIDE_ZONE_REACH_DEG - ZONE_REACH_DEG), degrees)
     angle = np.deg2rad(np.minimum(degrees * np.abs(np.sin(np.deg2rad(lat))), 45.0))
-    return PIXEL_M * size_px * (np.cos(angle) + np.sin(angle)) + SNAP_M
+    found: Floats = PIXEL_M * size_px * (np.cos(angle) + np.sin(angle)) + SNAP_M
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _distance_m(lon1: Floats, lat1: Floats, lon2: Floats, lat2: Floats) -> Float
     """Great-circle distance on a sphere that is nowhere larger than the ellipsoid."""
     phi1, phi2 = np.deg2rad(lat1), np.deg2rad(lat2)
     half = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin(np.deg2rad(lon2 - lon1) / 2) ** 2
-    return 2 * SMALLEST_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
+    found: Floats = 2 * SMALLEST_RADIUS_M * np.arcsin(np.sqrt(np.minimum(half, 1.0)))
+    return found
 
 
 SMALLEST_RADIUS_M = SEMI_MAJOR_M * (1 - 1 / 298.257223563) ** 2

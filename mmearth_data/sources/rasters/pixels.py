@@ -242,4 +242,5 @@ def _warp_from(
                 UNIFIED_SRC_NODATA="NO",  # by default, a pixel is missing only if it is missing in all bands of the file
             ) as warped,
         ):
-            return warped.read()
+            found: NDArray[np.float64] = warped.read()
+            return found

@@ -27,7 +27,8 @@ def slope_degrees(elevation_m: NDArray[np.floating[Any]], dx_m: ArrayLike, dy_m:
     z = np.asarray(elevation_m, dtype=np.float64)
     gradient_x = _mean_difference(z, axis=1) / np.asarray(dx_m)
     gradient_y = _mean_difference(z, axis=0) / np.asarray(dy_m)
-    return np.degrees(np.arctan(np.hypot(gradient_x, gradient_y)))
+    found: NDArray[np.float64] = np.degrees(np.arctan(np.hypot(gradient_x, gradient_y)))
+    return found
 
 
 def _mean_difference(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -38,4 +39,5 @@ def _mean_difference(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     backward = np.concatenate([gap, step], axis=axis)
     forward = np.where(np.isnan(forward), backward, forward)
     backward = np.where(np.isnan(backward), forward, backward)
-    return (forward + backward) / 2
+    found: NDArray[np.float64] = (forward + backward) / 2
+    return found

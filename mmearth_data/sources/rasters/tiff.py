@@ -105,7 +105,8 @@ def _read_directory(stream: BinaryIO, layout: _Layout, start: int) -> tuple[dict
 
 
 def _number(stream: BinaryIO, offset: int, form: str) -> int:
-    return struct.unpack(form, _bytes(stream, offset, struct.calcsize(form)))[0]
+    found: int = struct.unpack(form, _bytes(stream, offset, struct.calcsize(form)))[0]
+    return found
 
 
 def _bytes(stream: BinaryIO, offset: int, size: int) -> bytes:
