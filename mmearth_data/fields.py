@@ -21,7 +21,7 @@ else:
     BaseModel = object  # help is printed without pydantic
 
 
-T = TypeVar("T")
+Class = TypeVar("Class", bound=type)
 SHOWN_BOUND = 10**6
 """Upper bounds from here on only catch typing errors; help and tables leave them out."""
 
@@ -116,7 +116,7 @@ def fields_of(declaration: type) -> dict[str, Field]:
     return found
 
 
-def documented(cls: type[T]) -> type[T]:
+def documented(cls: Class) -> Class:
     """Add the descriptions of a class's fields to its docstring (a decorator)."""
     declaration: type = cls
     lines = [f"{field.name}\n    {field.about.text}" for field in fields_of(declaration).values()]
