@@ -295,18 +295,18 @@ class TestLearnable:
     @pytest.mark.parametrize("key", ["esa_worldcover", "dynamic_world"])
     def test_land_cover_is_mostly_seen_in_a_pixel(self, key: str) -> None:
         forest = pytest.importorskip("sklearn.ensemble").RandomForestClassifier(
-            60, min_samples_leaf=2, max_samples=0.7, random_state=0, n_jobs=1
+            30, min_samples_leaf=2, max_samples=0.7, random_state=0, n_jobs=1
         )
-        train, test = (self.draw(tiles, key, 100) for tiles in self.split())
+        train, test = (self.draw(tiles, key, 60) for tiles in self.split())
         forest.fit(*train)
         assert 0.80 <= forest.score(*test) <= 0.98
 
     @pytest.mark.parametrize(("key", "low", "high"), [("canopy_height_eth", 0.4, 0.9), ("aster", -1.0, 0.35)])
     def test_canopy_is_partly_seen_and_elevation_hardly(self, key: str, low: float, high: float) -> None:
         forest = pytest.importorskip("sklearn.ensemble").RandomForestRegressor(
-            40, min_samples_leaf=4, max_samples=0.6, random_state=0, n_jobs=1
+            20, min_samples_leaf=4, max_samples=0.6, random_state=0, n_jobs=1
         )
-        train, test = (self.draw(tiles, key, 60) for tiles in self.split())
+        train, test = (self.draw(tiles, key, 40) for tiles in self.split())
         forest.fit(*train)
         assert low <= forest.score(*test) <= high
 
@@ -326,7 +326,7 @@ class TestLearnable:
 
         scores = []
         for features in (colour, everything):
-            forest = ensemble.RandomForestClassifier(200, random_state=0)
+            forest = ensemble.RandomForestClassifier(100, random_state=0)
             (x, y), (a, b) = (
                 (np.stack([features(t) for t in tiles]), np.array([t.biome for t in tiles])) for tiles in self.split()
             )

@@ -28,7 +28,7 @@ from mmearth_model import (
     make_recipe,
     pretrain,
 )
-from mmearth_model.evaluation import RANDOM, write_results
+from mmearth_model.evaluation import RANDOM, baselines, pixels, write_results
 from mmearth_model.evaluation.baselines import ImageStatistics, RandomFilters, load_convnext, own_input
 from mmearth_model.evaluation.evaluate import candidates
 from mmearth_model.evaluation.features import Pooled, extract, features_key, pooled, whole_patches
@@ -153,6 +153,15 @@ def test_tiles_are_divided_as_the_store_says_or_by_a_seeded_share(store: Store) 
     assert set(shares[0].test) != set(shares[2].test)
 
 
+@pytest.fixture
+def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patches that filters are whitened by, and pixels that a probe is fitted to: a few suffice for the toy."""
+    monkeypatch.setattr(baselines, "PATCHES", 2000)
+    monkeypatch.setattr(pixels, "TRAIN_PIXELS", 1000)
+    monkeypatch.setattr(pixels, "VALIDATION_PIXELS", 500)
+
+
+@pytest.mark.usefixtures("_few_samples")
 def test_every_kind_of_store_task_is_probed(store: Store, checkpoint: Checkpoint) -> None:
     tasks = ["store:esa_worldcover/shares", "store:esa_worldcover/pixels", "store:biome"]
     result = evaluate(
@@ -198,6 +207,7 @@ def test_image_statistics_are_numpys() -> None:
     assert found == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.usefixtures("_few_samples")
 def test_random_filters_are_products_of_whitened_patches(store: Store, checkpoint: Checkpoint) -> None:
     task = open_task("store:biome", store)
     one, same, other = (RandomFilters.draw(task, own_input(task), seed) for seed in (0, 0, 1))

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from toy_store import write_store
 
+from mmearth_model.benchmarking import PEAK_SIDE
 from mmearth_model.cli import cli
 
 RECIPE = """
@@ -121,7 +122,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(here: Path, arguments: list[str
     assert sorted(here.rglob("*")) == before
 
 
-def test_bench_tells_of_every_form(here: Path) -> None:
+def test_bench_tells_of_every_form(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEAK_SIDE, "cpu", 256)
     small = ["--batch-size", "2", "--image-size", "16", "--runs", "1", "--device", "cpu"]
     result = run("bench", *small, "--mask-ratio", "0.5", "--json")
     assert result.exit_code == 0, result.output
