@@ -25,7 +25,7 @@ LONGEST = (
     "unit/data/test_data_options.py",
     "unit/model/test_experiments.py",
     "unit/model/test_pretraining.py",
-    "integration/test_train_process.py",
+    "integration/test_commands_cut_off.py",
     "integration/test_earthengine.py",
     "unit/data/test_planet_plausible.py",
 )

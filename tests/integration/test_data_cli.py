@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -111,41 +107,6 @@ def test_two_builds_are_equal_byte_for_byte_and_a_finished_one_is_left_alone(
     before = {p: p.stat().st_mtime_ns for p in terramesh.rglob("*")}
     assert call(*command, "--out", terramesh).exit_code == 0
     assert {p: p.stat().st_mtime_ns for p in terramesh.rglob("*")} == before
-
-
-def commits(store: Path) -> dict[Path, int]:
-    """Commit records, and when each was written."""
-    return {p: p.stat().st_mtime_ns for p in (store / "_commits").glob("*.parquet")}
-
-
-def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    """Once by Ctrl-C, once by a scheduler's SIGTERM, then by kill -9."""
-    command = ("build", "--source", "synthetic", "--tiles", 48, "--tile-size", 32, "--tiles-per-shard", 4)
-    whole, cut = tmp_path / "whole.zarr", tmp_path / "cut.zarr"
-    assert call(*command, "--out", whole).exit_code == 0
-    program = Path(sys.executable).with_name("mmearth-data")
-    committed: dict[Path, int] = {}
-    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with subprocess.Popen(
-            [program, *map(str, command), "--out", str(cut)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as running:
-            deadline = time.monotonic() + 300
-            while len(commits(cut)) <= len(committed):
-                assert time.monotonic() < deadline, "no shard was committed within five minutes"
-                time.sleep(0.002)
-            running.send_signal(sent)
-            _, stderr = running.communicate()
-        assert running.returncode == (-sent if sent == signal.SIGKILL else 128 + sent)
-        assert sent == signal.SIGKILL or "same command" in stderr.decode()
-        assert (b"Continuing" in stderr) == bool(committed)
-        seen = open_store(cut)
-        assert not seen.finished
-        assert 4 * len(committed) < len(seen) < 48
-        committed = commits(cut)
-    result = call(*command, "--out", cut)
-    assert result.exit_code == 0, result.stderr
-    assert {p: p.stat().st_mtime_ns for p in committed} == committed, "no committed shard is written again"
-    assert digests(cut) == digests(whole)
 
 
 def test_inspect_tells_what_is_there(terramesh: Path, tmp_path: Path) -> None:
@@ -267,6 +228,11 @@ def test_catalog_entries_of_ones_own_are_checked(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\nkind: raster/sideways\n")
     refused("catalog", "--catalog", tmp_path, word="mine.yaml")
     refused("catalog", "sentinel7", word="sentinel2")
+
+
+def test_the_catalog_is_shown_as_a_table_and_entry_by_entry() -> None:
+    assert "sentinel2" in call("catalog").stdout
+    assert "Mangroves" in call("catalog", "esa_worldcover").stdout
 
 
 def test_no_arguments_show_help_and_the_version_is_told() -> None:

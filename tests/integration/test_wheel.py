@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = resource_path("catalog").parent
 SHIPPED = ("catalog", "pipelines")
+PACKAGES = ("mmearth_data", "mmearth_model")
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,27 @@ def link_files(installed: Distribution, site_packages: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)
         if source.suffix == ".py" and (compiled := Path(cache_from_source(str(source)))).is_file():
-            beside = target.parent / "__pycache__"
-            beside.mkdir(exist_ok=True)
-            (beside / compiled.name).symlink_to(compiled)
+            link_beside(target, compiled)
+
+
+def link_beside(target: Path, compiled: Path) -> None:
+    """Put a link to what was compiled of a file beside its copy."""
+    beside = target.parent / "__pycache__"
+    beside.mkdir(exist_ok=True)
+    (beside / compiled.name).symlink_to(compiled)
+
+
+def take_compiled(site_packages: Path) -> None:
+    """Give the installed packages what Python and numba have compiled of the same files in the checkout.
+
+    Both know a file by its size and the time when it was changed. Inner loops take 15 seconds to compile.
+    """
+    for source in (path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")):
+        target = site_packages / source.relative_to(REPOSITORY)
+        times = source.stat()
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for compiled in (source.parent / "__pycache__").glob(f"{source.stem}.*.[np][by][ic]"):
+            link_beside(target, compiled)
 
 
 def pip(*arguments: str) -> None:
@@ -121,6 +140,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         link_files(needed, environment.site_packages)
     # pip of the tests' environment installs into the fresh one, and looks there for what the wheel asks for.
     pip("--python", str(folder / "bin" / "python"), "install", "--no-compile", "--no-index", str(wheel))
+    take_compiled(environment.site_packages)
     yield environment
     shutil.rmtree(folder)
 
@@ -182,25 +202,18 @@ def test_an_installed_catalog_is_the_shipped_one(installed: Environment, empty: 
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == list(load_catalog().modalities)
-    table = installed.run("mmearth-data", "catalog", cwd=empty)
-    assert table.returncode == 0, table.stderr
-    assert "sentinel2" in table.stdout
-    one = installed.run("mmearth-data", "catalog", "esa_worldcover", cwd=empty)
-    assert "Mangroves" in one.stdout
     assert list(empty.iterdir()) == []
 
 
 def test_a_tiny_store_is_built_and_read_in_an_empty_folder(installed: Environment, empty: Path) -> None:
-    command = "mmearth-data build --source synthetic --tiles 4 --tile-size 64 --out t.zarr"
+    command = "mmearth-data build --source synthetic --tiles 4 --tile-size 32 --out t.zarr"
     done = installed.run(*command.split(), cwd=empty)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in empty.iterdir()] == ["t.zarr"]
     program = "import xarray; d = xarray.open_zarr('t.zarr'); print(d.sizes['tile'], d['sentinel2'].shape)"
     read = installed.run("python", "-W", "error", "-c", program, cwd=empty)
     assert read.returncode == 0, read.stderr
-    assert read.stdout == "4 (4, 13, 64, 64)\n"
-    again = installed.run(*command.split(), cwd=empty)
-    assert again.returncode == 0, again.stderr
+    assert read.stdout == "4 (4, 13, 32, 32)\n"
 
 
 def test_versions_agree(installed: Environment, empty: Path, metadata: Message) -> None:
@@ -211,8 +224,7 @@ def test_versions_agree(installed: Environment, empty: Path, metadata: Message) 
 
 
 def test_training_without_torch_says_what_to_install(installed: Environment, empty: Path) -> None:
-    assert installed.run("python", "-c", "import torch", cwd=empty).returncode == 1
-    assert installed.run("mmearth-train", "--help", cwd=empty).returncode == 0
+    assert not (installed.site_packages / "torch").exists()
     done = installed.run("mmearth-train", "pretrain", "t.zarr", cwd=empty)
     assert done.returncode in {1, 2}
     assert "Traceback" not in done.stderr

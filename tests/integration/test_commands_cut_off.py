@@ -1,0 +1,379 @@
+"""Every command of mmearth-data and mmearth-train that writes, cut off: by a full or read-only disk, Ctrl-C, SIGTERM or kill -9.
+
+One line and the right exit code, nothing half-written; the same command then ends in the files of a command that was left
+alone. Each runs undisturbed first, in this process, which gives its files and the room that they take. Disks are a tmpfs.
+`test_build_crashes` kills builds of known pixels while others read them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+from command_world import CASES, OTHERS, Case, make_inputs, run
+from small_disk import FILLER, SmallDisk, small_disk
+
+from mmearth_data.cli import cli as data_cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+FEW, MANY = 20, 300
+"""Rows of the inputs: two shards, or enough of them that a signal comes in between."""
+KILLS = 6
+UNTIMED = ("images_per_s", "waiting")
+"""Columns of a log that no two runs share."""
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Folder of the commands' inputs, given their rows; each is made once."""
+    return cache(lambda rows: make_inputs(tmp_path_factory.mktemp("inputs"), rows))
+
+
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path_factory.mktemp("full"), "64m") as disk:
+        yield disk
+
+
+@pytest.fixture
+def disk(mounted: SmallDisk) -> SmallDisk:
+    empty(mounted.path)
+    return mounted
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def prepare(case: Case, world: Path, folder: Path) -> None:
+    """Leave nothing in a folder but what a command starts from."""
+    empty(folder)
+    if case.name == "append":
+        run(data_cli, *CASES["build"].argv(world, folder))
+
+
+def run_whole(case: Case, world: Path, folder: Path) -> dict[str, object]:
+    """Run a command undisturbed; what it wrote."""
+    prepare(case, world, folder)
+    result = case.run(world, folder)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    whole = content(folder)
+    assert whole
+    return whole
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What is compared: bytes by path; logs without their times; notes about requests and seconds left out."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if "_ledger/" in name or path.name == FILLER or not path.is_file():
+            continue
+        if path.name == "log.csv":
+            rows = csv.DictReader(io.StringIO(path.read_text(), newline=""))
+            found[name] = [{key: value for key, value in row.items() if key not in UNTIMED} for row in rows]
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def check_same(found: dict[str, object], whole: dict[str, object], *, logs: bool = True) -> None:
+    """Same files; a log's means of an epoch are those of the steps since it was continued, if a signal came within it."""
+    assert found.keys() == whole.keys()
+    differing = [name for name in whole if found[name] != whole[name]]
+    assert [name for name in differing if logs or not isinstance(whole[name], list)] == []
+
+
+def check_nothing_is_half_written(
+    found: dict[str, object], earlier: dict[str, object], whole: dict[str, object]
+) -> None:
+    """Every visible file is whole: as before or after the command, the root of an unfinished store, or a log so far."""
+    for name, data in found.items():
+        parts = name.split("/")
+        assert not any(part.startswith(".partial-") for part in parts), f"{name} is left behind"
+        assert "_partial" not in parts, f"{name} is left behind"
+        if any(part.startswith((".", "step-")) for part in parts) or "claims" in parts:
+            continue  # where an export collects what it will publish; earlier checkpoints; who works on what
+        assert name in whole, f"{name} is not a file of the finished command"
+        if isinstance(data, list):
+            assert [row["step"] for row in data] == [row["step"] for row in whole[name][: len(data)]], name  # type: ignore[index]
+        elif data not in (whole[name], earlier.get(name)):
+            assert isinstance(data, bytes)
+            assert parts[-1] == "zarr.json", f"{name} is not what it will be"
+            json.loads(data)
+
+
+# ---------------------------------------------------------------- disks
+
+
+QUICK = ("subset", "merge", "import", "export-h5", "export-geotiff", "inspect", "embed", "convert", "convert-to")
+REPORTS = ("Building", "Making", "Importing", "Exporting", "Pretraining", "Features", "Drew", "epoch", "building")
+
+
+def used_bytes(disk: SmallDisk) -> int:
+    found = os.statvfs(disk.path)
+    return int((found.f_blocks - found.f_bfree) * found.f_frsize)
+
+
+def check_failure(result: Result) -> None:
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    message = [line for line in result.stderr.splitlines() if not line.startswith(REPORTS)][-1]
+    assert message.startswith("Error: "), result.stderr
+    assert "cannot be written: the disk is full" in message
+    assert "free some space and run the same command again" in message
+    assert "Errno" not in message
+    assert result.stderr.count("Error: ") == 1
+
+
+def fill_and_free(case: Case, world: Path, disk: SmallDisk, shares: tuple[float, ...]) -> None:
+    """Run a command where a share of the room that it needs is left, then with all the room again."""
+    prepare(case, world, disk.path)
+    before = used_bytes(disk)
+    whole = run_whole(case, world, disk.path)
+    needed = used_bytes(disk) - before
+    for share in shares:
+        prepare(case, world, disk.path)
+        earlier = content(disk.path)
+        disk.fill(int(share * needed))
+        check_failure(case.run(world, disk.path))
+        check_nothing_is_half_written(content(disk.path), earlier, whole)
+        disk.free()
+        again = case.run(world, disk.path)
+        assert again.exit_code == 0, (share, again.stderr, again.exception)
+        check_same(content(disk.path), whole)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_command_on_a_full_disk(name: str, worlds: Callable[[int], Path], disk: SmallDisk) -> None:
+    fill_and_free(CASES[name], worlds(FEW), disk, (0.6,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_command_on_a_disk_that_fills_at_any_point(name: str, worlds: Callable[[int], Path], disk: SmallDisk) -> None:
+    fill_and_free(CASES[name], worlds(FEW), disk, (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "append"])
+def test_a_command_on_a_disk_that_takes_no_files(name: str, worlds: Callable[[int], Path], disk: SmallDisk) -> None:
+    disk.remount("ro")
+    try:
+        result = CASES[name].run(worlds(FEW), disk.path)
+    finally:
+        disk.remount("rw")
+    assert disk.files() == {}
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "cannot be written: its folder is not writable (Read-only file system)" in result.stderr
+
+
+# ---------------------------------------------------------------- signals
+
+PATIENCE_S = 200
+CONTINUES = {
+    signal.SIGINT: "Error: interrupted; what is done is kept. Run the same command to continue: ",
+    signal.SIGTERM: "Error: terminated; what is done is kept. Run the same command to continue: ",
+}
+BEFORE = "Error: terminated before anything was done. Run the same command again: "
+BEGINS = "Error: terminated; no file is left incomplete. The same command starts from the beginning: "
+INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
+STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
+"""Signals that commands get one after the other; `make prove` sends all three to all that continue."""
+RESUMED = {name: case for name, case in CASES.items() if case.keeps}
+
+PROGRAM = """
+import signal
+from {module} import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli()
+"""
+"""The command, which listens to Ctrl-C also where tests run in the background of a shell."""
+SENDING = """
+import os, signal, sys, threading, time
+from {module} import cli
+after = float(sys.argv.pop(1))
+def send():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.001)
+    time.sleep(after)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=send, daemon=True).start()
+cli()
+"""
+"""The command, which gets the signal some seconds after it has begun to run."""
+
+
+def start(code: str, case: Case, *words: str) -> subprocess.Popen[str]:
+    """Begin a command as a process."""
+    assert case.cli.callback is not None
+    program = [sys.executable, "-c", code.format(module=case.cli.callback.__module__), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def kept(case: Case, out: Path) -> dict[Path, int]:
+    """Finished parts, and when each was written."""
+    assert case.keeps is not None
+    return {path: path.stat().st_mtime_ns for path in out.glob(case.keeps)}
+
+
+def stop(case: Case, sent: signal.Signals, world: Path, out: Path) -> None:
+    """Run a command, and send it a signal when one more part is finished."""
+    known, words = kept(case, out).keys(), case.argv(world, out)
+    process = start(PROGRAM, case, *words)
+    until = time.monotonic() + PATIENCE_S
+    while not set(out.glob(str(case.keeps))) - known:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == (-sent if sent == KILL else 128 + sent), stderr
+    assert "Traceback" not in stderr
+    assert not known or case.name == "evaluate" or "ontinuing" in stderr
+    if sent != KILL:
+        line = stderr.splitlines()[-1]
+        assert line.startswith(CONTINUES[sent]) or "the same command continues" in line, line
+        assert not line.startswith(CONTINUES[sent]) or line.endswith(shlex.join(words))
+
+
+@pytest.mark.parametrize(
+    ("name", "signals", "rows"),
+    [
+        *((name, signals, FEW) for name, signals in STOPS.items()),
+        *(pytest.param(name, (INT, TERM, KILL), MANY, marks=pytest.mark.slow) for name in RESUMED if name != "build"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else str(value),
+)
+def test_a_stopped_command_continues_to_the_same_files(
+    name: str, signals: tuple[signal.Signals, ...], rows: int, worlds: Callable[[int], Path], out: Path
+) -> None:
+    case, world = CASES[name], worlds(rows)
+    whole = run_whole(case, world, out)
+    prepare(case, world, out)
+    earlier = content(out)
+    for sent in signals:
+        stop(case, sent, world, out)
+        if sent != KILL:
+            check_nothing_is_half_written(content(out), earlier, whole)
+    known = kept(case, out)
+    again = case.run(world, out)
+    assert again.exit_code == 0, again.stderr
+    assert case.name == "evaluate" or "ontinuing" in again.stderr
+    check_same(content(out), whole, logs=False)
+    assert known.items() <= kept(case, out).items() or case.name in ("pretrain", "export-h5"), "nothing is made again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_command_that_is_killed_again_and_again(name: str, worlds: Callable[[int], Path], out: Path) -> None:
+    """At some moment after its first progress."""
+    case, world, moment = CASES[name], worlds(MANY), random.Random(1)
+    whole = run_whole(case, world, out)
+    prepare(case, world, out)
+    for _ in range(KILLS):
+        process = start(PROGRAM, case, *case.argv(world, out))
+        assert process.stderr is not None
+        process.stderr.readline()
+        time.sleep(moment.uniform(0, 0.6))
+        process.kill()
+        process.communicate()
+        assert process.returncode in (0, -KILL)
+    again = case.run(world, out)
+    assert again.exit_code == 0, again.stderr
+    check_same(content(out), whole, logs=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CASES, *OTHERS])
+def test_every_command_ends_in_one_line_and_runs_again(name: str, worlds: Callable[[int], Path], out: Path) -> None:
+    """SIGTERM at its very beginning, and half way through; then it runs to its end."""
+    case, world = {**CASES, **OTHERS}[name], worlds(FEW)
+    prepare(case, world, out)
+    begin = time.monotonic()
+    assert case.run(world, out).exit_code == 0
+    took, whole = time.monotonic() - begin, content(out)
+    prepare(case, world, out)
+    for after in (0.0, 0.5 * took):
+        process = start(SENDING, case, str(after), *case.argv(world, out))
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 143 or (after and process.returncode == 0), stderr
+        assert "Traceback" not in stderr
+        if process.returncode == 143:
+            line = stderr.splitlines()[-1]
+            expected = (CONTINUES[TERM] if case.keeps else BEGINS, BEFORE)
+            assert line.startswith(expected) or "the same command continues" in line
+    assert case.run(world, out).exit_code == 0
+    check_same(content(out), whole, logs=False)
+
+
+def test_a_command_that_cannot_continue_says_so_and_leaves_nothing(worlds: Callable[[int], Path], out: Path) -> None:
+    process = start(SENDING, CASES["sample"], "0", *CASES["sample"].argv(worlds(FEW), out))
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143, stderr
+    assert stderr.splitlines()[-1].startswith((BEGINS, BEFORE))
+    assert not list(out.iterdir())
+
+
+CLEANING = """
+import click, time
+from mmearth_data import CommandGroup
+@click.group(cls=CommandGroup)
+def cli(): pass
+@cli.command()
+def wait():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(60)
+cli()
+"""
+"""A command that cleans up for a minute after the first signal."""
+
+
+def test_the_second_signal_ends_at_once() -> None:
+    command = [sys.executable, "-c", CLEANING, "wait"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for expected in ("begun", "cleaning"):
+        assert process.stdout.readline().strip() == expected
+        process.send_signal(TERM)
+    begin = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode == -TERM, "ended by the signal itself, which shells report as 143"
+    assert time.monotonic() - begin < 30
+
+
+def test_handlers_are_given_back_after_a_command() -> None:
+    before = [signal.getsignal(number) for number in (INT, TERM)]
+    run(data_cli, "catalog")
+    assert [signal.getsignal(number) for number in (INT, TERM)] == before
