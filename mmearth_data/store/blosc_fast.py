@@ -160,10 +160,10 @@ def encode(values: np.ndarray[Any, Any], level: int) -> bytes | None:
     most = values.nbytes + HEADER.size + EXTENSION
     frame, context = contexts.room(most), contexts.encoder(values.nbytes, values.itemsize, level)
     length = LIBRARY.blosc2_compress_ctx(context, values.ctypes.data, values.nbytes, frame.ctypes.data, most)
-    return _as_blosc1(frame[: max(0, length)].tobytes())
+    return _as_blosc1(frame[: max(0, length)].data)
 
 
-def _as_blosc1(frame: bytes) -> bytes | None:
+def _as_blosc1(frame: memoryview) -> bytes | None:
     """Replace header and runs of a frame of Blosc 2; None if Blosc 1 has no such frames."""
     begin = HEADER.size + EXTENSION
     if len(frame) < begin or frame[begin - 1] not in {0, ALL_ZEROS}:
