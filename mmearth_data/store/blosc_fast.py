@@ -153,24 +153,25 @@ def version() -> str:
     return text.decode("ascii")
 
 
-def encode(values: np.ndarray[Any, Any], level: int) -> bytes | None:
-    """Encode contiguous values as a frame of Blosc 1; None if only Blosc 1 itself can do that."""
+def encode(values: np.ndarray[Any, Any], level: int) -> list[bytes | memoryview] | None:
+    """Parts of the frame of Blosc 1 of contiguous values, valid until the next call; None if only Blosc 1 can do that."""
     if values.nbytes % (8 * values.itemsize):
         return None  # the formats differ in blocks that are not shuffled
     most = values.nbytes + HEADER.size + EXTENSION
     frame, context = contexts.room(most), contexts.encoder(values.nbytes, values.itemsize, level)
     length = LIBRARY.blosc2_compress_ctx(context, values.ctypes.data, values.nbytes, frame.ctypes.data, most)
-    return _as_blosc1(frame[: max(0, length)].tobytes())
+    return _as_blosc1(frame[: max(0, length)].data)
 
 
-def _as_blosc1(frame: bytes) -> bytes | None:
+def _as_blosc1(frame: memoryview) -> list[bytes | memoryview] | None:
     """Replace header and runs of a frame of Blosc 2; None if Blosc 1 has no such frames."""
     begin = HEADER.size + EXTENSION
     if len(frame) < begin or frame[begin - 1] not in {0, ALL_ZEROS}:
         return None
     _, codec, flags, itemsize, size, block, length = HEADER.unpack_from(frame)
     if flags & COPIED:
-        return HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, length - EXTENSION) + frame[begin:]
+        header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, length - EXTENSION)
+        return [header, frame[begin:]]
     ends = [*range(block, size, block), size]
     if frame[begin - 1] == ALL_ZEROS:
         starts, lengths = (0,) * len(ends), [0] * len(ends)
@@ -183,7 +184,7 @@ def _as_blosc1(frame: bytes) -> bytes | None:
     ]
     places = [*accumulate((len(part) for part in parts), initial=HEADER.size + START * len(parts))]
     header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, places[-1])
-    return b"".join([header, struct.pack(f"<{len(parts)}i", *places[:-1]), *parts])
+    return [header, struct.pack(f"<{len(parts)}i", *places[:-1]), *parts]
 
 
 @lru_cache(maxsize=64)

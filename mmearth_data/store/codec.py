@@ -82,7 +82,7 @@ def encode(values: np.ndarray[Any, Any]) -> bytes:
     numbers = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     fast = fast_blosc()
     frame = None if fast is None else fast.encode(numbers, COMPRESSION_LEVEL)
-    return checksummed(_by_numcodecs(numbers) if frame is None else frame)
+    return checksummed(*([_by_numcodecs(numbers)] if frame is None else frame))
 
 
 def _by_numcodecs(values: np.ndarray[Any, Any]) -> bytes:
@@ -177,9 +177,12 @@ def _problem(chunk: bytes, size: int) -> str | None:
     return None if HEADER.size + rest <= length else "it is shorter than its header says"
 
 
-def checksummed(data: bytes) -> bytes:
-    """Append the crc32c of bytes to them."""
-    return data + int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+def checksummed(*parts: bytes | memoryview) -> bytes:
+    """Join bytes and append the crc32c of all of them; new memory for a large chunk costs as much as compressing it."""
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, np.frombuffer(part, np.uint8))
+    return b"".join([*parts, int(crc).to_bytes(CRC_BYTES, "little")])
 
 
 def has_checksum(data: bytes) -> bool:

@@ -111,7 +111,7 @@ def test_frames_of_both_libraries_differ_only_by_their_zstandard(dtype: str, zer
     values[13 - zeros :] = 0
     values[:2].view(np.uint8)[:] = 0xFF  # runs of other bytes
     ours, theirs = encode(values), by_blosc1(values)
-    assert blosc_fast.encode(values, codec.COMPRESSION_LEVEL) == ours[:-4], "not left to numcodecs"
+    assert b"".join(blosc_fast.encode(values, codec.COMPRESSION_LEVEL) or []) == ours[:-4], "not left to numcodecs"
     assert ours[:12] == theirs[:12], "header"
     assert abs(len(ours) / len(theirs) - 1) < 0.02
 
