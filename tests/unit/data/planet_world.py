@@ -73,7 +73,7 @@ class Tile(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def sample(per_biome: int = 30) -> tuple[Tile, ...]:
+def sample(per_biome: int = 20) -> tuple[Tile, ...]:
     """Tiles of 64 px, as many of each biome, uniform over the biome's ecoregions by area."""
     return tuple(_sample(per_biome))
 

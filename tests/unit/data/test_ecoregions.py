@@ -86,19 +86,6 @@ def test_files_that_are_no_ecoregions_are_refused(tmp_path: Path) -> None:
         read_ecoregions(tmp_path / "absent.gpkg")
 
 
-def test_real_file_matches_every_name(test_data: Path) -> None:
-    frame = read_ecoregions(test_data / "ecoregions" / "resolve2017_simplified.gpkg")
-    assert len(frame) == 822
-    assert frame.attrs["unmatched"] == []
-    assert frame["biome"].nunique() == 14
-    assert frame.geometry.is_valid.all()
-    assert set(frame.geom_type) == {"Polygon", "MultiPolygon"} or set(frame.geom_type) == {"MultiPolygon"}
-    published = {region.id: region.area_km2 for region in eco_regions()}
-    large = frame[frame["area_km2"] > 50_000]
-    ratio = large["area_km2"] / [published[code] for code in large["eco_region"]]
-    assert ratio.between(0.9, 1.1).mean() > 0.97
-
-
 # -------------------------------------------------------------------------------------------------------- labels
 
 

@@ -97,7 +97,7 @@ def test_cross_polarised_backscatter_lies_below() -> None:
                     co.append(float(np.mean(both[0])))
                     cross.append(float(np.mean(both[1])))
     difference = np.array(co) - np.array(cross)
-    assert len(difference) > 300
+    assert len(difference) > 200
     assert difference.min() > 2
     assert 5 < difference.mean() < 10
 
@@ -199,7 +199,7 @@ def test_a_canopy_stands_only_where_there_are_trees() -> None:
         high = (height >= 3) & (height != 255)
         tall += int(high.sum())
         wrong += int((high & ~grown)[1:-1, 1:-1].sum())
-    assert tall > 50_000
+    assert tall > 30_000
     assert wrong < 0.01 * tall
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ def _root(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMEARTH_TEST_DATA", str(test_data))
 
 
+@cache
+def opened(level: str | None = None) -> RasterSource:
+    """Source that the tests share: opening it reads the heads of all files."""
+    return RasterSource(MAPPING, level=level, catalog=CATALOG)
+
+
 def surveys(source: RasterSource, size_px: int = 64) -> list[Survey]:
     answers = source.survey(source.places(size_px))
     assert all(isinstance(answer, Survey) for answer in answers)
@@ -59,7 +66,7 @@ def window_of(path: Path, survey: Survey) -> np.ndarray:
 
 @pytest.mark.parametrize("level", ["L1C", "L2A"])
 def test_every_window_of_every_layer_is_copied_bit_for_bit(folder: Path, level: str) -> None:
-    source = RasterSource(MAPPING, level=level, catalog=CATALOG)
+    source = opened(level)
     tiles = surveys(source)
     assert len(tiles) == 45
     assert {tile.facts["site"] for tile in tiles} == {path.stem for path in (folder / "DEM").iterdir()}
@@ -86,7 +93,7 @@ def test_every_window_of_every_layer_is_copied_bit_for_bit(folder: Path, level: 
 
 
 def test_slope_is_that_of_the_whole_site_seamless_over_tiles(folder: Path) -> None:
-    source = RasterSource(MAPPING, catalog=CATALOG)
+    source = opened()
     for tile in surveys(source):
         with rasterio.open(folder / "DEM" / f"{tile.facts['site']}.tif") as dataset:
             along_y, along_x = np.gradient(dataset.read(1).astype(float), 10.0)
@@ -98,7 +105,7 @@ def test_slope_is_that_of_the_whole_site_seamless_over_tiles(folder: Path) -> No
 
 
 def test_tiles_keep_the_grid_of_their_site_and_are_named_by_their_centre(folder: Path) -> None:
-    source = RasterSource(MAPPING, catalog=CATALOG)
+    source = opened()
     places = source.places(64)
     assert len({place.tile_id for place in places}) == 45
     for place, tile in zip(places, surveys(source), strict=True):
@@ -117,7 +124,7 @@ def test_tiles_keep_the_grid_of_their_site_and_are_named_by_their_centre(folder:
 
 def test_times_levels_and_passes(folder: Path) -> None:
     for level, code in (("L1C", LEVEL_L1C), ("L2A", LEVEL_L2A), (None, LEVEL_L2A)):
-        for tile in surveys(RasterSource(MAPPING, level=level, catalog=CATALOG)):
+        for tile in surveys(opened(level)):
             assert tile.s2_level == code
             with rasterio.open(folder / "LULC" / f"{tile.facts['site']}.tif") as dataset:
                 scene = np.datetime64(dataset.tags()["datetime"], "ms")
@@ -156,7 +163,7 @@ def test_notes_and_content_travel_in_the_identity(
 def test_the_notes_tell_which_files_carry_the_offset(folder: Path) -> None:
     """Dark water, shadow and the cirrus band lie near 0 without the offset, and never below about 970 with it."""
     for level, kind in FOLDERS.items():
-        notes = RasterSource(MAPPING, level=level, catalog=CATALOG).notes
+        notes = opened(level).notes
         (note,) = [note for note in notes if "not harmonised" in note]
         said = note[: note.index("carry")]
         for path in (folder / kind).glob("*.tif"):
@@ -181,7 +188,7 @@ def test_a_site_is_harmonised_by_an_offset_of_its_own(folder: Path, tmp_path: Pa
 
 
 def test_threads_and_other_processes_read_the_same() -> None:
-    source = RasterSource(MAPPING, catalog=CATALOG)
+    source = opened()
     tiles, wanted = surveys(source), source.modalities(MODALITIES)
     alone = [source.read(tile, wanted) for tile in tiles]
     copy = pickle.loads(pickle.dumps(source))
@@ -202,7 +209,7 @@ def test_biome_and_ecoregion_are_those_of_the_polygon_around_the_centre(test_dat
     from mmearth_data.geography.ecoregions import read_ecoregions
 
     whole = test_data / "ecoregions" / "resolve2017_simplified.gpkg"
-    corners = [(place.lon, place.lat) for place in RasterSource(MAPPING, catalog=CATALOG).places(224)]
+    corners = [(place.lon, place.lat) for place in opened().places(224)]
     near = [geopandas.read_file(whole, bbox=(lon - 1, lat - 1, lon + 1, lat + 1)) for lon, lat in corners]
     polygons = pandas.concat(near).drop_duplicates("ECO_NAME", ignore_index=True)
     polygons.to_file(tmp_path / "near.gpkg")

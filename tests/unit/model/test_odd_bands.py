@@ -28,7 +28,7 @@ AS_NAMED = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", 
 """What GEO-Bench called them."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def eurosat(test_data: Path) -> LabelledSet:
     return open_task(f"eurosat-ms={test_data / 'eurosat_ms'}")
 
