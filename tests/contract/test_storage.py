@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from loopback import buckets
 from store_making import begin_store, digests, make_store, write_shard
 
@@ -146,15 +145,6 @@ def test_notes_leave_no_staging_in_a_sealed_store(storage: Storage) -> None:
     storage.discard_staged()
     storage.put("_ledger/x.json", b"{}")
     assert storage.names("") == ["_ledger", "a"]
-
-
-def test_zarr_reads_an_array(storage: Storage, tmp_path: Path) -> None:
-    values = np.arange(12, dtype="int16").reshape(3, 4)
-    zarr.create_array(tmp_path / "x", data=values, chunks=(2, 4))
-    for file in (file for file in (tmp_path / "x").rglob("*") if file.is_file()):
-        storage.put(f"x/{file.relative_to(tmp_path / 'x').as_posix()}", file.read_bytes())
-    found: Any = zarr.open_array(storage.zarr_store("x"), mode="r")
-    np.testing.assert_array_equal(found[:], values)
 
 
 def test_a_copy_in_another_process_is_the_same_storage(storage: Storage) -> None:

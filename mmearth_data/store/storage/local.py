@@ -11,7 +11,7 @@ import stat
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmearth_data.files.writing import flush, write_bytes, write_errors
 from mmearth_data.store.schema import LEDGER
@@ -178,10 +178,6 @@ class LocalStorage:
             here = Path(folder).relative_to(self.root)
             folders[:] = sorted(name for name in folders if here.parts or name != STAGING)
             yield from ((here / name).as_posix() for name in sorted(files))
-
-    def zarr_store(self, name: str) -> Any:  # noqa: ANN401 - whatever zarr opens
-        """Store of one array, as zarr reads it."""
-        return str(self.root / name)
 
     def is_there(self) -> bool:
         """Whether the path has anything that could be a store."""

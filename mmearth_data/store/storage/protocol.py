@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,10 +110,6 @@ class Storage(Protocol):
 
     def keys(self) -> Iterator[str]:
         """All keys, without staged objects."""
-        ...
-
-    def zarr_store(self, name: str) -> Any:  # noqa: ANN401 - whatever zarr opens
-        """Store of one array, as zarr reads it."""
         ...
 
     def is_there(self) -> bool:

@@ -172,12 +172,6 @@ class RemoteStorage:
         with self._explained():
             yield from sorted(entry["path"] for page in obstore.list(self.bucket) for entry in page)
 
-    def zarr_store(self, name: str) -> Any:  # noqa: ANN401 - whatever zarr opens
-        """Store of one array, as zarr reads it."""
-        from zarr.storage import ObjectStore as ZarrObjectStore
-
-        return ZarrObjectStore(RemoteStorage(f"{self.root}/{name}").bucket, read_only=True)
-
     def discard_staged(self) -> None:
         """Do nothing: there are no partial objects."""
 
