@@ -190,7 +190,7 @@ def test_out_is_a_folder_of_other_things(tmp_path: Path) -> None:
 def test_out_is_a_file(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("keep me")
-    refused("build", "--source", "synthetic", "--tiles", 4, "--out", file, word="got a file")
+    refused("build", "--source", "synthetic", "--tiles", 4, "--out", file, word="found a file")
     assert file.read_text() == "keep me"
 
 

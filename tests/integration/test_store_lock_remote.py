@@ -139,5 +139,5 @@ def test_a_server_without_conditional_writes_is_refused_for_building(server: str
 def test_a_store_that_another_build_has_just_begun_is_not_laid_out_again(bucket: str) -> None:
     url = f"{bucket}/begun.zarr"
     begin_store(url)
-    with pytest.raises(InputError, match="another build has just begun"):
+    with pytest.raises(InputError, match="the same command again continues it"):
         begin_store(url)
