@@ -59,6 +59,8 @@ READERS = 4
 """Commit records that are read at the same time when the build ends."""
 LAID_OUT = re.compile(rf"[^/]+/{re.escape(ROOT_KEY)}|[^/]+_band/c/0")
 """Keys of array metadata and band names, see `fixed_objects`."""
+BEGIN_KEY = f"{LEDGER}/begin.json"
+"""Exists while a store is laid out: metadata without a root beside it were left by an interrupted call."""
 
 
 class StoreWriter:
@@ -521,23 +523,31 @@ def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
 
 
 def _lay_out(objects: Storage, root: Root) -> None:
-    """Write array metadata, and then the root, which makes it a store."""
+    """Write array metadata, and then the root, which makes it a store; metadata of an interrupted call are removed."""
+    laid_out = dict(fixed_objects(root))
+    objects.put(BEGIN_KEY, b"{}")
+    for key in [key for key in objects.keys() if LAID_OUT.fullmatch(key) and key not in laid_out]:  # noqa: SIM118
+        objects.delete(key)
     with objects.together() as put:
-        for key, data in fixed_objects(root):
+        for key, data in laid_out.items():
             put(key, data)
     objects.put(ROOT_KEY, root.encode())
+    objects.delete(BEGIN_KEY)
     objects.discard_staged()
 
 
 def refuse_others(objects: Storage, root: Root | None = None) -> None:
-    """Refuse a folder or URL with other objects than an interrupted begin leaves (of ``root``, if it is known already).
+    """Refuse a folder or URL with other objects than an interrupted begin leaves.
+
+    A copy of a store that lacks its root could leave the same, so without `BEGIN_KEY` only metadata of ``root`` pass, if
+    it is known already.
 
     Raises
     ------
     InputError
         With the first such object.
     """
-    ours = None if root is None else {key for key, _ in fixed_objects(root)}
+    ours = None if root is None or objects.size(BEGIN_KEY) is not None else {key for key, _ in fixed_objects(root)}
     for key in objects.keys():  # noqa: SIM118 - no mapping
         expected = LAID_OUT.fullmatch(key) if ours is None else key in ours
         if not expected and not key.startswith(f"{LEDGER}/"):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from _processes import run_python
-from mmearth_data.store.lock import hold
 from store_making import make_store
 
 from mmearth_data import open_store
+from mmearth_data.store.storage import storage_at
 
 ABSENT_MODULES = frozenset({"fcntl", "grp", "pwd", "resource", "syslog", "termios"})
 """Modules of the standard library that Windows lacks."""
@@ -106,7 +106,7 @@ def test_writing_is_refused_in_one_line_and_leaves_nothing(store: str) -> None:
     assert "Stores can be read here." in said
     assert said.count("\n") == 1
     assert sorted(Path(store).rglob("*")) == before
-    with hold(Path(store)):  # here it is not refused
+    with storage_at(store).hold():  # here it is not refused
         pass
 
 

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from loopback import buckets
-from store_making import begin_store, digests, make_store, write_shard
+from store_making import begin_store, digests, make_store, small_layout, write_shard
 
 from mmearth_data import InputError, open_store, verify
 from mmearth_data.store import StoreWriter
@@ -190,6 +191,28 @@ def test_a_begin_that_was_interrupted_is_completed(path: str, tmp_path: Path) ->
     make_store(path)
     objects = storage_at(path)
     assert {key: digest_of(objects.get(key)) for key in objects.keys()} == digests(tmp_path / "s.zarr")  # noqa: SIM118
+
+
+def test_a_begin_that_was_interrupted_gives_way_to_another_store(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, wide = storage_at(path), small_layout(tiles=8)
+    narrow = replace(wide, modalities=wide.modalities[:3])
+    put = type(storage).put
+
+    def interrupted(self: Storage, key: str, data: bytes) -> None:
+        if key == "zarr.json":
+            raise KeyboardInterrupt
+        put(self, key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(storage), "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            begin_store(path, wide)
+    assert storage.size("radar/zarr.json") is not None
+    begin_store(path, narrow)
+    begin_store(tmp_path / "s.zarr", narrow)
+    assert {key: digest_of(storage.get(key)) for key in storage.keys()} == digests(tmp_path / "s.zarr")  # noqa: SIM118
 
 
 def test_a_store_is_not_begun_over_others_nor_twice(path: str) -> None:
