@@ -25,7 +25,7 @@ from numcodecs.blosc import Blosc
 from mmearth_data.store.codec import BLOSC_1, COMPRESSION_LEVEL, COMPRESSOR, COPIED, CRC_BYTES, HEADER, START
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -153,14 +153,19 @@ def version() -> str:
     return text.decode("ascii")
 
 
-def encode(values: np.ndarray[Any, Any], level: int) -> list[bytes | memoryview] | None:
-    """Parts of the frame of Blosc 1 of contiguous values, valid until the next call; None if only Blosc 1 can do that."""
-    if values.nbytes % (8 * values.itemsize):
-        return None  # the formats differ in blocks that are not shuffled
-    most = values.nbytes + HEADER.size + EXTENSION
-    frame, context = contexts.room(most), contexts.encoder(values.nbytes, values.itemsize, level)
-    length = LIBRARY.blosc2_compress_ctx(context, values.ctypes.data, values.nbytes, frame.ctypes.data, most)
-    return _as_blosc1(frame[: max(0, length)].data)
+def encode(tiles: np.ndarray[Any, Any], rows: Iterable[int], level: int) -> Iterator[list[bytes | memoryview] | None]:
+    """Parts of the frames of Blosc 1 of some rows of a contiguous array, (n, ...).
+
+    Those of a row are valid until the next one is asked for; None if only Blosc 1 can encode it.
+    """
+    size = tiles.nbytes // len(tiles)
+    possible = size % (8 * tiles.itemsize) == 0  # else the formats differ in blocks that are not shuffled
+    most = size + HEADER.size + EXTENSION
+    frame, context = contexts.room(most), contexts.encoder(size, tiles.itemsize, level)
+    view, first, place = frame.data, tiles.ctypes.data, frame.ctypes.data
+    for row in rows:
+        length = LIBRARY.blosc2_compress_ctx(context, first + row * size, size, place, most) if possible else 0
+        yield _as_blosc1(view[: max(0, length)])
 
 
 def _as_blosc1(frame: memoryview) -> list[bytes | memoryview] | None:

@@ -19,7 +19,7 @@ from numcodecs import blosc
 from numcodecs.blosc import Blosc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 LOG = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ BLOSC_1 = 2
 COPIED = 0x02
 """Flag of a frame with uncompressed values."""
 CORRUPT = "Blosc cannot decode it"
+MOST_ADDED = 64
+"""Bytes by which a chunk is longer than its values at most."""
 START = 4
 """Bytes of the position of a block, of which a table follows the header."""
 
@@ -79,10 +81,17 @@ def encoder_name() -> str:
 
 def encode(values: np.ndarray[Any, Any]) -> bytes:
     """Encode values of one chunk."""
-    numbers = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    fast = fast_blosc()
-    frame = None if fast is None else fast.encode(numbers, COMPRESSION_LEVEL)
-    return checksummed(*([_by_numcodecs(numbers)] if frame is None else frame))
+    (frame,) = frames(values[None], range(1))
+    return checksummed(*frame)
+
+
+def frames(tiles: np.ndarray[Any, Any], rows: Iterable[int]) -> Iterator[Sequence[bytes | memoryview]]:
+    """Parts of the frames of some rows of (n, ...) values; those of a row are valid until the next one is asked for."""
+    numbers = np.ascontiguousarray(tiles, dtype=tiles.dtype.newbyteorder("<"))
+    rows, fast = list(rows), fast_blosc()
+    encoded = [None] * len(rows) if fast is None or not rows else fast.encode(numbers, rows, COMPRESSION_LEVEL)
+    for row, frame in zip(rows, encoded, strict=True):
+        yield [_by_numcodecs(numbers[row])] if frame is None else frame
 
 
 def _by_numcodecs(values: np.ndarray[Any, Any]) -> bytes:
@@ -178,13 +187,18 @@ def _problem(chunk: bytes, size: int) -> str | None:
 
 
 def checksummed(*parts: bytes | memoryview) -> bytes:
-    """Join bytes and append the crc32c of all of them; new memory for a large chunk costs as much as compressing it."""
+    """Join bytes and append the crc32c of all of them."""
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, np.frombuffer(part, np.uint8))
     return b"".join([*parts, int(crc).to_bytes(CRC_BYTES, "little")])
 
 
-def has_checksum(data: bytes) -> bool:
+def crc_of(data: np.ndarray[Any, Any]) -> bytes:
+    """Return the crc32c of bytes, as it is stored after them."""
+    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def has_checksum(data: bytes | memoryview) -> bool:
     """Whether bytes end with the crc32c of the bytes before it."""
-    return bool(google_crc32c.value(data) == CRC_RESIDUE)
+    return bool(google_crc32c.value(np.frombuffer(data, np.uint8)) == CRC_RESIDUE)

@@ -17,9 +17,12 @@ from mmearth_data.store.codec import (
     COMPRESSION_LEVEL,
     COMPRESSOR,
     CRC_BYTES,
+    MOST_ADDED,
     checksummed,
+    crc_of,
     decode,
     encode,
+    frames,
     has_checksum,
 )
 
@@ -126,14 +129,36 @@ def encode_tiles(
     nothing
         Inner chunk of the other rows, which is the same for all of them.
     """
-    return [encode(tile) if seen is None or seen[k] else nothing for k, tile in enumerate(values)]
+    shown = np.flatnonzero(np.ones(len(values), bool) if seen is None else seen).tolist()
+    parts = [nothing] * len(values)
+    for row, frame in zip(shown, frames(values, shown), strict=True):
+        parts[row] = checksummed(*frame)
+    return parts
 
 
 def encode_shard(
     values: np.ndarray[Any, Any], chunks: int, seen: NDArray[np.bool_] | None = None, nothing: bytes = b""
-) -> bytes:
-    """Encode one shard of a raster; see `encode_tiles` and `join_shard`."""
-    return join_shard(encode_tiles(values, seen, nothing), chunks)
+) -> memoryview:
+    """Encode one shard of a raster; see `encode_tiles` and `join_shard`.
+
+    All chunks are written into one buffer: new memory for each of them would cost as much as compressing it.
+    """
+    shown = [True] * len(values) if seen is None else seen.tolist()
+    encoded = frames(values, [row for row, there in enumerate(shown) if there])
+    data = np.empty(values.nbytes + len(values) * MOST_ADDED + smallest_shard_bytes(chunks), np.uint8)
+    out, ends = data.data, [0]
+    for there in shown:
+        begin = end = ends[-1]
+        for part in next(encoded) if there else (nothing,):
+            out[end : end + len(part)] = part
+            end += len(part)
+        if there:
+            out[end : end + CRC_BYTES] = crc_of(data[begin:end])
+            end += CRC_BYTES
+        ends.append(end)
+    index = _encode_index(np.diff(ends), chunks)
+    out[ends[-1] : ends[-1] + len(index)] = index
+    return out[: ends[-1] + len(index)]
 
 
 def join_shard(parts: Sequence[bytes], chunks: int) -> bytes:
@@ -146,11 +171,15 @@ def join_shard(parts: Sequence[bytes], chunks: int) -> bytes:
     chunks
         Number of inner chunks in a whole shard; those beyond ``parts`` are absent, as in the last shard of an array.
     """
-    lengths = np.array([len(part) for part in parts])
+    return b"".join([*parts, _encode_index(np.array([len(part) for part in parts]), chunks)])
+
+
+def _encode_index(lengths: NDArray[np.intp], chunks: int) -> bytes:
+    """Index of a shard with chunks of these lengths, one after another."""
     index = np.full((chunks, 2), ABSENT, dtype="<u8")
-    index[: len(parts), 0] = np.cumsum(lengths) - lengths
-    index[: len(parts), 1] = lengths
-    return b"".join([*parts, checksummed(index.tobytes())])
+    index[: len(lengths), 0] = np.cumsum(lengths) - lengths
+    index[: len(lengths), 1] = lengths
+    return checksummed(index.tobytes())
 
 
 def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[bytes]) -> bytes:

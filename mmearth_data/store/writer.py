@@ -317,7 +317,7 @@ class StoreWriter:
 
     def _put_raster(
         self,
-        put: Callable[[str, bytes], None],
+        put: Callable[[str, bytes | memoryview], None],
         m: Modality,
         shard: int,
         values: np.ndarray[Any, Any] | None,
@@ -330,7 +330,7 @@ class StoreWriter:
         nothing = b"" if seen.all() else _empty_tile(m, self.layout.size_px)
         if before is not None:
             parts = [nothing] * count if values is None else encode_tiles(values, seen, nothing)
-            data = extend_shard(before.objects[m.name], chunks, before.rows, parts)
+            data: bytes | memoryview = extend_shard(before.objects[m.name], chunks, before.rows, parts)
             entry = entry_of(data)
         elif values is not None:
             data = encode_shard(values, chunks, seen, nothing)
