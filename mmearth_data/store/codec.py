@@ -1,7 +1,7 @@
-"""Chunks of numbers: a frame of Blosc 1 (Zstandard, bitshuffle), then its crc32c.
+"""Encode and decode chunks of numbers: a Blosc 1 frame (Zstandard, bitshuffle) followed by its crc32c.
 
-`mmearth_data.store.blosc_fast` encodes and decodes where python-blosc2 is installed (extra ``fast``), else numcodecs. Both
-write the same format, and read every frame of Blosc 1, whatever its codec, filter and bytes per value.
+`mmearth_data.store.blosc_fast` does the work if python-blosc2 is installed (extra ``fast``), otherwise numcodecs. Both
+write the same format and read any Blosc 1 frame, whatever its codec, filter and bytes per value.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 COMPRESSOR = "zstd"
-"""lz4 at level 7 decodes three to five times as fast, but takes 1.5 times the bytes on real Sentinel-2 tiles."""
+"""lz4 at level 7 decodes three to five times as fast, but needs 1.5 times as many bytes on real Sentinel-2 tiles."""
 COMPRESSION_LEVEL = 1
 CRC_BYTES = 4
 CRC_RESIDUE = 0x48674BC7
-"""The crc32c of any bytes that end with their own crc32c; checking them needs no copy without the last four bytes."""
+"""The crc32c of any bytes that end with their own crc32c, so that they can be checked without removing the last
+four."""
 HEADER = struct.Struct("<4B3I")
 """Version, version of the codec, flags, bytes per value; number of decoded bytes, bytes per block, bytes of the frame."""
 BLOSC_1 = 2
@@ -36,7 +37,7 @@ COPIED = 0x02
 """Flag of a frame with uncompressed values."""
 CORRUPT = "Blosc cannot decode it"
 START = 4
-"""Bytes of the position of a block, of which a table follows the header."""
+"""Bytes per entry of the table of block positions, which follows the header."""
 
 
 class BrokenTileError(ValueError):
@@ -45,7 +46,7 @@ class BrokenTileError(ValueError):
     Attributes
     ----------
     index
-        Position of that chunk.
+        Position of that chunk in the sequence.
     """
 
     def __init__(self, index: int, problem: str) -> None:
@@ -70,7 +71,7 @@ def fast_blosc() -> Any | None:  # noqa: ANN401 - a module
 def encoder_name() -> str:
     """Name the libraries that encode rasters in this process, with their versions.
 
-    Each brings its own Zstandard, so equal values may be encoded to other bytes.
+    Each has its own copy of Zstandard, so the same values may be encoded to different bytes.
     """
     name = f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}"
     fast = fast_blosc()
@@ -78,7 +79,7 @@ def encoder_name() -> str:
 
 
 def encode(values: np.ndarray[Any, Any]) -> bytes:
-    """Encode values of one chunk."""
+    """Encode the values of one chunk."""
     numbers = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     fast = fast_blosc()
     frame = None if fast is None else fast.encode(numbers, COMPRESSION_LEVEL)
@@ -99,7 +100,7 @@ def decode(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
     Parameters
     ----------
     chunks
-        n of them, checksums included.
+        n chunks, checksums included.
     out
         (n, ...) contiguous array of the stored type.
 
@@ -114,7 +115,7 @@ def decode(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
 
 
 def decoded(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    """Decode chunks one after the other into the same array, which is yielded each time; raises like `decode`."""
+    """Decode chunks one by one into the same array, which is yielded each time; raises like `decode`."""
     check(chunks, out.nbytes)
     for index, chunk in enumerate(chunks):
         _decode(index, chunk, out)
@@ -122,7 +123,7 @@ def decoded(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> Iterator[np.n
 
 
 def check(chunks: Sequence[bytes], size: int) -> None:
-    """Refuse chunks whose checksum or header is wrong; the decoders rely on it.
+    """Refuse chunks with a wrong checksum or header; the decoders rely on this check.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def check(chunks: Sequence[bytes], size: int) -> None:
     Raises
     ------
     BrokenTileError
-        For the first of them.
+        For the first such chunk.
     """
     for index, chunk in enumerate(chunks):
         problem = _problem(chunk, size)
@@ -158,7 +159,7 @@ def _decode_by_numcodecs(chunk: bytes, out: np.ndarray[Any, Any]) -> bool:
 
 
 def _problem(chunk: bytes, size: int) -> str | None:
-    """Describe what is wrong with a chunk of ``size`` decoded bytes, as far as C code relies on it; None if nothing is."""
+    """Describe the first problem of a chunk of ``size`` decoded bytes that C code would not notice; None if it is sound."""
     if google_crc32c.value(chunk) != CRC_RESIDUE:
         return "its checksum does not match"
     length = len(chunk) - CRC_BYTES
@@ -178,7 +179,7 @@ def _problem(chunk: bytes, size: int) -> str | None:
 
 
 def checksummed(*parts: bytes | memoryview) -> bytes:
-    """Join bytes and append the crc32c of all of them; new memory for a large chunk costs as much as compressing it."""
+    """Join bytes and append their crc32c, with one copy: allocating a large chunk costs as much as compressing it."""
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, np.frombuffer(part, np.uint8))
