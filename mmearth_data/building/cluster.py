@@ -87,7 +87,7 @@ class Cluster:
                 future.release()
 
     def _room(self) -> int:
-        """Shards that all workers can have: one for each thread, and one more for each worker."""
+        """Count the shards for all workers together: one per thread, and one more per worker."""
         workers: dict[str, int] = self._client.nthreads()
         return max(1, sum(workers.values()) + len(workers))
 

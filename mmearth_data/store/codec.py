@@ -159,7 +159,7 @@ def _decode_by_numcodecs(chunk: bytes, out: np.ndarray[Any, Any]) -> bool:
 
 
 def _problem(chunk: bytes, size: int) -> str | None:
-    """Describe the first problem of a chunk of ``size`` decoded bytes that C code would not notice; None if it is sound."""
+    """Describe the first problem of a chunk of ``size`` decoded bytes that C code would not notice; None if sound."""
     if google_crc32c.value(chunk) != CRC_RESIDUE:
         return "its checksum does not match"
     length = len(chunk) - CRC_BYTES
