@@ -1,4 +1,4 @@
-"""Every field of a build recipe, with the option of ``mmearth-data`` that sets it (see `mmearth_data.fields`)."""
+"""Every field of a build recipe, and the option of ``mmearth-data`` that sets it (see `mmearth_data.fields`)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from annotated_types import Interval
 from mmearth_data.fields import About, Fields, Group
 
 MAX_TILES = 10**10
-"""More than fit on the land, even of 16 px."""
+"""More tiles than fit on the land surface, even with 16 px per side."""
 MAX_SEED = 2**64 - 1
-"""Seeds of random numbers have 8 bytes."""
+"""Seeds are 64-bit unsigned integers."""
 WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
 
 
 class SourceFields(Fields):
-    """Where pixels come from, how Earth Engine is reached, and what is expected of it."""
+    """The source of the pixels, the connection to Earth Engine, and assumptions about its speed and cost."""
 
-    source: Annotated[str, About("earthengine, synthetic, or rasters:FILE.yaml.", SOURCE, "SOURCE")] = "earthengine"
+    source: Annotated[
+        str, About("Source of the pixels: earthengine, synthetic, or rasters:FILE.yaml.", SOURCE, "SOURCE")
+    ] = "earthengine"
     ee_project: Annotated[
         str | None,
         About("Cloud project to charge.", SOURCE, "ID", default="$EARTHENGINE_PROJECT or $GOOGLE_CLOUD_PROJECT"),
     ] = None
     ee_endpoint: Annotated[
         Literal["high-volume", "standard"],
-        About("Earth Engine's endpoint for many small requests at a time, or for few large ones.", SOURCE),
+        About("Earth Engine endpoint: high-volume for many small requests, standard for few large ones.", SOURCE),
     ] = "high-volume"
     ee_url: Annotated[
         str | None, About("Another server with the same protocol, such as `mmearth-data emulate`.", SOURCE, "URL")
@@ -34,19 +36,23 @@ class SourceFields(Fields):
     service_account: Annotated[
         Path | None, About("Sign in with the key file of a service account.", SOURCE, "KEY.json")
     ] = None
-    in_flight: Annotated[int, About("Earth Engine requests in flight.", LIMITS, "N"), Interval(ge=1, le=1000)] = 40
+    in_flight: Annotated[
+        int, About("Maximum number of Earth Engine requests in flight.", LIMITS, "N"), Interval(ge=1, le=1000)
+    ] = 40
     per_second: Annotated[
-        float, About("Earth Engine requests started per second.", LIMITS, "N"), Interval(gt=0, le=10_000)
+        float,
+        About("Maximum number of Earth Engine requests started per second.", LIMITS, "N"),
+        Interval(gt=0, le=10_000),
     ] = 100.0
     restricted_in_flight: Annotated[
         int,
-        About("Requests in flight while Earth Engine announces restricted mode.", LIMITS, "N"),
+        About("Maximum number of requests in flight while Earth Engine announces restricted mode.", LIMITS, "N"),
         Interval(ge=1, le=1000),
     ] = 1
     request_timeout_s: Annotated[
         float,
         About(
-            "Deadline of a request in seconds; Earth Engine itself allows 300.", LIMITS, "S", flag="--request-timeout"
+            "Timeout of a request in seconds; Earth Engine itself allows 300.", LIMITS, "S", flag="--request-timeout"
         ),
         Interval(gt=0, le=3600),
     ] = 330.0
@@ -61,16 +67,21 @@ class SourceFields(Fields):
 
 
 class BuildFields(SourceFields):
-    """Everything that decides a build."""
+    """All fields of a build."""
 
     region: Annotated[
-        str, About("global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.", WHERE, "REGION")
+        str,
+        About(
+            "Region to sample: global, a country, continent or ISO code, bbox:W,S,E,N, or a vector file.",
+            WHERE,
+            "REGION",
+        ),
     ] = "global"
     mainland: Annotated[bool, About("Keep only the largest part of the region.", WHERE)] = False
     tiles: Annotated[int, About("Number of tiles.", WHAT, "N"), Interval(ge=1, le=MAX_TILES)] = 1000
-    tile_size: Annotated[int, About("Pixels per side, 10 m each: a multiple of 16, at most 2032.", WHAT, "PX")] = 128
+    tile_size: Annotated[int, About("Side of a tile in 10 m pixels: a multiple of 16, at most 2032.", WHAT, "PX")] = 128
     seed: Annotated[
-        int, About("Seed of locations, splits and random choices.", WHERE, "N"), Interval(ge=0, le=MAX_SEED)
+        int, About("Seed for locations, splits and other random choices.", WHERE, "N"), Interval(ge=0, le=MAX_SEED)
     ] = 0
     modalities: Annotated[
         tuple[str, ...] | None,
@@ -97,29 +108,38 @@ class BuildFields(SourceFields):
     ] = "biome"
     oversample: Annotated[
         float,
-        About("Locations sampled per tile, so that rejected ones can be replaced.", WHERE, "F"),
+        About("Number of locations sampled per tile, so that rejected ones can be replaced.", WHERE, "F"),
         Interval(ge=1, le=10),
     ] = 1.3
     split: Annotated[
         Literal["block", "random"] | None,
         About(
-            "Split by spatial blocks or at random; tiles that overlap are in one split.",
+            "Split by spatial blocks or at random; overlapping tiles are in the same split.",
             WHERE,
             default="block; random for rasters",
         ),
     ] = None
-    split_shares: Annotated[tuple[float, float, float], About("Train, val and test in per cent.", WHERE, "T,V,T")] = (
+    split_shares: Annotated[
+        tuple[float, float, float], About("Shares of train, val and test in per cent.", WHERE, "T,V,T")
+    ] = (
         90.0,
         5.0,
         5.0,
     )
     split_guard_m: Annotated[
         float,
-        About("Metres between a tile and the cells of another split.", WHERE, "M", flag="--split-guard"),
+        About(
+            "Minimum distance in metres between a tile and the cells of another split.",
+            WHERE,
+            "M",
+            flag="--split-guard",
+        ),
         Interval(ge=0),
     ] = 2000.0
     min_distance_m: Annotated[
-        float, About("Metres between tile centres.", WHERE, "M", flag="--min-distance"), Interval(ge=0)
+        float,
+        About("Minimum distance in metres between tile centres.", WHERE, "M", flag="--min-distance"),
+        Interval(ge=0),
     ] = 0.0
     level: Annotated[
         Literal["L1C", "L2A"] | None, About("Sentinel-2 level to use if a raster mapping has both.", WHAT)
@@ -131,23 +151,25 @@ class BuildFields(SourceFields):
     )
     cloud_percent: Annotated[
         float,
-        About("Use only scenes with fewer clouds, in per cent.", WHAT, "PCT", flag="--cloud"),
+        About("Use only scenes with a smaller cloud cover, in per cent.", WHAT, "PCT", flag="--cloud"),
         Interval(gt=0, le=100),
     ] = 10.0
     era5_window: Annotated[
         Literal[12, 13],
-        About("Months of the longest climate window, including the scene's; the code published with MMEarth has 13."),
+        About("Months in the longest climate window, including the scene's; the code published with MMEarth uses 13."),
     ] = 12
     tiles_per_shard: Annotated[
-        int | None, About("Rows per shard.", OUTPUT, "N", default="by size"), Interval(ge=1, le=65536)
+        int | None, About("Number of rows (tiles) per shard.", OUTPUT, "N", default="by size"), Interval(ge=1, le=65536)
     ] = None
     threads: Annotated[
-        int, About("Threads that read tiles; the result does not depend on them.", LIMITS, "N"), Interval(ge=1, le=256)
+        int,
+        About("Number of threads that read tiles; the result does not depend on it.", LIMITS, "N"),
+        Interval(ge=1, le=256),
     ] = 2
     assets: Annotated[
         dict[str, str],
         About(
-            "Read a modality from another Earth Engine asset; use MODALITY.KEY=ID if it has several.",
+            "Read a modality from another Earth Engine asset; use MODALITY.KEY=ID if it has several assets.",
             SOURCE,
             "MODALITY=ID",
             flag="--asset",

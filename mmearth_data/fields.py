@@ -1,7 +1,7 @@
-"""Fields that describe themselves: description, default, range and group are written once, beside the field.
+"""Declarations of fields: description, default, range and group, written once, next to the field.
 
-Validation (`mmearth_data.recipes`), options of the command line and their help (`mmearth_data.terminal.options`),
-docstrings, and the tables in ``pipelines/README.md`` are made from these declarations. Those of a build are in
+Validation (`mmearth_data.recipes`), command-line options and their help (`mmearth_data.terminal.options`), docstrings,
+and the tables in ``pipelines/README.md`` are generated from these declarations. Fields of a build are declared in
 `mmearth_data.build_fields`, those of training and evaluation in `mmearth_model.fields`.
 """
 
@@ -23,11 +23,11 @@ else:
 
 Class = TypeVar("Class", bound=type)
 SHOWN_BOUND = 10**6
-"""Upper bounds from here on only catch typing errors; help and tables leave them out."""
+"""Upper bounds of at least this value only catch typing errors; help and tables do not show them."""
 
 
 class Fields(BaseModel):
-    """Base of declarations, which a pydantic model inherits; for type checkers it is one itself."""
+    """Base class of declarations, for a pydantic model to inherit; type checkers take it for a pydantic model."""
 
 
 class Group(StrEnum):
@@ -46,22 +46,22 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What users read about a field.
+    """Description of a field, as shown in help and documentation.
 
     Attributes
     ----------
     text
-        Description, in sentences.
+        Description in full sentences.
     group
         Section of the help; None if no option sets the field.
     metavar
-        Placeholder of the value; its unit where it has one.
+        Placeholder for the value in the help; names the unit if there is one.
     flag
-        Option that sets the field, unless it is spelt like the field.
+        Option that sets the field, if its name differs from that of the field.
     default
-        What applies if the field has no value.
+        What is used if the field has no value.
     repeated
-        Whether several values are given by repeating the option, not separated by commas.
+        Whether several values are given by repeating the option instead of separating them by commas.
     """
 
     text: str
@@ -74,7 +74,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A declared field: its name, type without None, default value, range, and what users read about it."""
+    """A declared field: its name, type (without None), default value, range and description."""
 
     name: str
     kind: Any
@@ -104,7 +104,7 @@ class Field:
 
 @cache
 def fields_of(declaration: type) -> dict[str, Field]:
-    """Name -> field of everything that a class declares with an `About`, in order."""
+    """Return the fields that a class declares with an `About`, by name, in order of declaration."""
     found = {}
     for name, hint in get_type_hints(declaration, include_extras=True).items():
         notes = {type(note): note for note in getattr(hint, "__metadata__", ())}
@@ -125,7 +125,7 @@ def documented(cls: Class) -> Class:
 
 
 def limits_text(limits: Interval, shown: float = SHOWN_BOUND) -> str:
-    """Range as text, with bounds below ``shown``; "" if there is none.
+    """Describe a range as text, with bounds below ``shown`` only; "" if there is none.
 
     Examples
     --------

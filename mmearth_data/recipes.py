@@ -1,6 +1,6 @@
-"""Recipes: options as a file or a command line gives them. One reader for builds and for training.
+"""Read and check recipes, the options of a build or a training run, from a file and the command line.
 
-The fields of a build recipe are declared in `mmearth_data.build_fields`; here is what is checked beyond their types.
+The fields of a build recipe are declared in `mmearth_data.build_fields`; this module has the checks beyond their types.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 FILES = ("ecoregions", "tiles_file")
-"""Fields that name a file; a store records the digest of its content, never a path."""
+"""Fields that name a file; a store records the digest of the file's content, never its path."""
 PLACING = frozenset({"region", "mainland", "tiles", "balance", "oversample", "split_guard_m", "min_distance_m"})
-"""Fields without meaning if the locations are given."""
+"""Fields that have no effect if the locations are given."""
 SCENES = frozenset({"years", "levels", "cloud_percent"})
-"""Fields without meaning for a source whose scenes are given too."""
+"""Fields that have no effect if the scenes are given too."""
 SERVICE = frozenset(fields_of(SourceFields)) - {"source"}
-"""Fields without meaning for a source that sends no requests to Earth Engine."""
+"""Fields that have no effect for a source that sends no requests to Earth Engine."""
 WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
     (PLACING, "brings its own locations", "leave it out, or select some of them with --tiles-file"),
     (SCENES, "brings its own scenes", "leave it out"),
@@ -42,20 +42,20 @@ WHY_UNUSED: tuple[tuple[frozenset[str], str, str], ...] = (
 )
 """Fields, why a source does not use them, and what to do."""
 NOT_IDENTITY = SERVICE | {"source", "threads"}
-"""Fields that a store does not record: the source describes itself, and no byte depends on the speed."""
+"""Fields that a store does not record: it records `Source.identity` instead, and speed does not change its bytes."""
 ASSET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeFolder:
-    """Files of one kind: those that ship with the package, by name, and those of users, by path.
+    """Files of one kind: shipped files are identified by name, users' files by path.
 
     Attributes
     ----------
     name
-        Folder of ``pipelines`` with the shipped ones.
+        Folder in ``pipelines`` that contains the shipped files.
     kind
-        What they are, for messages.
+        What a file is called in messages.
     """
 
     name: str
@@ -71,12 +71,13 @@ class RecipeFolder:
         return tuple(sorted(path.stem for path in self.path.glob("*.yaml") if is_data(path.name)))
 
     def read(self, name_or_file: str) -> YamlFile:
-        """Read a shipped file, or a user's.
+        """Read a shipped file by name, or any file by path.
 
         Raises
         ------
         InputError
-            If it is neither (suggests the closest name), or no mapping of fields.
+            If there is no such name or file (the message suggests the closest name), or the file is not a mapping of
+            fields.
         """
         known = self.names()
         if name_or_file in known:
@@ -92,7 +93,7 @@ BUILD_RECIPES = RecipeFolder("build")
 
 
 class Recipe(BaseModel):
-    """Base of the recipes of builds and of training."""
+    """Base class of the recipes of builds and of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -109,12 +110,13 @@ class Recipe(BaseModel):
         overrides
             Field -> value.
         replaces
-            Option -> fields of the file that it replaces too, because they would contradict it.
+            Option -> other fields of the file that it also replaces, because they would contradict it.
 
         Raises
         ------
         InputError
-            With the field, what was expected and what was found; a `FileInputError` with the line if the file is wrong.
+            If a field is invalid: names it, what was expected and what was found. A `FileInputError` with the line if
+            it is in the file.
         """
         replaced = {field for option in overrides for field in replaces.get(option, ())}
         written = {} if file is None else file.values
@@ -129,33 +131,33 @@ class Recipe(BaseModel):
 
 @documented
 class BuildRecipe(BuildFields, Recipe):
-    """Options of one build; the same recipe and source always give the same bytes."""
+    """Recipe of a build; the same recipe and source always give the same bytes."""
 
     _given: frozenset[str] | None = PrivateAttr(default=None)
 
     @property
     def given(self) -> frozenset[str]:
-        """Fields that the user set: neither defaults nor values of a recipe that ships with the package."""
+        """Names of the fields that the user set, as opposed to defaults and values of a shipped recipe."""
         return frozenset(self.model_fields_set) if self._given is None else self._given
 
     def with_given(self, fields: Iterable[str]) -> Self:
-        """Return the same recipe, of which the user set these fields."""
+        """Return a copy of the recipe whose `given` fields are these."""
         recipe = self.model_copy()
         recipe._given = frozenset(fields)
         return recipe
 
     def refuse_unused(self, used: frozenset[str]) -> None:
-        """Refuse fields that were given and that the source does not use.
+        """Refuse fields that the user set but the source does not use.
 
         Parameters
         ----------
         used
-            Fields that the source uses, as it declares them.
+            Names of the fields that the source declares to use.
 
         Raises
         ------
         InputError
-            With the first such field, the reason and what to do.
+            Names the first such field, the reason and the remedy.
         """
         for fields, why, remedy in WHY_UNUSED:
             unused = sorted((self.given & fields) - used)
@@ -236,7 +238,7 @@ class BuildRecipe(BuildFields, Recipe):
 
     @property
     def source_name(self) -> str:
-        """Name of the source, without its file."""
+        """Name of the source without its file."""
         return self.source.partition(":")[0]
 
     @property
@@ -246,7 +248,7 @@ class BuildRecipe(BuildFields, Recipe):
         return Path(file) if colon else None
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready part that a store records and compares; files are represented by their digests.
+        """Return the part that a store records and compares, JSON-ready; files are represented by their digests.
 
         Raises
         ------
@@ -270,19 +272,20 @@ def _flag(name: str) -> str:
 
 
 def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
-    """Combine a named or written recipe with options that override it.
+    """Combine a recipe, given by name or path, with options that override it.
 
     Parameters
     ----------
     base
         Name of a recipe in ``pipelines/build``, path of a YAML file, or None.
     overrides
-        Field -> value. Locations from a file replace the fields that sample them; assets are added to those of the recipe.
+        Field -> value. ``tiles_file`` replaces the fields that sample locations; assets are added to those of the
+        recipe.
 
     Raises
     ------
     InputError
-        With the field, what was expected and what was found.
+        Names the field, what was expected and what was found.
     """
     file = None if base is None else BUILD_RECIPES.read(base)
     if file is not None and "assets" in overrides and isinstance(file.values.get("assets"), dict):
@@ -292,7 +295,7 @@ def make_recipe(base: str | None, overrides: dict[str, Any]) -> BuildRecipe:
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b of a file's content, 32 hex digits.
+    """Compute the BLAKE2b digest of a file's content, as 32 hex digits.
 
     Raises
     ------

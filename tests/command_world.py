@@ -1,4 +1,4 @@
-"""Every command that writes, as a line to run, and a folder of small inputs for them."""
+"""Command lines of all commands that write, and a folder of small inputs for them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ SHARDS = "s.zarr/_commits/*.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A command line; IN is the folder of its inputs, OUT the one that it writes into.
+    """A command line; IN is the folder of its inputs, OUT the folder that it writes to.
 
     Attributes
     ----------
     keeps
-        Pattern, below OUT, of finished parts, with which the same command continues; None: it begins anew.
+        Pattern below OUT of the finished parts from which the same command resumes; None if it starts from the
+        beginning.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Case:
         return words
 
     def run(self, inputs: Path, out: Path) -> Result:
-        """Run it in this process."""
+        """Run the command in this process."""
         return CliRunner().invoke(self.cli, self.argv(inputs, out))
 
 
@@ -102,7 +103,7 @@ OTHERS = {
         Case("bench", "bench --runs 2 --batch-size 4 --device cpu", train_cli),
     )
 }
-"""Commands that write nothing, or nothing else."""
+"""Commands that write nothing, or nothing that `CASES` does not cover."""
 
 RECIPE = {
     **{key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()},
@@ -130,7 +131,8 @@ EXPERIMENT = {
 
 
 def make_inputs(folder: Path, rows: int) -> Path:
-    """Inputs of all commands: stores and a data set in the published form of so many rows, a toy store, a run on it."""
+    """Make the inputs of all commands: stores and a published data set with ``rows`` rows, a toy store, and a run on
+    it."""
     store, published = folder / "one.zarr", folder / "published"
     make_published(published, rows=rows, size_px=48)
     run(data_cli, "import", published, "--out", store)
@@ -144,6 +146,6 @@ def make_inputs(folder: Path, rows: int) -> Path:
 
 
 def run(cli: click.Group, *words: object) -> None:
-    """Run a command that must end well, in this process."""
+    """Run a command in this process; it must succeed."""
     result = CliRunner().invoke(cli, [str(word) for word in words])
     assert result.exit_code == 0, (result.stderr, result.exception)

@@ -1,4 +1,4 @@
-"""Append tiles to a finished store: what to resume, and where new tiles go."""
+"""Append tiles to a finished store: decide what to resume, and where new tiles are located."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def appended_store(out: str | Path, recipe: BuildRecipe, append: int) -> Store:
 
 
 def is_begun(store: Store, append: int) -> bool:
-    """Whether this append of ``append`` tiles to a store, held by this process, was begun already and must be resumed.
+    """Whether this append of ``append`` tiles to a store, locked by this process, must be resumed.
 
     Raises
     ------
     InputError
-        When something else has to be finished first.
+        When another operation has to be finished first.
     """
     if store.finished:
         return False

@@ -72,7 +72,7 @@ def build(
 def rebuild(
     work: Session, store: Store, recipe: BuildRecipe, catalog: Catalog | None, report: Callable[[Progress], None]
 ) -> None:
-    """Fill what is missing of a store that the session holds, in this process; errors are those of `build`."""
+    """Fill in this process whatever is missing from a store that the session holds; raises like `build`."""
     inputs = read_inputs(recipe, catalog, connect=True)
     refuse_other(store, recipe=recipe.identity(), source=_identity(inputs))
     _run_stages(work.resume(), recipe, inputs, None, work.confirmed(report), workers=None, scheduler=None)
@@ -108,7 +108,7 @@ def _continue(
 
 
 def _missing_everywhere(store: Store) -> list[str]:
-    """Sentences about modalities for which files were read but that no tile has."""
+    """Messages about modalities for which files were read but that no tile has."""
     valid = store.coords["valid"]
     return [
         f"{m.name}: no tile has a value; check nodata, scale, clip and codes of its layers in the mapping."

@@ -62,7 +62,7 @@ class Cluster:
             self._client.register_plugin(QuotaPlugin(self._quota))
             remote.limiter = SharedLimiter()
         job = pickle.dumps(worker)
-        run = uuid.uuid4().hex  # a scheduler takes tasks of the same name, of another build too, for one task
+        run = uuid.uuid4().hex  # a scheduler treats tasks of the same name as one task, even those of another build
         running = as_completed(loop=self._client.loop)
         try:
             while True:
@@ -87,7 +87,7 @@ class Cluster:
                 future.release()
 
     def _room(self) -> int:
-        """Shards that all workers can have: one for each thread, and one more for each worker."""
+        """Count the shards for all workers together: one per thread, and one more per worker."""
         workers: dict[str, int] = self._client.nthreads()
         return max(1, sum(workers.values()) + len(workers))
 
@@ -96,7 +96,7 @@ class Cluster:
 
 
 def _quiet() -> None:
-    """Keep Dask from logging lost connections and slow ends of processes: the build reports what matters in one line.
+    """Keep Dask from logging lost connections and slow shutdowns: the build reports what matters in one line.
 
     Called before anything is started, because what Dask closes later logs too. A worker process that does not end within
     seconds (a busy machine) is killed by its nanny; nothing is lost, since a shard is committed or not.

@@ -132,7 +132,7 @@ def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[
                 for future in finished:
                     yield future.result()
         finally:
-            # After an error or an interruption, what is still queued is dropped.
+            # After an error or an interruption, queued shards are dropped.
             worker.stop()
             for future in running:
                 future.cancel()

@@ -1,4 +1,4 @@
-"""Tiles of a source with its own locations: which of them are built, and in which split."""
+"""Tiles of a source with its own locations: select which are built, and assign their splits."""
 
 from __future__ import annotations
 

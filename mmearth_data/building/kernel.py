@@ -108,7 +108,7 @@ def empty_shard(plan: ShardPlan, layout: StoreLayout) -> FilledShard:
 
 
 def _asked_of_source(layout: StoreLayout) -> tuple[Modality, ...]:
-    """Modalities that a source reads: class labels of a whole tile are known from its location."""
+    """Modalities to read from a source; class labels of whole tiles are derived from their locations instead."""
     return tuple(m for m in (*layout.rasters, *layout.tabular) if m.kind is not Kind.TILE_CATEGORICAL)
 
 

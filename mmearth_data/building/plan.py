@@ -1,4 +1,4 @@
-"""What a build will do, as plain values: slots, reserves and shards."""
+"""The plan of a build, as plain values: slots, reserves and shards."""
 
 from __future__ import annotations
 

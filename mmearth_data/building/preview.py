@@ -1,4 +1,4 @@
-"""What a build would do and cost, before anything is written."""
+"""Describe what a build would do and cost, before anything is written."""
 
 from __future__ import annotations
 

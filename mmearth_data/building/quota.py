@@ -1,8 +1,9 @@
 """One quota for all workers of a cluster: leases, kept on the Dask scheduler.
 
-A service limits the requests in flight and per second of a project, whatever the number of its processes. The leases are
-recorded on the scheduler, to which all workers are connected. Those of a process that dies expire when it has not been
-heard of for a while. All times are of the scheduler's monotonic clock, so that clocks that jump or differ do no harm.
+A service limits a project's requests in flight and per second, however many processes send them. The leases are
+recorded on the scheduler, to which all workers are connected. Leases of a dead process expire once it has not sent a
+sign of life for a while. All times are measured by the scheduler's monotonic clock, so it does not matter if clocks
+jump or differ.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 HANDLER = "mmearth_quota"
 LEASE_S = 60.0
-"""A process that is not heard of for this time loses its leases; longer than any pause of a running one."""
+"""Seconds without a sign of life after which a process loses its leases; longer than any pause of a live process."""
 BEAT_S = 10.0
 """Seconds between two signs of life of a process, however long its requests take."""
 ASK_AGAIN_S = 0.05
@@ -62,7 +63,7 @@ class QuotaBook:
     quota
         The limits.
     lease_s
-        A holder that is not heard of for this time loses its leases.
+        Seconds without a sign of life after which a holder loses its leases.
     clock
         Monotonic seconds.
     """
@@ -122,7 +123,7 @@ class QuotaBook:
         self._storms.succeeded()
 
     def throttled(self, wait_s: float | None) -> None:
-        """Record a refusal as one too many (429); a storm of them pauses all requests."""
+        """Record a refusal for too many requests (429); many of them pause all requests."""
         pause = self._storms.throttled(wait_s)
         if pause:
             self._paused_until = self.clock() + pause
@@ -191,7 +192,7 @@ class SharedLimiter:
         self._ask("succeeded")
 
     def throttled(self, wait_s: float | None) -> None:
-        """Record a refusal as one too many (429)."""
+        """Record a refusal for too many requests (429)."""
         self._ask("throttled", wait_s=wait_s)
 
     def restrict(self) -> None:

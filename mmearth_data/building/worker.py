@@ -55,7 +55,7 @@ class ShardReport:
 class SurveyDesk:
     """Combines the surveys of several shards: one survey at a time, of all locations that are waiting.
 
-    So replacements, which are few in each shard, share their requests.
+    This lets replacements, of which each shard has few, share requests.
     """
 
     def __init__(self, source: Source) -> None:

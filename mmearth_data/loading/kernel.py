@@ -1,6 +1,6 @@
 """Work of a loader's threads and workers: fetch encoded tiles from the store, and decode them.
 
-A kernel has no side effects and is small when pickled: a worker opens the store by its path.
+A kernel has no side effects and is small when pickled, because a worker opens the store by its path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Allocate: TypeAlias = "Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any
 
 @cache
 def compiled_loops() -> Any:  # noqa: ANN401 - a module
-    """Return the module `mmearth_data.loading.loops`; None where numba or python-blosc2 is not installed."""
+    """Return the module `mmearth_data.loading.loops`; None if numba or python-blosc2 is not installed."""
     return None if fast_blosc() is None else load(lambda: import_module("mmearth_data.loading.loops"))
 
 

@@ -1,7 +1,7 @@
 """Compiled loops that decode the tiles of a batch, and normalise each one while it is in the cache.
 
-They run without the interpreter's lock from the first tile to the last: small tiles are decoded faster than the lock is
-released. Importing it raises ImportError where numba or python-blosc2 is not installed.
+They run without the GIL from the first tile to the last, because decoding a small tile takes less time than releasing
+the GIL. Importing this module raises ImportError if numba or python-blosc2 is not installed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import Scaling
 
 TYPES = ("uint8", "uint16", "int16", "float32")
-"""Stored types that are normalised here."""
+"""Stored types that `decode_normalised` supports."""
 _FUNCTION = typeof(DECOMPRESS)  # type: ignore[no-untyped-call]
 _FRAMES = (_FUNCTION, types.uintp, types.Array(types.intp, 1, "C"), types.Array(types.int32, 1, "C"))
 _BYTES, _FLOATS = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 3, "C")
-_z_score = inner(z_score)  # also in the cache of this file, which must be changed when the function changes
+_z_score = inner(z_score)  # cached with this file too, so change this file whenever that function changes
 
 
 def decode(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:

@@ -2,7 +2,7 @@
 
 A build calls a source in two steps: `Source.survey` returns the scene that each location would get, and its metadata;
 `Source.read` returns the pixels of one surveyed tile. Both are safe to call from several threads, and their results
-depend only on their arguments and the source's identity, so a build that is interrupted and resumed anywhere ends in
+depend only on their arguments and the source's identity, so a build that is interrupted and resumed at any point gives
 the same bytes.
 """
 
@@ -102,7 +102,7 @@ class Source(Protocol):
         ...
 
     def places(self, size_px: int) -> list[Place]:
-        """Locations of the source's own, in a fixed order; none if its locations are sampled."""
+        """Locations that the source itself provides, in a fixed order; empty if locations are sampled."""
         ...
 
     def ecoregions(self) -> GeoDataFrame:
@@ -136,7 +136,7 @@ class SourceOverNetwork(Source, Protocol):
     Attributes
     ----------
     limiter
-        Decides when a request may start; the builds of a cluster replace it by one that all processes share.
+        Decides when a request may start; a build on a cluster replaces it with one that all processes share.
     """
 
     limiter: Limiter

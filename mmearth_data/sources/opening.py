@@ -1,4 +1,4 @@
-"""Open the source that a recipe names. Each needs libraries of its own, so it is imported only if it is named."""
+"""Open the source that a recipe names. Each source needs its own libraries, so it is imported only on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make_source(recipe: BuildRecipe, catalog: Catalog, ecoregions: GeoDataFrame | None) -> Source:
-    """Source that a recipe names; InputError for fields that it does not use, or years without scenes."""
+    """Open the source of a recipe; InputError for fields that the source does not use, or years without scenes."""
     if recipe.source_file is not None:
         from mmearth_data.sources.rasters import RasterSource
 

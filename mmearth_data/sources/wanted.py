@@ -77,7 +77,7 @@ def _asset_of(catalog: Catalog, text: str) -> tuple[str, str]:
 
 
 def _with_window(m: Modality, months: int) -> Mapping[str, Any]:
-    """Recipe of a modality whose longest period of monthly statistics has a number of months."""
+    """Recipe of a modality with the length of its longest period of monthly statistics changed to ``months``."""
     windows = (m.recipe.get("parameters") or {}).get("windows")
     if not windows or months == USUAL_WINDOW:
         return m.recipe

@@ -1,10 +1,11 @@
-"""Blosc frames by the library that python-blosc2 ships (extra ``fast``), without the interpreter's lock.
+"""Encode and decode Blosc frames with the library that python-blosc2 ships (extra ``fast``), without holding the GIL.
 
-Each thread keeps its contexts, so small tiles do not wait for memory; numcodecs' Blosc creates a Zstandard context for
-every block. The frames have the format of Blosc 1. The library writes that only under a lock of the whole process, so
-frames of Blosc 2 are written, and their header is replaced: apart from it and from runs of one byte, both are equal.
+Each thread keeps its contexts, which avoids allocating memory for small tiles; numcodecs' Blosc creates a Zstandard
+context for every block. The frames have the format of Blosc 1. The library can write that format only under a
+process-wide lock, so Blosc 2 frames are written and their headers replaced; the only other difference between the
+formats, runs of one byte, is converted too.
 
-Importing it raises ImportError if the library is not there; `mmearth_data.store.codec` then uses numcodecs.
+Importing this module raises ImportError if the library is not found; `mmearth_data.store.codec` then uses numcodecs.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 LIBRARIES = ("lib/libblosc2.so", "lib/libblosc2.dylib", "lib/libblosc2.dll", "lib/blosc2.dll", "bin/libblosc2.dll")
 ZSTD, BITSHUFFLE, FILTERS = 5, 2, 6
 EXTENSION = 16
-"""Bytes by which the header of Blosc 2 is longer; the last of them has flags of its own."""
+"""Number of bytes by which the header of Blosc 2 is longer; the last of them contains additional flags."""
 ALL_ZEROS = 0x10
-"""That last byte of a frame without blocks, whose values are all zero."""
+"""Value of that last byte if the frame has no blocks because all its values are zero."""
 EXTENDED = 0x01
-"""Flag that together with the one of bitshuffle means a header of Blosc 2."""
+"""Flag that, together with the bitshuffle flag, indicates a header of Blosc 2."""
 
 
 class _Compression(ctypes.Structure):
@@ -64,7 +65,7 @@ class _Decompression(ctypes.Structure):
 
 
 def _load() -> ctypes.CDLL:
-    """Open the library and declare its functions; ImportError if there is none of a known form."""
+    """Open the library and declare its functions; ImportError if it is missing or incompatible."""
     found = find_spec("blosc2")
     folders = [] if found is None else found.submodule_search_locations or []
     files = [Path(folder, name) for folder in folders for name in LIBRARIES]
@@ -105,11 +106,12 @@ LIBRARY = _load()
 DECOMPRESS = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int32, ctypes.c_size_t, ctypes.c_int32
 )(ctypes.cast(LIBRARY.blosc2_decompress_ctx, ctypes.c_void_p).value or 0)
-"""`blosc2_decompress_ctx` for compiled loops: addresses are numbers. Context, frame, its bytes, output, its bytes."""
+"""`blosc2_decompress_ctx` for compiled loops, with addresses as integers: context, frame, its size, output, its
+size."""
 
 
 class _Context:
-    """A context of the library, freed with this value."""
+    """A context of the library, freed when this object is garbage-collected."""
 
     def __init__(self, create: Callable[[Any], int | None], parameters: ctypes.Structure) -> None:
         address = create(parameters)
@@ -120,7 +122,7 @@ class _Context:
 
 
 class _Contexts(threading.local):
-    """Contexts of one thread: one that decodes, and one that encodes for each size of chunks and of their values."""
+    """Contexts of one thread: one decoder, and one encoder per chunk size, item size and level."""
 
     def __init__(self) -> None:
         self.decoder = _Context(LIBRARY.blosc2_create_dctx, LIBRARY.blosc2_get_blosc2_dparams_defaults())
@@ -128,7 +130,7 @@ class _Contexts(threading.local):
         self._room = np.empty(0, np.uint8)
 
     def encoder(self, size: int, itemsize: int, level: int) -> int:
-        """Address of the context that compresses chunks of some bytes, by Zstandard with bitshuffle."""
+        """Address of the context that compresses chunks of ``size`` bytes with Zstandard and bitshuffle."""
         key = size, itemsize, level  # a context keeps the block size of its first chunk
         if key not in self._encoders:
             parameters = LIBRARY.blosc2_get_blosc2_cparams_defaults()
@@ -138,7 +140,7 @@ class _Contexts(threading.local):
         return self._encoders[key].address
 
     def room(self, size: int) -> NDArray[np.uint8]:
-        """Work space of at least some bytes; the system would clear new memory for every chunk."""
+        """Reusable buffer of at least ``size`` bytes; the system would clear newly allocated memory for every chunk."""
         if len(self._room) < size:
             self._room = np.empty(size, np.uint8)
         return self._room
@@ -154,9 +156,9 @@ def version() -> str:
 
 
 def encode(tiles: np.ndarray[Any, Any], rows: Iterable[int], level: int) -> Iterator[list[bytes | memoryview] | None]:
-    """Parts of the frames of Blosc 1 of some rows of a contiguous array, (n, ...).
+    """Encode some rows of a contiguous array, (n, ...), each as parts of a frame; None if only Blosc 1 can encode it.
 
-    Those of a row are valid until the next one is asked for; None if only Blosc 1 can encode it.
+    The parts of a row are valid until the next row is encoded.
     """
     size = tiles.nbytes // len(tiles)
     possible = size % (8 * tiles.itemsize) == 0  # else the formats differ in blocks that are not shuffled
@@ -169,7 +171,7 @@ def encode(tiles: np.ndarray[Any, Any], rows: Iterable[int], level: int) -> Iter
 
 
 def _as_blosc1(frame: memoryview) -> list[bytes | memoryview] | None:
-    """Replace header and runs of a frame of Blosc 2; None if Blosc 1 has no such frames."""
+    """Convert a Blosc 2 frame by replacing its header and runs; None if Blosc 1 cannot represent it."""
     begin = HEADER.size + EXTENSION
     if len(frame) < begin or frame[begin - 1] not in {0, ALL_ZEROS}:
         return None
@@ -194,21 +196,21 @@ def _as_blosc1(frame: memoryview) -> list[bytes | memoryview] | None:
 
 @lru_cache(maxsize=64)
 def _run(size: int, byte: int) -> bytes:
-    """Block of Blosc 1 that repeats one byte, taken from a frame that has no other; Blosc 2 writes the byte alone."""
+    """Blosc 1 block that repeats one byte, taken from a frame with only that block; Blosc 2 stores just the byte."""
     codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.NOSHUFFLE, blocksize=size, typesize=1)
     return bytes(codec.encode(bytes([byte]) * size))[HEADER.size + START :]
 
 
 def decode(frame: bytes, length: int, out: np.ndarray[Any, Any]) -> bool:
-    """Decode the first bytes of a buffer, whose header `mmearth_data.store.codec` has checked; False if it is corrupt."""
+    """Decode the first ``length`` bytes of a buffer, whose header must have been checked; False if they are corrupt."""
     done: int = LIBRARY.blosc2_decompress_ctx(contexts.decoder.address, frame, length, out.ctypes.data, out.nbytes)
     return done == out.nbytes
 
 
 def arguments(chunks: Sequence[bytes]) -> tuple[Any, int, NDArray[np.intp], NDArray[np.int32]]:
-    """First arguments of a compiled loop that decodes chunks: `DECOMPRESS`, its context, addresses and bytes of the frames.
+    """First arguments of a compiled decoding loop: `DECOMPRESS`, its context, and addresses and sizes of the frames.
 
-    The chunks must stay in memory as long as the addresses are used.
+    The chunks must stay in memory while the addresses are in use.
     """
     addresses = np.frombuffer(memoryview((ctypes.c_char_p * len(chunks))(*chunks)), np.intp)
     lengths = np.array([len(chunk) - CRC_BYTES for chunk in chunks], np.int32)

@@ -1,7 +1,8 @@
 """Read the chunks of sharded arrays, encoded or decoded.
 
-The loader shuffles tiles of many shards and decodes each one once, directly into its batch, so that only compressed bytes
-wait in memory. A missing object is an error here; Zarr would return no data for it, as if it had not been observed.
+The loader shuffles tiles of many shards and decodes each one once, directly into its batch, so that only compressed
+bytes are kept in memory. A missing object is an error here; Zarr would return fill values, as if nothing had been
+observed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ChunkReader:
     spec
         The array.
     check
-        Called with the key of each shard before it is first read; raises if the object is known to be wrong.
+        Called with the key of each shard before it is first read; must raise if the object is known to be damaged.
     """
 
     def __init__(self, objects: Storage, spec: ArraySpec, check: Callable[[str], None]) -> None:
@@ -62,7 +63,7 @@ class ChunkReader:
         Raises
         ------
         StoreDamaged
-            If the shard is missing, or lacks some of them.
+            If the shard is missing, or lacks some of the chunks.
         """
         shard, first = divmod(int(rows[0]), self.spec.chunk_shape[0])
         key = object_key(self.spec, shard)

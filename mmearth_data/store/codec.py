@@ -1,7 +1,7 @@
-"""Chunks of numbers: a frame of Blosc 1 (Zstandard, bitshuffle), then its crc32c.
+"""Encode and decode chunks of numbers: a Blosc 1 frame (Zstandard, bitshuffle) followed by its crc32c.
 
-`mmearth_data.store.blosc_fast` encodes and decodes where python-blosc2 is installed (extra ``fast``), else numcodecs. Both
-write the same format, and read every frame of Blosc 1, whatever its codec, filter and bytes per value.
+`mmearth_data.store.blosc_fast` does the work if python-blosc2 is installed (extra ``fast``), otherwise numcodecs. Both
+write the same format and read any Blosc 1 frame, whatever its codec, filter and bytes per value.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import version
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 LOG = logging.getLogger(__name__)
+_FAILURES = count()
 
 COMPRESSOR = "zstd"
-"""lz4 at level 7 decodes three to five times as fast, but takes 1.5 times the bytes on real Sentinel-2 tiles."""
+"""lz4 at level 7 decodes three to five times as fast, but needs 1.5 times as many bytes on real Sentinel-2 tiles."""
 COMPRESSION_LEVEL = 1
 CRC_BYTES = 4
 CRC_RESIDUE = 0x48674BC7
-"""The crc32c of any bytes that end with their own crc32c; checking them needs no copy without the last four bytes."""
+"""The crc32c of any bytes that end with their own crc32c, so that they can be checked without removing the last
+four."""
 HEADER = struct.Struct("<4B3I")
 """Version, version of the codec, flags, bytes per value; number of decoded bytes, bytes per block, bytes of the frame."""
 BLOSC_1 = 2
@@ -38,7 +41,7 @@ CORRUPT = "Blosc cannot decode it"
 MOST_ADDED = 64
 """Bytes by which a chunk is longer than its values at most."""
 START = 4
-"""Bytes of the position of a block, of which a table follows the header."""
+"""Bytes per entry of the table of block positions, which follows the header."""
 
 
 class BrokenTileError(ValueError):
@@ -47,7 +50,7 @@ class BrokenTileError(ValueError):
     Attributes
     ----------
     index
-        Position of that chunk.
+        Position of that chunk in the sequence.
     """
 
     def __init__(self, index: int, problem: str) -> None:
@@ -64,6 +67,8 @@ def fast_blosc() -> Any | None:  # noqa: ANN401 - a module
     try:
         return import_module("mmearth_data.store.blosc_fast")
     except ImportError as error:
+        if next(_FAILURES):
+            return None  # another thread has logged it
         LOG.warning("Chunks are encoded and decoded by numcodecs, which is slower (%s): install mmearth[fast].", error)
         return None
 
@@ -72,7 +77,7 @@ def fast_blosc() -> Any | None:  # noqa: ANN401 - a module
 def encoder_name() -> str:
     """Name the libraries that encode rasters in this process, with their versions.
 
-    Each brings its own Zstandard, so equal values may be encoded to other bytes.
+    Each has its own copy of Zstandard, so the same values may be encoded to different bytes.
     """
     name = f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}"
     fast = fast_blosc()
@@ -80,13 +85,13 @@ def encoder_name() -> str:
 
 
 def encode(values: np.ndarray[Any, Any]) -> bytes:
-    """Encode values of one chunk."""
+    """Encode the values of one chunk."""
     (frame,) = frames(values[None], range(1))
     return checksummed(*frame)
 
 
 def frames(tiles: np.ndarray[Any, Any], rows: Iterable[int]) -> Iterator[Sequence[bytes | memoryview]]:
-    """Parts of the frames of some rows of (n, ...) values; those of a row are valid until the next one is asked for."""
+    """Encode some rows of values, (n, ...), each as parts of a frame, which are valid until the next row is encoded."""
     numbers = np.ascontiguousarray(tiles, dtype=tiles.dtype.newbyteorder("<"))
     rows, fast = list(rows), fast_blosc()
     encoded = [None] * len(rows) if fast is None or not rows else fast.encode(numbers, rows, COMPRESSION_LEVEL)
@@ -108,7 +113,7 @@ def decode(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
     Parameters
     ----------
     chunks
-        n of them, checksums included.
+        n chunks, checksums included.
     out
         (n, ...) contiguous array of the stored type.
 
@@ -123,7 +128,7 @@ def decode(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
 
 
 def decoded(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    """Decode chunks one after the other into the same array, which is yielded each time; raises like `decode`."""
+    """Decode chunks one by one into the same array, which is yielded each time; raises like `decode`."""
     check(chunks, out.nbytes)
     for index, chunk in enumerate(chunks):
         _decode(index, chunk, out)
@@ -131,7 +136,7 @@ def decoded(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> Iterator[np.n
 
 
 def check(chunks: Sequence[bytes], size: int) -> None:
-    """Refuse chunks whose checksum or header is wrong; the decoders rely on it.
+    """Refuse chunks with a wrong checksum or header; the decoders rely on this check.
 
     Parameters
     ----------
@@ -143,7 +148,7 @@ def check(chunks: Sequence[bytes], size: int) -> None:
     Raises
     ------
     BrokenTileError
-        For the first of them.
+        For the first such chunk.
     """
     for index, chunk in enumerate(chunks):
         problem = _problem(chunk, size)
@@ -167,7 +172,7 @@ def _decode_by_numcodecs(chunk: bytes, out: np.ndarray[Any, Any]) -> bool:
 
 
 def _problem(chunk: bytes, size: int) -> str | None:
-    """Describe what is wrong with a chunk of ``size`` decoded bytes, as far as C code relies on it; None if nothing is."""
+    """Describe the first problem of a chunk of ``size`` decoded bytes that C code would not notice; None if sound."""
     if google_crc32c.value(chunk) != CRC_RESIDUE:
         return "its checksum does not match"
     length = len(chunk) - CRC_BYTES
@@ -187,7 +192,7 @@ def _problem(chunk: bytes, size: int) -> str | None:
 
 
 def checksummed(*parts: bytes | memoryview) -> bytes:
-    """Join bytes and append the crc32c of all of them."""
+    """Join bytes and append their crc32c."""
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, np.frombuffer(part, np.uint8))

@@ -1,4 +1,4 @@
-"""Commit records: one small Parquet file per shard, written last. A shard exists once its record exists."""
+"""Commit records: one small Parquet file per shard, written last. A shard counts as written once it has a record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"mmearth"
 STATISTICS_KEY = b"mmearth_statistics"
-"""Metadata key of the statistics, kept apart and compressed: by far the longest text of a record, and rarely needed."""
+"""Metadata key of the statistics, stored separately and compressed: they are large and rarely needed."""
 ENCODERS_KEY = b"mmearth_encoders"
 """Metadata key of the encoders; records of version 1 lack it, and older releases ignore it."""
 PACKING = Zstd(level=1)
@@ -57,7 +57,7 @@ class Commit:
     arrays
         Digest of the metadata of all arrays at the time the shard was written.
     statistics_json
-        Partial statistics, see `mmearth_data.store.stats`; a large text that is parsed only when needed.
+        Partial statistics, see `mmearth_data.store.stats`; large, and parsed only when needed.
     rejected
         Rejected candidates, in the order in which they were tried.
     encoders
@@ -191,7 +191,7 @@ def table_columns(table: pa.Table, layout: StoreLayout) -> dict[str, np.ndarray[
 
 
 def place_rows(spec: ArraySpec, commits: Sequence[Commit], rows: range) -> np.ndarray[Any, Any]:
-    """Column of consecutive store rows from their commits; rows without a commit are empty."""
+    """Assemble a column of consecutive store rows from their commits; rows without a commit are empty."""
     values = np.full((len(rows), *spec.shape[1:]), spec.empty, dtype=spec.dtype)
     for commit in commits:
         values[commit.rows - rows.start] = commit.columns[spec.name]
@@ -206,6 +206,6 @@ def empty_columns(layout: StoreLayout, count: int) -> dict[str, Any]:
 
 
 def empty_commit(layout: StoreLayout) -> Commit:
-    """Record without tiles, for tables that need their columns nevertheless."""
+    """Record without tiles, for tables that must have their columns even when empty."""
     columns = {spec.name: np.empty((0, *spec.shape[1:]), dtype=spec.dtype) for spec in layout.columns}
     return Commit(shard=0, rows=np.empty(0, dtype=np.int64), columns=columns, facts=[])

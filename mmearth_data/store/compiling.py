@@ -1,4 +1,4 @@
-"""Compilation of inner loops: once, for declared types, without the interpreter's lock.
+"""Compilation of inner loops: once, for declared types, without the GIL.
 
 Functions called from other modules declare their types, so that they are compiled when their module is imported, and
 never in a thread that a fork could interrupt. The result is cached next to the module or in the user's cache folder; if

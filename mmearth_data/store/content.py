@@ -1,4 +1,4 @@
-"""Values of a store: from its sealed arrays, or from the commit records of an unfinished store."""
+"""Read the values of a store: from the arrays of a finished store, or the commit records of an unfinished one."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Content:
 
     @cached_property
     def statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Statistics and class histograms: as sealed, or of the committed shards."""
+        """Statistics and class histograms: those of the finished store, or of the committed shards."""
         if self.manifest is not None:
             return self.attributes["statistics"], self.attributes["class_histograms"]
         merger = StatisticsMerger(self.layout.modalities)
@@ -181,7 +181,7 @@ class Content:
         return self._readers[name]
 
     def check(self, key: str) -> bytes:
-        """Read an object of a finished store, and compare it with the manifest; of an unfinished one, do neither."""
+        """Read an object of a finished store and compare it with the manifest; do nothing for an unfinished store."""
         if self.manifest is None:
             return b""
         try:

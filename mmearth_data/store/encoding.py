@@ -1,8 +1,8 @@
 """Encode values to stored bytes: JSON, Zarr metadata, chunks and shards.
 
-Shards are assembled here and not by zarr-python for three reasons: inner chunks are in index order whatever codec pipeline
-a process has configured; threads do not wait for zarr's single event loop; and it takes half the time. zarr-python decodes
-them, and writes the same bytes where numcodecs encodes (tested).
+Shards are assembled here and not by zarr-python for three reasons: inner chunks are in index order whatever codec
+pipeline a process has configured; threads do not wait for zarr's single event loop; and it takes half the time.
+zarr-python can decode the shards, and writes the same bytes if numcodecs encodes them (tested).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class HeldRows:
     Attributes
     ----------
     commit, rows
-        Their record, and their number, including rows without a tile.
+        Their commit record, and their number, including rows without a tile.
     objects
         Raster modality -> object that begins with them.
     arrays
@@ -66,7 +66,7 @@ class HeldRows:
 
 
 def held_rows(objects: Storage, root: Root, shard: int, count: int) -> HeldRows:
-    """Read the first ``count`` rows of a shard, all that its record must have.
+    """Read the first ``count`` rows of a shard; its record must have exactly these.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The manifest: digests of all files that no commit record covers. Written last, it seals a store.
+"""The manifest: digests of all files that no commit record covers. It is written last and seals the store.
 
 It lists the metadata, the 1-D arrays and the Parquet files with size and digest; the commit records among them list the
 rasters. Every byte of a finished store is thus covered by the manifest's own digest, which also identifies the store.

@@ -218,7 +218,7 @@ def count_tiles(
 
 
 def _loops() -> Any:  # noqa: ANN401 - a module
-    """Return the compiled loops, or the same in NumPy where numba is not installed."""
+    """Return the compiled loops, or their NumPy equivalent if numba is not installed."""
     return load(lambda: import_module("mmearth_data.store.counting")) or plain_counting
 
 

@@ -1,7 +1,7 @@
 """Create or resume a store under its lock: what build, append, import, subset, merge and repair share.
 
-The steps are: find what is at the path, refuse a store that was begun from something else, create or resume the store
-under its lock, fill the missing shards, seal it. `fill_store` does all of them; a build plans in between.
+The steps are: find what is at the path; refuse a store that was started from different inputs; create or resume the
+store under its lock; fill the missing shards; seal it. `fill_store` does all of them; a build plans in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 SHOWN_DIFFERENCES = 1000
-"""Characters of a message that lists differences."""
+"""Maximum length of a message that lists differences."""
 
 
 def ignore(*args: object) -> None:
@@ -40,14 +40,14 @@ def ignore(*args: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewStore:
-    """Description of a store that is to be made.
+    """Description of a store to be created.
 
     Attributes
     ----------
     layout
         Rows, shards and arrays.
     recipe, source
-        What it is made from; a store that was begun from something else is not resumed.
+        What the store is made from; a store that was started from something else is not resumed.
     synthetic
         True if the pixels are not measurements.
     """
@@ -68,12 +68,12 @@ class NewStore:
 
 
 def find_store(out: str | Path | StoreUrl) -> Store | None:
-    """Open the store at a path, None if there is nothing yet and a store can be written.
+    """Open the store at a path; None if the path is free and a store can be written there.
 
     Raises
     ------
     InputError
-        When there is something else.
+        When there is something other than a store.
     WriteFailed
         When nothing can be written there.
     """
@@ -103,7 +103,7 @@ def refuse_other(store: Store, **wanted: Mapping[str, Any]) -> None:
 
 
 class Session:
-    """Work of one command on one store; use `session`."""
+    """One command's work on one store; use `session` to open it."""
 
     def __init__(self, out: str | Path | StoreUrl, note: Callable[[str], None], locks: ExitStack) -> None:
         self._out = out
@@ -113,7 +113,7 @@ class Session:
         self._begun: StoreWriter | None = None
 
     def hold(self) -> None:
-        """Hold the store for this command. Another one may have changed it until now, so open it again.
+        """Lock the store for this command, and reopen it, because another command may have changed it.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Session:
             self._note(self._held.left)
 
     def begin(self, new: NewStore) -> StoreWriter:
-        """Hold and lay out a new store; raises like `hold` and `StoreWriter.create`."""
+        """Lock and create a new store; raises like `hold` and `StoreWriter.create`."""
         self.hold()
         self._begun = StoreWriter.create(
             self._out, new.layout, recipe=new.recipe, source=new.source, synthetic=new.synthetic
@@ -133,7 +133,7 @@ class Session:
         return self._begun
 
     def resume(self) -> StoreWriter:
-        """Writer that resumes the store that this session holds; notes how much is done."""
+        """Return a writer that resumes the locked store, and note how much is done."""
         writer = StoreWriter.resume(self._out)
         self._note(f"Continuing {writer.path}: {len(writer.committed())} of {writer.layout.shards} shards are done.")
         return writer
@@ -149,7 +149,7 @@ class Session:
         return reported
 
     def take_back(self) -> None:
-        """Remove a store that this session has begun, unless a shard was committed."""
+        """Remove the store that this session created, unless a shard was committed."""
         if self._begun is not None and not self._begun.committed():
             storage_at(self._out).remove()
 
@@ -158,7 +158,7 @@ class Session:
 def session(out: str | Path | StoreUrl, note: Callable[[str], None] = ignore) -> Iterator[Session]:
     """Work on one store, which is released at the end; failures to write become one-line errors.
 
-    If an input cannot be used, a store that was begun here and in which nothing was committed is removed.
+    If an input cannot be used, a store that was created here is removed, unless something was committed.
     """
     with write_errors(out), ExitStack() as locks:
         work = Session(out, note, locks)
@@ -190,7 +190,7 @@ def fill_store(
     fill
         Writes one shard.
     report
-        Called with the number of rows that are done, and of all rows.
+        Called with the number of rows done and the total number of rows.
     note
         Called with messages for the user.
 

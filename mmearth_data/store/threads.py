@@ -1,4 +1,4 @@
-"""Threads that outlive the work on one shard."""
+"""Threads that are reused for many shards."""
 
 from __future__ import annotations
 

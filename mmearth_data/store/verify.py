@@ -130,7 +130,7 @@ def refuse_absent(objects: Storage) -> None:
     Raises
     ------
     InputError
-        With what is there instead.
+        Names what is there instead.
     """
     if not any(objects.size(key) is not None for key in (MANIFEST_KEY, ROOT_KEY)) and not objects.names(COMMITS):
         raise InputError(objects.absence())

@@ -200,7 +200,7 @@ class Evaluation:
             **dict(zip(("task", "protocol", "labels", "encoder"), group, strict=True)),
             metric=rows[0].metric,
             mean=statistics.fmean(values),
-            deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
+            deviation=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,  # NaN where a score is
             low=low,
             high=high,
             seeds=len(values),

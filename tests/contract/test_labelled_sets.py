@@ -1,4 +1,4 @@
-"""What evaluation relies on in every labelled data set: folders, zips, tables, GEO-Bench samples, and stores."""
+"""Properties of every labelled data set that evaluation relies on: folders, zips, tables, GEO-Bench samples, stores."""
 
 from __future__ import annotations
 

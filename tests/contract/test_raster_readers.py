@@ -1,4 +1,4 @@
-"""What is true of every reader of rasters: files of GDAL in folders and zips, HDF5 samples, and windows of files."""
+"""Properties of every raster reader: GDAL files in folders and zips, HDF5 samples, and windows of files."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_stamp_changes_with_the_file_only(case: Case) -> None:
     before = case.reader.stamp(case.item)
     case.reader.read(case.item)
     assert case.reader.stamp(case.item) == before
-    if not isinstance(case.reader, ZippedRasters):  # an open zip is read as it was when it was opened
+    if not isinstance(case.reader, ZippedRasters):  # an open zip keeps the content that it had when it was opened
         os.utime(case.file, ns=(1, 1))
         assert case.reader.stamp(case.item) != before
 

@@ -1,4 +1,5 @@
-"""What a build relies on in every source: the synthetic planet, raster files, Earth Engine (an emulator on loopback)."""
+"""Properties of every source that a build relies on: synthetic planet, raster files, Earth Engine (emulator on
+loopback)."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def place(lon: float, lat: float) -> Place:
 
 
 class World(NamedTuple):
-    """A source and what it is asked."""
+    """A source, the locations to survey, and its answers."""
 
     make: Callable[[], Source]
     source: Source
@@ -49,7 +50,7 @@ class World(NamedTuple):
 
     @property
     def wanted(self) -> tuple[Modality, ...]:
-        """What a build reads."""
+        """Modalities that a build reads."""
         return self.source.modalities([m for m in STORED if m.kind is not Kind.TILE_CATEGORICAL])
 
 
@@ -77,7 +78,7 @@ def arrays_of(source: Source, survey: Survey, wanted: tuple[Modality, ...]) -> d
 
 
 def copied(source: Source) -> Source:
-    """The source in another process, whose limiter a cluster replaces before."""
+    """Copy of the source as another process gets it; a cluster replaces its limiter first."""
     remote = over_network(source)
     if remote is None:
         copy: Source = pickle.loads(pickle.dumps(source))
@@ -149,7 +150,7 @@ def test_arrays_have_the_declared_shapes_and_types(world: World) -> None:
 
 
 def test_pixels_depend_on_the_survey_alone(world: World) -> None:
-    """The same in another process, and whichever modalities are read with them."""
+    """Pixels are the same in another process, and whichever modalities are read together."""
     survey = world.surveys[0]
     whole = arrays_of(world.source, survey, world.wanted)
     source, request = copied(world.make()), pickle.loads(pickle.dumps(survey))

@@ -1,4 +1,4 @@
-"""What is true of every storage of a store: a folder, and buckets of S3 and Google (server processes on loopback)."""
+"""Properties of every storage of a store: a folder, and S3 and Google buckets (server processes on loopback)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmearth_data.store.storage.protocol import ObjectChanged, Storage
 
 BUCKETS = ("s3", "gs")
 KEYS = ("zarr.json", "a/b/c/0", "name with space/x", "größe/ß", "50%/%20", "a+b=c", "q?x#y", ".hidden", "a.b/..c")
-"""Keys with everything that paths or URLs would treat in a special way."""
+"""Keys with characters that paths or URLs treat specially."""
 
 
 @pytest.fixture(scope="module", params=("folder", *BUCKETS))
@@ -159,7 +159,9 @@ def test_one_holder_at_a_time_who_is_named(path: str) -> None:
     with storage_at(path).hold() as held:
         held.confirm()
         assert held.left is None
-        if not storage_at(path).far:  # a bucket is watched for four beats; see test_store_lock_remote
+        if not storage_at(
+            path
+        ).far:  # in a bucket, the old record is watched for four beats; see test_store_lock_remote
             with refused, storage_at(path).hold():
                 raise AssertionError("held twice")
     with storage_at(path).hold() as held:

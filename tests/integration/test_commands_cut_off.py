@@ -1,8 +1,8 @@
-"""Every command of mmearth-data and mmearth-train that writes, cut off: by a full or read-only disk, Ctrl-C, SIGTERM or kill -9.
+"""Interrupt every command that writes: by a full or read-only disk, Ctrl-C, SIGTERM or kill -9.
 
-One line and the right exit code, nothing half-written; the same command then ends in the files of a command that was left
-alone. Each runs undisturbed first, in this process, which gives its files and the room that they take. Disks are a tmpfs.
-`test_build_crashes` kills builds of known pixels while others read them.
+An interrupted command ends with one line and the right exit code and leaves no partial file; running it again gives the
+same files as an undisturbed run. Each command first runs undisturbed in this process, to record its files and the disk
+space that they need. The disks are a tmpfs. `test_build_crashes` kills builds of known pixels during concurrent reads.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 FEW, MANY = 20, 300
-"""Rows of the inputs: two shards, or enough of them that a signal comes in between."""
+"""Rows of the inputs: two shards, or so many that a signal arrives before the command ends."""
 KILLS = 6
 UNTIMED = ("images_per_s", "waiting")
-"""Columns of a log that no two runs share."""
+"""Columns of a log that differ between runs."""
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Folder of the commands' inputs, given their rows; each is made once."""
+    """Function that returns the folder of inputs with a number of rows; each folder is made once."""
     return cache(lambda rows: make_inputs(tmp_path_factory.mktemp("inputs"), rows))
 
 
@@ -70,14 +70,14 @@ def empty(folder: Path) -> None:
 
 
 def prepare(case: Case, world: Path, folder: Path) -> None:
-    """Leave nothing in a folder but what a command starts from."""
+    """Empty a folder, apart from what the command starts from."""
     empty(folder)
     if case.name == "append":
         run(data_cli, *CASES["build"].argv(world, folder))
 
 
 def run_whole(case: Case, world: Path, folder: Path) -> dict[str, object]:
-    """Run a command undisturbed; what it wrote."""
+    """Run a command undisturbed; return what it wrote."""
     prepare(case, world, folder)
     result = case.run(world, folder)
     assert result.exit_code == 0, (result.stderr, result.exception)
@@ -87,7 +87,7 @@ def run_whole(case: Case, world: Path, folder: Path) -> dict[str, object]:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """What is compared: bytes by path; logs without their times; notes about requests and seconds left out."""
+    """Content to compare: bytes by path, logs without times, and no notes about requests and seconds."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -102,7 +102,8 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def check_same(found: dict[str, object], whole: dict[str, object], *, logs: bool = True) -> None:
-    """Same files; a log's means of an epoch are those of the steps since it was continued, if a signal came within it."""
+    """Check that files are the same. Logs may differ: after a resume within an epoch, its means cover only the later
+    steps."""
     assert found.keys() == whole.keys()
     differing = [name for name in whole if found[name] != whole[name]]
     assert [name for name in differing if logs or not isinstance(whole[name], list)] == []
@@ -152,7 +153,7 @@ def check_failure(result: Result) -> None:
 
 
 def fill_and_free(case: Case, world: Path, disk: SmallDisk, shares: tuple[float, ...]) -> None:
-    """Run a command where a share of the room that it needs is left, then with all the room again."""
+    """Run a command with only a share of the disk space that it needs, then with enough of it."""
     prepare(case, world, disk.path)
     before = used_bytes(disk)
     whole = run_whole(case, world, disk.path)
@@ -205,7 +206,7 @@ BEFORE = "Error: terminated before anything was done. Run the same command again
 BEGINS = "Error: terminated; no file is left incomplete. The same command starts from the beginning: "
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
-"""Signals that commands get one after the other; `make prove` sends all three to all that continue."""
+"""Signals sent to each command, one after the other; `make prove` sends all three to every command that can resume."""
 RESUMED = {name: case for name, case in CASES.items() if case.keeps}
 
 PROGRAM = """
@@ -214,7 +215,7 @@ from {module} import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli()
 """
-"""The command, which listens to Ctrl-C also where tests run in the background of a shell."""
+"""Runs a command that handles Ctrl-C even if the tests run in the background of a shell."""
 SENDING = """
 import os, signal, sys, threading, time
 from {module} import cli
@@ -227,11 +228,11 @@ def send():
 threading.Thread(target=send, daemon=True).start()
 cli()
 """
-"""The command, which gets the signal some seconds after it has begun to run."""
+"""Runs a command that receives SIGTERM some seconds after it has installed its handler."""
 
 
 def start(code: str, case: Case, *words: str) -> subprocess.Popen[str]:
-    """Begin a command as a process."""
+    """Start a command in a process of its own."""
     assert case.cli.callback is not None
     program = [sys.executable, "-c", code.format(module=case.cli.callback.__module__), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -239,13 +240,13 @@ def start(code: str, case: Case, *words: str) -> subprocess.Popen[str]:
 
 
 def kept(case: Case, out: Path) -> dict[Path, int]:
-    """Finished parts, and when each was written."""
+    """Finished parts -> modification time in nanoseconds."""
     assert case.keeps is not None
     return {path: path.stat().st_mtime_ns for path in out.glob(case.keeps)}
 
 
 def stop(case: Case, sent: signal.Signals, world: Path, out: Path) -> None:
-    """Run a command, and send it a signal when one more part is finished."""
+    """Run a command, and send it a signal once it has finished another part."""
     known, words = kept(case, out).keys(), case.argv(world, out)
     process = start(PROGRAM, case, *words)
     until = time.monotonic() + PATIENCE_S
@@ -294,7 +295,7 @@ def test_a_stopped_command_continues_to_the_same_files(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_command_that_is_killed_again_and_again(name: str, worlds: Callable[[int], Path], out: Path) -> None:
-    """At some moment after its first progress."""
+    """Each kill comes at a random moment after the first progress message."""
     case, world, moment = CASES[name], worlds(MANY), random.Random(1)
     whole = run_whole(case, world, out)
     prepare(case, world, out)
@@ -314,7 +315,7 @@ def test_a_command_that_is_killed_again_and_again(name: str, worlds: Callable[[i
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*CASES, *OTHERS])
 def test_every_command_ends_in_one_line_and_runs_again(name: str, worlds: Callable[[int], Path], out: Path) -> None:
-    """SIGTERM at its very beginning, and half way through; then it runs to its end."""
+    """SIGTERM at the very beginning and halfway through; then the command runs to its end."""
     case, world = {**CASES, **OTHERS}[name], worlds(FEW)
     prepare(case, world, out)
     begin = time.monotonic()

@@ -184,7 +184,7 @@ class LocalStorage:
         return self.root.is_dir()
 
     def absence(self) -> str:
-        """Message about what the path has instead of a store."""
+        """Message that says what is at the path instead of a store."""
         if not self.root.exists():
             return f"{self.root}: expected an MMEarth store, found nothing there; check the path, or build one."
         if not self.root.is_dir():

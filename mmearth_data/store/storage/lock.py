@@ -1,9 +1,9 @@
-"""One command at a time writes a store.
+"""Lock a store, so that only one command at a time writes to it.
 
-A folder is held by a lock of the operating system, which is free as soon as its holder ends, even when killed. A bucket
-has no such lock: its holder keeps a record up to date by compare-and-swap (conditional writes). Of any number of commands
-that try at the same time exactly one gets it, and a holder that was replaced notices at its next write. Clocks of
-different machines are never compared.
+A folder is locked with a lock of the operating system, which is released as soon as its holder ends, even if it is
+killed. A bucket has no such lock: the holder keeps a record up to date by compare-and-swap (conditional writes). If
+several commands try at the same time, exactly one gets the lock, and a holder that was replaced notices at its next
+write. Clocks of different machines are never compared.
 
 The library filelock does not replace `hold_folder`: its locks do not name their holder, and where a file system has no
 locks it creates a marker file instead, which a killed holder leaves behind.
@@ -43,7 +43,7 @@ LOCK_KEY = f"{LEDGER}/lock.json"
 BEAT_S = 5.0
 """Seconds between two renewals of the record in a bucket."""
 WATCH_BEATS = 4
-"""If a record does not change for this number of beats, its holder has died."""
+"""If a record does not change for this number of beats, its holder is assumed dead."""
 RELEASED = "released"
 """Field of a record whose holder has ended normally."""
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a store are: a folder or a bucket, behind one interface."""
+"""The interface to the bytes of a store, which are in a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Storage(Protocol):
         ...
 
     def absence(self) -> str:
-        """Message about what the path has instead of a store."""
+        """Message that says what is at the path instead of a store."""
         ...
 
     def remove(self) -> None:

@@ -181,7 +181,7 @@ class RemoteStorage:
             return any(page for page in obstore.list(self.bucket, chunk_size=1))
 
     def absence(self) -> str:
-        """Message about what the URL has instead of a store."""
+        """Message that says what is at the URL instead of a store."""
         if not self.is_there():
             return f"{self.root}: expected an MMEarth store, found nothing there; check the URL, or build one."
         return f"{self.root}: expected an MMEarth store, got objects without zarr.json; check the URL."
