@@ -279,13 +279,20 @@ def test_mutated_frames_are_refused_or_fill_the_tile_and_nothing_else(library: s
 
 def test_without_the_library_numcodecs_is_used_and_that_is_said_once() -> None:
     program = """
-import logging, sys
+import logging, sys, threading
 sys.modules["mmearth_data.store.blosc_fast"] = None
 logging.basicConfig(format="%(message)s")
 import numpy as np
 from mmearth_data.store.codec import decode, encode
-for _ in range(3):
+start = threading.Barrier(8)
+def work():
+    start.wait()
     decode([encode(np.ones(64, np.uint16))], np.empty((1, 64), np.uint16))
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300)
     (line,) = done.stderr.splitlines()

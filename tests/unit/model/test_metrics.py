@@ -208,3 +208,5 @@ def test_tables_and_json_say_what_was_left_out() -> None:
     (written,) = json.loads(text)["rows"]
     assert (written["value"], written["metrics"]) == (None, {"f1": None})
     assert written["counts"]["map"] == {"samples": 3, "labels": 1, "of": 2, "pixels": None}
+    (summary,) = Evaluation((undefined, replace(undefined, seed=1))).summaries()
+    assert np.isnan([summary.mean, summary.deviation]).all(), "of several seeds too"
