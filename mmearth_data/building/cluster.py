@@ -140,7 +140,7 @@ def local_cluster(workers: int, quota: Quota | None = None) -> Iterator[Cluster]
                 silence_logs=logging.CRITICAL,
             )
         ) as cluster,
-        closing(Client(cluster)) as client,
+        closing(Client(cluster, set_as_default=False)) as client,  # what the caller computes with Dask stays as it is
     ):
         yield Cluster(client, quota or Quota())
 
@@ -156,7 +156,7 @@ def connect(address: str) -> Iterator[Client]:
     """
     _quiet()
     try:
-        client = Client(address, timeout=CONNECT_S)
+        client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"--scheduler: expected the address of a running Dask scheduler, such as tcp://HOST:8786, got {address!r} "

@@ -166,6 +166,9 @@ class LocalStorage:
         if path.is_file():
             path.unlink()
             flush(path.parent)
+            if key.startswith(f"{LEDGER}/"):
+                with suppress(OSError):  # others may have notes there
+                    path.parent.rmdir()
 
     def names(self, folder: str) -> list[str]:
         """Sorted names directly in a folder; empty if it does not exist."""
