@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= demo
 export MPLBACKEND := Agg
-# Python keeps what it has compiled, wherever it was told not to: hundreds of processes import the same libraries.
+# Python keeps compiled bytecode even where the environment disables it: hundreds of processes import the same
+# libraries.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check check-live prove prove-ecosystem prove-newest bench constraints clean
@@ -39,7 +40,7 @@ demo: $(READY)
 	@echo
 	@echo "$(DEMO)/planet.zarr  the store: 256 synthetic tiles (mmearth-data inspect, xarray.open_zarr)"
 	@echo "$(DEMO)/tile.png     all modalities of one tile"
-	@echo "$(DEMO)/map.png      where the tiles lie"
+	@echo "$(DEMO)/map.png      locations of the tiles"
 	@echo "$(DEMO)/run          the pretrained model and its logs"
 
 check: $(READY)

@@ -33,7 +33,7 @@ class SignedIn(LoggedSource):
     in_flight = 2
 
     def connect(self) -> None:
-        """Nobody asks who we are."""
+        """Do nothing: no account is needed."""
 
 
 def write_ecoregions(path: Path) -> Path:

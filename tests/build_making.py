@@ -2,8 +2,8 @@
 
     python build_making.py STORE LOG [--workers N | --scheduler URL] [--read-ms MS]
 
-Every tile that is read from the source leaves a line in LOG; the values of a tile follow from its id, so that a
-reader can tell a right tile from a wrong one without any other store.
+Every tile that is read from the source adds a line to LOG. A tile's id determines its values, so that a reader can
+check a tile without another store.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def layout(tiles: int = TILES) -> StoreLayout:
 
 
 def places(count: int) -> list[Place]:
-    """Places in a row along the equator."""
+    """Locations in a row along the equator."""
     lon = np.round(np.linspace(-170, 170, count), 6)
     ids = tile_ids(lon, np.zeros(count), SIZE_PX)
     return [

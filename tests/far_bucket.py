@@ -128,7 +128,7 @@ class FarBucket:
         }
 
     def url(self, path: str) -> str:
-        """URL of what stands at a path in the folder."""
+        """URL of a path in the folder."""
         return f"s3://{BUCKET}/{path}"
 
     def log(self) -> dict[str, int]:

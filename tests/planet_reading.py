@@ -42,7 +42,7 @@ def pixels_at(asset: str, index: str | None, band: str, x: Array, y: Array, epsg
     asset, index, band
         What is read.
     x, y
-        Places (any shape), in the CRS of ``epsg``.
+        Locations (any shape), in the CRS of ``epsg``.
     epsg
         Their CRS.
     """

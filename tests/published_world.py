@@ -62,7 +62,7 @@ def make_arrays(rows: int, size_px: int, seed: int = 0) -> dict[str, np.ndarray[
 
 
 def make_entry(row: int, rng: np.random.Generator) -> dict[str, Any]:
-    """One entry of tile_info, with keys that nobody else knows."""
+    """One entry of tile_info, including keys that the importer does not know."""
     lat, lon = float(rng.uniform(-70, 75)), float(rng.uniform(-179, 179))
     entry: dict[str, Any] = {
         "S2_DATE": f"201{7 + row % 3}-{1 + row % 12:02d}-{1 + row % 28:02d}",

@@ -99,5 +99,5 @@ def tile_mesh(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
 
 
 def some_place() -> Place:
-    """Return a place in no world of these tests."""
+    """Return a location that is in no world of these tests."""
     return Place(tile_id=64 // 16, lon=0.0, lat=0.0, size_px=64)

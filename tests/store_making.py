@@ -154,7 +154,7 @@ def empty_positions(layout: StoreLayout, shard: int) -> tuple[int, ...]:
 
 
 def make_rejected(shard: int) -> list[dict[str, Any]]:
-    """A candidate that could not be had."""
+    """A rejected candidate."""
     return [
         {
             "tile_id": int(tile_ids(1.0 + shard, 2.0, 16)),

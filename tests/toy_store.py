@@ -1,7 +1,7 @@
-"""A store small enough to train on in seconds: a few kinds of tile that every modality tells apart.
+"""A store small enough to train on in seconds: a few kinds of tile that every modality distinguishes.
 
-Written through the real writer, read through the front door. The values are no Earth; what can be learned
-from them is known.
+Written through the real writer, read through the front door. The values do not resemble the Earth; what can be
+learned from them is known.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def kinds(tiles: int) -> np.ndarray[Any, Any]:
 
 
 def coordinates(tiles: int, shares: tuple[float, float], size_px: int) -> Columns:
-    """1-D coordinates; tiles stand in a row along the equator, each kind at a latitude of its own."""
+    """1-D coordinates; tiles are evenly spaced in longitude, each kind at its own latitude."""
     rank = np.arange(tiles) / tiles
     lon, lat = np.arange(tiles) * 0.1, 10.0 * kinds(tiles)
     ids = (np.rint((lon + 180) * 1e6).astype(np.uint64) << np.uint64(35)) | (

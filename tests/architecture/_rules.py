@@ -1,7 +1,7 @@
 """The rules of the house as functions of source text, so that each can be shown a violation.
 
-A rule takes one `Module` and returns what it finds wrong there. What a rule allows stands in tables that repeat
-the layer table of the README.
+A rule takes one `Module` and returns what it finds wrong there. What a rule allows is listed in tables that
+repeat the layer table of the README.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def imports(module: Module, ours: frozenset[str]) -> list[Import]:
     module
         Where to look.
     ours
-        Dotted names of all modules of the distribution, which tell a submodule from a name in a module.
+        Dotted names of all modules of the distribution, to distinguish a submodule from a name in a module.
     """
     typing_nodes = {id(child) for node in module.nodes if _is_type_checking(node) for child in _body(node)}
     found = []
@@ -278,7 +278,7 @@ def _layer_problem(module: Module, entry: Import) -> str | None:
     (layer, row), (below, other) = _row_of(home, module.part), _row_of(home, target)
     if other == row or below < layer:
         return _never(module, entry)
-    return f"layer {layer} ({module.part or 'front door'}) may import what lies below it only, not layer {below}"
+    return f"layer {layer} ({module.part or 'front door'}) may import lower layers only, not layer {below}"
 
 
 def _never(module: Module, entry: Import) -> str | None:
@@ -291,7 +291,7 @@ def _row_of(package: str, part: str) -> tuple[int, frozenset[str]]:
     for layer, row in ROWS[package]:
         if part in row:
             return layer, row
-    raise LookupError(f"{part!r} stands in no row of the layer table; give it a layer")
+    raise LookupError(f"{part!r} is in no row of the layer table; give it a layer")
 
 
 def libraries(module: Module, ours: frozenset[str]) -> list[Violation]:
@@ -310,7 +310,7 @@ def libraries(module: Module, ours: frozenset[str]) -> list[Violation]:
 
 
 def computed_imports(module: Module) -> list[Violation]:
-    """A name that is computed cannot be checked, unless it plainly lies below the module itself."""
+    """A computed name cannot be checked, unless it clearly belongs to a submodule of the module itself."""
     return [
         Violation(module.name, node.lineno, "imports a computed name")
         for node in module.nodes
@@ -329,7 +329,7 @@ def _is_checkable(name: ast.expr, module: Module) -> bool:
 
 
 def name_comparisons(module: Module, names: frozenset[str]) -> list[Violation]:
-    """Nobody compares a modality's name with a literal: behaviour follows its kind and its other attributes."""
+    """No code compares a modality's name with a literal: behaviour follows its kind and its other attributes."""
     found = []
     for node in module.nodes:
         for literal, operands in _comparisons(node):
@@ -372,7 +372,7 @@ def _literals(node: ast.expr) -> Iterator[str]:
 
 
 def name_tables(module: Module, names: frozenset[str]) -> list[Violation]:
-    """No table by modality stands in code: what is known of a modality stands in the catalog."""
+    """Code contains no table by modality: what is known of a modality is stored in the catalog."""
     found = []
     for node in module.nodes:
         if isinstance(node, ast.Dict):
@@ -576,7 +576,7 @@ def environment_at_import(module: Module) -> list[Violation]:
 
 
 def swallowed_errors(module: Module) -> list[Violation]:
-    """Nothing is swallowed: no handler takes every error and goes on as if none had been."""
+    """No error is swallowed: no handler catches every error and continues as if there had been none."""
     found = []
     for node in module.nodes:
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):

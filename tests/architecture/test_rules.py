@@ -93,7 +93,7 @@ def test_layering_leaves_alone(name: str, source: str) -> None:
 
 
 def test_a_module_without_a_layer_is_noticed() -> None:
-    with pytest.raises(LookupError, match="'shiny' stands in no row"):
+    with pytest.raises(LookupError, match="'shiny' is in no row"):
         rules.layering(module("mmearth_data.shiny", "from mmearth_data.errors import InputError"), OURS)
 
 

@@ -61,7 +61,7 @@ class PerSample(Dataset[Sample]):
     Parameters
     ----------
     path
-        Of `write_hdf5`; opened once a worker.
+        File of `write_hdf5`; each worker opens it once.
     modalities
         All that are read.
     statistics

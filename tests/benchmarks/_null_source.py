@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PATCHES = 61
 """Ready-made tiles of each modality; a tile's id says which one it gets."""
 REFUSED = 23
-"""One in so many places has no scene, so that reserves and ``rejected.parquet`` are part of the build."""
+"""One in this many locations has no scene, so that reserves and ``rejected.parquet`` are part of the build."""
 FALSE_NORTHING_M = 10_000_000
 """What UTM adds south of the equator."""
 FIRST_MS, LAST_MS = 1_483_228_800_000, 1_609_459_200_000
@@ -59,7 +59,7 @@ def patch(m: Modality, number: int, size_px: int, *, noise: bool = True) -> np.n
 
 
 def plan_in_rows(tiles: int, size_px: int, tiles_per_shard: int | None = None) -> BuildPlan:
-    """Plan of all modalities without sampling: places in rows that do not touch, a random split, no reserves."""
+    """Plan of all modalities without sampling: rows of tiles that do not touch, a random split, no reserves."""
     modalities = load_catalog().select(None)
     per_shard = tiles_per_shard or default_tiles_per_shard(tiles)
     layout = StoreLayout(modalities=modalities, tiles=tiles, size_px=size_px, tiles_per_shard=per_shard)
@@ -112,12 +112,12 @@ class NullSource:
 
 
 def _grids(places: Sequence[Place]) -> list[TileGrid]:
-    """Grids of many places. The zones of UTM differ in their central meridian only: one projection does for all."""
+    """Grids of many locations. UTM zones differ only in their central meridian, so that one projection serves all."""
     size_px = places[0].size_px
     zones = [utm_epsg(place.lon, place.lat) for place in places]
     south, zone = np.array(zones) // 100 % 10 == 7, np.array(zones) % 100
     lonlat = np.array([(place.lon, place.lat) for place in places])
-    # Zone 31, whose central meridian is 3 degrees east; a place a degree beyond its zone stays one beyond that.
+    # Zone 31, whose central meridian is 3 degrees east; a location one degree outside its zone stays so.
     x, y = transformer(WGS84, utm_epsg(3, 0)).transform(
         (lonlat[:, 0] - (6 * zone - 186) + 180) % 360 - 180, lonlat[:, 1]
     )

@@ -3,9 +3,9 @@
 Two pinned cores. The synthetic planet makes some tiles, which are then written several times over, with times of their
 own, so that an epoch is long enough; store, HDF5 and the others' formats hold the same tiles, ours and the baseline
 deliver the same values (checked), and all files are in the page cache. The ratio is that of normalised float batches
-over the baseline, the smaller one of both tile sizes; ours and the baseline take turns, epoch by epoch. What stands
-beside them gets a few seconds. At last the store is read from an S3 server on loopback that answers 50 ms late, in
-turns with the local disk.
+over the baseline, the smaller one of both tile sizes; ours and the baseline take turns, epoch by epoch. The other
+loaders run for a few seconds each. Finally, the store is read from an S3 server on loopback that answers 50 ms late,
+in turns with the local disk.
 
     python tests/benchmarks/bench_loader.py [--runs 5] [--sizes 64,128] [--tiles 1024,512] [--unique 64]
 """
@@ -47,7 +47,7 @@ CORES = 2
 MINUTE_MS = 60_000
 SHARD = 64
 BESIDE_S = 3.0
-"""Seconds that those get which stand beside ours and the baseline, after the batch in which they end."""
+"""Seconds for which every loader but ours and the baseline runs; its last batch is completed."""
 FAR_S = 0.05
 FAR_RUNS = 3
 
@@ -189,7 +189,7 @@ def xbatcher_batches(store: Store) -> Iterable[Any]:
     import xbatcher
 
     dataset = xr.open_zarr(store.path, mask_and_scale=False, chunks=None)[[m.name for m in store.layout.rasters]]
-    # All dimensions: those that are left out would be stacked into one of samples, which takes seconds a batch.
+    # All dimensions: xbatcher would stack the others into a sample dimension, which takes seconds per batch.
     sizes = {str(name): size for name, size in dataset.sizes.items()} | {"tile": BATCH}
     for batch in xbatcher.BatchGenerator(dataset, input_dims=sizes, preload_batch=False):
         yield batch.load()

@@ -1,7 +1,8 @@
 """How fast the synthetic planet delivers tiles, all modalities: survey and pixels, equal numbers of each biome.
 
 Threads share one interpreter, as in `mmearth-data build`; processes do not, as with `--workers`. The baseline reads
-one modality at a time and keeps nothing in between: what is gained is that the maps of a place share its ground.
+one modality at a time and keeps nothing in between; reading all maps of a location together is faster because they
+share the same land surface.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def source() -> SyntheticSource:
 
 
 def places(size_px: int, count: int) -> list[Place]:
-    """Places uniform over the land of each biome in turn."""
+    """Locations on land, uniform over each biome in turn."""
     regions = source().ecoregions()
     rng = np.random.default_rng(0)
     found: list[Place] = []
@@ -57,7 +58,7 @@ MODALITIES = tuple(m for m in load_catalog().select() if m.stored and (m.kind.is
 
 
 def deliver(place: Place) -> int:
-    """Survey and read one tile; 1 if it could be had."""
+    """Survey and read one tile; 1 if it is available, else 0."""
     answer = source().survey([place])[0]
     if isinstance(answer, Rejection):
         return 0
@@ -109,7 +110,7 @@ def main() -> None:
         rows.append((size, cpu_ms, rates["threads"], rates["processes"], TARGETS[size]))
     names = (
         "tile px",
-        "CPU ms a tile",
+        "CPU ms per tile",
         f"{WORKERS} threads, tiles/s",
         f"{WORKERS} processes, tiles/s",
         "target, tiles/s",

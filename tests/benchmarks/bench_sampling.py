@@ -1,10 +1,10 @@
-"""Places for 1.2 million tiles over the real ecoregion polygons: seconds, memory, and what the result keeps to.
+"""Locations for 1.2 million tiles over the real ecoregion polygons: seconds, memory, and properties of the result.
 
 Each run is a process of its own, so that its peak memory is its own: read the ecoregions, sample with reserves and
 splits, write the GeoParquet file. Once with an empty cache folder, then with the prepared polygons in it, with one and
 with two threads, whose files must be equal byte for byte.
 
-The ratio compares with what is at hand without this sampler: geopandas draws the same number of points per ecoregion
+The ratio compares with what is available without this sampler: geopandas samples as many points per ecoregion
 (`GeoSeries.sample_points`, uniform in degrees, not on the Earth) and shapely's index removes those that come too close,
 until the quota is met; no reserves, splits, slots or guard. It runs at fewer tiles (``--baseline-tiles``), and so does
 ours for the ratio: points per second of both at that number.

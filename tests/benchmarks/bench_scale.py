@@ -1,7 +1,7 @@
 """A build of 1.2 million tiles without pixels: what plan, engine, commits, statistics and index cost, and how it opens.
 
 The source answers at once and has no pixels (every raster of the store is there, and empty), so that all of the time is
-ours: planning places with reserves and splits over the synthetic planet, rounds of replacements, shards, commit
+ours: planning locations with reserves and splits over the synthetic planet, rounds of replacements, shards, commit
 records, 1-D arrays, statistics, tables, manifest. Nothing is left out of it, flushing to disk included. Each step runs in
 a process of its own. Then a fresh process opens the store, and another builds with real pixel arrays of 128 px, few and
 many tiles, to see that memory does not grow.
@@ -72,7 +72,7 @@ def build_null(folder: Path, tiles: int, size_px: int, *, pixels: str, sampled: 
 
 
 def make_plan(tiles: int, size_px: int, *, sampled: bool) -> Any:
-    """Plan of a build: sampled on the synthetic planet as any other, or, quickly, places in rows along the equator."""
+    """Plan of a build: sampled on the synthetic planet, or (faster) locations in rows along the equator."""
     from mmearth_data import make_recipe, prepare
 
     if sampled:
@@ -136,7 +136,7 @@ def show(built: dict[str, float], opened: dict[str, float], objects: dict[str, t
     ]
     table(f"{tiles:,} tiles, null source", ["step", "s", "tiles/s", "peak GB"], steps)
     kinds = [[kind, count, size / 1e6] for kind, (count, size) in sorted(objects.items())]
-    table("what lies in the store", ["kind", "objects", "MB"], kinds)
+    table("objects of the store", ["kind", "objects", "MB"], kinds)
     opening = [
         ["open_store and len", opened["open_s"], opened["open_cpu_s"], opened["open_gb"]],
         [".tiles", opened["table_s"], opened["table_cpu_s"], opened["table_gb"]],

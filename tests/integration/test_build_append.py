@@ -1,4 +1,4 @@
-"""A store grows: what stands is neither touched nor read again, and however it is broken off, it ends in the same bytes."""
+"""A store grows: stored tiles are neither changed nor read again, and an interrupted append ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_stands_is_neither_touched_nor_read_again(folder: Path) -> None:
             (folder / name / m.name / f"c/{HALF_FULL}/0/0/0").read_bytes() for name in ("first.zarr", "grown.zarr")
         )
         index_bytes = 16 * TILES_PER_SHARD + 4
-        assert longer.startswith(shorter[:-index_bytes]), "the older rows keep their bytes and their places"
+        assert longer.startswith(shorter[:-index_bytes]), "the older rows keep their bytes and their offsets"
 
 
 def test_every_tile_is_right_and_the_whole_is_sound(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever breaks a build, going on ends in the same bytes, reads nothing twice, and no reader sees a wrong tile."""
+"""Whatever breaks a build, resuming it gives the same bytes, reads nothing twice, and no reader sees a wrong tile."""
 
 from __future__ import annotations
 

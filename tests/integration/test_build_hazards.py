@@ -121,6 +121,6 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
         with storage_at(jumpy).hold(), pytest.raises(InputError, match="no other process is building"):
             build_sampled(jumpy, log, ecoregions, append=3)
         with storage_at(jumpy).hold() as held:
-            assert held.left is None, "whoever ended well leaves nothing behind"
+            assert held.left is None, "a process that ended normally leaves nothing behind"
     assert clock.looks > 0
     assert digests(jumpy) == digests(tmp_path / "calm.zarr")

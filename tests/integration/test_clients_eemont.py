@@ -1,7 +1,8 @@
 """eemont: scaling, cloud masks, indices and time series as methods of images and collections.
 
-The quickstart's search for a place by name asks a geocoder on the internet; a point stands for it. The constants of
-scaling are a file of eemont's own; its default cloud mask needs COPERNICUS/S2_CLOUD_PROBABILITY, which the planet lacks.
+The quickstart's search for a location by name asks a geocoder on the internet; a point replaces it. The scaling
+constants are stored in a file of eemont's own; its default cloud mask needs COPERNICUS/S2_CLOUD_PROBABILITY, which the
+planet lacks.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ echo "Submitted batch job $!"
 
 @pytest.mark.slow
 def test_slurm_from_submission_to_store(tmp_path: Path) -> None:
-    """The script as it stands, with an `sbatch` that starts jobs on this machine."""
+    """The unchanged script, with an `sbatch` that starts jobs on this machine."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\nkill "$@" 2>/dev/null; exit 0\n')):

@@ -1,4 +1,4 @@
-"""The command `mmearth-data` as a user meets it: what works, and what every kind of bad input is told."""
+"""The command `mmearth-data` as a user meets it: what works, and the error message for every kind of bad input."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_every_tile_and_modality_is_one_cloud_optimised_file(store: Path, export
     assert {path.name for path in exported.iterdir() if path.is_file()} == {"tiles.parquet", "export.json"}
     frame = gpd.read_parquet(exported / "tiles.parquet")
     assert len(frame) == TILES - 1
-    assert "era5_year_avg_temp" in frame, "values of the whole tile stand in the table"
+    assert "era5_year_avg_temp" in frame, "values of the whole tile are columns of the table"
 
 
 def test_gdal_reads_what_the_store_holds(store: Path, exported: Path) -> None:

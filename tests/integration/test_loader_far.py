@@ -32,7 +32,7 @@ def test_a_far_store_delivers_the_same_batches_by_few_requests_at_a_time_many(
             pass
         log = bucket.log()
     blocks, rasters = 64 // 8, len(far.store.layout.rasters)
-    # Indexes are known from the first epoch; tiles of a block and modality lie side by side.
+    # Indexes are known from the first epoch; tiles of a block and modality are adjacent.
     assert log["requests"] - before <= blocks * rasters
     # All blocks of a window are asked for before one is answered, not one block after the other.
     assert log["most_at_a_time"] > rasters

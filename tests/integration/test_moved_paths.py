@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def moved(made: Path, tmp_path: Path) -> Path:
-    """The whole folder in another place; nothing is left in the first one."""
+    """The whole folder at another path; nothing is left at the first one."""
     shutil.copytree(made, tmp_path / "elsewhere")
     config = next((tmp_path / "elsewhere" / "runs" / "one").glob("step-*/config.json"))
     config.write_text(config.read_text().replace(str(made), str(tmp_path / "gone")))

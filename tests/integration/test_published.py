@@ -438,13 +438,13 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no metadata": (rewrite(lambda file: file.pop("metadata")), "metadata"),
     "id of two rows": (put("metadata", (4,), (b"1021_0", b"l2a")), "'1021_0' twice"),
     "id that tile_info lacks": (rewrite_json("tile_info", lambda c: {k: c[k] for k in c if k != "1070_0"}), "1070_0"),
-    "tile without a place": (rewrite_json("tile_info", lambda c: c["1070_0"].update(lat=None)), "lat"),
+    "tile without a location": (rewrite_json("tile_info", lambda c: c["1070_0"].update(lat=None)), "lat"),
     "row that is not there": (rewrite_json("splits", lambda c: c["val"].append(21)), "0 to 20"),
     "row in two splits": (rewrite_json("splits", lambda c: c["val"].append(c["test"][0])), "twice"),
     "split of another name": (rewrite_json("splits", lambda c: {**c, "holdout": []}), "holdout"),
-    "class that nobody knows": (put("esa_worldcover", (3, 0, 0, 0), 11), "esa_worldcover"),
+    "unknown class": (put("esa_worldcover", (3, 0, 0, 0), 11), "esa_worldcover"),
     "two classes at once": (put("biome", (3,), 1), "biome"),
-    "the same place and date": (rewrite_json("tile_info", same_place), "--skip-duplicates"),
+    "same location and date": (rewrite_json("tile_info", same_place), "--skip-duplicates"),
 }
 
 
@@ -459,7 +459,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, published: Path, tm
 
 def test_tiles_that_repeat_another_are_left_out_on_request(published: Path, tmp_path: Path) -> None:
     shutil.copytree(published, tmp_path / "in")
-    BROKEN["the same place and date"][0](tmp_path / "in")
+    BROKEN["same location and date"][0](tmp_path / "in")
     store = import_hdf5(tmp_path / "in", tmp_path / "s.zarr", skip_duplicates=True)
     assert len(store) == ROWS - 1
     assert verify(store.path).problems == ()

@@ -1,4 +1,4 @@
-"""The README's commands are executed, in the order in which they stand, as a reader would.
+"""The README's commands are executed in the order of the document, as a reader would.
 
 Blocks fenced as ``console`` (a session: lines that start with ``$``, output between them) or ``python`` are run one after
 the other in one temporary folder, by this process; each command must end with exit code 0. The folder starts with
@@ -6,7 +6,7 @@ nothing but links to ``catalog`` and ``pipelines``, which commands may name as t
 account, a network, a shell or a checkout of its own is fenced as ``text`` and is not run. `test_wheel` runs the installed
 programs as processes.
 
-`ELSEWHERE` lists the commands that would take too long here, each with the place where it does run. They are left
+`ELSEWHERE` lists the commands that would take too long here, each with where it runs instead. They are left
 out whole. Running them with smaller settings would test another command than the one that the reader sees.
 
 Every option of the two programs that the README mentions, run or not, must exist.
@@ -70,7 +70,7 @@ def blocks(markdown: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """Shell commands of a block; a line that ends in a backslash goes on, ``>`` continues a session's command."""
+    """Shell commands of a block; a backslash at the end of a line continues it, ``>`` continues a session's command."""
     if block.language == "python":
         return []
     lines = re.sub(r"\\\n(> )?", "", block.text).splitlines()
@@ -181,7 +181,7 @@ def test_every_option_that_the_readme_mentions_exists(readme: str) -> None:
 
 
 def test_what_runs_elsewhere_is_what_the_readme_shows(readme: str, repository: Path) -> None:
-    """An entry of the list that stands nowhere, or that make does not know, excuses nothing."""
+    """An entry of the list that the README does not show, or that make does not know, excuses nothing."""
     targets = set(re.findall(r"^([\w-]+):", (repository / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     shown = {strip_comment(command) for block in blocks(readme) for command in commands(block)}
     for command in ELSEWHERE:

@@ -85,7 +85,7 @@ def test_files_are_those_of_the_contract(reference: Path) -> None:
 
 def test_nothing_tells_when_where_or_by_whom_it_was_built(reference: Path) -> None:
     words = {str(reference), str(reference.parent), str(Path.home()), str(TESTS)}
-    # A name of a few letters stands in compressed bytes by chance.
+    # Compressed bytes may contain a name of a few letters by coincidence.
     words |= {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4}
     for file in reference.rglob("*"):
         data = file.read_bytes() if file.is_file() else b""
@@ -231,7 +231,7 @@ def build_rest(writer: StoreWriter) -> None:
 
 
 def test_finish_starts_over_after_an_interruption(reference: Path, tmp_path: Path) -> None:
-    """Whatever of the end was already written, the store is unfinished until the manifest stands."""
+    """Whichever of the last files are already written, the store is unfinished until the manifest exists."""
     path = tmp_path / "s.zarr"
     make_store(path)
     for gone in (["_manifest.json"], ["_manifest.json", "valid/c/0"], ["_manifest.json", "tiles.parquet"]):

@@ -187,7 +187,7 @@ server.serve_forever()
 
 @pytest.fixture
 def faulty(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stand before the server and refuse some of the PUTs."""
+    """Run a proxy of the server that refuses some of the PUTs."""
     status, code, share = request.param
     script = FAULTY.replace("{status}", str(status)).replace("{code}", code)
     target = server.removeprefix("http://")
@@ -228,7 +228,7 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(
 
 
 def test_parts_go_into_a_bucket_and_out_of_it(far: str, near: Path, url: str, tmp_path: Path) -> None:
-    """Subset and merge from a bucket into another place of it give the bytes that they give on a disk."""
+    """Subset and merge from a bucket to another path in it give the same bytes as on a disk."""
     there = url.removesuffix("/s.zarr")
     for whole, base in ((near, tmp_path), (far, there)):
         for name, splits in (("train", ["train"]), ("held-out", ["val", "test"])):

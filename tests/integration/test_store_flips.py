@@ -173,7 +173,7 @@ class TestRepair:
 
 class TestSplits:
     def test_overlaps_are_found_by_distance(self) -> None:
-        """Two squares of 160 m: 100 m apart they share ground, 200 m apart they do not."""
+        """Two squares of 160 m: 100 m apart they overlap, 200 m apart they do not."""
         metre = 1 / 111_195
         for east, north, shared in ((100, 0, True), (0, 0, True), (100, 100, True), (200, 0, False), (0, 200, False)):
             for at in (0.0, 60.0):

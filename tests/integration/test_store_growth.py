@@ -1,4 +1,4 @@
-"""Rows are appended to a finished store: wherever that is broken off, nobody reads a wrong tile, and it ends alike."""
+"""Append rows to a finished store: wherever it is interrupted, no reader gets a wrong tile, and the result is the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HALF_FULL = LAYOUT.tiles // LAYOUT.tiles_per_shard
 
 
 def grow(path: Path | str) -> None:
-    """Append rows, or go on with that, as a build does."""
+    """Append rows, or resume an append, as a build does."""
     begun = is_begun(open_store(path), MORE)
     writer = StoreWriter.resume(path) if begun else begin_append(path, MORE)
     for shard in sorted(set(range(writer.layout.shards)) - writer.committed()):

@@ -22,7 +22,7 @@ TILES, SIZE_PX, PER_SHARD = 29, 32, 8
 
 
 def make(path: Path, shift: float = 0.0, modalities: tuple[str, ...] = MODALITIES, per_shard: int = PER_SHARD) -> Path:
-    """A store whose last shard is not full and which has empty rows; places may be shifted to the north."""
+    """A store whose last shard is not full and which has empty rows; locations may be shifted to the north."""
     layout = StoreLayout(
         modalities=load_catalog().select(modalities), tiles=TILES, size_px=SIZE_PX, tiles_per_shard=per_shard
     )

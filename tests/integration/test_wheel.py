@@ -43,7 +43,7 @@ class Environment:
 
     @property
     def site_packages(self) -> Path:
-        """Where its libraries lie."""
+        """Folder of its libraries."""
         return Path(sysconfig.get_path("purelib", vars={"base": str(self.folder)}))
 
     def run(self, *command: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ TOPICS = {
     "null": "first() of an empty collection is null; null for a required argument fails the request, even inside a map",
     "reducing nothing": "a reducer over an empty collection gives an image without bands, so none can be selected",
     "missing bands": "a missing band is refused with its name and the available bands",
-    "limits": "5,000 elements, 48 MB and 32,768 pixels a side; lists and expansions are bounded too",
+    "limits": "5,000 elements, 48 MB and 32,768 pixels per side; lists and expansions are bounded too",
     "refusals": "an invalid request is 400, and an unknown asset 400 or 404 with its id",
     "random points": "randomPoints depends only on its seed",
     "nearest neighbour": "pixels are the nearest ones, unless resample was called on an image with its own grid",

@@ -180,7 +180,7 @@ LIMITS = (
     ),
     Fact(
         "limits",
-        "a grid of 32,769 pixels a side is too wide",
+        "a grid 32,769 pixels wide is refused",
         REFERENCE,
         lambda: Pixels(constant(1), WEST, NORTH, (32_769, 1)),
         Refused(r"HTTP 400: .*less than or equal to 32768"),

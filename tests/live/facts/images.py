@@ -51,7 +51,7 @@ GRIDS = (
     ),
     Fact(
         "nearest neighbour",
-        "after resample('bilinear'), values lie between those of the pixels",
+        "after resample('bilinear'), values are between those of the pixels",
         GUIDE,
         lambda: one_row(grid_ramp().resample("bilinear"), west=WEST + 10, step=5),
         Equal([[12.5, 17.5, 22.5, 27.5]], 1e-6),
@@ -818,7 +818,7 @@ def same_description(image: ee.Image, *keys: str) -> Then:
 METADATA = (
     Fact(
         "metadata",
-        "a 10 m band of a granule has 10,980 pixels a side",
+        "a 10 m band of a granule has 10,980 pixels per side",
         Source.CATALOG,
         lambda: described(scene().select("B2"), "dimensions"),
         Equal([10980, 10980]),

@@ -1,4 +1,4 @@
-"""Looks at figures as a reader does: where text stands, and what colour a pixel has."""
+"""Examine figures as a reader does: the positions of text, and the colour of a pixel."""
 
 from __future__ import annotations
 

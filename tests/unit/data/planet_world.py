@@ -1,4 +1,4 @@
-"""Places on the synthetic planet, for its tests."""
+"""Locations on the synthetic planet, for its tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place(lon: float, lat: float, size_px: int = 64) -> Place:
 
 
 def surveyed(lon: float, lat: float, size_px: int = 64, of: SyntheticSource | None = None) -> Survey:
-    """Survey of a place that has a scene."""
+    """Survey of a location that has a scene."""
     answer = (of or source()).survey([place(lon, lat, size_px)])[0]
     assert isinstance(answer, Survey), answer
     return answer

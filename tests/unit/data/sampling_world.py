@@ -115,7 +115,7 @@ def _near(degrees: np.ndarray, owner: np.ndarray, turn: float) -> np.ndarray:
 
 
 def cells_of(lon: np.ndarray, lat: np.ndarray, width_m: float) -> np.ndarray:
-    """Number of the square of the equal-area plane (EPSG:6933) that each point lies in, from 180 W and the south pole."""
+    """Number of the square of the equal-area plane (EPSG:6933) that contains a point, from 180 W and the south pole."""
     x, y = _between(4326, 6933).transform(lon, lat)
     west, south = _between(4326, 6933).transform(-180, -90)
     return np.floor((x - west) / width_m).astype(np.int64) * 10**7 + np.floor((y - south) / width_m).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Filling a shard: reserves replace refused places by the rules, whatever the threads do."""
+"""Filling a shard: reserves replace refused locations by the rules, whatever the threads do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUT = StoreLayout(modalities=MODALITIES, tiles=8, size_px=SIZE, tiles_per_sha
 
 
 class NumberedSource:
-    """Delivers the place's id as its pixels; refuses the ids it is told to refuse, slower ones first."""
+    """Delivers a location's id as its pixels; refuses the given ids, slower ones first."""
 
     name = "numbered"
     synthetic = True

@@ -76,7 +76,7 @@ def test_the_seconds_of_a_profile_are_its_first_column() -> None:
 
 
 class NothingThere:
-    """A source that refuses every place."""
+    """A source that refuses every location."""
 
     name, synthetic = "nothing", True
 

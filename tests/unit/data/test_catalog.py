@@ -452,7 +452,7 @@ def write_entry(folder: Path, name: str, changes: dict[str, str] | None = None, 
         "nodata": ".nan",
         "resampling": "bilinear",
         "histogram_range": "[-500, 9000]",
-        "licence": "{name: free, url: 'https://example.org', attribution: somebody}",
+        "licence": "{name: free, url: 'https://example.org', attribution: unnamed}",
     }
     folder.mkdir(exist_ok=True)
     path = folder / (file or f"{name}.yaml")

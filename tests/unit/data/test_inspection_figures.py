@@ -152,7 +152,7 @@ def test_what_is_missing_is_said_to_be() -> None:
     assert words.count("not part of L1C") == 2
 
 
-# ---------------------------------------------------------------- where it stands
+# ---------------------------------------------------------------- layout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Maps: equal areas, places where they lie, and nothing torn at 180 degrees or at a pole."""
+"""Maps: equal areas, correct locations, and nothing torn at 180 degrees or at a pole."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_window_holds_its_points_wherever_they_are(lon_0: float, lat_0: float,
 
 
 def _cap(lon_0: float, lat_0: float, reach: float, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Points at most ``reach`` degrees from a place."""
+    """Points at most ``reach`` degrees from a location."""
     distance, azimuth = np.radians(rng.uniform(0, reach, 12)), rng.uniform(0, 2 * np.pi, 12)
     phi = np.radians(lat_0)
     sine = np.sin(phi) * np.cos(distance) + np.cos(phi) * np.sin(distance) * np.cos(azimuth)

@@ -139,7 +139,7 @@ def test_an_orbit_pass_that_was_not_had_is_said_to_be_missing() -> None:
 
 
 def test_relief_is_lit_from_the_north_west_by_the_cosine_of_incidence() -> None:
-    """Planes of 45 degrees; the sun stands at 45 degrees in the north-west, so that its cosine is closed."""
+    """Planes of 45 degrees under a sun at 45 degrees in the north-west: the cosine has a closed form."""
     m = CATALOG["aster"]
     side = np.arange(SIZE) * 10.0
     east, south = np.meshgrid(side, side)
@@ -189,7 +189,7 @@ def test_a_composite_spans_the_values_of_all_its_bands() -> None:
 
 
 def test_haze_is_taken_off_above_the_atmosphere_only() -> None:
-    """The same ground, grey from 0.02 to 0.2, below clear air and with 0.02, 0.04 and 0.05 of scattered light."""
+    """The same surface, grey from 0.02 to 0.2, below clear air and with 0.02, 0.04 and 0.05 of scattered light."""
     m, values = blank("sentinel2")
     haze = {"B4": 200, "B3": 400, "B2": 500}
     for band, light in haze.items():

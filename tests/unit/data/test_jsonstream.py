@@ -45,7 +45,7 @@ def test_entries_are_those_of_the_whole(
     found = list(ObjectWalker(path, chunk).entries())
     assert {key: value for key, value, *_ in found} == content
     for _, value, offset, length in found:
-        assert json.loads(data[offset : offset + length]) == value, "and stand where it says"
+        assert json.loads(data[offset : offset + length]) == value, "each value is at the reported offset"
 
 
 @pytest.mark.parametrize(

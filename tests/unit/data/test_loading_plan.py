@@ -66,7 +66,7 @@ def test_no_rows_make_no_blocks() -> None:
 
 
 def shared_pairs(order: list[int], batch: int, block: int) -> float:
-    """Share of the pairs of a batch that stand in one block of the store."""
+    """Share of the pairs of a batch that are in the same block of the store."""
     same = pairs = 0
     for first in range(0, len(order) - batch + 1, batch):
         counts = Counter(row // block for row in order[first : first + batch])

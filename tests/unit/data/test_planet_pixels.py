@@ -1,4 +1,4 @@
-"""Pixels depend on where they lie on their native grid and on nothing else; tiles sample those grids by the rules."""
+"""Pixels depend only on their position on their native grid; tiles sample those grids by the rules."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_slope_is_the_four_neighbour_gradient_on_the_grid_of_one_arc_second() ->
 
 
 def test_slope_is_taken_before_resampling_all_over_a_mountain_tile() -> None:
-    """Against numpy's gradient of the native heights, nearest pixel; steep ground, so that a mistake shows."""
+    """Against numpy's gradient of the native heights, nearest pixel; steep terrain, so that a mistake shows."""
     survey = surveyed(36.0, -3.0, 128)
     tile = source().read(survey, [modality("aster")])["aster"].astype(float)
     product = source().planet.products[DEM]

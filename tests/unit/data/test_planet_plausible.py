@@ -61,7 +61,7 @@ def test_greenness_by_biome_and_season() -> None:
 
 
 def test_fields_are_green_at_their_own_times() -> None:
-    """In temperate Europe winter crops peak in May and are reaped by August, when summer crops stand tall."""
+    """In temperate Europe winter crops peak in May and are harvested by August, when summer crops are tall."""
     green: dict[str, dict[str, list[float]]] = {"winter_crop": {}, "summer_crop": {}}
     for lon, lat in ((2.04, 47.28), (24.0, 50.0), (21.0, 47.0)):
         epsg = utm_epsg(lon, lat)

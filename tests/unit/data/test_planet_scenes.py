@@ -124,7 +124,7 @@ def test_sentinel1_passes_are_half_a_day_apart_and_repeat_after_twelve_days() ->
 @pytest.mark.parametrize(
     ("lon", "lat", "when", "zenith", "azimuth"),
     [
-        (0.0, 23.44, "2019-06-21T12:02", 0.0, None),  # the sun stands over the tropic
+        (0.0, 23.44, "2019-06-21T12:02", 0.0, None),  # the sun is over the tropic
         (0.0, 0.0, "2019-03-20T12:07", 0.0, None),
         (0.0, 50.0, "2019-12-22T11:58", 73.44, 180.0),
         (0.0, -50.0, "2019-12-22T11:58", 26.56, 0.0),

@@ -295,7 +295,7 @@ def test_two_layers_fill_one_modality(world: World) -> None:
     np.testing.assert_array_equal(found[1], raw(world, "s2/a.tif")[0, :64, :64])
 
 
-# Sites, dates, places
+# Sites, dates, locations
 
 
 def test_a_site_that_lacks_a_layer_lacks_the_modality(world: World) -> None:

@@ -161,7 +161,7 @@ def test_notes_and_content_travel_in_the_identity(
 
 
 def test_the_notes_tell_which_files_carry_the_offset(folder: Path) -> None:
-    """Dark water, shadow and the cirrus band lie near 0 without the offset, and never below about 970 with it."""
+    """Dark water, shadow and the cirrus band are near 0 without the offset, and never below about 970 with it."""
     for level, kind in FOLDERS.items():
         notes = opened(level).notes
         (note,) = [note for note in notes if "not harmonised" in note]

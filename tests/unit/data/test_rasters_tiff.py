@@ -1,4 +1,4 @@
-"""A TIFF file's own directories tell how long it must be."""
+"""A TIFF file's own directories determine how long it must be."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def bad_tables() -> dict[str, tuple[pd.DataFrame, str]]:
     sea = pd.concat([good, pd.DataFrame({"lon": [-40.0], "lat": [30.0]})])
     north = pd.concat([good, pd.DataFrame({"lon": [10.0], "lat": [84.5]})])
     return {
-        "duplicate places": (twice, r"got 2 of 20 ids more than once, first [0-9a-f]{16} in rows"),
+        "duplicate locations": (twice, r"got 2 of 20 ids more than once, first [0-9a-f]{16} in rows"),
         "points at sea": (sea, r"1 of 21 locations are in no ecoregion .*row 20: -40, 30"),
         "beyond UTM": (north, r"1 of 21 locations are beyond 84 N"),
         "missing columns": (good.rename(columns={"lon": "east", "lat": "north"}), "got the columns east, north"),

@@ -1,4 +1,4 @@
-"""The sampler on the real ecoregion polygons: quotas, places and regions of the Earth."""
+"""The sampler on the real ecoregion polygons: quotas, locations and regions of the Earth."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_land_is_uniform_by_area_with_blocks(ecoregions: gpd.GeoDataFrame) -> No
 
 
 def _shares_by_cell(polygons: gpd.GeoSeries, width: float) -> dict[int, float]:
-    """Share of the area that lies in each square of the plane, in the plane itself."""
+    """Share of the area in each square of the plane, measured in the plane itself."""
     plane = polygons.to_crs(6933)
     west, south, east, north = plane.total_bounds
     x0, y0 = -17367530.445161372, -7342230.136498678

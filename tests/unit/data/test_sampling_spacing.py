@@ -1,4 +1,4 @@
-"""No two tiles share ground: the real UTM squares, near zone borders, the antimeridian and the poles."""
+"""No two tiles overlap: the real UTM squares, near zone borders, the antimeridian and the poles."""
 
 from __future__ import annotations
 

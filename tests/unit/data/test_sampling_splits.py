@@ -26,7 +26,7 @@ def shares(sample: Sample) -> list[float]:
 
 
 def cells_by_split(sample: Sample) -> pd.Series:
-    """Split of every cell that holds a place; fails where one cell holds two splits."""
+    """Split of every cell that contains a location; fails where one cell contains two splits."""
     frame, width = sample.frame, sample.report.cell_width_m
     assert width is not None
     cell = cells_of(frame["lon"].to_numpy(), frame["lat"].to_numpy(), width)
@@ -43,7 +43,7 @@ def gap_m(lon: np.ndarray, lat: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def nearest_m(sample: Sample, of: int, to: tuple[int, ...]) -> float:
-    """Least distance between places of a split and cells that hold places of others."""
+    """Least distance between locations of a split and cells that contain locations of others."""
     frame, split = sample.frame, cells_by_split(sample)
     ours = frame[frame["split"] == of]
     boxes = bounds_of_cells(split.index[split.isin(to)].to_numpy(), sample.report.cell_width_m or math.nan)
@@ -137,7 +137,7 @@ def test_no_split_goes_where_it_was_not_asked_for() -> None:
 
 
 def test_expected_tiles_not_area_decide_how_many_cells_a_split_needs() -> None:
-    """Half of the tiles lie in one cell: a split with that cell needs few others, one without it needs many."""
+    """Half of the tiles are in one cell: a split with that cell needs few others, one without it needs many."""
     ecoregions = world(shapely.box(0.1, 0.1, 0.2, 0.2), shapely.box(20, 0, 40, 20))
     with_it = 0
     for seed in range(8):

@@ -22,7 +22,7 @@ from mmearth_data.store.shards import check_columns, check_rejected
 
 
 def outlines_at(places: list[tuple[float, float]], size_px: int = 128) -> np.ndarray[Any, Any]:
-    """Outlines of tiles around some places."""
+    """Outlines of tiles around given locations."""
     grids = [TileGrid.around(lon, lat, utm_epsg(lon, lat), size_px) for lon, lat in places]
     columns = {name: np.array([getattr(grid, name) for grid in grids]) for name in ("epsg", "ulx", "uly")}
     return tile_outlines(columns, size_px)

@@ -153,7 +153,7 @@ def test_codes_are_counted_as_numpy_does(values: np.ndarray[Any, Any]) -> None:
 def test_histograms_agree_with_numpy(values: np.ndarray[Any, Any], low: float, high: float, count: int) -> None:
     bins = Bins(low, high, count)
     edges = np.linspace(low, high, count + 1)
-    # Where a number lies within a rounding error of an edge, either side is right.
+    # Where a number is within a rounding error of an edge, either side is right.
     assume(np.abs(values[:, None] - edges).min(initial=1.0) > 1e-9)
     inside = np.bincount(bins.place(values), minlength=count + 2)
     np.testing.assert_array_equal(inside[1:-1], np.histogram(values, edges)[0])

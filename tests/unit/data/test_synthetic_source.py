@@ -37,7 +37,7 @@ PLACES = [
 
 
 def reads(level: int) -> Survey:
-    """Survey of a place whose draw gives a level."""
+    """Survey of a location whose Sentinel-2 scene has a given level."""
     for k in range(40):
         answer = source().survey([place(9.0 + k / 50, 48.2)])[0]
         if isinstance(answer, Survey) and answer.s2_level == level:
@@ -251,7 +251,7 @@ class TestEcoregions:
         home = {"Neotropic": (-120, -28), "Afrotropic": (-30, 65), "Nearctic": (-170, -10), "Australasia": (109, 180)}
         for realm, (west, east) in home.items():
             inside = lon[frame.realm == realm].between(west, east)
-            assert inside.mean() > 0.85, realm  # the rest stands in where a realm lacks a biome
+            assert inside.mean() > 0.85, realm  # the rest fills in where a realm lacks a biome
 
     def test_another_seed_draws_another_map(self) -> None:
         assert not np.array_equal(source(1).planet.labels(*grid())[0], source().planet.labels(*grid())[0])

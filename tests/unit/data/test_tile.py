@@ -1,4 +1,4 @@
-"""Where tiles lie: zones against the EPSG register, the 10 m grid, ids."""
+"""Positions of tiles: zones against the EPSG register, the 10 m grid, ids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mmearth_data.catalog.tile import (
 )
 from mmearth_data.errors import InputError, TileUnavailable
 
-# Places have a millionth of a degree; see `round_lonlat`.
+# Locations are rounded to a millionth of a degree; see `round_lonlat`.
 longitudes = st.integers(-180_000_000, 180_000_000).map(lambda degrees_e6: degrees_e6 / 1e6)
 latitudes = st.integers(-80_000_000, 84_000_000).map(lambda degrees_e6: degrees_e6 / 1e6)
 sizes = st.integers(1, 127).map(lambda sixteenths: 16 * sixteenths)

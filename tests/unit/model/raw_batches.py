@@ -1,4 +1,4 @@
-"""Raw batches of the catalog's modalities, drawn at random: what a loader yields, without a store."""
+"""Random raw batches of the catalog's modalities: what a loader yields, without a store."""
 
 from __future__ import annotations
 

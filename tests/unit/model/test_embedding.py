@@ -73,7 +73,7 @@ def test_neighbours_are_the_most_similar_and_are_drawn(folder: Path, store: Stor
     assert tile not in [part[0] for part in listed]
     ids = [format_tile_id(int(i)) for i in store.coords["tile_id"]]
     alike = [kinds(48)[ids.index(part[0])] == kinds(48)[5] for part in listed]
-    assert np.mean(alike) > 0.5  # bands tell the toy's kinds apart
+    assert np.mean(alike) > 0.5  # bands distinguish the toy's kinds
 
 
 def test_neighbours_and_plane_of_known_points() -> None:

@@ -116,7 +116,7 @@ def test_recipes_name_the_engines() -> None:
 
 
 def strip(side: int, channels: int = 3, batch: int = 2, grid: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """An image of which half of the patches exist, its mask of positions, and where the patches lie."""
+    """An image in which half of the patches exist, its mask of positions, and the positions of the patches."""
     mask = random_mask(batch, grid**2, 0.5)
     order = mask.byte().argsort(dim=1, stable=True)[:, : grid**2 // 2]
     exists = ~upsample_mask(mask, (grid, grid), side)[..., None]

@@ -112,7 +112,7 @@ def test_every_encoder_is_probed_under_every_seed_and_protocol(store: Store, che
         assert (summary.mean, summary.deviation, summary.seeds) == pytest.approx(
             (np.mean(rows), np.std(rows, ddof=1), 2)
         )
-        assert summary.mean > 1 / KINDS  # the toy's bands tell its kinds apart
+        assert summary.mean > 1 / KINDS  # the toy's bands distinguish its kinds
         assert summary.low <= summary.mean <= summary.high
 
 

@@ -27,7 +27,7 @@ def test_the_number_of_visible_patches_is_rounded_down(patches: int, ratio: floa
 
 def test_every_patch_is_hidden_equally_often() -> None:
     share = random_mask(4000, 49, 0.6, seeded()).double().mean(dim=0)
-    # 30/49 hidden; the standard error of 4,000 draws is 0.0077.
+    # 30/49 are hidden; the standard error over 4,000 masks is 0.0077.
     assert torch.allclose(share, torch.full((49,), 30 / 49, dtype=torch.float64), atol=5 * 0.0077)
 
 

@@ -119,7 +119,7 @@ def test_mean_average_precision_leaves_out_labels_without_a_positive_and_counts_
 
 
 def test_mean_average_precision_by_hand() -> None:
-    """One positive in second place of three: 1/2; two positives in places one and three: (1 + 2/3) / 2; none: left out."""
+    """One positive at rank two of three: 1/2; two positives at ranks one and three: (1 + 2/3) / 2; none: left out."""
     scores = np.array([[0.9, 0.9, 0.1], [0.8, 0.5, 0.7], [0.1, 0.2, 0.3]])
     truth = np.array([[0, 1, 0], [1, 0, 0], [0, 1, 0]])
     found = score(TaskKind.MULTI_LABEL, truth, truth, 3, scores)

@@ -162,7 +162,7 @@ def test_empty_pixels_leave_the_reference_encoder_only(monkeypatch: pytest.Monke
         features = model.encoder(images, mask, pixels if drops else None)
         other = model.encoder(images, mask, None if drops else pixels)
         assert not torch.allclose(features, other)
-        # A linear head after the average pool tells which of the two the model saw.
+        # A linear head after the average pool shows which of the two the model saw.
         monkeypatch.setattr(model, "decoders", nn.ModuleDict({"shared": nn.Identity()}))
         monkeypatch.setattr(model, "tile_norms", nn.ModuleDict(dict.fromkeys(model.tile_norms, nn.Identity())))
         token = torch.where(mask.reshape(2, 3, 3, 1), model.mask_token, model.project(features.permute(0, 2, 3, 1)))

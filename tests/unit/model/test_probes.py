@@ -165,7 +165,7 @@ def test_a_path_that_need_not_be_walked_to_the_end_stops_after_its_peak() -> Non
     peak, model, best = fit_path(asked)
     at = REGULARISATION.index(peak)
     assert 0 < at < len(REGULARISATION) - 2  # there is something behind the peak to leave out
-    path = (*REGULARISATION[: at + 2], -1.0)  # no strength at all: whoever comes here fails
+    path = (*REGULARISATION[: at + 2], -1.0)  # not a strength: fitting it fails
     found = fit_path(asked, path, to_the_end=False)
     assert (found[0], found[2]) == (peak, best)
     assert np.array_equal(found[1].predict(test.values), model.predict(test.values))

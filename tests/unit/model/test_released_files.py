@@ -331,7 +331,7 @@ def test_a_tensor_takes_only_numbers_that_its_file_has(name: str, tmp_path: Path
 
 @pytest.mark.parametrize(("field", "value"), [(6, 99), (8, 1), (8, 0x20), (16, 1), (42, 7)])
 def test_numbers_that_cannot_be_read_are_damage(field: int, value: int, tmp_path: Path) -> None:
-    """The directory entry of a storage: another version, encrypted, patched, another checksum, another place."""
+    """The directory entry of a storage: another version, encrypted, patched, another checksum, another offset."""
     whole = bytearray(save({"model": weights()}, tmp_path / "c.pth").read_bytes())
     entry = whole.index(b"PK\x01\x02")
     while b"/data/" not in whole[entry + 46 : entry + 56]:

@@ -290,7 +290,7 @@ def test_random_windows_reach_everywhere_and_follow_the_seed() -> None:
     assert torch.equal(flipped.rows.sort(dim=1).values, window.rows)
     assert torch.equal(draw(0).rows, window.rows)
     assert not torch.equal(draw(1).rows, window.rows)
-    # Rows and columns are drawn apart: their correlation over 2,000 draws has a standard error of 0.022.
+    # Rows and columns are independent: their correlation over 2,000 windows has a standard error of 0.022.
     assert abs(float(torch.corrcoef(torch.stack([window.rows[:, 0], window.columns[:, 0]]).double())[0, 1])) < 0.12
 
 

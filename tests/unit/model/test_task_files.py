@@ -199,7 +199,7 @@ def test_a_tasks_own_statistics_are_those_of_its_training_pixels(test_data: Path
     assert (red.mean(), red.std()) == pytest.approx((0, 1), abs=1e-4)
 
 
-# ---------------------------------------------------------------- pickles that lie
+# ---------------------------------------------------------------- malicious pickles
 
 
 class Evil:
