@@ -22,6 +22,7 @@ import pytest
 import shapely
 from append_making import write_ecoregions
 from click.testing import CliRunner
+from emulator_process import emulator as process
 
 from mmearth_data import build, make_recipe, open_store
 from mmearth_data.catalog.entries import load_catalog
@@ -408,12 +409,13 @@ def test_refused_credentials_stop_the_build_and_it_resumes(smooth: Path, server:
 
 
 def test_limits_are_kept_as_the_server_counts_them(tmp_path: Path) -> None:
-    with emulator(latency_ms=30) as counting:
+    """In a process of its own: in this one, the build itself could hold up its requests, which would then arrive together."""
+    with process("--latency-ms", 30, seed=SEED) as counting:
         build(
             recipe(counting, 32, tile_size=16, in_flight=5, per_second=20, modalities=["sentinel2"]),
             tmp_path / "l.zarr",
         )
-        seen = counting.ledger.report()
+        seen = counting.ledger()
     assert seen["max_in_flight"] <= 5
     assert seen["max_per_second"] <= 20
     assert seen["requests"]["algorithms"] == 1
