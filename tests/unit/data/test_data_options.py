@@ -127,7 +127,9 @@ def pictures(result: Result) -> dict[str, str]:
 def session(command_line: Sequence[str]) -> Any:
     """How Earth Engine would be reached, and what of it would be read: nothing is sent."""
     name, *arguments = command_line
-    given = dict(cli.commands[name].make_context(name, arguments).params)
+    given = dict(
+        cli.commands[name].make_context(name, arguments, parent=click.Context(cli, **cli.context_settings)).params
+    )
     recipe = _recipe(given.get("recipe"), {field: given[field] for field in given if field in FIELDS})
     source = make_source(recipe, load_catalog(), None)
     assert isinstance(source, EarthEngineSource)
@@ -138,7 +140,9 @@ def session(command_line: Sequence[str]) -> Any:
 def emulated(command_line: Sequence[str]) -> EmulatorOptions:
     """What an emulator would do."""
     name, *arguments = command_line
-    given = dict(cli.commands[name].make_context(name, arguments).params)
+    given = dict(
+        cli.commands[name].make_context(name, arguments, parent=click.Context(cli, **cli.context_settings)).params
+    )
     return EmulatorOptions(faults=tuple(map(parse_fault, given.pop("faults"))), **given)
 
 

@@ -90,7 +90,9 @@ def _a_small_peak() -> Iterator[None]:
 def learned(command_line: Sequence[str]) -> Any:
     """What a run would learn with: the network as initialised, its data, crops, masks and steps."""
     name, *arguments = command_line
-    given = dict(cli.commands[name].make_context(name, arguments).params)
+    given = dict(
+        cli.commands[name].make_context(name, arguments, parent=click.Context(cli, **cli.context_settings)).params
+    )
     device = given.pop("device")
     for other in ("out", "dry_run", "as_json"):
         given.pop(other)
@@ -130,7 +132,9 @@ def features(result: Result) -> dict[str, str]:
 def workload(command_line: Sequence[str]) -> Any:
     """Memory of the step that would be measured, and whether it is one in bfloat16."""
     name, *arguments = command_line
-    given = dict(cli.commands[name].make_context(name, arguments).params)
+    given = dict(
+        cli.commands[name].make_context(name, arguments, parent=click.Context(cli, **cli.context_settings)).params
+    )
     given = {key: value for key, value in given.items() if key not in ("forms", "as_json") and value is not None}
     work = Workload(**given)
     step = Step(work, "sparse", torch.device("cpu"))
