@@ -74,7 +74,7 @@ PYTHON_newest = $(PYTHON_NEWEST)
 PYTHON_NEWEST ?= $(or $(shell for python in python3.13 python3.12; do $$python -c "" 2>&- && echo $$python && break; done),\
 	$(error expected python3.13 or python3.12 on the PATH, found neither; name one with PYTHON_NEWEST=...))
 NEWEST_TESTS = tests/unit/data $(filter-out tests/integration/test_clients_%, \
-	$(shell grep -LE "mmearth_model|mmearth-train|torch" tests/integration/test_*.py tests/contract/test_*.py))
+	$(shell grep -LE "mmearth_model|mmearth-train|torch|command_world" tests/integration/test_*.py tests/contract/test_*.py))
 prove-newest: $(VENV)-newest/.ready
 	@$(VENV)-newest/bin/python -c "import sys, zarr; print('zarr-python', zarr.__version__, 'on Python', sys.version)"
 	$(VENV)-newest/bin/pytest -m "not slow and not clients and not ecosystem" $(NEWEST_TESTS)
