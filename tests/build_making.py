@@ -24,7 +24,7 @@ from mmearth_data.building.build import run_build
 from mmearth_data.building.plan import BuildPlan, Reserve, plan_given
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.catalog.tile import Place, TileGrid, tile_ids, utm_epsg
-from mmearth_data.errors import MMEarthError, TileUnavailable
+from mmearth_data.errors import InputError, MMEarthError, TileUnavailable
 from mmearth_data.files.writing import write_errors
 from mmearth_data.sources.base import Rejection, Survey
 from mmearth_data.store import StoreLayout, StoreWriter
@@ -165,7 +165,7 @@ class RemoteSource(LoggedSource):
         return []
 
     def ecoregions(self) -> Any:
-        raise NotImplementedError
+        raise InputError("expected a source whose locations are sampled, got one that is given its locations")
 
 
 def tiles_read(log: Path) -> list[int]:
