@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.pages.style import ClassStyle
 
-Cell: TypeAlias = "str | int | float | Link | Badge | Share | None"
+Cell: TypeAlias = "str | int | float | Link | Badge | Share | Amount | None"
 """Content of a table's cell or of a list's row; None is empty, numbers are sorted as numbers."""
 
 
@@ -78,6 +78,14 @@ class Badge:
 
     text: str
     tone: Tone = Tone.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number in a table with a text of its own, such as 15,204 as "14.8 KiB"; it is sorted as a number."""
+
+    amount: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +199,7 @@ class Picture(_Leaf):
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures(_Leaf):
+class Pictures:
     """A grid of images.
 
     Attributes
@@ -205,6 +213,11 @@ class Pictures(_Leaf):
     template: ClassVar[str] = "pictures"
     pictures: Sequence[Picture]
     width_px: int = 160
+
+    @property
+    def inner(self) -> Sequence[Part]:
+        """All pictures."""
+        return self.pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +374,21 @@ class Row:
     def inner(self) -> Sequence[Part]:
         """All blocks."""
         return self.parts
+
+
+@dataclass(frozen=True, slots=True)
+class Sidebar:
+    """Blocks beside the main ones where the window is wide enough, otherwise above them and behind a line that opens them."""
+
+    template: ClassVar[str] = "sidebar"
+    title: str
+    side: Sequence[Part]
+    main: Sequence[Part]
+
+    @property
+    def inner(self) -> Sequence[Part]:
+        """All blocks."""
+        return (*self.side, *self.main)
 
 
 @dataclass(frozen=True, slots=True)
