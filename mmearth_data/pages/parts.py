@@ -187,8 +187,10 @@ class Picture(_Leaf):
         Contents of a PNG, WebP, JPEG or SVG file.
     alt
         What it shows, for those who do not see it.
-    caption
-        Text below.
+    caption, title
+        Text below, and a line of emphasis before it.
+    pixelated
+        Whether pixels stay squares where the image is enlarged.
     """
 
     template: ClassVar[str] = "picture"
@@ -196,6 +198,7 @@ class Picture(_Leaf):
     alt: str
     caption: str = ""
     pixelated: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 GREY = "#8b949e"
 DETAIL = 1 / 1500
 """Smallest detail of coastlines, as a share of the map's width."""
+SPARE = 0.01
+"""Space around the map, as a share of its width."""
 POINTS = "tiles"
 """Name of the map's source of points, by which the script finds it."""
 
@@ -148,9 +150,10 @@ def _map(projection: Projection) -> figure:
 
     zoom = WheelZoomTool(modifiers="ctrl")  # the wheel alone scrolls the page
     west, south, east, north = projection.window
+    spare = SPARE * (east - west)
     made = page_figure(
-        x_range=(west, east),
-        y_range=(south, north),
+        x_range=(west - spare, east + spare),
+        y_range=(south - spare, north + spare),
         match_aspect=True,
         sizing_mode="scale_width",
         aspect_ratio=(east - west) / (north - south),

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mmearth_data.pages.parts import Cell
     from mmearth_data.store import Store
 
-TIMES = "\N{MULTIPLICATION SIGN}"
+TIMES, BREAK = "\N{MULTIPLICATION SIGN}", "\N{ZERO WIDTH SPACE}"
 ASKED = 1_000
 """Tiles of other splits whose nearest train tile is searched."""
 AT_ONCE = 16
@@ -185,7 +185,8 @@ def _availability(field: Field, seen: NDArray[np.bool_], names: Sequence[str]) -
     for code, value in enumerate(field.values):
         here = seen[field.codes == code]
         rows.append([value, len(here), *(Share(float(share)) for share in here.mean(axis=0))])
-    return PageTable([field.title, "Tiles", *names], rows, f"Tiles with values, by {field.title.lower()}")
+    heads = [name.replace("_", f"_{BREAK}") for name in names]
+    return PageTable([field.title, "Tiles", *heads], rows, f"Tiles with values, by {field.title.lower()}")
 
 
 # ---------------------------------------------------------------- splits

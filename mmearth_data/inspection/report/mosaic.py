@@ -102,7 +102,7 @@ def _item(
         Paragraph(
             f"{format_lonlat(float(where['lon']), float(where['lat']))}, {format_time(where['time'])}. {reason}."
         ),
-        *(part for group in panels for part in _pictures(group, name)),
+        *_pictures(panels, name),
         Columns([_facts(table) for table in plan_facts(tile, modalities)], 300),
         Details(
             "Draw it at full size",
@@ -115,7 +115,7 @@ def _item(
 def _reason(sample: Sample, place: int) -> str:
     """Say what is unusual about a tile."""
     missing, odd = float(sample.missing[place]), float(sample.odd[place])
-    gaps = f"{format_share(missing)} of the pixels missing" if missing > MOST_MISSING_FOR_BEST else "complete"
+    gaps = f"{format_share(missing)} of the pixels missing" if missing > MOST_MISSING_FOR_BEST else "Complete"
     return f"{gaps}; {sample.odd_band[place]} {odd:.1f} deviations from the median" if odd else gaps
 
 
@@ -127,22 +127,23 @@ def _short_reason(sample: Sample, place: int) -> str:
     return f"odd {sample.odd_band[place].rpartition(' ')[2]}" if odd >= LEAST_DEVIATIONS else "complete"
 
 
-def _pictures(group: PanelGroup, name: str) -> list[Part]:
-    """Panels of one modality that have an image; a sentence if none has one."""
-    shown = [panel for panel in group.panels if panel.image is not None]
-    absent = [f"{panel.label}: {panel.note}" for panel in group.panels if panel.image is None]
-    pictures = [
-        Picture(
-            encode(panel.image, MOST_PIXELS_INSIDE, lossless=isinstance(panel.legend, tuple)),
-            f"{group.title}, {panel.label}, of tile {name}",
-            ". ".join(filter(None, [panel.label, _legend(panel), panel.note])),
-            pixelated=True,
+def _pictures(groups: Sequence[PanelGroup], name: str) -> list[Part]:
+    """All images of a tile, and a sentence about what has none."""
+    pictures, absent = [], []
+    for group, panel in [(one, panel) for one in groups for panel in one.panels]:
+        if panel.image is None:
+            absent.append(f"{group.title} ({panel.label}): {panel.note}")
+            continue
+        pictures.append(
+            Picture(
+                encode(panel.image, MOST_PIXELS_INSIDE, lossless=isinstance(panel.legend, tuple)),
+                f"{group.title}, {panel.label}, of tile {name}",
+                ". ".join(filter(None, [panel.label, _legend(panel), panel.note])),
+                pixelated=True,
+                title=group.title,
+            )
         )
-        for panel in shown
-        if panel.image is not None
-    ]
-    title = Paragraph(group.title + (f" ({'; '.join(absent)})" if absent else ""))
-    return [title, *([Pictures(pictures, 130)] if pictures else [])]
+    return [Pictures(pictures, 150), *([Paragraph(f"Without pixels: {'; '.join(absent)}.")] if absent else [])]
 
 
 def _legend(panel: Panel) -> str:

@@ -64,7 +64,7 @@ class Sample:
     positions
         (n,) positions in the store of the tiles that could be read.
     missing
-        (n,) share of the pixels without a value, over the bands that a tile's product level has.
+        (n,) share of the pixels without a value in any band, over the modalities that a tile's product level has.
     odd, odd_band
         (n,) deviations of the most unusual band mean from the median of the sample, and that band.
     panels
@@ -120,7 +120,8 @@ class _Tile:
             values = np.asarray(tile[m.name]).reshape(max(len(m.bands), 1), -1)
             seen = m.observed(values)
             due = m.bands_by_level.get(level, m.bands)
-            absent += [float(1 - row.mean()) for band, row in zip(m.bands, seen, strict=False) if band in due]
+            rows = [row for band, row in zip(m.bands or ("",), seen, strict=True) if not m.bands or band in due]
+            absent += [1 - float(np.any(rows, axis=0).mean())] if rows else []
             step = max(1, values.shape[1] // PIXELS) if _has_scale(m) else 1
             pixels[m.name] = np.where(seen, values, np.nan)[:, ::step].astype(np.float32)
         return cls(pixels, float(np.mean(absent)) if absent else 0.0)
