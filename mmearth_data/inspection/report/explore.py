@@ -117,7 +117,7 @@ def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Samp
             ],
             "shapes": MARKERS,
             "count": _packed(rows.count, np.uint32),
-            "point": _packed(rows.point, np.uint32),
+            "point": _packed(rows.point, np.uint16),
             "points": {axis: _packed(getattr(rows, axis), np.float32) for axis in ("x", "y", "lon", "lat")},
             "cells": rows.tiles is None,
             "ids": names,

@@ -252,7 +252,7 @@ def _distances(found: Mapping[str, NDArray[np.float64]]) -> list[Part]:
 
 
 def _distance_figure(found: Mapping[str, NDArray[np.float64]]) -> Any:  # noqa: ANN401 - a figure of Bokeh
-    from bokeh.models import LogTicker
+    from bokeh.models import FixedTicker
 
     km = {name: np.maximum(metres / 1000, 0.01) for name, metres in found.items()}
     low = min(values.min() for values in km.values())
@@ -264,7 +264,7 @@ def _distance_figure(found: Mapping[str, NDArray[np.float64]]) -> Any:  # noqa: 
     for (name, values), dash, colour in zip(km.items(), ("solid", "dashed"), COLOURS, strict=False):
         share = np.histogram(values, edges)[0] / len(values)
         made.step(edges[:-1], share, mode="after", line_width=2, line_dash=dash, color=colour, legend_label=name)
-    made.xaxis.ticker = LogTicker(mantissas=[1, 2, 5])
+    made.xaxis.ticker = FixedTicker(ticks=[m * 10.0**power for power in range(-2, 5) for m in (1, 2, 5)])
     return made
 
 
