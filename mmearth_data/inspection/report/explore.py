@@ -45,6 +45,8 @@ DETAIL = 1 / 1500
 """Smallest detail of coastlines, as a share of the map's width."""
 SPARE = 0.01
 """Space around the map, as a share of its width."""
+TOOLTIP = '<div style="max-width: 15rem; white-space: normal">@text</div>'
+"""Bokeh escapes what it inserts."""
 POINTS = "tiles"
 """Name of the map's source of points, by which the script finds it."""
 
@@ -171,9 +173,18 @@ def _map(projection: Projection) -> figure:
     }
     source = ColumnDataSource(empty, name=POINTS)
     points = made.scatter(
-        "x", "y", source=source, color="colour", marker="marker", size="size", alpha=0.85, line_width=0.5, name="points"
+        "x",
+        "y",
+        source=source,
+        color="colour",
+        marker="marker",
+        size="size",
+        alpha=0.85,
+        line_width=0.5,
+        nonselection_alpha=0.4,
+        name="points",
     )
-    made.add_tools(HoverTool(renderers=[points], tooltips="@text", point_policy="snap_to_data"))
+    made.add_tools(HoverTool(renderers=[points], tooltips=TOOLTIP, point_policy="snap_to_data"))
     return made
 
 

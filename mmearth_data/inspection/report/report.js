@@ -39,7 +39,7 @@
   };
   const describe = (p, row, total) => {
     if (data.cells) return `${whole.format(total)} tiles around ${coordinates(p)}`;
-    const values = fields.map((field) => field.values[field.codes[row]]).join(", ");
+    const values = fields.filter((field) => field.name !== "year").map((field) => field.values[field.codes[row]]).join(", ");
     return `Tile ${data.ids[row]}: ${[coordinates(p), data.dates[row], values].filter(Boolean).join(", ")}`;
   };
 
@@ -57,7 +57,7 @@
     const found = { x: [], y: [], colour: [], marker: [], size: [], text: [], row: [] };
     const sums = [...at.x].map((_, p) => totals.subarray(p * groups, (p + 1) * groups).reduce((a, b) => a + b, 0));
     const most = Math.max(1, ...sums);
-    const scale = document.querySelector("#map .plot").clientWidth < 600 ? 0.6 : 1;
+    const scale = document.querySelector("#map .plot").clientWidth < 450 ? 0.6 : 1;
     sums.forEach((total, p) => {
       if (!total) return;
       const own = totals.subarray(p * groups, (p + 1) * groups);
