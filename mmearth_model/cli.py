@@ -529,7 +529,8 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmearth_model.evaluation.results import notes, shown
+    from mmearth_model.evaluation.results import notes
+    from mmearth_model.formatting import shown
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
     frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
