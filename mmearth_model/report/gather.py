@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
 from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmearth_data import InputError, is_there, short_path
 from mmearth_model.report.results import (
@@ -51,6 +52,27 @@ class Report:
     def differences(self) -> dict[str, list[str]]:
         """Field -> its value in each run, of the fields in which the runs' recipes differ."""
         return recipe_differences(self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; undefined figures are None."""
+        found: dict[str, Any] = _defined(
+            {
+                "runs": [run.to_dict() for run in self.runs],
+                "differences": self.differences(),
+                "results": [asdict(found) for found in self.results],
+                "synthetic": self.synthetic,
+            }
+        )
+        return found
+
+
+def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Replace numbers that are not finite by None, because JSON cannot represent them."""
+    if isinstance(value, dict):
+        return {key: _defined(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_report(paths: Sequence[Path]) -> Report:

@@ -45,7 +45,8 @@ class RasterPictures:
     fed
         Whether the encoder sees it.
     prediction, truth
-        WebP files of equal size, on the same scale.
+        WebP files of equal size, on the same scale; visible patches of the prediction are transparent, because the loss
+        leaves them out.
     """
 
     name: str
@@ -130,8 +131,8 @@ def reconstruct(checkpoint: Checkpoint, store: Store, count: int, device: torch.
     coords = raw["tile"]
     found = []
     for row in range(len(tiles)):
-        one = _Tile(row, normalised, predictions, encoder.patch_size, normaliser.inputs)
         hidden = upsample_mask(mask[row : row + 1], (grid, grid), encoder.patch_size)[0].cpu().numpy()
+        one = _Tile(row, normalised, predictions, encoder.patch_size, normaliser.inputs, hidden)
         found.append(
             Reconstruction(
                 tile=format_tile_id(int(coords["tile_id"][row])),
@@ -161,6 +162,7 @@ class _Tile:
     predictions: dict[str, Tensor]
     patch_size: int
     inputs: tuple[str, ...]
+    hidden: NDArray[np.bool_]
 
     def target(self, name: str) -> Target:
         whole = self.normalised.targets[name]
@@ -181,7 +183,7 @@ class _Tile:
                     title=modality.long_name,
                     shows=shows,
                     fed=task.name in self.inputs,
-                    prediction=encode(prediction),
+                    prediction=encode(np.dstack([prediction, 255 * self.hidden.astype(np.uint8)])),
                     truth=encode(truth),
                 )
 

@@ -132,7 +132,6 @@ def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of fr
 
 def _entry(part: Mapping[str, Any]) -> Entry:
     remarks = (
-        "leaky: trained on these labels or their kin" if part.get("leaky") else "",
         "" if part.get("converged", True) is not False else "not converged",
         *map(str, part.get("remarks", ())),
     )

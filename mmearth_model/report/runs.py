@@ -92,6 +92,26 @@ class RunRecord:
             return None
         return float(values[np.isfinite(values)][-1])
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, without the rows of the log."""
+        weights = {} if self.log is None else self.log.weights
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "state": self.state,
+            "finished": self.finished,
+            "step": self.step,
+            "steps": self.steps,
+            "losses": {task: {"first": first, "last": last} for task, (first, last) in self.losses().items()},
+            "weights": {task: float(values[-1]) for task, values in weights.items()},
+            "images_per_s": self.last("images_per_s"),
+            "waiting": self.last("waiting"),
+            "recipe": dict(self.recipe),
+            "store": dict(self.store),
+            "version": self.version,
+            "notes": list(self.notes),
+        }
+
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run."""
