@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DRAWN_RUNS = 4
 """Maximum number of runs whose predictions and embeddings are shown, so that a page stays small."""
-SECONDS = 20.0
+SECONDS = 30.0
 """Time for the embeddings of one run."""
 RECONSTRUCTION_BYTES, EPOCH_BYTES = 1_200_000, 400_000
 """Maximum size of the pictures of a page, before they become text."""

@@ -126,7 +126,7 @@ def _figure(source: ColumnDataSource, *, pictured: bool) -> BokehFigure:
     made = page_figure(height=520, tools="pan,wheel_zoom,box_zoom,reset,save")
     dots = made.scatter(
         "x", "y", marker="marker", size=9, fill_color="colour", line_color="#00000055", line_width=0.5, source=source,
-        nonselection_fill_alpha=0.55,
+        nonselection_fill_alpha=0.8,
     )  # fmt: skip
     dots.selection_glyph = dots.glyph.clone(size=18, line_color="#d55e00", line_width=4, fill_alpha=1.0)
     made.add_tools(HoverTool(renderers=[dots], tooltips=TIP if pictured else PLAIN_TIP), TapTool(renderers=[dots]))
