@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.pages.style import ClassStyle
 
-Cell: TypeAlias = "str | int | float | Link | Badge | None"
+Cell: TypeAlias = "str | int | float | Link | Badge | Share | None"
 """Content of a table's cell or of a list's row; None is empty, numbers are sorted as numbers."""
 
 
@@ -78,6 +78,23 @@ class Badge:
 
     text: str
     tone: Tone = Tone.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of 0 to 1 in a table, as text on a bar of that length.
+
+    Raises
+    ------
+    InputError
+        If it is outside of 0 to 1.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InputError(f"expected a share of 0 to 1, got {self.share}; divide the part by the whole.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +162,7 @@ class CodeBlock(_Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Notice(_Leaf):
-    """A sentence that stands out: what is missing, or to be known before the rest is read."""
+    """A sentence with emphasis: what is missing, or to be known before the rest is read."""
 
     template: ClassVar[str] = "notice"
     text: str
@@ -268,6 +285,85 @@ class Legend(_Leaf):
 
 
 @dataclass(frozen=True, slots=True)
+class Choices(_Leaf):
+    """Check boxes with a name for the group; a script of the page reads them.
+
+    Attributes
+    ----------
+    name
+        Name of the inputs.
+    title
+        Head of the group.
+    options
+        Value and label of each box; none is checked at the start.
+    """
+
+    template: ClassVar[str] = "choices"
+    name: str
+    title: str
+    options: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Select(_Leaf):
+    """A list from which readers choose one entry, the first at the start; a script of the page reads it."""
+
+    template: ClassVar[str] = "select"
+    id: str
+    title: str
+    options: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Button(_Leaf):
+    """A button that a script of the page finds by its id."""
+
+    template: ClassVar[str] = "button"
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot(_Leaf):
+    """An empty element that a script of the page fills."""
+
+    template: ClassVar[str] = "slot"
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data(_Leaf):
+    """Values for the scripts of the page: ``JSON.parse(document.getElementById(id).textContent)``.
+
+    Attributes
+    ----------
+    id
+        Name within the page.
+    value
+        Dictionaries, lists, texts, numbers, None.
+    """
+
+    template: ClassVar[str] = "data"
+    id: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Blocks in one line, such as a list and a button; they wrap where the window is narrow."""
+
+    template: ClassVar[str] = "row"
+    parts: Sequence[Part]
+    sticky: bool = False
+    """Whether it stays at the top of the window while its section is read."""
+
+    @property
+    def inner(self) -> Sequence[Part]:
+        """All blocks."""
+        return self.parts
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """Blocks side by side where the window is wide enough, otherwise one below the other."""
 
@@ -334,6 +430,8 @@ class Page:
         Sections, in the order of reading.
     footer
         Last line, such as what made the page.
+    scripts
+        JavaScript of the page's own, run after Bokeh's.
     """
 
     title: str
@@ -341,6 +439,7 @@ class Page:
     lead: str = ""
     badges: Sequence[Badge] = ()
     footer: str = ""
+    scripts: Sequence[str] = ()
 
 
 def walk(parts: Sequence[Part]) -> list[Part]:

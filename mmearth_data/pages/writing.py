@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from mmearth_data.pages.parts import Page
 
 TEMPLATES = Path(__file__).parent / "templates"
+NEUTRAL = {
+    "attrs": {
+        "Legend": {"background_fill_alpha": 0, "border_line_alpha": 0, "label_text_color": "#7d8590"},
+        "BaseColorBar": {"background_fill_alpha": 0, "major_label_text_color": "#7d8590"},
+    }
+}
+"""Look of what Bokeh draws without the style sheet: visible in the light and the dark scheme."""
 FORMATS = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"\xff\xd8\xff": "image/jpeg", b"<svg": "image/svg+xml"}
 """First bytes of a picture -> its media type."""
 
@@ -55,36 +62,54 @@ def render_page(page: Page) -> str:
     require_bokeh()
     models = plots_of(page)
     scripts, divs = _bokeh(models) if models else ([], [])
-    scripts = [*scripts, _text("page.js")]
+    scripts = [*scripts, _text("page.js"), *page.scripts]
     remaining = iter(divs)
     return (
         _environment()
         .get_template("page.html")
         .render(
-            page=page, style=_text("page.css"), scripts=scripts, policy=policy(scripts), next_plot=remaining.__next__
+            page=page,
+            style=_text("page.css"),
+            scripts=scripts,
+            policy=policy(scripts, evaluating=_has_callbacks(models)),
+            next_plot=remaining.__next__,
         )
     )
 
 
-def policy(scripts: Sequence[str]) -> str:
+def policy(scripts: Sequence[str], *, evaluating: bool) -> str:
     """Content security policy of a page: no connection, and no script but the given ones.
 
-    Bokeh makes functions of the code in its callbacks, hence ``unsafe-eval``; that code is part of a listed script.
+    Bokeh makes functions of the code in its callbacks (``evaluating``); that code is part of a listed script.
     """
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
     )
-    return f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    rules = {
+        "default-src": "'none'",
+        "script-src": hashes + (" 'unsafe-eval'" if evaluating else ""),
+        "style-src": "'unsafe-inline'",
+        "img-src": "data: blob:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
 def _bokeh(models: Sequence[Model]) -> tuple[list[str], list[str]]:
     """Scripts of Bokeh that show models in one document, and the elements in which they appear, as HTML."""
     from bokeh.embed import components
     from bokeh.resources import Resources
+    from bokeh.themes import Theme
 
     needed = Resources(mode="inline", minified=True, log_level="warn", components=_components(models))
-    script, divs = components(list(models), wrap_script=False)
+    script, divs = components(list(models), wrap_script=False, theme=Theme(json=NEUTRAL))
     return [*needed.js_raw, script], list(divs)
+
+
+def _has_callbacks(models: Sequence[Model]) -> bool:
+    """Whether models contain code that runs in the browser."""
+    return any(type(used).__name__.startswith("CustomJS") for model in models for used in model.references())
 
 
 def _components(models: Sequence[Model]) -> list[Any]:
@@ -111,7 +136,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"data_uri": data_uri, "number": format_cell}
+    made.filters |= {"data_uri": data_uri, "number": format_cell, "percent": format_share}
     return made
 
 
@@ -128,3 +153,14 @@ def format_cell(value: str | float | None) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def format_share(share: float) -> str:
+    """Per cent of a share; only all is 100 %, and only nothing is 0 %.
+
+    Examples
+    --------
+    >>> format_share(0.9999), format_share(1), format_share(0.253)
+    ('99.9 %', '100 %', '25.3 %')
+    """
+    return f"{share:.0%}".replace("%", " %") if share in {0, 1} else f"{100 * min(max(share, 0.001), 0.999):.1f} %"
