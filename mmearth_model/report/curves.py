@@ -40,8 +40,7 @@ const tasks = new Set(task_box.active), runs = new Set(run_box.active), kept = [
 const {task_index, run_index} = source.data;
 for (let i = 0; i < task_index.length; i++) if (tasks.has(task_index[i]) && runs.has(run_index[i])) kept.push(i);
 filter.indices = kept;
-linear.visible = scale.active === 0;
-logarithmic.visible = scale.active === 1;
+holder.children = [figures[scale.active]];
 const along = x_axis.active === 1 ? "epoch" : "step";
 for (const glyph of lines) glyph.xs = {field: along};
 for (const glyph of ends) glyph.x = {field: `last_${along}`};
@@ -145,14 +144,13 @@ def curves_plot(curves: Sequence[Curve], choice: Choice, value: str, *, name: st
     source = ColumnDataSource(_columns(curves, tasks, runs, by_run=choice.by_run), name=f"{name}-curves")
     shown = [i for i, c in enumerate(curves) if c.task in choice.tasks and c.run in choice.runs]
     view = CDSView(filter=IndexFilter(indices=shown))
-    figures = linear, logarithmic = [_figure(source, view, value, scale) for scale in ("linear", "log")]
-    logarithmic.x_range = linear.x_range
-    logarithmic.visible = False
+    figures = [_figure(source, view, value, scale) for scale in ("linear", "log")]
+    holder = column(figures[0], sizing_mode="stretch_width")
     task_box, run_box = boxes(tasks, choice.tasks, f"{name}-tasks"), boxes(runs, choice.runs, f"{name}-runs")
     scale, x_axis = buttons(["linear", "logarithmic"], f"{name}-scale"), buttons(["steps", "epochs"], f"{name}-x")
     arguments = {
         "source": source, "filter": view.filter, "task_box": task_box, "run_box": run_box, "scale": scale,
-        "x_axis": x_axis, "linear": linear, "logarithmic": logarithmic,
+        "x_axis": x_axis, "holder": holder, "figures": figures,
         "lines": [glyph for figure in figures for glyph in figure.select({"type": MultiLine})],
         "ends": [glyph for figure in figures for glyph in figure.select({"type": Scatter})],
         "axes": [figure.xaxis[0] for figure in figures],
@@ -163,8 +161,7 @@ def curves_plot(curves: Sequence[Curve], choice: Choice, value: str, *, name: st
     return column(
         *_controls({"Tasks": task_box, "Runs": run_box}),
         *_axes(scale, x_axis, curves),
-        linear,
-        logarithmic,
+        holder,
         sizing_mode="stretch_width",
     )
 

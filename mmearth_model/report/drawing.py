@@ -86,6 +86,7 @@ def draw_runs(
     InputError
         When ``store`` is not a store, or there is no such device. Everything else that is missing is in the result.
     """
+    resolve_device(device)  # refused before anything is drawn
     given = None if store is None else open_store(store)
     some = [run for run in runs if run.checkpoint is not None][:DRAWN_RUNS]
     artist = _Artist(given, tiles, embedded, device, report, _not_drawn(runs, some))

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from mmearth_model.report.runs import RunRecord
 
 
+SUM = "total"
+"""How the sum of all losses is named beside those of the tasks."""
+
+
 def make_page(report: Report, drawings: Drawings | None = None) -> Page:
     """Lay out a report as a page, with pictures if they were drawn."""
     sections = [
@@ -115,13 +119,13 @@ def _overview_cells(run: RunRecord) -> tuple[str | int | float | None, ...]:
 
 
 def _losses(log: LogTable) -> dict[str, Any]:
-    return {name: log.columns[name] for name in (TOTAL, *log.tasks)}
+    return {SUM: log.columns[TOTAL], **{name: log.columns[name] for name in log.tasks}}
 
 
 def _loss_parts(curves: Sequence[Curve], runs: Sequence[RunRecord]) -> Iterator[Part]:
     by_run = len({curve.run for curve in curves}) > 1
     tasks = list(dict.fromkeys(curve.task for curve in curves))
-    first = [TOTAL] if by_run else [task for task in tasks if task != TOTAL]
+    first = [SUM] if by_run else [task for task in tasks if task != SUM]
     choice = Choice(tasks=first, runs=[run.name for run in runs], by_run=by_run)
     yield Legend(styles_of(curves, by_run=by_run))
     yield Plot(curves_plot(curves, choice, "loss", name="losses"), "Losses over the steps of each run.")
