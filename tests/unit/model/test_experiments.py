@@ -141,7 +141,7 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     done = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
     assert len(done) == 1
     (partly,) = read_report([tmp_path / "out"]).results
-    assert "not finished: results of 1 runs so far" in partly.notes[0]
+    assert "not finished: results of 1 runs so far" in partly.notes[-1]
     result = run_experiment(setting)
     assert len(calls) == 7  # six runs, one of them twice
     again = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
@@ -162,29 +162,18 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
     with pytest.raises(InputError, match="expected the experiment of this folder"):
         run_experiment(setting_of(store, tmp_path / "out", question="Another?"))
-    _check_page(store, tmp_path, [float(row["difference"]) for row in rows if row["difference"] != "baseline"])
 
-
-def _check_page(store: Store, folder: Path, differences: list[float]) -> None:
-    """The command that finds everything done writes the page, with the curves of the runs and the differences."""
-    (folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
-    words = [
-        "experiment",
-        folder / "toy.yaml",
-        "--store",
-        store.path,
-        "--out",
-        folder / "out",
-        "--html",
-        folder / "x.html",
-    ]
-    found = CliRunner().invoke(cli, [str(word) for word in words])
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    words = ["experiment", "toy.yaml", "--store", str(store.path), "--out", "out", "--html", "x.html"]
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(cli, words)
     assert found.exit_code == 0, found.output
-    text = (folder / "x.html").read_text(encoding="utf-8")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert re.findall(r'<section id="([^"]+)"', text)[:2] == ["runs", "losses"]
-    (shown,) = read_report([folder / "out"]).results
-    assert [round(100 * d.value, 1) for d in shown.differences] == differences
-    assert "sentinel2+biome" in text
+    (shown,) = read_report([tmp_path / "out"]).results
+    assert {round(100 * d.value, 1) for d in shown.differences} == {
+        float(row["difference"]) for row in rows if row["difference"] != "baseline"
+    }
 
 
 @pytest.fixture(scope="module")
