@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
+    from mmearth_model.report.gather import Report, read_report
+    from mmearth_model.report.writing import write_report
     from mmearth_model.training.account import plan_line, training_account
     from mmearth_model.training.plan import TrainPlan, plan_training
     from mmearth_model.training.pretraining import TrainingDiverged, TrainingInterrupted, TrainProgress, pretrain
@@ -31,6 +33,8 @@ _MODULES = {
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
+    "report.gather": "Report read_report",
+    "report.writing": "write_report",
     "training.account": "plan_line training_account",
     "training.plan": "TrainPlan plan_training",
     "training.pretraining": "TrainProgress TrainingDiverged TrainingInterrupted pretrain",
@@ -50,6 +54,7 @@ __all__ = [
     "FeatureMaps",
     "MPMAEConfig",
     "Normaliser",
+    "Report",
     "TileDataset",
     "Timing",
     "TrainPlan",
@@ -67,7 +72,9 @@ __all__ = [
     "plan_line",
     "plan_training",
     "pretrain",
+    "read_report",
     "training_account",
+    "write_report",
 ]
 
 

@@ -25,6 +25,7 @@ from mmearth_data import (
     is_there,
     option,
     refuse_unused,
+    require_bokeh,
     short_path,
 )
 from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mmearth_data import Store
-    from mmearth_model import Checkpoint, Evaluation, Timing, TrainProgress, TrainRecipe, Workload
+    from mmearth_model import Checkpoint, Evaluation, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
@@ -48,6 +49,9 @@ PADDING = option(
 STORE = option("--store STORE", WHAT, "Store with the labelled tiles of store: tasks.", FILE, shown="the store of CKPT")
 DEVICE = field_option(WorkFields, "device", default="auto")
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
+HTML = option(
+    "--html FILE", OUTPUT, "Write a page to look at: one file, which needs no network.", FilePath(".html"), name="page"
+)
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
@@ -173,6 +177,7 @@ def pretrain(
 @PADDING
 @DEVICE
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json and .png.", FILE)
+@HTML
 @CACHE
 @JSON
 def evaluate(
@@ -184,6 +189,7 @@ def evaluate(
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
+    page: Path | None,
     as_json: bool,
     cache: Path | None,
     **options: Any,
@@ -204,6 +210,7 @@ def evaluate(
         refuse_unused("with tasks of files only", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
+    _check_page(page)
     loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
     opened = _store_of(tasks, store, loaded)
     with _evaluation_bar() as report:
@@ -222,6 +229,7 @@ def evaluate(
     about["test_share"] = options["test_share"]
     if out is not None:
         write_results(result, out, about)
+    _write_results_page(result, about, "Probes of frozen encoders", page)
     if as_json:
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
@@ -246,6 +254,7 @@ def evaluate(
 @field_options(FineTuneFields)
 @DEVICE
 @option("--out DIR", OUTPUT, "Folder for the fine-tuned network and its result.", FILE)
+@HTML
 @JSON
 def finetune(
     checkpoint: Path,
@@ -253,6 +262,7 @@ def finetune(
     store: Path | None,
     padding: Padding | None,
     out: Path | None,
+    page: Path | None,
     labels: str,
     recipe_name: str,
     device: str,
@@ -270,6 +280,7 @@ def finetune(
 
     if not _of_store(task):
         refuse_unused("with a task of files", "store")
+    _check_page(page)
     if options["frozen"]:
         refuse_unused("with --frozen, which leaves the encoder as it is", "layer_decay", "drop_path")
     loaded = load_checkpoint(checkpoint, padding=padding)
@@ -282,6 +293,8 @@ def finetune(
         click.echo(f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}, validation {value:.3f}", err=True)
 
     result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
+    about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
+    _write_results_page(result, about, "Fine-tuned encoder", page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -437,10 +450,12 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 @option("--scheduler URL", HARDWARE, "Run on the workers of this Dask scheduler instead.")
 @DEVICE
 @option("--out DIR", OUTPUT, "Folder of the experiment.", FILE, shown="runs/NAME-SCALE")
+@HTML
 def experiment(
     name: str,
     scale: str,
     out: Path | None,
+    page: Path | None,
     stores: tuple[str, ...],
     data: dict[str, str] | None,
     convnext: Path | None,
@@ -456,7 +471,9 @@ def experiment(
     from mmearth_model.experiments.spec import EXPERIMENTS, read_experiment
 
     if name == "list":
-        refuse_unused("with list", "scale", "out", "stores", "data", "convnext", "workers", "scheduler", "device")
+        refuse_unused(
+            "with list", "scale", "out", "page", "stores", "data", "convnext", "workers", "scheduler", "device"
+        )
         for known in EXPERIMENTS.names():
             click.echo(f"{known:20} {read_experiment(known).question}")
         return
@@ -464,6 +481,7 @@ def experiment(
 
     if scheduler is not None:
         refuse_unused("with --scheduler, whose workers run the experiment", "workers")
+    _check_page(page)
     found = read_experiment(name)
     setting = Setting(
         experiment=found,
@@ -475,8 +493,94 @@ def experiment(
         device=device,
     )
     run_experiment(setting, workers=workers, scheduler=scheduler, report=lambda line: click.echo(line, err=True))
+    if page is not None:
+        from mmearth_model import read_report, write_report
+
+        write_report(read_report([setting.out]), page, tiles=0, embedded=0)
     click.echo((setting.out / "results.md").read_text(encoding="utf-8"), nl=False)
     click.echo(f"{setting.out}: results.md, results.csv, results.json, results.png", err=True)
+
+
+# ---------------------------------------------------------------- reports
+
+
+@cli.command()
+@click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
+@HTML
+@option("--store STORE", WHAT, "With --html: store to draw tiles of.", FILE, shown="the store of each run")
+@option("--tiles N", WHAT, "With --html: tiles to reconstruct.", Number(int, Interval(ge=0, le=16)), default=4)
+@option(
+    "--embeddings N",
+    WHAT,
+    "With --html: tiles on the map of embeddings.",
+    Number(int, Interval(ge=0, le=500)),
+    name="embedded",
+    default=300,
+)
+@DEVICE
+@JSON
+def report(
+    runs: tuple[Path, ...],
+    page: Path | None,
+    store: Path | None,
+    tiles: int,
+    embedded: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Report on runs and results: curves, differences, probes; with --html, on a page with pictures.
+
+    RUN is a run folder, a folder that evaluate or finetune wrote with --out, or the folder of an experiment; results in
+    folders directly below a run are read too. Runs may be unfinished.
+    """
+    from mmearth_model import read_report
+
+    if page is None:
+        refuse_unused("without --html", "store", "tiles", "embedded", "device")
+    _check_page(page)
+    found = read_report(runs)
+    if page is not None:
+        from mmearth_model import write_report  # draws with PyTorch, which a summary does without
+
+        written = write_report(
+            found,
+            page,
+            store=store,
+            tiles=tiles,
+            embedded=embedded,
+            device=device,
+            report=lambda line: click.echo(line, err=True),
+        )
+        click.echo(f"{page}: {written / 1e6:.1f} MB", err=True)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    _print_report(found)
+
+
+def _check_page(page: Path | None) -> None:
+    """Refuse a page that cannot be made before anything is computed."""
+    if page is not None:
+        require_bokeh()
+        check_output(page, option="--html")
+
+
+def _print_report(found: Report) -> None:
+    from rich.console import Console
+
+    from mmearth_model.report.summary import render_report
+
+    Console(highlight=False).print(render_report(found))
+
+
+def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, page: Path | None) -> None:
+    """Write the page of a command's own results, if one was asked for."""
+    if page is None:
+        return
+    from mmearth_model.report.page import write_results_page
+
+    written = write_results_page({**about, **result.to_dict()}, title, page)
+    click.echo(f"{page}: {written / 1e6:.1f} MB", err=True)
 
 
 def _recipe(base: str, options: dict[str, Any]) -> TrainRecipe:
@@ -529,7 +633,8 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmearth_model.evaluation.results import notes, shown
+    from mmearth_model.evaluation.results import notes
+    from mmearth_model.formatting import shown
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
     frozen = all(not row.protocol.startswith("finetune") for row in result.rows)

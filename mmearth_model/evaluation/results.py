@@ -14,6 +14,7 @@ import numpy as np
 
 from mmearth_data import write_text
 from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, interval
+from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure
 from mmearth_model.tasks import TaskKind
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from mmearth_model.evaluation.metrics import Score
     from mmearth_model.tasks import LabelledSet
 
-PERCENT = frozenset({"accuracy", "f1", "jaccard", "map"})
-"""Metrics shown in per cent."""
 NOUNS = {"map": "labels", "r2": "targets"}
 """Units over which a metric averages, if not classes."""
 SETTINGS_SHOWN = frozenset({"paper", "finetune-paper"})
@@ -223,12 +222,14 @@ class Evaluation:
             found.append(Difference(*group, baseline, means[group] - means[other], low, high))
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; undefined figures are None."""
+    def to_dict(self, baseline: str | None = None) -> dict[str, Any]:
+        """JSON-ready form, with the differences from a ``baseline`` if there is one; undefined figures are None."""
+        compared = {} if baseline is None else {"differences": [asdict(d) for d in self.differences(baseline)]}
         found: dict[str, Any] = _defined(
             {
                 "rows": [asdict(row) for row in self.rows],
                 "summary": [asdict(s) for s in self.summaries()],
+                **compared,
                 "filled": [{"task": t, "encoder": e, "bands": list(b)} for (t, e), b in self.filled.items()],
                 "notes": list(self.notes),
             }
@@ -253,11 +254,6 @@ def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, list | tuple):
         return [_defined(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(metric: str, value: float) -> str:
-    """Format a value; shares in per cent."""
-    return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.3f}"
 
 
 def notes(summary: Summary) -> str:

@@ -6,16 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.results import (  # fmt: skip
-    PERCENT,
-    Difference,
-    Summary,
-    notes,
-    results_figure,
-    shown,
-    to_csv,
-    to_markdown,
-)
+from mmearth_model.evaluation.results import Difference, Summary, notes, results_figure, to_csv, to_markdown
+from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure
 
 if TYPE_CHECKING:
@@ -58,7 +50,7 @@ def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Pa
     write_text(out / "results.md", text)
     write_text(out / "results.csv", to_csv(COLUMNS, rows))
     about = {"experiment": experiment.name, "question": experiment.question, "scale": scale, "baseline": experiment.baseline, "synthetic": synthetic}  # fmt: skip
-    write_text(out / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
+    write_text(out / "results.json", json.dumps({**about, **result.to_dict(experiment.baseline)}, indent=1) + "\n")
     many = len({s.labels for s in result.summaries()}) > 1
     figure = results_figure(result, synthetic=synthetic) if many else differences_figure(experiment, result, synthetic)
     save_figure(figure, out / "results.png")

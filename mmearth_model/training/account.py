@@ -11,7 +11,8 @@ from mmearth_model.devices import resolve_device
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE
 from mmearth_model.network.positions import ENGINES
-from mmearth_model.training.runs import LOG_FILE, read_log
+from mmearth_model.training.layout import LOG_FILE
+from mmearth_model.training.runs import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path

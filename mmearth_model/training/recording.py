@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmearth_data import MMEarthError
 from mmearth_model.saving import save_figure
+from mmearth_model.training.layout import FIGURES, WEIGHT_PREFIX
 from mmearth_model.training.loggers import close_loggers, open_loggers
 from mmearth_model.weights.checkpoints import optimizer_tensors, write_checkpoint
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what schedulers send before they kill."""
-FIGURES = "figures"
 FIGURE_DPI = 110
 LOG_STEPS = 50
 """Steps of one row of the log; an epoch's end closes a row too."""
@@ -172,7 +172,7 @@ class Recorder(Callback):
         self.saved: Path | None = None
         self.means = Means()
         names = [m.name for m in plan.pretext]
-        weights = [f"weight:{name}" for name in names] if plan.recipe.weighting == "uncertainty" else []
+        weights = [f"{WEIGHT_PREFIX}{name}" for name in names] if plan.recipe.weighting == "uncertainty" else []
         self.table = run.log(["epoch", "step", "lr", "loss", *names, *weights, "images_per_s", "waiting"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -256,7 +256,7 @@ class Recorder(Callback):
         if self.plan.recipe.weighting == "uncertainty":
             log_vars = module.losses.log_vars.tolist()
             for task, log_var in zip(module.losses.tasks, log_vars, strict=True):
-                row[f"weight:{task.name}"] = math.exp(-log_var)
+                row[f"{WEIGHT_PREFIX}{task.name}"] = math.exp(-log_var)
         self.table.append(row)
         for logger in self.loggers:
             logger.log_metrics({key: float(value) for key, value in row.items()}, step=progress.step)

@@ -28,16 +28,15 @@ from mmearth_data import (
     write_text,
 )
 from mmearth_model.network.positions import ENGINES
+from mmearth_model.training.layout import LOG_FILE, RUN_FILE, STEP_PREFIX
 from mmearth_model.training.recipe import TrainRecipe
-from mmearth_model.weights.checkpoints import STEP_PREFIX, checkpoints_of, read_json
+from mmearth_model.weights.checkpoints import checkpoints_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 
-RUN_FILE = "run.json"
-LOG_FILE = "log.csv"
 FORMAT = 1
 
 

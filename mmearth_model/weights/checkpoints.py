@@ -25,6 +25,7 @@ from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
+from mmearth_model.training.layout import CONFIG_FILE, STEP_PREFIX
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
 
@@ -36,11 +37,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 MODEL_FILE = "model.safetensors"
 ENCODER_PREFIX = "model.encoder."
-CONFIG_FILE = "config.json"
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
-STEP_PREFIX = "step-"
-"""Name of a checkpoint in a run folder, without its step."""
 FORMAT = 1
 ARCHITECTURE = "mp-mae"
 ENCODER_ONLY = "convnext-v2"

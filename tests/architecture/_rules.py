@@ -38,15 +38,16 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (7, frozenset({"cli"})),
     ),
     MODEL: (
-        (0, frozenset({"devices", "fields", "saving"})),
+        (0, frozenset({"devices", "fields", "formatting", "saving"})),
         (1, frozenset({"network", "data"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),
         (3, frozenset({"tasks"})),
         (4, frozenset({"evaluation"})),
         (5, frozenset({"experiments"})),
-        (6, frozenset({""})),
-        (7, frozenset({"cli"})),
+        (6, frozenset({"report"})),
+        (7, frozenset({""})),
+        (8, frozenset({"cli"})),
     ),
 }
 """Package -> rows of its layer table: a room may import its own row and the layers below."""

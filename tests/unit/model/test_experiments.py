@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from toy_store import TINY, write_store
 
 from mmearth_data import FileInputError, InputError, RetryLater, Store, load_catalog
 from mmearth_data import make_recipe as make_build_recipe
-from mmearth_model import make_recipe
+from mmearth_model import make_recipe, read_report
 from mmearth_model.cli import cli
 from mmearth_model.experiments import run as running
 from mmearth_model.experiments.claims import claim
@@ -139,6 +140,8 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
         run_experiment(setting)
     done = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
     assert len(done) == 1
+    (partly,) = read_report([tmp_path / "out"]).results
+    assert "not finished: results of 1 runs so far" in partly.notes[-1]
     result = run_experiment(setting)
     assert len(calls) == 7  # six runs, one of them twice
     again = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
@@ -159,6 +162,18 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
     with pytest.raises(InputError, match="expected the experiment of this folder"):
         run_experiment(setting_of(store, tmp_path / "out", question="Another?"))
+
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    words = ["experiment", "toy.yaml", "--store", str(store.path), "--out", "out", "--html", "x.html"]
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(cli, words)
+    assert found.exit_code == 0, found.output
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="([^"]+)"', text)[:2] == ["runs", "losses"]
+    (shown,) = read_report([tmp_path / "out"]).results
+    assert {round(100 * d.value, 1) for d in shown.differences} == {
+        float(row["difference"]) for row in rows if row["difference"] != "baseline"
+    }
 
 
 @pytest.fixture(scope="module")

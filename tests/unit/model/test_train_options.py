@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,6 +62,8 @@ EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x
 CONVERT = ("convert", "run", "--out", "x")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
 EXPERIMENT = ("experiment", "decoder", "--out", "e")
+REPORT = ("report", "run")
+PAGE = ("report", "run", "--html", "p.html", "--tiles", "1", "--embeddings", "0", "--device", "cpu")
 FILES = ("--task", "task.yaml=table.csv")
 
 
@@ -129,6 +133,12 @@ def features(result: Result) -> dict[str, str]:
     return files_here(".npy")
 
 
+def drawn(result: Result) -> Any:
+    """Sections of the page of a report, and the tiles whose reconstructions it shows."""
+    text = Path("p.html").read_text(encoding="utf-8")
+    return re.findall(r'<section id="([^"]+)"', text), re.findall(r"[0-9a-f]{16}  \(", text)
+
+
 def workload(command_line: Sequence[str]) -> Any:
     """Memory of the step that would be measured, and whether it is one in bfloat16."""
     name, *arguments = command_line
@@ -194,6 +204,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--padding": [Followed(EVALUATE, ("--padding", "reference"), features), Refused((*BASELINES, "--padding", "reference"))],
         "--out": [Followed(EVALUATE, ("--out", "o"), left)],
         "--cache": [Followed(EVALUATE, ("--cache", "d"), left)],
+        "--html": [Followed(EVALUATE, ("--html", "p.html"), left), Refused((*EVALUATE, "--html", "table.csv/p.html"))],
         "--device": refused_device(*EVALUATE),
         "--json": [Followed(EVALUATE[:-1], ("--json",), is_json)],
     },
@@ -213,6 +224,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--drop-path": [Followed(LOUD, ("--drop-path", "0.9"), tuned), Refused((*FINETUNE, "--frozen", "--drop-path", "0.1"))],
         "--weight-decay": [Followed(LOUD, ("--weight-decay", "9"), tuned)],
         "--seed": [Followed(FINETUNE, ("--seed", "1"), tuned)],
+        "--html": [Followed(FINETUNE, ("--html", "p.html"), left), Refused((*FINETUNE, "--html", "table.csv/p.html"))],
         "--device": refused_device(*FINETUNE),
         "--json": [Followed(FINETUNE[:-1], ("--json",), is_json)],
     },
@@ -254,7 +266,19 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--convnext": [Refused((*EXPERIMENT, "--convnext", "x.pth"))],
         "--workers": [Refused((*EXPERIMENT, "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"))],
         "--scheduler": [Refused((*EXPERIMENT, "--store", "toy.zarr", "--scheduler", "nosuch"))],
+        "--html": [
+            Refused((*EXPERIMENT, "--html", "table.csv/p.html")),
+            Elsewhere("unit/model/test_experiments.py", "test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice", "html"),
+        ],
         "--device": refused_device(*EXPERIMENT, "--store", "toy.zarr"),
+    },
+    "report": {
+        "--html": [Followed(REPORT, ("--html", "p.html", "--tiles", "0", "--embeddings", "0"), left)],
+        "--store": [Followed(PAGE, ("--store", "second.zarr"), drawn), Refused((*REPORT, "--store", "toy.zarr"))],
+        "--tiles": [Followed(PAGE, ("--tiles", "2"), drawn), Refused((*REPORT, "--tiles", "2"))],
+        "--embeddings": [Followed(PAGE, ("--embeddings", "8"), drawn), Refused((*REPORT, "--embeddings", "8"))],
+        "--device": [*refused_device(*PAGE), Refused((*REPORT, "--device", "cpu"))],
+        "--json": [Followed(REPORT, ("--json",), is_json)],
     },
 }  # fmt: skip
 
@@ -280,6 +304,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
     "bench": (*BENCH[1:], "--image-size", "12"),
     "experiment": ("list",),
+    "report": ("run", "--html", "p.html", "--tiles", "0", "--embeddings", "0"),
 }
 """Command -> command line that a bad value is added to; it ends soon."""
 

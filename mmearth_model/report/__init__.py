@@ -1,0 +1,1 @@
+"""What runs, probes and experiments left on disk, as one report: plain values, a summary for a terminal, and a page."""

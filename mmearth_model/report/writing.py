@@ -1,0 +1,53 @@
+"""Write a report as a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmearth_data import write_page
+from mmearth_model.report.drawing import draw_runs
+from mmearth_model.report.page import make_page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mmearth_model.report.gather import Report
+
+
+def write_report(
+    found: Report,
+    path: Path,
+    *,
+    store: Path | None = None,
+    tiles: int = 4,
+    embedded: int = 300,
+    device: str = "auto",
+    report: Callable[[str], None] | None = None,
+) -> int:
+    """Write a report as one HTML file that needs no network; returns its size in bytes.
+
+    Parameters
+    ----------
+    found
+        From `mmearth_model.read_report`.
+    path
+        File, which is replaced.
+    store
+        Store to draw tiles of; None looks for the one that each run was trained on.
+    tiles, embedded
+        Number of tiles to reconstruct and to embed; 0 leaves them out.
+    device
+        ``auto``, ``cpu``, ``cuda``, ...
+    report
+        Called with a line of text before each step.
+
+    Raises
+    ------
+    InputError
+        When ``store`` is not a store, there is no such device, or Bokeh is not installed.
+    WriteFailed
+        When the file cannot be written.
+    """
+    drawn = draw_runs(found.runs, store=store, tiles=tiles, embedded=embedded, device=device, report=report)
+    return write_page(make_page(found, drawn), path)
