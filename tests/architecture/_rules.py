@@ -32,7 +32,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
         (5, frozenset({"loading"})),
         (5, frozenset({"interchange"})),
         (5, frozenset({"emulator"})),
-        (5, frozenset({"inspection"})),
+        (5, frozenset({"inspection", "browse"})),
         (6, frozenset({"api", "opened", ""})),  # "" is the package itself: its __init__ re-exports the public names
         (7, frozenset({"cli"})),
     ),
