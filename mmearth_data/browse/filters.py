@@ -172,6 +172,14 @@ class Selection:
         """Change some fields of the filter."""
         return self.apply(dataclasses.replace(self.filter, **fields))
 
+    def mask_without(self, *fields: str) -> NDArray[np.bool_]:
+        """(n,) True for the tiles that meet all conditions but that on some fields."""
+        bit = sum(1 << number for number, (names, _) in enumerate(CONDITIONS) if names == fields)
+        if all(getattr(self.filter, name) == getattr(Filter(), name) for name in fields):
+            return self.mask
+        kept: NDArray[np.bool_] = self._failed & np.uint8(255 - bit) == 0
+        return kept
+
     def _renew(self, bit: np.uint8, passing: NDArray[np.bool_] | None) -> None:
         self._failed &= ~bit
         if passing is not None:

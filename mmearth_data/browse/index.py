@@ -129,6 +129,12 @@ class TileIndex:
         return np.bitwise_count(self.valid)
 
     @cached_property
+    def combinations(self) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+        """Values of `valid` that occur, and (n,) which of them each tile has."""
+        values, of_tile = np.unique(self.valid, return_inverse=True)
+        return values, of_tile
+
+    @cached_property
     def order(self) -> NDArray[np.intp]:
         """(n,) positions by ascending tile id."""
         return np.argsort(self.tile_id, kind="stable")

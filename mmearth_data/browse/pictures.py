@@ -6,7 +6,7 @@ import base64
 import io
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
@@ -16,12 +16,15 @@ from mmearth_data.inspection.panels import plan_panels
 from mmearth_data.inspection.summary import source_notes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     import numpy as np
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
+
+Result = TypeVar("Result")
 
 KEPT = 32
 """Figures kept in memory, each about half a megabyte."""
@@ -36,6 +39,7 @@ class Pictures:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        self._other = ThreadPoolExecutor(1, thread_name_prefix="neighbours")
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._waiting: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._main = _composite(store)
@@ -52,6 +56,10 @@ class Pictures:
         future = self._pool.submit(self._draw, position)
         self._waiting[position] = future
         return future
+
+    def run(self, work: Callable[[], Result]) -> Future[Result]:
+        """Do something else in the background, beside the figures."""
+        return self._other.submit(work)
 
     def _draw(self, position: int) -> bytes:
         if position in self._kept:
@@ -83,7 +91,8 @@ class Pictures:
 
     def close(self) -> None:
         """Give up what is not finished."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._other):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def data_uri(png: bytes) -> str:

@@ -56,13 +56,53 @@ def count_image(index: TileIndex, tiles: NDArray[np.intp], view: View, shape: tu
     ndarray
         (rows, columns) float32, the first row in the south; NaN where there is no tile.
     """
+    cells = _cells(index, tiles, view, shape)
+    counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float32)
+    counts[counts == 0] = np.nan
+    return counts
+
+
+def class_image(
+    index: TileIndex,
+    tiles: NDArray[np.intp],
+    view: View,
+    shape: tuple[int, int],
+    *,
+    classes: NDArray[np.uint8],
+    number: int,
+) -> NDArray[np.float32]:
+    """Most frequent class of the tiles per cell of a view, the first of equally frequent ones.
+
+    Parameters
+    ----------
+    index, tiles, view, shape
+        As in `count_image`.
+    classes
+        (n,) class of each tile of the index, below ``number``.
+    number
+        Number of classes.
+
+    Returns
+    -------
+    ndarray
+        (rows, columns) float32, NaN where there is no tile.
+    """
+    size = shape[0] * shape[1]
+    cells = _cells(index, tiles, view, shape)
+    counts = np.bincount(cells * np.int64(number) + classes[tiles], minlength=size * number).reshape(size, number)
+    found = counts.argmax(axis=1).astype(np.float32)
+    found[counts.max(axis=1) == 0] = np.nan
+    image: NDArray[np.float32] = found.reshape(shape)
+    return image
+
+
+def _cells(index: TileIndex, tiles: NDArray[np.intp], view: View, shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Cell of each of some tiles in the flat image of a view; tiles on its border are in the last cell."""
     rows, columns = shape
     column = (index.x[tiles] - view.west) * (columns / (view.east - view.west))
     row = (index.y[tiles] - view.south) * (rows / (view.north - view.south))
-    cell = np.clip(row.astype(np.int32), 0, rows - 1) * columns + np.clip(column.astype(np.int32), 0, columns - 1)
-    counts = np.bincount(cell, minlength=rows * columns).reshape(shape).astype(np.float32)
-    counts[counts == 0] = np.nan
-    return counts
+    found: NDArray[np.int32] = np.clip(row.astype(np.int32), 0, rows - 1) * np.int32(columns)
+    return found + np.clip(column.astype(np.int32), 0, columns - 1)
 
 
 def nearest(index: TileIndex, mask: NDArray[np.bool_], x: float, y: float, reach_m: float) -> int | None:
