@@ -22,6 +22,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
     DATA: (
         (0, frozenset({"errors", "resources", "words", "findings", "fields", "files"})),
         (1, frozenset({"terminal"})),
+        (1, frozenset({"pages"})),
         (1, frozenset({"catalog", "build_fields"})),
         (2, frozenset({"geography", "rasterfile", "recipes"})),
         (3, frozenset({"sampling"})),
@@ -65,6 +66,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "distributed": ("mmearth_data.building", "mmearth_data.loading", "mmearth_model.experiments"),
     "h5py": ("mmearth_data.interchange", "mmearth_model.tasks"),
     "matplotlib": ("mmearth_data.inspection", "mmearth_model"),
+    "bokeh": ("mmearth_data.pages", "mmearth_data.inspection", "mmearth_model"),
+    "jinja2": ("mmearth_data.pages",),
     "ee": ("mmearth_data.sources.earthengine",),
     "googleapiclient": ("mmearth_data.sources.earthengine",),
     "google": ("mmearth_data.sources.earthengine",),

@@ -1,0 +1,1 @@
+"""Pages for people: single HTML files that need no network, with Bokeh's figures in them."""
