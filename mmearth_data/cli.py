@@ -395,7 +395,10 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
     works on this machine only, and has a random part without which the server answers nothing. STORE defaults to the
     store in the current folder. Press Ctrl-C to stop.
     """
-    from mmearth_data import Browser, open_store
+    from mmearth_data import open_store, require_bokeh
+
+    require_bokeh()
+    from mmearth_data import Browser
 
     browser = Browser(open_store(store or _only_store()), port=port, embeddings=embeddings)
     for note in browser.notes:

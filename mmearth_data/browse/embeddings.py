@@ -108,7 +108,7 @@ def _read(path: Path) -> pa.Table:
             raise FileInputError(path, f"{expected}, got columns {', '.join(schema.names) or 'none'}.")
         if not pa.types.is_integer(schema.field(ID_COLUMN).type):
             raise FileInputError(path, f"{expected}, got embeddings of files, not of tiles; embed the store.")
-        return pq.read_table(path, columns=[ID_COLUMN, VALUE_COLUMN])
+        return pq.ParquetFile(path).read(columns=[ID_COLUMN, VALUE_COLUMN])
     except FileNotFoundError as error:
         raise FileInputError(path, f"{os_problem(error)}.") from error
     except (pa.ArrowException, OSError) as error:

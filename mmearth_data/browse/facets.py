@@ -9,6 +9,7 @@ import numpy as np
 
 from mmearth_data.browse.filters import LEVELS, SPLITS, label_names
 from mmearth_data.browse.index import split_codes
+from mmearth_data.pages.style import class_styles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,28 +19,6 @@ if TYPE_CHECKING:
     from mmearth_data.browse.filters import Selection
     from mmearth_data.browse.index import TileIndex
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#8c8c8c")
-"""Okabe and Ito 2008, "Color Universal Design": visible on light and dark backgrounds."""
-DOT = "M8 6.2a1.8 1.8 0 1 1-.01 0z"
-CIRCLE, SQUARE, DIAMOND = "M8 2a6 6 0 1 1-.01 0z", "M3 3h10v10H3z", "M8 1l5 7-5 7-5-7z"
-HEXAGON = "M8 1.5l5.8 3.2v6.6L8 14.5l-5.8-3.2V4.7z"
-MARKERS = {
-    "circle": CIRCLE,
-    "square": SQUARE,
-    "triangle": "M8 2l6 11H2z",
-    "diamond": DIAMOND,
-    "inverted_triangle": "M8 14l6-11H2z",
-    "hex": HEXAGON,
-    "star": "M8 1l2.1 4.9 5.3.5-4 3.5 1.2 5.2L8 12.4l-4.6 2.7 1.2-5.2-4-3.5 5.3-.5z",
-    "square_pin": "M2 2q6 3 12 0-3 6 0 12-6-3-12 0 3-6 0-12z",
-    "plus": "M6 2h4v4h4v4h-4v4H6v-4H2V6h4z",
-    "triangle_pin": "M8 1q1 7 7 12-7-2-14 0 6-5 7-12z",
-    "circle_dot": CIRCLE + DOT,
-    "square_dot": SQUARE + DOT,
-    "diamond_dot": DIAMOND + DOT,
-    "hex_dot": HEXAGON + DOT,
-}
-"""Shapes of single tiles, so that classes differ not only by colour; the outline of each for the legend (SVG, 16 px)."""
 UNKNOWN_COLOUR = "#71717a"
 
 
@@ -52,11 +31,8 @@ class Choice:
     code: int
     colour: str
     marker: str
-
-    @property
-    def outline(self) -> str:
-        """Path of its marker, for the legend."""
-        return MARKERS[self.marker]
+    path: str
+    """Shape of its marker for the legend, as an SVG path of 16 by 16 units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +89,11 @@ def facets_of(index: TileIndex) -> tuple[Facet, ...]:
 
 
 def _choices(rows: Sequence[tuple[int, str, str | None]]) -> tuple[Choice, ...]:
-    markers = tuple(MARKERS)
+    """Choices of (code, name, colour); those without a colour take that of the house."""
+    styles = class_styles([name for _, name, _ in rows])
     return tuple(
-        Choice(name, code, colour or COLOURS[number % len(COLOURS)], markers[number % len(markers)])
-        for number, (code, name, colour) in enumerate(rows)
+        Choice(style.name, code, colour or style.colour, style.marker, style.path)
+        for style, (code, _, colour) in zip(styles, rows, strict=True)
     )
 
 

@@ -37,7 +37,7 @@ class Outlines:
 @lru_cache(maxsize=2)
 def outlines(name: str) -> Outlines:
     """Outer rings of one of the files of land in the catalog."""
-    table = pq.read_table(resource_path("catalog") / "regions" / name, columns=["geometry"])
+    table = pq.ParquetFile(resource_path("catalog") / "regions" / name).read(columns=["geometry"])
     parts = shapely.get_parts(shapely.from_wkb(table.column("geometry").to_numpy()))
     rings = [shapely.get_coordinates(ring) for ring in shapely.get_exterior_ring(parts)]
     xs = [np.asarray(mercator_x(ring[:, 0]), dtype=np.float32) for ring in rings]

@@ -16,13 +16,14 @@ from bokeh.models import CustomJS
 
 from mmearth_data.browse.filters import EVERY_SHARE, Selection, from_query
 from mmearth_data.browse.index import MS_PER_DAY
-from mmearth_data.browse.plots import Histogram, TileMap
+from mmearth_data.browse.plots import Histogram, TileMap, ramp
 from mmearth_data.browse.texts import (
     figure_html,
     neighbours_html,
+    script,
     selection_state,
+    style_sheet,
     template,
-    text_of,
     tile_html,
 )
 from mmearth_data.browse.views import nearest, step_in
@@ -54,7 +55,7 @@ class Channel(DataModel):
     ask: Any = String(default="", help="A tile, as JSON: its id, or a step from the chosen one.")
     colour: Any = String(default="", help="Key of the list of choices that colours the map.")
     selection: Any = String(default="{}", help="What is selected, as JSON.")
-    shown: Any = String(default="", help="What the map shows.")
+    shown: Any = String(default="{}", help="What the map shows, as JSON.")
     tile: Any = String(default="{}", help="Id and HTML of the chosen tile, as JSON.")
     figure: Any = String(default="", help="HTML of its figure.")
     neighbours: Any = String(default="", help="HTML of the tiles similar to it.")
@@ -156,7 +157,7 @@ class Visit:
 
     def _fill_map(self) -> None:
         self.map.keep_shape()
-        self.channel.shown = self.map.refresh(self.selection.mask)
+        self.channel.shown = json.dumps(self.map.refresh(self.selection.mask))
 
     def _tapped(self, event: Any) -> None:  # noqa: ANN401 - Bokeh's types do not know which event comes
         view, (width, _) = self.map.view, self.map.size_px
@@ -271,8 +272,9 @@ def fill_document(world: World, prefix: str, policy: str, document: Document) ->
         name=world.name,
         prefix=prefix,
         policy=policy,
-        style=text_of("page.css") + text_of("browse.css"),
-        script=text_of("browse.js"),
+        style=style_sheet(),
+        script=script(),
+        ramp=", ".join(ramp(9)),
         synthetic=store.synthetic,
         finished=store.finished,
         notes=world.notes,

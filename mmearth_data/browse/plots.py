@@ -18,13 +18,12 @@ from bokeh.models import (
     NumeralTickFormatter,
     Range1d,
 )
-from bokeh.models.annotations.legends import ColorBar
-from bokeh.plotting import figure
 
 from mmearth_data.browse.filters import SPLITS, label_names
 from mmearth_data.browse.land import land_in
 from mmearth_data.browse.views import View, class_image, count_image, in_view
 from mmearth_data.catalog.tile import format_tile_id
+from mmearth_data.pages.style import page_figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,15 +47,16 @@ BAR_COLOUR = "#2a86c8"
 """Blue that is visible on light and on dark backgrounds."""
 CHOSEN_COLOUR = "#f0245e"
 QUIET = "#00000000"
-HOUSE: dict[str, Any] = {"output_backend": "canvas", "sizing_mode": "stretch_both", "min_width": 120, "min_height": 120}
-"""Options of both kinds of figure. They use the canvas, never WebGL, which some browsers lack."""
 IMAGE = ("image", "x", "y", "dw", "dh")
 POINTS = ("x", "y", "id", "date", "split", "label", "colour", "marker")
-LONGITUDE = "const d = Math.round(tick / 6378137 * 18000 / Math.PI) / 100; return `${Math.abs(d)}°${d > 0 ? ' E' : d < 0 ? ' W' : ''}`;"
-LATITUDE = (
-    "const d = Math.round(Math.atan(Math.sinh(tick / 6378137)) * 18000 / Math.PI) / 100;"
-    "return `${Math.abs(d)}°${d > 0 ? ' N' : d < 0 ? ' S' : ''}`;"
-)
+DEGREES = """
+const degrees = (metres) => %s * 180 / Math.PI;
+const step = ticks.length > 1 ? Math.abs(degrees(ticks[1]) - degrees(ticks[0])) : 1;
+const text = Math.abs(degrees(tick)).toFixed(Math.min(5, Math.max(0, Math.ceil(-Math.log10(step) - 0.01))));
+return Number(text) === 0 ? "0°" : `${text}° ${tick > 0 ? "%s" : "%s"}`;
+"""
+LONGITUDE = DEGREES % ("metres / 6378137", "E", "W")
+LATITUDE = DEGREES % ("Math.atan(Math.sinh(metres / 6378137))", "N", "S")
 """Texts of the axes, for Bokeh's JavaScript: from metres of Web Mercator to degrees."""
 POINT_TIPS = """<div style="font-size:12px"><b>@id</b><br>@date, @split<br>@label</div>"""
 
@@ -158,18 +158,6 @@ class TileMap:
             HoverTool(renderers=[counts], tooltips="@image{0,0} tiles", visible=False),
             HoverTool(renderers=[points], tooltips=POINT_TIPS, visible=False),
         )
-        self.bar = ColorBar(
-            color_mapper=self.mapper,
-            orientation="horizontal",
-            location="bottom_left",
-            width=160,
-            height=8,
-            title="tiles per cell",
-            background_fill_alpha=0.75,
-            ticker=BasicTicker(desired_num_ticks=3),
-            formatter=NumeralTickFormatter(format="0,0"),
-        )
-        plot.add_layout(self.bar)
 
     # ------------------------------------------------------------ view
 
@@ -212,8 +200,8 @@ class TileMap:
 
     # ------------------------------------------------------------ content
 
-    def refresh(self, mask: NDArray[np.bool_]) -> str:
-        """Show the tiles of a mask (n,) in the view; returns what is shown as text."""
+    def refresh(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """Show the tiles of a mask (n,) in the view; returns what is shown, and the most tiles of a cell or None."""
         wide = self.view.around(AROUND)
         land, xs, ys = land_in(wide)
         if land != self._land_name:
@@ -225,10 +213,15 @@ class TileMap:
         self._show_image(tiles[:0] if single else tiles, wide)
         seen = len(in_view(self._index, mask, self.view))
         noun = "tile" if seen == 1 else "tiles"
+        if not seen:
+            return {"text": "No selected tile is in view.", "most": None}
         if single:
-            return f"{seen:,} {noun} in view, one marker each."
-        what = "the most frequent class" if self.colour else "the number of tiles"
-        return f"{seen:,} {noun} in view; the colour of each cell is {what}. Zoom in to see single tiles."
+            return {"text": f"{seen:,} {noun} in view, one marker each.", "most": None}
+        zoom = "Zoom in to see single tiles."
+        if self.colour is not None:
+            text = f"{seen:,} {noun} in view; each cell has the colour of its most frequent class. {zoom}"
+            return {"text": text, "most": None}
+        return {"text": f"{seen:,} {noun} in view. {zoom}", "most": int(self.mapper.high or 0)}
 
     def _show_image(self, tiles: NDArray[np.intp], view: View) -> None:
         counts = classes = None
@@ -243,7 +236,6 @@ class TileMap:
             self.class_mapper.update(
                 palette=[choice.colour for choice in self.colour.choices], low=-0.5, high=number - 0.5
             )
-        self.bar.visible = counts is not None
         _put(self.counts, _image(counts, view))
         _put(self.classes, _image(classes, view))
 
@@ -281,12 +273,10 @@ class TileMap:
 
 
 def _figure(**options: Any) -> Any:  # noqa: ANN401 - Bokeh types neither its options nor what axes have
-    """Make a figure in the style of the page, whose style sheet gives the colours of axes and texts."""
-    plot = figure(**HOUSE | options)
-    plot.toolbar.logo = None
+    """Make a figure in the style of all pages that fills its part of this one."""
+    fill = {"sizing_mode": "stretch_both", "height": None, "min_width": 120, "min_height": 120, "min_border_left": 5}
+    plot = page_figure(**fill | options)
     plot.xgrid.visible = False
-    plot.axis.minor_tick_line_color = None
-    plot.axis.axis_line_color = None
     return plot
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import socket
 import threading
 import webbrowser
 from functools import partial
@@ -14,7 +15,6 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
-from bokeh.server.util import bind_sockets
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import RequestHandler
@@ -27,7 +27,6 @@ from mmearth_data.errors import InputError, MMEarthError
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
     from types import TracebackType
 
@@ -150,17 +149,19 @@ class Browser:
         self._server.start()
 
     def _close_sockets(self) -> None:
-        for socket in self._sockets:
-            socket.close()
+        for bound in self._sockets:
+            bound.close()
 
 
 def _bind(port: int) -> tuple[list[socket.socket], int]:
     try:
-        return bind_sockets(ADDRESS, port)
+        bound = socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as error:
         raise InputError(
             f"--port: expected a free port of {ADDRESS} (0 takes any), got {port}: {reason_of(error)}."
         ) from None
+    bound.setblocking(False)
+    return [bound], bound.getsockname()[1]
 
 
 def _policy(hosts: list[str]) -> str:

@@ -14,6 +14,7 @@ from mmearth_data.browse.filters import LEVELS, SPLITS, label_names
 from mmearth_data.browse.pictures import data_uri
 from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.inspection.facts import format_lonlat, format_time
+from mmearth_data.pages.writing import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mmearth_data.browse.world import World
 
 FOLDER = Path(__file__).parent / "templates"
+STYLES = ((TEMPLATES, "page.css"), (FOLDER, "browse.css"))
 
 
 @cache
@@ -40,9 +42,15 @@ def template(name: str) -> Template:
 
 
 @cache
-def text_of(name: str) -> str:
-    """Style sheet or script of the page."""
-    return (FOLDER / name).read_text(encoding="utf-8")
+def style_sheet() -> str:
+    """Style of all pages, and of this one."""
+    return "".join((folder / name).read_text(encoding="utf-8") for folder, name in STYLES)
+
+
+@cache
+def script() -> str:
+    """Script of the page."""
+    return (FOLDER / "browse.js").read_text(encoding="utf-8")
 
 
 def selection_state(world: World, selection: Selection) -> dict[str, Any]:

@@ -64,9 +64,6 @@ class Context(click.Context):
 
     formatter_class = HelpFormatter
 
-PAGE_LIBRARIES = frozenset({"bokeh", "jinja2", "tornado", "PIL"})
-"""What pages need, in the extra `report`; other libraries that may be missing are in `model`."""
-
 
 class Command(click.Command):
     """Command with options in sections, which knows whether running it again resumes interrupted work.
@@ -215,5 +212,4 @@ def _abandon_output() -> None:
 
 
 def _what_to_install(error: ModuleNotFoundError) -> str:
-    extra = "report" if str(error.name).split(".")[0] in PAGE_LIBRARIES else "model"
-    return f"expected the library {error.name}, which is not installed; pip install 'mmearth[{extra}]' brings it."
+    return f"expected the library {error.name}, which is not installed; pip install 'mmearth[model]' brings it."

@@ -64,7 +64,14 @@ window.browseTiles = (channel) => {
   on("tile", showTile);
   on("figure", () => put("figure", channel.figure));
   on("neighbours", () => put("neighbours", channel.neighbours));
-  on("shown", () => { byId("shown").textContent = channel.shown; });
+  const showView = () => {
+    const found = JSON.parse(channel.shown);
+    byId("shown").textContent = found.text;
+    byId("ramp").hidden = found.most === null;
+    byId("ramp-low").textContent = "1";
+    byId("ramp-high").textContent = numbers.format(found.most ?? 0);
+  };
+  on("shown", showView);
 
   byId("go").addEventListener("submit", (event) => { event.preventDefault(); ask({ id: byId("id").value }); });
   byId("next").addEventListener("click", () => ask({ step: 1 }));
@@ -92,6 +99,6 @@ window.browseTiles = (channel) => {
   });
 
   showSelection();
-  if (channel.shown) byId("shown").textContent = channel.shown;
+  showView();
   document.documentElement.dataset.ready = "";
 };
