@@ -17,14 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import toy_store
 from bokeh.client import pull_session
 from bokeh.document import Document
+from bokeh.events import Tap
+from bokeh.server.callbacks import NextTickCallback
 from click.testing import CliRunner
 
 from mmearth_data import Browser, InputError, Store, format_tile_id, open_store
+from mmearth_data.browse import plots
 from mmearth_data.browse.page import Visit
+from mmearth_data.browse.world import World
 from mmearth_data.cli import cli
 
 if TYPE_CHECKING:
@@ -150,91 +156,95 @@ def test_the_picture_of_a_tile_is_its_figure(store: Store, browser: Browser, tmp
 # ---------------------------------------------------------------- what a page shows
 
 
-class Client:
-    """A page without a browser: it pulls the document of its session whenever it is asked for a model."""
+class Page:
+    """A visit without a browser; what it schedules for later is done when `wait_for` is called."""
 
-    def __init__(self, url: str, query: str = "") -> None:
-        arguments = dict(pair.split("=") for pair in filter(None, query.split("&")))
-        self.url, self.asked = url.rstrip("/"), 0
-        self.session = pull_session(url=self.url, arguments=arguments)
-
-    def model(self, name: str) -> Any:
-        """A model as the server has it now."""
-        self.session.force_roundtrip()
-        renewed = pull_session(self.session.id, self.url)
-        self.session.close()
-        self.session = renewed
-        return renewed.document.get_model_by_name(name)
+    def __init__(self, world: World, query: str = "") -> None:
+        self.visit = Visit(world, Document(), "/token", query)
+        self.channel = self.visit.channel
+        self.asked = 0
 
     def ask(self, **what: Any) -> dict[str, Any]:
-        """Ask for a tile; returns what the page shows of it."""
+        """Ask for a tile as the page's script does; returns what the page shows of it."""
         self.asked += 1
-        self.model("channel").ask = json.dumps({**what, "number": self.asked})
-        found: dict[str, Any] = json.loads(self.model("channel").tile)
+        self.channel.ask = json.dumps({**what, "number": self.asked})
+        found: dict[str, Any] = json.loads(self.channel.tile)
         return found
 
     def filter(self, query: str) -> dict[str, Any]:
         """Apply a filter; returns what the page shows of the selection."""
-        self.model("channel").query = query
-        found: dict[str, Any] = json.loads(self.model("channel").selection)
+        self.channel.query = query
+        found: dict[str, Any] = json.loads(self.channel.selection)
         return found
 
     def wait_for(self, name: str, text: str) -> str:
         """Wait until a text is in what the page shows; returns all of it."""
-        wait_for(lambda: text in getattr(self.model("channel"), name))
-        value: str = getattr(self.model("channel"), name)
-        return value
+        document = self.visit.document
+        wait_for(lambda: any(isinstance(each, NextTickCallback) for each in document.session_callbacks))
+        for each in [each for each in document.session_callbacks if isinstance(each, NextTickCallback)]:
+            document.remove_next_tick_callback(each)
+            each.callback()
+        shown: str = getattr(self.channel, name)
+        return shown if text in shown else self.wait_for(name, text)
 
 
 @pytest.fixture
-def client(browser: Browser) -> Iterator[Client]:
-    made = Client(browser.url)
-    yield made
-    made.session.close()
+def page(browser: Browser) -> Page:
+    return Page(browser.world)
 
 
-def test_filters_change_counts_histograms_and_map(client: Client) -> None:
-    found = client.filter("split=train&to=2017-12-31")
+def test_filters_change_counts_histograms_and_map(page: Page) -> None:
+    found = page.filter("split=train&to=2017-12-31")
     assert (found["count"], found["total"]) == (12, TILES)
     assert found["facets"]["split"] == [12, 6, 6]
-    tops = client.model("dates").renderers[0].data_source.data["top"]
-    assert np.sum(tops) == 12
-    assert json.loads(client.model("channel").shown)["text"].startswith("12 tiles in view")
+    for histogram in page.visit.histograms:
+        assert np.sum(histogram.source.data["top"]) == 12
+    assert json.loads(page.channel.shown)["text"].startswith("12 tiles in view")
+    assert len(page.visit.map.points.data["id"]) == 12
     assert found["command"].endswith("--ids ids.txt --out part.zarr")
-    assert client.filter("")["count"] == TILES
+    assert page.filter("")["count"] == TILES
 
 
-def test_a_filter_that_cannot_be_read_changes_nothing(client: Client) -> None:
-    before = client.filter("split=val")
-    assert client.filter("split=nothing") == before
+def test_a_filter_that_cannot_be_read_changes_nothing(page: Page) -> None:
+    before = page.filter("split=val")
+    assert page.filter("split=nothing") == before
 
 
-def test_tiles_are_shown_by_id_and_by_steps(store: Store, client: Client) -> None:
+def test_tiles_are_shown_by_id_by_steps_and_by_clicks(store: Store, page: Page) -> None:
     ids = [format_tile_id(number) for number in store.coords["tile_id"].tolist()]
-    client.filter("split=val")
+    page.filter("split=val")
     val = [name for name, split in zip(ids, store.coords["split"], strict=True) if split == 1]
-    shown = client.ask(id=ids[3])
+    shown = page.ask(id=ids[3])
     assert shown["id"] == ids[3]
     assert "train" in shown["html"]
     assert "<img" in shown["html"]
-    assert client.ask(step=1)["id"] == val[0]
-    assert client.ask(step=1)["id"] == val[1]
-    assert client.ask(step=-1)["id"] == val[0]
-    assert client.ask(step=-1)["id"] == val[-1]
-    client.wait_for("figure", f"tile/{val[-1]}.png")
+    assert [page.ask(step=step)["id"] for step in (1, 1, -1, -1)] == [val[0], val[1], val[0], val[-1]]
+    page.wait_for("figure", f"tile/{val[-1]}.png")
+    at = ids.index(val[4])
+    x, y = page.visit.world.index.x[at], page.visit.world.index.y[at]
+    page.visit._tapped(Tap(page.visit.map.plot, x=float(x), y=float(y)))
+    assert json.loads(page.channel.tile)["id"] == val[4]
+    page.visit._tapped(Tap(page.visit.map.plot, x=float(x) + 1e6, y=float(y) + 1e6))
+    assert json.loads(page.channel.tile)["id"] == val[4]
 
 
 @pytest.mark.parametrize(("name", "message"), [("abc", "16 hex digits"), ("0" * 16, "Expected the id of a tile")])
-def test_an_unknown_id_is_said_on_the_page(client: Client, name: str, message: str) -> None:
-    assert message in client.ask(id=name)["html"]
+def test_an_unknown_id_is_said_on_the_page(page: Page, name: str, message: str) -> None:
+    assert message in page.ask(id=name)["html"]
+
+
+def test_without_a_selected_tile_there_is_no_next_one(page: Page) -> None:
+    page.filter("from=2031-01-01")
+    assert "No tile is selected" in page.ask(step=1)["html"]
+    assert json.loads(page.channel.shown)["text"] == "No selected tile is in view."
 
 
 def test_names_of_a_store_are_text(tmp_path: Path) -> None:
     made = toy_store.write_store(tmp_path / "<b onclick=x>'&.zarr", 16)
     with Browser(made) as running:
-        _, page = fetch(running.url)
-    assert b"<b onclick" not in page
-    assert b"&lt;b onclick" in page
+        _, text = fetch(running.url)
+    assert b"<b onclick" not in text
+    assert b"&lt;b onclick" in text
 
 
 def test_a_missing_shard_is_said_on_the_page_and_the_server_lives(tmp_path: Path) -> None:
@@ -242,60 +252,73 @@ def test_a_missing_shard_is_said_on_the_page_and_the_server_lives(tmp_path: Path
     shutil.rmtree(tmp_path / "toy.zarr" / "sentinel2" / "c" / "1")
     ids = [format_tile_id(number) for number in made.coords["tile_id"].tolist()]
     with Browser(open_store(made.path)) as running:
-        client = Client(running.url)
-        shown = client.ask(id=ids[20])
-        assert "sentinel2/c/1/0/0/0 is damaged" in shown["html"]
-        client.wait_for("figure", "is damaged")
+        page = Page(running.world)
+        assert "sentinel2/c/1/0/0/0 is damaged" in page.ask(id=ids[20])["html"]
+        page.wait_for("figure", "is damaged")
         assert fetch(f"{running.url}tile/{ids[20]}.png")[0] == HTTPStatus.INTERNAL_SERVER_ERROR
-        assert "<img" in client.ask(id=ids[2])["html"]
-        client.session.close()
+        assert "<img" in page.ask(id=ids[2])["html"]
+        page.wait_for("figure", f"{ids[2]}.png")
+        assert fetch(running.url)[0] == HTTPStatus.OK
 
 
 def test_neighbours_are_shown_where_embeddings_are_beside(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     made = toy_store.write_store(tmp_path / "toy.zarr", 16)
     angles = np.linspace(0, 1, 16)
     values = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     table = {"tile_id": made.coords["tile_id"], "embedding": pa.FixedSizeListArray.from_arrays(values.ravel(), 2)}
     pq.write_table(pa.table(table), tmp_path / "toy.embeddings.parquet")
     ids = [format_tile_id(number) for number in made.coords["tile_id"].tolist()]
-    with Browser(made) as running:
-        client = Client(running.url)
-        client.ask(id=ids[0])
-        shown = client.wait_for("neighbours", "data-tile")
-        assert re.findall(r'data-tile="(\w+)"', shown) == ids[1:9]
-        client.session.close()
-
-
-def test_a_page_opens_with_the_filter_of_its_url(browser: Browser) -> None:
-    client = Client(browser.url, "split=test&level=L1C")
-    found = json.loads(client.model("channel").selection)
-    client.session.close()
-    assert (found["query"], found["count"]) == ("split=test&level=L1C", 6)
+    page = Page(World.of(made))
+    page.ask(id=ids[0])
+    shown = page.wait_for("neighbours", "data-tile")
+    assert re.findall(r'data-tile="(\w+)"', shown) == ids[1:9]
 
 
 def test_an_unfinished_store_is_shown_and_marked(tmp_path: Path) -> None:
     made = toy_store.write_store(tmp_path / "toy.zarr", 32, finish=False)
     with Browser(made) as running:
-        _, page = fetch(running.url)
-        assert b"not finished" in page
-        assert b'id="command"' not in page
-        client = Client(running.url)
-        assert "<img" in client.ask(step=1)["html"]
-        client.session.close()
+        _, text = fetch(running.url)
+        assert b"not finished" in text
+        assert b'id="command"' not in text
+        assert "<img" in Page(running.world).ask(step=1)["html"]
 
 
-def test_a_dragged_range_becomes_the_filter(browser: Browser) -> None:
-    visit = Visit(browser.world, Document(), browser.prefix)
+def test_a_dragged_range_becomes_the_filter(page: Page) -> None:
     begin, end = (np.datetime64(day, "ms").astype(float) for day in ("2017-04-01", "2017-06-01"))
-    visit._brush_dates(begin, end)
-    assert json.loads(visit.channel.selection)["query"] == "from=2017-04-01&to=2017-06-01"
-    assert visit.selection.count == TILES // 2
-    count = len(browser.world.index.stored)
-    visit._brush_shares(count - 0.4, count + 0.4)
-    assert "observed=1%3A1" in json.loads(visit.channel.selection)["query"]
+    page.visit._brush_dates(begin, end)
+    assert json.loads(page.channel.selection)["query"] == "from=2017-04-01&to=2017-06-01"
+    assert page.visit.selection.count == TILES // 2
+    count = len(page.visit.world.index.stored)
+    page.visit._brush_shares(count - 0.4, count + 0.4)
+    assert "observed=1%3A1" in json.loads(page.channel.selection)["query"]
+
+
+def test_many_tiles_in_view_become_an_image(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "MOST_POINTS", 10)
+    page.filter("level=L1C")
+    assert np.nansum(page.visit.map.counts.data["image"][0]) == 24
+    assert json.loads(page.channel.shown)["most"] >= 2
+    page.channel.colour = "split"
+    assert page.visit.map.counts.data["image"] == []
+    assert set(
+        np.unique(page.visit.map.classes.data["image"][0][~np.isnan(page.visit.map.classes.data["image"][0])])
+    ) == {0, 1, 2}
+    assert json.loads(page.channel.shown)["most"] is None
+
+
+def test_a_page_opens_with_the_filter_of_its_url_and_answers_through_its_websocket(browser: Browser) -> None:
+    url = browser.url.rstrip("/")
+    session = pull_session(url=url, arguments={"split": "test", "level": "L1C"})
+    channel: Any = session.document.get_model_by_name("channel")
+    found = json.loads(channel.selection)
+    assert (found["query"], found["count"]) == ("split=test&level=L1C", 6)
+    channel.query = "split=val"
+    session.force_roundtrip()
+    renewed = pull_session(session.id, url)
+    session.close()
+    channel = renewed.document.get_model_by_name("channel")
+    renewed.close()
+    assert json.loads(channel.selection)["count"] == 12
 
 
 # ---------------------------------------------------------------- the command
