@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check check-live prove prove-ecosystem prove-newest bench constraints clean
 help:
-	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate"
+	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate; ends with a report"
 	@echo "make test     lint, type-check and test everything"
 	@echo "make check    lint and type-check only"
 	@echo "make check-live  compare Earth Engine itself with the emulator; needs an account"
@@ -37,21 +37,25 @@ demo: $(READY)
 	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr --figure $(DEMO)/tile.png --map $(DEMO)/map.png
 	$(BIN)/mmearth-train pretrain $(DEMO)/planet.zarr --recipe demo --exclude biome,eco_region --out $(DEMO)/run
 	$(BIN)/mmearth-train evaluate $(DEMO)/run --task store:biome
+	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr --html $(DEMO)/report.html
 	@echo
 	@echo "$(DEMO)/planet.zarr  the store: 256 synthetic tiles (mmearth-data inspect, xarray.open_zarr)"
 	@echo "$(DEMO)/tile.png     all modalities of one tile"
 	@echo "$(DEMO)/map.png      locations of the tiles"
 	@echo "$(DEMO)/run          the pretrained model and its logs"
+	@echo "$(DEMO)/report.html"
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 
+QUICK := not slow and not clients and not ecosystem and not browser
+
 # One thread of arithmetic per process: two processes test at a time, each a file. The longest files come first (conftest),
 # so that neither process waits for the other at the end.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not clients and not ecosystem"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(QUICK)"
 
 check-live: $(READY)
 	@$(BIN)/python tests/live/check_live.py
@@ -62,7 +66,11 @@ prove: $(READY) $(VENV)/.azurite
 # Other people's Earth Engine clients, and libraries of models, pull much that nothing else here needs; clients need no model.
 EXTRAS_clients := dev,clients
 EXTRAS_ecosystem := model,dev,ecosystem
-prove-ecosystem: $(VENV)-clients/.ready $(VENV)-ecosystem/.ready
+EXTRAS_browser := dev,browser
+prove-ecosystem: $(VENV)-clients/.ready $(VENV)-ecosystem/.ready $(VENV)-browser/.ready
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit 0; done; \
+		echo "expected a browser for the tests of pages, found none; install chromium (Debian: apt-get install chromium)"; exit 1
+	$(VENV)-browser/bin/pytest -m browser $(wildcard tests/integration/test_*_browser.py)
 	$(VENV)-clients/bin/pytest -m clients $(wildcard tests/integration/test_clients_*.py)
 	$(VENV)-ecosystem/bin/pytest -m ecosystem $(wildcard tests/integration/test_ecosystem_*.py)
 	$(MAKE) prove-newest
@@ -77,7 +85,7 @@ NEWEST_TESTS = tests/unit/data $(filter-out tests/integration/test_clients_%, \
 	$(shell grep -LE "mmearth_model|mmearth-train|torch|command_world" tests/integration/test_*.py tests/contract/test_*.py))
 prove-newest: $(VENV)-newest/.ready
 	@$(VENV)-newest/bin/python -c "import sys, zarr; print('zarr-python', zarr.__version__, 'on Python', sys.version)"
-	$(VENV)-newest/bin/pytest -m "not slow and not clients and not ecosystem" $(NEWEST_TESTS)
+	$(VENV)-newest/bin/pytest -m "$(QUICK)" $(NEWEST_TESTS)
 
 $(VENV)-%/.ready: pyproject.toml constraints.txt
 	$(or $(PYTHON_$*),$(PYTHON)) -m venv $(VENV)-$*

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.maps import map_figure, sample_map
+    from mmearth_data.inspection.report.report import store_report
     from mmearth_data.inspection.summary import summarise
     from mmearth_data.inspection.terminal import render_summary
     from mmearth_data.interchange.form import published_missing_values
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.opened import Store, open_store
     from mmearth_data.pages.parts import (
+        Amount,
         Badge,
         Button,
         Choices,
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
         Section,
         Select,
         Share,
+        Sidebar,
         Slot,
         Status,
         Tone,
@@ -141,6 +144,7 @@ _MODULES = {
     "files.yamlfiles": "read_yaml",
     "inspection.figures": "tile_figure",
     "inspection.maps": "map_figure sample_map",
+    "inspection.report.report": "store_report",
     "inspection.summary": "summarise",
     "inspection.terminal": "render_summary",
     "interchange.form": "published_missing_values",
@@ -149,8 +153,8 @@ _MODULES = {
     "loading.loader": "Batch Loader",
     "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
     "opened": "Store open_store",
-    "pages.parts": "Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
-    "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Slot Status Tone",
+    "pages.parts": "Amount Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
+    "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
     "rasterfile": "Marks Raster Siblings as_marks calibrate read_raster",
@@ -168,6 +172,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 __all__ = [
     "NO_LEVEL",
     "About",
+    "Amount",
     "Badge",
     "Batch",
     "Browser",
@@ -224,6 +229,7 @@ __all__ = [
     "Several",
     "Share",
     "Siblings",
+    "Sidebar",
     "Slot",
     "Status",
     "Store",
@@ -297,6 +303,7 @@ __all__ = [
     "staged_file",
     "staged_folder",
     "staged_stream",
+    "store_report",
     "subset",
     "summarise",
     "tile_figure",

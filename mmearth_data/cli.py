@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png")
+FILE, PICTURE, HTML = FilePath(), FilePath(".png"), FilePath(".html")
 
 
 class _StoreType(click.ParamType["str | Path"]):
@@ -351,25 +351,36 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @option("--tile ID|INDEX", WHAT, "Tile to draw, by id or position.", shown="the first")
 @option("--figure PNG", OUTPUT, "Draw all modalities of a tile.", PICTURE)
 @option("--map PNG", OUTPUT, "Draw a map of the tiles.", PICTURE, name="map_file")
+@option("--html HTML", OUTPUT, "Write a report to click on, which needs no network.", HTML, name="page")
 @JSON
-def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
+def inspect(
+    store: Path | None,
+    tile: str | None,
+    figure: Path | None,
+    map_file: Path | None,
+    page: Path | None,
+    as_json: bool,
+) -> None:
     """Show the contents of a store.
 
     STORE defaults to the store in the current folder.
     """
     from rich.console import Console
 
-    from mmearth_data import map_figure, open_store, render_summary, summarise, tile_figure
+    from mmearth_data import map_figure, open_store, render_summary, require_bokeh, store_report, summarise, tile_figure
 
     if figure is None:
         refuse_unused("without --figure", "tile", remedy="give --figure PNG, the picture to draw")
     _check_picture("--figure", figure)
     _check_picture("--map", map_file)
+    if page is not None:
+        check_output(page, option="--html")
+        require_bokeh()
     opened = open_store(store or _only_store())
     summary = summarise(opened)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
-    elif figure is None and map_file is None:
+    elif figure is None and map_file is None and page is None:
         Console().print(render_summary(summary))
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
@@ -377,6 +388,9 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
     if map_file is not None:
         map_figure(opened, map_file)
         click.echo(f"Drew {map_file}", err=True)
+    if page is not None:
+        size = store_report(opened, page)
+        click.echo(f"Wrote {page} ({size / 1e6:.1f} MB)", err=True)
 
 
 @cli.command()

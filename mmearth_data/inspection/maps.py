@@ -241,11 +241,12 @@ def _ground(canvas: Canvas, window: Window) -> None:
     canvas.polygons([frame], fill=SEA)
     for _, _, metres in grid_lines(window.projection):
         canvas.line(*window.pixels(metres[np.isfinite(metres).all(axis=1)]).T, colour=GRID, width=0.5, frame=frame)
-    rings = [window.pixels(ring) for ring in land_rings(_land(), window.projection)]
+    rings = [window.pixels(ring) for ring in land_rings(land_shapes(), window.projection)]
     canvas.polygons(rings, fill=LAND, edge=COAST, line=0.25, frame=frame)
 
 
-def _land() -> NDArray[np.object_]:
+def land_shapes() -> NDArray[np.object_]:
+    """Outlines of the land in degrees, as shapely geometries."""
     import geopandas as gpd
 
     path = resource_path("catalog") / "regions" / "land.parquet"

@@ -54,7 +54,7 @@ def _parts(summary: Summary, width: int) -> Iterable[RenderableType]:
     if summary.rejected:
         yield _section("Rejected candidates", _pairs((reason, f"{n:,}") for reason, n in summary.rejected.items()))
     if summary.ledger:
-        yield _section("Requests to Earth Engine, over all runs", _pairs(_ledger(summary.ledger)))
+        yield _section("Requests to Earth Engine, over all runs", _pairs(ledger_rows(summary.ledger)))
     yield _section("Licences and attribution", _licences(summary))
     if summary.notes:
         yield _section("Notes", Group(*(Padding(Text(f"- {note}"), (0, 0, 0, 0)) for note in summary.notes)))
@@ -198,7 +198,8 @@ def _statistics(s: Summary, width: int) -> Iterable[tuple[str, Table]]:
     yield f"{'train split' if s.statistics_of == 'train' else 'all splits'}, stored units", table
 
 
-def _ledger(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def ledger_rows(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Name and value of every count of a ledger, as text."""
     for name, value in ledger.items():
         if isinstance(value, dict):
             yield from ((f"{name}: {key}", f"{count:,}") for key, count in value.items())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.pages.style import ClassStyle
 
-Cell: TypeAlias = "str | int | float | Link | Badge | Share | None"
+Cell: TypeAlias = "str | int | float | Link | Badge | Share | Amount | None"
 """Content of a table's cell or of a list's row; None is empty, numbers are sorted as numbers."""
 
 
@@ -78,6 +78,14 @@ class Badge:
 
     text: str
     tone: Tone = Tone.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number in a table with a text of its own, such as 15,204 as "14.8 KiB"; it is sorted as a number."""
+
+    amount: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +187,10 @@ class Picture(_Leaf):
         Contents of a PNG, WebP, JPEG or SVG file.
     alt
         What it shows, for those who do not see it.
-    caption
-        Text below.
+    caption, title
+        Text below, and a line of emphasis before it.
+    pixelated
+        Whether pixels stay squares where the image is enlarged.
     """
 
     template: ClassVar[str] = "picture"
@@ -188,10 +198,11 @@ class Picture(_Leaf):
     alt: str
     caption: str = ""
     pixelated: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures(_Leaf):
+class Pictures:
     """A grid of images.
 
     Attributes
@@ -205,6 +216,11 @@ class Pictures(_Leaf):
     template: ClassVar[str] = "pictures"
     pictures: Sequence[Picture]
     width_px: int = 160
+
+    @property
+    def inner(self) -> Sequence[Part]:
+        """All pictures."""
+        return self.pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +377,21 @@ class Row:
     def inner(self) -> Sequence[Part]:
         """All blocks."""
         return self.parts
+
+
+@dataclass(frozen=True, slots=True)
+class Sidebar:
+    """Blocks beside the main ones where the window is wide enough, otherwise above them and behind a line that opens them."""
+
+    template: ClassVar[str] = "sidebar"
+    title: str
+    side: Sequence[Part]
+    main: Sequence[Part]
+
+    @property
+    def inner(self) -> Sequence[Part]:
+        """All blocks."""
+        return (*self.side, *self.main)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "bokeh": ("mmearth_data.pages", "mmearth_data.inspection", "mmearth_data.browse", "mmearth_model"),
     "jinja2": ("mmearth_data.pages", "mmearth_data.browse"),
     "tornado": ("mmearth_data.browse",),
+    "PIL": ("mmearth_data.inspection", "mmearth_data.browse", "mmearth_model"),
     "ee": ("mmearth_data.sources.earthengine",),
     "googleapiclient": ("mmearth_data.sources.earthengine",),
     "google": ("mmearth_data.sources.earthengine",),

@@ -138,3 +138,16 @@ def test_help_answers_without_heavy_libraries(line: str) -> None:
 def test_help_names_every_command(program: str) -> None:
     _, text, _ = answers(program)[f"{program} --help"]
     assert all(command in text for command in COMMANDS[program])
+
+
+def test_without_bokeh_one_line_says_what_to_install() -> None:
+    program = """
+    from click.testing import CliRunner
+    from mmearth_data.cli import cli
+    done = CliRunner().invoke(cli, ["inspect", "planet.zarr", "--html", "report.html"])
+    print(done.exit_code, done.stderr.strip())
+    """
+    code, _, text = run_python(program, blocked=frozenset({"bokeh"})).strip().partition(" ")
+    assert code == "2"
+    assert text.endswith('run: pip install "mmearth[report]"')
+    assert len(text.splitlines()) == 1

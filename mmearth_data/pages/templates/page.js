@@ -43,7 +43,7 @@
   }
 
   // Galleries: one group at a time, details in a dialog.
-  for (const button of all(".choice")) {
+  for (const button of all(".gallery .choice")) {
     button.addEventListener("click", () => {
       const gallery = button.closest(".gallery");
       for (const other of all(".choice", gallery)) other.setAttribute("aria-pressed", String(other === button));
@@ -58,6 +58,12 @@
   for (const dialog of all("dialog")) {
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   }
+
+  // Side columns: open where they are beside, closed where they would push the rest away.
+  const narrow = matchMedia("(max-width: 56rem)");
+  const fold = () => { for (const side of all("details.side")) side.open = !narrow.matches; };
+  narrow.addEventListener("change", fold);
+  fold();
 
   // Contents: the section in view.
   const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));

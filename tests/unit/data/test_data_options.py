@@ -306,6 +306,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         ],
         "--figure": [Followed(("inspect", "a.zarr"), ("--figure", "f.png"), left)],
         "--map": [Followed(("inspect", "a.zarr"), ("--map", "m.png"), left)],
+        "--html": [
+            Followed(("inspect", "a.zarr"), ("--html", "r.html"), left),
+            Refused(("inspect", "a.zarr", "--html", "r.pdf")),
+        ],
         "--json": [Followed(("inspect", "a.zarr"), ("--json",), is_json)],
     },
     "verify": {

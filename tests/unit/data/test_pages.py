@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmearth_data import (
+    Amount,
     Badge,
     Button,
     Choices,
@@ -36,6 +37,7 @@ from mmearth_data import (
     Section,
     Select,
     Share,
+    Sidebar,
     Slot,
     Status,
     Tone,
@@ -101,7 +103,11 @@ def everything(text: str) -> Page:
             Plot(figure, text, text),
         ),
         *(Choices("c", text, [(text, text)]), Select("s", text, [(text, text)]), Button("button", text), Slot("slot")),
-        *(Data("values", {text: [text, 1]}), Row([Paragraph(text)], sticky=True), PageTable([text], [[Share(0.25)]])),
+        *(
+            Data("values", {text: [text, 1]}),
+            Row([Sidebar(text, [Paragraph(text)], [])], sticky=True),
+            PageTable([text], [[Share(0.25)], [Amount(3, text)]]),
+        ),
         *(Legend(class_styles([text])), Columns([Details(text, [Plot(page_figure(text), text)])])),
     ]
     return Page(text, [Section("a", text, parts, text), Section("b", "B", [])], text, [Badge(text)], text)

@@ -1,0 +1,1 @@
+"""Report of a store as one HTML page."""

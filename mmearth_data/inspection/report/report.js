@@ -1,0 +1,216 @@
+"use strict";
+(() => {
+  const element = (id) => document.getElementById(id);
+  const data = JSON.parse(element("report-data").textContent);
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const numbers = (kind, text) => new kind(bytes(text).buffer);
+  const whole = new Intl.NumberFormat("en");
+  const fields = data.fields.map((field) => ({ ...field, codes: bytes(field.codes), sample: bytes(field.sample) }));
+  const count = numbers(Uint32Array, data.count);
+  const point = numbers(Uint32Array, data.point);
+  const at = Object.fromEntries(Object.entries(data.points).map(([axis, text]) => [axis, numbers(Float32Array, text)]));
+  const panels = data.panels.map((panel) => ({ ...panel, shares: bytes(panel.shares) }));
+  const state = { colour: fields[0]?.name, source: null };
+
+  const make = (tag, attributes = {}, text = "") => {
+    const svg = ["svg", "path", "title"].includes(tag) && attributes.inSvg !== false;
+    const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.textContent = text;
+    return made;
+  };
+
+  // Filters: within a group any of the checked values, between groups all; a group without a check passes everything.
+  const allowed = () => fields.map((field) => {
+    const checked = [...document.querySelectorAll(`input[name="${field.name}"]:checked`)].map((box) => Number(box.value));
+    return checked.length ? field.values.map((_, code) => checked.includes(code)) : null;
+  });
+  const passing = (wanted, column, length) => {
+    const keep = new Uint8Array(length).fill(1);
+    wanted.forEach((values, k) => {
+      if (values) for (let row = 0; row < length; row += 1) keep[row] &= values[fields[k][column][row]];
+    });
+    return keep;
+  };
+
+  const coordinates = (p) => {
+    const [lat, lon] = [at.lat[p], at.lon[p]];
+    return `${Math.abs(lat).toFixed(2)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lon).toFixed(2)}° ${lon < 0 ? "W" : "E"}`;
+  };
+  const describe = (p, row, total) => {
+    if (data.cells) return `${whole.format(total)} tiles around ${coordinates(p)}`;
+    const values = fields.map((field) => field.values[field.codes[row]]).join(", ");
+    return `Tile ${data.ids[row]}: ${[coordinates(p), data.dates[row], values].filter(Boolean).join(", ")}`;
+  };
+
+  // The map: a symbol per tile, or per cell with the look of its most frequent group.
+  const columns = (keep) => {
+    const field = fields.find((one) => one.name === state.colour);
+    const groups = field ? field.values.length : 1;
+    const totals = new Float64Array(at.x.length * groups);
+    const rowOf = new Int32Array(at.x.length);
+    for (let row = 0; row < keep.length; row += 1) {
+      if (!keep[row]) continue;
+      totals[point[row] * groups + (field ? field.codes[row] : 0)] += count[row];
+      rowOf[point[row]] = row;
+    }
+    const found = { x: [], y: [], colour: [], marker: [], size: [], text: [], row: [] };
+    const sums = [...at.x].map((_, p) => totals.subarray(p * groups, (p + 1) * groups).reduce((a, b) => a + b, 0));
+    const most = Math.max(1, ...sums);
+    sums.forEach((total, p) => {
+      if (!total) return;
+      const own = totals.subarray(p * groups, (p + 1) * groups);
+      const best = own.indexOf(Math.max(...own));
+      found.x.push(at.x[p]);
+      found.y.push(at.y[p]);
+      found.colour.push(field ? field.colours[best] : shade(Math.log1p(total) / Math.log1p(most)));
+      found.marker.push(field ? field.markers[best] : "circle");
+      found.size.push(data.cells ? 3 + 6 * Math.sqrt(total / most) : at.x.length > 1000 ? 6 : 9);
+      found.text.push(describe(p, rowOf[p], total));
+      found.row.push(rowOf[p]);
+    });
+    return found;
+  };
+  const shade = (share) => `hsl(205 85% ${Math.round(75 - 45 * share)}%)`;
+
+  const legend = (keep) => {
+    const field = fields.find((one) => one.name === state.colour);
+    const list = make("ul", { class: "legend" });
+    field?.values.forEach((name, code) => {
+      let total = 0;
+      for (let row = 0; row < keep.length; row += 1) if (keep[row] && field.codes[row] === code) total += count[row];
+      const item = make("li", total ? {} : { class: "none" });
+      const svg = make("svg", { viewBox: "0 0 16 16", width: 14, height: 14, "aria-hidden": "true" });
+      svg.append(make("path", { d: data.shapes[field.markers[code]], fill: field.colours[code], stroke: "var(--paper)", "stroke-width": 0.8 }));
+      item.append(svg, `${name} `, make("b", {}, whole.format(total)));
+      list.append(item);
+    });
+    element("map-legend").replaceChildren(list);
+  };
+
+  // Distributions: the mean of the tiles' shares, of all sampled tiles as a line, of those that pass filled.
+  const mean = (panel, keep) => {
+    const sums = new Float64Array(panel.bins);
+    let tiles = 0;
+    for (let tile = 0; tile < keep.length; tile += 1) {
+      if (!keep[tile]) continue;
+      let any = 0;
+      for (let bin = 0; bin < panel.bins; bin += 1) any += panel.shares[tile * panel.bins + bin];
+      if (!any) continue;
+      tiles += 1;
+      for (let bin = 0; bin < panel.bins; bin += 1) sums[bin] += panel.shares[tile * panel.bins + bin] / any;
+    }
+    return { tiles, shares: sums.map((sum) => (tiles ? sum / tiles : 0)) };
+  };
+  const outline = (shares, most, close) => {
+    const steps = [...shares].map((share, bin) => {
+      const y = (40 * (1 - share / most)).toFixed(2);
+      return `${bin ? "L" : close ? "M0 40L" : "M"}${bin} ${y}L${bin + 1} ${y}`;
+    });
+    return steps.join("") + (close ? `L${shares.length} 40Z` : "");
+  };
+  const short = (value) => {
+    const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 1 ? 1 : 3;
+    return String(Number(value.toFixed(digits))).replace("-", "\u2212");
+  };
+  const histogram = (panel) => {
+    const figure = make("figure", { class: "histogram" });
+    const svg = make("svg", { viewBox: `0 0 ${panel.bins} 40`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    const [part, all] = [make("path", { class: "part" }), make("path", { class: "all" })];
+    svg.append(part, all);
+    const caption = make("figcaption");
+    caption.append(make("b", {}, panel.label.replaceAll("_", " ")), ` ${short(panel.low)} to ${short(panel.high)} ${panel.unit}`);
+    figure.append(svg, caption);
+    const whole_ = mean(panel, new Uint8Array(panel.shares.length / panel.bins).fill(1));
+    return [figure, (keep) => {
+      const now = mean(panel, keep);
+      const most = Math.max(1e-9, ...whole_.shares, ...now.shares);
+      all.setAttribute("d", outline(whole_.shares, most, false));
+      part.setAttribute("d", now.tiles ? outline(now.shares, most, true) : "");
+    }];
+  };
+  const classes = (panel) => {
+    const list = make("ul", { class: "shares" });
+    const bars = panel.names.map((name) => {
+      const item = make("li");
+      const [bar, label] = [make("span", { class: "bar" }), make("span", {}, name)];
+      const value = make("b");
+      item.append(label, value, bar);
+      list.append(item);
+      return { bar, value };
+    });
+    return [list, (keep) => {
+      const { shares } = mean(panel, keep);
+      bars.forEach(({ bar, value }, k) => {
+        bar.style.setProperty("--share", shares[k]);
+        value.textContent = `${(100 * shares[k]).toFixed(1)} %`;
+      });
+    }];
+  };
+  const updates = [];
+  const drawPanels = () => {
+    const slot = element("panels");
+    if (!slot) return;
+    for (const modality of new Set(panels.map((panel) => panel.modality))) {
+      const block = make("section", { class: "panel" });
+      block.append(make("h3", {}, modality));
+      const grid = make("div", { class: "histograms" });
+      for (const panel of panels.filter((one) => one.modality === modality)) {
+        const [shown, update] = panel.names.length ? classes(panel) : histogram(panel);
+        (panel.names.length ? block : grid).append(shown);
+        updates.push(update);
+      }
+      if (grid.children.length) block.append(grid);
+      slot.append(block);
+    }
+  };
+
+  const refresh = () => {
+    const wanted = allowed();
+    const keep = passing(wanted, "codes", count.length);
+    const kept = count.reduce((total, tiles, row) => total + (keep[row] ? tiles : 0), 0);
+    const status = element("count");
+    if (status) {
+      status.textContent = `${whole.format(kept)} of ${whole.format(data.tiles)} tiles`;
+      element("clear").disabled = wanted.every((values) => values === null);
+      legend(keep);
+    }
+    const sampled = fields[0]?.sample.length ?? 0;
+    const keepSample = passing(wanted, "sample", sampled);
+    for (const update of updates) update(keepSample);
+    if (element("sampled")) {
+      const passed = keepSample.reduce((total, one) => total + one, 0);
+      element("sampled").textContent = `${whole.format(passed)} of ${whole.format(sampled)} sampled tiles`;
+    }
+    if (state.source) {
+      state.source.selected.indices = [];
+      state.source.data = columns(keep);
+    }
+  };
+
+  const connect = () => {
+    const source = Bokeh.documents[0]?.get_model_by_name("tiles");
+    if (!source) return void setTimeout(connect, 30);
+    state.source = source;
+    source.selected.properties.indices.change.connect(() => {
+      const [first] = source.selected.indices;
+      element("selected").textContent = first === undefined ? "" : source.data.text[first];
+    });
+    refresh();
+  };
+
+  drawPanels();
+  document.addEventListener("change", (event) => {
+    if (event.target.matches(".filter input")) refresh();
+    if (event.target.id === "colour") {
+      state.colour = event.target.value;
+      refresh();
+    }
+  });
+  element("clear")?.addEventListener("click", () => {
+    for (const box of document.querySelectorAll(".filter input:checked")) box.checked = false;
+    refresh();
+  });
+  refresh();
+  if (element("count") && typeof Bokeh !== "undefined") connect();
+})();

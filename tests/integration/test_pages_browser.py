@@ -1,0 +1,289 @@
+"""The report of a store in a real browser: nothing is loaded, filters count right, everything works by keyboard.
+
+Needs Chromium from the system (Debian: apt-get install chromium). Screenshots are written to the folder in
+``MMEARTH_SCREENSHOTS``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmearth_data import build, make_recipe, open_store, store_report
+
+pytestmark = pytest.mark.browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
+TILES = 60
+WIDTHS = (390, 1600)
+
+
+@pytest.fixture(scope="module")
+def frame_and_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """Table of a store's tiles, and its report."""
+    folder = tmp_path_factory.mktemp("browser")
+    store = build(make_recipe("demo", {"tiles": TILES}), folder / "planet.zarr")
+    page = folder / "report.html"
+    assert store_report(open_store(store.path), page) < 5_000_000
+    return pd.DataFrame(store.tiles.drop(columns="geometry")), page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert program, "expected one of chromium, chromium-browser, google-chrome on the PATH; apt-get install chromium"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield running
+        running.close()
+
+
+class Window:
+    """A window with the report, which records whatever the browser complains about or asks for."""
+
+    def __init__(
+        self, browser: Any, page: Path, *, width: int = 1600, scheme: str = "light", webgl: bool = True
+    ) -> None:
+        self.problems: list[str] = []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.context.route("**/*", self._route)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self._record(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        if not webgl:
+            self.page.add_init_script(
+                "HTMLCanvasElement.prototype.getContext = new Proxy("
+                "HTMLCanvasElement.prototype.getContext, {apply: (get, canvas, [kind, ...more]) =>"
+                " kind.startsWith('webgl') ? null : Reflect.apply(get, canvas, [kind, ...more])});"
+            )
+        self.page.goto(page.as_uri())
+        self.page.wait_for_function("globalThis.Bokeh?.documents[0]?.get_model_by_name('tiles')?.data.x.length > 0")
+
+    def _route(self, route: Any) -> None:
+        if route.request.url.startswith("file://"):
+            route.continue_()
+        else:
+            self.problems.append(f"request: {route.request.url}")
+            route.abort()
+
+    def _record(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"} and not text.startswith("Canvas2D"):  # a remark about this test's own reading
+            self.problems.append(f"{kind}: {text}")
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.context.close()
+        assert self.problems == []
+
+    def count(self) -> str:
+        return str(self.page.inner_text("#count"))
+
+    def choose(self, field: str, *labels: str) -> None:
+        for label in labels:
+            self.page.locator(f'fieldset[data-field="{field}"] label', has_text=label).first.click()
+
+    def shown(self) -> dict[str, list[Any]]:
+        """Columns of the points on the map."""
+        code = "(() => { const d = Bokeh.documents[0].get_model_by_name('tiles').data; return {text: d.text, colour: d.colour, marker: d.marker}; })()"
+        found: dict[str, list[Any]] = self.page.evaluate(code)
+        return found
+
+
+def test_nothing_is_loaded_and_nothing_is_complained_about(
+    frame_and_page: tuple[pd.DataFrame, Path], browser: Any
+) -> None:
+    frame, page = frame_and_page
+    with Window(browser, page) as window:
+        assert window.count() == f"{len(frame)} of {len(frame)} tiles"
+        # The policy refuses connections and scripts that are not part of the page.
+        refused = "fetch('https://example.org/').then(() => 'loaded', () => 'refused')"
+        assert window.page.evaluate(refused) == "refused"
+        added = "(() => { const s = document.createElement('script'); s.textContent = 'globalThis.added = 1';"
+        assert window.page.evaluate(f"{added} document.body.append(s); return globalThis.added ?? 0; }})()") == 0
+        window.problems = [
+            text for text in window.problems if "Content Security Policy" not in text and "example.org" not in text
+        ]
+
+
+def test_filters_count_what_pandas_counts(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    frame, page = frame_and_page
+    with Window(browser, page) as window:
+        window.choose("split", "test")
+        kept = frame[frame["split"] == 2]
+        assert window.count() == f"{len(kept)} of {len(frame)} tiles"
+        assert len(window.shown()["text"]) == len(kept)
+        ids = {f"{tile_id:016x}" for tile_id in kept["tile_id"]}
+        assert {text.split()[1].rstrip(":") for text in window.shown()["text"]} == ids
+        window.choose("split", "val")
+        window.choose("year", "2018", "2020")
+        years = frame["time"].dt.year
+        kept = frame[frame["split"].isin([1, 2]) & years.isin([2018, 2020])]
+        assert window.count() == f"{len(kept)} of {len(frame)} tiles"
+        assert window.page.inner_text("#sampled") == f"{len(kept)} of {len(frame)} sampled tiles"
+        window.page.click("#clear")
+        assert window.count() == f"{len(frame)} of {len(frame)} tiles"
+        window.page.select_option("#colour", "label")
+        legend = window.page.locator("#map-legend li b").all_inner_texts()
+        assert sorted(map(int, legend)) == sorted(frame["biome"].value_counts().tolist())
+        looks = window.shown()
+        assert len(set(zip(looks["colour"], looks["marker"], strict=True))) == frame["biome"].nunique()
+
+
+def test_distributions_follow_the_filters(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    frame, page = frame_and_page
+    with Window(browser, page) as window:
+        biomes = window.page.locator(".panel", has_text="Biome").locator("li").all_inner_texts()
+        shares = [float(text.split("\n")[-1].rstrip(" %")) for text in biomes]
+        top = frame["biome"].value_counts(normalize=True).to_numpy() * 100
+        assert shares[0] == pytest.approx(top[0], abs=0.06)
+        path = window.page.locator(".histogram .part").first
+        before = path.get_attribute("d")
+        window.choose("split", "test")
+        assert path.get_attribute("d") != before
+
+
+def test_a_click_opens_the_tile_and_escape_closes_it(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    frame, page = frame_and_page
+    with Window(browser, page) as window:
+        ids = {f"{tile_id:016x}" for tile_id in frame["tile_id"]}
+        thumbnail = window.page.locator(".thumbnail:visible").nth(3)
+        name = str(thumbnail.get_attribute("data-dialog")).removeprefix("mosaic-")
+        assert name in ids
+        thumbnail.click()
+        dialog = window.page.locator("dialog[open]")
+        assert dialog.locator("h3").inner_text() == f"Tile {name}"
+        row = frame[frame["tile_id"] == np.uint64(int(name, 16))].iloc[0]
+        assert f"{abs(row['lat']):.4f}°" in dialog.inner_text()
+        assert dialog.locator("img").count() >= 8
+        window.page.keyboard.press("Escape")
+        assert window.page.locator("dialog[open]").count() == 0
+
+
+def test_a_click_on_the_map_names_the_tile(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    _, page = frame_and_page
+    with Window(browser, page) as window:
+        code = """(() => { const d = Bokeh.documents[0].get_model_by_name('tiles').data;
+            const view = [...Bokeh.documents[0].roots()].map((root) => Bokeh.index.find_one(root)).find((v) => v?.frame && v.model.x_scale && d.x.length && v.model.renderers.some((r) => r.name === 'points'));
+            const box = view.canvas.el.getBoundingClientRect();
+            const [x, y] = [view.frame.x_scale.compute(d.x[0]), view.frame.y_scale.compute(d.y[0])];
+            window.scrollTo(0, window.scrollY + box.top - 100);
+            const now = view.canvas.el.getBoundingClientRect();
+            return [now.left + x, now.top + y, d.text[0]]; })()"""
+        window.page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
+        x, y, text = window.page.evaluate(code)
+        window.page.mouse.click(x, y)
+        window.page.wait_for_function("document.getElementById('selected').textContent !== ''")
+        assert window.page.inner_text("#selected").startswith("Tile ")
+        assert window.page.inner_text("#selected") in window.shown()["text"]
+        assert text in window.shown()["text"]
+
+
+def test_everything_works_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    frame, page = frame_and_page
+    with Window(browser, page) as window:
+        press = window.page.keyboard.press
+        press("Tab")
+        assert window.page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        press("Enter")
+        assert window.page.evaluate("location.hash") == "#content"
+        reached: list[str] = []
+        for _ in range(400):
+            press("Tab")
+            what = window.page.evaluate(
+                "(() => { const e = document.activeElement; return e.dataset?.dialog ? 'thumbnail' : e.name || e.className || e.tagName; })()"
+            )
+            reached.append(what)
+            if what == "split" and "space" not in reached:
+                press("Space")
+                assert window.count() == f"{(frame['split'] == 0).sum()} of {len(frame)} tiles"
+                reached.append("space")
+            if what == "thumbnail":
+                press("Enter")
+                assert window.page.locator("dialog[open]").count() == 1
+                press("Escape")
+                assert window.page.evaluate("document.activeElement.dataset.dialog") is not None
+                break
+        assert {"copy", "split", "label", "year", "choice", "thumbnail"} <= set(reached)
+        outline = window.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid"
+
+
+def test_tables_are_sorted_by_their_heads(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    _, page = frame_and_page
+    with Window(browser, page) as window:
+        head = window.page.locator("#modalities th button", has_text="On disk")
+        cells = "[...document.querySelectorAll('#modalities tbody tr')].map((row) => row.cells[6].dataset.key).filter(Boolean).map(Number)"
+        head.click()
+        up = window.page.evaluate(cells)
+        assert up == sorted(up)
+        head.click()
+        assert window.page.evaluate(cells) == up[::-1]
+        assert window.page.locator("#modalities th[aria-sort=descending]").count() == 1
+
+
+def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    _, page = frame_and_page
+    with Window(browser, page) as window:
+        window.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        block = window.page.locator("#licences figure.code", has_text="BibTeX")
+        block.locator(".copy").click()
+        window.page.wait_for_function("[...document.querySelectorAll('.copy')].some((b) => b.textContent === 'Copied')")
+        assert window.page.evaluate("navigator.clipboard.readText()") == block.locator("code").inner_text()
+
+
+def test_without_webgl_the_map_is_drawn(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    frame, page = frame_and_page
+    with Window(browser, page, webgl=False) as window:
+        assert window.page.evaluate("document.createElement('canvas').getContext('webgl')") is None
+        assert len(window.shown()["text"]) == len(frame)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_phones_and_wide_windows_in_light_and_dark(
+    frame_and_page: tuple[pd.DataFrame, Path], browser: Any, width: int, scheme: str
+) -> None:
+    _, page = frame_and_page
+    with Window(browser, page, width=width, scheme=scheme) as window:
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= width
+        paper = window.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(",")))
+        assert (brightness > 600) == (scheme == "light")
+        map_pixel = """(() => { const root = Bokeh.documents[0].roots()[0]; const view = Bokeh.index.find_one(root);
+            const canvas = view.canvas_view?.primary?.canvas ?? view.canvas.primary.canvas;
+            return [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((a, b) => a + b, 0); })()"""
+        assert (window.page.evaluate(map_pixel) > 600) == (scheme == "light")
+        folder = os.environ.get("MMEARTH_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            window.page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
+
+
+def test_figures_follow_the_scheme_when_it_changes(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    _, page = frame_and_page
+    pixel = """(() => { const view = Bokeh.index.find_one(Bokeh.documents[0].roots()[0]);
+        const canvas = view.canvas_view?.primary?.canvas ?? view.canvas.primary.canvas;
+        return [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((a, b) => a + b, 0); })()"""
+    with Window(browser, page) as window:
+        assert window.page.evaluate(pixel) > 600
+        window.page.emulate_media(color_scheme="dark")
+        window.page.wait_for_timeout(500)
+        assert window.page.evaluate(pixel) < 200
