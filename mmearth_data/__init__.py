@@ -24,6 +24,7 @@ from mmearth_data.resources import cache_folder, resource_path
 
 if TYPE_CHECKING:
     from mmearth_data.api import build, export, import_hdf5, merge, subset
+    from mmearth_data.browse.server import Browser
     from mmearth_data.build_fields import BuildFields
     from mmearth_data.building.cluster import connect
     from mmearth_data.building.executor import Progress
@@ -121,6 +122,7 @@ __version__ = version("mmearth")
 
 _MODULES = {
     "api": "build export import_hdf5 merge subset",
+    "browse.server": "Browser",
     "build_fields": "BuildFields",
     "building.cluster": "connect",
     "building.executor": "Progress",
@@ -173,6 +175,7 @@ __all__ = [
     "Amount",
     "Badge",
     "Batch",
+    "Browser",
     "BuildFields",
     "BuildRecipe",
     "Button",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -390,6 +391,36 @@ def inspect(
     if page is not None:
         size = store_report(opened, page)
         click.echo(f"Wrote {page} ({size / 1e6:.1f} MB)", err=True)
+
+
+@cli.command()
+@click.argument("store", type=STORE, required=False)
+@option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")
+@option(
+    "--embeddings FILE", SOURCE, "File of `mmearth-train embed`, for nearest neighbours.", FILE, shown="beside STORE"
+)
+@option(
+    "--open/--no-open", OUTPUT, "Open the page in the browser.", name="open_page", default=None, shown="on a terminal"
+)
+def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bool | None) -> None:
+    """Look at the tiles of a store on a local page.
+
+    Prints the URL of the page: a map, filters, histograms, and all modalities of the tile that is clicked. The URL
+    works on this machine only, and has a random part without which the server answers nothing. STORE defaults to the
+    store in the current folder. Press Ctrl-C to stop.
+    """
+    from mmearth_data import open_store, require_bokeh
+
+    require_bokeh()
+    from mmearth_data import Browser
+
+    browser = Browser(open_store(store or _only_store()), port=port, embeddings=embeddings)
+    for note in browser.notes:
+        click.echo(note, err=True)
+    click.echo(browser.url)
+    if sys.stdout.isatty() if open_page is None else open_page:
+        browser.open_page()
+    browser.serve()
 
 
 @cli.command(resumes=lambda given: given["mend"])

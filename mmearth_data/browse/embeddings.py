@@ -1,0 +1,139 @@
+"""Nearest neighbours of a tile among embeddings, as `mmearth-train embed` writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.errors import FileInputError
+from mmearth_data.words import os_problem, reason_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mmearth_data.browse.index import TileIndex
+
+ID_COLUMN, VALUE_COLUMN = "tile_id", "embedding"
+BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
+"""Ends of the names that are looked for beside a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
+BLOCK_ROWS = 65_536
+SINGLE_BYTES = 512 * 2**20
+"""Above this size, values are kept in float16: 1.2 million tiles of 320 features then take 0.77 GB instead of 1.5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Embeddings of tiles, scaled to length 1."""
+
+    path: Path
+    of_tile: NDArray[np.intp]
+    """(n,) row of each tile, -1 if it has none."""
+    tiles: NDArray[np.intp]
+    """(m,) position of the tile of each row, -1 if the store has no such tile."""
+    units: NDArray[Any]
+    """(m, d) float32 or float16."""
+
+    def find(self, position: int, count: int) -> list[tuple[int, float]] | None:
+        """Tiles most similar to a tile, best first, with their cosine similarity; None if it has no embedding."""
+        row = int(self.of_tile[position])
+        if row < 0:
+            return None
+        wanted = self.units[row].astype(np.float32)
+        similarity = np.empty(len(self.units), dtype=np.float32)
+        for start in range(0, len(self.units), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            similarity[part] = self.units[part].astype(np.float32, copy=False) @ wanted
+        similarity[(self.tiles < 0) | (self.tiles == position)] = -np.inf
+        best = np.argpartition(-similarity, min(count, len(similarity) - 1))[: count + 1]
+        best = best[np.argsort(-similarity[best], kind="stable")][:count]
+        return [(int(self.tiles[k]), float(similarity[k])) for k in best if np.isfinite(similarity[k])]
+
+
+def beside(store: str | Path) -> Path | None:
+    """Embeddings beside a store on disk, by their name; None if there are none."""
+    if "://" in str(store):
+        return None
+    path = Path(store)
+    names = (path.with_name(path.stem + end) for end in BESIDE)
+    return next((name for name in names if name.is_file() and _has_columns(name)), None)
+
+
+def read_neighbours(path: Path, index: TileIndex) -> Neighbours:
+    """Read embeddings, and match them with the tiles of a store by id.
+
+    Raises
+    ------
+    FileInputError
+        If the file is missing, damaged, has other columns, or describes no tile of the store.
+    """
+    table = _read(path)
+    ids = table.column(ID_COLUMN).to_numpy()
+    units = _units(path, table)
+    tiles = index.positions(ids.astype(np.uint64))
+    if not (tiles >= 0).any():
+        raise FileInputError(
+            path,
+            f"expected embeddings of tiles of this store, got {len(ids)} of others; run mmearth-train embed on it.",
+        )
+    of_tile = np.full(len(index), -1, dtype=np.intp)
+    known = np.flatnonzero(tiles >= 0)
+    of_tile[tiles[known]] = known
+    return Neighbours(path=path, of_tile=of_tile, tiles=tiles, units=units)
+
+
+def _has_columns(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return False
+    return {ID_COLUMN, VALUE_COLUMN} <= set(names)
+
+
+def _read(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    expected = "expected the parquet file that mmearth-train embed writes (columns tile_id and embedding)"
+    try:
+        schema = pq.read_schema(path)
+        missing = [name for name in (ID_COLUMN, VALUE_COLUMN) if name not in schema.names]
+        if missing:
+            raise FileInputError(path, f"{expected}, got columns {', '.join(schema.names) or 'none'}.")
+        if not pa.types.is_integer(schema.field(ID_COLUMN).type):
+            raise FileInputError(path, f"{expected}, got embeddings of files, not of tiles; embed the store.")
+        return pq.ParquetFile(path).read(columns=[ID_COLUMN, VALUE_COLUMN])
+    except FileNotFoundError as error:
+        raise FileInputError(path, f"{os_problem(error)}.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise FileInputError(path, f"{expected}, got a file that cannot be read ({reason_of(error)}).") from error
+
+
+def _units(path: Path, table: pa.Table) -> NDArray[Any]:
+    import pyarrow as pa
+
+    kind = table.schema.field(VALUE_COLUMN).type
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
+        raise FileInputError(path, f"{VALUE_COLUMN}: expected lists of numbers of one length, got {kind}.")
+    count, width = table.num_rows, kind.list_size
+    single = count * width * 4 <= SINGLE_BYTES
+    units = np.empty((count, width), dtype=np.float32 if single else np.float16)
+    start = 0
+    for chunk in table.column(VALUE_COLUMN).chunks:
+        for part in (chunk.slice(at, BLOCK_ROWS) for at in range(0, len(chunk), BLOCK_ROWS)):
+            values = part.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
+            if len(values) != len(part) or not np.isfinite(values).all():
+                raise FileInputError(
+                    path, f"{VALUE_COLUMN}: expected finite numbers, got missing ones; embed the store again."
+                )
+            units[start : start + len(values)] = values / np.maximum(
+                np.linalg.norm(values, axis=1, keepdims=True), 1e-12
+            )
+            start += len(values)
+    return units
