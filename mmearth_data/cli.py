@@ -26,6 +26,7 @@ from mmearth_data import (
     field_option,
     field_options,
     is_data,
+    is_quiet,
     option,
     refuse_unused,
     short_path,
@@ -136,7 +137,7 @@ def build(
         found = profile(chosen, profiled, catalog=catalog)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(profile_lines(found)))
         return
-    with _progress(f"Building {target}") as report:
+    with _progress(f"Building {target}", "choosing locations") as report:
         store = build_store(
             chosen,
             target,
@@ -144,7 +145,7 @@ def build(
             report=report,
             workers=workers,
             scheduler=scheduler,
-            note=lambda text: click.echo(text, err=True),
+            note=_say,
             append=append,
         )
     _tell_store(store, as_json=as_json)
@@ -172,12 +173,13 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
 
     Nothing is built; `build --tiles-file` takes the file.
     """
-    from mmearth_data import draw_sample, sample_map, write_sample
+    from mmearth_data import draw_sample, meter, sample_map, write_sample
 
     chosen = _recipe(recipe, options)
     check_output(out)
     _check_picture("--map", map_file)
-    drawn = draw_sample(chosen)
+    with meter("Choosing locations", "locations") as show:
+        drawn = draw_sample(chosen, report=show)
     write_sample(drawn, out)
     if map_file is not None:
         # Without ecoregions of the user's own, biomes are those of the synthetic planet.
@@ -369,13 +371,13 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
     elif figure is None and map_file is None:
-        Console().print(render_summary(summary))
+        Console().print(render_summary(summary), crop=False)
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
-        click.echo(f"Drew {figure}", err=True)
+        _say(f"Drew {figure}")
     if map_file is not None:
         map_figure(opened, map_file)
-        click.echo(f"Drew {map_file}", err=True)
+        _say(f"Drew {map_file}")
 
 
 @cli.command(resumes=lambda given: given["mend"])
@@ -407,7 +409,10 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
         with _progress(f"Repairing {path}") as progress:
             report = repair_store(path, report=progress, catalog=_catalog(catalog_dir), **files)
     else:
-        report = verify_store(path)
+        from mmearth_data import meter
+
+        with meter(f"Verifying {short_path(path)}", "tiles") as show:
+            report = verify_store(path, report=show)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -473,7 +478,9 @@ def _require_tiles(store: Store) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    """Write a note to stderr, unless ``--quiet``."""
+    if not is_quiet():
+        click.echo(text, err=True)
 
 
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
@@ -519,36 +526,19 @@ def _show(rows: object, renderable: Callable[[], RenderableType], *, as_json: bo
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
-        Console().print(renderable())
+        Console().print(renderable(), crop=False)
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[Progress], None]]:
-    """Progress on stderr: a live bar on a terminal, otherwise one line per tenth of the work."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def _progress(title: str, first: str = "reading") -> Iterator[Callable[[Progress], None]]:
+    """Progress of tiles on stderr; ``first`` is what the command does before the first tile."""
+    from mmearth_data import meter
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} tiles/s, {task.fields[rejected]} rejected"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, rate=0.0, rejected=0)
-        printed = -1
+    with meter(title, "tiles") as show:
+        show(0, None, first)
 
         def report(progress: Progress) -> None:
-            nonlocal printed
-            rate = progress.filled / progress.seconds if progress.seconds else 0.0
-            done, total = progress.rows_done, progress.rows_total
-            bar.update(task, completed=done, total=total, rate=rate, rejected=progress.rejected)
-            tenth = 10 * done // max(1, total)
-            if not console.is_terminal and tenth > printed:
-                printed = tenth
-                click.echo(f"{title}: {done}/{total} tiles, {rate:.0f}/s, {progress.rejected} rejected", err=True)
+            refused = f"{progress.rejected:,} rejected" if progress.rejected else ""
+            show(progress.rows_done + progress.reading, progress.rows_total, refused)
 
         yield report

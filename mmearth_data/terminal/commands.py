@@ -17,7 +17,9 @@ import click
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
 from mmearth_data.fields import Group
 from mmearth_data.files.writing import FULL, describe_failure, error_number
+from mmearth_data.terminal.options import Option
 from mmearth_data.terminal.streams import printable_streams
+from mmearth_data.terminal.volume import shown_logs, volume_options
 from mmearth_data.words import describe_os_error, os_problem
 
 if TYPE_CHECKING:
@@ -80,12 +82,14 @@ class Command(click.Command):
         self, *args: Any, resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False, **attributes: Any
     ) -> None:
         super().__init__(*args, **attributes)
+        self.params += volume_options(Option)
         self._resumes = resumes
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run the command."""
         ctx.meta[RESUMES] = self._resumes(ctx.params)
-        return super().invoke(ctx)
+        with shown_logs(ctx):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by `Group`, with all descriptions in one column."""
@@ -110,6 +114,7 @@ class CommandGroup(click.Group):
     def __init__(self, *args: Any, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         super().__init__(*args, context_settings={**settings, **attributes.pop("context_settings", {})}, **attributes)
+        self.params += volume_options(Option)
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
         """Run the program; characters that its streams cannot encode are replaced, also in errors."""
