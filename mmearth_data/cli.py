@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png")
+FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
 
 
 class _StoreType(click.ParamType["str | Path"]):
@@ -61,7 +61,7 @@ TILES = Number(int, Interval(ge=1, le=10**10))
 """Tiles: more do not fit on the land, even at 16 px."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 CATALOG = option("--catalog DIR", SOURCE, "Add modalities from a folder of YAML files.", FILE, name="catalog_dir")
-RECIPE = option("--recipe NAME|FILE", WHAT, "Start from a recipe in pipelines/build or a YAML file.")
+RECIPE = option("--recipe NAME|FILE", WHAT, "Start from a recipe (`mmearth-data recipes` lists them) or a YAML file.")
 NEW_STORE = option("--out STORE", OUTPUT, "Folder or URL of the new store.", STORE, required=True)
 BUILT_WITH = "With --repair: the file that the store was built with."
 SAMPLE_WITHOUT = (
@@ -78,7 +78,14 @@ SAMPLE_WITHOUT = (
 """Fields of a build that do not concern its locations."""
 
 
-@click.group(cls=CommandGroup)
+EPILOG = """\b
+Complete commands and options with the Tab key (bash; zsh_source and
+fish_source for other shells), a line for ~/.bashrc:
+  eval "$(_MMEARTH_DATA_COMPLETE=bash_source mmearth-data)"
+"""
+
+
+@click.group(cls=CommandGroup, epilog=EPILOG)
 @click.version_option(__version__, prog_name="mmearth-data")
 def cli() -> None:
     """Build, inspect and check multi-modal Earth-observation stores.
@@ -93,7 +100,10 @@ def cli() -> None:
 # ---------------------------------------------------------------- building
 
 
-@cli.command(resumes=lambda given: not given["dry_run"] and given["profiled"] is None)
+@cli.command(
+    resumes=lambda given: not given["dry_run"] and given["profiled"] is None,
+    first=("recipe", "source", "region", "tiles", "out"),
+)
 @RECIPE
 @field_options(BuildFields)
 @CATALOG
@@ -162,19 +172,31 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
         refuse_unused("without --dry-run", "latency_s", "eecu_per_tile")
 
 
-@cli.command()
+@cli.command(first=("recipe", "region", "tiles", "out", "map_file"))
 @RECIPE
 @field_options(BuildFields, without=SAMPLE_WITHOUT)
 @option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
-@option("--map PNG", OUTPUT, "Map of the locations to write.", PICTURE, name="map_file")
+@option("--map PICTURE", OUTPUT, "Map of the locations to write: .png, .pdf or .svg.", PICTURE, name="map_file")
+@option(
+    "--colour WHAT", OUTPUT, "With --map: what colours the points.", click.Choice(["split", "biome"]), default="biome"
+)
 @JSON
-def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, **options: Any) -> None:
+def sample(
+    recipe: str | None,
+    out: Path,
+    map_file: Path | None,
+    colour: Literal["split", "biome"],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Choose locations for tiles.
 
     Nothing is built; `build --tiles-file` takes the file.
     """
     from mmearth_data import draw_sample, meter, sample_map, write_sample
 
+    if map_file is None:
+        refuse_unused("without --map", "colour")
     chosen = _recipe(recipe, options)
     check_output(out)
     _check_picture("--map", map_file)
@@ -184,7 +206,7 @@ def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, 
     if map_file is not None:
         # Without ecoregions of the user's own, biomes are those of the synthetic planet.
         made_up = chosen.source_name == "synthetic" and chosen.ecoregions is None
-        sample_map(drawn.frame, map_file, synthetic=made_up)
+        sample_map(drawn.frame, map_file, synthetic=made_up, colour=colour)
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
 
 
@@ -237,7 +259,7 @@ def export(
     click.echo(str(folder))
 
 
-@cli.command(resumes=lambda given: True)
+@cli.command(resumes=lambda given: True, first=("split", "region", "biome", "share", "out"))
 @click.argument("store", type=STORE)
 @field_option(BuildFields, "region", shown="")
 @option("--split", WHAT, "Split to take.", click.Choice(["train", "val", "test"]), multiple=True)
@@ -350,10 +372,24 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @cli.command()
 @click.argument("store", type=STORE, required=False)
 @option("--tile ID|INDEX", WHAT, "Tile to draw, by id or position.", shown="the first")
-@option("--figure PNG", OUTPUT, "Draw all modalities of a tile.", PICTURE)
-@option("--map PNG", OUTPUT, "Draw a map of the tiles.", PICTURE, name="map_file")
+@option("--figure PICTURE", OUTPUT, "Draw all modalities of a tile: .png, .pdf or .svg.", PICTURE)
+@option("--map PICTURE", OUTPUT, "Draw a map of the tiles: .png, .pdf or .svg.", PICTURE, name="map_file")
+@option(
+    "--colour WHAT",
+    OUTPUT,
+    "With --map: what colours the points.",
+    click.Choice(["split", "year", "level", "biome"]),
+    default="biome",
+)
 @JSON
-def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file: Path | None, as_json: bool) -> None:
+def inspect(
+    store: Path | None,
+    tile: str | None,
+    figure: Path | None,
+    map_file: Path | None,
+    colour: Literal["split", "year", "level", "biome"],
+    as_json: bool,
+) -> None:
     """Show the contents of a store.
 
     STORE defaults to the store in the current folder.
@@ -363,7 +399,9 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
     from mmearth_data import map_figure, open_store, render_summary, summarise, tile_figure
 
     if figure is None:
-        refuse_unused("without --figure", "tile", remedy="give --figure PNG, the picture to draw")
+        refuse_unused("without --figure", "tile", remedy="give --figure PICTURE, the picture to draw")
+    if map_file is None:
+        refuse_unused("without --map", "colour", remedy="give --map PICTURE, the map to draw")
     _check_picture("--figure", figure)
     _check_picture("--map", map_file)
     opened = open_store(store or _only_store())
@@ -376,7 +414,7 @@ def inspect(store: Path | None, tile: str | None, figure: Path | None, map_file:
         tile_figure(opened, _tile(tile), figure)
         _say(f"Drew {figure}")
     if map_file is not None:
-        map_figure(opened, map_file)
+        map_figure(opened, map_file, colour=colour)
         _say(f"Drew {map_file}")
 
 
@@ -445,6 +483,25 @@ def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
         return
     (modality,) = entries.select([name])
     _show(describe_modality(modality), lambda: render_modality(modality), as_json=as_json)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@JSON
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes of builds, or print one of them.
+
+    NAME is a recipe or a YAML file; what is printed is a file for --recipe.
+    """
+    from mmearth_data import NamedValues, RecipeFolder
+
+    folder = RecipeFolder("build")
+    if name is not None:
+        refuse_unused("with NAME, which prints the file", "as_json")
+        click.echo(folder.text(name), nl=False)
+        return
+    described = folder.descriptions()
+    _show(described, lambda: NamedValues(list(described.items())), as_json=as_json)
 
 
 # ---------------------------------------------------------------- shared pieces

@@ -57,7 +57,7 @@ def _parts(summary: Summary, width: int) -> Iterable[RenderableType]:
     if summary.rejected:
         yield _section("Rejected candidates", NamedValues([(why, f"{n:,}") for why, n in summary.rejected.items()]))
     if summary.ledger:
-        yield _section("Requests to Earth Engine, over all runs", NamedValues(list(_ledger(summary.ledger))))
+        yield _section("Requests to Earth Engine, over all runs", NamedValues(list(ledger_rows(summary.ledger))))
     yield _section("Licences and attribution", _licences(summary))
     if summary.notes:
         yield _section("Notes", Paragraphs([f"- {note}" for note in summary.notes]))
@@ -192,7 +192,8 @@ def _statistic(key: str, value: float | None) -> str:
     return f"{value:,}" if key == "count" else format_figure(value)
 
 
-def _ledger(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def ledger_rows(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Name and value of every count of a ledger, as text."""
     for name, value in ledger.items():
         if isinstance(value, dict):
             yield from ((f"{name}: {key}", f"{count:,}") for key, count in value.items())

@@ -23,6 +23,8 @@ LINE_EVERY_S, LONGEST_S, SHARE = 10.0, 60.0, 0.01
 """Minimum and maximum seconds between lines without a terminal; in between, a share of the time since the start."""
 MEMORY_S = 300.0
 """Seconds over which the rate is measured."""
+TITLE = 30
+"""Columns that a title keeps on a narrow terminal."""
 NARROW = 100
 """Columns of a terminal below which the bar is short."""
 
@@ -82,7 +84,11 @@ def meter(title: str, unit: str) -> Iterator[Meter]:
     live = console.is_terminal and not console.is_dumb_terminal
     columns = (
         SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"), markup=False),
+        TextColumn(
+            "{task.description}",
+            table_column=Column(no_wrap=True, overflow="ellipsis", min_width=min(len(title), TITLE)),
+            markup=False,
+        ),
         BarColumn(bar_width=10 if console.width < NARROW else 30),
         _Figures(unit),
     )
