@@ -61,6 +61,11 @@ class Meter:
         """What the command does."""
         return self._bar.tasks[0].description
 
+    @property
+    def counted(self) -> bool:
+        """Whether a total is known."""
+        return bool(self._bar.tasks[0].total)
+
     def line(self) -> str:
         """Describe the progress in a line."""
         return f"{self.title}: {figures(self._bar.tasks[0], self.unit, time.monotonic() - self._start)}"
@@ -71,7 +76,7 @@ def meter(title: str, unit: str) -> Iterator[Meter]:
     """Show progress on stderr while the block runs.
 
     On a terminal, that is one line with a bar, rate and remaining time, from the beginning. Otherwise, a line of text is
-    written after a second, and then at most every ten seconds. With ``--quiet``, nothing is shown.
+    written after a second, then at most every ten seconds, and at the end. With ``--quiet``, nothing is shown.
 
     Parameters
     ----------
@@ -117,6 +122,8 @@ def _lines(shown: Meter, console: Console) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+    if shown.counted:
+        console.out(shown.line(), highlight=False)
 
 
 class _Figures(ProgressColumn):
