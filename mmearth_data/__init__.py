@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.price import profile_lines
     from mmearth_data.building.profile import profile
     from mmearth_data.building.repair import repair
-    from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog, render_catalog, render_modality
+    from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
     from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
     from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
     from mmearth_data.emulator.server.faults import parse_fault
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.figures import tile_figure
+    from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
     from mmearth_data.inspection.report.report import store_report
     from mmearth_data.inspection.summary import summarise
@@ -116,6 +117,9 @@ if TYPE_CHECKING:
         option,
         refuse_unused,
     )
+    from mmearth_data.terminal.progress import Meter, meter
+    from mmearth_data.terminal.tables import FittedTable, NamedValues, Paragraphs, TableColumn, wrapped_path
+    from mmearth_data.terminal.volume import is_quiet
     from mmearth_data.words import closest, describe_os_error, did_you_mean, is_there, os_problem, reason_of, short_path
 
 __version__ = version("mmearth")
@@ -131,7 +135,7 @@ _MODULES = {
     "building.price": "profile_lines",
     "building.profile": "profile",
     "building.repair": "repair",
-    "catalog.entries": "Catalog describe_modality load_catalog render_catalog render_modality",
+    "catalog.entries": "Catalog describe_modality load_catalog",
     "catalog.modality": "ClassLabel Kind Modality",
     "catalog.tile": "Place TileGrid format_tile_id parse_tile_id",
     "emulator.server.faults": "parse_fault",
@@ -143,6 +147,7 @@ _MODULES = {
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.figures": "tile_figure",
+    "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
     "inspection.report.report": "store_report",
     "inspection.summary": "summarise",
@@ -164,6 +169,9 @@ _MODULES = {
     "store.derived": "derived",
     "terminal.commands": "CommandGroup",
     "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
+    "terminal.progress": "Meter meter",
+    "terminal.tables": "FittedTable NamedValues Paragraphs TableColumn wrapped_path",
+    "terminal.volume": "is_quiet",
     "words": "closest describe_os_error did_you_mean is_there os_problem reason_of short_path",
 }
 """Module -> the public names that it defines."""
@@ -195,6 +203,7 @@ __all__ = [
     "Fields",
     "FileInputError",
     "FilePath",
+    "FittedTable",
     "Gallery",
     "GalleryItem",
     "Group",
@@ -205,13 +214,16 @@ __all__ = [
     "Loader",
     "MMEarthError",
     "Marks",
+    "Meter",
     "Modality",
+    "NamedValues",
     "Notice",
     "Number",
     "Page",
     "PageTable",
     "Pair",
     "Paragraph",
+    "Paragraphs",
     "Part",
     "Picture",
     "Pictures",
@@ -235,6 +247,7 @@ __all__ = [
     "Store",
     "StoreDamaged",
     "Table",
+    "TableColumn",
     "TileGrid",
     "TileUnavailable",
     "Tone",
@@ -263,12 +276,14 @@ __all__ = [
     "format_tile_id",
     "import_hdf5",
     "is_data",
+    "is_quiet",
     "is_there",
     "load_catalog",
     "make_folder",
     "make_recipe",
     "map_figure",
     "merge",
+    "meter",
     "open_store",
     "option",
     "os_problem",
@@ -308,6 +323,7 @@ __all__ = [
     "summarise",
     "tile_figure",
     "verify",
+    "wrapped_path",
     "write_bytes",
     "write_errors",
     "write_page",

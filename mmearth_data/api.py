@@ -43,7 +43,7 @@ def build(
     catalog
         Descriptions of the modalities; the shipped ones by default.
     report
-        Called with the progress after each shard.
+        Called with the progress after each shard, and every second while tiles are read in this process.
     workers
         Processes to distribute the shards over; None uses only this one.
     scheduler

@@ -27,6 +27,7 @@ from mmearth_data import (
     field_option,
     field_options,
     is_data,
+    is_quiet,
     option,
     refuse_unused,
     short_path,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from mmearth_data import BuildRecipe, Catalog, Progress, Store
 
 WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Group.LIMITS, Group.OUTPUT
-FILE, PICTURE, HTML = FilePath(), FilePath(".png"), FilePath(".html")
+FILE, PICTURE, HTML = FilePath(), FilePath(".png", ".pdf", ".svg"), FilePath(".html")
 
 
 class _StoreType(click.ParamType["str | Path"]):
@@ -61,7 +62,7 @@ TILES = Number(int, Interval(ge=1, le=10**10))
 """Tiles: more do not fit on the land, even at 16 px."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 CATALOG = option("--catalog DIR", SOURCE, "Add modalities from a folder of YAML files.", FILE, name="catalog_dir")
-RECIPE = option("--recipe NAME|FILE", WHAT, "Start from a recipe in pipelines/build or a YAML file.")
+RECIPE = option("--recipe NAME|FILE", WHAT, "Start from a recipe (`mmearth-data recipes` lists them) or a YAML file.")
 NEW_STORE = option("--out STORE", OUTPUT, "Folder or URL of the new store.", STORE, required=True)
 BUILT_WITH = "With --repair: the file that the store was built with."
 SAMPLE_WITHOUT = (
@@ -78,7 +79,14 @@ SAMPLE_WITHOUT = (
 """Fields of a build that do not concern its locations."""
 
 
-@click.group(cls=CommandGroup)
+EPILOG = """\b
+Complete commands and options with the Tab key (bash; zsh_source and
+fish_source for other shells), a line for ~/.bashrc:
+  eval "$(_MMEARTH_DATA_COMPLETE=bash_source mmearth-data)"
+"""
+
+
+@click.group(cls=CommandGroup, epilog=EPILOG)
 @click.version_option(__version__, prog_name="mmearth-data")
 def cli() -> None:
     """Build, inspect and check multi-modal Earth-observation stores.
@@ -93,7 +101,10 @@ def cli() -> None:
 # ---------------------------------------------------------------- building
 
 
-@cli.command(resumes=lambda given: not given["dry_run"] and given["profiled"] is None)
+@cli.command(
+    resumes=lambda given: not given["dry_run"] and given["profiled"] is None,
+    first=("recipe", "source", "region", "tiles", "out"),
+)
 @RECIPE
 @field_options(BuildFields)
 @CATALOG
@@ -137,7 +148,7 @@ def build(
         found = profile(chosen, profiled, catalog=catalog)
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(profile_lines(found)))
         return
-    with _progress(f"Building {target}") as report:
+    with _progress(f"Building {target}", "choosing locations") as report:
         store = build_store(
             chosen,
             target,
@@ -145,7 +156,7 @@ def build(
             report=report,
             workers=workers,
             scheduler=scheduler,
-            note=lambda text: click.echo(text, err=True),
+            note=_say,
             append=append,
         )
     _tell_store(store, as_json=as_json)
@@ -162,28 +173,41 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
         refuse_unused("without --dry-run", "latency_s", "eecu_per_tile")
 
 
-@cli.command()
+@cli.command(first=("recipe", "region", "tiles", "out", "map_file"))
 @RECIPE
 @field_options(BuildFields, without=SAMPLE_WITHOUT)
 @option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
-@option("--map PNG", OUTPUT, "Map of the locations to write.", PICTURE, name="map_file")
+@option("--map PICTURE", OUTPUT, "Map of the locations to write: .png, .pdf or .svg.", PICTURE, name="map_file")
+@option(
+    "--colour WHAT", OUTPUT, "With --map: what colours the points.", click.Choice(["split", "biome"]), default="biome"
+)
 @JSON
-def sample(recipe: str | None, out: Path, map_file: Path | None, as_json: bool, **options: Any) -> None:
+def sample(
+    recipe: str | None,
+    out: Path,
+    map_file: Path | None,
+    colour: Literal["split", "biome"],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Choose locations for tiles.
 
     Nothing is built; `build --tiles-file` takes the file.
     """
-    from mmearth_data import draw_sample, sample_map, write_sample
+    from mmearth_data import draw_sample, meter, sample_map, write_sample
 
+    if map_file is None:
+        refuse_unused("without --map", "colour")
     chosen = _recipe(recipe, options)
     check_output(out)
     _check_picture("--map", map_file)
-    drawn = draw_sample(chosen)
+    with meter("Choosing locations", "locations") as show:
+        drawn = draw_sample(chosen, report=show)
     write_sample(drawn, out)
     if map_file is not None:
         # Without ecoregions of the user's own, biomes are those of the synthetic planet.
         made_up = chosen.source_name == "synthetic" and chosen.ecoregions is None
-        sample_map(drawn.frame, map_file, synthetic=made_up)
+        sample_map(drawn.frame, map_file, synthetic=made_up, colour=colour)
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
 
 
@@ -236,7 +260,7 @@ def export(
     click.echo(str(folder))
 
 
-@cli.command(resumes=lambda given: True)
+@cli.command(resumes=lambda given: True, first=("split", "region", "biome", "share", "out"))
 @click.argument("store", type=STORE)
 @field_option(BuildFields, "region", shown="")
 @option("--split", WHAT, "Split to take.", click.Choice(["train", "val", "test"]), multiple=True)
@@ -349,8 +373,15 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @cli.command()
 @click.argument("store", type=STORE, required=False)
 @option("--tile ID|INDEX", WHAT, "Tile to draw, by id or position.", shown="the first")
-@option("--figure PNG", OUTPUT, "Draw all modalities of a tile.", PICTURE)
-@option("--map PNG", OUTPUT, "Draw a map of the tiles.", PICTURE, name="map_file")
+@option("--figure PICTURE", OUTPUT, "Draw all modalities of a tile: .png, .pdf or .svg.", PICTURE)
+@option("--map PICTURE", OUTPUT, "Draw a map of the tiles: .png, .pdf or .svg.", PICTURE, name="map_file")
+@option(
+    "--colour WHAT",
+    OUTPUT,
+    "With --map: what colours the points.",
+    click.Choice(["split", "year", "level", "biome"]),
+    default="biome",
+)
 @option("--html HTML", OUTPUT, "Write a report to click on, which needs no network.", HTML, name="page")
 @JSON
 def inspect(
@@ -359,6 +390,7 @@ def inspect(
     figure: Path | None,
     map_file: Path | None,
     page: Path | None,
+    colour: Literal["split", "year", "level", "biome"],
     as_json: bool,
 ) -> None:
     """Show the contents of a store.
@@ -370,7 +402,9 @@ def inspect(
     from mmearth_data import map_figure, open_store, render_summary, require_bokeh, store_report, summarise, tile_figure
 
     if figure is None:
-        refuse_unused("without --figure", "tile", remedy="give --figure PNG, the picture to draw")
+        refuse_unused("without --figure", "tile", remedy="give --figure PICTURE, the picture to draw")
+    if map_file is None:
+        refuse_unused("without --map", "colour", remedy="give --map PICTURE, the map to draw")
     _check_picture("--figure", figure)
     _check_picture("--map", map_file)
     if page is not None:
@@ -381,16 +415,16 @@ def inspect(
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
     elif figure is None and map_file is None and page is None:
-        Console().print(render_summary(summary))
+        Console().print(render_summary(summary), crop=False)
     if figure is not None:
         tile_figure(opened, _tile(tile), figure)
-        click.echo(f"Drew {figure}", err=True)
+        _say(f"Drew {figure}")
     if map_file is not None:
-        map_figure(opened, map_file)
-        click.echo(f"Drew {map_file}", err=True)
+        map_figure(opened, map_file, colour=colour)
+        _say(f"Drew {map_file}")
     if page is not None:
         size = store_report(opened, page)
-        click.echo(f"Wrote {page} ({size / 1e6:.1f} MB)", err=True)
+        _say(f"Wrote {page} ({size / 1e6:.1f} MB)")
 
 
 @cli.command()
@@ -452,7 +486,10 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
         with _progress(f"Repairing {path}") as progress:
             report = repair_store(path, report=progress, catalog=_catalog(catalog_dir), **files)
     else:
-        report = verify_store(path)
+        from mmearth_data import meter
+
+        with meter(f"Verifying {short_path(path)}", "tiles") as show:
+            report = verify_store(path, report=show)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -487,6 +524,25 @@ def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
     _show(describe_modality(modality), lambda: render_modality(modality), as_json=as_json)
 
 
+@cli.command()
+@click.argument("name", required=False)
+@JSON
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes of builds, or print one of them.
+
+    NAME is a recipe or a YAML file; what is printed is a file for --recipe.
+    """
+    from mmearth_data import NamedValues, RecipeFolder
+
+    folder = RecipeFolder("build")
+    if name is not None:
+        refuse_unused("with NAME, which prints the file", "as_json")
+        click.echo(folder.text(name), nl=False)
+        return
+    described = folder.descriptions()
+    _show(described, lambda: NamedValues(list(described.items())), as_json=as_json)
+
+
 # ---------------------------------------------------------------- shared pieces
 
 
@@ -518,7 +574,9 @@ def _require_tiles(store: Store) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    """Write a note to stderr, unless ``--quiet``."""
+    if not is_quiet():
+        click.echo(text, err=True)
 
 
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
@@ -564,36 +622,19 @@ def _show(rows: object, renderable: Callable[[], RenderableType], *, as_json: bo
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
-        Console().print(renderable())
+        Console().print(renderable(), crop=False)
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[Progress], None]]:
-    """Progress on stderr: a live bar on a terminal, otherwise one line per tenth of the work."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def _progress(title: str, first: str = "reading") -> Iterator[Callable[[Progress], None]]:
+    """Progress of tiles on stderr; ``first`` is what the command does before the first tile."""
+    from mmearth_data import meter
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} tiles/s, {task.fields[rejected]} rejected"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, rate=0.0, rejected=0)
-        printed = -1
+    with meter(title, "tiles") as show:
+        show(0, None, first)
 
         def report(progress: Progress) -> None:
-            nonlocal printed
-            rate = progress.filled / progress.seconds if progress.seconds else 0.0
-            done, total = progress.rows_done, progress.rows_total
-            bar.update(task, completed=done, total=total, rate=rate, rejected=progress.rejected)
-            tenth = 10 * done // max(1, total)
-            if not console.is_terminal and tenth > printed:
-                printed = tenth
-                click.echo(f"{title}: {done}/{total} tiles, {rate:.0f}/s, {progress.rejected} rejected", err=True)
+            refused = f"{progress.rejected:,} rejected" if progress.rejected else ""
+            show(progress.rows_done + progress.reading, progress.rows_total, refused)
 
         yield report

@@ -88,6 +88,20 @@ class RecipeFolder:
         remedy = f"did you mean {meant[0]!r}?" if meant else "no such file; correct the path."
         raise InputError(f"expected {self.kind} ({', '.join(known)}) or a YAML file, got {name_or_file!r}; {remedy}")
 
+    def descriptions(self) -> dict[str, str]:
+        """Describe the shipped files in a line each: by their field ``description``, or by their first comment."""
+        return {name: self._description(name) for name in self.names()}
+
+    def _description(self, name: str) -> str:
+        given = self.read(name).values.get("description")
+        return str(given) if given else self.text(name).split("\n", 1)[0].removeprefix("#").strip()
+
+    def text(self, name_or_file: str) -> str:
+        """Return the content of a file, with its comments; raises like `read`."""
+        self.read(name_or_file)
+        shipped = self.path / f"{name_or_file}.yaml"
+        return (shipped if name_or_file in self.names() else Path(name_or_file)).read_text(encoding="utf-8")
+
 
 BUILD_RECIPES = RecipeFolder("build")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from mmearth_data import (
     closest,
     field_option,
     field_options,
+    is_quiet,
     is_there,
     option,
     refuse_unused,
@@ -29,11 +30,12 @@ from mmearth_data import (
     short_path,
 )
 from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
+from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from rich.console import RenderableType
 
-    from mmearth_data import Store
+    from mmearth_data import Meter, Store
     from mmearth_model import Checkpoint, Evaluation, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
@@ -48,6 +50,13 @@ PADDING = option(
 )
 STORE = option("--store STORE", WHAT, "Store with the labelled tiles of store: tasks.", FILE, shown="the store of CKPT")
 DEVICE = field_option(WorkFields, "device", default="auto")
+THREADS = option(
+    "--threads N",
+    HARDWARE,
+    "Number of CPU threads that compute.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="one per core",
+)
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
     "--html FILE", OUTPUT, "Write a page to look at: one file, which needs no network.", FilePath(".html"), name="page"
@@ -75,6 +84,11 @@ EXAMPLES = """\b
 mmearth-train STORE is short for mmearth-train pretrain STORE:
   mmearth-train planet.zarr --recipe demo --exclude biome,eco_region --out run
   mmearth-train evaluate run --task store:biome
+
+\b
+Complete commands and options with the Tab key (bash; zsh_source and
+fish_source for other shells), a line for ~/.bashrc:
+  eval "$(_MMEARTH_TRAIN_COMPLETE=bash_source mmearth-train)"
 """
 
 
@@ -87,28 +101,39 @@ def cli() -> None:
 # ---------------------------------------------------------------- training
 
 
-@cli.command(resumes=lambda given: not given["dry_run"])
+@cli.command(resumes=lambda given: not given["dry_run"], first=("base", "exclude", "epochs", "out", "dry_run"))
 @click.argument("store", type=FILE)
 @option(
     "--recipe NAME|FILE",
     WHAT,
-    "A recipe in pipelines/train, or a YAML file; the defaults below are for fields that it leaves out.",
+    "A recipe (`mmearth-train recipes` lists them) or a YAML file; the defaults below are for fields that it leaves out.",
     name="base",
     default="default",
 )
 @field_options(TrainFields)
 @DEVICE
+@THREADS
 @option("--out RUN", OUTPUT, "Folder of the run.", FILE, shown="runs/STORE-RECIPE-SEED")
 @option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
 @JSON
 def pretrain(
-    store: Path, base: str, out: Path | None, device: str, dry_run: bool, as_json: bool, **options: Any
+    store: Path,
+    base: str,
+    out: Path | None,
+    device: str,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Pretrain on STORE, or continue an interrupted run.
 
     Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun,
     several processes or machines share each batch, with the same result as one process that accumulates it.
     """
+    from mmearth_data import meter
+
+    use_threads(threads)
     from mmearth_model import plan_line, plan_training, training_account
 
     recipe = _recipe(base, options)
@@ -122,19 +147,20 @@ def pretrain(
 
     if not target.exists():
         check_output(target, folder=True)
-    click.echo(f"{target}: {plan_line(plan)}", err=True)
-    with _training_bar(f"Pretraining {target}") as report:
-        checkpoint = pretrain_model(opened, recipe, target, device=device, report=report)
+    _say(f"{target}: {plan_line(plan)}")
+    with meter(f"Pretraining {target}", "steps") as show:
+        checkpoint = pretrain_model(opened, recipe, target, device=device, report=partial(_show_training, show))
     if as_json:
         click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
-    click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv. Probe it: mmearth-train evaluate {target} --task store:MODALITY")  # fmt: skip
+    click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv.")
+    click.echo(f"Probe it: mmearth-train evaluate {target} --task store:MODALITY")
 
 
 # ---------------------------------------------------------------- evaluating
 
 
-@cli.command(resumes=lambda given: True)
+@cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
 @click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
 @option(
     "--task TASK",
@@ -176,6 +202,7 @@ def pretrain(
 @option("--test-share F", WHAT, "Test on a seeded share of all tiles instead of the store's splits.", Number(float))
 @PADDING
 @DEVICE
+@THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json and .png.", FILE)
 @HTML
 @CACHE
@@ -192,13 +219,15 @@ def evaluate(
     page: Path | None,
     as_json: bool,
     cache: Path | None,
+    threads: int | None,
     **options: Any,
 ) -> None:
     """Probe frozen encoders and compare them with baselines.
 
     CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
     """
-    from mmearth_data import cache_folder
+    use_threads(threads)
+    from mmearth_data import cache_folder, meter
     from mmearth_model import evaluate as evaluate_encoders
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation import write_results
@@ -213,7 +242,7 @@ def evaluate(
     _check_page(page)
     loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
     opened = _store_of(tasks, store, loaded)
-    with _evaluation_bar() as report:
+    with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
             loaded,
             opened,
@@ -222,7 +251,7 @@ def evaluate(
             baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
-            report=report,
+            report=show,
             **options,
         )
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
@@ -236,7 +265,7 @@ def evaluate(
     _print_table(result, opened)
 
 
-@cli.command()
+@cli.command(first=("task", "store", "labels", "epochs", "out"))
 @click.argument("checkpoint", type=FILE, metavar="CKPT")
 @option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
 @STORE
@@ -253,6 +282,7 @@ def evaluate(
 @PADDING
 @field_options(FineTuneFields)
 @DEVICE
+@THREADS
 @option("--out DIR", OUTPUT, "Folder for the fine-tuned network and its result.", FILE)
 @HTML
 @JSON
@@ -266,6 +296,7 @@ def finetune(
     labels: str,
     recipe_name: str,
     device: str,
+    threads: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -273,6 +304,9 @@ def finetune(
 
     The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
+    from mmearth_data import meter
+
+    use_threads(threads)
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.finetune import choose_recipe
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
@@ -289,10 +323,12 @@ def finetune(
     given = {key: value for key, value in options.items() if value is not None}
     recipe = choose_recipe(recipe_name, found, share, given)
 
-    def report(epoch: int, loss: float, value: float) -> None:
-        click.echo(f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}, validation {value:.3f}", err=True)
+    with meter(f"Fine-tuning on {found.name}", "epochs") as show:
 
-    result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
+        def report(epoch: int, loss: float, value: float) -> None:
+            show(epoch, recipe.epochs, f"loss {loss:.3f}, validation {value:.3f}")
+
+        result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
     _write_results_page(result, about, "Fine-tuned encoder", page)
     if as_json:
@@ -304,13 +340,14 @@ def finetune(
 # ---------------------------------------------------------------- embedding
 
 
-@cli.command()
+@cli.command(first=("checkpoint", "task", "outs", "neighbours", "map_path"))
 @click.argument("source", type=FILE, metavar="STORE|FOLDER")
 @option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles most similar to this one into --figure.")
 @PADDING
 @DEVICE
+@THREADS
 @option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
 @option("--figure PNG", OUTPUT, "Picture that --neighbours writes.", PICTURE, default="neighbours.png")
 @option("--map PNG", OUTPUT, "Draw a 2-D map of the embeddings (UMAP if installed).", PICTURE, name="map_path")
@@ -326,9 +363,11 @@ def embed(
     map_path: Path | None,
     cache: Path | None,
     device: str,
+    threads: int | None,
 ) -> None:
     """Embed tiles of a store, or other rasters, with an encoder."""
-    from mmearth_data import cache_folder
+    use_threads(threads)
+    from mmearth_data import cache_folder, meter
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
@@ -349,7 +388,9 @@ def embed(
             check_output(picture, option=flag)
     loaded = load_checkpoint(checkpoint, padding=padding)
     store = _open(source) if task is None else None
-    found = embed_tiles(loaded, store or open_task(f"{task}={source}"), device=device, cache=cache or cache_folder() / "features")  # fmt: skip
+    rasters = store or open_task(f"{task}={source}")
+    with meter(f"Embedding {short_path(source)}", "tiles") as show:
+        found = embed_tiles(loaded, rasters, device=device, cache=cache or cache_folder() / "features", report=show)
     row = None if neighbours is None else found.position(neighbours)  # refused before anything is written
     for path in outs:
         (write_zarr if path.suffix == ".zarr" else write_parquet)(found, path)
@@ -386,15 +427,23 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
     .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
     args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
+    from mmearth_data import meter
     from mmearth_model import convert as convert_weights
 
     opened = None if store is None else _open(store)
-    with _download_bar(source) as report:
-        written = convert_weights(source, out, to=to, store=opened, bands=bands or {}, report=report)
+    with meter(f"Converting {source}", "MiB") as show:
+        written = convert_weights(
+            source,
+            out,
+            to=to,
+            store=opened,
+            bands=bands or {},
+            report=lambda received: show(0, None, f"{received / 2**20:.1f} MiB"),
+        )
     click.echo(f"{written}: converted.")
 
 
-@cli.command()
+@cli.command(first=("size", "batch", "image_size", "forms", "device"))
 @field_options(WorkFields)
 @option(
     "--form",
@@ -418,7 +467,7 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
     if set(forms) == {"unmasked"}:
         refuse_unused("with --form unmasked, which hides nothing", "mask_ratio")
     work = Workload(**{field: value for field, value in options.items() if value is not None})
-    found = measure(work, forms or None, lambda text: click.echo(f"bench: {text}", err=True))
+    found = measure(work, forms or None, lambda text: _say(f"bench: {text}"))
     if as_json:
         click.echo(json.dumps([timing.to_dict() for timing in found], indent=2))
         return
@@ -428,7 +477,7 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 # ---------------------------------------------------------------- experiments
 
 
-@cli.command(resumes=lambda given: True)
+@cli.command(resumes=lambda given: True, first=("scale", "stores", "data", "workers", "out"))
 @click.argument("name", metavar="NAME|FILE")
 @option(
     "--scale",
@@ -449,6 +498,7 @@ def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
 @option("--workers N", HARDWARE, "Number of processes.", Number(int, Interval(ge=1, le=1024)), default=1)
 @option("--scheduler URL", HARDWARE, "Run on the workers of this Dask scheduler instead.")
 @DEVICE
+@THREADS
 @option("--out DIR", OUTPUT, "Folder of the experiment.", FILE, shown="runs/NAME-SCALE")
 @HTML
 def experiment(
@@ -462,21 +512,35 @@ def experiment(
     workers: int,
     scheduler: str | None,
     device: str,
+    threads: int | None,
 ) -> None:
     """Run an experiment: a grid of runs, a table and a figure.
 
     The same command resumes it and never repeats a finished run; several processes (such as a Slurm array) share the
     work. Use `list` as NAME to list the experiments.
     """
+    from mmearth_data import NamedValues, meter
+
+    use_threads(threads)
     from mmearth_model.experiments.spec import EXPERIMENTS, read_experiment
 
     if name == "list":
         refuse_unused(
-            "with list", "scale", "out", "page", "stores", "data", "convnext", "workers", "scheduler", "device"
+            "with list",
+            "scale",
+            "out",
+            "page",
+            "stores",
+            "data",
+            "convnext",
+            "workers",
+            "scheduler",
+            "device",
+            "threads",
         )
-        for known in EXPERIMENTS.names():
-            click.echo(f"{known:20} {read_experiment(known).question}")
+        _print(NamedValues([(known, read_experiment(known).question) for known in EXPERIMENTS.names()]))
         return
+    from mmearth_model.evaluation.terminal import render_results
     from mmearth_model.experiments.run import Setting, run_experiment
 
     if scheduler is not None:
@@ -492,13 +556,38 @@ def experiment(
         convnext=convnext,
         device=device,
     )
-    run_experiment(setting, workers=workers, scheduler=scheduler, report=lambda line: click.echo(line, err=True))
+    with meter(f"Running {found.name}", "runs") as show:
+        result = run_experiment(
+            setting, workers=workers, scheduler=scheduler, threads=threads, report=_say, progress=show
+        )
     if page is not None:
         from mmearth_model import read_report, write_report
 
         write_report(read_report([setting.out]), page, tiles=0, embedded=0)
-    click.echo((setting.out / "results.md").read_text(encoding="utf-8"), nl=False)
-    click.echo(f"{setting.out}: results.md, results.csv, results.json, results.png", err=True)
+    _print(render_results(f"{found.name}: {found.question}", result, found.baseline))
+    _say(f"{setting.out}: results.md, results.csv, results.json, results.png")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@JSON
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes of training, or print one of them.
+
+    NAME is a recipe or a YAML file; what is printed is a file for --recipe.
+    """
+    from mmearth_data import NamedValues, RecipeFolder
+
+    folder = RecipeFolder("train")
+    if name is not None:
+        refuse_unused("with NAME, which prints the file", "as_json")
+        click.echo(folder.text(name), nl=False)
+        return
+    described = folder.descriptions()
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+        return
+    _print(NamedValues(list(described.items())))
 
 
 # ---------------------------------------------------------------- reports
@@ -549,9 +638,9 @@ def report(
             tiles=tiles,
             embedded=embedded,
             device=device,
-            report=lambda line: click.echo(line, err=True),
+            report=_say,
         )
-        click.echo(f"{page}: {written / 1e6:.1f} MB", err=True)
+        _say(f"{page}: {written / 1e6:.1f} MB")
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1))
         return
@@ -566,11 +655,9 @@ def _check_page(page: Path | None) -> None:
 
 
 def _print_report(found: Report) -> None:
-    from rich.console import Console
-
     from mmearth_model.report.summary import render_report
 
-    Console(highlight=False).print(render_report(found))
+    _print(render_report(found))
 
 
 def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, page: Path | None) -> None:
@@ -580,7 +667,7 @@ def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, p
     from mmearth_model.report.page import write_results_page
 
     written = write_results_page({**about, **result.to_dict()}, title, page)
-    click.echo(f"{page}: {written / 1e6:.1f} MB", err=True)
+    _say(f"{page}: {written / 1e6:.1f} MB")
 
 
 def _recipe(base: str, options: dict[str, Any]) -> TrainRecipe:
@@ -629,115 +716,49 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
     return find_store(record, folder.parent)
 
 
-def _print_table(result: Evaluation, store: Store | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _say(text: str) -> None:
+    """Write a note to stderr, unless ``--quiet``."""
+    if not is_quiet():
+        click.echo(text, err=True)
 
-    from mmearth_model.evaluation.results import notes
-    from mmearth_model.formatting import shown
+
+def _print(renderable: RenderableType) -> None:
+    from rich.console import Console
+
+    Console().print(renderable, crop=False)
+
+
+def _print_table(result: Evaluation, store: Store | None) -> None:
+    from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
     frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
-    table = Table(title=f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", title_justify="left")
-    for column in ("task", "protocol", "labels", "encoder", "metric", "mean", "95 % interval", "seeds", "note"):
-        table.add_column(column, justify="right" if column in ("mean", "seeds") else "left", overflow="fold")
-    for s in result.summaries():
-        interval = f"{shown(s.metric, s.low)} to {shown(s.metric, s.high)}"
-        table.add_row(s.task, s.protocol, s.labels, s.encoder, s.metric, shown(s.metric, s.mean), interval, str(s.seeds), notes(s))  # fmt: skip
-    console = Console()
-    console.print(table)
-    for task, train, test in sorted({(row.task, row.train_tiles, row.test_tiles) for row in result.rows}):
-        console.print(f"{task}: fitted to {train} tiles, tested on {test}; intervals by bootstrap over the test tiles.")
-    for (task, encoder), bands in result.filled.items():
-        console.print(f"{task}: {encoder} takes bands that the task lacks; they were filled with their mean or another band: {', '.join(bands)}.")  # fmt: skip
-    for note in result.notes:
-        console.print(note)
+    _print(render_results(f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", result))
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from mmearth_data import FittedTable, Paragraphs, TableColumn
 
     title = f"{work.size}, {work.image_size} px in {work.patch_size} px patches, batch {work.batch}, {work.device}"
-    table = Table(title=f"Training steps: {title}", title_justify="left")
+    table = FittedTable(
+        [TableColumn(""), *(TableColumn(f"{t.form}, compiled" if t.compiled else t.form, right=True) for t in found)],
+    )
     parts = list(found[0].parts_ms)
-    table.add_column("form")
-    for column in ("images/s", "MiB", "GFLOP", "% of peak", *(f"{part} ms" for part in parts)):
-        table.add_column(column, justify="right")
-    for t in found:
-        cells = (t.images_per_s, t.memory_mib, t.gflop, 100 * t.share_of_peak, *(t.parts_ms[part] for part in parts))
-        table.add_row(f"{t.form}, compiled" if t.compiled else t.form, *(f"{cell:.1f}" for cell in cells))
-    Console(width=140).print(table)
+    rows = {"images/s": [t.images_per_s for t in found], "MiB": [t.memory_mib for t in found]}
+    rows |= {"GFLOP": [t.gflop for t in found], "% of peak": [100 * t.share_of_peak for t in found]}
+    rows |= {f"{part} ms": [t.parts_ms[part] for t in found] for part in parts}
+    for name, values in rows.items():
+        table.add(name, *(f"{value:.1f}" for value in values))
+    _print(Paragraphs([f"Training steps: {title}"], style="bold"))
+    _print(table)
 
 
-@contextmanager
-def _download_bar(title: str) -> Iterator[Callable[[int], None]]:
-    """Progress of a download on stderr, if it is a terminal."""
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), DownloadColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(f"Downloading {title}", total=None, visible=False)
-        yield lambda received: bar.update(task, completed=received, visible=True)
-
-
-@contextmanager
-def _training_bar(title: str) -> Iterator[Callable[[TrainProgress], None]]:
-    """Progress on stderr: a live bar on a terminal, otherwise one line per twentieth of the work."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, {task.fields[text]}"),
-        TimeRemainingColumn(),
+def _show_training(show: Meter, progress: TrainProgress) -> None:
+    """Show the progress of a run."""
+    remark = (
+        f"loss {progress.loss:.3f}, {progress.images_per_s:.0f} images/s, {100 * progress.waiting:.0f} % waiting, "
+        f"epoch {progress.epoch}/{progress.epochs}"
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, text="starting")
-        printed = -1
-
-        def report(progress: TrainProgress) -> None:
-            nonlocal printed
-            if printed < 0 < progress.resumed:
-                click.echo(f"{title}: continuing after step {progress.resumed} of {progress.steps}", err=True)
-                printed = 0
-            text = _training_text(progress)
-            bar.update(task, completed=progress.step, total=progress.steps, text=text)
-            part = 20 * progress.step // progress.steps
-            if not console.is_terminal and part > printed:
-                printed = part
-                click.echo(f"{title}: step {progress.step}/{progress.steps}, {text}", err=True)
-
-        yield report
-
-
-def _training_text(progress: TrainProgress) -> str:
-    left = (progress.steps - progress.step) * progress.seconds / max(1, progress.step - progress.resumed)
-    minutes, seconds = divmod(round(left), 60)
-    return (
-        f"epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.3f}, {progress.images_per_s:.0f} images/s, "
-        f"{100 * progress.waiting:.0f} % waiting for data, {minutes}:{seconds:02d} left"
-    )
-
-
-@contextmanager
-def _evaluation_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress on stderr: a live bar on a terminal, otherwise one line per encoder."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Features", total=None)
-
-        def report(encoder: str, tiles: int, total: int) -> None:
-            bar.update(task, description=f"Features of {encoder}", completed=tiles, total=total)
-            if not console.is_terminal and tiles == total:
-                click.echo(f"Features of {encoder}: {total} tiles", err=True)
-
-        yield report
+    if progress.resumed:
+        remark += f", continued after step {progress.resumed}"
+    show(progress.step, progress.steps, remark)

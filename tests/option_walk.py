@@ -21,8 +21,8 @@ from click.testing import CliRunner, Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-ALWAYS = frozenset({"--help", "--version"})
-"""Options that click itself follows."""
+ALWAYS = frozenset({"--help", "--version", "--quiet", "--verbose"})
+"""Options that click itself follows, and those that every command has (see test_terminal_progress.py)."""
 TESTS = Path(__file__).parent
 
 

@@ -62,8 +62,8 @@ def build(
             if existing.finished and append is None:
                 return
             prepared, writer = _continue(work, existing, recipe, inputs, append)
-        reported = work.confirmed(report or ignore)
-        _run_stages(writer, recipe, inputs, prepared, reported, workers=workers, scheduler=scheduler)
+        reports = (work.confirmed(report or ignore), report or ignore)
+        _run_stages(writer, recipe, inputs, prepared, reports, workers=workers, scheduler=scheduler)
     built = open_store(out)
     for sentence in _missing_everywhere(built) if recipe.source_file is not None else ():
         note(sentence)
@@ -75,7 +75,8 @@ def rebuild(
     """Fill in this process whatever is missing from a store that the session holds; raises like `build`."""
     inputs = read_inputs(recipe, catalog, connect=True)
     refuse_other(store, recipe=recipe.identity(), source=_identity(inputs))
-    _run_stages(work.resume(), recipe, inputs, None, work.confirmed(report), workers=None, scheduler=None)
+    reports = (work.confirmed(report), report)
+    _run_stages(work.resume(), recipe, inputs, None, reports, workers=None, scheduler=None)
 
 
 def _identity(inputs: Inputs) -> dict[str, Any]:
@@ -122,13 +123,14 @@ def _run_stages(
     recipe: BuildRecipe,
     inputs: Inputs,
     prepared: PreparedBuild | None,
-    report: Callable[[Progress], None],
+    reports: tuple[Callable[[Progress], None], Callable[[Progress], None]],
     **cluster: Any,
 ) -> None:
     """Fill the missing shards of a build and of the appends that followed it, in order, and seal the store.
 
-    ``prepared`` is the plan of the last of them, if it is known.
+    ``prepared`` is the plan of the last of them, if it is known. ``reports`` are called after each shard, and in between.
     """
+    report, watch = reports
     remote = over_network(inputs.source)
     threads = max(recipe.threads, remote.in_flight if remote else 0)
     limits = {name: getattr(recipe, name) for name in ("in_flight", "per_second", "restricted_in_flight")}
@@ -141,7 +143,7 @@ def _run_stages(
             else:
                 more = at.layout.tiles - at.first_row
                 plan = plan_append(recipe, inputs, open_store(writer.path), at.first_row, more).plan
-            run_build(plan, inputs.source, at, threads=threads, limits=limits, report=reported, **cluster)
+            run_build(plan, inputs.source, at, threads=threads, limits=limits, report=reported, watch=watch, **cluster)
         writer.finish()
 
 
@@ -181,13 +183,14 @@ def run_build(
     scheduler: str | None,
     limits: Mapping[str, Any],
     report: Callable[[Progress], None] = ignore,
+    watch: Callable[[Progress], None] = ignore,
 ) -> None:
     """Fill every pending shard of a plan; see `build`.
 
     ``limits`` are those of `mmearth_data.building.quota.Quota`, for all workers together.
     """
     with choose_cluster(workers, scheduler, limits) as cluster:
-        run(plan, source, writer, threads=threads, cluster=cluster, report=report)
+        run(plan, source, writer, threads=threads, cluster=cluster, report=report, watch=watch)
 
 
 def choose_cluster(

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data.building.worker import SHARDS_AT_ONCE, ShardReport, ShardWorker
+from mmearth_data.store.session import ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from mmearth_data.building.plan import BuildPlan, ShardPlan
     from mmearth_data.sources.base import Source
     from mmearth_data.store.writer import StoreWriter
+
+
+TICK_S = 1.0
+"""Seconds between reports while no shard is finished."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,8 @@ class Progress:
         Since this run began.
     accounts
         Worker of a cluster -> requests of its process so far, see `SourceOverNetwork.account`.
+    reading
+        Tiles of unfinished shards that this process has read, or found rejected; they are committed with their shard.
     """
 
     rows_done: int
@@ -45,6 +52,7 @@ class Progress:
     resumed: int
     seconds: float
     accounts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reading: int = 0
 
 
 def in_rows(report: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
@@ -76,7 +84,8 @@ def run(
     *,
     threads: int,
     cluster: Cluster | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Progress], None] = ignore,
+    watch: Callable[[Progress], None] = ignore,
 ) -> Progress:
     """Fill and commit every pending shard.
 
@@ -96,6 +105,8 @@ def run(
         Where to run; None uses this process.
     report
         Called after each shard.
+    watch
+        Called every second while tiles are read in this process.
     """
     start = time.perf_counter()
     done = writer.committed()
@@ -107,6 +118,9 @@ def run(
     pending = plan.pending(done)
     with closing(run_threads(pending, worker) if cluster is None else cluster.run(pending, worker)) as reports:
         for shard in reports:
+            if shard is None:
+                watch(replace(state, reading=worker.tiles_read, seconds=time.perf_counter() - start))
+                continue
             state = replace(
                 state,
                 rows_done=state.rows_done + shard.rows,
@@ -119,8 +133,8 @@ def run(
     return state
 
 
-def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[ShardReport, None, None]:
-    """Fill shards in threads of this process; yields a report after each commit."""
+def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[ShardReport | None, None, None]:
+    """Fill shards in threads of this process; yields a report after each commit, and None every second until then."""
     with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
         running: set[Future[ShardReport]] = set()
         try:
@@ -128,7 +142,9 @@ def run_threads(pending: Iterator[ShardPlan], worker: ShardWorker) -> Generator[
                 running |= {pool.submit(worker.work, plan) for plan in islice(pending, SHARDS_AT_ONCE - len(running))}
                 if not running:
                     return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                finished, running = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
+                if not finished:
+                    yield None
                 for future in finished:
                     yield future.result()
         finally:

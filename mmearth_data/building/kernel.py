@@ -53,6 +53,7 @@ def fill_shard(
     *,
     first: list[Survey | Rejection] | None = None,
     at_once: int = 1,
+    arrived: Callable[[], None] = lambda: None,
 ) -> FilledShard:
     """Read the tile of every slot; rejected ones are replaced by reserves, in rounds.
 
@@ -75,6 +76,8 @@ def fill_shard(
         Surveys of all slots, if they are known already.
     at_once
         Tiles per task of the pool.
+    arrived
+        Called for every tile that was read.
     """
     shard = empty_shard(plan, layout)
     wanted = _asked_of_source(layout)
@@ -95,6 +98,7 @@ def fill_shard(
             else:
                 survey_of, arrays = answer
                 had.append((slot, place, survey_of))
+                arrived()
                 _store_arrays(shard, slot.row - first_row, len(plan.slots), layout, arrays)
         _store_values(shard, first_row, had)
         candidates = _replacements(failed, reserves)

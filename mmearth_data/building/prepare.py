@@ -18,6 +18,8 @@ from mmearth_data.sources.wanted import adjusted_catalog, deliverable, wanted_mo
 from mmearth_data.store.schema import StoreLayout, default_tiles_per_shard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from geopandas import GeoDataFrame
 
     from mmearth_data.building.plan import BuildPlan
@@ -147,7 +149,11 @@ def layout_of(recipe: BuildRecipe, modalities: tuple[Modality, ...], tiles: int)
 
 
 def draw_sample(
-    recipe: BuildRecipe, ecoregions: GeoDataFrame | None = None, *, existing: GeoDataFrame | None = None
+    recipe: BuildRecipe,
+    ecoregions: GeoDataFrame | None = None,
+    *,
+    existing: GeoDataFrame | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sample:
     """Choose the locations of a build, deterministically from the recipe's seed.
 
@@ -159,6 +165,8 @@ def draw_sample(
         Columns eco_region, biome, geometry; None reads ``recipe.ecoregions`` or those of the source.
     existing
         Existing tiles (``lon``, ``lat``, ``split``), whose areas are avoided and whose blocks keep their splits.
+    report
+        Called with the number of locations found so far and their total, reserves included.
     """
     if recipe.source_file is not None:
         raise InputError(
@@ -181,4 +189,4 @@ def draw_sample(
     )
     if recipe.tiles_file is not None:
         return read_sample(recipe.tiles_file, ecoregions=ecoregions, options=options)
-    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing)
+    return sample(ecoregions, resolve_region(recipe.region, mainland=recipe.mainland), options, existing, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,6 +115,7 @@ class ShardWorker:
         self._desk = SurveyDesk(source)
         self._memory = threading.BoundedSemaphore(SHARDS_IN_MEMORY)
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
+        self._read: Counter[int] = Counter()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), threads=self.threads), (self.source, self.writer)
@@ -136,9 +138,16 @@ class ShardWorker:
                 self._readers,
                 first=first,
                 at_once=max(1, rows // (TASKS_PER_THREAD * self.threads)),
+                arrived=lambda: self._read.update([plan.shard]),
             )
             self.writer.write_shard(plan.shard, shard.columns, shard.rasters, shard.rejected)
+        self._read.pop(plan.shard, None)
         return ShardReport(shard=plan.shard, rows=rows, filled=shard.filled, rejected=len(shard.rejected))
+
+    @property
+    def tiles_read(self) -> int:
+        """Tiles of shards that are not committed yet."""
+        return sum(list(self._read.values()))
 
     def stop(self) -> None:
         """Read no more tiles; running shards end in `CancelledError` and are not committed."""

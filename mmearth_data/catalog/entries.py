@@ -24,8 +24,6 @@ from mmearth_data.words import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import Group
-    from rich.table import Table
 
 DTypeName = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -205,48 +203,6 @@ def read_classes(path: Path) -> tuple[ClassLabel, ...]:
 def describe_modality(modality: Modality) -> dict[str, Any]:
     """Everything that the catalog says about one modality, JSON-ready."""
     return modality.to_dict() | {"stored": modality.stored}
-
-
-def render_catalog(modalities: Sequence[Modality]) -> Table:
-    """Table of modalities for a terminal, one per row; licences are shown by `render_modality`."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, whole in (("modality", True), ("kind", True), ("stored as", True), ("holds", False)):
-        table.add_column(title, no_wrap=whole)
-    for m in modalities:
-        what = f"{len(m.classes)} classes" if m.kind.is_categorical else " ".join(m.bands)
-        unit = "" if m.units == "1" or m.kind.is_categorical else f", {m.units}"
-        wanted = "" if m.enabled else " (on request)"
-        table.add_row(m.name, str(m.kind), m.dtype.name if m.stored else "derived", what + unit + wanted)
-    return table
-
-
-def render_modality(modality: Modality) -> Group:
-    """One modality for a terminal: its facts, then its classes in their colours."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in describe_modality(modality).items():
-        if name != "classes" and value not in ("", {}, (), None):
-            facts.add_row(name, Text(_as_text(value)))
-    if not modality.classes:
-        return Group(facts)
-    classes = Table("code", "class", "colour", box=None, pad_edge=False, header_style="bold")
-    for label in modality.classes:
-        swatch = Text("      ", style=f"on {label.colour}") if label.colour else Text("")
-        classes.add_row(str(label.code), Text(label.name), swatch)
-    return Group(facts, "", classes)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {_as_text(item)}" for key, item in value.items() if item not in ("", {}, (), None))
-    return " ".join(map(_as_text, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""A pixel canvas for figures, with matplotlib's Agg renderer and its fonts, without pyplot.
+"""A canvas for figures, as pixels or vectors, with matplotlib's renderers and fonts, without pyplot.
 
 Positions are pixels from the upper-left corner; later calls paint over earlier ones. Matplotlib's global settings are
 not used, so that a figure is the same on every machine.
@@ -18,13 +18,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, get_font
-from matplotlib.image import FigureImage
+from matplotlib.image import BboxImage, FigureImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.transforms import IdentityTransform
+from matplotlib.transforms import Affine2D, Bbox, TransformedBbox
 
 from mmearth_data.errors import FileInputError
 
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from numpy.typing import NDArray
 
-DPI = 200
+DPI, VECTOR_DPI = 200, 72
+"""Pixels per inch of a sheet, and of matplotlib's PDF and SVG renderers."""
+FORMATS = ("png", "pdf", "svg")
+"""Formats of pictures, by the ending of the file."""
 INK, SOFT, FAINT, PAPER, WARNING = "#18181b", "#52525b", "#a1a1aa", "#ffffff", "#b42318"
 """Colours of text, secondary text, rules, background and warnings."""
 
@@ -69,6 +72,8 @@ class Canvas:
         self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
         self._figure.set_layout_engine("none")
         self._agg = FigureCanvasAgg(self._figure)
+        self._scale = Affine2D()
+        self._pictures: list[tuple[int, int, int, NDArray[np.uint8]]] = []
         self._painted = 0
         self.lines: list[Line] = []
 
@@ -120,6 +125,7 @@ class Canvas:
         picture.set_data(rgb)
         self._painted += 1
         picture.set_zorder(self._painted)
+        self._pictures.append((self._painted, x, y, rgb))
         self._figure.images.append(picture)
         picture.stale_callback = None
 
@@ -181,13 +187,27 @@ class Canvas:
         patch = PathPatch(self._outline(rings), antialiased=True, **style)
         self._add(patch, frame)
 
-    def _outline(self, rings: Sequence[NDArray[np.float64]]) -> Outline:
+    def _outline(self, rings: Sequence[NDArray[np.float64]], *, closed: bool = True) -> Outline:
         vertices = np.concatenate([np.column_stack([ring[:, 0], self.height - ring[:, 1]]) for ring in rings])
         codes = np.full(len(vertices), Outline.LINETO, dtype=Outline.code_type)
         starts = np.cumsum([0, *(len(ring) for ring in rings[:-1])])
         codes[starts] = Outline.MOVETO
-        codes[[*(starts[1:] - 1), -1]] = Outline.CLOSEPOLY
+        if closed:
+            codes[[*(starts[1:] - 1), -1]] = Outline.CLOSEPOLY
         return Outline(vertices, codes)
+
+    def strokes(
+        self,
+        parts: Sequence[NDArray[np.float64]],
+        *,
+        colour: str,
+        width: float,
+        frame: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Draw open lines of (n, 2) pixel positions, clipped to ``frame``; ``width`` is in points."""
+        if parts:
+            style: dict[str, Any] = {"facecolor": "none", "edgecolor": colour, "linewidth": width}
+            self._add(PathPatch(self._outline(parts, closed=False), antialiased=True, **style), frame)
 
     def png(self) -> bytes:
         """Encode the sheet as PNG; the same drawing gives the same bytes."""
@@ -195,13 +215,27 @@ class Canvas:
         self._agg.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
         return buffer.getvalue()
 
+    def encoded(self, form: str) -> bytes:
+        """Encode the sheet in one of the `FORMATS`; it cannot be drawn on afterwards."""
+        if form == "png":
+            return self.png()
+        self._figure.images.clear()
+        for order, x, y, rgb in self._pictures:
+            box = Bbox.from_bounds(x, self.height - y - rgb.shape[0], rgb.shape[1], rgb.shape[0])
+            picture = BboxImage(TransformedBbox(box, self._scale), interpolation="none", origin="upper")
+            picture.set_data(rgb)
+            picture.set_zorder(order)
+            self._figure.add_artist(picture)
+        self._scale.scale(VECTOR_DPI / DPI)
+        return encode_figure(self._figure, form)
+
     def _add(self, artist: Artist, frame: NDArray[np.float64] | None = None) -> None:
         self._painted += 1
         artist.set_zorder(self._painted)
-        artist.set_transform(IdentityTransform())
+        artist.set_transform(self._scale)
         self._figure.add_artist(artist)
         if frame is not None:
-            artist.set_clip_path(self._outline([frame]), IdentityTransform())
+            artist.set_clip_path(self._outline([frame]), self._scale)
 
 
 def spell(words: str) -> str:
@@ -241,13 +275,40 @@ def wrap(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> 
     return lines
 
 
-def check_picture(path: str | Path) -> Path:
-    """Return the path of a picture that can be written; FileInputError unless it is a .png in an existing folder."""
+def encode_figure(figure: Figure, form: str, *, dpi: float | Literal["figure"] = "figure") -> bytes:
+    """Encode a figure in one of the `FORMATS`, without the time at which it was made.
+
+    Text of SVG files is drawn as outlines, so that it looks the same everywhere.
+    """
+    metadata: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[form]
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "mmearth", "svg.fonttype": "path", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def picture_format(path: str | Path) -> str:
+    """Format of a picture, by the ending of its name: one of the `FORMATS`.
+
+    Raises
+    ------
+    FileInputError
+        For other endings.
+    """
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise FileInputError(path, f"expected the name of a PNG picture, got {path.suffix or 'no suffix'}; write .png.")
+    form = path.suffix.lower().removeprefix(".")
+    if form not in FORMATS:
+        found = path.suffix or "no suffix"
+        raise FileInputError(path, f"expected the name of a PNG, PDF or SVG picture, got {found}; write .png.")
+    return form
+
+
+def check_picture(path: str | Path) -> Path:
+    """Return the path of a picture that can be written; FileInputError unless its folder exists and its name fits."""
+    path = Path(path)
+    form = picture_format(path)
     if path.is_dir():
-        raise FileInputError(path, "expected a file to write, got a folder; name a .png file inside it.")
+        raise FileInputError(path, f"expected a file to write, got a folder; name a .{form} file inside it.")
     if not path.parent.is_dir():
         raise FileInputError(path, f"expected an existing folder, got {path.parent}; create it first.")
     return path

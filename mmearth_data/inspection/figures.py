@@ -53,7 +53,7 @@ class Placed:
 
 
 def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
-    """Draw all modalities of one tile, with legends, as a PNG; returns its path.
+    """Draw all modalities of one tile, with legends; returns the path of the picture.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
     tile
         Position in the store (negative positions count from the end), or a tile id of 16 hex digits.
     path
-        PNG file to write.
+        File to write: PNG, PDF or SVG, by its ending.
 
     Raises
     ------
@@ -72,7 +72,10 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
     target = sheet.check_picture(path)
     values = store[find_tile(store, tile)]
     notes = source_notes(store.source)
-    write_bytes(target, draw_tile(values, tuple(store.modalities.values()), store.synthetic, notes))
+    form = sheet.picture_format(target)
+    with sheet.DRAWING:
+        drawn = compose_tile(values, tuple(store.modalities.values()), store.synthetic, notes).encoded(form)
+    write_bytes(target, drawn)
     return target
 
 

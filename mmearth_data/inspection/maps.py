@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.catalog.tile import PIXEL_M
+from mmearth_data.catalog.modality import ClassLabel
+from mmearth_data.catalog.tile import LEVEL_L1C, LEVEL_L2A, LEVEL_NAMES, PIXEL_M
+from mmearth_data.errors import InputError
 from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
 from mmearth_data.inspection.canvas import INK, PAPER, SOFT, Canvas, fit, text_width, wrap
 from mmearth_data.inspection.facts import SPLIT_NAMES
 from mmearth_data.inspection.projection import (
     Projection,
+    border_lines,
     choose_projection,
     grid_lines,
     grid_steps,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 WIDTH, MARGIN, TITLE, LINE = 2100, 56, 110, 32
 LEAST_WIDTH, REGION_HEIGHT = 1400, 1300
-SEA, LAND, COAST, GRID = "#f5f8fb", "#e6e5e1", "#b9b8b3", "#dbe3ea"
+SEA, LAND, COAST, BORDER, GRID = "#f5f8fb", "#e6e5e1", "#b9b8b3", "#8f8e89", "#dbe3ea"
 UNLABELLED = "#71717a"
 MARKERS = {0: "o", 1: "^", 2: "s"}
 OTHER_MARKER = "D"
@@ -50,6 +53,30 @@ PLAIN_FROM = 20_000
 """Number of points from which markers are drawn without edges, which would cover them."""
 SCALE_LENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 LAND_CREDIT = "Land: Natural Earth (public domain)."
+Colour = Literal["split", "year", "level", "biome"]
+COLOURS: tuple[Colour, ...] = get_args(Colour)
+"""What may colour the points of a map."""
+SPLIT_COLOURS = {0: "#0072b2", 1: "#e69f00", 2: "#d55e00"}
+LEVEL_COLOURS = {LEVEL_L1C: "#cc79a7", LEVEL_L2A: "#009e73"}
+"""Colours of Okabe and Ito, which colour-blind people distinguish."""
+YEAR_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725", "#f0f921")
+"""From dark to light, as in viridis; more years are spread over them."""
+NOT_KNOWN = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Colouring:
+    """What colours the points of a map."""
+
+    classes: tuple[ClassLabel, ...]
+    """Code, name and colour of each class."""
+    credit: str = ""
+    """Attribution of the labels."""
+
+    @classmethod
+    def of(cls, modality: Modality) -> Colouring:
+        """Colours of a modality's classes."""
+        return cls(classes=modality.classes, credit=f"{modality.licence.attribution}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +87,10 @@ class Places:
     lat: NDArray[np.float64]
     """Degrees, (n,)."""
     split: NDArray[np.uint8]
-    label: Modality | None
-    """Modality that colours the points, or None."""
+    label: Colouring | None
+    """What colours the points, or None."""
     codes: NDArray[np.int64]
-    """Its class codes, (n,)."""
+    """Codes of its classes, (n,)."""
     title: str
     details: tuple[str, ...]
     synthetic: bool
@@ -87,30 +114,33 @@ class Window:
         return np.column_stack([x, y])
 
 
-def map_figure(tiles: Store | GeoDataFrame, path: str | Path) -> Path:
-    """Draw a map of a store's tiles, as a PNG; returns its path.
+def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour = "biome") -> Path:
+    """Draw a map of a store's tiles; returns the path of the picture.
 
     Parameters
     ----------
     tiles
         An open store or a selection of it; or a frame, see `sample_map`.
     path
-        PNG file to write.
+        File to write: PNG, PDF or SVG, by its ending.
+    colour
+        What colours the points: ``split``, ``year`` or ``level`` (of the scene), or ``biome``: the first label of the
+        store whose classes have colours.
 
     Raises
     ------
     InputError
-        When the picture cannot be written there.
+        When the picture cannot be written there, or there is nothing to colour by.
     """
     if not isinstance(tiles, Store):
-        return sample_map(tiles, path)
+        return sample_map(tiles, path, colour=colour)
     target = sheet.check_picture(path)
-    write_bytes(target, draw_map(_places_of_store(tiles)))
+    write_bytes(target, draw_map(_places_of_store(tiles, colour), sheet.picture_format(target)))
     return target
 
 
-def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False) -> Path:
-    """Draw a map of sampled locations, as a PNG; returns its path.
+def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False, colour: Colour = "biome") -> Path:
+    """Draw a map of sampled locations; returns the path of the picture.
 
     Parameters
     ----------
@@ -118,9 +148,11 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
         Columns lon, lat, split; labels by their modality's name (``biome``); ``slot``, null for reserves, which are
         counted but not drawn.
     path
-        PNG file to write.
+        File to write: PNG, PDF or SVG, by its ending.
     synthetic
         True if the labels come from the synthetic planet.
+    colour
+        ``split`` or ``biome``; locations have no scene yet.
 
     Raises
     ------
@@ -128,14 +160,13 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
         When the picture cannot be written there.
     """
     target = sheet.check_picture(path)
-    write_bytes(target, draw_map(_places_of_frame(frame, synthetic)))
+    write_bytes(target, draw_map(_places_of_frame(frame, synthetic, colour), sheet.picture_format(target)))
     return target
 
 
-def _places_of_store(store: Store) -> Places:
+def _places_of_store(store: Store, colour: Colour) -> Places:
     coords = store.coords
-    label = coloured_label(store.modalities.values())
-    codes = store.read(label.name, slice(0, store.layout.tiles))[store.rows] if label else np.zeros(len(store))
+    label, codes = _colouring(store, colour)
     side_m = store.layout.size_px * PIXEL_M
     return Places(
         lon=coords["lon"],
@@ -149,10 +180,53 @@ def _places_of_store(store: Store) -> Places:
     )
 
 
-def _places_of_frame(frame: GeoDataFrame, synthetic: bool) -> Places:
+def _colouring(store: Store, colour: Colour) -> tuple[Colouring | None, NDArray[Any]]:
+    """Colours of a store's tiles, and the code of each."""
+    coords = store.coords
+    if colour == "split":
+        return by_split(), coords["split"]
+    if colour == "level":
+        levels = [ClassLabel(code, f"Sentinel-2 {LEVEL_NAMES[code]}", fill) for code, fill in LEVEL_COLOURS.items()]
+        return Colouring(classes=tuple(levels)), coords["s2_level"]
+    if colour == "year":
+        years = years_of(coords["time"])
+        return by_year(years), years
+    found = coloured_label(store.modalities.values())
+    if found is None:
+        return None, np.zeros(len(store))
+    return Colouring.of(found), store.read(found.name, slice(0, store.layout.tiles))[store.rows]
+
+
+def by_split() -> Colouring:
+    """Colours of the splits."""
+    return Colouring(classes=tuple(ClassLabel(code, SPLIT_NAMES[code], fill) for code, fill in SPLIT_COLOURS.items()))
+
+
+def by_year(years: NDArray[np.int64]) -> Colouring:
+    """Colours of the years that occur, the earliest darkest."""
+    known = np.unique(years[years != NOT_KNOWN]).tolist()
+    step = max(1, len(known) - 1)
+    fills = [YEAR_COLOURS[round(number * (len(YEAR_COLOURS) - 2) / step)] for number in range(len(known))]
+    return Colouring(classes=tuple(ClassLabel(y, str(y), fill) for y, fill in zip(known, fills, strict=True)))
+
+
+def years_of(time: NDArray[Any]) -> NDArray[np.int64]:
+    """Years of scenes; `NOT_KNOWN` where the date is not known."""
+    moments = time.astype("datetime64[Y]")
+    found: NDArray[np.int64] = np.where(np.isnat(time), NOT_KNOWN, moments.astype(np.int64) + 1970)
+    return found
+
+
+def _places_of_frame(frame: GeoDataFrame, synthetic: bool, colour: Colour) -> Places:
+    if colour not in {"split", "biome"}:
+        raise InputError(
+            f"--colour: expected split or biome, since locations have no scene yet, got {colour}; change it."
+        )
     reserves = frame["slot"].isna().to_numpy() if "slot" in frame.columns else np.zeros(len(frame), dtype=bool)
     shown = frame[~reserves]
     label = coloured_label(m for name, m in load_catalog().modalities.items() if name in frame.columns)
+    split = shown["split"].to_numpy(np.uint8)
+    codes = split if colour == "split" else shown[label.name].to_numpy() if label else np.zeros(len(shown))
     details = [
         f"{len(shown):,} locations",
         *([f"{int(reserves.sum()):,} reserves not shown"] if reserves.any() else []),
@@ -160,9 +234,9 @@ def _places_of_frame(frame: GeoDataFrame, synthetic: bool) -> Places:
     return Places(
         lon=shown["lon"].to_numpy(np.float64),
         lat=shown["lat"].to_numpy(np.float64),
-        split=shown["split"].to_numpy(np.uint8),
-        label=label,
-        codes=shown[label.name].to_numpy(np.int64) if label else np.zeros(len(shown), dtype=np.int64),
+        split=split,
+        label=by_split() if colour == "split" else Colouring.of(label) if label else None,
+        codes=codes.astype(np.int64),
         title="Sampled locations",
         details=tuple(details),
         synthetic=synthetic,
@@ -177,10 +251,10 @@ def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
     return None
 
 
-def draw_map(places: Places) -> bytes:
-    """PNG of a map; the same locations give the same bytes."""
+def draw_map(places: Places, form: str = "png") -> bytes:
+    """Picture of a map, in one of the formats of a sheet; the same locations give the same bytes."""
     with sheet.DRAWING:
-        return compose_map(places)[0].png()
+        return compose_map(places)[0].encoded(form)
 
 
 def compose_map(places: Places) -> tuple[Canvas, Window]:
@@ -221,7 +295,7 @@ def credits_of(places: Places) -> list[str]:
     """Credits for land and labels; none for labels of the synthetic planet."""
     if places.synthetic:
         return ["Synthetic: labels and pixels were computed, never measured.", LAND_CREDIT]
-    return [*([f"{places.label.licence.attribution}."] if places.label else []), LAND_CREDIT]
+    return [*([places.label.credit] if places.label and places.label.credit else []), LAND_CREDIT]
 
 
 def legend_entries(places: Places) -> list[tuple[str, str, int]]:
@@ -243,6 +317,9 @@ def _ground(canvas: Canvas, window: Window) -> None:
         canvas.line(*window.pixels(metres[np.isfinite(metres).all(axis=1)]).T, colour=GRID, width=0.5, frame=frame)
     rings = [window.pixels(ring) for ring in land_rings(land_shapes(), window.projection)]
     canvas.polygons(rings, fill=LAND, edge=COAST, line=0.25, frame=frame)
+    if not window.projection.world:
+        borders = [window.pixels(line) for line in border_lines(country_shapes(), window.projection)]
+        canvas.strokes(borders, colour=BORDER, width=0.45, frame=frame)
 
 
 def land_shapes() -> NDArray[np.object_]:
@@ -250,6 +327,15 @@ def land_shapes() -> NDArray[np.object_]:
     import geopandas as gpd
 
     path = resource_path("catalog") / "regions" / "land.parquet"
+    found: NDArray[np.object_] = gpd.read_parquet(path).geometry.to_numpy()
+    return found
+
+
+def country_shapes() -> NDArray[np.object_]:
+    """Outlines of the countries in degrees, as shapely geometries."""
+    import geopandas as gpd
+
+    path = resource_path("catalog") / "regions" / "countries.parquet"
     found: NDArray[np.object_] = gpd.read_parquet(path).geometry.to_numpy()
     return found
 

@@ -25,6 +25,9 @@ ASPECTS = (0.55, 1.6)
 """Minimum and maximum height / width of a regional map."""
 STEP_DEG = 1.0
 """Edges are divided into steps of this length before projection, so that they follow its curves."""
+SEAM_DEG = 0.001
+WITHOUT_SEAM = (-180.0 + SEAM_DEG, -90.0 + SEAM_DEG, 180.0 - SEAM_DEG, 90.0 - SEAM_DEG)
+"""Borders end here: data are cut along 180 degrees and at the poles, where there is no border."""
 GRID_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 
 
@@ -161,6 +164,22 @@ def land_rings(land: NDArray[np.object_], projection: Projection) -> list[NDArra
     parts = shapely.get_parts(shapely.get_parts(np.asarray(bent, dtype=object)))
     shapes = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
     return [shapely.get_coordinates(ring) for ring in shapely.get_rings(shapes)]
+
+
+def border_lines(countries: NDArray[np.object_], projection: Projection) -> list[NDArray[np.float64]]:
+    """Lines (n, 2) in metres along the edges of countries within a map; ``countries`` are shapely geometries."""
+    west, south, east, north = projection.lonlat_bounds()
+    inside = shapely.box(*WITHOUT_SEAM)
+    seam = inside.boundary.buffer(SEAM_DEG)
+    edges = shapely.boundary(shapely.intersection(countries, inside))
+    found: list[shapely.Geometry] = []
+    for turn in (-360.0, 0.0, 360.0):
+        window = shapely.box(west - turn, south, east - turn, north)
+        near = edges[shapely.intersects(edges, window)]
+        cut = shapely.segmentize(shapely.difference(shapely.intersection(near, window), seam), STEP_DEG)
+        found += shapely.get_parts(shapely.get_parts(cut)).tolist()
+    lines = [line for line in found if shapely.get_type_id(line) == shapely.GeometryType.LINESTRING]
+    return [projection.forward(*shapely.get_coordinates(line).T) for line in lines]
 
 
 def grid_steps(projection: Projection) -> tuple[float, float]:

@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from mmearth_data.catalog.tile import PIXEL_M
+from mmearth_data.terminal.tables import FittedTable, NamedValues, Paragraphs, TableColumn
+from mmearth_data.words import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,10 @@ WIDE = 100
 MANY_CLASSES = 20
 """Labels with more classes than this are counted; only the most frequent classes are listed."""
 BAR = 16
+FIGURES = {"count": 5, "mean": 0, "std": 0, "min": 2, "p2": 4, "p50": 3, "p98": 4, "max": 2}
+"""Statistics, with their ranks as columns; see `mmearth_data.terminal.tables.TableColumn`."""
+MOST_RANK = 4
+"""Rank of the statistics that only wide terminals show."""
 NOTHING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 SWATCH = "\N{BLACK SQUARE}"
@@ -48,51 +51,32 @@ def render_summary(summary: Summary) -> RenderedSummary:
 
 def _parts(summary: Summary, width: int) -> Iterable[RenderableType]:
     yield _head(summary)
-    yield _section("Modalities", _modalities(summary.modalities, width))
+    yield _section("Modalities", _modalities(summary.modalities))
     yield _section("Tiles", _tiles(summary, width))
     yield from (_section(f"Statistics, {where}", table) for where, table in _statistics(summary, width))
     if summary.rejected:
-        yield _section("Rejected candidates", _pairs((reason, f"{n:,}") for reason, n in summary.rejected.items()))
+        yield _section("Rejected candidates", NamedValues([(why, f"{n:,}") for why, n in summary.rejected.items()]))
     if summary.ledger:
-        yield _section("Requests to Earth Engine, over all runs", _pairs(ledger_rows(summary.ledger)))
+        yield _section("Requests to Earth Engine, over all runs", NamedValues(list(ledger_rows(summary.ledger))))
     yield _section("Licences and attribution", _licences(summary))
     if summary.notes:
-        yield _section("Notes", Group(*(Padding(Text(f"- {note}"), (0, 0, 0, 0)) for note in summary.notes)))
+        yield _section("Notes", Paragraphs([f"- {note}" for note in summary.notes]))
 
 
 def _section(title: str, body: RenderableType) -> RenderableType:
     return Group(Text(), Text(title, style="bold"), body)
 
 
-def _table(*columns: str, left: int = 1) -> Table:
-    """Plain table: a rule below the heads, numbers to the right; the first ``left`` columns are text."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
-    return table
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Two columns: a name and its value, which may have several lines."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs:
-        table.add_row(name, Text(value))
-    return table
-
-
 # ---------------------------------------------------------------- the store
 
 
 def _head(s: Summary) -> RenderableType:
-    title = Text.assemble((s.path, "bold"))
+    badges = Text()
     if s.synthetic:
-        title.append("  ")
-        title.append(" SYNTHETIC ", style="bold white on red")
+        badges.append(" SYNTHETIC ", style="bold white on red")
     if not s.finished:
-        title.append("  ")
-        title.append(f" NOT FINISHED: {s.committed_shards} of {s.shards} shards ", style="bold black on yellow")
+        badges.append(" " * bool(badges))
+        badges.append(f" NOT FINISHED: {s.committed_shards} of {s.shards} shards ", style="bold black on yellow")
     side = f"{s.size_px} {TIMES} {s.size_px} px ({s.size_px * PIXEL_M:,} m)"
     empty = f", {s.rows - s.tiles:,} rows without a tile" if s.rows > s.tiles and s.finished else ""
     scenes = NOTHING if s.first_scene is None else f"{s.first_scene} to {s.last_scene}"
@@ -105,7 +89,8 @@ def _head(s: Summary) -> RenderableType:
         ("area", _area(s.bounds)),
         ("on disk", f"{format_bytes(s.stored_bytes)} in {s.shards:,} shards of {s.tiles_per_shard:,} tiles"),
     ]
-    return Group(title, _pairs(facts))
+    path = Paragraphs([short_path(s.path)], style="bold")
+    return Group(path, *[badges] * bool(badges), NamedValues(facts))
 
 
 def _area(bounds: tuple[float, float, float, float] | None) -> str:
@@ -119,15 +104,24 @@ def _degrees(value: float, letters: str) -> str:
     return f"{abs(value):.2f}° {letters[0] if value >= 0 else letters[1]}"
 
 
-def _modalities(modalities: Sequence[ModalitySummary], width: int) -> Table:
-    wide = width >= WIDE
-    table = _table("modality", "kind", "shape" if wide else "per tile", "type", "on disk", "ratio", "valid", left=2)
+def _modalities(modalities: Sequence[ModalitySummary]) -> FittedTable:
+    table = FittedTable(
+        [
+            TableColumn("modality"),
+            TableColumn("kind", rank=2),
+            TableColumn("per tile", right=True),
+            TableColumn("type"),
+            TableColumn("on disk", right=True),
+            TableColumn("ratio", right=True, rank=1),
+            TableColumn("valid", right=True),
+        ]
+    )
     for m in modalities:
-        kind = m.kind if wide else m.kind.partition("/")[2]
-        shape = TIMES.join(str(n) for n in (m.shape if wide else m.shape[1:] or (1,))) if m.stored else "derived"
+        kind = m.kind.partition("/")[2]
+        shape = TIMES.join(str(n) for n in m.shape[1:] or (1,)) if m.stored else "derived"
         size = NOTHING if m.stored_bytes is None else format_bytes(m.stored_bytes)
         ratio = NOTHING if m.ratio is None else f"{m.ratio:.1f}"
-        table.add_row(m.name, kind, shape, m.dtype, size, ratio, _share(m.valid_share))
+        table.add(m.name, kind, shape, m.dtype, size, ratio, _share(m.valid_share))
     return table
 
 
@@ -142,21 +136,20 @@ def _tiles(s: Summary, width: int) -> RenderableType:
     splits = [name for name, count in s.splits.items() if count]
     few = [label for label in s.labels if len(label.classes) <= MANY_CLASSES]
     columns = ["all", *splits] if len(splits) > 1 else ["all"]
-    table = _table("", *columns, "")
-    table.columns[0].ratio, table.expand = (1, True) if width < WIDE else (None, False)
-    table.columns[0].overflow = "ellipsis"
-    table.columns[-1].justify = "left"
-    table.add_row("all", *(f"{n:,}" for n in (s.tiles, *(s.splits[name] for name in columns[1:]))), "")
+    table = FittedTable(
+        [TableColumn("", wrap=True), *(TableColumn(name, right=True) for name in columns), TableColumn("", rank=1)]
+    )
+    table.add("all", *(f"{n:,}" for n in (s.tiles, *(s.splits[name] for name in columns[1:]))), "")
     for label in few:
         most = max((row.total for row in label.classes), default=1)
-        table.add_section()
+        table.rows.append(None)
         for row in sorted(label.classes, key=lambda row: -row.total):
             counts = (row.total, *(row.tiles.get(name, 0) for name in columns[1:]))
-            table.add_row(_class_name(row), *(f"{n:,}" for n in counts), _bar(row, most, 8 if width < WIDE else BAR))
+            table.add(_class_name(row), *(f"{n:,}" for n in counts), _bar(row, most, 8 if width < WIDE else BAR))
         if label.unlabelled:
-            table.add_row("not labelled", f"{label.unlabelled:,}", *[""] * len(columns))
+            table.add("not labelled", f"{label.unlabelled:,}", *[""] * len(columns))
     many = [_many_classes(label) for label in s.labels if label not in few]
-    return Group(table, *many) if many else table
+    return Group(table, Paragraphs(many)) if many else table
 
 
 def _class_name(row: ClassCount) -> Text:
@@ -167,35 +160,36 @@ def _bar(row: ClassCount, most: int, length: int) -> Text:
     return Text("\N{FULL BLOCK}" * max(1, round(length * row.total / most)), style=row.colour or "dim")
 
 
-def _many_classes(label: LabelSummary) -> Text:
+def _many_classes(label: LabelSummary) -> str:
     ranked = sorted(label.classes, key=lambda row: -row.total)
     first = ", ".join(f"{row.name} ({row.total:,})" for row in ranked[:3])
     unlabelled = f"; {label.unlabelled:,} tiles not labelled" if label.unlabelled else ""
-    text = f"{label.name}: {len(ranked):,} of {label.known:,} classes, most of all {first}{unlabelled}"
-    return Text(text)
+    return f"{label.name}: {len(ranked):,} of {label.known:,} classes, most of all {first}{unlabelled}"
 
 
 # ---------------------------------------------------------------- statistics and licences
 
 
-def _statistics(s: Summary, width: int) -> Iterable[tuple[str, Table]]:
+def _statistics(s: Summary, width: int) -> Iterable[tuple[str, FittedTable]]:
     """One table with a row per band, and per product level if the statistics depend on it."""
     units = {m.name: dict(zip(m.bands, m.band_units, strict=True)) for m in s.modalities}
-    keys = ["mean", "std", "min", "p2", "p50", "p98", "max"] if width >= WIDE else ["mean", "std", "min", "p50", "max"]
-    heads = [{"p50": "median"}.get(key, key) for key in keys]
-    table = _table("band", "unit", *(["count"] if width >= WIDE else []), *heads, left=2)
+    keys = [key for key in FIGURES if width >= WIDE or FIGURES[key] < MOST_RANK]
+    figures = [TableColumn({"p50": "median"}.get(key, key), right=True, rank=FIGURES[key]) for key in keys]
+    table = FittedTable([TableColumn("band"), TableColumn("unit"), *figures])
     for name, levels in s.statistics.items():
         for level, bands in levels.items():
             if not any(band["count"] for band in bands.values()):
                 continue
-            table.add_section()
-            table.add_row(Text(name if level == "-" else f"{name} {level}", style="bold"))
+            table.rows.extend([None] * bool(table.rows) + [name if level == "-" else f"{name} {level}"])
             for band, values in bands.items():
                 if values["count"]:
-                    count = [f"{values['count']:,}"] if width >= WIDE else []
                     unit = units.get(name, {}).get(band, "1")
-                    table.add_row(f"  {band}", unit, *count, *(format_figure(values[key]) for key in keys))
+                    table.add(f"  {band}", unit, *(_statistic(key, values[key]) for key in keys))
     yield f"{'train split' if s.statistics_of == 'train' else 'all splits'}, stored units", table
+
+
+def _statistic(key: str, value: float | None) -> str:
+    return f"{value:,}" if key == "count" else format_figure(value)
 
 
 def ledger_rows(ledger: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -213,14 +207,16 @@ def _licences(s: Summary) -> RenderableType:
     for m in s.modalities:
         if m.stored:
             lines.setdefault((m.licence, m.attribution), []).append(m.name)
-    table = Table.grid(padding=(0, 2, 1, 0))
-    table.add_column(style="dim", ratio=3)
-    table.add_column(ratio=5)
+    parts: list[RenderableType] = []
     for (licence, attribution), names in lines.items():
-        table.add_row(", ".join(names), Text.assemble((licence, "bold"), "\n", attribution))
+        parts += [
+            Paragraphs([", ".join(names)], indent=0, style="dim"),
+            Paragraphs([f"  {licence}"], style="bold"),
+            Paragraphs([f"  {attribution}"]),
+        ]
     if not s.synthetic:
-        return table
-    return Group(Text("Synthetic pixels need none; measured ones would require these:", style="dim"), table)
+        return Group(*parts)
+    return Group(Paragraphs(["Synthetic pixels need none; measured ones would require these:"], style="dim"), *parts)
 
 
 def format_bytes(count: int) -> str:

@@ -13,6 +13,8 @@ from mmearth_data.geography.equal_area import X_PER_DEGREE, Floats, Ints, latitu
 from mmearth_data.geography.pieces import Pieces, contains
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from mmearth_data.sampling.blocks import Blocks
@@ -124,6 +126,8 @@ class Filling:
     placed: Placed
     bin_of_piece: Ints
     rng: np.random.Generator
+    arrived: Callable[[int], None] = lambda count: None
+    """Called with the number of points of every round."""
 
     def fill(self, quota: Ints, patience: float) -> tuple[list[Points], Ints]:
         """Place up to ``quota`` points per bin.
@@ -146,6 +150,7 @@ class Filling:
             self.placed.add(new.lon, new.lat)
             count += per_bin
             parts.append(new)
+            self.arrived(len(new.lon))
             success = np.where(draws > 0, (per_bin + 0.5) / (np.maximum(draws, 1) + 1), success)
         return parts, count
 

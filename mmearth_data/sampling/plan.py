@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ from mmearth_data.sampling.quotas import (
 from mmearth_data.sampling.spacing import JAMMED, Placed, Spacing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import geopandas as gpd
 
     from mmearth_data.geography.equal_area import Ints
@@ -53,6 +56,7 @@ def sample(
     region: Region,
     options: SamplingOptions,
     existing: gpd.GeoDataFrame | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sample:
     """Choose locations for tiles.
 
@@ -61,12 +65,13 @@ def sample(
 
     ``ecoregions`` are from `mmearth_data.geography.ecoregions.read_ecoregions`, the region from
     `mmearth_data.geography.regions.resolve_region`. New tiles do not overlap ``existing`` ones (columns ``lon``,
-    ``lat``, ``split``), and blocks with tiles keep their split. InputError if there are no ecoregions inside the
+    ``lat``, ``split``), and blocks with tiles keep their split. ``report`` is called with the locations found so far
+    and their total, reserves included. InputError if there are no ecoregions inside the
     region, or more tiles than fit (with about how many fit).
     """
     check_ecoregions(ecoregions)
     land = _land(ecoregions, region, options, existing)
-    plan = _Plan(land, options, existing)
+    plan = _Plan(land, options, existing, report)
     plan.place_primaries()
     plan.place_reserves()
     return plan.result(region, ecoregions)
@@ -151,8 +156,15 @@ def _agree(blocks: Blocks, settled: Blocks) -> bool:
 class _Plan:
     """Quotas and the locations that fill them."""
 
-    def __init__(self, land: _Land, options: SamplingOptions, existing: gpd.GeoDataFrame | None) -> None:
-        self.land, self.options = land, options
+    def __init__(
+        self,
+        land: _Land,
+        options: SamplingOptions,
+        existing: gpd.GeoDataFrame | None,
+        report: Callable[[int, int], None],
+    ) -> None:
+        self.land, self.options, self.report = land, options, report
+        self.found = 0
         self.splits = 1 if land.blocks is None else len(SPLIT_NAMES)
         seeds = np.random.SeedSequence([options.seed, 0 if existing is None else len(existing)])
         drawing, ordering = (np.random.default_rng(child) for child in seeds.spawn(2))
@@ -164,7 +176,7 @@ class _Plan:
         placed = Placed(Spacing(options.size_px, options.min_distance_m))
         if existing is not None:
             placed.add(existing["lon"].to_numpy(np.float64), existing["lat"].to_numpy(np.float64))
-        self.filling = Filling(self.field, placed, bin_of_piece, drawing)
+        self.filling = Filling(self.field, placed, bin_of_piece, drawing, self._arrived)
         self.shape = (len(land.strata), self.splits)
         self.area = self.field.area_m2.reshape(self.shape)
         self.tie_break = as_ranks(ordering.random(len(land.strata)))
@@ -173,6 +185,10 @@ class _Plan:
         self.limit = np.where(self.area > 0, NO_LIMIT, 0)
         self.count = np.zeros(self.shape, dtype=np.int64)
         self.points: list[Points] = []
+
+    def _arrived(self, count: int) -> None:
+        self.found += count
+        self.report(self.found, math.ceil(self.options.oversample * self.options.tiles))
 
     def place_primaries(self) -> None:
         """Fill the quotas; if strata are full, redistribute their tiles.

@@ -88,7 +88,7 @@ class VerifyReport:
     encoders: Mapping[str, int] = field(default_factory=dict)
 
 
-def verify(path: str | Path) -> VerifyReport:
+def verify(path: str | Path, *, report: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
     """Check every file of a store, and the consistency of the files.
 
     Checks the digests of all files (manifest, commit records, rasters); decodes every pixel; checks that values and
@@ -100,6 +100,8 @@ def verify(path: str | Path) -> VerifyReport:
     ----------
     path
         Folder of the store, finished or not.
+    report
+        Called with the rows that were checked, and their total, after each shard.
 
     Raises
     ------
@@ -114,7 +116,7 @@ def verify(path: str | Path) -> VerifyReport:
     if root is not None:
         found.read(ROOT_KEY)
         _check_seal(found, root, manifest)
-        _check_content(found, Content(objects, root, manifest))
+        _check_content(found, Content(objects, root, manifest), report)
     return VerifyReport(
         problems=tuple(found.problems[part] for part in sorted(found.problems)),
         checked_files=len(found.checked),
@@ -217,15 +219,19 @@ def _check_seal(found: _Findings, root: Root, manifest: Manifest | None) -> None
         found.report(MANIFEST_KEY, f"it does not name the files that this store has: {names}")
 
 
-def _check_content(found: _Findings, content: Content) -> None:
+def _check_content(found: _Findings, content: Content, report: Callable[[int, int], None]) -> None:
     """Check the content of the files, and their consistency."""
     for key, data in fixed_objects(content.root):
         found.check_bytes(key, data)
     merger = StatisticsMerger(content.layout.modalities)
     commits = []
     shards = sorted(committed_shards(content.objects))
+    rows = np.cumsum([0, *(len(content.layout.rows(shard)) for shard in shards)]).tolist()
+    report(0, rows[-1])
     with ThreadPoolExecutor(CHECKERS) as pool:
-        for commit in pool.map(partial(_check_shard, found, content), shards):
+        checked = pool.map(partial(_check_shard, found, content), shards)
+        for done, commit in zip(rows[1:], checked, strict=True):
+            report(done, rows[-1])
             if commit is not None:
                 merger.add(commit.statistics)
                 found.encoders.update(commit.encoders)

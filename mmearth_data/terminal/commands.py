@@ -17,17 +17,21 @@ import click
 from mmearth_data.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TERMINATED, MMEarthError
 from mmearth_data.fields import Group
 from mmearth_data.files.writing import FULL, describe_failure, error_number
+from mmearth_data.terminal.options import Option
 from mmearth_data.terminal.streams import printable_streams
+from mmearth_data.terminal.volume import shown_logs, volume_options
 from mmearth_data.words import describe_os_error, os_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals of Ctrl-C and of schedulers and containers before they kill a process."""
 RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
 """Keys of a context's ``meta``: whether the same command resumes, and its command line."""
+FIRST = "Most used"
+"""Section of the help with the options that matter most."""
 HYPHEN, SPACE = "\u2011", "\xa0"
 """What replaces ``-`` and spaces while lines are broken."""
 NAMES_WIDTH = 26
@@ -72,28 +76,39 @@ class Command(click.Command):
     ----------
     resumes
         Whether it does, as a function of the command's parameters.
+    first
+        Parameters whose options come first in the help: those that matter most.
     """
 
     context_class = Context
 
     def __init__(
-        self, *args: Any, resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False, **attributes: Any
+        self,
+        *args: Any,
+        resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False,
+        first: Sequence[str] = (),
+        **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
-        self._resumes = resumes
+        self.no_args_is_help = any(parameter.required for parameter in self.params)
+        self.params += volume_options(Option)
+        self._resumes, self._first = resumes, tuple(first)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run the command."""
         ctx.meta[RESUMES] = self._resumes(ctx.params)
-        return super().invoke(ctx)
+        with shown_logs(ctx):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options by `Group`, with all descriptions in one column."""
-        sections: dict[Group, list[tuple[str, str]]] = {group: [] for group in Group}
-        for parameter in self.get_params(ctx):
+        """Write those that matter most, then the others by `Group`, with all descriptions in one column."""
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (FIRST, *Group)}
+        rank = {name: number for number, name in enumerate(self._first)}
+        for parameter in sorted(self.get_params(ctx), key=lambda each: rank.get(str(each.name), len(rank))):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                sections[getattr(parameter, "group", Group.OTHER)].append(record)
+                group = FIRST if parameter.name in rank else getattr(parameter, "group", Group.OTHER)
+                sections[group].append(record)
         width = max(len(name) for rows in sections.values() for name, _ in rows if len(name) <= NAMES_WIDTH)
         for group, rows in sections.items():
             if rows:
@@ -110,6 +125,7 @@ class CommandGroup(click.Group):
     def __init__(self, *args: Any, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         super().__init__(*args, context_settings={**settings, **attributes.pop("context_settings", {})}, **attributes)
+        self.params += volume_options(Option)
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as click declares it
         """Run the program; characters that its streams cannot encode are replaced, also in errors."""

@@ -34,20 +34,28 @@ def refuse(problem: str, param: click.Parameter | None) -> NoReturn:
 
 
 class FilePath(click.Path):
-    """Path given as an option: not empty, without characters that no path can have, and with a suffix if one is due."""
+    """Path given as an option: not empty, without characters that no path can have, and with a suffix if one is due.
 
-    def __init__(self, suffix: str = "") -> None:
+    Parameters
+    ----------
+    *suffixes
+        Suffixes of which the path must have one; the first is the one that messages recommend. Any without them.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
         super().__init__(path_type=Path)
-        self.suffix = suffix
+        self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
         """Read a path."""
         text = str(value)
         if not text or "\0" in text or max(map(len, Path(text).parts), default=0) > MAX_NAME:
             refuse(f"expected a path, got {text[:60]!r}; correct it.", param)
-        if not text.lower().endswith(self.suffix):
-            meant = f"{Path(text).stem or 'picture'}{self.suffix}"
-            refuse(f"expected the name of a {self.suffix} file, got {text!r}; write {meant}.", param)
+        if self.suffixes and not text.lower().endswith(self.suffixes):
+            meant = f"{Path(text).stem or 'picture'}{self.suffixes[0]}"
+            *others, last = self.suffixes
+            known = f"{', '.join(others)} or {last}" if others else last
+            refuse(f"expected the name of a {known} file, got {text!r}; write {meant}.", param)
         return super().convert(value, param, ctx)
 
 

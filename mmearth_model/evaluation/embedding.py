@@ -93,7 +93,7 @@ def embed(
     *,
     device: str = "auto",
     cache: Path | None = None,
-    report: Callable[[int], None] | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Embeddings:
     """Embed all tiles of a store, or all files of a data set.
 
@@ -108,7 +108,7 @@ def embed(
     cache
         Folder in which features are kept.
     report
-        Called with the number of samples of every batch.
+        Called with the number of samples done, and their total.
 
     Raises
     ------
@@ -119,7 +119,15 @@ def embed(
     where = resolve_device(device)
     extractor = Pooled(checkpoint.encoder().to(where).eval())
     normaliser = input_normaliser(checkpoint.normaliser, task)
-    values = extract(extractor, normaliser, task.images, where, cache=cache, report=report)
+    done = 0
+
+    def count(samples: int) -> None:
+        nonlocal done
+        done += samples
+        if report is not None:
+            report(done, len(task))
+
+    values = extract(extractor, normaliser, task.images, where, cache=cache, report=count)
     about = {"checkpoint": short_path(checkpoint.folder), "source": task.name, "version": __version__, "synthetic": str(task.synthetic).lower()}  # fmt: skip
     coords = task.images.coords
     if coords:

@@ -73,6 +73,35 @@ class Candidate:
         return own_input(task) if self.normaliser is None else input_normaliser(self.normaliser, task)
 
 
+@dataclass
+class Steps:
+    """Counts the probes, and reports them.
+
+    Attributes
+    ----------
+    total
+        Number of probes: of an encoder on a task, with a seed and a share of the labels.
+    report
+        Called with the probes done, their total, and what is computed now.
+    done
+        Number of those done.
+    """
+
+    total: int
+    report: Callable[[int, int, str], None] | None
+    done: int = 0
+
+    def tell(self, what: str) -> None:
+        """Report what is computed now."""
+        if self.report is not None:
+            self.report(self.done, self.total, what)
+
+    def finish(self) -> None:
+        """Count a probe as done."""
+        self.done += 1
+        self.tell("")
+
+
 @dataclass(frozen=True)
 class Job:
     """Settings and caches shared by all candidates."""
@@ -83,7 +112,7 @@ class Job:
     test_share: float | None
     device: torch.device
     cache: Path | None
-    report: Callable[[str, int, int], None] | None
+    steps: Steps
     memo: dict[tuple[str, int, str, int], NDArray[np.float32]] = field(default_factory=dict)
     divided: dict[tuple[str, int], LabelledSet] = field(default_factory=dict)
 
@@ -110,15 +139,13 @@ class Job:
             self.memo[key] = extract(extractor, normaliser, task.images, self.device, cache=self.cache, report=count)
         return self.memo[key]
 
-    def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None] | None:
-        report, seen = self.report, 0
-        if report is None:
-            return None
+    def _count(self, candidate: Candidate, task: LabelledSet) -> Callable[[int], None]:
+        seen = 0
 
         def count(tiles: int) -> None:
             nonlocal seen
             seen += tiles
-            report(candidate.name, seen, len(task))
+            self.steps.tell(f"features of {candidate.name}: {seen:,}/{len(task):,} tiles")
 
         return count
 
@@ -136,7 +163,7 @@ def evaluate(
     convnext: Path | None = None,
     cache: Path | None = None,
     device: str = "auto",
-    report: Callable[[str, int, int], None] | None = None,
+    report: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Probe frozen encoders and baselines.
 
@@ -168,7 +195,7 @@ def evaluate(
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
-        Called with the number of samples an encoder has processed, and their total.
+        Called with the number of probes done, their total, and what is computed now (``""`` after each probe).
 
     Raises
     ------
@@ -181,9 +208,11 @@ def evaluate(
         raise InputError(f"expected a checkpoint or a baseline, and a seed, got none and {seeds}.")
     images = None if store is None else StoreImages(store)
     opened = [task if isinstance(task, LabelledSet) else open_task(task, images) for task in dict.fromkeys(tasks)]
-    job = Job(opened, protocols, labels, test_share, resolve_device(device), cache, report)
     _check_protocols(opened, protocols)
+    where = resolve_device(device)
     found = candidates(checkpoints, opened, seeds, baselines=baselines, convnext=convnext)
+    steps = Steps(len(opened) * len(labels) * sum(len(candidate.seeds) for candidate in found), report)
+    job = Job(opened, protocols, labels, test_share, where, cache, steps)
     _check(found, job)
     results = [result for candidate in found for result in _probe(candidate, job)]
     filled = {
@@ -303,6 +332,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
     for task, seed, share in itertools.product(job.tasks, candidate.seeds, job.labels):
         divided = job.task(task, seed)
         train = share.choose(divided, seed)
+        job.steps.tell(f"{candidate.name} on {task.name}")
         for prediction, found in _answers(candidate, divided, train, seed, job):
             row = Row.of(
                 divided,
@@ -318,6 +348,7 @@ def _probe(candidate: Candidate, job: Job) -> Iterator[tuple[Row, NDArray[np.flo
                 train_tiles=len(train),
             )
             yield row, found.sums
+        job.steps.finish()
 
 
 def _answers(

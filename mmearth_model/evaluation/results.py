@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, interval
+from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, from_sums, interval, sample_sums
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure
 from mmearth_model.tasks import TaskKind
@@ -64,6 +64,7 @@ class Row:
     counts: dict[str, dict[str, int | None]] = field(default_factory=dict)
     # number of resamples of the test samples in which the metric is defined; the interval is computed from these
     resamples: int = RESAMPLES
+    guess: float | None = None  # the metric of the best constant answer; None for tasks per pixel. See `guessing`
 
     @classmethod
     def of(cls, task: LabelledSet, found: Score, **fields: Any) -> Row:
@@ -82,6 +83,7 @@ class Row:
             test_tiles=len(task.parts.test),
             counts={name: asdict(count) for name, count in found.counts.items()},
             resamples=int(np.isfinite(resampled).sum()),
+            guess=guessing(task),
             **fields,
         )
 
@@ -103,6 +105,22 @@ class Row:
         few = f"interval of {self.resamples} resamples, undefined in the others"
         named = (self.chosen,) if self.protocol in SETTINGS_SHOWN else ()
         return named + (few,) * (self.resamples < RESAMPLES)
+
+
+def guessing(task: LabelledSet) -> float | None:
+    """Metric of the same answer for all test samples: the most frequent training label (of each label), or the mean.
+
+    None for tasks per pixel.
+    """
+    if task.kind.per_pixel:
+        return None
+    train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    if task.kind is TaskKind.SINGLE_LABEL:
+        answer = np.bincount(train).argmax()
+    else:
+        answer = train.mean(axis=0) if task.kind.continuous else (train.mean(axis=0) > 0.5).astype(train.dtype)
+    sums = sample_sums(task.kind, np.broadcast_to(answer, test.shape), test, task.outputs)
+    return float(from_sums(task.kind, sums.sum(axis=0)))
 
 
 def _remark(metric: str, count: Mapping[str, int | None]) -> str:

@@ -38,7 +38,7 @@ from mmearth_model.evaluation import Evaluation, Row, evaluate
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.report import write_report
 from mmearth_model.experiments.spec import Experiment, Selection, Unit, plan_units
-from mmearth_model.experiments.spreading import spread
+from mmearth_model.experiments.spreading import Spreading, spread
 from mmearth_model.tasks import PREFIX, LabelShare
 from mmearth_model.training.plan import plan_training
 from mmearth_model.training.pretraining import configuration, describe_store, pretrain
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmearth_data import Store
+    from mmearth_model.training.pretraining import TrainProgress
 
 LOG = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
@@ -99,7 +100,9 @@ def run_experiment(
     *,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int | None = None,
     report: Callable[[str], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Do the unfinished runs, and write the results.
 
@@ -113,8 +116,12 @@ def run_experiment(
         Number of processes on this machine.
     scheduler
         Address of a Dask scheduler, whose workers must see the same folders.
+    threads
+        Threads of each process on this machine; None divides its cores.
     report
         Called with a line of text at each step; None logs it.
+    progress
+        Called with the finished runs, the number of all known ones, and what is computed now.
 
     Raises
     ------
@@ -131,7 +138,8 @@ def run_experiment(
         if not todo:
             break
         say(f"{len(units) - len(todo)} of {len(units)} known runs finished.")
-        if not _run_all(setting, todo, workers, scheduler, say):
+        spreading = Spreading(workers, scheduler, threads)
+        if not _run_all(setting, todo, spreading, say, _Runs(len(units) - len(todo), len(units), progress)):
             time.sleep(POLL_S)
     first, *others = (read_result(setting, unit) for unit in units)
     result = first.merged(*others)
@@ -222,20 +230,46 @@ def _validation(setting: Setting, units: Sequence[Unit]) -> float | None:
     return float(np.mean(first)) if first else 0.0
 
 
+@dataclass
+class _Runs:
+    """Counts the runs, and reports them."""
+
+    done: int
+    total: int
+    report: Callable[[int, int, str], None] | None
+
+    def tell(self, what: str) -> None:
+        if self.report is not None:
+            self.report(self.done, self.total, what)
+
+    def training(self, unit: Unit, state: TrainProgress) -> None:
+        self.tell(f"{unit.key}: step {state.step:,}/{state.steps:,}")
+
+    def probing(self, unit: Unit, done: int, total: int, what: str) -> None:
+        self.tell(f"{unit.key}: {what}" if what else f"{unit.key}: {done}/{total} probes")
+
+    def finish(self, unit: Unit) -> None:
+        self.done += 1
+        self.tell(f"{unit.key} finished")
+
+
 def _run_all(
-    setting: Setting, todo: Sequence[Unit], workers: int, scheduler: str | None, report: Callable[[str], None]
+    setting: Setting, todo: Sequence[Unit], spreading: Spreading, report: Callable[[str], None], runs: _Runs
 ) -> bool:
     """Do all runs that no other process has; True if this call finished any."""
     done = False
-    if scheduler is not None or workers > 1:
-        for unit, ran in spread(partial(run_unit, setting), todo, workers=workers, scheduler=scheduler):
+    runs.tell("")
+    if spreading.elsewhere:
+        for unit, ran in spread(partial(run_unit, setting), todo, spreading):
             done |= ran
+            runs.finish(unit)
             report(f"{unit.key}: {'finished' if ran else ELSEWHERE}")
         return done
     for unit in todo:
         begin = time.perf_counter()
-        ran = run_unit(setting, unit)
+        ran = run_unit(setting, unit, runs)
         done |= ran
+        runs.finish(unit)
         report(f"{unit.key}: {f'{time.perf_counter() - begin:.0f} s' if ran else ELSEWHERE}")
     return done
 
@@ -245,13 +279,15 @@ def finished(setting: Setting, unit: Unit) -> bool:
     return (setting.folder(unit) / RESULT_FILE).is_file()
 
 
-def run_unit(setting: Setting, unit: Unit) -> bool:
+def run_unit(setting: Setting, unit: Unit, runs: _Runs | None = None) -> bool:
     """Pretrain and probe one variant with one seed, unless it is done or another process does it."""
+    runs = runs or _Runs(0, 0, None)
     with claim(setting.out / "claims" / unit.key) as ours:
         if not ours or finished(setting, unit):
             return False
         folder = setting.folder(unit)
-        result = _probe(setting, unit, _checkpoint(setting, unit, folder / "pretrain"))
+        checkpoint = _checkpoint(setting, unit, folder / "pretrain", partial(runs.training, unit))
+        result = _probe(setting, unit, checkpoint, partial(runs.probing, unit))
         sums = io.BytesIO()
         np.savez_compressed(sums, *result.sums)
         write_bytes(folder / SUMS_FILE, sums.getbuffer())
@@ -259,7 +295,7 @@ def run_unit(setting: Setting, unit: Unit) -> bool:
         return True
 
 
-def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
+def _checkpoint(setting: Setting, unit: Unit, folder: Path, report: Callable[[TrainProgress], None]) -> Path | None:
     """Train, resume training, or write random weights; None if the weights come from elsewhere."""
     variant, scale = unit.variant, setting.experiment.scale(setting.scale)
     if variant.network == "convnext":
@@ -268,7 +304,7 @@ def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
     exclude = [name for name in scale.exclude if name in store.modalities]
     recipe = make_recipe(scale.recipe, {"exclude": exclude, **scale.train, **variant.train, "seed": unit.seed})
     if variant.network == "trained":
-        return pretrain(store, recipe, folder, device=setting.device)
+        return pretrain(store, recipe, folder, device=setting.device, report=report)
     plan = plan_training(store, recipe)
     module = prepare_module(plan, store, None, 0)
     identity = {"store": describe_store(store, folder.parent), "version": __version__}
@@ -278,7 +314,9 @@ def _checkpoint(setting: Setting, unit: Unit, folder: Path) -> Path | None:
     return folder
 
 
-def _probe(setting: Setting, unit: Unit, checkpoint: Path | None) -> Evaluation:
+def _probe(
+    setting: Setting, unit: Unit, checkpoint: Path | None, report: Callable[[int, int, str], None]
+) -> Evaluation:
     scale = setting.experiment.scale(setting.scale)
     result = evaluate(
         [] if checkpoint is None else [load_checkpoint(checkpoint)],
@@ -290,6 +328,7 @@ def _probe(setting: Setting, unit: Unit, checkpoint: Path | None) -> Evaluation:
         baselines=(),
         convnext=setting.convnext if unit.variant.network == "convnext" else None,
         device=setting.device,
+        report=report,
     )
     trained = unit.variant.network == "trained"
     rows = (replace(row, encoder=unit.name, seed=unit.seed, leaky=row.leaky and trained) for row in result.rows)

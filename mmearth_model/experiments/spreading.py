@@ -7,6 +7,7 @@ import os
 import time
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,15 +27,38 @@ GRACE_S = 10.0
 AGAIN = "the same command continues where it stopped."
 
 
+@dataclass(frozen=True, slots=True)
+class Spreading:
+    """Where runs are computed.
+
+    Attributes
+    ----------
+    workers
+        Number of processes on this machine.
+    scheduler
+        Address of a Dask scheduler, whose workers compute instead.
+    threads
+        Threads of each process on this machine; None divides its cores.
+    """
+
+    workers: int = 1
+    scheduler: str | None = None
+    threads: int | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes than this one compute."""
+        return self.scheduler is not None or self.workers > 1
+
+
 def spread(
-    function: Callable[[Work], Result], works: Iterable[Work], *, workers: int, scheduler: str | None
+    function: Callable[[Work], Result], works: Iterable[Work], where: Spreading
 ) -> Iterator[tuple[Work, Result]]:
     """Call a function for each piece of work in other processes; yields work and result in order of completion.
 
-    There are ``workers`` processes on this machine, or those of the Dask scheduler at an address; function and works are
-    pickled for them. Raises `InputError` if no scheduler answers, `RetryLater` when a process died.
+    Function and works are pickled for them. Raises `InputError` if no scheduler answers, `RetryLater` when a process died.
     """
-    with _executor(workers, scheduler) as executor, _deaths():
+    with _executor(where) as executor, _deaths():
         pending = {executor.submit(function, work): work for work in works}
         try:
             for future in as_completed(pending):
@@ -45,11 +69,11 @@ def spread(
 
 
 @contextmanager
-def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
-    if scheduler is None:
-        threads = max(1, (os.cpu_count() or 1) // workers)
+def _executor(where: Spreading) -> Iterator[Executor]:
+    if where.scheduler is None:
+        threads = where.threads or max(1, (os.cpu_count() or 1) // where.workers)
         others = multiprocessing.active_children()
-        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(where.workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
             try:
                 yield pool
             except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit if the caller was interrupted between two runs
@@ -58,7 +82,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         return
     from mmearth_data import connect  # only needed for a Dask cluster
 
-    with connect(scheduler) as client, client.get_executor(pure=False) as pool:
+    with connect(where.scheduler) as client, client.get_executor(pure=False) as pool:
         yield pool
 
 

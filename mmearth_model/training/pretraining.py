@@ -146,11 +146,11 @@ class Pretraining(LightningModule):
 
     @torch.no_grad()
     def reconstruction(self, raw: Batch, position: Position, *, synthetic: bool) -> Figure:
-        """Draw the reconstruction of the first tile of a micro-batch, with its crop and mask."""
-        from mmearth_model.training.figures import reconstruction
+        """Draw the reconstructions of the first tiles of a micro-batch, with their crops and masks."""
+        from mmearth_model.training.figures import TILES, reconstruction
 
         window, mask = self.crop_and_mask(position, len(raw["tile"]["tile_id"]))
-        raw, window, mask = _some(raw, window, mask, slice(1))
+        raw, window, mask = _some(raw, window, mask, slice(TILES))
         normalised = self.normaliser(raw, self.device, window)
         predictions = self.model(normalised.images, mask)
         modalities = self.normaliser.modalities

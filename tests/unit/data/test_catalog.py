@@ -21,11 +21,10 @@ from mmearth_data.catalog.entries import (
     eco_regions,
     load_catalog,
     read_classes,
-    render_catalog,
-    render_modality,
 )
 from mmearth_data.catalog.modality import Kind
 from mmearth_data.errors import CatalogError, FileInputError
+from mmearth_data.inspection.listing import render_catalog, render_modality
 from mmearth_data.resources import resource_path
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from mmearth_model.experiments.spec import (
     plan_units,
     read_experiment,
 )
-from mmearth_model.experiments.spreading import spread
+from mmearth_model.experiments.spreading import Spreading, spread
 
 MODALITIES = tuple(load_catalog().modalities.values())
 TOY: dict[str, Any] = {
@@ -217,13 +217,13 @@ def test_several_processes_find_what_one_finds(
 def test_a_process_that_dies_is_an_error_with_the_way_on() -> None:
     """The work kills its process; it imports nothing of the tests, which would take most of the time."""
     with pytest.raises(RetryLater, match="the same command continues"):
-        list(spread(signal.raise_signal, [signal.SIGKILL], workers=1, scheduler=None))
+        list(spread(signal.raise_signal, [signal.SIGKILL], Spreading()))
 
 
 def test_processes_end_when_the_experiment_is_stopped() -> None:
     """The signal reaches this process alone; runs that take minutes are not waited for."""
     begin = time.monotonic()
-    found = spread(time.sleep, [0, 300, 300, 300], workers=2, scheduler=None)
+    found = spread(time.sleep, [0, 300, 300, 300], Spreading(2))
     assert next(found) == (0, None)
     children = multiprocessing.active_children()
     found.close()  # type: ignore[attr-defined]  # a generator, which an interrupted caller leaves like this
@@ -235,7 +235,7 @@ def test_processes_end_when_the_experiment_is_stopped() -> None:
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmearth_data.building.cluster.CONNECT_S", 1)
     with pytest.raises(InputError, match="--scheduler: expected the address"):
-        list(spread(abs, [1], workers=1, scheduler="tcp://127.0.0.1:9"))
+        list(spread(abs, [1], Spreading(scheduler="tcp://127.0.0.1:9")))
 
 
 def test_a_claim_is_held_by_one_and_falls_to_others_when_its_owner_dies(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mmearth_model.training.figures import restored
 from mmearth_model.training.pretraining import Stream, prepare
 from mmearth_model.training.random_numbers import Position, generator
 from mmearth_model.training.ranks import Ranks
-from mmearth_model.training.recording import refuse_nan
+from mmearth_model.training.recording import FIGURE_DPI, refuse_nan
 from mmearth_model.training.runs import read_log
 from mmearth_model.weights.checkpoints import MODEL_FILE, OPTIMIZER_FILE, checkpoints_of, read_tensors
 
@@ -215,10 +215,24 @@ def test_a_figure_shows_every_modality_and_says_what_is_synthetic(store: Store, 
     module = prepare(plan, store, None, 0)
     position, raw = next(iter(Stream(store, plan, Position())))
     figure = module.reconstruction(raw, position, synthetic=True)
-    tile = format_tile_id(int(raw["tile"]["tile_id"][0]))
-    assert figure.get_suptitle() == f"tile {tile} (synthetic)"
-    rows = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
-    assert rows == list(MODALITIES)
+    words = [text.get_text() for text in figure.texts]
+    assert words[0] == "Reconstruction of 3 synthetic tiles"
+    for number in raw["tile"]["tile_id"][:3]:
+        assert any(format_tile_id(int(number)) in text for text in words), "every tile is named"
+    rasters = ["sentinel2", "sentinel1", "dynamic_world", "esa_worldcover"]
+    shown = {axis.get_label(): axis.images[0].get_array() for axis in figure.axes}
+    assert list(shown) == [
+        label
+        for tile in range(3)
+        for label in (
+            f"input {tile}",
+            *(f"{name} {what} {tile}" for name in rasters for what in ("truth", "prediction")),
+        )
+    ]
+    assert {text.replace(" ", "_") for text in words} >= {*MODALITIES}, "other tasks are in the table"
+    assert words.count("hidden from the encoder") == 1, "one legend"
+    height, width = (round(side * FIGURE_DPI) for side in reversed(figure.get_size_inches()))
+    assert max(height, width) < 1500
     pretrain(store, recipe(figure_epochs=2), tmp_path / "run", device="cpu")
     (picture,) = (tmp_path / "run" / "figures").iterdir()
     assert picture.name == "step-00000006.png"

@@ -102,7 +102,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
         (["toy.zarr", "--recipe", "tiny.yaml", "--out", "tiny.yaml/run"], "to be a folder, found a file"),
         (["toy.zarr", "--recipe", "tiny.yaml", "--device", "warp"], "--device"),
         (["evaluate", "empty", "--task", "store:biome"], "expected a checkpoint"),
-        (["evaluate"], "Missing option '--task'"),
+        (["evaluate", "empty"], "Missing option '--task'"),
         (["convert", "nothing.pth", "--out", "x"], "nothing.pth: expected a checkpoint"),
         (["convert", "tiny.yaml", "--out", "x"], "tiny.yaml: expected a checkpoint"),
         (["convert", "mmearth64-atto-all-uncertainy", "--out", "x"], "did you mean 'mmearth64-atto-all-uncertainty'"),
