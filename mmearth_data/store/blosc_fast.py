@@ -1,9 +1,7 @@
-"""Encode and decode Blosc frames with the library that python-blosc2 ships (extra ``fast``), without holding the GIL.
+"""Call the library that python-blosc2 ships (extra ``fast``), without holding the GIL: from Python and compiled loops.
 
 Each thread keeps its contexts, which avoids allocating memory for small tiles; numcodecs' Blosc creates a Zstandard
-context for every block. The frames have the format of Blosc 1. The library can write that format only under a
-process-wide lock, so Blosc 2 frames are written and their headers replaced; the only other difference between the
-formats, runs of one byte, is converted too.
+context for every block.
 
 Importing this module raises ImportError if the library is not found; `mmearth_data.store.codec` then uses numcodecs.
 """
@@ -11,33 +9,23 @@ Importing this module raises ImportError if the library is not found; `mmearth_d
 from __future__ import annotations
 
 import ctypes
-import struct
 import threading
 import weakref
-from functools import lru_cache
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numcodecs.blosc import Blosc
 
-from mmearth_data.store.codec import BLOSC_1, COMPRESSION_LEVEL, COMPRESSOR, COPIED, CRC_BYTES, HEADER, START
+from mmearth_data.store.codec import CRC_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
 LIBRARIES = ("lib/libblosc2.so", "lib/libblosc2.dylib", "lib/libblosc2.dll", "lib/blosc2.dll", "bin/libblosc2.dll")
 ZSTD, BITSHUFFLE, FILTERS = 5, 2, 6
-EXTENSION = 16
-"""Number of bytes by which the header of Blosc 2 is longer; the last of them contains additional flags."""
-ALL_ZEROS = 0x10
-"""Value of that last byte if the frame has no blocks because all its values are zero."""
-EXTENDED = 0x01
-"""Flag that, together with the bitshuffle flag, indicates a header of Blosc 2."""
 
 
 class _Compression(ctypes.Structure):
@@ -103,11 +91,14 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 LIBRARY = _load()
-DECOMPRESS = ctypes.CFUNCTYPE(
+_SIGNATURE = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int32, ctypes.c_size_t, ctypes.c_int32
-)(ctypes.cast(LIBRARY.blosc2_decompress_ctx, ctypes.c_void_p).value or 0)
-"""`blosc2_decompress_ctx` for compiled loops, with addresses as integers: context, frame, its size, output, its
+)
+DECOMPRESS = _SIGNATURE(ctypes.cast(LIBRARY.blosc2_decompress_ctx, ctypes.c_void_p).value or 0)
+"""`blosc2_decompress_ctx` for compiled loops, with addresses as integers: context, input, its size, output, its
 size."""
+COMPRESS = _SIGNATURE(ctypes.cast(LIBRARY.blosc2_compress_ctx, ctypes.c_void_p).value or 0)
+"""`blosc2_compress_ctx`, called in the same way."""
 
 
 class _Context:
@@ -140,10 +131,10 @@ class _Contexts(threading.local):
         return self._encoders[key].address
 
     def room(self, size: int) -> NDArray[np.uint8]:
-        """Reusable buffer of at least ``size`` bytes; the system would clear newly allocated memory for every chunk."""
+        """Reusable buffer of ``size`` bytes; the system would clear newly allocated memory for every chunk."""
         if len(self._room) < size:
             self._room = np.empty(size, np.uint8)
-        return self._room
+        return self._room[:size]
 
 
 contexts = _Contexts()
@@ -153,52 +144,6 @@ def version() -> str:
     """Version of the library."""
     text: bytes = LIBRARY.blosc2_get_version_string()
     return text.decode("ascii")
-
-
-def encode(tiles: np.ndarray[Any, Any], rows: Iterable[int], level: int) -> Iterator[list[bytes | memoryview] | None]:
-    """Encode some rows of a contiguous array, (n, ...), each as parts of a frame; None if only Blosc 1 can encode it.
-
-    The parts of a row are valid until the next row is encoded.
-    """
-    size = tiles.nbytes // len(tiles)
-    possible = size % (8 * tiles.itemsize) == 0  # else the formats differ in blocks that are not shuffled
-    most = size + HEADER.size + EXTENSION
-    frame, context = contexts.room(most), contexts.encoder(size, tiles.itemsize, level)
-    view, first, place = frame.data, tiles.ctypes.data, frame.ctypes.data
-    for row in rows:
-        length = LIBRARY.blosc2_compress_ctx(context, first + row * size, size, place, most) if possible else 0
-        yield _as_blosc1(view[: max(0, length)])
-
-
-def _as_blosc1(frame: memoryview) -> list[bytes | memoryview] | None:
-    """Convert a Blosc 2 frame by replacing its header and runs; None if Blosc 1 cannot represent it."""
-    begin = HEADER.size + EXTENSION
-    if len(frame) < begin or frame[begin - 1] not in {0, ALL_ZEROS}:
-        return None
-    _, codec, flags, itemsize, size, block, length = HEADER.unpack_from(frame)
-    if flags & COPIED:
-        header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, length - EXTENSION)
-        return [header, frame[begin:]]
-    ends = [*range(block, size, block), size]
-    if frame[begin - 1] == ALL_ZEROS:
-        starts, lengths = (0,) * len(ends), [0] * len(ends)
-    else:
-        starts = struct.unpack_from(f"<{len(ends)}i", frame, begin)
-        lengths = [int.from_bytes(frame[start : start + START], "little", signed=True) for start in starts]
-    parts = [
-        frame[start : start + START + length] if length > 0 else _run(end - k * block, -length)
-        for k, (start, length, end) in enumerate(zip(starts, lengths, ends, strict=True))
-    ]
-    places = [*accumulate((len(part) for part in parts), initial=HEADER.size + START * len(parts))]
-    header = HEADER.pack(BLOSC_1, codec, flags & ~EXTENDED, itemsize, size, block, places[-1])
-    return [header, struct.pack(f"<{len(parts)}i", *places[:-1]), *parts]
-
-
-@lru_cache(maxsize=64)
-def _run(size: int, byte: int) -> bytes:
-    """Blosc 1 block that repeats one byte, taken from a frame with only that block; Blosc 2 stores just the byte."""
-    codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.NOSHUFFLE, blocksize=size, typesize=1)
-    return bytes(codec.encode(bytes([byte]) * size))[HEADER.size + START :]
 
 
 def decode(frame: bytes, length: int, out: np.ndarray[Any, Any]) -> bool:

@@ -19,8 +19,10 @@ import numpy as np
 from numcodecs import blosc
 from numcodecs.blosc import Blosc
 
+from mmearth_data.store.loops import load
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 LOG = logging.getLogger(__name__)
 _FAILURES = count()
@@ -73,6 +75,16 @@ def fast_blosc() -> Any | None:  # noqa: ANN401 - a module
         return None
 
 
+def packing() -> Any | None:  # noqa: ANN401 - a module
+    """Return the module `mmearth_data.store.packing`; None if numba or python-blosc2 is not available."""
+    return None if fast_blosc() is None else _packing()
+
+
+@cache
+def _packing() -> Any | None:  # noqa: ANN401 - a module
+    return load(lambda: import_module("mmearth_data.store.packing"))
+
+
 @lru_cache(maxsize=1)
 def encoder_name() -> str:
     """Name the libraries that encode rasters in this process, with their versions.
@@ -81,30 +93,17 @@ def encoder_name() -> str:
     """
     name = f"numcodecs {version('numcodecs')} with Blosc {blosc.VERSION_STRING}"
     fast = fast_blosc()
-    return name if fast is None else f"{name}, Blosc {fast.version()}"
+    return name if fast is None or packing() is None else f"{name}, Blosc {fast.version()}"
 
 
 def encode(values: np.ndarray[Any, Any]) -> bytes:
-    """Encode the values of one chunk."""
-    (frame,) = frames(values[None], range(1))
-    return checksummed(*frame)
-
-
-def frames(tiles: np.ndarray[Any, Any], rows: Iterable[int]) -> Iterator[Sequence[bytes | memoryview]]:
-    """Encode some rows of values, (n, ...), each as parts of a frame, which are valid until the next row is encoded."""
-    numbers = np.ascontiguousarray(tiles, dtype=tiles.dtype.newbyteorder("<"))
-    rows, fast = list(rows), fast_blosc()
-    encoded = [None] * len(rows) if fast is None or not rows else fast.encode(numbers, rows, COMPRESSION_LEVEL)
-    for row, frame in zip(rows, encoded, strict=True):
-        yield [_by_numcodecs(numbers[row])] if frame is None else frame
-
-
-def _by_numcodecs(values: np.ndarray[Any, Any]) -> bytes:
+    """Encode the values of one chunk with numcodecs."""
     # Blosc's threads append blocks as they finish, so twelve runs gave twelve different files (numcodecs 0.16, which
     # uses them in the main thread by default). zarr-python also switches them off for the whole process.
     blosc.use_threads = False
-    codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.BITSHUFFLE, blocksize=0, typesize=values.itemsize)
-    return bytes(codec.encode(values))
+    numbers = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.BITSHUFFLE, blocksize=0, typesize=numbers.itemsize)
+    return checksummed(bytes(codec.encode(numbers)))
 
 
 def decode(chunks: Sequence[bytes], out: np.ndarray[Any, Any]) -> None:
@@ -191,15 +190,12 @@ def _problem(chunk: bytes, size: int) -> str | None:
     return None if HEADER.size + rest <= length else "it is shorter than its header says"
 
 
-def checksummed(*parts: bytes | memoryview) -> bytes:
-    """Join bytes and append their crc32c."""
-    crc = 0
-    for part in parts:
-        crc = google_crc32c.extend(crc, np.frombuffer(part, np.uint8))
-    return b"".join([*parts, int(crc).to_bytes(CRC_BYTES, "little")])
+def checksummed(data: bytes) -> bytes:
+    """Append the crc32c of bytes."""
+    return data + crc_of(data)
 
 
-def crc_of(data: np.ndarray[Any, Any]) -> bytes:
+def crc_of(data: bytes | np.ndarray[Any, Any]) -> bytes:
     """Return the crc32c of bytes, as it is stored after them."""
     return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 

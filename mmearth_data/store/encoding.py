@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,10 @@ from mmearth_data.store.codec import (
     CRC_BYTES,
     MOST_ADDED,
     checksummed,
-    crc_of,
     decode,
     encode,
-    frames,
     has_checksum,
+    packing,
 )
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def object_key(spec: ArraySpec, position: int) -> str:
 
 def encode_tiles(
     values: np.ndarray[Any, Any], seen: NDArray[np.bool_] | None = None, nothing: bytes = b""
-) -> list[bytes]:
+) -> list[memoryview]:
     """Encode the inner chunks of rows.
 
     Parameters
@@ -129,39 +129,43 @@ def encode_tiles(
     nothing
         Inner chunk of the other rows, which is the same for all of them.
     """
-    shown = np.flatnonzero(np.ones(len(values), bool) if seen is None else seen).tolist()
-    parts = [nothing] * len(values)
-    for row, frame in zip(shown, frames(values, shown), strict=True):
-        parts[row] = checksummed(*frame)
-    return parts
+    data, bounds = _encode_rows(values, seen, nothing)
+    return [data.data[begin:end] for begin, end in pairwise(bounds.tolist())]
 
 
 def encode_shard(
     values: np.ndarray[Any, Any], chunks: int, seen: NDArray[np.bool_] | None = None, nothing: bytes = b""
 ) -> memoryview:
-    """Encode one shard of a raster; see `encode_tiles` and `join_shard`.
+    """Encode one shard of a raster; see `encode_tiles` and `join_shard`."""
+    data, bounds = _encode_rows(values, seen, nothing, spare=smallest_shard_bytes(chunks))
+    end = bounds[-1] + smallest_shard_bytes(chunks)
+    data[bounds[-1] : end] = np.frombuffer(_encode_index(np.diff(bounds), chunks), np.uint8)
+    return data[:end].data
 
-    All chunks are written into one buffer: new memory for each of them would cost as much as compressing it.
+
+def _encode_rows(
+    values: np.ndarray[Any, Any], seen: NDArray[np.bool_] | None, nothing: bytes, spare: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Inner chunks of rows, one after another, with at least ``spare`` unused bytes after them, and their bounds, (n + 1,).
+
+    They share a buffer because new memory for each of them would cost as much as compressing it.
     """
-    shown = [True] * len(values) if seen is None else seen.tolist()
-    encoded = frames(values, [row for row, there in enumerate(shown) if there])
-    data = np.empty(values.nbytes + len(values) * MOST_ADDED + smallest_shard_bytes(chunks), np.uint8)
-    out, ends = data.data, [0]
-    for there in shown:
-        begin = end = ends[-1]
-        for part in next(encoded) if there else (nothing,):
-            out[end : end + len(part)] = part
-            end += len(part)
-        if there:
-            out[end : end + CRC_BYTES] = crc_of(data[begin:end])
-            end += CRC_BYTES
-        ends.append(end)
-    index = _encode_index(np.diff(ends), chunks)
-    out[ends[-1] : ends[-1] + len(index)] = index
-    return out[: ends[-1] + len(index)]
+    numbers = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    shown = np.ones(len(values), np.bool_) if seen is None else seen
+    data = np.empty(values.nbytes + len(values) * MOST_ADDED + spare, np.uint8)
+    bounds, loops, row = np.zeros(len(values) + 1, np.intp), packing(), 0
+    while row < len(values):
+        if loops is not None:
+            row = loops.pack(numbers, shown, nothing, row, data, bounds)
+        if row < len(values):
+            chunk, begin = encode(numbers[row]) if shown[row] else nothing, bounds[row]
+            bounds[row + 1] = begin + len(chunk)
+            data[begin : bounds[row + 1]] = np.frombuffer(chunk, np.uint8)
+            row += 1
+    return data, bounds
 
 
-def join_shard(parts: Sequence[bytes], chunks: int) -> bytes:
+def join_shard(parts: Sequence[bytes | memoryview], chunks: int) -> bytes:
     """Assemble a shard in the layout of the Zarr v3 sharding codec: its inner chunks in index order, then the index.
 
     Parameters
@@ -182,7 +186,7 @@ def _encode_index(lengths: NDArray[np.intp], chunks: int) -> bytes:
     return checksummed(index.tobytes())
 
 
-def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[bytes]) -> bytes:
+def extend_shard(data: bytes, chunks: int, held: int, parts: Sequence[bytes | memoryview]) -> bytes:
     """Append rows to the first ones of a shard.
 
     The inner chunks of the first rows stay unchanged at their positions, so that readers with the older index or commit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numcodecs.blosc
@@ -20,6 +21,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from mmearth_data.store.chunks import ChunkReader
+from mmearth_data.store.codec import encode
 from mmearth_data.store.encoding import (
     array_metadata,
     digest_all,
@@ -28,6 +30,8 @@ from mmearth_data.store.encoding import (
     encode_chunk,
     encode_names,
     encode_shard,
+    encode_tiles,
+    join_shard,
     object_key,
     smallest_shard_bytes,
     to_json,
@@ -83,6 +87,39 @@ def test_zarr_python_decodes_a_shard_and_numcodecs_writes_the_same_bytes(
     np.testing.assert_array_equal(zarr_decodes(spec, data, start, len(values)), values)
     monkeypatch.setattr("mmearth_data.store.codec.fast_blosc", lambda: None)
     assert encode_shard(values, LAYOUT.tiles_per_shard) == zarr_encodes(spec, values, start)
+
+
+def difficult_tiles(dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Noise, zeros, all bits set, bands of these beside others, and bit planes that repeat another byte."""
+    noise = np.random.default_rng(1).integers(0, 256, (*shape, np.dtype(dtype).itemsize), dtype=np.uint8)
+    smooth = noise >> np.array([6, 8, 8, 8, 8, 8, 8, 8][: noise.shape[-1]], np.uint8)
+    zeros, ones = np.zeros_like(noise), np.full_like(noise, 0xFF)
+    stripes = np.where(np.arange(noise[..., 0].size).reshape(*shape, 1) % 2, ones, zeros)
+    half = noise.size // 2
+    mixed = [
+        np.r_[x.ravel()[:half], y.ravel()[half:]].reshape(noise.shape) for x in (smooth, noise) for y in (zeros, ones)
+    ]
+    tiles = [noise, zeros, smooth, stripes, ones, *mixed, stripes, smooth]
+    return np.ascontiguousarray(np.stack(tiles)).view(dtype)[..., 0]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 2, 2), (1, 8, 8), (1, 16, 16), (2, 5, 7), (3, 40, 48), (1, 171, 192), (5, 127, 129), (13, 64, 64)],
+    ids=str,
+)
+def test_zarr_python_decodes_tiles_of_any_size_and_content(dtype: str, shape: tuple[int, ...]) -> None:
+    values = difficult_tiles(dtype, shape)
+    seen = np.arange(len(values)) != 2
+    values[~seen] = 0
+    data = encode_shard(values, len(values) + 1, seen, encode(values[2]))
+    rows = (len(values) + 1, *shape)
+    spec = replace(SPECS["optical"], shape=rows, chunk_shape=rows, inner_shape=(1, *shape), dtype=values.dtype, fill=0)
+    found = zarr_decodes(spec, data, 0, len(values))
+    assert found.tobytes() == values.tobytes()
+    parts = [encode_tiles(tile[None])[0] if there else encode(tile) for tile, there in zip(values, seen, strict=True)]
+    assert join_shard(parts, len(values) + 1) == data, "a tile's bytes do not depend on the others"
 
 
 @pytest.mark.parametrize("spec", COLUMNS, ids=lambda spec: spec.name)
