@@ -1,4 +1,4 @@
-"""Map and distributions of a report, which share their filters; `report.js` draws them in the browser."""
+"""Map and distributions of a report, which share their filters; `report.js` fills them in the browser."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _explanation(rows: MapRows) -> Part:
 
 
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
-    """Everything that the script draws: fields, rows of the map, distributions of the sampled tiles."""
+    """Everything that the script shows: fields, rows of the map, distributions of the sampled tiles."""
     styles = [class_styles(field.values) for field in fields]
     coords = store.coords
     names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
