@@ -10,7 +10,7 @@ import shapely
 
 from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.inspection.maps import land_shapes
-from mmearth_data.inspection.projection import grid_lines, land_rings, outline
+from mmearth_data.inspection.projection import STEP_DEG, grid_lines, land_rings, outline
 from mmearth_data.pages.parts import (
     Button,
     Choices,
@@ -26,6 +26,7 @@ from mmearth_data.pages.parts import (
     Status,
 )
 from mmearth_data.pages.style import MARKERS, class_styles, page_figure
+from mmearth_data.resources import resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,6 +193,8 @@ def _draw_world(made: figure, projection: Projection) -> None:
     lines = [metres[np.isfinite(metres).all(axis=1)].round()[::6] for *_, metres in grid_lines(projection)]
     xs, ys = ([line[:, axis].tolist() for line in lines] for axis in (0, 1))
     made.multi_line(xs, ys, color=GREY, alpha=0.25)
+    borders = _borders(projection)
+    made.multi_line([b[:, 0].tolist() for b in borders], [b[:, 1].tolist() for b in borders], color=GREY, alpha=0.7)
     edge = outline(projection).round()
     made.line(edge[:, 0], edge[:, 1], color=GREY, alpha=0.5)
     rings = _land(projection)
@@ -200,10 +203,30 @@ def _draw_world(made: figure, projection: Projection) -> None:
         made.multi_polygons(*areas, fill_color=GREY, fill_alpha=0.25, line_color=GREY, line_alpha=0.6)
 
 
+def _borders(projection: Projection) -> list[NDArray[np.float64]]:
+    """Lines (n, 2) between countries within a regional map, in metres; a map of the world has none."""
+    if projection.world:
+        return []
+    import geopandas as gpd
+
+    window = shapely.box(*projection.lonlat_bounds())
+    countries = gpd.read_parquet(resource_path("catalog") / "regions" / "countries.parquet").geometry.to_numpy()
+    edges = shapely.boundary(countries[shapely.intersects(countries, window)])
+    inside = shapely.segmentize(shapely.intersection(edges, window), STEP_DEG)
+    bent = [shapely.transform(part, lambda lonlat: projection.forward(*lonlat.T)) for part in inside]
+    simple = shapely.simplify(shapely.get_parts(np.asarray(bent, dtype=object)), _detail(projection))
+    lines = [shapely.get_coordinates(line).round() for line in simple]
+    return [line for line in lines if len(line) > 1]
+
+
+def _detail(projection: Projection) -> float:
+    """Metres below which a screen shows nothing."""
+    return (projection.window[2] - projection.window[0]) * DETAIL
+
+
 def _land(projection: Projection) -> list[NDArray[np.float64]]:
     """Rings of the land within a map, simplified to what a screen can show; metres."""
-    west, _, east, _ = projection.window
-    detail = (east - west) * DETAIL
+    detail = _detail(projection)
     rings = [shapely.linearrings(ring) for ring in land_rings(land_shapes(), projection) if len(ring) > 3]
     simple = [shapely.get_coordinates(shapely.simplify(ring, detail)).round() for ring in rings]
     return [ring for ring in simple if len(ring) > 4 or np.ptp(ring, axis=0).max(initial=0) > 4 * detail]
