@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.projection import Projection
     from mmearth_data.inspection.report.fields import Field
     from mmearth_data.inspection.report.places import MapRows
-    from mmearth_data.inspection.report.sample import Sample
+    from mmearth_data.inspection.report.sample import Panel, Sample
     from mmearth_data.store import Store
 
 GREY = "#8b949e"
@@ -98,7 +98,6 @@ def _explanation(rows: MapRows) -> Part:
 
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
     """Everything that the script shows: fields, rows of the map, distributions of the sampled tiles."""
-    styles = [class_styles(field.values) for field in fields]
     coords = store.coords
     names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
     dates = [] if rows.tiles is None else np.datetime_as_string(coords["time"][rows.tiles], unit="D").tolist()
@@ -106,18 +105,7 @@ def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Samp
         "report-data",
         {
             "tiles": len(store),
-            "fields": [
-                {
-                    "name": field.name,
-                    "title": field.title,
-                    "values": field.values,
-                    "colours": [style.colour for style in looks],
-                    "markers": [style.marker for style in looks],
-                    "codes": _packed(codes, np.uint8),
-                    "sample": _packed(field.codes[sample.positions], np.uint8),
-                }
-                for field, looks, codes in zip(fields, styles, rows.codes, strict=True)
-            ],
+            "fields": [_field_value(field, codes, sample) for field, codes in zip(fields, rows.codes, strict=True)],
             "shapes": MARKERS,
             "count": _packed(rows.count, np.uint32),
             "point": _packed(rows.point, np.uint16),
@@ -125,21 +113,29 @@ def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Samp
             "cells": rows.tiles is None,
             "ids": names,
             "dates": ["" if date == "NaT" else date for date in dates],
-            "panels": [
-                {
-                    "modality": panel.modality,
-                    "label": panel.label,
-                    "low": panel.low,
-                    "high": panel.high,
-                    "unit": panel.unit,
-                    "names": panel.names,
-                    "bins": panel.shares.shape[1],
-                    "shares": _packed(panel.shares, np.uint8),
-                }
-                for panel in sample.panels
-            ],
+            "panels": [_panel_value(panel) for panel in sample.panels],
         },
     )
+
+
+def _field_value(field: Field, codes: NDArray[np.uint8], sample: Sample) -> dict[str, Any]:
+    """Pack a field: its values' looks, and its codes of the map's rows and of the sampled tiles."""
+    looks = class_styles(field.values)
+    return {
+        "name": field.name,
+        "title": field.title,
+        "values": field.values,
+        "colours": [style.colour for style in looks],
+        "markers": [style.marker for style in looks],
+        "codes": _packed(codes, np.uint8),
+        "sample": _packed(field.codes[sample.positions], np.uint8),
+    }
+
+
+def _panel_value(panel: Panel) -> dict[str, Any]:
+    """Pack a distribution."""
+    plain = {name: getattr(panel, name) for name in ("modality", "label", "low", "high", "unit", "names")}
+    return plain | {"bins": panel.shares.shape[1], "shares": _packed(panel.shares, np.uint8)}
 
 
 def _packed(values: NDArray[Any], dtype: Any) -> str:  # noqa: ANN401 - a type of numpy
