@@ -76,7 +76,7 @@ def _size(item: GalleryItem) -> int:
 
 
 def _choose(sample: Sample) -> dict[str, list[int]]:
-    """Places in the sample of each group's tiles."""
+    """Positions in the sample of each group's tiles."""
     count = len(sample.positions)
     drawn = np.random.default_rng(1).permutation(count)[:EACH]
     complete = np.lexsort([sample.odd, sample.missing.round(3)])

@@ -150,8 +150,11 @@ def test_damage_is_named_and_the_rest_is_shown(tmp_path: Path, path: Path) -> No
     shard.write_bytes(b"\0" * shard.stat().st_size)
     record = broken / "_commits" / "1.parquet"
     record.write_bytes(record.read_bytes() + b"x")
+    lost = next(file for file in sorted((broken / "height").rglob("*")) if file.is_file() and file.name != "zarr.json")
+    lost.unlink()
     html = report_of(open_store(broken), tmp_path)
     text = " ".join(notices(html))
+    assert f"{lost.relative_to(broken).as_posix()} is missing" in text
     assert "optical" in text
     assert "_commits/1.parquet has" in text
     assert re.findall(r'<section id="([a-z]+)"', html) == SECTIONS
