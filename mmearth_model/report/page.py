@@ -10,9 +10,11 @@ from mmearth_data import (
     Columns,
     Facts,
     Legend,
+    Link,
     Notice,
     Page,
     PageTable,
+    Paragraph,
     Plot,
     Section,
     Tone,
@@ -42,13 +44,15 @@ SUM = "total"
 """How the sum of all losses is named beside those of the tasks."""
 
 
-def make_page(report: Report, drawings: Drawings | None = None) -> Page:
-    """Lay out a report as a page, with pictures if they were drawn."""
+def make_page(report: Report, drawings: Drawings | None = None, store_page: str = "") -> Page:
+    """Lay out a report as a page, with pictures if they were drawn, and with a link to the page of the store."""
     sections = [
         *_runs(report.runs),
         *_pictures(drawings),
         *(results_section(found, number) for number, found in enumerate(report.results, start=1)),
         *_recipes(report),
+        *_store(drawings, store_page),
+        *_missing(drawings),
     ]
     names = ", ".join(run.folder.name for run in report.runs[:3]) + (" ..." if len(report.runs) > 3 else "")
     return Page(
@@ -89,7 +93,17 @@ def _pictures(drawings: Drawings | None) -> Iterator[Section]:
         yield found
     if drawings.tiles is not None:
         yield embedding_section(drawings.tiles, drawings.planes)
-    if drawings.missing:
+
+
+def _store(drawings: Drawings | None, page: str) -> Iterator[Section]:
+    facts = [] if drawings is None or not drawings.store else [Facts(drawings.store)]
+    link = [Paragraph("All of it: ", Link("the page of the store", page), ".")] if page else []
+    if facts or link:
+        yield Section("store", "Store", [*facts, *link])
+
+
+def _missing(drawings: Drawings | None) -> Iterator[Section]:
+    if drawings is not None and drawings.missing:
         yield Section("missing", "Not shown", [Notice(f"{line}.") for line in drawings.missing])
 
 

@@ -129,7 +129,7 @@ def test_the_page_has_the_curves_of_the_log_and_needs_no_network(folder: Path) -
     elements = Elements(text).found
     assert page.stat().st_size < MOST_BYTES
     ids = [attributes.get("id") for tag, attributes in elements if tag == "section"]
-    assert ids == ["runs", "losses", "weights", "speed", "reconstructions", "embeddings", "results-1"]
+    assert ids == ["runs", "losses", "weights", "speed", "reconstructions", "embeddings", "results-1", "store"]
     assert not [
         a
         for tag, a in elements
