@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import (
     Badge,
     Columns,
+    Details,
     Facts,
     Legend,
     Link,
@@ -28,6 +30,7 @@ from mmearth_model.report.log import TOTAL
 from mmearth_model.report.map_parts import embedding_section
 from mmearth_model.report.pictures import reconstruction_section
 from mmearth_model.report.results import results_of
+from mmearth_model.report.runs import recipe_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,14 +57,28 @@ def make_page(report: Report, drawings: Drawings | None = None, store_page: str 
         *_store(drawings, store_page),
         *_missing(drawings),
     ]
-    names = ", ".join(run.folder.name for run in report.runs[:3]) + (" ..." if len(report.runs) > 3 else "")
     return Page(
-        title=f"Training report: {names}" if names else "Results",
-        lead="Curves, reconstructions, probes and embeddings of pretraining.",
+        title=_title(report),
+        lead=_lead(report),
         badges=[Badge("synthetic tiles", Tone.WARNING)] if report.synthetic else [],
         sections=sections,
         footer=f"Made by mmearth {__version__}.",
     )
+
+
+def _title(report: Report) -> str:
+    names = ", ".join(run.folder.name for run in report.runs[:3]) + (" ..." if len(report.runs) > 3 else "")
+    return f"Training report: {names}" if names else ", ".join(dict.fromkeys(found.title for found in report.results))
+
+
+def _lead(report: Report) -> str:
+    """Say what the page covers."""
+    stores = dict.fromkeys(PurePath(str(run.store.get("path", ""))).name for run in report.runs)
+    runs = f"{len(report.runs)} {'run' if len(report.runs) == 1 else 'runs'} on {', '.join(stores)}"
+    tasks = dict.fromkeys(task for found in report.results for task in found.tasks)
+    parts = ([runs] if report.runs else []) + ([f"tested on {', '.join(tasks)}"] if tasks else [])
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def write_results_page(content: Mapping[str, Any], title: str, path: Path) -> int:
@@ -174,6 +191,9 @@ def _column(name: str, label: str, log: LogTable) -> dict[str, Any]:
 
 
 def _recipes(report: Report) -> Iterator[Section]:
+    if len(report.runs) == 1:
+        fields = [Facts(list(recipe_fields(report.runs[0]).items()))]
+        yield Section("recipes", "Recipe", [Details("All fields, the store and the version", fields)])
     if len(report.runs) < 2:
         return
     found = report.differences()
