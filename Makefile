@@ -36,13 +36,16 @@ demo: $(READY)
 	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr
 	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr --figure $(DEMO)/tile.png --map $(DEMO)/map.png
 	$(BIN)/mmearth-train pretrain $(DEMO)/planet.zarr --recipe demo --exclude biome,eco_region --out $(DEMO)/run
-	$(BIN)/mmearth-train evaluate $(DEMO)/run --task store:biome
-	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr --html $(DEMO)/report.html
+	$(BIN)/mmearth-train evaluate $(DEMO)/run --task store:biome --out $(DEMO)/probes
+	$(BIN)/mmearth-data inspect $(DEMO)/planet.zarr --html $(DEMO)/store.html
+	$(BIN)/mmearth-train report $(DEMO)/run $(DEMO)/probes --store-page $(DEMO)/store.html --html $(DEMO)/report.html
 	@echo
 	@echo "$(DEMO)/planet.zarr  the store: 256 synthetic tiles (mmearth-data inspect, xarray.open_zarr)"
 	@echo "$(DEMO)/tile.png     all modalities of one tile"
 	@echo "$(DEMO)/map.png      locations of the tiles"
 	@echo "$(DEMO)/run          the pretrained model and its logs"
+	@echo "$(DEMO)/probes       results of the evaluation"
+	@echo "$(DEMO)/store.html   the store to click on; the last line names the report of the run, which links to it"
 	@echo "$(DEMO)/report.html"
 
 check: $(READY)
@@ -66,7 +69,7 @@ prove: $(READY) $(VENV)/.azurite
 # Other people's Earth Engine clients, and libraries of models, pull much that nothing else here needs; clients need no model.
 EXTRAS_clients := dev,clients
 EXTRAS_ecosystem := model,dev,ecosystem
-EXTRAS_browser := dev,browser
+EXTRAS_browser := model,dev,browser
 prove-ecosystem: $(VENV)-clients/.ready $(VENV)-ecosystem/.ready $(VENV)-browser/.ready
 	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit 0; done; \
 		echo "expected a browser for the tests of pages, found none; install chromium (Debian: apt-get install chromium)"; exit 1

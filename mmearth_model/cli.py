@@ -597,6 +597,12 @@ def recipes(name: str | None, as_json: bool) -> None:
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
 @HTML
 @option("--store STORE", WHAT, "With --html: store to draw tiles of.", FILE, shown="the store of each run")
+@option(
+    "--store-page FILE",
+    WHAT,
+    "With --html: page of the store to link to, from mmearth-data inspect --html.",
+    FilePath(".html"),
+)
 @option("--tiles N", WHAT, "With --html: tiles to reconstruct.", Number(int, Interval(ge=0, le=16)), default=4)
 @option(
     "--embeddings N",
@@ -612,6 +618,7 @@ def report(
     runs: tuple[Path, ...],
     page: Path | None,
     store: Path | None,
+    store_page: Path | None,
     tiles: int,
     embedded: int,
     device: str,
@@ -625,21 +632,20 @@ def report(
     from mmearth_model import read_report
 
     if page is None:
-        refuse_unused("without --html", "store", "tiles", "embedded", "device")
+        refuse_unused("without --html", "store", "store_page", "tiles", "embedded", "device")
     _check_page(page)
     found = read_report(runs)
     if page is not None:
         from mmearth_model import write_report  # draws with PyTorch, which a summary does without
 
-        written = write_report(
-            found,
-            page,
-            store=store,
-            tiles=tiles,
-            embedded=embedded,
-            device=device,
-            report=_say,
-        )
+        drawn: dict[str, Any] = {
+            "store": store,
+            "store_page": store_page,
+            "tiles": tiles,
+            "embedded": embedded,
+            "device": device,
+        }
+        written = write_report(found, page, **drawn, report=_say)
         _say(f"{page}: {written / 1e6:.1f} MB")
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1))

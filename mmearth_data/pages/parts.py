@@ -5,6 +5,7 @@ All texts are plain: the templates escape them, so that a name from a store cann
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = "str | int | float | Link | Badge | Share | Amount | None"
 """Content of a table's cell or of a list's row; None is empty, numbers are sorted as numbers."""
+
+NEARBY = re.compile(r"(?!/)[\w./%~-]+\.html")
+"""Addresses relative to the page, percent-encoded."""
 
 
 class Tone(StrEnum):
@@ -56,20 +60,22 @@ class _Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A text that leads to an address: ``https://`` or ``#id`` of an element of the page.
+    """A text that leads to an address: ``https://``, ``#id`` of an element of the page, or another page near this one.
 
     Raises
     ------
     InputError
-        If the address has another scheme; a page links to web pages and to itself.
+        If the address is anything else, such as one with another scheme.
     """
 
     text: str
     address: str
 
     def __post_init__(self) -> None:
-        if not self.address.startswith(("https://", "http://", "#")):
-            raise InputError(f"expected a link to https:// or #id, got {self.address!r}; give one of these.")
+        if not self.address.startswith(("https://", "http://", "#")) and not NEARBY.fullmatch(self.address):
+            raise InputError(
+                f"expected a link to https://, #id or a page nearby, got {self.address!r}; give one of these."
+            )
 
 
 @dataclass(frozen=True, slots=True)

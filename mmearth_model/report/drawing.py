@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmearth_data import MMEarthError, open_store, reason_of
+from mmearth_data import MMEarthError, open_store, reason_of, summarise
 from mmearth_model.devices import resolve_device
 from mmearth_model.report.embedding_map import Plane, ShownTiles, affordable, find_plane, look_at, sample_tiles
 from mmearth_model.report.images import encode
@@ -46,6 +47,8 @@ class Drawings:
         Run -> (step, picture) that it drew while training.
     tiles, planes
         Tiles on the map of embeddings, and their positions by run; None and empty if there is no map.
+    store
+        Name and value of what is to be known of the store.
     missing
         What is not shown, and why, one sentence each.
     """
@@ -54,6 +57,7 @@ class Drawings:
     epochs: dict[str, list[tuple[int, bytes]]]
     tiles: ShownTiles | None = None
     planes: tuple[Plane, ...] = ()
+    store: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
 
 
@@ -91,12 +95,14 @@ def draw_runs(
     some = [run for run in runs if run.checkpoint is not None][:DRAWN_RUNS]
     artist = _Artist(given, tiles, embedded, device, report, _not_drawn(runs, some))
     drawn = {run.name: found for run in some for found in [artist.predictions(run)] if found} if tiles else {}
+    facts = artist.facts(some) if tiles or embedded else ()
     shown, planes = artist.map_of(some) if embedded else (None, ())
     return Drawings(
         reconstructions=_within(drawn, RECONSTRUCTION_BYTES),
         epochs={run.name: found for run in runs[:DRAWN_RUNS] for found in [list(artist.epochs(run))] if found},
         tiles=shown,
         planes=planes,
+        store=facts,
         missing=tuple(artist.missing),
     )
 
@@ -136,6 +142,13 @@ class _Artist:
         checkpoint = load_checkpoint(run.checkpoint or run.folder)
         store = find_store(run.store, run.folder) if self.store is None else self.store
         return checkpoint, store
+
+    def facts(self, runs: Sequence[RunRecord]) -> tuple[tuple[str, str], ...]:
+        """Describe the store of the first run that has one."""
+        for run in runs:
+            with suppress(MMEarthError):  # reconstructions and embeddings name what is missing
+                return store_facts(self._opened(run)[1])
+        return ()
 
     def map_of(self, runs: Sequence[RunRecord]) -> tuple[ShownTiles | None, tuple[Plane, ...]]:
         """Embed the same tiles with every run that has the store of the first."""
@@ -177,6 +190,22 @@ class _Artist:
             size += len(picture)
             if size <= EPOCH_BYTES:
                 yield step, picture
+
+
+def store_facts(store: Store) -> tuple[tuple[str, str], ...]:
+    """Name and value of what is to be known of a store."""
+    s = summarise(store)
+    stored = [modality.name for modality in s.modalities if modality.stored]
+    scenes = f"{s.first_scene} to {s.last_scene}" if s.first_scene else "unknown"
+    splits = ", ".join(f"{name} {count:,}" for name, count in s.splits.items() if count)
+    return (
+        ("store", s.path),
+        ("tiles", f"{s.tiles:,} of {s.size_px} by {s.size_px} pixels"),
+        ("splits", splits),
+        ("scenes", scenes),
+        ("source", f"{s.source.get('name', 'unknown')}{', synthetic' if s.synthetic else ''}"),
+        ("modalities", f"{len(stored)}: {', '.join(stored)}"),
+    )
 
 
 def _smaller(file: Path) -> bytes:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import (
     Badge,
     Columns,
+    Details,
     Facts,
     Legend,
+    Link,
     Notice,
     Page,
     PageTable,
+    Paragraph,
     Plot,
     Section,
     Tone,
@@ -26,6 +30,7 @@ from mmearth_model.report.log import TOTAL
 from mmearth_model.report.map_parts import embedding_section
 from mmearth_model.report.pictures import reconstruction_section
 from mmearth_model.report.results import results_of
+from mmearth_model.report.runs import recipe_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,22 +47,38 @@ SUM = "total"
 """How the sum of all losses is named beside those of the tasks."""
 
 
-def make_page(report: Report, drawings: Drawings | None = None) -> Page:
-    """Lay out a report as a page, with pictures if they were drawn."""
+def make_page(report: Report, drawings: Drawings | None = None, store_page: str = "") -> Page:
+    """Lay out a report as a page, with pictures if they were drawn, and with a link to the page of the store."""
     sections = [
         *_runs(report.runs),
         *_pictures(drawings),
         *(results_section(found, number) for number, found in enumerate(report.results, start=1)),
         *_recipes(report),
+        *_store(drawings, store_page),
+        *_missing(drawings),
     ]
-    names = ", ".join(run.folder.name for run in report.runs[:3]) + (" ..." if len(report.runs) > 3 else "")
     return Page(
-        title=f"Training report: {names}" if names else "Results",
-        lead="Curves, reconstructions, probes and embeddings of pretraining.",
+        title=_title(report),
+        lead=_lead(report),
         badges=[Badge("synthetic tiles", Tone.WARNING)] if report.synthetic else [],
         sections=sections,
         footer=f"Made by mmearth {__version__}.",
     )
+
+
+def _title(report: Report) -> str:
+    names = ", ".join(run.folder.name for run in report.runs[:3]) + (" ..." if len(report.runs) > 3 else "")
+    return f"Training report: {names}" if names else ", ".join(dict.fromkeys(found.title for found in report.results))
+
+
+def _lead(report: Report) -> str:
+    """Say what the page covers."""
+    stores = dict.fromkeys(PurePath(str(run.store.get("path", ""))).name for run in report.runs)
+    runs = f"{len(report.runs)} {'run' if len(report.runs) == 1 else 'runs'} on {', '.join(stores)}"
+    tasks = dict.fromkeys(task for found in report.results for task in found.tasks)
+    parts = ([runs] if report.runs else []) + ([f"tested on {', '.join(tasks)}"] if tasks else [])
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def write_results_page(content: Mapping[str, Any], title: str, path: Path) -> int:
@@ -89,7 +110,17 @@ def _pictures(drawings: Drawings | None) -> Iterator[Section]:
         yield found
     if drawings.tiles is not None:
         yield embedding_section(drawings.tiles, drawings.planes)
-    if drawings.missing:
+
+
+def _store(drawings: Drawings | None, page: str) -> Iterator[Section]:
+    facts = [] if drawings is None or not drawings.store else [Facts(drawings.store)]
+    link = [Paragraph("All of it: ", Link("the page of the store", page), ".")] if page else []
+    if facts or link:
+        yield Section("store", "Store", [*facts, *link])
+
+
+def _missing(drawings: Drawings | None) -> Iterator[Section]:
+    if drawings is not None and drawings.missing:
         yield Section("missing", "Not shown", [Notice(f"{line}.") for line in drawings.missing])
 
 
@@ -160,6 +191,9 @@ def _column(name: str, label: str, log: LogTable) -> dict[str, Any]:
 
 
 def _recipes(report: Report) -> Iterator[Section]:
+    if len(report.runs) == 1:
+        fields = [Facts(list(recipe_fields(report.runs[0]).items()))]
+        yield Section("recipes", "Recipe", [Details("All fields, the store and the version", fields)])
     if len(report.runs) < 2:
         return
     found = report.differences()

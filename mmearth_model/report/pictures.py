@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bokeh.layouts import column
 from bokeh.models import CustomJS, InlineStyleSheet
 
-from mmearth_data import Plot, Section
+from mmearth_data import Details, Plot, Section
 from mmearth_model.report.widgets import boxes, choice, html, slider
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def reconstruction_section(
         parts.append(Plot(_browser(drawn), "Input, mask, prediction and truth of every modality of a tile"))
     else:
         lead = "Pictures that the runs drew while training."
-    parts += [
-        Plot(_course(run, pictures), f"Reconstructions that {run} drew, by step") for run, pictures in epochs.items()
-    ]
+    for run, pictures in epochs.items():
+        course = Plot(_course(run, pictures), f"Reconstructions that {run} drew, by step")
+        parts.append(Details(f"Drawn by {run} while training", [course], open=not drawn))
     return Section("reconstructions", "Reconstructions", parts, lead=lead) if parts else None
 
 

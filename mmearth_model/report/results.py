@@ -113,6 +113,7 @@ def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of fr
     """
     summary, rows = content["summary"], content["rows"]
     experiment = content.get("experiment")
+    guesses = {row["task"]: row["guess"] for row in rows if row.get("guess") is not None}
     sizes = {(str(row["task"]), int(row["train_tiles"]), int(row["test_tiles"])) for row in rows}
     fitted = [f"{task}: fitted to {train:,} tiles, tested on {test:,}." for task, train, test in sorted(sizes)]
     filled = [
@@ -123,19 +124,19 @@ def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of fr
         name=name,
         title=f"Experiment {experiment}, scale {content.get('scale')}" if experiment else title,
         question=str(content.get("question", "")),
-        entries=tuple(_entry(part) for part in summary),
+        entries=tuple(_entry(part, guesses) for part in summary),
         differences=tuple(_difference(part) for part in content.get("differences", ())),
         notes=(*fitted, *filled, *map(str, content.get("notes", ()))),
         synthetic=bool(content.get("synthetic")),
     )
 
 
-def _entry(part: Mapping[str, Any]) -> Entry:
+def _entry(part: Mapping[str, Any], guesses: Mapping[str, Any]) -> Entry:
     remarks = (
         "" if part.get("converged", True) is not False else "not converged",
         *map(str, part.get("remarks", ())),
     )
-    guessing = part.get("guessing")
+    guessing = guesses.get(part["task"])
     return Entry(
         **_fields(part, ("task", "encoder", "protocol", "labels", "metric"), ("mean", "low", "high")),
         seeds=int(part.get("seeds", 1)),
@@ -171,7 +172,6 @@ def summarised(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(some),
             "leaky": any(row.get("leaky") for row in some),
             "converged": all(row.get("converged") is not False for row in some),
-            "guessing": some[0].get("guessing"),
         }
         for some in groups.values()
     ]

@@ -175,22 +175,21 @@ def _progress(checkpoint: Path) -> tuple[int, int | None]:
     return _step(checkpoint), steps if isinstance(steps, int) else None
 
 
+def recipe_fields(run: RunRecord) -> dict[str, str]:
+    """Field -> value as text, of a run's recipe, its store and the version."""
+    store = {f"store {name}": value for name, value in run.store.items() if name not in NOT_COMPARED}
+    whole = {**TrainRecipe().identity(), **run.recipe, **store, "version": run.version}
+    return {name: _text(value) for name, value in _flat(whole)}
+
+
 def recipe_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Field -> its value in each run, of the fields in which the runs differ.
 
     Fields that a run of an earlier version lacks have today's default.
     """
-    defaults = TrainRecipe().identity()
-    flat = [
-        {
-            **dict(_flat({**defaults, **run.recipe})),
-            **{f"store {k}": v for k, v in run.store.items() if k not in NOT_COMPARED},
-            "version": run.version,
-        }
-        for run in runs
-    ]
+    flat = [recipe_fields(run) for run in runs]
     fields = dict.fromkeys(name for values in flat for name in values)
-    table = {name: [_text(values.get(name)) for values in flat] for name in fields}
+    table = {name: [values.get(name, NOTHING) for values in flat] for name in fields}
     return {name: values for name, values in table.items() if len(set(values)) > 1}
 
 

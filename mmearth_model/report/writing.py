@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from mmearth_data import write_page
 from mmearth_model.report.drawing import draw_runs
@@ -10,7 +13,6 @@ from mmearth_model.report.page import make_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mmearth_model.report.gather import Report
 
@@ -20,6 +22,7 @@ def write_report(
     path: Path,
     *,
     store: Path | None = None,
+    store_page: Path | None = None,
     tiles: int = 4,
     embedded: int = 300,
     device: str = "auto",
@@ -35,6 +38,8 @@ def write_report(
         File, which is replaced.
     store
         Store to draw tiles of; None looks for the one that each run was trained on.
+    store_page
+        Page of the store, to which the report links by a relative path.
     tiles, embedded
         Number of tiles to reconstruct and to embed; 0 leaves them out.
     device
@@ -50,4 +55,9 @@ def write_report(
         When the file cannot be written.
     """
     drawn = draw_runs(found.runs, store=store, tiles=tiles, embedded=embedded, device=device, report=report)
-    return write_page(make_page(found, drawn), path)
+    return write_page(make_page(found, drawn, "" if store_page is None else _address(store_page, path)), path)
+
+
+def _address(target: Path, page: Path) -> str:
+    """Address of a file from a page in another folder or the same, percent-encoded."""
+    return quote(Path(os.path.relpath(target, page.parent)).as_posix())

@@ -198,7 +198,11 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_page(everything("plain"), target / "below.html")
 
 
-@pytest.mark.parametrize("address", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", ""])
-def test_links_lead_to_the_web_or_the_page(address: str) -> None:
+@pytest.mark.parametrize(
+    "address",
+    ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "", "//x/y.html", "/y.html", "x:y.html"],
+)
+def test_links_lead_to_the_web_to_the_page_or_to_one_nearby(address: str) -> None:
     with pytest.raises(InputError, match="https://"):
         Link("text", address)
+    assert Link("text", "../demo/store%20x.html").address == "../demo/store%20x.html"

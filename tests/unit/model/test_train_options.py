@@ -275,6 +275,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
     "report": {
         "--html": [Followed(REPORT, ("--html", "p.html", "--tiles", "0", "--embeddings", "0"), left)],
         "--store": [Followed(PAGE, ("--store", "second.zarr"), drawn), Refused((*REPORT, "--store", "toy.zarr"))],
+        "--store-page": [Followed(PAGE, ("--store-page", "s.html"), lambda result: 'href="s.html"' in Path("p.html").read_text()), Refused((*REPORT, "--store-page", "s.html"))],
         "--tiles": [Followed(PAGE, ("--tiles", "2"), drawn), Refused((*REPORT, "--tiles", "2"))],
         "--embeddings": [Followed(PAGE, ("--embeddings", "8"), drawn), Refused((*REPORT, "--embeddings", "8"))],
         "--device": [*refused_device(*PAGE), Refused((*REPORT, "--device", "cpu"))],

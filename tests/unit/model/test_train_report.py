@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -129,7 +130,17 @@ def test_the_page_has_the_curves_of_the_log_and_needs_no_network(folder: Path) -
     elements = Elements(text).found
     assert page.stat().st_size < MOST_BYTES
     ids = [attributes.get("id") for tag, attributes in elements if tag == "section"]
-    assert ids == ["runs", "losses", "weights", "speed", "reconstructions", "embeddings", "results-1"]
+    assert ids == [
+        "runs",
+        "losses",
+        "weights",
+        "speed",
+        "reconstructions",
+        "embeddings",
+        "results-1",
+        "recipes",
+        "store",
+    ]
     assert not [
         a
         for tag, a in elements
@@ -163,6 +174,13 @@ def test_recipes_are_compared_field_by_field(copied: Path, folder: Path) -> None
     report = read_report([folder / "run", copied])
     assert report.differences().keys() == {"base_lr", "bands.sentinel2"}
     assert report.differences()["base_lr"][1] == "0.5"
+
+
+def test_a_summary_of_runs_does_not_wait_for_pytorch(folder: Path) -> None:
+    code = "import sys; from mmearth_model.cli import cli; cli(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "report", str(folder / "run"), str(folder / "probes")]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown[-1] == "False"
 
 
 # ---------------------------------------------------------------- runs in all states
