@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ID_COLUMN, VALUE_COLUMN = "tile_id", "embedding"
 BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
 """Ends of the names that are looked for beside a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
+EXPECTED = "expected the parquet file that mmearth-train embed writes (columns tile_id and embedding)"
 BLOCK_ROWS = 65_536
 SINGLE_BYTES = 512 * 2**20
 """Above this size, values are kept in float16: 1.2 million tiles of 320 features then take 0.77 GB instead of 1.5."""
@@ -70,10 +71,8 @@ def read_neighbours(path: Path, index: TileIndex) -> Neighbours:
     FileInputError
         If the file is missing, damaged, has other columns, or describes no tile of the store.
     """
-    table = _read(path)
-    ids = table.column(ID_COLUMN).to_numpy()
-    units = _units(path, table)
-    tiles = index.positions(ids.astype(np.uint64))
+    ids, units = _read(path)
+    tiles = index.positions(ids)
     if not (tiles >= 0).any():
         raise FileInputError(
             path,
@@ -96,44 +95,48 @@ def _has_columns(path: Path) -> bool:
     return {ID_COLUMN, VALUE_COLUMN} <= set(names)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+    """Tile ids (m,) and values (m, d) scaled to length 1, read in parts: a whole table would need twice the memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    expected = "expected the parquet file that mmearth-train embed writes (columns tile_id and embedding)"
     try:
-        schema = pq.read_schema(path)
-        missing = [name for name in (ID_COLUMN, VALUE_COLUMN) if name not in schema.names]
-        if missing:
-            raise FileInputError(path, f"{expected}, got columns {', '.join(schema.names) or 'none'}.")
-        if not pa.types.is_integer(schema.field(ID_COLUMN).type):
-            raise FileInputError(path, f"{expected}, got embeddings of files, not of tiles; embed the store.")
-        return pq.ParquetFile(path).read(columns=[ID_COLUMN, VALUE_COLUMN])
+        file = pq.ParquetFile(path)
+        width = _width(path, file.schema_arrow)
+        count, start = file.metadata.num_rows, 0
+        ids = np.empty(count, dtype=np.uint64)
+        units = np.empty((count, width), dtype=np.float32 if count * width * 4 <= SINGLE_BYTES else np.float16)
+        for batch in file.iter_batches(BLOCK_ROWS, columns=[ID_COLUMN, VALUE_COLUMN]):
+            part = slice(start, start + len(batch))
+            ids[part] = batch.column(ID_COLUMN).to_numpy(zero_copy_only=False)
+            units[part] = _scaled(path, batch.column(VALUE_COLUMN), width)
+            start = part.stop
     except FileNotFoundError as error:
         raise FileInputError(path, f"{os_problem(error)}.") from error
     except (pa.ArrowException, OSError) as error:
-        raise FileInputError(path, f"{expected}, got a file that cannot be read ({reason_of(error)}).") from error
+        raise FileInputError(path, f"{EXPECTED}, got a file that cannot be read ({reason_of(error)}).") from error
+    return ids, units
 
 
-def _units(path: Path, table: pa.Table) -> NDArray[Any]:
+def _width(path: Path, schema: pa.Schema) -> int:
+    """Check the columns; returns the number of features."""
     import pyarrow as pa
 
-    kind = table.schema.field(VALUE_COLUMN).type
+    if not {ID_COLUMN, VALUE_COLUMN} <= set(schema.names):
+        raise FileInputError(path, f"{EXPECTED}, got columns {', '.join(schema.names) or 'none'}.")
+    if not pa.types.is_integer(schema.field(ID_COLUMN).type):
+        raise FileInputError(path, f"{EXPECTED}, got embeddings of files, not of tiles; embed the store.")
+    kind = schema.field(VALUE_COLUMN).type
     if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
         raise FileInputError(path, f"{VALUE_COLUMN}: expected lists of numbers of one length, got {kind}.")
-    count, width = table.num_rows, kind.list_size
-    single = count * width * 4 <= SINGLE_BYTES
-    units = np.empty((count, width), dtype=np.float32 if single else np.float16)
-    start = 0
-    for chunk in table.column(VALUE_COLUMN).chunks:
-        for part in (chunk.slice(at, BLOCK_ROWS) for at in range(0, len(chunk), BLOCK_ROWS)):
-            values = part.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
-            if len(values) != len(part) or not np.isfinite(values).all():
-                raise FileInputError(
-                    path, f"{VALUE_COLUMN}: expected finite numbers, got missing ones; embed the store again."
-                )
-            units[start : start + len(values)] = values / np.maximum(
-                np.linalg.norm(values, axis=1, keepdims=True), 1e-12
-            )
-            start += len(values)
-    return units
+    return int(kind.list_size)
+
+
+def _scaled(path: Path, column: pa.Array, width: int) -> NDArray[np.float32]:
+    """Values (m, d) of length 1; missing ones are refused."""
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    if len(values) != len(column) * width or not np.isfinite(values).all():
+        raise FileInputError(path, f"{VALUE_COLUMN}: expected finite numbers, got missing ones; embed the store again.")
+    values = values.reshape(-1, width)
+    scaled: NDArray[np.float32] = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return scaled

@@ -38,7 +38,8 @@ class Outlines:
 def outlines(name: str) -> Outlines:
     """Outer rings of one of the files of land in the catalog."""
     table = pq.ParquetFile(resource_path("catalog") / "regions" / name).read(columns=["geometry"])
-    parts = shapely.get_parts(shapely.from_wkb(table.column("geometry").to_numpy()))
+    shapes = shapely.from_wkb(table.column("geometry").to_pylist())  # to_numpy would import pandas
+    parts = shapely.get_parts(np.asarray(shapes, dtype=object))
     rings = [shapely.get_coordinates(ring) for ring in shapely.get_exterior_ring(parts)]
     xs = [np.asarray(mercator_x(ring[:, 0]), dtype=np.float32) for ring in rings]
     ys = [np.asarray(mercator_y(ring[:, 1]), dtype=np.float32) for ring in rings]

@@ -266,10 +266,11 @@ def fill_document(world: World, prefix: str, policy: str, document: Document) ->
     store = world.store
     Visit(world, document, prefix, _query_of(document))
     period = world.index.period
-    document.title = f"{world.name} - tiles"
+    document.title = f"{store.path.name}: {len(world.index):,} tiles"
     document.template = template("browse.html")
     document.template_variables.update(
-        name=world.name,
+        name=store.path.name,
+        path=str(store.path),
         prefix=prefix,
         policy=policy,
         style=style_sheet(),

@@ -119,6 +119,7 @@ class TileMap:
             lod_threshold=None,
         )
         plot.ygrid.visible = False
+        plot.xaxis.ticker.desired_num_ticks = 5
         plot.xaxis.formatter = CustomJSTickFormatter(code=LONGITUDE)
         plot.yaxis.formatter = CustomJSTickFormatter(code=LATITUDE)
         return plot

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import socket
@@ -102,8 +103,11 @@ class Browser:
     def serve(self) -> None:
         """Answer until interrupted, or until `stop` is called in another thread."""
         self._loop = loop = IOLoop(make_current=False)
-        loop.run_sync(self._begin)
-        self._ready.set()
+        logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)  # a page that is closed is not worth a line
+        try:
+            loop.run_sync(self._begin)
+        finally:
+            self._ready.set()
         try:
             loop.start()
         finally:

@@ -355,3 +355,11 @@ def test_wrong_input_ends_with_a_line(
     result = CliRunner().invoke(cli, ["browse", *words])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_without_bokeh_a_line_says_what_to_install(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    result = CliRunner().invoke(cli, ["browse", str(store.path)])
+    assert result.exit_code == 2
+    assert 'pip install "mmearth[report]"' in result.output
+    assert len(result.output.strip().splitlines()) == 1

@@ -299,6 +299,20 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         ],
         "--cheap-pixels": [Chosen(("emulate",), ("--cheap-pixels",), emulated)],
     },
+    "browse": {
+        "--port": [
+            Refused(("browse", "a.zarr", "--port", "-1")),
+            Elsewhere("integration/test_browse_server.py", "test_a_port_in_use_is_refused", "--port"),
+        ],
+        "--embeddings": [Refused(("browse", "a.zarr", "--embeddings", "nosuch.parquet"))],
+        "--open": [
+            Elsewhere(
+                "integration/test_browse_server.py",
+                "test_the_command_prints_its_url_and_ends_on_a_signal",
+                "--no-open",
+            )
+        ],
+    },
     "inspect": {
         "--tile": [
             Followed(("inspect", "a.zarr", "--figure", "f.png"), ("--tile", "1"), pictures),
@@ -363,6 +377,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "subset": (*SUBSET[1:], "--share", "0.5"),
     "merge": MERGE[1:],
     "emulate": ("--fault", "nosuch"),
+    "browse": ("a.zarr", "--embeddings", "nosuch.parquet"),
     "inspect": ("a.zarr", "--figure", "f.png"),
     "verify": REPAIR[1:],
     "catalog": (),
