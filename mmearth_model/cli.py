@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png")
+FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
@@ -199,7 +199,7 @@ def pretrain(
 @PADDING
 @DEVICE
 @THREADS
-@option("--out DIR", OUTPUT, "Write results.md, .csv, .json and .png.", FILE)
+@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png and .pdf.", FILE)
 @CACHE
 @JSON
 def evaluate(
@@ -336,8 +336,20 @@ def finetune(
 @DEVICE
 @THREADS
 @option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
-@option("--figure PNG", OUTPUT, "Picture that --neighbours writes.", PICTURE, default="neighbours.png")
-@option("--map PNG", OUTPUT, "Draw a 2-D map of the embeddings (UMAP if installed).", PICTURE, name="map_path")
+@option(
+    "--figure PICTURE",
+    OUTPUT,
+    "Picture that --neighbours writes: .png, .pdf or .svg.",
+    PICTURE,
+    default="neighbours.png",
+)
+@option(
+    "--map PICTURE",
+    OUTPUT,
+    "Draw a 2-D map of the embeddings (UMAP if installed): .png, .pdf or .svg.",
+    PICTURE,
+    name="map_path",
+)
 @CACHE
 def embed(
     source: Path,
@@ -535,7 +547,7 @@ def experiment(
             setting, workers=workers, scheduler=scheduler, threads=threads, report=_say, progress=show
         )
     _print(render_results(f"{found.name}: {found.question}", result, found.baseline))
-    _say(f"{setting.out}: results.md, results.csv, results.json, results.png")
+    _say(f"{setting.out}: results.md, .csv, .json, .png and .pdf")
 
 
 @cli.command()
