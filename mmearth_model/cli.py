@@ -453,13 +453,15 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
     multiple=True,
     shown="all",
 )
+@THREADS
 @JSON
-def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
+def bench(forms: tuple[Any, ...], threads: int | None, as_json: bool, **options: Any) -> None:
     """Measure training steps on random tiles.
 
     sparse computes visible positions only; masked computes all positions, with zeros where hidden; unmasked computes
     all positions. The peak is the speed of one large matrix product of that precision on the device.
     """
+    use_threads(threads)
     from mmearth_model import Workload
     from mmearth_model import bench as measure
 
