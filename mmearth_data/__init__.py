@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         write_text,
     )
     from mmearth_data.files.yamlfiles import read_yaml
+    from mmearth_data.inspection.canvas import encode_figure, picture_format
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
@@ -146,6 +147,7 @@ _MODULES = {
     "files.writing": "append_text check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
+    "inspection.canvas": "encode_figure picture_format",
     "inspection.figures": "tile_figure",
     "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
@@ -270,6 +272,7 @@ __all__ = [
     "differences",
     "documented",
     "draw_sample",
+    "encode_figure",
     "export",
     "field_option",
     "field_options",
@@ -290,6 +293,7 @@ __all__ = [
     "page_figure",
     "parse_fault",
     "parse_tile_id",
+    "picture_format",
     "prepare",
     "preview",
     "profile",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png")
+FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
@@ -203,7 +203,7 @@ def pretrain(
 @PADDING
 @DEVICE
 @THREADS
-@option("--out DIR", OUTPUT, "Write results.md, .csv, .json and .png.", FILE)
+@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png and .pdf.", FILE)
 @HTML
 @CACHE
 @JSON
@@ -349,8 +349,20 @@ def finetune(
 @DEVICE
 @THREADS
 @option("--out FILE", OUTPUT, "x.parquet (GeoParquet) or x.zarr.", FILE, name="outs", multiple=True)
-@option("--figure PNG", OUTPUT, "Picture that --neighbours writes.", PICTURE, default="neighbours.png")
-@option("--map PNG", OUTPUT, "Draw a 2-D map of the embeddings (UMAP if installed).", PICTURE, name="map_path")
+@option(
+    "--figure PICTURE",
+    OUTPUT,
+    "Picture that --neighbours writes: .png, .pdf or .svg.",
+    PICTURE,
+    default="neighbours.png",
+)
+@option(
+    "--map PICTURE",
+    OUTPUT,
+    "Draw a 2-D map of the embeddings (UMAP if installed): .png, .pdf or .svg.",
+    PICTURE,
+    name="map_path",
+)
 @CACHE
 def embed(
     source: Path,
@@ -454,13 +466,15 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
     multiple=True,
     shown="all",
 )
+@THREADS
 @JSON
-def bench(forms: tuple[Any, ...], as_json: bool, **options: Any) -> None:
+def bench(forms: tuple[Any, ...], threads: int | None, as_json: bool, **options: Any) -> None:
     """Measure training steps on random tiles.
 
     sparse computes visible positions only; masked computes all positions, with zeros where hidden; unmasked computes
     all positions. The peak is the speed of one large matrix product of that precision on the device.
     """
+    use_threads(threads)
     from mmearth_model import Workload
     from mmearth_model import bench as measure
 
@@ -565,7 +579,7 @@ def experiment(
 
         write_report(read_report([setting.out]), page, tiles=0, embedded=0)
     _print(render_results(f"{found.name}: {found.question}", result, found.baseline))
-    _say(f"{setting.out}: results.md, results.csv, results.json, results.png")
+    _say(f"{setting.out}: results.md, .csv, .json, .png and .pdf")
 
 
 @cli.command()

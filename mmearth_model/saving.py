@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
-from mmearth_data import write_bytes
+from mmearth_data import encode_figure, picture_format, write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +13,5 @@ if TYPE_CHECKING:
 
 
 def save_figure(figure: Figure, file: Path, *, dpi: int = 150) -> None:
-    """Write a figure as PNG; raises like `mmearth_data.staged_file`."""
-    png = io.BytesIO()
-    figure.savefig(png, dpi=dpi, format="png")
-    write_bytes(file, png.getbuffer())
+    """Write a figure as PNG, PDF or SVG, by the ending of the file; raises like `mmearth_data.staged_file`."""
+    write_bytes(file, encode_figure(figure, picture_format(file), dpi=dpi))

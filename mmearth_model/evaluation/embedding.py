@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id, short_path, staged_file, staged_folder
+from mmearth_model.data.targets import LEVELS
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
 from mmearth_model.tasks import IGNORED, LabelledSet, Parts, StoreImages, StoreTask, TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 8
 COLUMN = "embedding"
+PIXEL_M = 10
+"""Side of a pixel in metres."""
+ACROSS, TILE, GAP, BELOW, EDGE, TITLE, FOOT = 3, 2.4, 0.25, 0.95, 0.25, 0.5, 0.35
+"""Neighbours in a row, and inches: side of a picture, space between two, text below, margin, title and foot."""
+MISSING = 0.85
+"""Grey of pixels without data."""
+SHAPES = "os^Dv<>pPX"
+"""Markers of the classes of a map."""
+MOST_CLASSES = 20
+"""Classes of which a map has a legend."""
 FEWEST_FOR_UMAP = 15
 """Samples; UMAP uses as many neighbours of each."""
 
@@ -192,60 +203,146 @@ def write_zarr(embeddings: Embeddings, path: Path) -> None:
 
 
 def neighbours_figure(embeddings: Embeddings, store: Store, row: int, count: int = NEIGHBOURS) -> Figure:
-    """Draw a tile and its nearest neighbours, in the picture bands of the first input that has three."""
+    """Draw a tile and its nearest neighbours, all with the same stretch of the first input's picture bands."""
     from matplotlib.figure import Figure
 
     modality = next((m for m in store.modalities.values() if m.input and len(m.display.bands) == 3), None)
     if modality is None:
         raise InputError(f"{store.path}: expected a modality with red, green and blue bands to draw, got none.")
     found = [(row, 1.0), *embeddings.neighbours(row, count)]
-    columns = 3
-    lines = -(-len(found) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.8 * lines + 0.4), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes:
+    values = [_stored(store, modality, place) for place, _ in found]
+    levels = [int(store.coords["s2_level"][place]) for place, _ in found]
+    lows, span = _stretch(values, levels, modality)
+    lines = -(-len(found) // ACROSS)
+    width, height = 2 * EDGE + ACROSS * (TILE + GAP) - GAP, 2 * EDGE + TITLE + lines * (TILE + BELOW) + FOOT
+    figure = Figure(figsize=(width, height), facecolor="white")
+    for number, (part, level, (place, similarity)) in enumerate(zip(values, levels, found, strict=True)):
+        x = EDGE + (number % ACROSS) * (TILE + GAP)
+        y = height - EDGE - TITLE - (number // ACROSS) * (TILE + BELOW) - TILE
+        axis = figure.add_axes((x / width, y / height, TILE / width, TILE / height), label=embeddings.names[place])
         axis.set_axis_off()
-    for axis, (place, similarity) in zip(axes, found, strict=False):
-        axis.imshow(_picture(store, modality, place))
-        name = embeddings.names[place]
-        where = f"{embeddings.lat[place]:.2f}, {embeddings.lon[place]:.2f}"
-        axis.set_title(f"{name}\n{where}" + ("" if place == row else f", cosine {similarity:.3f}"), fontsize=7)
+        picture = np.clip((part - lows[level][:, None, None]) / span, 0, 1)
+        axis.imshow(np.nan_to_num(picture, nan=MISSING).transpose(1, 2, 0), interpolation="nearest")
+        head = "this tile" if place == row else f"cosine {similarity:.3f}"
+        axis.set_title(head, fontsize=9, fontweight="bold", loc="left", pad=4)
+        about = "\n".join([*facts_of(store, place), embeddings.names[place]])
+        axis.text(0, -0.03, about, transform=axis.transAxes, va="top", fontsize=7, color="0.3", linespacing=1.35)
     made = " (synthetic)" if store.synthetic else ""
-    figure.suptitle(f"Nearest to {embeddings.names[row]}{made}", fontsize=10)
+    style: dict[str, Any] = {"ha": "left", "va": "top"}
+    figure.text(EDGE / width, 1 - EDGE / height, f"Nearest to {embeddings.names[row]}{made}", fontsize=11, fontweight="bold", **style)  # fmt: skip
+    words = _scale_words(store, modality, lows, span)
+    figure.text(EDGE / width, (EDGE + FOOT) / height, words, fontsize=7, color="0.3", linespacing=1.4, **style)
     return figure
 
 
-def _picture(store: Store, modality: Modality, position: int) -> NDArray[np.float64]:
-    """(H, W, 3) in 0 to 1."""
+def facts_of(store: Store, position: int) -> list[str]:
+    """Lines about a tile: its class, product level and date, and location."""
+    coords = store.coords
+    labels = [m for m in store.modalities.values() if m.kind == "tile/categorical" and m.stored]
+    found = [text for m in labels[:1] if (text := _class_of(store, m, position))]
+    code = int(coords["s2_level"][position])
+    level = LEVELS[code] if code < len(LEVELS) else ""
+    moment = coords["time"][position]
+    date = "date not known" if np.isnat(moment) else str(moment.astype("datetime64[D]"))
+    lon, lat = float(coords["lon"][position]), float(coords["lat"][position])
+    where = f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
+    return [*found, " · ".join(filter(None, (level, date))), where]
+
+
+def _class_of(store: Store, modality: Modality, position: int) -> str:
     inside = int(store.rows[position])
-    values = store.read(modality.name, slice(inside, inside + 1))[0].astype(np.float64)
-    low, high = modality.display.range or (values.min(), values.max())
-    colours = values[[modality.bands.index(band) for band in modality.display.bands]]
-    picture: NDArray[np.float64] = np.clip((colours - low) / max(high - low, 1e-9), 0, 1).transpose(1, 2, 0)
-    return picture
+    code = int(store.read(modality.name, slice(inside, inside + 1))[0])
+    return next((label.name for label in modality.classes if label.code == code), "")
+
+
+def _stored(store: Store, modality: Modality, position: int) -> NDArray[np.float64]:
+    """(3, H, W) stored values of the picture's bands; no-data as NaN."""
+    inside = int(store.rows[position])
+    values = store.read(modality.name, slice(inside, inside + 1))[0]
+    picked = [modality.bands.index(band) for band in modality.display.bands]
+    found: NDArray[np.float64] = np.where(modality.observed(values), values.astype(np.float64), np.nan)[picked]
+    return found
+
+
+def _stretch(
+    tiles: Sequence[NDArray[np.float64]], levels: Sequence[int], modality: Modality
+) -> tuple[dict[int, NDArray[np.float64]], float]:
+    """Choose a scale for tiles (3, H, W): the lower end of each band, by product level, and the span that all share.
+
+    Stored values, from the 2nd to the 98th percentile; the display's range if none is observed. Levels differ by the
+    light that the atmosphere scatters, which a common lower end would show as a blue tint.
+    """
+    lows: dict[int, NDArray[np.float64]] = {}
+    spans = [1.0]
+    for level in set(levels):
+        mine = [tile.reshape(3, -1) for tile, of in zip(tiles, levels, strict=True) if of == level]
+        values = np.concatenate(mine, axis=1)
+        if np.isfinite(values).any(axis=1).all():
+            low, high = np.nanpercentile(values, (2, 98), axis=1)
+        else:
+            low, high = (np.full(3, end) for end in modality.display.range or (0.0, 1.0))
+        lows[level] = low
+        spans.append(float((high - low).max()))
+    return lows, max(spans)
+
+
+def _scale_words(store: Store, modality: Modality, lows: dict[int, NDArray[np.float64]], span: float) -> str:
+    """Describe the scale and the size of the tiles."""
+    unit = modality.units_of(modality.display.bands[0])
+    texts = []
+    for level, low in sorted(lows.items()):
+        ends = [low * modality.scale + modality.offset, (low + span) * modality.scale + modality.offset]
+        bands = zip(modality.display.bands, *(end.tolist() for end in ends), strict=True)
+        name = f"{LEVELS[level]}: " if level < len(LEVELS) else ""
+        texts.append(name + ", ".join(f"{band} {start:.2f} to {stop:.2f}" for band, start, stop in bands))
+    side = store.layout.size_px
+    return (
+        f"{modality.long_name}{'' if unit == '1' else f' ({unit})'} as red, green and blue, the same stretch in all tiles"
+        f"{' of a level' if len(lows) > 1 else ''}, {side} × {side} px, {side * PIXEL_M:,} m per side.\n"  # noqa: RUF001
+        f"{'; '.join(texts)}"
+    )
 
 
 def map_figure(embeddings: Embeddings, store: Store | None = None) -> Figure:
-    """Draw a 2-D map of the embeddings, in the colours of the store's tile classes."""
+    """Draw a 2-D map of the embeddings, in the colours of the store's tile classes, with the legend beside it."""
     from matplotlib.figure import Figure
 
     places, how = embeddings.plane()
     labelled = next((m for m in store.modalities.values() if m.kind == "tile/categorical" and m.stored), None) if store else None  # fmt: skip
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(9.5 if labelled else 7, 6), layout="constrained")
     axis = figure.add_subplot()
+    size = float(np.clip(9000 / max(1, len(places)), 4, 60))
     if labelled is None or store is None:
-        axis.scatter(places[:, 0], places[:, 1], s=8, color="0.3")
+        axis.scatter(places[:, 0], places[:, 1], s=size, color="0.3", edgecolors="white", linewidths=0.4)
     else:
-        labels = StoreImages(store).labels(StoreTask(labelled))
-        for index in np.unique(labels):
-            mine = labels == index
-            label = labelled.classes[index] if index != IGNORED else None
-            name, colour = (label.name, label.colour) if label else ("unknown", "#999999")
-            axis.scatter(places[mine, 0], places[mine, 1], s=12, color=colour or f"C{index % 10}", label=name, edgecolors="0.2", linewidths=0.2)  # fmt: skip
-        if len(np.unique(labels)) <= 20:
-            axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        _scatter_classes(axis, places, StoreImages(store).labels(StoreTask(labelled)), labelled, size)
     made = " (synthetic)" if embeddings.about.get("synthetic") == "true" else ""
-    axis.set_title(f"{len(places)} embeddings{made}: {how}", fontsize=10, loc="left")
+    axis.set_title(f"{len(places):,} embeddings{made}: {how}", fontsize=10, loc="left", fontweight="bold")
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.spines[:].set(color="0.7", linewidth=0.6)
     return figure
+
+
+def _scatter_classes(axis: Any, places: NDArray[Any], labels: NDArray[Any], modality: Modality, size: float) -> None:  # noqa: ANN401 - matplotlib axes
+    """Draw points in the colours of their classes; shapes distinguish classes of similar colours."""
+    known = np.unique(labels).tolist()
+    for number, index in enumerate(known):
+        mine = labels == index
+        label = modality.classes[index] if index != IGNORED else None
+        name, colour = (label.name, label.colour) if label else ("not labelled", "#999999")
+        axis.scatter(
+            places[mine, 0],
+            places[mine, 1],
+            s=size,
+            color=colour or f"C{number % 10}",
+            marker=SHAPES[number % len(SHAPES)],
+            label=f"{name}  ({int(mine.sum()):,})",
+            edgecolors="0.15",
+            linewidths=0.4,
+        )
+    if len(known) <= MOST_CLASSES:
+        axis.legend(
+            fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=modality.long_name,
+            title_fontsize=8, alignment="left", markerscale=max(1.0, 36 / size) ** 0.5,
+        )  # fmt: skip

@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -314,36 +314,61 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> None:
-    """Write ``results.md``, ``.csv``, ``.json`` and ``.png`` into a folder."""
+    """Write ``results.md``, ``.csv``, ``.json``, ``.png`` and ``.pdf`` into a folder."""
     cells = table_rows(result.summaries())
     write_text(folder / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
     write_text(folder / "results.csv", to_csv(COLUMNS, cells))
     write_text(folder / "results.md", to_markdown(COLUMNS, cells))
     figure = results_figure(result, synthetic=bool(about.get("synthetic")))
-    save_figure(figure, folder / "results.png")
+    for form in ("png", "pdf"):
+        save_figure(figure, folder / f"results.{form}")
 
 
 def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:
-    """Draw every encoder's metric with its 95 % interval: one panel per task and protocol; curves over label shares."""
+    """Draw every encoder's metric with its 95 % interval and the level of guessing.
+
+    One panel per task, with a row per encoder and protocol; curves over the label shares if there are several.
+    """
     from matplotlib.figure import Figure
 
     summaries = result.summaries()
-    panels: dict[tuple[str, str], list[Summary]] = {}
-    for s in summaries:
-        panels.setdefault((s.task, s.protocol), []).append(s)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    encoders = list(dict.fromkeys(s.encoder for s in summaries))
-    height = 1.2 + 0.36 * len(encoders)
-    figure = Figure(figsize=(5.2 * columns, max(2.2, height) * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, ((task, protocol), entries) in zip(axes, panels.items(), strict=False):
-        many = len({s.labels for s in entries}) > 1
-        (_draw_curves if many else _draw_bars)(axis, entries, encoders)
-        axis.set_title(f"{task}, {protocol}{' (synthetic)' if synthetic else ''}", fontsize=9, loc="left")
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
+    panels = panels_of(summaries)
+    heights = [max(1.7, 0.9 + ROW_INCHES * len(entries)) if bars else CURVES_INCHES for _, _, entries, bars in panels]
+    figure = Figure(figsize=(7.5, sum(heights) + 0.5), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (task, protocol, entries, bars) in zip(axes, panels, strict=True):
+        guess = next((row.guess for row in result.rows if row.task == task), None)
+        (_draw_forest if bars else _draw_curves)(axis, entries)
+        _mark_guess(axis, entries[0].metric, guess, upright=bars)
+        name = task if bars else f"{task}, {protocol}"
+        axis.set_title(
+            f"{name}{' (synthetic)' if synthetic else ''}", fontsize=9, loc="left", fontweight="bold", pad=16
+        )
+        axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+Panel: TypeAlias = "tuple[str, str, list[Summary], bool]"
+"""Task, protocol, figures, and whether they are drawn as a forest plot."""
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Colours that colour-blind people distinguish."""
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+ROW_INCHES, CURVES_INCHES = 0.24, 2.8
+"""Height of a row of a forest plot, and of a panel of curves."""
+
+
+def panels_of(summaries: Sequence[Summary]) -> list[Panel]:
+    """Divide figures into panels: a task, or each of its protocols where it has several label shares."""
+    found: list[Panel] = []
+    for task in dict.fromkeys(s.task for s in summaries):
+        mine = [s for s in summaries if s.task == task]
+        if len({s.labels for s in mine}) == 1:
+            found.append((task, "", mine, True))
+        else:
+            found += [
+                (task, p, [s for s in mine if s.protocol == p], False) for p in dict.fromkeys(s.protocol for s in mine)
+            ]
+    return found
 
 
 def short_name(encoder: str, most: int = 34) -> str:
@@ -355,37 +380,68 @@ def _factor(metric: str) -> float:
     return 100.0 if metric in PERCENT else 1.0
 
 
-def _draw_bars(axis: Any, entries: Sequence[Summary], encoders: Sequence[str]) -> None:  # noqa: ANN401 - matplotlib axes
-    metric = entries[0].metric
-    scale = _factor(metric)
-    for s in entries:
-        place = encoders.index(s.encoder)
-        colour = f"C{place % 10}"
+def _draw_forest(axis: Any, entries: Sequence[Summary]) -> None:  # noqa: ANN401 - matplotlib axes
+    """Draw a row per encoder and protocol, with the figures beside it."""
+    scale = _factor(entries[0].metric)
+    protocols = list(dict.fromkeys(s.protocol for s in entries))
+    encoders = list(dict.fromkeys(s.encoder for s in entries))
+    rows = sorted(entries, key=lambda s: (encoders.index(s.encoder), protocols.index(s.protocol)))
+    for place, s in enumerate(rows):
+        number = protocols.index(s.protocol)
+        style = {"color": OKABE_ITO[number % len(OKABE_ITO)], "marker": MARKERS[number % len(MARKERS)]}
         bars = [[scale * max(0.0, s.mean - s.low)], [scale * max(0.0, s.high - s.mean)]]
-        axis.errorbar(scale * s.mean, place, xerr=bars, fmt="o", color=colour, capsize=3, markersize=5)
-        label = f"{scale * s.mean:.1f}" if scale > 1 else f"{s.mean:.2f}"
-        axis.annotate(label + ("*" if s.leaky else ""), (scale * s.mean, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    axis.set_yticks(range(len(encoders)), [short_name(e) for e in encoders], fontsize=8)
-    axis.set_ylim(len(encoders) - 0.4, -0.7)
-    axis.set_xlabel(_unit(metric) + ("   * leaky" if any(s.leaky for s in entries) else ""), fontsize=8)
-    axis.grid(axis="x", alpha=0.3)
+        axis.errorbar(scale * s.mean, place, xerr=bars, markersize=5, linewidth=1.4, linestyle="", **style)
+        words = f"{shown(s.metric, s.mean)}{'*' if s.leaky else ''}  ({shown(s.metric, s.low)} to {shown(s.metric, s.high)})"
+        axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", fontsize=7.5)
+        if place and s.encoder != rows[place - 1].encoder:
+            axis.axhline(place - 0.5, color="0.85", linewidth=0.6)
+    axis.set_yticks(
+        range(len(rows)), [_row_name(s, rows[k - 1] if k else None) for k, s in enumerate(rows)], fontsize=7.5
+    )
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlabel(_unit(entries[0].metric) + ("   * leaky" if any(s.leaky for s in entries) else ""), fontsize=8)
+    axis.tick_params(axis="x", labelsize=7.5)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", alpha=0.25)
 
 
-def _draw_curves(axis: Any, entries: Sequence[Summary], encoders: Sequence[str]) -> None:  # noqa: ANN401 - matplotlib axes
+def _row_name(s: Summary, before: Summary | None) -> str:
+    """Protocol, after the encoder in its first row."""
+    repeated = before is not None and before.encoder == s.encoder
+    return s.protocol if repeated else f"{short_name(s.encoder)}   {s.protocol}"
+
+
+def _mark_guess(axis: Any, metric: str, guess: float | None, *, upright: bool) -> None:  # noqa: ANN401 - matplotlib axes
+    """Draw the level of guessing: the best constant answer."""
+    if guess is None or not math.isfinite(guess):
+        return
+    value = _factor(metric) * guess
+    (axis.axvline if upright else axis.axhline)(value, color="0.35", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    words = f"guessing {shown(metric, guess)}"
+    if upright:
+        axis.text(value, 1.01, words, transform=axis.get_xaxis_transform(), ha="center", va="bottom", fontsize=7, color="0.35")  # fmt: skip
+    else:
+        axis.text(1.01, value, words, transform=axis.get_yaxis_transform(), va="center", fontsize=7, color="0.35")
+
+
+def _draw_curves(axis: Any, entries: Sequence[Summary]) -> None:  # noqa: ANN401 - matplotlib axes
     metric = entries[0].metric
     scale = _factor(metric)
+    encoders = list(dict.fromkeys(s.encoder for s in entries))
     shares = list(dict.fromkeys(s.labels for s in entries))
     for place, encoder in enumerate(encoders):
         mine = [s for s in entries if s.encoder == encoder]
         x = np.array([shares.index(s.labels) for s in mine]) + 0.03 * (place - len(encoders) / 2)
         mean = scale * np.array([s.mean for s in mine])
         bars = np.abs(scale * np.array([[s.low for s in mine], [s.high for s in mine]]) - mean)
-        axis.errorbar(x, mean, yerr=bars, fmt="o-", color=f"C{place % 10}", capsize=3, markersize=4, label=short_name(encoder))  # fmt: skip
+        style = {"color": OKABE_ITO[place % len(OKABE_ITO)], "marker": MARKERS[place % len(MARKERS)]}
+        axis.errorbar(x, mean, yerr=bars, linestyle="-", capsize=2, markersize=5, label=short_name(encoder), **style)
     axis.set_xticks(range(len(shares)), shares)
     axis.set_xlabel("training labels", fontsize=8)
     axis.set_ylabel(_unit(metric), fontsize=8)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.tick_params(labelsize=7.5)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 0.9))
 
 
 def _unit(metric: str) -> str:

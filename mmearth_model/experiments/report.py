@@ -39,7 +39,7 @@ def _cells(s: Summary, d: Difference | None) -> tuple[str, ...]:
 
 
 def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Path, *, synthetic: bool) -> None:
-    """Write ``results.md``, ``.csv``, ``.json`` and ``.png``."""
+    """Write ``results.md``, ``.csv``, ``.json``, ``.png`` and ``.pdf``."""
     rows = report_rows(result, experiment.baseline)
     made = " Synthetic tiles: this says nothing about the Earth." if synthetic else ""
     how = (
@@ -53,7 +53,8 @@ def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Pa
     write_text(out / "results.json", json.dumps({**about, **result.to_dict(experiment.baseline)}, indent=1) + "\n")
     many = len({s.labels for s in result.summaries()}) > 1
     figure = results_figure(result, synthetic=synthetic) if many else differences_figure(experiment, result, synthetic)
-    save_figure(figure, out / "results.png")
+    for form in ("png", "pdf"):
+        save_figure(figure, out / f"results.{form}")
 
 
 def differences_figure(experiment: Experiment, result: Evaluation, synthetic: bool) -> Figure:

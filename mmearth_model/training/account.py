@@ -1,4 +1,4 @@
-"""What a run will need: parameters, memory of a step, and the speed so far."""
+"""What a run will need: parameters, memory of a step, and the speed and the remaining time, once they are known."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
     """
     where = resolve_device(device)
     logged = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
+    speed = float(logged[-1]["images_per_s"]) if logged else None
+    step = int(logged[-1]["step"]) if logged else 0
     parameters, kept = parameters_and_activations(plan)
     state = parameters * BYTES_PER_PARAMETER
     return plan.describe() | {
@@ -53,14 +55,15 @@ def training_account(plan: TrainPlan, device: str, run: Path) -> dict[str, Any]:
         "parameters": parameters,
         "memory_mib": round((state + kept) / 2**20),
         "memory_is": f"computed from the shapes of a step of {plan.recipe.micro_batch} tiles in float32, not measured",
-        "images_per_s": float(logged[-1]["images_per_s"]) if logged else None,
+        "images_per_s": speed,
+        "hours_left": None if not speed else round((plan.steps - step) * plan.recipe.batch_size / speed / 3600, 3),
     }
 
 
 def plan_line(account: dict[str, Any]) -> str:
     """Summary of a plan in one line."""
     speed = account["images_per_s"]
-    known = "" if speed is None else f", {speed:g} images/s so far"
+    known = "" if speed is None else f", {speed:g} images/s so far, {account['hours_left']:g} hours left"
     return (
         f"encoder {account['encoder']}, {account['parameters'] / 1e6:.2f} million parameters, about "
         f"{account['memory_mib']:,} MiB for a step ({account['memory_is']}), {account['steps']} steps{known}"

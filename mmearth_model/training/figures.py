@@ -252,7 +252,7 @@ def _with_missing(image: Picture, valid: Picture) -> Picture:
 
 
 def _limits(values: Picture) -> tuple[float, float]:
-    """Return the ends of the scale of a band, at least `LEAST_SPAN` apart, so that noise on even ground is not amplified."""
+    """Return the ends of the scale of a band, at least `LEAST_SPAN` apart, so that noise on flat areas is not amplified."""
     low, high = (float(end) for end in np.percentile(values, SPREAD)) if values.size else (0.0, 1.0)
     return low, max(high, low + LEAST_SPAN)
 

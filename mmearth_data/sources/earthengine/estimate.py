@@ -32,6 +32,7 @@ def estimate(
     per_second: float,
     latency_s: float | None = None,
     eecu_per_tile: float | None = None,
+    oversample: float = 1.0,
 ) -> dict[str, Any]:
     """Price a build; JSON-ready.
 
@@ -43,29 +44,39 @@ def estimate(
         Limits.
     latency_s, eecu_per_tile
         As measured; without them, tables for a few values.
+    oversample
+        Locations per tile: those beyond the first replace rejected ones.
 
     Returns
     -------
     dict
-        ``requests`` (without those for candidates that will be refused, and without second surveys, of which there is at
-        most one per 20 candidates), ``download_bytes`` (pixels), ``hours`` and
+        ``requests`` if no location is rejected, and ``requests_at_most`` if each location is tried, surveyed twice and
+        read; ``download_bytes`` (pixels of the tiles); ``hours``, ``hours_at_most`` (of ``requests_at_most``) and
         ``eecu_hours``: one number, or a table from seconds (EECU-seconds) to hours.
     """
     surveys = math.ceil(tiles / SURVEY_BATCH)
     rasters = [m for m in modalities if m.stored and m.kind.is_raster]
     per_tile = sum(math.prod(m.array_shape(size_px)) * m.dtype.itemsize for m in rasters)
     requests = surveys + tiles
+    tried = math.ceil(tiles * oversample)
+    most = {"value:compute": 2 * math.ceil(tried / SURVEY_BATCH), "image:computePixels": tried}
+    most["total"] = sum(most.values())
 
-    def hours(seconds: float) -> float:
+    def hours(seconds: float, requests: int = requests) -> float:
         return round(max(requests / per_second, requests * seconds / in_flight) / 3600, 4)
+
+    def at_most(seconds: float) -> float:
+        return hours(seconds, most["total"])
 
     def eecu(seconds: float) -> float:
         return round(tiles * seconds / 3600, 4)
 
     return {
         "requests": {"value:compute": surveys, "image:computePixels": tiles, "total": requests},
+        "requests_at_most": most,
         "download_bytes": tiles * per_tile,
         "hours": hours(latency_s) if latency_s else {f"{s:g}": hours(s) for s in LATENCIES_S},
+        "hours_at_most": at_most(latency_s) if latency_s else {f"{s:g}": at_most(s) for s in LATENCIES_S},
         "eecu_hours": eecu(eecu_per_tile) if eecu_per_tile else {f"{s:g}": eecu(s) for s in EECU_SECONDS},
         "how_to_measure": HOW_TO_MEASURE,
     }

@@ -39,12 +39,25 @@ def test_the_price_of_a_million_tiles() -> None:
     assert store_objects(layout) == 3907 * 10 + 16 * 15 + names + 4
 
 
+def test_replacements_are_counted() -> None:
+    """Each of 1.3 locations per tile is surveyed twice, 20 at a time, and read."""
+    _, found = priced(64, oversample=1.3)
+    assert found["requests"]["total"] == 1_050_000, "if no location is rejected"
+    assert found["requests_at_most"] == {
+        "value:compute": 2 * 65_000, "image:computePixels": 1_300_000, "total": 1_430_000,
+    }  # fmt: skip
+    assert found["hours_at_most"]["5"] == pytest.approx(1_430_000 * 5 / 40 / 3600, abs=1e-4)
+    _, measured = priced(64, oversample=1.3, latency_s=2.0)
+    assert measured["hours_at_most"] == pytest.approx(1_430_000 * 2 / 40 / 3600, abs=1e-4)
+
+
 def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    prices = [priced(size) for size in (64, 128)]
+    prices = [priced(size, oversample=1.3) for size in (64, 128)]
     hours = [[found["hours_at_rate_limit"], *found["hours"].values()] for _, found in prices]
     rows = [
         ("requests", [f"{found['requests']['total']:,}" for _, found in prices]),
+        ("requests at most, with all replacements", [f"{found['requests_at_most']['total']:,}" for _, found in prices]),
         ("hours at 100 requests a second", [f"{of[0]:.1f}" for of in hours]),
         ("hours at 40 in flight, 1, 5 or 20 s each", [", ".join(f"{h:.3g}" for h in of[1:]) for of in hours]),
         ("bytes, before compression", [f"{found['download_bytes'] / 1e9:,.0f} GB" for _, found in prices]),

@@ -236,6 +236,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--tiles-file": [Followed((*FILE_SAMPLE, "--seed", "1"), ("--tiles-file", "points.csv"), sampled)],
         "--out": [Followed(SAMPLE, ("--out", "t.parquet"), left)],
         "--map": [Followed(SAMPLE, ("--map", "m.png"), left), Refused((*SAMPLE, "--map", "m.jpg"))],
+        "--colour": [
+            Followed((*SAMPLE, "--map", "m.png"), ("--colour", "split"), pictures),
+            Refused((*SAMPLE, "--colour", "split")),
+        ],
         "--json": [Followed(SAMPLE, ("--json",), is_json)],
     },
     "import": {
@@ -324,6 +328,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
             Followed(("inspect", "a.zarr"), ("--html", "r.html"), left),
             Refused(("inspect", "a.zarr", "--html", "r.pdf")),
         ],
+        "--colour": [
+            Followed(("inspect", "a.zarr", "--map", "m.png"), ("--colour", "year"), pictures),
+            Refused(("inspect", "a.zarr", "--colour", "split")),
+        ],
         "--json": [Followed(("inspect", "a.zarr"), ("--json",), is_json)],
     },
     "verify": {
@@ -346,6 +354,9 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
     "catalog": {
         "--catalog": [Followed(("catalog", "esa_worldcover"), ("--catalog", "extra"), printed)],
         "--json": [Followed(("catalog",), ("--json",), is_json)],
+    },
+    "recipes": {
+        "--json": [Followed(("recipes",), ("--json",), is_json), Refused(("recipes", "demo", "--json"))],
     },
 }
 

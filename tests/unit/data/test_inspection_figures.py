@@ -312,7 +312,7 @@ def test_an_empty_selection_is_refused(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tile.jpg", r"PNG picture, got \.jpg; write \.png"),
+        ("tile.jpg", r"PNG, PDF or SVG picture, got \.jpg; write \.png"),
         ("tile", "got no suffix"),
         ("absent/tile.png", "existing folder"),
         ("folder.png", "got a folder"),

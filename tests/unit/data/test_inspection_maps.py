@@ -20,6 +20,7 @@ from mmearth_data.inspection.maps import (
     LAND,
     SEA,
     UNLABELLED,
+    Colouring,
     Places,
     Window,
     coloured_label,
@@ -47,7 +48,7 @@ def places(lon: list[float], lat: list[float], **changes: Any) -> Places:
         "lon": np.array(lon, dtype=float),
         "lat": np.array(lat, dtype=float),
         "split": np.zeros(count, dtype=np.uint8),
-        "label": BIOME,
+        "label": Colouring.of(BIOME),
         "codes": np.arange(count) % 14,
         "title": "planet.zarr",
         "details": (f"{count} tiles",),
@@ -297,7 +298,7 @@ def test_reserves_of_a_sample_are_counted_and_not_drawn(tmp_path: Path) -> None:
 def test_a_map_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     frame = gpd.GeoDataFrame({"lon": [], "lat": [], "split": []})
     with pytest.raises(FileInputError, match=r"write \.png"):
-        sample_map(frame, tmp_path / "map.svg")
+        sample_map(frame, tmp_path / "map.jpg")
     with pytest.raises(FileInputError, match="existing folder"):
         map_figure(frame, tmp_path / "absent" / "map.png")
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from mmearth_data import open_store
 from mmearth_model import Workload, plan_training
 from mmearth_model.benchmarking import PEAK_SIDE, Step, bfloat16, memory_mib
 from mmearth_model.cli import _recipe, cli
+from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare
 from mmearth_model.training.random_numbers import Position
 
@@ -178,6 +180,9 @@ def refused_device(*command_line: str) -> list[Witness]:
     return [Refused((*command_line, "--device", DEVICE))]
 
 
+THREADS: list[Witness] = [
+    Elsewhere("unit/model/test_threads.py", "test_every_command_that_computes_takes_threads", "threads")
+]
 WITNESSES: dict[str, dict[str, list[Witness]]] = {
     "pretrain": {
         **{option: [Chosen(TRAIN, (option, value), learned)] for option, value in LEARNED.items()},
@@ -187,6 +192,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--statistics": [Refused((*TRAIN, "--statistics", "published")), Elsewhere("integration/test_released_run.py", "test_published_statistics_normalise_inputs_and_targets", "published")],
         "--out": [Followed(TRAIN, ("--out", "s"), left)],
         "--device": refused_device(*TRAIN),
+        "--threads": THREADS,
         "--figure-epochs": [Followed(TRAIN, ("--figure-epochs", "1"), left)],
         "--logger": [Followed(TRAIN, ("--logger", "tensorboard"), left), Refused((*TRAIN, "--logger", "nosuch"))],
         "--dry-run": [Followed(TRAIN, ("--dry-run",), left)],
@@ -206,6 +212,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--cache": [Followed(EVALUATE, ("--cache", "d"), left)],
         "--html": [Followed(EVALUATE, ("--html", "p.html"), left), Refused((*EVALUATE, "--html", "table.csv/p.html"))],
         "--device": refused_device(*EVALUATE),
+        "--threads": THREADS,
         "--json": [Followed(EVALUATE[:-1], ("--json",), is_json)],
     },
     "finetune": {
@@ -226,6 +233,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--seed": [Followed(FINETUNE, ("--seed", "1"), tuned)],
         "--html": [Followed(FINETUNE, ("--html", "p.html"), left), Refused((*FINETUNE, "--html", "table.csv/p.html"))],
         "--device": refused_device(*FINETUNE),
+        "--threads": THREADS,
         "--json": [Followed(FINETUNE[:-1], ("--json",), is_json)],
     },
     "embed": {
@@ -238,6 +246,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--map": [Followed(EMBED, ("--map", "m.png"), left)],
         "--cache": [Followed(EMBED, ("--cache", "d"), left)],
         "--device": refused_device(*EMBED),
+        "--threads": THREADS,
     },
     "convert": {
         "--out": [Followed(CONVERT, ("--out", "y"), left)],
@@ -255,6 +264,7 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--form": [Followed(BENCH, ("--form", "masked"), measured), Refused((*BENCH, "--form", "fused"))],
         "--compile": [Elsewhere("unit/model/test_engines.py", "test_what_torch_compile_makes_of_it_is_the_same", "compile")],
         "--device": refused_device(*BENCH),
+        "--threads": THREADS,
         "--precision": [Chosen(BENCH, ("--precision", "bfloat16"), workload)],
         "--json": [Followed(BENCH[:-1], ("--json",), is_json)],
     },
@@ -271,6 +281,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
             Elsewhere("unit/model/test_experiments.py", "test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice", "html"),
         ],
         "--device": refused_device(*EXPERIMENT, "--store", "toy.zarr"),
+        "--threads": THREADS,
+    },
+    "recipes": {
+        "--json": [Followed(("recipes",), ("--json",), is_json), Refused(("recipes", "demo", "--json"))],
     },
     "report": {
         "--html": [Followed(REPORT, ("--html", "p.html", "--tiles", "0", "--embeddings", "0"), left)],
@@ -282,6 +296,16 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--json": [Followed(REPORT, ("--json",), is_json)],
     },
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _same_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave threads as they were: valid values of --threads are among those that are tried."""
+    before = torch.get_num_threads()
+    for name in (*PASSIVE, *COUNTS):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    yield
+    torch.set_num_threads(before)
 
 
 def test_every_option_has_a_witness() -> None:
