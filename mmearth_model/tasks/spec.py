@@ -36,6 +36,8 @@ class Splits(BaseModel):
     shares
         Shares of train, validation and test, chosen at random with ``seed`` and stratified by class. Folders named
         ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` are used as they are.
+    seed
+        Seed of the random choice.
     column
         Table: column with train, val (or valid) or test.
     """
@@ -64,6 +66,8 @@ class TaskSpec(BaseModel):
     ----------
     name
         Name used to refer to the task.
+    long_name
+        Name of the data set, for people.
     layout
         ``geobench``: HDF5 samples with partitions; ``folder``: ``class/*.tif`` or a zip of it; ``table``: CSV or
         GeoParquet with a column of raster paths and a label column or mask files.
@@ -109,8 +113,12 @@ class TaskSpec(BaseModel):
         GEO-Bench samples with several dates: the date to use.
     augment
         Augmentations allowed in fine-tuning.
+    source, doi, licence
+        Where the data come from, what to cite, and their terms of use.
     notes
         What users of the results must know about the data; printed with every result.
+    splits
+        See `Splits`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
