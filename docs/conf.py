@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "sphinx_click",
+    "sphinx_click.ext",
     "sphinx_copybutton",
     "sphinx_design",
     "from_code",
@@ -27,6 +27,7 @@ extensions = [
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 root_doc = "index"
 language = "en"
+smartquotes = False  # they would make a dash of the hyphens of options
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3

@@ -15,6 +15,7 @@ from importlib import import_module
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
+import click
 import field_tables
 import yaml
 from docutils import nodes
@@ -25,18 +26,19 @@ from sphinx.util.nodes import make_refnode
 
 import mmearth_data
 import mmearth_model
-from mmearth_data import resource_path
+from mmearth_data import Group, resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pydantic.fields import FieldInfo
-
     from docutils.nodes import Node
+    from pydantic.fields import FieldInfo
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
 PACKAGES = (mmearth_data, mmearth_model)
+SHORT_CODE = 24
+"""Characters of code that stays on one line."""
 LISTED_CLASSES = 50
 """Class tables up to this length are shown; the 846 ecoregions are not."""
 
@@ -62,7 +64,7 @@ def code(text: object) -> str:
 
 def from_docstring(text: str) -> str:
     """Text of a docstring as Markdown: double backticks become single ones."""
-    return text.replace("``", "`")
+    return text.replace("``", "`").replace(" -> ", " → ")
 
 
 # ---------------------------------------------------------------- fields of files
@@ -83,8 +85,9 @@ def _attributes_section(docstring: str) -> Iterator[tuple[str, str]]:
     if not found:
         return
     for names, text in re.findall(r"^(\w[\w, ]*)\n((?:(?:[ ]{4}.*)?\n?)+)", section, flags=re.MULTILINE):
-        for name in names.split(", "):
-            yield name, " ".join(text.split())
+        first, *others = names.split(", ")
+        yield first, " ".join(text.split())
+        yield from ((name, f"See ``{first}``.") for name in others)
 
 
 def _strings_below(model: type) -> Iterator[tuple[str, str]]:
@@ -103,7 +106,7 @@ def fields_table(model: type[BaseModel], described_by: type | None = None) -> st
     """Table of the fields of a file; every field has a description, in its own class or in another one."""
     about = {**(descriptions(described_by) if described_by else {}), **descriptions(model)}
     rows = []
-    for name, field in model.model_fields.items():
+    for name, field in sorted(model.model_fields.items(), key=lambda item: not item[1].is_required()):
         spelt = field.alias or name
         rows.append([code(spelt), kind_of(field), default_of(field), from_docstring(about[name])])
     return markdown_table(["field", "type", "default", "meaning"], rows)
@@ -137,6 +140,7 @@ def kind_of(field: FieldInfo) -> str:
 
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
+PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
 def kind(annotation: Any) -> str:  # noqa: ANN401 - any annotation
@@ -151,11 +155,11 @@ def kind(annotation: Any) -> str:  # noqa: ANN401 - any annotation
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(kind(part) for part in inner if part is not NoneType))
     if origin is tuple and Ellipsis not in inner:
-        return f"{len(inner)} of {kind(inner[0])}"
+        return f"{len(inner)} {PLURALS.get(inner[0], kind(inner[0]))}"
     if origin in (list, tuple):
-        return f"list of {kind(inner[0])}"
+        return f"list of {PLURALS.get(inner[0], kind(inner[0]))}"
     if origin is dict:
-        return f"mapping of {kind(inner[0])} to {kind(inner[1])}"
+        return f"mapping from {kind(inner[0])} to {kind(inner[1])}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     return getattr(annotation, "__name__", str(annotation))
@@ -337,6 +341,39 @@ class Names(Markdown):
         return markdown_table(["name", "what it is"], rows)
 
 
+# ---------------------------------------------------------------- options of commands
+
+
+def options_by_group(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    """Write the options of a command in the sections of its help, with defaults and ranges (an event of sphinx-click)."""
+    sections: dict[Group, list[click.Option]] = {group: [] for group in Group}
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            sections[getattr(option, "group", Group.OTHER)].append(option)
+    lines.clear()
+    for group, options in sections.items():
+        if options:
+            lines += [f"**{group}**", "", *(line for option in options for line in option_lines(option, ctx))]
+
+
+def options_as_code(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    """Write the options that a description names as code (an event of sphinx-click)."""
+    lines[:] = [
+        line if line.startswith("|") else re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"``\1``", line) for line in lines
+    ]
+
+
+def option_lines(option: click.Option, ctx: click.Context) -> Iterator[str]:
+    """Lines of one option in reStructuredText."""
+    metavar = "" if option.is_flag else f" {option.make_metavar(ctx)}"
+    extra = option.get_help_extra(ctx)
+    notes = [f"default: {extra['default']}" if "default" in extra else "", str(extra.get("range", ""))]
+    notes += ["required"] if option.required else []
+    about = "; ".join(filter(None, notes))
+    text = (option.help or "").replace("*", "\\*") + (f" [{about}]" if about else "")
+    yield from (f".. option:: {', '.join(option.opts)}{metavar}", "", f"   {text}", "")
+
+
 # ---------------------------------------------------------------- references
 
 
@@ -345,8 +382,8 @@ def autolink_or_code(
     rawtext: str,
     text: str,
     lineno: int,
-    inliner: Any,
-    options: Any = None,
+    inliner: Any,  # noqa: ANN401 - as docutils calls it
+    options: Any = None,  # noqa: ANN401
     content: Any = None,  # noqa: ANN401
 ) -> tuple[list[Node], list[Any]]:
     """Link a public name, shown as code; other texts are code alone."""
@@ -370,6 +407,13 @@ def public_name(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref,
     return None
 
 
+def mark_short_code(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Keep short code on one line: browsers would break options behind their hyphens."""
+    for node in doctree.findall(nodes.literal):
+        if len(node.astext()) <= SHORT_CODE:
+            node["classes"].append("whole")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     directives = {
@@ -387,4 +431,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_directive(name, directive)
     app.add_role("autolink_or_code", autolink_or_code)
     app.connect("missing-reference", public_name)
+    app.connect("doctree-resolved", mark_short_code)
+    app.connect("sphinx-click-process-options", options_by_group)
+    app.connect("sphinx-click-process-description", options_as_code)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

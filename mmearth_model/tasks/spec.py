@@ -94,17 +94,22 @@ class TaskSpec(BaseModel):
         Band that the files lack -> the band of the files that replaces it, or ``mean``. Bands not listed use ``mean``.
         With ``band_order: paper``, the names are still those of the files' own bands.
     size_px
-        Side length to which images are resampled (bilinear; masks nearest); None keeps their size.
+        Side length to which images are resampled (bilinear; masks nearest); without it, they keep their size.
     normalise
         ``task``: with the training samples' own mean and deviation; ``checkpoint``: with those of the pretraining.
     classes
         Names in order of their index; if empty, they are read from the data.
-    path, label, mask, ids
-        Table: columns of the raster, the label (several for multi-label and regression) and the mask file, and of
-        the sample's name. ``path`` and ``mask`` may be patterns of columns: ``"{patch_id}/{patch_id}_mask.tif"``.
-        ``{band}`` in a path, here or in the table, is replaced by the files' names of ``bands``, with one file per
-        band: ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
+    path
+        Table: column of the raster files, or a pattern of columns: ``"{patch_id}/{patch_id}.tif"``. ``{band}`` in a
+        path, here or in the table, is replaced by the files' names of ``bands``, with one file per band:
+        ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
         bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
+    label
+        Table: column of the label; several for multi-label and regression.
+    mask
+        Table: column of the mask files, or a pattern of columns, as for ``path``.
+    ids
+        Table: column of the samples' names.
     separator
         Table, multi-label in one column: the separator between labels.
     ignore
