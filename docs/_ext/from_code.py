@@ -129,7 +129,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def kind_of(field: FieldInfo) -> str:
-    """Type of a field in words, with its limits."""
+    """Type of a field as text, with its limits."""
     limits = {type(note).__name__.lower(): note for note in field.metadata}
     ends = [
         f"{name} {getattr(limits[key], key)}"
@@ -144,7 +144,7 @@ PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
 def kind(annotation: Any) -> str:  # noqa: ANN401 - any annotation
-    """Type in words."""
+    """Type as text."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in NAMES:
         return NAMES[annotation]

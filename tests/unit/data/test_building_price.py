@@ -1,4 +1,4 @@
-"""What a recipe costs: closed forms, and the README's tables against the code that computes them."""
+"""What a recipe costs: closed forms, and the tables of the documentation against the code that computes them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_the_price_of_a_million_tiles() -> None:
     assert store_objects(layout) == 3907 * 10 + 16 * 15 + names + 4
 
 
-def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
-    readme = (repository / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_says_what_the_code_computes(repository: Path) -> None:
+    page = (repository / "docs" / "guides" / "earth-engine.md").read_text(encoding="utf-8")
     prices = [priced(size) for size in (64, 128)]
     hours = [[found["hours_at_rate_limit"], *found["hours"].values()] for _, found in prices]
     rows = [
@@ -58,7 +58,7 @@ def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
         + " |"
     )
     lines += [f"| {seconds} | {' | '.join(map(how_long, of.values()))} |" for seconds, of in months.items()]
-    assert [line for line in lines if line not in readme] == []
+    assert [line for line in lines if line not in page] == []
 
 
 # ---------------------------------------------------------------- measuring
