@@ -297,20 +297,32 @@ nbclient.NotebookClient(notebook, timeout=1200, kernel_name="python3", resources
 """
 
 
+def docs_python(*arguments: str, folder: Path) -> None:
+    """Run Python in the environment of the documentation, which `make prove` sets up."""
+    python = os.environ.get("DOCS_PYTHON", str(REPOSITORY / ".venv-docs" / "bin" / "python"))
+    ipython = str(folder / "ipython")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "Agg", "IPYTHONDIR": ipython}
+    done = subprocess.run(
+        [python, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+@pytest.mark.slow
+def test_the_pages_are_built_without_a_warning_or_a_foreign_address(folder: Path) -> None:
+    """As `make docs` builds them; whatever a page loads is beside it."""
+    options = ["-q", "-W", "--keep-going", "-n", "-b", "html"]
+    docs_python("-m", "sphinx", *options, str(DOCS), str(folder / "html"), folder=folder)
+    built = [page for page in (folder / "html").rglob("*.html") if "_static" not in page.parts]
+    assert len(built) > len(PAGES)
+    loads = re.compile(r"<(?:script|img|iframe|source)[^>]+src=[\"']?https?:|<link[^>]+href=[\"']?https?:")
+    assert [page.name for page in built if loads.search(page.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
 def test_every_notebook_ends_well(notebook: Path, folder: Path) -> None:
-    """In the environment of the documentation, which `make prove` sets up."""
-    python = os.environ.get("DOCS_PYTHON", str(REPOSITORY / ".venv-docs" / "bin" / "python"))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "MPLBACKEND": "Agg",
-        "IPYTHONDIR": str(folder / "ipython"),
-    }
-    command = [python, "-c", EXECUTE, str(notebook)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-6000:]
+    docs_python("-c", EXECUTE, str(notebook), folder=folder)
 
 
 def test_every_option_that_a_page_mentions_exists() -> None:
