@@ -27,7 +27,7 @@ extensions = [
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 root_doc = "index"
 language = "en"
-smartquotes = False  # they would make a dash of the hyphens of options
+smartquotes_action = "D"  # dashes, no curly quotes: texts are quoted as in code
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3

@@ -26,7 +26,8 @@ from sphinx.util.nodes import make_refnode
 
 import mmearth_data
 import mmearth_model
-from mmearth_data import Group, resource_path
+from mmearth_data import BuildFields, Group, resource_path
+from mmearth_model.fields import TrainFields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -358,9 +359,12 @@ def options_by_group(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
 
 def options_as_code(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
     """Write the options that a description names as code (an event of sphinx-click)."""
-    lines[:] = [
-        line if line.startswith("|") else re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"``\1``", line) for line in lines
-    ]
+    lines[:] = [line.replace(" --", " \\--") if line.startswith("|") else as_code(line) for line in lines]
+
+
+def as_code(text: str) -> str:
+    """Text in reStructuredText with the options that it names as code."""
+    return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"``\1``", text.replace("`", ""))
 
 
 def option_lines(option: click.Option, ctx: click.Context) -> Iterator[str]:
@@ -370,7 +374,7 @@ def option_lines(option: click.Option, ctx: click.Context) -> Iterator[str]:
     notes = [f"default: {extra['default']}" if "default" in extra else "", str(extra.get("range", ""))]
     notes += ["required"] if option.required else []
     about = "; ".join(filter(None, notes))
-    text = (option.help or "").replace("*", "\\*") + (f" [{about}]" if about else "")
+    text = as_code((option.help or "").replace("*", "\\*")) + (f" [{about}]" if about else "")
     yield from (f".. option:: {', '.join(option.opts)}{metavar}", "", f"   {text}", "")
 
 
@@ -407,6 +411,13 @@ def public_name(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref,
     return None
 
 
+def without_declarations(app: Sphinx, what: str, name: str, value: object, *_: object) -> tuple[str, str] | None:
+    """Leave the fields of recipes out of signatures, where their declarations would fill a page (an event of autodoc)."""
+    if inspect.isclass(value) and issubclass(value, (BuildFields, TrainFields)):
+        return "(**fields)", ""
+    return None
+
+
 def mark_short_code(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Keep short code on one line: browsers would break options behind their hyphens."""
     for node in doctree.findall(nodes.literal):
@@ -431,6 +442,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_directive(name, directive)
     app.add_role("autolink_or_code", autolink_or_code)
     app.connect("missing-reference", public_name)
+    app.connect("autodoc-process-signature", without_declarations)
     app.connect("doctree-resolved", mark_short_code)
     app.connect("sphinx-click-process-options", options_by_group)
     app.connect("sphinx-click-process-description", options_as_code)
