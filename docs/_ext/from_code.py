@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import textwrap
 from importlib import import_module
@@ -225,7 +226,7 @@ class Coordinates(Markdown):
                 [
                     code(c.name),
                     c.dtype.name,
-                    f"{c.empty:g}" if c.dtype.kind == "f" else int(c.empty),
+                    "NaN" if c.dtype.kind == "f" else int(c.empty),
                     c.attributes["long_name"],
                     shown,
                 ]
@@ -244,7 +245,7 @@ class Modalities(Markdown):
                 code(m.kind),
                 ", ".join(m.bands) or f"{len(m.classes)} classes",
                 f"{m.dtype.name}, {m.units}" if m.stored else "computed on read",
-                "NaN" if m.nodata != m.nodata else f"{m.nodata:g}",
+                "NaN" if math.isnan(m.nodata) else f"{m.nodata:g}",
                 "yes" if m.enabled else "with `--modalities`",
             ]
             for m in mmearth_data.load_catalog().modalities.values()
@@ -359,7 +360,13 @@ def options_by_group(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
 
 def options_as_code(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
     """Write the options that a description names as code (an event of sphinx-click)."""
-    lines[:] = [line.replace(" --", " \\--") if line.startswith("|") else as_code(line) for line in lines]
+    lines[:] = [whole_as_code(line) if line.startswith("|") else as_code(line) for line in lines]
+
+
+def whole_as_code(line: str) -> str:
+    """Line of a line block: a command is code as a whole."""
+    indent, command = re.fullmatch(r"(\|\s*)(.*)", line).groups()
+    return f"{indent}``{command}``" if command.startswith("mmearth-") and not command.endswith(":") else line
 
 
 def as_code(text: str) -> str:
@@ -446,4 +453,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", mark_short_code)
     app.connect("sphinx-click-process-options", options_by_group)
     app.connect("sphinx-click-process-description", options_as_code)
+    app.connect("sphinx-click-process-epilog", options_as_code)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
