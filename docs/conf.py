@@ -27,7 +27,7 @@ extensions = [
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 root_doc = "index"
 language = "en"
-smartquotes_action = "D"  # dashes, no curly quotes: texts are quoted as in code
+smartquotes = False  # they would make a dash of the hyphens of options
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3

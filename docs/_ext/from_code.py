@@ -319,7 +319,11 @@ class Recipes(Markdown):
             text = file.read_text(encoding="utf-8")
             values = yaml.safe_load(text)
             comment = re.match(r"# (.*)", text)
-            about = values.get("description") or values.get("question") or (comment[1] if comment else "")
+            about = (
+                values.get("description")
+                or values.get("question")
+                or (comment[1].split(": mmearth-")[0] if comment else "")
+            )
             rows.append([code(file.stem), about])
         return markdown_table(["name", self.arguments[1] if len(self.arguments) > 1 else "what"], rows)
 
@@ -425,8 +429,11 @@ def without_declarations(app: Sphinx, what: str, name: str, value: object, *_: o
     return None
 
 
-def mark_short_code(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Keep short code on one line: browsers would break options behind their hyphens."""
+def polish(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Keep short code on one line (browsers would break options behind their hyphens), and make dashes of `` -- ``."""
+    for text in list(doctree.findall(nodes.Text)):
+        if " -- " in text and not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            text.parent.replace(text, nodes.Text(text.replace(" -- ", " \N{EN DASH} ")))
     for node in doctree.findall(nodes.literal):
         if len(node.astext()) <= SHORT_CODE:
             node["classes"].append("whole")
@@ -450,7 +457,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("autolink_or_code", autolink_or_code)
     app.connect("missing-reference", public_name)
     app.connect("autodoc-process-signature", without_declarations)
-    app.connect("doctree-resolved", mark_short_code)
+    app.connect("doctree-resolved", polish)
     app.connect("sphinx-click-process-options", options_by_group)
     app.connect("sphinx-click-process-description", options_as_code)
     app.connect("sphinx-click-process-epilog", options_as_code)
