@@ -198,7 +198,7 @@ class FieldsOfRecipes(Markdown):
 
     def text(self) -> str:
         """Markdown of the directive."""
-        return field_tables.table(named(self.arguments[0]))
+        return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"`\1`", field_tables.table(named(self.arguments[0])))
 
 
 class FieldsOfFile(Markdown):
