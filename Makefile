@@ -10,7 +10,7 @@ export MPLBACKEND := Agg
 # libraries.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check check-live prove prove-ecosystem prove-newest bench constraints clean
+.PHONY: help demo test check check-live prove prove-ecosystem prove-newest docs bench constraints clean
 help:
 	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate; ends with a report"
 	@echo "make test     lint, type-check and test everything"
@@ -19,6 +19,7 @@ help:
 	@echo "make prove    the long forms of the proofs"
 	@echo "make prove-ecosystem  what other people's programs make of it, and the newest releases of what it needs;"
 	@echo "              each in an environment of its own (make prove-newest: the latter alone)"
+	@echo "make docs     build the documentation into build/docs, offline, and check its spelling"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
 	@echo "make constraints  pin what pyproject.toml asks for (constraints.txt); UPGRADE=--upgrade takes the newest"
 	@echo "make clean    remove the virtual environment and the demo"
@@ -63,7 +64,7 @@ test: check
 check-live: $(READY)
 	@$(BIN)/python tests/live/check_live.py
 
-prove: $(READY) $(VENV)/.azurite
+prove: $(READY) $(VENV)/.azurite $(VENV)-docs/.ready
 	$(BIN)/pytest -m slow
 
 # Other people's Earth Engine clients, and libraries of models, pull much that nothing else here needs; clients need no model.
@@ -89,6 +90,15 @@ NEWEST_TESTS = tests/unit/data $(filter-out tests/integration/test_clients_%, \
 prove-newest: $(VENV)-newest/.ready
 	@$(VENV)-newest/bin/python -c "import sys, zarr; print('zarr-python', zarr.__version__, 'on Python', sys.version)"
 	$(VENV)-newest/bin/pytest -m "$(QUICK)" $(NEWEST_TESTS)
+
+# The documentation: warnings are errors, and nothing is looked up on the network.
+EXTRAS_docs := model,docs
+DOCS ?= build/docs
+docs: $(VENV)-docs/.ready
+	$(VENV)-docs/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff docs catalog/README.md pipelines/README.md \
+		mmearth_data mmearth_model
+	$(VENV)-docs/bin/sphinx-build -q -W --keep-going -n -b html docs $(DOCS)
+	@echo "$(DOCS)/index.html"
 
 $(VENV)-%/.ready: pyproject.toml constraints.txt
 	$(or $(PYTHON_$*),$(PYTHON)) -m venv $(VENV)-$*

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 LONGEST = (
-    "integration/test_readme.py",
+    "integration/test_documentation.py",
     "unit/model/test_train_options.py",
     "unit/data/test_data_options.py",
     "unit/model/test_experiments.py",

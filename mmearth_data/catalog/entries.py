@@ -65,7 +65,9 @@ class RecipeEntry(_Entry):
     """How a source obtains the modality, as written in a catalog file."""
 
     name: str
+    """One of the recipes below."""
     parameters: dict[str, Any] = {}
+    """Parameters of the recipe."""
 
 
 class ModalityEntry(_Entry):

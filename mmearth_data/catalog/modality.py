@@ -57,7 +57,9 @@ class ClassLabel:
     """One class of a categorical modality."""
 
     code: int
+    """Stored value."""
     name: str
+    """Name for people."""
     colour: str | None = None
     """Display colour, ``#rrggbb``."""
 
@@ -73,6 +75,7 @@ class Display:
     range: tuple[float, float] | None = None
     """Stored values at the two ends of the scale."""
     colormap: str = "viridis"
+    """Colour map of matplotlib, if one band is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,11 @@ class Licence:
     """Terms of use of a modality's data, and the attribution that they require."""
 
     name: str
+    """Name of the licence."""
     url: str
+    """Where its text is."""
     attribution: str
+    """Line that the licence asks users to show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,20 +99,27 @@ class Modality:
     kind: Kind
     """Determines storage, statistics, losses and display."""
     long_name: str
+    """Name for people."""
     bands: tuple[str, ...]
     """Band names in stored order; empty for ``tile/categorical``, whose array has no band axis."""
     dtype: np.dtype[Any]
+    """Type of the stored values."""
     nodata: float
     """Stored value that means "never observed" (NaN for floats)."""
     order: int = 1000
+    """Position in the catalog: entries are sorted by it."""
     enabled: bool = True
+    """Whether a build that names no modalities has it."""
     units: str = "1"
+    """Unit of the physical values, in UDUNITS notation; ``1`` for none."""
     band_units: Mapping[str, str] = field(default_factory=dict)
     """Band -> its unit, if the bands do not share one; ``units`` then lists all of them."""
     scale: float = 1.0
+    """Physical value = stored value * scale + offset."""
     offset: float = 0.0
-    """Physical value = stored * scale + offset."""
+    """See ``scale``."""
     resampling: Resampling = "nearest"
+    """How the asset's pixels are brought to the grid of the tile."""
     asset: Mapping[str, str] = field(default_factory=dict)
     """Earth Engine asset ids by role (roles are defined by the recipe); empty for derived modalities."""
     asset_bands: Mapping[str, str] = field(default_factory=dict)
@@ -124,18 +137,25 @@ class Modality:
     histogram_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Band -> its own range, if one range does not suit all bands (elevation and slope)."""
     histogram_bins: int = 2048
+    """Number of bins of that range, at most 2,048."""
     input: bool = False
     """Whether it may feed the encoder."""
     model_bands: tuple[str, ...] = ()
     """Bands that the model sees, in its order."""
     pretext: bool = False
+    """Whether it is a target of pretraining."""
     pretext_norm: PretextNorm = "none"
     """``patch``: the target is normalised within each patch."""
     classes: tuple[ClassLabel, ...] = ()
+    """Class codes, in the order of the model's class indices."""
     display: Display = field(default_factory=Display)
+    """How it is drawn."""
     doi: str = ""
+    """DOI of the publication to cite."""
     source: str = ""
+    """Page that describes the data."""
     licence: Licence
+    """Terms of use."""
 
     def __post_init__(self) -> None:
         problem = _first_problem(self)

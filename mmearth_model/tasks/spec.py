@@ -36,6 +36,8 @@ class Splits(BaseModel):
     shares
         Shares of train, validation and test, chosen at random with ``seed`` and stratified by class. Folders named
         ``train``, ``val`` (or ``valid``, ``validation``) and ``test`` are used as they are.
+    seed
+        Seed of the random choice.
     column
         Table: column with train, val (or valid) or test.
     """
@@ -64,6 +66,8 @@ class TaskSpec(BaseModel):
     ----------
     name
         Name used to refer to the task.
+    long_name
+        Name of the data set, for people.
     layout
         ``geobench``: HDF5 samples with partitions; ``folder``: ``class/*.tif`` or a zip of it; ``table``: CSV or
         GeoParquet with a column of raster paths and a label column or mask files.
@@ -90,17 +94,22 @@ class TaskSpec(BaseModel):
         Band that the files lack -> the band of the files that replaces it, or ``mean``. Bands not listed use ``mean``.
         With ``band_order: paper``, the names are still those of the files' own bands.
     size_px
-        Side length to which images are resampled (bilinear; masks nearest); None keeps their size.
+        Side length to which images are resampled (bilinear; masks nearest); without it, they keep their size.
     normalise
         ``task``: with the training samples' own mean and deviation; ``checkpoint``: with those of the pretraining.
     classes
         Names in order of their index; if empty, they are read from the data.
-    path, label, mask, ids
-        Table: columns of the raster, the label (several for multi-label and regression) and the mask file, and of
-        the sample's name. ``path`` and ``mask`` may be patterns of columns: ``"{patch_id}/{patch_id}_mask.tif"``.
-        ``{band}`` in a path, here or in the table, is replaced by the files' names of ``bands``, with one file per
-        band: ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
+    path
+        Table: column of the raster files, or a pattern of columns: ``"{patch_id}/{patch_id}.tif"``. ``{band}`` in a
+        path, here or in the table, is replaced by the files' names of ``bands``, with one file per band:
+        ``path: "{patch_id}/{patch_id}_{band}.tif"`` and ``bands: {B02: B2, B11: B11}`` read BigEarthNet. Coarser
         bands are resampled to the finest grid (bilinear); pixels next to missing ones become missing.
+    label
+        Table: column of the label; several for multi-label and regression.
+    mask
+        Table: column of the mask files, or a pattern of columns, as for ``path``.
+    ids
+        Table: column of the samples' names.
     separator
         Table, multi-label in one column: the separator between labels.
     ignore
@@ -109,8 +118,12 @@ class TaskSpec(BaseModel):
         GEO-Bench samples with several dates: the date to use.
     augment
         Augmentations allowed in fine-tuning.
+    source, doi, licence
+        Where the data come from, what to cite, and their terms of use.
     notes
         What users of the results must know about the data; printed with every result.
+    splits
+        See `Splits`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,7 +1,7 @@
 """The rules of the house as functions of source text, so that each can be shown a violation.
 
 A rule takes one `Module` and returns what it finds wrong there. What a rule allows is listed in tables that
-repeat the layer table of the README.
+repeat the layer tables of CONTRIBUTING.md.
 """
 
 from __future__ import annotations

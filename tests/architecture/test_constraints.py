@@ -118,7 +118,7 @@ def test_pins_are_exact_releases_without_a_url_or_path() -> None:
     for line, pin in zip(LINES, PINS, strict=True):
         assert pin.url is None
         assert [one.operator for one in pin.specifier] == ["=="], line
-        assert not re.search(r"[/\\@]|--|\*", line), line
+        assert not re.search(r"[/\\@]|--|\*", line.partition(";")[0]), line
         assert not OF_THE_MACHINE.match(pin.name), f"{line}: PyTorch pins it itself"
 
 

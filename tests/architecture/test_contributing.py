@@ -14,7 +14,7 @@ TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PATHS = sorted(
     set(
         re.findall(
-            r"`((?:catalog|mmearth_data|mmearth_model|pipelines|tests)(?:/[^`\s]*)?|\w+\.(?:toml|txt|md))`", TEXT
+            r"`((?:catalog|docs|mmearth_data|mmearth_model|pipelines|tests)(?:/[^`\s]*)?|\w+\.(?:toml|txt|md))`", TEXT
         )
     )
 )

@@ -38,16 +38,16 @@ ALLOWED = (
     "bare ground",  # a class of IO LULC
     "ground control point",  # of an image without a geotransform
     "ground-range",  # geometry of Sentinel-1 GRD
-    "places.parquet",  # a file in the README
+    "places.parquet",  # a file in the documentation
     "places.png",
     "``places``",  # names of parameters and functions
     "`places`",
     "`tell`",
 )
 """Expressions, in lower case, in which one of the words is right."""
-PATTERNS = ("*.py", "*.md", "*.yaml", "*.sh", "Makefile")
+PATTERNS = ("*.py", "*.md", "*.rst", "*.svg", "*.yaml", "*.sh", "Makefile")
 TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile")
-FOLDERS = ("mmearth_data", "mmearth_model", "catalog", "pipelines", "tests")
+FOLDERS = ("mmearth_data", "mmearth_model", "catalog", "docs", "pipelines", "tests")
 
 
 class Finding(NamedTuple):

@@ -162,8 +162,9 @@ class PassRule(_Strict):
     filename: str | None = None
     """Regular expression for the file's name; its first group is the pass."""
     asc: str | None = None
+    """Regular expression that matches the names of files of the ascending pass, and no others."""
     desc: str | None = None
-    """Regular expressions for the names of files of either pass; exactly one of them matches."""
+    """The same for the descending pass."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -212,6 +213,7 @@ class DateRule(_Strict):
     filename: str | None = None
     """Regular expression for the file's name; its group ``date``, else its first group, is the date."""
     constant: Annotated[str | None, BeforeValidator(_as_text)] = None
+    """The same date for all files."""
     format: str | None = None
     """Format for `datetime.strptime`; without it, dates are ISO 8601. A date without a time zone is UTC."""
 
@@ -254,10 +256,15 @@ class _Reading(_Strict):
     """How the numbers of a file are converted to stored numbers; may differ between sites."""
 
     scale: float | None = None
+    """Stored number = number in the file x scale + offset. Without both, scale and offset tags of the file apply."""
     offset: float | None = None
+    """See ``scale``."""
     clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """Lowest and highest stored number; without it, a number that does not fit the stored type is an error."""
     nodata: Annotated[Marks, PlainValidator(as_marks)] = None
+    """Number or list of numbers that mean missing, instead of the file's tag; ``null`` means that none does."""
     date: DateRule | None = None
+    """Where the date of each file comes from."""
 
     @field_validator("clip")
     @classmethod
@@ -271,18 +278,26 @@ class SiteReading(_Reading):
     """Settings of one site; fields that are not given keep the layer's value."""
 
     orbit_pass: Pass | None = Field(default=None, alias="pass")
+    """Orbit pass of the site's files."""
 
 
 class _LayerFields(_Reading):
     """Fields that `LayerEntry` and `Layer` share."""
 
     modality: str
+    """Name of the modality in the catalog."""
     path: str
+    """Path relative to ``root``, with ``{site}``, ``{band}`` if each band has its own file, and ``*``."""
     orbit: NameRule | None = None
+    """Rule for the orbit in file names, which is kept as text in the tile's facts."""
     codes: dict[int, int] | None = None
+    """Code in the file -> code in the catalog; without it, the files have the catalog's codes."""
     derive: dict[str, str] = {}
+    """Stored band -> band of the file of which it is the slope in degrees."""
     notes: list[str] = []
+    """What users of the modality should know; recorded in the store."""
     sites: dict[str, SiteReading] = {}
+    """Site -> settings that differ there."""
 
     @field_validator("path")
     @classmethod
@@ -359,8 +374,13 @@ class LayerEntry(_LayerFields):
     """A layer as the mapping file describes it: one file per site, or one per site and band."""
 
     bands: BandsOrNames
+    """Band of the catalog for each band of the file, in the file's order, ``null`` to skip one; with ``{band}`` in the
+    path, a list of bands, or names in file names -> bands. ``{pass}`` in a band is replaced by the pass.
+    """
     orbit_pass: PassOrRule | None = Field(default=None, alias="pass")
+    """Orbit pass of all files, or a rule that finds it in their names; by default the common prefix of the bands."""
     level: LevelOrRule | None = None
+    """Sentinel-2 level of the scenes that the layer is for, or a rule that finds it in file names; by default any."""
 
     @model_validator(mode="after")
     def _says_its_pass(self) -> Self:
@@ -436,7 +456,9 @@ class Root(_Strict):
     """Folder that all paths start from: an environment variable, then a default."""
 
     env: str | None = None
+    """Environment variable that holds the folder."""
     default: str | None = None
+    """Folder to use if the variable is not set, relative to the mapping file, the current folder or the checkout."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -453,12 +475,19 @@ class RasterMapping(_Strict):
     """A mapping file; the module's docstring describes its fields."""
 
     root: Annotated[Root, BeforeValidator(_as_root)]
+    """Folder that all paths start from: a path, or an environment variable and a default."""
     base: str
+    """Modality whose files define the sites and the grid of the tiles."""
     layers: Annotated[list[LayerEntry], Field(min_length=1)]
+    """One entry for each kind of file."""
     scene_time: str | None = None
+    """Modality whose date is the time of the scene; by default the base."""
     level: Level | None = None
+    """Sentinel-2 level to use if layers of both are mapped and ``--level`` is not given."""
     sites: Annotated[list[str], Field(min_length=1)] | None = None
+    """Sites to use; by default all that the base layer's path finds."""
     notes: list[str] = []
+    """What users of the store should know; recorded there."""
 
     @property
     def file_layers(self) -> tuple[Layer, ...]:

@@ -1,4 +1,4 @@
-"""What a recipe costs: closed forms, and the README's tables against the code that computes them."""
+"""What a recipe costs: closed forms, and the tables of the documentation against the code that computes them."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_replacements_are_counted() -> None:
     assert measured["hours_at_most"] == pytest.approx(1_430_000 * 2 / 40 / 3600, abs=1e-4)
 
 
-def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
-    readme = (repository / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_says_what_the_code_computes(repository: Path) -> None:
+    page = (repository / "docs" / "guides" / "earth-engine.md").read_text(encoding="utf-8")
     prices = [priced(size, oversample=1.3) for size in (64, 128)]
     hours = [[found["hours_at_rate_limit"], *found["hours"].values()] for _, found in prices]
     rows = [
@@ -71,7 +71,7 @@ def test_the_readme_says_what_the_code_computes(repository: Path) -> None:
         + " |"
     )
     lines += [f"| {seconds} | {' | '.join(map(how_long, of.values()))} |" for seconds, of in months.items()]
-    assert [line for line in lines if line not in readme] == []
+    assert [line for line in lines if line not in page] == []
 
 
 # ---------------------------------------------------------------- measuring
