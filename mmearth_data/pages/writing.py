@@ -27,7 +27,7 @@ NEUTRAL = {
         "BaseColorBar": {"background_fill_alpha": 0, "major_label_text_color": "#7d8590"},
     }
 }
-"""Look of what Bokeh draws without the style sheet: visible in the light and the dark scheme."""
+"""Look of what Bokeh shows without the style sheet: visible in the light and the dark scheme."""
 FORMATS = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"\xff\xd8\xff": "image/jpeg", b"<svg": "image/svg+xml"}
 """First bytes of a picture -> its media type."""
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from mmearth_data import build, make_recipe, open_store, store_report
+from mmearth_data.inspection.report import places
 
 pytestmark = pytest.mark.browser
 
@@ -244,8 +245,11 @@ def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], browser
     with Window(browser, page) as window:
         window.context.grant_permissions(["clipboard-read", "clipboard-write"])
         block = window.page.locator("#licences figure.code", has_text="BibTeX")
+        label = """button => { globalThis.label = new Promise((tell) =>
+            new MutationObserver(() => tell(button.textContent)).observe(button, {childList: true})); }"""
+        block.locator(".copy").evaluate(label)
         block.locator(".copy").click()
-        window.page.wait_for_function("[...document.querySelectorAll('.copy')].some((b) => b.textContent === 'Copied')")
+        assert window.page.evaluate("globalThis.label") == "Copied"
         assert window.page.evaluate("navigator.clipboard.readText()") == block.locator("code").inner_text()
 
 
@@ -287,3 +291,23 @@ def test_figures_follow_the_scheme_when_it_changes(frame_and_page: tuple[pd.Data
         window.page.emulate_media(color_scheme="dark")
         window.page.wait_for_timeout(500)
         assert window.page.evaluate(pixel) < 200
+
+
+def test_cells_of_a_large_store_count_exactly(
+    frame_and_page: tuple[pd.DataFrame, Path], browser: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    frame, page = frame_and_page
+    monkeypatch.setattr(places, "MOST_POINTS", 10)
+    monkeypatch.setattr(places, "MOST_CELLS", 12)
+    store_report(open_store(page.with_name("planet.zarr")), tmp_path / "cells.html")
+    with Window(browser, tmp_path / "cells.html") as window:
+        assert len(window.shown()["text"]) <= 12
+        window.choose("split", "train")
+        window.page.select_option("#colour", "label")
+        kept = frame[frame["split"] == 0]
+        assert window.count() == f"{len(kept)} of {len(frame)} tiles"
+        assert sum(int(text.split()[0]) for text in window.shown()["text"]) == len(kept)
+        legend = window.page.locator("#map-legend li b").all_inner_texts()
+        assert sum(map(int, legend)) == len(kept)
+        window.page.select_option("#colour", "count")
+        assert set(window.shown()["marker"]) == {"circle"}

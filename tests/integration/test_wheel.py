@@ -184,6 +184,7 @@ def test_the_wheel_carries_both_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {"mmearth_data/py.typed", "mmearth_model/py.typed"} <= set(names)
+    assert set.union(*map(tracked, PACKAGES)) <= set(names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"mmearth_data", "mmearth_model", "mmearth"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,4 +1,4 @@
-"""Map and distributions of a report, which share their filters; `report.js` draws them in the browser."""
+"""Map and distributions of a report, which share their filters; `report.js` fills them in the browser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shapely
 
 from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.inspection.maps import land_shapes
-from mmearth_data.inspection.projection import grid_lines, land_rings, outline
+from mmearth_data.inspection.projection import STEP_DEG, grid_lines, land_rings, outline
 from mmearth_data.pages.parts import (
     Button,
     Choices,
@@ -26,6 +26,7 @@ from mmearth_data.pages.parts import (
     Status,
 )
 from mmearth_data.pages.style import MARKERS, class_styles, page_figure
+from mmearth_data.resources import resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.projection import Projection
     from mmearth_data.inspection.report.fields import Field
     from mmearth_data.inspection.report.places import MapRows
-    from mmearth_data.inspection.report.sample import Sample
+    from mmearth_data.inspection.report.sample import Panel, Sample
     from mmearth_data.store import Store
 
 GREY = "#8b949e"
@@ -45,6 +46,8 @@ DETAIL = 1 / 1500
 """Smallest detail of coastlines, as a share of the map's width."""
 SPARE = 0.01
 """Space around the map, as a share of its width."""
+TOOLTIP = '<div style="max-width: 15rem; white-space: normal">@text</div>'
+"""Bokeh escapes what it inserts."""
 POINTS = "tiles"
 """Name of the map's source of points, by which the script finds it."""
 
@@ -94,8 +97,7 @@ def _explanation(rows: MapRows) -> Part:
 
 
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
-    """Everything that the script draws: fields, rows of the map, distributions of the sampled tiles."""
-    styles = [class_styles(field.values) for field in fields]
+    """Everything that the script shows: fields, rows of the map, distributions of the sampled tiles."""
     coords = store.coords
     names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
     dates = [] if rows.tiles is None else np.datetime_as_string(coords["time"][rows.tiles], unit="D").tolist()
@@ -103,40 +105,37 @@ def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Samp
         "report-data",
         {
             "tiles": len(store),
-            "fields": [
-                {
-                    "name": field.name,
-                    "title": field.title,
-                    "values": field.values,
-                    "colours": [style.colour for style in looks],
-                    "markers": [style.marker for style in looks],
-                    "codes": _packed(codes, np.uint8),
-                    "sample": _packed(field.codes[sample.positions], np.uint8),
-                }
-                for field, looks, codes in zip(fields, styles, rows.codes, strict=True)
-            ],
+            "fields": [_field_value(field, codes, sample) for field, codes in zip(fields, rows.codes, strict=True)],
             "shapes": MARKERS,
             "count": _packed(rows.count, np.uint32),
-            "point": _packed(rows.point, np.uint32),
+            "point": _packed(rows.point, np.uint16),
             "points": {axis: _packed(getattr(rows, axis), np.float32) for axis in ("x", "y", "lon", "lat")},
             "cells": rows.tiles is None,
             "ids": names,
             "dates": ["" if date == "NaT" else date for date in dates],
-            "panels": [
-                {
-                    "modality": panel.modality,
-                    "label": panel.label,
-                    "low": panel.low,
-                    "high": panel.high,
-                    "unit": panel.unit,
-                    "names": panel.names,
-                    "bins": panel.shares.shape[1],
-                    "shares": _packed(panel.shares, np.uint8),
-                }
-                for panel in sample.panels
-            ],
+            "panels": [_panel_value(panel) for panel in sample.panels],
         },
     )
+
+
+def _field_value(field: Field, codes: NDArray[np.uint8], sample: Sample) -> dict[str, Any]:
+    """Pack a field: its values' looks, and its codes of the map's rows and of the sampled tiles."""
+    looks = class_styles(field.values)
+    return {
+        "name": field.name,
+        "title": field.title,
+        "values": field.values,
+        "colours": [style.colour for style in looks],
+        "markers": [style.marker for style in looks],
+        "codes": _packed(codes, np.uint8),
+        "sample": _packed(field.codes[sample.positions], np.uint8),
+    }
+
+
+def _panel_value(panel: Panel) -> dict[str, Any]:
+    """Pack a distribution."""
+    plain = {name: getattr(panel, name) for name in ("modality", "label", "low", "high", "unit", "names")}
+    return plain | {"bins": panel.shares.shape[1], "shares": _packed(panel.shares, np.uint8)}
 
 
 def _packed(values: NDArray[Any], dtype: Any) -> str:  # noqa: ANN401 - a type of numpy
@@ -171,9 +170,18 @@ def _map(projection: Projection) -> figure:
     }
     source = ColumnDataSource(empty, name=POINTS)
     points = made.scatter(
-        "x", "y", source=source, color="colour", marker="marker", size="size", alpha=0.85, line_width=0.5, name="points"
+        "x",
+        "y",
+        source=source,
+        color="colour",
+        marker="marker",
+        size="size",
+        alpha=0.85,
+        line_width=0.5,
+        nonselection_alpha=0.4,
+        name="points",
     )
-    made.add_tools(HoverTool(renderers=[points], tooltips="@text", point_policy="snap_to_data"))
+    made.add_tools(HoverTool(renderers=[points], tooltips=TOOLTIP, point_policy="snap_to_data"))
     return made
 
 
@@ -181,6 +189,8 @@ def _draw_world(made: figure, projection: Projection) -> None:
     lines = [metres[np.isfinite(metres).all(axis=1)].round()[::6] for *_, metres in grid_lines(projection)]
     xs, ys = ([line[:, axis].tolist() for line in lines] for axis in (0, 1))
     made.multi_line(xs, ys, color=GREY, alpha=0.25)
+    borders = _borders(projection)
+    made.multi_line([b[:, 0].tolist() for b in borders], [b[:, 1].tolist() for b in borders], color=GREY, alpha=0.7)
     edge = outline(projection).round()
     made.line(edge[:, 0], edge[:, 1], color=GREY, alpha=0.5)
     rings = _land(projection)
@@ -189,10 +199,30 @@ def _draw_world(made: figure, projection: Projection) -> None:
         made.multi_polygons(*areas, fill_color=GREY, fill_alpha=0.25, line_color=GREY, line_alpha=0.6)
 
 
+def _borders(projection: Projection) -> list[NDArray[np.float64]]:
+    """Lines (n, 2) between countries within a regional map, in metres; a map of the world has none."""
+    if projection.world:
+        return []
+    import geopandas as gpd
+
+    window = shapely.box(*projection.lonlat_bounds())
+    countries = gpd.read_parquet(resource_path("catalog") / "regions" / "countries.parquet").geometry.to_numpy()
+    edges = shapely.boundary(countries[shapely.intersects(countries, window)])
+    inside = shapely.segmentize(shapely.intersection(edges, window), STEP_DEG)
+    bent = [shapely.transform(part, lambda lonlat: projection.forward(*lonlat.T)) for part in inside]
+    simple = shapely.simplify(shapely.get_parts(np.asarray(bent, dtype=object)), _detail(projection))
+    lines = [shapely.get_coordinates(line).round() for line in simple]
+    return [line for line in lines if len(line) > 1]
+
+
+def _detail(projection: Projection) -> float:
+    """Metres below which a screen shows nothing."""
+    return (projection.window[2] - projection.window[0]) * DETAIL
+
+
 def _land(projection: Projection) -> list[NDArray[np.float64]]:
     """Rings of the land within a map, simplified to what a screen can show; metres."""
-    west, _, east, _ = projection.window
-    detail = (east - west) * DETAIL
+    detail = _detail(projection)
     rings = [shapely.linearrings(ring) for ring in land_rings(land_shapes(), projection) if len(ring) > 3]
     simple = [shapely.get_coordinates(shapely.simplify(ring, detail)).round() for ring in rings]
     return [ring for ring in simple if len(ring) > 4 or np.ptp(ring, axis=0).max(initial=0) > 4 * detail]

@@ -26,6 +26,7 @@ from mmearth_data.pages.parts import (
     Tone,
 )
 from mmearth_data.pages.style import COLOURS, page_figure
+from mmearth_data.store.encoding import object_key
 from mmearth_data.store.manifest import read_manifest
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.schema import SPLIT_NAMES
@@ -110,15 +111,17 @@ def _state(store: Store, s: Summary) -> list[Part]:
     if wrong:
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3:,} more" if len(wrong) > 3 else "")
         return [Notice(f"Damaged: {shown}.", Tone.BAD), command]
-    text = "Quick check passed: every file of the manifest exists with its recorded size. Contents were not compared."
+    text = "Quick check passed: all files exist, and records and tables have the size that the manifest says. Contents were not compared."
     return [Notice(text, Tone.GOOD), command]
 
 
 def quick_check(store: Store) -> list[str]:
-    """Files of a finished store that are missing or have another size than recorded."""
+    """Files of a finished store that are missing, or have another size than its manifest says."""
     objects = storage_at(store.path)
     manifest = read_manifest(objects)
-    wrong = []
+    rasters = [spec for spec in store.layout.arrays if spec.sharded]
+    keys = [object_key(spec, shard) for spec in rasters for shard in range(store.layout.shards)]
+    wrong = [f"{key} is missing" for key in keys if objects.size(key) is None]
     for key, entry in (manifest or {"files": {}})["files"].items():
         size = objects.size(key)
         if size != entry["size"]:
@@ -140,7 +143,7 @@ def modality_table(s: Summary) -> Part:
         [
             m.name,
             m.long_name,
-            m.kind,
+            m.kind.replace("/", f"/{BREAK}"),
             TIMES.join(f"{n}" for n in m.shape[1:]) or ("1" if m.stored else "computed"),
             m.dtype,
             _units(m.band_units),
@@ -150,8 +153,8 @@ def modality_table(s: Summary) -> Part:
         ]
         for m in s.modalities
     ]
-    heads = ["Modality", "Content", "Kind", "Per tile", "Type", "Units", "On disk", "Ratio", "Tiles with values"]
-    return PageTable(heads, rows, "Modalities")
+    heads = ["Modality", "Content", "Kind", "Per tile", "Type", "Units", "On disk", "Ratio", "Valid"]
+    return PageTable(heads, rows, "Valid: share of the tiles with at least one value")
 
 
 def _units(units: Sequence[str]) -> str:
@@ -252,7 +255,7 @@ def _distances(found: Mapping[str, NDArray[np.float64]]) -> list[Part]:
 
 
 def _distance_figure(found: Mapping[str, NDArray[np.float64]]) -> Any:  # noqa: ANN401 - a figure of Bokeh
-    from bokeh.models import LogTicker
+    from bokeh.models import FixedTicker
 
     km = {name: np.maximum(metres / 1000, 0.01) for name, metres in found.items()}
     low = min(values.min() for values in km.values())
@@ -264,7 +267,7 @@ def _distance_figure(found: Mapping[str, NDArray[np.float64]]) -> Any:  # noqa: 
     for (name, values), dash, colour in zip(km.items(), ("solid", "dashed"), COLOURS, strict=False):
         share = np.histogram(values, edges)[0] / len(values)
         made.step(edges[:-1], share, mode="after", line_width=2, line_dash=dash, color=colour, legend_label=name)
-    made.xaxis.ticker = LogTicker(mantissas=[1, 2, 5])
+    made.xaxis.ticker = FixedTicker(ticks=[m * 10.0**power for power in range(-2, 5) for m in (1, 2, 5)])
     return made
 
 

@@ -40,7 +40,7 @@ EACH = 24
 """Tiles of each group; a tile may be in several."""
 MOST_PIXELS, MOST_PIXELS_INSIDE = 96, 64
 """Side of a thumbnail, and of the pictures in a dialog; larger ones are reduced."""
-MOST_BYTES = 2_200_000
+MOST_BYTES = 1_500_000
 """Bytes of all pictures, from which no further tile is added."""
 PER_GAP = 20.0
 """Deviations that are as suspicious as a tile without a value."""
@@ -76,7 +76,7 @@ def _size(item: GalleryItem) -> int:
 
 
 def _choose(sample: Sample) -> dict[str, list[int]]:
-    """Places in the sample of each group's tiles."""
+    """Positions in the sample of each group's tiles."""
     count = len(sample.positions)
     drawn = np.random.default_rng(1).permutation(count)[:EACH]
     complete = np.lexsort([sample.odd, sample.missing.round(3)])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 5_000
 """Tiles from which the map shows cells."""
-MOST_ROWS = 60_000
+MOST_ROWS = 40_000
 """Combinations of cell and fields; the cells become larger until there are fewer."""
 MOST_CELLS = 4_000
 FIRST_CELL = 1 / 160

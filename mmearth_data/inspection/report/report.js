@@ -7,7 +7,7 @@
   const whole = new Intl.NumberFormat("en");
   const fields = data.fields.map((field) => ({ ...field, codes: bytes(field.codes), sample: bytes(field.sample) }));
   const count = numbers(Uint32Array, data.count);
-  const point = numbers(Uint32Array, data.point);
+  const point = numbers(Uint16Array, data.point);
   const at = Object.fromEntries(Object.entries(data.points).map(([axis, text]) => [axis, numbers(Float32Array, text)]));
   const panels = data.panels.map((panel) => ({ ...panel, shares: bytes(panel.shares) }));
   const state = { colour: fields[0]?.name, source: null };
@@ -39,7 +39,7 @@
   };
   const describe = (p, row, total) => {
     if (data.cells) return `${whole.format(total)} tiles around ${coordinates(p)}`;
-    const values = fields.map((field) => field.values[field.codes[row]]).join(", ");
+    const values = fields.filter((field) => field.name !== "year").map((field) => field.values[field.codes[row]]).join(", ");
     return `Tile ${data.ids[row]}: ${[coordinates(p), data.dates[row], values].filter(Boolean).join(", ")}`;
   };
 
@@ -57,6 +57,7 @@
     const found = { x: [], y: [], colour: [], marker: [], size: [], text: [], row: [] };
     const sums = [...at.x].map((_, p) => totals.subarray(p * groups, (p + 1) * groups).reduce((a, b) => a + b, 0));
     const most = Math.max(1, ...sums);
+    const scale = document.querySelector("#map .plot").clientWidth < 450 ? 0.6 : 1;
     sums.forEach((total, p) => {
       if (!total) return;
       const own = totals.subarray(p * groups, (p + 1) * groups);
@@ -65,7 +66,7 @@
       found.y.push(at.y[p]);
       found.colour.push(field ? field.colours[best] : shade(Math.log1p(total) / Math.log1p(most)));
       found.marker.push(field ? field.markers[best] : "circle");
-      found.size.push(data.cells ? 3 + 6 * Math.sqrt(total / most) : at.x.length > 1000 ? 6 : 9);
+      found.size.push(scale * (data.cells ? 3 + 6 * Math.sqrt(total / most) : at.x.length > 1000 ? 6 : 9));
       found.text.push(describe(p, rowOf[p], total));
       found.row.push(rowOf[p]);
     });

@@ -65,7 +65,7 @@ def compose_report(store: Store) -> Page:
     sections = [
         _section("what", "What it is", lambda: facts.what_it_is(store, s)),
         _section("map", "Where the tiles are", lambda: explore(store, fields, rows)),
-        _section("tiles", "What the tiles look like", lambda: [*_damage(sample), *mosaic(store, sample)]),
+        _section("tiles", "What the tiles look like", lambda: _mosaic(store, sample)),
         _section("modalities", "Modalities", lambda: _modalities(store, s, sample)),
         _section("missing", "What is missing", lambda: facts.what_is_missing(store, fields)),
         _section("splits", "Splits", lambda: facts.splits(store, s)),
@@ -100,17 +100,26 @@ def _section(name: str, title: str, build: Callable[[], Sequence[Part]]) -> Sect
         return Section(name, title, [facts.damaged(error)])
 
 
-def _damage(sample: Sample) -> list[Part]:
-    """Notices about tiles that could not be read."""
-    return [Notice(message, Tone.BAD) for message in sample.damage[:3]]
+def _mosaic(store: Store, sample: Sample) -> list[Part]:
+    """Gallery of tiles, after notices about tiles that could not be read."""
+    damage = [Notice(message, Tone.BAD) for message in sample.damage[:3]]
+    how = (
+        "Open a tile for all of its modalities. Suspicious are tiles with many missing pixels or an unusual band mean."
+    )
+    return [*damage, Paragraph(f"Chosen from {_of(store, sample)}. {how}"), *mosaic(store, sample)]
+
+
+def _of(store: Store, sample: Sample) -> str:
+    """Which tiles were read."""
+    read = len(sample.positions)
+    return f"{read:,} tiles" if read == len(store) else f"{read:,} of {len(store):,} tiles, read at random"
 
 
 def _modalities(store: Store, s: Summary, sample: Sample) -> list[Part]:
     read = len(sample.positions)
-    of = f"{read:,} tiles" if read == len(store) else f"{read:,} of {len(store):,} tiles, chosen at random"
     if not sample.panels:
         return [facts.modality_table(s), Notice("None of the sampled tiles has values to show.")]
-    text = f"Distributions of the values in {of}; the filled part is of those that pass the filters of the map."
+    text = f"Distributions of the values in {_of(store, sample)}; the filled part is of those that pass the filters of the map."
     return [
         facts.modality_table(s),
         Paragraph(text),

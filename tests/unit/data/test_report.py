@@ -23,6 +23,7 @@ from mmearth_data.inspection.report import facts, places
 from mmearth_data.inspection.report.fields import fields_of
 from mmearth_data.inspection.report.places import map_rows
 from mmearth_data.opened import Store
+from mmearth_data.store.ledger import write_ledger
 
 TILES = 18  # 21 rows, three of them without a tile
 SECTIONS = ["what", "map", "tiles", "modalities", "missing", "splits", "built", "licences"]
@@ -149,8 +150,11 @@ def test_damage_is_named_and_the_rest_is_shown(tmp_path: Path, path: Path) -> No
     shard.write_bytes(b"\0" * shard.stat().st_size)
     record = broken / "_commits" / "1.parquet"
     record.write_bytes(record.read_bytes() + b"x")
+    lost = next(file for file in sorted((broken / "height").rglob("*")) if file.is_file() and file.name != "zarr.json")
+    lost.unlink()
     html = report_of(open_store(broken), tmp_path)
     text = " ".join(notices(html))
+    assert f"{lost.relative_to(broken).as_posix()} is missing" in text
     assert "optical" in text
     assert "_commits/1.parquet has" in text
     assert re.findall(r'<section id="([a-z]+)"', html) == SECTIONS
@@ -191,3 +195,17 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(path: Path,
         assert done.exit_code == 2
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_requests_are_shown_with_their_rates(path: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.zarr"
+    shutil.copytree(path, asked)
+    write_ledger(asked, "first", {"requests": {"computePixels": 300}, "retries": {"429": 30}, "seconds": 60.0})
+    write_ledger(asked, "second", {"requests": {"computePixels": 100}, "retries": {"503": 10}, "seconds": 20.0})
+    html = report_of(open_store(asked), tmp_path)
+    rows = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", html))
+    assert rows["requests: computePixels"] == "400"
+    assert rows["retries: 429"] == "30"
+    assert rows["seconds per request"] == "0.20"
+    assert rows["retries per request"] == "0.100"
+    assert "sentinel2_nodata" in html
