@@ -15,6 +15,7 @@ from bokeh.models import (
     HoverTool,
     LinearColorMapper,
     LogColorMapper,
+    NoOverlap,
     NumeralTickFormatter,
     Range1d,
 )
@@ -263,6 +264,7 @@ def _figure(**options: Any) -> Any:  # noqa: ANN401 - Bokeh types neither its op
     fill = {"sizing_mode": "stretch_both", "height": None, "min_width": 120, "min_height": 120, "min_border_left": 5}
     plot = page_figure(**fill | options)
     plot.xgrid.visible = False
+    plot.xaxis.major_label_policy = NoOverlap(min_distance=4)
     return plot
 
 
