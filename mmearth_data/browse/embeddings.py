@@ -22,6 +22,9 @@ BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
 """Ends of the names that are looked for beside a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
 EXPECTED = "expected the parquet file that mmearth-train embed writes (columns tile_id and embedding)"
 BLOCK_ROWS = 65_536
+"""Rows that are compared at once."""
+BATCH_ROWS, BUFFER_BYTES = 8_192, 2**20
+"""Rows and bytes read at once; by default Arrow reads a whole row group of a million rows into memory."""
 SINGLE_BYTES = 512 * 2**20
 """Above this size, values are kept in float16: 1.2 million tiles of 320 features then take 0.77 GB instead of 1.5."""
 
@@ -101,12 +104,12 @@ def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any]]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
         width = _width(path, file.schema_arrow)
         count, start = file.metadata.num_rows, 0
         ids = np.empty(count, dtype=np.uint64)
         units = np.empty((count, width), dtype=np.float32 if count * width * 4 <= SINGLE_BYTES else np.float16)
-        for batch in file.iter_batches(BLOCK_ROWS, columns=[ID_COLUMN, VALUE_COLUMN]):
+        for batch in file.iter_batches(BATCH_ROWS, columns=[ID_COLUMN, VALUE_COLUMN]):
             part = slice(start, start + len(batch))
             ids[part] = batch.column(ID_COLUMN).to_numpy(zero_copy_only=False)
             units[part] = _scaled(path, batch.column(VALUE_COLUMN), width)

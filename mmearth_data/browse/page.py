@@ -81,7 +81,6 @@ class Visit:
         self.selection = Selection(world.index)
         self.position: int | None = None
         self._waiting = False
-        self._figure: Future[bytes] | None = None
         self.channel = Channel(name="channel")
         self.map = TileMap(world.index, self._moved)
         self.histograms = self._make_histograms()
@@ -261,34 +260,56 @@ def _problem(error: BaseException | None) -> str:
     return f"The picture cannot be made: {type(error).__name__}: {error}"
 
 
+HISTOGRAMS = (
+    {"name": "dates", "title": "Date of the scene", "hint": "Drag to select a period."},
+    {"name": "latitudes", "title": "Latitude", "hint": ""},
+    {"name": "shares", "title": "Observed modalities", "hint": "Drag to select a range."},
+)
+
+
 def fill_document(world: World, prefix: str, policy: str, document: Document) -> None:
-    """Make a page for a new visitor."""
-    store = world.store
+    """Make a page for a new visitor.
+
+    Parameters
+    ----------
+    world
+        The store.
+    prefix
+        Path of the page on the server.
+    policy
+        Content security policy of the page.
+    document
+        The page's document, which is filled.
+    """
     Visit(world, document, prefix, _query_of(document))
-    period = world.index.period
-    document.title = f"{store.path.name}: {len(world.index):,} tiles"
+    document.title = f"{world.store.path.name}: {len(world.index):,} tiles"
     document.template = template("browse.html")
-    document.template_variables.update(
-        name=store.path.name,
-        path=str(store.path),
-        prefix=prefix,
-        policy=policy,
-        style=style_sheet(),
-        script=script(),
-        ramp=", ".join(ramp(9)),
-        synthetic=store.synthetic,
-        finished=store.finished,
-        notes=world.notes,
-        total=len(world.index),
-        facets=world.facets,
-        stored=world.index.stored,
-        first=str(np.datetime64(period[0], "D")) if period else "",
-        last=str(np.datetime64(period[1], "D")) if period else "",
-        histograms=HISTOGRAMS,
-        has_neighbours=world.neighbours is not None,
-        embeddings=world.neighbours.path.name if world.neighbours else "",
-        footer=_footer(world),
-    )
+    document.template_variables.update(prefix=prefix, policy=policy, **_variables(world))
+
+
+def _variables(world: World) -> dict[str, Any]:
+    """Values of the template that are equal for all visitors."""
+    store, period = world.store, world.index.period
+    first, last = ("", "") if period is None else (str(np.datetime64(day, "D")) for day in period)
+    return {
+        "name": store.path.name,
+        "path": str(store.path),
+        "style": style_sheet(),
+        "script": script(),
+        "ramp": ", ".join(ramp(9)),
+        "synthetic": store.synthetic,
+        "finished": store.finished,
+        "notes": world.notes,
+        "total": len(world.index),
+        "facets": world.facets,
+        "stored": world.index.stored,
+        "first": first,
+        "last": last,
+        "histograms": HISTOGRAMS,
+        "has_neighbours": world.neighbours is not None,
+        "embeddings": world.neighbours.path.name if world.neighbours else "",
+        "footer": _footer(world),
+    }
 
 
 def _query_of(document: Document) -> str:
@@ -298,13 +319,6 @@ def _query_of(document: Document) -> str:
     if request is None:
         return ""
     return urlencode([(name, value.decode()) for name, values in request.arguments.items() for value in values])
-
-
-HISTOGRAMS = (
-    {"name": "dates", "title": "Date of the scene", "hint": "Drag to select a period."},
-    {"name": "latitudes", "title": "Latitude", "hint": ""},
-    {"name": "shares", "title": "Observed modalities", "hint": "Drag to select a range."},
-)
 
 
 def _footer(world: World) -> str:

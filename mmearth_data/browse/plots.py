@@ -15,6 +15,7 @@ from bokeh.models import (
     HoverTool,
     LinearColorMapper,
     LogColorMapper,
+    NoOverlap,
     NumeralTickFormatter,
     Range1d,
 )
@@ -47,6 +48,8 @@ BAR_COLOUR = "#2a86c8"
 """Blue that is visible on light and on dark backgrounds."""
 CHOSEN_COLOUR = "#f0245e"
 QUIET = "#00000000"
+LAND_LOOK = {"fill_color": GREY, "fill_alpha": 0.22, "line_color": GREY, "line_alpha": 0.55, "line_width": 0.5}
+POINT_LOOK = {"size": 9, "fill_alpha": 0.85, "line_color": GREY, "line_width": 0.8}
 IMAGE = ("image", "x", "y", "dw", "dh")
 POINTS = ("x", "y", "id", "date", "split", "label", "colour", "marker")
 DEGREES = """
@@ -125,36 +128,19 @@ class TileMap:
         return plot
 
     def _add_glyphs(self) -> None:
+        """Add what is shown, from the lowest to the highest: land, cells, single tiles, and the ring of the chosen one."""
         plot = self.plot
         self.land = ColumnDataSource({"xs": [], "ys": []})
         self.counts = ColumnDataSource({name: [] for name in IMAGE})
         self.classes = ColumnDataSource({name: [] for name in IMAGE})
         self.points = ColumnDataSource({name: [] for name in POINTS})
         self.chosen = ColumnDataSource({"x": [], "y": []})
-        plot.patches(
-            "xs",
-            "ys",
-            source=self.land,
-            fill_color=GREY,
-            fill_alpha=0.22,
-            line_color=GREY,
-            line_alpha=0.55,
-            line_width=0.5,
-        )
+        plot.patches("xs", "ys", source=self.land, **LAND_LOOK)
         counts = plot.image(source=self.counts, color_mapper=self.mapper)
         plot.image(source=self.classes, color_mapper=self.class_mapper)
-        points = plot.scatter(
-            source=self.points,
-            marker="marker",
-            size=9,
-            fill_color="colour",
-            fill_alpha=0.85,
-            line_color=GREY,
-            line_width=0.8,
-        )
-        plot.scatter(
-            source=self.chosen, marker="circle", size=20, fill_color=None, line_color=CHOSEN_COLOUR, line_width=3
-        )
+        points = plot.scatter(source=self.points, marker="marker", fill_color="colour", **POINT_LOOK)
+        for look in ({"line_color": "#ffffff", "line_width": 6}, {"line_color": CHOSEN_COLOUR, "line_width": 3}):
+            plot.scatter(source=self.chosen, marker="circle", size=20, fill_color=None, **look)
         plot.add_tools(
             HoverTool(renderers=[counts], tooltips="@image{0,0} tiles", visible=False),
             HoverTool(renderers=[points], tooltips=POINT_TIPS, visible=False),
@@ -278,6 +264,7 @@ def _figure(**options: Any) -> Any:  # noqa: ANN401 - Bokeh types neither its op
     fill = {"sizing_mode": "stretch_both", "height": None, "min_width": 120, "min_height": 120, "min_border_left": 5}
     plot = page_figure(**fill | options)
     plot.xgrid.visible = False
+    plot.xaxis.major_label_policy = NoOverlap(min_distance=4)
     return plot
 
 
@@ -335,22 +322,23 @@ class Histogram:
             tools="",
             toolbar_location=None,
         )
-        plot = self.plot
-        shown = plot.quad(
-            source=self.source, left="left", right="right", top="top", bottom=0, fill_color=BAR_COLOUR, line_color=None
-        )
+        self._add_bars()
+        if dates:
+            self.plot.xaxis.formatter = DatetimeTickFormatter(years="%Y", months="%b %Y", days="%d %b")
+            self.plot.xaxis.ticker.desired_num_ticks = 3
+        if labels is not None:
+            self.plot.xaxis.ticker = list(labels)
+            self.plot.xaxis.major_label_overrides = {**labels}
+        if brushed is not None:
+            self._add_brush(brushed)
+
+    def _add_bars(self) -> None:
+        plot, ends = self.plot, {"left": "left", "right": "right", "top": "top", "bottom": 0}
+        shown = plot.quad(source=self.source, fill_color=BAR_COLOUR, line_color=None, **ends)
         shown.nonselection_glyph = shown.selection_glyph = None  # a selection sets the filter; bars keep their look
         plot.add_tools(HoverTool(renderers=[shown], tooltips="@name: @top{0,0} tiles", mode="vline"))
         plot.yaxis.formatter = NumeralTickFormatter(format="0a")
         plot.yaxis.ticker = BasicTicker(desired_num_ticks=3)
-        if dates:
-            plot.xaxis.formatter = DatetimeTickFormatter(years="%Y", months="%b %Y", days="%d %b")
-            plot.xaxis.ticker.desired_num_ticks = 3
-        if labels is not None:
-            plot.xaxis.ticker = list(labels)
-            plot.xaxis.major_label_overrides = {**labels}
-        if brushed is not None:
-            self._add_brush(brushed)
 
     def _add_brush(self, brushed: Callable[[float, float], None]) -> None:
         tool = BoxSelectTool(dimensions="width", description="Select a range")

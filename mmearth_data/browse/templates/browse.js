@@ -91,7 +91,10 @@ window.browseTiles = (channel) => {
     event.target.textContent = "Copied";
     setTimeout(() => { event.target.textContent = "Copy"; }, 1500);
   });
-  if (matchMedia("(max-width: 44rem)").matches) byId("filter-lists").open = false;
+  const narrow = matchMedia("(max-width: 44rem)");
+  const fold = () => { byId("filter-lists").open = !narrow.matches; };
+  narrow.addEventListener("change", fold);
+  fold();
 
   // Bokeh reads its colours from the style sheet when it draws: draw again when the scheme changes.
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
