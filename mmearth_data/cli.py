@@ -79,9 +79,9 @@ SAMPLE_WITHOUT = (
 """Fields of a build that do not concern its locations."""
 
 
-EPILOG = """\b
-Complete commands and options with the Tab key (bash; zsh_source and
-fish_source for other shells), a line for ~/.bashrc:
+EPILOG = """The Tab key completes commands and options if ~/.bashrc has this line (for other shells: zsh_source, fish_source):
+
+\b
   eval "$(_MMEARTH_DATA_COMPLETE=bash_source mmearth-data)"
 """
 
@@ -353,11 +353,12 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 def emulate(faults: tuple[str, ...], **options: Any) -> None:
     """Serve Earth Engine's interface over a synthetic planet.
 
+    Prints a URL on loopback, to which any script with the Earth Engine client can connect:
+
     \b
-    Prints a URL on loopback, to which any script with the Earth Engine client
-    can connect:
       from google.auth.credentials import AnonymousCredentials
       ee.Initialize(AnonymousCredentials(), project="emulator", url=URL)
+
     GET /emulator/ledger reports the requests. Press Ctrl-C to stop.
     """
     from mmearth_data import Emulator, EmulatorOptions, parse_fault
@@ -630,8 +631,7 @@ def _progress(title: str, first: str = "reading") -> Iterator[Callable[[Progress
     """Progress of tiles on stderr; ``first`` is what the command does before the first tile."""
     from mmearth_data import meter
 
-    with meter(title, "tiles") as show:
-        show(0, None, first)
+    with meter(title, "tiles", first) as show:
 
         def report(progress: Progress) -> None:
             refused = f"{progress.rejected:,} rejected" if progress.rejected else ""

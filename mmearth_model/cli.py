@@ -80,14 +80,15 @@ class PretrainFirst(CommandGroup):
         return super().resolve_command(ctx, args)
 
 
-EXAMPLES = """\b
-mmearth-train STORE is short for mmearth-train pretrain STORE:
+EXAMPLES = """mmearth-train STORE is short for mmearth-train pretrain STORE:
+
+\b
   mmearth-train planet.zarr --recipe demo --exclude biome,eco_region --out run
   mmearth-train evaluate run --task store:biome
 
+The Tab key completes commands and options if ~/.bashrc has this line (for other shells: zsh_source, fish_source):
+
 \b
-Complete commands and options with the Tab key (bash; zsh_source and
-fish_source for other shells), a line for ~/.bashrc:
   eval "$(_MMEARTH_TRAIN_COMPLETE=bash_source mmearth-train)"
 """
 

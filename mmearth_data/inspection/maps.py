@@ -135,7 +135,7 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour 
     if not isinstance(tiles, Store):
         return sample_map(tiles, path, colour=colour)
     target = sheet.check_picture(path)
-    write_bytes(target, draw_map(_places_of_store(tiles, colour), sheet.picture_format(target)))
+    write_bytes(target, draw_map(places_of_store(tiles, colour), sheet.picture_format(target)))
     return target
 
 
@@ -164,7 +164,8 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
     return target
 
 
-def _places_of_store(store: Store, colour: Colour) -> Places:
+def places_of_store(store: Store, colour: Colour) -> Places:
+    """Points of a store's tiles, and what colours them; see `map_figure`."""
     coords = store.coords
     label, codes = _colouring(store, colour)
     side_m = store.layout.size_px * PIXEL_M

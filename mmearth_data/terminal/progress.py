@@ -23,8 +23,8 @@ LINE_EVERY_S, LONGEST_S, SHARE = 10.0, 60.0, 0.01
 """Minimum and maximum seconds between lines without a terminal; in between, a share of the time since the start."""
 MEMORY_S = 300.0
 """Seconds over which the rate is measured."""
-TITLE = 30
-"""Columns that a title keeps on a narrow terminal."""
+TITLE_SHARE = 0.36
+"""Share of a terminal's width that a title takes at most."""
 NARROW = 100
 """Columns of a terminal below which the bar is short."""
 
@@ -35,10 +35,10 @@ class Meter:
     ``title`` is what the command does; it may change.
     """
 
-    def __init__(self, title: str, unit: str, bar: Progress) -> None:
+    def __init__(self, title: str, unit: str, remark: str, bar: Progress) -> None:
         self.unit, self._bar = unit, bar
         self._start = time.monotonic()
-        self._task = bar.add_task(title, total=None, remark="")
+        self._task = bar.add_task(title, total=None, remark=remark, title=_fitted(title, bar.console.width))
 
     def __call__(self, done: float, total: float | None = None, remark: str = "", *, title: str | None = None) -> None:
         """Show progress.
@@ -53,7 +53,8 @@ class Meter:
             What the command does now, if that changes. The rate is measured anew.
         """
         if title is not None and title != self.title:
-            self._bar.reset(self._task, description=title, total=total)
+            fitted = _fitted(title, self._bar.console.width)
+            self._bar.reset(self._task, description=title, total=total, title=fitted)
         self._bar.update(self._task, completed=done, total=total, remark=remark)
 
     @property
@@ -71,8 +72,17 @@ class Meter:
         return f"{self.title}: {figures(self._bar.tasks[0], self.unit, time.monotonic() - self._start)}"
 
 
+def _fitted(title: str, width: int) -> str:
+    """Shorten a title to its first word and its end."""
+    most = int(TITLE_SHARE * width)
+    if len(title) <= most:
+        return title
+    first = title.split(" ", 1)[0]
+    return f"{first} …{title[len(first) + 2 - most :]}"
+
+
 @contextmanager
-def meter(title: str, unit: str) -> Iterator[Meter]:
+def meter(title: str, unit: str, remark: str = "") -> Iterator[Meter]:
     """Show progress on stderr while the block runs.
 
     On a terminal, that is one line with a bar, rate and remaining time, from the beginning. Otherwise, a line of text is
@@ -84,14 +94,16 @@ def meter(title: str, unit: str) -> Iterator[Meter]:
         What the command does: ``Building planet.zarr``.
     unit
         What is counted: ``tiles``.
+    remark
+        What the command does first.
     """
     console = Console(stderr=True)
     live = console.is_terminal and not console.is_dumb_terminal
     columns = (
         SpinnerColumn(finished_text=" "),
         TextColumn(
-            "{task.description}",
-            table_column=Column(no_wrap=True, overflow="ellipsis", min_width=min(len(title), TITLE)),
+            "{task.fields[title]}",
+            table_column=Column(no_wrap=True, min_width=min(len(title), int(TITLE_SHARE * console.width))),
             markup=False,
         ),
         BarColumn(bar_width=10 if console.width < NARROW else 30),
@@ -99,7 +111,7 @@ def meter(title: str, unit: str) -> Iterator[Meter]:
     )
     quiet = is_quiet()
     with Progress(*columns, console=console, disable=quiet or not live, speed_estimate_period=MEMORY_S) as bar:
-        shown = Meter(title, unit, bar)
+        shown = Meter(title, unit, remark, bar)
         with _lines(shown, console) if not (quiet or live) else bar:
             yield shown
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmearth_model.evaluation.results import Difference, Evaluation, Summary
 
 DASH = "\N{EN DASH}"
-ENCODER = 28
+ENCODER = 24
 """Maximum width of the column of encoders; longer paths are broken after their slashes."""
 INTERVALS = "Means over the seeds; below or beside them 95 % intervals, by bootstrap over the test samples."
 PAIRED = "Behind a sign, the difference from {} with its 95 % interval (paired)."
@@ -154,13 +154,18 @@ def _table(
 def _cell(s: Summary, between: str, compared: dict[tuple[str, str, str, str], Difference], remarks: Remarks) -> str:
     """Mean with its interval, and the difference from the baseline with its own."""
     mean = f"{shown(s.metric, s.mean)}{remarks.mark(notes(s))}"
-    cell = f"{mean}{between}({span(s.metric, s.low, s.high)})"
+    cell = f"{mean}{between}{_enclosed(span(s.metric, s.low, s.high), between)}"
     d = compared.get((s.task, s.protocol, s.labels, s.encoder))
     if d is None:
         return cell
     value = shown(s.metric, d.value)
     sign = "" if value.startswith("-") else "+"
-    return f"{cell}\n{sign}{value}{between}({span(s.metric, d.low, d.high)})"
+    return f"{cell}\n{sign}{value}{between}{_enclosed(span(s.metric, d.low, d.high), between)}"
+
+
+def _enclosed(interval: str, between: str) -> str:
+    """Interval in brackets, unless it is on a line of its own."""
+    return interval if between == "\n" else f"({interval})"
 
 
 def span(metric: str, low: float, high: float) -> str:

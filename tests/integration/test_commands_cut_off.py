@@ -132,7 +132,20 @@ def check_nothing_is_half_written(
 
 
 QUICK = ("subset", "merge", "import", "export-h5", "export-geotiff", "inspect", "embed", "convert", "convert-to")
-REPORTS = ("Building", "Making", "Importing", "Exporting", "Pretraining", "Features", "Drew", "epoch", "building")
+REPORTS = (
+    "Building",
+    "Making",
+    "Importing",
+    "Exporting",
+    "Pretraining",
+    "Evaluating",
+    "Embedding",
+    "Fine-tuning",
+    "Choosing",
+    "Verifying",
+    "Drew",
+    "building",
+)
 
 
 def used_bytes(disk: SmallDisk) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
@@ -14,23 +18,28 @@ from hypothesis import strategies as st
 from inspection_pictures import layout_problems, pixels
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.errors import FileInputError
+from mmearth_data.catalog.tile import LEVEL_NAMES
+from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.inspection.canvas import WARNING
+from mmearth_data.inspection.facts import SPLIT_NAMES
 from mmearth_data.inspection.maps import (
     LAND,
     SEA,
     UNLABELLED,
+    Colour,
     Colouring,
     Places,
     Window,
     coloured_label,
     compose_map,
+    country_shapes,
     draw_map,
     legend_entries,
     map_figure,
+    places_of_store,
     sample_map,
 )
-from mmearth_data.inspection.projection import choose_projection, middle_of
+from mmearth_data.inspection.projection import border_lines, choose_projection, middle_of
 from mmearth_data.store import open_store
 
 if TYPE_CHECKING:
@@ -313,3 +322,62 @@ def test_labels_without_colours_do_not_colour_a_map() -> None:
 def test_the_same_places_give_the_same_bytes() -> None:
     lon, lat = world()
     assert draw_map(places(lon, lat)) == draw_map(places(lon, lat))
+
+
+@pytest.mark.parametrize("colour", ["split", "year", "level", "biome"])
+def test_a_map_is_coloured_by_what_is_asked_for(tmp_path: Path, colour: Colour) -> None:
+    store_making.make_store(tmp_path / "made.zarr")
+    store = open_store(tmp_path / "made.zarr")
+    coords = store.coords
+    known = {
+        "split": Counter(SPLIT_NAMES[code] for code in coords["split"].tolist()),
+        "year": Counter(str(moment)[:4] for moment in coords["time"].astype("datetime64[Y]") if not np.isnat(moment)),
+        "level": Counter(
+            f"Sentinel-2 {LEVEL_NAMES[code]}" for code in coords["s2_level"].tolist() if code in LEVEL_NAMES
+        ),
+        "biome": Counter(),
+    }[colour]
+    entries = legend_entries(places_of_store(store, colour))
+    assert {name: count for name, _, count in entries if name != "not labelled"} == known
+    assert len({fill for _, fill, _ in entries}) == len(entries), "each has a colour of its own"
+    if known:
+        assert sum(count for *_, count in entries) == len(store)
+
+
+def test_locations_have_no_scene_to_colour_by(tmp_path: Path) -> None:
+    frame = gpd.GeoDataFrame({"lon": [6.0], "lat": [49.0], "split": [0]})
+    with pytest.raises(InputError, match="expected split or biome"):
+        sample_map(frame, tmp_path / "a.png", colour="year")
+    assert sample_map(frame, tmp_path / "a.png", colour="split").is_file()
+
+
+def test_borders_are_where_they_are() -> None:
+    """Where Germany, Czechia and Austria meet; and no border along 180 degrees, where the data are cut."""
+    germany = choose_projection(np.array([6.0, 15.0]), np.array([47.5, 54.5]))
+    lines = np.concatenate(border_lines(country_shapes(), germany))
+    (corner,) = germany.forward(np.array([13.8397]), np.array([48.7716]))
+    assert np.linalg.norm(lines - corner, axis=1).min() < 5000
+    fiji = choose_projection(np.array([177.3, -178.4]), np.array([-18.9, -15.8]))
+    lon, _ = fiji.inverse(np.concatenate(border_lines(country_shapes(), fiji)))
+    assert np.abs(lon).max() < 179.9999
+
+
+@pytest.mark.parametrize("form", ["pdf", "svg"])
+def test_a_map_is_a_vector_picture_of_the_same_size_and_words(form: str) -> None:
+    one = places([6.1, 6.3], [49.5, 50.1])
+    canvas, _ = compose_map(one)
+    words = [line.words for line in canvas.lines]
+    drawn = draw_map(one, form)
+    assert drawn == draw_map(one, form)
+    if form == "pdf":
+        assert drawn.startswith(b"%PDF-")
+        (box,) = re.findall(rb"/MediaBox \[ 0 0 ([0-9.]+) ([0-9.]+) \]", drawn)
+        assert [float(side) for side in box] == pytest.approx([canvas.width * 72 / 200, canvas.height * 72 / 200])
+        return
+    root = ElementTree.fromstring(drawn)
+    sides = [float(root.attrib[name].removesuffix("pt")) for name in ("width", "height")]
+    assert sides == pytest.approx([canvas.width * 72 / 200, canvas.height * 72 / 200])
+    text = html.unescape(drawn.decode())
+    missing = [each for each in words if f"<!-- {each} -->" not in text]
+    assert all("km" in each or "°" in each for each in missing), "text with a halo is drawn as shapes"
+    assert len(missing) < len(words) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import geopandas
@@ -17,7 +18,7 @@ from toy_store import TINY, kinds, write_store
 from mmearth_data import InputError, Store, format_tile_id
 from mmearth_model import Checkpoint, load_checkpoint, make_recipe, pretrain
 from mmearth_model.cli import cli
-from mmearth_model.evaluation.embedding import Embeddings, embed
+from mmearth_model.evaluation.embedding import Embeddings, embed, map_figure, neighbours_figure
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,40 @@ def test_nothing_to_do_and_unknown_formats_are_refused(
         assert result.exit_code == 2
         assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_neighbours_are_drawn_with_what_is_known_of_them(store: Store) -> None:
+    ids = store.coords["tile_id"]
+    points = Embeddings(np.eye(len(ids), 4, dtype=np.float32) + 1, ids, store.coords["lon"], store.coords["lat"], {})
+    figure = neighbours_figure(points, store, 5)
+    assert len(figure.axes) == 9
+    assert figure.axes[0].get_label() == points.names[5]
+    for axis in figure.axes:
+        row = points.position(axis.get_label())
+        (about,) = (text.get_text().splitlines() for text in axis.texts)
+        code = int(store.read("biome", slice(row, row + 1))[0])
+        assert about[0] == store.modalities["biome"].classes[code].name
+        assert about[1].split(" · ")[0] == ("L1C", "L2A")[int(store.coords["s2_level"][row])]
+        assert about[-1] == points.names[row]
+    title, scale = (text.get_text() for text in figure.texts)
+    assert title == f"Nearest to {points.names[5]} (synthetic)"
+    assert "the same stretch in all tiles" in scale
+    assert "B4" in scale
+
+
+def test_a_map_of_embeddings_has_its_legend_beside_it(store: Store) -> None:
+    ids = store.coords["tile_id"]
+    rng = np.random.default_rng(0)
+    points = Embeddings(rng.random((len(ids), 4), dtype=np.float32), ids, store.coords["lon"], store.coords["lat"], {})
+    (axis,) = map_figure(points, store).axes
+    legend = axis.get_legend()
+    assert legend is not None
+    codes = store.read("biome", slice(0, len(ids)))
+    names = {label.code: label.name for label in store.modalities["biome"].classes}
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(
+        f"{names[code]}  ({count})" for code, count in Counter(codes.tolist()).items()
+    )
+    figure = axis.get_figure()
+    figure.canvas.draw()
+    assert legend.get_window_extent().x0 > axis.get_window_extent().x1, "beside the points"
+    assert all(points.get_sizes()[0] >= 36 for points in axis.collections)

@@ -32,6 +32,7 @@ from mmearth_model.evaluation import RANDOM, baselines, pixels, write_results
 from mmearth_model.evaluation.baselines import ImageStatistics, RandomFilters, load_convnext, own_input
 from mmearth_model.evaluation.evaluate import candidates
 from mmearth_model.evaluation.features import Pooled, extract, features_key, pooled, whole_patches
+from mmearth_model.evaluation.results import results_figure
 from mmearth_model.tasks import LabelShare, StoreImages, open_task
 from mmearth_model.tasks.store import redraw
 
@@ -319,3 +320,22 @@ def test_what_does_not_fit_is_refused_in_one_line(
     with pytest.raises(InputError, match=expected) as error:
         evaluate([checkpoint], store, [task], seeds=1, device="cpu", **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_forest_plot_has_a_row_per_encoder_and_protocol_and_the_level_of_guessing(
+    store: Store, checkpoint: Checkpoint
+) -> None:
+    result = evaluate([checkpoint], store, ["store:biome"], protocols=["knn"], seeds=1, device="cpu")
+    task = open_task("store:biome", store)
+    train, test = task.labels[task.parts.train], task.labels[task.parts.test]
+    most = np.bincount(train).argmax()
+    assert [row.guess for row in result.rows] == pytest.approx([(test == most).mean()] * len(result.rows))
+    (axis,) = results_figure(result, synthetic=True).axes
+    rows = [label.get_text() for label in axis.get_yticklabels()]
+    assert [name.split()[-1] for name in rows] == ["knn-5", "knn-20"] * 2
+    assert "random init" in rows[2]
+    assert axis.get_title(loc="left") == "store:biome (synthetic)"
+    words = [text.get_text() for text in axis.texts]
+    assert f"guessing {100 * (test == most).mean():.1f}" in words
+    for s, text in zip(result.summaries(), words, strict=False):
+        assert text.startswith(f"{100 * s.mean:.1f}")

@@ -59,6 +59,9 @@ def test_a_store_alone_is_pretrained_on_and_then_probed(here: Path, long_form: b
     assert json.loads(result.stdout) == {"run": out, "checkpoint": f"{out}/step-00000003"}
     assert "images/s" in result.stderr
     assert (here / out / "step-00000003" / "model.safetensors").is_file()
+    longer = run("toy.zarr", "--recipe", "tiny.yaml", "--epochs", "3", "--out", out, "--device", "cpu", "--dry-run")
+    plan = json.loads(longer.stdout)
+    assert plan["hours_left"] == pytest.approx(6 * 12 / plan["images_per_s"] / 3600, abs=1e-3), "6 of 9 steps are left"
 
     probed = run("evaluate", out, "--task", "store:biome", "--task", "store:esa_worldcover", "--seeds", "1", "--protocol", "knn", "--json")  # fmt: skip
     assert probed.exit_code == 0, probed.output
@@ -82,6 +85,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(here: Path) -> None:
     plan = json.loads(result.stdout)
     assert (plan["tiles"], plan["steps"], plan["visible_patches"]) == (36, 3, int(9 * 0.4))
     assert "biome" not in plan["tasks"]
+    assert plan["hours_left"] is plan["images_per_s"] is None, "the speed is not known yet"
     assert not (here / "runs" / "dry").exists()
 
 
