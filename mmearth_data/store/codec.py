@@ -1,7 +1,8 @@
 """Encode and decode chunks of numbers: a Blosc 1 frame (Zstandard, bitshuffle) followed by its crc32c.
 
-`mmearth_data.store.blosc_fast` does the work if python-blosc2 is installed (extra ``fast``), otherwise numcodecs. Both
-write the same format and read any Blosc 1 frame, whatever its codec, filter and bytes per value.
+If python-blosc2 is installed (extra ``fast``), `mmearth_data.store.packing` encodes the tiles of a shard, and
+`mmearth_data.store.blosc_fast` decodes; otherwise, and for single chunks, numcodecs does. Both write the same format and
+read any Blosc 1 frame, whatever its codec, filter and bytes per value.
 """
 
 from __future__ import annotations

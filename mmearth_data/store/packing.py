@@ -38,11 +38,8 @@ _RUNS = (0x00, 0xFF)
 
 _FUNCTION = typeof(COMPRESS)  # type: ignore[no-untyped-call]
 _TILES, _SEEN = types.Array(types.uint8, 2, "C", readonly=True), types.Array(types.boolean, 1, "C", readonly=True)
-_READ, _BYTES, _BOUNDS = (
-    types.Array(types.uint8, 1, "C", readonly=True),
-    types.Array(types.uint8, 1, "C"),
-    types.intp[::1],
-)
+_READ, _BYTES = types.Array(types.uint8, 1, "C", readonly=True), types.Array(types.uint8, 1, "C")
+_BOUNDS = types.Array(types.intp, 1, "C")
 
 
 def pack(
@@ -95,10 +92,13 @@ def _runs(size: int, itemsize: int) -> tuple[int, NDArray[np.uint8]]:
     zeros = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.BITSHUFFLE, typesize=itemsize).encode(bytes(size))
     block = HEADER.unpack_from(zeros)[5]
     codec = Blosc(COMPRESSOR, COMPRESSION_LEVEL, Blosc.NOSHUFFLE, blocksize=block, typesize=1)
-    frames = [np.frombuffer(codec.encode(bytes([byte]) * size), np.uint8) for byte in _RUNS]
-    last = _HEADER + START * ((size - 1) // block)
-    blocks = [frame[_number(frame, position) :] for position in (_HEADER, last) for frame in frames]
-    return block, np.concatenate([encoded[: START + _number(encoded, 0)] for encoded in blocks])
+    parts = []
+    for position in (_HEADER, _HEADER + START * ((size - 1) // block)):
+        for byte in _RUNS:
+            frame = bytes(codec.encode(bytes([byte]) * size))
+            start = int.from_bytes(frame[position : position + START], "little")
+            parts.append(frame[start : start + START + int.from_bytes(frame[start : start + START], "little")])
+    return block, np.frombuffer(b"".join(parts), np.uint8)
 
 
 @inner
