@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from tornado.httpserver import HTTPServer
@@ -22,7 +23,7 @@ from tornado.web import RequestHandler
 
 from mmearth_data.browse.commands import IDS_FILE, ids_text
 from mmearth_data.browse.filters import Selection, from_query
-from mmearth_data.browse.page import fill_document
+from mmearth_data.browse.page import Visit, fill_document
 from mmearth_data.browse.world import World
 from mmearth_data.errors import InputError, MMEarthError
 from mmearth_data.words import reason_of
@@ -151,6 +152,11 @@ class Browser:
         http.add_sockets(self._sockets)
         self._server = BaseServer(IOLoop.current(), tornado, http)
         self._server.start()
+        IOLoop.current().add_callback(self._prepare)
+
+    def _prepare(self) -> None:
+        """Make a page for no visitor while the user's browser starts: what all visits share is then computed."""
+        Visit(self.world, Document(), self.prefix)
 
     def _close_sockets(self) -> None:
         for bound in self._sockets:

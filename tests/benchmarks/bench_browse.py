@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ from typing import Any
 import psutil
 from _harness import report, table
 from bokeh.client import pull_session
+from bokeh.core.types import ID
+from bokeh.util.token import get_session_id
 
 import mmearth_data.browse.page  # noqa: F401 - defines the models of the page
 
@@ -85,8 +88,8 @@ def server(path: str) -> Iterator[dict[str, Any]]:
 class Client:
     """A page without a browser."""
 
-    def __init__(self, url: str) -> None:
-        self.session = pull_session(url=url.rstrip("/"))
+    def __init__(self, url: str, session: ID) -> None:
+        self.session = pull_session(session, url.rstrip("/"))
         self.channel: Any = self.session.document.get_model_by_name("channel")
         self.map: Any = self.session.document.get_model_by_name("map")
         self.asked = 0
@@ -118,6 +121,13 @@ class Client:
         self.settle()
         time.sleep(0.062)
         self.settle()
+
+
+def session_of(page: bytes) -> ID:
+    """Session of a page, which its script opens a websocket for."""
+    found = re.search(rb'"token":"([^"]+)"', page)
+    assert found, "the page has no session"
+    return get_session_id(found[1].decode())
 
 
 class Clock:
@@ -184,9 +194,11 @@ def measure(path: str, chromium: str | None) -> None:
     """Measure, and write tables and the line of JSON."""
     with server(path) as said:
         url, clock = said["url"], Clock(said["pid"])
-        clock.time(PAGE, lambda: urllib.request.urlopen(url).read())
-        clock.time(DOCUMENT, lambda: Client(url).session.close())
-        client = Client(url)
+        page: list[bytes] = []
+        clock.time(PAGE, lambda: page.append(urllib.request.urlopen(url).read()))
+        clients: list[Client] = []
+        clock.time(DOCUMENT, lambda: clients.append(Client(url, session_of(page[0]))))
+        (client,) = clients
         interactions(client, url, clock)
         client.session.close()
         browser = in_chromium(url, chromium) if chromium else {}

@@ -42,6 +42,8 @@ def scatter(arrays: dict[str, Any]) -> None:
     arrays["s2_level"] = rng.choice(np.array([0, 1], dtype=np.uint8), count)
     arrays["time"] = rng.integers(1_483_228_800_000, 1_609_459_200_000, count)
     arrays["time"][::9] = NO_TIME
+    for row, moment in ((1, "2018-02-28T23:59"), (2, "2018-03-01T00:00"), (3, "2018-03-01T23:59"), (4, "2018-03-02")):
+        arrays["time"][row] = np.datetime64(moment, "ms").astype(np.int64)
     arrays["biome"] = rng.choice(np.array([0, 3, 13, 255], dtype=np.uint8), count)
     for name, missing in (("sentinel1", np.nan), ("dynamic_world", 0), ("era5", np.nan)):
         arrays[name][rng.random(count) < 0.4] = missing
