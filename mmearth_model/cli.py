@@ -547,7 +547,7 @@ def report(
     _check_page(page)
     found = read_report(runs)
     if page is not None:
-        from mmearth_model import write_report  # draws with PyTorch, which a summary does without
+        from mmearth_model import write_report  # needs PyTorch, which a summary does not
 
         drawn: dict[str, Any] = {
             "store": store,

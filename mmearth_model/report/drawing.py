@@ -203,7 +203,7 @@ def store_facts(store: Store) -> tuple[tuple[str, str], ...]:
         ("tiles", f"{s.tiles:,} of {s.size_px} by {s.size_px} pixels"),
         ("splits", splits),
         ("scenes", scenes),
-        ("source", f"{s.source.get('name', 'unknown')}{', synthetic' if s.synthetic else ''}"),
+        ("source", str(s.source.get("name", "unknown"))),
         ("modalities", f"{len(stored)}: {', '.join(stored)}"),
     )
 

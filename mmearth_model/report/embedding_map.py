@@ -59,7 +59,7 @@ class Plane:
     """Positions of tiles (N, 2) by the embeddings of one run, how they were found, and each tile's nearest ones."""
 
     run: str
-    places: NDArray[np.float64]
+    points: NDArray[np.float64]
     method: str
     neighbours: tuple[tuple[int, ...], ...]
 
@@ -86,9 +86,9 @@ def affordable(checkpoint: Checkpoint, tiles: Store, seconds: float, device: str
 def find_plane(checkpoint: Checkpoint, tiles: Store, run: str, device: str) -> Plane:
     """Embed tiles and lay them out on a plane."""
     found: Embeddings = embed(checkpoint, tiles, device=device)
-    places, method = found.plane()
+    points, method = found.plane()
     near = tuple(tuple(row for row, _ in found.neighbours(tile, NEIGHBOURS)) for tile in range(len(found.values)))
-    return Plane(run=run, places=places, method=method, neighbours=near)
+    return Plane(run=run, points=points, method=method, neighbours=near)
 
 
 def look_at(tiles: Store) -> ShownTiles:
