@@ -15,14 +15,17 @@ import pandas as pd
 import pytest
 import yaml
 from bokeh.models import ColumnDataSource
+from bokeh.models.annotations import Span
 from click.testing import CliRunner, Result
 from toy_store import TINY, write_store
 
 from mmearth_data import FileInputError, format_tile_id, open_store, render_page
 from mmearth_model import Report, read_report
 from mmearth_model.cli import cli
+from mmearth_model.report.forest import forest_figure
 from mmearth_model.report.log import read_log_table
 from mmearth_model.report.page import make_page
+from mmearth_model.report.results import results_of
 
 RECIPE = {
     **{key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()},
@@ -163,6 +166,23 @@ def test_evaluate_writes_a_page_of_its_results(folder: Path) -> None:
         if tag == "section"
     ]
     assert ids == ["results-1"]
+
+
+def test_the_level_of_guessing_is_a_line_in_the_forest_plot(folder: Path) -> None:
+    content = json.loads((folder / "probes" / "results.json").read_text())
+    for row in content["rows"]:
+        row["guess"] = 0.25
+    found = results_of(content, "probes")
+    (line,) = forest_figure(found.entries, ["knn-5", "knn-20"]).select({"type": Span})
+    assert line.location == 25.0
+    assert {entry.guessing for entry in found.entries} == {0.25}
+
+
+def test_forest_plots_contain_all_intervals(folder: Path) -> None:
+    (found,) = read_report([folder / "probes"]).results
+    shown = forest_figure(found.entries, list(dict.fromkeys(entry.protocol for entry in found.entries)))
+    assert shown.x_range.start <= 100 * min(entry.low for entry in found.entries)
+    assert shown.x_range.end >= 100 * max(entry.high for entry in found.entries)
 
 
 def test_recipes_are_compared_field_by_field(copied: Path, folder: Path) -> None:
