@@ -245,8 +245,11 @@ def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], browser
     with Window(browser, page) as window:
         window.context.grant_permissions(["clipboard-read", "clipboard-write"])
         block = window.page.locator("#licences figure.code", has_text="BibTeX")
+        label = """button => { globalThis.label = new Promise((tell) =>
+            new MutationObserver(() => tell(button.textContent)).observe(button, {childList: true})); }"""
+        block.locator(".copy").evaluate(label)
         block.locator(".copy").click()
-        window.page.wait_for_function("[...document.querySelectorAll('.copy')].some((b) => b.textContent === 'Copied')")
+        assert window.page.evaluate("globalThis.label") == "Copied"
         assert window.page.evaluate("navigator.clipboard.readText()") == block.locator("code").inner_text()
 
 

@@ -143,7 +143,7 @@ def modality_table(s: Summary) -> Part:
         [
             m.name,
             m.long_name,
-            m.kind,
+            m.kind.replace("/", f"/{BREAK}"),
             TIMES.join(f"{n}" for n in m.shape[1:]) or ("1" if m.stored else "computed"),
             m.dtype,
             _units(m.band_units),
@@ -153,8 +153,8 @@ def modality_table(s: Summary) -> Part:
         ]
         for m in s.modalities
     ]
-    heads = ["Modality", "Content", "Kind", "Per tile", "Type", "Units", "On disk", "Ratio", "Tiles with values"]
-    return PageTable(heads, rows, "Modalities")
+    heads = ["Modality", "Content", "Kind", "Per tile", "Type", "Units", "On disk", "Ratio", "Valid"]
+    return PageTable(heads, rows, "Valid: share of the tiles with at least one value")
 
 
 def _units(units: Sequence[str]) -> str:
