@@ -10,7 +10,7 @@ import numpy as np
 
 from mmearth_data import InputError, format_tile_id
 from mmearth_model.evaluation.embedding import Embeddings, embed
-from mmearth_model.report.images import draw, encode
+from mmearth_model.report.images import draw, encode, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ FIRST_TILES = 16
 NEIGHBOURS = 5
 MOST_CLASSES = 14
 """Classes that colours and shapes distinguish."""
-THUMBNAIL_PX = 64
+THUMBNAIL_PX, THUMBNAIL_BYTES = 64, 500_000
 BATCH = 64
 UNKNOWN = "unknown"
 
@@ -108,7 +108,7 @@ def look_at(tiles: Store) -> ShownTiles:
         lat=coords["lat"],
         label="" if labelled is None else labelled.long_name,
         classes=tuple(classes),
-        pictures=tuple(pictures),
+        pictures=tuple(fitted(pictures, THUMBNAIL_BYTES)),
     )
 
 

@@ -17,11 +17,13 @@ import yaml
 from bokeh.models import ColumnDataSource
 from bokeh.models.annotations import Span
 from click.testing import CliRunner, Result
+from PIL import Image
 from toy_store import TINY, write_store
 
 from mmearth_data import FileInputError, format_tile_id, open_store, render_page
 from mmearth_model import Report, read_report
 from mmearth_model.cli import cli
+from mmearth_model.report.drawing import EPOCH_BYTES, EPOCH_PICTURES, draw_runs
 from mmearth_model.report.forest import forest_figure
 from mmearth_model.report.log import read_log_table
 from mmearth_model.report.page import make_page
@@ -245,6 +247,20 @@ def test_a_run_whose_store_is_gone_has_curves_and_says_what_is_missing(copied: P
     text = (copied / "page.html").read_text()
     assert "no reconstructions" in text
     assert "/nowhere/x.zarr" in text
+
+
+def test_pictures_from_the_training_are_shown_as_small_as_they_must_be(copied: Path) -> None:
+    rng = np.random.default_rng(0)
+    for step in range(10, 22):
+        Image.fromarray(rng.integers(0, 256, (900, 640, 3), dtype=np.uint8)).save(
+            copied / "figures" / f"step-{step:08d}.png"
+        )
+    drawn = draw_runs(read_report([copied]).runs, tiles=0, embedded=0)
+    ((run, pictures),) = drawn.epochs.items()
+    assert (run, len(pictures)) == (str(copied), EPOCH_PICTURES)
+    assert sum(len(picture) for _, picture in pictures) <= EPOCH_BYTES
+    steps = [step for step, _ in pictures]
+    assert (steps[0], steps[-1], steps) == (3, 21, sorted(steps))
 
 
 def test_twenty_runs_at_once(folder: Path, tmp_path: Path) -> None:
