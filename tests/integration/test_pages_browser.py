@@ -227,6 +227,24 @@ def test_everything_works_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path],
         assert outline == "solid"
 
 
+def test_the_map_moves_and_zooms_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+    _, page = frame_and_page
+    ranges = """(() => { const { x_range: x, y_range: y } = Bokeh.documents[0].get_model_by_name("map");
+        return [x.end - x.start, x.start + x.end, y.start + y.end]; })()"""
+    with Window(browser, page) as window:
+        window.page.locator("#map .plot").focus()
+        span, x, y = window.page.evaluate(ranges)
+        window.page.keyboard.press("+")
+        window.page.keyboard.press("ArrowRight")
+        window.page.keyboard.press("ArrowUp")
+        closer, right, up = window.page.evaluate(ranges)
+        assert closer == pytest.approx(0.8 * span, rel=0.02)
+        assert right > x
+        assert up > y
+        window.page.keyboard.press("0")
+        assert window.page.evaluate(ranges) == pytest.approx([span, x, y], rel=0.02, abs=1000)
+
+
 def test_tables_are_sorted_by_their_heads(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
     _, page = frame_and_page
     with Window(browser, page) as window:
@@ -245,8 +263,8 @@ def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], browser
     with Window(browser, page) as window:
         window.context.grant_permissions(["clipboard-read", "clipboard-write"])
         block = window.page.locator("#licences figure.code", has_text="BibTeX")
-        label = """button => { globalThis.label = new Promise((tell) =>
-            new MutationObserver(() => tell(button.textContent)).observe(button, {childList: true})); }"""
+        label = """button => { globalThis.label = new Promise((found) =>
+            new MutationObserver(() => found(button.textContent)).observe(button, {childList: true})); }"""
         block.locator(".copy").evaluate(label)
         block.locator(".copy").click()
         assert window.page.evaluate("globalThis.label") == "Copied"

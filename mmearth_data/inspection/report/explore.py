@@ -88,7 +88,10 @@ def explore(store: Store, fields: Sequence[Field], rows: MapRows) -> list[Part]:
 
 def _explanation(rows: MapRows) -> Part:
     where = f"{rows.projection.name} projection, land from Natural Earth."
-    zoom = "Zoom with Ctrl and the wheel, or the tools above the map; hover or click for details."
+    zoom = (
+        "Zoom with Ctrl and the wheel, the tools above the map, or by keyboard: the arrows move it, + and - zoom, 0 resets "
+        "it. Hover or click for details."
+    )
     if rows.tiles is not None:
         return Paragraph(f"One symbol per tile. {zoom} {where}")
     side = f"{rows.side_m / 1000:,.0f} km"
@@ -160,6 +163,7 @@ def _map(projection: Projection) -> figure:
         active_scroll=zoom,
         min_border=0,
         min_border_left=0,
+        name="map",
         outline_line_alpha=0,
     )
     made.axis.visible = False

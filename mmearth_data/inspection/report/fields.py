@@ -52,7 +52,7 @@ def fields_of(store: Store) -> tuple[Field, ...]:
     known = {int(year): str(year) for year in np.unique(years) if year}
     year = _field("year", "Year", years, known, NO_DATE)
     level = _field("level", "Product level", coords["s2_level"], LEVEL_NAMES, NONE)
-    return split, *_label(store), year, level, _missing(store)
+    return split, *_label(store), year, level, _valid(store)
 
 
 def _label(store: Store) -> tuple[Field, ...]:
@@ -64,12 +64,13 @@ def _label(store: Store) -> tuple[Field, ...]:
     return (_field("label", m.long_name, codes, names, "not labelled"),)
 
 
-def _missing(store: Store) -> Field:
-    """Count the stored modalities without any value."""
-    lacking = len(store.layout.stored) - observed_modalities(store).sum(axis=1)
-    names = {0: "all modalities", 1: "1 missing", **{k: f"{k} missing" for k in range(2, MOST_MISSING)}}
-    names[MOST_MISSING] = f"{MOST_MISSING} or more missing"
-    return _field("missing", "Completeness", np.minimum(lacking, MOST_MISSING), names, NONE)
+def _valid(store: Store) -> Field:
+    """Count the stored modalities with any value."""
+    of = len(store.layout.stored)
+    lacking = of - observed_modalities(store).sum(axis=1)
+    names = {0: f"all {of}", **{k: f"{of - k} of {of}" for k in range(1, MOST_MISSING)}}
+    names[MOST_MISSING] = f"{max(0, of - MOST_MISSING)} or fewer"
+    return _field("valid", "Modalities with values", np.minimum(lacking, MOST_MISSING), names, NONE)
 
 
 def observed_modalities(store: Store) -> NDArray[np.bool_]:

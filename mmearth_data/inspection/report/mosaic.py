@@ -124,7 +124,8 @@ def _short_reason(sample: Sample, place: int) -> str:
     missing, odd = float(sample.missing[place]), float(sample.odd[place])
     if missing > MOST_MISSING_FOR_BEST:
         return f"{format_share(missing)} missing"
-    return f"odd {sample.odd_band[place].rpartition(' ')[2]}" if odd >= LEAST_DEVIATIONS else "complete"
+    band = sample.odd_band[place].rpartition(" ")[2].replace("_", " ")
+    return f"odd {band}" if odd >= LEAST_DEVIATIONS else "complete"
 
 
 def _pictures(groups: Sequence[PanelGroup], name: str) -> list[Part]:

@@ -189,10 +189,30 @@
     }
   };
 
+  // The map by keyboard: arrows move it, + and - zoom, 0 shows all of it again.
+  const steps = { ArrowLeft: [-0.1, 0, 1], ArrowRight: [0.1, 0, 1], ArrowUp: [0, 0.1, 1], ArrowDown: [0, -0.1, 1], "+": [0, 0, 0.8], "=": [0, 0, 0.8], "-": [0, 0, 1.25] };
+  const navigate = ({ x_range: x, y_range: y }) => {
+    const frame = document.querySelector("#map .plot");
+    const home = [x, y].map(({ start, end }) => ({ start, end }));
+    frame.tabIndex = 0;
+    frame.addEventListener("keydown", (event) => {
+      const step = steps[event.key];
+      if (event.target !== frame || event.ctrlKey || event.metaKey || (!step && event.key !== "0")) return;
+      event.preventDefault();
+      [x, y].forEach((range, axis) => {
+        if (!step) return void range.setv(home[axis]);
+        const [middle, span] = [(range.start + range.end) / 2, range.end - range.start];
+        const centre = middle + step[axis] * span;
+        range.setv({ start: centre - (step[2] * span) / 2, end: centre + (step[2] * span) / 2 });
+      });
+    });
+  };
+
   const connect = () => {
     const source = Bokeh.documents[0]?.get_model_by_name("tiles");
     if (!source) return void setTimeout(connect, 30);
     state.source = source;
+    navigate(Bokeh.documents[0].get_model_by_name("map"));
     source.selected.properties.indices.change.connect(() => {
       const [first] = source.selected.indices;
       element("selected").textContent = first === undefined ? "" : source.data.text[first];
