@@ -83,6 +83,7 @@ CASES = {
             "--neighbours TILE --figure OUT/near.png --cache OUT/cache --device cpu",
             train_cli,
         ),
+        Case("report", "report IN/run --html OUT/report.html --tiles 1 --embeddings 0 --device cpu", train_cli),
         Case("convert", "convert IN/run --out OUT/again", train_cli),
         Case("convert-to", "convert IN/run --to finetune --out OUT/tuned.pth", train_cli),
         Case(

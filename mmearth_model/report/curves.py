@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from mmearth_model.report.log import LogTable
     from mmearth_model.report.runs import RunRecord
 
-NUMBERS = 120_000
-"""Values of all curves of a page together; each takes 4 bytes, a third more as text."""
-FEWEST_POINTS, MOST_POINTS = 40, 600
+NUMBERS = 12_000
+"""Points of all curves of a figure together; each is three numbers of 4 bytes, a third more as text."""
+FEWEST_POINTS, MOST_POINTS = 12, 400
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 UPDATE = """
 const tasks = new Set(task_box.active), runs = new Set(run_box.active), kept = [];

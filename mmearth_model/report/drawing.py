@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from mmearth_data import MMEarthError, open_store, reason_of, summarise
 from mmearth_model.devices import resolve_device
 from mmearth_model.report.embedding_map import Plane, ShownTiles, affordable, find_plane, look_at, sample_tiles
-from mmearth_model.report.images import encode
+from mmearth_model.report.images import encode, fitted
 from mmearth_model.report.reconstructions import Reconstruction, reconstruct
 from mmearth_model.weights.checkpoints import load_checkpoint
 from mmearth_model.weights.store_record import find_store
@@ -30,7 +30,7 @@ DRAWN_RUNS = 4
 """Maximum number of runs whose predictions and embeddings are shown, so that a page stays small."""
 SECONDS = 30.0
 """Time for the embeddings of one run."""
-RECONSTRUCTION_BYTES, EPOCH_BYTES = 1_200_000, 400_000
+RECONSTRUCTION_BYTES, EPOCH_BYTES = 600_000, 300_000
 """Maximum size of the pictures of a page, before they become text."""
 EPOCH_PICTURES, EPOCH_WIDTH_PX = 8, 640
 
@@ -99,7 +99,7 @@ def draw_runs(
     shown, planes = artist.map_of(some) if embedded else (None, ())
     return Drawings(
         reconstructions=_within(drawn, RECONSTRUCTION_BYTES),
-        epochs={run.name: found for run in runs[:DRAWN_RUNS] for found in [list(artist.epochs(run))] if found},
+        epochs=artist.courses(runs[:DRAWN_RUNS]),
         tiles=shown,
         planes=planes,
         store=facts,
@@ -175,21 +175,27 @@ class _Artist:
             self.missing.append(f"embeddings of {len(whole) - count} of {len(whole)} tiles: they would take more than {SECONDS:.0f} s")  # fmt: skip
         return sample_tiles(whole, count)
 
-    def epochs(self, run: RunRecord) -> Iterator[tuple[int, bytes]]:
-        """Pictures that a run drew, evenly spaced, as long as they fit."""
+    def courses(self, runs: Sequence[RunRecord]) -> dict[str, list[tuple[int, bytes]]]:
+        """Find the pictures that runs drew while training, evenly spaced, and as small as they must be."""
+        found = {run.name: list(self._course(run)) for run in runs}
+        found = {run: pictures for run, pictures in found.items() if pictures}
+        most = EPOCH_BYTES // max(1, len(found))
+        return {
+            run: list(
+                zip((step for step, _ in pictures), fitted([picture for _, picture in pictures], most), strict=True)
+            )
+            for run, pictures in found.items()
+        }
+
+    def _course(self, run: RunRecord) -> Iterator[tuple[int, bytes]]:
         steps = sorted(run.pictures)
         if len(steps) > EPOCH_PICTURES:
             steps = [steps[place] for place in np.linspace(0, len(steps) - 1, EPOCH_PICTURES).round().astype(int)]
-        size = 0
         for step in steps:
             try:
-                picture = _smaller(run.pictures[step])
+                yield step, _smaller(run.pictures[step])
             except (OSError, UnidentifiedImageError, ValueError) as error:
                 self.missing.append(f"{run.name}: its picture of step {step}: {reason_of(error)}")
-                continue
-            size += len(picture)
-            if size <= EPOCH_BYTES:
-                yield step, picture
 
 
 def store_facts(store: Store) -> tuple[tuple[str, str], ...]:
@@ -203,7 +209,7 @@ def store_facts(store: Store) -> tuple[tuple[str, str], ...]:
         ("tiles", f"{s.tiles:,} of {s.size_px} by {s.size_px} pixels"),
         ("splits", splits),
         ("scenes", scenes),
-        ("source", f"{s.source.get('name', 'unknown')}{', synthetic' if s.synthetic else ''}"),
+        ("source", str(s.source.get("name", "unknown"))),
         ("modalities", f"{len(stored)}: {', '.join(stored)}"),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmearth_data import InputError, format_tile_id
 from mmearth_model.evaluation.embedding import Embeddings, embed
-from mmearth_model.report.images import draw, encode
+from mmearth_model.report.images import draw, encode, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ FIRST_TILES = 16
 NEIGHBOURS = 5
 MOST_CLASSES = 14
 """Classes that colours and shapes distinguish."""
-THUMBNAIL_PX = 64
+THUMBNAIL_PX, THUMBNAIL_BYTES = 64, 500_000
 BATCH = 64
 UNKNOWN = "unknown"
 
@@ -59,7 +59,7 @@ class Plane:
     """Positions of tiles (N, 2) by the embeddings of one run, how they were found, and each tile's nearest ones."""
 
     run: str
-    places: NDArray[np.float64]
+    points: NDArray[np.float64]
     method: str
     neighbours: tuple[tuple[int, ...], ...]
 
@@ -86,9 +86,9 @@ def affordable(checkpoint: Checkpoint, tiles: Store, seconds: float, device: str
 def find_plane(checkpoint: Checkpoint, tiles: Store, run: str, device: str) -> Plane:
     """Embed tiles and lay them out on a plane."""
     found: Embeddings = embed(checkpoint, tiles, device=device)
-    places, method = found.plane()
+    points, method = found.plane()
     near = tuple(tuple(row for row, _ in found.neighbours(tile, NEIGHBOURS)) for tile in range(len(found.values)))
-    return Plane(run=run, places=places, method=method, neighbours=near)
+    return Plane(run=run, points=points, method=method, neighbours=near)
 
 
 def look_at(tiles: Store) -> ShownTiles:
@@ -108,7 +108,7 @@ def look_at(tiles: Store) -> ShownTiles:
         lat=coords["lat"],
         label="" if labelled is None else labelled.long_name,
         classes=tuple(classes),
-        pictures=tuple(pictures),
+        pictures=tuple(fitted(pictures, THUMBNAIL_BYTES)),
     )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STORE_FILE = "zarr.json"
 TABLE_SUFFIX = ".parquet"
+EXPERIMENT_RUNS = 40
+"""Maximum number of runs of one experiment whose curves are shown."""
 MOST_RUNS = 200
 """Maximum number of runs in one report; more curves than anyone distinguishes."""
 
@@ -116,8 +118,7 @@ def _read(path: Path) -> tuple[list[RunRecord], list[ResultSet]]:
         found = [read_results(file) for file in sorted(path.glob(f"*/{RESULTS_FILE}"))]
         return [read_run(path)], found
     if (path / EXPERIMENT_FILE).is_file():
-        pretrained = [folder for folder in sorted(path.glob("runs/*/pretrain")) if is_run(folder)]
-        return [read_run(folder) for folder in pretrained], [read_experiment(path)]
+        return _read_experiment(path)
     if path.name == RESULTS_FILE and path.is_file():
         return [], [read_results(path)]
     if (path / RESULTS_FILE).is_file():
@@ -125,6 +126,15 @@ def _read(path: Path) -> tuple[list[RunRecord], list[ResultSet]]:
     if (path / CONFIG_FILE).is_file() and not is_run(path.parent):
         return [], [read_tuned(path)]
     raise InputError(_refusal(path))
+
+
+def _read_experiment(path: Path) -> tuple[list[RunRecord], list[ResultSet]]:
+    """Read the results of an experiment, and its first runs."""
+    pretrained = [folder for folder in sorted(path.glob("runs/*/pretrain")) if is_run(folder)]
+    found, left = read_experiment(path), len(pretrained) - EXPERIMENT_RUNS
+    if left > 0:
+        found = replace(found, notes=(*found.notes, f"{left} more runs are without curves here; report on them by their folders."))  # fmt: skip
+    return [read_run(folder) for folder in pretrained[:EXPERIMENT_RUNS]], [found]
 
 
 def _refusal(path: Path) -> str:

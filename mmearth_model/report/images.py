@@ -33,6 +33,19 @@ def encode(pixels: Pixels, *, lossy: bool = False) -> bytes:
     return file.getvalue()
 
 
+def fitted(pictures: list[bytes], most: int) -> list[bytes]:
+    """Halve the sides of pictures until they fit into a number of bytes together."""
+    while sum(map(len, pictures)) > most:
+        pictures = [_halved(picture) for picture in pictures]
+    return pictures
+
+
+def _halved(picture: bytes) -> bytes:
+    with Image.open(io.BytesIO(picture)) as opened:
+        small = opened.convert("RGB").resize((max(1, opened.width // 2), max(1, opened.height // 2)))
+    return encode(np.asarray(small), lossy=True)
+
+
 def shown_bands(modality: Modality) -> list[str]:
     """Bands of the modality's picture that the model sees: three for a composite, otherwise one."""
     wanted = [band for band in modality.display.bands if band in modality.model_bands]

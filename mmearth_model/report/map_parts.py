@@ -45,7 +45,7 @@ if (tile_list.value !== String(chosen)) tile_list.value = String(chosen);
 """
 FROM_LIST = "source.selected.indices = [Number(tile_list.value)];"
 OTHER_RUN = """
-const {x, y} = places[run_list.value];
+const {x, y} = points[run_list.value];
 source.data = {...source.data, x, y};
 note.text = methods[run_list.value];
 source.selected.change.emit();
@@ -60,7 +60,7 @@ def embedding_section(tiles: ShownTiles, planes: Sequence[Plane]) -> Section:
     pictures = [f"data:image/webp;base64,{base64.b64encode(picture).decode()}" for picture in tiles.pictures]
     source = ColumnDataSource(
         {
-            "x": planes[0].places[:, 0].astype(np.float32), "y": planes[0].places[:, 1].astype(np.float32),
+            "x": planes[0].points[:, 0].astype(np.float32), "y": planes[0].points[:, 1].astype(np.float32),
             "tile": list(tiles.names), "label": list(classes),
             "colour": [looks[name].colour for name in classes], "marker": [looks[name].marker for name in classes],
             **({"picture": pictures} if pictures else {}),
@@ -109,14 +109,14 @@ def _linked(
     figure = _figure(source, pictured=bool(pictures))
     figure.js_on_change("inner_width", choose)  # when it is first laid out
     tile_list.js_on_change("value", CustomJS(args=common, code=FROM_LIST))
-    places = {
-        str(n): {"x": plane.places[:, 0].tolist(), "y": plane.places[:, 1].tolist()} for n, plane in enumerate(planes)
+    points = {
+        str(n): {"x": plane.points[:, 0].tolist(), "y": plane.points[:, 1].tolist()} for n, plane in enumerate(planes)
     }
     methods = {
         str(n): f'<span style="color: var(--soft)">{escape(plane.method)}</span>' for n, plane in enumerate(planes)
     }
     run_list.js_on_change(
-        "value", CustomJS(args={**common, "places": places, "methods": methods, "note": note}, code=OTHER_RUN)
+        "value", CustomJS(args={**common, "points": points, "methods": methods, "note": note}, code=OTHER_RUN)
     )
     lists = [run_list] if len(planes) > 1 else []
     return column(*lists, figure, note, sizing_mode="stretch_width"), column(tile_list, panel, sizing_mode="stretch_width")  # fmt: skip

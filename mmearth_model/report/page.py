@@ -159,7 +159,11 @@ def _loss_parts(curves: Sequence[Curve], runs: Sequence[RunRecord]) -> Iterator[
     first = [SUM] if by_run else [task for task in tasks if task != SUM]
     choice = Choice(tasks=first, runs=[run.name for run in runs], by_run=by_run)
     yield Legend(styles_of(curves, by_run=by_run))
-    yield Plot(curves_plot(curves, choice, "loss", name="losses"), "Losses over the steps of each run.")
+    yield Plot(
+        curves_plot(curves, choice, "loss", name="losses"),
+        "Losses over the steps of each run.",
+        caption="A logarithmic axis leaves out values of zero and below.",
+    )
 
 
 def _weight_parts(curves: Sequence[Curve]) -> Iterator[Part]:

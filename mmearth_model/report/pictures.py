@@ -81,7 +81,7 @@ def reconstruction_section(
         lead = "Pictures that the runs drew while training."
     for run, pictures in epochs.items():
         course = Plot(_course(run, pictures), f"Reconstructions that {run} drew, by step")
-        parts.append(Details(f"Drawn by {run} while training", [course], open=not drawn))
+        parts.append(Details(f"Pictures from the training of {run}", [course], open=not drawn))
     return Section("reconstructions", "Reconstructions", parts, lead=lead) if parts else None
 
 
@@ -156,7 +156,7 @@ def _course(run: str, pictures: Sequence[tuple[int, bytes]]) -> UIElement:
         f'<img alt="Reconstruction at step {step}" style="max-width:100%;background:white" src="data:image/webp;base64,{base64.b64encode(picture).decode()}">'
         for step, picture in pictures
     ]
-    texts = [f"{run}, drawn at step {step:,}" for step, _ in pictures]
+    texts = [f"{run}, step {step:,}" for step, _ in pictures]
     panel = html(pages[-1], "course-panel")
     if len(pages) == 1:
         return column(html(escape(texts[0])), panel, sizing_mode="stretch_width")

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -38,6 +39,8 @@ FEW, MANY = 20, 300
 KILLS = 6
 UNTIMED = ("images_per_s", "waiting")
 """Columns of a log that differ between runs."""
+BOKEH_IDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\bp\d+\b|sha256-[\w+/=]+")
+"""Ids in pages, which are random numbers or counted over a whole process, and hashes of scripts with such ids."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def run_whole(case: Case, world: Path, folder: Path) -> dict[str, object]:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Content to compare: bytes by path, logs without times, and no notes about requests and seconds."""
+    """Content to compare: bytes by path, logs without times, pages without random ids, no notes about requests and seconds."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -96,6 +99,8 @@ def content(folder: Path) -> dict[str, object]:
         if path.name == "log.csv":
             rows = csv.DictReader(io.StringIO(path.read_text(), newline=""))
             found[name] = [{key: value for key, value in row.items() if key not in UNTIMED} for row in rows]
+        elif path.suffix == ".html":
+            found[name] = BOKEH_IDS.sub("", path.read_text(encoding="utf-8"))
         else:
             found[name] = path.read_bytes()
     return found

@@ -181,7 +181,7 @@ def test_a_click_on_the_map_names_the_tile(folder: Path, browser: Any) -> None:
         assert section.get_by_role("combobox", name="Tile").locator("option:checked").inner_text().endswith(chosen)
         assert section.locator(f'.chosen > img[alt="tile {chosen}"]').count() == 1
         box = window.page.evaluate(POINT, tile), window.page.evaluate(POINT, chosen)
-        assert max(abs(a - b) for a, b in zip(*box, strict=True)) < 12  # tiles of one kind lie on each other
+        assert max(abs(a - b) for a, b in zip(*box, strict=True)) < 12  # tiles of one kind overlap
 
 
 def test_the_map_works_by_keyboard(folder: Path, browser: Any) -> None:

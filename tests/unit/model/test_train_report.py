@@ -15,14 +15,19 @@ import pandas as pd
 import pytest
 import yaml
 from bokeh.models import ColumnDataSource
+from bokeh.models.annotations import Span
 from click.testing import CliRunner, Result
+from PIL import Image
 from toy_store import TINY, write_store
 
 from mmearth_data import FileInputError, format_tile_id, open_store, render_page
 from mmearth_model import Report, read_report
 from mmearth_model.cli import cli
+from mmearth_model.report.drawing import EPOCH_BYTES, EPOCH_PICTURES, draw_runs
+from mmearth_model.report.forest import forest_figure
 from mmearth_model.report.log import read_log_table
 from mmearth_model.report.page import make_page
+from mmearth_model.report.results import results_of
 
 RECIPE = {
     **{key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()},
@@ -165,6 +170,23 @@ def test_evaluate_writes_a_page_of_its_results(folder: Path) -> None:
     assert ids == ["results-1"]
 
 
+def test_the_level_of_guessing_is_a_line_in_the_forest_plot(folder: Path) -> None:
+    content = json.loads((folder / "probes" / "results.json").read_text())
+    for row in content["rows"]:
+        row["guess"] = 0.25
+    found = results_of(content, "probes")
+    (line,) = forest_figure(found.entries, ["knn-5", "knn-20"]).select({"type": Span})
+    assert line.location == 25.0
+    assert {entry.guessing for entry in found.entries} == {0.25}
+
+
+def test_forest_plots_contain_all_intervals(folder: Path) -> None:
+    (found,) = read_report([folder / "probes"]).results
+    shown = forest_figure(found.entries, list(dict.fromkeys(entry.protocol for entry in found.entries)))
+    assert shown.x_range.start <= 100 * min(entry.low for entry in found.entries)
+    assert shown.x_range.end >= 100 * max(entry.high for entry in found.entries)
+
+
 def test_recipes_are_compared_field_by_field(copied: Path, folder: Path) -> None:
     record = json.loads((copied / "run.json").read_text())
     record["recipe"]["base_lr"] = 0.5
@@ -225,6 +247,20 @@ def test_a_run_whose_store_is_gone_has_curves_and_says_what_is_missing(copied: P
     text = (copied / "page.html").read_text()
     assert "no reconstructions" in text
     assert "/nowhere/x.zarr" in text
+
+
+def test_pictures_from_the_training_are_shown_as_small_as_they_must_be(copied: Path) -> None:
+    rng = np.random.default_rng(0)
+    for step in range(10, 22):
+        Image.fromarray(rng.integers(0, 256, (900, 640, 3), dtype=np.uint8)).save(
+            copied / "figures" / f"step-{step:08d}.png"
+        )
+    drawn = draw_runs(read_report([copied]).runs, tiles=0, embedded=0)
+    ((run, pictures),) = drawn.epochs.items()
+    assert (run, len(pictures)) == (str(copied), EPOCH_PICTURES)
+    assert sum(len(picture) for _, picture in pictures) <= EPOCH_BYTES
+    steps = [step for step, _ in pictures]
+    assert (steps[0], steps[-1], steps) == (3, 21, sorted(steps))
 
 
 def test_twenty_runs_at_once(folder: Path, tmp_path: Path) -> None:
