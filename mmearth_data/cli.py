@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -536,9 +537,10 @@ def _require_tiles(store: Store) -> None:
 
 
 def _say(text: str) -> None:
-    """Write a note to stderr, unless ``--quiet``."""
+    """Write a note to stderr, unless ``--quiet``: not by click, which would write it into a live progress line."""
     if not is_quiet():
-        click.echo(text, err=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:
