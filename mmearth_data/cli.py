@@ -575,9 +575,10 @@ def _require_tiles(store: Store) -> None:
 
 
 def _say(text: str) -> None:
-    """Write a note to stderr, unless ``--quiet``."""
+    """Write a note to stderr, unless ``--quiet``: not by click, which would write it into a live progress line."""
     if not is_quiet():
-        click.echo(text, err=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _recipe(base: str | None, options: dict[str, Any]) -> BuildRecipe:

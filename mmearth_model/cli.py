@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -738,9 +739,10 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
 
 
 def _say(text: str) -> None:
-    """Write a note to stderr, unless ``--quiet``."""
+    """Write a note to stderr, unless ``--quiet``: not by click, which would write it into a live progress line."""
     if not is_quiet():
-        click.echo(text, err=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _print(renderable: RenderableType) -> None:

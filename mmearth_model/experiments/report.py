@@ -6,7 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mmearth_data import write_text
-from mmearth_model.evaluation.results import Difference, Summary, notes, results_figure, to_csv, to_markdown
+from mmearth_model.evaluation.results import (  # fmt: skip
+    MARKERS,
+    OKABE_ITO,
+    Difference,
+    Summary,
+    notes,
+    results_figure,
+    to_csv,
+    to_markdown,
+)
 from mmearth_model.formatting import PERCENT, shown
 from mmearth_model.saving import save_figure
 
@@ -80,7 +89,8 @@ def differences_figure(experiment: Experiment, result: Evaluation, synthetic: bo
         axis.set_xlabel(
             f"difference in {bases[0].metric}{', points' if bases[0].metric in PERCENT else ''}", fontsize=8
         )
-        axis.grid(axis="x", alpha=0.3)
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(variants)), variants, fontsize=8)
     axes[0].set_ylim(len(variants) - 0.4, -0.6)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -94,5 +104,6 @@ def _draw(axis: Any, d: Difference, s: Summary, variants: list[str], protocols: 
     factor = 100.0 if s.metric in PERCENT else 1.0
     shift = 0.22 * (protocols.index(d.protocol) - (len(protocols) - 1) / 2)
     bars = [[factor * max(0.0, d.value - d.low)], [factor * max(0.0, d.high - d.value)]]
-    place = variants.index(d.encoder) + shift
-    axis.errorbar(factor * d.value, place, xerr=bars, fmt="o", color=f"C{protocols.index(d.protocol)}", capsize=3, markersize=4, label=d.protocol)  # fmt: skip
+    place, number = variants.index(d.encoder) + shift, protocols.index(d.protocol)
+    style = {"color": OKABE_ITO[number % len(OKABE_ITO)], "marker": MARKERS[number % len(MARKERS)]}
+    axis.errorbar(factor * d.value, place, xerr=bars, linestyle="", capsize=2, markersize=5, label=d.protocol, **style)

@@ -170,12 +170,15 @@ def test_short_work_without_a_count_writes_nothing(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
 
 
-def in_terminal(*words: str, width: int = 80) -> tuple[str, str]:
+DATA = "from mmearth_data.cli import cli; cli(prog_name='mmearth-data')"
+
+
+def in_terminal(*words: str, width: int = 80, program: str = DATA) -> tuple[str, str]:
     """Run a program with stderr on a pseudo-terminal; its stdout, and what the terminal received, without codes."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(width), "TERM": "xterm"}
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from mmearth_data.cli import cli; cli(prog_name='mmearth-data')", *words],
+        [sys.executable, "-c", program, *words],
         stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True,
     )  # fmt: skip
     os.close(theirs)
@@ -203,6 +206,15 @@ def test_on_a_terminal_a_build_shows_one_live_line_from_the_beginning(tmp_path: 
     assert re.search(r"4/4 tiles, .*elapsed", shown[-1])
     assert max(map(len, shown)) <= 80
     assert out.startswith(f"{tmp_path}/a.zarr: 4 synthetic tiles")
+
+
+def test_notes_are_written_above_the_live_line(tmp_path: Path) -> None:
+    program = (
+        "from mmearth_data import meter; from mmearth_data.cli import _say\n"
+        "with meter('Counting', 'tiles') as show:\n    show(1, 2)\n    _say('a note')\n    show(2, 2)"
+    )
+    _, received = in_terminal(program=program)
+    assert "a note" in re.split(r"[\r\n]+", received), "on a line of its own"
 
 
 @pytest.mark.parametrize("before", [True, False])

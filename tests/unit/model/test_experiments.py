@@ -21,12 +21,14 @@ import yaml
 from click.testing import CliRunner
 from distributed import LocalCluster
 from matplotlib import image
+from rich.console import Console
 from toy_store import TINY, write_store
 
 from mmearth_data import FileInputError, InputError, RetryLater, Store, load_catalog
 from mmearth_data import make_recipe as make_build_recipe
 from mmearth_model import make_recipe, read_report
 from mmearth_model.cli import cli
+from mmearth_model.evaluation.terminal import render_results
 from mmearth_model.experiments import run as running
 from mmearth_model.experiments.claims import claim
 from mmearth_model.experiments.run import Setting, run_experiment
@@ -142,7 +144,12 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert len(done) == 1
     (partly,) = read_report([tmp_path / "out"]).results
     assert "not finished: results of 1 runs so far" in partly.notes[-1]
-    result = run_experiment(setting)
+    progress: list[tuple[int, int, str]] = []
+    result = run_experiment(setting, progress=lambda *state: progress.append(state))
+    assert [done for done, *_ in progress] == sorted(done for done, *_ in progress)
+    assert (progress[0][:2], progress[-1][:2]) == ((1, 6), (6, 6))
+    assert any("step" in what for *_, what in progress)
+    assert any("features of" in what for *_, what in progress)
     assert len(calls) == 7  # six runs, one of them twice
     again = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").glob("*/result.json")}
     assert len(again) == 6
@@ -158,6 +165,13 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     (told,) = [row for row in rows if row["variant"] == "sentinel2+biome" and row["protocol"] == "knn-5"]
     expected = 100 * (np.mean(values["sentinel2+biome"]) - np.mean(values["sentinel2"]))
     assert float(told["difference"]) == pytest.approx(expected, abs=0.06)
+    console = Console(width=80, color_system=None)
+    with console.capture() as shown:
+        console.print(render_results("toy", result, "sentinel2"))
+    assert max(map(len, shown.get().splitlines())) <= 80
+    signed = told["difference"]
+    assert re.search(rf"(?<!\S){re.escape(signed)}(?!\S)", shown.get())
+    assert "the difference from sentinel2 with its 95 % interval" in " ".join(shown.get().split())
     assert "Synthetic tiles" in (tmp_path / "out" / "results.md").read_text()
     assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
     with pytest.raises(InputError, match="expected the experiment of this folder"):
