@@ -640,7 +640,7 @@ def report(
     device: str,
     as_json: bool,
 ) -> None:
-    """Report on runs and results: curves, differences, probes; with --html, on a page with pictures.
+    """Report on runs and results, with --html on a page.
 
     RUN is a run folder, a folder that evaluate or finetune wrote with --out, or the folder of an experiment; results in
     folders directly below a run are read too. Runs may be unfinished.

@@ -154,7 +154,7 @@ def test_bokeh_is_embedded_once_without_what_no_figure_needs() -> None:
     scripts = Reader(render_page(everything("$$x$$"))).texts["script"]
     assert len([text for text in scripts if "BokehJS" in text[:500] or "Copyright (c) Anaconda" in text[:500]]) == 1
     assert not any("MathJax" in text[:2000] for text in scripts)
-    assert sum(map(len, scripts)) < 1_400_000
+    assert sum(map(len, scripts)) < 1_550_000
     bare = render_page(Page("No figure", [Section("a", "A", [Paragraph("text")])]))
     assert len(bare.encode()) < 25_000
 
