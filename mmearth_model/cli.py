@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,8 @@ from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
 
     from mmearth_data import Meter, Store
@@ -151,7 +152,7 @@ def pretrain(
         check_output(target, folder=True)
     _say(f"{target}: {plan_line(plan)}")
     with meter(f"Pretraining {target}", "steps") as show:
-        checkpoint = pretrain_model(opened, recipe, target, device=device, report=partial(_show_training, show))
+        checkpoint = pretrain_model(opened, recipe, target, device=device, report=_training_shown(show))
     if as_json:
         click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
@@ -776,12 +777,18 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
     _print(table)
 
 
-def _show_training(show: Meter, progress: TrainProgress) -> None:
-    """Show the progress of a run."""
-    remark = (
-        f"loss {progress.loss:.3f}, {progress.images_per_s:.0f} images/s, {100 * progress.waiting:.0f} % waiting, "
-        f"epoch {progress.epoch}/{progress.epochs}"
-    )
-    if progress.resumed:
-        remark += f", continued after step {progress.resumed}"
-    show(progress.step, progress.steps, remark)
+def _training_shown(show: Meter) -> Callable[[TrainProgress], None]:
+    """Show the progress of a run; at the first call, where it continues."""
+    notes: list[str] = []
+
+    def report(progress: TrainProgress) -> None:
+        if progress.resumed and not notes:
+            notes.append(f"Continuing after step {progress.resumed}.")
+            _say(notes[0])
+        remark = (
+            f"loss {progress.loss:.3f}, {progress.images_per_s:.0f} images/s, {100 * progress.waiting:.0f} % waiting, "
+            f"epoch {progress.epoch}/{progress.epochs}"
+        )
+        show(progress.step, progress.steps, remark)
+
+    return report
