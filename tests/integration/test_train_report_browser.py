@@ -133,7 +133,7 @@ def test_choosing_tasks_and_runs_changes_the_curves(folder: Path, browser: Any) 
         assert window.curves("losses") == ["one era5", "two era5"]
         losses.get_by_role("checkbox", name="two").uncheck()
         assert window.curves("losses") == ["one era5"]
-        losses.get_by_text("logarithmic").click()
+        losses.get_by_role("button", name="logarithmic").click()
         losses.get_by_text("epochs", exact=True).click()
         axes = (
             "[...Bokeh.documents[0]._all_models.values()].filter((m) => m.type === 'LogAxis').map((m) => m.axis_label)"
