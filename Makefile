@@ -92,7 +92,7 @@ prove-newest: $(VENV)-newest/.ready
 	$(VENV)-newest/bin/pytest -m "$(QUICK)" $(NEWEST_TESTS)
 
 # The documentation: warnings are errors, and nothing is looked up on the network.
-EXTRAS_docs := model,docs
+EXTRAS_docs := model,report,docs
 DOCS ?= build/docs
 docs: $(VENV)-docs/.ready
 	$(VENV)-docs/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff docs catalog/README.md pipelines/README.md \
