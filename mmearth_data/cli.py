@@ -329,7 +329,7 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 # ---------------------------------------------------------------- testing without the service
 
 
-@cli.command()
+@cli.command(serves=True)
 @option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")
 @field_option(BuildFields, "seed", group=WHAT, text="Seed of the synthetic planet.", default=0)
 @option("--cheap-pixels", WHAT, "Return meaningless pixels, for load tests.", is_flag=True)
@@ -428,7 +428,7 @@ def inspect(
         _say(f"Wrote {page} ({size / 1e6:.1f} MB)")
 
 
-@cli.command()
+@cli.command(serves=True)
 @click.argument("store", type=STORE, required=False)
 @option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")
 @option(

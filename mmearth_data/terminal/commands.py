@@ -29,7 +29,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals of Ctrl-C and of schedulers and containers before they kill a process."""
 RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
-"""Keys of a context's ``meta``: whether the same command resumes, and its command line."""
+"""Keys of a context's ``meta``: whether the same command resumes (None for a server), and its command line."""
 FIRST = "Most used"
 """Section of the help with the options that matter most."""
 HYPHEN, SPACE = "\u2011", "\xa0"
@@ -78,6 +78,8 @@ class Command(click.Command):
         Whether it does, as a function of the command's parameters.
     first
         Parameters whose options come first in the help: those that matter most.
+    serves
+        Whether it is a server, which runs until it is stopped.
     """
 
     context_class = Context
@@ -87,16 +89,17 @@ class Command(click.Command):
         *args: Any,
         resumes: Callable[[Mapping[str, Any]], bool] = lambda given: False,
         first: Sequence[str] = (),
+        serves: bool = False,
         **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
         self.no_args_is_help = any(parameter.required for parameter in self.params)
         self.params += volume_options(Option)
-        self._resumes, self._first = resumes, tuple(first)
+        self._resumes, self._first, self._serves = resumes, tuple(first), serves
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run the command."""
-        ctx.meta[RESUMES] = self._resumes(ctx.params)
+        ctx.meta[RESUMES] = None if self._serves else self._resumes(ctx.params)
         with shown_logs(ctx):
             return super().invoke(ctx)
 
@@ -194,6 +197,8 @@ def _stopped(ctx: click.Context, exit_code: int) -> str:
     command = shlex.join(ctx.meta[WORDS])
     if RESUMES not in ctx.meta:
         return f"{begin} before anything was done. Run the same command again: {command}"
+    if ctx.meta[RESUMES] is None:
+        return f"{begin}; the server is stopped"
     if ctx.meta[RESUMES]:
         return f"{begin}; what is done is kept. Run the same command to continue: {command}"
     return f"{begin}; no file is left incomplete. The same command starts from the beginning: {command}"
