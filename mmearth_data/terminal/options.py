@@ -238,5 +238,5 @@ def refuse_unused(where: str, *names: str, remedy: str = "leave it out") -> None
     for parameter in context.command.params:
         if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
             raise InputError(
-                f"{parameter.opts[-1]}: expected only where it is used, got it {where}, where it has no effect; {remedy}."
+                f"{parameter.opts[-1]} has no effect {where}; {remedy}."
             )

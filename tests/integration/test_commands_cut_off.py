@@ -217,11 +217,11 @@ def test_a_command_on_a_disk_that_takes_no_files(name: str, worlds: Callable[[in
 
 PATIENCE_S = 200
 CONTINUES = {
-    signal.SIGINT: "Error: interrupted; what is done is kept. Run the same command to continue: ",
-    signal.SIGTERM: "Error: terminated; what is done is kept. Run the same command to continue: ",
+    signal.SIGINT: "Error: interrupted; finished work is kept. Run the same command to resume: ",
+    signal.SIGTERM: "Error: terminated; finished work is kept. Run the same command to resume: ",
 }
 BEFORE = "Error: terminated before anything was done. Run the same command again: "
-BEGINS = "Error: terminated; no file is left incomplete. The same command starts from the beginning: "
+BEGINS = "Error: terminated; no incomplete file is left. The same command starts from the beginning: "
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
 """Signals sent to each command, one after the other; `make prove` sends all three to every command that can resume."""
