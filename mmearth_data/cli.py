@@ -113,7 +113,9 @@ def cli() -> None:
 @option("--scheduler URL", LIMITS, "Send the shards to a running Dask scheduler, such as tcp://HOST:8786.")
 @option("--out STORE", OUTPUT, "Folder of the store, or s3://, gs://, az:// URL.", STORE, shown="mmearth-REGION.zarr")
 @option("--dry-run", OUTPUT, "Print the plan and its cost (requests, hours, bytes, compute) and stop.", is_flag=True)
-@option("--profile K", OUTPUT, "Measure K tiles, print an estimate for the whole recipe, and stop.", TILES, name="profiled")
+@option(
+    "--profile K", OUTPUT, "Measure K tiles, print an estimate for the whole recipe, and stop.", TILES, name="profiled"
+)
 @JSON
 def build(
     recipe: str | None,
@@ -179,7 +181,11 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 @option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
 @option("--map PICTURE", OUTPUT, "Map of the locations to write: .png, .pdf or .svg.", PICTURE, name="map_file")
 @option(
-    "--colour WHAT", OUTPUT, "With --map: property that colours the points.", click.Choice(["split", "biome"]), default="biome"
+    "--colour WHAT",
+    OUTPUT,
+    "With --map: property that colours the points.",
+    click.Choice(["split", "biome"]),
+    default="biome",
 )
 @JSON
 def sample(
@@ -297,7 +303,9 @@ def subset(
         "ids": None if ids is None else read_ids(ids),
     }
     if part["ids"] == []:
-        raise InputError(f"--ids: expected tile ids separated by commas, or a file of them, got {ids!r}; give at least one.")
+        raise InputError(
+            f"--ids: expected tile ids separated by commas, or a file of them, got {ids!r}; give at least one."
+        )
     with _progress(f"Making {out}") as report:
         made = make_subset(store, out, report=report, note=_say, **part, **options)
     _tell_store(made, as_json=as_json)
@@ -432,7 +440,11 @@ def inspect(
 @click.argument("store", type=STORE, required=False)
 @option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")
 @option(
-    "--embeddings FILE", SOURCE, "File written by `mmearth-train embed`, for nearest neighbours.", FILE, shown="next to STORE"
+    "--embeddings FILE",
+    SOURCE,
+    "File written by `mmearth-train embed`, for nearest neighbours.",
+    FILE,
+    shown="next to STORE",
 )
 @option(
     "--open/--no-open", OUTPUT, "Open the page in the browser.", name="open_page", default=None, shown="on a terminal"

@@ -49,7 +49,9 @@ PADDING = option(
     click.Choice(["same", "reference"]),
     shown="from CKPT",
 )
-STORE = option("--store STORE", WHAT, "Store with the labelled tiles for store:... tasks.", FILE, shown="the store of CKPT")
+STORE = option(
+    "--store STORE", WHAT, "Store with the labelled tiles for store:... tasks.", FILE, shown="the store of CKPT"
+)
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
     "--threads N",
