@@ -50,7 +50,7 @@ PADDING = option(
     shown="from CKPT",
 )
 STORE = option(
-    "--store STORE", WHAT, "Store with the labelled tiles for store:... tasks.", FILE, shown="the store of CKPT"
+    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FILE, shown="the store of CKPT"
 )
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
@@ -532,7 +532,7 @@ def experiment(
     device: str,
     threads: int | None,
 ) -> None:
-    """Run an experiment: a series of runs, compared in a table and a figure.
+    """Run an experiment: several runs and their comparison.
 
     Running the same command again resumes it and never repeats a finished run; several processes (such as a Slurm
     array) share the work. Use `list` as NAME to list the experiments.
