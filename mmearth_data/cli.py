@@ -351,13 +351,13 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 @option(
     "--latency-ms MS",
     LIMITS,
-    "Wait before each computed answer.",
+    "Wait before each computed response.",
     Number(float, Interval(ge=0)),
     default=0.0,
     shown="0",
 )
-@option("--max-in-flight N", LIMITS, "Answer 429 above this many requests in flight.", REQUESTS, shown="no limit")
-@option("--max-per-second N", LIMITS, "Answer 429 above this many requests per second.", REQUESTS, shown="no limit")
+@option("--max-in-flight N", LIMITS, "Return 429 above this many requests in flight.", REQUESTS, shown="no limit")
+@option("--max-per-second N", LIMITS, "Return 429 above this many requests per second.", REQUESTS, shown="no limit")
 def emulate(faults: tuple[str, ...], **options: Any) -> None:
     """Serve Earth Engine's interface over a synthetic planet.
 

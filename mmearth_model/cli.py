@@ -203,7 +203,9 @@ def pretrain(
     Number(int, Interval(ge=1, le=1000)),
     default=3,
 )
-@option("--test-share F", WHAT, "Test on a random share of all tiles instead of the store's test split.", Number(float))
+@option(
+    "--test-share F", WHAT, "Test on a random share of all tiles instead of using the store's splits.", Number(float)
+)
 @PADDING
 @DEVICE
 @THREADS
@@ -348,7 +350,7 @@ def finetune(
 @click.argument("source", type=FILE, metavar="STORE|FOLDER")
 @option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
-@option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one; needs --figure.")
+@option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
 @PADDING
 @DEVICE
 @THREADS

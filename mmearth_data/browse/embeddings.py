@@ -22,7 +22,7 @@ BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
 """Suffixes of embedding files next to a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
 EXPECTED = "expected a Parquet file written by mmearth-train embed (columns tile_id and embedding)"
 BLOCK_ROWS = 65_536
-"""Rows that are compared at once."""
+"""Number of rows compared in one step."""
 BATCH_ROWS, BUFFER_BYTES = 8_192, 2**20
 """Rows and bytes read at once; by default Arrow reads a whole row group of a million rows into memory."""
 SINGLE_BYTES = 512 * 2**20

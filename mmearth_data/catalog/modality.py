@@ -71,7 +71,7 @@ class Display:
     bands: tuple[str, ...] = ()
     """Bands of the picture: three for a colour composite, one for a colour map."""
     false_colour: tuple[str, ...] = ()
-    """Three bands of a second composite, beside that of ``bands``."""
+    """Three bands of a second composite, in addition to that of ``bands``."""
     range: tuple[float, float] | None = None
     """Stored values at the two ends of the scale."""
     colormap: str = "viridis"

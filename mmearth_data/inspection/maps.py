@@ -165,7 +165,7 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
 
 
 def places_of_store(store: Store, colour: Colour) -> Places:
-    """Points of a store's tiles, and what colours them; see `map_figure`."""
+    """Points of a store's tiles and their colours; see `map_figure`."""
     coords = store.coords
     label, codes = _colouring(store, colour)
     side_m = store.layout.size_px * PIXEL_M
@@ -253,7 +253,7 @@ def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
 
 
 def draw_map(places: Places, form: str = "png") -> bytes:
-    """Picture of a map, in one of the formats of a sheet; the same locations give the same bytes."""
+    """Draw a map in one of the formats of a sheet; the same locations give the same bytes."""
     with sheet.DRAWING:
         return compose_map(places)[0].encoded(form)
 

@@ -462,7 +462,7 @@ class Page:
     lead
         One or two sentences below.
     badges
-        Labels beside the title.
+        Labels next to the title.
     sections
         Sections, in the order of reading.
     footer

@@ -70,7 +70,7 @@ class Context(click.Context):
 
 
 class Command(click.Command):
-    """Command with options in sections, which knows whether running it again resumes interrupted work.
+    """Command with options in sections; it records whether running it again resumes interrupted work.
 
     Parameters
     ----------

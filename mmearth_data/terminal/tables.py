@@ -23,7 +23,7 @@ RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 LEAST = 20
 """Minimum width of a column of text whose lines are broken."""
 MIDDLE = 30
-"""Minimum width that `NamedValues` leaves for values beside their names."""
+"""Minimum width that `NamedValues` leaves for values next to their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class TableColumn:
     wrap
         Whether its lines may be broken between words; at most one column of a table.
     rank
-        Columns are left out of a table that is too wide, highest rank first; those of rank 0 always stay.
+        Columns are omitted from a table that is too wide, highest rank first; those of rank 0 are always shown.
     """
 
     title: str

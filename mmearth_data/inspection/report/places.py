@@ -64,7 +64,7 @@ class MapRows:
 
 
 def map_rows(store: Store, fields: Sequence[Field]) -> MapRows:
-    """Points or cells of a store's map; tiles without coordinates are left out."""
+    """Points or cells of a store's map; tiles without coordinates are omitted."""
     lon, lat = store.coords["lon"], store.coords["lat"]
     here = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
     lon, lat = lon[here], lat[here]

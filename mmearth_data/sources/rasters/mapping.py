@@ -7,7 +7,7 @@ r"""The mapping file: which raster files contain which modality, and how to read
     scene_time: io_lulc      # its date is the time of the scene (default: the base)
     level: L2A               # used if layers of both levels are mapped and --level is not given
     sites: [a, b]            # default: all sites that the base layer's pattern finds
-    notes: [what users of the store should know]
+    notes: [what users of the store need to know]
     layers:
       - modality: sentinel1  # name in the catalog
         path: radar/{site}_*.tif
