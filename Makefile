@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check check-live prove prove-ecosystem prove-newest docs bench constraints clean
 help:
-	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate; ends with a report"
+	@echo "make demo     build a small store from the synthetic planet, inspect it, pretrain, evaluate, write a report"
 	@echo "make test     lint, type-check and test everything"
 	@echo "make check    lint and type-check only"
 	@echo "make check-live  compare Earth Engine itself with the emulator; needs an account"
@@ -46,7 +46,7 @@ demo: $(READY)
 	@echo "$(DEMO)/map.png      locations of the tiles"
 	@echo "$(DEMO)/run          the pretrained model and its logs"
 	@echo "$(DEMO)/probes       results of the evaluation"
-	@echo "$(DEMO)/store.html   the store to click on; the last line names the report of the run, which links to it"
+	@echo "$(DEMO)/store.html   report of the store; the report of the run (last line) links to it"
 	@echo "$(DEMO)/report.html"
 
 check: $(READY)

@@ -92,7 +92,7 @@ def cli() -> None:
     """Build, inspect and check multi-modal Earth-observation stores.
 
     \b
-    A first store, without an account:
+    To build a first store without an account:
       mmearth-data build --recipe demo --out planet.zarr
       mmearth-data inspect planet.zarr --figure tile.png --map map.png
     """
@@ -112,8 +112,10 @@ def cli() -> None:
 @option("--workers N", LIMITS, "Distribute the shards over N processes on this machine.", WORKERS)
 @option("--scheduler URL", LIMITS, "Send the shards to a running Dask scheduler, such as tcp://HOST:8786.")
 @option("--out STORE", OUTPUT, "Folder of the store, or s3://, gs://, az:// URL.", STORE, shown="mmearth-REGION.zarr")
-@option("--dry-run", OUTPUT, "Print the plan and its price (requests, hours, bytes, compute) and stop.", is_flag=True)
-@option("--profile K", OUTPUT, "Measure K tiles, print what the whole recipe needs, and stop.", TILES, name="profiled")
+@option("--dry-run", OUTPUT, "Print the plan and its cost (requests, hours, bytes, compute) and stop.", is_flag=True)
+@option(
+    "--profile K", OUTPUT, "Measure K tiles, print an estimate for the whole recipe, and stop.", TILES, name="profiled"
+)
 @JSON
 def build(
     recipe: str | None,
@@ -127,10 +129,10 @@ def build(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Build a store, or continue an interrupted build.
+    """Build a store, or resume an interrupted build.
 
-    Running the same command again continues where it stopped; a finished store is left as it is. With --append N
-    it grows by N more locations of the same recipe, in areas without a tile; existing tiles are not touched.
+    Running the same command again resumes where it stopped; a finished store is left unchanged. --append N adds N
+    tiles of the same recipe, in areas without a tile; existing tiles are not changed.
     """
     from mmearth_data import build as build_store
     from mmearth_data import preview, profile, profile_lines
@@ -179,7 +181,11 @@ def _check_build_form(*, dry_run: bool, profiled: bool) -> None:
 @option("--out FILE", OUTPUT, "GeoParquet file to write.", FILE, required=True)
 @option("--map PICTURE", OUTPUT, "Map of the locations to write: .png, .pdf or .svg.", PICTURE, name="map_file")
 @option(
-    "--colour WHAT", OUTPUT, "With --map: what colours the points.", click.Choice(["split", "biome"]), default="biome"
+    "--colour WHAT",
+    OUTPUT,
+    "With --map: property that colours the points.",
+    click.Choice(["split", "biome"]),
+    default="biome",
 )
 @JSON
 def sample(
@@ -190,9 +196,9 @@ def sample(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Choose locations for tiles.
+    """Sample locations for tiles.
 
-    Nothing is built; `build --tiles-file` takes the file.
+    Nothing is built; pass the file to `build --tiles-file`.
     """
     from mmearth_data import draw_sample, meter, sample_map, write_sample
 
@@ -211,17 +217,17 @@ def sample(
     click.echo(json.dumps(drawn.report.to_dict(), indent=2) if as_json else "\n".join(drawn.report.lines()))
 
 
-# ---------------------------------------------------------------- bridges
+# ---------------------------------------------------------------- other formats and stores
 
 
 @cli.command("import", resumes=lambda given: True)
 @click.argument("folder", type=FILE)
 @option("--name NAME", WHAT, "Data set to read if FOLDER holds several.", shown="the only one")
-@option("--skip-duplicates", WHAT, "Leave out tiles with the same location and date as an earlier row.", is_flag=True)
+@option("--skip-duplicates", WHAT, "Skip tiles with the same location and date as an earlier row.", is_flag=True)
 @NEW_STORE
 @JSON
 def import_published(folder: Path, out: Path, name: str | None, skip_duplicates: bool, as_json: bool) -> None:
-    """Import MMEarth as published into a store.
+    """Import the published MMEarth data into a store.
 
     FOLDER holds NAME.h5, NAME_band_stats.json, NAME_splits.json and NAME_tile_info.json. The same command
     resumes an interrupted import.
@@ -251,7 +257,7 @@ def export(
 ) -> None:
     """Write a store in another format.
 
-    The same command resumes an interrupted export. A running mmearth-h5 export needs twice its final size on disk.
+    The same command resumes an interrupted export. An mmearth-h5 export temporarily needs twice its final size.
     """
     from mmearth_data import export as export_store
 
@@ -263,12 +269,12 @@ def export(
 @cli.command(resumes=lambda given: True, first=("split", "region", "biome", "share", "out"))
 @click.argument("store", type=STORE)
 @field_option(BuildFields, "region", shown="")
-@option("--split", WHAT, "Split to take.", click.Choice(["train", "val", "test"]), multiple=True)
-@option("--biome NAME|CODE", WHERE, "Biome to take.", multiple=True)
+@option("--split", WHAT, "Split to select.", click.Choice(["train", "val", "test"]), multiple=True)
+@option("--biome NAME|CODE", WHERE, "Biome to select.", multiple=True)
 @field_option(BuildFields, "modalities", text="Modalities to keep.", shown="all")
-@option("--share F", WHAT, "Random share of what the other options leave, such as 0.1.", Number(float))
+@option("--share F", WHAT, "Random share of the tiles that the other options select, such as 0.1.", Number(float))
 @field_option(BuildFields, "seed", group=WHAT, text="Seed of the random share.", default=0)
-@option("--ids A,B,...|FILE", WHAT, "Tile ids, or published ids; a file holds one per line.")
+@option("--ids A,B,...|FILE", WHAT, "Tile ids or published ids, or a file with one per line.")
 @option("--crop PX", WHAT, "Crop each tile to its centre.", Number(int))
 @NEW_STORE
 @JSON
@@ -281,9 +287,9 @@ def subset(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make a store from part of another one.
+    """Create a store from a subset of another one.
 
-    Shards that are taken as a whole are copied byte for byte. The same command resumes an interrupted subset.
+    Shards that are selected completely are copied byte for byte. The same command resumes an interrupted subset.
     """
     from mmearth_data import read_ids
     from mmearth_data import subset as make_subset
@@ -297,7 +303,9 @@ def subset(
         "ids": None if ids is None else read_ids(ids),
     }
     if part["ids"] == []:
-        raise InputError(f"--ids: expected tile ids separated by commas, or a file of them, got {ids!r}; give one.")
+        raise InputError(
+            f"--ids: expected tile ids separated by commas, or a file of them, got {ids!r}; give at least one."
+        )
     with _progress(f"Making {out}") as report:
         made = make_subset(store, out, report=report, note=_say, **part, **options)
     _tell_store(made, as_json=as_json)
@@ -308,7 +316,7 @@ def subset(
 @option(
     "--drop-clashes",
     WHAT,
-    "Leave out tiles that an earlier store has, or whose area it has in another split.",
+    "Skip tiles that an earlier store has, or whose area is in another split there.",
     is_flag=True,
 )
 @NEW_STORE
@@ -343,17 +351,17 @@ def merge(stores: tuple[Path, ...], out: Path, drop_clashes: bool, as_json: bool
 @option(
     "--latency-ms MS",
     LIMITS,
-    "Wait before each computed answer.",
+    "Wait before each computed response.",
     Number(float, Interval(ge=0)),
     default=0.0,
     shown="0",
 )
-@option("--max-in-flight N", LIMITS, "Answer 429 above this many requests in flight.", REQUESTS, shown="no limit")
-@option("--max-per-second N", LIMITS, "Answer 429 above this many requests per second.", REQUESTS, shown="no limit")
+@option("--max-in-flight N", LIMITS, "Return 429 above this many requests in flight.", REQUESTS, shown="no limit")
+@option("--max-per-second N", LIMITS, "Return 429 above this many requests per second.", REQUESTS, shown="no limit")
 def emulate(faults: tuple[str, ...], **options: Any) -> None:
     """Serve Earth Engine's interface over a synthetic planet.
 
-    Prints a URL on loopback, to which any script with the Earth Engine client can connect:
+    Prints a local URL to which any script that uses the Earth Engine client can connect:
 
     \b
       from google.auth.credentials import AnonymousCredentials
@@ -368,7 +376,7 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
     emulator.serve()
 
 
-# ---------------------------------------------------------------- looking
+# ---------------------------------------------------------------- inspecting
 
 
 @cli.command()
@@ -379,11 +387,11 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @option(
     "--colour WHAT",
     OUTPUT,
-    "With --map: what colours the points.",
+    "With --map: property that colours the points.",
     click.Choice(["split", "year", "level", "biome"]),
     default="biome",
 )
-@option("--html HTML", OUTPUT, "Write a report to click on, which needs no network.", HTML, name="page")
+@option("--html HTML", OUTPUT, "Write an interactive report, which needs no network.", HTML, name="page")
 @JSON
 def inspect(
     store: Path | None,
@@ -432,17 +440,21 @@ def inspect(
 @click.argument("store", type=STORE, required=False)
 @option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")
 @option(
-    "--embeddings FILE", SOURCE, "File of `mmearth-train embed`, for nearest neighbours.", FILE, shown="beside STORE"
+    "--embeddings FILE",
+    SOURCE,
+    "File written by `mmearth-train embed`, for nearest neighbours.",
+    FILE,
+    shown="next to STORE",
 )
 @option(
     "--open/--no-open", OUTPUT, "Open the page in the browser.", name="open_page", default=None, shown="on a terminal"
 )
 def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bool | None) -> None:
-    """Look at the tiles of a store on a local page.
+    """Browse the tiles of a store in a web browser.
 
-    Prints the URL of the page: a map, filters, histograms, and all modalities of the tile that is clicked. The URL
-    works on this machine only, and has a random part without which the server answers nothing. STORE defaults to the
-    store in the current folder. Press Ctrl-C to stop.
+    Prints the URL of a page with a map, filters, histograms, and all modalities of a selected tile. The URL works on
+    this machine only and contains a random token; the server refuses requests without it. STORE defaults to the store
+    in the current folder. Press Ctrl-C to stop.
     """
     from mmearth_data import open_store, require_bokeh
 
@@ -460,7 +472,7 @@ def browse(store: Path | None, port: int, embeddings: Path | None, open_page: bo
 
 @cli.command(resumes=lambda given: given["mend"])
 @click.argument("store", type=STORE, required=False)
-@option("--repair", WHAT, "Rebuild what is damaged, from the recipe in the store.", name="mend", is_flag=True)
+@option("--repair", WHAT, "Rebuild damaged shards from the recipe in the store.", name="mend", is_flag=True)
 @option("--source SOURCE", SOURCE, "With --repair: rasters:FILE.yaml, if the store was built from files.")
 @option("--ecoregions FILE", SOURCE, BUILT_WITH, FILE)
 @option("--tiles-file FILE", SOURCE, BUILT_WITH, FILE)
@@ -512,7 +524,7 @@ def verify(store: Path | None, mend: bool, catalog_dir: Path | None, as_json: bo
 @CATALOG
 @JSON
 def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
-    """List the modalities, or show one of them."""
+    """List the modalities, or describe one of them."""
     from mmearth_data import describe_modality, load_catalog, render_catalog, render_modality
 
     entries = load_catalog(catalog_dir)
@@ -529,9 +541,9 @@ def catalog(name: str | None, catalog_dir: Path | None, as_json: bool) -> None:
 @click.argument("name", required=False)
 @JSON
 def recipes(name: str | None, as_json: bool) -> None:
-    """List the recipes of builds, or print one of them.
+    """List the build recipes, or print one of them.
 
-    NAME is a recipe or a YAML file; what is printed is a file for --recipe.
+    NAME is a recipe or a YAML file; the output can be saved as a file for --recipe.
     """
     from mmearth_data import NamedValues, RecipeFolder
 
@@ -553,7 +565,7 @@ def _tell_store(store: Store, *, as_json: bool) -> None:
         return
     synthetic = "synthetic " if store.synthetic else ""
     path = short_path(store.path)
-    click.echo(f"{path}: {len(store)} {synthetic}tiles. See them: mmearth-data inspect {path}")
+    click.echo(f"{path}: {len(store)} {synthetic}tiles. Inspect it: mmearth-data inspect {path}")
 
 
 def _require_tiles(store: Store) -> None:
@@ -569,7 +581,7 @@ def _require_tiles(store: Store) -> None:
     if len(store) == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (summarise(store).rejected or {}).items())
         raise MMEarthError(
-            f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet says why. "
+            f"{short_path(store.path)}: no tile was delivered, all candidates were rejected ({reasons}); rejected.parquet lists them. "
             "Relax --cloud, use other --years or --levels, or check --asset, and build into another --out."
         )
 
@@ -598,7 +610,7 @@ def _only_store() -> Path:
     found = sorted(path.parent for path in Path().glob("*/zarr.json") if is_data(path))
     if len(found) != 1:
         names = ", ".join(str(path) for path in found) or "none"
-        raise InputError(f"Expected one store in the current folder, got {names}; name the one you mean: STORE.")
+        raise InputError(f"Expected one store in the current folder, got {names}; name one of them as STORE.")
     return found[0]
 
 

@@ -46,22 +46,24 @@ FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
-    "How the encoder pads: as in pretraining, or as the released classifier does.",
+    "Padding of the encoder: as in pretraining, or as in the released classifier.",
     click.Choice(["same", "reference"]),
     shown="from CKPT",
 )
-STORE = option("--store STORE", WHAT, "Store with the labelled tiles of store: tasks.", FILE, shown="the store of CKPT")
+STORE = option(
+    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FILE, shown="the store of CKPT"
+)
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
     "--threads N",
     HARDWARE,
-    "Number of CPU threads that compute.",
+    "Number of CPU threads.",
     Number(int, Interval(ge=1, le=1024)),
     shown="one per core",
 )
 CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, shown="the user's cache folder")
 HTML = option(
-    "--html FILE", OUTPUT, "Write a page to look at: one file, which needs no network.", FilePath(".html"), name="page"
+    "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
@@ -98,7 +100,7 @@ The Tab key completes commands and options if ~/.bashrc has this line (for other
 @click.group(cls=PretrainFirst, epilog=EXAMPLES)
 @click.version_option(__version__, prog_name="mmearth-train")
 def cli() -> None:
-    """Pretrain MP-MAE on a store and evaluate what it learned."""
+    """Pretrain MP-MAE on a store and evaluate the encoder."""
 
 
 # ---------------------------------------------------------------- training
@@ -109,7 +111,7 @@ def cli() -> None:
 @option(
     "--recipe NAME|FILE",
     WHAT,
-    "A recipe (`mmearth-train recipes` lists them) or a YAML file; the defaults below are for fields that it leaves out.",
+    "A recipe (`mmearth-train recipes` lists them) or a YAML file; the defaults below apply to fields that it does not set.",
     name="base",
     default="default",
 )
@@ -129,10 +131,10 @@ def pretrain(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Pretrain on STORE, or continue an interrupted run.
+    """Pretrain on STORE, or resume an interrupted run.
 
-    Running the same command again continues where it stopped; a finished run is left as it is. Under torchrun,
-    several processes or machines share each batch, with the same result as one process that accumulates it.
+    Running the same command again resumes where it stopped; a finished run is left unchanged. Under torchrun,
+    several processes or machines share each batch, with the same result as one process that accumulates gradients.
     """
     from mmearth_data import meter
 
@@ -202,7 +204,9 @@ def pretrain(
     Number(int, Interval(ge=1, le=1000)),
     default=3,
 )
-@option("--test-share F", WHAT, "Test on a seeded share of all tiles instead of the store's splits.", Number(float))
+@option(
+    "--test-share F", WHAT, "Test on a random share of all tiles instead of using the store's splits.", Number(float)
+)
 @PADDING
 @DEVICE
 @THREADS
@@ -239,7 +243,7 @@ def evaluate(
     if not checkpoints:
         refuse_unused("without CKPT", "padding")
     if not any(_of_store(task) for task in tasks):
-        refuse_unused("with tasks of files only", "store", "test_share")
+        refuse_unused("with only tasks from files", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
     _check_page(page)
@@ -316,10 +320,10 @@ def finetune(
     from mmearth_model.tasks import LabelShare, open_task
 
     if not _of_store(task):
-        refuse_unused("with a task of files", "store")
+        refuse_unused("with a task from files", "store")
     _check_page(page)
     if options["frozen"]:
-        refuse_unused("with --frozen, which leaves the encoder as it is", "layer_decay", "drop_path")
+        refuse_unused("with --frozen, which does not train the encoder", "layer_decay", "drop_path")
     loaded = load_checkpoint(checkpoint, padding=padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
@@ -347,7 +351,7 @@ def finetune(
 @click.argument("source", type=FILE, metavar="STORE|FOLDER")
 @option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
-@option("--neighbours TILE", WHAT, "Draw the tiles most similar to this one into --figure.")
+@option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
 @PADDING
 @DEVICE
 @THREADS
@@ -411,7 +415,7 @@ def embed(
         (write_zarr if path.suffix == ".zarr" else write_parquet)(found, path)
     if map_path is not None:
         save_figure(map_figure(found, store), map_path)
-    click.echo(f"{len(found.values)} embeddings of {found.values.shape[1]} numbers.")
+    click.echo(f"{len(found.values)} embeddings with {found.values.shape[1]} features.")
     if row is not None and store is not None:
         save_figure(neighbours_figure(found, store, row), figure)
         for place, similarity in found.neighbours(row):
@@ -432,7 +436,7 @@ def embed(
     click.Choice(["finetune", "dense", "sparse", "timm"]),
 )
 @option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FILE)
-@field_option(TrainFields, "bands", text="With --store: bands that the weights take.", shown="")
+@field_option(TrainFields, "bands", text="With --store: input bands of the weights.", shown="")
 @option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
 def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
     """Convert weights of third-party code, or back with --to.
@@ -463,7 +467,7 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
 @option(
     "--form",
     WHAT,
-    "Form of the step.",
+    "Kind of training step.",
     click.Choice(["sparse", "masked", "unmasked"]),
     name="forms",
     multiple=True,
@@ -474,15 +478,15 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
 def bench(forms: tuple[Any, ...], threads: int | None, as_json: bool, **options: Any) -> None:
     """Measure training steps on random tiles.
 
-    sparse computes visible positions only; masked computes all positions, with zeros where hidden; unmasked computes
-    all positions. The peak is the speed of one large matrix product of that precision on the device.
+    sparse computes visible positions only; masked computes all positions, with zeros at masked ones; unmasked computes
+    all positions without a mask. The peak is the speed of one large matrix product in this precision on the device.
     """
     use_threads(threads)
     from mmearth_model import Workload
     from mmearth_model import bench as measure
 
     if set(forms) == {"unmasked"}:
-        refuse_unused("with --form unmasked, which hides nothing", "mask_ratio")
+        refuse_unused("with --form unmasked, which uses no mask", "mask_ratio")
     work = Workload(**{field: value for field, value in options.items() if value is not None})
     found = measure(work, forms or None, lambda text: _say(f"bench: {text}"))
     if as_json:
@@ -531,10 +535,10 @@ def experiment(
     device: str,
     threads: int | None,
 ) -> None:
-    """Run an experiment: a grid of runs, a table and a figure.
+    """Run an experiment: several runs and their comparison.
 
-    The same command resumes it and never repeats a finished run; several processes (such as a Slurm array) share the
-    work. Use `list` as NAME to list the experiments.
+    Running the same command again resumes it and never repeats a finished run; several processes (such as a Slurm
+    array) share the work. Use `list` as NAME to list the experiments.
     """
     from mmearth_data import NamedValues, meter
 
@@ -589,9 +593,9 @@ def experiment(
 @click.argument("name", required=False)
 @JSON
 def recipes(name: str | None, as_json: bool) -> None:
-    """List the recipes of training, or print one of them.
+    """List the training recipes, or print one of them.
 
-    NAME is a recipe or a YAML file; what is printed is a file for --recipe.
+    NAME is a recipe or a YAML file; the output can be saved as a file for --recipe.
     """
     from mmearth_data import NamedValues, RecipeFolder
 
@@ -613,11 +617,11 @@ def recipes(name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
 @HTML
-@option("--store STORE", WHAT, "With --html: store to draw tiles of.", FILE, shown="the store of each run")
+@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FILE, shown="the store of each run")
 @option(
     "--store-page FILE",
     WHAT,
-    "With --html: page of the store to link to, from mmearth-data inspect --html.",
+    "With --html: report of the store to link to, written by mmearth-data inspect --html.",
     FilePath(".html"),
 )
 @option("--tiles N", WHAT, "With --html: tiles to reconstruct.", Number(int, Interval(ge=0, le=16)), default=4)
@@ -641,10 +645,10 @@ def report(
     device: str,
     as_json: bool,
 ) -> None:
-    """Report on runs and results, with --html on a page.
+    """Report on runs and results; with --html, as an HTML page.
 
-    RUN is a run folder, a folder that evaluate or finetune wrote with --out, or the folder of an experiment; results in
-    folders directly below a run are read too. Runs may be unfinished.
+    RUN is a run folder, a folder that evaluate or finetune wrote with --out, or an experiment folder; results in folders
+    directly below a run are also read. Runs may be unfinished.
     """
     from mmearth_model import read_report
 
@@ -671,7 +675,7 @@ def report(
 
 
 def _check_page(page: Path | None) -> None:
-    """Refuse a page that cannot be made before anything is computed."""
+    """Raise an error before anything is computed if the page cannot be made."""
     if page is not None:
         require_bokeh()
         check_output(page, option="--html")
@@ -684,7 +688,7 @@ def _print_report(found: Report) -> None:
 
 
 def _write_results_page(result: Evaluation, about: dict[str, Any], title: str, page: Path | None) -> None:
-    """Write the page of a command's own results, if one was asked for."""
+    """Write the HTML page of a command's results, if requested."""
     if page is None:
         return
     from mmearth_model.report.page import write_results_page
@@ -778,12 +782,12 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
 
 
 def _training_shown(show: Meter) -> Callable[[TrainProgress], None]:
-    """Show the progress of a run; at the first call, where it continues."""
+    """Show the progress of a run, and first where it resumes."""
     notes: list[str] = []
 
     def report(progress: TrainProgress) -> None:
         if progress.resumed and not notes:
-            notes.append(f"Continuing after step {progress.resumed}.")
+            notes.append(f"Resuming after step {progress.resumed}.")
             _say(notes[0])
         remark = (
             f"loss {progress.loss:.3f}, {progress.images_per_s:.0f} images/s, {100 * progress.waiting:.0f} % waiting, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Threads that wait do not occupy a core: settings of OpenMP (GNU's reads the first, LLVM's and Intel's the second too).
+"""OpenMP settings that keep waiting threads from occupying a core (GNU's reads the first, LLVM's and Intel's the second too).
 
 Waiting threads of two runs on one machine otherwise take the cores from each other's working threads.
 """
@@ -13,7 +13,7 @@ COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def use_threads(threads: int | None) -> None:
-    """Set the number of threads that compute, and how they wait; settings of the environment win over the latter.
+    """Set the number of threads and how they wait; environment variables take precedence for the latter.
 
     Processes that are started later inherit both.
 
@@ -27,6 +27,6 @@ def use_threads(threads: int | None) -> None:
     if threads is None:
         return
     os.environ.update(dict.fromkeys(COUNTS, str(threads)))
-    import torch  # takes a second, and is needed by all commands that compute
+    import torch  # takes a second; all commands that compute need it
 
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Tables and references that the documentation takes from the code and the catalog, so that they cannot differ from it.
+"""Tables and references that the documentation generates from the code and the catalog, so that they always agree.
 
 Directives: ``fields`` (fields of recipes), ``model`` (fields of a file that a pydantic model reads), ``modalities``,
 ``modality-list``, ``tasks``, ``checkpoints``, ``recipes``, ``coordinates``, ``names``. Each writes Markdown, which the
@@ -308,7 +308,7 @@ class Checkpoints(Markdown):
 
 
 class Recipes(Markdown):
-    """Recipes of a folder of ``pipelines``, with what they say about themselves."""
+    """Recipes of a folder of ``pipelines``, with their descriptions."""
 
     required_arguments = 1
 
@@ -344,7 +344,7 @@ class Names(Markdown):
             if name not in shown and not name.startswith("_"):
                 about = inspect.getdoc(getattr(package, name)) or ""
                 rows.append([code(name), from_docstring(about.split("\n\n")[0])])
-        return markdown_table(["name", "what it is"], rows)
+        return markdown_table(["name", "description"], rows)
 
 
 # ---------------------------------------------------------------- options of commands

@@ -1,1 +1,1 @@
-"""A local page on which to look at the tiles of a store, however many."""
+"""A local web page to browse the tiles of a store of any size."""

@@ -1,4 +1,4 @@
-"""The selection as something to use elsewhere: a list of ids, and the command that makes a store of it."""
+"""Export of the selection: a list of tile ids, and the command that creates a store from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ids_text(tile_ids: NDArray[np.uint64]) -> bytes:
 
 
 def subset_command(store: str, chosen: Filter) -> str:
-    """Command that makes a store of the selected tiles.
+    """Command that creates a store from the selected tiles.
 
     It names the splits if they are the only condition, otherwise `IDS_FILE`.
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours of a tile among embeddings, as `mmearth-train embed` writes them."""
+"""Nearest neighbours of a tile among the embeddings written by `mmearth-train embed`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ID_COLUMN, VALUE_COLUMN = "tile_id", "embedding"
 BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
-"""Ends of the names that are looked for beside a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
-EXPECTED = "expected the parquet file that mmearth-train embed writes (columns tile_id and embedding)"
+"""Suffixes of embedding files next to a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
+EXPECTED = "expected a Parquet file written by mmearth-train embed (columns tile_id and embedding)"
 BLOCK_ROWS = 65_536
-"""Rows that are compared at once."""
+"""Number of rows compared in one step."""
 BATCH_ROWS, BUFFER_BYTES = 8_192, 2**20
 """Rows and bytes read at once; by default Arrow reads a whole row group of a million rows into memory."""
 SINGLE_BYTES = 512 * 2**20
@@ -58,7 +58,7 @@ class Neighbours:
 
 
 def beside(store: str | Path) -> Path | None:
-    """Embeddings beside a store on disk, by their name; None if there are none."""
+    """File of embeddings next to a store on disk, by its name; None if there is none."""
     if "://" in str(store):
         return None
     path = Path(store)
@@ -79,7 +79,7 @@ def read_neighbours(path: Path, index: TileIndex) -> Neighbours:
     if not (tiles >= 0).any():
         raise FileInputError(
             path,
-            f"expected embeddings of tiles of this store, got {len(ids)} of others; run mmearth-train embed on it.",
+            f"expected embeddings of tiles of this store, got {len(ids)} of other tiles; run mmearth-train embed on this store.",
         )
     of_tile = np.full(len(index), -1, dtype=np.intp)
     known = np.flatnonzero(tiles >= 0)

@@ -1,4 +1,4 @@
-"""Choices of the filter form, and how many tiles each of them has."""
+"""Choices of the filter form, and the number of tiles of each."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def facets_of(index: TileIndex) -> tuple[Facet, ...]:
 
 
 def _choices(rows: Sequence[tuple[int, str, str | None]]) -> tuple[Choice, ...]:
-    """Choices of (code, name, colour); those without a colour take that of the house."""
+    """Choices of (code, name, colour); those without a colour get a default colour."""
     styles = class_styles([name for _, name, _ in rows])
     return tuple(
         Choice(style.name, code, colour or style.colour, style.marker, style.path)

@@ -1,4 +1,4 @@
-"""Which tiles the page shows: a filter as a value and as a URL's query, and the mask that it selects."""
+"""The filter of the page, as a value and as the query of a URL, and the mask of the tiles that it selects."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Selection:
         self.count = len(index)
 
     def apply(self, chosen: Filter) -> bool:
-        """Select the tiles that meet another filter; False if that changes nothing."""
+        """Select the tiles that meet another filter; returns False if nothing changes."""
         if chosen == self.filter:
             return False
         for bit, (fields, passes) in enumerate(CONDITIONS):

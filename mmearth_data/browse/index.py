@@ -1,4 +1,4 @@
-"""What the page knows about each tile, as one compact array per quantity."""
+"""Properties of each tile for the page, as one compact array per quantity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EARTH_RADIUS_M = 6_378_137.0
 """Of the sphere of Web Mercator, EPSG:3857."""
 MAX_LATITUDE = 85.051129
-"""Where Web Mercator ends; latitudes beyond are drawn there."""
+"""Maximum latitude of Web Mercator; latitudes beyond it are clipped."""
 MS_PER_DAY = 86_400_000
 NO_DAY = int(np.iinfo(np.int32).min)
 NO_LABEL = 255
@@ -75,7 +75,7 @@ class TileIndex:
 
     @classmethod
     def of(cls, store: Store) -> TileIndex:
-        """Read the 1-D arrays of a store, or of what is committed of one.
+        """Read the 1-D arrays of a store, or of the committed part of an unfinished one.
 
         Raises
         ------
@@ -170,7 +170,7 @@ class TileIndex:
         wanted = parse_tile_id(text.strip())
         found = int(self.positions(np.array([wanted], dtype=np.uint64))[0])
         if found < 0:
-            raise InputError(f"Expected the id of a tile of this store, got {text.strip()}; copy one from the list.")
+            raise InputError(f"Expected the id of a tile of this store, got {text.strip()}; copy one from ids.txt.")
         return found
 
     # ------------------------------------------------------------ histograms

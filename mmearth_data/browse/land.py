@@ -1,4 +1,4 @@
-"""Outlines of the land for the map, in the detail that a view needs."""
+"""Outlines of the land for the map, at the level of detail of a view."""
 
 from __future__ import annotations
 

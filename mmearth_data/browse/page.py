@@ -1,4 +1,4 @@
-"""One visit to the page: its figures, and what happens when a reader asks for something."""
+"""One visit to the page: its figures, and the handling of user input."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ LOG = logging.getLogger(__name__)
 REACH_PX = 12
 """Distance from a click within which the nearest tile is chosen."""
 SETTLED_MS = 60
-"""Time over which movements of the map are collected before it is filled again."""
+"""Time over which movements of the map are collected before it is redrawn."""
 LONGEST_MS = 30_000
 """Time after which the page stops waiting for the figure of a tile."""
 NEIGHBOURS = 8
 
 
 class Channel(DataModel):
-    """What the script of the page and the server exchange."""
+    """Messages between the script of the page and the server."""
 
     query: Any = String(default="", help="The filter, from the form.")
     ask: Any = String(default="", help="A tile, as JSON: its id, or a step from the chosen one.")
@@ -145,7 +145,7 @@ class Visit:
     # ------------------------------------------------------------ map
 
     def _moved(self) -> None:
-        """Fill the map again soon; more movements until then cost nothing."""
+        """Schedule a redraw of the map; further movements until then are combined."""
         if not self._waiting:
             self._waiting = True
             self.document.add_timeout_callback(self._settled, SETTLED_MS)
@@ -168,7 +168,7 @@ class Visit:
     # ------------------------------------------------------------ tiles
 
     def _answer(self, text: str) -> None:
-        """Show the tile that the page asks for."""
+        """Show the tile that the page requests."""
         asked = json.loads(text)
         if "step" in asked:
             position = step_in(self.selection.mask, self.position, 1 if asked["step"] > 0 else -1)
@@ -187,7 +187,7 @@ class Visit:
         self.channel.tile = json.dumps({"id": "", "html": html})
 
     def choose(self, position: int) -> None:
-        """Show a tile: its facts at once, its figure and its neighbours when they are ready."""
+        """Show a tile: its facts immediately, its figure and its neighbours when they are ready."""
         self.position = position
         world, channel = self.world, self.channel
         if self.map.choose(position):
@@ -208,7 +208,7 @@ class Visit:
         future.add_done_callback(schedule)
 
     def _finish(self, done: Future[Any], position: int, show: Any) -> None:  # noqa: ANN401 - see above
-        """Show a result, unless another tile was chosen since."""
+        """Show a result, unless another tile was chosen in the meantime."""
         if position == self.position and not done.cancelled():
             show(done, position)
 
@@ -231,7 +231,7 @@ class Visit:
     def _give_up(self, position: int) -> None:
         waiting = template("working.html").render(id=format_tile_id(int(self.world.index.tile_id[position])))
         if position == self.position and self.channel.figure == waiting:
-            text = f"The figure takes longer than {LONGEST_MS // 1000} s; choose the tile again to wait for it."
+            text = f"The figure takes longer than {LONGEST_MS // 1000} s; select the tile again to keep waiting."
             self.channel.figure = template("problem.html").render(problem=text)
 
 
@@ -257,7 +257,7 @@ def _problem(error: BaseException | None) -> str:
     if isinstance(error, MMEarthError):
         return str(error)
     LOG.warning("A picture failed.", exc_info=error)
-    return f"The picture cannot be made: {type(error).__name__}: {error}"
+    return f"The picture cannot be drawn: {type(error).__name__}: {error}"
 
 
 HISTOGRAMS = (
@@ -322,5 +322,5 @@ def _query_of(document: Document) -> str:
 
 
 def _footer(world: World) -> str:
-    pixels = "Synthetic pixels: computed, never measured. " if world.store.synthetic else ""
-    return f"{pixels}Land: Natural Earth (public domain). Web Mercator. Served from this machine, to this machine only."
+    pixels = "Synthetic pixels: computed, not measured. " if world.store.synthetic else ""
+    return f"{pixels}Land: Natural Earth (public domain). Web Mercator. Served locally; other machines have no access."

@@ -1,4 +1,4 @@
-"""Pictures of single tiles for the page: a small one at once, and the figure of all modalities in the background."""
+"""Pictures of single tiles for the page: a thumbnail immediately, and the figure of all modalities in the background."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Result = TypeVar("Result")
 KEPT = 32
 """Figures kept in memory, each about half a megabyte."""
 WAITING = 4
-"""Figures that may wait for their turn; the oldest one is given up."""
+"""Maximum number of queued figures; beyond it, the oldest one is cancelled."""
 THUMBNAIL_PX = 128
 
 
 class Pictures:
-    """Pictures of the tiles of one store, made in one thread: matplotlib is not made for several."""
+    """Pictures of the tiles of one store, made in one thread, because matplotlib is not thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class Pictures:
         self._main = _composite(store)
 
     def figure(self, position: int) -> Future[bytes]:
-        """PNG of all modalities of a tile, now or later; an error of the store is raised by the future."""
+        """Future with a PNG of all modalities of a tile; the future raises errors of the store."""
         for done in [at for at, future in self._waiting.items() if future.done()]:
             del self._waiting[done]
         if position in self._waiting:
@@ -58,7 +58,7 @@ class Pictures:
         return future
 
     def run(self, work: Callable[[], Result]) -> Future[Result]:
-        """Do something else in the background, beside the figures."""
+        """Run another task in the background."""
         return self._other.submit(work)
 
     def _draw(self, position: int) -> bytes:
@@ -90,7 +90,7 @@ class Pictures:
         return None if image is None else _png(enlarge(image, side))
 
     def close(self) -> None:
-        """Give up what is not finished."""
+        """Cancel unfinished work."""
         for pool in (self._pool, self._other):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -101,7 +101,7 @@ def data_uri(png: bytes) -> str:
 
 
 def _composite(store: Store) -> Modality | None:
-    """First raster that is displayed in colour, else the first raster."""
+    """First raster that is displayed in colour, otherwise the first raster."""
     rasters = store.layout.rasters
     return next((m for m in rasters if len(m.display.bands) == 3), rasters[0] if rasters else None)
 

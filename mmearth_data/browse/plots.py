@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mmearth_data.browse.index import Bars, TileIndex
 
 MOST_POINTS = 2_000
-"""Tiles in view up to which each has a marker of its own."""
+"""Maximum number of tiles in view with one marker each."""
 CELL_PX = 3
 """Side of one cell of the image of counts."""
 AROUND = 0.15
@@ -43,7 +43,7 @@ AROUND = 0.15
 LEAST_SPAN_M = 20_000.0
 GREY = "#8c8c8c"
 RAMP = ((0xE6, 0x9F, 0x00, 0x59), (0xD5, 0x5E, 0x00, 0xC8), (0xA5, 0x0F, 0x15, 0xFF))
-"""Red, green, blue and opacity from few to many tiles: few are near the background, be it light or dark."""
+"""Red, green, blue and opacity from few to many tiles: low counts are close to a light or dark background."""
 BAR_COLOUR = "#2a86c8"
 """Blue that is visible on light and on dark backgrounds."""
 CHOSEN_COLOUR = "#f0245e"
@@ -168,7 +168,7 @@ class TileMap:
         y.update(start=view.south, end=view.north)
 
     def keep_shape(self) -> bool:
-        """Make metres equally long in both directions, by showing more in one of them; False if they are."""
+        """Give both axes the same scale, by extending one of them; False if they have it already."""
         view, (width, height) = self.view, self.size_px
         scale_x, scale_y = (view.east - view.west) / width, (view.north - view.south) / height
         if abs(scale_x / scale_y - 1) < 0.01:
@@ -276,7 +276,7 @@ def _image(values: NDArray[np.float32] | None, view: View) -> dict[str, list[Any
 
 
 def _put(source: ColumnDataSource, data: Mapping[str, Sequence[Any]]) -> None:
-    """Send data, unless there is none before and after."""
+    """Send data, unless it was and stays empty."""
     if len(data["x"]) or len(source.data["x"]):
         source.data = dict(data)
 

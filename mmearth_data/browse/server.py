@@ -1,4 +1,4 @@
-"""The page's server: on loopback only, below a random path that its URL holds."""
+"""The server of the page: local only, under a random path that is part of its URL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 TOKEN_BYTES = 24
-"""Random bytes of the path: too many to guess."""
+"""Number of random bytes in the path, so that it cannot be guessed."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -54,7 +54,7 @@ class Browser:
     port
         Port of 127.0.0.1; 0 takes a free one.
     embeddings
-        File of ``mmearth-train embed``, for nearest neighbours; by default the one beside the store, if there is one.
+        File of ``mmearth-train embed``, for nearest neighbours; by default the one next to the store, if there is one.
 
     Raises
     ------
@@ -83,16 +83,16 @@ class Browser:
 
     @property
     def url(self) -> str:
-        """URL of the page; without the random part of it, the server answers nothing."""
+        """URL of the page; the server refuses requests without its random part."""
         return f"http://{ADDRESS}:{self.port}{self.prefix}/"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know about the store; the page says it too."""
+        """Notices about the store, which the page also shows."""
         return self.world.notes
 
     def open_page(self) -> bool:
-        """Open the page in the user's browser, unless that would be one in the terminal; False if it is not opened."""
+        """Open the page in the user's browser, unless that runs in the terminal; False if it is not opened."""
         try:
             browser = webbrowser.get()
         except webbrowser.Error:
@@ -102,9 +102,9 @@ class Browser:
         return browser.open(self.url)
 
     def serve(self) -> None:
-        """Answer until interrupted, or until `stop` is called in another thread."""
+        """Serve until interrupted, or until `stop` is called in another thread."""
         self._loop = loop = IOLoop(make_current=False)
-        logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)  # a page that is closed is not worth a line
+        logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)  # do not log pages that are closed
         try:
             loop.run_sync(self._begin)
         finally:
@@ -117,12 +117,12 @@ class Browser:
             loop.close(all_fds=True)
 
     def start(self) -> None:
-        """Answer in a background thread."""
+        """Serve in a background thread."""
         self._thread.start()
         self._ready.wait()
 
     def stop(self) -> None:
-        """Stop answering in the background."""
+        """Stop serving in the background."""
         if self._loop is not None:
             self._loop.add_callback(self._loop.stop)
             self._thread.join()
@@ -155,7 +155,7 @@ class Browser:
         IOLoop.current().add_callback(self._prepare)
 
     def _prepare(self) -> None:
-        """Make a page for no visitor while the user's browser starts: what all visits share is then computed."""
+        """Render a page in advance while the user's browser starts, so that shared data are already computed."""
         Visit(self.world, Document(), self.prefix)
 
     def _close_sockets(self) -> None:
@@ -168,7 +168,7 @@ def _bind(port: int) -> tuple[list[socket.socket], int]:
         bound = socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"--port: expected a free port of {ADDRESS} (0 takes any), got {port}: {reason_of(error)}."
+            f"--port: expected a free port of {ADDRESS} (0 selects one), got {port}: {reason_of(error)}."
         ) from None
     bound.setblocking(False)
     return [bound], bound.getsockname()[1]
@@ -202,7 +202,7 @@ class _Handler(RequestHandler):
         self.world = world
 
     def set_default_headers(self) -> None:
-        """Keep answers out of caches and away from guesses of their type."""
+        """Prevent caching and content-type sniffing of responses."""
         for name, value in HEADERS.items():
             self.set_header(name, value)
 
@@ -242,7 +242,7 @@ class _Figure(_Handler):
         try:
             png = await asyncio.wrap_future(self.world.pictures.figure(position))
         except asyncio.CancelledError:
-            self.refuse(503, "Others were asked for; ask again.")
+            self.refuse(503, "Newer requests replaced this one; try again.")
         except (MMEarthError, OSError) as error:
             self.refuse(500, str(error))
         else:

@@ -1,4 +1,4 @@
-"""Texts and pieces of HTML that the page shows; the templates escape every name."""
+"""Texts and fragments of HTML for the page; the templates escape every name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLES = ((TEMPLATES, "page.css"), (FOLDER, "browse.css"))
 
 @cache
 def template(name: str) -> Template:
-    """Template of the page, or of a piece of it."""
+    """Template of the page, or of a part of it."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What a part of the map shows: an image of counts where there are many tiles, single tiles where there are few."""
+"""Content of a view of the map: an image of counts if there are many tiles, single tiles if there are few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all visits to a page share: the store, its index, the pictures of its tiles."""
+"""Data shared by all visits to a page: the store, its index, the pictures of its tiles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class World:
         store
             An open store.
         embeddings
-            File of ``mmearth-train embed``; by default the one beside the store, if there is one.
+            File of ``mmearth-train embed``; by default the one next to the store, if there is one.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class World:
         """
         index = TileIndex.of(store)
         if not len(index):
-            state = "which has no tile" if store.finished else "of which nothing is committed yet; try again later"
+            state = "without tiles" if store.finished else "in which no tile is committed yet; try again later"
             raise InputError(f"{store.path}: expected a store with tiles, got one {state}.")
         path = embeddings or beside(str(store.path))
         neighbours = None if path is None else read_neighbours(path, index)
@@ -73,19 +73,19 @@ class World:
 
     @property
     def name(self) -> str:
-        """Name of the store as a command takes it."""
+        """Name of the store for use in a command."""
         return short_path(str(self.store.path))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What readers of the page have to know about the store."""
+        """Notices about the store for users of the page."""
         notes = []
         if not self.store.finished:
             rows = self.store.layout.tiles
             notes.append(
                 f"This store is not finished: the page shows the {len(self.index):,} tiles of {rows:,} rows that were "
-                "committed when the page was started. mmearth-data subset needs the finished store."
+                "committed when the page was started. mmearth-data subset requires a finished store."
             )
         if not self.index.ids_are_unique:
-            notes.append("Some tile ids occur with several dates; a subset by ids takes all dates of an id.")
+            notes.append("Some tile ids occur with several dates; a subset by ids includes all dates of an id.")
         return tuple(notes)

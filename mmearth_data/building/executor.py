@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 TICK_S = 1.0
-"""Seconds between reports while no shard is finished."""
+"""Seconds between progress reports while no shard is finished."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,7 +65,7 @@ class RecipeEntry(_Entry):
     """How a source obtains the modality, as written in a catalog file."""
 
     name: str
-    """One of the recipes below."""
+    """Name of one of the recipes below."""
     parameters: dict[str, Any] = {}
     """Parameters of the recipe."""
 

@@ -59,7 +59,7 @@ class ClassLabel:
     code: int
     """Stored value."""
     name: str
-    """Name for people."""
+    """Display name."""
     colour: str | None = None
     """Display colour, ``#rrggbb``."""
 
@@ -71,7 +71,7 @@ class Display:
     bands: tuple[str, ...] = ()
     """Bands of the picture: three for a colour composite, one for a colour map."""
     false_colour: tuple[str, ...] = ()
-    """Three bands of a second composite, beside that of ``bands``."""
+    """Three bands of a second composite, in addition to that of ``bands``."""
     range: tuple[float, float] | None = None
     """Stored values at the two ends of the scale."""
     colormap: str = "viridis"
@@ -85,9 +85,9 @@ class Licence:
     name: str
     """Name of the licence."""
     url: str
-    """Where its text is."""
+    """URL of its text."""
     attribution: str
-    """Line that the licence asks users to show."""
+    """Attribution line that the licence requires."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ class Modality:
     kind: Kind
     """Determines storage, statistics, losses and display."""
     long_name: str
-    """Name for people."""
+    """Display name."""
     bands: tuple[str, ...]
     """Band names in stored order; empty for ``tile/categorical``, whose array has no band axis."""
     dtype: np.dtype[Any]
@@ -109,7 +109,7 @@ class Modality:
     order: int = 1000
     """Position in the catalog: entries are sorted by it."""
     enabled: bool = True
-    """Whether a build that names no modalities has it."""
+    """Whether builds include it by default."""
     units: str = "1"
     """Unit of the physical values, in UDUNITS notation; ``1`` for none."""
     band_units: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Modality:
     offset: float = 0.0
     """See ``scale``."""
     resampling: Resampling = "nearest"
-    """How the asset's pixels are brought to the grid of the tile."""
+    """How the asset's pixels are resampled to the grid of the tile."""
     asset: Mapping[str, str] = field(default_factory=dict)
     """Earth Engine asset ids by role (roles are defined by the recipe); empty for derived modalities."""
     asset_bands: Mapping[str, str] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Modality:
     model_bands: tuple[str, ...] = ()
     """Bands that the model sees, in its order."""
     pretext: bool = False
-    """Whether it is a target of pretraining."""
+    """Whether it is a pretext task of pretraining."""
     pretext_norm: PretextNorm = "none"
     """``patch``: the target is normalised within each patch."""
     classes: tuple[ClassLabel, ...] = ()

@@ -276,7 +276,7 @@ def wrap(words: str, width: float, *, size: float = 7.0, bold: bool = False) -> 
 
 
 def encode_figure(figure: Figure, form: str, *, dpi: float | Literal["figure"] = "figure") -> bytes:
-    """Encode a figure in one of the `FORMATS`, without the time at which it was made.
+    """Encode a figure in one of the `FORMATS`, without its creation time.
 
     Text of SVG files is drawn as outlines, so that it looks the same everywhere.
     """

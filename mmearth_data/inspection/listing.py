@@ -1,4 +1,4 @@
-"""Catalog entries for a terminal: a table of all, or one in full."""
+"""Catalog entries for a terminal: a table of all entries, or all details of one."""
 
 from __future__ import annotations
 

@@ -55,10 +55,10 @@ SCALE_LENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 LAND_CREDIT = "Land: Natural Earth (public domain)."
 Colour = Literal["split", "year", "level", "biome"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
-"""What may colour the points of a map."""
+"""Properties that can colour the points of a map."""
 SPLIT_COLOURS = {0: "#0072b2", 1: "#e69f00", 2: "#d55e00"}
 LEVEL_COLOURS = {LEVEL_L1C: "#cc79a7", LEVEL_L2A: "#009e73"}
-"""Colours of Okabe and Ito, which colour-blind people distinguish."""
+"""Colours of Okabe and Ito, which colour-blind people can distinguish."""
 YEAR_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725", "#f0f921")
 """From dark to light, as in viridis; more years are spread over them."""
 NOT_KNOWN = -1
@@ -66,7 +66,7 @@ NOT_KNOWN = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Colouring:
-    """What colours the points of a map."""
+    """Colours of the points of a map."""
 
     classes: tuple[ClassLabel, ...]
     """Code, name and colour of each class."""
@@ -88,7 +88,7 @@ class Places:
     """Degrees, (n,)."""
     split: NDArray[np.uint8]
     label: Colouring | None
-    """What colours the points, or None."""
+    """Colours of the points, or None."""
     codes: NDArray[np.int64]
     """Codes of its classes, (n,)."""
     title: str
@@ -124,7 +124,7 @@ def map_figure(tiles: Store | GeoDataFrame, path: str | Path, *, colour: Colour 
     path
         File to write: PNG, PDF or SVG, by its ending.
     colour
-        What colours the points: ``split``, ``year`` or ``level`` (of the scene), or ``biome``: the first label of the
+        Property that colours the points: ``split``, ``year`` or ``level`` (of the scene), or ``biome``: the first label of the
         store whose classes have colours.
 
     Raises
@@ -165,7 +165,7 @@ def sample_map(frame: GeoDataFrame, path: str | Path, *, synthetic: bool = False
 
 
 def places_of_store(store: Store, colour: Colour) -> Places:
-    """Points of a store's tiles, and what colours them; see `map_figure`."""
+    """Points of a store's tiles and their colours; see `map_figure`."""
     coords = store.coords
     label, codes = _colouring(store, colour)
     side_m = store.layout.size_px * PIXEL_M
@@ -253,7 +253,7 @@ def coloured_label(modalities: Iterable[Modality]) -> Modality | None:
 
 
 def draw_map(places: Places, form: str = "png") -> bytes:
-    """Picture of a map, in one of the formats of a sheet; the same locations give the same bytes."""
+    """Draw a map in one of the formats of a sheet; the same locations give the same bytes."""
     with sheet.DRAWING:
         return compose_map(places)[0].encoded(form)
 

@@ -57,7 +57,7 @@ def export_geotiff(
         for m in rasters:
             remove_partial(make_folder(out / m.name))
         if written := sum(1 for m in rasters for _ in (out / m.name).glob("*.tif")):
-            note(f"Continuing {out}: {written} of {len(store.rows) * len(rasters)} files are written.")
+            note(f"Resuming {out}: {written} of {len(store.rows) * len(rasters)} files are written.")
         _write_tiles(store, rasters, out, report)
         write_bytes(out / TILES_KEY, store.content.objects.get(TILES_KEY))
         write_text(out / IDENTITY, json.dumps(identity))

@@ -79,7 +79,7 @@ def export_published(
     export.check(note)
     with collecting(staging, target, export.identity):
         if written := sum(1 for _ in staging.glob("[0-9]*.json")):
-            note(f"Continuing {target}: {written} of {store.layout.shards} shards are written.")
+            note(f"Resuming {target}: {written} of {store.layout.shards} shards are written.")
         for shard in range(store.layout.shards):
             report(store.layout.rows(shard).start, store.layout.tiles)
             export.write_part(staging / f"{shard}.h5", staging / f"{shard}.json", shard)

@@ -1,1 +1,1 @@
-"""Pages for people: single HTML files that need no network, with Bokeh's figures in them."""
+"""HTML pages: single files that need no network and contain Bokeh figures."""

@@ -1,6 +1,6 @@
-"""What a page consists of, as values; `mmearth_data.pages.writing` turns them into HTML.
+"""Components of a page, as data classes; `mmearth_data.pages.writing` renders them as HTML.
 
-All texts are plain: the templates escape them, so that a name from a store cannot become markup.
+All texts are plain text: the templates escape them, so that a name from a store cannot become markup.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEARBY = re.compile(r"(?!/)[\w./%~-]+\.html")
 
 
 class Tone(StrEnum):
-    """Meaning of a badge or a notice; the text must say it too, because colour alone does not."""
+    """Meaning of a badge or a notice; the text must convey it too, because colour alone is not enough."""
 
     PLAIN = "plain"
     GOOD = "good"
@@ -74,7 +74,7 @@ class Link:
     def __post_init__(self) -> None:
         if not self.address.startswith(("https://", "http://", "#")) and not NEARBY.fullmatch(self.address):
             raise InputError(
-                f"expected a link to https://, #id or a page nearby, got {self.address!r}; give one of these."
+                f"expected a link to https://, #id or a relative path, got {self.address!r}; use one of these."
             )
 
 
@@ -88,7 +88,7 @@ class Badge:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A number in a table with a text of its own, such as 15,204 as "14.8 KiB"; it is sorted as a number."""
+    """A number in a table with its own text, such as 15,204 as "14.8 KiB"; it is sorted as a number."""
 
     amount: float
     text: str
@@ -144,7 +144,7 @@ class Facts(_Leaf):
 
 @dataclass(frozen=True, slots=True)
 class PageTable(_Leaf):
-    """A table that readers sort by a click (or Enter) on the head of a column.
+    """A table that users sort by clicking (or pressing Enter on) the heading of a column.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ class CodeBlock(_Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Notice(_Leaf):
-    """A sentence with emphasis: what is missing, or to be known before the rest is read."""
+    """A highlighted sentence, such as a warning or a note about missing data."""
 
     template: ClassVar[str] = "notice"
     text: str
@@ -192,11 +192,11 @@ class Picture(_Leaf):
     data
         Contents of a PNG, WebP, JPEG or SVG file.
     alt
-        What it shows, for those who do not see it.
+        Alternative text.
     caption, title
-        Text below, and a line of emphasis before it.
+        Text below, and a highlighted line before it.
     pixelated
-        Whether pixels stay squares where the image is enlarged.
+        Whether pixels stay square when the image is enlarged.
     """
 
     template: ClassVar[str] = "picture"
@@ -289,7 +289,7 @@ class Plot(_Leaf):
     model
         Figure, from `figure`, or a layout of figures and widgets.
     description
-        What it shows, for those who do not see it.
+        Alternative text.
     """
 
     template: ClassVar[str] = "plot"
@@ -328,7 +328,7 @@ class Choices(_Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Select(_Leaf):
-    """A list from which readers choose one entry, the first at the start; a script of the page reads it."""
+    """A list from which users choose one entry, initially the first; a script of the page reads it."""
 
     template: ClassVar[str] = "select"
     id: str
@@ -372,7 +372,7 @@ class Data(_Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Blocks in one line, such as a list and a button; they wrap where the window is narrow."""
+    """Blocks in one line, such as a list and a button; they wrap in a narrow window."""
 
     template: ClassVar[str] = "row"
     parts: Sequence[Part]
@@ -387,7 +387,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sidebar:
-    """Blocks beside the main ones where the window is wide enough, otherwise above them and behind a line that opens them."""
+    """Blocks in a side column if the window is wide enough, otherwise collapsed above the main blocks."""
 
     template: ClassVar[str] = "sidebar"
     title: str
@@ -402,7 +402,7 @@ class Sidebar:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Blocks side by side where the window is wide enough, otherwise one below the other."""
+    """Blocks side by side if the window is wide enough, otherwise one below the other."""
 
     template: ClassVar[str] = "columns"
     parts: Sequence[Part]
@@ -416,7 +416,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Blocks behind a line that opens and closes them."""
+    """Collapsible blocks with a heading that opens and closes them."""
 
     template: ClassVar[str] = "details"
     summary: str
@@ -431,7 +431,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Part of a page with a head and an entry in the contents.
+    """Section of a page with a heading and an entry in the table of contents.
 
     Attributes
     ----------
@@ -462,7 +462,7 @@ class Page:
     lead
         One or two sentences below.
     badges
-        Labels beside the title.
+        Labels next to the title.
     sections
         Sections, in the order of reading.
     footer

@@ -1,4 +1,4 @@
-"""The look of figures on pages: colours and shapes that colour-blind readers distinguish, and one kind of figure.
+"""Style of figures on pages: colours and shapes that colour-blind readers can distinguish, and one figure factory.
 
 Colours of axes, texts and backgrounds come from the page's style sheet (``--bk-*``, which Bokeh reads), so that a figure
 follows the reader's light or dark scheme. Colours of glyphs are chosen to be visible in both.
@@ -35,7 +35,7 @@ MARKERS = {
 }
 """Shapes of Bokeh, each unlike its neighbours -> the same shape as an SVG path of 16 by 16 units, for legends."""
 MAP_COLOURS = ("#0d0887", "#5b02a3", "#9a179b", "#cb4678", "#eb7852", "#fbb32f", "#f0f921")
-"""Ends and steps of a sequential scale (matplotlib's plasma), whose lightness alone orders it."""
+"""Ends and steps of a sequential scale (matplotlib's plasma), which lightness alone orders."""
 HOUSE: dict[str, Any] = {
     "sizing_mode": "stretch_width",
     "height": 320,
@@ -47,7 +47,7 @@ HOUSE: dict[str, Any] = {
 
 
 class ClassStyle(NamedTuple):
-    """Look of one class of a legend."""
+    """Colour and shape of one class of a legend."""
 
     name: str
     colour: str
@@ -75,14 +75,14 @@ def class_styles(names: Sequence[str]) -> list[ClassStyle]:
 
 
 def page_figure(title: str = "", **options: Any) -> bokeh_figure:
-    """Make a figure in the style of the house: as wide as its column, quiet axes, tools above.
+    """Make a figure in the common style: as wide as its column, thin axes, tools above.
 
     Parameters
     ----------
     title
-        What it shows; none if the text around says it.
+        Title; none if the surrounding text is sufficient.
     **options
-        Of `bokeh.plotting.figure`; they replace those of the house.
+        Options of `bokeh.plotting.figure`; they override the common style.
 
     Raises
     ------
@@ -112,5 +112,5 @@ def require_bokeh() -> None:
     try:
         import bokeh  # noqa: F401 - only whether it is there
     except ModuleNotFoundError as error:
-        missing = f"expected the library {error.name}, which pages need and which is not installed"
+        missing = f"expected the library {error.name}, which HTML pages require and which is not installed"
         raise InputError(f'{missing}; run: pip install "mmearth[report]"') from error

@@ -1,4 +1,4 @@
-"""Write a page as one HTML file, which opens by a double-click and cannot reach the network."""
+"""Write a page as one HTML file, which opens in any browser and cannot access the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEUTRAL = {
         "BaseColorBar": {"background_fill_alpha": 0, "major_label_text_color": "#7d8590"},
     }
 }
-"""Look of what Bokeh shows without the style sheet: visible in the light and the dark scheme."""
+"""Style of parts that Bokeh shows without the style sheet: visible in the light and the dark scheme."""
 FORMATS = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"\xff\xd8\xff": "image/jpeg", b"<svg": "image/svg+xml"}
 """First bytes of a picture -> its media type."""
 
@@ -43,7 +43,7 @@ def write_page(page: Page, path: str | Path) -> int:
     page
         What to write.
     path
-        File, which is replaced; it is written whole or not at all.
+        File, which is replaced atomically.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def data_uri(data: bytes) -> str:
 
 
 def format_cell(value: str | float | None) -> str:
-    """Content of a cell for people: numbers with separators of thousands and at most four digits after the point."""
+    """Content of a cell as text: numbers with thousands separators and, below 1,000, at most four significant digits."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -156,7 +156,7 @@ def format_cell(value: str | float | None) -> str:
 
 
 def format_share(share: float) -> str:
-    """Per cent of a share; only all is 100 %, and only nothing is 0 %.
+    """Format a share in per cent; only 1 gives 100 %, and only 0 gives 0 %.
 
     Examples
     --------

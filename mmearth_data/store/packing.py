@@ -2,7 +2,7 @@
 
 Compressing a small tile takes about as long as a call from Python. The library writes frames of Blosc 2, because it can
 write those of Blosc 1 only under a process-wide lock. They are converted here: the header is replaced, and blocks that
-are runs of one byte are written out, which are the only other difference between the formats.
+are runs of one byte, the only other difference between the formats, are expanded.
 
 Importing this module raises ImportError if numba or python-blosc2 is not installed.
 """
@@ -32,9 +32,9 @@ _ALL_ZEROS = 0x10
 _EXTENDED = 0x01
 """Flag that, together with the bitshuffle flag, indicates a header of Blosc 2."""
 _SMALLEST = 128
-"""Number of bytes from which Blosc 1 compresses."""
+"""Minimum number of bytes that Blosc 1 compresses."""
 _RUNS = (0x00, 0xFF)
-"""Bytes of which bit planes usually consist if they are runs."""
+"""Byte values of bit planes that are usually runs."""
 
 _FUNCTION = typeof(COMPRESS)  # type: ignore[no-untyped-call]
 _TILES, _SEEN = types.Array(types.uint8, 2, "C", readonly=True), types.Array(types.boolean, 1, "C", readonly=True)
@@ -50,7 +50,7 @@ def pack(
     out: NDArray[np.uint8],
     bounds: NDArray[np.intp],
 ) -> int:
-    """Encode tiles as chunks, one after another.
+    """Encode tiles as consecutive chunks.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def pack(
     seen
         (n,) which of them to encode.
     nothing
-        Chunk of each of the others, checksum included.
+        Chunk for each of the others, including its checksum.
     first
         Position of the first tile to encode.
     out
         Buffer for all chunks.
     bounds
-        (n + 1,) where each chunk begins in the buffer, and the end of the last; given up to ``first``.
+        (n + 1,) offset of each chunk in the buffer, and the end of the last; filled up to ``first`` by the caller.
 
     Returns
     -------

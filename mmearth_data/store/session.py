@@ -135,7 +135,7 @@ class Session:
     def resume(self) -> StoreWriter:
         """Return a writer that resumes the locked store, and note how much is done."""
         writer = StoreWriter.resume(self._out)
-        self._note(f"Continuing {writer.path}: {len(writer.committed())} of {writer.layout.shards} shards are done.")
+        self._note(f"Resuming {writer.path}: {len(writer.committed())} of {writer.layout.shards} shards are done.")
         return writer
 
     def confirmed(self, report: Callable[P, None]) -> Callable[P, None]:

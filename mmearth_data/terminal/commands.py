@@ -70,14 +70,14 @@ class Context(click.Context):
 
 
 class Command(click.Command):
-    """Command with options in sections, which knows whether running it again resumes interrupted work.
+    """Command with options in sections; it records whether running it again resumes interrupted work.
 
     Parameters
     ----------
     resumes
-        Whether it does, as a function of the command's parameters.
+        Whether running it again resumes, as a function of the command's parameters.
     first
-        Parameters whose options come first in the help: those that matter most.
+        Parameters whose options come first in the help: the most used ones.
     serves
         Whether it is a server, which runs until it is stopped.
     """
@@ -104,7 +104,7 @@ class Command(click.Command):
             return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write those that matter most, then the others by `Group`, with all descriptions in one column."""
+        """Write the most used options, then the others by `Group`, with all descriptions in one column."""
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (FIRST, *Group)}
         rank = {name: number for number, name in enumerate(self._first)}
         for parameter in sorted(self.get_params(ctx), key=lambda each: rank.get(str(each.name), len(rank))):
@@ -192,7 +192,7 @@ def stop_signals() -> Iterator[None]:
 
 
 def _stopped(ctx: click.Context, exit_code: int) -> str:
-    """Message that says what is kept and how to continue."""
+    """Return the message about what is kept and how to resume."""
     begin = "terminated" if exit_code == EXIT_TERMINATED else "interrupted"
     command = shlex.join(ctx.meta[WORDS])
     if RESUMES not in ctx.meta:
@@ -200,8 +200,8 @@ def _stopped(ctx: click.Context, exit_code: int) -> str:
     if ctx.meta[RESUMES] is None:
         return f"{begin}; the server is stopped"
     if ctx.meta[RESUMES]:
-        return f"{begin}; what is done is kept. Run the same command to continue: {command}"
-    return f"{begin}; no file is left incomplete. The same command starts from the beginning: {command}"
+        return f"{begin}; finished work is kept. Run the same command to resume: {command}"
+    return f"{begin}; no incomplete file is left. The same command starts from the beginning: {command}"
 
 
 def _refusal(message: str, exit_code: int) -> click.ClickException:
@@ -233,4 +233,4 @@ def _abandon_output() -> None:
 
 
 def _what_to_install(error: ModuleNotFoundError) -> str:
-    return f"expected the library {error.name}, which is not installed; pip install 'mmearth[model]' brings it."
+    return f"expected the library {error.name}, which is not installed; run: pip install 'mmearth[model]'."

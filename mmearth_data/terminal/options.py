@@ -237,6 +237,4 @@ def refuse_unused(where: str, *names: str, remedy: str = "leave it out") -> None
     context = click.get_current_context()
     for parameter in context.command.params:
         if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
-            raise InputError(
-                f"{parameter.opts[-1]}: expected only where it is used, got it {where}, where it has no effect; {remedy}."
-            )
+            raise InputError(f"{parameter.opts[-1]} has no effect {where}; {remedy}.")

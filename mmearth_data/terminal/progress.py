@@ -1,4 +1,4 @@
-"""Progress of all commands on stderr: one live line on a terminal, otherwise a line of text now and then."""
+"""Progress of all commands on stderr: one live line on a terminal, otherwise a line of text at intervals."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ NARROW = 100
 
 
 class Meter:
-    """Shows how far a command is; call it with what is done.
+    """Progress of a command; call it with the amount of finished work.
 
-    ``title`` is what the command does; it may change.
+    ``title`` describes what the command does; it may change.
     """
 
     def __init__(self, title: str, unit: str, remark: str, bar: Progress) -> None:
@@ -48,9 +48,9 @@ class Meter:
         done, total
             In the unit of the meter; None if the total is not known.
         remark
-            What else is to be shown.
+            Further text to show.
         title
-            What the command does now, if that changes. The rate is measured anew.
+            New title, if the command begins another step. The rate is then measured afresh.
         """
         if title is not None and title != self.title:
             fitted = _fitted(title, self._bar.console.width)
@@ -95,7 +95,7 @@ def meter(title: str, unit: str, remark: str = "") -> Iterator[Meter]:
     unit
         What is counted: ``tiles``.
     remark
-        What the command does first.
+        Text shown before the first report.
     """
     console = Console(stderr=True)
     live = console.is_terminal and not console.is_dumb_terminal
@@ -118,7 +118,7 @@ def meter(title: str, unit: str, remark: str = "") -> Iterator[Meter]:
 
 @contextmanager
 def _lines(shown: Meter, console: Console) -> Iterator[None]:
-    """Write a line now and then, from a thread: a report may be minutes away."""
+    """Write a line at intervals, from a thread, because the next report may take minutes."""
     ended = threading.Event()
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""Tables and pairs of names and values for terminals: they fit the width, and break lines between words only."""
+"""Tables and name-value lists for terminals: they fit the width and break lines only between words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 LEAST = 20
 """Minimum width of a column of text whose lines are broken."""
 MIDDLE = 30
-"""Minimum width that `NamedValues` leaves for values beside their names."""
+"""Minimum width that `NamedValues` leaves for values next to their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class TableColumn:
     Attributes
     ----------
     title
-        Its head.
+        Heading of the column.
     right
         Whether its values are aligned to the right.
     wrap
         Whether its lines may be broken between words; at most one column of a table.
     rank
-        Columns are left out of a table that is too wide, highest rank first; those of rank 0 always stay.
+        Columns are omitted from a table that is too wide, highest rank first; those of rank 0 are always shown.
     """
 
     title: str
@@ -57,8 +57,8 @@ class FittedTable:
     columns
         Its columns.
     rows
-        One cell per column, which may have several lines; a text is a heading of the rows that follow; None leaves a
-        line empty.
+        One cell per column, which may have several lines; a string is a heading of the rows that follow; None is an
+        empty line.
     """
 
     columns: Sequence[TableColumn]
@@ -69,7 +69,7 @@ class FittedTable:
         self.rows.append(cells)
 
     def fits(self, width: int) -> bool:
-        """Whether all columns of rank 0 have room, with long texts broken."""
+        """Whether all columns of rank 0 fit when long texts are wrapped."""
         return self._least([c for c, column in enumerate(self.columns) if not column.rank]) <= width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -101,7 +101,7 @@ class FittedTable:
             yield from _line(console, line)
 
     def _shown(self, width: int) -> list[int]:
-        """Positions of the columns for which there is room."""
+        """Positions of the columns that fit."""
         shown = list(range(len(self.columns)))
         for rank in sorted({column.rank for column in self.columns if column.rank}, reverse=True):
             if self._least(shown) <= width:

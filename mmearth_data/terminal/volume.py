@@ -1,4 +1,4 @@
-"""How much a command writes to stderr: ``--quiet`` and ``--verbose``, before or after the command's name."""
+"""The options ``--quiet`` and ``--verbose``, before or after the command's name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAMS = ("mmearth_data", "mmearth_model")
 
 
 def is_quiet() -> bool:
-    """Whether the running command was asked to write results and errors only."""
+    """Whether the running command writes results and errors only."""
     context = click.get_current_context(silent=True)
     return context is not None and QUIET in context.meta
 
@@ -42,7 +42,7 @@ def volume_options(kind: type[click.Option], **attributes: Any) -> list[click.Pa
             help="Write results and errors only: no progress, no notes.",
             **common,
         ),
-        kind(["-v", "--verbose"], callback=_be_verbose, help="Write log messages too.", **common),
+        kind(["-v", "--verbose"], callback=_be_verbose, help="Also write log messages.", **common),
     ]
 
 
@@ -81,7 +81,7 @@ def shown_logs(ctx: click.Context) -> Iterator[None]:
 
 
 class _ToStderr(logging.StreamHandler[Any]):
-    """Writes to what stderr is at the time, and thereby above a live progress line."""
+    """Handler that writes to the current stderr, and therefore above a live progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message."""

@@ -304,7 +304,7 @@ def _scale_words(store: Store, modality: Modality, lows: dict[int, NDArray[np.fl
 
 
 def map_figure(embeddings: Embeddings, store: Store | None = None) -> Figure:
-    """Draw a 2-D map of the embeddings, in the colours of the store's tile classes, with the legend beside it."""
+    """Draw a 2-D map of the embeddings, in the colours of the store's tile classes, with the legend next to it."""
     from matplotlib.figure import Figure
 
     places, how = embeddings.plane()

@@ -92,12 +92,12 @@ class Steps:
     done: int = 0
 
     def tell(self, what: str) -> None:
-        """Report what is computed now."""
+        """Report the current step."""
         if self.report is not None:
             self.report(self.done, self.total, what)
 
     def finish(self) -> None:
-        """Count a probe as done."""
+        """Count a finished probe."""
         self.done += 1
         self.tell("")
 

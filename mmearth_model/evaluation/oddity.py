@@ -249,7 +249,7 @@ def _level(ratios: Mapping[str, float], light: Mapping[str, Light], band: str) -
         excess = ratios[band] - float(np.median(kin))
         if abs(excess) > np.log(FACTOR):
             side = "brighter" if excess > 0 else "darker"
-            yield f"it is {side} by a factor of {np.exp(abs(excess)):.0f} than the bands beside it let expect"
+            yield f"it is {side} by a factor of {np.exp(abs(excess)):.0f} than the neighbouring bands suggest"
 
 
 def _follows(sample: Sample, light: Mapping[str, Light], at: int) -> Iterator[str]:

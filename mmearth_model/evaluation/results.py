@@ -183,7 +183,7 @@ class Evaluation:
         (Task, encoder) -> bands that the encoder takes and the task lacks: ``sentinel2.B10`` if the band's mean is
         used, ``sentinel2.B1 from B2`` if another band is.
     notes
-        What was left out, one sentence each.
+        What was omitted, one sentence each.
     """
 
     rows: tuple[Row, ...]
@@ -276,9 +276,7 @@ def _defined(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 def notes(summary: Summary) -> str:
     """Remarks on a figure."""
-    texts = ["leaky: trained on these labels or their kin"] * summary.leaky + ["not converged"] * (
-        not summary.converged
-    )
+    texts = ["leaky: trained on these or related labels"] * summary.leaky + ["not converged"] * (not summary.converged)
     return "; ".join([*texts, *summary.remarks])
 
 
@@ -381,7 +379,7 @@ def _factor(metric: str) -> float:
 
 
 def _draw_forest(axis: Any, entries: Sequence[Summary]) -> None:  # noqa: ANN401 - matplotlib axes
-    """Draw a row per encoder and protocol, with the figures beside it."""
+    """Draw a row per encoder and protocol, with the values next to it."""
     scale = _factor(entries[0].metric)
     protocols = list(dict.fromkeys(s.protocol for s in entries))
     encoders = list(dict.fromkeys(s.encoder for s in entries))
@@ -412,7 +410,7 @@ def _row_name(s: Summary, before: Summary | None) -> str:
 
 
 def _mark_guess(axis: Any, metric: str, guess: float | None, *, upright: bool) -> None:  # noqa: ANN401 - matplotlib axes
-    """Draw the level of guessing: the best constant answer."""
+    """Draw the level of guessing: the result of the best constant prediction."""
     if guess is None or not math.isfinite(guess):
         return
     value = _factor(metric) * guess

@@ -1,4 +1,4 @@
-"""Results for a terminal: a row per task and encoder, a column per protocol, and once what they have in common."""
+"""Results for a terminal: a row per task and encoder, a column per protocol; shared properties are shown once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DASH = "\N{EN DASH}"
 ENCODER = 24
 """Maximum width of the column of encoders; longer paths are broken after their slashes."""
-INTERVALS = "Means over the seeds; below or beside them 95 % intervals, by bootstrap over the test samples."
-PAIRED = "Behind a sign, the difference from {} with its 95 % interval (paired)."
+INTERVALS = "Means over the seeds, with 95 % intervals (bootstrap over the test samples)."
+PAIRED = "Signed values are differences from {}, with paired 95 % intervals."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RenderedResults:
         return {(d.task, d.protocol, d.labels, d.encoder): d for d in self.result.differences(baseline)}
 
     def _heading(self, task: str, summaries: Sequence[Summary]) -> str:
-        """Task, with what its rows have in common."""
+        """Task, with the properties that its rows share."""
         rows = [row for row in self.result.rows if row.task == task]
         s = summaries[0]
         facts = [f"{s.metric}, %" if s.metric in PERCENT else s.metric]
@@ -72,7 +72,7 @@ class RenderedResults:
             yield PAIRED.format(self.baseline)
         for (task, encoder), bands in self.result.filled.items():
             yield (
-                f"{task}: {encoder} takes bands that the task lacks; they were filled with their mean or another band: "
+                f"{task}: {encoder} uses bands that the task lacks; they were filled with their mean or another band: "
                 f"{', '.join(bands)}."
             )
         yield from self.result.notes
@@ -80,7 +80,7 @@ class RenderedResults:
 
 @dataclass(frozen=True, slots=True)
 class Remarks:
-    """Remarks on single figures, numbered in the order in which they occur."""
+    """Remarks on single results, numbered in the order in which they occur."""
 
     texts: dict[str, int] = field(default_factory=dict)
 

@@ -1,1 +1,1 @@
-"""What runs, probes and experiments left on disk, as one report: plain values, a summary for a terminal, and a page."""
+"""Reports on runs, probes and experiments on disk: as data, as a summary for a terminal, and as an HTML page."""

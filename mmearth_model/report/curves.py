@@ -1,4 +1,4 @@
-"""Curves of logs for a page: figures in which readers choose tasks, runs, and the scales of both axes."""
+"""Curves of logs for a page: figures in which users choose tasks, runs, and the scales of both axes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ for (const glyph of lines) glyph.xs = {field: along};
 for (const glyph of ends) glyph.x = {field: `last_${along}`};
 for (const axis of axes) axis.axis_label = along;
 """
-"""What the choices above the figures do: in a page, with Bokeh's own library."""
+"""Code that applies the choices above the figures in the browser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def curves_of(runs: Sequence[RunRecord], values: Callable[[LogTable], Mapping[st
 
 
 def epochs_of(run: RunRecord, log: LogTable) -> NDArray[np.float64]:
-    """Epochs done at each row (R,) of a run's whole log, in fractions; NaN if nothing says how long an epoch is."""
+    """Epochs done at each row (R,) of a run's whole log, in fractions; NaN if the length of an epoch is unknown."""
     step, epoch = log.columns["step"], log.columns["epoch"]
     ends = np.flatnonzero(np.diff(epoch) > 0)
     planned = run.recipe.get("epochs")
@@ -106,12 +106,12 @@ def epochs_of(run: RunRecord, log: LogTable) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What is visible at first, and what colour means.
+    """What is visible initially, and what colours represent.
 
     Attributes
     ----------
     tasks, runs
-        Names that are visible at first.
+        Names that are visible initially.
     by_run
         Whether runs, and not tasks, have colours.
     """
@@ -122,7 +122,7 @@ class Choice:
 
 
 def styles_of(curves: Sequence[Curve], *, by_run: bool) -> list[ClassStyle]:
-    """List the looks of runs or tasks, in order."""
+    """List the styles of runs or tasks, in order."""
     return class_styles(list(dict.fromkeys(curve.run if by_run else curve.task for curve in curves)))
 
 
@@ -167,7 +167,7 @@ def curves_plot(curves: Sequence[Curve], choice: Choice, value: str, *, name: st
 
 
 def _controls(known: Mapping[str, CheckboxGroup]) -> Iterator[UIElement]:
-    """Boxes with something to choose; the others stay out of the page."""
+    """Boxes with more than one choice; the others are omitted."""
     for title, box in known.items():
         if len(box.labels) > 1:
             yield html(f"<b>{title}</b>")

@@ -1,4 +1,4 @@
-"""Draw what a report shows of checkpoints and their stores, in bounded time; what cannot be drawn is named."""
+"""Draw the pictures of a report from checkpoints and their stores, in bounded time; missing pictures are reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DRAWN_RUNS = 4
 SECONDS = 30.0
 """Time for the embeddings of one run."""
 RECONSTRUCTION_BYTES, EPOCH_BYTES = 600_000, 300_000
-"""Maximum size of the pictures of a page, before they become text."""
+"""Maximum size of the pictures of a page, before Base64 encoding."""
 EPOCH_PICTURES, EPOCH_WIDTH_PX = 8, 640
 
 
@@ -42,15 +42,15 @@ class Drawings:
     Attributes
     ----------
     reconstructions
-        Run -> tiles; for each run, the same ones as far as they have the same store.
+        Run -> tiles; runs with the same store have the same tiles.
     epochs
-        Run -> (step, picture) that it drew while training.
+        Run -> (step, picture) saved during training.
     tiles, planes
         Tiles on the map of embeddings, and their positions by run; None and empty if there is no map.
     store
-        Name and value of what is to be known of the store.
+        Names and values that describe the store.
     missing
-        What is not shown, and why, one sentence each.
+        What is not shown and why, one sentence each.
     """
 
     reconstructions: dict[str, list[Reconstruction]]
@@ -77,9 +77,9 @@ def draw_runs(
     runs
         Runs.
     store
-        Store to draw tiles of; None looks for the one that each run was trained on.
+        Store whose tiles are drawn; None uses the store that each run was trained on.
     tiles, embedded
-        Number of tiles to reconstruct and to embed; 0 leaves them out.
+        Number of tiles to reconstruct and to embed; 0 skips them.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report
@@ -88,7 +88,7 @@ def draw_runs(
     Raises
     ------
     InputError
-        When ``store`` is not a store, or there is no such device. Everything else that is missing is in the result.
+        When ``store`` is not a store, or there is no such device. Everything else that is missing is listed in the result.
     """
     resolve_device(device)  # refused before anything is drawn
     given = None if store is None else open_store(store)
@@ -108,10 +108,10 @@ def draw_runs(
 
 
 def _not_drawn(runs: Sequence[RunRecord], drawn: Sequence[RunRecord]) -> list[str]:
-    """Say which runs have no pictures."""
+    """List the runs without pictures."""
     missing = [f"{run.name}: no predictions and no embeddings, because it has no checkpoint" for run in runs if run.checkpoint is None]  # fmt: skip
     left = len(runs) - len(missing) - len(drawn)
-    return missing + [f"predictions and embeddings of {left} more runs: a page shows {DRAWN_RUNS}"] * bool(left)
+    return missing + [f"predictions and embeddings of {left} more runs: a page shows at most {DRAWN_RUNS}"] * bool(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,9 @@ class _Artist:
                 if sample is None:
                     sample = self._sample(checkpoint, store)
                 elif store.digest != sample.digest:
-                    self.missing.append(f"{run.name}: no embeddings, because it has another store than {runs[0].name}")
+                    self.missing.append(
+                        f"{run.name}: no embeddings, because its store differs from that of {runs[0].name}"
+                    )
                     continue
                 planes.append(find_plane(checkpoint, sample, run.name, self.device))
             except MMEarthError as error:
@@ -176,7 +178,7 @@ class _Artist:
         return sample_tiles(whole, count)
 
     def courses(self, runs: Sequence[RunRecord]) -> dict[str, list[tuple[int, bytes]]]:
-        """Find the pictures that runs drew while training, evenly spaced, and as small as they must be."""
+        """Find the pictures that runs saved during training, evenly spaced and reduced to fit the page."""
         found = {run.name: list(self._course(run)) for run in runs}
         found = {run: pictures for run, pictures in found.items() if pictures}
         most = EPOCH_BYTES // max(1, len(found))
@@ -199,7 +201,7 @@ class _Artist:
 
 
 def store_facts(store: Store) -> tuple[tuple[str, str], ...]:
-    """Name and value of what is to be known of a store."""
+    """Names and values that describe a store."""
     s = summarise(store)
     stored = [modality.name for modality in s.modalities if modality.stored]
     scenes = f"{s.first_scene} to {s.last_scene}" if s.first_scene else "unknown"

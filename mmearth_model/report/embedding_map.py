@@ -1,4 +1,4 @@
-"""Tiles of a store on the plane of their embeddings, with small pictures of them."""
+"""Two-dimensional map of the embeddings of tiles, with thumbnails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmearth_model.weights.checkpoints import Checkpoint
 
 FIRST_TILES = 16
-"""Tiles embedded to learn how long one takes."""
+"""Number of tiles embedded to measure the time per tile."""
 NEIGHBOURS = 5
 MOST_CLASSES = 14
 """Classes that colours and shapes distinguish."""
@@ -56,7 +56,7 @@ class ShownTiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plane:
-    """Positions of tiles (N, 2) by the embeddings of one run, how they were found, and each tile's nearest ones."""
+    """Positions of tiles (N, 2) by the embeddings of one run, the method, and the nearest neighbours of each tile."""
 
     run: str
     points: NDArray[np.float64]
@@ -65,7 +65,7 @@ class Plane:
 
 
 def sample_tiles(store: Store, count: int) -> Store:
-    """Select tiles from all over a store. Raises `InputError` when it has none."""
+    """Select tiles that are spread over a store. Raises `InputError` when it has none."""
     if not len(store):
         raise InputError(f"{store.path}: expected tiles to embed, got none; give --store STORE.")
     chosen = np.zeros(len(store), dtype=bool)
@@ -76,7 +76,7 @@ def sample_tiles(store: Store, count: int) -> Store:
 def affordable(checkpoint: Checkpoint, tiles: Store, seconds: float, device: str) -> int:
     """Measure how many tiles can be embedded within a time, from the first ones."""
     first = sample_tiles(tiles, FIRST_TILES)
-    embed(checkpoint, first, device=device)  # loads what is needed once
+    embed(checkpoint, first, device=device)  # warm-up: loads libraries and weights
     begin = time.perf_counter()
     embed(checkpoint, first, device=device)
     each = (time.perf_counter() - begin) / len(first)
@@ -84,7 +84,7 @@ def affordable(checkpoint: Checkpoint, tiles: Store, seconds: float, device: str
 
 
 def find_plane(checkpoint: Checkpoint, tiles: Store, run: str, device: str) -> Plane:
-    """Embed tiles and lay them out on a plane."""
+    """Embed tiles and compute their positions on the map."""
     found: Embeddings = embed(checkpoint, tiles, device=device)
     points, method = found.plane()
     near = tuple(tuple(row for row, _ in found.neighbours(tile, NEIGHBOURS)) for tile in range(len(found.values)))
@@ -92,7 +92,7 @@ def find_plane(checkpoint: Checkpoint, tiles: Store, run: str, device: str) -> P
 
 
 def look_at(tiles: Store) -> ShownTiles:
-    """Read what a map shows of each tile besides its position."""
+    """Read the properties of each tile that a map shows."""
     pictured = next((m for m in tiles.modalities.values() if m.input and m.stored and len(m.display.bands) == 3), None)
     labelled = next((m for m in tiles.modalities.values() if _colours(m)), None)
     wanted = [m.name for m in (pictured, labelled) if m is not None]
@@ -122,7 +122,7 @@ def _class_names(codes: NDArray[Any], modality: Modality) -> Sequence[str]:
 
 
 def _thumbnail(values: NDArray[Any], modality: Modality) -> bytes:
-    """Draw a tile (C, H, W), with the same stretch for all its bands; what is missing is grey."""
+    """Draw a tile (C, H, W), with the same stretch for all its bands; missing values are grey."""
     bands = values[modality.band_indices(modality.display.bands)].astype(np.float64)
     valid = modality.observed(values)[modality.band_indices(modality.display.bands)]
     bands, valid = bands[:, :: _step(values), :: _step(values)], valid[:, :: _step(values), :: _step(values)]

@@ -30,7 +30,7 @@ def results_section(found: ResultSet, number: int) -> Section:
     notes = [Paragraph(note) for note in found.notes]
     leaky = any(entry.leaky for entry in found.entries)
     warning = (
-        "Leaky: the encoder was trained on these labels or on related ones; the figure is no evidence of its quality."
+        "Leaky: the encoder was trained on these labels or on related ones; the result is no evidence of its quality."
     )
     return Section(
         f"results-{number}",
@@ -41,7 +41,7 @@ def results_section(found: ResultSet, number: int) -> Section:
             *([Notice(warning)] if leaky else []),
             *notes,
         ],
-        lead=f"{found.name}: means over the seeds, with 95 % intervals by the bootstrap over the test samples.",
+        lead=f"{found.name}: means over the seeds, with 95 % intervals (bootstrap over the test samples).",
     )
 
 
@@ -159,7 +159,7 @@ def _tip(entry: Entry) -> str:
 
 
 def _table(entries: Sequence[Entry], differences: Sequence[Difference]) -> PageTable:
-    """Table of all figures; only columns that say something."""
+    """Table of all results, without empty or constant columns."""
     compared = {(d.task, d.protocol, d.labels, d.encoder): d for d in differences}
     metric = entries[0].metric
     rows = []

@@ -1,4 +1,4 @@
-"""Find out what each path given to a report is, and read it."""
+"""Identify what each path given to a report contains, and read it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TABLE_SUFFIX = ".parquet"
 EXPERIMENT_RUNS = 40
 """Maximum number of runs of one experiment whose curves are shown."""
 MOST_RUNS = 200
-"""Maximum number of runs in one report; more curves than anyone distinguishes."""
+"""Maximum number of runs in one report; more curves could not be distinguished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report shows, read from disk.
+    """Content of a report, read from disk.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def synthetic(self) -> bool:
-        """Whether any of it was learned from, or measured on, synthetic tiles."""
+        """Whether any run was trained, or any result measured, on synthetic tiles."""
         return any(run.synthetic for run in self.runs) or any(found.synthetic for found in self.results)
 
     def differences(self) -> dict[str, list[str]]:
@@ -108,7 +108,7 @@ def _check_distinct(paths: Sequence[Path]) -> None:
     for path in paths:
         whole = path.absolute().resolve()
         if whole in known:
-            raise InputError(f"{path}: expected each path once, got it twice; leave it out once.")
+            raise InputError(f"{path}: expected each path once, got it twice; remove the duplicate.")
         known.add(whole)
 
 
@@ -133,7 +133,7 @@ def _read_experiment(path: Path) -> tuple[list[RunRecord], list[ResultSet]]:
     pretrained = [folder for folder in sorted(path.glob("runs/*/pretrain")) if is_run(folder)]
     found, left = read_experiment(path), len(pretrained) - EXPERIMENT_RUNS
     if left > 0:
-        found = replace(found, notes=(*found.notes, f"{left} more runs are without curves here; report on them by their folders."))  # fmt: skip
+        found = replace(found, notes=(*found.notes, f"{left} more runs have no curves here; give their folders to show them."))  # fmt: skip
     return [read_run(folder) for folder in pretrained[:EXPERIMENT_RUNS]], [found]
 
 
@@ -144,12 +144,12 @@ def _refusal(path: Path) -> str:
     if (path / STORE_FILE).is_file():
         return f"{expected} a Zarr folder; for a store: mmearth-data inspect {path} --html FILE."
     if path.is_dir():
-        return f"{expected} a folder without these; give the folder that --out named."
-    return f"{expected} {'a file' if is_there(path) else 'nothing there'}; give the folder that --out named."
+        return f"{expected} a folder without these; give the folder of --out."
+    return f"{expected} {'a file' if is_there(path) else 'nothing there'}; give the folder of --out."
 
 
 def _named(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """Give runs names without what all of their paths begin with."""
+    """Name runs by their paths without the common prefix."""
     if len(runs) < 2:
         return tuple(runs)
     folders = [run.folder.absolute() for run in runs]

@@ -47,7 +47,7 @@ def _halved(picture: bytes) -> bytes:
 
 
 def shown_bands(modality: Modality) -> list[str]:
-    """Bands of the modality's picture that the model sees: three for a composite, otherwise one."""
+    """Bands of the modality's picture that the model uses: three for a composite, otherwise one."""
     wanted = [band for band in modality.display.bands if band in modality.model_bands]
     return wanted if len(wanted) == 3 else wanted[:1] or list(modality.model_bands[:1])
 
@@ -64,7 +64,7 @@ def limits_of(bands: Values, valid: NDArray[np.bool_]) -> list[tuple[float, floa
 def draw(
     bands: Values, limits: Sequence[tuple[float, float]], colormap: str, valid: NDArray[np.bool_] | None = None
 ) -> Pixels:
-    """Picture (H, W, 3) of three bands as colours, or of one (1, H, W) in a colour map; what is not valid is grey."""
+    """Picture (H, W, 3) of three bands as colours, or of one (1, H, W) in a colour map; invalid pixels are grey."""
     scaled = np.stack([np.clip((b - low) / (high - low), 0, 1) for b, (low, high) in zip(bands, limits, strict=True)])
     colours = scaled.transpose(1, 2, 0) if len(scaled) == 3 else _colormap(colormap)(scaled[0])[..., :3]
     picture = np.round(255 * colours).astype(np.uint8)
@@ -76,7 +76,7 @@ def draw(
 def draw_classes(
     indices: NDArray[np.integer[Any]], modality: Modality, valid: NDArray[np.bool_] | None = None
 ) -> Pixels:
-    """Picture (H, W, 3) of class indices (H, W); what is not valid is grey."""
+    """Picture (H, W, 3) of class indices (H, W); invalid pixels are grey."""
     colours = np.array([_rgb(label.colour or UNNAMED) for label in modality.classes], dtype=np.uint8)
     picture: Pixels = colours[np.clip(indices, 0, len(colours) - 1)]
     if valid is not None:

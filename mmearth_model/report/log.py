@@ -1,4 +1,4 @@
-"""The log of a run as columns of numbers, thinned to what a screen can show."""
+"""The log of a run as columns of numbers, thinned to the resolution of a screen."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LogTable:
     columns
         Name -> (R,) values in ascending order of ``step``; NaN where the log has none.
     notes
-        What is unusual about it, one sentence each.
+        Anything unusual about it, one sentence each.
     """
 
     columns: Mapping[str, Column]
@@ -78,8 +78,8 @@ def _mean(values: Column) -> float:
 def read_log_table(path: Path) -> LogTable:
     """Read a run's ``log.csv``.
 
-    The last line is left out if it has no end, because a run may be writing it or may have been killed while it did;
-    every other damage is refused.
+    The last line is ignored if it is incomplete, because a run may be writing it or may have been killed while doing so;
+    any other damage raises an error.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def read_log_table(path: Path) -> LogTable:
     notes = []
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
-        notes.append("the last line of its log is incomplete and left out")
+        notes.append("the last line of its log is incomplete and is ignored")
     head, *rows = list(csv.reader(lines)) or [[]]
     missing = [name for name in REQUIRED if name not in head]
     if missing or len(set(head)) < len(head):

@@ -1,4 +1,4 @@
-"""The map of embeddings for a page: points of tiles, and beside them the picture of the chosen one."""
+"""The map of embeddings for a page: one point per tile, next to the picture of the chosen tile."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def embedding_section(tiles: ShownTiles, planes: Sequence[Plane]) -> Section:
     chart, panel = _linked(source, tiles, classes, planes, pictures)
     parts.append(Columns([Plot(chart, f"Map of {len(tiles.names)} embeddings"), Plot(panel, "The chosen tile")], 300))
     if not pictures:
-        parts.append(Paragraph("The store has no modality with red, green and blue bands, so tiles have no picture."))
+        parts.append(Paragraph("The store has no modality with red, green and blue bands, so tiles have no pictures."))
     lead = (
-        f"{len(tiles.names)} tiles on the plane of their embeddings: tiles that the encoder takes for similar are close. "
-        "Point at one to see it, click it or choose it in the list to keep it."
+        f"{len(tiles.names)} tiles, placed by their embeddings: tiles with similar embeddings are close together. "
+        "Hover over a tile to see it; click it, or choose it in the list, to keep it in view."
     )
     return Section("embeddings", "Map of embeddings", parts, lead=lead)
 

@@ -1,4 +1,4 @@
-"""The page of a report: every section from plain values, in the order in which it is read."""
+"""The page of a report: every section, in reading order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 SUM = "total"
-"""How the sum of all losses is named beside those of the tasks."""
+"""Name of the total loss in lists of task losses."""
 
 
 def make_page(report: Report, drawings: Drawings | None = None, store_page: str = "") -> Page:
@@ -72,7 +72,7 @@ def _title(report: Report) -> str:
 
 
 def _lead(report: Report) -> str:
-    """Say what the page covers."""
+    """Describe what the page covers."""
     stores = dict.fromkeys(PurePath(str(run.store.get("path", ""))).name for run in report.runs)
     runs = f"{len(report.runs)} {'run' if len(report.runs) == 1 else 'runs'} on {', '.join(stores)}"
     tasks = dict.fromkeys(task for found in report.results for task in found.tasks)
@@ -95,10 +95,10 @@ def _runs(runs: Sequence[RunRecord]) -> Iterator[Section]:
     losses = curves_of(runs, _losses)
     if not losses:
         return
-    yield Section("losses", "Losses", list(_loss_parts(losses, runs)), lead="The total, and the loss of every task; lower is better.")  # fmt: skip
+    yield Section("losses", "Losses", list(_loss_parts(losses, runs)), lead="The total loss and the loss of each task; lower is better.")  # fmt: skip
     weights = curves_of(runs, lambda log: log.weights)
     if weights:
-        yield Section("weights", "Weights of the losses", list(_weight_parts(weights)), lead="Learned by the uncertainty weighting: how much the loss of each task counts in the total.")  # fmt: skip
+        yield Section("weights", "Loss weights", list(_weight_parts(weights)), lead="Weight of each task's loss in the total, learned by uncertainty weighting.")  # fmt: skip
     yield Section("speed", "Learning rate and speed", list(_speed_parts(runs)))
 
 
@@ -114,7 +114,7 @@ def _pictures(drawings: Drawings | None) -> Iterator[Section]:
 
 def _store(drawings: Drawings | None, page: str) -> Iterator[Section]:
     facts = [] if drawings is None or not drawings.store else [Facts(drawings.store)]
-    link = [Paragraph("All of it: ", Link("the page of the store", page), ".")] if page else []
+    link = [Paragraph("More: ", Link("the report of the store", page), ".")] if page else []
     if facts or link:
         yield Section("store", "Store", [*facts, *link])
 
@@ -162,7 +162,7 @@ def _loss_parts(curves: Sequence[Curve], runs: Sequence[RunRecord]) -> Iterator[
     yield Plot(
         curves_plot(curves, choice, "loss", name="losses"),
         "Losses over the steps of each run.",
-        caption="A logarithmic axis leaves out values of zero and below.",
+        caption="A logarithmic axis omits values of zero and below.",
     )
 
 

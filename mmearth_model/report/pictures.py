@@ -78,9 +78,9 @@ def reconstruction_section(
         lead = f"Predictions for tiles of {which} from their visible patches; move the slider to compare them with the truth."
         parts.append(Plot(_browser(drawn), "Input, mask, prediction and truth of every modality of a tile"))
     else:
-        lead = "Pictures that the runs drew while training."
+        lead = "Pictures that the runs saved during training."
     for run, pictures in epochs.items():
-        course = Plot(_course(run, pictures), f"Reconstructions that {run} drew, by step")
+        course = Plot(_course(run, pictures), f"Reconstructions saved by {run}, by step")
         parts.append(Details(f"Pictures from the training of {run}", [course], open=not drawn))
     return Section("reconstructions", "Reconstructions", parts, lead=lead) if parts else None
 
@@ -151,7 +151,7 @@ def _url(picture: bytes) -> str:
 
 
 def _course(run: str, pictures: Sequence[tuple[int, bytes]]) -> UIElement:
-    """Slider over the pictures that a run drew while training."""
+    """Slider over the pictures that a run saved during training."""
     pages = [
         f'<img alt="Reconstruction at step {step}" style="max-width:100%;background:white" src="data:image/webp;base64,{base64.b64encode(picture).decode()}">'
         for step, picture in pictures

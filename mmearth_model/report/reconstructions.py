@@ -1,4 +1,4 @@
-"""What a checkpoint predicts for a few tiles that it was not trained on: pictures and values for a report."""
+"""Predictions of a checkpoint for a few tiles that it was not trained on: pictures and values for a report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmearth_model.weights.checkpoints import Checkpoint
 
 SPLITS = ("test", "val", "train")
-"""Splits in the order in which tiles are looked for: those that training does not see come first."""
+"""Splits in order of preference for tiles: those that are not used for training come first."""
 MASK_SEED = 0
 SHOWN_VALUES = 4
 HIDDEN = (0x60, 0x60, 0x66, 0xFF)
@@ -43,10 +43,10 @@ class RasterPictures:
     name, title, shows
         Modality, its long name, and what its pictures show.
     fed
-        Whether the encoder sees it.
+        Whether it is an input of the encoder.
     prediction, truth
         WebP files of equal size, on the same scale; visible patches of the prediction are transparent, because the loss
-        leaves them out.
+        excludes them.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Reconstruction:
 
 
 def choose_tiles(store: Store, count: int) -> tuple[Store, str]:
-    """Select tiles from all over a split that training does not see, if there is one, and name it.
+    """Select tiles spread over a split that is not used for training, if there is one, and name the split.
 
     Raises `InputError` when the store has no tile.
     """
@@ -103,13 +103,13 @@ def reconstruct(checkpoint: Checkpoint, store: Store, count: int, device: torch.
     Parameters
     ----------
     checkpoint
-        A whole network.
+        A checkpoint of the whole network.
     store
-        The store that it was trained on, or another one with its modalities.
+        The store that it was trained on, or another store with the same modalities.
     count
         Number of tiles.
     device
-        Where to compute.
+        Device.
 
     Raises
     ------
@@ -197,7 +197,7 @@ class _Tile:
 def _raster(
     task: TaskSpec, modality: Modality, target: Target, image: NDArray[Any]
 ) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
-    """Name what is drawn of a raster, and draw its prediction and truth."""
+    """Describe what is drawn of a raster, and draw its prediction and truth."""
     truth, valid = target.values[0].numpy(), target.valid[0].numpy()
     if task.kind is Kind.RASTER_CATEGORICAL:
         drawn = draw_classes(

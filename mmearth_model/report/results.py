@@ -23,7 +23,7 @@ EXPECTED = "results of mmearth-train evaluate, finetune or experiment"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One figure: an encoder on a task by a protocol, over its seeds.
+    """One result: an encoder on a task with a protocol, over its seeds.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Entry:
     seeds
         Number of seeds.
     guessing
-        Value of the metric that needs no image; None if it is not recorded.
+        Metric of the best constant answer; None if it is not recorded.
     leaky
         Whether the encoder was trained on these or related labels.
     note
@@ -76,13 +76,13 @@ class ResultSet:
     Attributes
     ----------
     name
-        Where they are, for display.
+        Their folder, for display.
     title
-        What was done, in a few words.
+        Short description of the command.
     question
         Question of an experiment.
     entries, differences
-        Figures, and those of an experiment against its baseline.
+        Results, and differences of an experiment from its baseline.
     notes
         Remarks, one sentence each.
     synthetic
@@ -104,7 +104,7 @@ class ResultSet:
 
 
 def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of frozen encoders") -> ResultSet:
-    """Results in the JSON form of `mmearth_model.Evaluation`, with what its command adds.
+    """Results in the JSON form of `mmearth_model.Evaluation`, with the fields that its command adds.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def results_of(content: Mapping[str, Any], name: str, title: str = "Probes of fr
     sizes = {(str(row["task"]), int(row["train_tiles"]), int(row["test_tiles"])) for row in rows}
     fitted = [f"{task}: fitted to {train:,} tiles, tested on {test:,}." for task, train, test in sorted(sizes)]
     filled = [
-        f"{part['task']}: {part['encoder']} takes bands that the task lacks; they were filled: {', '.join(part['bands'])}."
+        f"{part['task']}: {part['encoder']} uses bands that the task lacks; they were filled: {', '.join(part['bands'])}."
         for part in content.get("filled", ())
     ]
     return ResultSet(
@@ -159,7 +159,7 @@ def _number(value: Any) -> float:  # noqa: ANN401 - JSON
 
 
 def summarised(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Summaries of probes over their seeds, in the form of results.json; intervals are means of those of the seeds."""
+    """Summaries of probes over their seeds, in the form of results.json; intervals are averages over the seeds."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in ("task", "protocol", "labels", "encoder")), []).append(row)
@@ -208,7 +208,7 @@ def read_experiment(folder: Path) -> ResultSet:
     about = {part: experiment.get(part, "") for part in ("name", "question")} if isinstance(experiment, dict) else {}
     files = sorted(folder.glob(f"runs/*/{RESULT_FILE}"))
     rows = [row for file in files for row in _rows(file)]
-    unfinished = [f"not finished: results of {len(files)} runs so far; intervals are means of those of the seeds."]
+    unfinished = [f"not finished: results of {len(files)} runs so far; intervals are averages over the seeds."]
     content = {"experiment": about.get("name", ""), "question": about.get("question", ""), "scale": record.get("scale"), "notes": unfinished}  # fmt: skip
     return _of_rows(folder / EXPERIMENT_FILE, rows, content, short_path(folder), "Experiment")
 

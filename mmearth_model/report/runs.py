@@ -1,4 +1,4 @@
-"""A run folder as a report needs it: recipe, store, log and checkpoints; nothing of it is loaded into PyTorch."""
+"""Data of a run folder for a report: recipe, store, log and checkpoints; nothing is loaded into PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOT_COMPARED = frozenset({"path", "relative"})
-"""Fields of a store's record that say where it is, not what it is."""
+"""Fields of a store's record that describe its location, not its content."""
 NOTHING = "-"
 
 
@@ -29,21 +29,21 @@ class RunRecord:
     Attributes
     ----------
     name
-        Its folder, as short as it is distinct among the runs of a report.
+        Shortest path of its folder that is unique among the runs of a report.
     folder
         Its folder.
     recipe, store, version
         As recorded when the run began.
     log
-        Its log; None if it has not written one.
+        Its log; None if there is none yet.
     step, steps
-        Optimiser steps of the last checkpoint, and of the whole run; None where no checkpoint says so.
+        Optimiser steps of the last checkpoint, and of the whole run; None if no checkpoint records them.
     checkpoint
         Folder of the last checkpoint, if there is one.
     pictures
-        Step -> picture of reconstructions that the run drew.
+        Step -> picture of reconstructions that the run saved.
     notes
-        What is missing or unusual, one sentence each.
+        Anything missing or unusual, one sentence each.
     """
 
     name: str
@@ -159,7 +159,7 @@ def _latest(folder: Path) -> Path | None:
 
 
 def _numbered(folder: Path, suffix: str = "") -> list[Path]:
-    """Entries ``step-N`` of a folder in order; other names are no business of the run."""
+    """Entries ``step-N`` of a folder in order; other names are ignored."""
     found = [path for path in folder.glob(f"{STEP_PREFIX}*{suffix}") if path.suffix == suffix]
     return sorted((path for path in found if path.stem.removeprefix(STEP_PREFIX).isdecimal()), key=_step)
 
@@ -185,7 +185,7 @@ def recipe_fields(run: RunRecord) -> dict[str, str]:
 def recipe_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Field -> its value in each run, of the fields in which the runs differ.
 
-    Fields that a run of an earlier version lacks have today's default.
+    Fields that a run of an earlier version lacks have the current default.
     """
     flat = [recipe_fields(run) for run in runs]
     fields = dict.fromkeys(name for values in flat for name in values)

@@ -1,4 +1,4 @@
-"""The facts of a report for a terminal: plain tables that fit 80 columns, without borders."""
+"""Summary of a report for a terminal: plain tables without borders that fit 80 columns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def render_report(report: Report) -> Group:
 
 
 def clean(text: str, most: int = 0) -> str:
-    """Text without control characters; with ``most``, its end is kept if it is longer."""
+    """Text without control characters; if it is longer than ``most``, only its end is kept."""
     plain = "".join(one if one.isprintable() else "?" for one in text)
     return plain if not most or len(plain) <= most else f"...{plain[3 - most :]}"
 
@@ -45,7 +45,11 @@ def clean(text: str, most: int = 0) -> str:
 def _head(report: Report) -> Iterator[RenderableType]:
     counts = ((len(report.runs), "run", "runs"), (len(report.results), "set of results", "sets of results"))
     title = Text(", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n), style="bold")
-    yield title.append("  synthetic tiles: they say nothing about the Earth", "yellow") if report.synthetic else title
+    yield (
+        title.append("  synthetic tiles: results do not apply to the real Earth", "yellow")
+        if report.synthetic
+        else title
+    )
 
 
 def _table(*columns: str, left: int = 1) -> Table:
@@ -95,7 +99,7 @@ def _losses(runs: Sequence[tuple[int, RunRecord]]) -> Iterator[RenderableType]:
     for task in tasks:
         ends = [losses[task][1] if task in losses else None for losses in known.values()]
         table.add_row(clean(task, NAME), *(_number(value, ".3f") for value in ends))
-    yield _titled("Losses at the end", table)
+    yield _titled("Final losses", table)
 
 
 def _one_run(run: RunRecord) -> Iterator[RenderableType]:
@@ -118,7 +122,7 @@ def _weights(runs: Sequence[tuple[int, RunRecord]]) -> Iterator[RenderableType]:
     for task in tasks:
         last = [float(weights[task][-1]) if task in weights else None for weights in weighted.values()]
         table.add_row(clean(task, NAME), *(_number(value, ".3f") for value in last))
-    yield _titled("Weights of the losses at the end", table)
+    yield _titled("Final loss weights", table)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -155,9 +159,9 @@ def _results(results: Iterable[ResultSet]) -> Iterator[RenderableType]:
 
 def _legend(found: ResultSet) -> Iterator[str]:
     if any(entry.leaky for entry in found.entries):
-        yield "* leaky: the encoder was trained on these labels or their kin, so the figure is no evidence."
+        yield "* leaky: the encoder was trained on these labels or on related ones."
     for baseline in dict.fromkeys(difference.baseline for difference in found.differences):
-        yield f"+ and - are differences from {baseline}."
+        yield f"Signed values are differences from {baseline}."
 
 
 def _task(entries: Sequence[Entry], differences: Sequence[Difference]) -> Iterator[RenderableType]:

@@ -1,4 +1,4 @@
-"""Boxes, buttons and lists of Bokeh in the look of the page."""
+"""Check boxes, buttons and lists of Bokeh in the style of the page."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def style_sheet() -> InlineStyleSheet:
 
 
 def boxes(labels: Sequence[str], chosen: Sequence[str], name: str) -> CheckboxGroup:
-    """Make boxes to tick, in rows."""
+    """Make check boxes in rows."""
     active = [place for place, label in enumerate(labels) if label in chosen]
     return CheckboxGroup(labels=list(labels), active=active, inline=True, name=name, stylesheets=[style_sheet()], sizing_mode="stretch_width")  # fmt: skip
 
 
 def buttons(labels: Sequence[str], name: str) -> RadioButtonGroup:
-    """Make buttons of which one is pressed, at first the first one."""
+    """Make buttons of which exactly one is pressed, initially the first."""
     return RadioButtonGroup(labels=list(labels), active=0, name=name, stylesheets=[style_sheet()])
 
 
 def choice(options: Sequence[tuple[str, str]], title: str, name: str) -> Select:
-    """Make a list of (value, text) from which one is chosen."""
+    """Make a drop-down list of (value, text)."""
     listed: list[str | tuple[Any, str]] = [*options]
     return Select(title=title, options=listed, value=options[0][0], name=name, stylesheets=[style_sheet()])
 

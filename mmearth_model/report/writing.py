@@ -37,11 +37,11 @@ def write_report(
     path
         File, which is replaced.
     store
-        Store to draw tiles of; None looks for the one that each run was trained on.
+        Store whose tiles are drawn; None uses the store that each run was trained on.
     store_page
-        Page of the store, to which the report links by a relative path.
+        HTML report of the store, linked by a relative path.
     tiles, embedded
-        Number of tiles to reconstruct and to embed; 0 leaves them out.
+        Number of tiles to reconstruct and to embed; 0 skips them.
     device
         ``auto``, ``cpu``, ``cuda``, ...
     report

@@ -162,7 +162,7 @@ def _partitions(root: Path) -> dict[str, dict[str, list[str]]]:
         found[path.name] = content
     if not found:
         raise InputError(
-            f"{root}: expected *_partition.json beside the samples, got {listed(sorted(p.name for p in root.iterdir()))}."
+            f"{root}: expected *_partition.json next to the samples, got {listed(sorted(p.name for p in root.iterdir()))}."
         )
     return found
 

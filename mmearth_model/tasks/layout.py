@@ -49,9 +49,7 @@ def arrange(root: Path, names: Iterable[str]) -> Layout:
     if not inside:
         raise InputError(f"{root}: expected class/*.tif, a folder for each class, got no raster in any; see layout.")
     beside = [item for item, parts in zip(items, folders, strict=True) if not parts]
-    notes = (
-        (f"left out {len(beside)} rasters beside the folders of the classes, such as {beside[0]}.",) if beside else ()
-    )
+    notes = (f"ignored {len(beside)} rasters next to the class folders, such as {beside[0]}.",) if beside else ()
     divided = _divided(root, [parts for _, parts in inside])
     _check_depth(root, inside, divided)
     return Layout(

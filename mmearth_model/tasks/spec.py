@@ -67,7 +67,7 @@ class TaskSpec(BaseModel):
     name
         Name used to refer to the task.
     long_name
-        Name of the data set, for people.
+        Display name of the data set.
     layout
         ``geobench``: HDF5 samples with partitions; ``folder``: ``class/*.tif`` or a zip of it; ``table``: CSV or
         GeoParquet with a column of raster paths and a label column or mask files.
@@ -121,7 +121,7 @@ class TaskSpec(BaseModel):
     source, doi, licence
         Where the data come from, what to cite, and their terms of use.
     notes
-        What users of the results must know about the data; printed with every result.
+        Notes on the data for users of the results; printed with every result.
     splits
         See `Splits`.
     """

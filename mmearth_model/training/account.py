@@ -1,4 +1,4 @@
-"""What a run will need: parameters, memory of a step, and the speed and the remaining time, once they are known."""
+"""Requirements of a run: parameters, memory of a step, and the speed and remaining time once they are known."""
 
 from __future__ import annotations
 

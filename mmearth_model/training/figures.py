@@ -1,4 +1,4 @@
-"""Figures of reconstructions: what the encoder saw of some tiles, what it predicted, and the truth."""
+"""Figures of reconstructions: the input of the encoder for some tiles, its prediction, and the truth."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     Picture = np.ndarray[Any, np.dtype[Any]]
 
 TILES = 3
-"""Tiles of a figure at most."""
+"""Maximum number of tiles in a figure."""
 CELL, GAP, MARGIN, HEAD, LINE, BETWEEN = 1.3, 0.08, 0.3, 0.42, 0.19, 0.22
 """Inches: side of a picture, space between two, margin, heads of the columns, line of text, space between tiles."""
 LEFT = 0.62
-"""Inches for what the rows are."""
+"""Inches for the labels of the rows."""
 LEGEND_WIDTH = 2.3
 """Inches of a column of the legend."""
 INK, SOFT, HIDDEN, MISSING = "#18181b", "#52525b", "#a1a1aa", "#e4e4e7"
@@ -42,17 +42,17 @@ SPREAD = (2, 98)
 LEAST_SPAN = 0.5
 """Minimum span of a scale, in standard deviations."""
 SHOWN_VALUES = 2
-"""Values of a tile that are spelled out; of more, the error is given."""
+"""Maximum number of values of a tile that are printed; for more, the error is given."""
 TEXT, SMALL, TITLE = 7.0, 6.5, 10.0
 EXPLAINED = (
     "Truth and prediction share one scale per tile and band: the 2nd to 98th percentile of the truth. Predictions of modalities "
-    "that are normalised per patch have the mean and deviation of the truth of each patch."
+    "that are normalised per patch are shown with the mean and standard deviation of the truth in each patch."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a figure shows of a batch.
+    """Data of a batch that a figure shows.
 
     Attributes
     ----------
@@ -219,7 +219,7 @@ def restored(task: TaskSpec, prediction: Tensor, target: Target, patch_size: int
 def _pictures(
     task: TaskSpec, modality: Modality, target: Target, prediction: Tensor, patch_size: int
 ) -> tuple[str, Picture, Picture]:
-    """Return what is shown, and prediction and truth, (H, W, 3) each in 0 to 1."""
+    """Return a description, and prediction and truth, (H, W, 3) each in 0 to 1."""
     image = restored(task, prediction, target, patch_size)
     truth, valid = target.values[0], target.valid[0].numpy()
     if task.kind is Kind.RASTER_CATEGORICAL:
@@ -235,7 +235,7 @@ def _pictures(
 
 
 def _input(scene: Scene, tile: int) -> tuple[str, Picture]:
-    """Return what is shown of the encoder's input, and the picture (H, W, 3) with hidden patches in grey."""
+    """Return a description of the encoder's input, and the picture (H, W, 3) with hidden patches in grey."""
     parts = torch.split(scene.normalised.images[tile].float().cpu(), [len(m.model_bands) for m in scene.inputs])
     pictured = next((k for k, m in enumerate(scene.inputs) if len(m.display.bands) == 3), 0)
     modality, part = scene.inputs[pictured], parts[pictured].numpy()
@@ -266,7 +266,7 @@ def _stretched(bands: Picture, limits: Sequence[tuple[float, float]], modality: 
 
 
 def shown_bands(modality: Modality, valid: Picture) -> list[int]:
-    """Positions of the picture's three bands among those of the model, or else of the band that was observed most.
+    """Positions of the picture's three bands among those of the model, or of the band that was observed most.
 
     ``valid`` is (C, H, W) bool. Of bands that were observed equally, the display's own and then the first is taken.
     """
@@ -314,7 +314,7 @@ def answer_text(task: TaskSpec, modality: Modality, target: Target, prediction: 
     truth, found, valid = target.values[0], prediction[0], target.valid[0]
     if len(truth) > SHOWN_VALUES:
         error = float((found - truth)[valid].square().mean().sqrt())
-        return f"error {error:.2f} sd, over {int(valid.sum())} numbers"
+        return f"error {error:.2f} sd, over {int(valid.sum())} values"
     return " / ".join(" ".join(f"{float(value):+.2f}" for value in part) for part in (truth, found))
 
 
@@ -329,7 +329,7 @@ def _fit(words: str, inches: float) -> str:
 
 
 def _classes(scene: Scene) -> list[tuple[str, str]]:
-    """Name and colour of the classes in the pictures, and of what is hidden or missing."""
+    """Names and colours of the classes in the pictures, and of hidden and missing pixels."""
     found = {"hidden from the encoder": HIDDEN, "not observed": MISSING}
     for name in scene.rasters:
         task, modality = scene.tasks[name]

@@ -124,7 +124,7 @@ def test_websockets_are_open_to_the_page_only(browser: Browser, origin: str, sta
 
 
 def test_a_port_in_use_is_refused(store: Store, browser: Browser) -> None:
-    with pytest.raises(InputError, match=rf"expected a free port of 127.0.0.1 \(0 takes any\), got {browser.port}"):
+    with pytest.raises(InputError, match=rf"expected a free port of 127.0.0.1 \(0 selects one\), got {browser.port}"):
         Browser(store, port=browser.port)
     result = CliRunner().invoke(cli, ["browse", str(store.path), "--port", str(browser.port)])
     assert result.exit_code == 2

@@ -217,11 +217,11 @@ def test_a_command_on_a_disk_that_takes_no_files(name: str, worlds: Callable[[in
 
 PATIENCE_S = 200
 CONTINUES = {
-    signal.SIGINT: "Error: interrupted; what is done is kept. Run the same command to continue: ",
-    signal.SIGTERM: "Error: terminated; what is done is kept. Run the same command to continue: ",
+    signal.SIGINT: "Error: interrupted; finished work is kept. Run the same command to resume: ",
+    signal.SIGTERM: "Error: terminated; finished work is kept. Run the same command to resume: ",
 }
 BEFORE = "Error: terminated before anything was done. Run the same command again: "
-BEGINS = "Error: terminated; no file is left incomplete. The same command starts from the beginning: "
+BEGINS = "Error: terminated; no incomplete file is left. The same command starts from the beginning: "
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
 """Signals sent to each command, one after the other; `make prove` sends all three to every command that can resume."""
@@ -276,7 +276,7 @@ def stop(case: Case, sent: signal.Signals, world: Path, out: Path) -> None:
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == (-sent if sent == KILL else 128 + sent), stderr
     assert "Traceback" not in stderr
-    assert not known or case.name == "evaluate" or "ontinuing" in stderr
+    assert not known or case.name == "evaluate" or "Resuming" in stderr
     if sent != KILL:
         line = stderr.splitlines()[-1]
         assert line.startswith(CONTINUES[sent]) or "the same command continues" in line, line
@@ -305,7 +305,7 @@ def test_a_stopped_command_continues_to_the_same_files(
     known = kept(case, out)
     again = case.run(world, out)
     assert again.exit_code == 0, again.stderr
-    assert case.name == "evaluate" or "ontinuing" in again.stderr
+    assert case.name == "evaluate" or "Resuming" in again.stderr
     check_same(content(out), whole, logs=False)
     assert known.items() <= kept(case, out).items() or case.name in ("pretrain", "export-h5"), "nothing is made again"
 

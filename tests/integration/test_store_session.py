@@ -43,7 +43,7 @@ def test_an_interrupted_one_is_resumed_and_a_finished_one_left_alone(made: Path,
     for _ in range(2):
         fill_store(out, NEW, fill, note=notes.append)
     assert filled == [0, 2]
-    assert notes == [f"Continuing {out}: 1 of 3 shards are done."]
+    assert notes == [f"Resuming {out}: 1 of 3 shards are done."]
     assert digests(out) == digests(made)
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 GREY = "#8b949e"
 DETAIL = 1 / 1500
-"""Smallest detail of coastlines, as a share of the map's width."""
+"""Size of the smallest detail of coastlines, as a share of the map's width."""
 SPARE = 0.01
 """Space around the map, as a share of its width."""
 TOOLTIP = '<div style="max-width: 15rem; white-space: normal">@text</div>'
@@ -89,8 +89,8 @@ def explore(store: Store, fields: Sequence[Field], rows: MapRows) -> list[Part]:
 def _explanation(rows: MapRows) -> Part:
     where = f"{rows.projection.name} projection, land from Natural Earth."
     zoom = (
-        "Zoom with Ctrl and the wheel, the tools above the map, or by keyboard: the arrows move it, + and - zoom, 0 resets "
-        "it. Hover or click for details."
+        "Zoom with Ctrl and the mouse wheel, the tools above the map, or the keyboard: arrow keys pan, + and - zoom, 0 "
+        "resets the view. Hover or click for details."
     )
     if rows.tiles is not None:
         return Paragraph(f"One symbol per tile. {zoom} {where}")
@@ -100,7 +100,7 @@ def _explanation(rows: MapRows) -> Part:
 
 
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
-    """Everything that the script shows: fields, rows of the map, distributions of the sampled tiles."""
+    """Collect the data for the script: fields, rows of the map, distributions of the sampled tiles."""
     coords = store.coords
     names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
     dates = [] if rows.tiles is None else np.datetime_as_string(coords["time"][rows.tiles], unit="D").tolist()
@@ -220,12 +220,12 @@ def _borders(projection: Projection) -> list[NDArray[np.float64]]:
 
 
 def _detail(projection: Projection) -> float:
-    """Metres below which a screen shows nothing."""
+    """Size in metres of the smallest visible detail."""
     return (projection.window[2] - projection.window[0]) * DETAIL
 
 
 def _land(projection: Projection) -> list[NDArray[np.float64]]:
-    """Rings of the land within a map, simplified to what a screen can show; metres."""
+    """Rings of the land within a map, simplified to the resolution of a screen; metres."""
     detail = _detail(projection)
     rings = [shapely.linearrings(ring) for ring in land_rings(land_shapes(), projection) if len(ring) > 3]
     simple = [shapely.get_coordinates(shapely.simplify(ring, detail)).round() for ring in rings]

@@ -1,4 +1,4 @@
-"""Sections of a report that are texts and tables: what the store is, what it lacks, how it was split and built."""
+"""Text and table sections of a report: properties of the store, missing data, splits and provenance."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 TIMES, BREAK = "\N{MULTIPLICATION SIGN}", "\N{ZERO WIDTH SPACE}"
 ASKED = 1_000
-"""Tiles of other splits whose nearest train tile is searched."""
+"""Maximum number of tiles per other split whose nearest train tile is searched."""
 AT_ONCE = 16
 EARTH_M = 6_371_008.8
 """Mean radius (IUGG)."""
@@ -70,7 +70,7 @@ def what_it_is(store: Store, s: Summary) -> list[Part]:
     facts: list[tuple[str, Cell]] = [
         ("Tiles", s.tiles),
         ("Tile", side),
-        ("Modalities", f"{len(stored)} stored, {len(s.modalities) - len(stored)} computed on reading"),
+        ("Modalities", f"{len(stored)} stored, {len(s.modalities) - len(stored)} computed when read"),
         ("Scenes", NOTHING if s.first_scene is None else f"{s.first_scene} to {s.last_scene}"),
         ("Area", _area(s.bounds)),
         ("Size", f"{format_bytes(s.stored_bytes)} in {s.shards:,} shards of {s.tiles_per_shard:,} tiles"),
@@ -96,10 +96,10 @@ def _area(bounds: tuple[float, float, float, float] | None) -> str:
 
 def _warnings(s: Summary) -> Iterator[Part]:
     if s.synthetic:
-        yield Notice("Synthetic: every value was computed from a model planet. Nothing here was measured.")
+        yield Notice("Synthetic: all values were computed from a model planet; none were measured.")
     if not s.finished:
         done = f"{s.committed_shards:,} of {s.shards:,} shards"
-        yield Notice(f"Not finished: this report shows {done}. Run the command that builds it again to complete it.")
+        yield Notice(f"Not finished: this report shows {done}. Run the build command again to complete the store.")
 
 
 def _state(store: Store, s: Summary) -> list[Part]:
@@ -116,7 +116,7 @@ def _state(store: Store, s: Summary) -> list[Part]:
 
 
 def quick_check(store: Store) -> list[str]:
-    """Files of a finished store that are missing, or have another size than its manifest says."""
+    """Files of a finished store that are missing, or whose size differs from the manifest."""
     objects = storage_at(store.path)
     manifest = read_manifest(objects)
     rasters = [spec for spec in store.layout.arrays if spec.sharded]
@@ -178,7 +178,7 @@ def what_is_missing(store: Store, fields: Sequence[Field]) -> list[Part]:
     whole = [names[k] for k in range(len(names)) if k not in lacking]
     shown = [field for field in fields if field.name in {"label", "year"}]
     tables = [_availability(field, seen[:, lacking], [names[k] for k in lacking]) for field in shown]
-    complete = f"Complete in every tile: {', '.join(whole)}." if whole else "No modality is complete in every tile."
+    complete = f"With values in every tile: {', '.join(whole)}." if whole else "No modality has values in every tile."
     return [Paragraph(complete), *tables]
 
 
@@ -218,7 +218,7 @@ def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[
     if pair is None:
         return Notice("No leakage: no area is in two splits.", Tone.GOOD)
     where = " and ".join(format_lonlat(float(lon[k]), float(lat[k])) for k in pair)
-    return Notice(f"Leakage: the tiles at {where} overlap, and belong to different splits.", Tone.BAD)
+    return Notice(f"Leakage: the tiles at {where} overlap and belong to different splits.", Tone.BAD)
 
 
 def nearest_train(
@@ -249,7 +249,7 @@ def _distances(found: Mapping[str, NDArray[np.float64]]) -> list[Part]:
         [name, len(km), *(float(np.quantile(km, q)) for q in (0, 0.05, 0.5, 0.95))]
         for name, km in ((name, metres / 1000) for name, metres in found.items())
     ]
-    heads = ["Split", "Tiles asked", "Least km", "5 % km", "Median km", "95 % km"]
+    heads = ["Split", "Tiles sampled", "Minimum km", "5 % km", "Median km", "95 % km"]
     parts: list[Part] = [PageTable(heads, rows, "Distance to the nearest train tile, centre to centre", sortable=False)]
     return [*parts, Plot(_distance_figure(found), "Distances to the nearest train tile, as in the table.")]
 
@@ -307,7 +307,7 @@ def _rate(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _rejections(s: Summary) -> list[Part]:
     if s.rejected is None:
-        return [Notice("The table of rejected candidates is missing; `mmearth-data verify` reports more.", Tone.BAD)]
+        return [Notice("The table of rejected candidates is missing; run `mmearth-data verify` for details.", Tone.BAD)]
     total = sum(s.rejected.values())
     if not total:
         return [Paragraph("No candidate was rejected.")]
@@ -323,7 +323,7 @@ def _text(value: object) -> str:
 
 
 def licences(store: Store, s: Summary) -> list[Part]:
-    """Attribution lines, recipe and citation, each to copy."""
+    """Attribution lines, recipe and citation, each with a button to copy it."""
     lines: dict[tuple[str, str, str], list[str]] = {}
     for m in s.modalities:
         if m.stored:
@@ -332,7 +332,11 @@ def licences(store: Store, s: Summary) -> list[Part]:
         [", ".join(names), Link(name, url) if url.startswith("http") else name, line]
         for (name, url, line), names in lines.items()
     ]
-    needed = [Paragraph("Synthetic pixels need no licence; measured ones would require these.")] if s.synthetic else []
+    needed = (
+        [Paragraph("Synthetic pixels need no licence; for measured pixels, these licences apply.")]
+        if s.synthetic
+        else []
+    )
     recipe = yaml.safe_dump(
         {k: v for k, v in store.recipe.items() if v is not None}, sort_keys=False, allow_unicode=True
     )
@@ -347,7 +351,7 @@ def licences(store: Store, s: Summary) -> list[Part]:
 
 
 def badges(s: Summary) -> list[Badge]:
-    """Labels beside the title."""
+    """Labels next to the title."""
     found = [Badge("synthetic, not measured", Tone.WARNING)] if s.synthetic else []
     if not s.finished:
         found.append(Badge(f"not finished: {s.committed_shards:,} of {s.shards:,} shards", Tone.BAD))

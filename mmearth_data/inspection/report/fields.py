@@ -1,4 +1,4 @@
-"""By what the tiles of a report are coloured and filtered: a few columns of small integers, one per tile."""
+"""Fields by which the tiles of a report are coloured and filtered: columns of small integers, one value per tile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Field:
     Attributes
     ----------
     name, title
-        Name in scripts, and for people.
+        Name in scripts, and label for users.
     values
         Names of the values that occur.
     codes

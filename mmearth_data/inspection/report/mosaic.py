@@ -1,4 +1,4 @@
-"""Mosaic of a report: random tiles, complete and typical ones, and those with the most gaps or the oddest values."""
+"""Gallery of a report: random tiles, complete and typical tiles, and tiles with the most gaps or unusual values."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ EACH = 24
 MOST_PIXELS, MOST_PIXELS_INSIDE = 96, 64
 """Side of a thumbnail, and of the pictures in a dialog; larger ones are reduced."""
 MOST_BYTES = 1_500_000
-"""Bytes of all pictures, from which no further tile is added."""
+"""Maximum size of all pictures in bytes, above which no further tile is added."""
 PER_GAP = 20.0
-"""Deviations that are as suspicious as a tile without a value."""
+"""Number of deviations that is as suspicious as a tile without values."""
 QUALITY = 82
 MOST_MISSING_FOR_BEST = 0.001
 GROUPS = (("random", "Random"), ("best", "Complete and typical"), ("odd", "Most suspicious"))
@@ -113,10 +113,10 @@ def _item(
 
 
 def _reason(sample: Sample, place: int) -> str:
-    """Say what is unusual about a tile."""
+    """Describe what is unusual about a tile."""
     missing, odd = float(sample.missing[place]), float(sample.odd[place])
     gaps = f"{format_share(missing)} of the pixels missing" if missing > MOST_MISSING_FOR_BEST else "Complete"
-    return f"{gaps}; {sample.odd_band[place]} {odd:.1f} deviations from the median" if odd else gaps
+    return f"{gaps}; {sample.odd_band[place]} {odd:.1f} standard deviations from the median" if odd else gaps
 
 
 def _short_reason(sample: Sample, place: int) -> str:
@@ -125,11 +125,11 @@ def _short_reason(sample: Sample, place: int) -> str:
     if missing > MOST_MISSING_FOR_BEST:
         return f"{format_share(missing)} missing"
     band = sample.odd_band[place].rpartition(" ")[2].replace("_", " ")
-    return f"odd {band}" if odd >= LEAST_DEVIATIONS else "complete"
+    return f"unusual {band}" if odd >= LEAST_DEVIATIONS else "complete"
 
 
 def _pictures(groups: Sequence[PanelGroup], name: str) -> list[Part]:
-    """All images of a tile, and a sentence about what has none."""
+    """All images of a tile, and a sentence about the modalities without one."""
     pictures, absent = [], []
     for group, panel in [(one, panel) for one in groups for panel in one.panels]:
         if panel.image is None:

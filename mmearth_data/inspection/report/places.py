@@ -1,6 +1,6 @@
-"""Where the tiles of a report are: each as a point, or, of many, cells of equal area with their numbers of tiles.
+"""Locations of the tiles of a report: one point per tile or, for many tiles, equal-area cells with counts.
 
-Cells keep the number of tiles of every combination of the fields, so that filters in the browser count exactly.
+Cells hold the number of tiles for every combination of the fields, so that filters in the browser give exact counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
 
 MOST_POINTS = 5_000
-"""Tiles from which the map shows cells."""
+"""Number of tiles above which the map shows cells."""
 MOST_ROWS = 40_000
 """Combinations of cell and fields; the cells become larger until there are fewer."""
 MOST_CELLS = 4_000
@@ -31,7 +31,7 @@ FIRST_CELL = 1 / 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapRows:
-    """What a map shows.
+    """Content of a map.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class MapRows:
 
 
 def map_rows(store: Store, fields: Sequence[Field]) -> MapRows:
-    """Points or cells of a store's map; tiles without coordinates are left out."""
+    """Points or cells of a store's map; tiles without coordinates are omitted."""
     lon, lat = store.coords["lon"], store.coords["lat"]
     here = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
     lon, lat = lon[here], lat[here]

@@ -33,8 +33,8 @@ SCRIPT = Path(__file__).with_name("report.js")
 def store_report(store: Store, path: str | Path) -> int:
     """Write the report of a store, or of a selection of one, as one HTML page; returns its size in bytes.
 
-    The page needs no network. Its size depends little on that of the store: pixels are those of some hundreds of tiles,
-    and the locations of many tiles are counted in cells. Damaged parts are left out and named.
+    The page needs no network. Its size depends little on that of the store: pixels come from a few hundred tiles,
+    and the locations of many tiles are aggregated in cells. Damaged parts are omitted and reported.
 
     Parameters
     ----------
@@ -63,13 +63,13 @@ def compose_report(store: Store) -> Page:
     rows = map_rows(store, fields)
     sample = read_sample(store)
     sections = [
-        _section("what", "What it is", lambda: facts.what_it_is(store, s)),
-        _section("map", "Where the tiles are", lambda: explore(store, fields, rows)),
-        _section("tiles", "What the tiles look like", lambda: _mosaic(store, sample)),
+        _section("what", "Overview", lambda: facts.what_it_is(store, s)),
+        _section("map", "Map", lambda: explore(store, fields, rows)),
+        _section("tiles", "Example tiles", lambda: _mosaic(store, sample)),
         _section("modalities", "Modalities", lambda: _modalities(store, s, sample)),
-        _section("missing", "What is missing", lambda: facts.what_is_missing(store, fields)),
+        _section("missing", "Missing data", lambda: facts.what_is_missing(store, fields)),
         _section("splits", "Splits", lambda: facts.splits(store, s)),
-        _section("built", "How it was built", lambda: facts.how_built(store, s)),
+        _section("built", "Provenance", lambda: facts.how_built(store, s)),
         _section("licences", "Licences and citation", lambda: facts.licences(store, s)),
     ]
     data = values_of(store, fields, rows, sample)
@@ -103,23 +103,21 @@ def _section(name: str, title: str, build: Callable[[], Sequence[Part]]) -> Sect
 def _mosaic(store: Store, sample: Sample) -> list[Part]:
     """Gallery of tiles, after notices about tiles that could not be read."""
     damage = [Notice(message, Tone.BAD) for message in sample.damage[:3]]
-    how = (
-        "Open a tile for all of its modalities. Suspicious are tiles with many missing pixels or an unusual band mean."
-    )
-    return [*damage, Paragraph(f"Chosen from {_of(store, sample)}. {how}"), *mosaic(store, sample)]
+    how = "Open a tile to see all its modalities. Suspicious tiles have many missing pixels or an unusual band mean."
+    return [*damage, Paragraph(f"Selected from {_of(store, sample)}. {how}"), *mosaic(store, sample)]
 
 
 def _of(store: Store, sample: Sample) -> str:
-    """Which tiles were read."""
+    """Describe which tiles were read."""
     read = len(sample.positions)
-    return f"{read:,} tiles" if read == len(store) else f"{read:,} of {len(store):,} tiles, read at random"
+    return f"{read:,} tiles" if read == len(store) else f"{read:,} of {len(store):,} tiles, sampled at random"
 
 
 def _modalities(store: Store, s: Summary, sample: Sample) -> list[Part]:
     read = len(sample.positions)
     if not sample.panels:
         return [facts.modality_table(s), Notice("None of the sampled tiles has values to show.")]
-    text = f"Distributions of the values in {_of(store, sample)}; the filled part is of those that pass the filters of the map."
+    text = f"Distributions of the values in {_of(store, sample)}; the filled part shows tiles that pass the filters of the map."
     return [
         facts.modality_table(s),
         Paragraph(text),

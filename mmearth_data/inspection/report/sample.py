@@ -1,4 +1,4 @@
-"""Tiles of which a report reads the pixels: all of a small store, some hundreds at random of a large one."""
+"""Tiles whose pixels a report reads: all tiles of a small store, a few hundred random tiles of a large one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 MOST_TILES = 400
 PIXELS = 256
-"""Pixels per tile and band, in equal steps, of which histograms are made."""
+"""Number of pixels per tile and band, at equal steps, used for histograms."""
 BINS = 24
 RANGE = (0.005, 0.995)
 """Quantiles at the ends of a histogram."""
 MOST_CLASSES = 12
 OTHERS = "other classes"
 LEAST_DEVIATIONS = 6.0
-"""Robust deviations from the median from which a band mean is conspicuous."""
+"""Number of robust standard deviations from the median above which a band mean is unusual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Panel:
     Attributes
     ----------
     modality, label
-        Names for people.
+        Labels for users.
     low, high, unit
         Ends of the histogram in physical units; 0 and 0 for classes.
     names
@@ -57,7 +57,7 @@ class Panel:
 
 @dataclass(slots=True)
 class Sample:
-    """What was read of the sampled tiles.
+    """Data read from the sampled tiles.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Sample:
 
 
 def read_sample(store: Store) -> Sample:
-    """Read some tiles of a store; tiles in damaged shards are left out and reported."""
+    """Read some tiles of a store; tiles in damaged shards are omitted and reported."""
     count = len(store)
     chosen = np.sort(np.random.default_rng(0).choice(count, min(count, MOST_TILES), replace=False))
     read, damage = [], []

@@ -2,7 +2,7 @@
 (() => {
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
-  // Tables: a click on a head sorts by it, a second one reverses the order.
+  // Tables: clicking a heading sorts by its column, clicking it again reverses the order.
   const key = (cell) => (cell.dataset.key === undefined ? cell.textContent.trim() : Number(cell.dataset.key));
   const compare = (a, b) => {
     const numbers = typeof a === "number" && typeof b === "number";
@@ -21,7 +21,7 @@
     });
   }
 
-  // Code: files opened by a double-click may have no clipboard of their own, hence the second way.
+  // Code: pages opened as local files may lack access to the clipboard API, hence the fallback.
   const copy = async (text) => {
     try {
       await navigator.clipboard.writeText(text);
@@ -59,7 +59,7 @@
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   }
 
-  // Side columns: open where they are beside, closed where they would push the rest away.
+  // Side columns: open in a wide window, closed where they would push the rest down.
   const narrow = matchMedia("(max-width: 56rem)");
   const fold = () => { for (const side of all("details.side")) side.open = !narrow.matches; };
   narrow.addEventListener("change", fold);

@@ -7,7 +7,7 @@ r"""The mapping file: which raster files contain which modality, and how to read
     scene_time: io_lulc      # its date is the time of the scene (default: the base)
     level: L2A               # used if layers of both levels are mapped and --level is not given
     sites: [a, b]            # default: all sites that the base layer's pattern finds
-    notes: [what users of the store should know]
+    notes: [what users of the store need to know]
     layers:
       - modality: sentinel1  # name in the catalog
         path: radar/{site}_*.tif
@@ -162,9 +162,9 @@ class PassRule(_Strict):
     filename: str | None = None
     """Regular expression for the file's name; its first group is the pass."""
     asc: str | None = None
-    """Regular expression that matches the names of files of the ascending pass, and no others."""
+    """Regular expression that matches only the names of files of the ascending pass."""
     desc: str | None = None
-    """The same for the descending pass."""
+    """Regular expression that matches only the names of files of the descending pass."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -213,7 +213,7 @@ class DateRule(_Strict):
     filename: str | None = None
     """Regular expression for the file's name; its group ``date``, else its first group, is the date."""
     constant: Annotated[str | None, BeforeValidator(_as_text)] = None
-    """The same date for all files."""
+    """Constant date of all files."""
     format: str | None = None
     """Format for `datetime.strptime`; without it, dates are ISO 8601. A date without a time zone is UTC."""
 
@@ -256,15 +256,15 @@ class _Reading(_Strict):
     """How the numbers of a file are converted to stored numbers; may differ between sites."""
 
     scale: float | None = None
-    """Stored number = number in the file x scale + offset. Without both, scale and offset tags of the file apply."""
+    """Stored value = value in the file x scale + offset. Without both, scale and offset tags of the file apply."""
     offset: float | None = None
     """See ``scale``."""
     clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """Lowest and highest stored number; without it, a number that does not fit the stored type is an error."""
+    """Lowest and highest stored value; without it, a value that does not fit the stored type is an error."""
     nodata: Annotated[Marks, PlainValidator(as_marks)] = None
-    """Number or list of numbers that mean missing, instead of the file's tag; ``null`` means that none does."""
+    """Value or list of values that mean missing, instead of the file's tag; ``null`` means that no value does."""
     date: DateRule | None = None
-    """Where the date of each file comes from."""
+    """Origin of the date of each file."""
 
     @field_validator("clip")
     @classmethod
@@ -293,9 +293,9 @@ class _LayerFields(_Reading):
     codes: dict[int, int] | None = None
     """Code in the file -> code in the catalog; without it, the files have the catalog's codes."""
     derive: dict[str, str] = {}
-    """Stored band -> band of the file of which it is the slope in degrees."""
+    """Stored band -> band of the file from which its slope in degrees is computed."""
     notes: list[str] = []
-    """What users of the modality should know; recorded in the store."""
+    """Notes for users of the modality; recorded in the store."""
     sites: dict[str, SiteReading] = {}
     """Site -> settings that differ there."""
 
@@ -378,9 +378,9 @@ class LayerEntry(_LayerFields):
     path, a list of bands, or names in file names -> bands. ``{pass}`` in a band is replaced by the pass.
     """
     orbit_pass: PassOrRule | None = Field(default=None, alias="pass")
-    """Orbit pass of all files, or a rule that finds it in their names; by default the common prefix of the bands."""
+    """Orbit pass of all files, or a rule that reads it from their names; by default the common prefix of the bands."""
     level: LevelOrRule | None = None
-    """Sentinel-2 level of the scenes that the layer is for, or a rule that finds it in file names; by default any."""
+    """Sentinel-2 level of the scenes that use the layer, or a rule that reads it from file names; by default any."""
 
     @model_validator(mode="after")
     def _says_its_pass(self) -> Self:
@@ -475,7 +475,7 @@ class RasterMapping(_Strict):
     """A mapping file; the module's docstring describes its fields."""
 
     root: Annotated[Root, BeforeValidator(_as_root)]
-    """Folder that all paths start from: a path, or an environment variable and a default."""
+    """Folder that all paths are relative to: a path, or an environment variable and a default."""
     base: str
     """Modality whose files define the sites and the grid of the tiles."""
     layers: Annotated[list[LayerEntry], Field(min_length=1)]
@@ -485,9 +485,9 @@ class RasterMapping(_Strict):
     level: Level | None = None
     """Sentinel-2 level to use if layers of both are mapped and ``--level`` is not given."""
     sites: Annotated[list[str], Field(min_length=1)] | None = None
-    """Sites to use; by default all that the base layer's path finds."""
+    """Sites to use; by default all that the base layer's path matches."""
     notes: list[str] = []
-    """What users of the store should know; recorded there."""
+    """Notes for users of the store; recorded in the store."""
 
     @property
     def file_layers(self) -> tuple[Layer, ...]:

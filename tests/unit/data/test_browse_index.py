@@ -354,7 +354,7 @@ def test_an_unfinished_store_shows_what_is_committed(tmp_path: Path) -> None:
 
 def test_a_store_without_a_tile_is_refused(tmp_path: Path) -> None:
     store_making.begin_store(tmp_path / "made.zarr")
-    with pytest.raises(InputError, match="expected a store with tiles, got one of which nothing is committed yet"):
+    with pytest.raises(InputError, match="expected a store with tiles, got one in which no tile is committed yet"):
         World.of(open_store(tmp_path / "made.zarr"))
 
 
@@ -412,7 +412,7 @@ def test_embeddings_beside_a_store_are_found_by_name(store: Store, index: TileIn
         (lambda path, index: path.write_text("no parquet"), "cannot be read"),
         (lambda path, index: pq.write_table(pa.table({"lon": [1.0]}), path), "got columns lon"),
         (lambda path, index: write_embeddings(path, ["a.tif"], np.ones((1, 2))), "embeddings of files"),
-        (lambda path, index: write_embeddings(path, np.array([7], np.uint64), np.ones((1, 2))), "got 1 of others"),
+        (lambda path, index: write_embeddings(path, np.array([7], np.uint64), np.ones((1, 2))), "got 1 of other tiles"),
         (
             lambda path, index: write_embeddings(path, index.tile_id[:1], np.full((1, 2), np.nan)),
             "expected finite numbers",

@@ -171,7 +171,7 @@ def test_an_experiment_ends_in_a_table_and_a_figure_and_is_never_run_twice(
     assert max(map(len, shown.get().splitlines())) <= 80
     signed = told["difference"]
     assert re.search(rf"(?<!\S){re.escape(signed)}(?!\S)", shown.get())
-    assert "the difference from sentinel2 with its 95 % interval" in " ".join(shown.get().split())
+    assert "differences from sentinel2, with paired 95 % intervals" in " ".join(shown.get().split())
     assert "Synthetic tiles" in (tmp_path / "out" / "results.md").read_text()
     assert image.imread(tmp_path / "out" / "results.png")[..., 0].std() > 0.05
     with pytest.raises(InputError, match="expected the experiment of this folder"):

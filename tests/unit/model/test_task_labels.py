@@ -264,7 +264,7 @@ def test_rasters_beside_the_folders_of_classes_are_left_out_and_reported(tmp_pat
     found = task(tmp_path, layout="folder")
     assert (len(found), found.notes) == (
         4,
-        ("left out 1 rasters beside the folders of the classes, such as overview.tif.",),
+        ("ignored 1 rasters next to the class folders, such as overview.tif.",),
     )
 
 

@@ -216,7 +216,7 @@ def test_an_unfinished_run_is_reported_as_far_as_it_is(copied: Path) -> None:
     result = run("report", copied, "--html", copied / "page.html")
     assert result.exit_code == 0, result.output
     assert "at step 3" in result.stdout
-    assert "the last line of its log is incomplete and left out" in " ".join(result.stdout.split())
+    assert "the last line of its log is incomplete and is ignored" in " ".join(result.stdout.split())
     assert "no predictions and no embeddings, because it has no checkpoint" in (copied / "page.html").read_text()
 
 
