@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,7 @@ def pretrain(
         click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
     click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv.")
-    click.echo(f"Probe it: mmearth-train evaluate {target} --task store:MODALITY")
+    click.echo(f"Probe it: mmearth-train evaluate {shlex.quote(str(target))} --task store:MODALITY")
 
 
 # ---------------------------------------------------------------- evaluating

@@ -165,6 +165,7 @@ def test_a_query_says_all_of_a_filter(index: TileIndex, chosen: Filter) -> None:
         ("has=sentinel3", "has: expected a stored modality, got 'sentinel3'"),
         ("from=yesterday", "from: expected a date such as 2019-06-01, got 'yesterday'"),
         ("to=2019-13-01", "to: expected a date"),
+        ("from=NaT", "from: expected a date such as 2019-06-01, got 'NaT'"),
         ("observed=1", "observed: expected two shares"),
         ("observed=0.5:0.2", "observed: expected two ascending shares"),
         ("observed=nan:1", "observed: expected two ascending shares"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import html as markup
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -54,6 +57,11 @@ def data_of(html: str) -> dict[str, Any]:
 
 def numbers(text: str, dtype: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(base64.b64decode(text), dtype)
+
+
+def code_of(html: str) -> str:
+    """Text of the code blocks of a page."""
+    return "\n".join(map(markup.unescape, re.findall(r"<code[^>]*>(.*?)</code>", html, re.DOTALL)))
 
 
 def notices(html: str) -> list[str]:
@@ -124,6 +132,19 @@ def test_hidden_names_cannot_become_markup(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     store_report(open_store(hostile), target)
     assert "<img src=x" not in target.read_text(encoding="utf-8")
+
+
+def test_commands_to_copy_are_quoted(path: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / "my 'store' $(touch x).zarr"
+    shutil.copytree(path, hostile)
+    store_report(open_store(hostile), tmp_path / "report.html")
+    page = code_of((tmp_path / "report.html").read_text(encoding="utf-8"))
+    commands = [shlex.split(line) for line in page.splitlines() if re.match("mmearth-data (verify|inspect) ", line)]
+    assert len(commands) > 1
+    assert all(words[2] == str(hostile) for words in commands)
+    literal = re.search(r"open_store\((.*)\)", page)
+    assert literal is not None
+    assert ast.literal_eval(literal[1]) == str(hostile)
 
 
 def test_an_unfinished_store_shows_what_is_committed(tmp_path: Path) -> None:
