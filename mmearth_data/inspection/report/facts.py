@@ -219,7 +219,9 @@ def splits(store: Store, s: Summary) -> list[Part]:
     ]
 
 
-def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int) -> Part:
+def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int) -> Notice:
+    if len(np.unique(split)) < 2:
+        return Notice("All tiles are in one split: there is none to leak into.", Tone.PLAIN)
     pair = overlapping_splits(lon, lat, split, size_px)
     if pair is None:
         return Notice("No leakage: no area is in two splits.", Tone.GOOD)

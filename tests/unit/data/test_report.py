@@ -26,6 +26,7 @@ from mmearth_data.inspection.report import facts, places
 from mmearth_data.inspection.report.fields import fields_of
 from mmearth_data.inspection.report.places import map_rows
 from mmearth_data.opened import Store
+from mmearth_data.pages.parts import Tone
 from mmearth_data.store.ledger import write_ledger
 
 TILES = 18  # 21 rows, three of them without a tile
@@ -124,6 +125,21 @@ def test_overlapping_splits_are_reported_as_leakage() -> None:
     split = np.array([0, 2, 2], dtype=np.uint8)
     assert "Leakage" in facts._verdict(lon, lat, split, 64).text
     assert "No leakage" in facts._verdict(lon[1:], lat[1:], split[1:], 64).text
+
+
+def test_tiles_overlap_across_180_degrees() -> None:
+    split = np.array([0, 1, 0], dtype=np.uint8)
+    lat = np.array([66.0, 66.0, -66.0])
+    for lon in ([179.9999, -179.9999, 0.0], [-179.9999, 179.9999, 0.0], [180.0, -180.0, 0.0]):
+        assert "Leakage" in facts._verdict(np.array(lon), lat, split, 64).text
+    assert "No leakage" in facts._verdict(np.array([179.9, -179.9, 0.0]), lat, split, 64).text
+
+
+def test_one_split_is_not_praised_for_leaking_nothing() -> None:
+    lon, lat = np.array([10.0, 10.1]), np.array([50.0, 50.0])
+    notice = facts._verdict(lon, lat, np.array([255, 255], dtype=np.uint8), 64)
+    assert notice.tone is not Tone.GOOD
+    assert "one split" in notice.text
 
 
 def test_hidden_names_cannot_become_markup(path: Path, tmp_path: Path) -> None:
