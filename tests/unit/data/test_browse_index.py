@@ -418,6 +418,7 @@ def test_embeddings_beside_a_store_are_found_by_name(store: Store, index: TileIn
             lambda path, index: write_embeddings(path, index.tile_id[:1], np.full((1, 2), np.nan)),
             "expected finite numbers",
         ),
+        (lambda path, index: write_embeddings(path, [None, 7], np.ones((2, 2))), "expected an id in each row"),
         (
             lambda path, index: pq.write_table(pa.table({"tile_id": index.tile_id[:1], "embedding": ["x"]}), path),
             "expected lists of numbers",
