@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -565,7 +566,7 @@ def _tell_store(store: Store, *, as_json: bool) -> None:
         return
     synthetic = "synthetic " if store.synthetic else ""
     path = short_path(store.path)
-    click.echo(f"{path}: {len(store)} {synthetic}tiles. Inspect it: mmearth-data inspect {path}")
+    click.echo(f"{path}: {len(store)} {synthetic}tiles. Inspect it: mmearth-data inspect {shlex.quote(str(path))}")
 
 
 def _require_tiles(store: Store) -> None:

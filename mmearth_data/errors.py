@@ -18,6 +18,7 @@ processes.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class StoreDamaged(MMEarthError):  # noqa: N818 - named by its remedy
     def __str__(self) -> str:
         return (
             f"{self.store}: {self.part} is damaged: {self.problem}. "
-            f"Run `mmearth-data verify {self.store}` for the whole extent."
+            f"Run `mmearth-data verify {shlex.quote(str(self.store))}` for the whole extent."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def pretrain(
         click.echo(json.dumps({"run": str(target), "checkpoint": short_path(checkpoint)}))
         return
     click.echo(f"{short_path(checkpoint)}: trained. Losses: {target}/log.csv.")
-    click.echo(f"Probe it: mmearth-train evaluate {target} --task store:MODALITY")
+    click.echo(f"Probe it: mmearth-train evaluate {shlex.quote(str(target))} --task store:MODALITY")
 
 
 # ---------------------------------------------------------------- evaluating

@@ -111,6 +111,10 @@ def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any]]:
         units = np.empty((count, width), dtype=np.float32 if count * width * 4 <= SINGLE_BYTES else np.float16)
         for batch in file.iter_batches(BATCH_ROWS, columns=[ID_COLUMN, VALUE_COLUMN]):
             part = slice(start, start + len(batch))
+            if batch.column(ID_COLUMN).null_count:
+                raise FileInputError(
+                    path, f"{ID_COLUMN}: expected an id in each row, got none in some; embed the store again."
+                )
             ids[part] = batch.column(ID_COLUMN).to_numpy(zero_copy_only=False)
             units[part] = _scaled(path, batch.column(VALUE_COLUMN), width)
             start = part.stop
@@ -137,9 +141,12 @@ def _width(path: Path, schema: pa.Schema) -> int:
 
 def _scaled(path: Path, column: pa.Array, width: int) -> NDArray[np.float32]:
     """Values (m, d) of length 1; missing ones are refused."""
-    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     if len(values) != len(column) * width or not np.isfinite(values).all():
-        raise FileInputError(path, f"{VALUE_COLUMN}: expected finite numbers, got missing ones; embed the store again.")
+        raise FileInputError(
+            path, f"{VALUE_COLUMN}: expected finite numbers of float32, got others; embed the store again."
+        )
     values = values.reshape(-1, width)
     scaled: NDArray[np.float32] = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     return scaled

@@ -124,12 +124,17 @@ def _codes(key: str, names: Iterable[str], known: Mapping[int, str]) -> tuple[in
 
 
 def _day(key: str, given: Mapping[str, list[str]]) -> int | None:
-    if key not in given:
+    text = given.get(key, [""])[-1]
+    if not text:
         return None
+    problem = f"{key}: expected a date such as 2019-06-01, got {text!r}."
     try:
-        return int(np.datetime64(given[key][-1], "D").astype(np.int64))
+        day = np.datetime64(text, "D")
     except ValueError as error:
-        raise InputError(f"{key}: expected a date such as 2019-06-01, got {given[key][-1]!r}.") from error
+        raise InputError(problem) from error
+    if np.isnat(day):
+        raise InputError(problem)
+    return int(day.astype(np.int64))
 
 
 def _share(text: str) -> tuple[float, float]:

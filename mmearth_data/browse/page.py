@@ -318,7 +318,9 @@ def _query_of(document: Document) -> str:
     request = None if context is None else context.request
     if request is None:
         return ""
-    return urlencode([(name, value.decode()) for name, values in request.arguments.items() for value in values])
+    return urlencode(
+        [(name, value.decode(errors="replace")) for name, values in request.arguments.items() for value in values]
+    )
 
 
 def _footer(world: World) -> str:

@@ -18,6 +18,9 @@ SURE = 0.9
 rotation of their UTM zones (at most 3.5 degrees) and every snapping to the pixel grid.
 """
 
+NEAR_DATE_LINE = 175.0
+"""Degrees from which tiles are also compared with those across 180 degrees: the largest tile, 20 km, spans 2 at 84 N."""
+
 
 def repeated(tile_id: NDArray[np.uint64], time: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Positions of tiles with the id and time (n,) of an earlier one, and the position of that one."""
@@ -60,12 +63,15 @@ def overlap_pairs(
 
     if (split == split.min(initial=255)).all():
         return np.empty((2, 0), dtype=np.intp)
-    boxes = _cores(lon, lat, SURE * PIXEL_M * size_px)
+    side_m = SURE * PIXEL_M * size_px
+    boxes = _cores(lon, lat, side_m)
     # The largest split is indexed and the others query it, one by one, so that a pair is found once.
     tree = shapely.STRtree(boxes)
     asking = np.flatnonzero(split != np.bincount(split).argmax())
-    left, right = tree.query(boxes[asking], predicate="intersects")
-    pairs: NDArray[np.intp] = np.stack([asking[left], right])
+    crossing = asking[np.abs(lon[asking]) > NEAR_DATE_LINE]
+    beyond = _cores(lon[crossing] - np.copysign(360, lon[crossing]), lat[crossing], side_m)
+    left, right = tree.query(np.concatenate([boxes[asking], beyond]), predicate="intersects")
+    pairs: NDArray[np.intp] = np.stack([np.concatenate([asking, crossing])[left], right])
     wrong: NDArray[np.intp] = pairs[:, split[pairs[0]] != split[pairs[1]]]
     return wrong
 

@@ -140,7 +140,10 @@ class CommandGroup(click.Group):
     ) -> click.Context:
         """Parse the command line, and remember it."""
         words = [info_name or "", *args]
-        ctx = super().make_context(info_name, args, parent, **extra)
+        try:
+            ctx = super().make_context(info_name, args, parent, **extra)
+        except OSError as error:  # help could not be written
+            raise _system_refusal(error) from None
         ctx.meta[WORDS] = words
         return ctx
 
@@ -157,10 +160,7 @@ class CommandGroup(click.Group):
             exit_code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
             raise _refusal(_stopped(ctx, exit_code), exit_code) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
-                raise
-            failure = _system_failure(error)
-            raise _refusal(str(failure), failure.exit_code) from None
+            raise _system_refusal(error) from None
 
 
 @contextmanager
@@ -209,6 +209,14 @@ def _refusal(message: str, exit_code: int) -> click.ClickException:
     refusal = click.ClickException(message)
     setattr(refusal, "exit_code", exit_code)  # noqa: B010 - click reads it off the instance, but types it on the class
     return refusal
+
+
+def _system_refusal(error: OSError) -> OSError | click.ClickException:
+    """Error for click after a failed system call."""
+    if error.errno == errno.EPIPE:  # the reader of our output left: click ends quietly
+        return error
+    failure = _system_failure(error)
+    return _refusal(str(failure), failure.exit_code)
 
 
 def _system_failure(error: OSError) -> MMEarthError:

@@ -91,7 +91,9 @@ def read_log_table(path: Path) -> LogTable:
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
         notes.append("the last line of its log is incomplete and is ignored")
-    head, *rows = list(csv.reader(lines)) or [[]]
+    if not lines:
+        return LogTable({name: np.empty(0) for name in REQUIRED}, tuple(notes))
+    head, *rows = csv.reader(lines)
     missing = [name for name in REQUIRED if name not in head]
     if missing or len(set(head)) < len(head):
         raise FileInputError(

@@ -88,6 +88,10 @@ def test_the_page_is_below_its_token_only(browser: Browser) -> None:
         assert fetch(f"{host}/{other}{path}")[0] == HTTPStatus.NOT_FOUND, path
 
 
+def test_a_query_that_is_no_text_still_gives_the_page(browser: Browser) -> None:
+    assert fetch(f"{browser.url}?split=%ff")[0] == 200
+
+
 def test_the_page_names_no_other_host(browser: Browser) -> None:
     _, page = fetch(browser.url)
     hosts = set(re.findall(rb"(?:https?|wss?)://([^/\s\"'&;<]+)", page))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def _warnings(s: Summary) -> Iterator[Part]:
 
 def _state(store: Store, s: Summary) -> list[Part]:
     """Report the quick check, and the command for the thorough one."""
-    command = CodeBlock(f"mmearth-data verify {s.path}", "Check every byte and value")
+    command = CodeBlock(shlex.join(["mmearth-data", "verify", str(s.path)]), "Check every byte and value")
     if not s.finished:
         return [command]
     wrong = quick_check(store)
@@ -131,7 +132,12 @@ def quick_check(store: Store) -> list[str]:
 
 def _opening(s: Summary) -> str:
     first = next((m.name for m in s.modalities if m.stored), "sentinel2")
-    return f'from mmearth_data import open_store\nstore = open_store("{s.path}")\nstore[0]["{first}"]  # one tile, as stored'
+    return f'from mmearth_data import open_store\nstore = open_store({_quoted(str(s.path))})\nstore[0]["{first}"]  # one tile, as stored'
+
+
+def _quoted(text: str) -> str:
+    """Text as a literal of Python, in double quotes if they need no escape."""
+    return f'"{text}"' if repr(text) == f"'{text}'" and '"' not in text else repr(text)
 
 
 # ---------------------------------------------------------------- modalities
@@ -213,7 +219,9 @@ def splits(store: Store, s: Summary) -> list[Part]:
     ]
 
 
-def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int) -> Part:
+def _verdict(lon: NDArray[np.float64], lat: NDArray[np.float64], split: NDArray[np.uint8], size_px: int) -> Notice:
+    if len(np.unique(split)) < 2:
+        return Notice("All tiles are in one split: there is none to leak into.", Tone.PLAIN)
     pair = overlapping_splits(lon, lat, split, size_px)
     if pair is None:
         return Notice("No leakage: no area is in two splits.", Tone.GOOD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,10 +107,15 @@ def _item(
         Columns([_facts(table) for table in plan_facts(tile, modalities)], 300),
         Details(
             "Draw it at full size",
-            [CodeBlock(f"mmearth-data inspect {store.path} --tile {name} --figure {name}.png", "Shell")],
+            [CodeBlock(_drawing(store, name), "Shell")],
         ),
     ]
     return GalleryItem(name, thumbnail, f"Tile {name}", details, groups)
+
+
+def _drawing(store: Store, name: str) -> str:
+    """Command that shows a tile."""
+    return shlex.join(["mmearth-data", "inspect", str(store.path), "--tile", name, "--figure", f"{name}.png"])
 
 
 def _reason(sample: Sample, place: int) -> str:

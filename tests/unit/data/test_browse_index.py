@@ -165,6 +165,7 @@ def test_a_query_says_all_of_a_filter(index: TileIndex, chosen: Filter) -> None:
         ("has=sentinel3", "has: expected a stored modality, got 'sentinel3'"),
         ("from=yesterday", "from: expected a date such as 2019-06-01, got 'yesterday'"),
         ("to=2019-13-01", "to: expected a date"),
+        ("from=NaT", "from: expected a date such as 2019-06-01, got 'NaT'"),
         ("observed=1", "observed: expected two shares"),
         ("observed=0.5:0.2", "observed: expected two ascending shares"),
         ("observed=nan:1", "observed: expected two ascending shares"),
@@ -417,6 +418,7 @@ def test_embeddings_beside_a_store_are_found_by_name(store: Store, index: TileIn
             lambda path, index: write_embeddings(path, index.tile_id[:1], np.full((1, 2), np.nan)),
             "expected finite numbers",
         ),
+        (lambda path, index: write_embeddings(path, [None, 7], np.ones((2, 2))), "expected an id in each row"),
         (
             lambda path, index: pq.write_table(pa.table({"tile_id": index.tile_id[:1], "embedding": ["x"]}), path),
             "expected lists of numbers",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import html as markup
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -23,6 +26,7 @@ from mmearth_data.inspection.report import facts, places
 from mmearth_data.inspection.report.fields import fields_of
 from mmearth_data.inspection.report.places import map_rows
 from mmearth_data.opened import Store
+from mmearth_data.pages.parts import Tone
 from mmearth_data.store.ledger import write_ledger
 
 TILES = 18  # 21 rows, three of them without a tile
@@ -54,6 +58,11 @@ def data_of(html: str) -> dict[str, Any]:
 
 def numbers(text: str, dtype: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(base64.b64decode(text), dtype)
+
+
+def code_of(html: str) -> str:
+    """Text of the code blocks of a page."""
+    return "\n".join(map(markup.unescape, re.findall(r"<code[^>]*>(.*?)</code>", html, re.DOTALL)))
 
 
 def notices(html: str) -> list[str]:
@@ -115,7 +124,22 @@ def test_overlapping_splits_are_reported_as_leakage() -> None:
     lon, lat = np.array([10.0, 10.001, 20.0]), np.array([50.0, 50.0, 50.0])
     split = np.array([0, 2, 2], dtype=np.uint8)
     assert "Leakage" in facts._verdict(lon, lat, split, 64).text
-    assert "No leakage" in facts._verdict(lon[1:], lat[1:], split[1:], 64).text
+    assert "No leakage" in facts._verdict(lon[::2], lat[::2], split[::2], 64).text
+
+
+def test_tiles_overlap_across_180_degrees() -> None:
+    split = np.array([0, 1, 0], dtype=np.uint8)
+    lat = np.array([66.0, 66.0, -66.0])
+    for lon in ([179.9999, -179.9999, 0.0], [-179.9999, 179.9999, 0.0], [180.0, -180.0, 0.0]):
+        assert "Leakage" in facts._verdict(np.array(lon), lat, split, 64).text
+    assert "No leakage" in facts._verdict(np.array([179.9, -179.9, 0.0]), lat, split, 64).text
+
+
+def test_one_split_is_not_praised_for_leaking_nothing() -> None:
+    lon, lat = np.array([10.0, 10.1]), np.array([50.0, 50.0])
+    notice = facts._verdict(lon, lat, np.array([255, 255], dtype=np.uint8), 64)
+    assert notice.tone is not Tone.GOOD
+    assert "one split" in notice.text
 
 
 def test_hidden_names_cannot_become_markup(path: Path, tmp_path: Path) -> None:
@@ -124,6 +148,19 @@ def test_hidden_names_cannot_become_markup(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     store_report(open_store(hostile), target)
     assert "<img src=x" not in target.read_text(encoding="utf-8")
+
+
+def test_commands_to_copy_are_quoted(path: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / "my 'store' $(touch x).zarr"
+    shutil.copytree(path, hostile)
+    store_report(open_store(hostile), tmp_path / "report.html")
+    page = code_of((tmp_path / "report.html").read_text(encoding="utf-8"))
+    commands = [shlex.split(line) for line in page.splitlines() if re.match("mmearth-data (verify|inspect) ", line)]
+    assert len(commands) > 1
+    assert all(words[2] == str(hostile) for words in commands)
+    literal = re.search(r"open_store\((.*)\)", page)
+    assert literal is not None
+    assert ast.literal_eval(literal[1]) == str(hostile)
 
 
 def test_an_unfinished_store_shows_what_is_committed(tmp_path: Path) -> None:

@@ -307,11 +307,16 @@ def test_the_command_line_names_the_file_and_no_number(tmp_path: Path) -> None:
     assert result.stderr == f"Error: {tmp_path / 'missing'}: no such file or folder; correct the path.\n"
 
 
-def test_a_full_disk_under_the_output_is_one_line() -> None:
+@pytest.mark.parametrize("words", [["catalog", "--json"], ["--help"], ["catalog", "--help"]], ids=" ".join)
+def test_a_full_disk_under_the_output_is_one_line(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        code = "from mmearth_data.cli import cli; cli(['catalog', '--json'])"
+        code = "from mmearth_data.cli import cli; cli(sys.argv[1:])"
         result = subprocess.run(
-            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-c", f"import sys; {code}", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert result.returncode == 1
     assert result.stderr == (

@@ -227,6 +227,15 @@ def test_a_run_without_a_log_says_so(copied: Path) -> None:
     assert "it has no log.csv yet" in result.stdout
 
 
+@pytest.mark.parametrize("length", [0, 20])
+def test_a_log_without_its_first_line_has_no_row(copied: Path, length: int) -> None:
+    log = (copied / "log.csv").read_text()
+    (copied / "log.csv").write_text(log[:length])
+    result = run("report", copied)
+    assert result.exit_code == 0, result.output
+    assert "its log.csv has no row yet" in " ".join(result.stdout.split())
+
+
 def test_losses_that_are_not_finite_are_named_and_leave_a_gap(copied: Path) -> None:
     head, first, *rest = (copied / "log.csv").read_text().splitlines()
     cells = first.split(",")
