@@ -114,7 +114,7 @@ def _item(
 
 
 def _drawing(store: Store, name: str) -> str:
-    """Command that shows a tile."""
+    """Command for the figure of a tile."""
     return shlex.join(["mmearth-data", "inspect", str(store.path), "--tile", name, "--figure", f"{name}.png"])
 
 

@@ -13,7 +13,7 @@ from mmearth_data.inspection.report.explore import explore, values_of
 from mmearth_data.inspection.report.fields import fields_of
 from mmearth_data.inspection.report.mosaic import mosaic
 from mmearth_data.inspection.report.places import map_rows
-from mmearth_data.inspection.report.sample import read_sample
+from mmearth_data.inspection.report.sample import MOST_TILES, read_sample
 from mmearth_data.inspection.summary import summarise
 from mmearth_data.pages.parts import Notice, Page, Paragraph, Section, Slot, Status, Tone
 from mmearth_data.pages.style import require_bokeh
@@ -110,7 +110,10 @@ def _mosaic(store: Store, sample: Sample) -> list[Part]:
 def _of(store: Store, sample: Sample) -> str:
     """Describe which tiles were read."""
     read = len(sample.positions)
-    return f"{read:,} tiles" if read == len(store) else f"{read:,} of {len(store):,} tiles, sampled at random"
+    if read == len(store):
+        return f"{read:,} tiles"
+    how = "sampled at random" if len(store) > MOST_TILES else "the others cannot be read"
+    return f"{read:,} of {len(store):,} tiles, {how}"
 
 
 def _modalities(store: Store, s: Summary, sample: Sample) -> list[Part]:

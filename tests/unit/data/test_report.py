@@ -194,6 +194,8 @@ def test_damage_is_named_and_the_rest_is_shown(tmp_path: Path, path: Path) -> No
     assert f"{lost.relative_to(broken).as_posix()} is missing" in text
     assert "optical" in text
     assert "_commits/1.parquet has" in text
+    assert re.search(rf"\d+ of {TILES} tiles, the others cannot be read", html)
+    assert "at random" not in html
     assert re.findall(r'<section id="([a-z]+)"', html) == SECTIONS
 
 
