@@ -33,12 +33,15 @@ class Case:
     keeps
         Pattern below OUT of the finished parts from which the same command resumes; None if it starts from the
         beginning.
+    resumes
+        What the command says when it resumes.
     """
 
     name: str
     words: str
     cli: click.Group = data_cli
     keeps: str | None = None
+    resumes: str = "Resuming"
 
     def argv(self, inputs: Path, out: Path) -> list[str]:
         """Words of the command line after the program."""
@@ -71,7 +74,7 @@ CASES = {
         Case("export-geotiff", "export IN/one.zarr --format geotiff --out OUT/tif", keeps="tif/*/[!.]*.tif"),
         Case("inspect", "inspect IN/one.zarr --figure OUT/tile.png --map OUT/map.png"),
         Case("pretrain", "pretrain IN/toy.zarr --recipe IN/tiny.yaml --out OUT/run --device cpu", train_cli, "run/step-*"),
-        Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy"),
+        Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy", resumes=""),
         Case(
             "finetune",
             "finetune IN/run --task store:esa_worldcover --epochs 1 --seed 1 --out OUT/tuned --device cpu",
@@ -91,6 +94,7 @@ CASES = {
             "experiment IN/toy.yaml --store IN/toy.zarr --out OUT/exp --device cpu",
             train_cli,
             "exp/runs/*/result.json",
+            resumes="known runs finished",
         ),
     )
 }  # fmt: skip
