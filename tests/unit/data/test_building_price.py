@@ -59,7 +59,7 @@ def test_the_documentation_says_what_the_code_computes(repository: Path) -> None
         ("requests", [f"{found['requests']['total']:,}" for _, found in prices]),
         ("requests at most, with all replacements", [f"{found['requests_at_most']['total']:,}" for _, found in prices]),
         ("hours at 100 requests a second", [f"{of[0]:.1f}" for of in hours]),
-        ("hours at 40 in flight, 1, 5 or 20 s each", [", ".join(f"{h:.3g}" for h in of[1:]) for of in hours]),
+        ("hours at 40 requests in flight, 1, 5 or 20 s each", [", ".join(f"{h:.3g}" for h in of[1:]) for of in hours]),
         ("bytes, before compression", [f"{found['download_bytes'] / 1e9:,.0f} GB" for _, found in prices]),
         ("objects in the store", [f"{store_objects(layout):,}" for layout, _ in prices]),
     ]
