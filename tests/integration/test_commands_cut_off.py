@@ -228,6 +228,8 @@ INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 STOPS = {"build": (INT, TERM, KILL), "export-geotiff": (TERM,), "evaluate": (TERM,), "pretrain": (TERM, KILL)}
 """Signals sent to each command, one after the other; `make prove` sends all three to every command that can resume."""
 RESUMED = {name: case for name, case in CASES.items() if case.keeps}
+OF_FEW_PARTS = {"append": (INT,), "experiment": (TERM,)}
+"""Of commands that can finish their last parts while they stop, only the first run is sure to be stopped."""
 
 PROGRAM = """
 import signal
@@ -289,7 +291,11 @@ def stop(case: Case, sent: signal.Signals, world: Path, out: Path, *, resumes: b
     ("name", "signals", "rows"),
     [
         *((name, signals, FEW) for name, signals in STOPS.items()),
-        *(pytest.param(name, (INT, TERM, KILL), MANY, marks=pytest.mark.slow) for name in RESUMED if name != "build"),
+        *(
+            pytest.param(name, OF_FEW_PARTS.get(name, (INT, TERM, KILL)), MANY, marks=pytest.mark.slow)
+            for name in RESUMED
+            if name != "build"
+        ),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else str(value),
 )
