@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals of Ctrl-C and of schedulers and containers before they kill a process."""
+AGAIN_S = 0.02
+"""Seconds until a signal is sent again whose exception Python could not raise where it arrived."""
 RESUMES = f"{__name__}.resumes"
 WORDS = f"{__name__}.words"
 """Keys of a context's ``meta``: whether the same command resumes (None for a server), and its command line."""
@@ -182,11 +184,25 @@ def stop_signals() -> Iterator[None]:
             os.kill(os.getpid(), number)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    def stop_again(swallowed: sys.UnraisableHookArgs) -> None:
+        # Finalizers and callbacks of weak references cannot raise: send the signal again once they are done.
+        if not isinstance(swallowed.exc_value, KeyboardInterrupt):
+            hook(swallowed)
+            return
+        for each in before:
+            signal.signal(each, stop)
+        again = signal.SIGTERM if isinstance(swallowed.exc_value, Terminated) else signal.SIGINT
+        threading.Timer(AGAIN_S, os.kill, (process, again)).start()
+
+    hook = sys.unraisablehook
+    if before:
+        sys.unraisablehook = stop_again
     for number in before:
         signal.signal(number, stop)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
