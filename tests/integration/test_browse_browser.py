@@ -1,14 +1,8 @@
-"""The page of `mmearth-data browse` in a real browser: filters count right, a click shows the right tile, keys do as well.
-
-Needs Chromium from the system (Debian: apt-get install chromium). Screenshots are written to the folder in
-``MMEARTH_SCREENSHOTS``.
-"""
+"""The page of `mmearth-data browse` in a real browser: filters count right, a click shows the right tile, keys do as well."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,27 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from chromium import NO_WEBGL, WIDTHS, WatchedWindow, chromium_browser
 
 from mmearth_data import Browser, build, format_tile_id, make_recipe, open_store
 from mmearth_data.browse.index import mercator_x, mercator_y
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
 TILES = 60
-WIDTHS = (390, 1600)
-NO_WEBGL = """
-HTMLCanvasElement.prototype.getContext = new Proxy(HTMLCanvasElement.prototype.getContext, {
-  apply: (get, canvas, [kind, ...more]) => kind.startsWith("webgl") ? null : Reflect.apply(get, canvas, [kind, ...more]),
-});
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,57 +38,18 @@ def table_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert program, "expected one of chromium, chromium-browser, google-chrome on the PATH; apt-get install chromium"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with chromium_browser() as running:
         yield running
-        running.close()
 
 
-class Window:
-    """A window with the page, which records whatever the browser complains about or requests elsewhere."""
+class Window(WatchedWindow):
+    """A window with the page."""
 
     def __init__(self, chromium: Any, server: Browser, *, width: int = 1600, query: str = "", **options: Any) -> None:
-        self.problems: list[str] = []
-        self.server = server
-        script = options.pop("script", "")
-        self.context = chromium.new_context(viewport={"width": width, "height": 1000}, **options)
-        self.context.route("**/*", self._route)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.page.on("console", lambda message: self._record(message.type, message.text))
-        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        self.page.on("websocket", lambda socket: self._check(socket.url.replace("ws:", "http:")))
-        if script:
-            self.page.add_init_script(script)
+        super().__init__(chromium, server.url, viewport={"width": width, "height": 1000}, **options)
         self.page.goto(server.url + query)
         self.page.wait_for_selector("html[data-ready]")
         self.page.wait_for_function("document.getElementById('shown').innerText !== ''")
-
-    def _check(self, url: str) -> bool:
-        if not url.startswith(self.server.url):
-            self.problems.append(f"request: {url}")
-        return url.startswith(self.server.url)
-
-    def _route(self, route: Any) -> None:
-        if route.request.url.startswith("data:") or self._check(route.request.url):
-            route.continue_()
-        else:
-            route.abort()
-
-    def _record(self, kind: str, text: str) -> None:
-        if kind in {"error", "warning"} and not text.startswith("Canvas2D"):  # a remark about this test's own reading
-            self.problems.append(f"{kind}: {text}")
-
-    def __enter__(self) -> Window:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.context.close()
-        assert self.problems == []
 
     def expect_count(self, count: int) -> None:
         """Wait until the page reports a number of selected tiles."""
@@ -259,10 +201,8 @@ def test_the_page_fits_its_window(table_and_server: World, chromium: Any, width:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
-        folder = os.environ.get("MMEARTH_SCREENSHOTS")
-        if folder:
-            page.wait_for_timeout(1000)
-            page.screenshot(path=f"{folder}/browse-{width}-{scheme}.png", full_page=True)
+        page.wait_for_timeout(1000)
+        window.screenshot(f"browse-{width}-{scheme}.png")
 
 
 def test_a_browser_without_webgl_shows_the_map(table_and_server: World, chromium: Any) -> None:

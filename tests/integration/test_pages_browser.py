@@ -1,13 +1,7 @@
-"""The report of a store in a real browser: nothing is loaded, filters count right, everything works by keyboard.
-
-Needs Chromium from the system (Debian: apt-get install chromium). Screenshots are written to the folder in
-``MMEARTH_SCREENSHOTS``.
-"""
+"""The report of a store in a real browser: nothing is loaded, filters count right, everything works by keyboard."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,22 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from chromium import NO_WEBGL, WIDTHS, WatchedWindow, chromium_browser
 
 from mmearth_data import build, make_recipe, open_store, store_report
 from mmearth_data.inspection.report import places
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
 TILES = 60
-WIDTHS = (390, 1600)
 
 
 @pytest.fixture(scope="module")
@@ -44,55 +30,21 @@ def frame_and_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFra
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert program, "expected one of chromium, chromium-browser, google-chrome on the PATH; apt-get install chromium"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+def chromium() -> Iterator[Any]:
+    with chromium_browser() as running:
         yield running
-        running.close()
 
 
-class Window:
-    """A window with the report, which records whatever the browser complains about or asks for."""
+class Window(WatchedWindow):
+    """A window with the report."""
 
     def __init__(
-        self, browser: Any, page: Path, *, width: int = 1600, scheme: str = "light", webgl: bool = True
+        self, chromium: Any, page: Path, *, width: int = 1600, scheme: str = "light", script: str = ""
     ) -> None:
-        self.problems: list[str] = []
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.context.route("**/*", self._route)
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self._record(message.type, message.text))
-        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        if not webgl:
-            self.page.add_init_script(
-                "HTMLCanvasElement.prototype.getContext = new Proxy("
-                "HTMLCanvasElement.prototype.getContext, {apply: (get, canvas, [kind, ...more]) =>"
-                " kind.startsWith('webgl') ? null : Reflect.apply(get, canvas, [kind, ...more])});"
-            )
+        options: dict[str, Any] = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+        super().__init__(chromium, "file://", script=script, **options)
         self.page.goto(page.as_uri())
         self.page.wait_for_function("globalThis.Bokeh?.documents[0]?.get_model_by_name('tiles')?.data.x.length > 0")
-
-    def _route(self, route: Any) -> None:
-        if route.request.url.startswith("file://"):
-            route.continue_()
-        else:
-            self.problems.append(f"request: {route.request.url}")
-            route.abort()
-
-    def _record(self, kind: str, text: str) -> None:
-        if kind in {"error", "warning"} and not text.startswith("Canvas2D"):  # a remark about this test's own reading
-            self.problems.append(f"{kind}: {text}")
-
-    def __enter__(self) -> Window:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.context.close()
-        assert self.problems == []
 
     def count(self) -> str:
         return str(self.page.inner_text("#count"))
@@ -109,10 +61,10 @@ class Window:
 
 
 def test_nothing_is_loaded_and_nothing_is_complained_about(
-    frame_and_page: tuple[pd.DataFrame, Path], browser: Any
+    frame_and_page: tuple[pd.DataFrame, Path], chromium: Any
 ) -> None:
     frame, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         assert window.count() == f"{len(frame)} of {len(frame)} tiles"
         # The policy refuses connections and scripts that are not part of the page.
         refused = "fetch('https://example.org/').then(() => 'loaded', () => 'refused')"
@@ -124,9 +76,9 @@ def test_nothing_is_loaded_and_nothing_is_complained_about(
         ]
 
 
-def test_filters_count_what_pandas_counts(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_filters_count_what_pandas_counts(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     frame, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         window.choose("split", "test")
         kept = frame[frame["split"] == 2]
         assert window.count() == f"{len(kept)} of {len(frame)} tiles"
@@ -148,9 +100,9 @@ def test_filters_count_what_pandas_counts(frame_and_page: tuple[pd.DataFrame, Pa
         assert len(set(zip(looks["colour"], looks["marker"], strict=True))) == frame["biome"].nunique()
 
 
-def test_distributions_follow_the_filters(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_distributions_follow_the_filters(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     frame, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         biomes = window.page.locator(".panel", has_text="Biome").locator("li").all_inner_texts()
         shares = [float(text.split("\n")[-1].rstrip(" %")) for text in biomes]
         top = frame["biome"].value_counts(normalize=True).to_numpy() * 100
@@ -161,9 +113,9 @@ def test_distributions_follow_the_filters(frame_and_page: tuple[pd.DataFrame, Pa
         assert path.get_attribute("d") != before
 
 
-def test_a_click_opens_the_tile_and_escape_closes_it(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_a_click_opens_the_tile_and_escape_closes_it(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     frame, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         ids = {f"{tile_id:016x}" for tile_id in frame["tile_id"]}
         thumbnail = window.page.locator(".thumbnail:visible").nth(3)
         name = str(thumbnail.get_attribute("data-dialog")).removeprefix("mosaic-")
@@ -178,9 +130,9 @@ def test_a_click_opens_the_tile_and_escape_closes_it(frame_and_page: tuple[pd.Da
         assert window.page.locator("dialog[open]").count() == 0
 
 
-def test_a_click_on_the_map_names_the_tile(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_a_click_on_the_map_names_the_tile(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     _, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         code = """(() => { const d = Bokeh.documents[0].get_model_by_name('tiles').data;
             const view = [...Bokeh.documents[0].roots()].map((root) => Bokeh.index.find_one(root)).find((v) => v?.frame && v.model.x_scale && d.x.length && v.model.renderers.some((r) => r.name === 'points'));
             const box = view.canvas.el.getBoundingClientRect();
@@ -197,9 +149,9 @@ def test_a_click_on_the_map_names_the_tile(frame_and_page: tuple[pd.DataFrame, P
         assert text in window.shown()["text"]
 
 
-def test_everything_works_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_everything_works_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     frame, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         press = window.page.keyboard.press
         press("Tab")
         assert window.page.evaluate("document.activeElement.textContent") == "Skip to the content"
@@ -227,11 +179,11 @@ def test_everything_works_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path],
         assert outline == "solid"
 
 
-def test_the_map_moves_and_zooms_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_the_map_moves_and_zooms_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     _, page = frame_and_page
     ranges = """(() => { const { x_range: x, y_range: y } = Bokeh.documents[0].get_model_by_name("map");
         return [x.end - x.start, x.start + x.end, y.start + y.end]; })()"""
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         window.page.locator("#map .plot").focus()
         span, x, y = window.page.evaluate(ranges)
         window.page.keyboard.press("+")
@@ -245,9 +197,9 @@ def test_the_map_moves_and_zooms_by_keyboard(frame_and_page: tuple[pd.DataFrame,
         assert window.page.evaluate(ranges) == pytest.approx([span, x, y], rel=0.02, abs=1000)
 
 
-def test_tables_are_sorted_by_their_heads(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_tables_are_sorted_by_their_heads(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     _, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         head = window.page.locator("#modalities th button", has_text="On disk")
         cells = "[...document.querySelectorAll('#modalities tbody tr')].map((row) => row.cells[6].dataset.key).filter(Boolean).map(Number)"
         head.click()
@@ -258,9 +210,9 @@ def test_tables_are_sorted_by_their_heads(frame_and_page: tuple[pd.DataFrame, Pa
         assert window.page.locator("#modalities th[aria-sort=descending]").count() == 1
 
 
-def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     _, page = frame_and_page
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         window.context.grant_permissions(["clipboard-read", "clipboard-write"])
         block = window.page.locator("#licences figure.code", has_text="BibTeX")
         label = """button => { globalThis.label = new Promise((found) =>
@@ -271,9 +223,9 @@ def test_a_copy_button_copies(frame_and_page: tuple[pd.DataFrame, Path], browser
         assert window.page.evaluate("navigator.clipboard.readText()") == block.locator("code").inner_text()
 
 
-def test_without_webgl_the_map_is_drawn(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_without_webgl_the_map_is_drawn(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     frame, page = frame_and_page
-    with Window(browser, page, webgl=False) as window:
+    with Window(chromium, page, script=NO_WEBGL) as window:
         assert window.page.evaluate("document.createElement('canvas').getContext('webgl')") is None
         assert len(window.shown()["text"]) == len(frame)
 
@@ -281,10 +233,10 @@ def test_without_webgl_the_map_is_drawn(frame_and_page: tuple[pd.DataFrame, Path
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_phones_and_wide_windows_in_light_and_dark(
-    frame_and_page: tuple[pd.DataFrame, Path], browser: Any, width: int, scheme: str
+    frame_and_page: tuple[pd.DataFrame, Path], chromium: Any, width: int, scheme: str
 ) -> None:
     _, page = frame_and_page
-    with Window(browser, page, width=width, scheme=scheme) as window:
+    with Window(chromium, page, width=width, scheme=scheme) as window:
         assert window.page.evaluate("document.documentElement.scrollWidth") <= width
         paper = window.page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(",")))
@@ -293,18 +245,15 @@ def test_phones_and_wide_windows_in_light_and_dark(
             const canvas = view.canvas_view?.primary?.canvas ?? view.canvas.primary.canvas;
             return [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((a, b) => a + b, 0); })()"""
         assert (window.page.evaluate(map_pixel) > 600) == (scheme == "light")
-        folder = os.environ.get("MMEARTH_SCREENSHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            window.page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
+        window.screenshot(f"report-{width}-{scheme}.png")
 
 
-def test_figures_follow_the_scheme_when_it_changes(frame_and_page: tuple[pd.DataFrame, Path], browser: Any) -> None:
+def test_figures_follow_the_scheme_when_it_changes(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     _, page = frame_and_page
     pixel = """(() => { const view = Bokeh.index.find_one(Bokeh.documents[0].roots()[0]);
         const canvas = view.canvas_view?.primary?.canvas ?? view.canvas.primary.canvas;
         return [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((a, b) => a + b, 0); })()"""
-    with Window(browser, page) as window:
+    with Window(chromium, page) as window:
         assert window.page.evaluate(pixel) > 600
         window.page.emulate_media(color_scheme="dark")
         window.page.wait_for_timeout(500)
@@ -312,13 +261,13 @@ def test_figures_follow_the_scheme_when_it_changes(frame_and_page: tuple[pd.Data
 
 
 def test_cells_of_a_large_store_count_exactly(
-    frame_and_page: tuple[pd.DataFrame, Path], browser: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    frame_and_page: tuple[pd.DataFrame, Path], chromium: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     frame, page = frame_and_page
     monkeypatch.setattr(places, "MOST_POINTS", 10)
     monkeypatch.setattr(places, "MOST_CELLS", 12)
     store_report(open_store(page.with_name("planet.zarr")), tmp_path / "cells.html")
-    with Window(browser, tmp_path / "cells.html") as window:
+    with Window(chromium, tmp_path / "cells.html") as window:
         assert len(window.shown()["text"]) <= 12
         window.choose("split", "train")
         window.page.select_option("#colour", "label")

@@ -1,19 +1,14 @@
-"""The report of runs in a real browser: curves are chosen, pictures change, a click on the map names the right tile.
-
-Needs Chromium from the system (Debian: apt-get install chromium). Screenshots are written to the folder in
-``MMEARTH_SCREENSHOTS``.
-"""
+"""The report of runs in a real browser: curves are chosen, pictures change, a click on the map names the right tile."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 import yaml
+from chromium import WIDTHS, WatchedWindow, chromium_browser
 from click.testing import CliRunner
 from toy_store import TINY, write_store
 
@@ -24,15 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
-WIDTHS = (390, 1600)
 RECIPE = {
     **{key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()},
     "epochs": 3,
@@ -75,46 +61,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert program, "expected one of chromium, chromium-browser, google-chrome on the PATH; apt-get install chromium"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+def chromium() -> Iterator[Any]:
+    with chromium_browser() as running:
         yield running
-        running.close()
 
 
-class Window:
-    """A window with the report; it must load nothing, and have nothing to complain about."""
+class Window(WatchedWindow):
+    """A window with the report."""
 
-    def __init__(self, browser: Any, page: Path, *, width: int = 1600, scheme: str = "light") -> None:
-        self.problems: list[str] = []
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        self.page = self.context.new_page()
-        self.page.on("request", lambda request: self._asked(request.url))
-        self.page.on("console", lambda message: self._said(message.type, message.text))
-        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+    def __init__(self, chromium: Any, page: Path, *, width: int = 1600, scheme: str = "light") -> None:
+        options: dict[str, Any] = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+        super().__init__(chromium, "file://", reduced_motion="reduce", **options)
         self.page.goto(page.as_uri())
         self.page.wait_for_function("globalThis.Bokeh?.documents[0]?.is_idle")
-
-    def _asked(self, url: str) -> None:
-        if not url.startswith(("file://", "data:", "blob:")):
-            self.problems.append(f"request: {url}")
-
-    def _said(self, kind: str, text: str) -> None:
-        if kind == "error":
-            self.problems.append(text)
-
-    def __enter__(self) -> Window:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.context.close()
-        assert self.problems == []
 
     def section(self, name: str) -> Any:
         return self.page.locator(f"#{name}")
@@ -123,9 +82,9 @@ class Window:
         return list(self.page.evaluate(VISIBLE, name))
 
 
-def test_choosing_tasks_and_runs_changes_the_curves(folder: Path, browser: Any) -> None:
+def test_choosing_tasks_and_runs_changes_the_curves(folder: Path, chromium: Any) -> None:
     tasks = [name.removeprefix("weight:") for name in pd.read_csv(folder / "one" / "log.csv").columns if ":" in name]
-    with Window(browser, folder / "report.html") as window:
+    with Window(chromium, folder / "report.html") as window:
         losses = window.section("losses")
         assert window.curves("losses") == ["one total", "two total"]
         losses.get_by_role("checkbox", name="era5").check()
@@ -143,10 +102,10 @@ def test_choosing_tasks_and_runs_changes_the_curves(folder: Path, browser: Any) 
         assert sorted(window.curves("weights")) == sorted(f"one {task}" for task in tasks)  # the other run has none
 
 
-def test_the_slider_and_the_lists_change_the_pictures(folder: Path, browser: Any) -> None:
+def test_the_slider_and_the_lists_change_the_pictures(folder: Path, chromium: Any) -> None:
     test = open_store(folder / "toy.zarr").select(split="test")
     tiles = [format_tile_id(int(tile)) for tile in test.coords["tile_id"]]
-    with Window(browser, folder / "report.html") as window:
+    with Window(chromium, folder / "report.html") as window:
         section = window.section("reconstructions")
         assert section.locator(".stage.prediction").first.is_visible()
         assert not section.locator(".stage.truth").first.is_visible()
@@ -166,9 +125,9 @@ def test_the_slider_and_the_lists_change_the_pictures(folder: Path, browser: Any
         section.get_by_text(f"Tile {tiles[-1]}").wait_for(state="visible")
 
 
-def test_a_click_on_the_map_names_the_tile(folder: Path, browser: Any) -> None:
+def test_a_click_on_the_map_names_the_tile(folder: Path, chromium: Any) -> None:
     store = open_store(folder / "toy.zarr")
-    with Window(browser, folder / "report.html") as window:
+    with Window(chromium, folder / "report.html") as window:
         section = window.section("embeddings")
         section.scroll_into_view_if_needed()
         shown = section.locator(".chosen b")
@@ -184,8 +143,8 @@ def test_a_click_on_the_map_names_the_tile(folder: Path, browser: Any) -> None:
         assert max(abs(a - b) for a, b in zip(*box, strict=True)) < 12  # tiles of one kind overlap
 
 
-def test_the_map_works_by_keyboard(folder: Path, browser: Any) -> None:
-    with Window(browser, folder / "report.html") as window:
+def test_the_map_works_by_keyboard(folder: Path, chromium: Any) -> None:
+    with Window(chromium, folder / "report.html") as window:
         section = window.section("embeddings")
         tiles = section.get_by_role("combobox", name="Tile")
         tiles.focus()
@@ -204,12 +163,9 @@ def test_the_map_works_by_keyboard(folder: Path, browser: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_phones_and_wide_windows_in_light_and_dark(folder: Path, browser: Any, width: int, scheme: str) -> None:
-    with Window(browser, folder / "report.html", width=width, scheme=scheme) as window:
+def test_phones_and_wide_windows_in_light_and_dark(folder: Path, chromium: Any, width: int, scheme: str) -> None:
+    with Window(chromium, folder / "report.html", width=width, scheme=scheme) as window:
         assert window.page.evaluate("document.documentElement.scrollWidth") <= width
         paper = window.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, paper[4:-1].split(","))) > 600) == (scheme == "light")
-        screenshots = os.environ.get("MMEARTH_SCREENSHOTS")
-        if screenshots:
-            Path(screenshots).mkdir(parents=True, exist_ok=True)
-            window.page.screenshot(path=Path(screenshots) / f"train-report-{width}-{scheme}.png", full_page=True)
+        window.screenshot(f"train-report-{width}-{scheme}.png")
