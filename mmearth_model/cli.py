@@ -211,7 +211,7 @@ def pretrain(
 @PADDING
 @DEVICE
 @THREADS
-@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png and .pdf.", FILE)
+@option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
 @HTML
 @CACHE
 @JSON
@@ -587,7 +587,7 @@ def experiment(
 
         write_report(read_report([setting.out]), page, tiles=0, embedded=0)
     _print(render_results(f"{found.name}: {found.question}", result, found.baseline))
-    _say(f"{setting.out}: results.md, .csv, .json, .png and .pdf")
+    _say(f"{setting.out}: results.md, .csv, .json, .png, .pdf and .svg")
 
 
 @cli.command()

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+FORMS = ("png", "pdf", "svg")
+"""What a figure is written as where its folder is given: for a glance, for a paper, for editing."""
+
 
 def save_figure(figure: Figure, file: Path, *, dpi: int = 150) -> None:
     """Write a figure as PNG, PDF or SVG, by the ending of the file; raises like `mmearth_data.staged_file`."""
     write_bytes(file, encode_figure(figure, picture_format(file), dpi=dpi))
+
+
+def save_figure_forms(figure: Figure, stem: Path, *, dpi: int = 150) -> None:
+    """Write a figure in each of `FORMS`, as ``stem`` with their endings; raises like `save_figure`."""
+    for form in FORMS:
+        save_figure(figure, stem.with_name(f"{stem.name}.{form}"), dpi=dpi)

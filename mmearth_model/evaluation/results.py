@@ -15,7 +15,7 @@ import numpy as np
 from mmearth_data import write_text
 from mmearth_model.evaluation.metrics import PRIMARY, RESAMPLES, bootstrap, from_sums, interval, sample_sums
 from mmearth_model.formatting import PERCENT, shown
-from mmearth_model.saving import save_figure
+from mmearth_model.saving import save_figure_forms
 from mmearth_model.tasks import TaskKind
 
 if TYPE_CHECKING:
@@ -312,14 +312,13 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_results(result: Evaluation, folder: Path, about: dict[str, Any]) -> None:
-    """Write ``results.md``, ``.csv``, ``.json``, ``.png`` and ``.pdf`` into a folder."""
+    """Write ``results.md``, ``.csv``, ``.json``, ``.png``, ``.pdf`` and ``.svg`` into a folder."""
     cells = table_rows(result.summaries())
     write_text(folder / "results.json", json.dumps({**about, **result.to_dict()}, indent=1) + "\n")
     write_text(folder / "results.csv", to_csv(COLUMNS, cells))
     write_text(folder / "results.md", to_markdown(COLUMNS, cells))
     figure = results_figure(result, synthetic=bool(about.get("synthetic")))
-    for form in ("png", "pdf"):
-        save_figure(figure, folder / f"results.{form}")
+    save_figure_forms(figure, folder / "results")
 
 
 def results_figure(result: Evaluation, *, synthetic: bool = False) -> Figure:

@@ -17,7 +17,7 @@ from mmearth_model.evaluation.results import (  # fmt: skip
     to_markdown,
 )
 from mmearth_model.formatting import PERCENT, shown
-from mmearth_model.saving import save_figure
+from mmearth_model.saving import save_figure_forms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,8 +62,7 @@ def write_report(experiment: Experiment, scale: str, result: Evaluation, out: Pa
     write_text(out / "results.json", json.dumps({**about, **result.to_dict(experiment.baseline)}, indent=1) + "\n")
     many = len({s.labels for s in result.summaries()}) > 1
     figure = results_figure(result, synthetic=synthetic) if many else differences_figure(experiment, result, synthetic)
-    for form in ("png", "pdf"):
-        save_figure(figure, out / f"results.{form}")
+    save_figure_forms(figure, out / "results")
 
 
 def differences_figure(experiment: Experiment, result: Evaluation, synthetic: bool) -> Figure:

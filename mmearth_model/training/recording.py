@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmearth_data import MMEarthError
-from mmearth_model.saving import save_figure
+from mmearth_model.saving import save_figure_forms
 from mmearth_model.training.layout import FIGURES, WEIGHT_PREFIX
 from mmearth_model.training.loggers import close_loggers, open_loggers
 from mmearth_model.weights.checkpoints import optimizer_tensors, write_checkpoint
@@ -228,7 +228,7 @@ class Recorder(Callback):
 
     def _draw(self, module: Pretraining, position: Position, raw: Batch) -> None:
         figure = module.reconstruction(raw, position, synthetic=self.stream.synthetic)
-        save_figure(figure, self.run.folder / FIGURES / f"step-{module.step:08d}.png", dpi=FIGURE_DPI)
+        save_figure_forms(figure, self.run.folder / FIGURES / f"step-{module.step:08d}", dpi=FIGURE_DPI)
 
     def _progress(self, epoch: int, module: Pretraining) -> TrainProgress:
         seconds = time.perf_counter() - self.begin

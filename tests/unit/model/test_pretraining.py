@@ -234,9 +234,10 @@ def test_a_figure_shows_every_modality_and_says_what_is_synthetic(store: Store, 
     height, width = (round(side * FIGURE_DPI) for side in reversed(figure.get_size_inches()))
     assert max(height, width) < 1500
     pretrain(store, recipe(figure_epochs=2), tmp_path / "run", device="cpu")
-    (picture,) = (tmp_path / "run" / "figures").iterdir()
-    assert picture.name == "step-00000006.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "run" / "figures").iterdir()}
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    assert pictures.keys() == {f"step-00000006.{form}" for form in begins}
+    assert all(pictures[f"step-00000006.{form}"].startswith(begin) for form, begin in begins.items())
 
 
 def test_a_perfect_prediction_is_restored_to_the_truth(store: Store) -> None:

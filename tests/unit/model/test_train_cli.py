@@ -152,7 +152,7 @@ def test_results_are_written_and_a_run_is_fine_tuned(here: Path) -> None:
     run("toy.zarr", "--recipe", "tiny.yaml", "--out", "runs/tuned", "--device", "cpu")
     probed = run("evaluate", "runs/tuned", "--task", "store:biome", "--baseline", "statistics", "--protocol", "knn", "--labels", "50%,100%", "--seeds", "1", "--out", "report", "--cache", "features")  # fmt: skip
     assert probed.exit_code == 0, probed.output
-    assert {path.name for path in (here / "report").iterdir()} == {f"results.{kind}" for kind in ("md", "csv", "json", "png", "pdf")}  # fmt: skip
+    assert {path.name for path in (here / "report").iterdir()} == {f"results.{kind}" for kind in ("md", "csv", "json", "png", "pdf", "svg")}  # fmt: skip
     assert len(list((here / "features").glob("*.npy"))) == 2
     tuned = run("finetune", "runs/tuned", "--task", "store:biome", "--epochs", "2", "--out", "tuned", "--json")
     assert tuned.exit_code == 0, tuned.output
