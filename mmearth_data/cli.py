@@ -269,7 +269,12 @@ def export(
 
 @cli.command(resumes=lambda given: True, first=("split", "region", "biome", "share", "out"))
 @click.argument("store", type=STORE)
-@field_option(BuildFields, "region", shown="")
+@field_option(
+    BuildFields,
+    "region",
+    shown="",
+    text="Region to keep: a country, continent or ISO code, bbox:W,S,E,N, or a vector file.",
+)
 @option("--split", WHAT, "Split to select.", click.Choice(["train", "val", "test"]), multiple=True)
 @option("--biome NAME|CODE", WHERE, "Biome to select.", multiple=True)
 @field_option(BuildFields, "modalities", text="Modalities to keep.", shown="all")
