@@ -174,6 +174,23 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
     return Root(layout, json.loads(to_json(attributes)), {spec.name: array_metadata(spec) for spec in layout.arrays})
 
 
+def collection_id(attributes: Mapping[str, Any]) -> str:
+    """Identifier of a store as a data set, for catalogs: it depends on its source and recipe, and not on its path.
+
+    Parameters
+    ----------
+    attributes
+        Root attributes as nested values (`Root.attributes`).
+
+    Returns
+    -------
+    str
+        Lower-case letters, digits and hyphens: ``mmearth-``, and 16 hex digits of the digest of source and recipe.
+    """
+    identity = to_json({name: attributes[name] for name in ("source", "recipe")})
+    return f"mmearth-{digest_all([identity])[:16]}"
+
+
 def read_root(objects: Storage) -> Root:
     """Read the root of a store.
 
