@@ -69,7 +69,7 @@ CASES = {
         Case(
             "export-h5",
             f"export IN/one.zarr --format mmearth-h5 --name {NAME} --out OUT/h5",
-            keeps=f"h5/.{NAME}.partial/[!.]*.h5",
+            keeps=f"h5/.{NAME}.partial/[0-9]*.json",
         ),
         Case("export-geotiff", "export IN/one.zarr --format geotiff --out OUT/tif", keeps="tif/*/[!.]*.tif"),
         Case("inspect", "inspect IN/one.zarr --figure OUT/tile.png --map OUT/map.png"),
