@@ -197,7 +197,7 @@ def format_tile_ids(tile_ids: ArrayLike) -> NDArray[np.str_]:
 
 
 def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
-    """Number of a tile id that is given in either of its forms.
+    """Return the number of a tile id that is given in either of its forms.
 
     Parameters
     ----------
@@ -225,6 +225,11 @@ def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
             "it is the column id of the tiles, or tile_id as a number."
         )
     return number
+
+
+def is_tile_id(text: str) -> bool:
+    """Whether a text has the form of a tile id."""
+    return (HEX_ID.fullmatch(text) or DECIMAL_ID.fullmatch(text)) is not None
 
 
 def as_integer(value: object) -> int | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
-    from mmearth_data.store.reader import TileName
+    from mmearth_data.store.selection import TileName
 
 SIDE = 384
 """Approximate side of a panel in pixels: each pixel of a 128 px tile takes 3 x 3, of a 64 px tile 6 x 6."""

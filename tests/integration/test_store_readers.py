@@ -265,7 +265,7 @@ def test_one_tile(path: Path, layout: StoreLayout) -> None:
             np.testing.assert_array_equal(tile[m.name], truth(layout, m.name)[row])
         assert tile["tile"]["tile_id"] == truth(layout, "tile_id")[row]
     for position in (len(store), -len(store) - 1):
-        with pytest.raises(IndexError, match=f"from 0 to {len(store) - 1}"):
+        with pytest.raises(IndexError, match=f"positions are 0 to {len(store) - 1}"):
             store[position]
     assert sum(1 for _ in store) == len(store)
 
