@@ -10,6 +10,7 @@ import numpy as np
 from mmearth_data.catalog.tile import LEAST_ID, as_integer, format_tile_id, is_tile_id, parse_tile_id
 from mmearth_data.errors import InputError, UnknownKey, UnknownPosition
 from mmearth_data.store.content import Content
+from mmearth_data.store.overview import overview
 from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES
 from mmearth_data.store.selection import (
     among_ids,
@@ -184,11 +185,7 @@ class Store:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        state = "" if self.finished else ", not finished"
-        made = ", synthetic" if self.synthetic else ""
-        return (
-            f"<Store {self.path}: {len(self)} of {self.layout.tiles} tiles, {', '.join(self.modalities)}{made}{state}>"
-        )
+        return overview(self).text()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Tiles in order, each as ``store[i]`` gives it; `loader` reads many of them faster."""
