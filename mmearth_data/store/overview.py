@@ -64,7 +64,14 @@ def overview(store: Store) -> Overview:
         ("Path", str(store.path)),
         ("Tiles", f"{tiles:,}{of}, {side_px} {TIMES} {side_px} px of {PIXEL_M} m"),
         ("Splits", _counts(columns["split"], SPLIT_NAMES) or "none"),
-        ("Scenes", ", ".join(filter(None, [_period(columns["time"].view("datetime64[ms]")), _counts(columns["s2_level"], LEVEL_NAMES)]))),
+        (
+            "Scenes",
+            ", ".join(
+                filter(
+                    None, [_period(columns["time"].view("datetime64[ms]")), _counts(columns["s2_level"], LEVEL_NAMES)]
+                )
+            ),
+        ),
         ("Area", _area(columns["lon"], columns["lat"])),
         ("Size", f"{format_bytes(tiles * _tile_bytes(stored, side_px))} uncompressed"),
         ("State", _state(store)),

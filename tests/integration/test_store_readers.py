@@ -374,7 +374,7 @@ class TestUnfinished:
             assert not m.observed(read[: last[0]]).any()
         np.testing.assert_array_equal(store.coords["lon"], truth(layout, "lon")[rows])
         np.testing.assert_array_equal(store[0][layout.rasters[0].name], truth(layout, layout.rasters[0].name)[rows[0]])
-        assert "not finished" in repr(store)
+        assert "NOT FINISHED" in repr(store)
 
     def test_its_dataset_has_the_coordinates_that_plain_xarray_lacks(
         self, unfinished: Path, layout: StoreLayout
