@@ -236,7 +236,7 @@ def as_integer(value: object) -> int | None:
     """Integer of Python or NumPy as an int; None for anything else, truth values included."""
     if isinstance(value, bool | np.bool_):
         return None
-    return int(value) if isinstance(value, SupportsIndex) and np.ndim(value) == 0 else None
+    return int(value) if isinstance(value, SupportsIndex) and getattr(value, "ndim", 0) == 0 else None
 
 
 def as_datetime64_ms(milliseconds: ArrayLike) -> NDArray[np.datetime64]:

@@ -256,7 +256,7 @@ def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - whatever came
         west, _, east, _ = shapely.bounds(region)
         beyond = west < -180 or east > 180
         return [wrapped(region) if beyond and isinstance(region, shapely.Polygon | shapely.MultiPolygon) else region]
-    box = _four_numbers(region)
+    box = four_numbers(region)
     if box:
         return [parse_bbox(box)]
     found = frame_region(region)
@@ -268,7 +268,7 @@ def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - whatever came
     return [geometry for one in region for geometry in _geometries(one)]
 
 
-def _four_numbers(region: Any) -> str:  # noqa: ANN401 - whatever came
+def four_numbers(region: Any) -> str:  # noqa: ANN401 - whatever came
     """Text ``W,S,E,N`` of a box; empty if it is not one."""
     if not isinstance(region, list | tuple | np.ndarray) or len(region) != 4:
         return ""
