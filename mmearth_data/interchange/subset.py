@@ -178,9 +178,18 @@ def _as_text(part: Part) -> Part:
         one = isinstance(ids, str) or as_integer(ids) is not None
         several: list[Any] = [ids] if one else listed("ids", "tile ids", ids)
         ids = _id_names(several)
-    single = {name: getattr(part, name) for name in ("split", "biome", "modalities")}
-    lists = {name: [value] if isinstance(value, str | int) else value for name, value in single.items()}
-    return replace(part, region=None if region is None else str(region), ids=ids, **lists)
+    return replace(
+        part,
+        region=None if region is None else str(region),
+        ids=ids,
+        split=_several(part.split),
+        biome=_several(part.biome),
+        modalities=_several(part.modalities),
+    )
+
+
+def _several(value: Any) -> Any:  # noqa: ANN401 - names, or one of them
+    return [value] if isinstance(value, str | int) else value
 
 
 def _id_names(ids: Iterable[TileName]) -> list[str]:
