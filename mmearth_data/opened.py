@@ -45,10 +45,10 @@ class Store(StoredTiles):
             When there is no such tile, or the picture cannot be written there.
         """
         from mmearth_data.catalog.tile import format_tile_id
-        from mmearth_data.inspection.figures import find_tile, tile_figure
+        from mmearth_data.inspection.figures import tile_figure
 
         if path is None:
-            path = f"{format_tile_id(int(self.coords['tile_id'][find_tile(self, tile)]))}.png"
+            path = f"{format_tile_id(int(self.coords['tile_id'][self.position(tile)]))}.png"
         return tile_figure(self, tile, path)
 
 

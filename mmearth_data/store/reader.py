@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
-from mmearth_data.errors import InputError
+from mmearth_data.catalog.tile import LEAST_ID, as_integer, format_tile_id, parse_tile_id
+from mmearth_data.errors import InputError, UnknownKey, UnknownPosition
 from mmearth_data.store.content import Content
 from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES
 from mmearth_data.store.selection import inside, within_dates
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.storage.protocol import StoreUrl
 
 Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
+TileName: TypeAlias = "str | int | np.integer[Any]"
 Labels: TypeAlias = "str | int | Sequence[str | int]"
 
 
@@ -194,6 +196,35 @@ class Store:
         tile["tile"] = {name: column[row] for name, column in self.tile_columns.items()}
         return tile
 
+    def position(self, tile: TileName) -> int:
+        """Position of a tile in the selection, from 0.
+
+        Parameters
+        ----------
+        tile
+            Id of the tile (text of 16 hex digits, or its number; see `parse_tile_id`), or a position: an integer below
+            2**30, from the end if negative. The first of several tiles with the same id and different dates is taken.
+
+        Raises
+        ------
+        UnknownPosition
+            If the selection has no such position.
+        UnknownKey
+            If no selected tile has the id.
+        InputError
+            If it is neither.
+        """
+        number, count = as_integer(tile), len(self)
+        if number is None or number >= LEAST_ID:
+            wanted = parse_tile_id(tile)
+            found = np.flatnonzero(self._content.column("tile_id")[self.rows] == np.uint64(wanted))
+            if not len(found):
+                raise UnknownKey(f"{self.path}: no tile has the id {format_tile_id(wanted)}; {_positions(count)}.")
+            return int(found[0])
+        if not -count <= number < count:
+            raise UnknownPosition(f"{self.path}: no tile is at position {number}; {_positions(count)}.")
+        return number % count
+
     def read(self, modality: str, rows: slice) -> np.ndarray[Any, Any]:
         """Raw stored values of consecutive store rows, including empty ones.
 
@@ -300,6 +331,10 @@ class Store:
                 f"{self.path}: expected modalities among {', '.join(self.modalities)}, got {', '.join(missing)}."
             )
         return {name: m for name, m in self.modalities.items() if name in wanted}
+
+
+def _positions(count: int) -> str:
+    return f"positions are 0 to {count - 1}" if count else "the selection has no tiles"
 
 
 def _codes(what: str, labels: Labels, known: Mapping[str, int]) -> list[int]:
