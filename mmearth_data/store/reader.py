@@ -22,6 +22,7 @@ from mmearth_data.store.selection import (
     valid_positions,
     within_dates,
 )
+from mmearth_data.store.tile import Tile
 from mmearth_data.words import closest, did_you_mean
 
 if TYPE_CHECKING:
@@ -176,10 +177,74 @@ class Store:
 
     @property
     def dataset(self) -> xr.Dataset:
-        """The selected tiles in xarray, decoded as `xarray.open_zarr` does, in Dask chunks of one shard."""
+        """The selected tiles in xarray, in stored units; see `to_xarray`."""
+        return self.to_xarray()
+
+    def to_xarray(self, modalities: str | Sequence[str] | None = None, *, scale: bool = False) -> xr.Dataset:
+        """Give the selected tiles as an xarray data set.
+
+        Rasters are lazy, in Dask chunks of one shard. Everything else is in memory: coordinates, values and class ids of
+        tiles. The dimension ``tile`` is indexed by ids of 16 hex digits: ``ds.sel(tile="55d4a802aea54004")``.
+
+        Parameters
+        ----------
+        modalities
+            Names to keep; all stored ones by default.
+        scale
+            Give continuous modalities in physical units, by the catalog's scale and offset: reflectance from 0 to 1
+            instead of 0 to 10,000. The default is the stored unit.
+
+        Returns
+        -------
+        xarray.Dataset
+            Continuous modalities are floats, with NaN where nothing was observed. Class maps, masks and class ids have
+            the stored integers, with the no-data code in the attribute ``_FillValue``, and codes and names of classes in
+            ``flag_values`` and ``flag_meanings``. Class ids of tiles are coordinates, as the split is.
+
+        Raises
+        ------
+        InputError
+            If a modality is unknown.
+
+        Examples
+        --------
+        >>> ds = open_store("planet.zarr").to_xarray(scale=True)  # doctest: +SKIP
+        >>> ds.sentinel2.isel(tile=ds.split == 0).groupby("biome").mean()  # doctest: +SKIP
+        """
         from mmearth_data.store.frames import dataset
 
-        return dataset(self._content, self.rows, [name for name, m in self.modalities.items() if m.stored])
+        return dataset(self._content, self.rows, self.stored(modalities), scale=scale)
+
+    def stored(self, modalities: str | Sequence[str] | None = None) -> list[Modality]:
+        """List the stored ones of the named modalities, in catalog order; all by default.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown.
+        """
+        return [m for m in self._named_modalities(modalities).values() if m.stored]
+
+    def tile(self, tile: TileName) -> Tile:
+        """One tile with its location, grid and arrays.
+
+        Parameters
+        ----------
+        tile
+            Id of the tile, or a position; see `position`.
+
+        Raises
+        ------
+        InputError
+            If the selection has no such tile.
+
+        Examples
+        --------
+        >>> tile = open_store("planet.zarr").tile(0)  # doctest: +SKIP
+        >>> tile.id, tile.crs, tile["sentinel2"].shape  # doctest: +SKIP
+        ('55d4a802aea54004', 'EPSG:32631', (13, 64, 64))
+        """
+        return Tile(self, int(self.rows[self.position(tile)]))
 
     def __len__(self) -> int:
         return len(self.rows)
