@@ -81,7 +81,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "mmearth_data.interchange",
         "mmearth_model.tasks",
     ),
-    "torch": ("mmearth_model",),
+    "torch": ("mmearth_data.loading.tensors", "mmearth_model"),
     "lightning": ("mmearth_model",),
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),
