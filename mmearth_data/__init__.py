@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
+    from mmearth_data.loading.tensors import TensorBatch, TileSamples, to_tensors
     from mmearth_data.opened import Store, open_store
     from mmearth_data.pages.parts import (
         Amount,
@@ -161,6 +162,7 @@ _MODULES = {
     "interchange.subset": "read_ids",
     "loading.loader": "Batch Loader",
     "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
+    "loading.tensors": "TensorBatch TileSamples to_tensors",
     "opened": "Store open_store",
     "pages.parts": "Amount Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
@@ -252,7 +254,9 @@ __all__ = [
     "StoreDamaged",
     "Table",
     "TableColumn",
+    "TensorBatch",
     "TileGrid",
+    "TileSamples",
     "TileUnavailable",
     "Tone",
     "UnknownKey",
@@ -331,6 +335,7 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
+    "to_tensors",
     "verify",
     "wrapped_path",
     "write_bytes",
