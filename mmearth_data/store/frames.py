@@ -59,6 +59,8 @@ def dataset(content: Content, rows: NDArray[np.intp], names: Sequence[str]) -> x
         attributes = {**spec.attributes}
         if "_FillValue" in attributes:
             attributes["_FillValue"] = spec.empty
+        for flags in {"flag_values", "flag_masks"} & attributes.keys():  # CF: of the variable's own type
+            attributes[flags] = np.array(attributes[flags], spec.dtype)
         variables[name] = xr.Variable(spec.dimensions, lazy, attributes)
     for m in content.layout.stored:
         if m.bands and m.name in names:
