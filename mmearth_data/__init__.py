@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
     from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
-    from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, format_tile_ids, parse_tile_id
+    from mmearth_data.catalog.tile import (
+        WGS84_PROJJSON,
+        Place,
+        TileGrid,
+        format_tile_id,
+        format_tile_ids,
+        parse_tile_id,
+    )
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.fields import About, Fields, Group, documented
@@ -105,11 +112,12 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
+    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
+    from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
         FilePath,
@@ -141,7 +149,7 @@ _MODULES = {
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
     "catalog.modality": "ClassLabel Kind Modality",
-    "catalog.tile": "Place TileGrid format_tile_id format_tile_ids parse_tile_id",
+    "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
@@ -168,11 +176,12 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "store": "verify",
     "store.derived": "derived",
+    "store.schema": "SPLIT_NAMES",
     "terminal.commands": "CommandGroup",
     "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
@@ -185,6 +194,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 
 __all__ = [
     "NO_LEVEL",
+    "SPLIT_NAMES",
+    "WGS84_PROJJSON",
     "About",
     "Amount",
     "Badge",
@@ -309,6 +320,7 @@ __all__ = [
     "profile_lines",
     "published_missing_values",
     "published_statistics",
+    "raster_outline",
     "read_ids",
     "read_raster",
     "read_table",

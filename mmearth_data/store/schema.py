@@ -296,7 +296,7 @@ def _modality_attributes(m: Modality) -> dict[str, Any]:
     """
     attributes: dict[str, Any] = {
         "long_name": m.long_name,
-        "units": stored_units(m),
+        **({} if m.band_units else {"units": stored_units(m)}),
         "_FillValue": _attribute_fill(m.nodata, m.dtype),
         "coordinates": " ".join(COORDINATE_NAMES),
         "kind": str(m.kind),

@@ -13,8 +13,10 @@ import numpy as np
 
 from mmearth_data.catalog.tile import format_tile_id, tile_ids
 from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.store.about import extents
 from mmearth_data.store.commits import commit_key, committed_shards, place_rows, read_commit, table_columns
 from mmearth_data.store.content import Content
+from mmearth_data.store.conventions import EXTENT, extent_attributes
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, read_manifest
@@ -240,6 +242,8 @@ def _check_content(found: _Findings, content: Content, report: Callable[[int, in
         columns = {name: np.concatenate([entry[1][name] for entry in commits]) for name in ACROSS}
         _check_unique(found, columns["tile_id"], columns["time"])
         _check_splits(found, content, np.concatenate([entry[0] for entry in commits]), columns)
+        if content.manifest is not None and len(commits) == content.layout.shards:
+            _check_extent(found, content, columns)
     if content.manifest is not None and len(commits) == content.layout.shards:
         _check_statistics(found, content, merger)
         _check_index(found, content, sum(entry[2] for entry in commits))
@@ -345,6 +349,14 @@ def _check_statistics(found: _Findings, content: Content, merger: StatisticsMerg
     for name, expected in (("statistics", merger.statistics()), ("class_histograms", merger.class_histograms())):
         if not _close(content.attributes[name], expected):
             found.report(ROOT_KEY, f"its {name} are not those of the commit records")
+
+
+def _check_extent(found: _Findings, content: Content, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Compare the extent of the root with the tiles."""
+    shown = {name: value for name, value in content.attributes.items() if name in EXTENT}
+    expected = extent_attributes(extents(columns, content.layout.size_px)) if content.root.described else {}
+    if not _close(shown, expected):
+        found.report(ROOT_KEY, "its extent is not that of its tiles")
 
 
 def _check_index(found: _Findings, content: Content, rejected: int) -> None:

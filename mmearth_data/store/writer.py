@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.store.about import ExtentsMerger
 from mmearth_data.store.codec import encode, encoder_name
 from mmearth_data.store.commits import (
     Commit,
@@ -21,6 +22,7 @@ from mmearth_data.store.commits import (
     place_rows,
     read_commit,
 )
+from mmearth_data.store.conventions import extent_attributes
 from mmearth_data.store.encoding import (
     encode_chunk,
     encode_names,
@@ -436,6 +438,7 @@ class _Finish:
         self.layout = root.layout
         self.files: dict[str, Entry] = {}
         self.merger = StatisticsMerger(root.layout.modalities)
+        self.extents = ExtentsMerger(root.layout.size_px)
 
     def run(self) -> None:
         for key, data in fixed_objects(self.root):
@@ -453,6 +456,7 @@ class _Finish:
                 add_tiles(commits)
                 for commit in commits:
                     self.merger.add(commit.statistics)
+                    self.extents.add(commit.columns)
                 rejected.append(rejected_table([row for commit in commits for row in commit.rejected]))
                 valid |= self._put_columns(position, commits)
         with self.objects.staged(REJECTED_KEY) as path:
@@ -501,6 +505,7 @@ class _Finish:
             **self.root.attributes,
             "statistics": self.merger.statistics(),
             "class_histograms": self.merger.class_histograms(),
+            **(extent_attributes(self.extents.extents()) if self.root.described else {}),
         }
         self._put(ROOT_KEY, Root(self.layout, attributes, self.root.arrays).encode())
         for key in (TILES_KEY, REJECTED_KEY):
@@ -515,7 +520,7 @@ class _Finish:
 
 def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of what does not change during a build: array metadata and band names."""
-    for name, metadata in root.arrays.items():
+    for name, metadata in root.own_metadata():
         yield f"{name}/{ROOT_KEY}", to_json(metadata)
     for m in root.layout.stored:
         if m.bands:
