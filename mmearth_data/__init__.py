@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.canvas import encode_figure, picture_format
+    from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
@@ -148,6 +149,7 @@ _MODULES = {
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.canvas": "encode_figure picture_format",
+    "inspection.cards.writing": "describe",
     "inspection.figures": "tile_figure",
     "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
@@ -266,6 +268,7 @@ __all__ = [
     "connect",
     "create_file",
     "derived",
+    "describe",
     "describe_modality",
     "describe_os_error",
     "did_you_mean",

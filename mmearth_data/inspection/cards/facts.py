@@ -13,8 +13,8 @@ import numpy as np
 
 from mmearth_data.catalog.entries import biomes, eco_regions
 from mmearth_data.catalog.tile import PIXEL_M
-from mmearth_data.inspection.report.facts import nearest_train
 from mmearth_data.inspection.cards.wording import WHOLE_EARTH
+from mmearth_data.inspection.report.facts import nearest_train
 from mmearth_data.inspection.summary import summarise
 from mmearth_data.store.about import extents, licences
 from mmearth_data.store.overlaps import overlapping_splits

@@ -186,9 +186,8 @@ def _values(m: Modality) -> dict[str, Any]:
     found: dict[str, Any] = {"data_type": m.dtype.name, "nodata": "nan" if math.isnan(m.nodata) else m.nodata}
     if not m.band_units and m.units != "1":
         found["unit"] = m.units
-    if m.scale != 1 or m.offset != 0:
-        found |= {"raster:scale": m.scale, "raster:offset": m.offset}
-    return found
+    scale = {"raster:scale": (m.scale, 1), "raster:offset": (m.offset, 0)}
+    return found | {name: value for name, (value, none) in scale.items() if value != none}
 
 
 def _band(m: Modality, band: str, facts: CardFacts) -> dict[str, Any]:
