@@ -132,7 +132,7 @@ class CardFacts:
     gaps
         Bands that lack some values, in stored order.
     nearest_m
-        Other split -> smallest distance of the centres of its tiles (a sample of at most 1,000) to those of train, m.
+        Other split -> distances of the centres of its tiles to the nearest train tile's, metres; of at most 1,000 tiles.
     overlap
         Whether two tiles of different splits overlap.
     radar_days
@@ -154,7 +154,7 @@ class CardFacts:
     continents: tuple[Share, ...]
     labels: tuple[LabelSummary, ...]
     gaps: tuple[Gap, ...]
-    nearest_m: Mapping[str, float]
+    nearest_m: Mapping[str, NDArray[np.float64]]
     overlap: bool
     radar_days: tuple[float, float] | None
     unplaced: int
@@ -207,7 +207,7 @@ def read_facts(store: Store, folder: Path) -> CardFacts:
         continents=_by_continent(lon, lat, worldwide(store)),
         labels=tuple(label for label in summary.labels if label not in as_published),
         gaps=tuple(_gaps(store)),
-        nearest_m={name: float(found.min()) for name, found in nearest_train(lon, lat, split).items()},
+        nearest_m=nearest_train(lon, lat, split),
         overlap=overlapping_splits(lon, lat, split, store.layout.size_px) is not None,
         radar_days=_radar_days(coords),
         unplaced=int(np.count_nonzero(np.isnan(coords["ulx"]))),

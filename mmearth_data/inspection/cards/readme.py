@@ -143,7 +143,8 @@ def _at_a_glance(facts: CardFacts) -> Iterator[tuple[str, str]]:
     yield "Splits", ", ".join(splits)
     if facts.extents is not None:
         west, south, east, north = facts.extents.bbox
-        yield "Area", f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}"
+        across = ", across 180°" if west > east else ""
+        yield "Area", f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}{across}"
     if facts.codes:
         yield "Coordinate systems", _systems(facts.codes)
     yield "Size", f"{format_bytes(s.stored_bytes)}, Zarr version 3"
@@ -258,7 +259,7 @@ def _places(facts: CardFacts) -> list[str]:
 
 def _share_table(title: str, rows: Sequence[Share]) -> str:
     compared = any(row.of_land is not None for row in rows)
-    heads = (title, "Tiles", "Share of tiles", *["Share of land"] * compared)
+    heads = (title, "Tiles", "Share of tiles", *["Share of all land"] * compared)
     lines = [
         (
             row.name,
@@ -275,7 +276,7 @@ def _label_text(label: LabelSummary, facts: CardFacts) -> str:
     ranked = sorted(label.classes, key=lambda entry: -entry.total)
     if not ranked:
         return ""
-    if len(ranked) <= FEW_CLASSES:
+    if label.known <= FEW_CLASSES:
         rows = [(entry.name, f"{entry.total:,}", percent(entry.total / facts.summary.tiles)) for entry in ranked]
         return table((label.long_name, "Tiles", "Share of tiles"), rows, right=(1, 2))
     first = join([f"{entry.name} ({entry.total:,})" for entry in ranked[: wording.LISTED]])

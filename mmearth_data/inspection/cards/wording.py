@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.terminal import format_bytes
 
@@ -154,9 +156,12 @@ def _leakage(facts: CardFacts) -> Iterator[str]:
         yield "**Leakage: tiles of different splits overlap.**"
     else:
         yield "No tile of one split overlaps a tile of another (checked for this card)."
-    if facts.nearest_m:
-        found = join([f"{metres / 1000:,.1f} km ({name})" for name, metres in facts.nearest_m.items()])
-        yield f"The smallest distance between the centre of a tile and that of the nearest train tile is {found}."
+    for name, metres in facts.nearest_m.items():
+        sample = "" if len(metres) == facts.summary.splits[name] else f" (in a random sample of {len(metres):,} tiles)"
+        yield (
+            f"The nearest train tile is at least {metres.min() / 1000:,.1f} km from a {name} tile, centre to centre; the median "
+            f"is {np.median(metres) / 1000:,.1f} km{sample}."
+        )
 
 
 # ---------------------------------------------------------------- bias, gaps and limits
@@ -174,8 +179,8 @@ def _compared(kind: str, rows: Sequence[Share]) -> str:
     known = [row for row in rows if row.of_land is not None]
     if not known:
         return f"{kind}: {join([f'{row.name} {percent(row.of_tiles)}' for row in _largest(rows)])} of the tiles."
-    listed = [f"{row.name} {percent(row.of_tiles)} ({percent(row.of_land or 0)} of the land)" for row in known]
-    return f"{kind}, share of the tiles and of the land: {'; '.join(listed)}."
+    listed = [f"{row.name} {percent(row.of_tiles)} ({percent(row.of_land or 0)} of all land)" for row in known]
+    return f"{kind}, share of the tiles and of all land: {'; '.join(listed)}."
 
 
 def _largest(rows: Sequence[Share]) -> list[Share]:
