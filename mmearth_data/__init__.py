@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.profile import profile
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
-    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
+    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality, Wavelength
     from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
@@ -138,7 +138,7 @@ _MODULES = {
     "building.profile": "profile",
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
-    "catalog.modality": "ClassLabel Kind Modality",
+    "catalog.modality": "ClassLabel Kind Modality Wavelength",
     "catalog.tile": "Place TileGrid format_tile_id parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
@@ -255,6 +255,7 @@ __all__ = [
     "TileGrid",
     "TileUnavailable",
     "Tone",
+    "Wavelength",
     "WriteFailed",
     "__version__",
     "append_text",
