@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.profile import profile
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
-    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
+    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality, Wavelength
     from mmearth_data.catalog.tile import (
         WGS84_PROJJSON,
         Place,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.canvas import encode_figure, picture_format
+    from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
@@ -148,7 +149,7 @@ _MODULES = {
     "building.profile": "profile",
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
-    "catalog.modality": "ClassLabel Kind Modality",
+    "catalog.modality": "ClassLabel Kind Modality Wavelength",
     "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
@@ -159,6 +160,7 @@ _MODULES = {
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.canvas": "encode_figure picture_format",
+    "inspection.cards.writing": "describe",
     "inspection.figures": "tile_figure",
     "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
@@ -272,6 +274,7 @@ __all__ = [
     "Tone",
     "UnknownKey",
     "UnknownPosition",
+    "Wavelength",
     "WriteFailed",
     "__version__",
     "append_text",
@@ -285,6 +288,7 @@ __all__ = [
     "connect",
     "create_file",
     "derived",
+    "describe",
     "describe_modality",
     "describe_os_error",
     "did_you_mean",
