@@ -15,12 +15,14 @@ from mmearth_data.store.commits import WRITING, tiles_table
 from mmearth_data.store.encoding import to_json
 from mmearth_data.store.items import (
     FEW_VALUES,
+    TIME_COLUMN,
     WORLD,
     has_items,
     id_texts,
     item_columns,
     items_metadata,
     outline_boxes,
+    renamed,
 )
 from mmearth_data.store.spatial import GROUP_ROWS, Places, spatial_table
 
@@ -204,6 +206,7 @@ class TileTables:
         table = table.append_column("geometry", pa.array(shapely.to_wkb(outlines), type=pa.binary()))
         if self._items:
             self._places.add(np.concatenate([commit.rows for commit in commits]), columns)
+            table = renamed(table, "time", TIME_COLUMN)
             table = table.add_column(table.column_names.index("tile_id") + 1, "id", id_texts(columns["tile_id"]))
             for name, column in item_columns(columns, outline_boxes(outlines), self._root).items():
                 table = table.append_column(name, column)
@@ -216,7 +219,7 @@ class TileTables:
         """Write the rows added so far in spatial order; only for stores that have this table."""
         import pyarrow.parquet as pq
 
-        columns = self._places.ordered()
+        columns = self._places.take_ordered()
         parts = (
             self._spatial_part({name: column[start : start + GROUP_ROWS] for name, column in columns.items()})
             for start in range(0, max(1, len(columns["row"])), GROUP_ROWS)

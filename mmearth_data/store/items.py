@@ -30,8 +30,10 @@ ZARR_TYPE = "application/vnd.zarr; version=3"
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 MULTIPOLYGON = 6
 """Type id of shapely for outlines across 180 degrees."""
+TIME_COLUMN = "datetime"
+"""The coordinate ``time``, which has this name in STAC."""
 ITEM_COLUMNS = frozenset(
-    {"id", "bbox", "datetime", "type", "stac_version", "stac_extensions", "collection", "links", "assets"}
+    {"id", "bbox", TIME_COLUMN, "type", "stac_version", "stac_extensions", "collection", "links", "assets"}
 )
 """Columns with names that a column of labels could have, too; such a store has the columns of version 1."""
 FEW_VALUES = (
@@ -91,21 +93,24 @@ def box_column(boxes: np.ndarray[Any, Any]) -> pa.StructArray:
     )
 
 
+def renamed(table: pa.Table, old: str, new: str) -> pa.Table:
+    """Table with one column under another name, if it has that column."""
+    return table.rename_columns([new if name == old else name for name in table.column_names])
+
+
 def item_columns(
     columns: Mapping[str, np.ndarray[Any, Any]], boxes: np.ndarray[Any, Any], root: Root
 ) -> dict[str, pa.Array]:
-    """Columns of STAC items, for tiles with the given coordinates (n,) and the boxes (n, 4) of their outlines.
+    """Columns of STAC items that are not properties, and those of its extension for projections.
 
-    ``geometry``, ``id`` and what STAC calls properties are columns of every table of tiles.
+    ``columns`` are the coordinates (n,) of some tiles, ``boxes`` (n, 4) those of their outlines.
     """
     import pyarrow as pa
 
     count = len(columns["tile_id"])
-    moments = pa.array(as_datetime64_ms(columns["time"]), type=pa.timestamp("ms", tz="UTC"))
     size = [root.layout.size_px] * 2
     return {
         "bbox": box_column(boxes),
-        "datetime": moments,
         **{name: pa.repeat(value, count) for name, value in _constants(root).items()},
         "proj:code": _codes(columns["epsg"]),
         "proj:transform": _transforms(columns["ulx"], columns["uly"]),
@@ -165,7 +170,9 @@ def items_metadata(root: Root, bounds: Sequence[float], times: tuple[int, int] |
         First and last scene, UTC milliseconds since 1970; None if no tile has a time.
     """
     key = collection_id(root.attributes)
-    interval = [None, None] if times is None else np.datetime_as_string(as_datetime64_ms(times), timezone="UTC").tolist()
+    interval = (
+        [None, None] if times is None else np.datetime_as_string(as_datetime64_ms(times), timezone="UTC").tolist()
+    )
     collection = {
         "type": "Collection",
         "stac_version": STAC_VERSION,

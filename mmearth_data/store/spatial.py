@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import as_datetime64_ms
-from mmearth_data.store.commits import WRITING
-from mmearth_data.store.items import WORLD, box_column, id_texts, outline_boxes
+from mmearth_data.store.items import TIME_COLUMN, WORLD, box_column, id_texts, outline_boxes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import pyarrow as pa
 
@@ -41,11 +39,10 @@ class Places:
         self._parts["row"].append(rows.astype(np.int64))
         self._parts["rank"].append(_hilbert_ranks(columns["lon"], columns["lat"]))
 
-    def ordered(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Columns (n,) along a Hilbert curve over longitude and latitude; in store order within one of its cells."""
-        whole = {name: np.concatenate(parts) for name, parts in self._parts.items()}
-        order = np.argsort(whole.pop("rank"), kind="stable")
-        return {name: column[order] for name, column in whole.items()}
+    def take_ordered(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Hand over the columns (n,) along a Hilbert curve over longitude and latitude; in store order within one of its cells."""
+        order = np.argsort(np.concatenate(self._parts.pop("rank")), kind="stable")
+        return {name: np.concatenate(self._parts.pop(name))[order] for name in list(self._parts)}
 
 
 def _hilbert_ranks(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -66,9 +63,8 @@ def spatial_table(columns: Mapping[str, np.ndarray[Any, Any]], outlines: np.ndar
     return pa.table(
         {
             "row": pa.array(columns["row"]),
-            "tile_id": pa.array(columns["tile_id"]),
             "id": id_texts(columns["tile_id"]),
-            "time": pa.array(as_datetime64_ms(columns["time"]), type=pa.timestamp("ms", tz="UTC")),
+            TIME_COLUMN: pa.array(as_datetime64_ms(columns["time"]), type=pa.timestamp("ms", tz="UTC")),
             "split": pa.array(columns["split"]),
             "geometry": pa.array(shapely.to_wkb(outlines), type=pa.binary()),
             "bbox": box_column(outline_boxes(outlines)),

@@ -13,7 +13,7 @@ import numpy as np
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.store.commits import BATCH_ROWS, empty_commit, tiles_table
 from mmearth_data.store.index import tile_outlines
-from mmearth_data.store.items import id_texts
+from mmearth_data.store.items import TIME_COLUMN, id_texts
 from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES, TILES_KEY, tabular_columns
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def tiles_frame(content: Content, rows: NDArray[np.intp]) -> GeoDataFrame:
     else:
         with opening.result() as stream, _collector_paused():
             columns = _sealed_columns(stream, content.layout, rows)
-    columns["geometry"] = Outlines(columns["geometry"])
+    columns["geometry"] = Outlines.from_wkb(columns["geometry"])
     return TilesFrame(_named(content.layout, columns), copy=False)
 
 
@@ -67,7 +67,7 @@ def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical:
     texts = [name if shared[name] == 1 else f"{name} [{code}]" for code, name in names.items()]
     lookup = np.full(int(max(codes.max(initial=0), *names)) + 1, -1, dtype=np.int16 if len(texts) > 127 else np.int8)
     lookup[list(names)] = np.arange(len(texts))
-    return pd.Categorical.from_codes(lookup[codes], texts, validate=False)
+    return pd.Categorical.from_codes(lookup[codes], pd.Index(texts), validate=False)
 
 
 @contextmanager
@@ -91,7 +91,8 @@ def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream, pre_buffer=False)
-    schema = pa.schema([file.schema_arrow.field(name) for name in _column_names(layout)])
+    stored = {name: _stored_name(name, file.schema_arrow) for name in _column_names(layout)}
+    schema = pa.schema([file.schema_arrow.field(name) for name in stored.values()])
     wanted = np.zeros(layout.tiles, dtype=np.bool_)
     wanted[rows] = True
     columns: dict[str, Any] = {}
@@ -113,7 +114,11 @@ def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp
     for name, pieces in others.items():
         whole = pa.chunked_array(pieces, type=schema.field(name).type)
         columns[name] = whole if name == "geometry" else whole.to_pandas()
-    return {name: columns[name] for name in schema.names}
+    return {name: columns[column] for name, column in stored.items()}
+
+
+def _stored_name(name: str, schema: pa.Schema) -> str:
+    return TIME_COLUMN if name == "time" and name not in schema.names else name
 
 
 def _column_names(layout: StoreLayout) -> list[str]:

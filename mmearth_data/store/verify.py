@@ -17,7 +17,7 @@ from mmearth_data.store.commits import commit_key, committed_shards, place_rows,
 from mmearth_data.store.content import Content
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
 from mmearth_data.store.growth import held_problem
-from mmearth_data.store.items import has_items, id_texts
+from mmearth_data.store.items import TIME_COLUMN, has_items, id_texts, renamed
 from mmearth_data.store.manifest import Manifest, read_manifest
 from mmearth_data.store.moments import PERCENTILES
 from mmearth_data.store.overlaps import overlapping_splits, repeated
@@ -378,7 +378,7 @@ def _check_tiles(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, 
     names = [name for name in table.schema_arrow.names if name not in LARGE_COLUMNS]
     start = 0
     for group in range(table.num_row_groups):
-        part = table.read_row_group(group, columns=names, use_threads=False)
+        part = renamed(table.read_row_group(group, columns=names, use_threads=False), TIME_COLUMN, "time")
         here = rows[start : start + len(part)]
         start += len(part)
         columns = table_columns(part, content.layout)
@@ -393,11 +393,11 @@ def _check_tiles(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, 
 
 def _check_spatial(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, Any]) -> None:
     """Check that ``tiles_spatial.parquet`` has every store row with a tile once, with its id."""
-    part = table.read(columns=["row", "tile_id"], use_threads=False)
+    part = table.read(columns=["row", "id"], use_threads=False)
     found = part["row"].to_numpy()
     if not np.array_equal(np.sort(found), rows):
         raise StoreDamaged(content.objects.root, SPATIAL_KEY, "its rows are not those of the tiles")
-    if not np.array_equal(part["tile_id"].to_numpy(), content.column("tile_id")[found]):
+    if not part["id"].combine_chunks().equals(id_texts(content.column("tile_id")[found])):
         raise StoreDamaged(content.objects.root, SPATIAL_KEY, "a tile id is not that of its row")
 
 
