@@ -111,10 +111,10 @@ def item_columns(
     size = [root.layout.size_px] * 2
     return {
         "bbox": box_column(boxes),
-        **{name: pa.repeat(value, count) for name, value in _constants(root).items()},
+        **{name: _repeated(value, count) for name, value in _constants(root).items()},
         "proj:code": _codes(columns["epsg"]),
         "proj:transform": _transforms(columns["ulx"], columns["uly"]),
-        "proj:shape": pa.repeat(pa.scalar(size, pa.list_(pa.int64())), count),
+        "proj:shape": _repeated(pa.scalar(size, pa.list_(pa.int64())), count),
     }
 
 
@@ -135,6 +135,12 @@ def _constants(root: Root) -> dict[str, pa.Scalar]:
         "links": pa.scalar([collection], pa.list_(link)),
         "assets": pa.scalar({"zarr": zarr}, pa.struct({"zarr": asset})),
     }
+
+
+def _repeated(value: pa.Scalar, count: int) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.repeat(value, count) if count else pa.array([], value.type)
 
 
 def _codes(epsg: np.ndarray[Any, Any]) -> pa.Array:

@@ -56,7 +56,7 @@ def _named(layout: StoreLayout, columns: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical:
+def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical[str]:
     """Classes by name, in the order of the catalog, missing where no class has the code.
 
     Names that several classes share get their code in brackets.

@@ -55,7 +55,7 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
         """Geometries (n,), where the parent class has them."""
         drawn = self._stored.drawn.copy()  # the array may be changed, its views and copies must not change with it
         self.__class__ = GeometryArray
-        vars(self)["_data"] = drawn
+        self.__dict__["_data"] = drawn
         return drawn
 
     def __reduce__(self) -> tuple[Any, ...]:
