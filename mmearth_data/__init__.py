@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
+    from mmearth_data.store.tile import Tile
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
         FilePath,
@@ -169,6 +170,7 @@ _MODULES = {
     "sampling": "write_sample",
     "store": "verify",
     "store.derived": "derived",
+    "store.tile": "Tile",
     "terminal.commands": "CommandGroup",
     "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
@@ -250,6 +252,7 @@ __all__ = [
     "StoreDamaged",
     "Table",
     "TableColumn",
+    "Tile",
     "TileGrid",
     "TileUnavailable",
     "Tone",

@@ -107,7 +107,12 @@ def _complete(variable: xr.Variable, m: Modality) -> None:
 
 
 def _variable(content: Content, spec: ArraySpec, rows: NDArray[np.intp], attributes: dict[str, Any]) -> xr.Variable:
-    """Raw values: lazy for rasters, in memory for columns."""
+    """Raw values: lazy for rasters, in memory for columns. Flags have the type of the variable, as CF requires."""
+    attributes |= {
+        name: np.array(attributes[name], dtype=spec.dtype)
+        for name in ("flag_values", "flag_masks")
+        if name in attributes
+    }
     data = (
         indexing.LazilyIndexedArray(StoredArray(content, spec, rows))
         if spec.sharded
@@ -131,8 +136,6 @@ def _decoded_attributes(spec: ArraySpec, m: Modality, *, scale: bool) -> dict[st
     attributes = {name: value for name, value in spec.attributes.items() if name not in ("_FillValue", "coordinates")}
     if m.kind.is_continuous:
         attributes["_FillValue"] = spec.empty
-    if m.classes:
-        attributes["flag_values"] = np.array(attributes["flag_values"], dtype=m.dtype)
     if scale and m.kind.is_continuous and (m.scale, m.offset) != (1, 0):
         kind = np.result_type(m.dtype, np.float32).type
         attributes |= {"scale_factor": kind(m.scale), "add_offset": kind(m.offset), "units": m.units}

@@ -83,6 +83,14 @@ def test_codes_stay_integers_with_their_flags(path: Path, ds: xr.Dataset, name: 
         assert len(ds[name].attrs["flag_meanings"].split()) == len(classes)
 
 
+def test_flags_of_coordinates_have_their_type_too(ds: xr.Dataset) -> None:
+    for name, flags in (("split", "flag_values"), ("s2_level", "flag_values"), ("valid", "flag_masks")):
+        assert ds[name].attrs[flags].dtype == ds[name].dtype
+    assert ds.split.attrs["flag_values"].tolist() == [0, 1, 2, 255]
+    bit = ds.valid.attrs["flag_masks"][ds.valid.attrs["flag_meanings"].split().index("radar")]
+    np.testing.assert_array_equal((ds.valid & bit) != 0, ds.radar.notnull().any(["radar_band", "y", "x"]))
+
+
 def store_classes(name: str) -> dict[int, str]:
     """Class codes and names of the catalog."""
     m = next(m for m in LAYOUT.stored if m.name == name)
@@ -322,7 +330,7 @@ def test_a_tile_is_found_by_id_too_and_is_a_value(store: Store) -> None:
     assert store.tile(6) != tile
     assert len({tile, store.tile(7), store.tile(6)}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
-        tile.row = 3  # type: ignore[misc]
+        tile.row = 3
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(tile))["radar"], tile["radar"])
     part = store.select(split="val", modalities=["cover", "zone"])
     assert part.tile(0).id == store.tile(int(np.flatnonzero(store.coords["split"] == 1)[0])).id
@@ -343,7 +351,7 @@ def test_what_a_tile_lacks_is_refused(store: Store) -> None:
 def test_a_tile_on_its_grid(store: Store, ds: xr.Dataset) -> None:
     tile = store.tile(3)
     found = tile.to_xarray()
-    affine = rasterio.Affine(*tile.transform)  # type: ignore[misc]
+    affine = rasterio.Affine(*tile.transform)
     for axis, values, centres in (
         ("x", found.x.values, [(affine @ (col + 0.5, 0))[0] for col in range(16)]),
         ("y", found.y.values, [(affine @ (0, row + 0.5))[1] for row in range(16)]),
@@ -358,7 +366,7 @@ def test_a_tile_on_its_grid(store: Store, ds: xr.Dataset) -> None:
     assert found.tile.item() == tile.id
     assert found.optical.sel(optical_band=["nir", "red"]).sel(
         x=found.x[2], y=tile.bounds[3] - 1, method="nearest"
-    ).shape == (2,)  # type: ignore[index]
+    ).shape == (2,)
 
 
 def test_its_reference_system_is_what_pyproj_and_gdal_read(store: Store) -> None:
