@@ -73,7 +73,7 @@ def test_codes_stay_integers_with_their_flags(path: Path, ds: xr.Dataset, name: 
     dtype, nodata = CODES[name]
     assert ds[name].dtype == dtype
     np.testing.assert_array_equal(ds[name], stored(path, name))
-    assert (ds[name].attrs["_FillValue"], ds[name].attrs["_FillValue"].dtype) == (nodata, dtype)
+    assert (ds[name].attrs["nodata"], ds[name].attrs["nodata"].dtype) == (nodata, dtype)
     classes = store_classes(name)
     assert np.size(ds[name].attrs.get("flag_values", [])) == len(classes)
     if classes:
@@ -266,8 +266,7 @@ def test_a_scale_with_an_offset(tmp_path: Path) -> None:
 def test_a_part_written_as_netcdf_comes_back(ds: xr.Dataset, tmp_path: Path) -> None:
     part = ds.isel(tile=[1, 4, 16])
     part.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
-    floats = {name: array.dtype.kind == "f" for name, array in part.variables.items()}
-    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf", mask_and_scale=floats) as back:
+    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as back:
         xr.testing.assert_equal(back, part)
         assert set(back.coords) == set(part.coords)
         assert {name: back.attrs[name] for name in part.attrs} == part.attrs
@@ -277,6 +276,17 @@ def test_a_part_written_as_netcdf_comes_back(ds: xr.Dataset, tmp_path: Path) -> 
             np.testing.assert_array_equal(back[name].attrs["flag_values"], part[name].attrs["flag_values"])
             assert back[name].attrs["flag_meanings"] == part[name].attrs["flag_meanings"]
         assert back.sel(tile=part.tile.values[2]).tile_id == part.tile_id[2]
+
+
+def test_what_is_computed_from_codes_keeps_its_zeros_in_a_file(path: Path, ds: xr.Dataset, tmp_path: Path) -> None:
+    share = (ds.cover == 99).mean(["cover_band", "y", "x"])
+    xr.Dataset({"share": share, "most": ds.cover.max(["cover_band", "y", "x"]) * 0}).to_netcdf(
+        tmp_path / "x.nc", engine="h5netcdf"
+    )
+    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as back:
+        assert (back.share == 0).all()
+        assert (back.most == 0).all()
+        assert back.most.dtype == np.uint8
 
 
 def test_an_unfinished_store(tmp_path: Path) -> None:
