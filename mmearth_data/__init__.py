@@ -18,6 +18,8 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    UnknownKey,
+    UnknownPosition,
     WriteFailed,
 )
 from mmearth_data.resources import cache_folder, resource_path
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
     from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
-    from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
+    from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, format_tile_ids, parse_tile_id
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.fields import About, Fields, Group, documented
@@ -139,7 +141,7 @@ _MODULES = {
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
     "catalog.modality": "ClassLabel Kind Modality",
-    "catalog.tile": "Place TileGrid format_tile_id parse_tile_id",
+    "catalog.tile": "Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
@@ -256,6 +258,8 @@ __all__ = [
     "TileGrid",
     "TileUnavailable",
     "Tone",
+    "UnknownKey",
+    "UnknownPosition",
     "WriteFailed",
     "__version__",
     "append_text",
@@ -280,6 +284,7 @@ __all__ = [
     "field_option",
     "field_options",
     "format_tile_id",
+    "format_tile_ids",
     "import_hdf5",
     "is_data",
     "is_quiet",

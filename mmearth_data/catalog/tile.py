@@ -197,7 +197,7 @@ def format_tile_ids(tile_ids: ArrayLike) -> NDArray[np.str_]:
 
 
 def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
-    """Number of a tile id that is given in either of its forms.
+    """Return the number of a tile id that is given in either of its forms.
 
     Parameters
     ----------
@@ -227,11 +227,16 @@ def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
     return number
 
 
+def is_tile_id(text: str) -> bool:
+    """Whether a text has the form of a tile id."""
+    return (HEX_ID.fullmatch(text) or DECIMAL_ID.fullmatch(text)) is not None
+
+
 def as_integer(value: object) -> int | None:
     """Integer of Python or NumPy as an int; None for anything else, truth values included."""
     if isinstance(value, bool | np.bool_):
         return None
-    return int(value) if isinstance(value, SupportsIndex) and np.ndim(value) == 0 else None
+    return int(value) if isinstance(value, SupportsIndex) and getattr(value, "ndim", 0) == 0 else None
 
 
 def as_datetime64_ms(milliseconds: ArrayLike) -> NDArray[np.datetime64]:

@@ -24,14 +24,15 @@ from mmearth_data.inspection.panels import (
 from mmearth_data.inspection.summary import source_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
-    from mmearth_data.store.reader import TileName
+    from mmearth_data.store.selection import TileName
 
 SIDE = 384
 """Approximate side of a panel in pixels: each pixel of a 128 px tile takes 3 x 3, of a 64 px tile 6 x 6."""
@@ -53,7 +54,7 @@ class Placed:
 
 
 def tile_figure(store: Store, tile: TileName, path: str | Path) -> Path:
-    """Draw all modalities of one tile, with legends; returns the path of the picture.
+    """Draw all modalities of one tile, with legends, into a file; returns its path.
 
     Parameters
     ----------
@@ -70,13 +71,31 @@ def tile_figure(store: Store, tile: TileName, path: str | Path) -> Path:
         If the store has no such tile, or the picture cannot be written.
     """
     target = sheet.check_picture(path)
-    values = store[store.position(tile)]
-    notes = source_notes(store.source)
-    form = sheet.picture_format(target)
-    with sheet.DRAWING:
-        drawn = compose_tile(values, tuple(store.modalities.values()), store.synthetic, notes).encoded(form)
-    write_bytes(target, drawn)
+    save_canvas(canvas_of_tile(store, tile), target)
     return target
+
+
+def canvas_of_tile(store: Store, tile: TileName) -> Canvas:
+    """Lay out the figure of one tile of a store; see `tile_figure`."""
+    values = store[store.position(tile)]
+    with sheet.DRAWING:
+        return compose_tile(values, tuple(store.modalities.values()), store.synthetic, source_notes(store.source))
+
+
+def save_canvas(canvas: Canvas, path: Path) -> None:
+    """Write a picture in the format of its name."""
+    with sheet.DRAWING:
+        drawn = canvas.encoded(sheet.picture_format(path))
+    write_bytes(path, drawn)
+
+
+def shown_figure(path: str | Path | None, compose: Callable[[], Canvas]) -> Figure:
+    """Figure of a canvas, written to a file as well if a path is given; the path is checked before anything is drawn."""
+    target = None if path is None else sheet.check_picture(path)
+    canvas = compose()
+    if target is not None:
+        save_canvas(canvas, target)
+    return canvas.figure()
 
 
 def draw_tile(

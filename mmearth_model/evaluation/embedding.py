@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id, short_path, staged_file, staged_folder
+from mmearth_data import InputError, __version__, format_tile_ids, parse_tile_id, short_path, staged_file, staged_folder
 from mmearth_model.data.targets import LEVELS
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
@@ -53,7 +53,7 @@ class Embeddings:
     @property
     def names(self) -> list[str]:
         """Ids as text."""
-        return [format_tile_id(int(i)) if self.ids.dtype == np.uint64 else str(i) for i in self.ids]
+        return format_tile_ids(self.ids).tolist() if self.ids.dtype == np.uint64 else [str(i) for i in self.ids]
 
     def position(self, name: str) -> int:
         """Row of an id. Raises `InputError` when there is none."""

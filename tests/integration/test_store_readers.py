@@ -271,7 +271,7 @@ def test_one_tile(path: Path, layout: StoreLayout) -> None:
             np.testing.assert_array_equal(tile[m.name], truth(layout, m.name)[row])
         assert tile["tile"]["tile_id"] == truth(layout, "tile_id")[row]
     for position in (len(store), -len(store) - 1):
-        with pytest.raises(IndexError, match=f"from 0 to {len(store) - 1}"):
+        with pytest.raises(IndexError, match=f"positions are 0 to {len(store) - 1}"):
             store[position]
     assert sum(1 for _ in store) == len(store)
 
@@ -380,7 +380,7 @@ class TestUnfinished:
             assert not m.observed(read[: last[0]]).any()
         np.testing.assert_array_equal(store.coords["lon"], truth(layout, "lon")[rows])
         np.testing.assert_array_equal(store[0][layout.rasters[0].name], truth(layout, layout.rasters[0].name)[rows[0]])
-        assert "not finished" in repr(store)
+        assert "NOT FINISHED" in repr(store)
 
     def test_its_dataset_has_the_coordinates_that_plain_xarray_lacks(
         self, unfinished: Path, layout: StoreLayout

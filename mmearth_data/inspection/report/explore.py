@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.catalog.tile import format_tile_id
+from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.inspection.maps import land_shapes
 from mmearth_data.inspection.projection import STEP_DEG, grid_lines, land_rings, outline
 from mmearth_data.pages.parts import (
@@ -102,7 +102,7 @@ def _explanation(rows: MapRows) -> Part:
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
     """Collect the data for the script: fields, rows of the map, distributions of the sampled tiles."""
     coords = store.coords
-    names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
+    names = [] if rows.tiles is None else format_tile_ids(coords["tile_id"][rows.tiles]).tolist()
     dates = [] if rows.tiles is None else np.datetime_as_string(coords["time"][rows.tiles], unit="D").tolist()
     return Data(
         "report-data",

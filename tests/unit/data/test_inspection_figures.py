@@ -304,7 +304,7 @@ def test_a_tile_that_is_not_there_is_refused(store: Store, tmp_path: Path, tile:
 
 def test_an_empty_selection_is_refused(store: Store, tmp_path: Path) -> None:
     nothing = store.select(where=np.zeros(len(store), dtype=bool))
-    with pytest.raises(InputError, match="the selection has no tiles"):
+    with pytest.raises(InputError, match="there are no tiles"):
         tile_figure(nothing, 0, tmp_path / "tile.png")
 
 
