@@ -36,8 +36,15 @@ if TYPE_CHECKING:
     from mmearth_data.building.profile import profile
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
-    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
-    from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, format_tile_ids, parse_tile_id
+    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality, Wavelength
+    from mmearth_data.catalog.tile import (
+        WGS84_PROJJSON,
+        Place,
+        TileGrid,
+        format_tile_id,
+        format_tile_ids,
+        parse_tile_id,
+    )
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.fields import About, Fields, Group, documented
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.canvas import encode_figure, picture_format
+    from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
@@ -70,6 +78,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
+    from mmearth_data.loading.tensors import TensorBatch, TileSamples, to_tensors
     from mmearth_data.opened import Store, open_store
     from mmearth_data.pages.parts import (
         Amount,
@@ -104,11 +113,12 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
+    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
+    from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.store.tile import Tile
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
@@ -140,8 +150,8 @@ _MODULES = {
     "building.profile": "profile",
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
-    "catalog.modality": "ClassLabel Kind Modality",
-    "catalog.tile": "Place TileGrid format_tile_id format_tile_ids parse_tile_id",
+    "catalog.modality": "ClassLabel Kind Modality Wavelength",
+    "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
@@ -151,6 +161,7 @@ _MODULES = {
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.canvas": "encode_figure picture_format",
+    "inspection.cards.writing": "describe",
     "inspection.figures": "tile_figure",
     "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
@@ -162,16 +173,18 @@ _MODULES = {
     "interchange.subset": "read_ids",
     "loading.loader": "Batch Loader",
     "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
+    "loading.tensors": "TensorBatch TileSamples to_tensors",
     "opened": "Store open_store",
     "pages.parts": "Amount Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "store": "verify",
     "store.derived": "derived",
+    "store.schema": "SPLIT_NAMES",
     "store.tile": "Tile",
     "terminal.commands": "CommandGroup",
     "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
@@ -185,6 +198,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 
 __all__ = [
     "NO_LEVEL",
+    "SPLIT_NAMES",
+    "WGS84_PROJJSON",
     "About",
     "Amount",
     "Badge",
@@ -254,12 +269,15 @@ __all__ = [
     "StoreDamaged",
     "Table",
     "TableColumn",
+    "TensorBatch",
     "Tile",
     "TileGrid",
+    "TileSamples",
     "TileUnavailable",
     "Tone",
     "UnknownKey",
     "UnknownPosition",
+    "Wavelength",
     "WriteFailed",
     "__version__",
     "append_text",
@@ -273,6 +291,7 @@ __all__ = [
     "connect",
     "create_file",
     "derived",
+    "describe",
     "describe_modality",
     "describe_os_error",
     "did_you_mean",
@@ -308,6 +327,7 @@ __all__ = [
     "profile_lines",
     "published_missing_values",
     "published_statistics",
+    "raster_outline",
     "read_ids",
     "read_raster",
     "read_table",
@@ -334,6 +354,7 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
+    "to_tensors",
     "verify",
     "wrapped_path",
     "write_bytes",

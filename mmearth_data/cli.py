@@ -450,6 +450,25 @@ def inspect(
         _say(f"Wrote {page} ({size / 1e6:.1f} MB)")
 
 
+@cli.command()
+@click.argument("store", type=STORE, required=False)
+@option("--out FOLDER", OUTPUT, "Folder to write into.", STORE, shown="STORE; for a bucket, NAME-cards")
+@option("--force", OUTPUT, "Replace cards that differ, such as edited ones.", is_flag=True)
+def describe(store: Path | None, out: Path | None, force: bool) -> None:
+    """Write a dataset card, Croissant metadata and a STAC collection for a store.
+
+    The files README.md, croissant.json and collection.json contain facts of the store only; no pixels are read. They
+    are no part of the store: its digest and `verify` ignore them. STORE defaults to the store in the current folder.
+    """
+    from mmearth_data import describe as describe_store
+    from mmearth_data import meter
+
+    path = store or _only_store()
+    with meter(f"Describing {short_path(path)}", "tiles"):
+        folder = describe_store(path, out, force=force)
+    click.echo(str(short_path(folder)))
+
+
 @cli.command(serves=True)
 @click.argument("store", type=STORE, required=False)
 @option("--port N", WHAT, "Port on 127.0.0.1.", Number(int, Interval(ge=0, le=65535)), default=0, shown="a free one")

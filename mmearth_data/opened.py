@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.errors import InputError
 from mmearth_data.loading.buffers import plain_memory
 from mmearth_data.store.reader import Store as StoredTiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.maps import Colour
     from mmearth_data.loading.buffers import Allocate
     from mmearth_data.loading.loader import Loader
+    from mmearth_data.loading.tensors import TileSamples
     from mmearth_data.store.selection import TileName
 
 
@@ -78,6 +80,52 @@ class Store(StoredTiles):
             client=client,
             allocate=allocate,
         )
+
+    def torch(
+        self,
+        *,
+        modalities: Sequence[str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        normalise: bool = False,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> TileSamples:
+        """Return the selected tiles as a map-style `torch.utils.data.Dataset`: one tile per position, as tensors.
+
+        Parameters
+        ----------
+        modalities
+            Stored modalities to read; None reads all.
+        bands
+            Modality -> bands to deliver, in that order.
+        normalise
+            Deliver continuous modalities as float32 z-scores, NaN where nothing was observed.
+        transform
+            Called with each sample; its result is delivered instead.
+
+        Returns
+        -------
+        TileSamples
+            Samples with tensors (C, H, W), (C,) or (), uint16 as int32; see `TileSamples`.
+
+        Raises
+        ------
+        InputError
+            If PyTorch is not installed, the selection is empty, or a modality or band is not stored.
+
+        Examples
+        --------
+        >>> from torch.utils.data import DataLoader
+        >>> samples = open_store("planet.zarr").torch(modalities=["sentinel2"])  # doctest: +SKIP
+        >>> for batch in DataLoader(samples, batch_size=16, shuffle=True):  # doctest: +SKIP
+        ...     batch["sentinel2"].shape, batch["sentinel2"].dtype
+        (torch.Size([16, 13, 64, 64]), torch.int32)
+        """
+        try:
+            from mmearth_data.loading.tensors import TileSamples
+        except ModuleNotFoundError as error:
+            missing = f"Expected the library {error.name}, which tensors require and which is not installed"
+            raise InputError(f'{missing}; run: pip install "mmearth[model]"') from error
+        return TileSamples(self, modalities=modalities, bands=bands, normalise=normalise, transform=transform)
 
     def plot(self, tile: TileName = 0, path: str | Path | None = None) -> Figure:
         """Draw all modalities of one tile, as ``mmearth-data inspect --tile --figure`` does.

@@ -139,6 +139,11 @@ def _shapes(kind: str) -> dict[str, Any]:
     return dict(zip(frame.iloc[:, 0], frame.geometry, strict=True))
 
 
+def continents() -> tuple[Region, ...]:
+    """Return the seven continents, in alphabetical order."""
+    return tuple(Region(name, geometry) for name, geometry in sorted(_shapes("continents").items()))
+
+
 def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
     """Box ``W,S,E,N`` in degrees, which crosses 180 if W > E; InputError unless it is in range, with an area."""
     try:

@@ -108,12 +108,9 @@ def _complete(variable: xr.Variable, m: Modality) -> None:
 
 
 def _variable(content: Content, spec: ArraySpec, rows: NDArray[np.intp], attributes: dict[str, Any]) -> xr.Variable:
-    """Raw values: lazy for rasters, in memory for columns. Flags have the type of the variable, as CF requires."""
-    attributes |= {
-        name: np.array(attributes[name], dtype=spec.dtype)
-        for name in ("flag_values", "flag_masks")
-        if name in attributes
-    }
+    """Raw values: lazy for rasters, in memory for columns. CF has flags in the variable's own type."""
+    for flags in {"flag_values", "flag_masks"} & attributes.keys():
+        attributes[flags] = np.array(attributes[flags], dtype=spec.dtype)
     data = (
         indexing.LazilyIndexedArray(StoredArray(content, spec, rows))
         if spec.sharded

@@ -153,11 +153,22 @@ def test_our_reader_reads_the_same(path: Path, layout: StoreLayout) -> None:
         np.testing.assert_array_equal(store.read(m.name, slice(0, layout.tiles)), truth(layout, m.name))
 
 
-def test_metadata_of_each_array_are_those_of_the_root(path: Path) -> None:
+def test_metadata_of_each_array_are_those_of_the_root_and_what_netcdf_cannot_hold(path: Path) -> None:
+    """The declarations of Zarr conventions, and the values that are objects, are in the array's own metadata only."""
     group = zarr.open_group(path, mode="r")
+    declared = set()
     for name, array in group.members():
         alone = zarr.open_array(path / name, mode="r").metadata.to_dict()
+        attributes = dict(alone["attributes"])
+        for entry in attributes.pop("zarr_conventions", []):
+            declared.add(entry["name"])
+            for key in [key for key in attributes if key.partition(":")[0] == entry["name"]]:
+                del attributes[key]
+        alone["attributes"] = attributes
         assert repr(alone) == repr(array.metadata.to_dict()), "compared as text, since NaN is not NaN"
+    assert {"spatial", "uom"} <= declared
+    whole = zarr.open_group(path, mode="r", use_consolidated=False)
+    assert whole["lon"].attrs["uom"] == {"ucum": {"unit": "deg"}}, "which readers of the arrays see"
 
 
 def test_plain_xarray_is_silent(path: Path, unfinished: Path) -> None:
