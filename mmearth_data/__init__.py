@@ -119,6 +119,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
+    from mmearth_data.store.tile import Tile
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
         FilePath,
@@ -184,6 +185,7 @@ _MODULES = {
     "store": "verify",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
+    "store.tile": "Tile",
     "terminal.commands": "CommandGroup",
     "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
@@ -268,6 +270,7 @@ __all__ = [
     "Table",
     "TableColumn",
     "TensorBatch",
+    "Tile",
     "TileGrid",
     "TileSamples",
     "TileUnavailable",

@@ -99,7 +99,8 @@ def _stored_tiles(
 def _complete(variable: xr.Variable, m: Modality) -> None:
     """Finish what `xarray.decode_cf` made of a modality."""
     if not m.kind.is_continuous:
-        variable.attrs["_FillValue"] = m.dtype.type(m.nodata)
+        # Not _FillValue: results of arithmetic keep attributes, and their zeros would be NaN when read from a file.
+        variable.attrs["nodata"] = m.dtype.type(m.nodata)
     if "scale_factor" in variable.encoding:  # exact in files, whatever the type in memory
         variable.encoding.update(scale_factor=m.scale, add_offset=m.offset)
     if not m.kind.is_raster:
@@ -127,7 +128,7 @@ def _ids(content: Content, rows: NDArray[np.intp]) -> xr.Variable:
 def _decoded_attributes(spec: ArraySpec, m: Modality, *, scale: bool) -> dict[str, Any]:
     """Attributes of a modality as `xarray.decode_cf` takes them.
 
-    Codes have no ``_FillValue`` here, since it would turn them into floats. A scale becomes ``scale_factor`` and
+    Codes have no ``_FillValue``, since it would turn them into floats. A scale becomes ``scale_factor`` and
     ``add_offset``, in the smallest floating-point type that holds the stored values.
     """
     attributes = {name: value for name, value in spec.attributes.items() if name not in ("_FillValue", "coordinates")}

@@ -198,7 +198,7 @@ class Store:
         -------
         xarray.Dataset
             Continuous modalities are floats, with NaN where nothing was observed. Class maps, masks and class ids have
-            the stored integers, with the no-data code in the attribute ``_FillValue``, and codes and names of classes in
+            the stored integers, with the no-data code in the attribute ``nodata``, and codes and names of classes in
             ``flag_values`` and ``flag_meanings``. Class ids of tiles are coordinates, as the split is.
 
         Raises

@@ -100,8 +100,8 @@ COORDINATES = (
     _coordinate("valid", "uint32", 0, "modalities of which at least one value was observed"),
 )
 COORDINATE_NAMES = tuple(c.name for c in COORDINATES)
-RESERVED_NAMES = ("tile", "y", "x", "row", "facts", "geometry")
-"""Dimensions of the arrays and columns of the index."""
+RESERVED_NAMES = ("tile", "y", "x", "row", "facts", "geometry", "spatial_ref")
+"""Dimensions of the arrays, columns of the index, and the reference system of a tile in xarray."""
 GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
 """Coordinates that a build provides; `valid` is computed from the arrays."""
 

@@ -109,7 +109,7 @@ def test_the_geobox_of_odc_is_the_grid_of_the_tile(store: Store) -> None:
     geobox = importlib.import_module("odc.geo.geobox").GeoBox
     tile = store.tile(2)
     dataset = tile.to_xarray()
-    expected = geobox((SIZE_PX, SIZE_PX), rasterio.Affine(*tile.transform), f"EPSG:{EPSG}")  # type: ignore[misc]
+    expected = geobox((SIZE_PX, SIZE_PX), rasterio.Affine(*tile.transform), f"EPSG:{EPSG}")
     for one in (dataset, dataset[CONTINUOUS], dataset[CLASSES], dataset[FLOAT] + 1):
         assert one.odc.geobox == expected
         assert one.odc.crs.epsg == EPSG

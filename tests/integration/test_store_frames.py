@@ -73,7 +73,7 @@ def test_codes_stay_integers_with_their_flags(path: Path, ds: xr.Dataset, name: 
     dtype, nodata = CODES[name]
     assert ds[name].dtype == dtype
     np.testing.assert_array_equal(ds[name], stored(path, name))
-    assert (ds[name].attrs["_FillValue"], ds[name].attrs["_FillValue"].dtype) == (nodata, dtype)
+    assert (ds[name].attrs["nodata"], ds[name].attrs["nodata"].dtype) == (nodata, dtype)
     classes = store_classes(name)
     assert np.size(ds[name].attrs.get("flag_values", [])) == len(classes)
     if classes:
@@ -81,6 +81,14 @@ def test_codes_stay_integers_with_their_flags(path: Path, ds: xr.Dataset, name: 
         assert flags.dtype == dtype, "CF: flags have the type of the variable"
         assert flags.tolist() == list(classes)
         assert len(ds[name].attrs["flag_meanings"].split()) == len(classes)
+
+
+def test_flags_of_coordinates_have_their_type_too(ds: xr.Dataset) -> None:
+    for name, flags in (("split", "flag_values"), ("s2_level", "flag_values"), ("valid", "flag_masks")):
+        assert ds[name].attrs[flags].dtype == ds[name].dtype
+    assert ds.split.attrs["flag_values"].tolist() == [0, 1, 2, 255]
+    bit = ds.valid.attrs["flag_masks"][ds.valid.attrs["flag_meanings"].split().index("radar")]
+    np.testing.assert_array_equal((ds.valid & bit) != 0, ds.radar.notnull().any(["radar_band", "y", "x"]))
 
 
 def store_classes(name: str) -> dict[int, str]:
@@ -258,8 +266,7 @@ def test_a_scale_with_an_offset(tmp_path: Path) -> None:
 def test_a_part_written_as_netcdf_comes_back(ds: xr.Dataset, tmp_path: Path) -> None:
     part = ds.isel(tile=[1, 4, 16])
     part.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
-    floats = {name: array.dtype.kind == "f" for name, array in part.variables.items()}
-    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf", mask_and_scale=floats) as back:
+    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as back:
         xr.testing.assert_equal(back, part)
         assert set(back.coords) == set(part.coords)
         assert {name: back.attrs[name] for name in part.attrs} == part.attrs
@@ -269,6 +276,17 @@ def test_a_part_written_as_netcdf_comes_back(ds: xr.Dataset, tmp_path: Path) -> 
             np.testing.assert_array_equal(back[name].attrs["flag_values"], part[name].attrs["flag_values"])
             assert back[name].attrs["flag_meanings"] == part[name].attrs["flag_meanings"]
         assert back.sel(tile=part.tile.values[2]).tile_id == part.tile_id[2]
+
+
+def test_what_is_computed_from_codes_keeps_its_zeros_in_a_file(path: Path, ds: xr.Dataset, tmp_path: Path) -> None:
+    share = (ds.cover == 99).mean(["cover_band", "y", "x"])
+    xr.Dataset({"share": share, "most": ds.cover.max(["cover_band", "y", "x"]) * 0}).to_netcdf(
+        tmp_path / "x.nc", engine="h5netcdf"
+    )
+    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as back:
+        assert (back.share == 0).all()
+        assert (back.most == 0).all()
+        assert back.most.dtype == np.uint8
 
 
 def test_an_unfinished_store(tmp_path: Path) -> None:
@@ -322,7 +340,7 @@ def test_a_tile_is_found_by_id_too_and_is_a_value(store: Store) -> None:
     assert store.tile(6) != tile
     assert len({tile, store.tile(7), store.tile(6)}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
-        tile.row = 3  # type: ignore[misc]
+        tile.row = 3
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(tile))["radar"], tile["radar"])
     part = store.select(split="val", modalities=["cover", "zone"])
     assert part.tile(0).id == store.tile(int(np.flatnonzero(store.coords["split"] == 1)[0])).id
@@ -343,7 +361,7 @@ def test_what_a_tile_lacks_is_refused(store: Store) -> None:
 def test_a_tile_on_its_grid(store: Store, ds: xr.Dataset) -> None:
     tile = store.tile(3)
     found = tile.to_xarray()
-    affine = rasterio.Affine(*tile.transform)  # type: ignore[misc]
+    affine = rasterio.Affine(*tile.transform)
     for axis, values, centres in (
         ("x", found.x.values, [(affine @ (col + 0.5, 0))[0] for col in range(16)]),
         ("y", found.y.values, [(affine @ (0, row + 0.5))[1] for row in range(16)]),
@@ -358,7 +376,7 @@ def test_a_tile_on_its_grid(store: Store, ds: xr.Dataset) -> None:
     assert found.tile.item() == tile.id
     assert found.optical.sel(optical_band=["nir", "red"]).sel(
         x=found.x[2], y=tile.bounds[3] - 1, method="nearest"
-    ).shape == (2,)  # type: ignore[index]
+    ).shape == (2,)
 
 
 def test_its_reference_system_is_what_pyproj_and_gdal_read(store: Store) -> None:

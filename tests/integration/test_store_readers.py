@@ -186,12 +186,14 @@ for path in sys.argv[1:]:
 
 
 def test_the_dataset_of_the_front_door_is_that_of_xarray(path: Path, layout: StoreLayout) -> None:
-    """But for codes, which stay integers, class ids of tiles, which are coordinates, and the index of tiles."""
+    """But for codes, which stay integers, and can be written as such; labels, which are coordinates; and an index."""
     store = open_store(path)
     codes = {m.name: False for m in layout.stored if not m.kind.is_continuous}
     plain = xr.open_zarr(path, mask_and_scale={spec.name: spec.name not in codes for spec in layout.arrays})
     labels = [m.name for m in layout.tabular if m.kind.is_categorical]
     plain = plain.load().isel(tile=store.rows).set_coords(labels)
+    for name in codes:
+        plain[name].attrs["nodata"] = plain[name].attrs.pop("_FillValue")
     ours = store.dataset.load()
     assert ours.indexes["tile"].tolist() == [f"{number:016x}" for number in store.coords["tile_id"].tolist()]
     xr.testing.assert_identical(ours.drop_vars("tile"), plain)
