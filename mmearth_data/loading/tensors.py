@@ -102,8 +102,8 @@ def _converted(name: str, values: Any, buffers: BufferPool) -> Any:  # noqa: ANN
 class TileSamples(Dataset["Sample"]):
     """The tiles of a store by position, as tensors; for a `DataLoader` with any sampler, and for other libraries.
 
-    Consecutive tiles of a shuffled order are read one by one from all over the store: the iterable
-    `mmearth_model.TileDataset` reads blocks of neighbours, which is faster, above all from a bucket.
+    The tiles of a shuffled batch are read from all over the store, when they are asked for: the iterable
+    `mmearth_model.TileDataset` reads blocks of neighbours in advance, which is faster, above all from a bucket.
 
     Parameters
     ----------
