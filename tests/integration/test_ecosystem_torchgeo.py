@@ -174,7 +174,7 @@ def fit(task: Any, data: Any, folder: Path) -> Any:
 
 
 def test_its_trainer_of_classes_learns_from_tiles(geo: Any, store: Store, tmp_path: Path) -> None:
-    """With its data module, which makes the data set of each split itself, and draws samples into the log."""
+    """With its data module, which makes the data set of each split itself, and logs pictures of samples."""
     data = geo.datamodules.NonGeoDataModule(
         MMEarthStore, batch_size=4, store=str(store.path), target="biome", normalise=True
     )
