@@ -18,6 +18,8 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    UnknownKey,
+    UnknownPosition,
     WriteFailed,
 )
 from mmearth_data.resources import cache_folder, resource_path
@@ -34,8 +36,15 @@ if TYPE_CHECKING:
     from mmearth_data.building.profile import profile
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
-    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
-    from mmearth_data.catalog.tile import Place, TileGrid, format_tile_id, parse_tile_id
+    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality, Wavelength
+    from mmearth_data.catalog.tile import (
+        WGS84_PROJJSON,
+        Place,
+        TileGrid,
+        format_tile_id,
+        format_tile_ids,
+        parse_tile_id,
+    )
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.fields import About, Fields, Group, documented
@@ -57,6 +66,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.canvas import encode_figure, picture_format
+    from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
@@ -103,11 +113,12 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, read_raster
+    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
+    from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
         FilePath,
@@ -138,8 +149,8 @@ _MODULES = {
     "building.profile": "profile",
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
-    "catalog.modality": "ClassLabel Kind Modality",
-    "catalog.tile": "Place TileGrid format_tile_id parse_tile_id",
+    "catalog.modality": "ClassLabel Kind Modality Wavelength",
+    "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
@@ -149,6 +160,7 @@ _MODULES = {
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.canvas": "encode_figure picture_format",
+    "inspection.cards.writing": "describe",
     "inspection.figures": "tile_figure",
     "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
@@ -166,11 +178,12 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "store": "verify",
     "store.derived": "derived",
+    "store.schema": "SPLIT_NAMES",
     "terminal.commands": "CommandGroup",
     "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
@@ -183,6 +196,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 
 __all__ = [
     "NO_LEVEL",
+    "SPLIT_NAMES",
+    "WGS84_PROJJSON",
     "About",
     "Amount",
     "Badge",
@@ -257,6 +272,9 @@ __all__ = [
     "TileSamples",
     "TileUnavailable",
     "Tone",
+    "UnknownKey",
+    "UnknownPosition",
+    "Wavelength",
     "WriteFailed",
     "__version__",
     "append_text",
@@ -270,6 +288,7 @@ __all__ = [
     "connect",
     "create_file",
     "derived",
+    "describe",
     "describe_modality",
     "describe_os_error",
     "did_you_mean",
@@ -281,6 +300,7 @@ __all__ = [
     "field_option",
     "field_options",
     "format_tile_id",
+    "format_tile_ids",
     "import_hdf5",
     "is_data",
     "is_quiet",
@@ -304,6 +324,7 @@ __all__ = [
     "profile_lines",
     "published_missing_values",
     "published_statistics",
+    "raster_outline",
     "read_ids",
     "read_raster",
     "read_table",

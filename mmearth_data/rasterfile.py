@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.catalog.modality import Modality
 
@@ -198,6 +199,28 @@ def read_raster(source: Path | str, name: Path | str, marks: Marks = None) -> Ra
         with open_raster(source, name) as dataset:
             check_marks(marks, dataset.dtypes, name)
             return read_window(dataset, marks)
+
+
+def raster_outline(source: Path | str, name: Path | str) -> BaseGeometry | None:
+    """Outline of a file in EPSG:4326, a polygon through its four corners; None if it has no georeference.
+
+    Only the header is read; see `open_raster` for the parameters and errors.
+    """
+    import shapely
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.warp import transform
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with open_raster(source, name) as dataset:
+            if dataset.crs is None or dataset.transform.is_identity:
+                return None
+            columns, rows = np.array([[0, dataset.width, dataset.width, 0], [dataset.height, dataset.height, 0, 0]])
+            a, b, c, d, e, f = tuple(dataset.transform)[:6]
+            x, y = a * columns + b * rows + c, d * columns + e * rows + f
+            lon, lat = transform(dataset.crs, "EPSG:4326", x.tolist(), y.tolist())
+    found: BaseGeometry = shapely.Polygon(zip(lon, lat, strict=True))
+    return found if np.isfinite(found.bounds).all() else None
 
 
 def read_window(dataset: Any, marks: Marks = None, bands: Sequence[int] = (), window: Any = None) -> Raster:  # noqa: ANN401 - rasterio has no types

@@ -390,7 +390,8 @@ def embed(
     from mmearth_data import cache_folder, meter
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
-    from mmearth_model.evaluation.embedding import map_figure, neighbours_figure, write_parquet, write_zarr
+    from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
+    from mmearth_model.evaluation.embedding_files import write_parquet, write_zarr
     from mmearth_model.saving import save_figure
     from mmearth_model.tasks import open_task
 

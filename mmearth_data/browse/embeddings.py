@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mmearth_data.browse.index import TileIndex
 
-ID_COLUMN, VALUE_COLUMN = "tile_id", "embedding"
+ID_COLUMN, TEXT_COLUMN, VALUE_COLUMN = "tile_id", "id", "embedding"
 BESIDE = (".embeddings.parquet", "-embeddings.parquet", ".parquet")
 """Suffixes of embedding files next to a store: planet.zarr has planet.embeddings.parquet, or planet.parquet."""
 EXPECTED = "expected a Parquet file written by mmearth-train embed (columns tile_id and embedding)"
@@ -129,10 +129,13 @@ def _width(path: Path, schema: pa.Schema) -> int:
     """Check the columns; returns the number of features."""
     import pyarrow as pa
 
-    if not {ID_COLUMN, VALUE_COLUMN} <= set(schema.names):
-        raise FileInputError(path, f"{EXPECTED}, got columns {', '.join(schema.names) or 'none'}.")
-    if not pa.types.is_integer(schema.field(ID_COLUMN).type):
+    names = set(schema.names)
+    # Older releases wrote the names of files as tile_id.
+    of_files = TEXT_COLUMN in names if ID_COLUMN not in names else not pa.types.is_integer(schema.field(ID_COLUMN).type)
+    if VALUE_COLUMN in names and of_files:
         raise FileInputError(path, f"{EXPECTED}, got embeddings of files, not of tiles; embed the store.")
+    if not {ID_COLUMN, VALUE_COLUMN} <= names:
+        raise FileInputError(path, f"{EXPECTED}, got columns {', '.join(schema.names) or 'none'}.")
     kind = schema.field(VALUE_COLUMN).type
     if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
         raise FileInputError(path, f"{VALUE_COLUMN}: expected lists of numbers of one length, got {kind}.")

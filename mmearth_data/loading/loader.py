@@ -122,6 +122,16 @@ class Loader:
         self.modalities = tuple(layer.modality.name for layer in self.kernel.layers)
         self.buffers = BufferPool(allocate)
 
+    def __repr__(self) -> str:
+        order = f"shuffled with seed {self.seed}" if self.shuffle else "in the store's order"
+        share = f", part {self.share.rank} of {self.share.world_size}" if self.share.world_size > 1 else ""
+        return (
+            f"<Loader: {len(self._rows):,} tiles in {len(self):,} batches of {self.batch_size}, {order}{share}>\n"
+            f"Store:      {self.store.path}\n"
+            f"Modalities: {', '.join(self.modalities)}\n"
+            f"Next:       epoch {self.epoch}, batch {self._delivered}"
+        )
+
     def __len__(self) -> int:
         """Batches of one epoch."""
         first, stop = self.share.bounds(len(self._rows))

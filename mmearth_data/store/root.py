@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmearth_data.catalog.modality import Modality
 from mmearth_data.errors import CatalogError, InputError, StoreDamaged
+from mmearth_data.store.conventions import EXTENT, appended_history, declared, described, root_attributes
 from mmearth_data.store.encoding import array_metadata, digest_all, group_metadata, to_json
 from mmearth_data.store.schema import COMMITS, FORMAT, FORMAT_VERSION, READABLE_VERSIONS, ROOT_KEY, StoreLayout
 from mmearth_data.words import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mmearth_data.store.storage.protocol import Storage
 
@@ -86,6 +87,16 @@ class Root:
         """Format version with which the store was created; it does not change."""
         return int(self.attributes["format_version"])
 
+    @property
+    def described(self) -> bool:
+        """Whether the store has the attributes of `mmearth_data.store.conventions`; like the version, it does not change."""
+        return described(self.attributes)
+
+    def own_metadata(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Name and metadata of each array as in its own ``zarr.json``, which also declares Zarr conventions."""
+        for name, metadata in self.arrays.items():
+            yield name, declared(metadata, synthetic=self.attributes["synthetic"]) if self.described else metadata
+
     @cached_property
     def arrays_digest(self) -> str:
         """Digest of the metadata of all arrays; a commit records for which arrays its objects were made."""
@@ -116,7 +127,10 @@ class Root:
             "statistics": None,
             "class_histograms": None,
         }
-        return Root(layout, attributes, _with_rows(self.arrays, layout.tiles))
+        if self.described:
+            attributes["history"] = appended_history(attributes["history"], more, _code_version())
+        kept = {name: value for name, value in attributes.items() if name not in EXTENT}
+        return Root(layout, kept, _with_rows(self.arrays, layout.tiles))
 
     def held(self, shard: int, arrays: str) -> int | None:
         """Rows of a shard that its commit covers, from the digest of arrays in the commit.
@@ -152,16 +166,11 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
     ``synthetic`` is recorded twice, in ``source`` and as a root attribute, because xarray prints root attributes and
     copies them to derived files.
     """
-    try:
-        code_version = version_of("mmearth")
-    except PackageNotFoundError:
-        code_version = "unknown"
     attributes = {
-        "Conventions": "CF-1.11",
-        "title": "MMEarth store" + (" (synthetic, not measured)" if synthetic else ""),
+        **root_attributes(layout, source=source, synthetic=synthetic, version=_code_version()),
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "code_version": code_version,
+        "code_version": _code_version(),
         "synthetic": synthetic,
         "source": {**source, "synthetic": synthetic},
         "layout": layout.to_dict(),
@@ -174,8 +183,15 @@ def new_root(layout: StoreLayout, *, recipe: Mapping[str, Any], source: Mapping[
     return Root(layout, json.loads(to_json(attributes)), {spec.name: array_metadata(spec) for spec in layout.arrays})
 
 
+def _code_version() -> str:
+    try:
+        return version_of("mmearth")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def collection_id(attributes: Mapping[str, Any]) -> str:
-    """Identifier of a store as a data set, for catalogs: it depends on its source and recipe, and not on its path.
+    """Identify a store as a data set, for catalogs: by its source and recipe, and not by its path.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mmearth_data.errors import InputError, StoreDamaged
+from mmearth_data.store.about import ExtentsMerger
 from mmearth_data.store.codec import encode, encoder_name
 from mmearth_data.store.commits import (
     Commit,
@@ -21,6 +22,7 @@ from mmearth_data.store.commits import (
     place_rows,
     read_commit,
 )
+from mmearth_data.store.conventions import extent_attributes
 from mmearth_data.store.encoding import (
     encode_chunk,
     encode_names,
@@ -33,9 +35,10 @@ from mmearth_data.store.encoding import (
 )
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
+from mmearth_data.store.items import has_items
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.root import Root, new_root, read_root
-from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
+from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, SPATIAL_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
 from mmearth_data.store.storage import storage_at
@@ -434,8 +437,10 @@ class _Finish:
         self.objects = objects
         self.root = root
         self.layout = root.layout
+        self.items = has_items(root)
         self.files: dict[str, Entry] = {}
         self.merger = StatisticsMerger(root.layout.modalities)
+        self.extents = ExtentsMerger(root.layout.size_px)
 
     def run(self) -> None:
         for key, data in fixed_objects(self.root):
@@ -445,16 +450,21 @@ class _Finish:
         rejected: list[pa.Table] = []
         with (
             self.objects.staged(TILES_KEY) as path,
-            tiles_writer(path, self.layout) as add_tiles,
+            tiles_writer(path, self.root) as tables,
             ThreadPoolExecutor(READERS) as pool,
         ):
             for position, shards in enumerate(self._chunks()):
                 commits = list(pool.map(self._commit, shards))
-                add_tiles(commits)
+                tables.add(commits)
                 for commit in commits:
                     self.merger.add(commit.statistics)
-                rejected.append(rejected_table([row for commit in commits for row in commit.rejected]))
+                    self.extents.add(commit.columns)
+                notes = [row for commit in commits for row in commit.rejected]
+                rejected.append(rejected_table(notes, texts=self.items))
                 valid |= self._put_columns(position, commits)
+        if self.items:
+            with self.objects.staged(SPATIAL_KEY) as path:
+                tables.write_spatial(path)
         with self.objects.staged(REJECTED_KEY) as path:
             write_tables(rejected, path)
         for key, data in valid.items():
@@ -501,9 +511,10 @@ class _Finish:
             **self.root.attributes,
             "statistics": self.merger.statistics(),
             "class_histograms": self.merger.class_histograms(),
+            **(extent_attributes(self.extents.extents()) if self.root.described else {}),
         }
         self._put(ROOT_KEY, Root(self.layout, attributes, self.root.arrays).encode())
-        for key in (TILES_KEY, REJECTED_KEY):
+        for key in (TILES_KEY, *([SPATIAL_KEY] if self.items else []), REJECTED_KEY):
             self.files[key] = entry_of(self.objects.get(key))
         self.objects.put(MANIFEST_KEY, encode_manifest(self.files, self.root.version))
         self.objects.discard_staged()
@@ -515,7 +526,7 @@ class _Finish:
 
 def fixed_objects(root: Root) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of what does not change during a build: array metadata and band names."""
-    for name, metadata in root.arrays.items():
+    for name, metadata in root.own_metadata():
         yield f"{name}/{ROOT_KEY}", to_json(metadata)
     for m in root.layout.stored:
         if m.bands:

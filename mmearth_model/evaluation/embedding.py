@@ -1,21 +1,24 @@
-"""Embeddings of tiles or raster files: written as GeoParquet and Zarr, searched for neighbours, drawn as a map."""
+"""Embeddings of tiles or raster files: made by an encoder, searched for neighbours, drawn as a map."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import base64
+import hashlib
+import uuid
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, __version__, format_tile_id, parse_tile_id, short_path, staged_file, staged_folder
+from mmearth_data import SPLIT_NAMES, InputError, __version__, format_tile_ids, parse_tile_id, short_path
 from mmearth_model.data.targets import LEVELS
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
 from mmearth_model.tasks import IGNORED, LabelledSet, Parts, StoreImages, StoreTask, TaskKind
+from mmearth_model.weights.checkpoints import MODEL_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from mmearth_model.weights.checkpoints import Checkpoint
 
 NEIGHBOURS = 8
-COLUMN = "embedding"
 PIXEL_M = 10
 """Side of a pixel in metres."""
 ACROSS, TILE, GAP, BELOW, EDGE, TITLE, FOOT = 3, 2.4, 0.25, 0.95, 0.25, 0.5, 0.35
@@ -41,6 +43,20 @@ FEWEST_FOR_UMAP = 15
 
 
 @dataclass(frozen=True, slots=True)
+class Chips:
+    """What the embeddings were made from, as the convention ``geoemb:`` asks for it."""
+
+    model: str
+    """URI of the model."""
+    source_data: tuple[str, ...]
+    """URIs of the data."""
+    size: tuple[int, int]
+    """Height and width of a sample in pixels."""
+    gsd: float | None = None
+    """Metres per pixel; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """Embeddings of samples by an encoder."""
 
@@ -49,16 +65,27 @@ class Embeddings:
     lon: NDArray[np.float64]  # (N,) degrees; NaN if unknown, also of the latitude
     lat: NDArray[np.float64]
     about: dict[str, str]  # checkpoint, source and version, for the files
+    time: NDArray[np.datetime64] | None = None  # (N,) UTC; NaT if unknown. None: no sample has a known time
+    # name of a column -> (N,) text: ``split``, and the class of every tile modality with classes; "" if unknown
+    classes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    # (N,) shapely outlines in EPSG:4326, None where unknown; made when they are asked for
+    outlines: Callable[[], NDArray[Any]] | None = None
+    chips: Chips | None = None
+
+    @property
+    def of_tiles(self) -> bool:
+        """Whether the samples are tiles of a store."""
+        return bool(self.ids.dtype == np.uint64)
 
     @property
     def names(self) -> list[str]:
         """Ids as text."""
-        return [format_tile_id(int(i)) if self.ids.dtype == np.uint64 else str(i) for i in self.ids]
+        return format_tile_ids(self.ids).tolist() if self.of_tiles else [str(i) for i in self.ids]
 
     def position(self, name: str) -> int:
         """Row of an id. Raises `InputError` when there is none."""
         wanted: Any = name
-        if self.ids.dtype == np.uint64:
+        if self.of_tiles:
             try:
                 wanted = np.uint64(parse_tile_id(name))
             except InputError as error:
@@ -139,13 +166,90 @@ def embed(
             report(done, len(task))
 
     values = extract(extractor, normaliser, task.images, where, cache=cache, report=count)
-    about = {"checkpoint": short_path(checkpoint.folder), "source": task.name, "version": __version__, "synthetic": str(task.synthetic).lower()}  # fmt: skip
-    coords = task.images.coords
-    if coords:
-        ids, lon, lat = (np.asarray(coords[name]) for name in ("tile_id", "lon", "lat"))
-        return Embeddings(values, ids.astype(np.uint64), lon, lat, about)
-    unknown = np.full(len(values), np.nan)
-    return Embeddings(values, np.array(task.ids), unknown, unknown, about)
+    model = _file_digest(checkpoint.folder / MODEL_FILE)
+    about = {
+        "checkpoint": short_path(checkpoint.folder),
+        "model_digest": f"sha256:{model.hex()}",
+        "source": task.name,
+        "source_digest": task.images.digest,
+        "version": __version__,
+        "synthetic": str(task.synthetic).lower(),
+    }
+    (batch,) = task.images.batches(np.zeros(1, np.intp), 1, normaliser.stored)
+    height, width = batch[normaliser.inputs[0]].shape[-2:]
+    store = task.images.store if isinstance(task.images, StoreImages) else None
+    chips = Chips(
+        model=_named_information(model),
+        source_data=_source_uris(task, store, normaliser.inputs),
+        size=(int(height), int(width)),
+        gsd=None if store is None else float(PIXEL_M),
+    )
+    if store is not None:
+        return _of_store(values, about, store, chips)
+    return _of_files(values, about, task, chips)
+
+
+def _of_files(values: NDArray[np.float32], about: dict[str, str], task: LabelledSet, chips: Chips) -> Embeddings:
+    """Embeddings of files, with the part that each belongs to, and its outline if it is georeferenced."""
+    outlines = task.images.outlines()
+    boxes = np.array([(np.nan,) * 4 if outline is None else outline.bounds for outline in outlines])
+    parts = np.full(len(values), "", dtype=object)
+    for name, rows in (("train", task.parts.train), ("val", task.parts.validation), ("test", task.parts.test)):
+        parts[rows] = name
+    return Embeddings(
+        values,
+        np.array(task.ids),
+        boxes[:, [0, 2]].mean(axis=1),
+        boxes[:, [1, 3]].mean(axis=1),
+        about,
+        classes={"split": parts},
+        outlines=lambda: outlines,
+        chips=chips,
+    )
+
+
+def _of_store(values: NDArray[np.float32], about: dict[str, str], store: Store, chips: Chips) -> Embeddings:
+    """Embeddings of a store's tiles, with what the store knows of them."""
+    coords = store.coords
+    splits = np.array([SPLIT_NAMES.get(code, "") for code in range(256)], dtype=object)
+    labels = [m for m in store.modalities.values() if m.kind == "tile/categorical" and m.stored]
+    return Embeddings(
+        values,
+        np.asarray(coords["tile_id"]).astype(np.uint64),
+        np.asarray(coords["lon"]),
+        np.asarray(coords["lat"]),
+        about,
+        time=np.asarray(coords["time"]),
+        classes={"split": splits[coords["split"]], **{m.name: _class_names(store, m) for m in labels}},
+        outlines=StoreImages(store).outlines,
+        chips=chips,
+    )
+
+
+def _class_names(store: Store, modality: Modality) -> NDArray[Any]:
+    """(N,) name of the class of each tile, "" where it has none."""
+    names = np.array(["", *(label.name for label in modality.classes)], dtype=object)
+    codes = store.read(modality.name, slice(0, store.layout.tiles))[store.rows]
+    found: NDArray[Any] = names[modality.class_code_index()[codes] + 1]
+    return found
+
+
+def _file_digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _named_information(digest: bytes) -> str:
+    """URI of an object by its SHA-256 digest (RFC 6920), which names a file wherever it is."""
+    return "ni:///sha-256;" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def _source_uris(task: LabelledSet, store: Store | None, inputs: Sequence[str]) -> tuple[str, ...]:
+    """URIs of the data: the URL of a remote store, or a name made of its digest, and the pages of measured modalities."""
+    own = str(task.images.origin)
+    first = own if "://" in own else f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, task.images.digest)}"
+    measured = () if store is None or store.synthetic else [store.modalities[name].source for name in inputs]
+    return (first, *dict.fromkeys(filter(None, measured)))
 
 
 def _unlabelled(images: StoreImages) -> LabelledSet:
@@ -160,46 +264,6 @@ def _unlabelled(images: StoreImages) -> LabelledSet:
         labels=np.zeros((len(images), 0)),
         synthetic=images.store.synthetic,
     )
-
-
-def write_parquet(embeddings: Embeddings, path: Path) -> None:
-    """Write GeoParquet 1.1: id, lon, lat, the point (WKB), and the embedding as a list of fixed size."""
-    import pyarrow as pa
-    import shapely
-    from pyarrow import parquet
-
-    known = np.isfinite(embeddings.lon)
-    points = shapely.to_wkb(shapely.points(np.nan_to_num(embeddings.lon), np.nan_to_num(embeddings.lat)))
-    flat = pa.array(np.ascontiguousarray(embeddings.values).reshape(-1))
-    table = pa.table(
-        {
-            "tile_id": pa.array(embeddings.ids),
-            "lon": embeddings.lon,
-            "lat": embeddings.lat,
-            COLUMN: pa.FixedSizeListArray.from_arrays(flat, embeddings.values.shape[1]),
-            "geometry": pa.array([p if k else None for p, k in zip(points, known, strict=True)], pa.binary()),
-        }
-    )
-    geometry = {"encoding": "WKB", "geometry_types": ["Point"]}
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
-    table = table.replace_schema_metadata({"geo": json.dumps(geo), "mmearth": json.dumps(embeddings.about)})
-    with staged_file(path) as beside:
-        parquet.write_table(table, beside)
-
-
-def write_zarr(embeddings: Embeddings, path: Path) -> None:
-    """Write a Zarr group that plain xarray opens: ``embedding`` (tile, feature) with tile_id, lon and lat."""
-    import xarray as xr
-
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise InputError(f"{path}: expected a new folder or a Zarr group, got something else; choose another --out.")
-    data = xr.Dataset(
-        {COLUMN: (("tile", "feature"), embeddings.values)},
-        coords={"tile_id": ("tile", embeddings.ids), "lon": ("tile", embeddings.lon), "lat": ("tile", embeddings.lat)},
-        attrs=embeddings.about,
-    )
-    with staged_folder(path) as beside:
-        data.to_zarr(beside, zarr_format=3, consolidated=False)
 
 
 def neighbours_figure(embeddings: Embeddings, store: Store, row: int, count: int = NEIGHBOURS) -> Figure:

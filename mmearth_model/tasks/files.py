@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data import Marks, Modality
     from mmearth_model.tasks.labelled import Batch
@@ -41,6 +42,10 @@ class Reader(Protocol):
 
     def read(self, item: str, marks: Marks = None) -> Raster:
         """Read all bands unchanged; `marks` mean missing instead of the file's no-data tag."""
+        ...
+
+    def outline(self, item: str) -> BaseGeometry | None:
+        """Outline in EPSG:4326; None if the file has no georeference."""
         ...
 
     def stamp(self, item: str) -> str:
@@ -138,6 +143,16 @@ class FileImages:
             return self.reader.read(files[0], self.spec.nodata)
         planes = [self.reader.read(file, self.spec.nodata) for file in files]
         return joined(planes, self.spec.band_names, [f"{self.origin.parent}/{file}" for file in files])
+
+    def outlines(self) -> NDArray[Any]:
+        """(N,) shapely outlines of the samples in EPSG:4326, None where a file has no georeference.
+
+        Raises `FileInputError` if a file cannot be read.
+        """
+        found = np.full(len(self.items), None, dtype=object)
+        for row, item in enumerate(self.items):
+            found[row] = self.reader.outline(self._files(item)[0])
+        return found
 
     def _files(self, item: str) -> tuple[str, ...]:
         """Files of a sample: one, or one per band if its path has ``{band}``."""

@@ -100,6 +100,9 @@ class Samples:
         """File of a sample."""
         return self.root / f"{item}{SUFFIX}"
 
+    def outline(self, item: str) -> None:
+        """Return None: the samples are not georeferenced."""
+
     def stamp(self, item: str) -> str:
         """Size and modification time."""
         try:

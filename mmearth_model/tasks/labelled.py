@@ -95,6 +95,10 @@ class ImageSource(Protocol):
         """Coordinates of the samples, ``tile_id``, ``lon`` and ``lat`` among them; empty: unknown."""
         ...
 
+    def outlines(self) -> NDArray[Any]:
+        """(N,) shapely outlines of the samples in EPSG:4326, None where unknown."""
+        ...
+
     def found_bands(self, modality: Modality) -> tuple[str, ...]:
         """Model bands of a modality that the images have."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,16 @@ from uuid import uuid4
 
 import numpy as np
 
-from mmearth_data import FileInputError, InputError, Siblings, did_you_mean, read_raster, read_table, reason_of
+from mmearth_data import (  # fmt: skip
+    FileInputError,
+    InputError,
+    Siblings,
+    did_you_mean,
+    raster_outline,
+    read_raster,
+    read_table,
+    reason_of,
+)
 from mmearth_model.tasks.cells import (  # fmt: skip
     at_rows,
     check_names,
@@ -42,9 +51,10 @@ from mmearth_model.tasks.labelled import (  # fmt: skip
 from mmearth_model.tasks.layout import PART_NAMES, arrange, folder_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data import Marks, Raster
     from mmearth_model.tasks.spec import TaskSpec
@@ -59,10 +69,19 @@ class DiskRasters:
 
     def read(self, item: str, marks: Marks = None) -> Raster:
         """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
+        path = self._path(item)
+        return read_raster(path, path, marks)
+
+    def outline(self, item: str) -> BaseGeometry | None:
+        """Outline in EPSG:4326, None without a georeference; only the header is read."""
+        path = self._path(item)
+        return raster_outline(path, path)
+
+    def _path(self, item: str) -> Path:
         path = self.root / item
         if not path.is_file():
             raise FileInputError(path, "expected a raster file, got nothing there; correct the path.")
-        return read_raster(path, path, marks)
+        return path
 
     def stamp(self, item: str) -> str:
         """Size and modification time of the file and of its sidecars."""
@@ -100,6 +119,17 @@ class ZippedRasters:
 
     def read(self, item: str, marks: Marks = None) -> Raster:
         """All bands as the file has them; `marks` mean missing instead of the file's no-data tag."""
+        with self._opened(item) as (source, name):
+            return read_raster(source, name, marks)
+
+    def outline(self, item: str) -> BaseGeometry | None:
+        """Outline in EPSG:4326, None without a georeference."""
+        with self._opened(item) as (source, name):
+            return raster_outline(source, name)
+
+    @contextmanager
+    def _opened(self, item: str) -> Iterator[tuple[str, str]]:
+        """Hold a file and its sidecars in memory: the path that GDAL opens, and the name in messages."""
         from rasterio.io import MemoryFile
 
         name = f"{self.path}/{item}"
@@ -113,7 +143,7 @@ class ZippedRasters:
                 stack.enter_context(MemoryFile(data, dirname=folder, filename=PurePosixPath(member).name))
                 for member, data in contents.items()
             ]
-            return read_raster(files[0].name, name, marks)
+            yield files[0].name, name
 
     def stamp(self, item: str) -> str:
         """Size and checksum, from the zip, of the file and of its sidecars."""

@@ -148,6 +148,10 @@ class StoreImages:
         """Those of the store's tiles."""
         return self.store.coords
 
+    def outlines(self) -> NDArray[Any]:
+        """(N,) outlines of the tiles, None where the corner of a tile is unknown."""
+        return np.asarray(self.store.tiles.geometry, dtype=object)
+
     def __len__(self) -> int:
         return len(self.store)
 

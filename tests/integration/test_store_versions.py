@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+import zarr
 from append_making import build_sampled, write_ecoregions
 from click.testing import CliRunner
 from numcodecs import blosc
@@ -29,11 +31,30 @@ from mmearth_data.store import StoreWriter, open_store, writer
 
 NESTED = ("source", "modalities", "recipe", "statistics", "class_histograms", "appended")
 SIZES = ("tiles", "size_px", "tiles_per_shard")
+EXTENT = {
+    *("geospatial_lon_min", "geospatial_lat_min", "geospatial_lon_max", "geospatial_lat_max"),
+    *("time_coverage_start", "time_coverage_end"),
+}
+NEWER = EXTENT | {"summary", "keywords", "license", "references", "history", "comment"}
+"""Root attributes that the first stores of version 2 did not have."""
+
+
+def as_first_of_version_2(store: Path) -> Path:
+    """Take away what the first stores of version 2 did not have: attributes of CF and ACDD, and Zarr conventions."""
+    root = json.loads((store / "zarr.json").read_text())
+    kept = {name: value for name, value in root["attributes"].items() if name not in NEWER}
+    documents = {"zarr.json": {**root, "attributes": {**kept, "Conventions": "CF-1.11"}}}
+    documents |= {f"{name}/zarr.json": array for name, array in root["consolidated_metadata"]["metadata"].items()}
+    for key, document in documents.items():
+        (store / key).write_text(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+        if (store / "_manifest.json").exists():
+            reseal(store, key)
+    return store
 
 
 def as_version_1(store: Path) -> Path:
     """Write the root as version 1 had it: nested attributes, the three sizes in one of them, and a Boolean."""
-    root = json.loads((store / "zarr.json").read_text())
+    root = json.loads((as_first_of_version_2(store) / "zarr.json").read_text())
     old: dict[str, Any] = {}
     for name, value in root["attributes"].items():
         if name in SIZES:
@@ -46,6 +67,18 @@ def as_version_1(store: Path) -> Path:
     if (store / "_manifest.json").exists():
         reseal(store, "zarr.json", version=1)
     return store
+
+
+def own_attributes(store: Path, name: str) -> dict[str, Any]:
+    """Attributes of an array in its own metadata."""
+    found: dict[str, Any] = json.loads((store / name / "zarr.json").read_text())["attributes"]
+    return found
+
+
+def root_attributes(store: Path) -> dict[str, Any]:
+    """Attributes of the root as the file has them."""
+    found: dict[str, Any] = json.loads((store / "zarr.json").read_text())["attributes"]
+    return found
 
 
 def version_of(store: Path) -> tuple[int, type]:
@@ -101,10 +134,103 @@ def test_what_xarray_opens_xarray_writes_as_netcdf(second: Path, first: Path, tm
     }[opened]()
     dataset = whole.isel(tile=slice(9)).load()
     dataset.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
-    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as back:
+    codes = {name: array.dtype.kind == "f" for name, array in dataset.variables.items()}
+    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf", mask_and_scale=codes) as back:
         xr.testing.assert_equal(back, dataset)
         assert {name: back.attrs[name] for name in dataset.attrs} == dataset.attrs
         np.testing.assert_array_equal(back["cover"].attrs["flag_values"], dataset["cover"].attrs["flag_values"])
+
+
+def test_the_root_says_where_when_under_which_terms_and_how(second: Path) -> None:
+    shown, store = root_attributes(second), open_store(second)
+    _, south, _, north = store.tiles.total_bounds
+    assert shown["geospatial_lat_min"] < south < shown["geospatial_lat_min"] + 0.01
+    assert shown["geospatial_lat_max"] - 0.01 < north < shown["geospatial_lat_max"]
+    eastward = (store.coords["lon"] - shown["geospatial_lon_min"]) % 360
+    width = (shown["geospatial_lon_max"] - shown["geospatial_lon_min"]) % 360
+    assert 0 < eastward.min() < 0.1 > width - eastward.max() > 0, "the squares of all tiles, and hardly more"
+    times = store.coords["time"][~np.isnat(store.coords["time"])]
+    ends = [np.datetime64(shown[name].removesuffix("Z"), "ms") for name in ("time_coverage_start", "time_coverage_end")]
+    assert ends == [times.min(), times.max()]
+    assert shown["Conventions"] == "CF-1.11, ACDD-1.3"
+    assert shown["license"].startswith("Synthetic data, not measured.")
+    for m in LAYOUT.stored:
+        assert m.licence.name in shown["license"]
+        assert m.long_name in shown["summary"]
+    assert shown["history"] == f"mmearth {version('mmearth')}: created from the source {store.source['name']}"
+
+
+def test_an_unfinished_store_has_no_extent_and_growing_takes_it_away_until_it_is_finished(
+    second: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(second, tmp_path / "s.zarr")
+    before = root_attributes(second)
+    StoreWriter.append(tmp_path / "s.zarr", MORE)
+    begun = root_attributes(tmp_path / "s.zarr")
+    assert not EXTENT & begun.keys()
+    assert begun["history"] == f"{before['history']}\nmmearth {version('mmearth')}: {MORE} rows appended"
+    grow(tmp_path / "s.zarr")
+    assert root_attributes(tmp_path / "s.zarr").keys() >= EXTENT
+    assert verify(tmp_path / "s.zarr").problems == ()
+
+
+def test_an_extent_that_is_not_that_of_the_tiles_is_found(second: Path, tmp_path: Path) -> None:
+    shutil.copytree(second, tmp_path / "s.zarr")
+    root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
+    root["attributes"]["geospatial_lat_max"] += 1
+    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root, ensure_ascii=False, separators=(",", ":")))
+    reseal(tmp_path / "s.zarr", "zarr.json")
+    (problem,) = verify(tmp_path / "s.zarr").problems
+    assert (problem.part, problem.problem) == ("zarr.json", "its extent is not that of its tiles")
+
+
+def test_arrays_declare_what_is_true_of_them_only(second: Path, tmp_path: Path) -> None:
+    names = {entry["name"] for entry in own_attributes(second, "radar")["zarr_conventions"]}
+    assert names == {"spatial", "uom"}, "pixels of a synthetic store are under nobody's licence"
+    StoreWriter.create(tmp_path / "s.zarr", LAYOUT, recipe={}, source={"name": "x"}, synthetic=False)
+    for m in LAYOUT.stored:
+        own = own_attributes(tmp_path / "s.zarr", m.name)
+        assert "license" in {entry["name"] for entry in own["zarr_conventions"]}
+        assert own["license"] in ({"spdx": m.licence.name}, {"url": m.licence.url})
+        assert not [key for key in own if key.startswith("proj:")], "tiles have a CRS each"
+        assert own.get("spatial:transform_type") == ("per_tile" if m.kind.is_raster else None)
+        assert "spatial:transform" not in own
+    assert "zarr_conventions" not in own_attributes(tmp_path / "s.zarr", "tile_id")
+
+
+def test_each_reader_sees_the_declarations_or_writes_netcdf(second: Path, tmp_path: Path) -> None:
+    """Nothing can have both: netCDF has neither lists of objects nor objects."""
+    assert "zarr_conventions" in zarr.open_array(second / "radar", mode="r").attrs
+    assert "zarr_conventions" in zarr.open_group(second, mode="r", use_consolidated=False)["radar"].attrs
+    assert "zarr_conventions" not in zarr.open_group(second, mode="r")["radar"].attrs
+    assert "zarr_conventions" not in open_store(second).dataset["radar"].attrs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # files that are not Zarr's
+        alone = xr.open_zarr(second, consolidated=False).load()
+    assert "zarr_conventions" in alone["radar"].attrs
+    with pytest.raises(TypeError):
+        alone.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    alone.drop_attrs().to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+
+
+def test_flags_have_the_type_of_their_array(second: Path) -> None:
+    dataset = open_store(second).dataset
+    for name in ("cover", "split", "s2_level"):
+        assert dataset[name].attrs["flag_values"].dtype == np.uint8
+    assert dataset["valid"].attrs["flag_masks"].dtype == np.uint32
+
+
+def test_the_first_stores_of_version_2_open_verify_and_grow_as_they_are(second: Path, tmp_path: Path) -> None:
+    store = as_first_of_version_2(Path(shutil.copytree(second, tmp_path / "s.zarr")))
+    assert verify(store).problems == ()
+    xr.testing.assert_equal(open_store(store).dataset.load(), open_store(second).dataset.load())
+    grow(store)
+    assert version_of(store) == (2, str)
+    assert not NEWER & root_attributes(store).keys()
+    assert "zarr_conventions" not in own_attributes(store, "radar")
+    assert verify(store).problems == ()
+    part = subset(store, tmp_path / "part.zarr", split="train")
+    assert root_attributes(Path(str(part.path))).keys() >= NEWER - {"references"}
 
 
 # ------------------------------------------------------------------------------------------------- version 1
@@ -113,8 +239,9 @@ def test_what_xarray_opens_xarray_writes_as_netcdf(second: Path, first: Path, tm
 def test_a_store_of_version_1_opens_verifies_and_loads(first: Path, second: Path) -> None:
     old, new = open_store(first), open_store(second)
     assert verify(first).problems == ()
-    assert {**old.attributes, "format_version": 2} == dict(new.attributes)
-    assert {**old.dataset.attrs, "format_version": 2} == new.dataset.attrs
+    for left, right in ((old.attributes, new.attributes), (old.dataset.attrs, new.dataset.attrs)):
+        assert left.keys() == right.keys() - NEWER
+        assert all(left[name] == right[name] for name in left.keys() - {"Conventions", "format_version"})
     xr.testing.assert_equal(old.dataset.load(), new.dataset.load())
     for left, right in zip(_batches(first), _batches(second), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -157,6 +284,8 @@ def test_parts_of_it_and_merged_stores_are_of_version_2(tmp_path: Path) -> None:
     both = merge([one, two], tmp_path / "both.zarr")
     for made in (part, both):
         assert version_of(Path(str(made.path))) == (2, str)
+        assert root_attributes(Path(str(made.path))).keys() >= EXTENT | {"license", "history"}
+        assert "zarr_conventions" in own_attributes(Path(str(made.path)), "lon")
         assert verify(made.path).problems == ()
     assert len(both) == len(Store.open(one)) + len(Store.open(two))
 

@@ -1,0 +1,204 @@
+"""Facts about a store that catalogs and other programs ask for: the licences of its data, its extent in space and time."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+from mmearth_data.catalog.tile import PIXEL_M
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from mmearth_data.catalog.modality import Modality
+
+DEGREE_M = 110_574.0
+"""Metres of a degree of latitude where they are fewest, at the equator (WGS 84)."""
+CELL_DEGREES = 0.25
+"""Width of the meridian strips of `Extents.of`; of each strip, the westernmost and easternmost longitude count."""
+
+
+@dataclass(frozen=True, slots=True)
+class LicenceUse:
+    """One licence, and the data of a store that are under it."""
+
+    name: str
+    """Name of the licence, as in the catalog."""
+    url: str
+    """URL of its text."""
+    spdx: str
+    """SPDX licence expression: an identifier of the SPDX list, or ``LicenseRef-...`` for a licence that is not listed."""
+    modalities: tuple[str, ...]
+    """Names of the modalities under it."""
+    attributions: tuple[str, ...]
+    """Attribution lines that it requires, each once."""
+
+
+def licences(modalities: Iterable[Modality]) -> tuple[LicenceUse, ...]:
+    """Licences of some modalities, each once, in the order of the modalities.
+
+    Parameters
+    ----------
+    modalities
+        Usually ``layout.stored``: derived modalities are computed from coordinates, and no data of theirs are stored.
+    """
+    grouped: dict[tuple[str, str], list[Modality]] = {}
+    for m in modalities:
+        grouped.setdefault((m.licence.name, m.licence.url), []).append(m)
+    return tuple(
+        LicenceUse(
+            name=name,
+            url=url,
+            spdx=spdx(name),
+            modalities=tuple(m.name for m in members),
+            attributions=tuple(dict.fromkeys(m.licence.attribution for m in members)),
+        )
+        for (name, url), members in grouped.items()
+    )
+
+
+def spdx(name: str) -> str:
+    """SPDX licence expression of a licence: its name if SPDX lists it, else a reference made of the name.
+
+    Examples
+    --------
+    >>> spdx("CC-BY-4.0"), spdx("Copernicus DEM licence")
+    ('CC-BY-4.0', 'LicenseRef-Copernicus-DEM-licence')
+    """
+    try:
+        return str(canonicalize_license_expression(name))
+    except InvalidLicenseExpression:
+        return "LicenseRef-" + (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") or "unnamed")
+
+
+def spdx_of_all(modalities: Iterable[Modality]) -> str:
+    """SPDX licence expression of the data of several modalities together: the terms of all of them apply."""
+    parts = dict.fromkeys(use.spdx for use in licences(modalities))
+    return " AND ".join(f"({part})" if " " in part and len(parts) > 1 else part for part in parts)
+
+
+def licence_summary(modalities: Iterable[Modality]) -> str:
+    """Describe the licences of several modalities in one line: each with its URL, and what is under it."""
+    uses = licences(modalities)
+    parts = [f"{', '.join(use.modalities)}: {use.name} ({use.url})" for use in uses]
+    return "; ".join(parts) if len(uses) > 1 else f"{uses[0].name} ({uses[0].url})" if uses else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extents:
+    """Where and when the tiles of a store are."""
+
+    west: float
+    """Degrees, -180 to 180; greater than ``east`` if the tiles are on both sides of 180 degrees, as in GeoJSON."""
+    south: float
+    east: float
+    north: float
+    start: np.datetime64 | None
+    """Time of the first scene, UTC, in milliseconds; None if no tile has a known time."""
+    end: np.datetime64 | None
+    """Time of the last scene."""
+
+    @property
+    def bbox(self) -> tuple[float, float, float, float]:
+        """West, south, east, north in degrees."""
+        return self.west, self.south, self.east, self.north
+
+
+@dataclass
+class ExtentsMerger:
+    """Extents of tiles that are added part by part, in memory that does not depend on their number.
+
+    Parameters
+    ----------
+    size_px
+        Width and height of the tiles in pixels. Extents cover the squares of the tiles: the centres plus half a diagonal,
+        which exceeds the exact outlines by less than half a tile.
+    """
+
+    size_px: int
+    _west: NDArray[np.float64] = field(default_factory=lambda: np.full(round(360 / CELL_DEGREES), np.inf))
+    _east: NDArray[np.float64] = field(default_factory=lambda: np.full(round(360 / CELL_DEGREES), -np.inf))
+    _lat: tuple[float, float] = (math.inf, -math.inf)
+    _time: tuple[np.datetime64, ...] = ()
+
+    def add(self, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Add tiles: ``tile_id``, ``lon``, ``lat`` (degrees) and ``time`` (datetime64, or int64 milliseconds), each (n,).
+
+        Rows without a tile (tile id 0) and unknown locations and times do not count.
+        """
+        tiles = columns["tile_id"] != 0
+        lon, lat = columns["lon"][tiles], columns["lat"][tiles]
+        known = np.isfinite(lon) & np.isfinite(lat)
+        if known.any():
+            self._add_places(lon[known], lat[known])
+        time = columns["time"][tiles].astype("datetime64[ms]")
+        time = time[~np.isnat(time)]
+        if len(time):
+            times = (*self._time, time.min(), time.max())
+            self._time = (min(times), max(times))
+
+    def _add_places(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> None:
+        reach = self.size_px * PIXEL_M * math.sqrt(0.5) / DEGREE_M
+        self._lat = (min(self._lat[0], lat.min() - reach), max(self._lat[1], lat.max() + reach))
+        across = reach / np.maximum(np.cos(np.deg2rad(lat)), reach / 180)
+        eastward = (lon + 180) % 360
+        strip = np.minimum((eastward / CELL_DEGREES).astype(np.intp), len(self._west) - 1)
+        np.minimum.at(self._west, strip, eastward - across)
+        np.maximum.at(self._east, strip, eastward + across)
+
+    def extents(self) -> Extents | None:
+        """Extents of the tiles so far; None if no tile has a known location."""
+        used = np.isfinite(self._west)
+        if not used.any():
+            return None
+        west, east = _shortest_arc(self._west[used], self._east[used])
+        start, end = self._time or (None, None)
+        return Extents(
+            west=round(west, 6),
+            south=round(float(max(self._lat[0], -90)), 6),
+            east=round(east, 6),
+            north=round(float(min(self._lat[1], 90)), 6),
+            start=start,
+            end=end,
+        )
+
+
+def extents(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> Extents | None:
+    """Extents of some tiles; see `ExtentsMerger` for the columns. None if no tile has a known location.
+
+    Examples
+    --------
+    >>> columns = {"tile_id": np.array([1, 2]), "lon": np.array([179.9, -179.9]), "lat": np.array([0.0, 1.0])}
+    >>> extents({**columns, "time": np.array(["2018-06-01", "2019-06-01"], "datetime64[ms]")}, 64).bbox
+    (179.895907, -0.004093, -179.895907, 1.004093)
+    """
+    merger = ExtentsMerger(size_px)
+    merger.add(columns)
+    return merger.extents()
+
+
+def _shortest_arc(west: NDArray[np.float64], east: NDArray[np.float64]) -> tuple[float, float]:
+    """Shortest arc of longitude that covers intervals, which are sorted and counted eastward from 180 degrees W.
+
+    Its ends are from -180 to 180; the first is greater than the second if the arc crosses 180 degrees.
+    """
+    reached = np.maximum.accumulate(east)
+    gaps = np.append(west[1:], west[0] + 360) - reached
+    widest = len(gaps) - 1 if gaps[-1] >= gaps.max() else int(gaps.argmax())
+    if gaps[widest] <= 0:
+        return -180.0, 180.0
+    first, last = west[(widest + 1) % len(west)], reached[widest]
+    return _from_greenwich(first), _from_greenwich(last)
+
+
+def _from_greenwich(eastward: float) -> float:
+    """Return the longitude from -180 to 180 of one that is counted from 180 degrees W; 360 becomes 180, and 0 becomes -180."""
+    inside = eastward % 360 if not 0 <= eastward <= 360 else eastward
+    return float(inside - 180)

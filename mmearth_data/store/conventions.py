@@ -1,0 +1,180 @@
+"""What a store says by the conventions of others: CF and ACDD attributes, and Zarr conventions.
+
+CF (cfconventions.org) and ACDD (Attribute Convention for Data Discovery 1.3) attributes are text and numbers. A Zarr
+convention (github.com/zarr-conventions) is declared by an object in the attribute ``zarr_conventions`` of an array, and
+some have objects as values; netCDF has neither.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.store.about import licence_summary, spdx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from mmearth_data.store.about import Extents
+    from mmearth_data.store.schema import StoreLayout
+
+DECLARED = "zarr_conventions"
+"""Attribute of the declarations (Zarr conventions specification)."""
+GITHUB, RAW = "https://github.com", "https://raw.githubusercontent.com"
+SPATIAL = {
+    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+    "schema_url": f"{RAW}/zarr-conventions/spatial/refs/tags/v0.1/schema.json",
+    "spec_url": f"{GITHUB}/zarr-conventions/spatial/blob/v0.1/README.md",
+    "name": "spatial",
+    "description": "Spatial coordinate information",
+}
+LICENSE = {
+    "uuid": "b77365e5-2b0c-4141-b917-c03b7c68e935",
+    "schema_url": f"{RAW}/clbarnes/zarr-convention-license/refs/tags/v1/schema.json",
+    "spec_url": f"{GITHUB}/clbarnes/zarr-convention-license/blob/v1/README.md",
+    "name": "license",
+    "description": "License specifier for Zarr data",
+}
+UOM = {
+    "uuid": "3bbe438d-df37-49fe-8e2b-739296d46dfb",
+    "schema_url": f"{RAW}/clbarnes/zarr-convention-uom/refs/tags/v1/schema.json",
+    "spec_url": f"{GITHUB}/clbarnes/zarr-convention-uom/blob/v1/README.md",
+    "name": "uom",
+    "description": "Units of measurement for Zarr arrays",
+}
+TRANSFORM_PER_TILE = "per_tile"
+"""``spatial:transform_type`` of the rasters: not one affine transform, but one per tile, of its ``ulx`` and ``uly``."""
+UCUM = {
+    "1": "1",
+    "m": "m",
+    "K": "K",
+    "dB": "dB",
+    "percent": "%",
+    "degree": "deg",
+    "degrees_north": "deg",
+    "degrees_east": "deg",
+    "days": "d",
+}
+"""Units as UDUNITS writes them, in CF -> the same in UCUM, in which the convention ``uom`` states them."""
+SCALED = re.compile(r"(?P<factor>[0-9.]+(?:e-?[0-9]+)?)(?: (?P<unit>[^@]+))?")
+EXTENT = (
+    "geospatial_lon_min",
+    "geospatial_lat_min",
+    "geospatial_lon_max",
+    "geospatial_lat_max",
+    "time_coverage_start",
+    "time_coverage_end",
+)
+"""Root attributes that are known when the build ends (ACDD)."""
+
+
+def described(attributes: Mapping[str, Any]) -> bool:
+    """Whether a store has these attributes: those of version 1, and the first of version 2, have none."""
+    return "license" in attributes
+
+
+def root_attributes(layout: StoreLayout, *, source: Mapping[str, Any], synthetic: bool, version: str) -> dict[str, str]:
+    """CF and ACDD attributes of the root that are known when a store is begun."""
+    names = [m.long_name for m in layout.stored]
+    found = {
+        "Conventions": "CF-1.11, ACDD-1.3",
+        "title": "MMEarth store" + (" (synthetic, not measured)" if synthetic else ""),
+        "summary": f"Aligned tiles of {layout.size_px} x {layout.size_px} pixels of 10 m with {', '.join(names)}.",
+        "keywords": ", ".join(["Earth observation", "machine learning", *names]),
+        "license": _imitated(licence_summary(layout.stored), synthetic),
+        "references": "; ".join(dict.fromkeys(f"https://doi.org/{m.doi}" for m in layout.stored if m.doi)),
+        "history": f"mmearth {version}: created from the source {source.get('name', 'without a name')}",
+        "comment": "Each tile is on a pixel grid of its own: see its epsg, ulx and uly.",
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def appended_history(history: str, rows: int, version: str) -> str:
+    """Attribute ``history`` of a store to which rows are appended."""
+    return f"{history}\nmmearth {version}: {rows} rows appended"
+
+
+def extent_attributes(extents: Extents | None) -> dict[str, float | str]:
+    """ACDD attributes of the extent of a finished store; empty if no tile has a known location."""
+    if extents is None:
+        return {}
+    bounds = dict(zip(EXTENT[:4], extents.bbox, strict=True))
+    if extents.start is None or extents.end is None:
+        return {**bounds}
+    return {**bounds, EXTENT[4]: _moment(extents.start), EXTENT[5]: _moment(extents.end)}
+
+
+def declared(metadata: Mapping[str, Any], *, synthetic: bool) -> dict[str, Any]:
+    """Metadata of an array with the Zarr conventions that it follows.
+
+    This is what the array's own ``zarr.json`` has. The consolidated metadata of the root, from which xarray takes
+    attributes, has the metadata without declarations: xarray copies attributes to netCDF, where objects are errors.
+
+    Parameters
+    ----------
+    metadata
+        Zarr metadata of an array.
+    synthetic
+        True if the values are not measurements; the licences of a modality are not theirs.
+    """
+    attributes, dimensions = metadata["attributes"], metadata["dimension_names"]
+    found: list[tuple[Mapping[str, str], dict[str, Any]]] = []
+    if dimensions[-2:] == ["y", "x"]:
+        found.append((SPATIAL, _spatial(metadata["shape"])))
+    if "licence" in attributes and not synthetic:
+        found.append((LICENSE, {"license": _license(attributes["licence"], attributes["licence_url"])}))
+    unit = ucum(attributes.get("units", ""))
+    if unit is not None and "flag_values" not in attributes:  # class codes are no quantities
+        found.append((UOM, {"uom": {"ucum": {"unit": unit}}}))
+    if not found:
+        return dict(metadata)
+    conventions = {DECLARED: [dict(convention) for convention, _ in found]}
+    for _, values in found:
+        conventions |= values
+    return {**metadata, "attributes": {**attributes, **conventions}}
+
+
+def ucum(units: str) -> str | None:
+    """UCUM expression of a unit in UDUNITS notation, as the arrays of a store have; None if there is none.
+
+    Examples
+    --------
+    >>> [ucum(text) for text in ("0.0001", "0.01 K", "2.75e-05", "degrees_east", "2 K @ 273.15", "furlong")]
+    ['10*-4', '10*-2.K', '275.10*-7', 'deg', None, None]
+    """
+    if units in UCUM:
+        return UCUM[units]
+    scaled = SCALED.fullmatch(units)
+    if scaled is None or (scaled["unit"] or "1") not in UCUM:
+        return None
+    _, digits, exponent = Decimal(scaled["factor"]).normalize().as_tuple()
+    whole = int("".join(map(str, digits)))
+    parts = [*([str(whole)] if whole != 1 else []), *([f"10*{exponent}"] if exponent else [])]
+    return ".".join([*parts, *([UCUM[scaled["unit"]]] if scaled["unit"] else [])])
+
+
+def _spatial(shape: list[int]) -> dict[str, Any]:
+    return {
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": shape[-2:],
+        "spatial:registration": "pixel",
+        "spatial:transform_type": TRANSFORM_PER_TILE,
+    }
+
+
+def _license(name: str, url: str) -> dict[str, str]:
+    """Value of the convention ``license``: an SPDX identifier, or the URL of a licence that SPDX does not list."""
+    identifier = spdx(name)
+    return {"url": url} if url and identifier.startswith("LicenseRef-") else {"spdx": identifier}
+
+
+def _imitated(licence: str, synthetic: bool) -> str:
+    return f"Synthetic data, not measured. They imitate data under these licences: {licence}" if synthetic else licence
+
+
+def _moment(time: np.datetime64) -> str:
+    """ISO 8601 in UTC."""
+    return f"{time}Z"

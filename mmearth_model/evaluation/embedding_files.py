@@ -1,0 +1,184 @@
+"""Files of embeddings: GeoParquet, for tables and maps, and Zarr, for arrays."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import WGS84_PROJJSON, InputError, staged_file, staged_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mmearth_model.evaluation.embedding import Embeddings
+
+COLUMN = "embedding"
+ROW_GROUP = 65_536
+"""Rows of a row group, which is what a reader of Parquet reads at least."""
+CHUNK_BYTES, CHUNKS_PER_SHARD = 2**20, 64
+"""Zarr: a chunk, which is what a reader reads at least, has about 1 MiB, and a shard, which is an object, at most 64 of them."""
+COVERING = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
+"""Covering of GeoParquet 1.1: the column with the bounding box of each geometry."""
+GEOEMB = {
+    "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
+    "schema_url": "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention/blob/v1/README.md",
+    "name": "geoemb:",
+    "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
+}
+"""Declaration of the Zarr convention for embeddings, which is a proposal."""
+
+
+def write_parquet(embeddings: Embeddings, path: Path) -> None:
+    """Write GeoParquet 1.1, one row per sample.
+
+    Columns: ``id`` (text), ``tile_id`` (tiles only), ``lon``, ``lat``, ``time``, ``split`` and the classes of the sample,
+    ``embedding`` (a list of fixed size), ``geometry`` (the outline, or the point where only that is known), and ``bbox``,
+    the box around it.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    shapes = _shapes(embeddings)
+    flat = pa.array(np.ascontiguousarray(embeddings.values).reshape(-1))
+    numbers = {"tile_id": embeddings.ids} if embeddings.of_tiles else {}
+    time = embeddings.time
+    table = pa.table(
+        {
+            "id": pa.array(embeddings.names, pa.string()),
+            **numbers,
+            "lon": pa.array(embeddings.lon, from_pandas=True),
+            "lat": pa.array(embeddings.lat, from_pandas=True),
+            **({} if time is None else {"time": pa.array(time, pa.timestamp("ms", tz="UTC"))}),
+            **{name: _categories(texts) for name, texts in embeddings.classes.items()},
+            COLUMN: pa.FixedSizeListArray.from_arrays(flat, embeddings.values.shape[1]),
+            **_geometry_columns(shapes),
+        }
+    )
+    texts = {"geo": _geo_metadata(shapes), "mmearth": {**embeddings.about, **_geoemb(embeddings)}}
+    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in texts.items()})
+    with staged_file(path) as beside:
+        parquet.write_table(table, beside, row_group_size=ROW_GROUP)
+
+
+def _shapes(embeddings: Embeddings) -> NDArray[Any]:
+    """(N,) outlines, else points, else None."""
+    import shapely
+
+    known = np.isfinite(embeddings.lon) & np.isfinite(embeddings.lat)
+    shapes = np.full(len(embeddings.lon), None, dtype=object)
+    shapes[known] = shapely.points(embeddings.lon[known], embeddings.lat[known])
+    if embeddings.outlines is not None:
+        outlines = embeddings.outlines()
+        drawn = ~shapely.is_missing(outlines)
+        shapes[drawn] = outlines[drawn]
+    return shapes
+
+
+def _categories(texts: NDArray[Any]) -> pa.Array:
+    """Text column with few different values; empty text is null."""
+    import pyarrow as pa
+
+    return pa.array(texts, pa.string(), mask=texts == "").dictionary_encode()
+
+
+def _geometry_columns(shapes: NDArray[Any]) -> dict[str, pa.Array]:
+    import pyarrow as pa
+    import shapely
+
+    boxes = shapely.bounds(shapes)
+    sides = [pa.array(np.ascontiguousarray(side)) for side in boxes.T]
+    names = [path[1] for path in COVERING["bbox"].values()]
+    return {
+        "geometry": pa.array(shapely.to_wkb(shapes), pa.binary()),
+        "bbox": pa.StructArray.from_arrays(sides, names=names, mask=pa.array(np.isnan(boxes[:, 0]))),
+    }
+
+
+def _geo_metadata(shapes: NDArray[Any]) -> dict[str, Any]:
+    """GeoParquet 1.1 file metadata."""
+    import shapely
+
+    drawn = shapes[~shapely.is_missing(shapes)]
+    column = {
+        "encoding": "WKB",
+        "geometry_types": sorted({shape.geom_type for shape in drawn}),
+        "crs": WGS84_PROJJSON,
+        "edges": "planar",
+        "covering": COVERING,
+        **({"bbox": shapely.total_bounds(drawn).tolist()} if len(drawn) else {}),
+    }
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def write_zarr(embeddings: Embeddings, path: Path) -> None:
+    """Write a Zarr group that plain xarray opens: ``embedding`` (tile, feature), sharded, with what is known of the samples.
+
+    Coordinates along ``tile``: ``id`` (text), ``tile_id`` (tiles only), ``lon``, ``lat``, ``time``, ``split`` and the
+    classes of the sample. The group's attributes follow the proposed Zarr convention ``geoemb:``.
+    """
+    import xarray as xr
+
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise InputError(f"{path}: expected a new folder or a Zarr group, got something else; choose another --out.")
+    attributes = {"long_name": "embedding", "units": "1"}
+    data = xr.Dataset({COLUMN: (("tile", "feature"), embeddings.values, attributes)}, coords=_coordinates(embeddings))
+    data.attrs = _group_attributes(embeddings)
+    rows = max(1, CHUNK_BYTES // max(1, embeddings.values[:1].nbytes))
+    chunks = min(CHUNKS_PER_SHARD, max(1, -(-len(embeddings.values) // rows)))
+    width = embeddings.values.shape[1]
+    encoding: dict[str, Any] = {COLUMN: {"chunks": (rows, width), "shards": (rows * chunks, width)}}
+    if embeddings.time is not None:
+        encoding["time"] = {"units": "milliseconds since 1970-01-01", "dtype": "int64"}
+    with staged_folder(path) as beside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")  # xarray's readers ask for it
+        data.to_zarr(beside, zarr_format=3, consolidated=True, encoding=encoding)
+
+
+def _coordinates(embeddings: Embeddings) -> dict[str, Any]:
+    names = np.array(embeddings.names, dtype=object)
+    texts = {"id": (names, "id of the sample"), **{name: (texts, name) for name, texts in embeddings.classes.items()}}
+    found: dict[str, Any] = {name: ("tile", text, {"long_name": meaning}) for name, (text, meaning) in texts.items()}
+    if embeddings.of_tiles:
+        found["tile_id"] = ("tile", embeddings.ids, {"long_name": "tile id: longitude, latitude and size packed"})
+    degrees = {"lon": ("longitude", "degrees_east"), "lat": ("latitude", "degrees_north")}
+    for name, (standard, units) in degrees.items():
+        found[name] = ("tile", getattr(embeddings, name), {"standard_name": standard, "units": units})
+    if embeddings.time is not None:
+        found["time"] = ("tile", embeddings.time.astype("datetime64[ns]"), {"standard_name": "time"})
+    return found
+
+
+def _group_attributes(embeddings: Embeddings) -> dict[str, Any]:
+    """Text for all readers, and the convention's values, of which some are lists and objects."""
+    geoemb = _geoemb(embeddings)
+    return {
+        "Conventions": "CF-1.11",
+        "title": "Embeddings" + (" of synthetic data" if embeddings.about.get("synthetic") == "true" else ""),
+        **embeddings.about,
+        **geoemb,
+        **({"zarr_conventions": [GEOEMB]} if geoemb else {}),
+    }
+
+
+def _geoemb(embeddings: Embeddings) -> dict[str, Any]:
+    """Attributes of the convention ``geoemb:``; none if it is unknown what the embeddings were made from."""
+    chips = embeddings.chips
+    if chips is None:
+        return {}
+    return {
+        "geoemb:type": "chip",
+        "geoemb:dimensions": int(embeddings.values.shape[1]),
+        "geoemb:model": chips.model,
+        "geoemb:source_data": list(chips.source_data),
+        "geoemb:data_type": embeddings.values.dtype.name,
+        **({} if chips.gsd is None else {"geoemb:gsd": chips.gsd}),
+        "geoemb:chip_layout": {"layout_type": "irregular", "chip_size": list(chips.size)},
+        "geoemb:build_version": embeddings.about["version"],
+    }
