@@ -43,7 +43,7 @@ READ_TILES = 64
 """Tiles of a store that are read together."""
 LEVEL = "s2_level"
 """Coordinate with the product level of a tile."""
-TAKES = "a batch of Store.loader, TileDataset or Store.torch, one tile, or a store (store.select(...)), with values as stored"
+TAKES = "a batch of Store.loader, TileDataset or Store.torch, one tile, or a store (store[:16]), with values as stored"
 
 
 def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Modality]) -> Iterator[dict[str, Any]]:
