@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mmearth_data import InputError, Kind, Store, TileSamples, derived, format_tile_id, open_store
+from mmearth_data import InputError, Kind, Store, TileSamples, derived, format_tile_ids, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -414,7 +414,7 @@ def _place(tile: Mapping[str, NDArray[Any]], size_px: int) -> dict[str, NDArray[
     return {
         "bounds": np.stack([x, y - side, x + side, y], axis=-1),
         "crs": np.array([f"EPSG:{code}" if code else "" for code in tile["epsg"].tolist()]),
-        "tile_id": np.array([format_tile_id(number) for number in tile["tile_id"].tolist()]),
+        "tile_id": format_tile_ids(tile["tile_id"]),
         "date": np.where(np.isnat(days), "", days.astype("U10")),
     }
 

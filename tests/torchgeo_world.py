@@ -1,4 +1,4 @@
-"""A toy store whose tiles have places of their own, for data sets that are asked for areas."""
+"""A toy store whose tiles have locations of their own, for data sets that are asked for areas."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from mmearth_data.catalog.tile import format_tile_id
-from mmearth_data.errors import InputError
+from mmearth_data.catalog.tile import format_tile_ids
+from mmearth_data.errors import InputError, UnknownPosition
 from mmearth_data.loading.buffers import BufferPool
 from mmearth_data.loading.loader import available_cores, open_kernel
 from mmearth_data.loading.pipeline import FAR_READERS, TASK_TILES
@@ -88,7 +88,7 @@ def _converted(name: str, values: Any, buffers: BufferPool) -> Any:  # noqa: ANN
     if isinstance(values, dict):
         return {key: _converted(key, value, buffers) for key, value in values.items()}
     if name == ID:
-        return [format_tile_id(number) for number in values.tolist()]
+        return format_tile_ids(values).tolist()
     if values.dtype.kind == "M":
         return torch.from_numpy(values.view(np.int64))
     wider = COMPUTABLE.get(values.dtype.name)
@@ -102,8 +102,8 @@ def _converted(name: str, values: Any, buffers: BufferPool) -> Any:  # noqa: ANN
 class TileSamples(Dataset["Sample"]):
     """The tiles of a store by position, as tensors; for a `DataLoader` with any sampler, and for other libraries.
 
-    Consecutive tiles of a shuffled order are read one by one from all over the store: the iterable
-    `mmearth_model.TileDataset` reads blocks of neighbours, which is faster, above all from a bucket.
+    The tiles of a shuffled batch are read from all over the store, when they are asked for: the iterable
+    `mmearth_model.TileDataset` reads blocks of neighbours in advance, which is faster, above all from a bucket.
 
     Parameters
     ----------
@@ -155,7 +155,8 @@ class TileSamples(Dataset["Sample"]):
         """One tile: modality -> tensor (C, H, W), (C,) or (), and ``tile`` -> its coordinates, as `to_tensors` has them.
 
         ``tile_id`` is a text, the other coordinates are tensors of one value. A batch that `torch.utils.data.DataLoader`
-        makes of samples has the form of `Loader`'s batches. Raises `IndexError` if there is no such position.
+        makes of samples has the form of `Loader`'s batches. Raises `UnknownPosition`, an
+        `IndexError`, if there is no such position.
         """
         return self.__getitems__([position])[0]
 
@@ -200,10 +201,10 @@ class TileSamples(Dataset["Sample"]):
             number, count = operator.index(position), len(self)
         except TypeError:
             raise InputError(
-                f"Expected an integer position, got {position!r}; select tiles of the store and call torch() on them."
+                f"Expected an integer position, got {position!r}; select tiles of the store first: store[0:4].torch()."
             ) from None
         if not -count <= number < count:
-            raise IndexError(f"Expected a position from 0 to {count - 1}, got {number}.")
+            raise UnknownPosition(f"Expected a position from 0 to {count - 1}, got {number}.")
         return number % count
 
 

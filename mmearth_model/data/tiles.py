@@ -6,7 +6,7 @@ A batch that is already normalised, or lacks bands, would give wrong features wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,16 +20,30 @@ if TYPE_CHECKING:
 
     Values = np.ndarray[Any, Any] | torch.Tensor
 
-Tiles: TypeAlias = "Mapping[str, Any] | Store"
-"""A batch (arrays or tensors), one tile of it, or a store."""
+Tiles: TypeAlias = "Mapping[str, Any] | Store | Located"
+"""A batch (arrays or tensors), one tile of it, a store, or a tile that `Store.tile` returned."""
+
+
+@runtime_checkable
+class Located(Protocol):
+    """A tile of a store, by its row."""
+
+    @property
+    def store(self) -> Store:
+        """Store that has the tile."""
+        ...
+
+    @property
+    def row(self) -> int:
+        """Row of the store."""
+        ...
+
+
 READ_TILES = 64
 """Tiles of a store that are read together."""
 LEVEL = "s2_level"
 """Coordinate with the product level of a tile."""
-TAKES = (
-    "a batch of Store.loader, TileDataset or Store.torch, one tile (store[3]), or a store (store.select(...)), with values "
-    "as stored"
-)
+TAKES = "a batch of Store.loader, TileDataset or Store.torch, one tile, or a store (store[:16]), with values as stored"
 
 
 def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Modality]) -> Iterator[dict[str, Any]]:
@@ -54,6 +68,8 @@ def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Mod
     InputError
         When something that the encoder takes is missing or not as stored.
     """
+    if isinstance(tiles, Located):
+        tiles = tiles.store.select(where=tiles.store.rows == tiles.row)
     if isinstance(tiles, Store):
         _check_store(tiles, inputs)
         names = [m.name for m in inputs]

@@ -437,7 +437,7 @@ class ConvNeXtV2(nn.Module):
         ----------
         tiles
             A batch of `Store.loader`, `TileDataset` or `Store.torch` (arrays, or tensors on any device), one tile
-            (``store[3]``), or a store; all bands, not normalised.
+            (``store[3]`` or ``store.tile(3)``), or a store; all bands, not normalised.
 
         Returns
         -------

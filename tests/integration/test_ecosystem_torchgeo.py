@@ -54,7 +54,7 @@ def seeded() -> torch.Generator:
 def files(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiles as GeoTIFFs, one per modality and tile."""
     folder = tmp_path_factory.mktemp("tiles") / "out"
-    export(store, folder, format="geotiff")
+    export(str(store.path), folder, form="geotiff")
     return folder
 
 
@@ -174,7 +174,7 @@ def fit(task: Any, data: Any, folder: Path) -> Any:
 
 
 def test_its_trainer_of_classes_learns_from_tiles(geo: Any, store: Store, tmp_path: Path) -> None:
-    """With its data module, which makes the data set of each split itself, and draws samples into the log."""
+    """With its data module, which makes the data set of each split itself, and logs pictures of samples."""
     data = geo.datamodules.NonGeoDataModule(
         MMEarthStore, batch_size=4, store=str(store.path), target="biome", normalise=True
     )
@@ -187,7 +187,7 @@ def test_its_trainer_of_classes_learns_from_tiles(geo: Any, store: Store, tmp_pa
 def test_its_trainer_of_maps_learns_from_tiles_and_from_areas(geo: Any, store: Store, tmp_path: Path) -> None:
     for module, more in ((geo.datamodules.NonGeoDataModule, {}), (geo.datamodules.GeoDataModule, {"patch_size": 32})):
         data = module(MMEarthStore, batch_size=4, store=store, target="esa_worldcover", normalise=True, **more)
-        task = geo.trainers.SegmentationTask(
+        task = geo.trainers.SemanticSegmentationTask(
             model="unet", backbone="resnet18", in_channels=13, num_classes=11, task="multiclass", ignore_index=MMEarthStore.ignore_index
         )  # fmt: skip
         trainer = fit(task, data, tmp_path / module.__name__)
