@@ -185,7 +185,7 @@ def test_an_extent_that_is_not_that_of_the_tiles_is_found(second: Path, tmp_path
 
 def test_arrays_declare_what_is_true_of_them_only(second: Path, tmp_path: Path) -> None:
     names = {entry["name"] for entry in own_attributes(second, "radar")["zarr_conventions"]}
-    assert names == {"spatial", "uom"}, "pixels of a synthetic store are under nobody's licence"
+    assert names == {"spatial", "uom"}, "the catalog's licences are not those of synthetic pixels"
     StoreWriter.create(tmp_path / "s.zarr", LAYOUT, recipe={}, source={"name": "x"}, synthetic=False)
     for m in LAYOUT.stored:
         own = own_attributes(tmp_path / "s.zarr", m.name)
