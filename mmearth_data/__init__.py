@@ -18,6 +18,8 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    UnknownKey,
+    UnknownPosition,
     WriteFailed,
 )
 from mmearth_data.resources import cache_folder, resource_path
@@ -34,8 +36,15 @@ if TYPE_CHECKING:
     from mmearth_data.building.profile import profile
     from mmearth_data.building.repair import repair
     from mmearth_data.catalog.entries import Catalog, describe_modality, load_catalog
-    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality
-    from mmearth_data.catalog.tile import WGS84_PROJJSON, Place, TileGrid, format_tile_id, parse_tile_id
+    from mmearth_data.catalog.modality import ClassLabel, Kind, Modality, Wavelength
+    from mmearth_data.catalog.tile import (
+        WGS84_PROJJSON,
+        Place,
+        TileGrid,
+        format_tile_id,
+        format_tile_ids,
+        parse_tile_id,
+    )
     from mmearth_data.emulator.server.faults import parse_fault
     from mmearth_data.emulator.server.server import Emulator, EmulatorOptions
     from mmearth_data.fields import About, Fields, Group, documented
@@ -57,6 +66,7 @@ if TYPE_CHECKING:
     )
     from mmearth_data.files.yamlfiles import read_yaml
     from mmearth_data.inspection.canvas import encode_figure, picture_format
+    from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
     from mmearth_data.inspection.listing import render_catalog, render_modality
     from mmearth_data.inspection.maps import map_figure, sample_map
@@ -68,6 +78,7 @@ if TYPE_CHECKING:
     from mmearth_data.interchange.subset import read_ids
     from mmearth_data.loading.loader import Batch, Loader
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
+    from mmearth_data.loading.tensors import TensorBatch, TileSamples, to_tensors
     from mmearth_data.opened import Store, open_store
     from mmearth_data.pages.parts import (
         Amount,
@@ -138,8 +149,8 @@ _MODULES = {
     "building.profile": "profile",
     "building.repair": "repair",
     "catalog.entries": "Catalog describe_modality load_catalog",
-    "catalog.modality": "ClassLabel Kind Modality",
-    "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id parse_tile_id",
+    "catalog.modality": "ClassLabel Kind Modality Wavelength",
+    "catalog.tile": "WGS84_PROJJSON Place TileGrid format_tile_id format_tile_ids parse_tile_id",
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
@@ -149,6 +160,7 @@ _MODULES = {
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
     "inspection.canvas": "encode_figure picture_format",
+    "inspection.cards.writing": "describe",
     "inspection.figures": "tile_figure",
     "inspection.listing": "render_catalog render_modality",
     "inspection.maps": "map_figure sample_map",
@@ -160,6 +172,7 @@ _MODULES = {
     "interchange.subset": "read_ids",
     "loading.loader": "Batch Loader",
     "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
+    "loading.tensors": "TensorBatch TileSamples to_tensors",
     "opened": "Store open_store",
     "pages.parts": "Amount Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
@@ -254,9 +267,14 @@ __all__ = [
     "StoreDamaged",
     "Table",
     "TableColumn",
+    "TensorBatch",
     "TileGrid",
+    "TileSamples",
     "TileUnavailable",
     "Tone",
+    "UnknownKey",
+    "UnknownPosition",
+    "Wavelength",
     "WriteFailed",
     "__version__",
     "append_text",
@@ -270,6 +288,7 @@ __all__ = [
     "connect",
     "create_file",
     "derived",
+    "describe",
     "describe_modality",
     "describe_os_error",
     "did_you_mean",
@@ -281,6 +300,7 @@ __all__ = [
     "field_option",
     "field_options",
     "format_tile_id",
+    "format_tile_ids",
     "import_hdf5",
     "is_data",
     "is_quiet",
@@ -331,6 +351,7 @@ __all__ = [
     "subset",
     "summarise",
     "tile_figure",
+    "to_tensors",
     "verify",
     "wrapped_path",
     "write_bytes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from contextlib import contextmanager
@@ -280,7 +281,9 @@ def export(
 @field_option(BuildFields, "modalities", text="Modalities to keep.", shown="all")
 @option("--share F", WHAT, "Random share of the tiles that the other options select, such as 0.1.", Number(float))
 @field_option(BuildFields, "seed", group=WHAT, text="Seed of the random share.", default=0)
-@option("--ids A,B,...|FILE", WHAT, "Tile ids or published ids, or a file with one per line.")
+@option(
+    "--ids A,B,...|FILE", WHAT, "Tile ids (hexadecimal or as numbers) or published ids, or a file with one per line."
+)
 @option("--crop PX", WHAT, "Crop each tile to its centre.", Number(int))
 @NEW_STORE
 @JSON
@@ -387,7 +390,12 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 
 @cli.command()
 @click.argument("store", type=STORE, required=False)
-@option("--tile ID|INDEX", WHAT, "Tile to draw, by id or position.", shown="the first")
+@option(
+    "--tile ID|INDEX",
+    WHAT,
+    "Tile to draw: its id (16 hex digits, or the number), or its position from 0; -1 is the last.",
+    shown="the first",
+)
 @option("--figure PICTURE", OUTPUT, "Draw all modalities of a tile: .png, .pdf or .svg.", PICTURE)
 @option("--map PICTURE", OUTPUT, "Draw a map of the tiles: .png, .pdf or .svg.", PICTURE, name="map_file")
 @option(
@@ -440,6 +448,25 @@ def inspect(
     if page is not None:
         size = store_report(opened, page)
         _say(f"Wrote {page} ({size / 1e6:.1f} MB)")
+
+
+@cli.command()
+@click.argument("store", type=STORE, required=False)
+@option("--out FOLDER", OUTPUT, "Folder to write into.", STORE, shown="STORE; for a bucket, NAME-cards")
+@option("--force", OUTPUT, "Replace cards that differ, such as edited ones.", is_flag=True)
+def describe(store: Path | None, out: Path | None, force: bool) -> None:
+    """Write a dataset card, Croissant metadata and a STAC collection for a store.
+
+    The files README.md, croissant.json and collection.json contain facts of the store only; no pixels are read. They
+    are no part of the store: its digest and `verify` ignore them. STORE defaults to the store in the current folder.
+    """
+    from mmearth_data import describe as describe_store
+    from mmearth_data import meter
+
+    path = store or _only_store()
+    with meter(f"Describing {short_path(path)}", "tiles"):
+        folder = describe_store(path, out, force=force)
+    click.echo(str(short_path(folder)))
 
 
 @cli.command(serves=True)
@@ -623,7 +650,7 @@ def _only_store() -> Path:
 def _tile(text: str | None) -> int | str:
     if text is None:
         return 0
-    return int(text) if text.isdigit() and len(text) < 16 else text
+    return int(text) if re.fullmatch("-?[0-9]{1,15}", text) else text
 
 
 def _check_picture(option: str, path: Path | None) -> None:

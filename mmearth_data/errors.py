@@ -86,6 +86,17 @@ class InputError(MMEarthError):
     exit_code = EXIT_INPUT
 
 
+class UnknownPosition(InputError, IndexError):  # noqa: N818 - named by what is wrong
+    """The position of a tile is outside the store; also an `IndexError`."""
+
+
+class UnknownKey(InputError, KeyError):  # noqa: N818 - named by what is wrong
+    """No tile, modality or column has the given name; also a `KeyError`."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class CatalogError(InputError):
     """A catalog entry is inconsistent or incomplete.
 

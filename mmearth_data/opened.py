@@ -4,19 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmearth_data.errors import InputError
+from mmearth_data.loading.buffers import plain_memory
 from mmearth_data.store.reader import Store as StoredTiles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from matplotlib.figure import Figure
+
+    from mmearth_data.inspection.maps import Colour
+    from mmearth_data.loading.buffers import Allocate
     from mmearth_data.loading.loader import Loader
+    from mmearth_data.loading.tensors import TileSamples
+    from mmearth_data.store.selection import TileName
 
 
 class Store(StoredTiles):
     """Tiles of a store, or of a selection of it; see `mmearth_data.store.reader.Store`."""
 
-    def loader(self, **options: Any) -> Loader:
-        """Deliver the selected tiles in batches of raw arrays; the options are those of `Loader`.
+    def _repr_html_(self) -> str:
+        """Overview with a map and pictures of tiles, for notebooks."""
+        from mmearth_data.inspection.notebook import store_html
+
+        return store_html(self)
+
+    def loader(
+        self,
+        *,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int = 0,
+        modalities: Sequence[str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        normalise: bool = False,
+        drop_last: bool = False,
+        infinite: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        block_tiles: int = 16,
+        window_blocks: int = 32,
+        threads: int | None = None,
+        prefetch: int = 4,
+        client: Any = None,  # noqa: ANN401 - distributed has no types
+        allocate: Allocate = plain_memory,
+    ) -> Loader:
+        """Deliver the selected tiles in batches of NumPy arrays as stored; the parameters are those of `Loader`.
 
         Examples
         --------
@@ -27,29 +61,120 @@ class Store(StoredTiles):
         """
         from mmearth_data.loading.loader import Loader
 
-        return Loader(self, **options)
+        return Loader(
+            self,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            modalities=modalities,
+            bands=bands,
+            normalise=normalise,
+            drop_last=drop_last,
+            infinite=infinite,
+            rank=rank,
+            world_size=world_size,
+            block_tiles=block_tiles,
+            window_blocks=window_blocks,
+            threads=threads,
+            prefetch=prefetch,
+            client=client,
+            allocate=allocate,
+        )
 
-    def plot(self, tile: int | str, path: str | Path | None = None) -> Path:
-        """Draw all modalities of one tile as a PNG, as ``mmearth-data inspect --tile --figure`` does.
+    def torch(
+        self,
+        *,
+        modalities: Sequence[str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        normalise: bool = False,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> TileSamples:
+        """Return the selected tiles as a map-style `torch.utils.data.Dataset`: one tile per position, as tensors.
+
+        Parameters
+        ----------
+        modalities
+            Stored modalities to read; None reads all.
+        bands
+            Modality -> bands to deliver, in that order.
+        normalise
+            Deliver continuous modalities as float32 z-scores, NaN where nothing was observed.
+        transform
+            Called with each sample; its result is delivered instead.
+
+        Returns
+        -------
+        TileSamples
+            Samples with tensors (C, H, W), (C,) or (), uint16 as int32; see `TileSamples`.
+
+        Raises
+        ------
+        InputError
+            If PyTorch is not installed, the selection is empty, or a modality or band is not stored.
+
+        Examples
+        --------
+        >>> from torch.utils.data import DataLoader
+        >>> samples = open_store("planet.zarr").torch(modalities=["sentinel2"])  # doctest: +SKIP
+        >>> for batch in DataLoader(samples, batch_size=16, shuffle=True):  # doctest: +SKIP
+        ...     batch["sentinel2"].shape, batch["sentinel2"].dtype
+        (torch.Size([16, 13, 64, 64]), torch.int32)
+        """
+        try:
+            from mmearth_data.loading.tensors import TileSamples
+        except ModuleNotFoundError as error:
+            missing = f"Expected the library {error.name}, which tensors require and which is not installed"
+            raise InputError(f'{missing}; run: pip install "mmearth[model]"') from error
+        return TileSamples(self, modalities=modalities, bands=bands, normalise=normalise, transform=transform)
+
+    def plot(self, tile: TileName = 0, path: str | Path | None = None) -> Figure:
+        """Draw all modalities of one tile, as ``mmearth-data inspect --tile --figure`` does.
 
         Parameters
         ----------
         tile
-            Position in the selection, or a tile id of 16 hex digits.
+            Id of the tile, or its position in the selection; see `position`.
         path
-            File to write; by default the tile id and ``.png``, in the current folder.
+            File to write as well: PNG, PDF or SVG, by its ending.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Shown by notebooks; `savefig` writes it. It is not one of pyplot's, so nothing has to be closed.
 
         Raises
         ------
         InputError
             When there is no such tile, or the picture cannot be written there.
         """
-        from mmearth_data.catalog.tile import format_tile_id
-        from mmearth_data.inspection.figures import find_tile, tile_figure
+        from mmearth_data.inspection.figures import canvas_of_tile, shown_figure
 
-        if path is None:
-            path = f"{format_tile_id(int(self.coords['tile_id'][find_tile(self, tile)]))}.png"
-        return tile_figure(self, tile, path)
+        return shown_figure(path, lambda: canvas_of_tile(self, tile))
+
+    def plot_map(self, path: str | Path | None = None, *, colour: Colour = "biome") -> Figure:
+        """Draw a map of the selected tiles, as ``mmearth-data inspect --map`` does.
+
+        Parameters
+        ----------
+        path
+            File to write as well: PNG, PDF or SVG, by its ending.
+        colour
+            Property that colours the points: ``split``, ``year``, ``level``, or ``biome``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            As of `plot`.
+
+        Raises
+        ------
+        InputError
+            When the picture cannot be written there, or there is nothing to colour by.
+        """
+        from mmearth_data.inspection.figures import shown_figure
+        from mmearth_data.inspection.maps import canvas_of_map
+
+        return shown_figure(path, lambda: canvas_of_map(self, colour))
 
 
 def open_store(path: str | Path) -> Store:

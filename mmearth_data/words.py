@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,3 +133,19 @@ def short_path(path: str | Path) -> str:
     """
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path) != here and Path(path).is_relative_to(here) else str(path)
+
+
+def format_bytes(count: int) -> str:
+    """Format bytes in binary multiples, with three digits.
+
+    Examples
+    --------
+    >>> format_bytes(512), format_bytes(1486017)
+    ('512 B', '1.42 MiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} B"
+    exponent = min(4, int(math.log2(count) // 10))
+    if count / 1024**exponent >= 1000 and exponent < 4:  # three digits, so that 1000 KiB are 0.977 MiB
+        exponent += 1
+    return f"{count / 1024**exponent:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[exponent - 1]}"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmearth_model.benchmarking import Timing, Workload, bench
     from mmearth_model.data.dataset import TileDataset
     from mmearth_model.data.targets import Normaliser
+    from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
@@ -29,6 +30,7 @@ _MODULES = {
     "benchmarking": "Timing Workload bench",
     "data.dataset": "TileDataset",
     "data.targets": "Normaliser",
+    "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
@@ -52,6 +54,7 @@ __all__ = [
     "EncoderConfig",
     "Evaluation",
     "FeatureMaps",
+    "MMEarthStore",
     "MPMAEConfig",
     "Normaliser",
     "Report",

@@ -69,9 +69,10 @@ CASES = {
         Case(
             "export-h5",
             f"export IN/one.zarr --format mmearth-h5 --name {NAME} --out OUT/h5",
-            keeps=f"h5/.{NAME}.partial/[!.]*.h5",
+            keeps=f"h5/.{NAME}.partial/[0-9]*.json",
         ),
         Case("export-geotiff", "export IN/one.zarr --format geotiff --out OUT/tif", keeps="tif/*/[!.]*.tif"),
+        Case("describe", "describe IN/one.zarr --out OUT/cards"),
         Case("inspect", "inspect IN/one.zarr --figure OUT/tile.png --map OUT/map.png"),
         Case("pretrain", "pretrain IN/toy.zarr --recipe IN/tiny.yaml --out OUT/run --device cpu", train_cli, "run/step-*"),
         Case("evaluate", f"{EVALUATE} --out OUT/results", train_cli, "cache/[!.]*.npy", resumes=""),

@@ -103,3 +103,18 @@ def earth(emulator_url: str) -> str:
 
     sign_in(emulator_url)
     return emulator_url
+
+
+@pytest.fixture(scope="session")
+def torchvision_operators() -> Iterator[None]:
+    """Declare two operators that torchvision looks up on import.
+
+    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
+    """
+    from torch.library import Library
+
+    library = Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield
+    library._destroy()

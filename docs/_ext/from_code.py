@@ -269,6 +269,12 @@ class ModalityList(Markdown):
             "Earth Engine": assets or ("computed from " + ", ".join(m.derived_from) if m.derived_from else ""),
             "obtained by": code(m.recipe.get("name", "")),
             "resampling": m.resampling if m.kind.is_raster else "",
+            "wavelengths": ", ".join(
+                f"{band} {seen.centre_um * 1000:.4g} ± {seen.width_um * 500:.3g} nm"
+                for band, seen in m.wavelengths.items()
+            ),
+            "frequency": f"{m.frequency_ghz:g} GHz" if m.frequency_ghz else "",
+            "native pixels": native_pixels(m),
             "bands by level": "; ".join(f"{level}: {', '.join(bands)}" for level, bands in m.bands_by_level.items()),
             "roles": ", ".join(roles) or "none",
             "licence": f"[{m.licence.name}]({m.licence.url})",
@@ -281,6 +287,15 @@ class ModalityList(Markdown):
                 markdown_table(["code", "class", "colour"], [[c.code, c.name, code(c.colour or "")] for c in m.classes])
             )
         return "\n\n".join(parts)
+
+
+def native_pixels(m: mmearth_data.Modality) -> str:
+    """Pixel sizes of a modality before resampling, and the bands of each if there are several."""
+    sizes = sorted(set(m.native_m.values()))
+    named = [", ".join(band for band, size in m.native_m.items() if size == one) for one in sizes]
+    if len(sizes) == 1:
+        return f"{sizes[0]:g} m"
+    return "; ".join(f"{size:g} m: {bands}" for size, bands in zip(sizes, named, strict=True))
 
 
 class Tasks(Markdown):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.inspection.figures import draw_tile, enlarge
-from mmearth_data.inspection.panels import plan_panels
+from mmearth_data.inspection.panels import main_raster, plan_panels
 from mmearth_data.inspection.summary import source_notes
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
 
 Result = TypeVar("Result")
@@ -42,7 +41,7 @@ class Pictures:
         self._other = ThreadPoolExecutor(1, thread_name_prefix="neighbours")
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._waiting: OrderedDict[int, Future[bytes]] = OrderedDict()
-        self._main = _composite(store)
+        self._main = main_raster(store.layout.rasters)
 
     def figure(self, position: int) -> Future[bytes]:
         """Future with a PNG of all modalities of a tile; the future raises errors of the store."""
@@ -98,12 +97,6 @@ class Pictures:
 def data_uri(png: bytes) -> str:
     """Picture as the source of an ``img``."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _composite(store: Store) -> Modality | None:
-    """First raster that is displayed in colour, otherwise the first raster."""
-    rasters = store.layout.rasters
-    return next((m for m in rasters if len(m.display.bands) == 3), rasters[0] if rasters else None)
 
 
 def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:

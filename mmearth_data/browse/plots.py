@@ -23,7 +23,7 @@ from bokeh.models import (
 from mmearth_data.browse.filters import SPLITS, label_names
 from mmearth_data.browse.land import land_in
 from mmearth_data.browse.views import View, class_image, count_image, in_view
-from mmearth_data.catalog.tile import format_tile_id
+from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.pages.style import page_figure
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class TileMap:
         self.points.data = {
             "x": index.x[tiles],
             "y": index.y[tiles],
-            "id": [format_tile_id(number) for number in index.tile_id[tiles].tolist()],
+            "id": format_tile_ids(index.tile_id[tiles]).tolist(),
             "date": [
                 "date not known" if missing else str(day) for day, missing in zip(days, np.isnat(known), strict=True)
             ],

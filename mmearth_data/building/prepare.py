@@ -9,7 +9,7 @@ from mmearth_data.building.given import given_tiles, refuse_overlaps
 from mmearth_data.building.plan import plan_given, plan_sampled
 from mmearth_data.building.price import describe_needs
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.catalog.tile import format_tile_id
+from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.errors import InputError
 from mmearth_data.geography.regions import resolve_region
 from mmearth_data.sampling import SamplingOptions, read_sample, sample
@@ -133,7 +133,7 @@ def planned(recipe: BuildRecipe, inputs: Inputs) -> PreparedBuild:
 def _refuse_overlaps(recipe: BuildRecipe, frame: GeoDataFrame) -> None:
     """Refuse locations of a file that overlap and are in different splits."""
     if recipe.tiles_file is not None:
-        names = frame["tile_id"].map(format_tile_id).to_numpy()
+        names = format_tile_ids(frame["tile_id"])
         lon, lat, split = (frame[name].to_numpy() for name in ("lon", "lat", "split"))
         refuse_overlaps(recipe.tiles_file, lon, lat, split, recipe.tile_size, lambda at: f"tile {names[at]}")
 

@@ -53,6 +53,13 @@ class DisplayEntry(_Entry):
     colormap: str = "viridis"
 
 
+class WavelengthEntry(_Entry):
+    """Part of the spectrum, as written in a catalog file."""
+
+    centre_um: float
+    width_um: float
+
+
 class ClassEntry(_Entry):
     """One class, as written in a catalog file."""
 
@@ -83,6 +90,9 @@ class ModalityEntry(_Entry):
     enabled: bool = True
     units: str = "1"
     band_units: dict[str, str] = {}
+    wavelengths: dict[str, WavelengthEntry] = {}
+    frequency_ghz: Annotated[float, Field(gt=0)] | None = None
+    native_m: dict[str, Annotated[float, Field(gt=0)]] = {}
     scale: float = 1.0
     offset: float = 0.0
     resampling: Resampling = "nearest"

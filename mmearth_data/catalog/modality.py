@@ -90,6 +90,22 @@ class Licence:
     """Attribution line that the licence requires."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wavelength:
+    """Part of the spectrum that an optical band measures."""
+
+    centre_um: float
+    """Central wavelength, micrometres."""
+    width_um: float
+    """Full width at half maximum of the spectral response, micrometres."""
+
+
+LONGEST_UM = 100.0
+"""Longest wavelength of an optical band: thermal infrared; larger numbers are nanometres."""
+DESCRIPTIVE = ("wavelengths", "frequency_ghz", "native_m")
+"""Fields that describe the instrument. Stores of earlier releases lack them; they have no influence on any value."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Modality:
     """One layer of a tile, as stored and as learned."""
@@ -114,6 +130,12 @@ class Modality:
     """Unit of the physical values, in UDUNITS notation; ``1`` for none."""
     band_units: Mapping[str, str] = field(default_factory=dict)
     """Band -> its unit, if the bands do not share one; ``units`` then lists all of them."""
+    wavelengths: Mapping[str, Wavelength] = field(default_factory=dict)
+    """Optical band -> its central wavelength and its full width at half maximum, micrometres."""
+    frequency_ghz: float | None = None
+    """Centre frequency of a radar, GHz."""
+    native_m: Mapping[str, float] = field(default_factory=dict)
+    """Band -> side of its pixels before they were resampled to the grid of the tile, metres."""
     scale: float = 1.0
     """Physical value = stored value * scale + offset."""
     offset: float = 0.0
@@ -169,10 +191,10 @@ class Modality:
             object.__setattr__(self, "model_bands", self.bands)
 
     def __eq__(self, other: object) -> bool:
-        """Compare all fields; NaN no-data equals NaN no-data."""
+        """Compare definitions; NaN no-data equals NaN no-data."""
         if not isinstance(other, Modality):
             return NotImplemented
-        return self is other or (self.name == other.name and self.to_dict() == other.to_dict())
+        return self is other or (self.name == other.name and self.definition() == other.definition())
 
     def __hash__(self) -> int:
         return hash((self.name, self.kind, self.bands, self.dtype))
@@ -226,6 +248,10 @@ class Modality:
             lookup[label.code] = index
         return lookup
 
+    def definition(self) -> dict[str, Any]:
+        """Fields that decide how values are obtained, stored and learned: all but `DESCRIPTIVE`."""
+        return {name: value for name, value in self.to_dict().items() if name not in DESCRIPTIVE}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, as written to a store's attributes (NaN no-data becomes ``"NaN"``)."""
         entry = dataclasses.asdict(self)
@@ -251,6 +277,7 @@ class Modality:
                 values["histogram_range"] = tuple(values["histogram_range"])
             values["histogram_ranges"] = {k: tuple(v) for k, v in (values.get("histogram_ranges") or {}).items()}
             values["bands_by_level"] = {k: tuple(v) for k, v in (values.get("bands_by_level") or {}).items()}
+            values["wavelengths"] = {k: Wavelength(**v) for k, v in (values.get("wavelengths") or {}).items()}
             values["classes"] = tuple(ClassLabel(**label) for label in values.get("classes") or ())
             values["display"] = _display(values.get("display") or {})
             values["licence"] = Licence(**values["licence"])
@@ -285,6 +312,7 @@ def _first_problem(m: Modality) -> tuple[str, str] | None:
         _histogram_problems,
         _band_problems,
         _band_name_problems,
+        _spectrum_problems,
         _class_problems,
         _role_problems,
     )
@@ -341,6 +369,8 @@ def _band_name_problems(m: Modality) -> Problems:
         "display.false_colour": m.display.false_colour,
         "asset_bands": tuple(m.asset_bands),
         "band_units": tuple(m.band_units),
+        "wavelengths": tuple(m.wavelengths),
+        "native_m": tuple(m.native_m),
         "histogram_ranges": tuple(m.histogram_ranges),
         **{f"bands_by_level.{level}": bands for level, bands in m.bands_by_level.items()},
     }
@@ -350,6 +380,18 @@ def _band_name_problems(m: Modality) -> Problems:
             yield where, f"{where} names {', '.join(unknown)}, but the bands are {', '.join(m.bands)}."
     if len(set(m.model_bands)) != len(m.model_bands):
         yield "model_bands", f"model_bands must differ, got {list(m.model_bands)}."
+
+
+def _spectrum_problems(m: Modality) -> Problems:
+    for band, seen in m.wavelengths.items():
+        if not 0 < seen.width_um / 2 < seen.centre_um < LONGEST_UM:
+            text = (
+                f"expected the centre and the width of {band} in micrometres, such as 0.665 and 0.031, got "
+                f"{seen.centre_um:g} and {seen.width_um:g}; divide nanometres by 1,000."
+            )
+            yield f"wavelengths.{band}", text
+    if m.wavelengths and m.frequency_ghz is not None:
+        yield "frequency_ghz", "a modality is optical (wavelengths) or a radar (frequency_ghz); keep one of them."
 
 
 def _class_problems(m: Modality) -> Problems:

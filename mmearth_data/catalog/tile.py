@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -44,6 +44,13 @@ realisations, whose number grows with each version), so the same tiles would not
 """
 MAX_SIZE_PX = 2048
 """Limit of the size field of a tile id: 7 bits, in steps of 16 px."""
+
+LEAST_ID = 2**30
+"""Integers below it are positions, others tile ids: no tile has a smaller id, since ids of longitude -180 and latitude
+-80 begin at 1.28e9, and no store has that many tiles.
+"""
+HEX_ID = re.compile("(0[xX])?[0-9a-fA-F]{16}")
+DECIMAL_ID = re.compile("[0-9]{17,20}")
 
 NO_TIME = int(np.iinfo(np.int64).min)
 """Scene time of a tile whose date is unknown (NaT)."""
@@ -171,17 +178,65 @@ def unpack_tile_id(tile_id: int) -> tuple[float, float, int]:
 
 
 def format_tile_id(tile_id: int) -> str:
-    """Format a tile id as 16 hex digits, as in JSON and file names."""
+    """Format a tile id as 16 hex digits, as in tables, messages, JSON and file names."""
     return f"{tile_id:016x}"
 
 
-def parse_tile_id(text: str) -> int:
-    """Inverse of `format_tile_id`; InputError unless the text is 16 hex digits."""
-    if re.fullmatch(r"[0-9a-f]{16}", text.lower()) is None:
+def format_tile_ids(tile_ids: ArrayLike) -> NDArray[np.str_]:
+    """Format many tile ids: numbers of any shape -> text of 16 hex digits, as `format_tile_id` formats one.
+
+    Examples
+    --------
+    >>> format_tile_ids(tile_ids([0.0, 10.0], [0.0, 50.0], 64)).tolist()
+    ['55d4a802aea54004', '5a995c042c1d8004']
+    """
+    numbers = np.asarray(tile_ids, dtype=np.uint64).astype(">u8")
+    digits = np.frombuffer(numbers.tobytes().hex().encode(), dtype=np.uint8)
+    text: NDArray[np.str_] = digits.astype("<u4").view("<U16").reshape(numbers.shape)
+    return text
+
+
+def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
+    """Return the number of a tile id that is given in either of its forms.
+
+    Parameters
+    ----------
+    tile_id
+        Text of 16 hex digits (upper or lower case, ``0x`` before it or not), or the number: an integer of Python or
+        NumPy, or its 17 to 20 decimal digits as text. A text of 16 digits is always hexadecimal.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+
+    Examples
+    --------
+    >>> parse_tile_id("0x55D4A802AEA54004") == parse_tile_id(6184752917760000004)
+    True
+    """
+    text = str(tile_id).strip() if isinstance(tile_id, str) else ""
+    if HEX_ID.fullmatch(text):
+        return int(text, 16)
+    number = int(text) if DECIMAL_ID.fullmatch(text) else as_integer(tile_id)
+    if number is None or not LEAST_ID <= number < 2**64:
         raise InputError(
-            f"Expected a tile id of 16 hex digits, got {text!r}; it is a tile_id of tiles.parquet in hexadecimal."
+            f"Expected a tile id of 16 hex digits, or its number, got {tile_id!r}; "
+            "it is the column id of the tiles, or tile_id as a number."
         )
-    return int(text, 16)
+    return number
+
+
+def is_tile_id(text: str) -> bool:
+    """Whether a text has the form of a tile id."""
+    return (HEX_ID.fullmatch(text) or DECIMAL_ID.fullmatch(text)) is not None
+
+
+def as_integer(value: object) -> int | None:
+    """Integer of Python or NumPy as an int; None for anything else, truth values included."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    return int(value) if isinstance(value, SupportsIndex) and getattr(value, "ndim", 0) == 0 else None
 
 
 def as_datetime64_ms(milliseconds: ArrayLike) -> NDArray[np.datetime64]:

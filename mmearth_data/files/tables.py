@@ -28,7 +28,7 @@ EXCEL_HINT = "sep="
 """First line in which Excel declares the delimiter; it is not a row."""
 
 Number = TypeVar("Number", bound=np.generic)
-HEXADECIMAL = re.compile("[0-9a-fA-F]{16}")
+HEXADECIMAL = re.compile("(0[xX])?[0-9a-fA-F]{16}")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 

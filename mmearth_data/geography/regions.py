@@ -139,6 +139,11 @@ def _shapes(kind: str) -> dict[str, Any]:
     return dict(zip(frame.iloc[:, 0], frame.geometry, strict=True))
 
 
+def continents() -> tuple[Region, ...]:
+    """Return the seven continents, in alphabetical order."""
+    return tuple(Region(name, geometry) for name, geometry in sorted(_shapes("continents").items()))
+
+
 def parse_bbox(text: str) -> shapely.Polygon | shapely.MultiPolygon:
     """Box ``W,S,E,N`` in degrees, which crosses 180 if W > E; InputError unless it is in range, with an area."""
     try:
@@ -202,14 +207,42 @@ def read_polygons(path: Path) -> gpd.GeoDataFrame:
     first one with polygons is read. Raises FileInputError for a file that cannot be read, has no coordinate system
     where it needs one, or contains no polygons.
     """
-    frame = _read_vector(Path(path))
+    return _polygons(_read_vector(Path(path)), Path(path))
+
+
+def frame_region(frame: object) -> Region | None:
+    """Region of all polygons of a GeoSeries or GeoDataFrame in any CRS; None for anything else.
+
+    Raises
+    ------
+    InputError
+        If it declares no CRS, or has no polygons.
+    """
+    import geopandas as gpd
+
+    if not isinstance(frame, gpd.GeoSeries | gpd.GeoDataFrame):
+        return None
+    kind = type(frame).__name__
+    if frame.crs is None:
+        raise InputError(
+            f"region: expected a {kind} with a CRS, got one without; declare it, such as set_crs('EPSG:4326')."
+        )
+    try:
+        polygons = _polygons(gpd.GeoDataFrame(geometry=frame.geometry.reset_index(drop=True)), Path(kind))
+    except FileInputError as error:
+        raise InputError(f"region: {error.problem}") from None
+    joined = shapely.union_all(polygons.geometry.to_numpy())
+    return Region(kind, _together(polygons_of(np.array([joined]))[0]))
+
+
+def _polygons(frame: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     geometry = shapely.force_2d(frame.geometry.to_numpy())
     areal = np.isin(shapely.get_type_id(geometry), (3, 6, 7)) & ~shapely.is_empty(geometry)
     if not areal.any():
         kinds = sorted({str(kind) for kind in frame.geom_type.dropna()}) or ["no geometries"]
         raise FileInputError(path, f"expected polygons, got {len(frame)} rows of {', '.join(kinds)}.")
     frame = frame[areal].set_geometry(geometry[areal], crs=frame.crs)
-    frame = frame.set_geometry(_to_degrees(frame, Path(path)), crs=WGS84)
+    frame = frame.set_geometry(_to_degrees(frame, path), crs=WGS84)
     return frame[~frame.geometry.is_empty]
 
 

@@ -24,7 +24,7 @@ from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.transforms import Affine2D, Bbox, TransformedBbox
+from matplotlib.transforms import Affine2D, Bbox, TransformedBbox, TransformWrapper
 
 from mmearth_data.errors import FileInputError
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from numpy.typing import NDArray
 
-DPI, VECTOR_DPI = 200, 72
-"""Pixels per inch of a sheet, and of matplotlib's PDF and SVG renderers."""
+DPI = 200
+"""Pixels per inch of a sheet."""
 FORMATS = ("png", "pdf", "svg")
 """Formats of pictures, by the ending of the file."""
 INK, SOFT, FAINT, PAPER, WARNING = "#18181b", "#52525b", "#a1a1aa", "#ffffff", "#b42318"
@@ -61,6 +61,15 @@ class Line:
     align: Align
 
 
+class Sheet(Figure):
+    """A figure that notebooks show at half its pixels (sharp on dense screens), whether or not pyplot is in use."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """PNG and its size in CSS pixels, as IPython takes them."""
+        width, height = (round(side * self.dpi / 2) for side in self.get_size_inches())
+        return encode_figure(self, "png"), {"width": width, "height": height}
+
+
 class Canvas:
     """A white sheet of a fixed size in pixels.
 
@@ -69,10 +78,10 @@ class Canvas:
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
-        self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+        self._figure = Sheet(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
         self._figure.set_layout_engine("none")
         self._agg = FigureCanvasAgg(self._figure)
-        self._scale = Affine2D()
+        self._scale = TransformWrapper(Affine2D())
         self._pictures: list[tuple[int, int, int, NDArray[np.uint8]]] = []
         self._painted = 0
         self.lines: list[Line] = []
@@ -216,9 +225,13 @@ class Canvas:
         return buffer.getvalue()
 
     def encoded(self, form: str) -> bytes:
-        """Encode the sheet in one of the `FORMATS`; it cannot be drawn on afterwards."""
-        if form == "png":
-            return self.png()
+        """Encode the sheet in one of the `FORMATS`; nothing can be drawn on it afterwards."""
+        return self.png() if form == "png" else encode_figure(self.figure(), form)
+
+    def figure(self) -> Figure:
+        """Figure of matplotlib that can be saved at any resolution; nothing can be drawn on it afterwards."""
+        # Pixels of the sheet as fractions of the figure, which also holds where a notebook trims its margins.
+        self._scale.set(Affine2D().scale(1 / self.width, 1 / self.height) + self._figure.transFigure)
         self._figure.images.clear()
         for order, x, y, rgb in self._pictures:
             box = Bbox.from_bounds(x, self.height - y - rgb.shape[0], rgb.shape[1], rgb.shape[0])
@@ -226,8 +239,8 @@ class Canvas:
             picture.set_data(rgb)
             picture.set_zorder(order)
             self._figure.add_artist(picture)
-        self._scale.scale(VECTOR_DPI / DPI)
-        return encode_figure(self._figure, form)
+        self._pictures.clear()
+        return self._figure
 
     def _add(self, artist: Artist, frame: NDArray[np.float64] | None = None) -> None:
         self._painted += 1

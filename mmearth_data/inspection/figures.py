@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, parse_tile_id, unpack_tile_id
-from mmearth_data.errors import InputError
+from mmearth_data.catalog.tile import PIXEL_M, format_tile_id, unpack_tile_id
 from mmearth_data.files.writing import write_bytes
 from mmearth_data.inspection import canvas as sheet
 from mmearth_data.inspection.canvas import FAINT, INK, PAPER, SOFT, Canvas, fit, text_width, wrap
@@ -25,13 +24,15 @@ from mmearth_data.inspection.panels import (
 from mmearth_data.inspection.summary import source_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store import Store
+    from mmearth_data.store.selection import TileName
 
 SIDE = 384
 """Approximate side of a panel in pixels: each pixel of a 128 px tile takes 3 x 3, of a 64 px tile 6 x 6."""
@@ -52,15 +53,15 @@ class Placed:
     column: int
 
 
-def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
-    """Draw all modalities of one tile, with legends; returns the path of the picture.
+def tile_figure(store: Store, tile: TileName, path: str | Path) -> Path:
+    """Draw all modalities of one tile, with legends, into a file; returns its path.
 
     Parameters
     ----------
     store
         An open store.
     tile
-        Position in the store (negative positions count from the end), or a tile id of 16 hex digits.
+        Id of the tile, or its position in the store; see `Store.position`.
     path
         File to write: PNG, PDF or SVG, by its ending.
 
@@ -70,29 +71,31 @@ def tile_figure(store: Store, tile: int | str, path: str | Path) -> Path:
         If the store has no such tile, or the picture cannot be written.
     """
     target = sheet.check_picture(path)
-    values = store[find_tile(store, tile)]
-    notes = source_notes(store.source)
-    form = sheet.picture_format(target)
-    with sheet.DRAWING:
-        drawn = compose_tile(values, tuple(store.modalities.values()), store.synthetic, notes).encoded(form)
-    write_bytes(target, drawn)
+    save_canvas(canvas_of_tile(store, tile), target)
     return target
 
 
-def find_tile(store: Store, tile: int | str) -> int:
-    """Position of a tile in a store, by position or id; InputError if there is no such tile."""
-    count = len(store)
-    if count == 0:
-        raise InputError(f"{store.path}: expected a store with at least one tile, got none; build some first.")
-    if isinstance(tile, str):
-        wanted = parse_tile_id(tile)
-        found = np.flatnonzero(store.coords["tile_id"] == np.uint64(wanted))
-        if not len(found):
-            raise InputError(f"{store.path}: no tile has the id {tile}; give a position from 0 to {count - 1}.")
-        return int(found[0])
-    if not -count <= tile < count:
-        raise InputError(f"{store.path}: expected a tile from 0 to {count - 1}, got {tile}.")
-    return tile % count
+def canvas_of_tile(store: Store, tile: TileName) -> Canvas:
+    """Lay out the figure of one tile of a store; see `tile_figure`."""
+    values = store[store.position(tile)]
+    with sheet.DRAWING:
+        return compose_tile(values, tuple(store.modalities.values()), store.synthetic, source_notes(store.source))
+
+
+def save_canvas(canvas: Canvas, path: Path) -> None:
+    """Write a picture in the format of its name."""
+    with sheet.DRAWING:
+        drawn = canvas.encoded(sheet.picture_format(path))
+    write_bytes(path, drawn)
+
+
+def shown_figure(path: str | Path | None, compose: Callable[[], Canvas]) -> Figure:
+    """Figure of a canvas, written to a file as well if a path is given; the path is checked before anything is drawn."""
+    target = None if path is None else sheet.check_picture(path)
+    canvas = compose()
+    if target is not None:
+        save_canvas(canvas, target)
+    return canvas.figure()
 
 
 def draw_tile(

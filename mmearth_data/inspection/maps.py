@@ -181,6 +181,15 @@ def places_of_store(store: Store, colour: Colour) -> Places:
     )
 
 
+def canvas_of_map(store: Store, colour: Colour) -> Canvas:
+    """Lay out the map of a store's tiles; see `map_figure`. Raises InputError for an unknown colour."""
+    if colour not in COLOURS:
+        raise InputError(f"colour: expected {', '.join(COLOURS)}, got {colour!r}.")
+    places = places_of_store(store, colour)
+    with sheet.DRAWING:
+        return compose_map(places)[0]
+
+
 def _colouring(store: Store, colour: Colour) -> tuple[Colouring | None, NDArray[Any]]:
     """Colours of a store's tiles, and the code of each."""
     coords = store.coords

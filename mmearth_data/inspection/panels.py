@@ -118,6 +118,11 @@ def plan_panels(
     return tuple(_group(tile[m.name], m, level) for m in modalities if m.kind.is_raster and m.name in tile)
 
 
+def main_raster(rasters: Sequence[Modality]) -> Modality | None:
+    """First raster that is displayed in colour, otherwise the first raster; None if there is none."""
+    return next((m for m in rasters if len(m.display.bands) == 3), rasters[0] if rasters else None)
+
+
 def factor_bands(bands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """Rows and columns if the band names are all combinations ``row_column``, else None.
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.terminal.tables import FittedTable, NamedValues, Paragraphs, TableColumn
-from mmearth_data.words import short_path
+from mmearth_data.words import format_bytes, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -217,22 +217,6 @@ def _licences(s: Summary) -> RenderableType:
     if not s.synthetic:
         return Group(*parts)
     return Group(Paragraphs(["Synthetic pixels need none; measured ones would require these:"], style="dim"), *parts)
-
-
-def format_bytes(count: int) -> str:
-    """Format bytes in binary multiples, with three digits.
-
-    Examples
-    --------
-    >>> format_bytes(512), format_bytes(1486017)
-    ('512 B', '1.42 MiB')
-    """
-    if count < 1024:
-        return f"{count:.0f} B"
-    exponent = min(4, int(math.log2(count) // 10))
-    if count / 1024**exponent >= 1000 and exponent < 4:  # three digits, so that 1000 KiB are 0.977 MiB
-        exponent += 1
-    return f"{count / 1024**exponent:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[exponent - 1]}"
 
 
 def format_figure(value: float | None) -> str:

@@ -82,7 +82,7 @@ def _check_alike(first: Store, other: Store) -> None:
             f"first keep only the modalities that they share: mmearth-data subset --modalities {both}."
         )
     for name, m in ours.items():
-        lines = differences(m.to_dict(), theirs[name].to_dict())
+        lines = differences(m.definition(), theirs[name].definition())
         if lines:
             raise InputError(
                 f"{other.path}: expected {name} as {first.path} describes it, got another description "

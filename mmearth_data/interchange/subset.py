@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import check_tile_size, format_tile_id
+from mmearth_data.catalog.tile import HEX_ID, as_integer, check_tile_size, format_tile_id, is_tile_id, parse_tile_id
 from mmearth_data.errors import FileInputError, InputError
 from mmearth_data.files.tables import PARQUET_SUFFIXES, read_table, read_text
 from mmearth_data.interchange.copying import Copier, plan_copy
@@ -20,17 +20,21 @@ from mmearth_data.interchange.targets import check_finished
 from mmearth_data.recipes import file_digest
 from mmearth_data.store.commits import read_commit
 from mmearth_data.store.encoding import digest_of
+from mmearth_data.store.selection import four_numbers, listed
 from mmearth_data.store.session import NewStore, fill_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from mmearth_data.store.reader import Store
+    from mmearth_data.store.selection import TileName
     from mmearth_data.store.storage.protocol import StoreUrl
 
 ID_COLUMN = "tile_id"
+"""Of a table of ids; a column ``id``, their text, serves as well."""
+TEXT_COLUMN = "id"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +52,7 @@ class Part:
     seed
         Seed of the random share.
     ids
-        Tile ids in hexadecimal, or published ids.
+        Tile ids in either form (text of 16 hex digits, or numbers), or published ids.
     crop
         Pixels per side of the centre crop of each tile.
     """
@@ -90,6 +94,7 @@ def make_subset(
 ) -> None:
     """Copy a part of a store; see `mmearth_data.subset`."""
     check_finished(store)
+    part = _as_text(part)
     size_px = _size(store, part.crop)
     selected = store.select(region=part.region, split=part.split, modalities=part.modalities, biome=part.biome)
     rows = selected.rows
@@ -135,7 +140,7 @@ def random_share(rows: NDArray[np.intp], tile_id: NDArray[np.uint64], share: flo
 
 
 def read_ids(text: str) -> list[str]:
-    """Ids separated by commas, or from a file: the column ``tile_id`` of a table, or the lines of a text.
+    """Ids separated by commas, or from a file: the column ``tile_id`` or ``id`` of a table, or the lines of a text.
 
     Raises
     ------
@@ -149,11 +154,48 @@ def read_ids(text: str) -> list[str]:
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         if not lines:
             raise FileInputError(path, "expected one tile id per line, got an empty file.")
-        if ID_COLUMN not in re.split(r"[\s,;\"]+", lines[0]):
+        if not {ID_COLUMN, TEXT_COLUMN} & set(re.split(r"[\s,;\"]+", lines[0])):
             return lines
     table = read_table(path)
+    if ID_COLUMN not in table.columns and TEXT_COLUMN in table.columns:
+        return [str(text).strip() for text in table.columns[TEXT_COLUMN]]
     table.require([ID_COLUMN])
     return [format_tile_id(number) for number in table.tile_ids(ID_COLUMN).tolist()]
+
+
+def _as_text(part: Part) -> Part:
+    """Part with its region and ids as text, as they are recorded: tile ids as 16 hex digits, published ids unchanged."""
+    region, ids = part.region, part.ids
+    if region is not None and not isinstance(region, str | Path):
+        box = four_numbers(region)
+        if not box:
+            raise InputError(
+                f"region: a subset records it, so expected a name, 'bbox:W,S,E,N', four numbers or a vector file, got "
+                f"{type(region).__name__}; for others give ids, such as those of store.select(region=...).tiles."
+            )
+        region = f"bbox:{box}"
+    if ids is not None:
+        one = isinstance(ids, str) or as_integer(ids) is not None
+        several: list[Any] = [ids] if one else listed("ids", "tile ids", ids)
+        ids = _id_names(several)
+    return replace(
+        part,
+        region=None if region is None else str(region),
+        ids=ids,
+        split=_several(part.split),
+        biome=_several(part.biome),
+        modalities=_several(part.modalities),
+    )
+
+
+def _several(value: Any) -> Any:  # noqa: ANN401 - names, or one of them
+    return [value] if isinstance(value, str | int) else value
+
+
+def _id_names(ids: Iterable[TileName]) -> list[str]:
+    return [
+        one if isinstance(one, str) and not HEX_ID.fullmatch(one) else format_tile_id(parse_tile_id(one)) for one in ids
+    ]
 
 
 def _rows_of(store: Store, ids: Sequence[str]) -> NDArray[np.intp]:
@@ -165,16 +207,14 @@ def _rows_of(store: Store, ids: Sequence[str]) -> NDArray[np.intp]:
         When there is no such tile.
     """
     tile_id = store.content.column("tile_id")
-    hexadecimal = {text for text in ids if re.fullmatch(r"[0-9a-fA-F]{16}", text)}
-    numbers = np.array(sorted(int(text, 16) for text in hexadecimal), dtype=np.uint64)
-    missing = [f"{number:016x}" for number in numbers[~np.isin(numbers, tile_id)].tolist()]
+    number_of = {text: parse_tile_id(text) for text in ids if is_tile_id(text)}
+    numbers = np.array(sorted(set(number_of.values())), dtype=np.uint64)
+    found = set(numbers[np.isin(numbers, tile_id)].tolist())
     rows = np.flatnonzero(np.isin(tile_id, numbers) & (tile_id != 0))
-    others = set(ids) - hexadecimal
-    if others or missing:
-        known = _published_ids(store)
-        others |= {text for text in hexadecimal if text.lower() in missing}
-        missing = sorted(text for text in others if text not in known)
-        rows = np.union1d(rows, [row for text in others for row in known.get(text, ())]).astype(np.intp)
+    others = {text for text in ids if number_of.get(text) not in found}
+    known = _published_ids(store) if others else {}
+    missing = sorted(text for text in others if text not in known)
+    rows = np.union1d(rows, [row for text in others for row in known.get(text, ())]).astype(np.intp)
     if missing:
         raise InputError(
             f"--ids: expected ids of tiles in {store.path}, got {len(missing)} of others, the first is {missing[0]!r}; "

@@ -118,16 +118,19 @@ class Loader:
         self._rows = store.rows
         self._check_tiles()
         self._blocks = cut_blocks(self._rows, store.layout.tiles_per_shard, block_tiles)
-        layers = _layers(store, modalities, bands or {}, normalise=normalise)
-        self.modalities = tuple(layer.modality.name for layer in layers)
-        self.kernel = Kernel(store.content, layers, COORDINATE_NAMES)
-        # Now, so that forked workers need not: after a fork, threads left in the parent could not do it for the child.
-        compiled_loops()
-        for name in (*COORDINATE_NAMES, *(n for n in self.modalities if not store.modalities[n].kind.is_raster)):
-            store.content.column(name)
-        for layer in self.kernel.rasters:
-            store.content.reader(layer.modality.name)
-        self._buffers = BufferPool(allocate)
+        self.kernel = open_kernel(store, modalities, bands, normalise=normalise)
+        self.modalities = tuple(layer.modality.name for layer in self.kernel.layers)
+        self.buffers = BufferPool(allocate)
+
+    def __repr__(self) -> str:
+        order = f"shuffled with seed {self.seed}" if self.shuffle else "in the store's order"
+        share = f", part {self.share.rank} of {self.share.world_size}" if self.share.world_size > 1 else ""
+        return (
+            f"<Loader: {len(self._rows):,} tiles in {len(self):,} batches of {self.batch_size}, {order}{share}>\n"
+            f"Store:      {self.store.path}\n"
+            f"Modalities: {', '.join(self.modalities)}\n"
+            f"Next:       epoch {self.epoch}, batch {self._delivered}"
+        )
 
     def __len__(self) -> int:
         """Batches of one epoch."""
@@ -179,7 +182,7 @@ class Loader:
     @property
     def cores(self) -> int:
         """Number of decoding threads in this process."""
-        return self.threads or _cores()
+        return self.threads or available_cores()
 
     def batches(self, numbers: range, *, threads: int | None = None) -> Iterator[Batch]:
         """Yield some batches of the current epoch, by number; each of n workers takes every n-th."""
@@ -207,7 +210,7 @@ class Loader:
     def _pipeline(self, threads: int) -> ThreadPipeline | ClusterPipeline:
         if self.client is not None:
             return ClusterPipeline(self.kernel, self.client, prefetch=self.prefetch)
-        return ThreadPipeline(self.kernel, threads=threads, prefetch=self.prefetch, buffers=self._buffers)
+        return ThreadPipeline(self.kernel, threads=threads, prefetch=self.prefetch, buffers=self.buffers)
 
     def _identity(self) -> dict[str, Any]:
         """Everything that determines the order, except the epoch."""
@@ -234,7 +237,8 @@ class Loader:
             )
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -242,6 +246,28 @@ def _check_numbers(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise InputError(f"Expected a {name.replace('_', ' ')} of at least 1, got {number}.")
+
+
+def open_kernel(
+    store: Store,
+    modalities: Sequence[str] | None = None,
+    bands: Mapping[str, Sequence[str]] | None = None,
+    *,
+    normalise: bool = False,
+) -> Kernel:
+    """Prepare to read modalities of a store, in the requested order; see `Loader` for the options and errors.
+
+    All that is needed is opened now, so that forked workers need not: after a fork, threads left in the parent could not
+    do it for the child.
+    """
+    kernel = Kernel(store.content, _layers(store, modalities, bands or {}, normalise=normalise), COORDINATE_NAMES)
+    compiled_loops()
+    chosen = [layer.modality for layer in kernel.layers]
+    for name in (*COORDINATE_NAMES, *(m.name for m in chosen if not m.kind.is_raster)):
+        store.content.column(name)
+    for layer in kernel.rasters:
+        store.content.reader(layer.modality.name)
+    return kernel
 
 
 def _layers(

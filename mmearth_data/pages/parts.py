@@ -346,6 +346,27 @@ class Button(_Leaf):
 
 
 @dataclass(frozen=True, slots=True)
+class Finder(_Leaf):
+    """A text field that completes names, and buttons that step through them; a script of the page handles all of them.
+
+    Attributes
+    ----------
+    id
+        Name of the form within the page; the list of completions is ``{id}-names``.
+    title, hint
+        Label of the field, and the text in it while it is empty.
+    details
+        Text of the button that submits the form, as Enter in the field does; "" for none.
+    """
+
+    template: ClassVar[str] = "finder"
+    id: str
+    title: str
+    hint: str
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Slot(_Leaf):
     """An empty element that a script of the page fills."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.catalog.tile import WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
+from mmearth_data.catalog.tile import HEX_ID, WGS84, WGS84_PROJJSON, tile_ids, unpack_tile_id
 from mmearth_data.errors import FileInputError
 from mmearth_data.files.tables import Table, read_table
 from mmearth_data.files.writing import staged_file
@@ -145,10 +145,11 @@ def _check_values(table: pd.DataFrame) -> None:
 
 
 def _parsed_ids(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Tile ids as numbers; text ids are 16 hex digits or decimal."""
+    """Tile ids as numbers; text ids are 16 hex digits (``0x`` before them or not) or decimal."""
     if column.dtype.kind in "iu":
         return column.to_numpy(np.uint64)
-    return np.array([int(text, 16 if len(text) == 16 else 10) for text in column.astype(str)], dtype=np.uint64)
+    bases = ((text, 16 if HEX_ID.fullmatch(text) else 10) for text in column.astype(str))
+    return np.array([int(text, base) for text, base in bases], dtype=np.uint64)
 
 
 def _check_ids(path: Path, table: pd.DataFrame) -> None:

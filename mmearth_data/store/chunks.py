@@ -48,13 +48,14 @@ class ChunkReader:
         self._check = check
         self._index = lru_cache(CACHED_INDEXES)(self._read_index)
 
-    def read(self, rows: range) -> np.ndarray[Any, Any]:
-        """Raw stored values of consecutive rows; raises like `encoded` and `decode`."""
+    def read(self, rows: NDArray[np.intp]) -> np.ndarray[Any, Any]:
+        """Raw stored values of some rows, in any order; raises like `encoded` and `decode`."""
         values = np.empty((len(rows), *self.spec.shape[1:]), dtype=self.spec.dtype)
-        size = self.spec.chunk_shape[0]
-        for shard in range(rows.start // size, -(-rows.stop // size)):
-            part = np.arange(max(rows.start, shard * size), min(rows.stop, (shard + 1) * size))
-            self.decode(part, self.encoded(part), values[part[0] - rows.start : part[-1] + 1 - rows.start])
+        if not len(rows):
+            return values
+        starts = np.flatnonzero(np.diff(rows // self.spec.chunk_shape[0])) + 1
+        for part, out in zip(np.split(rows, starts), np.split(values, starts), strict=True):
+            self.decode(part, self.encoded(part), out)
         return values
 
     def encoded(self, rows: NDArray[np.intp]) -> list[bytes]:

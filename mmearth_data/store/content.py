@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -11,7 +12,7 @@ import numpy as np
 from mmearth_data.errors import InputError, StoreDamaged
 from mmearth_data.store.chunks import ChunkReader
 from mmearth_data.store.codec import decode
-from mmearth_data.store.commits import committed_shards, place_rows, read_commit
+from mmearth_data.store.commits import commit_key, committed_shards, place_rows, read_commit
 from mmearth_data.store.encoding import object_key
 from mmearth_data.store.growth import held_problem
 from mmearth_data.store.manifest import Manifest, check_object, open_object, read_manifest
@@ -23,6 +24,8 @@ from mmearth_data.store.storage import storage_at
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from mmearth_data.store.commits import Commit
     from mmearth_data.store.schema import ArraySpec, StoreLayout
@@ -113,6 +116,17 @@ class Content:
             merger.add(commit.statistics)
         return merger.statistics(), merger.class_histograms()
 
+    def facts(self, row: int) -> Mapping[str, Any]:
+        """Facts of one row, from the record of its shard."""
+        shard = row // self.layout.tiles_per_shard
+        if self.manifest is None:
+            commit = self.commits[shard]
+        else:
+            self.check(commit_key(shard))
+            commit = read_commit(self.objects, self.layout, shard)
+        facts: Mapping[str, Any] = json.loads(commit.facts[commit.rows.tolist().index(row)])
+        return facts
+
     def spec(self, name: str) -> ArraySpec:
         """Describe an array."""
         return next(spec for spec in self.layout.arrays if spec.name == name)
@@ -141,29 +155,24 @@ class Content:
                 raise StoreDamaged(self.objects.root, key, f"it cannot be decoded: {error}") from error
         return values.reshape(-1, *spec.shape[1:])[: spec.shape[0]].copy()
 
-    def read(self, name: str, rows: range) -> np.ndarray[Any, Any]:
-        """Raw values of consecutive rows of any array along ``tile``."""
-        spec = self.spec(name)
+    def read(self, name: str, rows: range | NDArray[np.intp]) -> np.ndarray[Any, Any]:
+        """Raw values of some rows, in any order, of any array along ``tile``."""
+        spec, rows = self.spec(name), np.asarray(rows, dtype=np.intp)
         if not spec.sharded:
-            return self.column(name)[rows.start : rows.stop].copy()
-        if not rows:
-            return np.empty((0, *spec.shape[1:]), dtype=spec.dtype)
+            return self.column(name)[rows]
         if self.manifest is not None:
             return self.reader(name).read(rows)
         return self._read_committed(spec, rows)
 
-    def _read_committed(self, spec: ArraySpec, rows: range) -> np.ndarray[Any, Any]:
+    def _read_committed(self, spec: ArraySpec, rows: NDArray[np.intp]) -> np.ndarray[Any, Any]:
         """Rows of an unfinished raster: no data for uncommitted shards, even if a killed build left objects there."""
-        parts = []
-        size = self.layout.tiles_per_shard
-        for shard in range(rows.start // size, -(-rows.stop // size)):
-            start, stop = max(rows.start, shard * size), min(rows.stop, (shard + 1) * size)
-            held = min(max(start, shard * size + self._held(shard)), stop)
-            if held > start:
-                parts.append(self.reader(spec.name).read(range(start, held)))
-            if held < stop:
-                parts.append(np.full((stop - held, *spec.shape[1:]), spec.empty, dtype=spec.dtype))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        values = np.full((len(rows), *spec.shape[1:]), spec.empty, dtype=spec.dtype)
+        shards, positions = np.divmod(rows, self.layout.tiles_per_shard)
+        counts = {shard: self._held(shard) for shard in np.unique(shards).tolist()}
+        held = positions < np.array([counts[shard] for shard in shards.tolist()])
+        if held.any():  # the array may not exist before
+            values[held] = self.reader(spec.name).read(rows[held])
+        return values
 
     def _held(self, shard: int) -> int:
         """Count the committed rows of a shard: none, all, or those from before an append."""

@@ -1,14 +1,16 @@
-"""A store as an xarray data set."""
+"""A store as an xarray data set: all tiles of a selection, or one tile with its grid."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from xarray.backends.common import BackendArray
 from xarray.core import indexing
 
+from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.store.root import flat_attributes
 from mmearth_data.store.schema import COORDINATE_NAMES
 
@@ -17,8 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.catalog.tile import TileGrid
     from mmearth_data.store.content import Content
     from mmearth_data.store.schema import ArraySpec
+
+GRID_MAPPING = "spatial_ref"
+"""Coordinate with the coordinate reference system of a tile, by the name that rioxarray and odc-geo look for first."""
 
 
 class StoredArray(BackendArray):
@@ -38,34 +45,124 @@ class StoredArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray[Any, Any]:
-        wanted = np.atleast_1d(self._rows[key[0]])
-        first, last = (int(wanted.min()), int(wanted.max())) if len(wanted) else (0, -1)
-        values = self._content.read(self._name, range(first, last + 1))
-        if len(wanted) != len(values) or (len(wanted) > 1 and wanted[0] > wanted[1]):
-            values = values[wanted - first]
+        values = self._content.read(self._name, np.atleast_1d(self._rows[key[0]]))
         return values[(slice(None) if isinstance(key[0], slice) else 0, *key[1:])]
 
 
-def dataset(content: Content, rows: NDArray[np.intp], names: Sequence[str]) -> xr.Dataset:
-    """Xarray data set of some rows and modalities, decoded as by `xarray.open_zarr`.
+def dataset(content: Content, rows: NDArray[np.intp], modalities: Sequence[Modality], *, scale: bool) -> xr.Dataset:
+    """Give some rows and stored modalities as a data set; see `mmearth_data.store.reader.Store.to_xarray`.
 
-    Dask chunks are the shards, limited to the given rows.
+    Rasters are in Dask chunks of one shard, limited to the given rows; everything else is in memory.
     """
-    variables: dict[str, xr.Variable] = {}
+    found = _stored_tiles(content, rows, modalities, scale=scale)
+    chunks = {"tile": _tiles_per_chunk(rows, content.layout.tiles_per_shard)}
+    return found.assign({m.name: found.variables[m.name].chunk(chunks) for m in modalities if m.kind.is_raster})
+
+
+def tile_dataset(
+    content: Content, row: int, modalities: Sequence[Modality], grid: TileGrid | None, *, scale: bool
+) -> xr.Dataset:
+    """Give one row in memory, with its grid if it has one; see `mmearth_data.store.tile.Tile.to_xarray`."""
+    tiles = _stored_tiles(content, np.array([row]), modalities, scale=scale)
+    # Zarr has no specification of texts of a fixed length, which xarray would make of it.
+    one_id = xr.Variable((), np.array(tiles["tile"].values[0], dtype=object), tiles["tile"].attrs)
+    tile = tiles.isel(tile=0).load().assign_coords(tile=one_id)
+    return tile if grid is None else _with_grid(tile, grid)
+
+
+def _stored_tiles(
+    content: Content, rows: NDArray[np.intp], modalities: Sequence[Modality], *, scale: bool
+) -> xr.Dataset:
+    """Rasters as lazy arrays, everything else in memory.
+
+    Class ids of tiles are coordinates, as split and level are, so that every variable can be grouped by them.
+    """
     specs = {spec.name: spec for spec in content.layout.arrays}
-    for name in (*names, *COORDINATE_NAMES):
-        spec = specs[name]
-        lazy = indexing.LazilyIndexedArray(StoredArray(content, spec, rows))
-        attributes = {**spec.attributes}
-        if "_FillValue" in attributes:
-            attributes["_FillValue"] = spec.empty
-        for flags in {"flag_values", "flag_masks"} & attributes.keys():  # CF: of the variable's own type
-            attributes[flags] = np.array(attributes[flags], spec.dtype)
-        variables[name] = xr.Variable(spec.dimensions, lazy, attributes)
-    for m in content.layout.stored:
-        if m.bands and m.name in names:
-            spec = specs[f"{m.name}_band"]
-            variables[spec.name] = xr.Variable(spec.dimensions, np.array(m.bands, dtype=object), dict(spec.attributes))
-    decoded = xr.decode_cf(xr.Dataset(variables, attrs=flat_attributes(content.attributes)))
-    tiles = np.bincount(rows // content.layout.tiles_per_shard)
-    return decoded.chunk({"tile": tuple(tiles[tiles > 0].tolist()) or (0,)})
+    labels = [m.name for m in modalities if m.kind.is_categorical and not m.kind.is_raster]
+    variables: dict[str, xr.Variable] = {}
+    for m in modalities:
+        variables[m.name] = _variable(content, specs[m.name], rows, _decoded_attributes(specs[m.name], m, scale=scale))
+        if m.bands:
+            band = specs[f"{m.name}_band"]
+            variables[band.name] = xr.Variable(band.dimensions, np.array(m.bands, dtype=object), dict(band.attributes))
+    variables["tile"] = _ids(content, rows)
+    for name in ("time", *COORDINATE_NAMES):  # plots show the first ones in their titles
+        variables[name] = _variable(content, specs[name], rows, dict(specs[name].attributes))
+    variables |= {name: variables.pop(name) for name in labels}
+    found = xr.decode_cf(xr.Dataset(variables, attrs=flat_attributes(content.attributes)))
+    for m in modalities:
+        _complete(found.variables[m.name], m)
+    found["time"].load()
+    return found.set_coords([*COORDINATE_NAMES, *labels])
+
+
+def _complete(variable: xr.Variable, m: Modality) -> None:
+    """Finish what `xarray.decode_cf` made of a modality."""
+    if not m.kind.is_continuous:
+        variable.attrs["_FillValue"] = m.dtype.type(m.nodata)
+    if "scale_factor" in variable.encoding:  # exact in files, whatever the type in memory
+        variable.encoding.update(scale_factor=m.scale, add_offset=m.offset)
+    if not m.kind.is_raster:
+        variable.load()
+
+
+def _variable(content: Content, spec: ArraySpec, rows: NDArray[np.intp], attributes: dict[str, Any]) -> xr.Variable:
+    """Raw values: lazy for rasters, in memory for columns. CF has flags in the variable's own type."""
+    for flags in {"flag_values", "flag_masks"} & attributes.keys():
+        attributes[flags] = np.array(attributes[flags], dtype=spec.dtype)
+    data = (
+        indexing.LazilyIndexedArray(StoredArray(content, spec, rows))
+        if spec.sharded
+        else content.column(spec.name)[rows]
+    )
+    return xr.Variable(spec.dimensions, data, attributes)
+
+
+def _ids(content: Content, rows: NDArray[np.intp]) -> xr.Variable:
+    """Index of tiles by id. An index of pandas is taken over as it is; xarray would convert an array of texts twice."""
+    ids = pd.Index(format_tile_ids(content.column("tile_id")[rows]), dtype=object)
+    return xr.Variable(("tile",), ids, {"long_name": "tile id: tile_id as 16 hex digits"})
+
+
+def _decoded_attributes(spec: ArraySpec, m: Modality, *, scale: bool) -> dict[str, Any]:
+    """Attributes of a modality as `xarray.decode_cf` takes them.
+
+    Codes have no ``_FillValue`` here, since it would turn them into floats. A scale becomes ``scale_factor`` and
+    ``add_offset``, in the smallest floating-point type that holds the stored values.
+    """
+    attributes = {name: value for name, value in spec.attributes.items() if name not in ("_FillValue", "coordinates")}
+    if m.kind.is_continuous:
+        attributes["_FillValue"] = spec.empty
+    if scale and m.kind.is_continuous and (m.scale, m.offset) != (1, 0):
+        kind = np.result_type(m.dtype, np.float32).type
+        attributes |= {"scale_factor": kind(m.scale), "add_offset": kind(m.offset), "units": m.units}
+    return attributes
+
+
+def _tiles_per_chunk(rows: NDArray[np.intp], tiles_per_shard: int) -> tuple[int, ...] | int:
+    """Lengths of Dask chunks: rows of one shard each; rows in another order than the store's, in equal parts."""
+    if (np.diff(rows) < 0).any():
+        return tiles_per_shard
+    tiles = np.bincount(rows // tiles_per_shard)
+    return tuple(tiles[tiles > 0].tolist()) or (0,)
+
+
+def _with_grid(tile: xr.Dataset, grid: TileGrid) -> xr.Dataset:
+    """Add pixel centres and the coordinate reference system, by the conventions of CF and GDAL."""
+    from pyproj import CRS
+
+    crs = CRS.from_epsg(grid.epsg)
+    x, y = grid.pixel_centres()
+    axes = {axis["axis"]: axis for axis in crs.cs_to_cf()}
+    a, b, c, d, e, f = grid.transform
+    attributes = crs.to_cf()
+    attributes["spatial_ref"] = attributes["crs_wkt"]
+    attributes["GeoTransform"] = " ".join(f"{value:.15g}" for value in (c, a, b, f, d, e))
+    for variable in tile.data_vars.values():
+        if "x" in variable.dims:
+            variable.encoding["grid_mapping"] = GRID_MAPPING
+        if variable.dtype.kind == "f":
+            variable.encoding["nodata"] = np.nan  # odc-geo would take the stored code for the missing value
+    return tile.assign_coords(
+        {"x": ("x", x, axes["X"]), "y": ("y", y, axes["Y"]), GRID_MAPPING: ((), np.int32(grid.epsg), attributes)}
+    )

@@ -1,26 +1,40 @@
-"""The tables of a store: ``tiles.parquet`` (GeoParquet, one row per tile) and ``rejected.parquet``."""
+"""The tables of a store: ``tiles.parquet`` and ``tiles_spatial.parquet`` (GeoParquet), and ``rejected.parquet``."""
 
 from __future__ import annotations
 
 import struct
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data.catalog.tile import PIXEL_M, WGS84, WGS84_PROJJSON, transformer
+from mmearth_data.catalog.tile import NO_TIME, PIXEL_M, WGS84, WGS84_PROJJSON, transformer
 from mmearth_data.errors import InputError
 from mmearth_data.store.commits import WRITING, tiles_table
 from mmearth_data.store.encoding import to_json
+from mmearth_data.store.items import (
+    FEW_VALUES,
+    TIME_COLUMN,
+    WORLD,
+    has_items,
+    id_texts,
+    item_columns,
+    items_metadata,
+    outline_boxes,
+    renamed,
+)
+from mmearth_data.store.spatial import GROUP_ROWS, Places, spatial_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from mmearth_data.store.commits import Commit
-    from mmearth_data.store.schema import StoreLayout
+    from mmearth_data.store.root import Root
 
 GEOMETRY_TYPES = {3: "Polygon", 6: "MultiPolygon"}
 """Geometry types of tile outlines, by shapely's type id."""
@@ -35,7 +49,9 @@ REJECTED_FIELDS = {
     "detail": "string",
     "slot": "int64",
 }
-"""Column of ``rejected.parquet`` -> its Arrow type."""
+"""Column of ``rejected.parquet`` -> its Arrow type, as every version has it."""
+COVERING = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
+"""Where GeoParquet readers find the bounding box of each outline."""
 
 
 def check_crs(epsg: int) -> None:
@@ -114,8 +130,8 @@ def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely 
     return shapely.orient_polygons(west.union(east))
 
 
-def geo_metadata(bounds: Sequence[float], types: Sequence[str]) -> dict[str, Any]:
-    """GeoParquet 1.1 file metadata of a column ``geometry`` in EPSG:4326."""
+def geo_metadata(bounds: Sequence[float], types: Sequence[str], *, boxes: bool = False) -> dict[str, Any]:
+    """GeoParquet 1.1 file metadata of a column ``geometry`` in EPSG:4326; with ``boxes``, also of its column ``bbox``."""
     column = {
         "encoding": "WKB",
         "geometry_types": list(types),
@@ -123,57 +139,143 @@ def geo_metadata(bounds: Sequence[float], types: Sequence[str]) -> dict[str, Any
         "orientation": "counterclockwise",
         "edges": "planar",
         "bbox": list(bounds),
+        **({"covering": COVERING} if boxes else {}),
     }
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-@contextmanager
-def tiles_writer(path: Path, layout: StoreLayout) -> Iterator[Callable[[Sequence[Commit]], None]]:
-    """Write ``tiles.parquet``: yields a function that adds the rows of some commits as one row group.
+class _Extent:
+    """Bounds, geometry types and times of the tiles seen so far."""
 
-    Memory does not grow with the store, and the footer does not grow with thousands of small row groups.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import shapely
+    def __init__(self) -> None:
+        self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+        self._types: set[str] = set()
+        self._times: list[int] = []
 
-    writer: pq.ParquetWriter | None = None
-    bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
-    types: set[str] = set()
+    def add(self, outlines: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> None:
+        import shapely
 
-    def add(commits: Sequence[Commit]) -> None:
-        nonlocal writer
-        corners = {
-            name: np.concatenate([commit.columns[name] for commit in commits]) for name in ("epsg", "ulx", "uly")
-        }
-        outlines = tile_outlines(corners, layout.size_px)
         drawn = outlines[~shapely.is_missing(outlines)]
         if len(drawn):
-            west, south, east, north = shapely.total_bounds(drawn)
-            types.update(GEOMETRY_TYPES[code] for code in np.unique(shapely.get_type_id(drawn)).tolist())
-            bounds[:] = [min(bounds[0], west), min(bounds[1], south), max(bounds[2], east), max(bounds[3], north)]
+            bounds = shapely.total_bounds(drawn)
+            self._bounds[:2] = np.minimum(self._bounds[:2], bounds[:2])
+            self._bounds[2:] = np.maximum(self._bounds[2:], bounds[2:])
+            self._types |= {GEOMETRY_TYPES[code] for code in np.unique(shapely.get_type_id(drawn)).tolist()}
+        known = times[times != NO_TIME]
+        if len(known):
+            self._times += [int(known.min()), int(known.max())]
+
+    @property
+    def bounds(self) -> list[float]:
+        """West, south, east and north; the whole world without a known outline."""
+        return self._bounds.tolist() if np.isfinite(self._bounds).all() else list(WORLD)
+
+    @property
+    def types(self) -> list[str]:
+        """Geometry types of the outlines."""
+        return sorted(self._types)
+
+    @property
+    def times(self) -> tuple[int, int] | None:
+        """First and last time, UTC milliseconds since 1970."""
+        return (min(self._times), max(self._times)) if self._times else None
+
+
+class TileTables:
+    """Write the tables of a store's tiles; see `tiles_writer`."""
+
+    def __init__(self, path: Path, root: Root) -> None:
+        self._path = path
+        self._root = root
+        self._items = has_items(root)
+        self._extent = _Extent()
+        self._places = Places()
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, commits: Sequence[Commit]) -> None:
+        """Add the rows of some commits as one row group."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        import shapely
+
+        layout = self._root.layout
+        columns = {spec.name: np.concatenate([c.columns[spec.name] for c in commits]) for spec in layout.coordinates}
+        outlines = tile_outlines(columns, layout.size_px)
+        self._extent.add(outlines, columns["time"])
         table = pa.concat_tables([tiles_table(commit, layout.tabular) for commit in commits]).combine_chunks()
         table = table.append_column("geometry", pa.array(shapely.to_wkb(outlines), type=pa.binary()))
-        writer = writer or pq.ParquetWriter(path, table.schema, **WRITING)
-        writer.write_table(table)
+        if self._items:
+            self._places.add(np.concatenate([commit.rows for commit in commits]), columns)
+            table = renamed(table, "time", TIME_COLUMN)
+            table = table.add_column(table.column_names.index("tile_id") + 1, "id", id_texts(columns["tile_id"]))
+            for name, column in item_columns(columns, outline_boxes(outlines), self._root).items():
+                table = table.append_column(name, column)
+        if self._writer is None:
+            writing = {**WRITING, "use_dictionary": list(FEW_VALUES)} if self._items else WRITING
+            self._writer = pq.ParquetWriter(self._path, table.schema, **writing)
+        self._writer.write_table(table)
 
+    def write_spatial(self, path: Path) -> None:
+        """Write the rows added so far in spatial order; only for stores that have this table."""
+        import pyarrow.parquet as pq
+
+        columns = self._places.take_ordered()
+        parts = (
+            self._spatial_part({name: column[start : start + GROUP_ROWS] for name, column in columns.items()})
+            for start in range(0, max(1, len(columns["row"])), GROUP_ROWS)
+        )
+        first = next(parts)
+        with pq.ParquetWriter(path, first.schema, **WRITING) as writer:
+            for part in chain((first,), parts):
+                writer.write_table(part)
+            writer.add_key_value_metadata({b"geo": self._geo()})
+
+    def _spatial_part(self, columns: Mapping[str, np.ndarray[Any, Any]]) -> pa.Table:
+        return spatial_table(columns, tile_outlines(columns, self._root.layout.size_px))
+
+    def describe(self) -> None:
+        """Add the file metadata of all rows added so far."""
+        if self._writer is None:
+            return
+        metadata = {b"geo": self._geo()}
+        if self._items:
+            items = items_metadata(self._root, self._extent.bounds, self._extent.times)
+            metadata[b"stac-geoparquet"] = to_json(items)
+        self._writer.add_key_value_metadata(metadata)
+
+    def close(self) -> None:
+        """Write the footer."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _geo(self) -> bytes:
+        return to_json(geo_metadata(self._extent.bounds, self._extent.types, boxes=self._items))
+
+
+@contextmanager
+def tiles_writer(path: Path, root: Root) -> Iterator[TileTables]:
+    """Write ``tiles.parquet``, one row group for each call of `TileTables.add`.
+
+    Memory grows by 50 bytes per tile, for `TileTables.write_spatial`, and the footer does not grow with thousands of
+    small row groups.
+    """
+    tables = TileTables(path, root)
     try:
-        yield add
-        if writer is not None:
-            box = bounds.tolist() if np.isfinite(bounds).all() else [-180.0, -90.0, 180.0, 90.0]
-            writer.add_key_value_metadata({b"geo": to_json(geo_metadata(box, sorted(types)))})
+        yield tables
+        tables.describe()
     finally:
-        if writer is not None:
-            writer.close()
+        tables.close()
 
 
-def rejected_table(rejected: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Table of rejected candidates, as recorded by `mmearth_data.store.writer`."""
+def rejected_table(rejected: Sequence[Mapping[str, Any]], *, texts: bool = True) -> pa.Table:
+    """Table of rejected candidates, as recorded by `mmearth_data.store.writer`; with ``texts``, ids as text, too."""
     import pyarrow as pa
 
     columns = {name: [entry[name] for entry in rejected] for name in REJECTED_FIELDS}
+    ids = pa.array(columns["tile_id"], pa.string())
     columns["tile_id"] = [int(text, 16) for text in columns["tile_id"]]
-    return pa.table(columns, schema=pa.schema(list(REJECTED_FIELDS.items())))
+    table = pa.table(columns, schema=pa.schema(list(REJECTED_FIELDS.items())))
+    return table.add_column(1, "id", ids) if texts else table
 
 
 def write_tables(tables: Sequence[pa.Table], path: Path) -> None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
 
-from mmearth_data.errors import InputError
+from mmearth_data.catalog.tile import LEAST_ID, as_integer, format_tile_id, is_tile_id, parse_tile_id
+from mmearth_data.errors import InputError, UnknownKey, UnknownPosition
 from mmearth_data.store.content import Content
+from mmearth_data.store.overview import overview
 from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES
-from mmearth_data.store.selection import inside, within_dates
+from mmearth_data.store.selection import (
+    among_ids,
+    inside,
+    label_codes,
+    listed,
+    mask_of,
+    positions_of,
+    valid_positions,
+    within_dates,
+)
+from mmearth_data.store.tile import Tile
+from mmearth_data.words import closest, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -22,11 +35,13 @@ if TYPE_CHECKING:
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.schema import StoreLayout
-    from mmearth_data.store.selection import Dates, Regions
+    from mmearth_data.store.selection import Dates, Ids, Mask, Regions, TileName
     from mmearth_data.store.storage.protocol import StoreUrl
 
 Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
-Labels: TypeAlias = "str | int | Sequence[str | int]"
+CONDITIONS = ("region", "split", "date", "ids", "modalities", "where")
+"""Other conditions of `Store.select`."""
+Labels: TypeAlias = "str | int | Iterable[str | int]"
 
 
 def open_store(path: str | Path) -> Store:
@@ -55,8 +70,8 @@ def open_store(path: str | Path) -> Store:
 class Store:
     """Tiles of a store, or of a selection of it.
 
-    It is immutable and can be pickled; `select` returns another one. ``rows``, `read` and `tile_columns` refer to rows
-    of the store; ``store[i]`` and `coords` to positions in the selection.
+    It is immutable and can be pickled; `select` and ``store[a:b]`` return another one. ``rows``, `read` and
+    `tile_columns` refer to rows of the store; ``store[i]`` and `coords` to positions in the selection.
     """
 
     def __init__(
@@ -162,37 +177,182 @@ class Store:
 
     @property
     def dataset(self) -> xr.Dataset:
-        """The selected tiles in xarray, decoded as `xarray.open_zarr` does, in Dask chunks of one shard."""
+        """The selected tiles in xarray, in stored units; see `to_xarray`."""
+        return self.to_xarray()
+
+    def to_xarray(self, modalities: str | Sequence[str] | None = None, *, scale: bool = False) -> xr.Dataset:
+        """Give the selected tiles as an xarray data set.
+
+        Rasters are lazy, in Dask chunks of one shard. Everything else is in memory: coordinates, values and class ids of
+        tiles. The dimension ``tile`` is indexed by ids of 16 hex digits: ``ds.sel(tile="55d4a802aea54004")``.
+
+        Parameters
+        ----------
+        modalities
+            Names to keep; all stored ones by default.
+        scale
+            Give continuous modalities in physical units, by the catalog's scale and offset: reflectance from 0 to 1
+            instead of 0 to 10,000. The default is the stored unit.
+
+        Returns
+        -------
+        xarray.Dataset
+            Continuous modalities are floats, with NaN where nothing was observed. Class maps, masks and class ids have
+            the stored integers, with the no-data code in the attribute ``_FillValue``, and codes and names of classes in
+            ``flag_values`` and ``flag_meanings``. Class ids of tiles are coordinates, as the split is.
+
+        Raises
+        ------
+        InputError
+            If a modality is unknown.
+
+        Examples
+        --------
+        >>> ds = open_store("planet.zarr").to_xarray(scale=True)  # doctest: +SKIP
+        >>> ds.sentinel2.isel(tile=ds.split == 0).groupby("biome").mean()  # doctest: +SKIP
+        """
         from mmearth_data.store.frames import dataset
 
-        return dataset(self._content, self.rows, [name for name, m in self.modalities.items() if m.stored])
+        return dataset(self._content, self.rows, self.stored(modalities), scale=scale)
+
+    def stored(self, modalities: str | Sequence[str] | None = None) -> list[Modality]:
+        """List the stored ones of the named modalities, in catalog order; all by default.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown.
+        """
+        return [m for m in self._named_modalities(modalities).values() if m.stored]
+
+    def tile(self, tile: TileName) -> Tile:
+        """One tile with its location, grid and arrays.
+
+        Parameters
+        ----------
+        tile
+            Id of the tile, or a position; see `position`.
+
+        Raises
+        ------
+        InputError
+            If the selection has no such tile.
+
+        Examples
+        --------
+        >>> tile = open_store("planet.zarr").tile(0)  # doctest: +SKIP
+        >>> tile.id, tile.crs, tile["sentinel2"].shape  # doctest: +SKIP
+        ('55d4a802aea54004', 'EPSG:32631', (13, 64, 64))
+        """
+        return Tile(self, int(self.rows[self.position(tile)]))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        state = "" if self.finished else ", not finished"
-        made = ", synthetic" if self.synthetic else ""
-        return (
-            f"<Store {self.path}: {len(self)} of {self.layout.tiles} tiles, {', '.join(self.modalities)}{made}{state}>"
-        )
+        return overview(self).text()
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """One tile: raw arrays as stored, and ``tile`` with its coordinates.
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Tiles in order, each as ``store[i]`` gives it; `loader` reads many of them faster."""
+        return (self._tile(position) for position in range(len(self)))
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the selection has a tile with an id (in either form), or a modality or coordinate of a name."""
+        if not isinstance(key, str | int | np.integer) or (not isinstance(key, str) and key < LEAST_ID):
+            return False
+        if isinstance(key, str) and not is_tile_id(key):
+            return key in self.modalities or key in COORDINATE_NAMES
+        return bool((self._content.column("tile_id")[self.rows] == np.uint64(parse_tile_id(key))).any())
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, key: slice | list[int] | list[bool] | list[str] | np.ndarray[Any, Any]) -> Self: ...
+
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...  # noqa: ANN401 - a name: a DataArray, or the tile of an id
+
+    def __getitem__(self, key: Any) -> Any:
+        """One tile, some tiles, or one modality of all of them.
+
+        ====================================  ==================================================================
+        key                                   result
+        ====================================  ==================================================================
+        position, from the end if negative    dict: modality -> raw array as stored, and ``tile`` with coordinates
+        id, as text or number                 the same; integers from 2**30 are ids
+        slice, positions, boolean mask        `Store` of these tiles, which must be in ascending order
+        name of a modality or coordinate      `xarray.DataArray` of `dataset`
+        list of names of modalities           `Store` with these modalities
+        ====================================  ==================================================================
 
         Raises
         ------
-        IndexError
-            If the selection has no such position.
+        UnknownPosition
+            If there is no such position; also an `IndexError`.
+        UnknownKey
+            If there is no such id or name; also a `KeyError`.
+        InputError
+            For other keys, and for positions that are not in ascending order.
         """
-        if not -len(self) <= position < len(self):
-            raise IndexError(f"Expected a position from 0 to {len(self) - 1}, got {position}.")
+        if isinstance(key, str) and not is_tile_id(key):
+            return self._named(key)
+        if isinstance(key, str) or as_integer(key) is not None:
+            return self._tile(self.position(key))
+        if isinstance(key, list) and key and all(isinstance(name, str) for name in key):
+            return self.select(modalities=key)
+        return type(self)(self._content, self.rows[positions_of(key, len(self))], self._selected_modalities)
+
+    def _tile(self, position: int) -> dict[str, Any]:
         row = int(self.rows[position])
         tile: dict[str, Any] = {
             name: self.read(name, slice(row, row + 1))[0] for name, m in self.modalities.items() if m.stored
         }
         tile["tile"] = {name: column[row] for name, column in self.tile_columns.items()}
+        tile["tile"]["id"] = format_tile_id(int(tile["tile"]["tile_id"]))
         return tile
+
+    def _named(self, name: str) -> xr.DataArray:
+        variables = self.dataset
+        if name in variables.variables:
+            return variables[name]
+        m = self.modalities.get(name)
+        if m is not None:
+            raise UnknownKey(f"{self.path}: {name} is derived from {' and '.join(m.derived_from)}, and not stored.")
+        known = [*(name for name, m in self.modalities.items() if m.stored), *COORDINATE_NAMES]
+        raise UnknownKey(f"{self.path}: no modality or coordinate is named {name!r}; {did_you_mean(name, known)}")
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*(name for name, m in self.modalities.items() if m.stored), *COORDINATE_NAMES]
+
+    def position(self, tile: TileName) -> int:
+        """Position of a tile in the selection, from 0.
+
+        Parameters
+        ----------
+        tile
+            Id of the tile (text of 16 hex digits, or its number; see `parse_tile_id`), or a position: an integer below
+            2**30, from the end if negative. The first of several tiles with the same id and different dates is taken.
+
+        Raises
+        ------
+        UnknownPosition
+            If the selection has no such position.
+        UnknownKey
+            If no selected tile has the id.
+        InputError
+            If it is neither.
+        """
+        number, count = as_integer(tile), len(self)
+        if number is None or number >= LEAST_ID:
+            wanted = parse_tile_id(tile)
+            found = np.flatnonzero(self._content.column("tile_id")[self.rows] == np.uint64(wanted))
+            if not len(found):
+                raise UnknownKey(f"{self.path}: no tile has the id {format_tile_id(wanted)}; {valid_positions(count)}")
+            return int(found[0])
+        if not -count <= number < count:
+            raise UnknownPosition(f"{self.path}: no tile is at position {number}; {valid_positions(count)}")
+        return number % count
 
     def read(self, modality: str, rows: slice) -> np.ndarray[Any, Any]:
         """Raw stored values of consecutive store rows, including empty ones.
@@ -231,8 +391,9 @@ class Store:
         region: Regions | None = None,
         split: Labels | None = None,
         date: Dates | None = None,
-        modalities: Sequence[str] | None = None,
-        where: Callable[[Columns], np.ndarray[Any, Any]] | np.ndarray[Any, Any] | None = None,
+        ids: Ids | None = None,
+        modalities: str | Sequence[str] | None = None,
+        where: Callable[[Columns], Mask] | Mask | None = None,
         **classes: Labels | None,
     ) -> Self:
         """Select tiles and modalities.
@@ -240,23 +401,33 @@ class Store:
         Parameters
         ----------
         region
-            Name, ISO code, ``bbox:W,S,E,N``, vector file, `Region`, or shapely geometry in degrees; tiles whose centre
-            is in it.
+            Tiles whose centre is in it: a name, ISO code, ``bbox:W,S,E,N``, vector file or `Region`; four numbers (west,
+            south, east, north in degrees; west > east crosses 180); a shapely geometry in degrees; a GeoSeries or
+            GeoDataFrame in any CRS; or a list of these.
         split
             ``train``, ``val``, ``test``, or several of them.
         date
-            Day, month or year of the scene (``"2019-06"``), or a pair of them: first and last, None for no limit.
+            Day, month or year of the scene (``"2019-06"``, 2019, a date), or a pair of them: first and last, None for
+            no limit.
+        ids
+            Ids of tiles, as text of 16 hex digits or as numbers: one, or a list, array or pandas Series. The tiles keep
+            the store's order.
         modalities
             Names to keep.
         where
-            Function from `coords` to a boolean array (len,), or such an array.
+            Boolean array or list (len,), a pandas Series with the index of `tiles`, or a function from `coords` to
+            one of them.
         **classes
             ``tile/categorical`` modality -> class name or code, or several: ``biome="Tundra"``.
 
         Raises
         ------
         InputError
-            If a region, split, date, class or modality is unknown.
+            If a region, split, date, id, class or modality is unknown, or has another type.
+
+        Examples
+        --------
+        >>> store.select(region=(5, 45, 11, 48), split="train", biome=["Tundra", 4])  # doctest: +SKIP
         """
         keep = np.ones(len(self), dtype=bool)
         if region is not None:
@@ -264,50 +435,36 @@ class Store:
         if date is not None:
             keep &= within_dates(date, self.tile_columns["time"][self.rows])
         if split is not None:
-            keep &= np.isin(
-                self._content.column("split")[self.rows], _codes("split", split, {n: c for c, n in SPLIT_NAMES.items()})
-            )
+            codes = label_codes("split", split, {name: code for code, name in SPLIT_NAMES.items()})
+            keep &= np.isin(self._content.column("split")[self.rows], codes)
+        if ids is not None:
+            keep &= among_ids(ids, self._content.column("tile_id")[self.rows])
         for name, labels in classes.items():
             if labels is not None:
                 keep &= self._class_mask(name, labels)
         if where is not None:
-            keep &= self._where_mask(where)
+            keep &= mask_of(where(self.coords) if callable(where) else where, len(self))
         return type(self)(self._content, self.rows[keep], self._named_modalities(modalities))
 
     def _class_mask(self, name: str, labels: Labels) -> NDArray[np.bool_]:
         m = next((m for m in self.layout.tabular if m.name == name and m.kind.is_categorical), None)
         if m is None:
-            known = ", ".join(m.name for m in self.layout.tabular if m.kind.is_categorical) or "none"
-            raise InputError(f"{self.path}: expected a tile/categorical modality ({known}), got {name!r}.")
-        codes = _codes(name, labels, {label.name: label.code for label in m.classes})
+            known = [m.name for m in self.layout.tabular if m.kind.is_categorical]
+            shown = ", ".join(known) or "none"
+            hint = did_you_mean(name, [*known, *CONDITIONS])
+            raise InputError(f"{self.path}: expected a tile/categorical modality ({shown}), got {name!r}; {hint}")
+        codes = label_codes(name, labels, {label.name: label.code for label in m.classes})
         return np.isin(self._content.column(name)[self.rows], codes)
 
-    def _where_mask(self, where: Callable[[Columns], np.ndarray[Any, Any]] | np.ndarray[Any, Any]) -> NDArray[np.bool_]:
-        mask = np.asarray(where(self.coords) if callable(where) else where)
-        if mask.shape != (len(self),) or mask.dtype != np.bool_:
-            raise InputError(
-                f"where: expected a boolean array of {len(self)} tiles, got {mask.shape} of {mask.dtype.name}."
-            )
-        return mask
-
-    def _named_modalities(self, names: Sequence[str] | None) -> Mapping[str, Modality]:
+    def _named_modalities(self, names: str | Sequence[str] | None) -> Mapping[str, Modality]:
         if names is None:
             return self.modalities
-        wanted = [names] if isinstance(names, str) else list(names)
-        missing = [name for name in wanted if name not in self.modalities]
+        wanted = [names] if isinstance(names, str) else listed("modalities", "names", names)
+        missing = [str(name) for name in wanted if name not in self.modalities]
         if missing:
-            raise InputError(
-                f"{self.path}: expected modalities among {', '.join(self.modalities)}, got {', '.join(missing)}."
+            close = closest(missing[0], self.modalities)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise UnknownKey(
+                f"{self.path}: expected modalities among {', '.join(self.modalities)}, got {', '.join(missing)}{hint}"
             )
         return {name: m for name, m in self.modalities.items() if name in wanted}
-
-
-def _codes(what: str, labels: Labels, known: Mapping[str, int]) -> list[int]:
-    """Codes of labels given by name or code."""
-    given = [labels] if isinstance(labels, str | int | np.integer) else list(labels)
-    codes = [known.get(label, -1) if isinstance(label, str) else int(label) for label in given]
-    unknown = [str(label) for label, code in zip(given, codes, strict=True) if code not in known.values()]
-    if unknown:
-        shown = ", ".join(list(known)[:20]) + (", ..." if len(known) > 20 else "")
-        raise InputError(f"{what}: expected {shown}, got {', '.join(unknown)}.")
-    return codes

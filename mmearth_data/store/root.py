@@ -191,7 +191,7 @@ def _code_version() -> str:
 
 
 def collection_id(attributes: Mapping[str, Any]) -> str:
-    """Identifier of a store as a data set, for catalogs: it depends on its source and recipe, and not on its path.
+    """Identify a store as a data set, for catalogs: by its source and recipe, and not by its path.
 
     Parameters
     ----------

@@ -33,6 +33,7 @@ READABLE_VERSIONS = (1, 2)
 ROOT_KEY = "zarr.json"
 MANIFEST_KEY = "_manifest.json"
 TILES_KEY = "tiles.parquet"
+SPATIAL_KEY = "tiles_spatial.parquet"
 REJECTED_KEY = "rejected.parquet"
 COMMITS = "_commits"
 LEDGER = "_ledger"
@@ -205,9 +206,14 @@ class StoreLayout:
         return max(1, COLUMN_CHUNK_ROWS // self.tiles_per_shard) * self.tiles_per_shard
 
     @cached_property
+    def coordinates(self) -> tuple[ArraySpec, ...]:
+        """Arrays of the coordinates along ``tile``."""
+        return tuple(_coordinate_spec(self, c) for c in COORDINATES)
+
+    @cached_property
     def columns(self) -> tuple[ArraySpec, ...]:
         """Arrays written at the end of a build: coordinates, then tile modalities."""
-        return (*(_coordinate_spec(self, c) for c in COORDINATES), *(_modality_spec(self, m) for m in self.tabular))
+        return (*self.coordinates, *(_modality_spec(self, m) for m in self.tabular))
 
     @cached_property
     def arrays(self) -> tuple[ArraySpec, ...]:

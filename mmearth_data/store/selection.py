@@ -1,25 +1,217 @@
-"""Selections of tiles, as boolean masks over coordinates."""
+"""Selections of tiles: positions, and boolean masks over coordinates."""
 
 from __future__ import annotations
 
+import datetime
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mmearth_data.errors import InputError
+from mmearth_data.catalog.tile import LEAST_ID, as_integer, parse_tile_id
+from mmearth_data.errors import InputError, UnknownPosition
+from mmearth_data.words import closest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import geopandas as gpd
+    import pandas as pd
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.geography.regions import Region
 
-Regions: TypeAlias = "str | Region | BaseGeometry"
-Dates: TypeAlias = "str | tuple[str | None, str | None]"
+TileName: TypeAlias = "str | int | np.integer[Any]"
+Box: TypeAlias = "tuple[float, float, float, float]"
+Place: TypeAlias = "str | Path | Region | BaseGeometry | gpd.GeoSeries | gpd.GeoDataFrame | Box"
+Regions: TypeAlias = "Place | Sequence[Place] | NDArray[np.float64]"
+Date: TypeAlias = "str | int | datetime.date | np.datetime64"
+Dates: TypeAlias = "Date | tuple[Date | None, Date | None]"
+Ids: TypeAlias = "TileName | Iterable[TileName]"
+Mask: TypeAlias = "Sequence[bool] | NDArray[np.bool_] | pd.Series[bool]"
 DATE_FORMS = "'2019', '2019-06', '2019-06-01' or a pair of them"
+REGION_FORMS = (
+    "a name, an ISO code, 'bbox:W,S,E,N', four numbers (W, S, E, N), a vector file, a shapely geometry, "
+    "a GeoSeries or GeoDataFrame, or a list of them"
+)
 PERIOD = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+
+
+def positions_of(key: object, count: int) -> NDArray[np.intp]:
+    """Positions (n,) of tiles, ascending, from a slice, positions or a mask of ``count`` truth values.
+
+    Raises
+    ------
+    UnknownPosition
+        If a position is outside 0 to count - 1.
+    InputError
+        If it is none of these, or in another order: a store keeps the order of its tiles.
+    """
+    if isinstance(key, slice):
+        return _sliced(key, count)
+    values = np.asarray([] if isinstance(key, tuple) or key is None else key)
+    if values.ndim != 1 or isinstance(key, tuple | str | bytes) or key is None:
+        raise InputError(
+            f"Expected a position, a slice, a list of positions, a mask of {count} truth values, the id of a tile or the name of a "
+            f"modality, got {_shown(key)}."
+        )
+    if values.dtype == np.bool_:
+        return np.flatnonzero(mask_of(key, count, "Expected"))
+    if values.dtype.kind not in "iu" and len(values):
+        raise InputError(
+            f"Expected positions as integers, or a mask of {count} truth values, got {_shown(key)}; "
+            "select(ids=...) takes ids."
+        )
+    return _ascending(values, count)
+
+
+def _sliced(key: slice, count: int) -> NDArray[np.intp]:
+    try:
+        positions = np.arange(count)[key]
+    except (TypeError, ValueError, IndexError):
+        raise InputError(
+            f"Expected a slice of positions such as store[0:4], got {_shown(key)}; select(date=...) takes dates."
+        ) from None
+    if key.step is not None and key.step < 0:
+        raise _disordered(key)
+    return positions
+
+
+def _ascending(values: np.ndarray[Any, Any], count: int) -> NDArray[np.intp]:
+    outside = (values < -count) | (values >= count) if values.dtype.kind == "i" else values >= count
+    if outside.any():
+        number = int(values[outside][0])
+        ids = number >= LEAST_ID
+        raise UnknownPosition(
+            f"No tile is at position {number}; {'select(ids=...) takes ids.' if ids else valid_positions(count)}"
+        )
+    positions: NDArray[np.intp] = values.astype(np.intp)
+    positions = np.where(positions < 0, positions + count, positions)
+    if len(positions) > 1 and not (np.diff(positions) > 0).all():
+        raise _disordered(values.tolist())
+    return positions
+
+
+def _disordered(key: object) -> InputError:
+    return InputError(
+        f"Expected positions in ascending order, each once, got {_shown(key)}: a store keeps the order of its tiles; "
+        "give them in order, or reorder the data with store.dataset.isel(tile=...)."
+    )
+
+
+def valid_positions(count: int) -> str:
+    """End of a message about a position that does not exist."""
+    return f"positions are 0 to {count - 1}." if count else "there are no tiles."
+
+
+def mask_of(mask: object, count: int, what: str = "where: expected") -> NDArray[np.bool_]:
+    """Boolean mask (count,) from a list, an array or a pandas Series, whose index is that of `Store.tiles`.
+
+    ``what`` begins the message about one that does not fit.
+
+    Raises
+    ------
+    InputError
+        If it is no mask of so many tiles.
+    """
+    values = np.asarray(_in_order(mask, count, what))
+    if values.shape != (count,) or values.dtype != np.bool_:
+        found = f"{values.shape} of {values.dtype.name}" if values.ndim else _shown(mask)
+        raise InputError(f"{what} a boolean array of {count} tiles, got {found}.")
+    return values
+
+
+def _in_order(mask: object, count: int, what: str) -> object:
+    """Sort a pandas Series by its index, as pandas aligns masks; others unchanged."""
+    if isinstance(mask, np.ndarray | list):
+        return mask
+    import pandas as pd
+
+    if not isinstance(mask, pd.Series) or mask.index.equals(pd.RangeIndex(count)):
+        return mask
+    ordered = mask.sort_index()
+    if not ordered.index.equals(pd.RangeIndex(count)):
+        raise InputError(
+            f"{what} a Series with the index of store.tiles (0 to {count - 1}), got another index of "
+            f"{len(mask)} values; give its values (Series.to_numpy()) if they are in the store's order."
+        )
+    return ordered
+
+
+def among_ids(ids: Ids, tile_id: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Mask (n,) of tiles with one of some ids.
+
+    Parameters
+    ----------
+    ids
+        One id or several, as text of 16 hex digits or as numbers; all of them must occur.
+    tile_id
+        (n,) ids of the tiles.
+
+    Raises
+    ------
+    InputError
+        If a value is no id, or no tile has it.
+    """
+    wanted = parse_tile_ids(ids)
+    mask: NDArray[np.bool_] = np.isin(tile_id, wanted)
+    missing = wanted[~np.isin(wanted, tile_id)]
+    if len(missing):
+        raise InputError(
+            f"ids: expected ids of the {len(tile_id)} tiles to select from, got {len(missing)} of others, the first is "
+            f"{int(missing[0]):016x}."
+        )
+    return mask
+
+
+def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
+    """Numbers (n,) of one tile id or several, in either form; InputError if a value is no id."""
+    one = isinstance(ids, str) or as_integer(ids) is not None
+    several: list[Any] = [ids] if one else listed("ids", "tile ids", ids)
+    numbers = np.empty(len(several), dtype=np.uint64)
+    for k, name in enumerate(several):
+        try:
+            numbers[k] = parse_tile_id(name)
+        except InputError:
+            raise InputError(
+                f"ids: expected tile ids of 16 hex digits, or their numbers, got {_shown(name)}; "
+                "mmearth_data.read_ids reads a file of them."
+            ) from None
+    return numbers
+
+
+def listed(what: str, expected: str, values: object) -> list[Any]:
+    """List of several values; InputError if they cannot be iterated over."""
+    try:
+        return list(values)  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise InputError(f"{what}: expected {expected}, got {_shown(values)}.") from None
+
+
+def label_codes(what: str, labels: object, known: Mapping[str, int]) -> list[int]:
+    """Codes of labels, each given by its name or code; InputError if one is unknown."""
+    single = isinstance(labels, str) or as_integer(labels) is not None
+    given = [labels] if single else listed(what, "names or codes", labels)
+    codes = [known.get(one) if isinstance(one, str) else as_integer(one) for one in given]
+    unknown = [one for one, code in zip(given, codes, strict=True) if code not in known.values()]
+    if unknown:
+        shown = ", ".join(list(known)[:20]) + (", ..." if len(known) > 20 else "")
+        close = closest(unknown[0], known) if isinstance(unknown[0], str) else []
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise InputError(f"{what}: expected {shown}, got {', '.join(map(str, unknown))}{hint}")
+    return [code for code in codes if code is not None]
+
+
+def _shown(value: object) -> str:
+    """Value and type for a message, in one line."""
+    text = " ".join(repr(value).split())
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return (
+        short if isinstance(value, str | slice | tuple | list) or value is None else f"{short} ({type(value).__name__})"
+    )
 
 
 def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -28,27 +220,63 @@ def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) 
     Parameters
     ----------
     region
-        Name, ISO code, ``bbox:W,S,E,N`` or vector file (see `resolve_region`), a `Region`, or a shapely geometry in
-        degrees.
+        Name, ISO code, ``bbox:W,S,E,N`` or vector file (see `resolve_region`), a `Region`, a shapely geometry in degrees,
+        four numbers (west, south, east, north in degrees; west > east crosses 180), a GeoSeries or GeoDataFrame with
+        polygons in any CRS, or several of these, which are taken together.
     lon, lat
         (n,) degrees.
 
     Raises
     ------
     InputError
-        When there is no such region.
+        When there is no such region, or it is none of these.
     """
     import shapely
 
-    from mmearth_data.geography.regions import resolve_region
-
-    resolved = resolve_region(region) if isinstance(region, str) else region
-    geometry = resolved if isinstance(resolved, shapely.Geometry) else resolved.geometry
-    if geometry is None:
-        return np.ones(len(lon), dtype=bool)
-    shapely.prepare(geometry)
-    within: NDArray[np.bool_] = shapely.intersects_xy(geometry, lon, lat)
+    within = np.zeros(len(lon), dtype=bool)
+    for geometry in _geometries(region):
+        if geometry is None:
+            return np.ones(len(lon), dtype=bool)
+        shapely.prepare(geometry)
+        within |= shapely.intersects_xy(geometry, lon, lat)
     return within
+
+
+def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - whatever came
+    """Geometries in degrees; None is the whole Earth."""
+    import shapely
+
+    from mmearth_data.geography.regions import Region, frame_region, parse_bbox, resolve_region, wrapped
+
+    if isinstance(region, str | Path):
+        return [resolve_region(str(region)).geometry]
+    if isinstance(region, Region):
+        return [region.geometry]
+    if isinstance(region, shapely.Geometry):
+        west, _, east, _ = shapely.bounds(region)
+        beyond = west < -180 or east > 180
+        return [wrapped(region) if beyond and isinstance(region, shapely.Polygon | shapely.MultiPolygon) else region]
+    box = four_numbers(region)
+    if box:
+        return [parse_bbox(box)]
+    found = frame_region(region)
+    if found is not None:
+        return [found.geometry]
+    several = isinstance(region, list | tuple | set | frozenset | np.ndarray) and len(region) > 0
+    if not several or all(map(_is_number, region)):
+        raise InputError(f"region: expected {REGION_FORMS}, got {_shown(region)}.")
+    return [geometry for one in region for geometry in _geometries(one)]
+
+
+def four_numbers(region: Any) -> str:  # noqa: ANN401 - whatever came
+    """Text ``W,S,E,N`` of a box; empty if it is not one."""
+    if not isinstance(region, list | tuple | np.ndarray) or len(region) != 4:
+        return ""
+    return ",".join(f"{float(value):.15g}" for value in region) if all(map(_is_number, region)) else ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
@@ -57,8 +285,8 @@ def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     Parameters
     ----------
     dates
-        A year, month or day, or a pair of them: from the beginning of the first to the end of the last, None for no
-        limit.
+        A year, month or day (text, a year as a number, or a date), or a pair of them: from the beginning of the first to
+        the end of the last, None for no limit.
     time
         (n,) datetime64, UTC.
 
@@ -72,7 +300,8 @@ def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     >>> within_dates("2019-06", np.array(["2019-05-31", "2019-06-30"], dtype="datetime64[ms]")).tolist()
     [False, True]
     """
-    first, last = (dates, dates) if isinstance(dates, str) else _pair(dates)
+    single = isinstance(dates, str | datetime.date | np.datetime64) or as_integer(dates) is not None
+    first, last = _pair((dates, dates) if single else dates)
     keep: NDArray[np.bool_] = ~np.isnat(time)
     if first is not None:
         keep &= time >= _period(first)
@@ -89,7 +318,7 @@ def _end(period: np.datetime64) -> np.datetime64:
     return period + np.timedelta64(1, unit)  # type: ignore[call-overload, no-any-return]
 
 
-def _pair(dates: Any) -> tuple[str | None, str | None]:  # noqa: ANN401 - whatever came
+def _pair(dates: Any) -> tuple[Any, Any]:  # noqa: ANN401 - whatever came
     try:
         first, last = dates
     except (TypeError, ValueError) as error:
@@ -97,9 +326,11 @@ def _pair(dates: Any) -> tuple[str | None, str | None]:  # noqa: ANN401 - whatev
     return first, last
 
 
-def _period(text: str) -> np.datetime64:
+def _period(date: Date) -> np.datetime64:
     """Year, month or day in its own unit, so that adding 1 gives the next one."""
+    year = as_integer(date)
+    text = str(date)[:10] if isinstance(date, datetime.date | np.datetime64) else date if year is None else str(year)
     if isinstance(text, str) and PERIOD.fullmatch(text):
         with suppress(ValueError):
             return np.datetime64(text)
-    raise InputError(f"date: expected {DATE_FORMS}, got {text!r}.")
+    raise InputError(f"date: expected {DATE_FORMS}, got {date!r}.")

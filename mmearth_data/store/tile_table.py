@@ -1,45 +1,73 @@
-"""A store's tiles as a GeoDataFrame."""
+"""A store's tiles as a GeoDataFrame, with class names instead of codes."""
 
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from mmearth_data.catalog.tile import LEVEL_NAMES
 from mmearth_data.store.commits import BATCH_ROWS, empty_commit, tiles_table
-from mmearth_data.store.index import outlines_from_wkb, tile_outlines
-from mmearth_data.store.schema import TILES_KEY
+from mmearth_data.store.index import tile_outlines
+from mmearth_data.store.items import TIME_COLUMN, id_texts
+from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES, TILES_KEY, tabular_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
+    from pandas import Categorical
 
     from mmearth_data.store.content import Content
+    from mmearth_data.store.schema import StoreLayout
 
 
 def tiles_frame(content: Content, rows: NDArray[np.intp]) -> GeoDataFrame:
-    """Table of the given rows: every 1-D value, facts and outline."""
+    """Table of the given rows: every 1-D value, class names, facts and outline."""
     with ThreadPoolExecutor(1) as pool:
         # Comparing it with its digest and importing libraries take equally long, and are independent.
         opening = None if content.manifest is None else pool.submit(content.open_checked, TILES_KEY)
-        import geopandas as gpd
-        import shapely
+        from mmearth_data.store.tiles_frame import Outlines, TilesFrame
 
     if opening is None:
-        table, outlines = _committed_table(content)
-        kept = np.flatnonzero(np.isin(table["row"].to_numpy(), rows))
-        frame = table.take(kept).to_pandas(use_threads=False)
-        return gpd.GeoDataFrame(frame, geometry=shapely.from_wkb(outlines[kept]), crs="EPSG:4326")
-    with opening.result() as stream, _collector_paused():
-        columns = _sealed_columns(stream, content.layout.tiles, rows)
-        columns["geometry"] = gpd.array.GeometryArray(columns["geometry"], crs="EPSG:4326")
-        return gpd.GeoDataFrame(columns, copy=False)
+        columns = _committed_columns(content, rows)
+    else:
+        with opening.result() as stream, _collector_paused():
+            columns = _sealed_columns(stream, content.layout, rows)
+    columns["geometry"] = Outlines.from_wkb(columns["geometry"])
+    return TilesFrame(_named(content.layout, columns), copy=False)
+
+
+def _named(layout: StoreLayout, columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns with class names instead of codes, and ids as text beside their numbers."""
+    labels = {"split": SPLIT_NAMES, "s2_level": LEVEL_NAMES}
+    labels |= {m.name: {c.code: c.name for c in m.classes} for m in layout.tabular if m.kind.is_categorical}
+    named: dict[str, Any] = {}
+    for name, column in columns.items():
+        named[name] = _categories(column, labels[name]) if name in labels else column
+        if name == "tile_id" and "id" not in columns:
+            named["id"] = id_texts(column).to_pandas()
+    return named
+
+
+def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical[str]:
+    """Classes by name, in the order of the catalog, missing where no class has the code.
+
+    Names that several classes share get their code in brackets.
+    """
+    import pandas as pd
+
+    shared = Counter(names.values())
+    texts = [name if shared[name] == 1 else f"{name} [{code}]" for code, name in names.items()]
+    lookup = np.full(int(max(codes.max(initial=0), *names)) + 1, -1, dtype=np.int16 if len(texts) > 127 else np.int8)
+    lookup[list(names)] = np.arange(len(texts))
+    return pd.Categorical.from_codes(lookup[codes], pd.Index(texts), validate=False)
 
 
 @contextmanager
@@ -54,8 +82,8 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _sealed_columns(stream: BinaryIO, tiles: int, rows: NDArray[np.intp]) -> dict[str, Any]:
-    """Columns of the given rows, read in pieces, while a thread converts decoded pieces to geometries.
+def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """Columns of the given rows, read in pieces.
 
     Numbers are written directly to their final arrays, without an intermediate table.
     """
@@ -63,43 +91,54 @@ def _sealed_columns(stream: BinaryIO, tiles: int, rows: NDArray[np.intp]) -> dic
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream, pre_buffer=False)
-    wanted = np.zeros(tiles, dtype=np.bool_)
+    stored = {name: _stored_name(name, file.schema_arrow) for name in _column_names(layout)}
+    schema = pa.schema([file.schema_arrow.field(name) for name in stored.values()])
+    wanted = np.zeros(layout.tiles, dtype=np.bool_)
     wanted[rows] = True
-    columns: dict[str, Any] = {"geometry": np.empty(len(rows), dtype=object)}
+    columns: dict[str, Any] = {}
     others: dict[str, list[pa.Array]] = {}
-    for field in file.schema_arrow:
+    for field in schema:
         if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
             columns[field.name] = np.empty(len(rows), dtype=field.type.to_pandas_dtype())
-        elif field.name != "geometry":
+        else:
             others[field.name] = []
     start = 0
-    with ThreadPoolExecutor(1) as pool:
-        drawing = []
-        for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
-            kept = batch if len(rows) == tiles else batch.filter(pa.array(wanted[batch["row"].to_numpy()]))
-            part = slice(start, start + len(kept))
-            drawing.append(pool.submit(_draw, kept["geometry"], columns["geometry"][part]))
-            for name in columns.keys() - {"geometry"}:
-                columns[name][part] = kept[name].to_numpy()
-            for name, pieces in others.items():
-                pieces.append(kept[name])
-            start = part.stop
-        for done in drawing:
-            done.result()
+    for batch in file.iter_batches(BATCH_ROWS, columns=schema.names, use_threads=False):
+        kept = batch if len(rows) == layout.tiles else batch.filter(pa.array(wanted[batch["row"].to_numpy()]))
+        part = slice(start, start + len(kept))
+        for name, column in columns.items():
+            column[part] = kept[name].to_numpy()
+        for name, pieces in others.items():
+            pieces.append(kept[name])
+        start = part.stop
     for name, pieces in others.items():
-        columns[name] = pa.chunked_array(pieces, type=file.schema_arrow.field(name).type).to_pandas()
-    return {name: columns[name] for name in file.schema_arrow.names}
+        whole = pa.chunked_array(pieces, type=schema.field(name).type)
+        columns[name] = whole if name == "geometry" else whole.to_pandas()
+    return {name: columns[column] for name, column in stored.items()}
 
 
-def _draw(outlines: pa.BinaryArray, out: np.ndarray[Any, Any]) -> None:
-    out[:] = outlines_from_wkb(outlines)
+def _stored_name(name: str, schema: pa.Schema) -> str:
+    return TIME_COLUMN if name == "time" and name not in schema.names else name
 
 
-def _committed_table(content: Content) -> tuple[pa.Table, np.ndarray[Any, Any]]:
+def _column_names(layout: StoreLayout) -> list[str]:
+    """Columns of the table that are properties of a tile; those of STAC and GeoParquet repeat them."""
+    values = [column for m in layout.tabular for column in tabular_columns(m)]
+    return ["row", *COORDINATE_NAMES, *values, "facts", "geometry"]
+
+
+def _committed_columns(content: Content, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """Columns of the given rows of an unfinished store, from its commit records."""
     import pyarrow as pa
     import shapely
 
     commits = list(content.commits.values()) or [empty_commit(content.layout)]
     table = pa.concat_tables([tiles_table(commit, content.layout.tabular) for commit in commits])
     outlines = [shapely.to_wkb(tile_outlines(commit.columns, content.layout.size_px)) for commit in commits]
-    return table, np.concatenate(outlines)
+    table = table.append_column("geometry", pa.array(np.concatenate(outlines), type=pa.binary()))
+    table = table.filter(pa.array(np.isin(table["row"].to_numpy(), rows)))
+    numbers = {
+        field.name: pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in table.schema
+    }
+    columns = {name: table[name].to_numpy() if numbers[name] else table[name].to_pandas() for name in numbers}
+    return {**columns, "geometry": table["geometry"]}

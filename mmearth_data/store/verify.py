@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from mmearth_data.store.content import Content
 from mmearth_data.store.conventions import EXTENT, extent_attributes
 from mmearth_data.store.encoding import digest_of, digest_stream, object_key
 from mmearth_data.store.growth import held_problem
+from mmearth_data.store.items import TIME_COLUMN, has_items, id_texts, renamed
 from mmearth_data.store.manifest import Manifest, read_manifest
 from mmearth_data.store.moments import PERCENTILES
 from mmearth_data.store.overlaps import overlapping_splits, repeated
 from mmearth_data.store.root import read_root
-from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY
+from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, SPATIAL_KEY, TILES_KEY
 from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.storage import storage_at
@@ -32,6 +33,8 @@ from mmearth_data.store.writer import fixed_objects
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    import pyarrow.parquet as pq
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
@@ -43,6 +46,8 @@ CHECKERS = 4
 """Number of shards checked at the same time."""
 ACROSS = ("tile_id", "time", "lon", "lat", "split")
 """Columns compared across shards."""
+LARGE_COLUMNS = ("facts", "geometry", "bbox", "links", "assets")
+"""Columns of the table of tiles that are compared by their digest only."""
 STATISTICS_TOLERANCE = 1e-9
 """Relative tolerance; sums may differ in the last bits on another machine."""
 
@@ -216,8 +221,10 @@ def _check_seal(found: _Findings, root: Root, manifest: Manifest | None) -> None
     expected = {ROOT_KEY, TILES_KEY, REJECTED_KEY, *(key for key, _ in fixed_objects(root))}
     expected |= {commit_key(shard) for shard in range(layout.shards)}
     expected |= {object_key(spec, position) for spec in layout.columns for position in chunks}
-    if expected != set(manifest["files"]):
-        names = ", ".join(sorted(expected ^ set(manifest["files"]))[:5])
+    # Stores of version 2 that a development version made lack the spatial table.
+    differing = (expected ^ set(manifest["files"])) - ({SPATIAL_KEY} if has_items(root) else set())
+    if differing:
+        names = ", ".join(sorted(differing)[:5])
         found.report(MANIFEST_KEY, f"it does not name the files that this store has: {names}")
 
 
@@ -363,29 +370,47 @@ def _check_index(found: _Findings, content: Content, rejected: int) -> None:
     """Compare the tables with the 1-D arrays and the commit records."""
     import pyarrow.parquet as pq
 
-    def read_tiles(stream: BinaryIO) -> None:
-        table = pq.ParquetFile(stream, pre_buffer=False)
-        rows = np.flatnonzero(content.column("tile_id"))
-        start = 0
-        for group in range(table.num_row_groups):
-            part = table.read_row_group(group, use_threads=False)
-            here = rows[start : start + len(part)]
-            start += len(part)
-            columns = table_columns(part, content.layout)
-            same = all(_same(columns[name], content.column(name)[here]) for name in columns)
-            if not same or not np.array_equal(part["row"].to_numpy(), here):
-                raise StoreDamaged(content.objects.root, TILES_KEY, f"row group {group} differs from the 1-D arrays")
-        if start != len(rows):
-            raise StoreDamaged(content.objects.root, TILES_KEY, f"it has {start} rows for {len(rows)} tiles")
-
-    if TILES_KEY not in found.problems:
-        with content.objects.open(TILES_KEY) as stream:
-            found.attempt(TILES_KEY, partial(read_tiles, stream))
+    rows = np.flatnonzero(content.column("tile_id"))
+    checks = {TILES_KEY: _check_tiles}
+    if content.manifest is not None and SPATIAL_KEY in content.manifest["files"]:
+        checks[SPATIAL_KEY] = _check_spatial
+    for key, check in checks.items():
+        if key not in found.problems:
+            with content.objects.open(key) as stream:
+                found.attempt(key, partial(check, content, pq.ParquetFile(stream, pre_buffer=False), rows))
     if REJECTED_KEY not in found.problems:
         with content.objects.open(REJECTED_KEY) as stream:
             count = pq.ParquetFile(stream, pre_buffer=False).metadata.num_rows
         if count != rejected:
             found.report(REJECTED_KEY, f"it has {count} rows for {rejected} rejected candidates")
+
+
+def _check_tiles(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, Any]) -> None:
+    """Compare ``tiles.parquet`` with the store rows that have a tile."""
+    names = [name for name in table.schema_arrow.names if name not in LARGE_COLUMNS]
+    start = 0
+    for group in range(table.num_row_groups):
+        part = renamed(table.read_row_group(group, columns=names, use_threads=False), TIME_COLUMN, "time")
+        here = rows[start : start + len(part)]
+        start += len(part)
+        columns = table_columns(part, content.layout)
+        same = all(_same(columns[name], content.column(name)[here]) for name in columns)
+        if has_items(content.root) and "id" in names:
+            same &= part["id"].combine_chunks().equals(id_texts(columns["tile_id"]))
+        if not same or not np.array_equal(part["row"].to_numpy(), here):
+            raise StoreDamaged(content.objects.root, TILES_KEY, f"row group {group} differs from the 1-D arrays")
+    if start != len(rows):
+        raise StoreDamaged(content.objects.root, TILES_KEY, f"it has {start} rows for {len(rows)} tiles")
+
+
+def _check_spatial(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, Any]) -> None:
+    """Check that ``tiles_spatial.parquet`` has every store row with a tile once, with its id."""
+    part = table.read(columns=["row", "id"], use_threads=False)
+    found = part["row"].to_numpy()
+    if not np.array_equal(np.sort(found), rows):
+        raise StoreDamaged(content.objects.root, SPATIAL_KEY, "its rows are not those of the tiles")
+    if not part["id"].combine_chunks().equals(id_texts(content.column("tile_id")[found])):
+        raise StoreDamaged(content.objects.root, SPATIAL_KEY, "a tile id is not that of its row")
 
 
 def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:

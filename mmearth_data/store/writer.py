@@ -35,9 +35,10 @@ from mmearth_data.store.encoding import (
 )
 from mmearth_data.store.growth import HeldRows, held_rows
 from mmearth_data.store.index import rejected_table, tiles_writer, write_tables
+from mmearth_data.store.items import has_items
 from mmearth_data.store.manifest import Entry, check_object, encode_manifest, entry_of, read_manifest
 from mmearth_data.store.root import Root, new_root, read_root
-from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, TILES_KEY, StoreLayout
+from mmearth_data.store.schema import LEDGER, MANIFEST_KEY, REJECTED_KEY, ROOT_KEY, SPATIAL_KEY, TILES_KEY, StoreLayout
 from mmearth_data.store.shards import check_columns, check_rasters, check_rejected, moved_bits, seen_tiles, valid_bits
 from mmearth_data.store.stats import StatisticsMerger, part_of_statistics, partial_statistics
 from mmearth_data.store.storage import storage_at
@@ -436,6 +437,7 @@ class _Finish:
         self.objects = objects
         self.root = root
         self.layout = root.layout
+        self.items = has_items(root)
         self.files: dict[str, Entry] = {}
         self.merger = StatisticsMerger(root.layout.modalities)
         self.extents = ExtentsMerger(root.layout.size_px)
@@ -448,17 +450,21 @@ class _Finish:
         rejected: list[pa.Table] = []
         with (
             self.objects.staged(TILES_KEY) as path,
-            tiles_writer(path, self.layout) as add_tiles,
+            tiles_writer(path, self.root) as tables,
             ThreadPoolExecutor(READERS) as pool,
         ):
             for position, shards in enumerate(self._chunks()):
                 commits = list(pool.map(self._commit, shards))
-                add_tiles(commits)
+                tables.add(commits)
                 for commit in commits:
                     self.merger.add(commit.statistics)
                     self.extents.add(commit.columns)
-                rejected.append(rejected_table([row for commit in commits for row in commit.rejected]))
+                notes = [row for commit in commits for row in commit.rejected]
+                rejected.append(rejected_table(notes, texts=self.items))
                 valid |= self._put_columns(position, commits)
+        if self.items:
+            with self.objects.staged(SPATIAL_KEY) as path:
+                tables.write_spatial(path)
         with self.objects.staged(REJECTED_KEY) as path:
             write_tables(rejected, path)
         for key, data in valid.items():
@@ -508,7 +514,7 @@ class _Finish:
             **(extent_attributes(self.extents.extents()) if self.root.described else {}),
         }
         self._put(ROOT_KEY, Root(self.layout, attributes, self.root.arrays).encode())
-        for key in (TILES_KEY, REJECTED_KEY):
+        for key in (TILES_KEY, *([SPATIAL_KEY] if self.items else []), REJECTED_KEY):
             self.files[key] = entry_of(self.objects.get(key))
         self.objects.put(MANIFEST_KEY, encode_manifest(self.files, self.root.version))
         self.objects.discard_staged()

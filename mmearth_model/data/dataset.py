@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mmearth_data import InputError, Loader
+from mmearth_data import InputError, Loader, to_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from mmearth_data import Batch, Store
@@ -26,6 +26,9 @@ __all__ = ["TileDataset"]
 
 class TileDataset(IterableDataset[dict[str, Any]]):
     """Batches of a store as tensors; use it in a `DataLoader` with ``batch_size=None``.
+
+    Each batch has the form of a `Loader`'s, with tensors as `mmearth_data.to_tensors` makes them: uint16 as int32, times
+    as int64, ``tile_id`` as a list of texts. `Store.torch` is the map-style data set, for samplers of other libraries.
 
     Parameters
     ----------
@@ -40,7 +43,8 @@ class TileDataset(IterableDataset[dict[str, Any]]):
     Raises
     ------
     InputError
-        Like `Loader`; and for pinned memory without an accelerator.
+        Like `Loader`; for pinned memory without an accelerator; and, on the first batch, where a `DataLoader` without
+        ``batch_size=None`` would make batches of batches.
 
     Notes
     -----
@@ -88,7 +92,8 @@ class TileDataset(IterableDataset[dict[str, Any]]):
         """Batches of this process: all of them, or every n-th for one of n workers."""
         worker = get_worker_info()
         batches = iter(self.loader) if worker is None else self._share(worker.id, worker.num_workers)
-        yield from map(to_tensors, batches)
+        for batch in batches:
+            yield to_tensors(batch, self.loader.buffers)
 
     def _share(self, worker: int, workers: int) -> Iterator[Batch]:
         """Every n-th batch: a `DataLoader` reads from its workers in turn, so that the order is kept."""
@@ -105,16 +110,7 @@ class TileDataset(IterableDataset[dict[str, Any]]):
             epoch, first = epoch + 1, 0
 
 
-def to_tensors(batch: Batch) -> dict[str, Any]:
-    """Wrap a batch's arrays in tensors without copying; times become int64, UTC milliseconds."""
-    return {name: to_tensors(value) if isinstance(value, dict) else _tensor(value) for name, value in batch.items()}
-
-
 def pinned_memory(size: int) -> NDArray[np.uint8]:
     """Pinned memory, from which an accelerator copies asynchronously."""
     memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
     return memory
-
-
-def _tensor(values: np.ndarray[Any, Any]) -> torch.Tensor:
-    return torch.from_numpy(values.view(np.int64) if values.dtype.kind == "M" else values)

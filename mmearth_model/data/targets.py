@@ -23,13 +23,15 @@ from mmearth_data import (
     resolve_statistics,
     scale_of,
 )
+from mmearth_model.data.tiles import stored_batches
 from mmearth_model.network.losses import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from mmearth_model.data.tiles import Tiles
     from mmearth_model.network.mpmae import Preset
 
     Array = np.ndarray[Any, Any]
@@ -39,7 +41,7 @@ LEVELS = ("L1C", "L2A")
 """Sentinel-2 level by its code in ``tile["s2_level"]``; any other code has none."""
 UNKNOWN = -1
 """Class index of a code without a class, as in `Modality.class_code_index`."""
-NATIVE_TYPES = ("uint8", "int8", "int16", "int32", "int64")
+NATIVE_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 """Integer types with which torch computes on every device."""
 SLICE_TILES = 4
 """Tiles normalised together on a CPU: few enough to stay in the cache over several passes."""
@@ -182,7 +184,7 @@ class Normaliser:
         Parameters
         ----------
         batch
-            Stored modality -> array as stored, (B, C, H, W), (B, C) or (B,); ``tile`` -> coordinates.
+            Stored modality -> array as stored, or tensor, (B, C, H, W), (B, C) or (B,); ``tile`` -> coordinates.
         device
             Device of the result.
         window
@@ -203,6 +205,15 @@ class Normaliser:
         window = window.to(device) if window is not None else None
         parts = ((name, self._target(self.modalities[name], batch, device, window)) for name in self.inputs)
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
+
+    def prepare(self, tiles: Tiles, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Yield the input for a batch, a tile or a store, checked; see `images` and `ConvNeXtV2.preprocess`.
+
+        Raises `InputError` when something is missing, already normalised, or lacks bands.
+        """
+        inputs = [self.modalities[name] for name in self.inputs]
+        for batch in stored_batches(tiles, inputs, self.modalities.values()):
+            yield self.images(batch, device)
 
     def _shown(self, name: str, target: Target) -> Tensor:
         """Values for the encoder: 0 where missing, regardless of the target's stand-in."""
@@ -338,21 +349,23 @@ def _raw(modality: Modality, batch: Batch, device: torch.device | str) -> Tensor
         return torch.from_numpy(derived(modality, batch["tile"])).to(device)
     if modality.name not in batch:
         raise InputError(f"expected {modality.name} in the batch, got {', '.join(batch)}; load that modality too.")
-    values = np.require(batch[modality.name], requirements=["C", "W"])
-    tensor = torch.from_numpy(values).to(device, non_blocking=True)
+    values = batch[modality.name]
+    if not isinstance(values, torch.Tensor):
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    tensor = values.to(device, non_blocking=True)
     if tensor.is_floating_point():
         return tensor.float()
     # Torch lacks arithmetic with unsigned types; on a CPU, they are only copied and compared.
-    if tensor.device.type == "cpu" or values.dtype in NATIVE_TYPES:
+    if tensor.device.type == "cpu" or tensor.dtype in NATIVE_TYPES:
         return tensor
-    return tensor.to(torch.int32 if values.itemsize <= 2 else torch.int64)
+    return tensor.to(torch.int32 if tensor.itemsize <= 2 else torch.int64)
 
 
 def _levels(modality: Modality, batch: Batch, tiles: int) -> Tensor:
     """Row of the scale table for each tile; the last one if there is no level in the statistics or the tile."""
     if modality.statistics_by != "s2_level":
         return torch.full((tiles,), len(LEVELS))
-    return torch.from_numpy(np.asarray(batch["tile"]["s2_level"]).astype(np.int64)).clamp(max=len(LEVELS))
+    return torch.as_tensor(batch["tile"]["s2_level"]).long().clamp(max=len(LEVELS))
 
 
 def _z_score(modality: Modality, raw: Tensor, scale: Tensor, stand_in: float | None = None) -> Target:

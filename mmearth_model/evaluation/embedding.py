@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import SPLIT_NAMES, InputError, __version__, format_tile_id, parse_tile_id, short_path
+from mmearth_data import SPLIT_NAMES, InputError, __version__, format_tile_ids, parse_tile_id, short_path
 from mmearth_model.data.targets import LEVELS
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.features import Pooled, extract, input_normaliser
@@ -81,7 +81,7 @@ class Embeddings:
     @property
     def names(self) -> list[str]:
         """Ids as text."""
-        return [format_tile_id(int(i)) if self.of_tiles else str(i) for i in self.ids]
+        return format_tile_ids(self.ids).tolist() if self.of_tiles else [str(i) for i in self.ids]
 
     def position(self, name: str) -> int:
         """Row of an id. Raises `InputError` when there is none."""

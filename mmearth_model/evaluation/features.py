@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError, staged_array
-from mmearth_model.data.targets import Normaliser, Window
-from mmearth_model.devices import slice_length
+from mmearth_model.data.targets import Normaliser
+from mmearth_model.network.pooling import pooled_features, whole_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -188,17 +188,5 @@ def _check_bands(normaliser: Normaliser, task: LabelledSet) -> None:
 @torch.inference_mode()
 def pooled(encoder: ConvNeXtV2, images: torch.Tensor) -> NDArray[np.float32]:
     """(B, bands, H, W) to (B, D): global average of the last map."""
-    length = slice_length(images.device, len(images))
-    parts = [encoder(part).mean(dim=(-2, -1)).float().cpu() for part in torch.split(images, length)]
-    features: NDArray[np.float32] = torch.cat(parts).numpy()
+    features: NDArray[np.float32] = pooled_features(encoder, images).cpu().numpy()
     return features
-
-
-def whole_patches(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
-    """Cut the middle out of the images, so that patches divide them."""
-    patch, side = encoder.strides[-1], images.shape[-1]
-    if side < patch:
-        raise InputError(f"expected tiles of at least one {patch} px patch, got {side} px; build larger tiles.")
-    if side % patch == 0:
-        return images
-    return Window.centre(len(images), side, side - side % patch).to(images.device).take(images)

@@ -20,7 +20,7 @@ import torch
 from mmearth_data import InputError, MMEarthError, check_output, documented, short_path, staged_folder, write_text
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
-from mmearth_model.evaluation.features import input_normaliser, missing_bands, whole_patches
+from mmearth_model.evaluation.features import input_normaliser, missing_bands
 from mmearth_model.evaluation.metrics import Score, from_sums, pixel_score, sample_sums, score
 from mmearth_model.evaluation.networks import UNet, parameter_groups
 from mmearth_model.evaluation.oddity import data_notes
@@ -30,6 +30,7 @@ from mmearth_model.evaluation.probes import decide, loss_function, standardise
 from mmearth_model.evaluation.results import Evaluation, Row
 from mmearth_model.fields import FineTuneFields
 from mmearth_model.network.encoder import Classifier, ConvNeXtV2
+from mmearth_model.network.pooling import whole_patches
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 from mmearth_model.training.random_numbers import Position, generator, seeded
 from mmearth_model.weights.checkpoints import save_tensors

@@ -1,6 +1,6 @@
 """Bands of a labelled data set whose pixels do not look like their names, such as planes that a file names wrongly.
 
-The expectation has two sources: the statistics of a pretraining, and ``catalog/wavelengths.csv``. Bands of one part of
+The expectation has two sources: the statistics of a pretraining, and the wavelengths in the catalog. Bands of one part of
 the spectrum (visible, near infrared, short-wave infrared) resemble each other more than bands of other parts, and bands
 of one native pixel size are similar in detail. The limits were set on real Sentinel-2 images (each class of EuroSAT,
 TerraMesh, also clouds, snow and open water), whose correct bands reach about half of each limit at most.
@@ -8,14 +8,13 @@ TerraMesh, also clouds, snow and open water), whose correct bands reach about ha
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import NO_LEVEL, resolve_statistics, resource_path
+from mmearth_data import NO_LEVEL, load_catalog, resolve_statistics
 from mmearth_model.tasks.files import FileImages
 from mmearth_model.tasks.spec import SWAPPED
 
@@ -111,14 +110,15 @@ def odd_bands(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Stor
 
 @cache
 def lights(modality: str) -> dict[str, Light]:
-    """Band of a modality -> its wavelength and pixel in ``catalog/wavelengths.csv``, if it is there."""
-    with (resource_path("catalog") / "wavelengths.csv").open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        return {
-            row["band"]: Light(float(row["wavelength_nm"]), int(row["pixel_m"]))
-            for row in rows
-            if row["modality"] == modality
-        }
+    """Band of a modality that models see -> its wavelength and native pixel in the catalog, if it is optical."""
+    entry = load_catalog().modalities.get(modality)
+    if entry is None:
+        return {}
+    return {
+        band: Light(1000 * seen.centre_um, int(entry.native_m[band]))
+        for band, seen in entry.wavelengths.items()
+        if band in entry.model_bands and band in entry.native_m
+    }
 
 
 def look(images: FileImages, train: NDArray[np.intp]) -> Sample:

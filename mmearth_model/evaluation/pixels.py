@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from mmearth_model.devices import slice_length
-from mmearth_model.evaluation.features import whole_patches
 from mmearth_model.evaluation.metrics import Score, pixel_score, sample_sums
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, fit_path
+from mmearth_model.network.pooling import whole_patches
 from mmearth_model.tasks import IGNORED, TaskKind
 
 if TYPE_CHECKING:

@@ -23,12 +23,16 @@ from torch.nn import functional
 
 from mmearth_data import InputError
 from mmearth_model.network.feature_maps import FeatureInfo
+from mmearth_model.network.pooling import evaluating, pooled_features, whole_patches
 from mmearth_model.network.positions import EVERYWHERE, Engine, Hidden, Positions, auto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
+
+    from mmearth_model.data.targets import Normaliser
+    from mmearth_model.data.tiles import Tiles
 
 Stem = Literal["modified", "original", "halved"]
 Padding = Literal["same", "reference"]
@@ -332,7 +336,15 @@ class ConvNeXtV2(nn.Module):
         Configuration; by default an atto with 12 bands.
     engine
         Computes on the visible positions of a batch, see `mmearth_model.network.positions`.
+
+    Attributes
+    ----------
+    normaliser
+        Converts stored values to the input of the encoder, for `preprocess` and `embed`; None if it is not known. It is
+        no part of the weights. `mmearth_model.load_encoder` sets it.
     """
+
+    normaliser: Normaliser | None = None
 
     def __init__(self, config: EncoderConfig | None = None, engine: Engine = auto) -> None:
         super().__init__()
@@ -417,6 +429,82 @@ class ConvNeXtV2(nn.Module):
         """Features of all stages, (B, C, h, w) each, from fine to coarse; see `forward`."""
         where = self._where(x, mask, pixels)
         return [where.scatter(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
+
+    def preprocess(self, tiles: Tiles) -> Tensor:
+        """Input of the encoder for tiles with values as stored: its bands, normalised by its statistics.
+
+        Parameters
+        ----------
+        tiles
+            A batch of `Store.loader`, `TileDataset` or `Store.torch` (arrays, or tensors on any device), one tile
+            (``store[3]``), or a store; all bands, not normalised.
+
+        Returns
+        -------
+        Tensor
+            (B, in_channels, H, W) float32 on the encoder's device: z-scores by the statistics of the tile's product level
+            where they differ, 0 where nothing was observed. One tile is a batch of one.
+
+        Raises
+        ------
+        InputError
+            When the encoder has no statistics, or the tiles lack a modality or bands, or are normalised already.
+
+        Examples
+        --------
+        >>> encoder = load_encoder("run")  # doctest: +SKIP
+        >>> for batch in store.loader(batch_size=64):  # doctest: +SKIP
+        ...     maps = encoder.forward_features(encoder.preprocess(batch))
+        """
+        return torch.cat(list(self._known_normaliser().prepare(tiles, self._device)))
+
+    @torch.no_grad()
+    def embed(self, tiles: Tiles) -> Tensor:
+        """Features of tiles: the average of the last map, in evaluation mode, without gradients.
+
+        Parameters
+        ----------
+        tiles
+            As for `preprocess`. A store is read and embedded a batch at a time.
+
+        Returns
+        -------
+        Tensor
+            (B, out_channels) float32 on the encoder's device. The middle of the tiles is used where patches do not
+            divide them.
+
+        Raises
+        ------
+        InputError
+            As for `preprocess`, and when the tiles are smaller than a patch.
+
+        Examples
+        --------
+        >>> load_encoder("run").embed(open_store("planet.zarr")).shape  # doctest: +SKIP
+        torch.Size([256, 320])
+        """
+        precision = next(self.parameters()).dtype
+        parts = self._known_normaliser().prepare(tiles, self._device)
+        with evaluating(self):
+            return torch.cat([pooled_features(self, whole_patches(self, part).to(precision)) for part in parts])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _known_normaliser(self) -> Normaliser:
+        """Return the normaliser, if there is one that fits."""
+        if self.normaliser is None:
+            raise InputError(
+                "expected an encoder with statistics to normalise tiles with, got one without; load it with "
+                "load_encoder(path, store=store), or set encoder.normaliser = Normaliser(modalities, statistics, inputs=...)."
+            )
+        if self.normaliser.in_channels != self.config.in_channels:
+            raise InputError(
+                f"expected a normaliser of {self.config.in_channels} bands, as the encoder takes, got one of "
+                f"{self.normaliser.in_channels} ({', '.join(self.normaliser.inputs)}); set encoder.normaliser to another."
+            )
+        return self.normaliser
 
     def _stages(self, x: Tensor, where: Positions) -> Iterator[Tensor]:
         y = self.stem(where.gather(x.permute(0, 2, 3, 1)), where)

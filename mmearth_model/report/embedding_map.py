@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, format_tile_id
+from mmearth_data import InputError, format_tile_ids
 from mmearth_model.evaluation.embedding import Embeddings, embed
 from mmearth_model.report.images import draw, encode, fitted
 
@@ -103,7 +103,7 @@ def look_at(tiles: Store) -> ShownTiles:
         classes += _class_names(batch[labelled.name], labelled) if labelled is not None else []
     coords = tiles.coords
     return ShownTiles(
-        names=tuple(format_tile_id(int(tile)) for tile in coords["tile_id"]),
+        names=tuple(format_tile_ids(coords["tile_id"]).tolist()),
         lon=coords["lon"],
         lat=coords["lat"],
         label="" if labelled is None else labelled.long_name,

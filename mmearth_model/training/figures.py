@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mmearth_data import Kind, format_tile_id
+from mmearth_data import Kind, format_tile_ids
 from mmearth_model.network.losses import patch_statistics
 from mmearth_model.network.masking import patchify, unpatchify, upsample_mask
 
@@ -115,7 +115,7 @@ def reconstruction(
     tiles = min(TILES, len(normalised.images))
     grid = normalised.images.shape[-1] // patch_size
     hidden = upsample_mask(mask[:tiles], (grid, grid), patch_size).cpu().numpy()
-    ids = tuple(format_tile_id(int(number)) for number in raw["tile"]["tile_id"][:tiles])
+    ids = tuple(format_tile_ids(raw["tile"]["tile_id"][:tiles]).tolist())
     scene = Scene(tasks, normalised, predictions, hidden, patch_size, inputs, ids)
     sheet = _Sheet.of(scene)
     sheet.title(f"Reconstruction of {tiles} {'synthetic ' if synthetic else ''}tiles")

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mmearth_data import __version__, format_tile_id
+from mmearth_data import __version__, format_tile_ids
 from mmearth_model.data.targets import Normaliser, Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
@@ -170,7 +170,7 @@ class Pretraining(LightningModule):
     ) -> str:
         """Message with the tasks, and the tiles whose own loss is not finite; all tiles if that is so for none or all."""
         tasks = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
-        ids = [format_tile_id(int(tile)) for tile in raw["tile"]["tile_id"]]
+        ids = format_tile_ids(raw["tile"]["tile_id"]).tolist()
         guilty = [tile for i, tile in enumerate(ids) if not self._finite_alone(raw, window, mask, slice(i, i + 1))]
         found = 0 < len(guilty) < len(ids)
         named = guilty if found else ids

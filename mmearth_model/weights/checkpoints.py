@@ -20,19 +20,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mmearth_data import FileInputError, InputError, Modality, reason_of, staged_file, write_text
+from mmearth_data import FileInputError, InputError, Modality, open_store, reason_of, staged_file, write_text
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.training.layout import CONFIG_FILE, STEP_PREFIX
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
+from mmearth_model.weights.normalising import normaliser_of, with_statistics
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
+
+    from mmearth_data import Store
 
 Value = TypeVar("Value")
 MODEL_FILE = "model.safetensors"
@@ -125,9 +128,13 @@ class Checkpoint:
         return model.eval()
 
     def encoder(self, **changes: Any) -> ConvNeXtV2:
-        """Load the encoder with its weights, on the CPU, in evaluation mode; ``changes`` of its configuration."""
+        """Load the encoder with its weights, on the CPU, in evaluation mode; ``changes`` of its configuration.
+
+        It has the checkpoint's normaliser, if there is one.
+        """
         encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
         _fill(self.folder / MODEL_FILE, encoder, self.tensors(), ENCODER_PREFIX)
+        encoder.normaliser = None if self.config["normaliser"] is None else self.normaliser
         return encoder.eval()
 
     def load_into(self, modules: Mapping[str, nn.Module]) -> None:
@@ -210,27 +217,46 @@ def padded(padding: Padding) -> dict[str, Any]:
     return {"padding": padding, **({"grn_eps": DENSE_GRN_EPS} if padding == "reference" else {})}
 
 
-def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: float | None = None) -> ConvNeXtV2:
+def load_encoder(
+    path: str | Path,
+    *,
+    store: Store | str | Path | None = None,
+    bands: Mapping[str, Sequence[str]] | None = None,
+    padding: Padding | None = None,
+    grn_eps: float | None = None,
+) -> ConvNeXtV2:
     """Load a pretrained encoder, dense, on the CPU, in evaluation mode.
+
+    `ConvNeXtV2.preprocess` and `ConvNeXtV2.embed` then take tiles with values as stored.
 
     Parameters
     ----------
     path
         A checkpoint or run folder; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released
         checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
+    store
+        Store (or its path) whose statistics normalise the input (`ConvNeXtV2.normaliser`), instead of those of a checkpoint. Weight
+        files and released checkpoints come without statistics.
+    bands
+        Modality -> its bands that a weight file takes, in this order. None uses those of the store's catalog entries, or
+        what is known about a released name. Only with ``store``.
+    padding
+        See `load_checkpoint`.
     grn_eps
         GRN's epsilon; by default that of the weights, or of ``padding``.
 
     Raises
     ------
     InputError
-        When no encoder is found there.
+        When no encoder is found there, or the store does not have what it takes.
 
     Examples
     --------
     >>> encoder = load_encoder("runs/planet")  # doctest: +SKIP
+    >>> encoder.embed(open_store("planet.zarr")).shape  # doctest: +SKIP
+    torch.Size([256, 320])
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
-    >>> load_encoder("mmearth64-atto-all-uncertainty")  # doctest: +SKIP
+    >>> load_encoder("mmearth64-atto-all-uncertainty", store=open_store("mmearth.zarr"))  # doctest: +SKIP
 
     For third-party decoders, the encoder describes its feature maps; `mmearth_model.FeatureMaps` shows how to connect
     them:
@@ -244,12 +270,31 @@ def load_encoder(path: str | Path, *, padding: Padding | None = None, grn_eps: f
     changes |= {} if grn_eps is None else {"grn_eps": grn_eps}
     released = find_released(str(path))
     file = Path(path) if released is None else fetch(released)
-    if not file.is_file() or file.suffix not in SUFFIXES:
-        return load_checkpoint(file).encoder(**changes)
-    return encoder_of_file(file, **changes)
+    if bands and store is None:
+        raise InputError("bands: expected a store whose statistics of these bands are used, got none; give store too.")
+    store = open_store(store) if isinstance(store, str | Path) else store
+    if file.is_file() and file.suffix in SUFFIXES:
+        return encoder_of_file(file, store, bands or (released.seen if released else {}), **changes)
+    if bands:
+        raise InputError(f"bands: expected none for {path}, since a checkpoint knows its bands; leave them out.")
+    encoder = load_checkpoint(file).encoder(**changes)
+    return encoder if store is None else normalised_by(encoder, store, file)
 
 
-def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
+def normalised_by(encoder: ConvNeXtV2, store: Store, file: Path) -> ConvNeXtV2:
+    """Give the encoder of a checkpoint the statistics of a store. Raises `InputError` if its input is not known."""
+    if encoder.normaliser is None:
+        raise InputError(
+            f"store: expected a checkpoint that knows its input bands, got {file}, which was converted without a store; "
+            "convert the weights again with --store, or load the file of weights itself."
+        )
+    encoder.normaliser = with_statistics(encoder.normaliser, store)
+    return encoder
+
+
+def encoder_of_file(
+    file: Path, store: Store | None = None, bands: Mapping[str, Sequence[str]] | None = None, **changes: Any
+) -> ConvNeXtV2:
     """Load the encoder of a file of third-party weights, with ``changes`` to its configuration; see `load_encoder`.
 
     Raises `FileInputError` when the file holds no encoder.
@@ -257,6 +302,7 @@ def encoder_of_file(file: Path, **changes: Any) -> ConvNeXtV2:
     found = import_weights(file)
     encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
     _fill(file, encoder, found.tensors, ENCODER_PREFIX)
+    encoder.normaliser = None if store is None else normaliser_of(store, found, bands or {})
     return encoder.eval()
 
 

@@ -13,21 +13,20 @@ from mmearth_data import (
     InputError,
     __version__,
     check_output,
-    load_catalog,
     staged_folder,
     staged_stream,
 )
-from mmearth_model.data.targets import Normaliser, cut_bands
 from mmearth_model.weights.checkpoints import ENCODER_ONLY, Checkpoint, save_tensors, write_tensors
 from mmearth_model.weights.conversion import Audience, Imported, import_weights
 from mmearth_model.weights.exporting import check_audience, export
+from mmearth_model.weights.normalising import normaliser_of
 from mmearth_model.weights.released import SUFFIXES, Released, digest_of, fetch, find_released
 from mmearth_model.weights.store_record import where_store_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mmearth_data import Modality, Store
+    from mmearth_data import Store
 
 
 def convert(
@@ -84,7 +83,7 @@ def convert(
     check_output(out, folder=audience is None)
     released = find_released(str(source))
     found, origin = _read(source, released, report)
-    seen = bands or ({"sentinel2": released.bands} if released and released.bands else {})
+    seen = bands or (released.seen if released else {})
     if audience is not None:
         _export(found, out, audience)
         return out
@@ -117,7 +116,7 @@ def _config(
     found: Imported, origin: Mapping[str, Any], store: Store | None, bands: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     model = {"encoder": dataclasses.asdict(found.encoder)} if found.model is None else found.model.to_dict()
-    normaliser = None if store is None else _normaliser(found, store, bands).to_config()
+    normaliser = None if store is None else normaliser_of(store, found, bands).to_config()
     seed = found.options.get("seed")
     return {
         **({"architecture": ENCODER_ONLY} if found.model is None else {}),
@@ -129,28 +128,6 @@ def _config(
         "origin": dict(origin),
         "version": __version__,
     }
-
-
-def _normaliser(found: Imported, store: Store, seen: Mapping[str, Sequence[str]]) -> Normaliser:
-    """Normaliser with a store's statistics; the number of bands must match the input of the weights."""
-    known: dict[str, Modality] = {**load_catalog().modalities, **store.modalities}
-    for name, chosen in seen.items():
-        if name not in store.modalities:
-            raise InputError(
-                f"--bands: expected a modality of {store.path} ({', '.join(store.modalities)}), got {name}."
-            )
-        known[name] = cut_bands(store.modalities[name], chosen)
-    inputs = [known[name] for name, m in store.modalities.items() if m.input]
-    bands = sum(len(m.model_bands) for m in inputs)
-    if bands != found.encoder.in_channels:
-        raise InputError(
-            f"{store.path}: expected inputs of {found.encoder.in_channels} bands, as the weights take, got {bands} "
-            f"({', '.join(m.name for m in inputs)}); name them with --bands, or leave --store out and normalise the "
-            "images yourself."
-        )
-    tasks = [] if found.model is None else [task.name for task in found.model.tasks]
-    used = [known[name] for name in dict.fromkeys([*(m.name for m in inputs), *tasks])]
-    return Normaliser.of_preset("reference", used, store.statistics, inputs=[m.name for m in inputs], targets=tasks)
 
 
 def _export(found: Imported, out: Path, to: Audience) -> None:

@@ -50,6 +50,11 @@ class Released:
     tiles: str
     bands: tuple[str, ...] = ()  # bands of Sentinel-2 that it takes; empty: those of the catalog entry
 
+    @property
+    def seen(self) -> dict[str, tuple[str, ...]]:
+        """Modality -> its bands that the weights take, where they differ from the catalog entry."""
+        return {"sentinel2": self.bands} if self.bands else {}
+
 
 def released_checkpoints(catalog: Path | None = None) -> dict[str, Released]:
     """All released checkpoints of the catalog, by name."""

@@ -39,7 +39,7 @@ ROWS: dict[str, tuple[tuple[int, frozenset[str]], ...]] = {
     ),
     MODEL: (
         (0, frozenset({"devices", "fields", "formatting", "saving", "threads"})),
-        (1, frozenset({"network", "data"})),
+        (1, frozenset({"network", "data", "datasets"})),
         (2, frozenset({"training", "weights"})),
         (2, frozenset({"benchmarking"})),
         (3, frozenset({"tasks"})),
@@ -81,7 +81,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "mmearth_data.interchange",
         "mmearth_model.tasks",
     ),
-    "torch": ("mmearth_model",),
+    "torch": ("mmearth_data.loading.tensors", "mmearth_model"),
     "lightning": ("mmearth_model",),
     "torchmetrics": ("mmearth_model",),
     "safetensors": ("mmearth_model",),

@@ -27,7 +27,7 @@ from bokeh.events import Tap
 from bokeh.server.callbacks import NextTickCallback
 from click.testing import CliRunner
 
-from mmearth_data import Browser, InputError, Store, format_tile_id, open_store
+from mmearth_data import Browser, InputError, Store, format_tile_id, open_store, tile_figure
 from mmearth_data.browse import plots
 from mmearth_data.browse.page import Visit
 from mmearth_data.browse.world import World
@@ -153,7 +153,7 @@ def test_the_picture_of_a_tile_is_its_figure(store: Store, browser: Browser, tmp
     name = format_tile_id(int(store.coords["tile_id"][7]))
     status, png = fetch(f"{browser.url}tile/{name}.png")
     assert status == HTTPStatus.OK
-    assert png == store.plot(7, tmp_path / "tile.png").read_bytes()
+    assert png == tile_figure(store, 7, tmp_path / "tile.png").read_bytes()
     assert fetch(f"{browser.url}tile/{'0' * 15}7.png")[0] == HTTPStatus.NOT_FOUND
 
 

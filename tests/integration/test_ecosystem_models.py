@@ -20,24 +20,12 @@ from mmearth_model.weights.checkpoints import ENCODER_ONLY, write_checkpoint
 
 pytestmark = [
     pytest.mark.ecosystem,
+    pytest.mark.usefixtures("torchvision_operators"),
     pytest.mark.filterwarnings("ignore:.*weights_only.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:timm.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:timm.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:huggingface_hub.*"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _operators() -> Any:
-    """Declare two operators that torchvision looks up on import.
-
-    Its wheel on PyPI is built for CUDA: its compiled part does not load with PyTorch for the CPU, and is not used here.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-    library._destroy()
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(path)
 
 
-def ids(batches: Any) -> list[list[int]]:
-    return [batch["tile"]["tile_id"].tolist() for batch in batches]
+def ids(batches: Any) -> list[list[str]]:
+    """Ids of each batch, of arrays or of tensors, as text."""
+    return [[i if isinstance(i, str) else f"{i:016x}" for i in batch["tile"]["tile_id"]] for batch in batches]
 
 
 def in_workers(dataset: TileDataset, count: int, method: str | None = None, **more: Any) -> DataLoader[Any]:

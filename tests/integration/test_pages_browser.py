@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from chromium import NO_WEBGL, WIDTHS, WatchedWindow, chromium_browser
 
-from mmearth_data import build, make_recipe, open_store, store_report
+from mmearth_data import Store, build, make_recipe, open_store, store_report
 from mmearth_data.inspection.report import places
 
 pytestmark = pytest.mark.browser
@@ -58,6 +58,11 @@ class Window(WatchedWindow):
         code = "(() => { const d = Bokeh.documents[0].get_model_by_name('tiles').data; return {text: d.text, colour: d.colour, marker: d.marker}; })()"
         found: dict[str, list[Any]] = self.page.evaluate(code)
         return found
+
+    def marked(self) -> list[str]:
+        """Names of the chosen points."""
+        code = "(() => { const s = Bokeh.documents[0].get_model_by_name('tiles'); return s.selected.indices.map((k) => s.data.name[k]); })()"
+        return list(self.page.evaluate(code))
 
 
 def test_nothing_is_loaded_and_nothing_is_complained_about(
@@ -197,6 +202,86 @@ def test_the_map_moves_and_zooms_by_keyboard(frame_and_page: tuple[pd.DataFrame,
         assert window.page.evaluate(ranges) == pytest.approx([span, x, y], rel=0.02, abs=1000)
 
 
+def words_of(row: pd.Series[Any], store: Store) -> list[str]:
+    """What a listener must hear about a tile."""
+    biomes = {label.code: label.name for label in store.modalities["biome"].classes}
+    split = ("train", "val", "test")[row["split"]]
+    return [f"{row['tile_id']:016x}", str(row["time"].date()), split, biomes[row["biome"]]]
+
+
+def test_tiles_of_the_map_are_named_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
+    frame, page = frame_and_page
+    store = open_store(page.with_name("planet.zarr"))
+    with Window(chromium, page) as window:
+        has_dialog = window.page.evaluate(
+            "[...document.querySelectorAll('dialog')].map((dialog) => dialog.id.slice(7))"
+        )
+        shown = frame["tile_id"].map("{:016x}".format).isin(has_dialog)
+        assert 0 < shown.sum() < len(frame)
+        field = window.page.get_by_role("combobox", name="Tile id")
+        said = window.page.locator("#selected[role=status]")
+        assert window.page.locator("#finder-names option").count() == len(frame)
+        for row in (frame[shown].iloc[-1], frame[~shown].iloc[0]):
+            name = f"{row['tile_id']:016x}"
+            field.fill("")
+            field.press_sequentially(name.upper())
+            assert all(word in said.inner_text() for word in words_of(row, store))
+            assert window.marked() == [name]
+            window.page.keyboard.press("Enter")
+            if name in has_dialog:
+                assert window.page.locator("dialog[open] h3").inner_text() == f"Tile {name}"
+                window.page.keyboard.press("Escape")
+                assert window.page.evaluate("document.activeElement.name") == "name"  # back in the field
+            else:
+                assert window.page.locator("dialog[open]").count() == 0
+                assert f"mmearth-data inspect {store.path} --tile {name} --figure {name}.png" in said.inner_text()
+        window.choose("split", "test")
+        filtered = f"{frame[frame['split'] == 0].iloc[0]['tile_id']:016x}"
+        for absent in ("0123456789abcdef", "a tile", filtered):
+            field.fill(absent)
+            field.press("Enter")
+            assert said.inner_text().startswith("No tile is chosen")
+            assert window.marked() == []
+
+
+def test_tiles_of_the_map_are_stepped_through_by_keyboard(
+    frame_and_page: tuple[pd.DataFrame, Path], chromium: Any
+) -> None:
+    frame, page = frame_and_page
+    store = open_store(page.with_name("planet.zarr"))
+    with Window(chromium, page) as window:
+        window.choose("split", "val", "test")
+        kept = frame[frame["split"] > 0]
+        names = [f"{tile_id:016x}" for tile_id in kept["tile_id"]]
+        press, said = window.page.keyboard.press, window.page.locator("#selected")
+        window.page.get_by_role("combobox", name="Tile id").focus()
+        press("Tab")
+        press("Tab")
+        assert window.page.evaluate("document.activeElement.textContent") == "Next \u2192"
+        assert window.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        for position, row in enumerate([*kept.itertuples(), next(kept.itertuples())]):
+            press("Space" if position % 2 else "Enter")
+            assert window.marked() == [names[position % len(names)]]
+            assert all(word in said.inner_text() for word in words_of(pd.Series(row._asdict()), store))
+        window.page.locator("#map .plot").focus()
+        press("p")
+        assert window.marked() == [names[-1]]
+        for _ in range(12):
+            press("+")
+        press("n")
+        assert window.marked() == [names[0]]
+        inside = """(() => { const { x_range: x, y_range: y } = Bokeh.documents[0].get_model_by_name("map");
+            const { data, selected } = Bokeh.documents[0].get_model_by_name("tiles"), k = selected.indices[0];
+            return x.start < data.x[k] && data.x[k] < x.end && y.start < data.y[k] && data.y[k] < y.end; })()"""
+        assert window.page.evaluate(inside)
+        window.screenshot("report-chosen.png")
+        press("p")
+        window.choose("split", "val")  # no longer checked: only test tiles are left, and the last one is of these
+        assert window.marked() == [names[-1]]
+        window.choose("split", "test", "val")
+        assert window.marked() == []
+
+
 def test_tables_are_sorted_by_their_heads(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
     _, page = frame_and_page
     with Window(chromium, page) as window:
@@ -278,3 +363,15 @@ def test_cells_of_a_large_store_count_exactly(
         assert sum(map(int, legend)) == len(kept)
         window.page.select_option("#colour", "count")
         assert set(window.shown()["marker"]) == {"circle"}
+        field = window.page.get_by_role("combobox", name="Cell")
+        options = window.page.locator("#finder-names option").evaluate_all("all => all.map((one) => one.value)")
+        assert len(options) == len(set(options)) == len(window.shown()["text"])
+        said = window.page.locator("#selected")
+        field.press_sequentially(options[1])
+        assert window.marked() == [options[1]]
+        assert said.inner_text() == window.shown()["text"][1]
+        assert options[1] in said.inner_text()
+        field.press("Enter")
+        assert window.marked() == [options[1]]
+        window.page.get_by_role("button", name="Next").press("Enter")
+        assert window.marked() == [options[2 % len(options)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from mmearth_data import (
     RetryLater,
     StoreDamaged,
     build,
+    describe,
     export,
     import_hdf5,
     make_recipe,
@@ -101,6 +103,22 @@ def test_the_same_bytes_as_in_a_folder_and_read_alike(far: str, near: Path) -> N
     pairs = zip(here.loader(batch_size=4, seed=2), there.loader(batch_size=4, seed=2), strict=True)
     assert all(np.array_equal(a["optical"], b["optical"]) for a, b in pairs)
     assert verify(far).problems == ()
+
+
+def test_cards_of_a_store_in_a_bucket_are_written_here(far: str, near: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = CliRunner().invoke(cli, ["describe", far])
+    assert (result.exit_code, result.stdout.strip()) == (0, "s-cards"), result.stderr
+    here, there = describe(near, tmp_path / "near"), tmp_path / "s-cards"
+    card = json.loads((there / "collection.json").read_text(encoding="utf-8"))
+    assert card["assets"]["tiles"]["href"] == f"{far}/tiles.parquet"
+    local = json.loads((here / "collection.json").read_text(encoding="utf-8"))
+    for name in ("id", "extent", "summaries", "cube:variables"):
+        assert card[name] == local[name]
+    file = json.loads((there / "croissant.json").read_text(encoding="utf-8"))["distribution"][0]
+    assert file["contentUrl"] == f"{far}/tiles.parquet"
+    assert file["sha256"] == hashlib.sha256((near / "tiles.parquet").read_bytes()).hexdigest()
 
 
 def test_damage_is_named(far: str) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
-from mmearth_data.catalog.tile import format_tile_id
+from mmearth_data.catalog.tile import format_tile_ids
 from mmearth_data.inspection.maps import land_shapes
 from mmearth_data.inspection.projection import STEP_DEG, grid_lines, land_rings, outline
 from mmearth_data.pages.parts import (
     Button,
     Choices,
     Data,
+    Finder,
     Notice,
     Paragraph,
     Part,
@@ -42,8 +44,11 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
 
 GREY = "#8b949e"
+CHOSEN_COLOUR = "#f0245e"
 DETAIL = 1 / 1500
 """Size of the smallest detail of coastlines, as a share of the map's width."""
+SMALL_CELL_M = 10_000
+"""Side below which two digits of a degree do not distinguish cells."""
 SPARE = 0.01
 """Space around the map, as a share of its width."""
 TOOLTIP = '<div style="max-width: 15rem; white-space: normal">@text</div>'
@@ -78,19 +83,28 @@ def explore(store: Store, fields: Sequence[Field], rows: MapRows) -> list[Part]:
                 Plot(
                     _map(rows.projection), "Map of the tiles; the legend below gives the number of tiles of each group."
                 ),
-                Slot("map-legend"),
+                _finder(rows),
                 Status("selected", ""),
+                Slot("map-legend"),
                 _explanation(rows),
             ],
         ),
     ]
 
 
+def _finder(rows: MapRows) -> Finder:
+    if rows.tiles is None:
+        return Finder("finder", "Cell", "latitude, longitude")
+    return Finder("finder", "Tile id", "16 hex digits", "All modalities")
+
+
 def _explanation(rows: MapRows) -> Part:
     where = f"{rows.projection.name} projection, land from Natural Earth."
+    noun = "cell" if rows.tiles is None else "tile"
     zoom = (
         "Zoom with Ctrl and the mouse wheel, the tools above the map, or the keyboard: arrow keys pan, + and - zoom, 0 "
-        "resets the view. Hover or click for details."
+        f"resets the view, n and p choose the next and the previous {noun} that passes the filters"
+        f"{'.' if rows.tiles is None else ', Enter opens its modalities.'} Hover or click for details."
     )
     if rows.tiles is not None:
         return Paragraph(f"One symbol per tile. {zoom} {where}")
@@ -102,7 +116,7 @@ def _explanation(rows: MapRows) -> Part:
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
     """Collect the data for the script: fields, rows of the map, distributions of the sampled tiles."""
     coords = store.coords
-    names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
+    names = [] if rows.tiles is None else format_tile_ids(coords["tile_id"][rows.tiles]).tolist()
     dates = [] if rows.tiles is None else np.datetime_as_string(coords["time"][rows.tiles], unit="D").tolist()
     return Data(
         "report-data",
@@ -114,6 +128,8 @@ def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Samp
             "point": _packed(rows.point, np.uint16),
             "points": {axis: _packed(getattr(rows, axis), np.float32) for axis in ("x", "y", "lon", "lat")},
             "cells": rows.tiles is None,
+            "digits": 4 if 0 < rows.side_m < SMALL_CELL_M else 2,
+            "drawing": shlex.join(["mmearth-data", "inspect", str(store.path)]),
             "ids": names,
             "dates": ["" if date == "NaT" else date for date in dates],
             "panels": [_panel_value(panel) for panel in sample.panels],
@@ -170,7 +186,7 @@ def _map(projection: Projection) -> figure:
     made.grid.visible = False
     _draw_world(made, projection)
     empty: dict[str, Sequence[Any] | NDArray[Any] | pd.Series[Any] | pd.Index[Any]] = {
-        name: [] for name in ("x", "y", "colour", "marker", "size", "text", "row")
+        name: [] for name in ("x", "y", "colour", "marker", "size", "name", "text")
     }
     source = ColumnDataSource(empty, name=POINTS)
     points = made.scatter(
@@ -183,6 +199,9 @@ def _map(projection: Projection) -> figure:
         alpha=0.85,
         line_width=0.5,
         nonselection_alpha=0.4,
+        selection_alpha=1,
+        selection_line_color=CHOSEN_COLOUR,
+        selection_line_width=4,
         name="points",
     )
     made.add_tools(HoverTool(renderers=[points], tooltips=TOOLTIP, point_policy="snap_to_data"))

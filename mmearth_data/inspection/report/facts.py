@@ -11,7 +11,7 @@ import yaml
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.fields import observed_modalities
-from mmearth_data.inspection.terminal import NOTHING, format_bytes, ledger_rows
+from mmearth_data.inspection.terminal import NOTHING, ledger_rows
 from mmearth_data.pages.parts import (
     Amount,
     Badge,
@@ -32,6 +32,7 @@ from mmearth_data.store.manifest import read_manifest
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.schema import SPLIT_NAMES
 from mmearth_data.store.storage import storage_at
+from mmearth_data.words import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -35,7 +35,8 @@
 
   const coordinates = (p) => {
     const [lat, lon] = [at.lat[p], at.lon[p]];
-    return `${Math.abs(lat).toFixed(2)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lon).toFixed(2)}° ${lon < 0 ? "W" : "E"}`;
+    const text = (degrees) => `${Math.abs(degrees).toFixed(data.digits)}°`;
+    return `${text(lat)} ${lat < 0 ? "S" : "N"}, ${text(lon)} ${lon < 0 ? "W" : "E"}`;
   };
   const describe = (p, row, total) => {
     if (data.cells) return `${whole.format(total)} tiles around ${coordinates(p)}`;
@@ -54,7 +55,7 @@
       totals[point[row] * groups + (field ? field.codes[row] : 0)] += count[row];
       rowOf[point[row]] = row;
     }
-    const found = { x: [], y: [], colour: [], marker: [], size: [], text: [], row: [] };
+    const found = { x: [], y: [], colour: [], marker: [], size: [], name: [], text: [] };
     const sums = [...at.x].map((_, p) => totals.subarray(p * groups, (p + 1) * groups).reduce((a, b) => a + b, 0));
     const most = Math.max(1, ...sums);
     const scale = document.querySelector("#map .plot").clientWidth < 450 ? 0.6 : 1;
@@ -68,7 +69,7 @@
       found.marker.push(field ? field.markers[best] : "circle");
       found.size.push(scale * (data.cells ? 3 + 6 * Math.sqrt(total / most) : at.x.length > 1000 ? 6 : 9));
       found.text.push(describe(p, rowOf[p], total));
-      found.row.push(rowOf[p]);
+      found.name.push(data.cells ? coordinates(p) : data.ids[rowOf[p]]);
     });
     return found;
   };
@@ -183,27 +184,76 @@
       const passed = keepSample.reduce((total, one) => total + one, 0);
       element("sampled").textContent = `${whole.format(passed)} of ${whole.format(sampled)} sampled tiles`;
     }
-    if (state.source) {
-      state.source.selected.indices = [];
-      state.source.data = columns(keep);
-    }
+    if (state.source) showPoints(columns(keep));
   };
 
-  // The map by keyboard: arrows move it, + and - zoom, 0 shows all of it again.
-  const steps = { ArrowLeft: [-0.1, 0, 1], ArrowRight: [0.1, 0, 1], ArrowUp: [0, 0.1, 1], ArrowDown: [0, -0.1, 1], "+": [0, 0, 0.8], "=": [0, 0, 0.8], "-": [0, 0, 1.25] };
+  // The chosen point: clicked, named, or the next one in the order of the store.
+  const form = element("finder");
+  const say = (text) => { element("selected").textContent = text; };
+  const chosen = () => state.source.selected.indices[0];
+  const choose = (place) => { state.source.selected.indices = place < 0 ? [] : [place]; };
+  const named = (name) => state.source.data.name.findIndex((one) => one.toLowerCase() === name?.trim().toLowerCase());
+  const showPoints = (points) => {
+    const name = state.source.data.name[chosen()];
+    choose(-1);
+    state.source.data = points;
+    element("finder-names").replaceChildren(...points.name.map((value, k) => make("option", { value, label: points.text[k] })));
+    choose(named(name));
+  };
+  const goTo = (place) => {
+    choose(place);
+    if (place < 0) return;
+    [[state.map.x_range, "x"], [state.map.y_range, "y"]].forEach(([range, axis]) => {
+      const [half, middle] = [(range.end - range.start) / 2, state.source.data[axis][place]];
+      if (middle < range.start || middle > range.end) range.setv({ start: middle - half, end: middle + half });
+    });
+  };
+  const step = (by) => {
+    const points = state.source.data.name.length;
+    const from = chosen() ?? (by > 0 ? -1 : points);
+    if (points) goTo((from + by + points) % points);
+  };
+  const open = () => {
+    const [name, text] = [state.source.data.name[chosen()], state.source.data.text[chosen()]];
+    if (name === undefined) return say(`No ${data.cells ? "cell" : "tile"} is chosen; its name must be complete, and it must pass the filters.`);
+    if (data.cells) return say(text);
+    const dialog = element(`mosaic-${name}`);
+    if (dialog) return dialog.showModal();
+    say(`${text}. It is not one of the example tiles; its figure: ${data.drawing} --tile ${name} --figure ${name}.png`);
+  };
+  const connectForm = () => {
+    const field = form.elements.name;
+    field.addEventListener("input", () => { if (named(field.value) >= 0) goTo(named(field.value)); });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (field.value && field.value !== state.source.data.name[chosen()]) goTo(named(field.value));
+      open();
+    });
+    for (const button of form.querySelectorAll("[value]")) button.addEventListener("click", () => step(Number(button.value)));
+    state.source.selected.properties.indices.change.connect(() => {
+      const { name, text } = state.source.data;
+      say(text[chosen()] ?? "");
+      field.value = name[chosen()] ?? field.value;
+    });
+  };
+
+  // The map by keyboard: arrows move it, + and - zoom, 0 shows all of it again, n, p and Enter choose a point.
+  const acts = { n: () => step(1), p: () => step(-1), Enter: open };
+  const moves = { ArrowLeft: [-0.1, 0, 1], ArrowRight: [0.1, 0, 1], ArrowUp: [0, 0.1, 1], ArrowDown: [0, -0.1, 1], "+": [0, 0, 0.8], "=": [0, 0, 0.8], "-": [0, 0, 1.25] };
   const navigate = ({ x_range: x, y_range: y }) => {
     const frame = document.querySelector("#map .plot");
     const home = [x, y].map(({ start, end }) => ({ start, end }));
     frame.tabIndex = 0;
     frame.addEventListener("keydown", (event) => {
-      const step = steps[event.key];
-      if (event.target !== frame || event.ctrlKey || event.metaKey || (!step && event.key !== "0")) return;
+      const [move, act] = [moves[event.key], acts[event.key]];
+      if (event.target !== frame || event.ctrlKey || event.metaKey || (!move && !act && event.key !== "0")) return;
       event.preventDefault();
+      if (act) return void act();
       [x, y].forEach((range, axis) => {
-        if (!step) return void range.setv(home[axis]);
+        if (!move) return void range.setv(home[axis]);
         const [middle, span] = [(range.start + range.end) / 2, range.end - range.start];
-        const centre = middle + step[axis] * span;
-        range.setv({ start: centre - (step[2] * span) / 2, end: centre + (step[2] * span) / 2 });
+        const centre = middle + move[axis] * span;
+        range.setv({ start: centre - (move[2] * span) / 2, end: centre + (move[2] * span) / 2 });
       });
     });
   };
@@ -212,11 +262,9 @@
     const source = Bokeh.documents[0]?.get_model_by_name("tiles");
     if (!source) return void setTimeout(connect, 30);
     state.source = source;
-    navigate(Bokeh.documents[0].get_model_by_name("map"));
-    source.selected.properties.indices.change.connect(() => {
-      const [first] = source.selected.indices;
-      element("selected").textContent = first === undefined ? "" : source.data.text[first];
-    });
+    state.map = Bokeh.documents[0].get_model_by_name("map");
+    navigate(state.map);
+    connectForm();
     refresh();
   };
 

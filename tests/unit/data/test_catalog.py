@@ -101,6 +101,34 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...], str, float, set[str]]] = {
     ),
 }
 
+# Requirements of the missions, nm: centre, width, native pixel in metres (Sentinel-2 mission requirements document, as
+# in GDAL's documentation of its driver; Landsat 8 data users handbook, whose bands are given by both ends).
+MSI_NM = {
+    "B1": (443, 20, 60),
+    "B2": (490, 65, 10),
+    "B3": (560, 35, 10),
+    "B4": (665, 30, 10),
+    "B5": (705, 15, 20),
+    "B6": (740, 15, 20),
+    "B7": (783, 20, 20),
+    "B8": (842, 115, 10),
+    "B8A": (865, 20, 20),
+    "B9": (945, 20, 60),
+    "B10": (1375, 30, 60),
+    "B11": (1610, 90, 20),
+    "B12": (2190, 180, 20),
+}
+OLI_NM = {
+    "B1": (435, 451),
+    "B2": (452, 512),
+    "B3": (533, 590),
+    "B4": (636, 673),
+    "B5": (851, 879),
+    "B6": (1566, 1651),
+    "B7": (2107, 2294),
+}
+LIGHT_SPEED_M_S = 299_792_458
+
 # Dynamic World's own labels, 0 to 8, and colours (data page of GOOGLE/DYNAMICWORLD/V1).
 DYNAMIC_WORLD = {
     "water": "419BDF",
@@ -246,6 +274,39 @@ def test_bands_are_found_in_their_assets(catalog: Catalog) -> None:
         "temperature_2m_max",
         "total_precipitation_sum",
     }
+
+
+def test_sentinel2_bands_are_where_the_mission_asked_for_them(catalog: Catalog) -> None:
+    sentinel2 = catalog.find("sentinel2")
+    assert list(sentinel2.wavelengths) == list(sentinel2.native_m) == list(S2_BANDS)
+    for band, (centre, width, pixel) in MSI_NM.items():
+        seen = sentinel2.wavelengths[band]
+        assert 1000 * seen.centre_um == pytest.approx(centre, abs=10)
+        assert 1000 * seen.width_um == pytest.approx(width, abs=10)
+        assert sentinel2.native_m[band] == pixel
+    native = sentinel2.recipe["parameters"]["native"]
+    assert {band for band, pixel in sentinel2.native_m.items() if pixel == 10} == set(native)
+
+
+def test_landsat_bands_are_between_their_published_ends(catalog: Catalog) -> None:
+    wavelengths = catalog.find("landsat8").wavelengths
+    assert list(wavelengths) == list(OLI_NM)
+    for band, (low, high) in OLI_NM.items():
+        centre, width = 1000 * wavelengths[band].centre_um, 1000 * wavelengths[band].width_um
+        assert (centre - width / 2, centre + width / 2) == pytest.approx((low, high), abs=2)
+
+
+def test_the_radar_is_in_the_c_band(catalog: Catalog) -> None:
+    frequency = catalog.find("sentinel1").frequency_ghz
+    assert frequency is not None
+    assert LIGHT_SPEED_M_S / (frequency * 1e9) == pytest.approx(0.0555, abs=1e-4)  # ESA: wavelength of 5.55 cm
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_every_raster_has_its_native_pixels(catalog: Catalog, name: str) -> None:
+    modality = catalog.find(name)
+    assert set(modality.native_m) == (set(modality.bands) if modality.kind.is_raster else set())
+    assert all(10 <= pixel <= 60 for pixel in modality.native_m.values())
 
 
 @pytest.mark.parametrize(("name", "coordinate"), [("lat", "lat"), ("lon", "lon"), ("month", "time")])
@@ -549,6 +610,11 @@ def test_two_files_about_one_modality_are_refused(tmp_path: Path) -> None:
         ({"bands": "[elevation, 2]"}, 4, r"bands\.1: .*text.*got 2"),
         ({"enabled": "'yes'"}, 10, "enabled: .*true or false"),
         ({"histogram_range": "[0, 1, 2]"}, 8, "histogram_range"),
+        ({"wavelengths": "{elevation: 0.665}"}, 10, r"wavelengths\.elevation"),
+        ({"wavelengths": "{elevation: {centre_um: 0.665}}"}, 10, "'wavelengths.elevation.width_um' is missing"),
+        ({"wavelengths": "\n  elevation: {centre_um: 665, width_um: 31}"}, 11, "divide nanometres by 1,000"),
+        ({"frequency_ghz": "0"}, 10, "frequency_ghz"),
+        ({"native_m": "{elevation: -30}"}, 10, r"native_m\.elevation"),
         ({"order": "1.5"}, 10, "order: .*whole number"),
         # The fields contradict each other.
         ({"nodata": "0"}, 6, "write NaN"),

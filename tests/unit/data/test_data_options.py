@@ -54,6 +54,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "seed5.yaml").write_text("seed: 5\n")
     (folder / "extra").mkdir()
     (folder / "folder").mkdir()
+    (folder / "edited").mkdir()
+    (folder / "edited" / "README.md").write_text("edited by hand")
     (folder / "binary").write_bytes(bytes(range(256)))
     entry = (resource_path("catalog") / "modalities" / "esa_worldcover.yaml").read_text()
     (folder / "extra" / "cover.yaml").write_text(entry.replace("long_name: ", "long_name: Another "))
@@ -76,6 +78,7 @@ IMPORT = ("import", "published", "--out", "o.zarr")
 EXPORT = ("export", "c.zarr", "--format", "geotiff", "--out", "x")
 SUBSET = ("subset", "a.zarr", "--out", "o.zarr")
 MERGE = ("merge", "a.zarr", "b.zarr", "--out", "o.zarr")
+DESCRIBE = ("describe", "a.zarr")
 REPAIR = ("verify", "damaged.zarr", "--repair")
 FIELDS = {*BuildRecipe.model_fields}
 TWO_WORKERS = "test_two_processes_of_many_threads_keep_to_the_limits"
@@ -84,7 +87,7 @@ EARTH = ("build", "--ecoregions", "eco.gpkg", "--tile-size", "16", *N, "--dry-ru
 
 @pytest.fixture(scope="module")
 def walk(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("damaged.zarr", "folder", "binary"))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("damaged.zarr", "folder", "edited", "binary"))
     for name, more in (("a.zarr", ()), ("b.zarr", ("--seed", "1")), ("damaged.zarr", ())):
         walk.prepare(*BUILD, *more, "--out", name)
     walk.prepare("build", *WHERE, "--tile-size", "64", "--tiles", "3", "--out", "c.zarr")
@@ -303,6 +306,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         ],
         "--cheap-pixels": [Chosen(("emulate",), ("--cheap-pixels",), emulated)],
     },
+    "describe": {
+        "--out": [Followed((*DESCRIBE, "--out", "cards"), ("--out", "others"), left)],
+        "--force": [Followed((*DESCRIBE, "--out", "edited"), ("--force",), left)],
+    },
     "browse": {
         "--port": [
             Refused(("browse", "a.zarr", "--port", "-1")),
@@ -390,6 +397,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "emulate": ("--fault", "nosuch"),
     "browse": ("a.zarr", "--embeddings", "nosuch.parquet"),
     "inspect": ("a.zarr", "--figure", "f.png"),
+    "describe": (*DESCRIBE[1:], "--out", "cards"),
     "verify": REPAIR[1:],
     "catalog": (),
 }

@@ -31,7 +31,6 @@ from mmearth_data.inspection.figures import (
     compose_tile,
     draw_tile,
     enlarge,
-    find_tile,
     tile_figure,
 )
 from mmearth_data.inspection.panels import Panel, PanelGroup, plan_panels
@@ -272,8 +271,8 @@ def test_enlarging_invents_no_colour(size: int, side: int) -> None:
 
 def test_tiles_of_a_store_are_found_by_position_and_id(store: Store, tmp_path: Path) -> None:
     ids = [format_tile_id(int(value)) for value in store.coords["tile_id"]]
-    assert [find_tile(store, text) for text in ids] == list(range(len(store)))
-    assert find_tile(store, -1) == len(store) - 1
+    assert [store.position(text) for text in ids] == list(range(len(store)))
+    assert store.position(-1) == len(store) - 1
     by_position = tile_figure(store, 4, tmp_path / "position.png").read_bytes()
     by_id = tile_figure(store, ids[4].upper(), tmp_path / "id.PNG").read_bytes()
     assert by_position == by_id
@@ -284,17 +283,17 @@ def test_tiles_of_a_store_are_found_by_position_and_id(store: Store, tmp_path: P
 def test_a_selection_counts_its_own_tiles(store: Store) -> None:
     chosen = store.select(split="test")
     text = format_tile_id(int(chosen.coords["tile_id"][0]))
-    assert find_tile(chosen, text) == 0
-    assert find_tile(store, text) == int(np.flatnonzero(store.coords["split"] == 2)[0])
+    assert chosen.position(text) == 0
+    assert store.position(text) == int(np.flatnonzero(store.coords["split"] == 2)[0])
 
 
 @pytest.mark.parametrize(
     ("tile", "message"),
     [
-        (99, "expected a tile from 0 to 17, got 99"),
-        (-19, "expected a tile from 0 to 17, got -19"),
-        ("0123456789abcdef", "no tile has the id 0123456789abcdef; give a position from 0 to 17"),
-        ("Paris", "16 hex digits, got 'Paris'"),
+        (99, "no tile is at position 99; positions are 0 to 17"),
+        (-19, "no tile is at position -19; positions are 0 to 17"),
+        ("0123456789abcdef", "no tile has the id 0123456789abcdef; positions are 0 to 17"),
+        ("Paris", "16 hex digits, or its number, got 'Paris'"),
     ],
 )
 def test_a_tile_that_is_not_there_is_refused(store: Store, tmp_path: Path, tile: int | str, message: str) -> None:
@@ -305,7 +304,7 @@ def test_a_tile_that_is_not_there_is_refused(store: Store, tmp_path: Path, tile:
 
 def test_an_empty_selection_is_refused(store: Store, tmp_path: Path) -> None:
     nothing = store.select(where=np.zeros(len(store), dtype=bool))
-    with pytest.raises(InputError, match="at least one tile, got none"):
+    with pytest.raises(InputError, match="there are no tiles"):
         tile_figure(nothing, 0, tmp_path / "tile.png")
 
 

@@ -20,8 +20,9 @@ from rich.console import Console
 from mmearth_data.catalog.entries import load_catalog
 from mmearth_data.errors import StoreDamaged
 from mmearth_data.inspection.summary import Summary, summarise
-from mmearth_data.inspection.terminal import format_bytes, format_figure, render_summary
+from mmearth_data.inspection.terminal import format_figure, render_summary
 from mmearth_data.store import Store, StoreLayout, StoreWriter, open_store
+from mmearth_data.words import format_bytes
 
 TILES = 18  # 21 rows, three of them without a tile
 

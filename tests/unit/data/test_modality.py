@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.catalog.modality import ClassLabel, Display, Kind, Licence, Modality, fits
+from mmearth_data.catalog.modality import ClassLabel, Display, Kind, Licence, Modality, Wavelength, fits
 from mmearth_data.errors import CatalogError
 
 LICENCE = Licence("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/", "somebody")
@@ -53,6 +53,7 @@ texts = st.text(max_size=20)
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(float)
 ranges = st.tuples(numbers, numbers).filter(lambda pair: pair[0] < pair[1])
 colours = st.none() | st.from_regex(r"#[0-9a-f]{6}", fullmatch=True)
+wavelengths = st.builds(Wavelength, st.floats(0.3, 50), st.floats(0.001, 0.5))
 parameters = st.dictionaries(texts, st.integers() | numbers | texts | st.lists(st.integers()), max_size=3)
 
 
@@ -74,6 +75,7 @@ def modalities(draw: st.DrawFn) -> Modality:
         codes = draw(st.lists(inside.filter(lambda code: code != nodata), min_size=1, max_size=5, unique=True))
     some_bands = st.lists(st.sampled_from(bands), unique=True).map(tuple) if bands else st.just(())
     patch = kind is Kind.RASTER_CONTINUOUS
+    optical = draw(st.booleans())
     return Modality(
         name=draw(identifiers),
         kind=kind,
@@ -85,6 +87,9 @@ def modalities(draw: st.DrawFn) -> Modality:
         enabled=draw(st.booleans()),
         units=draw(texts),
         band_units={band: draw(texts) for band in draw(some_bands)},
+        wavelengths={band: draw(wavelengths) for band in draw(some_bands)} if optical else {},
+        frequency_ghz=None if optical else draw(st.none() | st.floats(0.1, 100)),
+        native_m={band: draw(st.floats(0.1, 1e5)) for band in draw(some_bands)},
         scale=draw(numbers),
         offset=draw(numbers),
         resampling=draw(st.sampled_from(["bilinear", "nearest"])) if patch else "nearest",
@@ -128,12 +133,23 @@ def test_pickle_round_trip(modality: Modality) -> None:
     assert pickle.loads(pickle.dumps(modality)) == modality
 
 
-def test_equality_sees_every_field_and_takes_nan_for_nan() -> None:
+def test_equality_sees_every_field_of_the_definition_and_takes_nan_for_nan() -> None:
     floats = {"dtype": np.dtype("float32"), "nodata": float("nan")}
     assert make(**floats) == make(**floats)
     assert make() != make(nodata=254)
     assert make() != make(doi="10.1/1")
     assert make() != "height"
+
+
+def test_an_entry_of_an_older_store_is_the_same_modality_without_its_spectrum() -> None:
+    seen = make(wavelengths={"top": Wavelength(0.665, 0.031)}, native_m={"top": 10.0})
+    radar = make(frequency_ghz=5.405)
+    for modality in (seen, radar):
+        older = {k: v for k, v in modality.to_dict().items() if k not in ("wavelengths", "frequency_ghz", "native_m")}
+        read = Modality.from_dict(older)
+        assert (read.wavelengths, read.frequency_ghz, read.native_m) == ({}, None, {})
+        assert read == modality == make()
+        assert hash(read) == hash(modality)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,11 @@ def test_class_lookup_inverts_the_class_table(modality: Modality) -> None:
         ({"model_bands": ("top", "top")}, "model_bands", "must differ"),
         ({"asset_bands": {"x": "b1"}}, "asset_bands", "names x"),
         ({"band_units": {"x": "m"}}, "band_units", "names x"),
+        ({"wavelengths": {"x": Wavelength(0.6, 0.1)}}, "wavelengths", "names x"),
+        ({"wavelengths": {"top": Wavelength(665, 31)}}, "wavelengths.top", "divide nanometres by 1,000"),
+        ({"wavelengths": {"top": Wavelength(0.665, 0)}}, "wavelengths.top", "got 0.665 and 0"),
+        ({"wavelengths": {"top": Wavelength(0.6, 0.1)}, "frequency_ghz": 5.4}, "frequency_ghz", "keep one of them"),
+        ({"native_m": {"x": 10.0}}, "native_m", "names x"),
         ({"bands_by_level": {"L1C": ("x",)}}, "bands_by_level.L1C", "names x"),
         ({"display": Display(bands=("x",))}, "display.bands", "names x"),
         ({"derived_from": ("lat",)}, "derived_from", "only tile/continuous"),

@@ -47,6 +47,7 @@ from mmearth_data import (
     render_page,
     write_page,
 )
+from mmearth_data.pages.parts import Finder
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&$$x^2$$"
 PNG = base64.b64decode(
@@ -107,6 +108,7 @@ def everything(text: str) -> Page:
             Data("values", {text: [text, 1]}),
             Row([Sidebar(text, [Paragraph(text)], [])], sticky=True),
             PageTable([text], [[Share(0.25)], [Amount(3, text)]]),
+            Finder("finder", text, text, text),
         ),
         *(Legend(class_styles([text])), Columns([Details(text, [Plot(page_figure(text), text)])])),
     ]

@@ -20,6 +20,7 @@ from mmearth_data.catalog.tile import (
     as_datetime64_ms,
     check_tile_size,
     format_tile_id,
+    format_tile_ids,
     parse_tile_id,
     round_lonlat,
     tile_ids,
@@ -157,6 +158,29 @@ def test_rounding_makes_the_coordinate_that_the_id_holds(lon: float, lat: float)
 def test_coordinates_off_the_globe_are_refused(lon: float, lat: float) -> None:
     with pytest.raises(InputError, match="swap or rescale"):
         tile_ids([0.0, lon], [0.0, lat], 64)
+
+
+def test_an_id_is_read_in_every_form_and_case() -> None:
+    number = (180_000_000 + 10_250_000) << 35 | (90_000_000 + 45_500_000) << 7 | 4
+    text = f"{number:x}"
+    assert len(text) == 16
+    forms = [text, text.upper(), f"0x{text}", f"0X{text.upper()}", f" {text}\n", number, np.uint64(number), str(number)]
+    assert [parse_tile_id(form) for form in forms] == [number] * len(forms)
+    # 16 decimal digits are hexadecimal all the same: no text means two ids.
+    assert parse_tile_id("1234567890123456") == 0x1234567890123456
+
+
+def test_many_ids_are_formatted_as_one_is() -> None:
+    numbers = np.array([[0, 1, 2**63], [2**64 - 1, 255, 10**18]], dtype=np.uint64)
+    assert format_tile_ids(numbers).tolist() == [[f"{int(n):016x}" for n in row] for row in numbers]
+    assert format_tile_ids(numbers.astype(">u8")[1].tolist()).tolist() == [f"{int(n):016x}" for n in numbers[1]]
+    assert format_tile_ids(numbers[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("value", [1.0, None, True, np.True_, -1, 2**64, 12, 2**30 - 1, b"0123456789abcdef", [1, 2]])
+def test_values_that_are_no_id_are_refused(value: object) -> None:
+    with pytest.raises(InputError, match="Expected a tile id of 16 hex digits, or its number, got"):
+        parse_tile_id(value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "12", "g" * 16, "0" * 17, "0x" + "0" * 14])

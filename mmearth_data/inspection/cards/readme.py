@@ -1,0 +1,358 @@
+"""Dataset card: a README in Markdown with the YAML header that the Hugging Face Hub reads.
+
+https://huggingface.co/docs/hub/datasets-cards lists the fields of the header.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mmearth_data.catalog.tile import PIXEL_M
+from mmearth_data.inspection.cards import wording
+from mmearth_data.inspection.cards.wording import join, percent
+from mmearth_data.inspection.facts import format_lonlat
+from mmearth_data.inspection.report.facts import CITATION
+from mmearth_data.inspection.terminal import format_bytes
+from mmearth_data.store.schema import REJECTED_KEY, TILES_KEY, stored_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mmearth_data.catalog.modality import Modality
+    from mmearth_data.inspection.cards.facts import CardFacts, Share
+    from mmearth_data.inspection.summary import LabelSummary
+
+NAME = "README.md"
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+LARGER = "10M<n<100M"
+HUB_LICENCES = frozenset({"CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0", "MIT", "Apache-2.0"})
+"""SPDX identifiers that the Hub knows, in lower case; a data set of another licence, or of several, is ``other``."""
+TAGS = (
+    "earth-observation",
+    "remote-sensing",
+    "geospatial",
+    "multimodal",
+    "zarr",
+    "geoparquet",
+    "stac",
+    "croissant",
+    "mmearth",
+)
+FEW_CLASSES = 20
+"""Labels with more classes are counted, and only the most frequent classes are listed."""
+
+
+def dataset_card(facts: CardFacts) -> str:
+    """Dataset card of a store."""
+    sections = [
+        ("Contents", _contents(facts)),
+        ("Open it", _opening(facts)),
+        ("Where and when", _places(facts)),
+        ("Sampling", [_bullets(wording.sampling(facts))]),
+        ("Splits", _splits(facts)),
+        ("Missing values", _missing(facts)),
+        ("Limits", [_bullets(wording.limits(facts))]),
+        ("How it was built", [table(("", ""), wording.provenance(facts))]),
+        ("Licences", _licences(facts)),
+        ("Citation", _citation(facts)),
+        ("Files", _files(facts)),
+    ]
+    filled = [(title, "\n\n".join(filter(None, parts))) for title, parts in sections]
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in filled if text)
+    header = yaml.safe_dump(header_fields(facts), sort_keys=False, allow_unicode=True)
+    return f"---\n{header}---\n\n{_head(facts)}\n\n{body}\n"
+
+
+# ---------------------------------------------------------------- header
+
+
+def header_fields(facts: CardFacts) -> dict[str, Any]:
+    """Fields of the header."""
+    fields: dict[str, Any] = {
+        "pretty_name": f"{facts.name} (synthetic)" if facts.summary.synthetic else facts.name,
+        **_hub_licence(facts),
+        "task_categories": list(_tasks(facts.stored)),
+        "size_categories": [next((name for limit, name in SIZES if facts.summary.tiles < limit), LARGER)],
+        "tags": [*TAGS, *["synthetic"] * facts.summary.synthetic, *(m.name.replace("_", "-") for m in facts.stored)],
+    }
+    table_path = facts.links.plain(TILES_KEY)
+    if not table_path.startswith("..") and "://" not in table_path:
+        files = [{"split": "tiles", "path": table_path}]
+        fields["configs"] = [{"config_name": "tiles", "data_files": files, "default": True}]
+    return fields
+
+
+def _hub_licence(facts: CardFacts) -> dict[str, str]:
+    names = {use.spdx for use in facts.licences}
+    if len(names) == 1 and names <= HUB_LICENCES:
+        return {"license": next(iter(names)).lower()}
+    return {"license": "other", "license_name": "by-modality"}
+
+
+def _tasks(modalities: Sequence[Modality]) -> Iterator[str]:
+    """Tasks for which the modalities have labels or targets, in the words of the Hub."""
+    if any(m.pretext for m in modalities):
+        yield "image-feature-extraction"
+    if any(m.kind.is_raster and m.kind.is_categorical for m in modalities):
+        yield "image-segmentation"
+    if any(not m.kind.is_raster and m.kind.is_categorical for m in modalities):
+        yield "image-classification"
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Table in Markdown; columns ``right`` are aligned to the right. "" without rows."""
+    lines = [[_cell(text) for text in row] for row in rows]
+    if not lines:
+        return ""
+    rule = ["---:" if column in right else "---" for column in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _bullets(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {' '.join(text.split())}" for text in texts)
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text.strip()}\n```"
+
+
+# ---------------------------------------------------------------- what it is
+
+
+def _head(facts: CardFacts) -> str:
+    parts = [f"# {facts.name}"]
+    if facts.summary.synthetic:
+        parts.append(f"> **Synthetic data.** {wording.SYNTHETIC}")
+    parts += [wording.lead(facts), table(("", ""), _at_a_glance(facts))]
+    return "\n\n".join(parts)
+
+
+def _at_a_glance(facts: CardFacts) -> Iterator[tuple[str, str]]:
+    s = facts.summary
+    yield "Tiles", f"{s.tiles:,}, {facts.side_m:,} m a side"
+    splits = [f"{count:,} {name}" for name, count in s.splits.items() if count]
+    yield "Splits", ", ".join(splits)
+    if facts.extents is not None:
+        west, south, east, north = facts.extents.bbox
+        across = ", across 180°" if west > east else ""
+        yield "Area", f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}{across}"
+    if facts.codes:
+        yield "Coordinate systems", _systems(facts.codes)
+    yield "Size", f"{format_bytes(s.stored_bytes)}, Zarr version 3"
+    yield "Source", f"{s.source.get('name', 'unknown')} ({'computed, not measured' if s.synthetic else 'measured'})"
+
+
+def _systems(codes: Sequence[int]) -> str:
+    if len(codes) == 1:
+        return f"EPSG:{codes[0]}"
+    return f"one per tile: {len(codes)} systems, EPSG:{codes[0]} to EPSG:{codes[-1]} (column `epsg` of `{TILES_KEY}`)"
+
+
+def _contents(facts: CardFacts) -> list[str]:
+    shares = {m.name: m.valid_share for m in facts.summary.modalities}
+    rows = [_modality_row(m, shares[m.name]) for m in facts.stored]
+    heads = (
+        "Modality",
+        "Content",
+        "Bands",
+        "Unit",
+        "Native pixels",
+        "Stored as",
+        "Missing value",
+        "Tiles with values",
+        "Source",
+    )
+    derived = facts.store.layout.derived
+    computed = f"Computed from the coordinates when read: {join([f'`{m.name}`' for m in derived])}." if derived else ""
+    return [table(heads, rows, right=(7,)), computed, *_spectrum(facts)]
+
+
+def _modality_row(m: Modality, share: float | None) -> tuple[str, ...]:
+    bands = ", ".join(m.bands) or f"{len(m.classes)} classes"
+    if m.classes and m.bands:
+        bands += f": {len(m.classes)} classes"
+    stored = f"{m.dtype.name}" + ("" if m.kind.is_raster else ", one per tile")
+    source = f"[DOI](https://doi.org/{m.doi})" if m.doi else f"[page]({m.source})" if m.source else ""
+    return (
+        f"`{m.name}`",
+        m.long_name,
+        bands,
+        _unit(m),
+        ", ".join(f"{size:g} m" for size in sorted(set(m.native_m.values()))),
+        stored,
+        "NaN" if m.dtype.kind == "f" else f"{m.nodata:g}",
+        "" if share is None else percent(share),
+        source,
+    )
+
+
+def _unit(m: Modality) -> str:
+    units = list(dict.fromkeys(m.units_of(band) for band in m.bands))
+    if m.classes or (units == ["1"] and m.scale == 1):
+        return ""
+    return stored_units(m) if len(units) == 1 else ", ".join(units)
+
+
+def _spectrum(facts: CardFacts) -> Iterator[str]:
+    for m in facts.rasters:
+        rows = [
+            (
+                band,
+                f"{1000 * seen.centre_um:.1f}",
+                f"{1000 * seen.width_um:.1f}",
+                f"{m.native_m[band]:g} m" if band in m.native_m else "",
+            )
+            for band, seen in m.wavelengths.items()
+        ]
+        if rows:
+            heads = ("Band", "Centre (nm)", "Width (nm)", "Native pixels")
+            yield f"Wavelengths of `{m.name}`: central wavelength, and full width at half maximum."
+            yield table(heads, rows, right=(1, 2, 3))
+        if m.frequency_ghz is not None:
+            yield f"`{m.name}` is a radar with a centre frequency of {m.frequency_ghz:g} GHz."
+
+
+def _opening(facts: CardFacts) -> list[str]:
+    first, folder = facts.stored[0].name, facts.folder
+    ours = (
+        "from mmearth_data import open_store  # pip install mmearth\n\n"
+        f'store = open_store("{folder}")\n'
+        f'tile = store[0]  # arrays as stored: tile["{first}"], and coordinates: tile["tile"]\n'
+        'train = store.select(split="train")'
+    )
+    others = (
+        "import geopandas as gpd\nimport xarray as xr\n\n"
+        f'data = xr.open_zarr("{folder}")  # any Zarr library works\n'
+        f'tiles = gpd.read_parquet("{folder}/{TILES_KEY}")  # one row per tile'
+    )
+    return [_code("python", ours), "Without the toolkit:", _code("python", others)]
+
+
+# ---------------------------------------------------------------- where, when, how
+
+
+def _places(facts: CardFacts) -> list[str]:
+    counted = [(str(year), f"{count:,}", percent(count / facts.summary.tiles)) for year, count in facts.years.items()]
+    levels = [
+        (name, f"{count:,}", percent(count / facts.summary.tiles))
+        for name, count in facts.summary.levels.items()
+        if count
+    ]
+    return [
+        _share_table("Continent", facts.continents),
+        _share_table("Biome", facts.biomes),
+        *(_label_text(label, facts) for label in facts.labels),
+        table(("Modality", "Most frequent classes, share of the observed pixels"), _pixel_classes(facts)),
+        table(("Year of the scene", "Tiles", "Share"), counted, right=(1, 2)),
+        table(("Product level", "Tiles", "Share"), levels, right=(1, 2)) if len(levels) > 1 else "",
+    ]
+
+
+def _share_table(title: str, rows: Sequence[Share]) -> str:
+    compared = any(row.of_land is not None for row in rows)
+    heads = (title, "Tiles", "Share of tiles", *["Share of all land"] * compared)
+    lines = [
+        (
+            row.name,
+            f"{row.tiles:,}",
+            percent(row.of_tiles),
+            *["" if row.of_land is None else percent(row.of_land)] * compared,
+        )
+        for row in rows
+    ]
+    return table(heads, lines, right=(1, 2, 3))
+
+
+def _label_text(label: LabelSummary, facts: CardFacts) -> str:
+    ranked = sorted(label.classes, key=lambda entry: -entry.total)
+    if not ranked:
+        return ""
+    if label.known <= FEW_CLASSES:
+        rows = [(entry.name, f"{entry.total:,}", percent(entry.total / facts.summary.tiles)) for entry in ranked]
+        return table((label.long_name, "Tiles", "Share of tiles"), rows, right=(1, 2))
+    first = join([f"{entry.name} ({entry.total:,})" for entry in ranked[: wording.LISTED]])
+    return f"{label.long_name}: {len(ranked):,} of {label.known:,} classes; most frequent: {first}."
+
+
+def _pixel_classes(facts: CardFacts) -> Iterator[tuple[str, str]]:
+    for m in facts.rasters:
+        pixels = {code: entry["pixels"] for code, entry in facts.store.class_histograms["all"].get(m.name, {}).items()}
+        total = sum(pixels.values())
+        if total and m.kind.is_categorical:
+            ranked = sorted(m.classes, key=lambda label: -pixels.get(str(label.code), 0))[: wording.LISTED_CLASSES]
+            shares = [(label.name, pixels.get(str(label.code), 0) / total) for label in ranked]
+            yield f"`{m.name}`", ", ".join(f"{name} {percent(share)}" for name, share in shares if share)
+
+
+def _splits(facts: CardFacts) -> list[str]:
+    tiles = facts.summary.tiles
+    rows = [(name, f"{count:,}", percent(count / tiles)) for name, count in facts.summary.splits.items() if count]
+    return [table(("Split", "Tiles", "Share"), rows, right=(1, 2)), _bullets(wording.splitting(facts))]
+
+
+def _missing(facts: CardFacts) -> list[str]:
+    rows = [(f"`{name}`", text) for name, text in wording.gaps_by_modality(facts.gaps).items()]
+    rule = "A missing value is the modality's missing value (see above), never an estimate."
+    if not rows:
+        return [f"{rule} No value is missing."]
+    return [rule, table(("Modality", "Bands, and the share of their values that were observed"), rows)]
+
+
+# ---------------------------------------------------------------- licences, citation, files
+
+
+def _licences(facts: CardFacts) -> list[str]:
+    rows = [
+        (
+            ", ".join(f"`{name}`" for name in use.modalities),
+            f"[{use.name}]({use.url})" if use.url else use.name,
+            "; ".join(use.attributions),
+        )
+        for use in facts.licences
+    ]
+    needed = (
+        "Synthetic pixels need no licence; measured ones would have these."
+        if facts.summary.synthetic
+        else ("The modalities have different licences; all of them apply. Their attribution lines are required.")
+    )
+    return [needed, table(("Modalities", "Licence", "Attribution"), rows)]
+
+
+def _citation(facts: CardFacts) -> list[str]:
+    dois: dict[str, list[str]] = {}
+    for m in facts.stored:
+        if m.doi:
+            dois.setdefault(m.doi, []).append(m.long_name)
+    cited = [f"{', '.join(names)}: https://doi.org/{doi}" for doi, names in dois.items()]
+    software = f"MMEarth toolkit, version {facts.summary.code_version}, which built this store."
+    return [
+        "Please cite the paper, the toolkit and the data that you use:",
+        _code("bibtex", CITATION),
+        _bullets([software, *cited]),
+    ]
+
+
+def _files(facts: CardFacts) -> list[str]:
+    rows = [
+        (f"`{TILES_KEY}`", "GeoParquet: one row per tile, with its location, time, split, labels and outline"),
+        (f"`{REJECTED_KEY}`", "candidates that were rejected, with the reason"),
+        ("`zarr.json` and folders", "Zarr version 3 group: one sharded array per modality, one array per coordinate"),
+        ("`_manifest.json`, `_commits`", "digests of all files: `mmearth-data verify` checks every byte"),
+    ]
+    if not facts.links.base:
+        rows += [
+            ("`collection.json`", "STAC collection"),
+            ("`croissant.json`", "Croissant metadata with the fields of GeoCroissant"),
+        ]
+    grid = f"Row 0 of an array is the northern edge, column 0 the western edge; pixels are {PIXEL_M} m."
+    where = f"In the folder `{facts.folder}`, of which this card is about:" if facts.links.base else ""
+    return [where, table(("File", "Content"), rows), grid]

@@ -1,0 +1,93 @@
+"""Write the cards of a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmearth_data.errors import InputError
+from mmearth_data.files.writing import check_output, write_text
+from mmearth_data.inspection.cards import croissant, readme, stac
+from mmearth_data.inspection.cards.facts import read_facts
+from mmearth_data.store.reader import open_store
+from mmearth_data.words import short_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmearth_data.store.reader import Store
+
+
+def describe(path: str | Path, out: str | Path | None = None, *, force: bool = False) -> Path:
+    """Write cards of a finished store: ``README.md`` (dataset card), ``croissant.json`` and ``collection.json`` (STAC).
+
+    They contain facts of the store only; the same store always has the same cards. They are no part of the store: its
+    digest and `verify` ignore them.
+
+    Parameters
+    ----------
+    path
+        Folder or URL of the store.
+    out
+        Folder to write into; by default the store itself, or ``NAME-cards`` in the current folder if it is in a bucket.
+    force
+        Replace files that differ from what would be written.
+
+    Returns
+    -------
+    Path
+        The folder with the cards.
+
+    Raises
+    ------
+    InputError
+        When there is no finished store, or one of the files exists with another content.
+    """
+    store = open_store(path)
+    if not store.finished:
+        raise InputError(
+            f"{store.path}: expected a finished store to describe, got one that is not; run the command that makes it again."
+        )
+    folder = _folder(store, out)
+    check_output(folder, folder=True)
+    facts = read_facts(store, folder)
+    cards = {
+        readme.NAME: readme.dataset_card(facts),
+        croissant.NAME: _json(croissant.croissant(facts)),
+        stac.NAME: _json(stac.collection(facts)),
+    }
+    if not force:
+        _refuse_others(folder, cards)
+    for name, text in cards.items():
+        write_text(folder / name, text)
+    return folder
+
+
+def _folder(store: Store, out: str | Path | None) -> Path:
+    if out is None:
+        return store.path if isinstance(store.path, Path) else Path(f"{store.path.stem}-cards")
+    if "://" in str(out):
+        raise InputError(f"--out: expected a folder, got the URL {out}; write the cards to a folder and upload them.")
+    return Path(out)
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _refuse_others(folder: Path, cards: Mapping[str, str]) -> None:
+    """Refuse to replace files with another content, which someone may have edited.
+
+    Raises
+    ------
+    InputError
+        With the first of them.
+    """
+    for name, text in cards.items():
+        path = folder / name
+        if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
+            raise InputError(
+                f"{short_path(path.absolute())}: expected no file, or the card of this store, found another one, which may have "
+                "been edited; add --force to replace it, or choose another --out."
+            )

@@ -1,0 +1,203 @@
+"""Tiles as STAC items: the columns and the file metadata that stac-geoparquet 1.1 adds to ``tiles.parquet``.
+
+https://github.com/radiantearth/stac-geoparquet-spec, https://github.com/radiantearth/stac-spec (1.1.0).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data.catalog.tile import PIXEL_M, as_datetime64_ms
+from mmearth_data.store.root import collection_id
+from mmearth_data.store.schema import tabular_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from mmearth_data.store.root import Root
+    from mmearth_data.store.schema import StoreLayout
+
+STAC_VERSION = "1.1.0"
+SPECIFICATION = "1.1.0"
+"""Version of the stac-geoparquet specification."""
+PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+COLLECTION_HREF = "./collection.json"
+ZARR_TYPE = "application/vnd.zarr; version=3"
+WORLD = (-180.0, -90.0, 180.0, 90.0)
+MULTIPOLYGON = 6
+"""Type id of shapely for outlines across 180 degrees."""
+TIME_COLUMN = "datetime"
+"""The coordinate ``time``, which has this name in STAC."""
+ITEM_COLUMNS = frozenset(
+    {"id", "bbox", TIME_COLUMN, "type", "stac_version", "stac_extensions", "collection", "links", "assets"}
+)
+"""Columns with names that a column of labels could have, too; such a store has the columns of version 1."""
+FEW_VALUES = (
+    "type",
+    "stac_version",
+    "stac_extensions.list.element",
+    "collection",
+    "links.list.element.href",
+    "links.list.element.rel",
+    "links.list.element.type",
+    "assets.zarr.href",
+    "assets.zarr.type",
+    "assets.zarr.roles.list.element",
+    "proj:code",
+    "proj:shape.list.element",
+)
+"""Parquet columns with few different values, stored as a dictionary."""
+
+
+def has_items(root: Root) -> bool:
+    """Whether the tables of a store describe its tiles as STAC items: from version 2 on."""
+    names = {column for m in root.layout.tabular for column in tabular_columns(m)}
+    return root.version > 1 and names.isdisjoint(ITEM_COLUMNS)
+
+
+def id_texts(tile_ids: np.ndarray[Any, Any]) -> pa.StringArray:
+    """Tile ids (n,) as a text column of 16 hex digits each."""
+    import pyarrow as pa
+
+    ends = np.arange(0, 16 * len(tile_ids) + 1, 16, dtype=np.int32)
+    digits = tile_ids.astype(">u8").tobytes().hex().encode()
+    return pa.StringArray.from_buffers(len(tile_ids), pa.py_buffer(ends), pa.py_buffer(digits))
+
+
+def outline_boxes(outlines: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """West, south, east and north (n, 4) of outlines in degrees; NaN where there is none.
+
+    Across 180 degrees, west is greater than east, as RFC 7946, section 5.2, has it, and with it GeoParquet and STAC.
+    """
+    import shapely
+
+    boxes: np.ndarray[Any, Any] = shapely.bounds(outlines)
+    for position in np.flatnonzero(shapely.get_type_id(outlines) == MULTIPOLYGON):
+        parts = shapely.bounds(shapely.get_parts(outlines[position]))
+        boxes[position, 0] = parts[parts[:, 0] > 0, 0].min()
+        boxes[position, 2] = parts[parts[:, 0] <= 0, 2].max()
+    return boxes
+
+
+def box_column(boxes: np.ndarray[Any, Any]) -> pa.StructArray:
+    """Bounding box column of GeoParquet 1.1: null where the outline is, see `outline_boxes`."""
+    import pyarrow as pa
+
+    fields = [pa.array(np.ascontiguousarray(column)) for column in boxes.T]
+    return pa.StructArray.from_arrays(
+        fields, names=["xmin", "ymin", "xmax", "ymax"], mask=pa.array(np.isnan(boxes[:, 0]))
+    )
+
+
+def renamed(table: pa.Table, old: str, new: str) -> pa.Table:
+    """Table with one column under another name, if it has that column."""
+    return table.rename_columns([new if name == old else name for name in table.column_names])
+
+
+def item_columns(
+    columns: Mapping[str, np.ndarray[Any, Any]], boxes: np.ndarray[Any, Any], root: Root
+) -> dict[str, pa.Array]:
+    """Columns of STAC items that are not properties, and those of its extension for projections.
+
+    ``columns`` are the coordinates (n,) of some tiles, ``boxes`` (n, 4) those of their outlines.
+    """
+    import pyarrow as pa
+
+    count = len(columns["tile_id"])
+    size = [root.layout.size_px] * 2
+    return {
+        "bbox": box_column(boxes),
+        **{name: _repeated(value, count) for name, value in _constants(root).items()},
+        "proj:code": _codes(columns["epsg"]),
+        "proj:transform": _transforms(columns["ulx"], columns["uly"]),
+        "proj:shape": _repeated(pa.scalar(size, pa.list_(pa.int64())), count),
+    }
+
+
+def _constants(root: Root) -> dict[str, pa.Scalar]:
+    """Values that all items of a store share; paths are relative to the store, where its tables are."""
+    import pyarrow as pa
+
+    text = pa.string()
+    link = pa.struct({"href": text, "rel": text, "type": text})
+    asset = pa.struct({"href": text, "type": text, "roles": pa.list_(text)})
+    collection = {"href": COLLECTION_HREF, "rel": "collection", "type": "application/json"}
+    zarr = {"href": "./", "type": ZARR_TYPE, "roles": ["data"]}
+    return {
+        "type": pa.scalar("Feature"),
+        "stac_version": pa.scalar(STAC_VERSION),
+        "stac_extensions": pa.scalar([PROJECTION], pa.list_(text)),
+        "collection": pa.scalar(collection_id(root.attributes)),
+        "links": pa.scalar([collection], pa.list_(link)),
+        "assets": pa.scalar({"zarr": zarr}, pa.struct({"zarr": asset})),
+    }
+
+
+def _repeated(value: pa.Scalar, count: int) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.repeat(value, count) if count else pa.array([], value.type)
+
+
+def _codes(epsg: np.ndarray[Any, Any]) -> pa.Array:
+    """Codes of coordinate reference systems as text, null for unknown ones."""
+    import pyarrow as pa
+
+    known, positions = np.unique(epsg, return_inverse=True)
+    texts = pa.array([f"EPSG:{code}" if code else None for code in known.tolist()], pa.string())
+    return texts.take(pa.array(positions))
+
+
+def _transforms(ulx: np.ndarray[Any, Any], uly: np.ndarray[Any, Any]) -> pa.ListArray:
+    """Affine coefficients as `mmearth_data.catalog.tile.TileGrid.transform` has them, null for unknown corners."""
+    import pyarrow as pa
+
+    values = np.tile(np.array([PIXEL_M, 0, 0, 0, -PIXEL_M, 0], dtype=np.float64), (len(ulx), 1))
+    values[:, 2], values[:, 5] = ulx, uly
+    unknown = np.isnan(values).any(axis=1)
+    ends = np.concatenate([[0], np.cumsum(np.where(unknown, 0, 6))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values[~unknown].ravel()), mask=pa.array(unknown))
+
+
+def items_metadata(root: Root, bounds: Sequence[float], times: tuple[int, int] | None) -> dict[str, Any]:
+    """Content of the file key ``stac-geoparquet``.
+
+    Parameters
+    ----------
+    root
+        Root of the store.
+    bounds
+        West, south, east and north of all outlines, in degrees.
+    times
+        First and last scene, UTC milliseconds since 1970; None if no tile has a time.
+    """
+    key = collection_id(root.attributes)
+    interval = (
+        [None, None] if times is None else np.datetime_as_string(as_datetime64_ms(times), timezone="UTC").tolist()
+    )
+    collection = {
+        "type": "Collection",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [],
+        "id": key,
+        "title": root.attributes["title"],
+        "description": _description(root.layout),
+        "license": "other",
+        "extent": {"spatial": {"bbox": [list(bounds)]}, "temporal": {"interval": [interval]}},
+        "links": _licence_links(root.layout),
+    }
+    return {"version": SPECIFICATION, "collections": {key: collection}}
+
+
+def _description(layout: StoreLayout) -> str:
+    names = ", ".join(m.name for m in layout.stored)
+    return f"Tiles of {layout.size_px} by {layout.size_px} pixels of {PIXEL_M} m, aligned over the modalities {names}."
+
+
+def _licence_links(layout: StoreLayout) -> list[dict[str, str]]:
+    licences = {m.licence.url: m.licence.name for m in layout.stored if m.licence.url}
+    return [{"rel": "license", "href": url, "title": name} for url, name in licences.items()]

@@ -1,0 +1,126 @@
+"""GeoDataFrames of tiles: outlines that are made when they are asked for, and files that other programs can read."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from geopandas.array import GeometryArray, from_wkb
+
+from mmearth_data.store.index import outlines_from_wkb
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+CRS = "EPSG:4326"
+
+
+class _Stored:
+    """Outlines as stored, and the geometries once some array has needed them."""
+
+    def __init__(self, wkb: pa.ChunkedArray) -> None:
+        self.wkb = wkb
+
+    @cached_property
+    def drawn(self) -> NDArray[np.object_]:
+        """Geometries (n,)."""
+        parts = [outlines_from_wkb(chunk) for chunk in self.wkb.chunks]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=object)
+
+
+class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
+    """Outlines (n,) as stored, of which most uses of a table of a million tiles need none.
+
+    The first use that needs geometries turns the array into an ordinary `geopandas.array.GeometryArray`; so it does for
+    its views, of which pandas makes one at each access to a column.
+    """
+
+    def __init__(self, stored: _Stored) -> None:
+        self._stored = stored
+        self._crs = None
+        self.crs = CRS
+        self._sindex = None
+
+    @classmethod
+    def from_wkb(cls, wkb: pa.ChunkedArray) -> Self:
+        """Array of outlines in the encoding WKB, in degrees."""
+        return cls(_Stored(wkb))
+
+    @property
+    def _data(self) -> NDArray[np.object_]:
+        """Geometries (n,), where the parent class has them."""
+        drawn = self._stored.drawn.copy()  # the array may be changed, its views and copies must not change with it
+        self.__class__ = GeometryArray
+        self.__dict__["_data"] = drawn
+        return drawn
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return from_wkb, (self._wkb.to_numpy(), CRS)
+
+    @property
+    def _wkb(self) -> pa.ChunkedArray:
+        return self._stored.wkb
+
+    @property
+    def size(self) -> int:
+        """Number of outlines."""
+        return len(self._wkb)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return int(self._wkb.nbytes)
+
+    def isna(self) -> NDArray[np.bool_]:
+        """Boolean array (n,): which tiles have no outline."""
+        return np.asarray(self._wkb.is_null().to_numpy())
+
+    def equals(self, other: object) -> bool:
+        """Whether another array has the same geometries."""
+        for array in (self, other):
+            if isinstance(array, Outlines):
+                _ = array._data
+        return bool(self.equals(other))
+
+    def copy(self, *args: Any, **kwargs: Any) -> GeometryArray:
+        """Copy the array."""
+        return Outlines(self._stored)
+
+    def take(self, indices: Any, allow_fill: bool = False, fill_value: Any = None) -> GeometryArray:  # noqa: ANN401 - as in pandas
+        """Take outlines by position, as `pandas.api.extensions.ExtensionArray.take` does."""
+        positions = np.asarray(indices, dtype=np.intp)
+        if self._is_drawn or (positions < 0).any():
+            return super().take(indices, allow_fill=allow_fill, fill_value=fill_value)
+        return Outlines.from_wkb(self._wkb.take(positions))
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an outline, or an array of them
+        if self._is_drawn or np.isscalar(index):
+            return super().__getitem__(index)
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if (start, stop, step) == (0, len(self), 1):
+                return Outlines(self._stored)
+            return self.take(np.arange(start, stop, step))
+        return self.take(np.arange(len(self))[pd.api.indexers.check_array_indexer(self, index)])
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether geometries exist already, so that parts of them need not be made again."""
+        return "drawn" in vars(self._stored)
+
+
+class TilesFrame(gpd.GeoDataFrame):  # type: ignore[misc] # geopandas has no types
+    """GeoDataFrame of tiles; it differs from others only in what it writes to vector files."""
+
+    def to_file(self, *args: Any, **options: Any) -> None:
+        """Write the table as `geopandas.GeoDataFrame.to_file` does; GeoPackage keeps the most.
+
+        Categories become text. OGR has no unsigned 64-bit integers, so ``tile_id`` becomes text of its decimal digits.
+        """
+        wide = [name for name, dtype in self.dtypes.items() if dtype == np.uint64]
+        frame: Self = self.assign(**{name: self[name].astype(str) for name in wide})
+        gpd.GeoDataFrame(frame).to_file(*args, **options)

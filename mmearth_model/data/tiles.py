@@ -1,0 +1,147 @@
+"""What users hand to an encoder, as checked batches of stored values: batches, single tiles, stores.
+
+A batch that is already normalised, or lacks bands, would give wrong features without an error: it is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from mmearth_data import InputError, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mmearth_data import Modality
+
+    Values = np.ndarray[Any, Any] | torch.Tensor
+
+Tiles: TypeAlias = "Mapping[str, Any] | Store"
+"""A batch (arrays or tensors), one tile of it, or a store."""
+READ_TILES = 64
+"""Tiles of a store that are read together."""
+LEVEL = "s2_level"
+"""Coordinate with the product level of a tile."""
+TAKES = (
+    "a batch of Store.loader, TileDataset or Store.torch, one tile (store[3]), or a store (store.select(...)), with values "
+    "as stored"
+)
+
+
+def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Modality]) -> Iterator[dict[str, Any]]:
+    """Yield the stored values that an encoder takes, a batch at a time.
+
+    Parameters
+    ----------
+    tiles
+        See `Tiles`; values as stored, uint16 as int32 too, on any device.
+    inputs
+        Modalities that the encoder takes.
+    known
+        Modalities whose stored type is known, to recognise normalised batches.
+
+    Yields
+    ------
+    dict
+        Input -> (B, C, H, W) array or tensor, all stored bands; ``tile`` -> ``s2_level``, (B,).
+
+    Raises
+    ------
+    InputError
+        When something that the encoder takes is missing or not as stored.
+    """
+    if isinstance(tiles, Store):
+        _check_store(tiles, inputs)
+        names = [m.name for m in inputs]
+        for batch in tiles.loader(batch_size=READ_TILES, shuffle=False, modalities=names):
+            yield _chosen(batch, inputs)
+    elif isinstance(tiles, Mapping):
+        _check_names(tiles, inputs)
+        _check_types(tiles, known)
+        yield _chosen(tiles, inputs)
+    else:
+        shape = f" of shape {tuple(tiles.shape)}" if isinstance(tiles, np.ndarray | torch.Tensor) else ""
+        raise InputError(
+            f"expected {TAKES}, got {type(tiles).__name__}{shape}; normalised images go to the encoder itself: "
+            "encoder(images)."
+        )
+
+
+def _chosen(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> dict[str, Any]:
+    """Take the inputs of a batch, or of one tile, which becomes a batch of one."""
+    single = batch[inputs[0].name].ndim == 3  # (C, H, W)
+    found: dict[str, Any] = {m.name: batch[m.name][None] if single else batch[m.name] for m in inputs}
+    for m in inputs:
+        _check_shape(m, found[m.name], found[inputs[0].name])
+    levels = batch.get("tile", {}).get(LEVEL)
+    if levels is None and any(m.statistics_by == LEVEL for m in inputs):
+        raise InputError(
+            f"expected batch['tile']['{LEVEL}'], the product level of each tile, on which the statistics depend, got none; "
+            "keep the batch's entry 'tile'."
+        )
+    found["tile"] = {} if levels is None else {LEVEL: _column(levels)}
+    return found
+
+
+def _column(levels: Any) -> Values:  # noqa: ANN401 - an array, a tensor or a number
+    return levels.reshape(-1) if isinstance(levels, torch.Tensor) else np.asarray(levels).reshape(-1)
+
+
+def _check_names(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> None:
+    missing = [m.name for m in inputs if m.name not in batch]
+    if missing:
+        raise InputError(
+            f"expected {', '.join(missing)} in the batch, which the encoder takes, got {', '.join(map(str, batch))}; load "
+            f"{'it' if len(missing) == 1 else 'them'} too."
+        )
+
+
+def _check_types(batch: Mapping[str, Any], known: Iterable[Modality]) -> None:
+    """Refuse a batch in which an integer modality has become a float: the loader normalises all or none."""
+    for m in known:
+        values = batch.get(m.name)
+        if isinstance(values, np.ndarray | torch.Tensor) and m.dtype.kind in "iu" and _is_float(values):
+            raise InputError(
+                f"expected {m.name} as stored ({m.dtype.name}), got {_type(values)}: the batch looks normalised; load it "
+                "without normalise=True, since the encoder normalises by its own statistics."
+            )
+
+
+def _is_float(values: Values) -> bool:
+    return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
+
+
+def _type(values: Values) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
+def _check_shape(m: Modality, values: Values, first: Values) -> None:
+    if values.ndim != 4 or values.shape[1] != len(m.bands):  # (B, C, H, W)
+        raise InputError(
+            f"expected {m.name} with all {len(m.bands)} stored bands ({', '.join(m.bands)}), of which the encoder takes its "
+            f"own, got shape {tuple(values.shape)}; load it without bands=."
+        )
+    if values.shape[0] != first.shape[0] or values.shape[2:] != first.shape[2:]:
+        raise InputError(
+            f"expected inputs of the same tiles and size, got {tuple(first.shape)} and {tuple(values.shape)} of {m.name}; "
+            "take both from one batch."
+        )
+
+
+def _check_store(store: Store, inputs: Sequence[Modality]) -> None:
+    for m in inputs:
+        found = store.modalities.get(m.name)
+        if found is None:
+            raise InputError(
+                f"{store.path}: expected {m.name}, which the encoder takes, got {', '.join(store.modalities)}; select it "
+                "too, or choose another store or encoder."
+            )
+        if found.bands != m.bands or found.dtype != m.dtype:
+            raise InputError(
+                f"{store.path}: expected {m.name} as the encoder knows it ({', '.join(m.bands)}; {m.dtype}), got "
+                f"{', '.join(found.bands)}; {found.dtype}; use the same catalog entry."
+            )
