@@ -73,7 +73,7 @@ def test_a_store_prints_what_it_holds(store: Store) -> None:
     assert len(text.splitlines()) > 3
     assert f"{TILES}" in text
     assert all(name in text for name in store.modalities)
-    assert "synthetic" in text
+    assert "SYNTHETIC" in text
 
 
 def test_a_notebook_shows_it_with_a_map_and_pictures(store: Store) -> None:

@@ -14,7 +14,7 @@ from mmearth_data.inspection.cards import wording
 from mmearth_data.inspection.cards.wording import join, percent
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.facts import CITATION
-from mmearth_data.inspection.terminal import format_bytes
+from mmearth_data.words import format_bytes
 from mmearth_data.store.schema import REJECTED_KEY, TILES_KEY, stored_units
 
 if TYPE_CHECKING:

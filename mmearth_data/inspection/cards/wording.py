@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import PIXEL_M
-from mmearth_data.inspection.terminal import format_bytes
+from mmearth_data.words import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
