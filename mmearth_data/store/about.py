@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from mmearth_data.catalog.tile import PIXEL_M
 
@@ -72,6 +71,8 @@ def spdx(name: str) -> str:
     >>> spdx("CC-BY-4.0"), spdx("Copernicus DEM licence")
     ('CC-BY-4.0', 'LicenseRef-Copernicus-DEM-licence')
     """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression  # its list takes 20 ms
+
     try:
         return str(canonicalize_license_expression(name))
     except InvalidLicenseExpression:

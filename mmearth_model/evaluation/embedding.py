@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_data import Modality, Store
+    from mmearth_model.data.targets import Normaliser
     from mmearth_model.weights.checkpoints import Checkpoint
 
 NEIGHBOURS = 8
@@ -175,21 +176,14 @@ def embed(
         "version": __version__,
         "synthetic": str(task.synthetic).lower(),
     }
-    (batch,) = task.images.batches(np.zeros(1, np.intp), 1, normaliser.stored)
-    height, width = batch[normaliser.inputs[0]].shape[-2:]
     store = task.images.store if isinstance(task.images, StoreImages) else None
-    chips = Chips(
-        model=_named_information(model),
-        source_data=_source_uris(task, store, normaliser.inputs),
-        size=(int(height), int(width)),
-        gsd=None if store is None else float(PIXEL_M),
-    )
+    chips = _chips(task, store, normaliser, model) if len(values) else None
     if store is not None:
         return _of_store(values, about, store, chips)
     return _of_files(values, about, task, chips)
 
 
-def _of_files(values: NDArray[np.float32], about: dict[str, str], task: LabelledSet, chips: Chips) -> Embeddings:
+def _of_files(values: NDArray[np.float32], about: dict[str, str], task: LabelledSet, chips: Chips | None) -> Embeddings:
     """Embeddings of files, with the part that each belongs to, and its outline if it is georeferenced."""
     outlines = task.images.outlines()
     boxes = np.array([(np.nan,) * 4 if outline is None else outline.bounds for outline in outlines])
@@ -208,7 +202,19 @@ def _of_files(values: NDArray[np.float32], about: dict[str, str], task: Labelled
     )
 
 
-def _of_store(values: NDArray[np.float32], about: dict[str, str], store: Store, chips: Chips) -> Embeddings:
+def _chips(task: LabelledSet, store: Store | None, normaliser: Normaliser, model: bytes) -> Chips:
+    """Describe what the encoder saw; ``model`` is the SHA-256 digest of its weights."""
+    (batch,) = task.images.batches(np.zeros(1, np.intp), 1, normaliser.stored)
+    height, width = batch[normaliser.inputs[0]].shape[-2:]
+    return Chips(
+        model=_named_information(model),
+        source_data=_source_uris(task, store, normaliser.inputs),
+        size=(int(height), int(width)),
+        gsd=None if store is None else float(PIXEL_M),
+    )
+
+
+def _of_store(values: NDArray[np.float32], about: dict[str, str], store: Store, chips: Chips | None) -> Embeddings:
     """Embeddings of a store's tiles, with what the store knows of them."""
     coords = store.coords
     splits = np.array([SPLIT_NAMES.get(code, "") for code in range(256)], dtype=object)

@@ -28,6 +28,8 @@ from mmearth_data import open_store as front_door
 from mmearth_data.building.repair import reopen
 from mmearth_data.cli import cli
 from mmearth_data.store import StoreWriter, open_store, writer
+from mmearth_data.store.items import ITEM_COLUMNS, TIME_COLUMN
+from mmearth_data.store.manifest import encode_manifest
 
 NESTED = ("source", "modalities", "recipe", "statistics", "class_histograms", "appended")
 SIZES = ("tiles", "size_px", "tiles_per_shard")
@@ -40,7 +42,7 @@ NEWER = EXTENT | {"summary", "keywords", "license", "references", "history", "co
 
 
 def as_first_of_version_2(store: Path) -> Path:
-    """Take away what the first stores of version 2 did not have: attributes of CF and ACDD, and Zarr conventions."""
+    """Take away what the first stores of version 2 did not have: CF and ACDD attributes, Zarr conventions, STAC items."""
     root = json.loads((store / "zarr.json").read_text())
     kept = {name: value for name, value in root["attributes"].items() if name not in NEWER}
     documents = {"zarr.json": {**root, "attributes": {**kept, "Conventions": "CF-1.11"}}}
@@ -49,6 +51,16 @@ def as_first_of_version_2(store: Path) -> Path:
         (store / key).write_text(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
         if (store / "_manifest.json").exists():
             reseal(store, key)
+    if (store / "tiles.parquet").exists():
+        table = pq.read_table(store / "tiles.parquet")
+        table = table.rename_columns(["time" if name == TIME_COLUMN else name for name in table.column_names])
+        newer = [name for name in table.column_names if name in ITEM_COLUMNS or name.startswith("proj:")]
+        pq.write_table(table.drop_columns(newer), store / "tiles.parquet")
+        reseal(store, "tiles.parquet")
+        (store / "tiles_spatial.parquet").unlink()
+        files = json.loads((store / "_manifest.json").read_text())["files"]
+        del files["tiles_spatial.parquet"]
+        (store / "_manifest.json").write_bytes(encode_manifest(files, 2))
     return store
 
 
@@ -185,7 +197,7 @@ def test_an_extent_that_is_not_that_of_the_tiles_is_found(second: Path, tmp_path
 
 def test_arrays_declare_what_is_true_of_them_only(second: Path, tmp_path: Path) -> None:
     names = {entry["name"] for entry in own_attributes(second, "radar")["zarr_conventions"]}
-    assert names == {"spatial", "uom"}, "pixels of a synthetic store are under nobody's licence"
+    assert names == {"spatial", "uom"}, "the catalog's licences are not those of synthetic pixels"
     StoreWriter.create(tmp_path / "s.zarr", LAYOUT, recipe={}, source={"name": "x"}, synthetic=False)
     for m in LAYOUT.stored:
         own = own_attributes(tmp_path / "s.zarr", m.name)

@@ -413,6 +413,10 @@ def test_embeddings_beside_a_store_are_found_by_name(store: Store, index: TileIn
         (lambda path, index: path.write_text("no parquet"), "cannot be read"),
         (lambda path, index: pq.write_table(pa.table({"lon": [1.0]}), path), "got columns lon"),
         (lambda path, index: write_embeddings(path, ["a.tif"], np.ones((1, 2))), "embeddings of files"),
+        (
+            lambda path, index: pq.write_table(pa.table({"id": ["a.tif"], "embedding": [[1.0]]}), path),
+            "embeddings of files",
+        ),
         (lambda path, index: write_embeddings(path, np.array([7], np.uint64), np.ones((1, 2))), "got 1 of other tiles"),
         (
             lambda path, index: write_embeddings(path, index.tile_id[:1], np.full((1, 2), np.nan)),
