@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmearth_data.catalog.modality import Licence, Modality
+    from mmearth_data.catalog.modality import Modality
 
 DEGREE_M = 110_574.0
 """Metres of a degree of latitude where they are fewest, at the equator (WGS 84)."""
@@ -56,7 +56,7 @@ def licences(modalities: Iterable[Modality]) -> tuple[LicenceUse, ...]:
         LicenceUse(
             name=name,
             url=url,
-            spdx=spdx(members[0].licence),
+            spdx=spdx(name),
             modalities=tuple(m.name for m in members),
             attributions=tuple(dict.fromkeys(m.licence.attribution for m in members)),
         )
@@ -64,19 +64,18 @@ def licences(modalities: Iterable[Modality]) -> tuple[LicenceUse, ...]:
     )
 
 
-def spdx(licence: Licence) -> str:
+def spdx(name: str) -> str:
     """SPDX licence expression of a licence: its name if SPDX lists it, else a reference made of the name.
 
     Examples
     --------
-    >>> from mmearth_data.catalog.modality import Licence
-    >>> spdx(Licence("CC-BY-4.0", "", "")), spdx(Licence("Copernicus DEM licence", "", ""))
+    >>> spdx("CC-BY-4.0"), spdx("Copernicus DEM licence")
     ('CC-BY-4.0', 'LicenseRef-Copernicus-DEM-licence')
     """
     try:
-        return str(canonicalize_license_expression(licence.name))
+        return str(canonicalize_license_expression(name))
     except InvalidLicenseExpression:
-        return "LicenseRef-" + (re.sub(r"[^A-Za-z0-9.]+", "-", licence.name).strip("-") or "unnamed")
+        return "LicenseRef-" + (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") or "unnamed")
 
 
 def spdx_of_all(modalities: Iterable[Modality]) -> str:

@@ -10,7 +10,6 @@ import shapely
 from packaging.licenses import canonicalize_license_expression
 
 from mmearth_data.catalog.entries import load_catalog
-from mmearth_data.catalog.modality import Licence
 from mmearth_data.catalog.tile import NO_TIME, TileGrid, utm_epsg
 from mmearth_data.store.about import Extents, ExtentsMerger, extents, licence_summary, licences, spdx, spdx_of_all
 from mmearth_data.store.index import tile_outlines
@@ -67,7 +66,7 @@ def test_the_expression_of_all_is_one_that_spdx_allows_and_joins_terms_by_and() 
     ],
 )
 def test_a_name_that_spdx_lists_is_kept_and_another_becomes_a_reference(name: str, expected: str) -> None:
-    found = spdx(Licence(name, "", ""))
+    found = spdx(name)
     assert found == expected
     canonicalize_license_expression(found)
 
