@@ -106,7 +106,7 @@ def read(store: Path, name: str) -> dict[str, Any]:
 
 def tiles_of(store: Path) -> pd.DataFrame:
     """Table of tiles, as pandas reads it."""
-    return pd.read_parquet(store / "tiles.parquet")
+    return pd.read_parquet(store / "tiles.parquet").rename(columns={"datetime": "time"})
 
 
 def per_cent(text: str) -> tuple[float, float]:
