@@ -110,7 +110,7 @@ def tiles_of(store: Path) -> pd.DataFrame:
 
 
 def per_cent(text: str) -> tuple[float, float]:
-    """Range of shares that a text such as ``12.3 %`` stands for."""
+    """Range of shares that a text such as ``12.3 %`` means."""
     if text.startswith("<"):
         return 0.0, 0.001
     if text.startswith(">"):
