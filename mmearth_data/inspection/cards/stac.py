@@ -61,7 +61,9 @@ def collection(facts: CardFacts) -> dict[str, Any]:
         "summaries": _summaries(facts),
         "links": list(_links(facts)),
         "assets": {**_tables(facts), **{m.name: _array(m, facts) for m in facts.stored}},
-        "item_assets": {"zarr": {"title": "Zarr group with all tiles", "type": ZARR_TYPE, "roles": ["data"], "gsd": PIXEL_M}},
+        "item_assets": {
+            "zarr": {"title": "Zarr group with all tiles", "type": ZARR_TYPE, "roles": ["data"], "gsd": PIXEL_M}
+        },
         "sci:publications": _publications(facts),
         "cube:dimensions": _dimensions(facts),
         "cube:variables": _variables(facts),
