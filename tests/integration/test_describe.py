@@ -106,11 +106,11 @@ def read(store: Path, name: str) -> dict[str, Any]:
 
 def tiles_of(store: Path) -> pd.DataFrame:
     """Table of tiles, as pandas reads it."""
-    return pd.read_parquet(store / "tiles.parquet")
+    return pd.read_parquet(store / "tiles.parquet").rename(columns={"datetime": "time"})
 
 
 def per_cent(text: str) -> tuple[float, float]:
-    """Range of shares that a text such as ``12.3 %`` stands for."""
+    """Range of shares that a text such as ``12.3 %`` means."""
     if text.startswith("<"):
         return 0.0, 0.001
     if text.startswith(">"):

@@ -80,6 +80,8 @@ PARQUET_TYPES = ("application/vnd.apache.parquet", "application/x-parquet")
 ZARR_TYPE = "application/vnd.zarr; version=3"
 TILES, RASTERS, SPLITS = "tiles", "rasters", "splits"
 """Names of record sets."""
+KEYS = ("tile_id", "time", "datetime")
+"""Columns that identify a tile: id and time, whose name depends on the release that wrote the table."""
 
 
 def croissant(facts: CardFacts) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _tiles(facts: CardFacts) -> dict[str, Any]:
         "@id": TILES,
         "name": TILES,
         "description": "Tiles of the store; the column row is the position of the tile in the arrays.",
-        "key": [{"@id": f"{TILES}/tile_id"}, {"@id": f"{TILES}/time"}],
+        "key": [{"@id": f"{TILES}/{name}"} for name in facts.tiles.schema.names if name in KEYS],
         "field": [
             _column(field, about.get(field.name, ""))
             for field in facts.tiles.schema
@@ -241,6 +243,10 @@ def _columns(facts: CardFacts) -> dict[str, str]:
     found["split"] += f"; codes of the record set {SPLITS}"
     return found | {
         "row": "row of the tile in the arrays",
+        "id": "tile id as text: 16 hex digits",
+        "datetime": found["time"],
+        "collection": "identifier of the STAC collection",
+        "proj:code": "coordinate reference system of the tile",
         "facts": "JSON text: scene ids and other metadata of the source",
         "geometry": "outline of the tile, WKB, EPSG:4326",
     }

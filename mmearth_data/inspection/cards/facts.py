@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
     from mmearth_data.store.about import Extents, LicenceUse
 
+SPATIAL_TABLE = "tiles_spatial.parquet"
+"""Table of outlines in spatial order, which not every store has."""
 NOWHERE = "no continent"
 """Tiles at sea, or on islands too small for the outlines of continents."""
 
@@ -106,11 +108,14 @@ class TileFile:
         Its columns.
     size, sha256
         Bytes of the file, and their digest in hex.
+    spatial
+        Whether the store has a second table, in spatial order.
     """
 
     schema: pa.Schema
     size: int
     sha256: str
+    spatial: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,4 +309,5 @@ def _tile_file(store: Store) -> TileFile:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
         schema = pq.ParquetFile(stream, pre_buffer=False).schema_arrow
-    return TileFile(schema=schema, size=objects.size(TILES_KEY) or 0, sha256=digest)
+    spatial = objects.size(SPATIAL_TABLE) is not None
+    return TileFile(schema=schema, size=objects.size(TILES_KEY) or 0, sha256=digest, spatial=spatial)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data.catalog.tile import LEVEL_NAMES, PIXEL_M
-from mmearth_data.inspection.cards.wording import description, lead
+from mmearth_data.inspection.cards.wording import description
 from mmearth_data.store.schema import COORDINATES, REJECTED_KEY, SPLIT_NAMES, TILES_KEY, flag_words, stored_units
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def collection(facts: CardFacts) -> dict[str, Any]:
         "summaries": _summaries(facts),
         "links": list(_links(facts)),
         "assets": {**_tables(facts), **{m.name: _array(m, facts) for m in facts.stored}},
-        "item_assets": {"zarr": {"title": lead(facts), "type": ZARR_TYPE, "roles": ["data"], "gsd": PIXEL_M}},
+        "item_assets": {
+            "zarr": {"title": "Zarr group with all tiles", "type": ZARR_TYPE, "roles": ["data"], "gsd": PIXEL_M}
+        },
         "sci:publications": _publications(facts),
         "cube:dimensions": _dimensions(facts),
         "cube:variables": _variables(facts),
