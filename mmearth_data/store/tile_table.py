@@ -111,8 +111,8 @@ def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp
         for name, pieces in others.items():
             pieces.append(kept[name])
         start = part.stop
-    for name, pieces in others.items():
-        whole = pa.chunked_array(pieces, type=schema.field(name).type)
+    for name in list(others):
+        whole = pa.chunked_array(others.pop(name), type=schema.field(name).type)
         columns[name] = whole if name == "geometry" else whole.to_pandas()
     return {name: columns[column] for name, column in stored.items()}
 
