@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import shapely
 from geopandas.array import GeometryArray, from_wkb
 
 from mmearth_data.store.index import outlines_from_wkb
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 CRS = "EPSG:4326"
@@ -35,7 +35,8 @@ class _Stored:
         drawn = np.empty(self.count, dtype=object)
         chunks, self.wkb, start = self.wkb.chunks[::-1], None, 0
         while chunks:
-            part = outlines_from_wkb(chunks.pop())  # which frees the memory of the chunk
+            part = outlines_from_wkb(chunks.pop())
+            pa.default_memory_pool().release_unused()
             drawn[start : start + len(part)] = part
             start += len(part)
         return drawn
