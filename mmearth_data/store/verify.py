@@ -26,6 +26,7 @@ from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_
 from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.storage import storage_at
+from mmearth_data.store.tile_table import column_in, property_columns
 from mmearth_data.store.writer import fixed_objects
 
 if TYPE_CHECKING:
@@ -377,6 +378,11 @@ def _check_tiles(content: Content, stream: BinaryIO) -> None:
     table = pq.ParquetFile(stream, pre_buffer=False)
     rows = np.flatnonzero(content.column("tile_id"))
     names = [name for name in table.schema_arrow.names if name not in LARGE_COLUMNS]
+    lacking = {column_in(table.schema_arrow, name) for name in property_columns(content.layout)} - {
+        *table.schema_arrow.names
+    }
+    if lacking:
+        raise StoreDamaged(content.objects.root, TILES_KEY, f"it lacks the columns {', '.join(sorted(lacking))}")
     start = 0
     for group in range(table.num_row_groups):
         part = renamed(table.read_row_group(group, columns=names, use_threads=False), TIME_COLUMN, "time")
