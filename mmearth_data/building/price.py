@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 EECU_HOURS_PER_MONTH = {"Community": 150, "Contributor": 1_000, "Partner": 100_000}
 """Monthly compute of a noncommercial project, by tier (Earth Engine guides, "noncommercial tiers")."""
 DAYS_PER_MONTH = 30
-SOME_FILES = 4
-"""Root metadata, manifest, and the tables of tiles and of rejected locations."""
+SOME_FILES = 5
+"""Root metadata, manifest, the two tables of tiles, and that of rejected locations."""
 
 
 def store_objects(layout: StoreLayout) -> int:

@@ -170,7 +170,12 @@ class Store:
 
     @property
     def tiles(self) -> GeoDataFrame:
-        """Table of the selected tiles: every 1-D value, facts and outline (EPSG:4326)."""
+        """Table of the selected tiles: every 1-D value, facts and outline (EPSG:4326).
+
+        ``split``, ``s2_level`` and modalities of the kind ``tile/categorical`` are pandas categories with the names of the
+        classes in catalog order, NaN where missing; their codes are those of `coords` and `read`. ``id`` is ``tile_id`` as
+        16 hex digits. Outlines are made on the first access to them.
+        """
         from mmearth_data.store.tile_table import tiles_frame
 
         return tiles_frame(self._content, self.rows)

@@ -91,7 +91,7 @@ def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream, pre_buffer=False)
-    stored = {name: _stored_name(name, file.schema_arrow) for name in _column_names(layout)}
+    stored = {name: column_in(file.schema_arrow, name) for name in property_columns(layout)}
     schema = pa.schema([file.schema_arrow.field(name) for name in stored.values()])
     wanted = np.zeros(layout.tiles, dtype=np.bool_)
     wanted[rows] = True
@@ -111,17 +111,18 @@ def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp
         for name, pieces in others.items():
             pieces.append(kept[name])
         start = part.stop
-    for name, pieces in others.items():
-        whole = pa.chunked_array(pieces, type=schema.field(name).type)
+    for name in list(others):
+        whole = pa.chunked_array(others.pop(name), type=schema.field(name).type)
         columns[name] = whole if name == "geometry" else whole.to_pandas()
     return {name: columns[column] for name, column in stored.items()}
 
 
-def _stored_name(name: str, schema: pa.Schema) -> str:
+def column_in(schema: pa.Schema, name: str) -> str:
+    """Name of a property of tiles in a table of this schema."""
     return TIME_COLUMN if name == "time" and name not in schema.names else name
 
 
-def _column_names(layout: StoreLayout) -> list[str]:
+def property_columns(layout: StoreLayout) -> list[str]:
     """Columns of the table that are properties of a tile; those of STAC and GeoParquet repeat them."""
     values = [column for m in layout.tabular for column in tabular_columns(m)]
     return ["row", *COORDINATE_NAMES, *values, "facts", "geometry"]

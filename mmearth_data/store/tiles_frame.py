@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import shapely
 from geopandas.array import GeometryArray, from_wkb
 
 from mmearth_data.store.index import outlines_from_wkb
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 CRS = "EPSG:4326"
@@ -23,13 +24,22 @@ class _Stored:
     """Outlines as stored, and the geometries once some array has needed them."""
 
     def __init__(self, wkb: pa.ChunkedArray) -> None:
-        self.wkb = wkb
+        self.count = len(wkb)
+        self.wkb: pa.ChunkedArray | None = wkb
+        """None once drawn."""
 
     @cached_property
     def drawn(self) -> NDArray[np.object_]:
         """Geometries (n,)."""
-        parts = [outlines_from_wkb(chunk) for chunk in self.wkb.chunks]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=object)
+        assert self.wkb is not None
+        drawn = np.empty(self.count, dtype=object)
+        chunks, self.wkb, start = self.wkb.chunks[::-1], None, 0
+        while chunks:
+            part = outlines_from_wkb(chunks.pop())
+            pa.default_memory_pool().release_unused()
+            drawn[start : start + len(part)] = part
+            start += len(part)
+        return drawn
 
 
 class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
@@ -59,25 +69,23 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
         return drawn
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return from_wkb, (self._wkb.to_numpy(), CRS)
-
-    @property
-    def _wkb(self) -> pa.ChunkedArray:
-        return self._stored.wkb
+        return from_wkb, (shapely.to_wkb(self._data), CRS)
 
     @property
     def size(self) -> int:
         """Number of outlines."""
-        return len(self._wkb)
+        return self._stored.count
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
-        return int(self._wkb.nbytes)
+        """Bytes in memory, of which geometries count their pointers only."""
+        wkb = self._stored.wkb
+        return 8 * self.size if wkb is None else int(wkb.nbytes)
 
     def isna(self) -> NDArray[np.bool_]:
         """Boolean array (n,): which tiles have no outline."""
-        return np.asarray(self._wkb.is_null().to_numpy())
+        wkb = self._stored.wkb
+        return np.asarray(super().isna() if wkb is None else wkb.is_null().to_numpy())
 
     def equals(self, other: object) -> bool:
         """Whether another array has the same geometries."""
@@ -93,12 +101,13 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
     def take(self, indices: Any, allow_fill: bool = False, fill_value: Any = None) -> GeometryArray:  # noqa: ANN401 - as in pandas
         """Take outlines by position, as `pandas.api.extensions.ExtensionArray.take` does."""
         positions = np.asarray(indices, dtype=np.intp)
-        if self._is_drawn or (positions < 0).any():
+        wkb = self._stored.wkb
+        if wkb is None or (positions < 0).any():
             return super().take(indices, allow_fill=allow_fill, fill_value=fill_value)
-        return Outlines.from_wkb(self._wkb.take(positions))
+        return Outlines.from_wkb(wkb.take(positions))
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an outline, or an array of them
-        if self._is_drawn or np.isscalar(index):
+        if self._stored.wkb is None or np.isscalar(index):
             return super().__getitem__(index)
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
@@ -106,11 +115,6 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
                 return Outlines(self._stored)
             return self.take(np.arange(start, stop, step))
         return self.take(np.arange(len(self))[pd.api.indexers.check_array_indexer(self, index)])
-
-    @property
-    def _is_drawn(self) -> bool:
-        """Whether geometries exist already, so that parts of them need not be made again."""
-        return "drawn" in vars(self._stored)
 
 
 class TilesFrame(gpd.GeoDataFrame):  # type: ignore[misc] # geopandas has no types

@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -28,13 +28,12 @@ from mmearth_data.store.schema import COMMITS, MANIFEST_KEY, REJECTED_KEY, ROOT_
 from mmearth_data.store.shards import check_coordinates, seen_tiles, unknown_codes
 from mmearth_data.store.stats import StatisticsMerger
 from mmearth_data.store.storage import storage_at
+from mmearth_data.store.tile_table import column_in, property_columns
 from mmearth_data.store.writer import fixed_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    import pyarrow.parquet as pq
 
     from mmearth_data.catalog.modality import Modality
     from mmearth_data.store.commits import Commit
@@ -221,8 +220,8 @@ def _check_seal(found: _Findings, root: Root, manifest: Manifest | None) -> None
     expected = {ROOT_KEY, TILES_KEY, REJECTED_KEY, *(key for key, _ in fixed_objects(root))}
     expected |= {commit_key(shard) for shard in range(layout.shards)}
     expected |= {object_key(spec, position) for spec in layout.columns for position in chunks}
-    # Stores of version 2 that a development version made lack the spatial table.
-    differing = (expected ^ set(manifest["files"])) - ({SPATIAL_KEY} if has_items(root) else set())
+    # Stores of version 1 lack the spatial table, and so do early ones of version 2.
+    differing = (expected ^ set(manifest["files"])) - {SPATIAL_KEY}
     if differing:
         names = ", ".join(sorted(differing)[:5])
         found.report(MANIFEST_KEY, f"it does not name the files that this store has: {names}")
@@ -370,14 +369,13 @@ def _check_index(found: _Findings, content: Content, rejected: int) -> None:
     """Compare the tables with the 1-D arrays and the commit records."""
     import pyarrow.parquet as pq
 
-    rows = np.flatnonzero(content.column("tile_id"))
     checks = {TILES_KEY: _check_tiles}
     if content.manifest is not None and SPATIAL_KEY in content.manifest["files"]:
         checks[SPATIAL_KEY] = _check_spatial
     for key, check in checks.items():
         if key not in found.problems:
             with content.objects.open(key) as stream:
-                found.attempt(key, partial(check, content, pq.ParquetFile(stream, pre_buffer=False), rows))
+                found.attempt(key, partial(check, content, stream))
     if REJECTED_KEY not in found.problems:
         with content.objects.open(REJECTED_KEY) as stream:
             count = pq.ParquetFile(stream, pre_buffer=False).metadata.num_rows
@@ -385,9 +383,18 @@ def _check_index(found: _Findings, content: Content, rejected: int) -> None:
             found.report(REJECTED_KEY, f"it has {count} rows for {rejected} rejected candidates")
 
 
-def _check_tiles(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, Any]) -> None:
+def _check_tiles(content: Content, stream: BinaryIO) -> None:
     """Compare ``tiles.parquet`` with the store rows that have a tile."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(stream, pre_buffer=False)
+    rows = np.flatnonzero(content.column("tile_id"))
     names = [name for name in table.schema_arrow.names if name not in LARGE_COLUMNS]
+    lacking = {column_in(table.schema_arrow, name) for name in property_columns(content.layout)} - {
+        *table.schema_arrow.names
+    }
+    if lacking:
+        raise StoreDamaged(content.objects.root, TILES_KEY, f"it lacks the columns {', '.join(sorted(lacking))}")
     start = 0
     for group in range(table.num_row_groups):
         part = renamed(table.read_row_group(group, columns=names, use_threads=False), TIME_COLUMN, "time")
@@ -403,9 +410,12 @@ def _check_tiles(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, 
         raise StoreDamaged(content.objects.root, TILES_KEY, f"it has {start} rows for {len(rows)} tiles")
 
 
-def _check_spatial(content: Content, table: pq.ParquetFile, rows: np.ndarray[Any, Any]) -> None:
+def _check_spatial(content: Content, stream: BinaryIO) -> None:
     """Check that ``tiles_spatial.parquet`` has every store row with a tile once, with its id."""
-    part = table.read(columns=["row", "id"], use_threads=False)
+    import pyarrow.parquet as pq
+
+    rows = np.flatnonzero(content.column("tile_id"))
+    part = pq.ParquetFile(stream, pre_buffer=False).read(columns=["row", "id"], use_threads=False)
     found = part["row"].to_numpy()
     if not np.array_equal(np.sort(found), rows):
         raise StoreDamaged(content.objects.root, SPATIAL_KEY, "its rows are not those of the tiles")

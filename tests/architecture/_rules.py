@@ -413,6 +413,7 @@ WRITES_ITSELF = (
     f"{DATA}.files.writing",
     f"{DATA}.store.storage.local",  # publishes what a store consists of, in the same way, for buckets too
     f"{DATA}.store.index",  # fills the files that objects have staged
+    f"{DATA}.store.tiles_frame",  # a method of geopandas, which writes as geopandas does, into open files too
     f"{DATA}.store.writer",  # moves the folder of a new store into place, never over another one
     f"{DATA}.store.storage.lock",  # a lock is no data: its file exists before it has a text
     f"{MODEL}.experiments.claims",

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from chromium import NO_WEBGL, WIDTHS, WatchedWindow, chromium_browser
 
-from mmearth_data import Browser, build, format_tile_id, make_recipe, open_store
+from mmearth_data import Browser, build, make_recipe, open_store
 from mmearth_data.browse.index import mercator_x, mercator_y
 
 pytestmark = pytest.mark.browser
@@ -28,7 +28,6 @@ def table_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     folder = tmp_path_factory.mktemp("browse")
     store = open_store(build(make_recipe("demo", {"tiles": TILES}), folder / "planet.zarr").path)
     frame = pd.DataFrame(store.tiles.drop(columns="geometry"))
-    frame["id"] = [format_tile_id(number) for number in frame["tile_id"]]
     values = np.column_stack([np.cos(frame["lat"] / 99), np.sin(frame["lat"] / 99)]).astype(np.float32)
     columns = {"tile_id": frame["tile_id"], "embedding": pa.FixedSizeListArray.from_arrays(values.ravel(), 2)}
     pq.write_table(pa.table(columns), folder / "planet.embeddings.parquet")
@@ -83,15 +82,15 @@ def test_filters_count_what_pandas_counts(table_and_server: World, chromium: Any
         page = window.page
         window.expect_count(TILES)
         page.check("input[name=split][value=train]")
-        train = frame[frame["split"] == 0]
+        train = frame[frame["split"] == "train"]
         window.expect_count(len(train))
         page.check("input[name=level][value=L2A]")
-        both = train[train["s2_level"] == 1]
+        both = train[train["s2_level"] == "L2A"]
         window.expect_count(len(both))
         counts = page.locator("[data-facet=split] .tiles").all_inner_texts()
-        l2a = frame[frame["s2_level"] == 1]
+        l2a = frame[frame["s2_level"] == "L2A"]
         assert [int(text) for text in counts] == [
-            int((l2a["split"] == code).sum()) for code in sorted(frame["split"].unique())
+            int((l2a["split"] == name).sum()) for name in frame["split"].cat.remove_unused_categories().cat.categories
         ]
         page.fill("input[name=from]", "2020-01-01")
         later = both[both["time"] >= "2020-01-01"]
@@ -124,7 +123,7 @@ def test_a_click_shows_the_tile_and_its_neighbours(table_and_server: World, chro
 
 def test_everything_works_by_keyboard(table_and_server: World, chromium: Any) -> None:
     frame, server = table_and_server
-    val = frame[frame["split"] == 1]["id"].tolist()
+    val = frame[frame["split"] == "val"]["id"].tolist()
     with Window(chromium, server) as window:
         page = window.page
         page.focus("input[name=split][value=val]")

@@ -139,9 +139,9 @@ def test_duckdb_reads_features_and_selects_them_by_place(store: Path, sql: Any, 
 def test_duckdb_joins_the_spatial_table_with_the_other(store: Path, sql: Any) -> None:
     tiles = open_store(store).tiles
     query = f"""
-        SELECT tiles.id, tiles.zone, tiles."proj:code" FROM '{store}/tiles_spatial.parquet' AS places
+        SELECT tiles.id, tiles.zone, tiles."proj:code" FROM '{store}/tiles_spatial.parquet' AS index
         JOIN '{store}/tiles.parquet' AS tiles USING (row)
-        WHERE ST_Within(places.geometry, ST_MakeEnvelope(-180, 0, 0, 90)) ORDER BY row
+        WHERE ST_Within(index.geometry, ST_MakeEnvelope(-180, 0, 0, 90)) ORDER BY row
     """
     here = tiles[(tiles.lon < 0) & (tiles.lat > 0)]
     found = sql.execute(query).fetchall()

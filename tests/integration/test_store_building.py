@@ -72,7 +72,7 @@ def test_the_ledger_is_outside_of_the_identity(reference: Path, tmp_path: Path) 
 
 def test_files_are_those_of_the_contract(reference: Path) -> None:
     layout = small_layout()
-    expected = {"zarr.json", "_manifest.json", "tiles.parquet", "rejected.parquet"}
+    expected = {"zarr.json", "_manifest.json", "tiles.parquet", "tiles_spatial.parquet", "rejected.parquet"}
     expected |= {f"_commits/{shard}.parquet" for shard in range(3)}
     expected |= {f"{spec.name}/zarr.json" for spec in layout.arrays}
     expected |= {f"{m.name}/c/{shard}/0/0/0" for m in layout.rasters for shard in range(3)}

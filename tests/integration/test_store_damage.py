@@ -284,7 +284,8 @@ class TestOpening:
 
     def test_a_finished_store_is_read_without_its_tables(self, store: Path) -> None:
         before = open_store(store)[0]["optical"]
-        for key in ("tiles.parquet", "rejected.parquet", *(f"_commits/{shard}.parquet" for shard in (0, 1))):
+        tables = ("tiles.parquet", "tiles_spatial.parquet", "rejected.parquet")
+        for key in (*tables, *(f"_commits/{shard}.parquet" for shard in (0, 1))):
             (store / key).unlink()
         opened = open_store(store)
         np.testing.assert_array_equal(opened[0]["optical"], before)

@@ -251,9 +251,13 @@ def test_the_index_is_that_of_the_arrays(path: Path, layout: StoreLayout) -> Non
 
 
 def test_the_table_is_what_geopandas_reads(path: Path) -> None:
-    """Column by column, in the same types; a selection is those rows of it."""
-    expected = gpd.read_parquet(path / "tiles.parquet")
+    """Column by column, in the same types but for names of classes; a selection is those rows of it."""
     store = open_store(path)
+    expected = gpd.read_parquet(path / "tiles.parquet").rename(columns={"datetime": "time"})[store.tiles.columns]
+    names = {"split": {0: "train", 1: "val", 2: "test"}, "s2_level": {0: "L1C", 1: "L2A"}}
+    names |= {m.name: {c.code: c.name for c in m.classes} for m in store.layout.tabular if m.kind.is_categorical}
+    for name, labels in names.items():
+        expected[name] = pd.Categorical(expected[name].map(labels), categories=list(labels.values()))
     assert_geodataframe_equal(store.tiles, expected)
     chosen = store.select(where=lambda c: c["lat"] > 0)
     assert 0 < len(chosen) < len(store)

@@ -36,7 +36,7 @@ def test_the_price_of_a_million_tiles() -> None:
     assert measured["months_of_compute"] == {"3.6": {"150": 6.6667, "1000": 1.0, "100000": 0.01}}
     # 9 rasters and a commit for each of 3,907 shards; 16 chunks of 12 coordinates, era5, biome and eco_region.
     names = len(layout.arrays) + sum(1 for m in layout.stored if m.bands)
-    assert store_objects(layout) == 3907 * 10 + 16 * 15 + names + 4
+    assert store_objects(layout) == 3907 * 10 + 16 * 15 + names + 5
 
 
 def test_replacements_are_counted() -> None:

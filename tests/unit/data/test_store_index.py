@@ -18,6 +18,7 @@ from mmearth_data.catalog.tile import TileGrid, transformer, utm_epsg
 from mmearth_data.errors import InputError
 from mmearth_data.store.commits import Commit
 from mmearth_data.store.index import check_crs, outlines_from_wkb, rejected_table, tile_outlines, tiles_writer
+from mmearth_data.store.root import Root, new_root
 from mmearth_data.store.shards import check_columns, check_rejected
 
 
@@ -80,20 +81,25 @@ def commit_of(shard: int, keep: int) -> Commit:
     return Commit(shard=shard, rows=rows[:keep], columns=kept, facts=facts[:keep])
 
 
+def small_root() -> Root:
+    """Root of a store of small tiles."""
+    return new_root(small_layout(), recipe={}, source={"name": "made up"}, synthetic=True)
+
+
 def test_tiles_are_read_by_geopandas(tmp_path: Path) -> None:
     path = tmp_path / "tiles.parquet"
     commits = [commit_of(0, 8), commit_of(1, 0), commit_of(2, 3)]
-    with tiles_writer(path, small_layout()) as add:
-        add(commits[:2])
-        add(commits[2:])
+    with tiles_writer(path, small_root()) as tables:
+        tables.add(commits[:2])
+        tables.add(commits[2:])
     frame = gpd.read_parquet(path)
     assert frame.crs.to_epsg() == 4326
     assert frame["row"].tolist() == [*range(8), 16, 17, 18]
     assert frame.geometry.is_valid.all()
     assert shapely.contains(frame.geometry.to_numpy(), shapely.points(frame.lon, frame.lat)).all()
     np.testing.assert_array_equal(frame["weather_t"][:8], commits[0].columns["weather"][:, 0])
-    assert str(frame["time"].dtype).startswith("datetime64[ms, UTC")
-    assert frame["time"].isna().tolist() == [row % 7 == 3 for row in frame["row"]]
+    assert str(frame["datetime"].dtype).startswith("datetime64[ms, UTC")
+    assert frame["datetime"].isna().tolist() == [row % 7 == 3 for row in frame["row"]]
     np.testing.assert_allclose(frame.total_bounds, _geo(path)["bbox"])
 
 
@@ -105,8 +111,8 @@ def _geo(path: Path) -> dict[str, Any]:
 
 def test_geoparquet_metadata_say_what_the_column_holds(tmp_path: Path) -> None:
     path = tmp_path / "tiles.parquet"
-    with tiles_writer(path, small_layout()) as add:
-        add([commit_of(0, 8)])
+    with tiles_writer(path, small_root()) as tables:
+        tables.add([commit_of(0, 8)])
     column = _geo(path)
     assert column["encoding"] == "WKB"
     assert column["geometry_types"] == ["Polygon"]
@@ -115,8 +121,8 @@ def test_geoparquet_metadata_say_what_the_column_holds(tmp_path: Path) -> None:
 
 def test_a_store_in_which_every_row_is_empty_has_an_index_too(tmp_path: Path) -> None:
     path = tmp_path / "tiles.parquet"
-    with tiles_writer(path, small_layout()) as add:
-        add([commit_of(0, 0)])
+    with tiles_writer(path, small_root()) as tables:
+        tables.add([commit_of(0, 0)])
     frame = gpd.read_parquet(path)
     assert len(frame) == 0
     assert frame.crs.to_epsg() == 4326
