@@ -128,7 +128,7 @@ bench: $(BENCHES)
 $(BENCHES): bench-%: $(READY)
 	$(BIN)/python tests/benchmarks/bench_$*.py
 
-bench-loader: $(VENV)/.bench
+bench-loader bench-icechunk: $(VENV)/.bench
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[model,bench]"
 	$(BIN)/python -m pip install --quiet --no-deps "litdata>=0.2.60"

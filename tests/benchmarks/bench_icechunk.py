@@ -62,6 +62,7 @@ MOST_KILLED = 2560
 """Tiles of a store whose writer is killed."""
 FLIPPED = 64
 """Tiles of a store whose bits are flipped."""
+WRITERS = {"ours": "ours", "each": "icechunk, a commit per shard", "once": "icechunk, one commit"}
 MODULES = {
     "folders and buckets": ("storage/local.py", "storage/remote.py", "storage/protocol.py", "storage/__init__.py"),
     "commit records, manifest": ("commits.py", "manifest.py"),
@@ -369,19 +370,20 @@ def measure_kills(folder: Path, tiles: int, kills: int) -> dict[str, tuple[float
     template = folder / "whole"
     finish_ours(shards, template)
     pause = random.Random(0)
-    rows: list[list[str]] = []
+    rows: list[list[object]] = []
     figures: dict[str, tuple[float, str]] = {}
     for mode in ("ours", "each", "once"):
         found = Killed()
         for _ in range(kills):
             kill_once(mode, folder, shards, template, pause.uniform(0, 0.1), found)
         lost = [written - kept for written, kept in zip(found.written, found.kept, strict=True)]
-        rows.append([mode, *map(str, (found.written, lost, found.left_mb, found.equal, found.same_bytes))])
+        left = [round(mb, 1) for mb in found.left_mb]
+        rows.append([WRITERS[mode], *map(str, (found.written, lost, left)), all(found.equal), all(found.same_bytes)])
         figures[f"killed_lost_{mode}"] = (max(lost), "shards reported as written")
         figures[f"killed_left_{mode}"] = (max(found.left_mb), "MB until garbage is collected")
         figures[f"killed_equal_{mode}"] = (int(all(found.equal)), "1 = values equal after resuming")
         figures[f"killed_bytes_{mode}"] = (int(all(found.same_bytes)), "1 = files equal after resuming")
-    header = ["writer (icechunk: each, once)", "written", "of these lost", "MB left", "values equal", "files equal"]
+    header = ["writer", "written", "lost", "MB left", "values equal", "files equal"]
     table(f"killed after half of {shards.layout.shards} shards, {kills} times", header, rows)
     return figures
 
