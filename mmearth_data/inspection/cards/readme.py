@@ -15,8 +15,8 @@ from mmearth_data.inspection.cards.facts import SPATIAL_TABLE
 from mmearth_data.inspection.cards.wording import join, percent
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.facts import CITATION
-from mmearth_data.words import format_bytes
 from mmearth_data.store.schema import REJECTED_KEY, TILES_KEY, stored_units
+from mmearth_data.words import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
