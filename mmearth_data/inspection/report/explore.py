@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
 
 GREY = "#8b949e"
-CHOSEN_COLOUR = "#f0245e"
+CHOSEN: dict[str, Any] = {"selection_line_color": "#f0245e", "selection_line_width": 4}
+"""Ring around the chosen tile; Bokeh's types lack the width."""
 DETAIL = 1 / 1500
 """Size of the smallest detail of coastlines, as a share of the map's width."""
 SMALL_CELL_M = 10_000
@@ -200,8 +201,7 @@ def _map(projection: Projection) -> figure:
         line_width=0.5,
         nonselection_alpha=0.4,
         selection_alpha=1,
-        selection_line_color=CHOSEN_COLOUR,
-        selection_line_width=4,
+        **CHOSEN,
         name="points",
     )
     made.add_tools(HoverTool(renderers=[points], tooltips=TOOLTIP, point_policy="snap_to_data"))
