@@ -304,6 +304,15 @@ def test_land_is_finer_in_a_small_view() -> None:
 # ---------------------------------------------------------------- what leaves the page
 
 
+def test_a_tile_is_found_by_its_id_in_every_form(index: TileIndex) -> None:
+    number = int(index.tile_id[3])
+    for text in (f"{number:016x}", f"{number:016X}", f"0x{number:016x}", f" {number:016x} ", str(number)):
+        assert index.position(text) == 3
+    for text in ("3", "0123456789abcdef", "Paris"):
+        with pytest.raises(InputError):
+            index.position(text)
+
+
 def test_ids_are_read_by_subset(index: TileIndex, store: Store, tmp_path: Path) -> None:
     selection = Selection(index)
     selection.apply(from_query("class=Tundra&from=2018-01-01", index))
