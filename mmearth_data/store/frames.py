@@ -55,7 +55,8 @@ def dataset(content: Content, rows: NDArray[np.intp], modalities: Sequence[Modal
     Rasters are in Dask chunks of one shard, limited to the given rows; everything else is in memory.
     """
     found = _stored_tiles(content, rows, modalities, scale=scale)
-    chunks = {"tile": _tiles_per_chunk(rows, content.layout.tiles_per_shard)}
+    tiles = np.bincount(rows // content.layout.tiles_per_shard)
+    chunks = {"tile": tuple(tiles[tiles > 0].tolist()) or (0,)}
     return found.assign({m.name: found.variables[m.name].chunk(chunks) for m in modalities if m.kind.is_raster})
 
 
@@ -138,14 +139,6 @@ def _decoded_attributes(spec: ArraySpec, m: Modality, *, scale: bool) -> dict[st
         kind = np.result_type(m.dtype, np.float32).type
         attributes |= {"scale_factor": kind(m.scale), "add_offset": kind(m.offset), "units": m.units}
     return attributes
-
-
-def _tiles_per_chunk(rows: NDArray[np.intp], tiles_per_shard: int) -> tuple[int, ...] | int:
-    """Lengths of Dask chunks: rows of one shard each; rows in another order than the store's, in equal parts."""
-    if (np.diff(rows) < 0).any():
-        return tiles_per_shard
-    tiles = np.bincount(rows // tiles_per_shard)
-    return tuple(tiles[tiles > 0].tolist()) or (0,)
 
 
 def _with_grid(tile: xr.Dataset, grid: TileGrid) -> xr.Dataset:

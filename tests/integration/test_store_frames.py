@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,16 @@ def stored(path: Path, name: str) -> np.ndarray[Any, Any]:
     return values
 
 
+def unread(dataset: xr.Dataset) -> list[str]:
+    """Variables of which xarray would have to read the values to show them; Dask arrays are shown as such."""
+    return re.findall(r"^[* ]+(\w+) .* \d+[kMG]?B \.\.\.$", repr(dataset), flags=re.MULTILINE)
+
+
 # ------------------------------------------------------------------------------------------------- all tiles
 
 
 def test_rasters_are_lazy_by_shards_and_everything_else_is_in_memory(ds: xr.Dataset, store: Store) -> None:
+    assert unread(store.dataset) == []
     for name, array in ds.variables.items():
         assert (array.chunks is not None) == (name in RASTERS), name
         if name not in RASTERS:
@@ -211,6 +218,7 @@ def test_rows_in_any_order(store: Store, path: Path) -> None:
     order = np.array([17, 0, 5, 5, 9, 2])
     shuffled = Store(store.content, store.rows[order]).dataset
     np.testing.assert_array_equal(shuffled.radar, stored(path, "radar")[order])
+    np.testing.assert_array_equal(shuffled.isel(tile=[4, 1]).radar, stored(path, "radar")[order[[4, 1]]])
     np.testing.assert_array_equal(shuffled.radar[::-1], stored(path, "radar")[order[::-1]])
     np.testing.assert_array_equal(shuffled.lat, stored(path, "lat")[order])
 
@@ -244,20 +252,22 @@ def test_physical_values_are_written_as_stored(path: Path, store: Store, tmp_pat
     with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf", mask_and_scale=False) as raw:
         assert raw.optical.dtype == np.uint16
         np.testing.assert_array_equal(raw.optical, stored(path, "optical"))
-        assert (raw.optical.attrs["scale_factor"], raw.optical.attrs["_FillValue"]) == (SCALE, 0)
+        assert (float(raw.optical.attrs["scale_factor"]), raw.optical.attrs["_FillValue"]) == (SCALE, 0)
 
 
 def test_a_scale_with_an_offset(tmp_path: Path) -> None:
-    height = next(m for m in LAYOUT.stored if m.name == "height")
-    kelvin = dataclasses.replace(height, scale=0.01, offset=273.15, units="K")
-    layout = StoreLayout(modalities=(kelvin,), tiles=5, size_px=16, tiles_per_shard=5)
-    make_store(tmp_path / "s.zarr", layout)
+    how = {"scale": 0.01, "offset": 273.15, "units": "K", "dtype": np.dtype("int16"), "nodata": -32768}
+    kelvin = tuple(dataclasses.replace(m, **how) for m in LAYOUT.stored if m.name in ("height", "weather"))
+    make_store(tmp_path / "s.zarr", StoreLayout(modalities=kelvin, tiles=5, size_px=16, tiles_per_shard=5))
     opened = open_store(tmp_path / "s.zarr")
-    raw = opened.read("height", slice(0, 5))[opened.rows]
-    scaled = opened.to_xarray(scale=True).height
-    np.testing.assert_allclose(scaled, np.where(raw == -32768, np.nan, raw * 0.01 + 273.15), rtol=1e-6)
-    assert scaled.attrs["units"] == "K"
-    assert opened.dataset.height.attrs["units"] == "0.01 K @ 27315"
+    found = opened.to_xarray(scale=True)
+    for m in kelvin:
+        raw = opened.read(m.name, slice(0, 5))[opened.rows]
+        np.testing.assert_allclose(found[m.name], np.where(raw == -32768, np.nan, raw * 0.01 + 273.15), rtol=1e-6)
+        assert found[m.name].attrs["units"] == "K"
+        assert found[m.name].dtype == np.float32
+        assert opened.dataset[m.name].attrs["units"] == "0.01 K @ 27315"
+    assert unread(opened.to_xarray(scale=True)) == unread(opened.dataset) == []
 
 
 # ------------------------------------------------------------------------------------------------- files
