@@ -11,6 +11,8 @@ from xarray.backends.common import BackendArray
 from xarray.core import indexing
 
 from mmearth_data.catalog.tile import format_tile_ids
+from mmearth_data.store.about import extents
+from mmearth_data.store.conventions import EXTENT, extent_attributes
 from mmearth_data.store.root import flat_attributes
 from mmearth_data.store.schema import COORDINATE_NAMES
 
@@ -90,11 +92,21 @@ def _stored_tiles(
     for name in ("time", *COORDINATE_NAMES):  # plots show the first ones in their titles
         variables[name] = _variable(content, specs[name], rows, dict(specs[name].attributes))
     variables |= {name: variables.pop(name) for name in labels}
-    found = xr.decode_cf(xr.Dataset(variables, attrs=flat_attributes(content.attributes)))
+    found = xr.decode_cf(xr.Dataset(variables, attrs=_root_attributes(content, rows)))
     for m in modalities:
         _complete(found.variables[m.name], m)
     found["time"].load()
     return found.set_coords([*COORDINATE_NAMES, *labels])
+
+
+def _root_attributes(content: Content, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """Attributes of the root; the extent is that of the given rows."""
+    attributes = flat_attributes(content.attributes)
+    if not attributes.keys() & set(EXTENT) or len(rows) == np.count_nonzero(content.column("tile_id")):
+        return attributes
+    columns = {name: content.column(name)[rows] for name in ("tile_id", "lon", "lat", "time")}
+    extent = extent_attributes(extents(columns, content.layout.size_px))
+    return {name: value for name, value in attributes.items() if name not in EXTENT} | extent
 
 
 def _complete(variable: xr.Variable, m: Modality) -> None:

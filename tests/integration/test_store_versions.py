@@ -171,6 +171,18 @@ def test_the_root_says_where_when_under_which_terms_and_how(second: Path) -> Non
     assert shown["history"] == f"mmearth {version('mmearth')}: created from the source {store.source['name']}"
 
 
+def test_the_dataset_of_a_selection_says_where_and_when_that_is(second: Path) -> None:
+    store = open_store(second)
+    known = np.flatnonzero(~np.isnat(store.coords["time"]))[2:3]
+    one = store.select(where=np.isin(np.arange(len(store)), known))
+    shown = one.dataset.attrs
+    assert shown["geospatial_lat_min"] < one.coords["lat"][0] < shown["geospatial_lat_max"]
+    assert shown["geospatial_lat_max"] - shown["geospatial_lat_min"] < 0.01
+    assert shown["time_coverage_start"] == shown["time_coverage_end"] == f"{one.coords['time'][0]}Z"
+    assert {name: store.dataset.attrs[name] for name in EXTENT} == {name: store.attributes[name] for name in EXTENT}
+    assert shown.keys() == store.dataset.attrs.keys()
+
+
 def test_an_unfinished_store_has_no_extent_and_growing_takes_it_away_until_it_is_finished(
     second: Path, tmp_path: Path
 ) -> None:
