@@ -138,6 +138,10 @@ def test_a_changed_outline_changes_in_one_table_only(store: Path) -> None:
     tiles.loc[0, "geometry"] = shapely.Point(1, 2)
     assert tiles.geometry[0] == shapely.Point(1, 2)
     assert copied.geometry[0] == part.geometry[0] == open_store(store).tiles.geometry[0] != shapely.Point(1, 2)
+    first, second = copied.geometry.array.copy(), open_store(store).tiles.geometry.array
+    third = second.copy()
+    third[0] = first[0] = shapely.Point(1, 2)
+    assert second[0] == copied.geometry[0] != first[0] == third[0]
 
 
 @pytest.mark.parametrize("shards", [0, 2])
