@@ -126,7 +126,7 @@ class Loader:
         order = f"shuffled with seed {self.seed}" if self.shuffle else "in the store's order"
         share = f", part {self.share.rank} of {self.share.world_size}" if self.share.world_size > 1 else ""
         return (
-            f"<Loader: {len(self._rows):,} tiles in {len(self):,} batches of {self.batch_size}, {order}{share}>\n"
+            f"<Loader: {len(self._rows):,} tiles in {len(self):,} batch{'es' * (len(self) != 1)} of {self.batch_size}, {order}{share}>\n"
             f"Store:      {self.store.path}\n"
             f"Modalities: {', '.join(self.modalities)}\n"
             f"Next:       epoch {self.epoch}, batch {self._delivered}"
