@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,11 +52,10 @@ class ChunkReader:
     def read(self, rows: NDArray[np.intp]) -> np.ndarray[Any, Any]:
         """Raw stored values of some rows, in any order; raises like `encoded` and `decode`."""
         values = np.empty((len(rows), *self.spec.shape[1:]), dtype=self.spec.dtype)
-        if not len(rows):
-            return values
-        starts = np.flatnonzero(np.diff(rows // self.spec.chunk_shape[0])) + 1
-        for part, out in zip(np.split(rows, starts), np.split(values, starts), strict=True):
-            self.decode(part, self.encoded(part), out)
+        ends = (np.flatnonzero(np.diff(rows // self.spec.chunk_shape[0])) + 1).tolist()
+        for start, stop in pairwise([0, *ends, len(rows)] if len(rows) else []):
+            part = rows[start:stop]
+            self.decode(part, self.encoded(part), values[start:stop])
         return values
 
     def encoded(self, rows: NDArray[np.intp]) -> list[bytes]:
