@@ -65,6 +65,6 @@ def test_objects_are_one_a_shard_and_modality_and_few_beside(built: Path) -> Non
     beside = len(files) - len(shards) - len(records)
     metadata = 1 + len(layout.arrays)  # zarr.json of the root and of every array
     bands = sum(bool(m.bands) for m in layout.stored)
-    assert beside == metadata + bands + len(layout.columns) + 3, "one chunk an array, two tables and the manifest"
+    assert beside == metadata + bands + len(layout.columns) + 4, "one chunk an array, three tables and the manifest"
     assert sum((built / file).stat().st_size for file in records) < 400 * TILES
     assert (built / ROOT_KEY).stat().st_size < 400_000

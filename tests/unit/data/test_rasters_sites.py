@@ -96,7 +96,7 @@ def test_bigearthnet_is_built_from_a_mapping_of_fifteen_lines(tmp_path: Path) ->
     store = build(recipe, tmp_path / "b.zarr")
     tiles = store.tiles.sort_values("ulx")
     assert tiles["ulx"].tolist() == [600_000, 601_200]
-    assert (tiles["s2_level"] == 1).all()  # L2A
+    assert (tiles["s2_level"] == "L2A").all()
     for at, row in zip(tiles.index, tiles.itertuples(), strict=True):
         steps = 10 * (np.arange(112) + 0.5)
         x, y = np.meshgrid(row.ulx + steps, row.uly - steps)
