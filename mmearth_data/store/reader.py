@@ -188,7 +188,7 @@ class Store:
     def to_xarray(self, modalities: str | Sequence[str] | None = None, *, scale: bool = False) -> xr.Dataset:
         """Give the selected tiles as an xarray data set.
 
-        Rasters are lazy, in Dask chunks of one shard. Everything else is in memory: coordinates, values and class ids of
+        Rasters are lazy, in Dask chunks as long as a shard. Everything else is in memory: coordinates, values and class ids of
         tiles. The dimension ``tile`` is indexed by ids of 16 hex digits: ``ds.sel(tile="55d4a802aea54004")``.
 
         Parameters
