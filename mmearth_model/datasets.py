@@ -363,7 +363,11 @@ class MMEarthStore(Dataset["Sample"]):
 
 
 def _names(given: str | Sequence[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    try:
+        names = [] if given is None else [given] if isinstance(given, str) else list(given)
+    except TypeError:
+        raise InputError(f"Expected names of modalities, got {given!r} ({type(given).__name__}).") from None
+    return list(dict.fromkeys(map(str, names)))
 
 
 def _images(store: Store, given: str | Sequence[str] | None) -> tuple[Entry, ...]:

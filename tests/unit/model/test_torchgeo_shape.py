@@ -172,9 +172,11 @@ def test_what_a_store_does_not_have_is_named(store: Store) -> None:
         ({"target": "soil"}, "expected a target among .*got 'soil'"),
         ({"target": "era5.rain"}, r"era5: expected a band of the target \(.*got 'rain'"),
         ({"target": "biome.x"}, "none, since it has classes"),
+        ({"target": 5}, r"Expected names of modalities, got 5 \(int\)"),
+        ({"store": 5}, "Expected the path or URL of a store, got 5"),
     ):
         with pytest.raises(InputError, match=text):
-            MMEarthStore(store, **options)  # type: ignore[arg-type]
+            MMEarthStore(**{"store": store, **options})  # type: ignore[arg-type]
 
 
 def test_a_plot_shows_every_map_and_the_prediction(store: Store) -> None:
