@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,20 @@ def test_an_area_has_a_time(store: Store) -> None:
         data[0:10, 0:10]
     with pytest.raises(InputError, match="10 m per pixel"):
         data[west:east:20, south:north]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ((slice(None),) * 4, r"area \[xmin:xmax, ymin:ymax, tmin:tmax\]"),
+        ((1, 2, 3), r"area \[xmin:xmax, ymin:ymax, tmin:tmax\]"),
+        (slice("a", "b"), "area in metres of WGS 84 / UTM zone"),
+        (slice(500_000, 500_003), "at least one pixel of 10 m"),
+    ],
+)
+def test_what_is_no_area_is_refused(store: Store, query: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MMEarthStore(store)[query]
 
 
 def test_areas_need_one_crs_with_known_corners(tmp_path: Path, store: Store) -> None:
