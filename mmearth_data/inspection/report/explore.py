@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
 
 GREY = "#8b949e"
-CHOSEN_COLOUR = "#f0245e"
+CHOSEN_LOOK: dict[str, Any] = {"selection_alpha": 1, "selection_line_color": "#f0245e", "selection_line_width": 4}
 DETAIL = 1 / 1500
 """Size of the smallest detail of coastlines, as a share of the map's width."""
 SMALL_CELL_M = 10_000
@@ -199,10 +199,8 @@ def _map(projection: Projection) -> figure:
         alpha=0.85,
         line_width=0.5,
         nonselection_alpha=0.4,
-        selection_alpha=1,
-        selection_line_color=CHOSEN_COLOUR,
-        selection_line_width=4,
         name="points",
+        **CHOSEN_LOOK,
     )
     made.add_tools(HoverTool(renderers=[points], tooltips=TOOLTIP, point_policy="snap_to_data"))
     return made
