@@ -455,7 +455,7 @@ def inspect(
 @option("--out FOLDER", OUTPUT, "Folder to write into.", STORE, shown="STORE; for a bucket, NAME-cards")
 @option("--force", OUTPUT, "Replace cards that differ, such as edited ones.", is_flag=True)
 def describe(store: Path | None, out: Path | None, force: bool) -> None:
-    """Write a dataset card, Croissant metadata and a STAC collection for a store.
+    """Write a dataset card, Croissant and STAC metadata.
 
     The files README.md, croissant.json and collection.json contain facts of the store only; no pixels are read. They
     are no part of the store: its digest and `verify` ignore them. STORE defaults to the store in the current folder.
