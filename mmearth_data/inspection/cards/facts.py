@@ -19,7 +19,7 @@ from mmearth_data.inspection.summary import summarise
 from mmearth_data.store.about import extents, licences
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.root import collection_id
-from mmearth_data.store.schema import TILES_KEY
+from mmearth_data.store.schema import SPATIAL_KEY, TILES_KEY
 from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.summary import LabelSummary, Summary
     from mmearth_data.store import Store
     from mmearth_data.store.about import Extents, LicenceUse
-
-SPATIAL_TABLE = "tiles_spatial.parquet"
-"""Table of outlines in spatial order, which not every store has."""
 NOWHERE = "no continent"
 """Tiles at sea, or on islands too small for the outlines of continents."""
 
@@ -309,5 +306,5 @@ def _tile_file(store: Store) -> TileFile:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
         schema = pq.ParquetFile(stream, pre_buffer=False).schema_arrow
-    spatial = objects.size(SPATIAL_TABLE) is not None
+    spatial = objects.size(SPATIAL_KEY) is not None
     return TileFile(schema=schema, size=objects.size(TILES_KEY) or 0, sha256=digest, spatial=spatial)

@@ -11,11 +11,10 @@ import yaml
 
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
-from mmearth_data.inspection.cards.facts import SPATIAL_TABLE
 from mmearth_data.inspection.cards.wording import join, percent
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.facts import CITATION
-from mmearth_data.store.schema import REJECTED_KEY, TILES_KEY, stored_units
+from mmearth_data.store.schema import REJECTED_KEY, SPATIAL_KEY, TILES_KEY, stored_units
 from mmearth_data.words import format_bytes
 
 if TYPE_CHECKING:
@@ -345,7 +344,7 @@ def _citation(facts: CardFacts) -> list[str]:
 def _files(facts: CardFacts) -> list[str]:
     rows = [
         (f"`{TILES_KEY}`", "GeoParquet: one row per tile, with its location, time, split, labels and outline"),
-        *[(f"`{SPATIAL_TABLE}`", "outlines in spatial order, for queries by region")] * facts.tiles.spatial,
+        *[(f"`{SPATIAL_KEY}`", "outlines in spatial order, for queries by region")] * facts.tiles.spatial,
         (f"`{REJECTED_KEY}`", "candidates that were rejected, with the reason"),
         ("`zarr.json` and folders", "Zarr version 3 group: one sharded array per modality, one array per coordinate"),
         ("`_manifest.json`, `_commits`", "digests of all files: `mmearth-data verify` checks every byte"),
