@@ -152,7 +152,7 @@ def without(batch: dict[str, Any], name: str) -> dict[str, Any]:
 
 def test_what_is_missing_is_named(store: Store, encoder: ConvNeXtV2) -> None:
     batch = next(iter(store.loader(batch_size=4)))
-    with pytest.raises(InputError, match=r"expected sentinel1 in the batch.*load it too"):
+    with pytest.raises(InputError, match=r"expected a batch with sentinel1.*load it too"):
         encoder.preprocess(without(batch, "sentinel1"))
     with pytest.raises(InputError, match=r"expected sentinel2, sentinel1 in the batch.*load them too"):
         encoder.preprocess({"tile": batch["tile"]})
@@ -170,7 +170,9 @@ def test_a_normalised_batch_is_refused(store: Store, encoder: ConvNeXtV2, form: 
         "dataset": lambda: next(iter(TileDataset(store, **options))),
         "samples": lambda: store.torch(normalise=True)[0],
     }[form]()
-    with pytest.raises(InputError, match=r"sentinel2 as stored \(uint16\), got float32: the batch looks normalised"):
+    with pytest.raises(
+        InputError, match=r"sentinel2 as stored \(uint16\), got float32, so the batch is probably normalised"
+    ):
         encoder.embed(batch)
 
 
@@ -234,7 +236,7 @@ def test_weights_without_statistics_take_those_of_a_store(weights: Path, store: 
     assert torch.equal(turned[:, order], expected.images(batch))
     with pytest.raises(InputError, match="got 3"):
         load_encoder(weights, store=store, bands={"sentinel2": ["B2", "B3", "B4"]})
-    with pytest.raises(InputError, match="give store too"):
+    with pytest.raises(InputError, match="pass store too"):
         load_encoder(weights, bands={"sentinel2": bands})
 
 
@@ -246,7 +248,7 @@ def test_a_store_replaces_the_statistics_of_a_checkpoint(store: Store, checkpoin
     of_run = load_encoder(checkpoint.folder).preprocess(other)
     of_other = load_encoder(checkpoint.folder, store=other).preprocess(other)
     assert abs(float(of_other[:, 0].mean())) < 0.1 < abs(float(of_run[:, 0].mean()))
-    with pytest.raises(InputError, match="a checkpoint knows its bands"):
+    with pytest.raises(InputError, match="a checkpoint records its bands"):
         load_encoder(checkpoint.folder, store=other, bands={"sentinel2": ["B2"]})
     poor = write_store(tmp_path / "poor.zarr", 16, names=("sentinel2",))
     with pytest.raises(InputError, match=r"poor\.zarr: expected sentinel1"):

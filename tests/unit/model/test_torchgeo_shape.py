@@ -139,7 +139,7 @@ def test_an_area_has_a_time(store: Store) -> None:
     west, south, east, north = data[1]["bounds"].tolist()
     moment = data.index.index[1].left
     assert data[west:east, south:north, moment:moment]["tile_id"] == data[1]["tile_id"]
-    with pytest.raises(IndexError, match="none; bounds are"):
+    with pytest.raises(IndexError, match="none; the tiles are within"):
         data[west:east, south:north, moment + np.timedelta64(900, "D") :]
     with pytest.raises(IndexError, match="Expected an area with tiles"):
         data[0:10, 0:10]
