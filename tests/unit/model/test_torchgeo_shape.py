@@ -1,4 +1,4 @@
-"""A store in torchgeo's shape, without torchgeo: keys, types and values of samples and areas."""
+"""`MMEarthStore` without torchgeo: keys, types and values of samples and areas."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_areas_need_one_crs_with_known_corners(tmp_path: Path, store: Store) -> 
     assert [MMEarthStore(other)[i]["crs"] for i in (0, 1, 3)] == ["EPSG:32632", "", "EPSG:32631"]
 
 
-def test_what_a_store_does_not_have_is_named(store: Store) -> None:
+def test_unknown_names_are_reported(store: Store) -> None:
     for options, text in (
         ({"modalities": "biome"}, "expected images among .*got biome"),
         ({"modalities": ["sentinel3"]}, "got sentinel3"),
