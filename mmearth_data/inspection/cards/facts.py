@@ -1,4 +1,4 @@
-"""Facts of a store that its cards share, as plain values."""
+"""Facts about a store that its cards share, as plain values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
     from mmearth_data.store.about import Extents, LicenceUse
 NOWHERE = "no continent"
-"""Tiles at sea, or on islands too small for the outlines of continents."""
+"""Tiles at sea, or on islands that the outlines of continents do not contain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Share:
     tiles
         Number of tiles.
     of_tiles, of_land
-        Share of the tiles, and of the land area that all rows of the table cover; None if the area is not known.
+        Share of the tiles, and share of the land area of all rows of the table together; None if the area is not known.
     """
 
     name: str
@@ -117,7 +117,7 @@ class TileFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardFacts:
-    """Everything that the cards of a store say.
+    """All facts that the cards of a store contain.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class CardFacts:
     codes
         EPSG codes of the tiles, ascending; empty if none is known.
     biomes, continents
-        Tiles and land area; empty if the store has no biomes as published, or no tile has a location.
+        Tiles and land area; empty if the store lacks the published biomes, or if no tile has a location.
     labels
         Tiles by the classes of other labels of few classes.
     gaps
@@ -218,7 +218,7 @@ def read_facts(store: Store, folder: Path) -> CardFacts:
 
 
 def worldwide(store: Store) -> bool:
-    """Whether the tiles may be anywhere on land, so that a comparison with all land makes sense."""
+    """Whether the tiles can be anywhere on land, so that they can be compared with all land."""
     part = store.recipe.get("subset", {})
     return store.recipe.get("region", WHOLE_EARTH) == WHOLE_EARTH and not (part.get("region") or part.get("biome"))
 

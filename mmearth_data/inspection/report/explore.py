@@ -48,7 +48,7 @@ CHOSEN_LOOK: dict[str, Any] = {"selection_alpha": 1, "selection_line_color": "#f
 DETAIL = 1 / 1500
 """Size of the smallest detail of coastlines, as a share of the map's width."""
 SMALL_CELL_M = 10_000
-"""Side below which two digits of a degree do not distinguish cells."""
+"""Side in metres below which cells need more than two decimals of a degree to be distinguished."""
 SPARE = 0.01
 """Space around the map, as a share of its width."""
 TOOLTIP = '<div style="max-width: 15rem; white-space: normal">@text</div>'
