@@ -393,7 +393,7 @@ def emulate(faults: tuple[str, ...], **options: Any) -> None:
 @option(
     "--tile ID|INDEX",
     WHAT,
-    "Tile to draw: its id (16 hex digits, or the number), or its position from 0; -1 is the last.",
+    "Tile to draw: its id (16 hex digits, or the number), or its position from 0 (-1 is the last).",
     shown="the first",
 )
 @option("--figure PICTURE", OUTPUT, "Draw all modalities of a tile: .png, .pdf or .svg.", PICTURE)
@@ -453,12 +453,13 @@ def inspect(
 @cli.command()
 @click.argument("store", type=STORE, required=False)
 @option("--out FOLDER", OUTPUT, "Folder to write into.", STORE, shown="STORE; for a bucket, NAME-cards")
-@option("--force", OUTPUT, "Replace cards that differ, such as edited ones.", is_flag=True)
+@option("--force", OUTPUT, "Replace existing cards that differ, such as edited ones.", is_flag=True)
 def describe(store: Path | None, out: Path | None, force: bool) -> None:
-    """Write a dataset card, Croissant metadata and a STAC collection for a store.
+    """Write a dataset card, Croissant and STAC metadata.
 
-    The files README.md, croissant.json and collection.json contain facts of the store only; no pixels are read. They
-    are no part of the store: its digest and `verify` ignore them. STORE defaults to the store in the current folder.
+    The files README.md, croissant.json and collection.json are made from the metadata and tables of the store; no pixels
+    are read. They are not part of the store: its digest and `verify` ignore them. STORE defaults to the store in the
+    current folder.
     """
     from mmearth_data import describe as describe_store
     from mmearth_data import meter

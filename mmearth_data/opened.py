@@ -1,4 +1,4 @@
-"""A store as users open it: what `mmearth_data.store` reads, with the verbs of the rooms above it."""
+"""The public `Store`: the reader of `mmearth_data.store`, with loaders, data sets and figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Store(StoredTiles):
     """Tiles of a store, or of a selection of it; see `mmearth_data.store.reader.Store`."""
 
     def _repr_html_(self) -> str:
-        """Overview with a map and pictures of tiles, for notebooks."""
+        """HTML overview with a map and pictures of tiles, for notebooks."""
         from mmearth_data.inspection.notebook import store_html
 
         return store_html(self)
@@ -96,11 +96,11 @@ class Store(StoredTiles):
         modalities
             Stored modalities to read; None reads all.
         bands
-            Modality -> bands to deliver, in that order.
+            Modality -> bands to deliver, in this order.
         normalise
             Deliver continuous modalities as float32 z-scores, NaN where nothing was observed.
         transform
-            Called with each sample; its result is delivered instead.
+            Function that is called with each sample; its result is delivered instead.
 
         Returns
         -------
@@ -135,17 +135,17 @@ class Store(StoredTiles):
         tile
             Id of the tile, or its position in the selection; see `position`.
         path
-            File to write as well: PNG, PDF or SVG, by its ending.
+            File to write too; its suffix selects PNG, PDF or SVG.
 
         Returns
         -------
         matplotlib.figure.Figure
-            Shown by notebooks; `savefig` writes it. It is not one of pyplot's, so nothing has to be closed.
+            Notebooks show it, and `savefig` writes it. pyplot does not manage it, so it need not be closed.
 
         Raises
         ------
         InputError
-            When there is no such tile, or the picture cannot be written there.
+            If there is no such tile, or the file cannot be written.
         """
         from mmearth_data.inspection.figures import canvas_of_tile, shown_figure
 
@@ -157,19 +157,19 @@ class Store(StoredTiles):
         Parameters
         ----------
         path
-            File to write as well: PNG, PDF or SVG, by its ending.
+            File to write too; its suffix selects PNG, PDF or SVG.
         colour
             Property that colours the points: ``split``, ``year``, ``level``, or ``biome``.
 
         Returns
         -------
         matplotlib.figure.Figure
-            As of `plot`.
+            As from `plot`.
 
         Raises
         ------
         InputError
-            When the picture cannot be written there, or there is nothing to colour by.
+            If the file cannot be written, or the store lacks the property.
         """
         from mmearth_data.inspection.figures import shown_figure
         from mmearth_data.inspection.maps import canvas_of_map
@@ -178,23 +178,23 @@ class Store(StoredTiles):
 
 
 def open_store(path: str | Path) -> Store:
-    """Open a store, or what is committed of one that is being built.
+    """Open a store, or the committed shards of one that is being built.
 
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder or URL of the store.
 
     Returns
     -------
     Store
-        Lazy: values are read when they are asked for.
+        The store; values are read on access.
 
     Raises
     ------
     InputError
-        When there is no store.
+        If there is no store.
     StoreDamaged
-        When it does not hold what its records promise, here or on first use of the part in question.
+        If its content does not match its records; raised here or on first use of the affected part.
     """
     return Store.open(path)

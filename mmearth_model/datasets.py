@@ -1,7 +1,7 @@
-"""A store in the shape of torchgeo's data sets. torchgeo itself is not imported: what it looks at is what is there.
+"""A store with the interface of torchgeo's data sets; torchgeo itself is not imported.
 
-By position it is a `torchgeo.datasets.NonGeoDataset`: tiles are chips. If all its tiles share a CRS, it can also be asked
-for areas, as a `torchgeo.datasets.GeoDataset`, so that torchgeo's samplers of areas work, without resampling.
+Indexed by position, it behaves like a `torchgeo.datasets.NonGeoDataset`, whose chips are the tiles. If all tiles share a
+CRS, it can also be indexed by area like a `torchgeo.datasets.GeoDataset`, without resampling, for torchgeo's geo samplers.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["MMEarthStore"]
 
 IGNORE_INDEX = -100
-"""Class index of pixels without a class; torch's losses leave it out by default."""
+"""Class index of pixels without a class; torch's losses ignore it by default."""
 PIXEL_M = 10.0
 """Side of a pixel in metres."""
 INCHES = 3.2
-"""Side of a panel of a plot."""
+"""Side of a panel of a plot, in inches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Entry:
     key
         ``image``, ``mask``, ``label``, or these with ``_`` and the modality's name.
     modality
-        Whose values.
+        Modality whose values are delivered.
     band
-        The only band; None delivers all.
+        The only band to deliver; None delivers all bands.
     """
 
     key: str
@@ -73,7 +73,7 @@ class Entry:
         return math.nan if self.modality.kind.is_continuous else IGNORE_INDEX
 
     def tensor(self, batch: Batch) -> Tensor:
-        """Values of a batch: float32 (B, C, H, W), (B, H, W), (B, C) or (B,); int64 (B, H, W) or (B,) of codes."""
+        """Values of a batch: float32 (B, C, H, W), (B, H, W), (B, C) or (B,); int64 (B, H, W) or (B,) for classes and masks."""
         m = self.modality
         values = batch[m.name] if m.stored else derived(m, batch["tile"])
         if m.kind is Kind.TILE_CATEGORICAL:
@@ -86,7 +86,7 @@ class Entry:
         return torch.from_numpy(np.where(seen, values, np.float32(self.fill)).astype(np.float32))
 
     def _indices(self, codes: NDArray[Any]) -> NDArray[np.int64]:
-        """Class indices, in the order of the modality's classes; of masks, the codes themselves."""
+        """Class indices, in the order of the classes of the modality; for masks, the stored codes."""
         found = self.modality.class_code_index()[codes] if self.classes else codes.astype(np.int64)
         known = found >= 0 if self.classes else self.modality.observed(codes)
         indices: NDArray[np.int64] = np.where(known, found, IGNORE_INDEX)
@@ -94,52 +94,52 @@ class Entry:
 
 
 class MMEarthStore(Dataset["Sample"]):
-    """Tiles of a store as samples with torchgeo's keys.
+    """The tiles of a store as samples with torchgeo's keys.
 
     Parameters
     ----------
     store
-        A store, a selection of one, or a path.
+        A store, a selection of its tiles, or a path.
     split
-        ``train``, ``val``, ``test``; None takes all tiles.
+        ``train``, ``val`` or ``test``; None uses all tiles.
     modalities
-        Raster modalities to deliver as images: the first as ``image``, each other as ``image_NAME``. None takes the first
-        that may feed an encoder, which is Sentinel-2 in most stores.
+        Raster modalities to deliver as images: the first as ``image``, the others as ``image_NAME``. None uses the first
+        one that may feed an encoder, which is Sentinel-2 in most stores.
     target
-        Modality to learn, or several: the first is ``mask`` (rasters) or ``label`` (values of a tile), each other
-        ``mask_NAME`` or ``label_NAME``. ``NAME.BAND`` is one band of a quantity.
+        One or several modalities to learn: the first is ``mask`` (rasters) or ``label`` (values per tile), the others are
+        ``mask_NAME`` or ``label_NAME``. ``NAME.BAND`` is one band of a continuous modality.
     bands
-        Modality -> bands of its image, in that order.
+        Modality -> bands of its image, in this order.
     normalise
-        Deliver images as z-scores by the store's statistics instead of stored values.
+        Deliver images as z-scores by the statistics of the store, instead of stored values.
     transforms
-        Called with each sample; its result is delivered instead.
+        Function that is called with each sample; its result is delivered instead.
 
     Raises
     ------
     InputError
-        When no tile is left, or a modality, band or split is unknown or has the wrong kind.
+        If no tile is left, or a modality, band or split is unknown or of the wrong kind.
 
     Notes
     -----
-    A sample has
+    A sample has these keys:
 
     ========================  ==================================================================================
     ``image``                 float32 (C, H, W): stored values or z-scores, 0 where nothing was observed
-    ``mask``                  int64 (H, W): class index, ``ignore_index`` where unknown (codes of masks as stored);
-                              of a quantity float32 (H, W) or (C, H, W), stored units, NaN where unknown
-    ``label``                 int64: class index (tiles without a class are left out); of quantities float32
+    ``mask``                  classes: int64 (H, W), class index, ``ignore_index`` where unknown; masks: stored codes;
+                              continuous: float32 (H, W) or (C, H, W), stored units, NaN where unknown
+    ``label``                 int64 class index (tiles without a class are left out); continuous: float32
     ``bounds``                float64 (4,): xmin, ymin, xmax, ymax in the CRS of the tile; NaN if not recorded
     ``crs``                   text such as ``EPSG:32632``, empty if not recorded
     ``tile_id``, ``date``     texts: 16 hex digits; day of the scene, empty if unknown
     ========================  ==================================================================================
 
-    The key is ``bounds``, as in torchgeo, and not ``bbox``: kornia's augmentations, which torchgeo applies to whole
-    samples, take an entry ``bbox`` for boxes of objects.
+    As in torchgeo, the key of the bounding box is ``bounds``. It is not ``bbox``, because kornia's augmentations, which
+    torchgeo applies to whole samples, interpret an entry ``bbox`` as boxes of objects.
 
-    torchgeo's samplers of areas need one CRS (`index`, `crs`, `res`, `bounds`), but tiles of a large region have one
-    each: select them with ``store.select(where=lambda tile: tile["epsg"] == 32632)``. Areas have the resolution and the
-    grid of the tiles; ``&`` and ``|`` need subclasses of torchgeo's own class.
+    torchgeo's geo samplers (which use `index`, `crs`, `res` and `bounds`) require that all tiles share a CRS. Those of a
+    large region do not, so select the tiles of one: ``store.select(where=lambda tile: tile["epsg"] == 32632)``. Areas have
+    the resolution and the grid of the tiles. ``&`` and ``|`` are not supported; they require torchgeo's own classes.
 
     Examples
     --------
@@ -180,14 +180,15 @@ class MMEarthStore(Dataset["Sample"]):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes of the first target, in the order of their indices; empty if it has none."""
+        """Class names of the first target, in the order of the class indices; empty if it has no classes."""
         return [label.name for label in self.targets[0].modality.classes] if self.targets else []
 
     def __getitem__(self, query: int | Area) -> Sample:
-        """Return one tile, by its position, or an area: ``[xmin:xmax, ymin:ymax, tmin:tmax]``, in `crs`.
+        """Return one tile by position, or an area by ``[xmin:xmax, ymin:ymax, tmin:tmax]`` in `crs`.
 
-        An area is pasted from the tiles that it touches, those that come first on top; pixels outside are missing. Its
-        label is that of the first. Raises `IndexError` if there is no such position, or no tile in the area.
+        An area is composed of the tiles that it intersects; where tiles overlap, the first one counts, and pixels outside
+        all tiles are missing. Its label is that of the first tile. Raises `IndexError` if there is no such position, or no
+        tile in the area.
         """
         if isinstance(query, slice | tuple):
             sample = self._area(query)
@@ -196,7 +197,7 @@ class MMEarthStore(Dataset["Sample"]):
         return sample if self.transforms is None else self.transforms(sample)
 
     def __getitems__(self, queries: Sequence[int | Area]) -> list[Sample]:
-        """Several samples; tiles are read together. torch's `DataLoader` calls this for each batch."""
+        """Return several samples, whose tiles are read together; torch's `DataLoader` calls this for each batch."""
         if any(isinstance(query, slice | tuple) for query in queries):
             return [self[query] for query in queries]
         samples = self._samples(queries)  # type: ignore[arg-type]
@@ -222,25 +223,25 @@ class MMEarthStore(Dataset["Sample"]):
 
     @cached_property
     def crs(self) -> CRS:
-        """CRS of all tiles. Raises `InputError` if they have several, or the corners of tiles are not known."""
+        """CRS of all tiles. Raises `InputError` if they have several, or if the corner of a tile is unknown."""
         from pyproj import CRS
 
         coords = self.store.coords
         if np.isnan(coords["ulx"]).any():
             raise InputError(
-                f"{self.store.path}: expected tiles with known corners for areas, got some without; sample positions."
+                f"{self.store.path}: expected tiles with known corners for areas, got some without; index by position instead."
             )
         codes = np.unique(coords["epsg"])
         if len(codes) > 1:
             raise InputError(
                 f"{self.store.path}: expected tiles of one CRS for areas, got {len(codes)} (EPSG:{codes[0]}, "
-                f"EPSG:{codes[1]}, ...); select one with where=lambda tile: tile['epsg'] == {codes[0]}, or sample positions."
+                f"EPSG:{codes[1]}, ...); select one with where=lambda tile: tile['epsg'] == {codes[0]}, or index by position."
             )
         return CRS.from_epsg(int(codes[0]))
 
     @cached_property
     def index(self) -> GeoDataFrame:
-        """Outline of each tile in `crs`, indexed by the interval of its time; for torchgeo's samplers of areas."""
+        """Outlines of the tiles in `crs`, indexed by time interval, for torchgeo's geo samplers."""
         import pandas as pd
         import shapely
         from geopandas import GeoDataFrame
@@ -270,7 +271,9 @@ class MMEarthStore(Dataset["Sample"]):
         hits &= (times.left <= t.stop) & (times.right >= t.start)
         positions = np.flatnonzero(hits).tolist()
         if not positions:
-            raise IndexError(f"Expected an area with tiles, got {query}, which has none; bounds are {self.bounds}.")
+            raise IndexError(
+                f"Expected an area with tiles, got {query}, which has none; the tiles are within {self.bounds}."
+            )
         samples = self._samples(positions)
         shape = (round((y.stop - y.start) / PIXEL_M), round((x.stop - x.start) / PIXEL_M))
         found = samples[0] | {"bounds": torch.tensor([x.start, y.start, x.stop, y.stop], dtype=torch.float64)}
@@ -280,12 +283,12 @@ class MMEarthStore(Dataset["Sample"]):
                     (round((y.stop - north[i]) / PIXEL_M), round((west[i] - x.start) / PIXEL_M)) for i in positions
                 ]
                 parts = [sample[entry.key] for sample in samples]
-                # Later ones cover earlier ones.
+                # In reverse order, since later parts cover earlier ones.
                 found[entry.key] = _paste(parts[::-1], corners[::-1], shape, entry.fill)
         return found
 
     def _resolved(self, query: Area) -> tuple[slice, slice, slice]:
-        """Fill the open ends of an area."""
+        """Replace the open ends of an area by the bounds of all tiles."""
         given = (query,) if isinstance(query, slice) else tuple(query)
         if len(given) > 3 or not all(isinstance(part, slice) for part in given):
             raise InputError(f"Expected an area [xmin:xmax, ymin:ymax, tmin:tmax], got {query}.")
@@ -299,7 +302,9 @@ class MMEarthStore(Dataset["Sample"]):
             for part, bound in zip((*given, *(slice(None),) * (3 - len(given))), whole, strict=True)
         ]
         if any(part.step not in (None, PIXEL_M) for part in filled[:2]):
-            raise InputError(f"Expected an area at {PIXEL_M:g} m per pixel, got {query}; resample the result.")
+            raise InputError(
+                f"Expected an area at {PIXEL_M:g} m per pixel, got {query}; leave the step out and resample the result."
+            )
         ends = [end for part in filled[:2] for end in (part.start, part.stop)]
         if not all(isinstance(end, int | float | np.number) for end in ends):
             raise InputError(f"Expected an area in metres of {self.crs.name}, got {query}.")
@@ -315,16 +320,16 @@ class MMEarthStore(Dataset["Sample"]):
         Parameters
         ----------
         sample
-            A sample, or one of a batch, on the CPU.
+            One sample (not a batch), on the CPU.
         show_titles
             Write a title above each panel.
         suptitle
-            Title of the figure; by default the names of label and predicted class.
+            Title of the figure; by default, the names of the labelled and the predicted class.
 
         Returns
         -------
         Figure
-            Images from their 2nd to their 98th percentile, classes in the colours of the catalog.
+            Images are stretched from their 2nd to their 98th percentile; classes have the colours of the catalog.
         """
         from matplotlib.figure import Figure
 
@@ -408,7 +413,7 @@ def _targets(store: Store, given: str | Sequence[str] | None) -> tuple[Entry, ..
 
 
 def _labelled(store: Store, targets: Sequence[Entry]) -> Store:
-    """Select the tiles that have a class of every target that is a class of a tile."""
+    """Select the tiles that have a class for every target of the kind ``tile/categorical``."""
     keep = np.ones(len(store), dtype=bool)
     for entry in targets:
         if entry.modality.kind is Kind.TILE_CATEGORICAL:
@@ -445,7 +450,7 @@ def _paste(parts: Sequence[Tensor], corners: Sequence[tuple[int, int]], shape: t
 
 
 def _stretched(bands: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale bands to 0 to 1 between their common percentiles; what was not observed stays NaN or 0."""
+    """Scale bands from their common percentiles to 0 to 1; missing values stay NaN or 0."""
     finite = bands[np.isfinite(bands)]
     low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
     scaled: NDArray[np.float32] = np.clip((bands - low) / max(high - low, 1e-6), 0, 1)

@@ -101,9 +101,9 @@ class Wavelength:
 
 
 LONGEST_UM = 100.0
-"""Longest wavelength of an optical band: thermal infrared; larger numbers are nanometres."""
+"""Upper limit for wavelengths of optical bands, beyond the thermal infrared; larger numbers must be nanometres."""
 DESCRIPTIVE = ("wavelengths", "frequency_ghz", "native_m")
-"""Fields that describe the instrument. Stores of earlier releases lack them; they have no influence on any value."""
+"""Fields that describe the instrument and do not influence values; stores of earlier releases lack them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ class Modality:
     frequency_ghz: float | None = None
     """Centre frequency of a radar, GHz."""
     native_m: Mapping[str, float] = field(default_factory=dict)
-    """Band -> side of its pixels before they were resampled to the grid of the tile, metres."""
+    """Band -> pixel size before resampling to the grid of the tile, metres."""
     scale: float = 1.0
     """Physical value = stored value * scale + offset."""
     offset: float = 0.0
@@ -191,7 +191,7 @@ class Modality:
             object.__setattr__(self, "model_bands", self.bands)
 
     def __eq__(self, other: object) -> bool:
-        """Compare definitions; NaN no-data equals NaN no-data."""
+        """Compare definitions; a no-data value of NaN equals NaN."""
         if not isinstance(other, Modality):
             return NotImplemented
         return self is other or (self.name == other.name and self.definition() == other.definition())
@@ -249,7 +249,7 @@ class Modality:
         return lookup
 
     def definition(self) -> dict[str, Any]:
-        """Fields that decide how values are obtained, stored and learned: all but `DESCRIPTIVE`."""
+        """Fields that determine how values are obtained, stored and learned: all except `DESCRIPTIVE`."""
         return {name: value for name, value in self.to_dict().items() if name not in DESCRIPTIVE}
 
     def to_dict(self) -> dict[str, Any]:
@@ -391,7 +391,7 @@ def _spectrum_problems(m: Modality) -> Problems:
             )
             yield f"wavelengths.{band}", text
     if m.wavelengths and m.frequency_ghz is not None:
-        yield "frequency_ghz", "a modality is optical (wavelengths) or a radar (frequency_ghz); keep one of them."
+        yield "frequency_ghz", "expected wavelengths (optical) or frequency_ghz (radar), got both; keep one of them."
 
 
 def _class_problems(m: Modality) -> Problems:

@@ -47,8 +47,8 @@ MAX_SIZE_PX = 2048
 """Limit of the size field of a tile id: 7 bits, in steps of 16 px."""
 
 LEAST_ID = 2**30
-"""Integers below it are positions, others tile ids: no tile has a smaller id, since ids of longitude -180 and latitude
--80 begin at 1.28e9, and no store has that many tiles.
+"""Integers below it are positions, all others are tile ids. No tile has a smaller id, since ids at longitude -180 and
+latitude -80 begin at 1.28e9, and no store has that many tiles.
 """
 HEX_ID = re.compile("(0[xX])?[0-9a-fA-F]{16}")
 DECIMAL_ID = re.compile("[0-9]{17,20}")
@@ -184,7 +184,7 @@ def format_tile_id(tile_id: int) -> str:
 
 
 def format_tile_ids(tile_ids: ArrayLike) -> NDArray[np.str_]:
-    """Format many tile ids: numbers of any shape -> text of 16 hex digits, as `format_tile_id` formats one.
+    """Format an array of tile ids, of any shape, as text of 16 hex digits, like `format_tile_id`.
 
     Examples
     --------
@@ -198,18 +198,18 @@ def format_tile_ids(tile_ids: ArrayLike) -> NDArray[np.str_]:
 
 
 def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
-    """Return the number of a tile id that is given in either of its forms.
+    """Return a tile id as a number, from either of its forms.
 
     Parameters
     ----------
     tile_id
-        Text of 16 hex digits (upper or lower case, ``0x`` before it or not), or the number: an integer of Python or
-        NumPy, or its 17 to 20 decimal digits as text. A text of 16 digits is always hexadecimal.
+        Text of 16 hex digits (upper or lower case, with or without a leading ``0x``), or the number: a Python or NumPy
+        integer, or text of 17 to 20 decimal digits. Text of 16 digits is always read as hexadecimal.
 
     Raises
     ------
     InputError
-        If it is neither.
+        If it is neither form.
 
     Examples
     --------
@@ -223,7 +223,7 @@ def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
     if number is None or not LEAST_ID <= number < 2**64:
         raise InputError(
             f"Expected a tile id of 16 hex digits, or its number, got {shown(tile_id)}; "
-            "it is the column id of the tiles, or tile_id as a number."
+            "ids are in the column id of the tiles, and their numbers in tile_id."
         )
     return number
 
@@ -234,7 +234,7 @@ def is_tile_id(text: str) -> bool:
 
 
 def as_integer(value: object) -> int | None:
-    """Integer of Python or NumPy as an int; None for anything else, truth values included."""
+    """Python or NumPy integer as an int; None for anything else, including booleans."""
     if isinstance(value, bool | np.bool_):
         return None
     return int(value) if isinstance(value, SupportsIndex) and getattr(value, "ndim", 0) == 0 else None

@@ -216,7 +216,7 @@ def frame_region(frame: object) -> Region | None:
     Raises
     ------
     InputError
-        If it declares no CRS, or has no polygons.
+        If the frame declares no CRS, or has no polygons.
     """
     import geopandas as gpd
 
@@ -229,7 +229,7 @@ def frame_region(frame: object) -> Region | None:
         )
     if frame.crs is None:
         raise InputError(
-            f"region: expected a {kind} with a CRS, got one without; declare it, such as set_crs('EPSG:4326')."
+            f"region: expected a {kind} with a CRS, got one without; declare it, for example with set_crs('EPSG:4326')."
         )
     try:
         polygons = _polygons(gpd.GeoDataFrame(geometry=frame.geometry.reset_index(drop=True)), Path(kind))

@@ -62,10 +62,10 @@ class Line:
 
 
 class Sheet(Figure):
-    """A figure that notebooks show at half its pixels (sharp on dense screens), whether or not pyplot is in use."""
+    """A figure that notebooks show at half its pixel size (sharp on dense screens), whether or not pyplot is used."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """PNG and its size in CSS pixels, as IPython takes them."""
+        """PNG and its size in CSS pixels, as IPython expects them."""
         width, height = (round(side * self.dpi / 2) for side in self.get_size_inches())
         return encode_figure(self, "png"), {"width": width, "height": height}
 
@@ -229,8 +229,8 @@ class Canvas:
         return self.png() if form == "png" else encode_figure(self.figure(), form)
 
     def figure(self) -> Figure:
-        """Figure of matplotlib that can be saved at any resolution; nothing can be drawn on it afterwards."""
-        # Pixels of the sheet as fractions of the figure, which also holds where a notebook trims its margins.
+        """Matplotlib figure that can be saved at any resolution; nothing can be drawn on it afterwards."""
+        # Pixels of the sheet as fractions of the figure, which stays correct if a notebook trims the margins.
         self._scale.set(Affine2D().scale(1 / self.width, 1 / self.height) + self._figure.transFigure)
         self._figure.images.clear()
         for order, x, y, rgb in self._pictures:

@@ -1,6 +1,6 @@
-"""A store in a notebook: a piece of HTML with its overview, a small map of its tiles, and a few of them.
+"""HTML of a store for notebooks: its overview, a small map of its tiles, and pictures of a few tiles.
 
-It needs no network and no style sheet of its own, inherits the colours of text and background, and stays small.
+The HTML is small, needs no network and no style sheet, and inherits the colours of text and background.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAP_WIDTH, MAP_HEIGHT = 400, 260
 """Width and maximum height of the map in CSS pixels."""
 MOST_POINTS = 4000
-"""Tiles on the map; of more, a seeded random sample is drawn."""
+"""Maximum number of tiles on the map; of more tiles, a seeded random sample is shown."""
 THUMBNAILS, THUMBNAIL_PX = 8, 96
 LEAST_DETAIL_PX, LEAST_ISLAND_PX2 = 0.4, 2.0
 """Precision of coastlines, and the area of the smallest island shown."""
@@ -40,8 +40,7 @@ OTHER_BADGE = ("#92610e", "Only committed shards are visible")
 def store_html(store: Store) -> str:
     """HTML of a store or a selection of it, as notebooks show it.
 
-    Without the libraries of pictures (matplotlib, geopandas, pillow), and for tiles that cannot be read, it is the
-    overview alone.
+    If matplotlib, geopandas or pillow is not installed, or tiles cannot be read, it has the overview only.
     """
     view = overview(store)
     pictures = ""
@@ -49,7 +48,7 @@ def store_html(store: Store) -> str:
     try:
         map_part, pictures = _map(store), _thumbnails(store)
     except ImportError as error:
-        map_part, note = "", f"For the map and pictures of tiles, install {error.name or 'matplotlib'}."
+        map_part, note = "", f"To see a map and pictures of tiles, install {error.name or 'matplotlib'}."
     except (MMEarthError, OSError) as error:
         map_part, note = "", f"No pictures: {' '.join(str(error).split())}"
     head = (
@@ -85,7 +84,7 @@ def _modalities(view: Overview) -> str:
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
-    """Build a table of cells that are HTML already; its style does not depend on the notebook's."""
+    """Build a table of HTML cells, with a style that does not depend on that of the notebook."""
     body = "".join(
         f'<tr style="background:transparent">{"".join(f"<td style={chr(34)}{CELL}{chr(34)}>{cell}</td>" for cell in row)}</tr>'
         for row in rows
@@ -98,7 +97,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _thumbnails(store: Store) -> str:
-    """Pictures of tiles at equal distances over the selection, of the first modality that has any."""
+    """Pictures of evenly spaced tiles of the selection, of the modality that is displayed first."""
     from mmearth_data.inspection.panels import main_raster, plan_panels
     from mmearth_data.inspection.report.mosaic import encode
 
@@ -136,7 +135,7 @@ def _uri(kind: str, data: bytes) -> str:
 
 
 def _map(store: Store) -> str:
-    """Map of the tiles, coloured by split; none of an empty selection."""
+    """Map of the tiles, coloured by split; empty text for an empty selection."""
     if not len(store):
         return ""
     from mmearth_data.inspection.maps import by_split
@@ -164,9 +163,9 @@ def _sampled(rows: NDArray[np.intp]) -> NDArray[np.intp]:
 def draw_points(
     lon: NDArray[np.float64], lat: NDArray[np.float64], groups: Sequence[tuple[str, NDArray[np.bool_]]]
 ) -> str:
-    """SVG of points (n,) in degrees on land and sea, with a colour for each mask (n,).
+    """SVG map of points (n,) in degrees, with a colour for each mask (n,).
 
-    Land and sea are translucent greys, for light and dark pages.
+    Land and sea are translucent greys, which fit light and dark pages.
     """
     from mmearth_data.inspection.maps import Window, land_shapes
     from mmearth_data.inspection.projection import choose_projection, land_rings, outline
@@ -189,7 +188,7 @@ def draw_points(
 
 
 def _simple(rings: Sequence[NDArray[np.float64]], window: Any) -> str:  # noqa: ANN401 - a Window
-    """Path of rings in pixels, without details that cannot be seen; tiny islands are left out."""
+    """Path of rings in pixels, without invisible details and tiny islands."""
     import shapely
 
     lines = np.array([shapely.LineString(window.pixels(ring)) for ring in rings], dtype=object)
@@ -203,6 +202,6 @@ def _path(rings: Sequence[NDArray[np.float64]]) -> str:
 
 
 def _dots(at: NDArray[np.float64], colour: str, size: float) -> str:
-    """Points as zero-length strokes with round ends, which take the fewest bytes."""
+    """Points as strokes of zero length with round ends, which take the fewest bytes."""
     places = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in at.tolist())
     return f'<path d="{places}" stroke="{colour}" stroke-width="{size:.1f}" stroke-linecap="round" fill="none"/>'

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmearth_data.store.storage.protocol import StoreUrl
 
 ID_COLUMN = "tile_id"
-"""Of a table of ids; a column ``id``, their text, serves as well."""
+"""Column of a table of ids; the column ``id`` with their text is accepted too."""
 TEXT_COLUMN = "id"
 
 
@@ -164,14 +164,14 @@ def read_ids(text: str) -> list[str]:
 
 
 def _as_text(part: Part) -> Part:
-    """Part with its region and ids as text, as they are recorded: tile ids as 16 hex digits, published ids unchanged."""
+    """Part with region and ids as text, as they are recorded: tile ids as 16 hex digits, published ids unchanged."""
     region, ids = part.region, part.ids
     if region is not None and not isinstance(region, str | Path):
         box = four_numbers(region)
         if not box:
             raise InputError(
-                f"region: a subset records it, so expected a name, 'bbox:W,S,E,N', four numbers or a vector file, got "
-                f"{type(region).__name__}; for others give ids, such as those of store.select(region=...).tiles."
+                f"region: expected a name, 'bbox:W,S,E,N', four numbers or a vector file, which a subset can record, got "
+                f"{type(region).__name__}; for other regions, pass ids, such as those of store.select(region=...).tiles."
             )
         region = f"bbox:{box}"
     if ids is not None:

@@ -1,6 +1,6 @@
-"""Tiles as tensors of torch: the map-style data set of a store, and batches of tensors. Needs PyTorch (``mmearth[model]``).
+"""Tiles as PyTorch tensors: the map-style data set of a store, and batches of tensors. Requires ``mmearth[model]``.
 
-torch computes with few unsigned types: uint16 becomes int32, uint32 and uint64 become int64, other types are kept.
+PyTorch supports arithmetic with few unsigned types, so uint16 becomes int32, and uint32 and uint64 become int64.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ COMPUTABLE: Mapping[str, np.dtype[Any]] = {
     "uint32": np.dtype(np.int64),
     "uint64": np.dtype(np.int64),
 }
-"""Type -> the smallest one that holds its values and with which torch computes on every device."""
+"""Type -> the smallest type that holds its values and supports arithmetic on every device of torch."""
 ID = "tile_id"
-"""Coordinate that is delivered as text."""
+"""Coordinate that samples and batches contain as text."""
 
 
 class TensorBatch(dict[str, Any]):
-    """A batch of tensors; a dict that torch's default collation does not stack with other batches.
+    """A batch of tensors: a dict that torch's default collation refuses to stack.
 
     A `DataLoader` with ``batch_size=None`` turns it into a plain dict.
     """
 
     def __copy__(self) -> dict[str, Any]:
-        # torch's default_convert, which a DataLoader applies to a whole batch, fills a copy.
+        # A DataLoader applies torch's default_convert to a whole batch, which fills a copy of it.
         return dict(self)
 
 
 def refuse_collation(batch: Sequence[TensorBatch], *, collate_fn_map: Any = None) -> None:  # noqa: ANN401
-    """Raise `InputError`: a batch of batches is a `DataLoader` without ``batch_size=None``."""
+    """Raise `InputError`, since a batch of batches means that a `DataLoader` lacks ``batch_size=None``."""
     raise InputError(
-        f"Expected DataLoader(dataset, batch_size=None), got a DataLoader that joins {len(batch)} batch(es) of this data "
-        "set; add batch_size=None, since the data set delivers whole batches: its own batch_size sets the tiles per batch."
+        f"Expected DataLoader(dataset, batch_size=None), got a DataLoader that stacks {len(batch)} batch(es) of this data "
+        "set; add batch_size=None, since the data set delivers whole batches, whose size is its own batch_size."
     )
 
 
@@ -71,15 +71,15 @@ def to_tensors(batch: Batch, buffers: BufferPool | None = None) -> TensorBatch:
     Parameters
     ----------
     batch
-        As a `Loader` delivers it.
+        Batch of a `Loader`.
     buffers
-        Memory for values whose type changes; others are not copied.
+        Memory for values whose type changes; other values are not copied.
 
     Returns
     -------
     TensorBatch
         uint16 as int32, uint32 as int64, other types unchanged; times as int64, UTC milliseconds since 1970 (the smallest
-        int64 where unknown); ``tile_id`` as a list of texts of 16 hex digits.
+        int64 if unknown); ``tile_id`` as a list of texts of 16 hex digits.
     """
     pool = BufferPool() if buffers is None else buffers
     return TensorBatch({name: _converted(name, value, pool) for name, value in batch.items()})
@@ -101,28 +101,28 @@ def _converted(name: str, values: Any, buffers: BufferPool) -> Any:  # noqa: ANN
 
 
 class TileSamples(Dataset["Sample"]):
-    """The tiles of a store by position, as tensors; for a `DataLoader` with any sampler, and for other libraries.
+    """Map-style data set of a store: tensors of one tile per position, for any sampler and for other libraries.
 
-    The tiles of a shuffled batch are read from all over the store, when they are asked for: the iterable
-    `mmearth_model.TileDataset` reads blocks of neighbours in advance, which is faster, above all from a bucket.
+    The tiles of a shuffled batch are read on access, from all over the store. The iterable `mmearth_model.TileDataset` reads
+    blocks of neighbouring tiles in advance, which is faster, especially from a bucket.
 
     Parameters
     ----------
     store
-        The tiles (a selection of a store is a store).
+        A store, or a selection of its tiles.
     modalities
         Stored modalities to read; None reads all.
     bands
-        Modality -> bands to deliver, in that order.
+        Modality -> bands to deliver, in this order.
     normalise
-        Deliver modalities of a continuous kind as float32 z-scores, NaN where nothing was observed, as `Loader` does.
+        Deliver continuous modalities as float32 z-scores, NaN where nothing was observed, as `Loader` does.
     transform
-        Called with each sample; its result is delivered instead.
+        Function that is called with each sample; its result is delivered instead.
 
     Raises
     ------
     InputError
-        If the store has no tile, or a modality or band is not stored.
+        If there are no tiles, or a modality or band is not stored.
 
     Examples
     --------
@@ -155,22 +155,22 @@ class TileSamples(Dataset["Sample"]):
         return len(self.store)
 
     def __getitem__(self, position: int) -> Any:  # noqa: ANN401 - of the transform
-        """One tile: modality -> tensor (C, H, W), (C,) or (), and ``tile`` -> its coordinates, as `to_tensors` has them.
+        """Return one tile: modality -> tensor (C, H, W), (C,) or (), and ``tile`` -> coordinates, as from `to_tensors`.
 
-        ``tile_id`` is a text, the other coordinates are tensors of one value. A batch that `torch.utils.data.DataLoader`
-        makes of samples has the form of `Loader`'s batches. Raises `UnknownPosition`, an
+        ``tile_id`` is text; the other coordinates are tensors of one value. Batches that a `torch.utils.data.DataLoader`
+        makes of samples have the same keys and shapes as those of `Loader`. Raises `UnknownPosition`, which is also an
         `IndexError`, if there is no such position.
         """
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[Any]:
-        """Several tiles, read together; see `__getitem__`. torch's `DataLoader` calls this for each batch."""
+        """Return several tiles, which are read together; torch's `DataLoader` calls this for each batch."""
         batch = to_tensors(self.read(positions))
         samples = [{name: _one(values, i) for name, values in batch.items()} for i in range(len(positions))]
         return samples if self.transform is None else [self.transform(sample) for sample in samples]
 
     def read(self, positions: Sequence[int]) -> Batch:
-        """Batch of arrays as stored, or normalised, of the tiles at some positions, in their order."""
+        """Read the tiles at some positions, in their order, as a batch of arrays, as stored or normalised."""
         rows = self.store.rows[[self._checked(position) for position in positions]]
         batch, packed = self.kernel.batch(rows), self._fetch(rows)
         # Worker processes share the cores.
@@ -199,7 +199,7 @@ class TileSamples(Dataset["Sample"]):
         return packed
 
     def _checked(self, position: int) -> int:
-        """Position from 0; numbers of numpy and torch are taken too."""
+        """Position from 0; integers of NumPy and torch are accepted too."""
         try:
             number, count = operator.index(position), len(self)
         except TypeError:
@@ -212,7 +212,7 @@ class TileSamples(Dataset["Sample"]):
 
 
 def _each(work: Callable[[Any], None], parts: Sequence[Any], threads: int) -> None:
-    """Do some work for each part, in threads if there are several."""
+    """Process each part, in several threads if there are several parts."""
     if min(threads, len(parts)) <= 1:
         for part in parts:
             work(part)
@@ -223,5 +223,5 @@ def _each(work: Callable[[Any], None], parts: Sequence[Any], threads: int) -> No
 
 
 def _one(values: Any, index: int) -> Any:  # noqa: ANN401 - a tensor, a list or a dict of them
-    """Entry of one tile."""
+    """Values of one tile of a batch."""
     return {key: _one(value, index) for key, value in values.items()} if isinstance(values, dict) else values[index]

@@ -347,7 +347,7 @@ class Button(_Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Finder(_Leaf):
-    """A text field that completes names, and buttons that step through them; a script of the page handles all of them.
+    """A text field that completes names, and buttons that step through them, for a script of the page.
 
     Attributes
     ----------

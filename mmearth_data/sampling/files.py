@@ -147,7 +147,7 @@ def _check_values(table: pd.DataFrame) -> None:
 
 
 def _parsed_ids(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Tile ids as numbers; text ids are 16 hex digits (``0x`` before them or not) or decimal."""
+    """Tile ids as numbers; ids as text are 16 hex digits (with or without a leading ``0x``) or decimal."""
     if column.dtype.kind in "iu":
         return column.to_numpy(np.uint64)
     bases = ((text, 16 if HEX_ID.fullmatch(text) else 10) for text in column.astype(str))
@@ -183,7 +183,7 @@ def _table(sample: Sample) -> pa.Table:
 
 
 def _points_as_wkb(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> pa.BinaryArray:
-    """Points (n,) as well-known binary, made at once: millions of texts of Python would take 0.3 GB and seconds."""
+    """Points (n,) as well-known binary; made at once, since millions of Python objects would take 0.3 GB and seconds."""
     import pyarrow as pa
 
     points = np.empty(len(lon), dtype=WKB_POINT)

@@ -1,4 +1,4 @@
-"""Facts about a store that catalogs and other programs ask for: the licences of its data, its extent in space and time."""
+"""Facts about a store that catalogs and other programs need: the licences of its data, and its extent in space and time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from mmearth_data.catalog.modality import Modality
 
 DEGREE_M = 110_574.0
-"""Metres of a degree of latitude where they are fewest, at the equator (WGS 84)."""
+"""Metres per degree of latitude at the equator, where a degree is shortest (WGS 84)."""
 CELL_DEGREES = 0.25
-"""Width of the meridian strips of `Extents.of`; of each strip, the westernmost and easternmost longitude count."""
+"""Width of the strips of longitude of an `ExtentsMerger`, which keeps the westernmost and easternmost longitude of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class LicenceUse:
-    """One licence, and the data of a store that are under it."""
+    """A licence, and the modalities of a store that it applies to."""
 
     name: str
     """Name of the licence, as in the catalog."""
@@ -35,18 +35,18 @@ class LicenceUse:
     spdx: str
     """SPDX licence expression: an identifier of the SPDX list, or ``LicenseRef-...`` for a licence that is not listed."""
     modalities: tuple[str, ...]
-    """Names of the modalities under it."""
+    """Names of the modalities that it applies to."""
     attributions: tuple[str, ...]
-    """Attribution lines that it requires, each once."""
+    """Attribution lines that it requires, without duplicates."""
 
 
 def licences(modalities: Iterable[Modality]) -> tuple[LicenceUse, ...]:
-    """Licences of some modalities, each once, in the order of the modalities.
+    """Licences of some modalities, without duplicates, in the order of the modalities.
 
     Parameters
     ----------
     modalities
-        Usually ``layout.stored``: derived modalities are computed from coordinates, and no data of theirs are stored.
+        Usually ``layout.stored``, since derived modalities are computed from coordinates and have no stored data.
     """
     grouped: dict[tuple[str, str], list[Modality]] = {}
     for m in modalities:
@@ -64,7 +64,7 @@ def licences(modalities: Iterable[Modality]) -> tuple[LicenceUse, ...]:
 
 
 def spdx(name: str) -> str:
-    """SPDX licence expression of a licence: its name if SPDX lists it, else a reference made of the name.
+    """SPDX licence expression of a licence: its name if SPDX lists it, otherwise a ``LicenseRef`` made from the name.
 
     Examples
     --------
@@ -80,13 +80,13 @@ def spdx(name: str) -> str:
 
 
 def spdx_of_all(modalities: Iterable[Modality]) -> str:
-    """SPDX licence expression of the data of several modalities together: the terms of all of them apply."""
+    """SPDX licence expression of several modalities together, to which the terms of all licences apply."""
     parts = dict.fromkeys(use.spdx for use in licences(modalities))
     return " AND ".join(f"({part})" if " " in part and len(parts) > 1 else part for part in parts)
 
 
 def licence_summary(modalities: Iterable[Modality]) -> str:
-    """Describe the licences of several modalities in one line: each with its URL, and what is under it."""
+    """Describe the licences of several modalities in one line: each with its URL and the modalities that it applies to."""
     uses = licences(modalities)
     parts = [f"{', '.join(use.modalities)}: {use.name} ({use.url})" for use in uses]
     return "; ".join(parts) if len(uses) > 1 else f"{uses[0].name} ({uses[0].url})" if uses else ""
@@ -94,7 +94,7 @@ def licence_summary(modalities: Iterable[Modality]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Extents:
-    """Where and when the tiles of a store are."""
+    """Extent of the tiles of a store in space and time."""
 
     west: float
     """Degrees, -180 to 180; greater than ``east`` if the tiles are on both sides of 180 degrees, as in GeoJSON."""
@@ -114,13 +114,13 @@ class Extents:
 
 @dataclass
 class ExtentsMerger:
-    """Extents of tiles that are added part by part, in memory that does not depend on their number.
+    """Computes the extents of tiles that are added in parts; its memory does not depend on their number.
 
     Parameters
     ----------
     size_px
-        Width and height of the tiles in pixels. Extents cover the squares of the tiles: the centres plus half a diagonal,
-        which exceeds the exact outlines by less than half a tile.
+        Width and height of the tiles in pixels. Extents cover the centres of the tiles plus half a diagonal, which exceeds
+        the exact outlines by less than half a tile.
     """
 
     size_px: int
@@ -132,7 +132,7 @@ class ExtentsMerger:
     def add(self, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Add tiles: ``tile_id``, ``lon``, ``lat`` (degrees) and ``time`` (datetime64, or int64 milliseconds), each (n,).
 
-        Rows without a tile (tile id 0) and unknown locations and times do not count.
+        Rows without a tile (tile id 0), and unknown locations and times, are ignored.
         """
         tiles = columns["tile_id"] != 0
         lon, lat = columns["lon"][tiles], columns["lat"][tiles]
@@ -155,7 +155,7 @@ class ExtentsMerger:
         np.maximum.at(self._east, strip, eastward + across)
 
     def extents(self) -> Extents | None:
-        """Extents of the tiles so far; None if no tile has a known location."""
+        """Extents of the tiles that were added; None if no tile has a known location."""
         used = np.isfinite(self._west)
         if not used.any():
             return None
@@ -186,7 +186,7 @@ def extents(columns: Mapping[str, np.ndarray[Any, Any]], size_px: int) -> Extent
 
 
 def _shortest_arc(west: NDArray[np.float64], east: NDArray[np.float64]) -> tuple[float, float]:
-    """Shortest arc of longitude that covers intervals, which are sorted and counted eastward from 180 degrees W.
+    """Shortest arc of longitude that covers some intervals, which are sorted and counted eastward from 180 degrees W.
 
     Its ends are from -180 to 180; the first is greater than the second if the arc crosses 180 degrees.
     """
@@ -200,6 +200,6 @@ def _shortest_arc(west: NDArray[np.float64], east: NDArray[np.float64]) -> tuple
 
 
 def _from_greenwich(eastward: float) -> float:
-    """Return the longitude from -180 to 180 of one that is counted from 180 degrees W; 360 becomes 180, and 0 becomes -180."""
+    """Convert a longitude counted eastward from 180 degrees W to -180 to 180; 360 becomes 180, and 0 becomes -180."""
     inside = eastward % 360 if not 0 <= eastward <= 360 else eastward
     return float(inside - 180)

@@ -117,7 +117,7 @@ class Content:
         return merger.statistics(), merger.class_histograms()
 
     def facts(self, row: int) -> Mapping[str, Any]:
-        """Facts of one row, from the record of its shard."""
+        """Facts of one row, from the commit record of its shard."""
         shard = row // self.layout.tiles_per_shard
         if self.manifest is None:
             commit = self.commits[shard]

@@ -1,8 +1,8 @@
-"""What a store says by the conventions of others: CF and ACDD attributes, and Zarr conventions.
+"""Attributes of a store that follow public conventions: CF, ACDD and Zarr conventions.
 
-CF (cfconventions.org) and ACDD (Attribute Convention for Data Discovery 1.3) attributes are text and numbers. A Zarr
-convention (github.com/zarr-conventions) is declared by an object in the attribute ``zarr_conventions`` of an array, and
-some have objects as values; netCDF has neither.
+Attributes of CF (cfconventions.org) and ACDD (Attribute Convention for Data Discovery 1.3) are text and numbers. An array
+declares a Zarr convention (github.com/zarr-conventions) by an object in its attribute ``zarr_conventions``, and the values
+of some conventions are objects. netCDF supports neither objects nor lists of them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ UOM = {
     "description": "Units of measurement for Zarr arrays",
 }
 TRANSFORM_PER_TILE = "per_tile"
-"""``spatial:transform_type`` of the rasters: not one affine transform, but one per tile, of its ``ulx`` and ``uly``."""
+"""``spatial:transform_type`` of the rasters: each tile has its own affine transform, made from its ``ulx`` and ``uly``."""
 UCUM = {
     "1": "1",
     "m": "m",
@@ -58,7 +58,7 @@ UCUM = {
     "degrees_east": "deg",
     "days": "d",
 }
-"""Units as UDUNITS writes them, in CF -> the same in UCUM, in which the convention ``uom`` states them."""
+"""Unit in UDUNITS notation, as in CF -> the same unit in UCUM notation, as in the convention ``uom``."""
 SCALED = re.compile(r"(?P<factor>[0-9.]+(?:e-?[0-9]+)?)(?: (?P<unit>[^@]+))?")
 EXTENT = (
     "geospatial_lon_min",
@@ -68,16 +68,16 @@ EXTENT = (
     "time_coverage_start",
     "time_coverage_end",
 )
-"""Root attributes that are known when the build ends (ACDD)."""
+"""Root attributes (ACDD) that are only known when the build ends."""
 
 
 def described(attributes: Mapping[str, Any]) -> bool:
-    """Whether a store has these attributes: those of version 1, and the first of version 2, have none."""
+    """Whether a store has these attributes; stores of version 1, and early ones of version 2, have none."""
     return "license" in attributes
 
 
 def root_attributes(layout: StoreLayout, *, source: Mapping[str, Any], synthetic: bool, version: str) -> dict[str, str]:
-    """CF and ACDD attributes of the root that are known when a store is begun."""
+    """CF and ACDD attributes of the root that are known when a store is created."""
     names = [m.long_name for m in layout.stored]
     found = {
         "Conventions": "CF-1.11, ACDD-1.3",
@@ -110,15 +110,15 @@ def extent_attributes(extents: Extents | None) -> dict[str, float | str]:
 def declared(metadata: Mapping[str, Any], *, synthetic: bool) -> dict[str, Any]:
     """Metadata of an array with the Zarr conventions that it follows.
 
-    This is what the array's own ``zarr.json`` has. The consolidated metadata of the root, from which xarray takes
-    attributes, has the metadata without declarations: xarray copies attributes to netCDF, where objects are errors.
+    The array's own ``zarr.json`` contains this metadata. The consolidated metadata of the root, from which xarray takes
+    attributes, lacks the declarations, because xarray copies attributes into netCDF files, which cannot contain objects.
 
     Parameters
     ----------
     metadata
         Zarr metadata of an array.
     synthetic
-        True if the values are not measurements; the licences of a modality are not theirs.
+        True if the values are not measurements, so that the licence of the modality does not apply to them.
     """
     attributes, dimensions = metadata["attributes"], metadata["dimension_names"]
     found: list[tuple[Mapping[str, str], dict[str, Any]]] = []
@@ -127,7 +127,7 @@ def declared(metadata: Mapping[str, Any], *, synthetic: bool) -> dict[str, Any]:
     if "licence" in attributes and not synthetic:
         found.append((LICENSE, {"license": _license(attributes["licence"], attributes["licence_url"])}))
     unit = ucum(attributes.get("units", ""))
-    if unit is not None and "flag_values" not in attributes:  # class codes are no quantities
+    if unit is not None and "flag_values" not in attributes:  # class codes are not quantities
         found.append((UOM, {"uom": {"ucum": {"unit": unit}}}))
     if not found:
         return dict(metadata)
@@ -138,7 +138,7 @@ def declared(metadata: Mapping[str, Any], *, synthetic: bool) -> dict[str, Any]:
 
 
 def ucum(units: str) -> str | None:
-    """UCUM expression of a unit in UDUNITS notation, as the arrays of a store have; None if there is none.
+    """Convert a unit from UDUNITS notation, as in the arrays of a store, to UCUM; None if that is not possible.
 
     Examples
     --------

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from mmearth_data.store.schema import ArraySpec
 
 GRID_MAPPING = "spatial_ref"
-"""Coordinate with the coordinate reference system of a tile, by the name that rioxarray and odc-geo look for first."""
+"""Coordinate with the CRS of a tile; rioxarray and odc-geo look for this name first."""
 
 
 class StoredArray(BackendArray):
     """Some rows of one array of a store, for xarray's lazy indexing.
 
-    It reads through `Content`, so that a missing object is an error and not missing data.
+    It reads through `Content`, so that a missing object raises an error instead of being read as missing data.
     """
 
     def __init__(self, content: Content, spec: ArraySpec, rows: NDArray[np.intp]) -> None:
@@ -52,7 +52,7 @@ class StoredArray(BackendArray):
 
 
 def dataset(content: Content, rows: NDArray[np.intp], modalities: Sequence[Modality], *, scale: bool) -> xr.Dataset:
-    """Give some rows and stored modalities as a data set; see `mmearth_data.store.reader.Store.to_xarray`.
+    """Return some rows and stored modalities as a data set; see `mmearth_data.store.reader.Store.to_xarray`.
 
     Rasters are in Dask chunks of as many tiles as the fullest shard has of the given rows; everything else is in memory.
     Chunks are equally long, as Zarr requires of what is written to it, although shards have gaps.
@@ -65,9 +65,9 @@ def dataset(content: Content, rows: NDArray[np.intp], modalities: Sequence[Modal
 def tile_dataset(
     content: Content, row: int, modalities: Sequence[Modality], grid: TileGrid | None, *, scale: bool
 ) -> xr.Dataset:
-    """Give one row in memory, with its grid if it has one; see `mmearth_data.store.tile.Tile.to_xarray`."""
+    """Return one row in memory, with its grid if known; see `mmearth_data.store.tile.Tile.to_xarray`."""
     tiles = _stored_tiles(content, np.array([row]), modalities, scale=scale)
-    # Zarr has no specification of texts of a fixed length, which xarray would make of it.
+    # As an object: xarray would make it text of fixed length, for which Zarr has no specification.
     one_id = xr.Variable((), np.array(tiles["tile"].values[0], dtype=object), tiles["tile"].attrs)
     tile = tiles.isel(tile=0).load().assign_coords(tile=one_id)
     return tile if grid is None else _with_grid(tile, grid)
@@ -78,7 +78,7 @@ def _stored_tiles(
 ) -> xr.Dataset:
     """Rasters as lazy arrays, everything else in memory.
 
-    Class ids of tiles are coordinates, as split and level are, so that every variable can be grouped by them.
+    Like split and level, class ids of tiles are coordinates, so that every variable can be grouped by them.
     """
     specs = {spec.name: spec for spec in content.layout.arrays}
     labels = [m.name for m in modalities if m.kind.is_categorical and not m.kind.is_raster]
@@ -89,7 +89,7 @@ def _stored_tiles(
             band = specs[f"{m.name}_band"]
             variables[band.name] = xr.Variable(band.dimensions, np.array(m.bands, dtype=object), dict(band.attributes))
     variables["tile"] = _ids(content, rows)
-    for name in ("time", *COORDINATE_NAMES):  # plots show the first ones in their titles
+    for name in ("time", *COORDINATE_NAMES):  # plots show the first coordinates in their titles
         variables[name] = _variable(content, specs[name], rows, dict(specs[name].attributes))
     variables |= {name: variables.pop(name) for name in labels}
     found = xr.decode_cf(xr.Dataset(variables, attrs=_root_attributes(content, rows)))
@@ -100,7 +100,7 @@ def _stored_tiles(
 
 
 def _root_attributes(content: Content, rows: NDArray[np.intp]) -> dict[str, Any]:
-    """Attributes of the root; the extent is that of the given rows."""
+    """Attributes of the root, with the extent of the given rows."""
     attributes = flat_attributes(content.attributes)
     if not attributes.keys() & set(EXTENT) or len(rows) == np.count_nonzero(content.column("tile_id")):
         return attributes
@@ -110,9 +110,9 @@ def _root_attributes(content: Content, rows: NDArray[np.intp]) -> dict[str, Any]
 
 
 def _complete(variable: xr.Variable, m: Modality) -> None:
-    """Finish what `xarray.decode_cf` made of a modality."""
+    """Add the attributes and the encoding of a modality that `xarray.decode_cf` does not set."""
     if not m.kind.is_continuous:
-        # Not _FillValue: results of arithmetic keep attributes, and their zeros would be NaN when read from a file.
+        # Not _FillValue: results of arithmetic keep attributes, so their zeros would become NaN when read from a file.
         variable.attrs["nodata"] = m.dtype.type(m.nodata)
     if "scale_factor" in variable.encoding:  # exact in files, whatever the type in memory
         variable.encoding.update(scale_factor=m.scale, add_offset=m.offset)
@@ -121,7 +121,7 @@ def _complete(variable: xr.Variable, m: Modality) -> None:
 
 
 def _variable(content: Content, spec: ArraySpec, rows: NDArray[np.intp], attributes: dict[str, Any]) -> xr.Variable:
-    """Raw values: lazy for rasters, in memory for columns. CF has flags in the variable's own type."""
+    """Raw values: lazy for rasters, in memory for columns. CF requires flags to have the type of their variable."""
     for flags in {"flag_values", "flag_masks"} & attributes.keys():
         attributes[flags] = np.array(attributes[flags], dtype=spec.dtype)
     data = (
@@ -133,15 +133,15 @@ def _variable(content: Content, spec: ArraySpec, rows: NDArray[np.intp], attribu
 
 
 def _ids(content: Content, rows: NDArray[np.intp]) -> xr.Variable:
-    """Index of tiles by id. An index of pandas is taken over as it is; xarray would convert an array of texts twice."""
+    """Index of tiles by id. xarray uses a pandas index as is, but would convert an array of texts twice."""
     ids = pd.Index(format_tile_ids(content.column("tile_id")[rows]), dtype=object)
     return xr.Variable(("tile",), ids, {"long_name": "tile id: tile_id as 16 hex digits"})
 
 
 def _decoded_attributes(spec: ArraySpec, m: Modality, *, scale: bool) -> dict[str, Any]:
-    """Attributes of a modality as `xarray.decode_cf` takes them.
+    """Attributes of a modality for `xarray.decode_cf`.
 
-    Codes have no ``_FillValue``, since it would turn them into floats. A scale becomes ``scale_factor`` and
+    Codes get no ``_FillValue``, since it would turn them into floats. Scale and offset become ``scale_factor`` and
     ``add_offset``, in the smallest floating-point type that holds the stored values.
     """
     attributes = {name: value for name, value in spec.attributes.items() if name not in ("_FillValue", "coordinates")}
@@ -154,7 +154,7 @@ def _decoded_attributes(spec: ArraySpec, m: Modality, *, scale: bool) -> dict[st
 
 
 def _with_grid(tile: xr.Dataset, grid: TileGrid) -> xr.Dataset:
-    """Add pixel centres and the coordinate reference system, by the conventions of CF and GDAL."""
+    """Add pixel centres and the coordinate reference system, following the conventions of CF and GDAL."""
     from pyproj import CRS
 
     crs = CRS.from_epsg(grid.epsg)
@@ -168,7 +168,7 @@ def _with_grid(tile: xr.Dataset, grid: TileGrid) -> xr.Dataset:
         if "x" in variable.dims:
             variable.encoding["grid_mapping"] = GRID_MAPPING
         if variable.dtype.kind == "f":
-            variable.encoding["nodata"] = np.nan  # odc-geo would take the stored code for the missing value
+            variable.encoding["nodata"] = np.nan  # odc-geo would use the stored no-data code instead
     return tile.assign_coords(
         {"x": ("x", x, axes["X"]), "y": ("y", y, axes["Y"]), GRID_MAPPING: ((), np.int32(grid.epsg), attributes)}
     )

@@ -51,7 +51,7 @@ REJECTED_FIELDS = {
 }
 """Column of ``rejected.parquet`` -> its Arrow type, as every version has it."""
 COVERING = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
-"""Where GeoParquet readers find the bounding box of each outline."""
+"""Covering of GeoParquet 1.1: the column with the bounding box of each outline."""
 
 
 def check_crs(epsg: int) -> None:
@@ -131,7 +131,7 @@ def _cut_at_180(ring: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - a shapely 
 
 
 def geo_metadata(bounds: Sequence[float], types: Sequence[str], *, boxes: bool = False) -> dict[str, Any]:
-    """GeoParquet 1.1 file metadata of a column ``geometry`` in EPSG:4326; with ``boxes``, also of its column ``bbox``."""
+    """GeoParquet 1.1 file metadata of a column ``geometry`` in EPSG:4326; with ``boxes``, also of the column ``bbox``."""
     column = {
         "encoding": "WKB",
         "geometry_types": list(types),
@@ -145,7 +145,7 @@ def geo_metadata(bounds: Sequence[float], types: Sequence[str], *, boxes: bool =
 
 
 class _Extent:
-    """Bounds, geometry types and times of the tiles seen so far."""
+    """Bounds, geometry types and times of the tiles that were added."""
 
     def __init__(self) -> None:
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
@@ -167,7 +167,7 @@ class _Extent:
 
     @property
     def bounds(self) -> list[float]:
-        """West, south, east and north; the whole world without a known outline."""
+        """West, south, east and north; the whole Earth if no outline is known."""
         return self._bounds.tolist() if np.isfinite(self._bounds).all() else list(WORLD)
 
     @property
@@ -182,7 +182,7 @@ class _Extent:
 
 
 class TileTables:
-    """Write the tables of a store's tiles; see `tiles_writer`."""
+    """Writer of the tables of a store's tiles; see `tiles_writer`."""
 
     def __init__(self, path: Path, root: Root) -> None:
         self._path = path
@@ -216,7 +216,7 @@ class TileTables:
         self._writer.write_table(table)
 
     def write_spatial(self, path: Path) -> None:
-        """Write the rows added so far in spatial order; only for stores that have this table."""
+        """Write the rows that were added, in spatial order; only for stores that have this table."""
         import pyarrow.parquet as pq
 
         columns = self._places.take_ordered()
@@ -234,7 +234,7 @@ class TileTables:
         return spatial_table(columns, tile_outlines(columns, self._root.layout.size_px))
 
     def describe(self) -> None:
-        """Add the file metadata of all rows added so far."""
+        """Add the file metadata of all rows that were added."""
         if self._writer is None:
             return
         metadata = {b"geo": self._geo()}
@@ -268,7 +268,7 @@ def tiles_writer(path: Path, root: Root) -> Iterator[TileTables]:
 
 
 def rejected_table(rejected: Sequence[Mapping[str, Any]], *, texts: bool = True) -> pa.Table:
-    """Table of rejected candidates, as recorded by `mmearth_data.store.writer`; with ``texts``, ids as text, too."""
+    """Table of rejected candidates, as recorded by `mmearth_data.store.writer`; with ``texts``, also with ids as text."""
     import pyarrow as pa
 
     columns = {name: [entry[name] for entry in rejected] for name in REJECTED_FIELDS}

@@ -31,11 +31,11 @@ WORLD = (-180.0, -90.0, 180.0, 90.0)
 MULTIPOLYGON = 6
 """Type id of shapely for outlines across 180 degrees."""
 TIME_COLUMN = "datetime"
-"""The coordinate ``time``, which has this name in STAC."""
+"""Name of the coordinate ``time`` in STAC."""
 ITEM_COLUMNS = frozenset(
     {"id", "bbox", TIME_COLUMN, "type", "stac_version", "stac_extensions", "collection", "links", "assets"}
 )
-"""Columns with names that a column of labels could have, too; such a store has the columns of version 1."""
+"""Columns whose names a label could also have; a store with such a label has the columns of version 1."""
 FEW_VALUES = (
     "type",
     "stac_version",
@@ -50,11 +50,11 @@ FEW_VALUES = (
     "proj:code",
     "proj:shape.list.element",
 )
-"""Parquet columns with few different values, stored as a dictionary."""
+"""Parquet columns with few different values, stored with dictionary encoding."""
 
 
 def has_items(root: Root) -> bool:
-    """Whether the tables of a store describe its tiles as STAC items: from version 2 on."""
+    """Whether the tables of a store describe its tiles as STAC items, as they do from version 2 on."""
     names = {column for m in root.layout.tabular for column in tabular_columns(m)}
     return root.version > 1 and names.isdisjoint(ITEM_COLUMNS)
 
@@ -71,7 +71,7 @@ def id_texts(tile_ids: np.ndarray[Any, Any]) -> pa.StringArray:
 def outline_boxes(outlines: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """West, south, east and north (n, 4) of outlines in degrees; NaN where there is none.
 
-    Across 180 degrees, west is greater than east, as RFC 7946, section 5.2, has it, and with it GeoParquet and STAC.
+    If an outline crosses 180 degrees, west is greater than east, as in RFC 7946, section 5.2, and thus in GeoParquet and STAC.
     """
     import shapely
 
@@ -84,7 +84,7 @@ def outline_boxes(outlines: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def box_column(boxes: np.ndarray[Any, Any]) -> pa.StructArray:
-    """Bounding box column of GeoParquet 1.1: null where the outline is, see `outline_boxes`."""
+    """Bounding box column of GeoParquet 1.1, null where there is no outline; see `outline_boxes`."""
     import pyarrow as pa
 
     fields = [pa.array(np.ascontiguousarray(column)) for column in boxes.T]
@@ -94,14 +94,14 @@ def box_column(boxes: np.ndarray[Any, Any]) -> pa.StructArray:
 
 
 def renamed(table: pa.Table, old: str, new: str) -> pa.Table:
-    """Table with one column under another name, if it has that column."""
+    """Rename a column of a table, if the table has it."""
     return table.rename_columns([new if name == old else name for name in table.column_names])
 
 
 def item_columns(
     columns: Mapping[str, np.ndarray[Any, Any]], boxes: np.ndarray[Any, Any], root: Root
 ) -> dict[str, pa.Array]:
-    """Columns of STAC items that are not properties, and those of its extension for projections.
+    """Columns of STAC items that are not properties, and those of the projection extension.
 
     ``columns`` are the coordinates (n,) of some tiles, ``boxes`` (n, 4) those of their outlines.
     """
@@ -119,7 +119,7 @@ def item_columns(
 
 
 def _constants(root: Root) -> dict[str, pa.Scalar]:
-    """Values that all items of a store share; paths are relative to the store, where its tables are."""
+    """Values that all items of a store share; paths are relative to the store, which contains its tables."""
     import pyarrow as pa
 
     text = pa.string()
@@ -153,7 +153,7 @@ def _codes(epsg: np.ndarray[Any, Any]) -> pa.Array:
 
 
 def _transforms(ulx: np.ndarray[Any, Any], uly: np.ndarray[Any, Any]) -> pa.ListArray:
-    """Affine coefficients as `mmearth_data.catalog.tile.TileGrid.transform` has them, null for unknown corners."""
+    """Affine coefficients as in `mmearth_data.catalog.tile.TileGrid.transform`, null for unknown corners."""
     import pyarrow as pa
 
     values = np.tile(np.array([PIXEL_M, 0, 0, 0, -PIXEL_M, 0], dtype=np.float64), (len(ulx), 1))
@@ -195,7 +195,7 @@ def items_metadata(root: Root, bounds: Sequence[float], times: tuple[int, int] |
 
 def _description(layout: StoreLayout) -> str:
     names = ", ".join(m.name for m in layout.stored)
-    return f"Tiles of {layout.size_px} by {layout.size_px} pixels of {PIXEL_M} m, aligned over the modalities {names}."
+    return f"Tiles of {layout.size_px} by {layout.size_px} pixels at {PIXEL_M} m, with the aligned modalities {names}."
 
 
 def _licence_links(layout: StoreLayout) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Overview of a store in a few lines, for ``repr`` and notebooks, from what opening it reads: root and coordinates."""
+"""Overview of a store in a few lines, for ``repr`` and notebooks; it reads only the root and the coordinates."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from mmearth_data.store.reader import Store
 
 BANDS_SHOWN = 60
-"""Width in characters of the names of bands that are listed."""
+"""Maximum width of a list of band names, in characters."""
 DIGEST_SHOWN = 12
 TIMES = "\N{MULTIPLICATION SIGN}"
 COLUMNS = ("lon", "lat", "time", "split", "s2_level")
-"""Coordinates that are read."""
+"""Coordinates that an overview reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Overview:
     modalities: tuple[tuple[str, str, str, str], ...]
     """Name, kind, type of the stored values, and bands or classes."""
     heading: str
-    """Of the modalities: their number."""
+    """Heading of the modalities, with their number."""
 
     def text(self) -> str:
-        """Lines of the overview, the modalities in columns."""
+        """Overview as lines of text, with the modalities in columns."""
         widths = [max(map(len, column)) for column in zip(*(row[:3] for row in self.modalities), strict=True)]
         lines = [" ".join([f"<{self.title}>", *(f"[{badge}]" for badge in self.badges)])]
         lines += [f"{f'{name}:':<9} {value}" for name, value in self.facts]
@@ -93,7 +93,7 @@ def _modality(m: Modality) -> tuple[str, str, str, str]:
 
 
 def _counts(codes: NDArray[np.uint8], names: Mapping[int, str]) -> str:
-    """Tiles by name, those that occur."""
+    """List the number of tiles of each name that occurs."""
     counts = np.bincount(codes, minlength=256)
     shown = [f"{counts[code]:,} {name}" for code, name in names.items() if counts[code]]
     rest = len(codes) - int(sum(counts[code] for code in names))
@@ -103,7 +103,7 @@ def _counts(codes: NDArray[np.uint8], names: Mapping[int, str]) -> str:
 def _period(time: NDArray[np.datetime64]) -> str:
     known = time[~np.isnat(time)]
     if not len(known):
-        return "no date known"
+        return "no known date"
     return f"{known.min().astype('datetime64[D]')} to {known.max().astype('datetime64[D]')}"
 
 

@@ -1,4 +1,4 @@
-"""Read a store: finished, being built, or interrupted."""
+"""Read a store, whether it is finished, being built, or interrupted."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 
 Columns: TypeAlias = dict[str, np.ndarray[Any, Any]]
 CONDITIONS = ("region", "split", "date", "ids", "modalities", "where")
-"""Other conditions of `Store.select`."""
+"""Conditions of `Store.select` that are not labels."""
 Labels: TypeAlias = "str | int | Iterable[str | int]"
 
 
 def open_store(path: str | Path) -> Store:
-    """Open a store, or what is committed of one that is being built.
+    """Open a store, or the committed shards of one that is being built.
 
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder or URL of the store.
 
     Returns
     -------
     Store
-        Lazy: values are read on access.
+        The store; values are read on access.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def open_store(path: str | Path) -> Store:
 class Store:
     """Tiles of a store, or of a selection of it.
 
-    It is immutable and can be pickled; `select` and ``store[a:b]`` return another one. ``rows``, `read` and
-    `tile_columns` refer to rows of the store; ``store[i]`` and `coords` to positions in the selection.
+    A store is immutable and can be pickled; `select` and ``store[a:b]`` return a new one. ``rows``, `read` and
+    `tile_columns` refer to rows of the whole store; ``store[i]`` and `coords` to positions in the selection.
     """
 
     def __init__(
@@ -173,8 +173,8 @@ class Store:
         """Table of the selected tiles: every 1-D value, facts and outline (EPSG:4326).
 
         ``split``, ``s2_level`` and modalities of the kind ``tile/categorical`` are pandas categories with the names of the
-        classes in catalog order, NaN where missing; their codes are those of `coords` and `read`. ``id`` is ``tile_id`` as
-        16 hex digits. Outlines are made on the first access to them.
+        classes in catalog order, NaN where missing; `coords` and `read` return their codes. ``id`` is ``tile_id`` as 16
+        hex digits. Outlines are decoded on first access.
         """
         from mmearth_data.store.tile_table import tiles_frame
 
@@ -182,29 +182,29 @@ class Store:
 
     @property
     def dataset(self) -> xr.Dataset:
-        """The selected tiles in xarray, in stored units; see `to_xarray`."""
+        """The selected tiles as an xarray data set, in stored units; see `to_xarray`."""
         return self.to_xarray()
 
     def to_xarray(self, modalities: str | Sequence[str] | None = None, *, scale: bool = False) -> xr.Dataset:
-        """Give the selected tiles as an xarray data set.
+        """Return the selected tiles as an xarray data set.
 
-        Rasters are lazy, in Dask chunks as long as a shard. Everything else is in memory: coordinates, values and class ids of
-        tiles. The dimension ``tile`` is indexed by ids of 16 hex digits: ``ds.sel(tile="55d4a802aea54004")``.
+        Rasters are lazy, in Dask chunks as long as a shard. Coordinates, and values and class ids of whole tiles, are in memory.
+        The dimension ``tile`` is indexed by ids of 16 hex digits: ``ds.sel(tile="55d4a802aea54004")``.
 
         Parameters
         ----------
         modalities
             Names to keep; all stored ones by default.
         scale
-            Give continuous modalities in physical units, by the catalog's scale and offset: reflectance from 0 to 1
-            instead of 0 to 10,000. The default is the stored unit.
+            Convert continuous modalities to physical units by the scale and offset of the catalog, such as reflectance from
+            0 to 1 instead of 0 to 10,000. By default, values are in stored units.
 
         Returns
         -------
         xarray.Dataset
-            Continuous modalities are floats, with NaN where nothing was observed. Class maps, masks and class ids have
-            the stored integers, with the no-data code in the attribute ``nodata``, and codes and names of classes in
-            ``flag_values`` and ``flag_meanings``. Class ids of tiles are coordinates, as the split is.
+            Continuous modalities are floats, with NaN where nothing was observed. Class maps, masks and class ids are the
+            stored integers; the attribute ``nodata`` has the no-data code, and ``flag_values`` and ``flag_meanings``
+            have the codes and names of the classes. Class ids of tiles are coordinates, like the split.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class Store:
         return dataset(self._content, self.rows, self.stored(modalities), scale=scale)
 
     def stored(self, modalities: str | Sequence[str] | None = None) -> list[Modality]:
-        """List the stored ones of the named modalities, in catalog order; all by default.
+        """List those of the named modalities that are stored, in catalog order; by default, all stored ones.
 
         Raises
         ------
@@ -231,7 +231,7 @@ class Store:
         return [m for m in self._named_modalities(modalities).values() if m.stored]
 
     def tile(self, tile: TileName) -> Tile:
-        """One tile with its location, grid and arrays.
+        """Return one tile with its location, grid and arrays.
 
         Parameters
         ----------
@@ -258,11 +258,11 @@ class Store:
         return overview(self).text()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Tiles in order, each as ``store[i]`` gives it; `loader` reads many of them faster."""
+        """Tiles in order, each as ``store[i]`` returns it; `loader` reads many tiles faster."""
         return (self._tile(position) for position in range(len(self)))
 
     def __contains__(self, key: object) -> bool:
-        """Whether the selection has a tile with an id (in either form), or a modality or coordinate of a name."""
+        """Whether the key is the id of a selected tile (in either form), or the name of a modality or coordinate."""
         if not isinstance(key, str | int | np.integer) or (not isinstance(key, str) and key < LEAST_ID):
             return False
         if isinstance(key, str) and not is_tile_id(key):
@@ -283,13 +283,13 @@ class Store:
     def __getitem__(self, key: Any) -> Any: ...  # noqa: ANN401 - a name: a DataArray, or the tile of an id
 
     def __getitem__(self, key: Any) -> Any:
-        """One tile, some tiles, or one modality of all of them.
+        """Return one tile, some tiles, or one modality of all tiles.
 
         ====================================  ==================================================================
         key                                   result
         ====================================  ==================================================================
-        position, from the end if negative    dict: modality -> raw array as stored, and ``tile`` with coordinates
-        id, as text or number                 the same; integers from 2**30 are ids
+        position, from the end if negative    dict: modality -> array as stored, and ``tile`` -> coordinates
+        id, as text or number                 the same; integers of at least 2**30 are ids
         slice, positions, boolean mask        `Store` of these tiles, which must be in ascending order
         name of a modality or coordinate      `xarray.DataArray` of `dataset`
         list of names of modalities           `Store` with these modalities
@@ -302,7 +302,7 @@ class Store:
         UnknownKey
             If there is no such id or name; also a `KeyError`.
         InputError
-            For other keys, and for positions that are not in ascending order.
+            For other keys, and for positions that are not ascending.
         """
         if isinstance(key, str) and not is_tile_id(key):
             return self._named(key)
@@ -341,7 +341,7 @@ class Store:
         ----------
         tile
             Id of the tile (text of 16 hex digits, or its number; see `parse_tile_id`), or a position: an integer below
-            2**30, from the end if negative. The first of several tiles with the same id and different dates is taken.
+            2**30, from the end if negative. If several tiles have the id, with different dates, the first one counts.
 
         Raises
         ------
@@ -350,7 +350,7 @@ class Store:
         UnknownKey
             If no selected tile has the id.
         InputError
-            If it is neither.
+            If it is neither an id nor a position.
         """
         number, count = as_integer(tile), len(self)
         if number is None or number >= LEAST_ID:
@@ -364,14 +364,14 @@ class Store:
         return number % count
 
     def read(self, modality: str, rows: slice) -> np.ndarray[Any, Any]:
-        """Raw stored values of consecutive store rows, including empty ones.
+        """Read the stored values of consecutive rows of the store, including empty rows.
 
         Parameters
         ----------
         modality
             Name of a stored modality.
         rows
-            Store rows, without a step.
+            Rows of the store, without a step.
 
         Returns
         -------
@@ -381,7 +381,7 @@ class Store:
         Raises
         ------
         InputError
-            When the store has no such array.
+            If no such modality is stored.
         StoreDamaged
             If an object is missing or corrupt.
         """
@@ -410,29 +410,29 @@ class Store:
         Parameters
         ----------
         region
-            Tiles whose centre is in it: a name, ISO code, ``bbox:W,S,E,N``, vector file or `Region`; four numbers (west,
-            south, east, north in degrees; west > east crosses 180); a shapely geometry in degrees; a GeoSeries or
-            GeoDataFrame in any CRS; or a list of these.
+            Select the tiles whose centre is in a region: a name, ISO code, ``bbox:W,S,E,N``, vector file or `Region`; four
+            numbers (west, south, east, north in degrees; west > east crosses 180 degrees); a shapely geometry in degrees;
+            a GeoSeries or GeoDataFrame in any CRS; or a list of these.
         split
             ``train``, ``val``, ``test``, or several of them.
         date
-            Day, month or year of the scene (``"2019-06"``, 2019, a date), or a pair of them: first and last, None for
-            no limit.
+            Day, month or year of the scene (``"2019-06"``, 2019, a date), or a pair of the first and the last; None in a
+            pair is no limit.
         ids
             Ids of tiles, as text of 16 hex digits or as numbers: one, or a list, array or pandas Series. The tiles keep
-            the store's order.
+            the order of the store.
         modalities
             Names to keep.
         where
-            Boolean array or list (len,), a pandas Series with the index of `tiles`, or a function from `coords` to
-            one of them.
+            Boolean array or list (len,), a pandas Series with the index of `tiles`, or a function that takes `coords` and
+            returns one of these.
         **classes
-            ``tile/categorical`` modality -> class name or code, or several: ``biome="Tundra"``.
+            Name of a ``tile/categorical`` modality -> one or several class names or codes: ``biome="Tundra"``.
 
         Raises
         ------
         InputError
-            If a region, split, date, id, class or modality is unknown, or has another type.
+            If a region, split, date, id, class or modality is unknown or of another type.
 
         Examples
         --------

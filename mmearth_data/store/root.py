@@ -89,11 +89,11 @@ class Root:
 
     @property
     def described(self) -> bool:
-        """Whether the store has the attributes of `mmearth_data.store.conventions`; like the version, it does not change."""
+        """Whether the store has the attributes of `mmearth_data.store.conventions`; like the version, this never changes."""
         return described(self.attributes)
 
     def own_metadata(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Name and metadata of each array as in its own ``zarr.json``, which also declares Zarr conventions."""
+        """Yield the name and metadata of each array as in its own ``zarr.json``, which also declares Zarr conventions."""
         for name, metadata in self.arrays.items():
             yield name, declared(metadata, synthetic=self.attributes["synthetic"]) if self.described else metadata
 
@@ -191,7 +191,7 @@ def _code_version() -> str:
 
 
 def collection_id(attributes: Mapping[str, Any]) -> str:
-    """Identify a store as a data set, for catalogs: by its source and recipe, and not by its path.
+    """Return the identifier of a store as a data set, for catalogs; it depends on source and recipe, not on the path.
 
     Parameters
     ----------

@@ -101,7 +101,7 @@ COORDINATES = (
 )
 COORDINATE_NAMES = tuple(c.name for c in COORDINATES)
 RESERVED_NAMES = ("tile", "y", "x", "row", "facts", "geometry", "spatial_ref")
-"""Dimensions of the arrays, columns of the index, and the reference system of a tile in xarray."""
+"""Dimensions of the arrays, columns of the tables, and the xarray coordinate with the CRS of a tile."""
 GIVEN_COORDINATES = tuple(c for c in COORDINATES if c.name != "valid")
 """Coordinates that a build provides; `valid` is computed from the arrays."""
 

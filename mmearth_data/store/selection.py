@@ -41,29 +41,29 @@ PERIOD = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 def positions_of(key: object, count: int) -> NDArray[np.intp]:
-    """Positions (n,) of tiles, ascending, from a slice, positions or a mask of ``count`` truth values.
+    """Positions (n,) of tiles, ascending, from a slice, positions or a mask of ``count`` booleans.
 
     Raises
     ------
     UnknownPosition
         If a position is outside 0 to count - 1.
     InputError
-        If it is none of these, or in another order: a store keeps the order of its tiles.
+        If it is none of these, or the positions are not ascending, since a store keeps the order of its tiles.
     """
     if isinstance(key, slice):
         return _sliced(key, count)
     values = np.asarray([] if isinstance(key, tuple) or key is None else key)
     if values.ndim != 1 or isinstance(key, tuple | str | bytes) or key is None:
         raise InputError(
-            f"Expected a position, a slice, a list of positions, a mask of {count} truth values, the id of a tile or the name of a "
+            f"Expected a position, a slice, a list of positions, a mask of {count} booleans, the id of a tile or the name of a "
             f"modality, got {shown(key)}."
         )
     if values.dtype == np.bool_:
         return np.flatnonzero(mask_of(key, count, "Expected"))
     if values.dtype.kind not in "iu" and len(values):
         raise InputError(
-            f"Expected positions as integers, or a mask of {count} truth values, got {shown(key)}; "
-            "select(ids=...) takes ids."
+            f"Expected positions as integers, or a mask of {count} booleans, got {shown(key)}; "
+            "for ids, use select(ids=...)."
         )
     return _ascending(values, count)
 
@@ -73,7 +73,7 @@ def _sliced(key: slice, count: int) -> NDArray[np.intp]:
         positions = np.arange(count)[key]
     except (TypeError, ValueError, IndexError):
         raise InputError(
-            f"Expected a slice of positions such as store[0:4], got {shown(key)}; select(date=...) takes dates."
+            f"Expected a slice of positions such as store[0:4], got {shown(key)}; for dates, use select(date=...)."
         ) from None
     if key.step is not None and key.step < 0:
         raise _disordered(key)
@@ -86,7 +86,7 @@ def _ascending(values: np.ndarray[Any, Any], count: int) -> NDArray[np.intp]:
         number = int(values[outside][0])
         ids = number >= LEAST_ID
         raise UnknownPosition(
-            f"No tile is at position {number}; {'select(ids=...) takes ids.' if ids else valid_positions(count)}"
+            f"No tile is at position {number}; {'for ids, use select(ids=...).' if ids else valid_positions(count)}"
         )
     positions: NDArray[np.intp] = values.astype(np.intp)
     positions = np.where(positions < 0, positions + count, positions)
@@ -97,25 +97,25 @@ def _ascending(values: np.ndarray[Any, Any], count: int) -> NDArray[np.intp]:
 
 def _disordered(key: object) -> InputError:
     return InputError(
-        f"Expected positions in ascending order, each once, got {shown(key)}: a store keeps the order of its tiles; "
-        "give them in order, or reorder the data with store.dataset.isel(tile=...)."
+        f"Expected ascending positions without duplicates, got {shown(key)}, but a store keeps the order of its tiles; "
+        "sort the positions, or reorder the data with store.dataset.isel(tile=...)."
     )
 
 
 def valid_positions(count: int) -> str:
-    """End of a message about a position that does not exist."""
+    """End of an error message about a position that does not exist."""
     return f"positions are 0 to {count - 1}." if count else "there are no tiles."
 
 
 def mask_of(mask: object, count: int, what: str = "where: expected") -> NDArray[np.bool_]:
-    """Boolean mask (count,) from a list, an array or a pandas Series, whose index is that of `Store.tiles`.
+    """Boolean mask (count,) from a list, an array, or a pandas Series with the index of `Store.tiles`.
 
-    ``what`` begins the message about one that does not fit.
+    ``what`` is the beginning of the error message.
 
     Raises
     ------
     InputError
-        If it is no mask of so many tiles.
+        If it is not a mask of ``count`` booleans.
     """
     values = np.asarray(_in_order(mask, count, what))
     if values.shape != (count,) or values.dtype != np.bool_:
@@ -125,7 +125,7 @@ def mask_of(mask: object, count: int, what: str = "where: expected") -> NDArray[
 
 
 def _in_order(mask: object, count: int, what: str) -> object:
-    """Sort a pandas Series by its index, as pandas aligns masks; others unchanged."""
+    """Sort a pandas Series by its index, as pandas aligns masks; return other masks unchanged."""
     if isinstance(mask, np.ndarray | list):
         return mask
     import pandas as pd
@@ -136,25 +136,25 @@ def _in_order(mask: object, count: int, what: str) -> object:
     if not ordered.index.equals(pd.RangeIndex(count)):
         raise InputError(
             f"{what} a Series with the index of store.tiles (0 to {count - 1}), got another index of "
-            f"{len(mask)} values; give its values (Series.to_numpy()) if they are in the store's order."
+            f"{len(mask)} values; pass its values (Series.to_numpy()) if they are in the order of the store."
         )
     return ordered
 
 
 def among_ids(ids: Ids, tile_id: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Mask (n,) of tiles with one of some ids.
+    """Mask (n,) of the tiles that have one of the given ids.
 
     Parameters
     ----------
     ids
-        One id or several, as text of 16 hex digits or as numbers; all of them must occur.
+        One id or several, as text of 16 hex digits or as numbers; each must be the id of a tile.
     tile_id
         (n,) ids of the tiles.
 
     Raises
     ------
     InputError
-        If a value is no id, or no tile has it.
+        If a value is not an id, or no tile has it.
     """
     wanted = parse_tile_ids(ids)
     mask: NDArray[np.bool_] = np.isin(tile_id, wanted)
@@ -168,7 +168,7 @@ def among_ids(ids: Ids, tile_id: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 
 def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
-    """Numbers (n,) of one tile id or several, in either form; InputError if a value is no id."""
+    """Numbers (n,) of one tile id or several, in either form; InputError if a value is not an id."""
     one = isinstance(ids, str) or as_integer(ids) is not None
     several: list[Any] = [ids] if one else listed("ids", "tile ids", ids)
     numbers = np.empty(len(several), dtype=np.uint64)
@@ -178,7 +178,7 @@ def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
         except InputError:
             raise InputError(
                 f"ids: expected tile ids of 16 hex digits, or their numbers, got {shown(name)}; "
-                "mmearth_data.read_ids reads a file of them."
+                "to read ids from a file, use mmearth_data.read_ids."
             ) from None
     return numbers
 
@@ -213,14 +213,14 @@ def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) 
     region
         Name, ISO code, ``bbox:W,S,E,N`` or vector file (see `resolve_region`), a `Region`, a shapely geometry in degrees,
         four numbers (west, south, east, north in degrees; west > east crosses 180), a GeoSeries or GeoDataFrame with
-        polygons in any CRS, or several of these, which are taken together.
+        polygons in any CRS, or a list of these, whose union counts.
     lon, lat
         (n,) degrees.
 
     Raises
     ------
     InputError
-        When there is no such region, or it is none of these.
+        If the region is unknown or of another type.
     """
     import shapely
 
@@ -233,7 +233,7 @@ def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) 
     return within
 
 
-def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - whatever came
+def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - any argument of a caller
     """Geometries in degrees; None is the whole Earth."""
     import shapely
 
@@ -259,7 +259,7 @@ def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - whatever came
     return [geometry for one in region for geometry in _geometries(one)]
 
 
-def four_numbers(region: Any) -> str:  # noqa: ANN401 - whatever came
+def four_numbers(region: Any) -> str:  # noqa: ANN401 - any argument of a caller
     """Text ``W,S,E,N`` of a box; empty if it is not one."""
     if not isinstance(region, list | tuple | np.ndarray) or len(region) != 4:
         return ""
@@ -271,20 +271,20 @@ def _is_number(value: object) -> bool:
 
 
 def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
-    """Mask of times in a period; an unknown time is in none.
+    """Mask of the times in a period; unknown times are never in it.
 
     Parameters
     ----------
     dates
-        A year, month or day (text, a year as a number, or a date), or a pair of them: from the beginning of the first to
-        the end of the last, None for no limit.
+        A year, month or day (text, a year as a number, or a date), or a pair of them: the period from the beginning of
+        the first to the end of the last. None in a pair is no limit.
     time
         (n,) datetime64, UTC.
 
     Raises
     ------
     InputError
-        If it is not a period.
+        If the value is not a period.
 
     Examples
     --------
@@ -299,7 +299,7 @@ def within_dates(dates: Dates, time: np.ndarray[Any, Any]) -> NDArray[np.bool_]:
     if last is not None:
         keep &= time < _end(_period(last))
     if first is not None and last is not None and _period(first) > _period(last):
-        raise InputError(f"date: expected a first date before the last one, got {first} and {last}.")
+        raise InputError(f"date: expected the first date not to be after the last one, got {first} and {last}.")
     return keep
 
 
@@ -309,7 +309,7 @@ def _end(period: np.datetime64) -> np.datetime64:
     return period + np.timedelta64(1, unit)  # type: ignore[call-overload, no-any-return]
 
 
-def _pair(dates: Any) -> tuple[Any, Any]:  # noqa: ANN401 - whatever came
+def _pair(dates: Any) -> tuple[Any, Any]:  # noqa: ANN401 - any argument of a caller
     try:
         first, last = dates
     except (TypeError, ValueError) as error:

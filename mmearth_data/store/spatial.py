@@ -1,7 +1,8 @@
-"""``tiles_spatial.parquet``: where the tiles of a store are, in spatial order.
+"""``tiles_spatial.parquet``: the locations of the tiles of a store, in spatial order.
 
-A store's rows are in random order, so that any run of them is a fair sample. Readers of GeoParquet, however, skip row
-groups by the bounding boxes in their statistics, which needs neighbours beside each other: hence a small second table.
+The rows of a store are in random order, so that consecutive rows are a random sample. Readers of GeoParquet, however, skip
+row groups by the bounding boxes in their statistics, which only helps if neighbouring tiles are in the same row group.
+Therefore, a store has this smaller second table.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 KEPT = ("tile_id", "time", "split", "epsg", "ulx", "uly")
 """Coordinates that the table needs; they stay in memory until it is written (50 bytes per tile)."""
 GROUP_ROWS = 16_384
-"""Rows per row group: one region is in few of them, and each is one request to a bucket."""
+"""Rows per row group, so that a region is in few row groups; reading one from a bucket takes one request."""
 HILBERT_LEVEL = 16
-"""Cells of the curve: 2^16 along each axis, 600 m at the equator."""
+"""Level of the curve: 2^16 cells along each axis, 600 m at the equator."""
 
 
 class Places:
-    """Locations of all tiles of a store, collected part by part."""
+    """Locations of all tiles of a store, collected in parts."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in ("row", "rank", *KEPT)}
@@ -40,7 +41,7 @@ class Places:
         self._parts["rank"].append(_hilbert_ranks(columns["lon"], columns["lat"]))
 
     def take_ordered(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Hand over the columns (n,) along a Hilbert curve over longitude and latitude; in store order within one of its cells."""
+        """Return and release the columns (n,), in the order of a Hilbert curve over longitude and latitude, then of the store."""
         order = np.argsort(np.concatenate(self._parts.pop("rank")), kind="stable")
         return {name: np.concatenate(self._parts.pop(name))[order] for name in list(self._parts)}
 
@@ -56,7 +57,7 @@ def _hilbert_ranks(lon: np.ndarray[Any, Any], lat: np.ndarray[Any, Any]) -> np.n
 
 
 def spatial_table(columns: Mapping[str, np.ndarray[Any, Any]], outlines: np.ndarray[Any, Any]) -> pa.Table:
-    """Table of some tiles: which they are, their time and split, and their outlines (n,)."""
+    """Table of some tiles: row, id, time, split, and the given outlines (n,) with their boxes."""
     import pyarrow as pa
     import shapely
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Tile:
-    """One tile of an open store; values are read when they are asked for.
+    """One tile of an open store; values are read on access.
 
     `mmearth_data.Store.tile` returns it. ``tile["sentinel2"]`` is the array of one modality as stored.
     """
@@ -33,7 +33,7 @@ class Tile:
 
     @property
     def tile_id(self) -> int:
-        """Number of the tile: longitude, latitude and size packed into 64 bits."""
+        """Id of the tile as a number, which encodes longitude, latitude and size in 64 bits."""
         return int(self._coordinate("tile_id"))
 
     @property
@@ -43,12 +43,12 @@ class Tile:
 
     @property
     def lon(self) -> float:
-        """Longitude of the sampled location, which is close to the centre of the tile, degrees."""
+        """Longitude of the sampled location in degrees; it is close to the centre of the tile."""
         return float(self._coordinate("lon"))
 
     @property
     def lat(self) -> float:
-        """Latitude of the sampled location, degrees."""
+        """Latitude of the sampled location in degrees."""
         return float(self._coordinate("lat"))
 
     @property
@@ -59,7 +59,7 @@ class Tile:
 
     @property
     def split(self) -> str | None:
-        """``train``, ``val`` or ``test``; None if the tile is in none of them."""
+        """``train``, ``val`` or ``test``; None if the tile has no split."""
         return SPLIT_NAMES.get(int(self._coordinate("split")))
 
     @property
@@ -69,7 +69,7 @@ class Tile:
 
     @property
     def grid(self) -> TileGrid | None:
-        """Pixel grid; None for imported tiles, of which the corner is unknown."""
+        """Pixel grid; None if the corner of the tile is unknown, as in imported stores."""
         epsg, ulx, uly = (self._coordinate(name) for name in ("epsg", "ulx", "uly"))
         if not epsg or not np.isfinite([ulx, uly]).all():
             return None
@@ -87,7 +87,7 @@ class Tile:
 
     @property
     def transform(self) -> tuple[float, float, float, float, float, float] | None:
-        """Affine coefficients (a, b, c, d, e, f), as ``rasterio.Affine(*tile.transform)`` takes them.
+        """Affine coefficients (a, b, c, d, e, f), for ``rasterio.Affine(*tile.transform)``.
 
         x = a col + b row + c, y = d col + e row + f, in metres. None if the corner of the tile is unknown.
         """
@@ -95,14 +95,14 @@ class Tile:
 
     @property
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """(west, south, east, north) in the tile's CRS, metres; None if the corner of the tile is unknown."""
+        """(west, south, east, north) in metres in the CRS of the tile; None if its corner is unknown."""
         return None if self.grid is None else self.grid.bounds
 
     @property
     def outline(self) -> BaseGeometry | None:
-        """Square of the tile in degrees (EPSG:4326), as in `Store.tiles`; None if its corner is unknown.
+        """Outline of the tile in degrees (EPSG:4326), as in `Store.tiles`; None if its corner is unknown.
 
-        A tile across 180 degrees is two polygons.
+        A tile that crosses 180 degrees is a MultiPolygon of two parts.
         """
         from mmearth_data.store.index import tile_outlines
 
@@ -112,7 +112,7 @@ class Tile:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Whatever else the source recorded about the tile, such as scene ids; read from the record of its shard."""
+        """Further metadata from the source, such as scene ids; read from the commit record of the shard."""
         return self.store.content.facts(self.row)
 
     def __getitem__(self, modality: str) -> np.ndarray[Any, Any]:
@@ -121,7 +121,7 @@ class Tile:
         Raises
         ------
         InputError
-            When the store has no such array.
+            If no such modality is stored.
         StoreDamaged
             If an object is missing or corrupt.
         """
@@ -129,23 +129,23 @@ class Tile:
         return values
 
     def to_xarray(self, modalities: str | Sequence[str] | None = None, *, scale: bool = False) -> xr.Dataset:
-        """Give the tile as an xarray data set in memory, on its pixel grid.
+        """Return the tile as an xarray data set in memory, on its pixel grid.
 
         Parameters
         ----------
         modalities
             Names to read; all stored ones by default.
         scale
-            Give continuous modalities in physical units, as `Store.to_xarray` does.
+            Convert continuous modalities to physical units, as `Store.to_xarray` does.
 
         Returns
         -------
         xarray.Dataset
-            Rasters are (band, y, x), with names of bands, and pixel centres ``x`` and ``y`` in metres as coordinates.
+            Rasters are (band, y, x); their coordinates are the band names and the pixel centres ``x`` and ``y`` in metres.
             Values are those of `Store.to_xarray`: floats with NaN for continuous modalities, stored codes for the others.
-            The coordinate ``spatial_ref`` has the coordinate reference system and the affine transform as CF's grid
-            mapping and as GDAL's attributes, which rioxarray and odc-geo read. A tile with an unknown corner has neither
-            ``x``, ``y`` nor ``spatial_ref``.
+            The coordinate ``spatial_ref`` has the coordinate reference system and the affine transform as a CF grid
+            mapping and as GDAL's attributes, which rioxarray and odc-geo read. If the corner of the tile is unknown,
+            there are no ``x``, ``y`` and ``spatial_ref``.
 
         Raises
         ------

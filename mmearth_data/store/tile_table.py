@@ -1,4 +1,4 @@
-"""A store's tiles as a GeoDataFrame, with class names instead of codes."""
+"""The tiles of a store as a GeoDataFrame, with class names instead of codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def tiles_frame(content: Content, rows: NDArray[np.intp]) -> GeoDataFrame:
     """Table of the given rows: every 1-D value, class names, facts and outline."""
     with ThreadPoolExecutor(1) as pool:
-        # Comparing it with its digest and importing libraries take equally long, and are independent.
+        # Verifying the digest and importing libraries take equally long and are independent.
         opening = None if content.manifest is None else pool.submit(content.open_checked, TILES_KEY)
         from mmearth_data.store.tiles_frame import Outlines, TilesFrame
 
@@ -45,7 +45,7 @@ def tiles_frame(content: Content, rows: NDArray[np.intp]) -> GeoDataFrame:
 
 
 def _named(layout: StoreLayout, columns: dict[str, Any]) -> dict[str, Any]:
-    """Columns with class names instead of codes, and ids as text beside their numbers."""
+    """Columns with class names instead of codes, and with ids as text next to the numbers."""
     labels = {"split": SPLIT_NAMES, "s2_level": LEVEL_NAMES}
     labels |= {m.name: {c.code: c.name for c in m.classes} for m in layout.tabular if m.kind.is_categorical}
     named: dict[str, Any] = {}
@@ -57,9 +57,9 @@ def _named(layout: StoreLayout, columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical[str]:
-    """Classes by name, in the order of the catalog, missing where no class has the code.
+    """Categories by class name, in catalog order; missing where no class has the code.
 
-    Names that several classes share get their code in brackets.
+    If several classes have the same name, the code is added in brackets.
     """
     import pandas as pd
 
@@ -72,7 +72,7 @@ def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical[st
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Pause Python's garbage collector, which would traverse many new objects again and again."""
+    """Pause Python's garbage collector, which would repeatedly traverse many new objects."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -83,7 +83,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _sealed_columns(stream: BinaryIO, layout: StoreLayout, rows: NDArray[np.intp]) -> dict[str, Any]:
-    """Columns of the given rows, read in pieces.
+    """Columns of the given rows, read in batches.
 
     Numbers are written directly to their final arrays, without an intermediate table.
     """
@@ -123,7 +123,7 @@ def column_in(schema: pa.Schema, name: str) -> str:
 
 
 def property_columns(layout: StoreLayout) -> list[str]:
-    """Columns of the table that are properties of a tile; those of STAC and GeoParquet repeat them."""
+    """Columns of the table that are properties of a tile; other columns repeat them for STAC and GeoParquet."""
     values = [column for m in layout.tabular for column in tabular_columns(m)]
     return ["row", *COORDINATE_NAMES, *values, "facts", "geometry"]
 

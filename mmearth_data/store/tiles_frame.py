@@ -1,4 +1,4 @@
-"""GeoDataFrames of tiles: outlines that are made when they are asked for, and files that other programs can read."""
+"""GeoDataFrames of tiles: outlines that are decoded on first access, and vector files that other programs can read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CRS = "EPSG:4326"
 
 
 class _Stored:
-    """Outlines as stored, and the geometries once some array has needed them."""
+    """Outlines as stored, and as geometries once an array has accessed them."""
 
     def __init__(self, wkb: pa.ChunkedArray) -> None:
         self.count = len(wkb)
         self.wkb: pa.ChunkedArray | None = wkb
-        """None once drawn."""
+        """None once the geometries exist."""
 
     @cached_property
     def drawn(self) -> NDArray[np.object_]:
@@ -43,10 +43,10 @@ class _Stored:
 
 
 class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
-    """Outlines (n,) as stored, of which most uses of a table of a million tiles need none.
+    """Outlines (n,) that stay encoded until they are accessed, since most uses of a table need no geometries.
 
-    The first use that needs geometries turns the array into an ordinary `geopandas.array.GeometryArray`; so it does for
-    its views, of which pandas makes one at each access to a column.
+    The first access to geometries turns the array into an ordinary `geopandas.array.GeometryArray`, and so do those of its
+    views; pandas makes a view at each access to a column.
     """
 
     def __init__(self, stored: _Stored) -> None:
@@ -57,13 +57,13 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
 
     @classmethod
     def from_wkb(cls, wkb: pa.ChunkedArray) -> Self:
-        """Array of outlines in the encoding WKB, in degrees."""
+        """Array of outlines in degrees, encoded as WKB."""
         return cls(_Stored(wkb))
 
     @property
     def _data(self) -> NDArray[np.object_]:
-        """Geometries (n,), where the parent class has them."""
-        drawn = self._stored.drawn.copy()  # the array may be changed, its views and copies must not change with it
+        """Geometries (n,), in the attribute where the parent class expects them."""
+        drawn = self._stored.drawn.copy()  # callers can change the array; its views and copies must stay unchanged
         self.__class__ = GeometryArray
         self.__dict__["_data"] = drawn
         return drawn
@@ -78,7 +78,7 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, of which geometries count their pointers only."""
+        """Bytes in memory; of geometries, only the pointers count."""
         wkb = self._stored.wkb
         return 8 * self.size if wkb is None else int(wkb.nbytes)
 
@@ -118,12 +118,12 @@ class Outlines(GeometryArray):  # type: ignore[misc] # geopandas has no types
 
 
 class TilesFrame(gpd.GeoDataFrame):  # type: ignore[misc] # geopandas has no types
-    """GeoDataFrame of tiles; it differs from others only in what it writes to vector files."""
+    """GeoDataFrame of tiles; it differs from an ordinary one only in `to_file`."""
 
     def to_file(self, *args: Any, **options: Any) -> None:
-        """Write the table as `geopandas.GeoDataFrame.to_file` does; GeoPackage keeps the most.
+        """Write the table as `geopandas.GeoDataFrame.to_file` does; GeoPackage preserves most of its content.
 
-        Categories become text. OGR has no unsigned 64-bit integers, so ``tile_id`` becomes text of its decimal digits.
+        Categories are written as text. OGR has no unsigned 64-bit integers, so ``tile_id`` is written as decimal digits.
         """
         wide = [name for name, dtype in self.dtypes.items() if dtype == np.uint64]
         frame: Self = self.assign(**{name: self[name].astype(str) for name in wide})

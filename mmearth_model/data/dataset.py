@@ -27,8 +27,8 @@ __all__ = ["TileDataset"]
 class TileDataset(IterableDataset[dict[str, Any]]):
     """Batches of a store as tensors; use it in a `DataLoader` with ``batch_size=None``.
 
-    Each batch has the form of a `Loader`'s, with tensors as `mmearth_data.to_tensors` makes them: uint16 as int32, times
-    as int64, ``tile_id`` as a list of texts. `Store.torch` is the map-style data set, for samplers of other libraries.
+    Batches are those of `Loader`, converted by `mmearth_data.to_tensors`: uint16 becomes int32, times become int64, and
+    ``tile_id`` a list of texts. `Store.torch` returns a map-style data set, for samplers and other libraries.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ class TileDataset(IterableDataset[dict[str, Any]]):
     Raises
     ------
     InputError
-        Like `Loader`; for pinned memory without an accelerator; and, on the first batch, where a `DataLoader` without
-        ``batch_size=None`` would make batches of batches.
+        As for `Loader`; if pinned memory is requested without an accelerator; and on the first batch if the `DataLoader`
+        lacks ``batch_size=None`` and would make batches of batches.
 
     Notes
     -----

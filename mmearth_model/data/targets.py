@@ -207,9 +207,9 @@ class Normaliser:
         return torch.cat([self._shown(name, target) for name, target in parts], dim=1)
 
     def prepare(self, tiles: Tiles, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-        """Yield the input for a batch, a tile or a store, checked; see `images` and `ConvNeXtV2.preprocess`.
+        """Check a batch, a tile or a store, and yield the input for it; see `images` and `ConvNeXtV2.preprocess`.
 
-        Raises `InputError` when something is missing, already normalised, or lacks bands.
+        Raises `InputError` if a modality or band is missing, or the values are already normalised.
         """
         inputs = [self.modalities[name] for name in self.inputs]
         for batch in stored_batches(tiles, inputs, self.modalities.values()):

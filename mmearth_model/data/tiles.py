@@ -1,6 +1,6 @@
-"""What users hand to an encoder, as checked batches of stored values: batches, single tiles, stores.
+"""Batches, single tiles and stores as checked batches of stored values, for an encoder.
 
-A batch that is already normalised, or lacks bands, would give wrong features without an error: it is refused here.
+A batch that is already normalised or lacks bands would produce wrong features without an error, so it is refused here.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     Values = np.ndarray[Any, Any] | torch.Tensor
 
 Tiles: TypeAlias = "Mapping[str, Any] | Store | Located"
-"""A batch (arrays or tensors), one tile of it, a store, or a tile that `Store.tile` returned."""
+"""A batch (arrays or tensors), one sample of a batch, a store, or a tile from `Store.tile`."""
 
 
 @runtime_checkable
 class Located(Protocol):
-    """A tile of a store, by its row."""
+    """A tile that refers to a row of a store."""
 
     @property
     def store(self) -> Store:
-        """Store that has the tile."""
+        """Store that contains the tile."""
         ...
 
     @property
     def row(self) -> int:
-        """Row of the store."""
+        """Row of the tile in the store."""
         ...
 
 
 READ_TILES = 64
-"""Tiles of a store that are read together."""
+"""Number of tiles of a store that are read together."""
 LEVEL = "s2_level"
 """Coordinate with the product level of a tile."""
 TAKES = "a batch of Store.loader, TileDataset or Store.torch, one tile, or a store (store[:16]), with values as stored"
@@ -52,21 +52,21 @@ def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Mod
     Parameters
     ----------
     tiles
-        See `Tiles`; values as stored, uint16 as int32 too, on any device.
+        See `Tiles`; values as stored (int32 is accepted for uint16), on any device.
     inputs
         Modalities that the encoder takes.
     known
-        Modalities whose stored type is known, to recognise normalised batches.
+        Modalities whose stored type is known, by which normalised batches are recognised.
 
     Yields
     ------
     dict
-        Input -> (B, C, H, W) array or tensor, all stored bands; ``tile`` -> ``s2_level``, (B,).
+        Input modality -> (B, C, H, W) array or tensor of all stored bands; ``tile`` -> ``s2_level``, (B,).
 
     Raises
     ------
     InputError
-        When something that the encoder takes is missing or not as stored.
+        If an input of the encoder is missing or not as stored.
     """
     if isinstance(tiles, Located):
         tiles = tiles.store.select(where=tiles.store.rows == tiles.row)
@@ -83,13 +83,13 @@ def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Mod
     else:
         shape = f" of shape {tuple(tiles.shape)}" if isinstance(tiles, np.ndarray | torch.Tensor) else ""
         raise InputError(
-            f"expected {TAKES}, got {type(tiles).__name__}{shape}; normalised images go to the encoder itself: "
+            f"expected {TAKES}, got {type(tiles).__name__}{shape}; pass normalised images to the encoder itself: "
             "encoder(images)."
         )
 
 
 def _chosen(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> dict[str, Any]:
-    """Take the inputs of a batch, or of one tile, which becomes a batch of one."""
+    """Select the inputs of a batch, or of one tile, which becomes a batch of one."""
     single = batch[inputs[0].name].ndim == 3  # (C, H, W)
     found: dict[str, Any] = {m.name: batch[m.name][None] if single else batch[m.name] for m in inputs}
     for m in inputs:
@@ -98,7 +98,7 @@ def _chosen(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> dict[str, A
     if levels is None and any(m.statistics_by == LEVEL for m in inputs):
         raise InputError(
             f"expected batch['tile']['{LEVEL}'], the product level of each tile, on which the statistics depend, got none; "
-            "keep the batch's entry 'tile'."
+            "keep the entry 'tile' of the batch."
         )
     found["tile"] = {} if levels is None else {LEVEL: _column(levels)}
     return found
@@ -112,7 +112,7 @@ def _check_names(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> None:
     missing = [m.name for m in inputs if m.name not in batch]
     if missing:
         raise InputError(
-            f"expected {', '.join(missing)} in the batch, which the encoder takes, got {', '.join(map(str, batch))}; load "
+            f"expected a batch with {', '.join(missing)}, which the encoder takes, got {', '.join(map(str, batch))}; load "
             f"{'it' if len(missing) == 1 else 'them'} too."
         )
 
@@ -127,13 +127,13 @@ def _check_arrays(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> None:
 
 
 def _check_types(batch: Mapping[str, Any], known: Iterable[Modality]) -> None:
-    """Refuse a batch in which an integer modality has become a float: the loader normalises all or none."""
+    """Refuse a batch in which an integer modality is a float, since the loader normalises all modalities or none."""
     for m in known:
         values = batch.get(m.name)
         if isinstance(values, np.ndarray | torch.Tensor) and m.dtype.kind in "iu" and _is_float(values):
             raise InputError(
-                f"expected {m.name} as stored ({m.dtype.name}), got {_type(values)}: the batch looks normalised; load it "
-                "without normalise=True, since the encoder normalises by its own statistics."
+                f"expected {m.name} as stored ({m.dtype.name}), got {_type(values)}, so the batch is probably normalised; load "
+                "it without normalise=True, since the encoder normalises by its own statistics."
             )
 
 
@@ -148,8 +148,8 @@ def _type(values: Values) -> str:
 def _check_shape(m: Modality, values: Values, first: Values) -> None:
     if values.ndim != 4 or values.shape[1] != len(m.bands):  # (B, C, H, W)
         raise InputError(
-            f"expected {m.name} with all {len(m.bands)} stored bands ({', '.join(m.bands)}), of which the encoder takes its "
-            f"own, got shape {tuple(values.shape)}; load it without bands=."
+            f"expected {m.name} with all {len(m.bands)} stored bands ({', '.join(m.bands)}), from which the encoder selects "
+            f"its own, got shape {tuple(values.shape)}; load it without bands=."
         )
     if values.shape[0] != first.shape[0] or values.shape[2:] != first.shape[2:]:
         raise InputError(

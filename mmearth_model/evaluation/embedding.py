@@ -1,4 +1,4 @@
-"""Embeddings of tiles or raster files: made by an encoder, searched for neighbours, drawn as a map."""
+"""Embeddings of tiles or raster files: compute them with an encoder, find neighbours, and plot them as a map."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FEWEST_FOR_UMAP = 15
 
 @dataclass(frozen=True, slots=True)
 class Chips:
-    """What the embeddings were made from, as the convention ``geoemb:`` asks for it."""
+    """Model and data that the embeddings were computed from, as the convention ``geoemb:`` describes them."""
 
     model: str
     """URI of the model."""
@@ -65,11 +65,11 @@ class Embeddings:
     ids: NDArray[Any]  # (N,) tile ids of a store (uint64), or names of files (str)
     lon: NDArray[np.float64]  # (N,) degrees; NaN if unknown, also of the latitude
     lat: NDArray[np.float64]
-    about: dict[str, str]  # checkpoint, source and version, for the files
+    about: dict[str, str]  # checkpoint, source and version, which the files record
     time: NDArray[np.datetime64] | None = None  # (N,) UTC; NaT if unknown. None: no sample has a known time
     # name of a column -> (N,) text: ``split``, and the class of every tile modality with classes; "" if unknown
     classes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    # (N,) shapely outlines in EPSG:4326, None where unknown; made when they are asked for
+    # returns (N,) shapely outlines in EPSG:4326, None where unknown
     outlines: Callable[[], NDArray[Any]] | None = None
     chips: Chips | None = None
 
@@ -184,7 +184,7 @@ def embed(
 
 
 def _of_files(values: NDArray[np.float32], about: dict[str, str], task: LabelledSet, chips: Chips | None) -> Embeddings:
-    """Embeddings of files, with the part that each belongs to, and its outline if it is georeferenced."""
+    """Embeddings of files, with the split of each file, and its outline if it is georeferenced."""
     outlines = task.images.outlines()
     boxes = np.array([(np.nan,) * 4 if outline is None else outline.bounds for outline in outlines])
     parts = np.full(len(values), "", dtype=object)
@@ -203,7 +203,7 @@ def _of_files(values: NDArray[np.float32], about: dict[str, str], task: Labelled
 
 
 def _chips(task: LabelledSet, store: Store | None, normaliser: Normaliser, model: bytes) -> Chips:
-    """Describe what the encoder saw; ``model`` is the SHA-256 digest of its weights."""
+    """Describe the input of the encoder; ``model`` is the SHA-256 digest of its weights."""
     (batch,) = task.images.batches(np.zeros(1, np.intp), 1, normaliser.stored)
     height, width = batch[normaliser.inputs[0]].shape[-2:]
     return Chips(
@@ -215,7 +215,7 @@ def _chips(task: LabelledSet, store: Store | None, normaliser: Normaliser, model
 
 
 def _of_store(values: NDArray[np.float32], about: dict[str, str], store: Store, chips: Chips | None) -> Embeddings:
-    """Embeddings of a store's tiles, with what the store knows of them."""
+    """Embeddings of the tiles of a store, with their coordinates, labels and outlines."""
     coords = store.coords
     splits = np.array([SPLIT_NAMES.get(code, "") for code in range(256)], dtype=object)
     labels = [m for m in store.modalities.values() if m.kind == "tile/categorical" and m.stored]
@@ -246,12 +246,12 @@ def _file_digest(file: Path) -> bytes:
 
 
 def _named_information(digest: bytes) -> str:
-    """URI of an object by its SHA-256 digest (RFC 6920), which names a file wherever it is."""
+    """URI of a file by its SHA-256 digest (RFC 6920), which does not depend on its location."""
     return "ni:///sha-256;" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _source_uris(task: LabelledSet, store: Store | None, inputs: Sequence[str]) -> tuple[str, ...]:
-    """URIs of the data: the URL of a remote store, or a name made of its digest, and the pages of measured modalities."""
+    """URIs of the data: URL of a remote store, or a URN made from the digest, and web pages of measured modalities."""
     own = str(task.images.origin)
     first = own if "://" in own else f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, task.images.digest)}"
     measured = () if store is None or store.synthetic else [store.modalities[name].source for name in inputs]

@@ -1,4 +1,4 @@
-"""Files of embeddings: GeoParquet, for tables and maps, and Zarr, for arrays."""
+"""Files of embeddings: GeoParquet for tables and maps, and Zarr for arrays."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 COLUMN = "embedding"
 ROW_GROUP = 65_536
-"""Rows of a row group, which is what a reader of Parquet reads at least."""
+"""Rows of a row group, the smallest unit that a reader of Parquet reads."""
 CHUNK_BYTES, CHUNKS_PER_SHARD = 2**20, 64
-"""Zarr: a chunk, which is what a reader reads at least, has about 1 MiB, and a shard, which is an object, at most 64 of them."""
+"""Zarr: bytes of a chunk, the smallest unit that a reader reads, and maximum number of chunks of a shard."""
 COVERING = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
 """Covering of GeoParquet 1.1: the column with the bounding box of each geometry."""
 GEOEMB = {
@@ -32,15 +32,15 @@ GEOEMB = {
     "name": "geoemb:",
     "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
 }
-"""Declaration of the Zarr convention for embeddings, which is a proposal."""
+"""Declaration of the proposed Zarr convention for embeddings."""
 
 
 def write_parquet(embeddings: Embeddings, path: Path) -> None:
     """Write GeoParquet 1.1, one row per sample.
 
     Columns: ``id`` (text), ``tile_id`` (tiles only), ``lon``, ``lat``, ``time``, ``split`` and the classes of the sample,
-    ``embedding`` (a list of fixed size), ``geometry`` (the outline, or the point where only that is known), and ``bbox``,
-    the box around it.
+    ``embedding`` (a list of fixed size), ``geometry`` (the outline, or the location if only that is known), and ``bbox``,
+    the bounding box of ``geometry``.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -68,7 +68,7 @@ def write_parquet(embeddings: Embeddings, path: Path) -> None:
 
 
 def _shapes(embeddings: Embeddings) -> NDArray[Any]:
-    """(N,) outlines, else points, else None."""
+    """(N,) outlines where they are known, points where only the location is known, otherwise None."""
     import shapely
 
     known = np.isfinite(embeddings.lon) & np.isfinite(embeddings.lat)
@@ -82,7 +82,7 @@ def _shapes(embeddings: Embeddings) -> NDArray[Any]:
 
 
 def _categories(texts: NDArray[Any]) -> pa.Array:
-    """Text column with few different values; empty text is null."""
+    """Dictionary-encoded text column; empty text becomes null."""
     import pyarrow as pa
 
     return pa.array(texts, pa.string(), mask=texts == "").dictionary_encode()
@@ -118,7 +118,7 @@ def _geo_metadata(shapes: NDArray[Any]) -> dict[str, Any]:
 
 
 def write_zarr(embeddings: Embeddings, path: Path) -> None:
-    """Write a Zarr group that plain xarray opens: ``embedding`` (tile, feature), sharded, with what is known of the samples.
+    """Write a sharded Zarr group that plain xarray opens: ``embedding`` (tile, feature), with coordinates of the samples.
 
     Coordinates along ``tile``: ``id`` (text), ``tile_id`` (tiles only), ``lon``, ``lat``, ``time``, ``split`` and the
     classes of the sample. The group's attributes follow the proposed Zarr convention ``geoemb:``.
@@ -156,7 +156,7 @@ def _coordinates(embeddings: Embeddings) -> dict[str, Any]:
 
 
 def _group_attributes(embeddings: Embeddings) -> dict[str, Any]:
-    """Text for all readers, and the convention's values, of which some are lists and objects."""
+    """Text attributes for all readers, and those of the convention, some of which are lists and objects."""
     geoemb = _geoemb(embeddings)
     return {
         "Conventions": "CF-1.11",
@@ -168,7 +168,7 @@ def _group_attributes(embeddings: Embeddings) -> dict[str, Any]:
 
 
 def _geoemb(embeddings: Embeddings) -> dict[str, Any]:
-    """Attributes of the convention ``geoemb:``; none if it is unknown what the embeddings were made from."""
+    """Attributes of the convention ``geoemb:``; none if `Embeddings.chips` is unknown."""
     chips = embeddings.chips
     if chips is None:
         return {}

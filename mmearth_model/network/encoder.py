@@ -340,8 +340,8 @@ class ConvNeXtV2(nn.Module):
     Attributes
     ----------
     normaliser
-        Converts stored values to the input of the encoder, for `preprocess` and `embed`; None if it is not known. It is
-        no part of the weights. `mmearth_model.load_encoder` sets it.
+        Converts stored values to the input of the encoder, for `preprocess` and `embed`; None if it is unknown. It is not
+        part of the weights. `mmearth_model.load_encoder` sets it.
     """
 
     normaliser: Normaliser | None = None
@@ -431,24 +431,24 @@ class ConvNeXtV2(nn.Module):
         return [where.scatter(features).permute(0, 3, 1, 2) for features in self._stages(x, where)]
 
     def preprocess(self, tiles: Tiles) -> Tensor:
-        """Input of the encoder for tiles with values as stored: its bands, normalised by its statistics.
+        """Convert tiles with values as stored to the input of the encoder: its bands, normalised by its statistics.
 
         Parameters
         ----------
         tiles
             A batch of `Store.loader`, `TileDataset` or `Store.torch` (arrays, or tensors on any device), one tile
-            (``store[3]`` or ``store.tile(3)``), or a store; all bands, not normalised.
+            (``store[3]`` or ``store.tile(3)``), or a store; with all bands, not normalised.
 
         Returns
         -------
         Tensor
-            (B, in_channels, H, W) float32 on the encoder's device: z-scores by the statistics of the tile's product level
-            where they differ, 0 where nothing was observed. One tile is a batch of one.
+            (B, in_channels, H, W) float32 on the encoder's device: z-scores, 0 where nothing was observed. If the statistics
+            differ between product levels, those of the tile's level are used. One tile becomes a batch of one.
 
         Raises
         ------
         InputError
-            When the encoder has no statistics, or the tiles lack a modality or bands, or are normalised already.
+            If the encoder has no statistics, or the tiles lack a modality or bands, or are already normalised.
 
         Examples
         --------
@@ -460,7 +460,7 @@ class ConvNeXtV2(nn.Module):
 
     @torch.no_grad()
     def embed(self, tiles: Tiles) -> Tensor:
-        """Features of tiles: the average of the last map, in evaluation mode, without gradients.
+        """Compute features of tiles: the spatial mean of the last feature map, in evaluation mode, without gradients.
 
         Parameters
         ----------
@@ -470,13 +470,13 @@ class ConvNeXtV2(nn.Module):
         Returns
         -------
         Tensor
-            (B, out_channels) float32 on the encoder's device. The middle of the tiles is used where patches do not
-            divide them.
+            (B, out_channels) float32 on the encoder's device. If the size of the tiles is not a multiple of the patch size,
+            their centre is used.
 
         Raises
         ------
         InputError
-            As for `preprocess`, and when the tiles are smaller than a patch.
+            As for `preprocess`, and if the tiles are smaller than a patch.
 
         Examples
         --------
@@ -493,16 +493,16 @@ class ConvNeXtV2(nn.Module):
         return next(self.parameters()).device
 
     def _known_normaliser(self) -> Normaliser:
-        """Return the normaliser, if there is one that fits."""
+        """Return the normaliser. Raises `InputError` if there is none, or its bands do not match."""
         if self.normaliser is None:
             raise InputError(
-                "expected an encoder with statistics to normalise tiles with, got one without; load it with "
+                "expected an encoder with statistics, by which it normalises tiles, got one without; load it with "
                 "load_encoder(path, store=store), or set encoder.normaliser = Normaliser(modalities, statistics, inputs=...)."
             )
         if self.normaliser.in_channels != self.config.in_channels:
             raise InputError(
                 f"expected a normaliser of {self.config.in_channels} bands, as the encoder takes, got one of "
-                f"{self.normaliser.in_channels} ({', '.join(self.normaliser.inputs)}); set encoder.normaliser to another."
+                f"{self.normaliser.in_channels} ({', '.join(self.normaliser.inputs)}); set encoder.normaliser to one that matches."
             )
         return self.normaliser
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch a module to evaluation mode within the block; afterwards, every part has its former mode."""
+    """Switch a module to evaluation mode within the block; afterwards, restore the mode of every submodule."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -37,7 +37,7 @@ def pooled_features(encoder: ConvNeXtV2, images: Tensor) -> Tensor:
 
 
 def whole_patches(encoder: ConvNeXtV2, images: Tensor) -> Tensor:
-    """Cut the middle out of the images, so that patches divide them."""
+    """Crop the centre of the images, so that their sides are multiples of a patch."""
     patch, side = encoder.strides[-1], images.shape[-1]
     if side < patch:
         raise InputError(f"expected tiles of at least one {patch} px patch, got {side} px; build larger tiles.")

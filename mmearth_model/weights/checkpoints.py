@@ -128,9 +128,9 @@ class Checkpoint:
         return model.eval()
 
     def encoder(self, **changes: Any) -> ConvNeXtV2:
-        """Load the encoder with its weights, on the CPU, in evaluation mode; ``changes`` of its configuration.
+        """Load the encoder with its weights, on the CPU, in evaluation mode, with ``changes`` to its configuration.
 
-        It has the checkpoint's normaliser, if there is one.
+        It has the normaliser of the checkpoint, if there is one.
         """
         encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
         _fill(self.folder / MODEL_FILE, encoder, self.tensors(), ENCODER_PREFIX)
@@ -235,11 +235,11 @@ def load_encoder(
         A checkpoint or run folder; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released
         checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
     store
-        Store (or its path) whose statistics normalise the input (`ConvNeXtV2.normaliser`), instead of those of a checkpoint. Weight
-        files and released checkpoints come without statistics.
+        Store (or its path) whose statistics normalise the input (`ConvNeXtV2.normaliser`), instead of those of the
+        checkpoint. Weight files and released checkpoints have no statistics.
     bands
-        Modality -> its bands that a weight file takes, in this order. None uses those of the store's catalog entries, or
-        what is known about a released name. Only with ``store``.
+        Modality -> bands that the weights of a file take, in this order. None uses the bands of the store's catalog
+        entries, or those known for a released checkpoint. Only with ``store``.
     padding
         See `load_checkpoint`.
     grn_eps
@@ -248,7 +248,7 @@ def load_encoder(
     Raises
     ------
     InputError
-        When no encoder is found there, or the store does not have what it takes.
+        If there is no encoder at this path, or the store lacks a modality or band that it takes.
 
     Examples
     --------
@@ -271,22 +271,22 @@ def load_encoder(
     released = find_released(str(path))
     file = Path(path) if released is None else fetch(released)
     if bands and store is None:
-        raise InputError("bands: expected a store whose statistics of these bands are used, got none; give store too.")
+        raise InputError("bands: expected a store with the statistics of these bands, got none; pass store too.")
     store = open_store(store) if isinstance(store, str | Path) else store
     if file.is_file() and file.suffix in SUFFIXES:
         return encoder_of_file(file, store, bands or (released.seen if released else {}), **changes)
     if bands:
-        raise InputError(f"bands: expected none for {path}, since a checkpoint knows its bands; leave them out.")
+        raise InputError(f"bands: expected none for {path}, since a checkpoint records its bands; leave them out.")
     encoder = load_checkpoint(file).encoder(**changes)
     return encoder if store is None else normalised_by(encoder, store, file)
 
 
 def normalised_by(encoder: ConvNeXtV2, store: Store, file: Path) -> ConvNeXtV2:
-    """Give the encoder of a checkpoint the statistics of a store. Raises `InputError` if its input is not known."""
+    """Set the statistics of a checkpoint's encoder to those of a store. Raises `InputError` if its input is unknown."""
     if encoder.normaliser is None:
         raise InputError(
-            f"store: expected a checkpoint that knows its input bands, got {file}, which was converted without a store; "
-            "convert the weights again with --store, or load the file of weights itself."
+            f"store: expected a checkpoint that records its input bands, got {file}, which was converted without a store; "
+            "convert the weights again with --store, or load the weight file itself."
         )
     encoder.normaliser = with_statistics(encoder.normaliser, store)
     return encoder

@@ -1,4 +1,4 @@
-"""Statistics for weights that come without: those of a store."""
+"""Statistics of a store for weights that have none."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def normaliser_of(store: Store, found: Imported, seen: Mapping[str, Sequence[str]]) -> Normaliser:
-    """Normalise as a store's statistics say; the number of bands must match the input of the weights.
+    """Return a normaliser with the statistics of a store; the number of bands must match the input of the weights.
 
-    ``seen`` is modality -> its bands that the weights take, instead of those of the store's catalog entries.
+    ``seen`` maps modalities to the bands that the weights take, instead of those of the store's catalog entries.
     """
     known: dict[str, Modality] = {**load_catalog().modalities, **store.modalities}
     for name, chosen in seen.items():
@@ -40,7 +40,7 @@ def normaliser_of(store: Store, found: Imported, seen: Mapping[str, Sequence[str
 
 
 def with_statistics(normaliser: Normaliser, store: Store) -> Normaliser:
-    """Normalise the same input by the statistics of another store."""
+    """Return a normaliser of the same input with the statistics of another store."""
     modalities = [normaliser.modalities[name] for name in normaliser.inputs]
     missing = [m.name for m in modalities if m.name not in store.modalities]
     if missing:

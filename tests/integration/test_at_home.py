@@ -1,7 +1,7 @@
-"""Forty short uses by people who know xarray, pandas, torch and geopandas, and have not read our documentation.
+"""Forty short uses of a store by people who know xarray, pandas, torch and geopandas, but not our documentation.
 
-Each is written as its author would write it, and asserts the answer that they would expect. What is compared with is read
-by plain zarr-python and pyarrow, which know nothing of this package.
+Each test is written as such a user would write it, and asserts the answer that they would expect. The expected values are
+read by plain zarr-python and pyarrow, without this package.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ids(stored: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def encoder(store: Store) -> ConvNeXtV2:
-    """A network that knows what it takes; its weights are random."""
+    """An encoder with statistics and random weights."""
     torch.manual_seed(0)
     config = EncoderConfig(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), image_size=SIDE)
     network = ConvNeXtV2(config).eval()
@@ -67,7 +67,7 @@ def encoder(store: Store) -> ConvNeXtV2:
 # A store as a sequence and a mapping
 
 
-def test_a_store_prints_what_it_holds(store: Store) -> None:
+def test_printing_a_store_shows_its_content(store: Store) -> None:
     """1."""
     text = repr(store)
     assert len(text.splitlines()) > 3
@@ -195,14 +195,14 @@ def test_outlines_have_the_right_area(store: Store) -> None:
     np.testing.assert_allclose(areas, (SIDE * 10) ** 2, rtol=0.03)
 
 
-def test_a_spatial_join_with_somebodys_polygons(store: Store) -> None:
+def test_a_spatial_join_with_polygons_of_another_source(store: Store) -> None:
     """20."""
     halves = gpd.GeoDataFrame({"half": ["west", "east"]}, geometry=[shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)], crs=4326)  # fmt: skip
     joined = store.tiles.sjoin(halves, predicate="within")
     assert (joined["half"] == "east").sum() == (store.tiles["lon"] > 0).sum()
 
 
-def test_a_geopackage_for_a_colleague(store: Store, tmp_path: Path, ids: list[str]) -> None:
+def test_a_geopackage_for_qgis(store: Store, tmp_path: Path, ids: list[str]) -> None:
     """21."""
     store.tiles.to_file(tmp_path / "tiles.gpkg")
     back = gpd.read_file(tmp_path / "tiles.gpkg")
@@ -310,7 +310,7 @@ def test_a_tile_knows_where_it_is(store: Store, stored: Any) -> None:
     assert float(tile.y[0]) == stored["uly"][2] - 5
 
 
-def test_a_netcdf_for_somebody_else(store: Store, tmp_path: Path) -> None:
+def test_a_netcdf_file_for_a_colleague(store: Store, tmp_path: Path) -> None:
     """35."""
     store.dataset.isel(tile=slice(3)).to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "part.nc", engine="h5netcdf") as back:
@@ -330,7 +330,7 @@ def test_a_data_set_for_any_sampler(store: Store) -> None:
     assert len(train) == 40
 
 
-def test_tensors_compute(store: Store, stored: Any, ids: list[str]) -> None:
+def test_tensors_support_arithmetic(store: Store, stored: Any, ids: list[str]) -> None:
     """37."""
     batch = next(iter(DataLoader(store.torch(), batch_size=4)))
     bright = batch["sentinel2"] * 2 > 100
@@ -356,7 +356,7 @@ def test_from_a_batch_to_features_in_one_line(store: Store, encoder: ConvNeXtV2)
         torch.testing.assert_close(encoder.embed(batch), encoder(images).mean(dim=(2, 3)))
 
 
-def test_a_figure_to_work_on_with(store: Store, tmp_path: Path) -> None:
+def test_a_figure_that_can_be_edited(store: Store, tmp_path: Path) -> None:
     """40."""
     figure = store.plot(0, tmp_path / "tile.png")
     assert isinstance(figure, Figure)
@@ -364,5 +364,5 @@ def test_a_figure_to_work_on_with(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_table_is_plain_parquet_as_well(path: Path, ids: list[str]) -> None:
-    """Not one of the forty: what the others compare with is what other programs see."""
+    """In addition to the forty: other programs see the values that these tests compare with."""
     assert pq.read_table(path / "tiles.parquet")["id"].to_pylist() == ids

@@ -1,4 +1,4 @@
-"""Cards of a store: every number is counted a second time, from the arrays and tables by other libraries."""
+"""Cards of a store: every number is computed again with other libraries, from the arrays and tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An imported store: measured, without outlines, and with nothing known of its sampling."""
+    """An imported store: measured, without outlines, and with unknown sampling."""
     folder = tmp_path_factory.mktemp("imported")
     import_hdf5(make_published(folder / "in", 20), folder / "imported.zarr")
     return describe(folder / "imported.zarr")
@@ -93,7 +93,7 @@ def rows(store: Path, head: str, title: str = "") -> dict[str, list[str]]:
 
 
 def counts(store: Path, head: str) -> dict[str, int]:
-    """Counts of a table without the rows of nothing."""
+    """Counts of a table, without rows of 0 tiles."""
     found = {name: int(cells[0].replace(",", "")) for name, cells in rows(store, head).items()}
     return {name: count for name, count in found.items() if count}
 
@@ -110,7 +110,7 @@ def tiles_of(store: Path) -> pd.DataFrame:
 
 
 def per_cent(text: str) -> tuple[float, float]:
-    """Range of shares that a text such as ``12.3 %`` means."""
+    """Range of shares that are shown as a text such as ``12.3 %``."""
     if text.startswith("<"):
         return 0.0, 0.001
     if text.startswith(">"):
@@ -204,7 +204,7 @@ def test_a_synthetic_store_says_so_first(sampled: Path, imported: Path) -> None:
         assert "synthetic" not in (imported / name).read_text(encoding="utf-8").lower().replace("hassyntheticdata", "")
 
 
-def test_sampling_is_that_of_the_recipe_and_unknown_where_there_is_none(sampled: Path, imported: Path) -> None:
+def test_sampling_is_described_from_the_recipe_if_there_is_one(sampled: Path, imported: Path) -> None:
     text = section(sampled, "Sampling")
     assert f"seed {SEED}" in text
     assert "every biome of the region has the same number of tiles" in text
@@ -226,7 +226,7 @@ def test_distances_between_splits_are_those_of_a_geodesic(sampled: Path) -> None
             min(Geod(ellps="WGS84").inv(lon, lat, x, y)[2] for x, y in zip(train["lon"], train["lat"], strict=True))
             for lon, lat in tiles.loc[tiles["split"] == code, ["lon", "lat"]].to_numpy()
         ]
-        found = re.search(rf"at least ([\d.,]+) km from a {name} tile.*; the median is ([\d.,]+) km", body(sampled))
+        found = re.search(rf"from a {name} tile .* at least ([\d.,]+) km.*; the median is ([\d.,]+) km", body(sampled))
         assert found is not None
         assert float(found[1]) == pytest.approx(min(nearest) / 1000, rel=0.01, abs=0.1)
         assert float(found[2]) == pytest.approx(np.median(nearest) / 1000, rel=0.01, abs=0.1)
@@ -407,7 +407,7 @@ def test_a_store_of_an_earlier_release_has_cards_without_a_spectrum(sampled: Pat
     reseal(older, "zarr.json")
     describe(older, force=True)
     assert rows(older, "Modality")["sentinel2"][1:4] == [*rows(sampled, "Modality")["sentinel2"][1:3], ""]
-    assert "Wavelengths of" in body(sampled)
+    assert "Central wavelength" in body(sampled)
     for name in CARDS:
         text = (older / name).read_text(encoding="utf-8").lower()
         assert not re.search("wavelength|ghz|frequency|bandwidth", text.replace("wavelength channels", ""))
@@ -477,7 +477,7 @@ def run(*words: object) -> Result:
 
 
 def refused(*words: object) -> str:
-    """Message of a command line that is wrong."""
+    """Error message of a command that must fail."""
     result = run(*words)
     assert result.exit_code == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -503,7 +503,7 @@ def test_edited_cards_are_kept_unless_forced(made: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == sorted(CARDS)
 
 
-def test_what_cannot_be_described_is_refused_in_one_line(made: Path, tmp_path: Path) -> None:
+def test_stores_that_cannot_be_described_are_refused_in_one_line(made: Path, tmp_path: Path) -> None:
     writer = begin_store(tmp_path / "begun.zarr")
     write_shard(writer, 0)
     assert "expected a finished store" in refused(tmp_path / "begun.zarr")
@@ -530,7 +530,7 @@ def test_the_store_in_the_current_folder_is_described(
 
 
 def same_but(left: Mapping[str, Any], right: Mapping[str, Any], *names: str) -> bool:
-    """Whether two documents agree but for some entries."""
+    """Whether two documents are equal apart from some entries."""
     return {k: v for k, v in left.items() if k not in names} == {k: v for k, v in right.items() if k not in names}
 
 

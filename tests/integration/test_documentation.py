@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import ee
@@ -231,10 +231,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(block: Block, done: set[str]) -> None:
-    """Run one block in the working folder, its commands without those that run elsewhere or are done."""
+def run(block: Block, done: set[str], names: dict[str, Any]) -> None:
+    """Run one block in the working folder, its commands without those that run elsewhere or are done.
+
+    ``names`` are those that earlier blocks of the page define.
+    """
     if block.language == "python" and block.text not in done:
-        exec(compile(block.text, block.where, "exec"), {"__name__": "__main__"})
+        exec(compile(block.text, block.where, "exec"), names)
     if block.language == "yaml":
         write_file(block)
     for command in map(strip_comment, commands(block)):
@@ -258,8 +261,9 @@ def write_file(block: Block) -> None:
 
 def run_all(chosen: list[Block]) -> None:
     done: set[str] = set()
+    names: dict[str, dict[str, Any]] = {}
     for block in chosen:
-        run(block, done)
+        run(block, done, names.setdefault(block.where.partition(":")[0], {"__name__": "__main__"}))
     ee.Reset()  # one block signs the process's client in to a server that is gone
 
 

@@ -1,6 +1,6 @@
-"""Cards of a store, read and validated by the programs for which they are made: mlcroissant, pystac, huggingface_hub.
+"""Cards of a store, read and validated by the libraries that they are made for: mlcroissant, pystac, huggingface_hub.
 
-No schema of a STAC extension is part of pystac; they are checked by structure, and through pystac's own classes.
+pystac contains no schemas of STAC extensions, so extensions are checked by structure and through pystac's classes.
 ``make prove-ecosystem`` runs this file in a separate environment.
 """
 
@@ -36,7 +36,7 @@ MODALITIES = ("sentinel2", "sentinel1", "aster", "esa_worldcover", "era5", "lat"
 
 @pytest.fixture(scope="module", autouse=True)
 def _offline() -> Iterator[None]:
-    """Refuse connections: what needs the network to be validated is not validated."""
+    """Refuse connections, so that nothing is validated with schemas from the network."""
 
     def refuse(*args: Any, **options: Any) -> None:
         raise OSError("no network in this test")
@@ -159,7 +159,7 @@ def test_pystac_finds_the_data_cube(cards: tuple[Path, Path]) -> None:
     assert cube.dimensions["tile"].to_dict()["type"] == "geometry"
 
 
-def test_pystac_finds_bands_and_what_they_measure(cards: tuple[Path, Path]) -> None:
+def test_pystac_finds_bands_with_their_wavelengths_and_units(cards: tuple[Path, Path]) -> None:
     folder, store = cards
     collection = importlib.import_module("pystac").Collection.from_file(str(folder / "collection.json"))
     names = zarr.open_group(store, mode="r")["sentinel2_band"]

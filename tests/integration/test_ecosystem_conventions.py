@@ -1,4 +1,4 @@
-"""What a store and files of embeddings say by the conventions of others, judged by other people's programs.
+"""Conventions in stores and files of embeddings, validated by third-party libraries.
 
 zarr-cm validates Zarr conventions, compliance-checker CF and ACDD, cf-units and ucumvert units, jsonschema the proposed
 convention for embeddings; DuckDB reads GeoParquet. They have many dependencies that nothing else needs, so
@@ -117,7 +117,7 @@ def test_every_declared_convention_is_valid_in_its_newest_revision(store: Path) 
     )
 
 
-def test_what_a_reader_of_conventions_extracts_is_what_the_catalog_says(store: Path) -> None:
+def test_values_of_the_conventions_agree_with_the_catalog(store: Path) -> None:
     cm = importlib.import_module("zarr_cm")
     _, found = cm.extract_all(documents(store)["esa_worldcover"]["attributes"])
     assert found["license"] == {"spdx": "CC-BY-4.0"}
@@ -183,7 +183,7 @@ def test_plain_xarray_s_file_differs_in_the_type_of_flags_only(store: Path, tmp_
     assert all(re.match(r"flag_(values|masks) \(.*int64.*must be the same data type", text) for text in others)
 
 
-def test_what_acdd_highly_recommends_is_there(store: Path, tmp_path: Path) -> None:
+def test_attributes_that_acdd_highly_recommends_are_present(store: Path, tmp_path: Path) -> None:
     open_store(store).dataset.isel(tile=slice(5)).load().to_netcdf(tmp_path / "s.nc", engine="h5netcdf")
     wrong = complaints(tmp_path / "s.nc", "acdd:1.3")
     ours = (

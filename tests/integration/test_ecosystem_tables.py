@@ -1,4 +1,4 @@
-"""The tables of a store in other people's readers: stac-geoparquet, rustac, pystac and DuckDB."""
+"""The tables of a store in third-party readers: stac-geoparquet, rustac, pystac and DuckDB."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_rustac_reads_the_same_items(store: Path, items: list[dict[str, Any]]) -
     assert found[0]["links"] == items[0]["links"]
 
 
-def test_items_without_an_outline_are_left_to_readers_that_know_null(tmp_path: Path) -> None:
-    """stac-geoparquet 0.8 and rustac 0.9 do not; what is documented for them works."""
+def test_items_without_an_outline_can_be_filtered_out(tmp_path: Path) -> None:
+    """stac-geoparquet 0.8 and rustac 0.9 cannot read items without a geometry; the documented filter works."""
     begun(tmp_path / "s.zarr", small_layout(), 3).finish()
     table = pq.read_table(tmp_path / "s.zarr" / "tiles.parquet")
     placed = table.filter(pc.is_valid(table["geometry"]))

@@ -1,4 +1,4 @@
-"""torchgeo itself with our data set: samplers, data modules, trainers, transforms, and its reading of the same tiles.
+"""torchgeo with our data set: samplers, data modules, trainers, transforms, and its own reading of the same tiles.
 
 It has many dependencies that nothing else needs, so ``make prove-ecosystem`` runs this file in a separate environment.
 """
@@ -143,7 +143,7 @@ def test_its_transforms_and_kornias_take_whole_samples(geo: Any, kornia: Any, st
     torch.testing.assert_close(indexed[:, -1], expected)
 
 
-def test_samples_come_apart_and_are_drawn(geo: Any, store: Store) -> None:
+def test_batches_are_unbound_into_samples_and_plotted(geo: Any, store: Store) -> None:
     data = MMEarthStore(store, target="esa_worldcover")
     batch = next(iter(DataLoader(data, batch_size=3)))
     batch["prediction"] = batch["mask"].clamp(min=0)

@@ -1,4 +1,4 @@
-"""Tiles in other people's libraries: rioxarray, odc-geo and GDAL, as rasterio and pyogrio ship it.
+"""Tiles in third-party libraries: rioxarray, odc-geo, and GDAL as it is in the wheels of rasterio and pyogrio.
 
 They need libraries that nothing else needs, so ``make prove-ecosystem`` runs this file in a separate environment.
 """

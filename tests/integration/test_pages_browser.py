@@ -209,7 +209,9 @@ def words_of(row: pd.Series[Any], store: Store) -> list[str]:
     return [f"{row['tile_id']:016x}", str(row["time"].date()), split, biomes[row["biome"]]]
 
 
-def test_tiles_of_the_map_are_named_by_keyboard(frame_and_page: tuple[pd.DataFrame, Path], chromium: Any) -> None:
+def test_tiles_of_the_map_are_chosen_by_id_with_the_keyboard(
+    frame_and_page: tuple[pd.DataFrame, Path], chromium: Any
+) -> None:
     frame, page = frame_and_page
     store = open_store(page.with_name("planet.zarr"))
     with Window(chromium, page) as window:

@@ -1,4 +1,4 @@
-"""A store as people who know numpy, pandas, xarray and geopandas use it: positions, ids, selections, what is displayed."""
+"""The Python interface of a store: positions, ids, selections, loaders, figures, text and HTML."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_position_is_any_integer(store: Store, ids: list[str]) -> None:
         range(3, 9),
     ],
 )
-def test_a_part_is_that_of_numpy(store: Store, key: Any) -> None:
+def test_indexing_selects_the_same_tiles_as_numpy(store: Store, key: Any) -> None:
     part = store[key]
     whole = np.arange(TILES)
     expected = whole[np.asarray(key, dtype=bool if len(key) == TILES else int) if not isinstance(key, slice) else key]
@@ -112,7 +112,7 @@ def test_a_part_is_that_of_numpy(store: Store, key: Any) -> None:
     np.testing.assert_array_equal(part.coords["lon"], LON[expected])
 
 
-def test_a_part_of_a_part_counts_its_own_tiles_and_loads_them(store: Store, ids: list[str]) -> None:
+def test_a_selection_of_a_selection_has_its_own_positions_and_loader(store: Store, ids: list[str]) -> None:
     part = store.select(modalities=["biome", "sentinel2"])[::2][[1, 3]]
     assert positions(part) == [2, 6]
     assert list(part.modalities) == ["sentinel2", "biome"]
@@ -123,12 +123,14 @@ def test_a_part_of_a_part_counts_its_own_tiles_and_loads_them(store: Store, ids:
 
 
 @pytest.mark.parametrize("key", [slice(None, None, -1), [5, 2], [2, 2], np.array([3, 1]), [-1, 0]])
-def test_another_order_is_refused_since_a_store_cannot_give_it(store: Store, key: Any) -> None:
-    with pytest.raises(InputError, match=r"ascending order, each once, got .*store\.dataset\.isel\(tile=\.\.\.\)"):
+def test_positions_in_another_order_are_refused(store: Store, key: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"ascending positions without duplicates, got .*store\.dataset\.isel\(tile=\.\.\.\)"
+    ):
         store[key]
 
 
-def test_the_advice_for_another_order_is_right(store: Store) -> None:
+def test_the_suggested_reordering_works(store: Store) -> None:
     ordered = store.dataset.isel(tile=[5, 2])
     np.testing.assert_array_equal(ordered.lon, LON[[5, 2]])
     pixels = store.read("sentinel2", slice(0, TILES))[[5, 2]].astype(np.float32)
@@ -258,7 +260,7 @@ def test_select_takes_several_ids_in_any_container_and_order(
     ("wanted", "message"),
     [
         (["x"], "ids: expected tile ids of 16 hex digits, or their numbers, got 'x'"),
-        (["ids.txt"], "mmearth_data.read_ids reads a file"),
+        (["ids.txt"], "use mmearth_data.read_ids"),
         (3, "got 3 "),
         (3.5, "ids: expected tile ids, got 3.5 (float)"),
         ([None], "got None"),
@@ -501,7 +503,7 @@ def test_every_option_of_the_loader_is_passed_on(store: Store) -> None:
     assert first["sentinel2"].dtype == np.float32
 
 
-def test_a_loader_gives_numpy_arrays_as_stored_and_says_what_it_does(store: Store) -> None:
+def test_a_loader_delivers_numpy_arrays_as_stored_and_describes_itself(store: Store) -> None:
     loader = store.loader(batch_size=20, seed=7)
     batches = list(loader)
     assert len(loader) == len(batches) == 3
@@ -579,7 +581,7 @@ def test_a_picture_that_cannot_be_written_is_refused(store: Store, tmp_path: Pat
 # ---------------------------------------------------------------- repr
 
 
-def test_the_text_of_a_store_says_what_it_holds(store: Store) -> None:
+def test_the_text_of_a_store_describes_its_content(store: Store) -> None:
     lines = repr(store).splitlines()
     assert lines[0] == "<mmearth_data.Store: 48 tiles> [SYNTHETIC]"
     facts = dict(re.findall(r"^(\w+): +(.+)$", "\n".join(lines[1:8]), re.M))
@@ -709,7 +711,7 @@ def test_damaged_tiles_leave_the_overview(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "geopandas", "PIL"])
-def test_without_libraries_of_pictures_the_overview_remains(store: Store, missing: str) -> None:
+def test_without_plotting_libraries_the_overview_remains(store: Store, missing: str) -> None:
     program = f"""
 import sys
 sys.modules[{missing!r}] = None

@@ -285,7 +285,7 @@ def test_a_scale_with_an_offset(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- files
 
 
-def test_a_part_written_as_netcdf_comes_back(ds: xr.Dataset, tmp_path: Path) -> None:
+def test_a_netcdf_file_has_the_same_values_and_types(ds: xr.Dataset, tmp_path: Path) -> None:
     part = ds.isel(tile=[1, 4, 16])
     part.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as back:
@@ -300,7 +300,7 @@ def test_a_part_written_as_netcdf_comes_back(ds: xr.Dataset, tmp_path: Path) -> 
         assert back.sel(tile=part.tile.values[2]).tile_id == part.tile_id[2]
 
 
-def test_what_is_computed_from_codes_keeps_its_zeros_in_a_file(path: Path, ds: xr.Dataset, tmp_path: Path) -> None:
+def test_zeros_computed_from_codes_survive_netcdf(path: Path, ds: xr.Dataset, tmp_path: Path) -> None:
     share = (ds.cover == 99).mean(["cover_band", "y", "x"])
     xr.Dataset({"share": share, "most": ds.cover.max(["cover_band", "y", "x"]) * 0}).to_netcdf(
         tmp_path / "x.nc", engine="h5netcdf"
@@ -335,7 +335,7 @@ def test_an_unfinished_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 4, -1])
-def test_what_a_tile_says_of_itself(store: Store, position: int) -> None:
+def test_properties_of_a_tile(store: Store, position: int) -> None:
     tile, coordinates = store.tile(position), store[position]["tile"]
     assert tile.tile_id == coordinates["tile_id"]
     assert tile.id == f"{tile.tile_id:016x}"
@@ -356,7 +356,7 @@ def test_what_a_tile_says_of_itself(store: Store, position: int) -> None:
     assert repr(tile).endswith(f"{tile.s2_level}, {tile.split}, {tile.crs}>")
 
 
-def test_a_tile_is_found_by_id_too_and_is_a_value(store: Store) -> None:
+def test_a_tile_is_found_by_id_and_can_be_compared(store: Store) -> None:
     tile = store.tile(7)
     assert store.tile(tile.id) == store.tile(tile.tile_id) == store.tile(-11) == tile
     assert store.tile(6) != tile
@@ -369,7 +369,7 @@ def test_a_tile_is_found_by_id_too_and_is_a_value(store: Store) -> None:
     assert set(part.tile(0).to_xarray().data_vars) == {"cover"}
 
 
-def test_what_a_tile_lacks_is_refused(store: Store) -> None:
+def test_unknown_modalities_of_a_tile_are_refused(store: Store) -> None:
     with pytest.raises(InputError, match=r"stored modalities optical, .*got 'snow'"):
         store.tile(0)["snow"]
     with pytest.raises(InputError, match="no tile has the id 0000000000000001"):
@@ -401,7 +401,7 @@ def test_a_tile_on_its_grid(store: Store, ds: xr.Dataset) -> None:
     ).shape == (2,)
 
 
-def test_its_reference_system_is_what_pyproj_and_gdal_read(store: Store) -> None:
+def test_pyproj_and_gdal_read_the_crs_of_a_tile(store: Store) -> None:
     tile = store.tile(3)
     mapping = tile.to_xarray().spatial_ref
     expected = pyproj.CRS.from_epsg(tile.epsg)
@@ -417,7 +417,7 @@ def test_its_reference_system_is_what_pyproj_and_gdal_read(store: Store) -> None
     assert tuple(rasterio.Affine.from_gdal(*gdal))[:6] == tile.transform
 
 
-def test_its_file_follows_cf(store: Store, tmp_path: Path) -> None:
+def test_the_netcdf_file_of_a_tile_follows_cf(store: Store, tmp_path: Path) -> None:
     tile = store.tile(3)
     tile.to_xarray(scale=True).to_netcdf(tmp_path / "tile.nc", engine="h5netcdf")
     with h5py.File(tmp_path / "tile.nc") as file:

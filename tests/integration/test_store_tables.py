@@ -112,11 +112,11 @@ def test_ids_are_text_beside_their_numbers(frame: gpd.GeoDataFrame) -> None:
     assert str(frame.time.dt.tz) == "UTC"
 
 
-def test_it_has_nothing_of_stac(frame: gpd.GeoDataFrame) -> None:
+def test_the_table_in_python_has_no_columns_of_stac(frame: gpd.GeoDataFrame) -> None:
     assert not {"bbox", "datetime", *ITEM_COLUMNS, *PROJECTION_COLUMNS} & set(frame.columns)
 
 
-def test_outlines_are_made_when_they_are_asked_for(store: Path) -> None:
+def test_outlines_are_decoded_on_first_access(store: Path) -> None:
     tiles = open_store(store).tiles
     train = tiles[tiles.split == "train"].head(7)
     tiles.drop(columns="geometry").describe()
@@ -131,7 +131,7 @@ def test_outlines_are_made_when_they_are_asked_for(store: Path) -> None:
     assert pickle.loads(pickle.dumps(open_store(store).tiles)).geometry.equals(expected)
 
 
-def test_a_changed_outline_changes_in_one_table_only(store: Path) -> None:
+def test_changing_an_outline_changes_one_table_only(store: Path) -> None:
     tiles = open_store(store).tiles
     copied, part = tiles.copy(), tiles.iloc[:3]
     assert tiles.geometry.is_valid.any()
@@ -150,7 +150,7 @@ def test_an_unfinished_store_has_the_same_table(tmp_path: Path, frame: gpd.GeoDa
     pd.testing.assert_frame_equal(open_store(tmp_path / "s.zarr").tiles, frame[: 8 * shards])
 
 
-def test_so_has_a_selection(store: Path, frame: gpd.GeoDataFrame) -> None:
+def test_a_selection_has_its_rows_of_the_same_table(store: Path, frame: gpd.GeoDataFrame) -> None:
     chosen = open_store(store).select(split=["val", "test"]).tiles
     pd.testing.assert_frame_equal(chosen, frame[frame.split.isin(["val", "test"])].reset_index(drop=True))
     assert chosen.split.cat.categories.tolist() == ["train", "val", "test"]
@@ -190,7 +190,7 @@ def test_a_geopackage_keeps_names_times_and_ids(frame: gpd.GeoDataFrame, tmp_pat
     assert len(gpd.read_file(tmp_path / "val.gpkg")) == (frame.split == "val").sum()
 
 
-def test_so_does_geoparquet(frame: gpd.GeoDataFrame, tmp_path: Path) -> None:
+def test_geoparquet_keeps_names_times_and_ids(frame: gpd.GeoDataFrame, tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "x.parquet")
     back = gpd.read_parquet(tmp_path / "x.parquet")
     pd.testing.assert_frame_equal(pd.DataFrame(back), pd.DataFrame(frame))
@@ -272,7 +272,7 @@ def test_tiles_are_items_of_stac(store: Path, table: pa.Table) -> None:
     ]
 
 
-def test_columns_that_all_items_share_cost_next_to_nothing(store: Path, tmp_path: Path) -> None:
+def test_columns_that_all_items_share_take_little_space(store: Path, tmp_path: Path) -> None:
     table = pq.read_table(store / "tiles.parquet", columns=["row", *ITEM_COLUMNS])
     many = pa.concat_tables([table] * 1000)
     pq.write_table(many, tmp_path / "x.parquet", compression="zstd", use_dictionary=True)
@@ -283,7 +283,7 @@ def test_columns_that_all_items_share_cost_next_to_nothing(store: Path, tmp_path
     assert all("RLE_DICTIONARY" in chunk.encodings for chunk in shared)
 
 
-def test_a_row_of_the_spatial_table_is_beside_its_neighbours(store: Path) -> None:
+def test_neighbouring_rows_of_the_spatial_table_are_near_each_other(store: Path) -> None:
     """Along a Hilbert curve over the world, neighbouring rows are near each other; in the store, they are not."""
     rng = np.random.default_rng(0)
     spatial = gpd.read_parquet(store / "tiles_spatial.parquet")
@@ -321,7 +321,7 @@ def test_a_store_finished_again_elsewhere_has_the_same_bytes(store: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["tiles.parquet", "tiles_spatial.parquet"])
-def test_verify_reports_a_table_that_is_not_of_this_store(store: Path, tmp_path: Path, name: str) -> None:
+def test_verify_reports_a_table_of_another_store(store: Path, tmp_path: Path, name: str) -> None:
     other = Path(shutil.copytree(store, tmp_path / "s.zarr"))
     table = pq.read_table(other / name)
     changed = {

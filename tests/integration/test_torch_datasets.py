@@ -1,4 +1,4 @@
-"""Tiles as data sets of torch: what a `DataLoader`, its workers, other samplers and Lightning make of them."""
+"""Tiles as torch data sets, with a `DataLoader`, its workers, other samplers and Lightning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def check_equal(sample: dict[str, Any], tile: dict[str, Any]) -> None:
-    """A sample has all values of a tile as the store gives it, in types that hold them exactly."""
+    """Assert that a sample has all values of a tile as the store returns it, in types that hold them exactly."""
     assert sample.keys() == tile.keys()
     for name, values in tile.items():
         if name != "tile":
@@ -69,7 +69,7 @@ def test_a_sample_is_the_tile_at_that_position(store: Store) -> None:
         check_equal(samples[position], store[int(position)])
 
 
-def test_torch_computes_with_every_value(store: Store) -> None:
+def test_torch_supports_arithmetic_with_every_value(store: Store) -> None:
     """uint16, uint32 and uint64 lack arithmetic, comparison or indexing in torch."""
     types = {name: value.dtype for name, value in store.torch()[0].items() if name != "tile"}
     assert types == {
@@ -158,7 +158,7 @@ def test_other_samplers_work(store: Store, sampler: Any) -> None:
     assert all(batch["height"].dtype == torch.int16 for batch in found)
 
 
-def test_parts_and_sums_of_data_sets_work(store: Store) -> None:
+def test_subsets_and_concatenated_data_sets_work(store: Store) -> None:
     samples = store.torch(modalities=["zone"])
     first, second = random_split(samples, [30, 4], generator=torch.Generator().manual_seed(0))
     assert sorted(ids([first[i] for i in range(30)]) + ids([second[i] for i in range(4)])) == sorted(all_ids(store))
@@ -192,7 +192,7 @@ def test_a_selection_has_its_own_positions(store: Store) -> None:
     check_equal(chosen.torch()[1], store[7])
 
 
-def test_it_is_cheap_to_send_to_a_worker(store: Store) -> None:
+def test_a_data_set_is_small_when_pickled(store: Store) -> None:
     samples = store.torch()
     samples[0]
     size = len(pickle.dumps(samples))
@@ -234,7 +234,7 @@ def test_a_batch_passes_through_what_training_does_to_it(store: Store) -> None:
     assert default_collate([dict(raw), dict(raw)])["optical"].shape == (2, 4, 3, 16, 16)
 
 
-def test_memory_of_converted_values_is_used_again_when_a_batch_is_deleted(store: Store) -> None:
+def test_memory_of_converted_values_is_reused_once_a_batch_is_deleted(store: Store) -> None:
     """And never before: the values of a batch that is kept do not change."""
     kept = list(TileDataset(store, batch_size=4, shuffle=False))
     for batch, arrays in zip(kept, store.loader(batch_size=4, shuffle=False), strict=True):

@@ -1,1 +1,1 @@
-"""Cards of a store: a dataset card, Croissant metadata and a STAC collection, all made of facts that are in the store."""
+"""Cards of a store: a dataset card, Croissant metadata and a STAC collection, made from what the store records."""

@@ -1,7 +1,7 @@
 """Croissant 1.1 metadata of a store, with the fields of GeoCroissant 1.0 and of Croissant's vocabulary for responsible AI.
 
-Record sets: the table of tiles, which programs for Croissant read; the classes of its labels; and the paths of the raster
-arrays with their bands. Values of rasters need a Zarr library: Croissant has no way to describe how to decode Zarr.
+Record sets: the table of tiles, which Croissant libraries can read; the classes of its labels; and the paths of the raster
+arrays with their bands. Reading rasters requires a Zarr library, since Croissant cannot describe how to decode Zarr.
 https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html, https://docs.mlcommons.org/croissant/docs/croissant-geo-spec.html,
 https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html.
 """
@@ -76,12 +76,12 @@ CONTEXT = {
 }
 """The context of the specification, appendix 1, with https for schema.org and the prefixes of both vocabularies."""
 PARQUET_TYPES = ("application/vnd.apache.parquet", "application/x-parquet")
-"""The registered type, and the one that programs for Croissant know."""
+"""The registered media type, and the one that Croissant libraries recognise."""
 ZARR_TYPE = "application/vnd.zarr; version=3"
 TILES, RASTERS, SPLITS = "tiles", "rasters", "splits"
 """Names of record sets."""
 KEYS = ("tile_id", "time", "datetime")
-"""Columns that identify a tile: id and time, whose name depends on the release that wrote the table."""
+"""Columns that identify a tile: its id and its time. The name of the latter depends on the release that wrote the table."""
 
 
 def croissant(facts: CardFacts) -> dict[str, Any]:
@@ -138,10 +138,14 @@ def _geo(facts: CardFacts) -> dict[str, Any]:
 
 
 def _reference_system(facts: CardFacts) -> str:
-    """Name the reference system of the outlines, and of the pixels if that is another one."""
+    """Name the coordinate reference systems of the outlines and of the pixels."""
     if len(facts.codes) == 1:
         return f"EPSG:{facts.codes[0]}"
-    each = f"; pixels: the system of each tile, in the column epsg ({len(facts.codes)} systems)" if facts.codes else ""
+    each = (
+        f"; pixels are in the system of their tile, see the column epsg ({len(facts.codes)} systems)"
+        if facts.codes
+        else ""
+    )
     return f"EPSG:4326{each}"
 
 
@@ -184,7 +188,7 @@ def _distribution(facts: CardFacts) -> Iterator[dict[str, Any]]:
         "@type": "cr:FileObject",
         "@id": TILES_KEY,
         "name": TILES_KEY,
-        "description": "One row per tile: location, time, split, labels and outline (GeoParquet).",
+        "description": "GeoParquet with one row per tile: location, time, split, labels and outline.",
         "contentUrl": facts.links.plain(TILES_KEY),
         "contentSize": f"{facts.tiles.size} B",
         "encodingFormat": list(PARQUET_TYPES),
@@ -194,7 +198,7 @@ def _distribution(facts: CardFacts) -> Iterator[dict[str, Any]]:
         "@type": "cr:FileSet",
         "@id": "arrays",
         "name": "arrays",
-        "description": "The Zarr group: metadata, and the chunks and shards of all arrays.",
+        "description": "Zarr group: metadata, and the chunks and shards of all arrays.",
         "encodingFormat": ZARR_TYPE,
         "includes": [facts.links.plain(pattern) for pattern in ("zarr.json", "*/zarr.json", "*/c/**")],
     }
@@ -209,7 +213,7 @@ def _tiles(facts: CardFacts) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": TILES,
         "name": TILES,
-        "description": "Tiles of the store; the column row is the position of the tile in the arrays.",
+        "description": "Tiles of the store; the column row gives the row of the tile in the arrays.",
         "key": [{"@id": f"{TILES}/{name}"} for name in facts.tiles.schema.names if name in KEYS],
         "field": [
             _column(field, about.get(field.name, ""))
@@ -239,21 +243,21 @@ def _columns(facts: CardFacts) -> dict[str, str]:
             unit = m.units_of(band)
             found[column] = f"{m.long_name}: {band}" if band else m.long_name
             found[column] += f", {unit}" if unit != "1" and not m.classes else ""
-            found[column] += f"; codes of the record set {_class_set(m)}" if m.classes else ""
-    found["split"] += f"; codes of the record set {SPLITS}"
+            found[column] += f"; codes as in the record set {_class_set(m)}" if m.classes else ""
+    found["split"] += f"; codes as in the record set {SPLITS}"
     return found | {
         "row": "row of the tile in the arrays",
-        "id": "tile id as text: 16 hex digits",
+        "id": "tile id as text of 16 hex digits",
         "datetime": found["time"],
         "collection": "identifier of the STAC collection",
         "proj:code": "coordinate reference system of the tile",
-        "facts": "JSON text: scene ids and other metadata of the source",
-        "geometry": "outline of the tile, WKB, EPSG:4326",
+        "facts": "scene ids and other metadata of the source, as JSON text",
+        "geometry": "outline of the tile (WKB, EPSG:4326)",
     }
 
 
 def _data_type(kind: pa.DataType) -> str | None:
-    """Type of a column in the words of Croissant; None for nested columns."""
+    """Croissant data type of a column; None for nested columns."""
     import pyarrow as pa
 
     if pa.types.is_nested(kind):
@@ -282,7 +286,7 @@ def _splits() -> dict[str, Any]:
         for code, name in SPLIT_NAMES.items()
     ]
     fields = {"code": "cr:UInt8", "name": "sc:Text", "url": "sc:URL"}
-    return _inline(SPLITS, "cr:Split", "Codes of the column split.", fields, rows)
+    return _inline(SPLITS, "cr:Split", "Codes and names of the column split.", fields, rows)
 
 
 def _classes(facts: CardFacts) -> Iterator[dict[str, Any]]:
@@ -292,7 +296,7 @@ def _classes(facts: CardFacts) -> Iterator[dict[str, Any]]:
             name = _class_set(m)
             rows = [{f"{name}/code": label.code, f"{name}/name": label.name} for label in m.classes]
             fields = {"code": "sc:Integer", "name": "sc:Text"}
-            yield _inline(name, "sc:Enumeration", f"Classes of {m.long_name}.", fields, rows)
+            yield _inline(name, "sc:Enumeration", f"Classes of the label {m.long_name}.", fields, rows)
 
 
 def _class_set(m: Modality) -> str:
@@ -319,13 +323,13 @@ def _inline(
 
 
 def _rasters(facts: CardFacts) -> Iterator[dict[str, Any]]:
-    """Record set of one record: the paths of the raster arrays; the fields say what is in them."""
+    """Record set of one record, the paths of the raster arrays; its fields describe their content."""
     if facts.rasters:
         yield {
             "@type": "cr:RecordSet",
             "@id": RASTERS,
             "name": RASTERS,
-            "description": "Paths of the raster arrays in the Zarr group, which a Zarr library opens.",
+            "description": "Paths of the raster arrays in the Zarr group; open them with a Zarr library.",
             "field": [_raster(m, facts) for m in facts.rasters],
             "data": [{f"{RASTERS}/{m.name}": facts.links.plain(m.name) for m in facts.rasters}],
         }
@@ -334,13 +338,13 @@ def _rasters(facts: CardFacts) -> Iterator[dict[str, Any]]:
 def _raster(m: Modality, facts: CardFacts) -> dict[str, Any]:
     size = facts.summary.size_px
     shape = f"({facts.store.layout.tiles:,}, {len(m.bands)}, {size}, {size})"
-    unit = "" if m.classes or m.band_units or stored_units(m) == "1" else f" in units of {stored_units(m)}"
+    unit = "" if m.classes or m.band_units or stored_units(m) == "1" else f", in units of {stored_units(m)}"
     field = {
         "@type": "cr:Field",
         "@id": f"{RASTERS}/{m.name}",
         "name": m.name,
         "description": (
-            f"{m.long_name}: {shape} of {m.dtype.name}{unit}, axes tile, band, y and x; missing value {m.nodata:g}."
+            f"{m.long_name}: {m.dtype.name} array {shape}{unit}, with the axes tile, band, y and x; no-data value {m.nodata:g}."
         ),
         "dataType": "sc:Text",
         "geocr:bandConfiguration": _band_configuration(m.bands),

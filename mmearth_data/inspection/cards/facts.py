@@ -1,4 +1,4 @@
-"""Facts of a store that its cards share, as plain values."""
+"""Facts about a store that its cards share, as plain values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmearth_data.inspection.summary import summarise
 from mmearth_data.store.about import extents, licences
 from mmearth_data.store.overlaps import overlapping_splits
 from mmearth_data.store.root import collection_id
-from mmearth_data.store.schema import TILES_KEY
+from mmearth_data.store.schema import SPATIAL_KEY, TILES_KEY
 from mmearth_data.store.storage import storage_at
 
 if TYPE_CHECKING:
@@ -32,11 +32,8 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.summary import LabelSummary, Summary
     from mmearth_data.store import Store
     from mmearth_data.store.about import Extents, LicenceUse
-
-SPATIAL_TABLE = "tiles_spatial.parquet"
-"""Table of outlines in spatial order, which not every store has."""
 NOWHERE = "no continent"
-"""Tiles at sea, or on islands too small for the outlines of continents."""
+"""Tiles at sea, or on islands that the outlines of continents do not contain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class Share:
     tiles
         Number of tiles.
     of_tiles, of_land
-        Share of the tiles, and of the land area that all rows of the table cover; None if the area is not known.
+        Share of the tiles, and share of the land area of all rows of the table together; None if the area is not known.
     """
 
     name: str
@@ -120,7 +117,7 @@ class TileFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardFacts:
-    """Everything that the cards of a store say.
+    """All facts that the cards of a store contain.
 
     Attributes
     ----------
@@ -131,7 +128,7 @@ class CardFacts:
     codes
         EPSG codes of the tiles, ascending; empty if none is known.
     biomes, continents
-        Tiles and land area; empty if the store has no biomes as published, or no tile has a location.
+        Tiles and land area; empty if the store lacks the published biomes, or if no tile has a location.
     labels
         Tiles by the classes of other labels of few classes.
     gaps
@@ -221,7 +218,7 @@ def read_facts(store: Store, folder: Path) -> CardFacts:
 
 
 def worldwide(store: Store) -> bool:
-    """Whether the tiles may be anywhere on land, so that a comparison with all land makes sense."""
+    """Whether the tiles can be anywhere on land, so that they can be compared with all land."""
     part = store.recipe.get("subset", {})
     return store.recipe.get("region", WHOLE_EARTH) == WHOLE_EARTH and not (part.get("region") or part.get("biome"))
 
@@ -309,5 +306,5 @@ def _tile_file(store: Store) -> TileFile:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
         schema = pq.ParquetFile(stream, pre_buffer=False).schema_arrow
-    spatial = objects.size(SPATIAL_TABLE) is not None
+    spatial = objects.size(SPATIAL_KEY) is not None
     return TileFile(schema=schema, size=objects.size(TILES_KEY) or 0, sha256=digest, spatial=spatial)

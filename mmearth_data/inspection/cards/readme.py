@@ -11,11 +11,10 @@ import yaml
 
 from mmearth_data.catalog.tile import PIXEL_M
 from mmearth_data.inspection.cards import wording
-from mmearth_data.inspection.cards.facts import SPATIAL_TABLE
 from mmearth_data.inspection.cards.wording import join, percent
 from mmearth_data.inspection.facts import format_lonlat
 from mmearth_data.inspection.report.facts import CITATION
-from mmearth_data.store.schema import REJECTED_KEY, TILES_KEY, stored_units
+from mmearth_data.store.schema import REJECTED_KEY, SPATIAL_KEY, TILES_KEY, stored_units
 from mmearth_data.words import format_bytes
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ NAME = "README.md"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LARGER = "10M<n<100M"
 HUB_LICENCES = frozenset({"CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0", "MIT", "Apache-2.0"})
-"""SPDX identifiers that the Hub knows, in lower case; a data set of another licence, or of several, is ``other``."""
+"""SPDX identifiers that the Hub knows (in lower case); other licences, and several together, are ``other``."""
 TAGS = (
     "earth-observation",
     "remote-sensing",
@@ -42,15 +41,15 @@ TAGS = (
     "mmearth",
 )
 FEW_CLASSES = 20
-"""Labels with more classes are counted, and only the most frequent classes are listed."""
+"""For labels with more classes, only the most frequent ones are listed."""
 
 
 def dataset_card(facts: CardFacts) -> str:
     """Dataset card of a store."""
     sections = [
         ("Contents", _contents(facts)),
-        ("Open it", _opening(facts)),
-        ("Where and when", _places(facts)),
+        ("Open the data set", _opening(facts)),
+        ("Spatial and temporal distribution", _places(facts)),
         ("Sampling", [_bullets(wording.sampling(facts))]),
         ("Splits", _splits(facts)),
         ("Missing values", _missing(facts)),
@@ -93,7 +92,7 @@ def _hub_licence(facts: CardFacts) -> dict[str, str]:
 
 
 def _tasks(modalities: Sequence[Modality]) -> Iterator[str]:
-    """Tasks for which the modalities have labels or targets, in the words of the Hub."""
+    """Tasks for which the modalities have labels or targets, by the names of the Hub."""
     if any(m.pretext for m in modalities):
         yield "image-feature-extraction"
     if any(m.kind.is_raster and m.kind.is_categorical for m in modalities):
@@ -106,7 +105,7 @@ def _tasks(modalities: Sequence[Modality]) -> Iterator[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Table in Markdown; columns ``right`` are aligned to the right. "" without rows."""
+    """Markdown table; the columns ``right`` are aligned to the right. Empty text if there are no rows."""
     lines = [[_cell(text) for text in row] for row in rows]
     if not lines:
         return ""
@@ -139,15 +138,15 @@ def _head(facts: CardFacts) -> str:
 
 def _at_a_glance(facts: CardFacts) -> Iterator[tuple[str, str]]:
     s = facts.summary
-    yield "Tiles", f"{s.tiles:,}, {facts.side_m:,} m a side"
+    yield "Tiles", f"{s.tiles:,}, {facts.side_m:,} m per side"
     splits = [f"{count:,} {name}" for name, count in s.splits.items() if count]
     yield "Splits", ", ".join(splits)
     if facts.extents is not None:
         west, south, east, north = facts.extents.bbox
         across = ", across 180°" if west > east else ""
-        yield "Area", f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}{across}"
+        yield "Extent", f"{format_lonlat(west, south, 1)} to {format_lonlat(east, north, 1)}{across}"
     if facts.codes:
-        yield "Coordinate systems", _systems(facts.codes)
+        yield "Coordinate reference systems", _systems(facts.codes)
     yield "Size", f"{format_bytes(s.stored_bytes)}, Zarr version 3"
     yield "Source", f"{s.source.get('name', 'unknown')} ({'computed, not measured' if s.synthetic else 'measured'})"
 
@@ -155,7 +154,9 @@ def _at_a_glance(facts: CardFacts) -> Iterator[tuple[str, str]]:
 def _systems(codes: Sequence[int]) -> str:
     if len(codes) == 1:
         return f"EPSG:{codes[0]}"
-    return f"one per tile: {len(codes)} systems, EPSG:{codes[0]} to EPSG:{codes[-1]} (column `epsg` of `{TILES_KEY}`)"
+    return (
+        f"{len(codes)}, from EPSG:{codes[0]} to EPSG:{codes[-1]}; column `epsg` of `{TILES_KEY}` has that of each tile"
+    )
 
 
 def _contents(facts: CardFacts) -> list[str]:
@@ -166,14 +167,18 @@ def _contents(facts: CardFacts) -> list[str]:
         "Content",
         "Bands",
         "Unit",
-        "Native pixels",
-        "Stored as",
-        "Missing value",
+        "Native resolution",
+        "Data type",
+        "No-data value",
         "Tiles with values",
         "Source",
     )
     derived = facts.store.layout.derived
-    computed = f"Computed from the coordinates when read: {join([f'`{m.name}`' for m in derived])}." if derived else ""
+    computed = (
+        f"Not stored, but computed from the coordinates on access: {join([f'`{m.name}`' for m in derived])}."
+        if derived
+        else ""
+    )
     return [table(heads, rows, right=(7,)), computed, *_spectrum(facts)]
 
 
@@ -215,11 +220,11 @@ def _spectrum(facts: CardFacts) -> Iterator[str]:
             for band, seen in m.wavelengths.items()
         ]
         if rows:
-            heads = ("Band", "Centre (nm)", "Width (nm)", "Native pixels")
-            yield f"Wavelengths of `{m.name}`: central wavelength, and full width at half maximum."
+            heads = ("Band", "Centre (nm)", "FWHM (nm)", "Native resolution")
+            yield f"Central wavelength and full width at half maximum (FWHM) of the bands of `{m.name}`:"
             yield table(heads, rows, right=(1, 2, 3))
         if m.frequency_ghz is not None:
-            yield f"`{m.name}` is a radar with a centre frequency of {m.frequency_ghz:g} GHz."
+            yield f"The radar of `{m.name}` has a centre frequency of {m.frequency_ghz:g} GHz."
 
 
 def _opening(facts: CardFacts) -> list[str]:
@@ -227,15 +232,15 @@ def _opening(facts: CardFacts) -> list[str]:
     ours = (
         "from mmearth_data import open_store  # pip install mmearth\n\n"
         f'store = open_store("{folder}")\n'
-        f'tile = store[0]  # arrays as stored: tile["{first}"], and coordinates: tile["tile"]\n'
+        f'tile = store[0]  # tile["{first}"] is an array as stored, tile["tile"] has the coordinates\n'
         'train = store.select(split="train")'
     )
     others = (
         "import geopandas as gpd\nimport xarray as xr\n\n"
-        f'data = xr.open_zarr("{folder}")  # any Zarr library works\n'
+        f'data = xr.open_zarr("{folder}")  # or any other Zarr library\n'
         f'tiles = gpd.read_parquet("{folder}/{TILES_KEY}")  # one row per tile'
     )
-    return [_code("python", ours), "Without the toolkit:", _code("python", others)]
+    return [_code("python", ours), "Without the MMEarth toolkit:", _code("python", others)]
 
 
 # ---------------------------------------------------------------- where, when, how
@@ -252,7 +257,7 @@ def _places(facts: CardFacts) -> list[str]:
         _share_table("Continent", facts.continents),
         _share_table("Biome", facts.biomes),
         *(_label_text(label, facts) for label in facts.labels),
-        table(("Modality", "Most frequent classes, share of the observed pixels"), _pixel_classes(facts)),
+        table(("Modality", "Most frequent classes, as shares of the observed pixels"), _pixel_classes(facts)),
         table(("Year of the scene", "Tiles", "Share"), counted, right=(1, 2)),
         table(("Product level", "Tiles", "Share"), levels, right=(1, 2)) if len(levels) > 1 else "",
     ]
@@ -302,10 +307,12 @@ def _splits(facts: CardFacts) -> list[str]:
 
 def _missing(facts: CardFacts) -> list[str]:
     rows = [(f"`{name}`", text) for name, text in wording.gaps_by_modality(facts.gaps).items()]
-    rule = "A missing value is the modality's missing value (see above), never an estimate."
+    rule = (
+        "Missing values are stored as the no-data value of their modality (see above) and never filled with estimates."
+    )
     if not rows:
-        return [f"{rule} No value is missing."]
-    return [rule, table(("Modality", "Bands, and the share of their values that were observed"), rows)]
+        return [f"{rule} No values are missing."]
+    return [rule, table(("Modality", "Share of observed values by band"), rows)]
 
 
 # ---------------------------------------------------------------- licences, citation, files
@@ -321,9 +328,9 @@ def _licences(facts: CardFacts) -> list[str]:
         for use in facts.licences
     ]
     needed = (
-        "Synthetic pixels need no licence; measured ones would have these."
+        "The pixels are synthetic and need no licence. These are the licences of the data that they imitate."
         if facts.summary.synthetic
-        else ("The modalities have different licences; all of them apply. Their attribution lines are required.")
+        else "The licence of each modality applies, and its attribution line is required."
     )
     return [needed, table(("Modalities", "Licence", "Attribution"), rows)]
 
@@ -334,9 +341,9 @@ def _citation(facts: CardFacts) -> list[str]:
         if m.doi:
             dois.setdefault(m.doi, []).append(m.long_name)
     cited = [f"{', '.join(names)}: https://doi.org/{doi}" for doi, names in dois.items()]
-    software = f"MMEarth toolkit, version {facts.summary.code_version}, which built this store."
+    software = f"MMEarth toolkit, version {facts.summary.code_version}, with which this store was built"
     return [
-        "Please cite the paper, the toolkit and the data that you use:",
+        "Please cite the paper, the toolkit and the data sets that you use:",
         _code("bibtex", CITATION),
         _bullets([software, *cited]),
     ]
@@ -344,17 +351,21 @@ def _citation(facts: CardFacts) -> list[str]:
 
 def _files(facts: CardFacts) -> list[str]:
     rows = [
-        (f"`{TILES_KEY}`", "GeoParquet: one row per tile, with its location, time, split, labels and outline"),
-        *[(f"`{SPATIAL_TABLE}`", "outlines in spatial order, for queries by region")] * facts.tiles.spatial,
-        (f"`{REJECTED_KEY}`", "candidates that were rejected, with the reason"),
-        ("`zarr.json` and folders", "Zarr version 3 group: one sharded array per modality, one array per coordinate"),
-        ("`_manifest.json`, `_commits`", "digests of all files: `mmearth-data verify` checks every byte"),
+        (f"`{TILES_KEY}`", "GeoParquet with one row per tile: location, time, split, labels and outline"),
+        *[(f"`{SPATIAL_KEY}`", "GeoParquet with the outlines in spatial order, for queries by region")]
+        * facts.tiles.spatial,
+        (f"`{REJECTED_KEY}`", "rejected candidate locations, with the reasons"),
+        (
+            "`zarr.json` and folders",
+            "Zarr version 3 group with one sharded array per modality and one array per coordinate",
+        ),
+        ("`_manifest.json`, `_commits`", "digests of all files, with which `mmearth-data verify` checks every byte"),
     ]
     if not facts.links.base:
         rows += [
             ("`collection.json`", "STAC collection"),
             ("`croissant.json`", "Croissant metadata with the fields of GeoCroissant"),
         ]
-    grid = f"Row 0 of an array is the northern edge, column 0 the western edge; pixels are {PIXEL_M} m."
-    where = f"In the folder `{facts.folder}`, of which this card is about:" if facts.links.base else ""
+    grid = f"Row 0 of a raster is at the northern edge and column 0 at the western edge of the tile; a pixel is {PIXEL_M} m wide."
+    where = f"This card describes the folder `{facts.folder}`, which contains these files:" if facts.links.base else ""
     return [where, table(("File", "Content"), rows), grid]

@@ -1,6 +1,6 @@
-"""STAC collection of a store (STAC 1.1): extents, arrays with their bands, and the dimensions of the data cube.
+"""STAC 1.1 collection of a store: extents, arrays with their bands, and the dimensions of the data cube.
 
-The tiles are its items; `tiles.parquet` lists them in the form of stac-geoparquet.
+The tiles are its items; ``tiles.parquet`` lists them as stac-geoparquet.
 https://github.com/radiantearth/stac-spec; extensions: eo 2.0, raster 2.0, sar 1.3, classification 2.0, datacube 2.2,
 scientific 1.0, projection 2.0.
 """
@@ -39,7 +39,7 @@ WORLD = (-180.0, -90.0, 180.0, 90.0)
 RADAR_BANDS = ((0.25, "P"), (1, "L"), (2, "S"), (4, "C"), (8, "X"), (12, "Ku"), (18, "K"), (26.5, "Ka"))
 """Lowest frequency in GHz of each radar band (IEEE 521; P as the SAR extension has it)."""
 MOST_CLASSES = 100
-"""Longer class tables are left out; the attributes of the store have them."""
+"""Longer lists of classes are left out; the attributes of the store contain them."""
 
 
 def collection(facts: CardFacts) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _keywords(facts: CardFacts) -> list[str]:
 
 
 def _one_known(facts: CardFacts) -> bool:
-    """Whether all data are under one licence that SPDX lists."""
+    """Whether all data have the same licence, and SPDX lists it."""
     return len(facts.licences) == 1 and not facts.licences[0].spdx.startswith("LicenseRef-")
 
 
@@ -157,7 +157,7 @@ def _tables(facts: CardFacts) -> dict[str, Any]:
         },
         "rejected": {
             "href": facts.links.to(REJECTED_KEY),
-            "title": "Candidates that were rejected",
+            "title": "Rejected candidate locations",
             "type": PARQUET_TYPE,
             "roles": ["metadata"],
         },
@@ -235,7 +235,7 @@ def _classes(m: Modality) -> dict[str, Any]:
 
 
 def _dimensions(facts: CardFacts) -> dict[str, Any]:
-    """Dimensions of the arrays: tiles are the geometries of a vector cube, and pixels are counted within a tile."""
+    """Dimensions of the arrays: the tiles are the geometries of a vector data cube, and pixels are counted within a tile."""
     bbox = list(WORLD if facts.extents is None else facts.extents.bbox)
     pixels = [0, facts.summary.size_px - 1]
     found: dict[str, Any] = {
@@ -245,17 +245,22 @@ def _dimensions(facts: CardFacts) -> dict[str, Any]:
             "bbox": bbox,
             "geometry_types": ["Polygon", "MultiPolygon"],
             "reference_system": 4326,
-            "description": f"Tiles; {facts.store.layout.tiles:,} rows, those with tile_id 0 are empty",
+            "description": f"Tiles, in {facts.store.layout.tiles:,} rows; rows with tile_id 0 are empty",
         }
     }
     if facts.rasters:
         grid = f"of {PIXEL_M} m, in the coordinate reference system of the tile (array epsg)"
-        found["y"] = {"type": "row", "extent": pixels, "step": 1, "description": f"Rows {grid}, from its northern edge"}
+        found["y"] = {
+            "type": "row",
+            "extent": pixels,
+            "step": 1,
+            "description": f"Rows {grid}, counted from its northern edge",
+        }
         found["x"] = {
             "type": "column",
             "extent": pixels,
             "step": 1,
-            "description": f"Columns {grid}, from its western edge",
+            "description": f"Columns {grid}, counted from its western edge",
         }
     return found | {f"{m.name}_band": {"type": "bands", "values": list(m.bands)} for m in facts.stored if m.bands}
 

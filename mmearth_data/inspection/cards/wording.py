@@ -1,4 +1,4 @@
-"""Sentences about a store that its cards share: what it is, how it was sampled and built, and what it lacks."""
+"""Sentences that the cards of a store share: content, sampling, splits, missing values, limits and provenance."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from mmearth_data.inspection.cards.facts import CardFacts, Gap, Share
 
 WHOLE_EARTH = "global"
-"""Region of a recipe that is not limited."""
+"""Region of a recipe that is not restricted to a part of the Earth."""
 TIMES = "\N{MULTIPLICATION SIGN}"
-SYNTHETIC = "All values were computed from a model planet; none were measured."
+SYNTHETIC = "All values were computed from a model of a planet; none were measured."
 BALANCES = {
-    "biome": "every biome of the region has the same number of tiles, and within a biome every ecoregion has tiles in proportion to its area",
-    "biome-ecoregion": "every biome of the region has the same number of tiles, and within a biome every ecoregion has the same number",
+    "biome": "every biome of the region has the same number of tiles, which are distributed over its ecoregions in proportion to their area",
+    "biome-ecoregion": "every biome of the region has the same number of tiles, and so has every ecoregion within a biome",
     "ecoregion": "every ecoregion of the region has the same number of tiles",
-    "area": "locations are uniform over the land of the region",
+    "area": "locations are distributed uniformly over the land of the region",
 }
 """Value of the field ``balance`` of a recipe -> how locations were distributed."""
 FEW_M = 10.0
-"""Native pixels above this size, metres, are coarser than the grid."""
+"""Native pixels larger than this, in metres, are coarser than the grid."""
 LISTED, LISTED_CLASSES = 3, 6
-"""Most frequent values of a label, and of the pixels of a map, that are named."""
+"""Number of most frequent classes that are listed, of a label and of the pixels of a class map."""
 
 
 def join(words: Sequence[str]) -> str:
-    """List words in a sentence.
+    """Join words as a list in a sentence.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def join(words: Sequence[str]) -> str:
 
 
 def percent(share: float) -> str:
-    """Share in per cent; only nothing is 0 %, and only everything is 100 %.
+    """Share in per cent; only a share of exactly 0 is shown as 0 %, and only one of exactly 1 as 100 %.
 
     Examples
     --------
@@ -61,9 +61,9 @@ def lead(facts: CardFacts) -> str:
     """Describe a store in one sentence."""
     s = facts.summary
     what = "synthetic tiles" if s.synthetic else "tiles"
-    when = f", with scenes from {s.first_scene} to {s.last_scene}" if s.first_scene else ""
-    side = f"{s.size_px} {TIMES} {s.size_px} pixels of {PIXEL_M} m"
-    return f"{s.tiles:,} {what} of {side} with {len(facts.stored)} aligned modalities{when}."
+    when = f" and scenes from {s.first_scene} to {s.last_scene}" if s.first_scene else ""
+    side = f"{s.size_px} {TIMES} {s.size_px} pixels at {PIXEL_M} m"
+    return f"{s.tiles:,} {what} of {side}, with {len(facts.stored)} aligned modalities{when}."
 
 
 def description(facts: CardFacts) -> str:
@@ -71,8 +71,8 @@ def description(facts: CardFacts) -> str:
     names = join([m.long_name for m in facts.stored])
     made = f"{SYNTHETIC} " if facts.summary.synthetic else ""
     return (
-        f"{made}{lead(facts)} All modalities of a tile have the same pixel grid: {names}. The arrays are one sharded Zarr "
-        "group (version 3); tiles.parquet has one row per tile."
+        f"{made}{lead(facts)} All modalities of a tile share one pixel grid: {names}. The arrays are sharded and form one "
+        "Zarr group (version 3); tiles.parquet has one row per tile."
     )
 
 
@@ -122,8 +122,8 @@ def _locations(recipe: Mapping[str, Any]) -> Iterator[str]:
         f"{BALANCES.get(recipe['balance'], recipe['balance'])}. No two tiles overlap."
     )
     if recipe.get("min_distance_m"):
-        yield f"The centres of tiles are at least {recipe['min_distance_m']:,.0f} m apart."
-    yield "A location without a usable scene was replaced by another one, of the same ecoregion or biome if possible."
+        yield f"The tile centres are at least {recipe['min_distance_m']:,.0f} m apart."
+    yield "A location without a usable scene was replaced by another one, in the same ecoregion or biome where possible."
 
 
 def _scenes(source: Mapping[str, Any]) -> Iterator[str]:
@@ -131,8 +131,8 @@ def _scenes(source: Mapping[str, Any]) -> Iterator[str]:
     if "years" not in source:
         return
     yield (
-        f"Each tile has one scene, of a random year ({join([str(year) for year in source['years']])}), product level "
-        f"({' or '.join(source['levels'])}) and date, with a cloud cover below {source['cloud_percent']:g} %."
+        f"Each tile has one scene with a cloud cover below {source['cloud_percent']:g} %; its year "
+        f"({join([str(year) for year in source['years']])}), product level ({' or '.join(source['levels'])}) and date are random."
     )
 
 
@@ -144,8 +144,8 @@ def _split_rule(recipe: Mapping[str, Any]) -> Iterator[str]:
         yield f"Tiles were assigned to splits at random ({shares}), so neighbouring tiles can be in different splits."
         return
     yield (
-        f"Splits are spatial blocks ({shares}): equal-area cells, at most 100 km wide, belong to one split each, and tiles keep a "
-        f"distance of up to {recipe['split_guard_m']:,.0f} m from the cells of another split."
+        f"Splits consist of spatial blocks ({shares}): each equal-area cell, at most 100 km wide, belongs to one split. Tiles keep "
+        f"a distance of up to {recipe['split_guard_m']:,.0f} m from the cells of other splits."
     )
 
 
@@ -155,12 +155,12 @@ def _leakage(facts: CardFacts) -> Iterator[str]:
     if facts.overlap:
         yield "**Leakage: tiles of different splits overlap.**"
     else:
-        yield "No tile of one split overlaps a tile of another (checked for this card)."
+        yield "Tiles of different splits do not overlap (checked when this card was written)."
     for name, metres in facts.nearest_m.items():
         sample = "" if len(metres) == facts.summary.splits[name] else f" (in a random sample of {len(metres):,} tiles)"
         yield (
-            f"The nearest train tile is at least {metres.min() / 1000:,.1f} km from a {name} tile, centre to centre; the median "
-            f"is {np.median(metres) / 1000:,.1f} km{sample}."
+            f"The distance from a {name} tile to the nearest train tile is at least {metres.min() / 1000:,.1f} km, between centres; "
+            f"the median is {np.median(metres) / 1000:,.1f} km{sample}."
         )
 
 
@@ -168,7 +168,7 @@ def _leakage(facts: CardFacts) -> Iterator[str]:
 
 
 def bias(facts: CardFacts) -> str:
-    """Describe where tiles are more or less frequent than land, without markup."""
+    """Describe how the tiles are distributed over biomes and continents, compared with the land, without markup."""
     texts = [_compared(kind, rows) for kind, rows in (("Biomes", facts.biomes), ("Continents", facts.continents))]
     return " ".join(filter(None, texts))
 
@@ -178,9 +178,9 @@ def _compared(kind: str, rows: Sequence[Share]) -> str:
         return ""
     known = [row for row in rows if row.of_land is not None]
     if not known:
-        return f"{kind}: {join([f'{row.name} {percent(row.of_tiles)}' for row in _largest(rows)])} of the tiles."
-    listed = [f"{row.name} {percent(row.of_tiles)} ({percent(row.of_land or 0)} of all land)" for row in known]
-    return f"{kind}, share of the tiles and of all land: {'; '.join(listed)}."
+        return f"{kind}, as shares of the tiles: {join([f'{row.name} {percent(row.of_tiles)}' for row in _largest(rows)])}."
+    listed = [f"{row.name} {percent(row.of_tiles)} ({percent(row.of_land or 0)})" for row in known]
+    return f"{kind}, as shares of the tiles (and of all land): {'; '.join(listed)}."
 
 
 def _largest(rows: Sequence[Share]) -> list[Share]:
@@ -190,8 +190,8 @@ def _largest(rows: Sequence[Share]) -> list[Share]:
 def missing(facts: CardFacts) -> str:
     """Describe missing values in one paragraph, without markup."""
     listed = "; ".join(f"{name}: {text}" for name, text in gaps_by_modality(facts.gaps).items())
-    rule = "A missing value is the no-data value of its modality, never an estimate."
-    return f"{rule} Share of the values that were observed: {listed}." if listed else f"{rule} No value is missing."
+    rule = "Missing values are stored as the no-data value of their modality and never filled with estimates."
+    return f"{rule} Share of observed values: {listed}." if listed else f"{rule} No values are missing."
 
 
 def gaps_by_modality(gaps: Sequence[Gap]) -> dict[str, str]:
@@ -213,44 +213,44 @@ def gaps_by_modality(gaps: Sequence[Gap]) -> dict[str, str]:
 
 
 def limits(facts: CardFacts) -> tuple[str, ...]:
-    """Describe what users should know before they rely on the data."""
+    """Describe the limits that users should know before they use the data."""
     s, notes = facts.summary, []
     if s.synthetic:
-        notes.append("The values are synthetic: nothing learned from them is a statement about the Earth.")
+        notes.append("The values are synthetic, so results obtained with them do not apply to the Earth.")
     notes += [*_time_limits(facts), *_pixel_limits(facts)]
     if s.rows > s.tiles:
-        notes.append(f"{s.rows - s.tiles:,} rows have no tile, because no scene was found for them; readers skip them.")
+        notes.append(f"{s.rows - s.tiles:,} rows are empty, because no scene was found for them; readers skip them.")
     return (*notes, *s.notes)
 
 
 def _time_limits(facts: CardFacts) -> Iterator[str]:
     s = facts.summary
     if facts.years:
-        yield "There is one date per tile: the data are no time series."
+        yield "Each tile has one date; there are no time series."
     if facts.radar_days is not None:
         median, largest = facts.radar_days
-        yield f"Radar and optical scenes of a tile differ by up to {largest:.0f} days (median {median:.1f})."
+        yield f"The radar and optical scenes of a tile are up to {largest:.0f} days apart (median {median:.1f})."
     levels = {level: count for level, count in s.levels.items() if count}
     by_level = [m.name for m in facts.stored if m.statistics_by != "none"]
     if len(levels) > 1 and by_level:
-        counts = join([f"{count:,} tiles of level {level}" for level, count in levels.items()])
-        yield f"{join(by_level)} has {counts}; normalise them with the statistics of their own level."
+        counts = join([f"{count:,} tiles have product level {level}" for level, count in levels.items()])
+        yield f"{counts}; normalise {join(by_level)} with the statistics of the level of each tile."
 
 
 def _pixel_limits(facts: CardFacts) -> Iterator[str]:
     coarse = {m.name: sorted({size for size in m.native_m.values() if size > FEW_M}) for m in facts.rasters}
     named = [f"{name} ({join([f'{size:g}' for size in sizes])} m)" for name, sizes in coarse.items() if sizes]
     if named:
-        yield f"Some bands have larger pixels than the grid and were resampled to it: {join(named)}."
+        yield f"Some bands have a coarser native resolution and were resampled to the {PIXEL_M} m grid: {join(named)}."
     if facts.unplaced:
-        yield f"The pixel grid of {facts.unplaced:,} tiles is not known: they have a location, but no outline."
+        yield f"The pixel grid of {facts.unplaced:,} tiles is not known; they have a location but no outline."
 
 
 # ---------------------------------------------------------------- how it was built
 
 
 def provenance(facts: CardFacts) -> tuple[tuple[str, str], ...]:
-    """Facts about the making of a store: name and value."""
+    """Facts about how the store was built, as name and value."""
     s, store = facts.summary, facts.store
     source = {
         k: v for k, v in s.source.items() if k not in {"name", "notes", "synthetic", "files", "sources", "band_stats"}
@@ -281,7 +281,7 @@ def _requests(ledger: Mapping[str, Any] | None) -> str:
 
 
 def _is_short(value: object) -> bool:
-    """Whether a value is one that a reader of a card would read: no table of digests, no long list."""
+    """Whether a value is short enough for a card: a single value or a short list, not a table of digests."""
     return isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= 12)
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def describe(path: str | Path, out: str | Path | None = None, *, force: bool = False) -> Path:
     """Write cards of a finished store: ``README.md`` (dataset card), ``croissant.json`` and ``collection.json`` (STAC).
 
-    They contain facts of the store only; the same store always has the same cards. They are no part of the store: its
-    digest and `verify` ignore them.
+    They are made from the metadata and tables of the store alone, so the same store always has the same cards. They are not
+    part of the store: its digest and `verify` ignore them.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def describe(path: str | Path, out: str | Path | None = None, *, force: bool = F
     out
         Folder to write into; by default the store itself, or ``NAME-cards`` in the current folder if it is in a bucket.
     force
-        Replace files that differ from what would be written.
+        Replace existing files that differ from what would be written.
 
     Returns
     -------
@@ -43,12 +43,12 @@ def describe(path: str | Path, out: str | Path | None = None, *, force: bool = F
     Raises
     ------
     InputError
-        When there is no finished store, one of the files exists with another content, or ``out`` is another store.
+        When there is no finished store, one of the files exists with different content, or ``out`` is another store.
     """
     store = open_store(path)
     if not store.finished:
         raise InputError(
-            f"{store.path}: expected a finished store to describe, got one that is not; run the command that makes it again."
+            f"{store.path}: expected a finished store to describe, got an unfinished one; run the command that builds it again."
         )
     folder = _folder(store, out)
     check_output(folder, folder=True)
@@ -85,17 +85,17 @@ def _json(body: Mapping[str, Any]) -> str:
 
 
 def _refuse_others(folder: Path, cards: Mapping[str, str]) -> None:
-    """Refuse to replace files with another content, which someone may have edited.
+    """Refuse to replace files with different content, since they may have been edited.
 
     Raises
     ------
     InputError
-        With the first of them.
+        Names the first of these files.
     """
     for name, text in cards.items():
         path = folder / name
         if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
             raise InputError(
-                f"{short_path(path.absolute())}: expected no file, or the card of this store, found another one, which may have "
-                "been edited; add --force to replace it, or choose another --out."
+                f"{short_path(path.absolute())}: expected no file, or the unchanged card of this store, found a file with "
+                "different content, which may have been edited; add --force to replace it, or choose another --out."
             )

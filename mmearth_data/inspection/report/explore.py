@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from mmearth_data.catalog.tile import format_tile_ids
+from mmearth_data.catalog.tile import format_tile_id
 from mmearth_data.inspection.maps import land_shapes
 from mmearth_data.inspection.projection import STEP_DEG, grid_lines, land_rings, outline
 from mmearth_data.pages.parts import (
@@ -44,12 +44,11 @@ if TYPE_CHECKING:
     from mmearth_data.store import Store
 
 GREY = "#8b949e"
-CHOSEN: dict[str, Any] = {"selection_line_color": "#f0245e", "selection_line_width": 4}
-"""Ring around the chosen tile; Bokeh's types lack the width."""
+CHOSEN_LOOK: dict[str, Any] = {"selection_alpha": 1, "selection_line_color": "#f0245e", "selection_line_width": 4}
 DETAIL = 1 / 1500
 """Size of the smallest detail of coastlines, as a share of the map's width."""
 SMALL_CELL_M = 10_000
-"""Side below which two digits of a degree do not distinguish cells."""
+"""Side in metres below which cells need more than two decimals of a degree to be distinguished."""
 SPARE = 0.01
 """Space around the map, as a share of its width."""
 TOOLTIP = '<div style="max-width: 15rem; white-space: normal">@text</div>'
@@ -117,7 +116,7 @@ def _explanation(rows: MapRows) -> Part:
 def values_of(store: Store, fields: Sequence[Field], rows: MapRows, sample: Sample) -> Data:
     """Collect the data for the script: fields, rows of the map, distributions of the sampled tiles."""
     coords = store.coords
-    names = [] if rows.tiles is None else format_tile_ids(coords["tile_id"][rows.tiles]).tolist()
+    names = [] if rows.tiles is None else [format_tile_id(int(name)) for name in coords["tile_id"][rows.tiles]]
     dates = [] if rows.tiles is None else np.datetime_as_string(coords["time"][rows.tiles], unit="D").tolist()
     return Data(
         "report-data",
@@ -200,9 +199,8 @@ def _map(projection: Projection) -> figure:
         alpha=0.85,
         line_width=0.5,
         nonselection_alpha=0.4,
-        selection_alpha=1,
-        **CHOSEN,
         name="points",
+        **CHOSEN_LOOK,
     )
     made.add_tools(HoverTool(renderers=[points], tooltips=TOOLTIP, point_policy="snap_to_data"))
     return made

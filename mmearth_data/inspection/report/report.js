@@ -187,7 +187,7 @@
     if (state.source) showPoints(columns(keep));
   };
 
-  // The chosen point: clicked, named, or the next one in the order of the store.
+  // The chosen point: clicked, named, or reached step by step in the order of the store.
   const form = element("finder");
   const say = (text) => { element("selected").textContent = text; };
   const chosen = () => state.source.selected.indices[0];
@@ -215,11 +215,11 @@
   };
   const open = () => {
     const [name, text] = [state.source.data.name[chosen()], state.source.data.text[chosen()]];
-    if (name === undefined) return say(`No ${data.cells ? "cell" : "tile"} is chosen; its name must be complete, and it must pass the filters.`);
+    if (name === undefined) return say(`No ${data.cells ? "cell" : "tile"} is chosen; enter the complete name of one that passes the filters.`);
     if (data.cells) return say(text);
     const dialog = element(`mosaic-${name}`);
     if (dialog) return dialog.showModal();
-    say(`${text}. It is not one of the example tiles; its figure: ${data.drawing} --tile ${name} --figure ${name}.png`);
+    say(`${text}. This is not one of the example tiles. Draw it with: ${data.drawing} --tile ${name} --figure ${name}.png`);
   };
   const connectForm = () => {
     const field = form.elements.name;
@@ -237,7 +237,7 @@
     });
   };
 
-  // The map by keyboard: arrows move it, + and - zoom, 0 shows all of it again, n, p and Enter choose a point.
+  // Keys of the map: arrows pan, + and - zoom, 0 resets the view; n, p and Enter choose a point.
   const acts = { n: () => step(1), p: () => step(-1), Enter: open };
   const moves = { ArrowLeft: [-0.1, 0, 1], ArrowRight: [0.1, 0, 1], ArrowUp: [0, 0.1, 1], ArrowDown: [0, -0.1, 1], "+": [0, 0, 0.8], "=": [0, 0, 0.8], "-": [0, 0, 1.25] };
   const navigate = ({ x_range: x, y_range: y }) => {

@@ -1,4 +1,4 @@
-"""Licences and extents of a store, as catalogs and other programs get them."""
+"""Licences and extents of a store, for catalogs and other programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bbox(lon: Any, lat: Any = 10.0) -> tuple[float, ...]:
 # ------------------------------------------------------------------------------------------------- licences
 
 
-def test_every_licence_is_named_once_with_all_that_is_under_it() -> None:
+def test_every_licence_is_listed_once_with_its_modalities() -> None:
     uses = licences(SHIPPED)
     assert sorted(name for use in uses for name in use.modalities) == sorted(m.name for m in SHIPPED)
     assert len({use.name for use in uses}) == len(uses)
@@ -46,7 +46,7 @@ def test_every_licence_is_named_once_with_all_that_is_under_it() -> None:
         assert use.url in licence_summary(SHIPPED)
 
 
-def test_the_expression_of_all_is_one_that_spdx_allows_and_joins_terms_by_and() -> None:
+def test_the_licences_of_all_modalities_are_a_valid_spdx_expression() -> None:
     whole = spdx_of_all(SHIPPED)
     assert canonicalize_license_expression(whole) == whole
     assert whole.split(" AND ").count("CC-BY-4.0") == 1
@@ -65,7 +65,7 @@ def test_the_expression_of_all_is_one_that_spdx_allows_and_joins_terms_by_and() 
         ("", "LicenseRef-unnamed"),
     ],
 )
-def test_a_name_that_spdx_lists_is_kept_and_another_becomes_a_reference(name: str, expected: str) -> None:
+def test_names_that_spdx_lists_are_kept_and_others_become_references(name: str, expected: str) -> None:
     found = spdx(name)
     assert found == expected
     canonicalize_license_expression(found)
@@ -85,7 +85,7 @@ def test_a_name_that_spdx_lists_is_kept_and_another_becomes_a_reference(name: st
         ([-180.0, -179.0], (180, -179)),
     ],
 )
-def test_the_extent_is_the_shortest_that_has_all_tiles_also_across_180_degrees(
+def test_the_extent_is_the_shortest_that_contains_all_tiles_across_180_degrees_too(
     lon: list[float], expected: tuple[float, float]
 ) -> None:
     west, _, east, _ = bbox(lon)

@@ -87,7 +87,7 @@ def class_names(store: Store, name: str) -> list[str]:
     return [names[code] for code in store.read(name, slice(0, len(store))).tolist()]
 
 
-def test_a_table_has_outlines_and_what_is_known_of_each_tile(written: Path, store: Store) -> None:
+def test_a_table_has_outlines_coordinates_and_labels(written: Path, store: Store) -> None:
     frame = geopandas.read_parquet(written / "e.parquet")
     geo = json.loads(parquet.read_schema(written / "e.parquet").metadata[b"geo"])
     assert geo["columns"]["geometry"]["crs"]["id"] == {"authority": "EPSG", "code": 4326}, "stated, not by default"
@@ -101,14 +101,16 @@ def test_a_table_has_outlines_and_what_is_known_of_each_tile(written: Path, stor
     assert (frame["time"].dt.tz_convert(None).to_numpy() == store.coords["time"]).all()
 
 
-def test_a_box_reads_the_rows_whose_outlines_are_in_it(written: Path, store: Store) -> None:
+def test_reading_a_box_returns_the_rows_whose_outlines_intersect_it(written: Path, store: Store) -> None:
     west, south, east, north = store.tiles.geometry.iloc[4:7].total_bounds
     found = geopandas.read_parquet(written / "e.parquet", bbox=(west, south, east, north))
     expected = store.tiles.geometry.intersects(box(west, south, east, north))
     assert found["tile_id"].tolist() == store.coords["tile_id"][expected].tolist()
 
 
-def test_an_array_has_the_same_and_says_by_which_convention(written: Path, folder: Path, store: Store) -> None:
+def test_an_array_has_the_same_coordinates_and_declares_its_convention(
+    written: Path, folder: Path, store: Store
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = xr.open_zarr(written / "e.zarr")
@@ -252,7 +254,7 @@ def test_nothing_to_do_and_unknown_formats_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_neighbours_are_drawn_with_what_is_known_of_them(store: Store) -> None:
+def test_neighbours_are_shown_with_their_labels_and_locations(store: Store) -> None:
     ids = store.coords["tile_id"]
     points = Embeddings(np.eye(len(ids), 4, dtype=np.float32) + 1, ids, store.coords["lon"], store.coords["lat"], {})
     figure = neighbours_figure(points, store, 5)
@@ -271,7 +273,7 @@ def test_neighbours_are_drawn_with_what_is_known_of_them(store: Store) -> None:
     assert "B4" in scale
 
 
-def test_a_map_of_embeddings_has_its_legend_beside_it(store: Store) -> None:
+def test_a_map_of_embeddings_has_its_legend_next_to_it(store: Store) -> None:
     ids = store.coords["tile_id"]
     rng = np.random.default_rng(0)
     points = Embeddings(rng.random((len(ids), 4), dtype=np.float32), ids, store.coords["lon"], store.coords["lat"], {})

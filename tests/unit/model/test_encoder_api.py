@@ -69,7 +69,7 @@ def by_hand(store: Store, position: int) -> np.ndarray[Any, Any]:
     return np.stack(parts)
 
 
-def test_the_input_is_what_its_definition_says(store: Store, encoder: ConvNeXtV2) -> None:
+def test_the_input_of_the_encoder_follows_its_definition(store: Store, encoder: ConvNeXtV2) -> None:
     images = encoder.preprocess(store)
     assert images.dtype == torch.float32
     assert images.shape == (TILES, encoder.config.in_channels, 32, 32)
@@ -103,7 +103,7 @@ def test_every_form_of_the_same_tiles_gives_the_same_input(
 
 
 @pytest.mark.skipif(not hasattr(Store, "tile"), reason="the store gives no tile objects yet")
-def test_a_tile_of_a_store_is_taken(store: Store, encoder: ConvNeXtV2) -> None:
+def test_a_tile_of_a_store_is_accepted(store: Store, encoder: ConvNeXtV2) -> None:
     for position in (0, 9):
         tile: Any = store.tile(position)  # type: ignore[attr-defined, unused-ignore]
         assert torch.equal(encoder.preprocess(tile), encoder.preprocess(store)[position][None])
@@ -134,7 +134,7 @@ def test_embedding_leaves_modes_and_gradients_alone(store: Store, checkpoint: Ch
     assert all(parameter.grad is None for parameter in encoder.parameters())
 
 
-def test_tiles_that_patches_do_not_divide_are_cut_around_the_middle(tmp_path: Path) -> None:
+def test_tiles_that_patches_do_not_divide_are_cropped_to_their_centre(tmp_path: Path) -> None:
     odd = write_store(tmp_path / "odd.zarr", 4, size_px=48)
     wide = ConvNeXtV2(EncoderConfig(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8), patch_size=32, image_size=32)).eval()
     wide.normaliser = Normaliser([odd.modalities["sentinel2"]], odd.statistics, inputs=["sentinel2"])
@@ -150,11 +150,11 @@ def without(batch: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key != name}
 
 
-def test_what_is_missing_is_named(store: Store, encoder: ConvNeXtV2) -> None:
+def test_missing_inputs_are_named(store: Store, encoder: ConvNeXtV2) -> None:
     batch = next(iter(store.loader(batch_size=4)))
-    with pytest.raises(InputError, match=r"expected sentinel1 in the batch.*load it too"):
+    with pytest.raises(InputError, match=r"expected a batch with sentinel1.*load it too"):
         encoder.preprocess(without(batch, "sentinel1"))
-    with pytest.raises(InputError, match=r"expected sentinel2, sentinel1 in the batch.*load them too"):
+    with pytest.raises(InputError, match=r"expected a batch with sentinel2, sentinel1.*load them too"):
         encoder.preprocess({"tile": batch["tile"]})
     with pytest.raises(InputError, match="s2_level"):
         encoder.preprocess(without(batch, "tile"))
@@ -170,7 +170,9 @@ def test_a_normalised_batch_is_refused(store: Store, encoder: ConvNeXtV2, form: 
         "dataset": lambda: next(iter(TileDataset(store, **options))),
         "samples": lambda: store.torch(normalise=True)[0],
     }[form]()
-    with pytest.raises(InputError, match=r"sentinel2 as stored \(uint16\), got float32: the batch looks normalised"):
+    with pytest.raises(
+        InputError, match=r"sentinel2 as stored \(uint16\), got float32, so the batch is probably normalised"
+    ):
         encoder.embed(batch)
 
 
@@ -194,12 +196,12 @@ def test_a_batch_that_lacks_bands_is_refused(store: Store, encoder: ConvNeXtV2) 
 @pytest.mark.parametrize(
     "given", [torch.zeros(2, 12, 32, 32), np.zeros((2, 12, 32, 32), np.float32), "planet.zarr", None, [1, 2]]
 )
-def test_what_is_no_tile_is_refused(encoder: ConvNeXtV2, given: Any) -> None:
+def test_other_objects_than_tiles_are_refused(encoder: ConvNeXtV2, given: Any) -> None:
     with pytest.raises(InputError, match=r"expected a batch of Store\.loader.*got .*encoder\(images\)"):
         encoder.preprocess(given)
 
 
-def test_an_encoder_without_statistics_says_how_to_give_them(store: Store) -> None:
+def test_an_encoder_without_statistics_reports_how_to_add_them(store: Store) -> None:
     encoder = ConvNeXtV2(SMALL).eval()
     with pytest.raises(InputError, match=r"load_encoder\(path, store=store\)"):
         encoder.embed(store)
@@ -215,7 +217,7 @@ def test_an_encoder_without_statistics_says_how_to_give_them(store: Store) -> No
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Plain ConvNeXt V2 weights of 12 bands, with the names of their authors, in an own file."""
+    """File of plain ConvNeXt V2 weights of 12 bands, with the names that their authors use."""
     torch.manual_seed(0)
     config = EncoderConfig(stem="original", image_size=56)
     encoder = ConvNeXtV2(config)
@@ -245,7 +247,7 @@ def test_weights_without_statistics_take_those_of_a_store(weights: Path, store: 
     assert torch.equal(turned[:, order], expected.images(batch))
     with pytest.raises(InputError, match="got 3"):
         load_encoder(weights, store=store, bands={"sentinel2": ["B2", "B3", "B4"]})
-    with pytest.raises(InputError, match="give store too"):
+    with pytest.raises(InputError, match="pass store too"):
         load_encoder(weights, bands={"sentinel2": bands})
 
 
@@ -257,7 +259,7 @@ def test_a_store_replaces_the_statistics_of_a_checkpoint(store: Store, checkpoin
     of_run = load_encoder(checkpoint.folder).preprocess(other)
     of_other = load_encoder(checkpoint.folder, store=other).preprocess(other)
     assert abs(float(of_other[:, 0].mean())) < 0.1 < abs(float(of_run[:, 0].mean()))
-    with pytest.raises(InputError, match="a checkpoint knows its bands"):
+    with pytest.raises(InputError, match="a checkpoint records its bands"):
         load_encoder(checkpoint.folder, store=other, bands={"sentinel2": ["B2"]})
     poor = write_store(tmp_path / "poor.zarr", 16, names=("sentinel2",))
     with pytest.raises(InputError, match=r"poor\.zarr: expected sentinel1"):
@@ -267,7 +269,7 @@ def test_a_store_replaces_the_statistics_of_a_checkpoint(store: Store, checkpoin
 # ---------------------------------------------------------------- it is no part of the network
 
 
-def test_the_network_is_the_same_with_and_without(store: Store, checkpoint: Checkpoint, encoder: ConvNeXtV2) -> None:
+def test_statistics_do_not_change_the_network(store: Store, checkpoint: Checkpoint, encoder: ConvNeXtV2) -> None:
     plain = ConvNeXtV2(checkpoint.encoder_config).eval()
     assert list(encoder.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in encoder.named_modules()] == [name for name, _ in plain.named_modules()]

@@ -1,4 +1,4 @@
-"""A store in torchgeo's shape, without torchgeo: keys, types and values of samples and areas."""
+"""`MMEarthStore` without torchgeo: keys, types and values of samples and areas."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_an_area_has_a_time(store: Store) -> None:
     west, south, east, north = data[1]["bounds"].tolist()
     moment = data.index.index[1].left
     assert data[west:east, south:north, moment:moment]["tile_id"] == data[1]["tile_id"]
-    with pytest.raises(IndexError, match="none; bounds are"):
+    with pytest.raises(IndexError, match="none; the tiles are within"):
         data[west:east, south:north, moment + np.timedelta64(900, "D") :]
     with pytest.raises(IndexError, match="Expected an area with tiles"):
         data[0:10, 0:10]
@@ -180,7 +180,7 @@ def test_areas_need_one_crs_with_known_corners(tmp_path: Path, store: Store) -> 
     assert [MMEarthStore(other)[i]["crs"] for i in (0, 1, 3)] == ["EPSG:32632", "", "EPSG:32631"]
 
 
-def test_what_a_store_does_not_have_is_named(store: Store) -> None:
+def test_unknown_names_are_reported(store: Store) -> None:
     for options, text in (
         ({"modalities": "biome"}, "expected images among .*got biome"),
         ({"modalities": ["sentinel3"]}, "got sentinel3"),
