@@ -391,7 +391,7 @@ def embed(
     from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
-    from mmearth_model.evaluation.embedding_files import write_parquet, write_zarr
+    from mmearth_model.evaluation.embedding_files import refuse_other_content, write_parquet, write_zarr
     from mmearth_model.saving import save_figure
     from mmearth_model.tasks import open_task
 
@@ -404,6 +404,8 @@ def embed(
         raise click.UsageError("--neighbours: expected a store to show its tiles, got files; leave it out.")
     for path in outs:
         check_output(path, folder=path.suffix == ".zarr")
+        if path.suffix == ".zarr":
+            refuse_other_content(path)
     for picture, flag in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
         if picture is not None:
             check_output(picture, option=flag)

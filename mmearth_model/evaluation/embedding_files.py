@@ -117,6 +117,18 @@ def _geo_metadata(shapes: NDArray[Any]) -> dict[str, Any]:
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
+def refuse_other_content(path: Path) -> None:
+    """Raise `InputError` if a folder contains something else than embeddings, such as a store: it would be replaced."""
+    if not path.exists():
+        return
+    root = path / "zarr.json"
+    ours = root.is_file() and (path / COLUMN / "zarr.json").is_file()
+    if not ours or "format_version" in json.loads(root.read_bytes()).get("attributes", {}):
+        raise InputError(
+            f"{path}: expected a new folder or embeddings, which are replaced, got something else; choose another --out."
+        )
+
+
 def write_zarr(embeddings: Embeddings, path: Path) -> None:
     """Write a sharded Zarr group that plain xarray opens: ``embedding`` (tile, feature), with coordinates of the samples.
 
@@ -125,8 +137,7 @@ def write_zarr(embeddings: Embeddings, path: Path) -> None:
     """
     import xarray as xr
 
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise InputError(f"{path}: expected a new folder or a Zarr group, got something else; choose another --out.")
+    refuse_other_content(path)
     attributes = {"long_name": "embedding", "units": "1"}
     data = xr.Dataset({COLUMN: (("tile", "feature"), embeddings.values, attributes)}, coords=_coordinates(embeddings))
     data.attrs = _group_attributes(embeddings)

@@ -26,7 +26,7 @@ from shapely import Point, box
 from shapely.geometry import mapping, shape
 from toy_store import TINY, kinds, write_store
 
-from mmearth_data import InputError, Store, format_tile_id, raster_outline
+from mmearth_data import InputError, Store, format_tile_id, raster_outline, verify
 from mmearth_model import Checkpoint, load_checkpoint, make_recipe, pretrain
 from mmearth_model.cli import cli
 from mmearth_model.evaluation.embedding import Embeddings, embed, map_figure, neighbours_figure
@@ -252,6 +252,24 @@ def test_nothing_to_do_and_unknown_formats_are_refused(
         assert result.exit_code == 2
         assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_embeddings_replace_embeddings_and_nothing_else(folder: Path, store: Store, tmp_path: Path) -> None:
+    """A store has the same suffix, and its folder would be replaced as a whole."""
+    copy, out = tmp_path / "copy.zarr", tmp_path / "e.zarr"
+    shutil.copytree(folder / "toy.zarr", copy)
+    arguments = ["embed", str(copy), "--checkpoint", str(folder / "run"), "--out"]
+    for taken in (copy, copy / "biome.zarr"):
+        if taken != copy:
+            taken.mkdir()
+        result = CliRunner().invoke(cli, [*arguments, str(taken)])
+        assert result.exit_code == 2
+        assert "expected a new folder or embeddings, which are replaced, got something else" in result.output
+        assert "Embedding" not in result.output, "refused before the work starts"
+    assert verify(copy).problems == ()
+    for _ in range(2):
+        assert CliRunner().invoke(cli, [*arguments, str(out)]).exit_code == 0
+    assert xr.open_zarr(out).sizes["tile"] == len(store)
 
 
 def test_neighbours_are_shown_with_their_labels_and_locations(store: Store) -> None:
