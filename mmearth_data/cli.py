@@ -455,7 +455,7 @@ def inspect(
 @option("--out FOLDER", OUTPUT, "Folder to write into.", STORE, shown="STORE; for a bucket, NAME-cards")
 @option("--force", OUTPUT, "Replace existing cards that differ, such as edited ones.", is_flag=True)
 def describe(store: Path | None, out: Path | None, force: bool) -> None:
-    """Write a dataset card, Croissant metadata and a STAC collection for a store.
+    """Write a dataset card, Croissant and STAC metadata.
 
     The files README.md, croissant.json and collection.json are made from the metadata and tables of the store; no pixels
     are read. They are not part of the store: its digest and `verify` ignore them. STORE defaults to the store in the
