@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mmearth_data.fields import About, Fields, Group, documented
     from mmearth_data.files.listing import is_data
     from mmearth_data.files.tables import Table, read_table
+    from mmearth_data.files.temporary import is_running
     from mmearth_data.files.writing import (
         append_text,
         check_output,
@@ -157,6 +158,7 @@ _MODULES = {
     "fields": "About Fields Group documented",
     "files.listing": "is_data",
     "files.tables": "Table read_table",
+    "files.temporary": "is_running",
     "files.writing": "append_text check_output create_file make_folder remove_partial staged_array staged_file staged_folder "
     "staged_stream write_bytes write_errors write_text",
     "files.yamlfiles": "read_yaml",
@@ -307,6 +309,7 @@ __all__ = [
     "import_hdf5",
     "is_data",
     "is_quiet",
+    "is_running",
     "is_there",
     "load_catalog",
     "make_folder",

@@ -123,6 +123,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(options) or 'none'}."
 
 
+def shown(value: object) -> str:
+    """Value and type for a message, in one line of at most 60 characters and the type."""
+    text = " ".join(repr(value).split())
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return short if isinstance(value, str | slice | tuple | list | None) else f"{short} ({type(value).__name__})"
+
+
 def short_path(path: str | Path) -> str:
     """Path for display: relative if it is below the current folder; others, and URLs, unchanged.
 

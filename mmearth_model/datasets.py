@@ -290,6 +290,8 @@ class MMEarthStore(Dataset["Sample"]):
     def _resolved(self, query: Area) -> tuple[slice, slice, slice]:
         """Replace the open ends of an area by the bounds of all tiles."""
         given = (query,) if isinstance(query, slice) else tuple(query)
+        if len(given) > 3 or not all(isinstance(part, slice) for part in given):
+            raise InputError(f"Expected an area [xmin:xmax, ymin:ymax, tmin:tmax], got {query}.")
         whole = self.bounds
         filled = [
             slice(
@@ -303,6 +305,11 @@ class MMEarthStore(Dataset["Sample"]):
             raise InputError(
                 f"Expected an area at {PIXEL_M:g} m per pixel, got {query}; leave the step out and resample the result."
             )
+        ends = [end for part in filled[:2] for end in (part.start, part.stop)]
+        if not all(isinstance(end, int | float | np.number) for end in ends):
+            raise InputError(f"Expected an area in metres of {self.crs.name}, got {query}.")
+        if any(0 <= part.stop - part.start < PIXEL_M / 2 for part in filled[:2]):
+            raise InputError(f"Expected an area of at least one pixel of {PIXEL_M:g} m, got {query}.")
         return filled[0], filled[1], filled[2]
 
     # ---------------------------------------------------------------- pictures
@@ -368,7 +375,11 @@ class MMEarthStore(Dataset["Sample"]):
 
 
 def _names(given: str | Sequence[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    try:
+        names = [] if given is None else [given] if isinstance(given, str) else list(given)
+    except TypeError:
+        raise InputError(f"Expected names of modalities, got {given!r} ({type(given).__name__}).") from None
+    return list(dict.fromkeys(map(str, names)))
 
 
 def _images(store: Store, given: str | Sequence[str] | None) -> tuple[Entry, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from mmearth_data.errors import InputError, TileUnavailable
+from mmearth_data.words import shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -221,7 +222,7 @@ def parse_tile_id(tile_id: str | int | np.integer[Any]) -> int:
     number = int(text) if DECIMAL_ID.fullmatch(text) else as_integer(tile_id)
     if number is None or not LEAST_ID <= number < 2**64:
         raise InputError(
-            f"Expected a tile id of 16 hex digits, or its number, got {tile_id!r}; "
+            f"Expected a tile id of 16 hex digits, or its number, got {shown(tile_id)}; "
             "ids are in the column id of the tiles, and their numbers in tile_id."
         )
     return number

@@ -10,20 +10,18 @@ import errno
 import os
 import re
 import shutil
-import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmearth_data.errors import FileInputError, InputError, MMEarthError, WriteFailed
+from mmearth_data.files.temporary import PARTIAL, remove_left, temporary_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-PARTIAL = ".partial-"
-"""Prefix of temporary names; names with a leading dot are never read as data."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 BROKEN = frozenset({errno.EIO, errno.ESTALE})
@@ -34,8 +32,6 @@ NUMBER_IN_TEXT = re.compile(r"(?:errno = |errno |os error )(\d+)")
 """How native libraries (HDF5, Arrow, safetensors) write the system's error number in their messages."""
 PROBE_BYTES = 2**20
 """Bytes written to test whether the disk is full, after an error without a reason."""
-NAME_LENGTH = 100
-"""Characters of the final name that the temporary one repeats: file systems take 255 bytes."""
 
 
 @contextmanager
@@ -75,6 +71,7 @@ def staged_array(
 
     kind = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    remove_left(_target(path).parent, _target(path).name)
     with staged_file(path, needed_bytes=size) as beside:
         with beside.open("wb") as stream:
             header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
@@ -97,6 +94,7 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
         for entry in (*beside.rglob("*"), beside):
             flush(entry)
         move_folder(beside, path)
+        remove_left(path.parent, path.name)  # only now: one of them may be the older version
 
 
 @contextmanager
@@ -110,7 +108,7 @@ def _staging(path: str | Path, *, folder: bool, needed_bytes: int | None = None)
         path.parent.mkdir(parents=True, exist_ok=True)
         if needed_bytes is not None and shutil.disk_usage(path.parent).free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
-        beside = _beside(path)
+        beside = temporary_path(path)
         try:
             yield path, beside
         except Exception as error:
@@ -171,7 +169,7 @@ def make_folder(path: str | Path) -> Path:
 def move_folder(new: Path, path: Path) -> None:
     """Rename a finished folder to its final name; an existing one is moved aside first and removed last."""
     with write_errors(path):
-        old = _beside(path) if path.exists() else None
+        old = temporary_path(path) if path.exists() else None
         if old is not None:
             path.rename(old)
         try:
@@ -209,7 +207,9 @@ def check_output(path: str | Path, *, folder: bool = False, option: str = "--out
         home = home.parent
     if not home.is_dir():
         raise InputError(f"{path}: expected {home} to be a folder, found a file; choose another {option}.")
-    probe = home / f"{PARTIAL}{uuid.uuid4().hex}"
+    if not folder or home == path:
+        remove_left(home, None if folder else path.name)
+    probe = temporary_path(home / path.name)
     with write_errors(path):
         try:
             probe.write_bytes(bytes(4096))
@@ -281,11 +281,6 @@ def _target(path: str | Path) -> Path:
     return path.resolve() if path.is_symlink() else path
 
 
-def _beside(path: Path) -> Path:
-    """Temporary name that no other process uses."""
-    return path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name[:NAME_LENGTH]}")
-
-
 def _allocate(stream: BinaryIO, size: int) -> None:
     start = stream.tell()
     if hasattr(os, "posix_fallocate"):
@@ -307,7 +302,7 @@ def _name_reason(error: Exception, folder: Path) -> None:
     """Find out why writing failed if a library gives no reason; the reason is chained to its error."""
     if isinstance(error, MMEarthError) or error_number(error) is not None:
         return
-    probe = folder / f"{PARTIAL}{uuid.uuid4().hex}"
+    probe = temporary_path(folder / "probe")
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
         flush(probe)

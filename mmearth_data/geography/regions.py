@@ -223,6 +223,10 @@ def frame_region(frame: object) -> Region | None:
     if not isinstance(frame, gpd.GeoSeries | gpd.GeoDataFrame):
         return None
     kind = type(frame).__name__
+    if isinstance(frame, gpd.GeoDataFrame) and frame.active_geometry_name is None:
+        raise InputError(
+            f"region: expected a {kind} with a geometry, got one without; choose it with set_geometry('COLUMN')."
+        )
     if frame.crs is None:
         raise InputError(
             f"region: expected a {kind} with a CRS, got one without; declare it, for example with set_crs('EPSG:4326')."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmearth_data.catalog.tile import as_integer
 from mmearth_data.errors import InputError
 from mmearth_data.loading.buffers import BufferPool, plain_memory
 from mmearth_data.loading.kernel import Batch, Kernel, Layer, compiled_loops
@@ -14,9 +16,11 @@ from mmearth_data.loading.pipeline import ClusterPipeline, ThreadPipeline, spans
 from mmearth_data.loading.plan import Share, Window, cut_blocks, plan_epoch
 from mmearth_data.loading.scaling import Scaling
 from mmearth_data.store.schema import COORDINATE_NAMES
+from mmearth_data.store.selection import listed
+from mmearth_data.words import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -97,7 +101,9 @@ class Loader:
         client: Any = None,  # noqa: ANN401 - distributed has no types
         allocate: Allocate = plain_memory,
     ) -> None:
+        _check_numbers(0, seed=seed)
         _check_numbers(
+            1,
             batch_size=batch_size,
             world_size=world_size,
             block_tiles=block_tiles,
@@ -105,7 +111,7 @@ class Loader:
             threads=1 if threads is None else threads,
             prefetch=prefetch,
         )
-        if not 0 <= rank < world_size:
+        if as_integer(rank) is None or not 0 <= rank < world_size:
             raise InputError(f"Expected a rank from 0 to {world_size - 1}, got {rank}.")
         self.store = store
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -242,10 +248,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_numbers(**numbers: int) -> None:
+def _check_numbers(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"Expected a {name.replace('_', ' ')} of at least 1, got {number}.")
+        words = name.replace("_", " ")
+        if as_integer(number) is None:
+            raise InputError(f"Expected a {words} that is an integer, got {shown(number)}.")
+        if number < least:
+            raise InputError(f"Expected a {words} of at least {least}, got {number}.")
 
 
 def open_kernel(
@@ -275,8 +284,13 @@ def _layers(
 ) -> tuple[Layer, ...]:
     """Resolve the layers to deliver, in the requested order of modalities."""
     stored = {m.name: m for m in store.modalities.values() if m.stored}
-    wanted = tuple(stored) if names is None else tuple(dict.fromkeys(names))
-    missing = [name for name in (*wanted, *bands) if name not in stored]
+    if not isinstance(bands, Mapping):
+        raise InputError(f"bands: expected modalities with their bands, {{'NAME': ['BAND', ...]}}, got {shown(bands)}.")
+    given = (
+        tuple(stored) if names is None else (names,) if isinstance(names, str) else listed("modalities", "names", names)
+    )
+    wanted = tuple(dict.fromkeys(map(str, given)))
+    missing = [str(name) for name in (*wanted, *bands) if name not in stored]
     if missing:
         raise InputError(
             f"{store.path}: expected the modalities {', '.join(stored)}, got {', '.join(dict.fromkeys(missing))}."
@@ -285,7 +299,8 @@ def _layers(
 
 
 def _layer(store: Store, m: Modality, bands: Sequence[str] | None, *, normalise: bool) -> Layer:
-    chosen = m.bands if bands is None else tuple(bands)
+    one = (bands,) if isinstance(bands, str) else bands
+    chosen = m.bands if one is None else tuple(map(str, listed(f"{m.name}: bands", "names", one)))
     if not m.bands and bands is not None:
         raise InputError(f"{m.name}: expected no bands, since it has none, got {', '.join(chosen)}.")
     picks = None if chosen == m.bands else tuple(m.band_indices(chosen))

@@ -19,6 +19,7 @@ from mmearth_data.errors import InputError, UnknownPosition
 from mmearth_data.loading.buffers import BufferPool
 from mmearth_data.loading.loader import available_cores, open_kernel
 from mmearth_data.loading.pipeline import FAR_READERS, TASK_TILES
+from mmearth_data.words import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +144,8 @@ class TileSamples(Dataset["Sample"]):
     ) -> None:
         if not len(store):
             raise InputError(f"{store.path}: expected tiles to load, got none; widen the selection.")
+        if transform is not None and not callable(transform):
+            raise InputError(f"transform: expected a function of a sample, got {shown(transform)}.")
         self.store, self.transform = store, transform
         self.kernel: Kernel = open_kernel(store, modalities, bands, normalise=normalise)
         self.modalities = tuple(layer.modality.name for layer in self.kernel.layers)
@@ -201,7 +204,7 @@ class TileSamples(Dataset["Sample"]):
             number, count = operator.index(position), len(self)
         except TypeError:
             raise InputError(
-                f"Expected an integer position, got {position!r}; select tiles of the store first: store[0:4].torch()."
+                f"Expected an integer position, got {shown(position)}; select tiles of the store first: store[0:4].torch()."
             ) from None
         if not -count <= number < count:
             raise UnknownPosition(f"Expected a position from 0 to {count - 1}, got {number}.")

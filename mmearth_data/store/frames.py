@@ -54,11 +54,11 @@ class StoredArray(BackendArray):
 def dataset(content: Content, rows: NDArray[np.intp], modalities: Sequence[Modality], *, scale: bool) -> xr.Dataset:
     """Return some rows and stored modalities as a data set; see `mmearth_data.store.reader.Store.to_xarray`.
 
-    Rasters are in Dask chunks of one shard, limited to the given rows; everything else is in memory.
+    Rasters are in Dask chunks of as many tiles as the fullest shard has of the given rows; everything else is in memory.
+    Chunks are equally long, as Zarr requires of what is written to it, although shards have gaps.
     """
     found = _stored_tiles(content, rows, modalities, scale=scale)
-    tiles = np.bincount(rows // content.layout.tiles_per_shard)
-    chunks = {"tile": tuple(tiles[tiles > 0].tolist()) or (0,)}
+    chunks = {"tile": int(np.bincount(rows // content.layout.tiles_per_shard).max(initial=1))}
     return found.assign({m.name: found.variables[m.name].chunk(chunks) for m in modalities if m.kind.is_raster})
 
 

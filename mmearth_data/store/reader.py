@@ -188,7 +188,7 @@ class Store:
     def to_xarray(self, modalities: str | Sequence[str] | None = None, *, scale: bool = False) -> xr.Dataset:
         """Return the selected tiles as an xarray data set.
 
-        Rasters are lazy, in Dask chunks of one shard. Coordinates, and values and class ids of whole tiles, are in memory.
+        Rasters are lazy, in Dask chunks as long as a shard. Coordinates, and values and class ids of whole tiles, are in memory.
         The dimension ``tile`` is indexed by ids of 16 hex digits: ``ds.sel(tile="55d4a802aea54004")``.
 
         Parameters
@@ -267,7 +267,11 @@ class Store:
             return False
         if isinstance(key, str) and not is_tile_id(key):
             return key in self.modalities or key in COORDINATE_NAMES
-        return bool((self._content.column("tile_id")[self.rows] == np.uint64(parse_tile_id(key))).any())
+        try:
+            number = np.uint64(parse_tile_id(key))
+        except InputError:  # a number that is too large for an id
+            return False
+        return bool((self._content.column("tile_id")[self.rows] == number).any())
 
     @overload
     def __getitem__(self, key: int | np.integer[Any]) -> dict[str, Any]: ...
@@ -465,7 +469,7 @@ class Store:
         if names is None:
             return self.modalities
         wanted = [names] if isinstance(names, str) else listed("modalities", "names", names)
-        missing = [str(name) for name in wanted if name not in self.modalities]
+        missing = [str(name) for name in wanted if not isinstance(name, str) or name not in self.modalities]
         if missing:
             close = closest(missing[0], self.modalities)
             hint = f"; did you mean {close[0]!r}?" if close else "."

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmearth_data.catalog.tile import LEAST_ID, as_integer, parse_tile_id
 from mmearth_data.errors import InputError, UnknownPosition
-from mmearth_data.words import closest
+from mmearth_data.words import closest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,13 +56,13 @@ def positions_of(key: object, count: int) -> NDArray[np.intp]:
     if values.ndim != 1 or isinstance(key, tuple | str | bytes) or key is None:
         raise InputError(
             f"Expected a position, a slice, a list of positions, a mask of {count} booleans, the id of a tile or the name of a "
-            f"modality, got {_shown(key)}."
+            f"modality, got {shown(key)}."
         )
     if values.dtype == np.bool_:
         return np.flatnonzero(mask_of(key, count, "Expected"))
     if values.dtype.kind not in "iu" and len(values):
         raise InputError(
-            f"Expected positions as integers, or a mask of {count} booleans, got {_shown(key)}; "
+            f"Expected positions as integers, or a mask of {count} booleans, got {shown(key)}; "
             "for ids, use select(ids=...)."
         )
     return _ascending(values, count)
@@ -73,7 +73,7 @@ def _sliced(key: slice, count: int) -> NDArray[np.intp]:
         positions = np.arange(count)[key]
     except (TypeError, ValueError, IndexError):
         raise InputError(
-            f"Expected a slice of positions such as store[0:4], got {_shown(key)}; for dates, use select(date=...)."
+            f"Expected a slice of positions such as store[0:4], got {shown(key)}; for dates, use select(date=...)."
         ) from None
     if key.step is not None and key.step < 0:
         raise _disordered(key)
@@ -97,7 +97,7 @@ def _ascending(values: np.ndarray[Any, Any], count: int) -> NDArray[np.intp]:
 
 def _disordered(key: object) -> InputError:
     return InputError(
-        f"Expected ascending positions without duplicates, got {_shown(key)}, but a store keeps the order of its tiles; "
+        f"Expected ascending positions without duplicates, got {shown(key)}, but a store keeps the order of its tiles; "
         "sort the positions, or reorder the data with store.dataset.isel(tile=...)."
     )
 
@@ -119,7 +119,7 @@ def mask_of(mask: object, count: int, what: str = "where: expected") -> NDArray[
     """
     values = np.asarray(_in_order(mask, count, what))
     if values.shape != (count,) or values.dtype != np.bool_:
-        found = f"{values.shape} of {values.dtype.name}" if values.ndim else _shown(mask)
+        found = f"{values.shape} of {values.dtype.name}" if values.ndim else shown(mask)
         raise InputError(f"{what} a boolean array of {count} tiles, got {found}.")
     return values
 
@@ -177,7 +177,7 @@ def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
             numbers[k] = parse_tile_id(name)
         except InputError:
             raise InputError(
-                f"ids: expected tile ids of 16 hex digits, or their numbers, got {_shown(name)}; "
+                f"ids: expected tile ids of 16 hex digits, or their numbers, got {shown(name)}; "
                 "to read ids from a file, use mmearth_data.read_ids."
             ) from None
     return numbers
@@ -188,7 +188,7 @@ def listed(what: str, expected: str, values: object) -> list[Any]:
     try:
         return list(values)  # type: ignore[call-overload, no-any-return]
     except TypeError:
-        raise InputError(f"{what}: expected {expected}, got {_shown(values)}.") from None
+        raise InputError(f"{what}: expected {expected}, got {shown(values)}.") from None
 
 
 def label_codes(what: str, labels: object, known: Mapping[str, int]) -> list[int]:
@@ -198,20 +198,11 @@ def label_codes(what: str, labels: object, known: Mapping[str, int]) -> list[int
     codes = [known.get(one) if isinstance(one, str) else as_integer(one) for one in given]
     unknown = [one for one, code in zip(given, codes, strict=True) if code not in known.values()]
     if unknown:
-        shown = ", ".join(list(known)[:20]) + (", ..." if len(known) > 20 else "")
+        names = ", ".join(list(known)[:20]) + (", ..." if len(known) > 20 else "")
         close = closest(unknown[0], known) if isinstance(unknown[0], str) else []
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise InputError(f"{what}: expected {shown}, got {', '.join(map(str, unknown))}{hint}")
+        raise InputError(f"{what}: expected {names}, got {', '.join(map(str, unknown))}{hint}")
     return [code for code in codes if code is not None]
-
-
-def _shown(value: object) -> str:
-    """Format a value and its type for an error message, in one line."""
-    text = " ".join(repr(value).split())
-    short = text if len(text) <= 60 else f"{text[:57]}..."
-    return (
-        short if isinstance(value, str | slice | tuple | list) or value is None else f"{short} ({type(value).__name__})"
-    )
 
 
 def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -264,7 +255,7 @@ def _geometries(region: Any) -> list[Any]:  # noqa: ANN401 - any argument of a c
         return [found.geometry]
     several = isinstance(region, list | tuple | set | frozenset | np.ndarray) and len(region) > 0
     if not several or all(map(_is_number, region)):
-        raise InputError(f"region: expected {REGION_FORMS}, got {_shown(region)}.")
+        raise InputError(f"region: expected {REGION_FORMS}, got {shown(region)}.")
     return [geometry for one in region for geometry in _geometries(one)]
 
 
@@ -322,7 +313,7 @@ def _pair(dates: Any) -> tuple[Any, Any]:  # noqa: ANN401 - any argument of a ca
     try:
         first, last = dates
     except (TypeError, ValueError) as error:
-        raise InputError(f"date: expected {DATE_FORMS}, got {dates!r}.") from error
+        raise InputError(f"date: expected {DATE_FORMS}, got {shown(dates)}.") from error
     return first, last
 
 
@@ -333,4 +324,4 @@ def _period(date: Date) -> np.datetime64:
     if isinstance(text, str) and PERIOD.fullmatch(text):
         with suppress(ValueError):
             return np.datetime64(text)
-    raise InputError(f"date: expected {DATE_FORMS}, got {date!r}.")
+    raise InputError(f"date: expected {DATE_FORMS}, got {shown(date)}.")

@@ -176,13 +176,15 @@ def stop_signals() -> Iterator[None]:
         before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     process = os.getpid()
+    received: list[KeyboardInterrupt] = []
 
     def stop(number: int, _frame: object) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
         if os.getpid() != process:  # a forked child ends as if it had no handler
             os.kill(os.getpid(), number)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        received.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise received[-1]
 
     def stop_again(swallowed: sys.UnraisableHookArgs) -> None:
         # Finalizers and callbacks of weak references cannot raise: send the signal again once they are done.
@@ -201,6 +203,11 @@ def stop_signals() -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
+    except Exception as error:
+        # What the signal interrupted may fail in its own way: a library whose import is cut short, above all.
+        if received:
+            raise received[-1] from error
+        raise
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():

@@ -77,6 +77,7 @@ def stored_batches(tiles: Tiles, inputs: Sequence[Modality], known: Iterable[Mod
             yield _chosen(batch, inputs)
     elif isinstance(tiles, Mapping):
         _check_names(tiles, inputs)
+        _check_arrays(tiles, inputs)
         _check_types(tiles, known)
         yield _chosen(tiles, inputs)
     else:
@@ -114,6 +115,15 @@ def _check_names(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> None:
             f"expected a batch with {', '.join(missing)}, which the encoder takes, got {', '.join(map(str, batch))}; load "
             f"{'it' if len(missing) == 1 else 'them'} too."
         )
+
+
+def _check_arrays(batch: Mapping[str, Any], inputs: Sequence[Modality]) -> None:
+    for m in inputs:
+        values = batch[m.name]
+        if not isinstance(values, np.ndarray | torch.Tensor):
+            raise InputError(f"expected {m.name} as an array or a tensor, got {type(values).__name__}; give {TAKES}.")
+    if not isinstance(batch.get("tile", {}), Mapping):
+        raise InputError(f"expected batch['tile'] as coordinates by name, got {type(batch['tile']).__name__}.")
 
 
 def _check_types(batch: Mapping[str, Any], known: Iterable[Modality]) -> None:

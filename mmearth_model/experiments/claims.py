@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from mmearth_data import create_file
+from mmearth_data import create_file, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,13 +62,7 @@ def _alive(path: Path) -> bool:
         return age < STALE_S
     if owner["host"] != socket.gethostname():
         return age < STALE_S
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return is_running(owner["pid"])
 
 
 def _bury(path: Path) -> None:

@@ -516,6 +516,8 @@ def test_stores_that_cannot_be_described_are_refused_in_one_line(made: Path, tmp
     assert "README.md" in refused(made, "--out", tmp_path / "taken")
     with pytest.raises(InputError, match="expected a finished store"):
         describe(tmp_path / "begun.zarr")
+    assert "got another store" in refused(made, "--out", tmp_path / "begun.zarr")
+    assert not (tmp_path / "begun.zarr" / "README.md").exists()
 
 
 def test_the_store_in_the_current_folder_is_described(

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import ee
@@ -231,10 +231,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(block: Block, done: set[str]) -> None:
-    """Run one block in the working folder, its commands without those that run elsewhere or are done."""
-    if block.language == "python" and block.text not in done:
-        exec(compile(block.text, block.where, "exec"), {"__name__": "__main__"})
+def run(block: Block, done: set[str], names: dict[str, Any]) -> None:
+    """Run one block in the working folder, its commands without those that run elsewhere or are done.
+
+    ``names`` are those that earlier blocks of the page define.
+    """
+    if block.language == "python":
+        exec(compile(block.text, block.where, "exec"), names)
     if block.language == "yaml":
         write_file(block)
     for command in map(strip_comment, commands(block)):
@@ -245,7 +248,6 @@ def run(block: Block, done: set[str]) -> None:
         result = CliRunner().invoke(program(name), words, prog_name=name)
         assert result.exit_code == 0, f"{block.where}: {command}\n{result.output[-6000:]}"
         done.add(command)
-    done.add(block.text)
 
 
 def write_file(block: Block) -> None:
@@ -258,8 +260,9 @@ def write_file(block: Block) -> None:
 
 def run_all(chosen: list[Block]) -> None:
     done: set[str] = set()
+    names: dict[str, dict[str, Any]] = {}
     for block in chosen:
-        run(block, done)
+        run(block, done, names.setdefault(block.where.partition(":")[0], {"__name__": "__main__"}))
     ee.Reset()  # one block signs the process's client in to a server that is gone
 
 
@@ -384,12 +387,12 @@ def test_blocks_are_read_as_markdown_fences_them() -> None:
 
 def test_a_failing_command_fails_its_block() -> None:
     with pytest.raises(AssertionError, match=r"README\.md:24: mmearth-data catalog sentinel7"):
-        run(blocks(SAMPLE)[-1], set())
+        run(blocks(SAMPLE)[-1], set(), {})
     with pytest.raises(AssertionError, match="expected a call of one of"):
-        run(Block("console", "$ ls", 1), set())
+        run(Block("console", "$ ls", 1), set(), {})
     with pytest.raises(ZeroDivisionError):
-        run(Block("python", "1 / 0", 1), set())
-    run(Block("console", "$ make demo  # is run elsewhere", 1), set())
+        run(Block("python", "1 / 0", 1), set(), {})
+    run(Block("console", "$ make demo  # is run elsewhere", 1), set(), {})
 
 
 def test_calls_are_found_in_fences_and_in_the_text() -> None:

@@ -107,11 +107,28 @@ def test_stopping_early_leaves_nothing_running(store: Store) -> None:
         ({"rank": 2, "world_size": 2}, "rank"),
         ({"world_size": 99, "rank": 0}, "rank"),
         ({"threads": 0}, "threads"),
+        ({"batch_size": 1.5}, "batch size that is an integer, got 1.5"),
+        ({"batch_size": None}, "batch size that is an integer, got None"),
+        ({"prefetch": "4"}, "prefetch that is an integer, got '4'"),
+        ({"rank": "0"}, "rank from 0 to 0"),
+        ({"seed": "x"}, "seed that is an integer, got 'x'"),
+        ({"seed": -1}, "seed of at least 0"),
+        ({"modalities": 5}, "modalities: expected names, got 5"),
+        ({"modalities": [["zone"]]}, "zone"),
+        ({"bands": ["red"]}, "bands: expected modalities with their bands"),
+        ({"bands": {"optical": 1}}, "optical: bands: expected names, got 1"),
     ],
 )
 def test_impossible_wishes_are_refused(store: Store, options: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         store.loader(**options)
+
+
+def test_one_name_needs_no_list(store: Store) -> None:
+    (batch,) = store.loader(batch_size=100, modalities="optical", bands={"optical": "nir"}, shuffle=False)
+    assert set(batch) == {"optical", "tile"}
+    (both,) = store.loader(batch_size=100, modalities=["optical"], shuffle=False)
+    np.testing.assert_array_equal(batch["optical"][:, 0], both["optical"][:, 1])
 
 
 def test_an_empty_selection_is_refused(store: Store) -> None:
@@ -371,7 +388,7 @@ def test_selections_by_place_and_date(store: Store) -> None:
         ({"date": "yesterday"}, "2019-06"),
         ({"date": "2019-06-01T12"}, "2019-06"),
         ({"date": ("2019", "2018")}, "before"),
-        ({"date": 2019}, "2019-06"),
+        ({"date": 2019.5}, "2019-06"),
         ({"date": ""}, "2019-06"),
         ({"date": "NaT"}, "2019-06"),
         ({"date": "now"}, "2019-06"),

@@ -1,4 +1,4 @@
-"""Signals that arrive where Python cannot raise an exception."""
+"""Signals that arrive where Python cannot raise an exception, or where what they interrupt fails in its own way."""
 
 from __future__ import annotations
 
@@ -44,5 +44,39 @@ def test_a_signal_in_a_callback_of_a_weak_reference_ends_the_command(number: int
     )
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: {word}; ")
+
+
+IMPORTING = """
+import os, sys
+import click
+from mmearth_data import CommandGroup
+
+@click.group(cls=CommandGroup)
+def cli(): pass
+
+@cli.command()
+def work():
+    try:
+        os.kill(os.getpid(), int(sys.argv[2]))
+        for _ in range(10**9):
+            pass
+    except KeyboardInterrupt:
+        raise RecursionError("a module whose import was cut short")
+
+cli(["work"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_what_fails_because_of_a_signal_ends_as_by_the_signal(number: int, code: int, word: str) -> None:
+    """NumPy's attributes are loaded on demand: an import of theirs that is cut short ends in a RecursionError."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, "work", str(int(number))], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"Error: {word}; ")

@@ -209,7 +209,7 @@ def test_containment_is_of_ids_and_names(store: Store, ids: list[str]) -> None:
     assert int(ids[5], 16) in store
     assert store.coords["tile_id"][5] in store
     assert ids[5] not in store[:5]
-    for other in ("sentinel1", "0123456789abcdef", 3, None, 1.5, (1,)):
+    for other in ("sentinel1", "0123456789abcdef", "9" * 20, 10**30, 3, None, 1.5, (1,)):
         assert other not in store
 
 
@@ -356,6 +356,7 @@ def test_the_tiles_of_a_store_select_themselves(store: Store) -> None:
         (gpd.GeoSeries([shapely.box(0, 0, 1, 1)]), "expected a GeoSeries with a CRS, got one without; declare it"),
         (gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)]), "expected a GeoDataFrame with a CRS"),
         (gpd.GeoSeries([shapely.Point(0, 0)], crs=4326), "expected polygons"),
+        (gpd.GeoDataFrame({"a": [1]}), "expected a GeoDataFrame with a geometry, got one without"),
         ((1, 2, 3), "region: expected a name, .*four numbers.*, got .1, 2, 3."),
         (3.5, "region: expected a name, .* got 3.5 .float."),
         ([], "region: expected a name"),
@@ -434,6 +435,8 @@ def test_classes_by_name_code_and_category(store: Store) -> None:
         ({"date": "June"}, "date: expected '2019'"),
         ({"modalities": 3}, "modalities: expected names, got 3"),
         ({"modalities": [1]}, "got 1"),
+        ({"modalities": [["biome"]]}, "got ['biome']"),
+        ({"date": pd.Series(["2019"])}, "date: expected '2019'"),
     ],
 )
 def test_other_conditions_are_refused(store: Store, conditions: dict[str, Any], message: str) -> None:
@@ -441,6 +444,22 @@ def test_other_conditions_are_refused(store: Store, conditions: dict[str, Any], 
         store.select(**conditions)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [pd.Series(["a", "b"]), np.array([["a"], ["b"]]), pd.DataFrame({"a": [1]}), None, 1.5]
+)
+def test_what_names_no_tile_or_store_is_refused_in_one_line(store: Store, given: Any) -> None:
+    for refused in (store.tile, open_store):
+        with pytest.raises(InputError) as caught:
+            refused(given)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_store_is_opened_from_its_path_and_not_from_an_open_one(store: Store, tmp_path: Path) -> None:
+    """A part of an open store would be lost on the way."""
+    with pytest.raises(InputError, match=r"Expected the path or URL of a store, got <mmearth_data.Store: 48 tiles>"):
+        subset(store, tmp_path / "part.zarr")  # type: ignore[arg-type]
 
 
 def test_dates_in_every_form(store: Store) -> None:

@@ -17,6 +17,7 @@ import pytest
 import rasterio
 import shapely
 import xarray as xr
+import zarr
 from store_making import begin_store, make_columns, make_rasters, make_store, small_layout, write_shard
 from test_store_damage import flip
 
@@ -72,7 +73,18 @@ def test_rasters_are_lazy_by_shards_and_everything_else_is_in_memory(ds: xr.Data
             assert isinstance(ds[name].data, np.ndarray), name
     per_shard = [int(np.isin(LAYOUT.rows(shard), store.rows).sum()) for shard in range(LAYOUT.shards)]
     assert per_shard == [7, 8, 3]
-    assert all(list(ds[name].chunksizes["tile"]) == per_shard for name in RASTERS)
+    assert all(ds[name].chunksizes["tile"] == (8, 8, 2) for name in RASTERS)
+
+
+@pytest.mark.parametrize("rows", [range(18), [0, 6, 7, 8, 9, 17], [17], []], ids=["gaps", "some", "one", "none"])
+def test_a_selection_is_written_as_zarr_whatever_its_shards_lack(
+    store: Store, ds: xr.Dataset, tmp_path: Path, rows: list[int]
+) -> None:
+    """Zarr takes Dask chunks of one length only."""
+    store[list(rows)].dataset.to_zarr(tmp_path / "copy.zarr", consolidated=False)
+    copy = zarr.open_group(tmp_path / "copy.zarr", mode="r")
+    for name in ("cover", "flags"):
+        np.testing.assert_array_equal(copy[name][:], ds[name].values[list(rows)])
 
 
 @pytest.mark.parametrize("name", CODES)

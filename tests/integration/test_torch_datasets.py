@@ -181,6 +181,8 @@ def test_options_are_those_of_the_loader(store: Store) -> None:
         np.testing.assert_array_equal(batch[name].numpy(), expected[name])
     with pytest.raises(InputError, match="got sonar"):
         store.torch(modalities=["sonar"])
+    with pytest.raises(InputError, match="transform: expected a function of a sample, got 5"):
+        store.torch(transform=5)
     with pytest.raises(InputError, match="expected tiles to load, got none"):
         store.select(where=np.zeros(TILES, bool)).torch()
 

@@ -11,6 +11,7 @@ from mmearth_data.files.writing import check_output, write_text
 from mmearth_data.inspection.cards import croissant, readme, stac
 from mmearth_data.inspection.cards.facts import read_facts
 from mmearth_data.store.reader import open_store
+from mmearth_data.store.schema import ROOT_KEY
 from mmearth_data.words import short_path
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def describe(path: str | Path, out: str | Path | None = None, *, force: bool = F
     Raises
     ------
     InputError
-        When there is no finished store, or one of the files exists with different content.
+        When there is no finished store, one of the files exists with different content, or ``out`` is another store.
     """
     store = open_store(path)
     if not store.finished:
@@ -69,7 +70,14 @@ def _folder(store: Store, out: str | Path | None) -> Path:
         return store.path if isinstance(store.path, Path) else Path(f"{store.path.stem}-cards")
     if "://" in str(out):
         raise InputError(f"--out: expected a folder, got the URL {out}; write the cards to a folder and upload them.")
-    return Path(out)
+    folder = Path(out)
+    own = isinstance(store.path, Path) and folder.exists() and folder.samefile(store.path)
+    if not own and (folder / ROOT_KEY).exists():
+        raise InputError(
+            f"--out: expected a folder for the cards of {store.path}, got another store, {short_path(folder.absolute())}; choose "
+            "another folder, or leave --out out."
+        )
+    return folder
 
 
 def _json(body: Mapping[str, Any]) -> str:

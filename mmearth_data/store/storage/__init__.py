@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from mmearth_data.errors import InputError
 from mmearth_data.store.storage.local import LocalStorage
+from mmearth_data.words import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +23,10 @@ def storage_at(path: str | Path | StoreUrl) -> Storage:
     Raises
     ------
     InputError
-        For an unknown kind of URL, or if its library is not installed.
+        For an unknown kind of URL, if its library is not installed, or if it is neither a path nor a URL.
     """
+    if not isinstance(path, str | PathLike):
+        raise InputError(f"Expected the path or URL of a store, got {shown(path)}.")
     if "://" not in str(path):
         return LocalStorage(path)
     if not str(path).startswith(REMOTE):

@@ -16,6 +16,8 @@ from mmearth_data.errors import (
     RetryLater,
     StoreDamaged,
     TileUnavailable,
+    UnknownKey,
+    UnknownPosition,
     WriteFailed,
 )
 
@@ -30,6 +32,8 @@ EXAMPLES = [
     (FileInputError("map.yaml", "expected a list", 7), 2),
     (FileInputError("map.yaml", "not YAML"), 2),
     (StoreDamaged("a.zarr", "sentinel2/c/0/0/0/0", "the file is missing"), 1),
+    (UnknownKey("no modality is named 'sentinel_2'"), 2),
+    (UnknownPosition("no tile is at position 99"), 2),
     (WriteFailed("a.png", "the disk is full; free some space."), 1),
 ]
 

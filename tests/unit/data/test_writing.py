@@ -322,3 +322,70 @@ def test_a_full_disk_under_the_output_is_one_line(words: list[str]) -> None:
     assert result.stderr == (
         "Error: the output cannot be written: the disk is full; free some space and run the same command again.\n"
     )
+
+
+KILLED = """
+import sys, time
+from mmearth_data import staged_array, staged_file, staged_folder
+with staged_folder(sys.argv[1] + "/run") as folder, staged_array(sys.argv[1] + "/a.npy", "f4", (3,)) as values:
+    (folder / "part").write_text("part")
+    with staged_file(sys.argv[1] + "/t.csv") as beside:
+        beside.write_text("part")
+        print("writing", flush=True)
+        time.sleep(60)
+"""
+"""Write a folder, an array and a file, and never finish."""
+
+
+@pytest.fixture
+def writing(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is writing to the folder."""
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        yield process
+        process.kill()
+
+
+def write_all(folder: Path) -> None:
+    check_output(folder / "t.csv")
+    write_text(folder / "t.csv", "new")
+    with staged_folder(folder / "run") as run, staged_array(folder / "a.npy", "f4", (3,)) as values:
+        (run / "part").write_text("whole")
+        values[:] = 1
+
+
+def test_what_a_killed_writer_left_is_removed_when_its_target_is_written(
+    writing: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".partial-of-somebody-else").touch()
+    writing.kill()
+    writing.wait()
+    assert len(list(tmp_path.glob(".partial-*"))) == 4
+    write_all(tmp_path)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"t.csv", "run", "a.npy", ".partial-of-somebody-else"}
+
+
+def test_what_a_running_process_writes_is_kept(writing: subprocess.Popen[str], tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    write_all(tmp_path)
+    assert before <= set(tmp_path.iterdir())
+    assert len(before) == 3
+
+
+def test_an_older_version_that_was_moved_aside_is_kept_until_a_new_one_is_whole(tmp_path: Path) -> None:
+    """A process that is killed while it replaces a folder leaves the older version under a temporary name only."""
+    code = "import sys, mmearth_data.files.temporary as t; from pathlib import Path; print(t.temporary_path(Path(sys.argv[1])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True
+    )
+    older = Path(done.stdout.strip())
+    older.mkdir()
+    check_output(tmp_path / "run", folder=True)
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "run"):
+        raise RuntimeError
+    assert older.is_dir()
+    with staged_folder(tmp_path / "run"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -176,6 +176,17 @@ def test_a_normalised_batch_is_refused(store: Store, encoder: ConvNeXtV2, form: 
         encoder.embed(batch)
 
 
+def test_a_batch_of_other_things_than_arrays_is_refused(store: Store, encoder: ConvNeXtV2) -> None:
+    batch = next(iter(store.loader(batch_size=4)))
+    for other, found in (({"sentinel2": 1}, "int"), ({"sentinel2": store["sentinel2"]}, "DataArray")):
+        with pytest.raises(InputError, match=f"expected sentinel2 as an array or a tensor, got {found}; give a batch"):
+            encoder.preprocess({**batch, **other})
+    with pytest.raises(InputError, match="sentinel2 as an array or a tensor, got DataArray"):
+        encoder.preprocess(store.dataset)
+    with pytest.raises(InputError, match=r"batch\['tile'\] as coordinates by name, got int"):
+        encoder.preprocess({**batch, "tile": 5})
+
+
 def test_a_batch_that_lacks_bands_is_refused(store: Store, encoder: ConvNeXtV2) -> None:
     batch = next(iter(store.loader(batch_size=4, bands={"sentinel2": ["B4", "B3", "B2"]})))
     with pytest.raises(InputError, match=r"sentinel2 with all 13 stored bands .*got shape \(4, 3, 32, 32\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +148,20 @@ def test_an_area_has_a_time(store: Store) -> None:
         data[west:east:20, south:north]
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ((slice(None),) * 4, r"area \[xmin:xmax, ymin:ymax, tmin:tmax\]"),
+        ((1, 2, 3), r"area \[xmin:xmax, ymin:ymax, tmin:tmax\]"),
+        (slice("a", "b"), "area in metres of WGS 84 / UTM zone"),
+        (slice(500_000, 500_003), "at least one pixel of 10 m"),
+    ],
+)
+def test_what_is_no_area_is_refused(store: Store, query: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MMEarthStore(store)[query]
+
+
 def test_areas_need_one_crs_with_known_corners(tmp_path: Path, store: Store) -> None:
     def mixed(arrays: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
         arrays["epsg"][::2] = 32632
@@ -172,9 +187,11 @@ def test_unknown_names_are_reported(store: Store) -> None:
         ({"target": "soil"}, "expected a target among .*got 'soil'"),
         ({"target": "era5.rain"}, r"era5: expected a band of the target \(.*got 'rain'"),
         ({"target": "biome.x"}, "none, since it has classes"),
+        ({"target": 5}, r"Expected names of modalities, got 5 \(int\)"),
+        ({"store": 5}, "Expected the path or URL of a store, got 5"),
     ):
         with pytest.raises(InputError, match=text):
-            MMEarthStore(store, **options)  # type: ignore[arg-type]
+            MMEarthStore(**{"store": store, **options})  # type: ignore[arg-type]
 
 
 def test_a_plot_shows_every_map_and_the_prediction(store: Store) -> None:
