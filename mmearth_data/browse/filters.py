@@ -13,6 +13,7 @@ from mmearth_data.browse.index import NO_DAY, NO_LABEL
 from mmearth_data.catalog.tile import LEVEL_NAMES, LEVEL_NONE
 from mmearth_data.errors import InputError
 from mmearth_data.store.schema import SPLIT_NAMES, SPLIT_NONE
+from mmearth_data.store.selection import distinct_names
 from mmearth_data.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def _coded(chosen: Filter, index: TileIndex) -> Iterable[tuple[str, tuple[int, .
 
 
 def label_names(index: TileIndex) -> dict[int, str]:
-    """Name of each class by its code, and of no class."""
+    """Distinct name of each class by its code, and of no class."""
     classes = () if index.label_of is None else index.label_of.classes
-    return {**{label.code: label.name for label in classes}, NO_LABEL: "not labelled"}
+    return {**distinct_names({label.code: label.name for label in classes}), NO_LABEL: "not labelled"}
 
 
 def from_query(text: str, index: TileIndex) -> Filter:

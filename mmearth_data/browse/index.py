@@ -13,6 +13,7 @@ from mmearth_data.catalog.tile import NO_TIME, parse_tile_id
 from mmearth_data.errors import InputError
 from mmearth_data.inspection.maps import coloured_label
 from mmearth_data.store.schema import SPLIT_NONE
+from mmearth_data.store.selection import distinct_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,7 +213,7 @@ class TileIndex:
         bar_of_code = np.full(256, len(classes), dtype=np.uint8)
         for number, label in enumerate(classes):
             bar_of_code[label.code] = number
-        names = (*(label.name for label in classes), "not labelled")
+        names = (*distinct_names({label.code: label.name for label in classes}).values(), "not labelled")
         return Bars(edges=np.arange(len(names) + 1) - 0.5, names=names, of_tile=bar_of_code[self.label])
 
 

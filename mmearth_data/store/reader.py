@@ -444,7 +444,7 @@ class Store:
         if date is not None:
             keep &= within_dates(date, self.tile_columns["time"][self.rows])
         if split is not None:
-            codes = label_codes("split", split, {name: code for code, name in SPLIT_NAMES.items()})
+            codes = label_codes("split", split, SPLIT_NAMES)
             keep &= np.isin(self._content.column("split")[self.rows], codes)
         if ids is not None:
             keep &= among_ids(ids, self._content.column("tile_id")[self.rows])
@@ -462,7 +462,7 @@ class Store:
             shown = ", ".join(known) or "none"
             hint = did_you_mean(name, [*known, *CONDITIONS])
             raise InputError(f"{self.path}: expected a tile/categorical modality ({shown}), got {name!r}; {hint}")
-        codes = label_codes(name, labels, {label.name: label.code for label in m.classes})
+        codes = label_codes(name, labels, {label.code: label.name for label in m.classes})
         return np.isin(self._content.column(name)[self.rows], codes)
 
     def _named_modalities(self, names: str | Sequence[str] | None) -> Mapping[str, Modality]:

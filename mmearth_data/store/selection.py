@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -186,23 +187,45 @@ def parse_tile_ids(ids: Ids) -> NDArray[np.uint64]:
 def listed(what: str, expected: str, values: object) -> list[Any]:
     """List of several values; InputError if they cannot be iterated over."""
     try:
-        return list(values)  # type: ignore[call-overload, no-any-return]
+        # Arrays of xarray would give arrays.
+        return list(values.to_numpy() if hasattr(values, "to_numpy") else values)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(f"{what}: expected {expected}, got {shown(values)}.") from None
 
 
-def label_codes(what: str, labels: object, known: Mapping[str, int]) -> list[int]:
-    """Codes of labels, each given by its name or code; InputError if one is unknown."""
+def distinct_names(names: Mapping[int, str]) -> dict[int, str]:
+    """Code -> name of each class; names that several classes share get their code in brackets."""
+    shared = Counter(names.values())
+    return {code: name if shared[name] == 1 else f"{name} [{code}]" for code, name in names.items()}
+
+
+def label_codes(what: str, labels: object, names: Mapping[int, str]) -> list[int]:
+    """Codes of labels, each given by its code, its name or its distinct name; a name that classes share means all of them.
+
+    Raises
+    ------
+    InputError
+        If a label is unknown.
+    """
     single = isinstance(labels, str) or as_integer(labels) is not None
     given = [labels] if single else listed(what, "names or codes", labels)
-    codes = [known.get(one) if isinstance(one, str) else as_integer(one) for one in given]
-    unknown = [one for one, code in zip(given, codes, strict=True) if code not in known.values()]
+    distinct = distinct_names(names)
+    found = [
+        [code for code, name in names.items() if one in (name, distinct[code])]
+        if isinstance(one, str)
+        else [code for code in [as_integer(one)] if code in names]
+        for one in given
+    ]
+    unknown = [one for one, codes in zip(given, found, strict=True) if not codes]
     if unknown:
-        names = ", ".join(list(known)[:20]) + (", ..." if len(known) > 20 else "")
+        known = [" ".join(name.split()) for name in distinct.values()]
         close = closest(unknown[0], known) if isinstance(unknown[0], str) else []
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise InputError(f"{what}: expected {names}, got {', '.join(map(str, unknown))}{hint}")
-    return [code for code in codes if code is not None]
+        expected = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+        raise InputError(
+            f"{what}: expected {expected}, got {', '.join(' '.join(str(one).split()) for one in unknown)}{hint}"
+        )
+    return [code for codes in found for code in codes if code is not None]
 
 
 def inside(region: Regions, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:

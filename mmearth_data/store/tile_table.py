@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,6 +14,7 @@ from mmearth_data.store.commits import BATCH_ROWS, empty_commit, tiles_table
 from mmearth_data.store.index import tile_outlines
 from mmearth_data.store.items import TIME_COLUMN, id_texts
 from mmearth_data.store.schema import COORDINATE_NAMES, SPLIT_NAMES, TILES_KEY, tabular_columns
+from mmearth_data.store.selection import distinct_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -63,8 +63,7 @@ def _categories(codes: NDArray[Any], names: Mapping[int, str]) -> Categorical[st
     """
     import pandas as pd
 
-    shared = Counter(names.values())
-    texts = [name if shared[name] == 1 else f"{name} [{code}]" for code, name in names.items()]
+    texts = list(distinct_names(names).values())
     lookup = np.full(int(max(codes.max(initial=0), *names)) + 1, -1, dtype=np.int16 if len(texts) > 127 else np.int8)
     lookup[list(names)] = np.arange(len(texts))
     return pd.Categorical.from_codes(lookup[codes], pd.Index(texts), validate=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html.parser
 import inspect
 import io
@@ -22,9 +23,12 @@ import toy_store
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 from PIL import Image
+from store_making import make_store, modality, small_layout
 
 from mmearth_data import (
+    ClassLabel,
     InputError,
+    Kind,
     Loader,
     Store,
     UnknownKey,
@@ -460,6 +464,31 @@ def test_a_store_is_opened_from_its_path_and_not_from_an_open_one(store: Store, 
     """A part of an open store would be lost on the way."""
     with pytest.raises(InputError, match=r"Expected the path or URL of a store, got <mmearth_data.Store: 48 tiles>"):
         subset(store, tmp_path / "part.zarr")  # type: ignore[arg-type]
+
+
+def test_classes_that_share_a_name_are_selected_together_or_by_what_the_table_calls_them(tmp_path: Path) -> None:
+    classes = tuple(ClassLabel(code, name) for code, name in ((0, "Wet\nland"), (1, "Same"), (2, "Same"), (3, "Ice")))
+    zone = modality("zone", Kind.TILE_CATEGORICAL, (), "uint16", 65535, classes=classes)
+    layout = small_layout()
+    own = (*(m for m in layout.modalities if m.name != "zone"), zone)
+    make_store(tmp_path / "s.zarr", dataclasses.replace(layout, modalities=own))
+    store = open_store(tmp_path / "s.zarr")
+    codes, names = store.dataset.zone.values, store.tiles.zone
+    assert {1, 2} < set(codes.tolist())
+    for given, wanted in (("Same", [1, 2]), ("Same [1]", [1]), (1, [1]), (2, [2]), (["Same [2]", "Ice"], [2, 3])):
+        np.testing.assert_array_equal(store.select(zone=given).rows, store.rows[np.isin(codes, wanted)])
+    for name in names.cat.categories:
+        np.testing.assert_array_equal(store.select(zone=name).rows, store.rows[names == name])
+    with pytest.raises(InputError) as caught:
+        store.select(zone="Wett land")
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_xarray_select_too(store: Store) -> None:
+    ds = store.dataset
+    assert positions(store.select(ids=ds.tile[3:5])) == [3, 4]
+    assert positions(store.select(ids=ds.tile_id[3:5])) == [3, 4]
+    assert positions(store.select(split=ds.split[:1])) == np.flatnonzero(ds.split.values == ds.split.values[0]).tolist()
 
 
 def test_dates_in_every_form(store: Store) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from loopback import make_bucket, serving
 from published_world import make_published
 from store_making import begin_store, digests, make_store, small_layout, write_shard
 from test_store_growth import grow
+from torch.utils.data import DataLoader
 
 from mmearth_data import (
     InputError,
     RetryLater,
+    Store,
     StoreDamaged,
     build,
     describe,
@@ -38,6 +41,7 @@ from mmearth_data.cli import cli
 from mmearth_data.store import StoreWriter
 from mmearth_data.store.encoding import digest_of
 from mmearth_data.store.storage import storage_at
+from mmearth_model import TileDataset
 
 ONE_SHARD = small_layout(tiles=8)
 
@@ -78,6 +82,25 @@ def url(request: pytest.FixtureRequest) -> str:
 def remote_digests(url: str) -> dict[str, str]:
     objects = storage_at(url)
     return {key: digest_of(objects.get(key)) for key in objects.keys() if not key.startswith("_ledger/")}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("form", ["samples", "batches"])
+def test_workers_of_a_bucket_are_spawned_and_forks_are_refused_instead_of_waiting_forever(
+    near: Path, far: str, form: str
+) -> None:
+    """The threads that answer requests are not copied by a fork."""
+
+    def loader(store: Store, method: str) -> DataLoader[Any]:
+        options: dict[str, Any] = {"num_workers": 1, "multiprocessing_context": method, "timeout": 60}
+        if form == "samples":
+            return DataLoader(store.torch(), batch_size=5, **options)
+        return DataLoader(TileDataset(store, batch_size=5, shuffle=False), batch_size=None, **options)
+
+    with pytest.raises(InputError, match=r"got a fork of one that uses it.*multiprocessing_context='spawn'"):
+        next(iter(loader(open_store(far), "fork")))
+    for ours, theirs in zip(loader(open_store(near), "fork"), loader(open_store(far), "spawn"), strict=True):
+        assert theirs["tile"]["tile_id"] == ours["tile"]["tile_id"]
+        np.testing.assert_array_equal(theirs["optical"], ours["optical"])
 
 
 def test_a_store_in_a_bucket_grows(url: str, near: Path, tmp_path: Path) -> None:

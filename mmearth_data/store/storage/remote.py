@@ -7,10 +7,11 @@ the environment variables of the providers' own tools.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,12 @@ class RemoteStorage:
 
     @contextmanager
     def _explained(self, key: str | None = None) -> Iterator[None]:
-        """Convert the provider's errors to errors with a remedy."""
+        """Convert the provider's errors to errors with a remedy; refuse forks, whose requests would wait forever."""
+        if _process() != os.getpid():
+            raise InputError(
+                f"{self.root}: expected a process that has its own connections to the bucket, got a fork of one that uses it, "
+                "where requests would wait forever; start workers with multiprocessing_context='spawn'."
+            )
         try:
             yield
         except (FileNotFoundError, NotFoundError, PermissionError, BaseError) as error:
@@ -219,6 +225,12 @@ class RemoteStorage:
             f"{self.root}: the object store does not answer as it should ({_line(error)}). What is committed "
             "stays: run the same command again to continue."
         )
+
+
+@cache
+def _process() -> int:
+    """Process that uses obstore first: it has the threads that answer requests, and a fork of it does not."""
+    return os.getpid()
 
 
 def _version(of: PutResult | ObjectMeta) -> UpdateVersion:
