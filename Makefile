@@ -16,12 +16,12 @@ help:
 	@echo "make test     lint, type-check and test everything"
 	@echo "make check    lint and type-check only"
 	@echo "make check-live  compare Earth Engine itself with the emulator; needs an account"
-	@echo "make prove    the long forms of the proofs"
-	@echo "make prove-ecosystem  what other people's programs make of it, and the newest releases of what it needs;"
-	@echo "              each in an environment of its own (make prove-newest: the latter alone)"
+	@echo "make prove    the long forms of the tests"
+	@echo "make prove-ecosystem  test with third-party libraries, and with the newest releases of the dependencies,"
+	@echo "              each in a separate environment (make prove-newest: the latter alone)"
 	@echo "make docs     build the documentation into build/docs, offline, and check its spelling"
 	@echo "make bench    all benchmarks; make bench-NAME runs tests/benchmarks/bench_NAME.py"
-	@echo "make constraints  pin what pyproject.toml asks for (constraints.txt); UPGRADE=--upgrade takes the newest"
+	@echo "make constraints  pin the dependencies of pyproject.toml in constraints.txt; UPGRADE=--upgrade pins the newest"
 	@echo "make clean    remove the virtual environment and the demo"
 
 # Packages are compiled as they are imported: most of their files never are.

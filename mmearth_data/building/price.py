@@ -19,7 +19,7 @@ EECU_HOURS_PER_MONTH = {"Community": 150, "Contributor": 1_000, "Partner": 100_0
 """Monthly compute of a noncommercial project, by tier (Earth Engine guides, "noncommercial tiers")."""
 DAYS_PER_MONTH = 30
 SOME_FILES = 5
-"""Root metadata, manifest, the two tables of tiles, and that of rejected locations."""
+"""Root metadata, manifest, two tables of tiles, and the table of rejected locations."""
 
 
 def store_objects(layout: StoreLayout) -> int:

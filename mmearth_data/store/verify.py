@@ -46,7 +46,7 @@ CHECKERS = 4
 ACROSS = ("tile_id", "time", "lon", "lat", "split")
 """Columns compared across shards."""
 LARGE_COLUMNS = ("facts", "geometry", "bbox", "links", "assets")
-"""Columns of the table of tiles that are compared by their digest only."""
+"""Columns of the table of tiles that only the digest of the file covers."""
 STATISTICS_TOLERANCE = 1e-9
 """Relative tolerance; sums may differ in the last bits on another machine."""
 
@@ -362,7 +362,7 @@ def _check_extent(found: _Findings, content: Content, columns: Mapping[str, np.n
     shown = {name: value for name, value in content.attributes.items() if name in EXTENT}
     expected = extent_attributes(extents(columns, content.layout.size_px)) if content.root.described else {}
     if not _close(shown, expected):
-        found.report(ROOT_KEY, "its extent is not that of its tiles")
+        found.report(ROOT_KEY, "its extent differs from that of its tiles")
 
 
 def _check_index(found: _Findings, content: Content, rejected: int) -> None:
@@ -418,9 +418,9 @@ def _check_spatial(content: Content, stream: BinaryIO) -> None:
     part = pq.ParquetFile(stream, pre_buffer=False).read(columns=["row", "id"], use_threads=False)
     found = part["row"].to_numpy()
     if not np.array_equal(np.sort(found), rows):
-        raise StoreDamaged(content.objects.root, SPATIAL_KEY, "its rows are not those of the tiles")
+        raise StoreDamaged(content.objects.root, SPATIAL_KEY, "its rows differ from those of the tiles")
     if not part["id"].combine_chunks().equals(id_texts(content.column("tile_id")[found])):
-        raise StoreDamaged(content.objects.root, SPATIAL_KEY, "a tile id is not that of its row")
+        raise StoreDamaged(content.objects.root, SPATIAL_KEY, "a tile id differs from that of its row")
 
 
 def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:

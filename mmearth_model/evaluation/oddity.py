@@ -110,7 +110,7 @@ def odd_bands(task: LabelledSet, known: Sequence[Mapping[str, Any]], store: Stor
 
 @cache
 def lights(modality: str) -> dict[str, Light]:
-    """Band of a modality that models see -> its wavelength and native pixel in the catalog, if it is optical."""
+    """Band that models see -> its wavelength and native pixel size in the catalog, for optical modalities."""
     entry = load_catalog().modalities.get(modality)
     if entry is None:
         return {}

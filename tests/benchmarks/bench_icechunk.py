@@ -1,14 +1,21 @@
-"""The store beside icechunk: the same tiles, chunks, shards and codecs in both, written and read in the same run.
+"""Compare the store with icechunk: the same tiles, chunks, shards and codecs, written and read in the same run.
 
-The pixels are those of 64 tiles of the synthetic planet (all modalities, 64 px), repeated: each tile is compressed by
-itself, so that no codec sees the repetition. Shards of icechunk have the same bytes as ours (asserted).
+The pixels are those of 64 tiles of the synthetic planet (all modalities, 64 px), repeated. Each tile is compressed
+separately, so the repetition does not help any codec. Shards of icechunk have the same bytes as ours (asserted).
 
-Measured are: writing, with one commit of icechunk per shard, once with zarr-python's encoder and once with ours, which
-leaves icechunk's own part; reading whole shards and random blocks of 32 tiles with zarr-python from both, and our loader;
-opening; a writer that is killed (SIGKILL) after half of its shards; single flipped bits in every kind of file; bytes and
-objects; requests to an S3 server, if moto is installed; other libraries as readers; and lines of our code.
+The benchmark measures:
 
-icechunk is used by this benchmark alone: `pip install icechunk`.
+- writing, with one icechunk commit per shard, with zarr-python's encoder and with ours, which isolates icechunk's overhead;
+- reading whole shards and random blocks of 32 tiles with zarr-python from both, and with our loader;
+- opening;
+- a writer that is killed (SIGKILL) after half of its shards;
+- single flipped bits in every kind of file;
+- bytes and objects;
+- requests to an S3 server, if moto is installed;
+- other libraries as readers;
+- lines of our code.
+
+Only this benchmark uses icechunk: `pip install icechunk`.
 
     python tests/benchmarks/bench_icechunk.py [--tiles 10000] [--runs 3] [--kills 3] [--flips 25]
 """

@@ -204,7 +204,7 @@ def test_an_extent_that_is_not_that_of_the_tiles_is_found(second: Path, tmp_path
     (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root, ensure_ascii=False, separators=(",", ":")))
     reseal(tmp_path / "s.zarr", "zarr.json")
     (problem,) = verify(tmp_path / "s.zarr").problems
-    assert (problem.part, problem.problem) == ("zarr.json", "its extent is not that of its tiles")
+    assert (problem.part, problem.problem) == ("zarr.json", "its extent differs from that of its tiles")
 
 
 def test_arrays_declare_what_is_true_of_them_only(second: Path, tmp_path: Path) -> None:
