@@ -236,7 +236,7 @@ def test_tiles_of_the_map_are_chosen_by_id_with_the_keyboard(
                 assert window.page.locator("dialog[open]").count() == 0
                 assert f"mmearth-data inspect {store.path} --tile {name} --figure {name}.png" in said.inner_text()
         window.choose("split", "test")
-        filtered = f"{frame[frame['split'] == 0].iloc[0]['tile_id']:016x}"
+        filtered = f"{frame[frame['split'] == 'train'].iloc[0]['tile_id']:016x}"
         for absent in ("0123456789abcdef", "a tile", filtered):
             field.fill(absent)
             field.press("Enter")
