@@ -589,8 +589,9 @@ def test_trimmed_margins_cut_nothing_off(store: Store) -> None:
 def test_a_notebook_shows_a_plot_once(store: Store) -> None:
     import matplotlib.pyplot as plt
 
+    before = plt.get_fignums()
     figure = store.plot(0)
-    assert plt.get_fignums() == [], "pyplot would show its own figures again at the end of a cell"
+    assert plt.get_fignums() == before, "pyplot would show its own figures again at the end of a cell"
     png, size = figure._repr_png_()  # type: ignore[attr-defined]
     shape = pixels(png).shape
     assert (size["width"], size["height"]) == (shape[1] // 2, pytest.approx(shape[0] / 2, abs=1))

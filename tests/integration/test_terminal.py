@@ -18,6 +18,7 @@ from rich.console import Console
 
 from mmearth_data import FittedTable, NamedValues, Paragraphs, RecipeFolder, TableColumn, meter, wrapped_path
 from mmearth_data.cli import cli as data_cli
+from mmearth_data.sources.earthengine.session import close_session
 from mmearth_data.terminal import progress
 from mmearth_model.cli import cli as train_cli
 from mmearth_model.evaluation.results import Evaluation, Row
@@ -285,6 +286,7 @@ def test_a_build_without_an_account_says_how_to_do_without(tmp_path: Path, monke
     for name in ("EARTHENGINE_PROJECT", "GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    close_session()  # another test of this process may have signed in to its server
     result = CliRunner().invoke(data_cli, ["build", "--quiet"])
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
