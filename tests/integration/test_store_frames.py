@@ -174,7 +174,7 @@ def test_tiles_by_id(path: Path, ds: xr.Dataset) -> None:
 
 def test_sorted_by_time(path: Path, ds: xr.Dataset) -> None:
     known = ds.isel(tile=ds.time.notnull().values).sortby("time")
-    assert (np.diff(known.time.values) >= np.timedelta64(0)).all()
+    assert (np.diff(known.time.values) >= np.timedelta64(0, "ns")).all()
     order = np.argsort(stored(path, "time")[ds.time.notnull().values], kind="stable")
     raw = stored(path, "radar")[ds.time.notnull().values][order]
     np.testing.assert_array_equal(known.radar, raw)
