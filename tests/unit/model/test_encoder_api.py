@@ -102,11 +102,9 @@ def test_every_form_of_the_same_tiles_gives_the_same_input(
         assert torch.equal(encoder.preprocess(store.torch()[position]), wanted)
 
 
-@pytest.mark.skipif(not hasattr(Store, "tile"), reason="the store gives no tile objects yet")
 def test_a_tile_of_a_store_is_accepted(store: Store, encoder: ConvNeXtV2) -> None:
     for position in (0, 9):
-        tile: Any = store.tile(position)  # type: ignore[attr-defined, unused-ignore]
-        assert torch.equal(encoder.preprocess(tile), encoder.preprocess(store)[position][None])
+        assert torch.equal(encoder.preprocess(store.tile(position)), encoder.preprocess(store)[position][None])
 
 
 def test_embeddings_are_those_of_the_command(store: Store, checkpoint: Checkpoint, encoder: ConvNeXtV2) -> None:
