@@ -228,7 +228,8 @@ class BuildRecipe(BuildFields, Recipe):
             return self
         if self.overlap_px >= self.tile_size:
             raise InputError(
-                f"overlap_px (--overlap): expected fewer pixels than the {self.tile_size} of a tile, got {self.overlap_px}."
+                f"overlap_px (--overlap): expected fewer pixels than the {self.tile_size} of a tile, got {self.overlap_px}; "
+                "choose fewer."
             )
         defaults = {"levels": ("L2A",), "cloud_percent": 100.0, "date_range": COVER_DATES}
         for name in defaults.keys() - self.model_fields_set:
@@ -238,9 +239,6 @@ class BuildRecipe(BuildFields, Recipe):
                 f"levels (--levels): expected one level with --cover, which all tiles have, got {', '.join(self.levels)}; "
                 "name one of them."
             )
-        if self.date_range is not None and self.date_range[0] > self.date_range[1]:
-            first, last = self.date_range
-            raise InputError(f"date_range (--date-range): expected START before END, got {first},{last}; swap them.")
         return self
 
     @model_validator(mode="after")
@@ -278,6 +276,21 @@ class BuildRecipe(BuildFields, Recipe):
         if min(value) < 0 or abs(sum(value) - 100) > 1e-6:
             raise InputError(f"split_shares: expected three shares that add up to 100, got {list(value)}; try 90,5,5.")
         return value
+
+    @field_validator("date_range", mode="before")
+    @classmethod
+    def _dates(cls, value: Any) -> Any:  # noqa: ANN401 - as given
+        days = [str(day) for day in value] if isinstance(value, list | tuple) else [str(value)]
+        try:
+            first, last = map(date.fromisoformat, days)
+        except ValueError:
+            raise InputError(
+                "date_range (--date-range): expected the first and the last day, such as 2020-06-01,2020-08-31, got "
+                f"{','.join(days)!r}; correct them."
+            ) from None
+        if first > last:
+            raise InputError(f"date_range (--date-range): expected START before END, got {first},{last}; swap them.")
+        return first, last
 
     @field_validator("years")
     @classmethod
