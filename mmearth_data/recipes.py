@@ -280,6 +280,8 @@ class BuildRecipe(BuildFields, Recipe):
     @field_validator("date_range", mode="before")
     @classmethod
     def _dates(cls, value: Any) -> Any:  # noqa: ANN401 - as given
+        if value is None:
+            return None
         days = [str(day) for day in value] if isinstance(value, list | tuple) else [str(value)]
         try:
             first, last = map(date.fromisoformat, days)
