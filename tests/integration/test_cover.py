@@ -193,7 +193,7 @@ def test_cells_without_a_scene_are_empty_and_listed(tmp_path: Path) -> None:
 
 def test_some_cells_may_be_empty(tmp_path: Path) -> None:
     """The edge of a swath is between the two parts of the region: a few days have scenes of one of them only."""
-    parts = [shapely.box(lon, 46, lon + 0.004, 46.004) for lon in (9.2, 13.4)]
+    parts = [shapely.box(lon, 46, lon + 0.004, 46.004) for lon in (11.0, 13.4)]
     (tmp_path / "parts.geojson").write_text(shapely.to_geojson(shapely.MultiPolygon(parts)))
     recipe = {**COVER, "region": str(tmp_path / "parts.geojson"), "overlap_px": 0, "modalities": ["esa_worldcover"]}
     recipe |= {"date_range": ("2020-07-01", "2020-07-02")}
