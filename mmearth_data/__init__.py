@@ -120,12 +120,14 @@ if TYPE_CHECKING:
     from mmearth_data.store import verify
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
+    from mmearth_data.store.storage import storage_at
     from mmearth_data.store.tile import Tile
     from mmearth_data.terminal.commands import CommandGroup
     from mmearth_data.terminal.options import (
         FilePath,
         Number,
         Pair,
+        PathOrUrl,
         Several,
         field_option,
         field_options,
@@ -187,9 +189,10 @@ _MODULES = {
     "store": "verify",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
+    "store.storage": "storage_at",
     "store.tile": "Tile",
     "terminal.commands": "CommandGroup",
-    "terminal.options": "FilePath Number Pair Several field_option field_options option refuse_unused",
+    "terminal.options": "FilePath Number Pair PathOrUrl Several field_option field_options option refuse_unused",
     "terminal.progress": "Meter meter",
     "terminal.tables": "FittedTable NamedValues Paragraphs TableColumn wrapped_path",
     "terminal.volume": "is_quiet",
@@ -248,6 +251,7 @@ __all__ = [
     "Paragraph",
     "Paragraphs",
     "Part",
+    "PathOrUrl",
     "Picture",
     "Pictures",
     "Place",
@@ -353,6 +357,7 @@ __all__ = [
     "staged_file",
     "staged_folder",
     "staged_stream",
+    "storage_at",
     "store_report",
     "subset",
     "summarise",

@@ -17,6 +17,7 @@ from mmearth_data import (
     Group,
     Number,
     Pair,
+    PathOrUrl,
     Several,
     __version__,
     check_output,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
+FILE, FOLDER, PICTURE = FilePath(), PathOrUrl(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
@@ -52,7 +53,7 @@ PADDING = option(
     shown="from CKPT",
 )
 STORE = option(
-    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FILE, shown="the store of CKPT"
+    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FOLDER, shown="the store of CKPT"
 )
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
@@ -108,7 +109,7 @@ def cli() -> None:
 
 
 @cli.command(resumes=lambda given: not given["dry_run"], first=("base", "exclude", "epochs", "out", "dry_run"))
-@click.argument("store", type=FILE)
+@click.argument("store", type=FOLDER)
 @option(
     "--recipe NAME|FILE",
     WHAT,
@@ -123,7 +124,7 @@ def cli() -> None:
 @option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
 @JSON
 def pretrain(
-    store: Path,
+    store: str | Path,
     base: str,
     out: Path | None,
     device: str,
@@ -167,7 +168,7 @@ def pretrain(
 
 
 @cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
-@click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
+@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT...]")
 @option(
     "--task TASK",
     WHAT,
@@ -216,9 +217,9 @@ def pretrain(
 @CACHE
 @JSON
 def evaluate(
-    checkpoints: tuple[Path, ...],
+    checkpoints: tuple[str | Path, ...],
     tasks: tuple[str, ...],
-    store: Path | None,
+    store: str | Path | None,
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
     labels: list[str],
@@ -232,12 +233,13 @@ def evaluate(
 ) -> None:
     """Probe frozen encoders and compare them with baselines.
 
-    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
+    CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
+    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without one, only baselines are
+    compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
@@ -248,7 +250,7 @@ def evaluate(
     if out is not None:
         check_output(out, folder=True)
     _check_page(page)
-    loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
+    loaded = [_load(path, padding) for path in checkpoints]
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -274,7 +276,7 @@ def evaluate(
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
-@click.argument("checkpoint", type=FILE, metavar="CKPT")
+@click.argument("checkpoint", type=FOLDER, metavar="CKPT")
 @option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
 @STORE
 @option("--labels SHARE", WHAT, "Share of the training labels, or shots (10-shot).", default="100%")
@@ -295,9 +297,9 @@ def evaluate(
 @HTML
 @JSON
 def finetune(
-    checkpoint: Path,
+    checkpoint: str | Path,
     task: str,
-    store: Path | None,
+    store: str | Path | None,
     padding: Padding | None,
     out: Path | None,
     page: Path | None,
@@ -310,12 +312,11 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained encoder on a labelled task and test it.
 
-    The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
+    CKPT is as for evaluate. The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
     from mmearth_data import meter
 
     use_threads(threads)
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.finetune import choose_recipe
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
@@ -325,7 +326,7 @@ def finetune(
     _check_page(page)
     if options["frozen"]:
         refuse_unused("with --frozen, which does not train the encoder", "layer_decay", "drop_path")
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
     given = {key: value for key, value in options.items() if value is not None}
@@ -349,8 +350,10 @@ def finetune(
 
 
 @cli.command(first=("checkpoint", "task", "outs", "neighbours", "map_path"))
-@click.argument("source", type=FILE, metavar="STORE|FOLDER")
-@option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
+@click.argument("source", type=FOLDER, metavar="STORE|FOLDER")
+@option(
+    "--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER, required=True
+)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
 @PADDING
@@ -373,8 +376,8 @@ def finetune(
 )
 @CACHE
 def embed(
-    source: Path,
-    checkpoint: Path,
+    source: str | Path,
+    checkpoint: str | Path,
     task: str | None,
     padding: Padding | None,
     outs: tuple[Path, ...],
@@ -388,7 +391,6 @@ def embed(
     """Embed tiles of a store, or other rasters, with an encoder."""
     use_threads(threads)
     from mmearth_data import cache_folder, meter
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
     from mmearth_model.evaluation.embedding_files import refuse_other_content, write_parquet, write_zarr
@@ -409,7 +411,7 @@ def embed(
     for picture, flag in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
         if picture is not None:
             check_output(picture, option=flag)
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     store = _open(source) if task is None else None
     rasters = store or open_task(f"{task}={source}")
     with meter(f"Embedding {short_path(source)}", "tiles") as show:
@@ -439,15 +441,17 @@ def embed(
     "preset reference); timm: plain ConvNeXt V2.",
     click.Choice(["finetune", "dense", "sparse", "timm"]),
 )
-@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FILE)
+@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FOLDER)
 @field_option(TrainFields, "bands", text="With --store: input bands of the weights.", shown="")
 @option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
-def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
+def convert(
+    source: str, out: Path, to: str | None, store: str | Path | None, bands: dict[str, list[str]] | None
+) -> None:
     """Convert weights of third-party code, or back with --to.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
-    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
+    .safetensors), or a checkpoint or run of this program, also as a URL (see evaluate). From pickles, only tensors, containers and the numbers in
     args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
     from mmearth_data import meter
@@ -461,7 +465,7 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
             to=to,
             store=opened,
             bands=bands or {},
-            report=lambda received: show(0, None, f"{received / 2**20:.1f} MiB"),
+            report=_bytes_shown(show),
         )
     click.echo(f"{written}: converted.")
 
@@ -621,7 +625,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
 @HTML
-@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FILE, shown="the store of each run")
+@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
     "--store-page FILE",
     WHAT,
@@ -642,7 +646,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 def report(
     runs: tuple[Path, ...],
     page: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     store_page: Path | None,
     tiles: int,
     embedded: int,
@@ -717,10 +721,28 @@ def _pair(text: str) -> tuple[str, str]:
 # ---------------------------------------------------------------- shared pieces
 
 
-def _open(path: Path) -> Store:
+def _open(path: str | Path) -> Store:
     from mmearth_data import open_store
 
     return open_store(path)
+
+
+def _load(path: str | Path, padding: Padding | None) -> Checkpoint:
+    """Open a checkpoint, and say which one it is if it was downloaded."""
+    from mmearth_data import meter
+    from mmearth_model import load_checkpoint
+
+    if "://" not in str(path):
+        return load_checkpoint(path, padding=padding)
+    with meter(f"Fetching {path}", "MiB") as show:
+        found = load_checkpoint(path, padding=padding, report=_bytes_shown(show))
+    _say(str(found.origin))
+    return found
+
+
+def _bytes_shown(show: Meter) -> Callable[[int], None]:
+    """Show the progress of a download."""
+    return lambda received: show(0, None, f"{received / 2**20:.1f} MiB")
 
 
 def _of_store(task: str) -> bool:
@@ -728,7 +750,7 @@ def _of_store(task: str) -> bool:
     return "=" not in task
 
 
-def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
+def _store_of(tasks: tuple[str, ...], store: str | Path | None, checkpoints: list[Checkpoint]) -> Store | None:
     """Store that the tasks come from: the given one, or that of the first checkpoint."""
     from mmearth_model.weights.store_record import find_store
 

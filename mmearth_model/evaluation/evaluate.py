@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from mmearth_data import InputError, short_path
+from mmearth_data import InputError
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.baselines import (  # fmt: skip
@@ -239,7 +239,7 @@ def candidates(
 ) -> list[Candidate]:
     """List the given encoders, then random ones of each distinct shape, one per seed, then the other baselines."""
     every = tuple(range(seeds))
-    found = [Candidate(short_path(c.folder), every, c.normaliser, c.encoder, c.learned) for c in checkpoints]
+    found = [Candidate(c.name, every, c.normaliser, c.encoder, c.learned) for c in checkpoints]
     if "random" in baselines:
         found += _random(checkpoints, tasks, every)
     first = checkpoints[0].normaliser if checkpoints else None

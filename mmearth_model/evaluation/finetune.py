@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmearth_data import InputError, MMEarthError, check_output, documented, short_path, staged_folder, write_text
+from mmearth_data import InputError, MMEarthError, check_output, documented, staged_folder, write_text
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.features import input_normaliser, missing_bands
@@ -447,7 +447,7 @@ def finetune(
     task.check()
     if out is not None:
         _check_out(out)
-    name, normaliser = short_path(checkpoint.folder), checkpoint.normaliser
+    name, normaliser = checkpoint.name, checkpoint.normaliser
     reading = input_normaliser(normaliser, task)
     train = labels.choose(task, recipe.seed)
     tuner = FineTuner(checkpoint.encoder(), reading, task, train, recipe, resolve_device(device))

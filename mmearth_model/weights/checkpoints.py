@@ -20,15 +20,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mmearth_data import FileInputError, InputError, Modality, open_store, reason_of, staged_file, write_text
+from mmearth_data import (
+    FileInputError,
+    InputError,
+    Modality,
+    open_store,
+    reason_of,
+    short_path,
+    staged_file,
+    write_text,
+)
 from mmearth_model.data.targets import Normaliser
 from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
-from mmearth_model.training.layout import CONFIG_FILE, STEP_PREFIX
+from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, STEP_PREFIX
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.weights.normalising import normaliser_of, with_statistics
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
+from mmearth_model.weights.remote import is_url, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +46,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmearth_data import Store
+    from mmearth_model.weights.remote import Origin
 
 Value = TypeVar("Value")
-MODEL_FILE = "model.safetensors"
 ENCODER_PREFIX = "model.encoder."
 OPTIMIZER_FILE = "state/optimizer.safetensors"
 PROGRESS_FILE = "state/progress.json"
@@ -61,11 +71,19 @@ class Checkpoint:
         Content of ``config.json``.
     padding
         Padding of the encoder that replaces the checkpoint's own (see `load_checkpoint`).
+    origin
+        Where it was downloaded from; None for a folder on this machine.
     """
 
     folder: Path
     config: Mapping[str, Any]
     padding: Padding | None = None
+    origin: Origin | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder for display and for records, or the URL that it was downloaded from."""
+        return short_path(self.folder) if self.origin is None else self.origin.url
 
     @property
     def encoder_only(self) -> bool:
@@ -147,7 +165,7 @@ class Checkpoint:
             _fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
 
     @classmethod
-    def read(cls, path: Path, padding: Padding | None = None) -> Self:
+    def read(cls, path: Path, padding: Padding | None = None, origin: Origin | None = None) -> Self:
         """Open a checkpoint folder, or the last checkpoint of a run folder; see `load_checkpoint`.
 
         Raises `InputError` if there is no checkpoint, or it has another format.
@@ -163,7 +181,7 @@ class Checkpoint:
         missing = [section for section in SECTIONS if section not in config]
         if missing:
             raise FileInputError(file, f"expected a complete configuration, got one without {', '.join(missing)}.")
-        return cls(folder, config, padding)
+        return cls(folder, config, padding, origin)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -184,25 +202,35 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted(run.glob(f"{STEP_PREFIX}*"), key=lambda path: int(path.name.removeprefix(STEP_PREFIX)))
 
 
-def load_checkpoint(path: str | Path, *, padding: Padding | None = None) -> Checkpoint:
-    """Open a checkpoint: its folder, or a run's folder (the last checkpoint).
+def load_checkpoint(
+    path: str | Path, *, padding: Padding | None = None, report: Callable[[int], None] | None = None
+) -> Checkpoint:
+    """Open a checkpoint: its folder, a run's folder (the last checkpoint), or the URL of a checkpoint.
 
     Parameters
     ----------
     path
-        The folder.
+        The folder, or ``hf://OWNER/NAME[@REVISION][/SUBFOLDER]`` (Hugging Face Hub; needs the extra ``hub``),
+        ``https://...``, ``s3://...``, ``gs://...`` or ``az://...`` (extra ``cloud``), which is downloaded into the user's
+        cache folder on first use and after changes.
     padding
         Padding of its encoder. ``reference`` pads like the released classification model and uses the GRN epsilon of
         that model (1e-4): this is what the released code computes when it fine-tunes or probes. ``same`` pads as in
         pretraining. None uses the checkpoint's own, which is ``same`` unless it was converted from a released
         classifier.
+    report
+        Called with the number of bytes of a download.
 
     Raises
     ------
     InputError
         When there is no checkpoint, or it was written by something else.
+    DownloadFailed
+        When it cannot be downloaded.
     """
-    return Checkpoint.read(Path(path), None if padding is None else check_padding(padding))
+    checked = None if padding is None else check_padding(padding)
+    folder, origin = locate(path, report)
+    return Checkpoint.read(folder, checked, origin)
 
 
 def check_padding(padding: str) -> Padding:
@@ -232,8 +260,9 @@ def load_encoder(
     Parameters
     ----------
     path
-        A checkpoint or run folder; a file of released MMEarth or plain ConvNeXt V2 weights; or the name of a released
-        checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on first use.
+        A checkpoint or run folder, or the URL of a checkpoint (see `load_checkpoint`); a file of released MMEarth or plain
+        ConvNeXt V2 weights; or the name of a released checkpoint in ``catalog/checkpoints.yaml``, which is downloaded on
+        first use.
     store
         Store (or its path) whose statistics normalise the input (`ConvNeXtV2.normaliser`), instead of those of the
         checkpoint. Weight files and released checkpoints have no statistics.
@@ -257,6 +286,7 @@ def load_encoder(
     torch.Size([256, 320])
     >>> maps = encoder.forward_features(torch.zeros(1, 12, 64, 64))  # doctest: +SKIP
     >>> load_encoder("mmearth64-atto-all-uncertainty", store=open_store("mmearth.zarr"))  # doctest: +SKIP
+    >>> load_encoder("hf://OWNER/NAME")  # doctest: +SKIP
 
     For third-party decoders, the encoder describes its feature maps; `mmearth_model.FeatureMaps` shows how to connect
     them:
@@ -268,8 +298,8 @@ def load_encoder(
     """
     changes = {} if padding is None else padded(check_padding(padding))
     changes |= {} if grn_eps is None else {"grn_eps": grn_eps}
-    released = find_released(str(path))
-    file = Path(path) if released is None else fetch(released)
+    released = None if is_url(path) else find_released(str(path))
+    file, origin = locate(path) if released is None else (fetch(released), None)
     if bands and store is None:
         raise InputError("bands: expected a store with the statistics of these bands, got none; pass store too.")
     store = open_store(store) if isinstance(store, str | Path) else store
@@ -277,7 +307,7 @@ def load_encoder(
         return encoder_of_file(file, store, bands or (released.seen if released else {}), **changes)
     if bands:
         raise InputError(f"bands: expected none for {path}, since a checkpoint records its bands; leave them out.")
-    encoder = load_checkpoint(file).encoder(**changes)
+    encoder = Checkpoint.read(file, origin=origin).encoder(**changes)
     return encoder if store is None else normalised_by(encoder, store, file)
 
 
