@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
+    from mmearth_model.heads.network import Network, Output, load_network, save_network
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
@@ -32,6 +33,7 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
+    "heads.network": "Network Output load_network save_network",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
@@ -56,7 +58,9 @@ __all__ = [
     "FeatureMaps",
     "MMEarthStore",
     "MPMAEConfig",
+    "Network",
     "Normaliser",
+    "Output",
     "Report",
     "TileDataset",
     "Timing",
@@ -71,11 +75,13 @@ __all__ = [
     "evaluate",
     "load_checkpoint",
     "load_encoder",
+    "load_network",
     "make_recipe",
     "plan_line",
     "plan_training",
     "pretrain",
     "read_report",
+    "save_network",
     "training_account",
     "write_report",
 ]

@@ -222,7 +222,7 @@ class FineTuneFields:
         Literal["ours", "released"],
         About(
             "ours: learning rates decrease block by block down to the stem, the classifier on a frozen encoder trains "
-            "its LayerNorm, and the decoder is `mmearth_model.evaluation.networks.UNet`; released: the rules of "
+            "its LayerNorm, and the decoder is `mmearth_model.heads.unet.UNet`; released: the rules of "
             "`mmearth_model.evaluation.paper`."
         ),
     ] = "ours"

@@ -9,7 +9,6 @@ tested, and training stops if none has been better for a while. `PAPER`, `PAPER_
 from __future__ import annotations
 
 import copy
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,23 +16,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmearth_data import InputError, MMEarthError, check_output, documented, staged_folder, write_text
+from mmearth_data import InputError, MMEarthError, documented
 from mmearth_model.data.targets import Window
 from mmearth_model.devices import resolve_device, slice_length
 from mmearth_model.evaluation.features import input_normaliser, missing_bands
 from mmearth_model.evaluation.metrics import Score, from_sums, pixel_score, sample_sums, score
-from mmearth_model.evaluation.networks import UNet, parameter_groups
 from mmearth_model.evaluation.oddity import data_notes
-from mmearth_model.evaluation.paper import PaperUNet, smoothed, start_head, thawed_group
+from mmearth_model.evaluation.paper import smoothed, start_head, thawed_group
+from mmearth_model.evaluation.parameter_groups import parameter_groups
 from mmearth_model.evaluation.pixels import cut_masks
-from mmearth_model.evaluation.probes import decide, loss_function, standardise
+from mmearth_model.evaluation.probes import loss_function, standardise
 from mmearth_model.evaluation.results import Evaluation, Row
+from mmearth_model.evaluation.trained import outputs_of, training_record
 from mmearth_model.fields import FineTuneFields
+from mmearth_model.heads.answers import decide
+from mmearth_model.heads.network import Network, check_network_output, save_network
+from mmearth_model.heads.paper_unet import PaperUNet
+from mmearth_model.heads.unet import UNet
 from mmearth_model.network.encoder import Classifier, ConvNeXtV2
 from mmearth_model.network.pooling import whole_patches
 from mmearth_model.tasks import IGNORED, WHOLE, LabelledSet, LabelShare, TaskKind
 from mmearth_model.training.random_numbers import Position, generator, seeded
-from mmearth_model.weights.checkpoints import save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
     from mmearth_model.weights.checkpoints import Checkpoint
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 READ_TILES = 32
 CROP = 7 / 8
 """Side of the random crop that training sees, rounded to whole patches; the whole image is asked about."""
@@ -375,6 +377,25 @@ class FineTuner:
         answers, truth, scores = self._decided(outputs, truth)
         return score(self.kind, answers, truth, self.outputs, scores)
 
+    def network(self, checkpoint: Checkpoint, row: Row) -> Network:
+        """Return the trained network with all that is needed to apply it; ``row`` is its result."""
+        record = training_record(self.task, checkpoint, row)
+        return Network(
+            module=self.model.eval(),
+            normaliser=self.normaliser,
+            kind=self.kind,
+            outputs=outputs_of(self.task),
+            window_px=self.image_px,
+            task=self.task.name,
+            scale=(np.atleast_1d(self.centre), np.atleast_1d(self.spread)),
+            record={**record, "recipe": asdict(self.recipe)},
+        )
+
+    @property
+    def image_px(self) -> int:
+        """Pixels along a side of the images, cropped to whole patches."""
+        return int(self._images(self.train[:1]).shape[-1])
+
     @property
     def settings(self) -> str:
         """Description of the paper's settings that are in use."""
@@ -446,7 +467,7 @@ def finetune(
     """
     task.check()
     if out is not None:
-        _check_out(out)
+        check_network_output(out)
     name, normaliser = checkpoint.name, checkpoint.normaliser
     reading = input_normaliser(normaliser, task)
     train = labels.choose(task, recipe.seed)
@@ -467,33 +488,7 @@ def finetune(
         train_tiles=len(train),
     )
     if out is not None:
-        with staged_folder(out) as folder:
-            _write(folder, tuner, row, reading)
+        save_network(out, tuner.network(checkpoint, row))
     filled = missing_bands(reading, task)
     notes = data_notes(task, [normaliser.statistics])
     return Evaluation((row,), (found.sums,), {(task.name, name): filled} if filled else {}, notes)
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a folder with files that are no earlier result: it would be replaced."""
-    check_output(out, folder=True)
-    others = sorted({path.name for path in out.iterdir()} - {WEIGHTS, CONFIG}) if out.is_dir() else []
-    if others:
-        raise InputError(
-            f"{out}: expected a new folder or an earlier result, got one with {others[0]}; choose another --out."
-        )
-
-
-def _write(folder: Path, tuner: FineTuner, row: Row, normaliser: Normaliser) -> None:
-    save_tensors(tuner.model.state_dict(), folder / WEIGHTS)
-    config = {
-        "architecture": type(tuner.model).__name__,
-        "encoder": asdict(tuner.model.encoder.config),
-        "outputs": tuner.outputs,
-        "classes": list(tuner.task.classes),
-        "normaliser": normaliser.to_config(),
-        "scale": {"mean": tuner.centre.tolist(), "std": tuner.spread.tolist()},
-        "recipe": asdict(tuner.recipe),
-        "result": asdict(row),
-    }
-    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")

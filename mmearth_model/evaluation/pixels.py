@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from mmearth_model.devices import slice_length
 from mmearth_model.evaluation.metrics import Score, pixel_score, sample_sums
 from mmearth_model.evaluation.probes import LabelledFeatures, Prediction, Question, fit_path
+from mmearth_model.heads.probes import hypercolumns
 from mmearth_model.network.pooling import whole_patches
 from mmearth_model.tasks import IGNORED, TaskKind
 
@@ -99,16 +99,9 @@ def _maps(
         masks = cut_masks(task.masks(rows[done : done + len(images)]), images.shape[-1])
         done += len(images)
         for start in range(0, len(images), length):
-            yield hypercolumns(encoder, images[start : start + length]), masks[start : start + length]
-
-
-@torch.inference_mode()
-def hypercolumns(encoder: ConvNeXtV2, images: torch.Tensor) -> torch.Tensor:
-    """(B, bands, H, W) to (B, all channels, H, W): maps of all stages, resized to the image (bilinear)."""
-    maps = encoder.forward_features(images)
-    size = images.shape[-2:]
-    grown = [functional.interpolate(m.float(), size=size, mode="bilinear", align_corners=False) for m in maps]
-    return torch.cat(grown, dim=1).cpu()
+            with torch.inference_mode():
+                columns = hypercolumns(encoder, images[start : start + length]).cpu()
+            yield columns, masks[start : start + length]
 
 
 def cut_masks(masks: NDArray[Any], side: int) -> NDArray[Any]:

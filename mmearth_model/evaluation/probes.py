@@ -19,6 +19,7 @@ from torch import nn
 
 from mmearth_model.devices import one_thread
 from mmearth_model.evaluation.metrics import from_sums, sample_sums
+from mmearth_model.heads.answers import decide
 from mmearth_model.tasks import TaskKind
 from mmearth_model.training.random_numbers import seeded
 
@@ -299,14 +300,3 @@ def loss_function(kind: TaskKind) -> Callable[[torch.Tensor, torch.Tensor], torc
     if kind is TaskKind.MULTI_LABEL:
         return lambda outputs, labels: nn.functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
     return lambda outputs, labels: nn.functional.mse_loss(outputs, labels.to(outputs.dtype))
-
-
-def decide(
-    kind: TaskKind, outputs: NDArray[Any], mean: Floats, deviation: Floats
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Turn outputs of a network, (N, K, ...), into answers and, for a multi-label task, scores."""
-    if kind is TaskKind.MULTI_LABEL:
-        return (outputs > 0).astype(np.int64), 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
-    if kind.continuous:
-        return (outputs[:, 0] if kind.per_pixel else outputs) * deviation + mean, None
-    return outputs.argmax(axis=1), None

@@ -187,7 +187,8 @@ def read_tuned(folder: Path) -> ResultSet:
     """Read the result of a fine-tuning. Raises `FileInputError` when it is damaged."""
     file = folder / CONFIG_FILE
     content = read_object(file, "a fine-tuned network")
-    row = content.get("result")
+    record = content.get("record")
+    row = record.get("result") if isinstance(record, dict) else None
     if not isinstance(row, dict):
         raise FileInputError(file, "expected the result of mmearth-train finetune, got a file without; restore it.")
     return _of_rows(file, [row], {}, short_path(folder), "Fine-tuned encoder")

@@ -151,7 +151,7 @@ class Checkpoint:
         It has the normaliser of the checkpoint, if there is one.
         """
         encoder = ConvNeXtV2(dataclasses.replace(self.encoder_config, **changes))
-        _fill(self.folder / MODEL_FILE, encoder, self.tensors(), ENCODER_PREFIX)
+        fill(self.folder / MODEL_FILE, encoder, self.tensors(), ENCODER_PREFIX)
         encoder.normaliser = None if self.config["normaliser"] is None else self.normaliser
         return encoder.eval()
 
@@ -162,7 +162,7 @@ class Checkpoint:
         """
         tensors = self.tensors()
         for prefix, module in modules.items():
-            _fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
+            fill(self.folder / MODEL_FILE, module, tensors, f"{prefix}.")
 
     @classmethod
     def read(cls, path: Path, padding: Padding | None = None, origin: Origin | None = None) -> Self:
@@ -331,7 +331,7 @@ def encoder_of_file(
     """
     found = import_weights(file)
     encoder = ConvNeXtV2(dataclasses.replace(found.encoder, **changes))
-    _fill(file, encoder, found.tensors, ENCODER_PREFIX)
+    fill(file, encoder, found.tensors, ENCODER_PREFIX)
     encoder.normaliser = None if store is None else normaliser_of(store, found, bands or {})
     return encoder.eval()
 
@@ -424,7 +424,7 @@ def read_json(file: Path, expected: str, remedy: str = "") -> Any:  # noqa: ANN4
         raise FileInputError(file, f"expected {expected}, got: {reason_of(error)}{remedy}.") from None
 
 
-def _fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+def fill(file: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Copy the tensors whose names begin with a prefix into a module."""
     got, expected = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, module.state_dict()
     wrong = sorted(name for name in expected.keys() & got.keys() if expected[name].shape != got[name].shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -18,7 +17,10 @@ from mmearth_model import Checkpoint, ConvNeXtV2, EncoderConfig, load_checkpoint
 from mmearth_model.devices import one_thread
 from mmearth_model.evaluation.features import input_normaliser
 from mmearth_model.evaluation.finetune import FineTuner, FineTuneRecipe, finetune
-from mmearth_model.evaluation.networks import UNet, layer_of, parameter_groups
+from mmearth_model.evaluation.parameter_groups import layer_of, parameter_groups
+from mmearth_model.evaluation.trained import outputs_of
+from mmearth_model.heads.network import load_network
+from mmearth_model.heads.unet import UNet
 from mmearth_model.network.encoder import Classifier
 from mmearth_model.tasks import open_task
 
@@ -99,8 +101,9 @@ def test_what_the_toy_shows_is_learned(
     (row,) = result.rows
     assert (row.metric, row.test_tiles) == (metric, 24)
     assert row.value > least
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["result"]["value"] == row.value
+    network = load_network(tmp_path / "out")
+    assert network.record["result"]["value"] == row.value
+    assert network.outputs == outputs_of(open_task(task, store))
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     before = checkpoint.encoder().state_dict()
     same = all(torch.equal(tensors[f"encoder.{name}"], value) for name, value in before.items())

@@ -30,8 +30,9 @@ from mmearth_model.evaluation.finetune import (
     choose_recipe,
     paper_recipe,
 )
-from mmearth_model.evaluation.networks import parameter_groups
-from mmearth_model.evaluation.paper import PaperUNet, start_head, thawed_group
+from mmearth_model.evaluation.paper import start_head, thawed_group
+from mmearth_model.evaluation.parameter_groups import parameter_groups
+from mmearth_model.heads.paper_unet import PaperUNet
 from mmearth_model.network.encoder import Classifier
 from mmearth_model.tasks import WHOLE, LabelledSet, LabelShare, TaskKind, open_task
 from mmearth_model.training.random_numbers import seeded
