@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         write_text,
     )
     from mmearth_data.files.yamlfiles import read_yaml
+    from mmearth_data.findings import describe_validation
     from mmearth_data.inspection.canvas import encode_figure, picture_format
     from mmearth_data.inspection.cards.writing import describe
     from mmearth_data.inspection.figures import tile_figure
@@ -158,6 +159,7 @@ _MODULES = {
     "emulator.server.faults": "parse_fault",
     "emulator.server.server": "Emulator EmulatorOptions",
     "fields": "About Fields Group documented",
+    "findings": "describe_validation",
     "files.listing": "is_data",
     "files.tables": "Table read_table",
     "files.temporary": "is_running",
@@ -300,6 +302,7 @@ __all__ = [
     "describe",
     "describe_modality",
     "describe_os_error",
+    "describe_validation",
     "did_you_mean",
     "differences",
     "documented",
