@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 from annotated_types import Interval
@@ -35,12 +35,12 @@ from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
     from mmearth_data import Meter, Store
-    from mmearth_model import Checkpoint, Evaluation, Report, Timing, TrainProgress, TrainRecipe, Workload
+    from mmearth_model import Checkpoint, Evaluation, Network, Report, Timing, TrainProgress, TrainRecipe, Workload
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
@@ -67,6 +67,8 @@ CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, show
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
+OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+"""Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
@@ -168,7 +170,7 @@ def pretrain(
 
 
 @cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
-@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT...]")
+@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT|NETWORK...]")
 @option(
     "--task TASK",
     WHAT,
@@ -213,6 +215,13 @@ def pretrain(
 @DEVICE
 @THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--keep-probe DIR",
+    OUTPUT,
+    "Folder for the fitted linear probe as a network: of one CKPT, one task and one share of labels, with the first seed.",
+    FILE,
+    name="keep",
+)
 @HTML
 @CACHE
 @JSON
@@ -225,20 +234,23 @@ def evaluate(
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
+    keep: Path | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines.
+    """Probe frozen encoders and compare them with baselines; test networks.
 
-    CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
-    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without one, only baselines are
+    NETWORK is a folder of finetune --out or evaluate --keep-probe: it is tested as it is on the test samples of its task, or
+    of another one of the same kind whose classes it knows. CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
+    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without any, only baselines are
     compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
+    from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
@@ -249,8 +261,12 @@ def evaluate(
         refuse_unused("with only tasks from files", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
+        if keep is not None and keep.absolute() == out.absolute():
+            raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
-    loaded = [_load(path, padding) for path in checkpoints]
+    loaded = [_load(path, padding, networks=True) for path in checkpoints]
+    if loaded and all(isinstance(each, Network) for each in loaded):
+        refuse_unused("with only networks, which are tested as they are", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -258,7 +274,8 @@ def evaluate(
             opened,
             tasks,
             protocols=protocols or ("knn", "linear"),
-            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            baselines=[name for name in baselines if name != "none"] if baselines else None,
+            keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
             report=show,
@@ -268,7 +285,9 @@ def evaluate(
     about["test_share"] = options["test_share"]
     if out is not None:
         write_results(result, out, about)
-    _write_results_page(result, about, "Probes of frozen encoders", page)
+    if keep is not None:
+        _say(f"{keep}: the probe as a network")
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
@@ -339,7 +358,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, "Fine-tuned encoder", page)
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -727,15 +746,21 @@ def _open(path: str | Path) -> Store:
     return open_store(path)
 
 
-def _load(path: str | Path, padding: Padding | None) -> Checkpoint:
-    """Open a checkpoint, and say which one it is if it was downloaded."""
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[False] = False) -> Checkpoint: ...
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
+def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
+    """Open a checkpoint or, with ``networks``, also a network, and say which one it is if it was downloaded."""
     from mmearth_data import meter
     from mmearth_model import load_checkpoint
+    from mmearth_model.heads.network import load_weights
 
+    load = load_weights if networks else load_checkpoint
     if "://" not in str(path):
-        return load_checkpoint(path, padding=padding)
+        return load(path, padding=padding)
     with meter(f"Fetching {path}", "MiB") as show:
-        found = load_checkpoint(path, padding=padding, report=_bytes_shown(show))
+        found = load(path, padding=padding, report=_bytes_shown(show))
     _say(str(found.origin))
     return found
 
@@ -750,8 +775,10 @@ def _of_store(task: str) -> bool:
     return "=" not in task
 
 
-def _store_of(tasks: tuple[str, ...], store: str | Path | None, checkpoints: list[Checkpoint]) -> Store | None:
-    """Store that the tasks come from: the given one, or that of the first checkpoint."""
+def _store_of(
+    tasks: tuple[str, ...], store: str | Path | None, checkpoints: Sequence[Checkpoint | Network]
+) -> Store | None:
+    """Store that the tasks come from: the given one, or that of the first checkpoint or network."""
     from mmearth_model.weights.store_record import find_store
 
     if store is not None:
@@ -760,13 +787,21 @@ def _store_of(tasks: tuple[str, ...], store: str | Path | None, checkpoints: lis
         return None
     if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
-    record, folder = checkpoints[0].config["store"], checkpoints[0].folder
-    if not record["path"]:
+    record, folder = checkpoints[0].store, checkpoints[0].folder
+    if folder is None or not record["path"]:
         raise click.UsageError(
-            f"expected a store for the tasks, got none, and {folder} was converted without one; "
-            "convert it again with --store STORE."
+            f"expected a store for the tasks, got none, and {checkpoints[0].name} {_without_store(checkpoints[0])}."
         )
     return find_store(record, folder.parent)
+
+
+def _without_store(found: Checkpoint | Network) -> str:
+    """Say why weights record no store, and what to do."""
+    from mmearth_model import Network
+
+    if isinstance(found, Network):
+        return "was trained on files; give --store STORE"
+    return "was converted without one; convert it again with --store STORE"
 
 
 def _say(text: str) -> None:
@@ -786,8 +821,14 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
-    _print(render_results(f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result))
+
+
+def _title(result: Evaluation) -> str:
+    """Heading of results."""
+    from mmearth_model.formatting import title_of
+
+    return title_of({row.protocol for row in result.rows})
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:

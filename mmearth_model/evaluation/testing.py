@@ -164,7 +164,7 @@ def levels_of(task: LabelledSet) -> NDArray[Any]:
     return np.asarray(batch["tile"]["s2_level"])
 
 
-def tested(
+def measure_network(
     network: Network, task: LabelledSet, device: torch.device, report: Callable[[int], None] | None = None
 ) -> tuple[Row, Floats]:
     """Test a network on the test samples of a task that fits it (`check_network`).
@@ -177,12 +177,16 @@ def tested(
     columns = outputs_asked(network, task)
     module = network.module.to(device).eval()
     places = np.append(columns, IGNORED)
+    side = network.window_px
 
     def images(rows: NDArray[np.intp]) -> torch.Tensor:
+        nonlocal side
         (batch,) = task.images.batches(rows, len(rows), network.normaliser.stored)
         if report is not None:
             report(len(rows))
-        return whole_patches(network.encoder, network.normaliser.images(batch, device)).contiguous()
+        shown = whole_patches(network.encoder, network.normaliser.images(batch, device)).contiguous()
+        side = int(shown.shape[-1])
+        return shown
 
     answered: Iterable[Answered] = outputs_on(module, task, task.parts.test, images, device)
     if network.kind.classes:
@@ -192,13 +196,15 @@ def tested(
         answered = (Answered(found[:, columns], truth) for found, truth in answered)
         scale = tuple(part if len(part) == 1 else part[columns] for part in network.scale)
         found = score_of(network.kind, answered, scale, len(columns))
-    return row_of(network, task, found), found.sums
+    return row_of(network, task, found, side), found.sums
 
 
-def row_of(network: Network, task: LabelledSet, found: Score) -> Row:
-    """Row of a network's score on a task."""
+def row_of(network: Network, task: LabelledSet, found: Score, side_px: int) -> Row:
+    """Row of a network's score on a task, whose images have this side."""
     record = network.record
-    trained = (record.get("result") or {}).get("protocol")
+    how = f"{(record.get('result') or {}).get('protocol', 'trained')} on {network.task}"
+    if side_px != network.window_px:
+        how += f" and images of {network.window_px} px, tested on {side_px} px"
     return Row.of(
         task,
         found,
@@ -208,7 +214,7 @@ def row_of(network: Network, task: LabelledSet, found: Score) -> Row:
         labels=record.get("labels", "100%"),
         validation=None,
         converged=None,
-        chosen=f"{trained} on {network.task}" if trained else f"trained on {network.task}",
+        chosen=how,
         leaky=any(task.conflicts(m) for m in learned_of(record.get("learned", ()))),
         train_tiles=record.get("samples", {}).get("train", 0),
     )

@@ -82,7 +82,7 @@ def training_record(
         "label": None if task.shown is None else {"name": task.shown.name, "kind": str(task.shown.kind)},
         "data": str(task.images.origin),
         "data_digest": task.images.digest,
-        "store": None if store is None else describe_store(store, folder.absolute()),
+        "store": None if store is None else describe_store(store, folder.absolute().parent),
         "synthetic": task.synthetic,
         "samples": {
             "train": row.train_tiles,

@@ -47,6 +47,8 @@ from mmearth_model.weights.checkpoints import ARCHITECTURE as PRETRAINED
 from mmearth_model.weights.checkpoints import (
     ENCODER_ONLY,
     NETWORK,
+    Checkpoint,
+    check_padding,
     check_tensors,
     checkpoints_of,
     read_json,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmearth_model.data.tiles import Tiles
+    from mmearth_model.network.encoder import Padding
     from mmearth_model.weights.remote import Origin
 
 Module = Classifier | UNet | PaperUNet | TileProbe | PixelProbe
@@ -171,6 +174,11 @@ class Network:
         if self.origin is not None:
             return self.origin.url
         return self.task if self.folder is None else short_path(self.folder)
+
+    @property
+    def store(self) -> Mapping[str, Any]:
+        """Record of the store that it was trained on; see `mmearth_model.weights.store_record`. Its path is "" for files."""
+        return self.record.get("store") or {"path": ""}
 
     @property
     def encoder(self) -> ConvNeXtV2:
@@ -287,6 +295,24 @@ def check_network_output(folder: Path, option: str = "--out") -> None:
             f"{option} {folder}: expected a new folder or an earlier network, got one with {(others or found)[0]}; choose "
             "another folder."
         )
+
+
+def load_weights(
+    path: str | Path, *, padding: Padding | None = None, report: Callable[[int], None] | None = None
+) -> Checkpoint | Network:
+    """Load a network, or open a checkpoint, whichever a folder or URL holds; see `load_network` and `load_checkpoint`.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or a network is given a ``padding``.
+    """
+    folder, origin = locate(path, report)
+    if not is_network(folder):
+        return Checkpoint.read(folder, None if padding is None else check_padding(padding), origin)
+    if padding is not None:
+        raise InputError(f"--padding: expected none for the network {path}, which has its own; leave it out.")
+    return network_at(folder, origin)
 
 
 def is_network(folder: Path) -> bool:

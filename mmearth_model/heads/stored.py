@@ -66,6 +66,16 @@ class StoredModality(_Section):
     kind: Kind
 
 
+class StoredStore(_Section):
+    """Where a store was, relative to the folder above that of the network too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str
+    relative: str = ""
+    digest: str | None = None
+
+
 class StoredRecord(_Section):
     """What a network was trained on: the fields that are used, and others."""
 
@@ -76,7 +86,7 @@ class StoredRecord(_Section):
     label: StoredModality | None = None
     data: str = ""
     data_digest: str = ""
-    store: dict[str, Any] | None = None
+    store: StoredStore | None = None
     synthetic: bool = False
     samples: dict[str, Annotated[int, Field(ge=0)]] = {}
     labels: str = "100%"

@@ -96,6 +96,12 @@ class Checkpoint:
         return short_path(self.folder) if self.origin is None else self.origin.url
 
     @property
+    def store(self) -> Mapping[str, Any]:
+        """Record of the store that it learned from; see `mmearth_model.weights.store_record`."""
+        found: Mapping[str, Any] = self.config["store"]
+        return found
+
+    @property
     def encoder_only(self) -> bool:
         """Whether it has neither decoder nor heads."""
         return bool(self.config["architecture"] == ENCODER_ONLY)
