@@ -432,7 +432,7 @@ def _network_of(config: Mapping[str, Any]) -> Network:
     with torch.device("meta"):
         encoder = ConvNeXtV2(EncoderConfig(**stored.encoder.model_dump()))
         module = MODULES[stored.module](encoder, len(stored.outputs))
-    normaliser = encoder.normaliser = Normaliser.from_config(stored.normaliser)
+    normaliser = encoder.normaliser = Normaliser.from_config(config["normaliser"])
     return Network(
         module=module,
         normaliser=normaliser,
@@ -469,7 +469,6 @@ def _check_parts(network: Network) -> None:
             network.normaliser.in_channels == encoder.in_channels,
             f"statistics of {network.normaliser.in_channels} bands for an encoder of {encoder.in_channels}",
         ),
-        (not network.normaliser.targets, "a normalisation with targets"),
         (bad is None, f"statistics of {bad} that are no numbers"),
         (not network.window_px % network.patch_px, f"windows of {network.window_px} px, patches of {network.patch_px}"),
     )

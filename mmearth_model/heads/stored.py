@@ -95,6 +95,14 @@ class StoredRecord(_Section):
     result: dict[str, Any] | None = None
 
 
+class StoredNormaliser(_Section):
+    """Normalisation of the input, without targets; the rest is read by `Normaliser.from_config`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    targets: Annotated[tuple[str, ...], Field(max_length=0)]
+
+
 class StoredNetwork(_Section):
     """Content of ``config.json``, except for the architecture and the format."""
 
@@ -104,6 +112,6 @@ class StoredNetwork(_Section):
     outputs: Annotated[tuple[StoredOutput, ...], Field(min_length=1, max_length=MOST_OUTPUTS)]
     window_px: Pixels
     encoder: StoredEncoder
-    normaliser: dict[str, Any]
+    normaliser: StoredNormaliser
     scale: StoredScale
     record: StoredRecord
