@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
@@ -33,7 +33,7 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
-    "heads.network": "Network Output load_network save_network",
+    "heads.network": "Network Output Predicted load_network save_network",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
@@ -61,6 +61,7 @@ __all__ = [
     "Network",
     "Normaliser",
     "Output",
+    "Predicted",
     "Report",
     "TileDataset",
     "Timing",

@@ -271,11 +271,9 @@ def _filled(
     found: Sequence[Candidate], networks: Sequence[Network], tasks: Sequence[LabelledSet]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """Return the bands that are filled, for each task and encoder; see `Evaluation`."""
-    inputs = [(c.name, c.input) for c in found]
-    inputs += [(network.name, lambda task, own=network.normaliser: own) for network in networks]
-    return {
-        (task.name, name): bands for name, of in inputs for task in tasks if (bands := missing_bands(of(task), task))
-    }
+    inputs = [(c.name, task, c.input(task)) for c in found for task in tasks]
+    inputs += [(network.name, task, network.normaliser) for network in networks for task in tasks]
+    return {(task.name, name): bands for name, task, own in inputs if (bands := missing_bands(own, task))}
 
 
 def _notes(

@@ -232,7 +232,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint: its folder, a run's folder (the last checkpoint), or the URL of a checkpoint.
 
-    The folder of a network (`load_network`) stands for its encoder, as it is after fine-tuning.
+    For the folder of a network (`load_network`), this is its encoder as it is after fine-tuning.
 
     Parameters
     ----------
