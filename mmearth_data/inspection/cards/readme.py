@@ -158,7 +158,7 @@ def _contents(facts: CardFacts) -> list[str]:
         if derived
         else ""
     )
-    return [table(heads, rows, right=(7,)), computed, *_spectrum(facts)]
+    return [markdown_table(heads, rows, right=(7,)), computed, *_spectrum(facts)]
 
 
 def _modality_row(m: Modality, share: float | None) -> tuple[str, ...]:
