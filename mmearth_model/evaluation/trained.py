@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import __version__
+from mmearth_data import LicenceUse, __version__, licences
 from mmearth_model.heads.network import Output
 from mmearth_model.tasks import TaskKind
 
@@ -39,13 +39,25 @@ def _units(modality: Modality | None, name: str) -> str:
 
 def training_record(task: LabelledSet, checkpoint: Checkpoint, row: Row) -> dict[str, Any]:
     """Describe what a network was trained on, and its result, JSON-ready."""
+    pretrained = checkpoint.config["store"]
     return {
         "encoder": checkpoint.name,
         **({"encoder_origin": checkpoint.origin.to_dict()} if checkpoint.origin else {}),
+        "encoder_data": {part: pretrained[part] for part in ("path", "digest", "synthetic") if part in pretrained},
         "data": str(task.images.origin),
         "data_digest": task.images.digest,
         "synthetic": task.synthetic,
+        "licences": _licences(task, checkpoint),
         "notes": list(task.notes),
         "version": __version__,
         "result": asdict(row),
     }
+
+
+def _licences(task: LabelledSet, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Licences of the data that the network learned from: those of the encoder, and those of the labels."""
+    normaliser = checkpoint.normaliser
+    learned = {**normaliser.modalities, **({} if task.shown is None else {task.shown.name: task.shown})}
+    uses = licences(m for m in learned.values() if m.stored)
+    named = [LicenceUse(task.licence, "", "", (task.name,), ())] if task.licence else []
+    return [asdict(use) for use in (*uses, *named)]

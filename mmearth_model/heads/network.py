@@ -4,6 +4,7 @@
 
     NETWORK/model.safetensors  weights of encoder and head
     NETWORK/config.json        module, outputs, normalisation, image size, what it was trained on, its result
+    NETWORK/README.md, item.json  model card and STAC item (see `mmearth_model.weights.cards`)
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from mmearth_model.heads.probes import PixelProbe, TileProbe
 from mmearth_model.heads.unet import UNet
 from mmearth_model.network.encoder import Classifier, ConvNeXtV2, EncoderConfig
 from mmearth_model.tasks import TaskKind
-from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE
+from mmearth_model.training.layout import CARD_FILE, CONFIG_FILE, ITEM_FILE, MODEL_FILE
+from mmearth_model.weights.cards.writing import write_cards
 from mmearth_model.weights.checkpoints import fill, read_json, read_tensors, save_tensors
 from mmearth_model.weights.remote import locate
 
@@ -152,13 +154,16 @@ def save_network(folder: Path, network: Network) -> None:
     check_network_output(folder)
     with staged_folder(folder) as beside:
         save_tensors(network.module.state_dict(), beside / MODEL_FILE)
-        write_text(beside / CONFIG_FILE, json.dumps(_config_of(network), indent=1, allow_nan=False) + "\n")
+        config = _config_of(network)
+        write_text(beside / CONFIG_FILE, json.dumps(config, indent=1, allow_nan=False) + "\n")
+        write_cards(beside, config)
 
 
 def check_network_output(folder: Path) -> None:
     """Refuse a folder with files that are no earlier network: it would be replaced."""
     check_output(folder, folder=True)
-    others = sorted({path.name for path in folder.iterdir()} - {MODEL_FILE, CONFIG_FILE}) if folder.is_dir() else []
+    own = {MODEL_FILE, CONFIG_FILE, CARD_FILE, ITEM_FILE}
+    others = sorted({path.name for path in folder.iterdir()} - own) if folder.is_dir() else []
     if others:
         raise InputError(
             f"{folder}: expected a new folder or an earlier network, got one with {others[0]}; choose another folder."

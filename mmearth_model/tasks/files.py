@@ -253,6 +253,7 @@ def labelled(
         classes=classes,
         images=images,
         augment=spec.augment,
+        licence=spec.licence,
         notes=(*spec.notes, *notes),
         **fields,
     )

@@ -148,6 +148,9 @@ class LabelledSet:
     ids: tuple[str, ...] = ()
     augment: tuple[str, ...] = ("flip", "crop")  # augmentations that keep the labels valid: ``flip``, ``crop``
     synthetic: bool = False  # whether the pixels are synthetic
+    licence: str = (
+        ""  # licence of the data, as its task file has it; "" for the modalities of a store, which have their own
+    )
     notes: tuple[str, ...] = ()  # what users of the results must know about the data, one sentence each
     needed: tuple[str, ...] = TRAIN_AND_TEST  # parts that must not be empty
     remedy: str = CUT_FROM_THE_WHOLE  # what to do if one is
