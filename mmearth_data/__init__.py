@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from mmearth_data.loading.scaling import NO_LEVEL, resolve_statistics, scale_of
     from mmearth_data.loading.tensors import TensorBatch, TileSamples, to_tensors
     from mmearth_data.opened import Store, open_store
+    from mmearth_data.pages.markdown import CITATION, markdown_code, markdown_list, markdown_table
     from mmearth_data.pages.parts import (
         Amount,
         Badge,
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
+    from mmearth_data.store.about import LicenceUse, licences
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.store.storage import storage_at
@@ -181,6 +183,7 @@ _MODULES = {
     "loading.scaling": "NO_LEVEL resolve_statistics scale_of",
     "loading.tensors": "TensorBatch TileSamples to_tensors",
     "opened": "Store open_store",
+    "pages.markdown": "CITATION markdown_code markdown_list markdown_table",
     "pages.parts": "Amount Badge Button Choices CodeBlock Columns Data Details Facts Gallery GalleryItem Legend Link Notice Page "
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
@@ -189,6 +192,7 @@ _MODULES = {
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "store": "verify",
+    "store.about": "LicenceUse licences",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
     "store.storage": "storage_at",
@@ -204,6 +208,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
+    "CITATION",
     "NO_LEVEL",
     "SPLIT_NAMES",
     "WGS84_PROJJSON",
@@ -238,6 +243,7 @@ __all__ = [
     "InputError",
     "Kind",
     "Legend",
+    "LicenceUse",
     "Link",
     "Loader",
     "MMEarthError",
@@ -318,10 +324,14 @@ __all__ = [
     "is_quiet",
     "is_running",
     "is_there",
+    "licences",
     "load_catalog",
     "make_folder",
     "make_recipe",
     "map_figure",
+    "markdown_code",
+    "markdown_list",
+    "markdown_table",
     "merge",
     "meter",
     "open_store",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmearth_model.training.recipe import TrainRecipe, make_recipe
     from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.weights.converting import convert
+    from mmearth_model.weights.describing import describe
 
 _MODULES = {
     "benchmarking": "Timing Workload bench",
@@ -45,6 +46,7 @@ _MODULES = {
     "training.recipe": "TrainRecipe make_recipe",
     "weights.checkpoints": "Checkpoint load_checkpoint load_encoder",
     "weights.converting": "convert",
+    "weights.describing": "describe",
 }
 """Module -> the public names that it defines."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -73,6 +75,7 @@ __all__ = [
     "Workload",
     "bench",
     "convert",
+    "describe",
     "evaluate",
     "load_checkpoint",
     "load_encoder",

@@ -489,6 +489,28 @@ def convert(
     click.echo(f"{written}: converted.")
 
 
+@cli.command()
+@click.argument("folder", type=FILE)
+@option(
+    "--licence SPDX",
+    WHAT,
+    "Licence of the weights, an identifier of the SPDX list such as CC-BY-4.0; config.json records it.",
+    shown="as recorded",
+)
+@option("--force", OUTPUT, "Replace cards that were edited.", is_flag=True)
+def describe(folder: Path, licence: str | None, force: bool) -> None:
+    """Write a model card and a STAC item of weights.
+
+    FOLDER is a checkpoint, a network, or a run (its last checkpoint). README.md is a model card with the header of the
+    Hugging Face Hub, item.json a STAC item with the Machine Learning Model extension. Checkpoints and networks already have
+    both; this writes them again with a licence, or for folders of earlier versions.
+    """
+    from mmearth_model import describe as describe_weights
+
+    written = describe_weights(folder, licence=licence, force=force)
+    click.echo(f"{short_path(written.absolute())}: README.md, item.json")
+
+
 @cli.command(first=("size", "batch", "image_size", "forms", "device"))
 @field_options(WorkFields)
 @option(

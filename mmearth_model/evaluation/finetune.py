@@ -370,7 +370,7 @@ class FineTuner:
 
     def network(self, checkpoint: Checkpoint, row: Row, folder: Path) -> Network:
         """Return the trained network with all that is needed to apply it; ``row`` is its result."""
-        record = training_record(self.task, checkpoint, self.normaliser, row, folder)
+        record = training_record(self.task, checkpoint, row, folder)
         return Network(
             module=self.model.eval(),
             normaliser=self.normaliser,

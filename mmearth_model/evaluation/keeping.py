@@ -93,7 +93,7 @@ def probe_network(
         window_px=_image_px(encoder, reading, task),
         task=task.name,
         scale=(np.atleast_1d(model.labels[0]), np.atleast_1d(model.labels[1])),
-        record=training_record(task, checkpoint, reading, row, folder),
+        record=training_record(task, checkpoint, row, folder),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mmearth_data import __version__
+from mmearth_data import LicenceUse, __version__, licences
 from mmearth_model.evaluation.results import defined
 from mmearth_model.heads.network import Output
 from mmearth_model.tasks import StoreImages, TaskKind
@@ -14,11 +14,9 @@ from mmearth_model.weights.released import digest_of
 from mmearth_model.weights.store_record import describe_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from mmearth_data import Modality
-    from mmearth_model.data.targets import Normaliser
     from mmearth_model.evaluation.results import Row
     from mmearth_model.tasks import LabelledSet
     from mmearth_model.weights.checkpoints import Checkpoint
@@ -47,9 +45,7 @@ def _units(modality: Modality | None, name: str) -> str:
     return modality.units_of(name if name in modality.bands else modality.bands[0])
 
 
-def training_record(
-    task: LabelledSet, checkpoint: Checkpoint, reading: Normaliser, row: Row, folder: Path
-) -> dict[str, Any]:
+def training_record(task: LabelledSet, checkpoint: Checkpoint, row: Row, folder: Path) -> dict[str, Any]:
     """Describe what a network was trained on, and its result, JSON-ready.
 
     Parameters
@@ -58,8 +54,6 @@ def training_record(
         Its task.
     checkpoint
         Its encoder, as pretrained.
-    reading
-        Normalisation of its input.
     row
         Its result.
     folder
@@ -68,16 +62,19 @@ def training_record(
     Returns
     -------
     dict
-        ``encoder`` (name), ``encoder_digest`` (SHA-256 of the pretrained weights), ``encoder_store`` (store of the
-        pretraining) and ``learned`` (modalities predicted in it); ``label`` (modality of the labels, None for files); ``data``, ``data_digest``, ``store`` (None for files),
-        ``synthetic``, ``samples`` (number in each part), ``labels`` (share of the training labels), ``seed``; ``licences``
-        of pretraining and training data; ``notes``, ``version``, ``result``.
+        ``encoder`` (name), ``encoder_digest`` (SHA-256 of the pretrained weights), ``encoder_origin`` (if it was downloaded),
+        ``encoder_data`` (store of the pretraining), ``learned`` (modalities predicted in it); ``label`` (modality of the
+        labels, None for files); ``data``, ``data_digest``, ``store`` (None for files), ``synthetic``, ``samples`` (number in
+        each part), ``labels`` (share of the training labels), ``seed``; ``licences`` of all data that it learned from;
+        ``notes``, ``version``, ``result``.
     """
+    pretrained = checkpoint.config["store"]
     store = task.images.store if isinstance(task.images, StoreImages) else None
     return {
         "encoder": checkpoint.name,
         "encoder_digest": f"sha256:{digest_of(checkpoint.folder / MODEL_FILE)}",
-        "encoder_store": dict(checkpoint.config["store"]),
+        **({"encoder_origin": checkpoint.origin.to_dict()} if checkpoint.origin else {}),
+        "encoder_data": {part: pretrained[part] for part in ("path", "digest", "synthetic") if part in pretrained},
         "learned": [{"name": m.name, "kind": str(m.kind)} for m in checkpoint.learned],
         "label": None if task.shown is None else {"name": task.shown.name, "kind": str(task.shown.kind)},
         "data": str(task.images.origin),
@@ -91,32 +88,19 @@ def training_record(
         },
         "labels": row.labels,
         "seed": row.seed,
-        "licences": licences_of(task, checkpoint, reading),
+        "licences": _licences(task, checkpoint),
         "notes": list(task.notes),
         "version": __version__,
         "result": defined(asdict(row)),
     }
 
 
-def licences_of(task: LabelledSet, checkpoint: Checkpoint, reading: Normaliser) -> list[dict[str, Any]]:
-    """Licences of the data that a network was trained on, JSON-ready.
-
-    Each with ``use`` (``pretraining`` or ``training``), ``name``, ``url``, ``attribution``, and ``data``: the modalities, or
-    the task, that it applies to.
-    """
-    images = [m for name, m in task.images.modalities.items() if name in reading.inputs]
-    labels = [] if task.shown is None or task.shown.name in reading.inputs else [task.shown]
-    own = {"use": "training", "name": task.licence, "url": "", "attribution": "", "data": [task.name]}
-    return [
-        *_licences("pretraining", checkpoint.normaliser.modalities.values()),
-        *([own] if task.licence else _licences("training", [*images, *labels])),
-    ]
-
-
-def _licences(use: str, modalities: Iterable[Modality]) -> Iterator[dict[str, Any]]:
-    """One entry for each licence and attribution, in the order of the modalities."""
-    data: dict[tuple[str, str, str], list[str]] = {}
-    for m in modalities:
-        data.setdefault((m.licence.name, m.licence.url, m.licence.attribution), []).append(m.name)
-    for (name, url, attribution), names in data.items():
-        yield {"use": use, "name": name, "url": url, "attribution": attribution, "data": names}
+def _licences(task: LabelledSet, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Licences of the data that the network learned from: those of the encoder, and those of the labels."""
+    normaliser = checkpoint.normaliser
+    learned = {**normaliser.modalities, **({} if task.shown is None else {task.shown.name: task.shown})}
+    uses = licences(m for m in learned.values() if m.stored)
+    named = [LicenceUse(task.licence, "", "", (task.name,), ())] if task.licence else []
+    before = checkpoint.config.get("licences", ())  # of the network whose encoder this is
+    found = [*before, *(defined(asdict(use)) for use in (*uses, *named))]
+    return [use for place, use in enumerate(found) if use not in found[:place]]

@@ -4,7 +4,7 @@
 
     NETWORK/model.safetensors  weights of encoder and head
     NETWORK/config.json        module, outputs, normalisation, image size, what it was trained on, its result
-    NETWORK/README.md, item.json  cards
+    NETWORK/README.md, item.json  model card and STAC item (see `mmearth_model.weights.cards`)
 
 The record in ``config.json`` is that of `mmearth_model.evaluation.trained.training_record`.
 """
@@ -43,6 +43,7 @@ from mmearth_model.network.encoder import Classifier, ConvNeXtV2, EncoderConfig
 from mmearth_model.network.pooling import evaluating, whole_patches
 from mmearth_model.tasks import TaskKind
 from mmearth_model.training.layout import CARD_FILE, CONFIG_FILE, ITEM_FILE, MODEL_FILE
+from mmearth_model.weights.cards.writing import write_cards
 from mmearth_model.weights.checkpoints import ARCHITECTURE as PRETRAINED
 from mmearth_model.weights.checkpoints import (
     ENCODER_ONLY,
@@ -276,7 +277,9 @@ def save_network(folder: Path, network: Network) -> None:
     _check_parts(network)
     with staged_folder(folder) as beside:
         save_tensors(network.module.state_dict(), beside / MODEL_FILE)
-        write_text(beside / CONFIG_FILE, json.dumps(_config_of(network), indent=1, allow_nan=False) + "\n")
+        config = _config_of(network)
+        write_text(beside / CONFIG_FILE, json.dumps(config, indent=1, allow_nan=False) + "\n")
+        write_cards(beside, config)
 
 
 def check_network_output(folder: Path, option: str = "--out") -> None:

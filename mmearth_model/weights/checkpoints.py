@@ -4,6 +4,7 @@
 
     CHECKPOINT/model.safetensors           weights of encoder, decoder and heads (``model.``) and of the loss (``losses.``)
     CHECKPOINT/config.json                 shape of the model, normalisation, recipe, store: all that is needed to use it
+    CHECKPOINT/README.md, item.json        model card and STAC item (see `mmearth_model.weights.cards`), which nothing reads
     CHECKPOINT/state/optimizer.safetensors optimiser state, only needed to continue the run
     CHECKPOINT/state/progress.json         position in the run, only needed to continue it
 """
@@ -35,6 +36,7 @@ from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig, Padding
 from mmearth_model.network.losses import LossConfig, MultiTaskLoss
 from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
 from mmearth_model.training.layout import CONFIG_FILE, MODEL_FILE, STEP_PREFIX
+from mmearth_model.weights.cards.writing import write_cards
 from mmearth_model.weights.conversion import DENSE_GRN_EPS, import_weights
 from mmearth_model.weights.normalising import normaliser_of, with_statistics
 from mmearth_model.weights.released import SUFFIXES, fetch, find_released
@@ -384,10 +386,11 @@ def write_checkpoint(
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Fill a folder with weights under their final names, and with their configuration; see `write_checkpoint`."""
+    """Fill a folder with weights under their final names, their configuration and cards; see `write_checkpoint`."""
     save_tensors(tensors, folder / MODEL_FILE)
     content = {"architecture": ARCHITECTURE, "format": FORMAT, **config}
     write_text(folder / CONFIG_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_cards(folder, content)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -489,6 +492,7 @@ def _as_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": {},
         "store": record.get("store") or {"path": ""},
         "progress": {},
+        "licences": list(record.get("licences", ())),
         "learned": [*record.get("learned", ()), *([label] if label else [])],
     }
 

@@ -257,9 +257,8 @@ def test_a_network_knows_where_it_comes_from(probe: Path, store: Store, checkpoi
     assert record["store"]["digest"] == store.digest
     assert [entry["name"] for entry in record["learned"]] == ["sentinel2", "era5"]
     assert record["label"] == {"name": "biome", "kind": "tile/categorical"}
-    licences = {(entry["use"], name) for entry in record["licences"] for name in entry["data"]}
-    assert licences == {("pretraining", "sentinel2"), ("pretraining", "era5"), ("training", "sentinel2"), ("training", "biome")}  # fmt: skip
-    named = {entry["name"] for entry in record["licences"] if "biome" in entry["data"]}
+    assert {name for entry in record["licences"] for name in entry["modalities"]} == {"sentinel2", "era5", "biome"}
+    named = {entry["name"] for entry in record["licences"] if "biome" in entry["modalities"]}
     assert named == {store.modalities["biome"].licence.name}
     assert [(o.name, o.code, o.colour) for o in network.outputs] == [(c.name, c.code, c.colour) for c in store.modalities["biome"].classes]  # fmt: skip
     assert network.name == probe.as_posix() or network.name.endswith("probe")
