@@ -23,6 +23,7 @@ from mmearth_data import (
     MMEarthError,
     Number,
     Pair,
+    PathOrUrl,
     StoreDamaged,
     __version__,
     check_output,
@@ -46,16 +47,7 @@ WHERE, WHAT, SOURCE, LIMITS, OUTPUT = Group.WHERE, Group.WHAT, Group.SOURCE, Gro
 FILE, PICTURE, HTML = FilePath(), FilePath(".png", ".pdf", ".svg"), FilePath(".html")
 
 
-class _StoreType(click.ParamType["str | Path"]):
-    """Folder of a store, or its URL (kept as text: `Path` would drop one of its slashes)."""
-
-    name = "store"
-
-    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
-        return value if "://" in str(value) else FILE.convert(value, param, ctx)
-
-
-STORE = _StoreType()
+STORE = PathOrUrl()
 WORKERS = Number(int, Interval(ge=1, le=1024))
 """Worker processes of one machine."""
 REQUESTS = Number(int, Interval(ge=1, le=10**6))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmearth_model.training.recipe import TrainRecipe, make_recipe
     from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.weights.converting import convert
+    from mmearth_model.weights.describing import describe
 
 _MODULES = {
     "benchmarking": "Timing Workload bench",
@@ -33,7 +34,7 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
-    "heads.network": "Network Output load_network save_network",
+    "heads.network": "Network Output Predicted load_network save_network",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
@@ -45,6 +46,7 @@ _MODULES = {
     "training.recipe": "TrainRecipe make_recipe",
     "weights.checkpoints": "Checkpoint load_checkpoint load_encoder",
     "weights.converting": "convert",
+    "weights.describing": "describe",
 }
 """Module -> the public names that it defines."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -61,6 +63,7 @@ __all__ = [
     "Network",
     "Normaliser",
     "Output",
+    "Predicted",
     "Report",
     "TileDataset",
     "Timing",
@@ -72,6 +75,7 @@ __all__ = [
     "Workload",
     "bench",
     "convert",
+    "describe",
     "evaluate",
     "load_checkpoint",
     "load_encoder",
