@@ -114,7 +114,16 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
+    from mmearth_data.rasterfile import (
+        Marks,
+        Raster,
+        Siblings,
+        as_marks,
+        calibrate,
+        open_raster,
+        raster_outline,
+        read_raster,
+    )
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
@@ -181,7 +190,7 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate open_raster raster_outline read_raster",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "store": "verify",
@@ -317,6 +326,7 @@ __all__ = [
     "map_figure",
     "merge",
     "meter",
+    "open_raster",
     "open_store",
     "option",
     "os_problem",
