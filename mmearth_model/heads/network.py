@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,7 +116,10 @@ class Network:
             for m in map(self.normaliser.modalities.get, self.normaliser.inputs)
             if m and m.statistics_by == "s2_level"
         ]
-        return tuple(level for level in LEVELS if any(self.normaliser.statistics[name].get(level) for name in by_level))
+        known = [self.normaliser.statistics[name] for name in by_level]
+        return tuple(
+            level for level in LEVELS if any(e["count"] for found in known for e in found.get(level, {}).values())
+        )
 
     def probabilities(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Turn raw outputs (B, K, ...) into probabilities of the classes or labels; None for quantities."""
@@ -134,6 +138,15 @@ class Network:
         """
         found, _ = decide(self.kind, outputs, *self.scale)
         return self.codes[found] if self.kind in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION) else found
+
+    @property
+    def digest(self) -> str:
+        """Digest of weights and configuration."""
+        found = hashlib.blake2b(json.dumps(_config_of(self), sort_keys=True).encode(), digest_size=16)
+        for name, tensor in sorted(self.module.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def codes(self) -> NDArray[np.int64]:
