@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import FileInputError, InputError, check_output, staged_folder, write_text
-from mmearth_model.data.targets import LEVELS, Normaliser
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.heads.answers import decide, sigmoid, softmax
 from mmearth_model.heads.paper_unet import PaperUNet
 from mmearth_model.heads.probes import PixelProbe, TileProbe
@@ -111,15 +111,7 @@ class Network:
     @property
     def levels(self) -> tuple[str, ...]:
         """Product levels for which it has statistics; empty if its statistics do not depend on the level."""
-        by_level = [
-            m.name
-            for m in map(self.normaliser.modalities.get, self.normaliser.inputs)
-            if m and m.statistics_by == "s2_level"
-        ]
-        known = [self.normaliser.statistics[name] for name in by_level]
-        return tuple(
-            level for level in LEVELS if any(e["count"] for found in known for e in found.get(level, {}).values())
-        )
+        return self.normaliser.levels
 
     def probabilities(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Turn raw outputs (B, K, ...) into probabilities of the classes or labels; None for quantities."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmearth_data import Marks, Modality, RasterMapping
-    from mmearth_model.heads.network import Network
+    from mmearth_model.data.targets import Normaliser
 
 PIXEL_M = 10.0
 """Pixels of stores, and of the images that encoders learn from."""
@@ -118,8 +118,8 @@ class SceneOptions:
     any_resolution: bool = False
 
 
-def describe_scene(network: Network, inputs: Sequence[Path], given: SceneOptions) -> Scene:
-    """Find all bands that a network takes in the files of a scene.
+def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneOptions) -> Scene:
+    """Find all bands that a network or an encoder takes in the files of a scene.
 
     Raises
     ------
@@ -130,11 +130,11 @@ def describe_scene(network: Network, inputs: Sequence[Path], given: SceneOptions
     headers = {path: read_header(path) for path in inputs}
     if len(headers) < len(inputs):
         raise InputError(f"{inputs[0]}: expected different files, got one twice; give each once.")
-    modalities = tuple(network.normaliser.modalities[name] for name in network.normaliser.inputs)
+    modalities = tuple(normaliser.modalities[name] for name in normaliser.inputs)
     described, fills = _describe(modalities, inputs, headers, given)
     described = [entry for entry in described if entry.bands]
     _check_bands(described, fills, modalities, inputs)
-    level = _level(network, described, headers, given)
+    level = _level(normaliser, described, headers, given)
     files = [_scene_file(entry, headers[entry.path], modalities, given, level) for entry in described]
     base = min(described, key=lambda entry: _area(headers[entry.path]))
     grid = headers[base.path]
@@ -410,12 +410,12 @@ def _check_bands(
 
 
 def _level(
-    network: Network, described: Sequence[Described], headers: Mapping[Path, Header], given: SceneOptions
+    normaliser: Normaliser, described: Sequence[Described], headers: Mapping[Path, Header], given: SceneOptions
 ) -> str | None:
     """Level that all origins agree on. Raises `InputError` if there is none, or the network has no statistics for it."""
-    if not network.levels:
+    if not normaliser.levels:
         return given.level
-    dependent = [entry for entry in described if _depends(entry, network)]
+    dependent = [entry for entry in described if _depends(entry, normaliser)]
     votes = [("--level", given.level)]
     for entry in dependent:
         votes += [("--bands", entry.level), (short_path(entry.path), level_said(entry.path, headers[entry.path].tags))]
@@ -423,7 +423,7 @@ def _level(
     if not said:
         raise InputError(
             f"{short_path(dependent[0].path)}: expected the processing level, on which the network's statistics depend, got none "
-            f"from --bands or the file's tags; give --level {' or --level '.join(network.levels)}."
+            f"from --bands or the file's tags; give --level {' or --level '.join(normaliser.levels)}."
         )
     (first, level), *others = said
     for origin, other in others:
@@ -431,16 +431,16 @@ def _level(
             raise InputError(
                 f"expected one processing level, got {level} ({first}) and {other} ({origin}); correct one of them."
             )
-    if level not in network.levels:
+    if level not in normaliser.levels:
         raise InputError(
-            f"expected a scene of {' or '.join(network.levels)}, of which the network has statistics, got {level} ({first}); use "
+            f"expected a scene of {' or '.join(normaliser.levels)}, of which the network has statistics, got {level} ({first}); use "
             "a product of that level, or another network."
         )
     return level
 
 
-def _depends(entry: Described, network: Network) -> bool:
-    return any(network.normaliser.modalities[name].statistics_by == "s2_level" for _, name, _ in entry.bands)
+def _depends(entry: Described, normaliser: Normaliser) -> bool:
+    return any(normaliser.modalities[name].statistics_by == "s2_level" for _, name, _ in entry.bands)
 
 
 def level_said(path: Path, tags: Mapping[str, str]) -> str | None:

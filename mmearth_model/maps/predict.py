@@ -189,7 +189,7 @@ def plan_map(
 ) -> Plan:
     """Plan a map; raises as `predict_scene`."""
     _check_out(out, inputs)
-    scene = describe_scene(network, inputs, given)
+    scene = describe_scene(network.normaliser, inputs, given)
     axes = _axes(network, scene, tiling)
     factor = 1 if network.kind.per_pixel else _stride(network, tiling)
     a, b, c, d, e, f = scene.transform
