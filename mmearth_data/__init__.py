@@ -116,9 +116,24 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
+    from mmearth_data.rasterfile import (
+        Marks,
+        Raster,
+        Siblings,
+        as_marks,
+        calibrate,
+        check_marks,
+        open_raster,
+        raster_outline,
+        read_raster,
+        read_raster_window,
+        tags_of,
+    )
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
+    from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, warp_to_utm
+    from mmearth_data.sources.rasters.mapping import RasterMapping, read_mapping
+    from mmearth_data.sources.rasters.tiff import missing_end
     from mmearth_data.store import verify
     from mmearth_data.store.about import LicenceUse, licences
     from mmearth_data.store.derived import derived
@@ -188,9 +203,13 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate check_marks open_raster raster_outline read_raster "
+    "read_raster_window tags_of",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
+    "sources.rasters.georeferencing": "georeferencing_problem warp_to_utm",
+    "sources.rasters.mapping": "RasterMapping read_mapping",
+    "sources.rasters.tiff": "missing_end",
     "store": "verify",
     "store.about": "LicenceUse licences",
     "store.derived": "derived",
@@ -267,6 +286,7 @@ __all__ = [
     "PreparedBuild",
     "Progress",
     "Raster",
+    "RasterMapping",
     "Recipe",
     "RecipeFolder",
     "RetryLater",
@@ -299,6 +319,7 @@ __all__ = [
     "build",
     "cache_folder",
     "calibrate",
+    "check_marks",
     "check_output",
     "class_styles",
     "closest",
@@ -319,6 +340,7 @@ __all__ = [
     "field_options",
     "format_tile_id",
     "format_tile_ids",
+    "georeferencing_problem",
     "import_hdf5",
     "is_data",
     "is_quiet",
@@ -334,6 +356,8 @@ __all__ = [
     "markdown_table",
     "merge",
     "meter",
+    "missing_end",
+    "open_raster",
     "open_store",
     "option",
     "os_problem",
@@ -349,7 +373,9 @@ __all__ = [
     "published_statistics",
     "raster_outline",
     "read_ids",
+    "read_mapping",
     "read_raster",
+    "read_raster_window",
     "read_table",
     "read_yaml",
     "reason_of",
@@ -374,9 +400,11 @@ __all__ = [
     "store_report",
     "subset",
     "summarise",
+    "tags_of",
     "tile_figure",
     "to_tensors",
     "verify",
+    "warp_to_utm",
     "wrapped_path",
     "write_bytes",
     "write_errors",

@@ -11,6 +11,7 @@ The record in ``config.json`` is that of `mmearth_model.evaluation.trained.train
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -32,7 +33,7 @@ from mmearth_data import (
     staged_folder,
     write_text,
 )
-from mmearth_model.data.targets import LEVELS, Normaliser
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.devices import slice_length
 from mmearth_model.heads.answers import decide, sigmoid, softmax
 from mmearth_model.heads.paper_unet import PaperUNet
@@ -194,12 +195,7 @@ class Network:
     @property
     def levels(self) -> tuple[str, ...]:
         """Product levels for which it has statistics; empty if its statistics do not depend on the level."""
-        by_level = [
-            m.name
-            for m in map(self.normaliser.modalities.get, self.normaliser.inputs)
-            if m and m.statistics_by == "s2_level"
-        ]
-        return tuple(level for level in LEVELS if any(self.normaliser.statistics[name].get(level) for name in by_level))
+        return self.normaliser.levels
 
     def probabilities(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Turn raw outputs (B, K, ...) into probabilities of the classes or labels; None for quantities."""
@@ -258,6 +254,15 @@ class Network:
                 parts += [self.module(part).cpu().numpy() for part in whole.split(slice_length(device, len(whole)))]
         outputs = np.concatenate(parts)
         return Predicted(self.answers(outputs), self.probabilities(outputs))
+
+    @property
+    def digest(self) -> str:
+        """Digest of weights and configuration."""
+        found = hashlib.blake2b(json.dumps(_config_of(self), sort_keys=True).encode(), digest_size=16)
+        for name, tensor in sorted(self.module.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def codes(self) -> NDArray[np.int64]:
