@@ -116,7 +116,7 @@ class AreaReport:
         }
 
     def notes(self) -> list[str]:
-        """What readers must know."""
+        """Sentences that readers of the numbers must know."""
         if self.refused is not None:
             return [BIASED, f"No intervals: {self.refused}."]
         how = (

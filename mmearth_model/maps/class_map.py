@@ -129,7 +129,7 @@ class ClassMap:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.crs.to_wkt(), self.transform, self.width, self.height)).encode())
         for first, codes, seen in self.strips():
-            plain = np.where(seen, codes, MISSING).astype("<u2")
+            plain = np.where(seen, codes.astype("<u2"), np.uint16(MISSING))
             digest.update(plain.tobytes())
             for code in np.flatnonzero(np.bincount(plain.ravel(), minlength=MISSING + 1)):
                 per_row = counts.setdefault(int(code), np.zeros(self.height, dtype=np.int64))
