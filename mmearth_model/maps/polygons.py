@@ -198,7 +198,7 @@ def _continue(still: _Open, strip: _Strip) -> tuple[_Open, Regions]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    before, parts = len(still.regions), len(strip.codes)
+    before, parts, last = len(still.regions), len(strip.codes), strip.bottom != NONE
     codes = np.concatenate([np.array([code for code, _ in still.regions], dtype=np.intp), strip.codes])
     both = np.flatnonzero((still.border != NONE) & (strip.top != NONE))
     pairs = np.stack([still.border[both], before + strip.top[both]])
@@ -206,8 +206,7 @@ def _continue(still: _Open, strip: _Strip) -> tuple[_Open, Regions]:
     links = coo_array((np.ones(pairs.shape[1]), pairs), shape=(before + parts,) * 2)
     _, component = connected_components(links, directed=False)
     reaches = np.zeros(before + parts, dtype=bool)
-    below = np.unique(strip.bottom[strip.bottom != NONE])
-    reaches[component[before + below]] = True  # by component: it has a part in the last row
+    reaches[component[before + np.unique(strip.bottom[last])]] = True  # by component: it has a part in the last row
     alone = (np.bincount(component, minlength=before + parts) == 1) & ~reaches
     ready = alone[component[before:]]
     groups: dict[int, tuple[int, list[Any]]] = {}
@@ -217,7 +216,8 @@ def _continue(still: _Open, strip: _Strip) -> tuple[_Open, Regions]:
     opened = [label for label in groups if reaches[label]]
     number = np.full(before + parts, NONE, dtype=np.intp)
     number[opened] = np.arange(len(opened))
-    border = np.where(strip.bottom == NONE, NONE, number[component[before + strip.bottom]])
+    border = np.full_like(strip.bottom, NONE)
+    border[last] = number[component[before + strip.bottom[last]]]
     joined, of = _finish([group for label, group in groups.items() if not reaches[label]])
     finished = (np.concatenate([strip.polygons[ready], joined]), np.concatenate([strip.codes[ready], of]))
     return _Open(border, [groups[label] for label in opened]), finished
