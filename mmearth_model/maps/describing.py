@@ -37,6 +37,8 @@ from mmearth_model.tasks.spec import MEAN, TaskSpec, read_spec, task_names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from mmearth_data import Marks, Modality, RasterMapping
     from mmearth_model.data.targets import Normaliser
 
@@ -217,14 +219,14 @@ def _check_resolution(path: Path, header: Header) -> None:
 
 def _placed(file: SceneFile, own: Header, grid: Header, base: Path) -> SceneFile:
     """Position of a file relative to the grid of the scene. Raises `FileInputError` if it does not fit or overlap it."""
-    from rasterio import CRS, Affine
+    from rasterio import CRS
 
     if CRS.from_wkt(own.crs) != CRS.from_wkt(grid.crs):
         raise FileInputError(
             file.path,
             f"expected the CRS of {short_path(base)}, got another one; warp it: rio warp IN OUT --like {base}.",
         )
-    a, b, c, d, e, f = tuple(~Affine(*own.transform) * Affine(*grid.transform))[:6]
+    (a, b, c), (d, e, f) = np.linalg.solve(_matrix(own), _matrix(grid))[:2].tolist()
     if (abs(b) + abs(d)) * max(grid.height, grid.width) > SAME_GRID_PX or a <= 0 or e <= 0:
         raise FileInputError(
             file.path,
@@ -236,6 +238,11 @@ def _placed(file: SceneFile, own: Header, grid: Header, base: Path) -> SceneFile
             file.path, f"expected a file that overlaps {short_path(base)}, got one elsewhere; give files of one scene."
         )
     return replace(file, rows=(e, f), columns=(a, c))
+
+
+def _matrix(header: Header) -> NDArray[np.float64]:
+    """(3, 3) matrix that takes (column, row, 1) to (x, y, 1)."""
+    return np.array([header.transform[:3], header.transform[3:], (0.0, 0.0, 1.0)])
 
 
 # ---------------------------------------------------------------- bands
