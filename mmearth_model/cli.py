@@ -451,6 +451,7 @@ def embed(
     Number(float),
 )
 @option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
+@option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
 @option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
 @option(
     "--stride PX",

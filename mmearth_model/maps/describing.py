@@ -112,12 +112,15 @@ class SceneOptions:
         Added to the numbers of modalities whose statistics depend on the level: -1000 for baselines from 04.00 on.
     any_resolution
         Whether pixels of another size than 10 m are accepted.
+    fill_missing
+        Whether bands that no file has count as missing everywhere, which a network takes as their mean.
     """
 
     bands: str | None = None
     level: str | None = None
     offset: float | None = None
     any_resolution: bool = False
+    fill_missing: bool = False
 
 
 def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneOptions) -> Scene:
@@ -135,7 +138,9 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     modalities = tuple(normaliser.modalities[name] for name in normaliser.inputs)
     described, fills = _describe(modalities, inputs, headers, given)
     described = [entry for entry in described if entry.bands]
-    _check_bands(described, fills, modalities, inputs)
+    _check_repeats(described, modalities, inputs)
+    if not given.fill_missing:
+        _check_missing(described, fills, normaliser, inputs)
     level = _level(normaliser, described, headers, given)
     files = [_scene_file(entry, headers[entry.path], modalities, given, level) for entry in described]
     base = min(described, key=lambda entry: _area(headers[entry.path]))
@@ -145,7 +150,7 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     return Scene(
         files=tuple(_placed(file, headers[file.path], grid, base.path) for file in files),
         modalities=modalities,
-        fills={name: found for name, found in fills.items() if found},
+        fills={name: {b: other for b, other in own.items() if other != MEAN} for name, own in fills.items()},
         crs=grid.crs,
         transform=grid.transform,
         height=grid.height,
@@ -380,13 +385,8 @@ def _matches(path: Path, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(fnmatch.fnmatchcase(p, w) for p, w in zip(parts, wanted, strict=True))
 
 
-def _check_bands(
-    described: Sequence[Described],
-    fills: Mapping[str, Mapping[str, str]],
-    modalities: Sequence[Modality],
-    inputs: Sequence[Path],
-) -> None:
-    """Refuse bands that are missing or doubled, and files of which no band is used."""
+def _check_repeats(described: Sequence[Described], modalities: Sequence[Modality], inputs: Sequence[Path]) -> None:
+    """Refuse files of which no band is used, and bands that come twice."""
     unused = [path for path in inputs if path not in {entry.path for entry in described}]
     if unused:
         raise FileInputError(
@@ -398,18 +398,30 @@ def _check_bands(
     for entry in described:
         for _, modality, band in entry.bands:
             first = owners.setdefault((modality, band), entry.path)
-            if first != entry.path or sum((m, b) == (modality, band) for _, m, b in entry.bands) > 1:
+            if first != entry.path or [own[1:] for own in entry.bands].count((modality, band)) > 1:
                 raise FileInputError(
                     entry.path,
                     f"expected each band once, got {band} of {modality} twice ({short_path(first)}); leave one out.",
                 )
-    for m in modalities:
-        known = {band for modality, band in owners if modality == m.name} | set(fills.get(m.name, {}))
-        absent = [band for band in m.model_bands if band not in known]
+
+
+def _check_missing(
+    described: Sequence[Described],
+    fills: Mapping[str, Mapping[str, str]],
+    normaliser: Normaliser,
+    inputs: Sequence[Path],
+) -> None:
+    """Refuse a scene without bands that the network takes; it ignores those that were never observed in training."""
+    for name in normaliser.inputs:
+        found = {band for entry in described for _, modality, band in entry.bands if modality == name}
+        observed = {band for own in normaliser.statistics[name].values() for band, e in own.items() if e["count"]}
+        bands = [band for band in normaliser.modalities[name].model_bands if band in observed]
+        absent = [band for band in bands if band not in found and band not in fills.get(name, {})]
         if absent:
             raise InputError(
-                f"{short_path(inputs[0])}: expected the bands {', '.join(m.model_bands)} of {m.name}, which the network takes, got "
-                f"no {', '.join(absent)}; add their files, or name the bands with --bands (fill in a task file replaces missing ones)."
+                f"{short_path(inputs[0])}: expected the bands {', '.join(bands)} of {name}, which the network takes, got no "
+                f"{', '.join(absent)}; add their files, name the bands with --bands, or give --fill-missing, which takes the "
+                "mean for them."
             )
 
 
