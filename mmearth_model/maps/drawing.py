@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import InputError, staged_file, write_text
-from mmearth_model.geoparquet import geo_metadata, geometry_columns
+from mmearth_data import InputError, write_text
+from mmearth_model.geoparquet import write_geoparquet
 from mmearth_model.maps.class_map import ClassMap
 from mmearth_model.maps.ground_area import row_areas_m2
 
@@ -183,15 +182,12 @@ def write_validation(drawn: Drawn, files: tuple[Path, Path]) -> None:
     """
     import pyarrow as pa
     import shapely
-    from pyarrow import parquet
 
     taken = [file for file in files if file.exists()]
     if taken:
         raise InputError(f"{taken[0]}: expected a new file for the points, found one that may be labelled; move it.")
-    shapes = shapely.points(drawn.columns["lon"], drawn.columns["lat"])
-    table = pa.table({**{name: pa.array(values) for name, values in drawn.columns.items()}, **geometry_columns(shapes)})
-    with staged_file(files[0]) as beside:
-        parquet.write_table(table.replace_schema_metadata({"geo": json.dumps(geo_metadata(shapes))}), beside)
+    columns = {name: pa.array(values) for name, values in drawn.columns.items()}
+    write_geoparquet(files[0], columns, shapely.points(drawn.columns["lon"], drawn.columns["lat"]), {})
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(drawn.columns)

@@ -73,13 +73,19 @@ class Job:
         self, network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_]
     ) -> dict[str, NDArray[Any]]:
         """Turn probabilities or quantities into the arrays of a block."""
-        found = answers_of(network, values)
-        nodata = np.array(self.form.nodata, dtype=self.form.dtype)
-        arrays = {ANSWERS: np.where(observed, found.astype(self.form.dtype), nodata)}
-        if self.scores:
-            numbers = np.rint(values / SCORE_SCALE).astype(np.uint8)
-            arrays[SCORES] = np.where(observed, numbers, np.uint8(NO_SCORE))
-        return arrays
+        return arrays_of(network, values, observed, self.form, scores=self.scores)
+
+
+def arrays_of(
+    network: Network, values: NDArray[np.float32], observed: NDArray[np.bool_], form: RasterForm, *, scores: bool
+) -> dict[str, NDArray[Any]]:
+    """Turn (K, H, W) probabilities or raw quantities into the arrays of a map: `ANSWERS`, and `SCORES` if they are kept."""
+    found = answers_of(network, values)
+    arrays = {ANSWERS: np.where(observed, found.astype(form.dtype), np.array(form.nodata, dtype=form.dtype))}
+    if scores:
+        numbers = np.rint(values / SCORE_SCALE).astype(np.uint8)
+        arrays[SCORES] = np.where(observed, numbers, np.uint8(NO_SCORE))
+    return arrays
 
 
 @dataclass(frozen=True, kw_only=True)
