@@ -154,7 +154,7 @@ def embed(
     InputError
         When the source lacks what the encoder takes.
     """
-    task = source if isinstance(source, LabelledSet) else _unlabelled(StoreImages(source))
+    task = source if isinstance(source, LabelledSet) else unlabelled(StoreImages(source))
     where = resolve_device(device)
     extractor = Pooled(checkpoint.encoder().to(where).eval())
     normaliser = input_normaliser(checkpoint.normaliser, task)
@@ -265,7 +265,8 @@ def _source_uris(task: LabelledSet, store: Store | None, inputs: Sequence[str]) 
     return (first, *dict.fromkeys(filter(None, measured)))
 
 
-def _unlabelled(images: StoreImages) -> LabelledSet:
+def unlabelled(images: StoreImages) -> LabelledSet:
+    """Set of tiles without labels."""
     every = np.arange(len(images), dtype=np.intp)
     none = every[:0]
     return LabelledSet(
