@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
     from mmearth_data.store import verify
+    from mmearth_data.store.conventions import grid_attributes
     from mmearth_data.store.derived import derived
     from mmearth_data.store.schema import SPLIT_NAMES
     from mmearth_data.store.tile import Tile
@@ -185,6 +186,7 @@ _MODULES = {
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
     "store": "verify",
+    "store.conventions": "grid_attributes",
     "store.derived": "derived",
     "store.schema": "SPLIT_NAMES",
     "store.tile": "Tile",
@@ -306,6 +308,7 @@ __all__ = [
     "field_options",
     "format_tile_id",
     "format_tile_ids",
+    "grid_attributes",
     "import_hdf5",
     "is_data",
     "is_quiet",

@@ -1,0 +1,259 @@
+"""Write dense embeddings: sharded Zarr by the conventions of GeoZarr and ``geoemb``, or a cloud-optimised GeoTIFF."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmearth_data import grid_attributes, staged_file, staged_folder
+from mmearth_model.evaluation.embedding_files import GEOEMB, refuse_other_content
+from mmearth_model.maps.vectors import EMBEDDING, NODATA, PIXEL, SCALE, quantise, scale_of_largest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from mmearth_model.maps.vectors import VectorGrid, Vectors
+
+GRID_MAPPING = "spatial_ref"
+CHUNK = 32
+"""Positions along a side of a chunk: with 320 features, 1.3 MB of float32."""
+TIFF_BLOCK = 128
+"""Positions along a side of a block of a GeoTIFF, which holds all bands."""
+TYPES = ("float32", "int8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where vectors come from.
+
+    Attributes
+    ----------
+    about
+        Text: checkpoint, its digest, source, version, and what decides the values.
+    model
+        URI of the model.
+    source_data
+        URIs of the data.
+    """
+
+    about: Mapping[str, str]
+    model: str
+    source_data: tuple[str, ...]
+
+
+def refuse_other(path: Path) -> None:
+    """Raise `InputError` if a folder of the output's name has other content than embeddings, which are replaced."""
+    if path.suffix == ".zarr" and not any(path.glob("*/embedding/zarr.json")):
+        refuse_other_content(path)
+
+
+def largest_values(fields: Sequence[Vectors]) -> NDArray[np.float32]:
+    """(D,) largest absolute value of each feature over all positions with data; 0 if there are none."""
+    largest = np.zeros(fields[0].grid.features, dtype=np.float32)
+    for field in fields:
+        for rows, columns in field.grid.spans(field.side):
+            part = np.abs(field.read(rows, columns)).reshape(len(largest), -1)
+            largest = np.fmax(largest, np.fmax.reduce(part, axis=1))
+    return largest
+
+
+def write_vectors(
+    path: Path,
+    fields: Sequence[Vectors],
+    origin: Origin,
+    work: Path,
+    kind: str = "float32",
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Write vectors to a folder with the ending .zarr or a file with another ending, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Output.
+    fields
+        Vectors of each grid; a GeoTIFF takes one grid.
+    origin
+        Where they come from.
+    work
+        Folder for a temporary file, on the disk of the output.
+    kind
+        ``float32``, or ``int8``: multiples of a scale per feature, which is 1/127 of the feature's largest absolute
+        value.
+    report
+        Called with the number of positions of every part written.
+    """
+    scale = scale_of_largest(largest_values(fields)) if kind == "int8" else None
+    if path.suffix == ".zarr":
+        _write_zarr(path, fields, origin, scale, report)
+    else:
+        _write_tiff(path, fields[0], origin, scale, work, report)
+
+
+def _write_zarr(
+    path: Path,
+    fields: Sequence[Vectors],
+    origin: Origin,
+    scale: NDArray[np.float32] | None,
+    report: Callable[[int], None] | None,
+) -> None:
+    import zarr
+
+    refuse_other(path)
+    with staged_folder(path) as beside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")  # xarray's readers ask for it
+        root = zarr.create_group(beside, zarr_format=3, attributes=_facts(fields[0].grid, origin, scale))
+        for field in fields:
+            group = root.create_group(field.name) if field.name else root
+            group.attrs.update(_group_attributes(field.grid, origin, scale))
+            _write_grid(group, field.grid)
+            array = _create(group, field, scale)
+            for rows, columns in field.grid.spans(field.side):
+                values = field.read(rows, columns)
+                array[:, rows, columns] = values if scale is None else quantise(values, scale)
+                if report is not None:
+                    report(values[0].size)
+            if field.name:
+                zarr.consolidate_metadata(beside, path=field.name)
+        zarr.consolidate_metadata(beside)
+
+
+def _create(group: zarr.Group, field: Vectors, scale: NDArray[np.float32] | None) -> zarr.Array[Any]:
+    """Create the array of vectors, with a shard per part that is read, and the array of the scales."""
+    from zarr.codecs import BloscCodec
+
+    features, chunk = field.grid.features, min(CHUNK, field.side)
+    compressors = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle" if scale is None else "noshuffle")
+    attributes: dict[str, Any] = {"long_name": "embedding", "units": "1", "grid_mapping": GRID_MAPPING, "coordinates": GRID_MAPPING}  # fmt: skip
+    if scale is not None:
+        attributes |= {"_FillValue": NODATA, "comment": f"multiply by the {SCALE} of the feature"}
+        text = {"long_name": "value of one step of a feature", "units": "1"}
+        group.create_array(SCALE, data=scale, dimension_names=("feature",), attributes=text)
+    return group.create_array(
+        EMBEDDING,
+        shape=(features, *field.grid.shape),
+        chunks=(features, chunk, chunk),
+        shards=(features, field.side, field.side),
+        dtype="float32" if scale is None else "int8",
+        fill_value=np.nan if scale is None else NODATA,
+        compressors=compressors,
+        dimension_names=("feature", "y", "x"),
+        attributes=attributes,
+    )
+
+
+def _write_grid(group: zarr.Group, grid: VectorGrid) -> None:
+    """Write the CRS as CF and GDAL describe it, and the centres of the positions, which a rotated grid lacks."""
+    from pyproj import CRS
+
+    crs = CRS(grid.crs.to_wkt())
+    a, b, c, d, e, f = grid.transform[:6]
+    about = crs.to_cf()
+    about["spatial_ref"] = about["crs_wkt"]
+    about["GeoTransform"] = " ".join(f"{value:.15g}" for value in (c, a, b, f, d, e))
+    group.create_array(GRID_MAPPING, data=np.array(0, dtype=np.int32), attributes=about)
+    if b or d:
+        return
+    axes = {axis["axis"]: axis for axis in crs.cs_to_cf()}
+    for name, length, first, step in (("x", grid.shape[1], c, a), ("y", grid.shape[0], f, e)):
+        centres = first + step * (np.arange(length) + 0.5)
+        group.create_array(name, data=centres, dimension_names=(name,), attributes=axes[name.upper()])
+
+
+def _facts(grid: VectorGrid, origin: Origin, scale: NDArray[np.float32] | None) -> dict[str, Any]:
+    """Attributes of the whole: text for all readers, and those of the convention ``geoemb``."""
+    kind = "float32" if scale is None else "int8"
+    quantised = {"method": "per_feature_scale", "original_dtype": "float32", "quantized_dtype": kind}
+    return {
+        "Conventions": "CF-1.11",
+        "title": "Dense embeddings" + (" of synthetic data" if origin.about.get("synthetic") == "true" else ""),
+        **origin.about,
+        "zarr_conventions": [GEOEMB],
+        "geoemb:type": PIXEL,
+        "geoemb:dimensions": grid.features,
+        "geoemb:model": origin.model,
+        "geoemb:source_data": list(origin.source_data),
+        "geoemb:data_type": kind,
+        **_spacing(grid),
+        **({} if scale is None else {"geoemb:quantization": quantised}),
+        "geoemb:build_version": origin.about["version"],
+    }
+
+
+def _spacing(grid: VectorGrid) -> dict[str, float]:
+    """``geoemb:gsd``, metres between positions; nothing if the CRS has other units."""
+    if not grid.crs.is_projected:
+        return {}
+    _, metres = grid.crs.linear_units_factor
+    return {"geoemb:gsd": float(abs(grid.transform.determinant) ** 0.5 * metres)}
+
+
+def _group_attributes(grid: VectorGrid, origin: Origin, scale: NDArray[np.float32] | None) -> dict[str, Any]:
+    from pyproj import CRS
+
+    placed = grid_attributes(CRS(grid.crs.to_wkt()), grid.transform[:6], grid.shape)
+    facts = _facts(grid, origin, scale)
+    return {**facts, **placed, "zarr_conventions": [*facts["zarr_conventions"], *placed["zarr_conventions"]]}
+
+
+def _write_tiff(
+    path: Path,
+    field: Vectors,
+    origin: Origin,
+    scale: NDArray[np.float32] | None,
+    work: Path,
+    report: Callable[[int], None] | None,
+) -> None:
+    """Write a temporary GeoTIFF by parts, then a cloud-optimised one, which GDAL makes from a complete file only."""
+    import rasterio
+    from rasterio.shutil import copy
+    from rasterio.windows import Window
+
+    grid = field.grid
+    profile = {
+        "driver": "GTiff",
+        "dtype": "float32" if scale is None else "int8",
+        "count": grid.features,
+        "height": grid.shape[0],
+        "width": grid.shape[1],
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "nodata": np.nan if scale is None else NODATA,
+        "tiled": True,
+        "blockxsize": TIFF_BLOCK,
+        "blockysize": TIFF_BLOCK,
+        "interleave": "pixel",
+        "compress": "zstd",
+        "zstd_level": 1,
+        "bigtiff": "if_safer",
+    }
+    parts = work / "parts.tif"
+    with staged_file(path) as beside:
+        with rasterio.open(parts, "w", **profile) as file:
+            file.update_tags(**_tags(_facts(grid, origin, scale)))
+            if scale is not None:
+                file.scales = tuple(float(value) for value in scale)
+            for rows, columns in grid.spans(field.side):
+                values = field.read(rows, columns)
+                window = Window.from_slices(rows, columns)
+                file.write(values if scale is None else quantise(values, scale), window=window)
+                if report is not None:
+                    report(values[0].size)
+        options = {"compress": "deflate", "predictor": "yes", "blocksize": TIFF_BLOCK, "bigtiff": "if_safer"}
+        copy(parts, beside, driver="COG", overview_resampling="average", **options)
+
+
+def _tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name.replace(":", "_"): value if isinstance(value, str) else json.dumps(value)  # GDAL ends a name at a colon
+        for name, value in facts.items()
+        if name not in ("zarr_conventions", "Conventions")
+    }
