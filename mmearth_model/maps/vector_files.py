@@ -49,10 +49,20 @@ class Origin:
     source_data: tuple[str, ...]
 
 
-def refuse_other(path: Path) -> None:
-    """Raise `InputError` if a folder of the output's name has other content than embeddings, which are replaced."""
-    if path.suffix == ".zarr" and not any(path.glob("*/embedding/zarr.json")):
-        refuse_other_content(path)
+def finished_vectors(path: Path, identity: str) -> bool:
+    """Whether a file is the finished result of an identity.
+
+    Raises `InputError` if it is something else, which would be lost.
+    """
+    if path.suffix != ".zarr":
+        return is_finished(path, identity)
+    if not path.exists():
+        return False
+    found = zarr_attributes(path).get(IDENTITY_TAG)
+    if found == identity:
+        return True
+    got = "something else" if found is None else "the result of another encoder, source or option"
+    raise InputError(f"{path}: expected a new folder, found {got}; delete it, or choose another --out.")
 
 
 def largest_values(fields: Sequence[Vectors]) -> NDArray[np.float32]:

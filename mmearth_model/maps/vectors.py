@@ -167,7 +167,7 @@ class TiffVectors:
 def is_dense(path: Path) -> bool:
     """Whether a path is a file of dense embeddings."""
     if path.suffix == ".zarr":
-        return _zarr_attributes(path).get("geoemb:type") == PIXEL
+        return zarr_attributes(path).get("geoemb:type") == PIXEL
     if path.suffix not in (".tif", ".tiff") or not path.is_file():
         return False
     import rasterio
@@ -194,7 +194,8 @@ def open_vectors(path: Path) -> tuple[Vectors, ...]:
         raise FileInputError(path, f"expected a complete dense embedding, got: {reason_of(error)}.") from None
 
 
-def _zarr_attributes(path: Path) -> dict[str, Any]:
+def zarr_attributes(path: Path) -> dict[str, Any]:
+    """Attributes of a Zarr group, none if there is no group."""
     try:
         found = json.loads((path / "zarr.json").read_bytes())
     except (OSError, ValueError):
