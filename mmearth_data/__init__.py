@@ -114,9 +114,24 @@ if TYPE_CHECKING:
     )
     from mmearth_data.pages.style import ClassStyle, class_styles, page_figure, require_bokeh
     from mmearth_data.pages.writing import render_page, write_page
-    from mmearth_data.rasterfile import Marks, Raster, Siblings, as_marks, calibrate, raster_outline, read_raster
+    from mmearth_data.rasterfile import (
+        Marks,
+        Raster,
+        Siblings,
+        as_marks,
+        calibrate,
+        check_marks,
+        open_raster,
+        raster_outline,
+        read_raster,
+        read_raster_window,
+        tags_of,
+    )
     from mmearth_data.recipes import BuildRecipe, Recipe, RecipeFolder, differences, make_recipe
     from mmearth_data.sampling import write_sample
+    from mmearth_data.sources.rasters.georeferencing import georeferencing_problem, warp_to_utm
+    from mmearth_data.sources.rasters.mapping import RasterMapping, read_mapping
+    from mmearth_data.sources.rasters.tiff import missing_end
     from mmearth_data.store import verify
     from mmearth_data.store.conventions import grid_attributes
     from mmearth_data.store.derived import derived
@@ -182,9 +197,13 @@ _MODULES = {
     "PageTable Paragraph Part Picture Pictures Plot Row Section Select Share Sidebar Slot Status Tone",
     "pages.style": "ClassStyle class_styles page_figure require_bokeh",
     "pages.writing": "render_page write_page",
-    "rasterfile": "Marks Raster Siblings as_marks calibrate raster_outline read_raster",
+    "rasterfile": "Marks Raster Siblings as_marks calibrate check_marks open_raster raster_outline read_raster "
+    "read_raster_window tags_of",
     "recipes": "BuildRecipe Recipe RecipeFolder differences make_recipe",
     "sampling": "write_sample",
+    "sources.rasters.georeferencing": "georeferencing_problem warp_to_utm",
+    "sources.rasters.mapping": "RasterMapping read_mapping",
+    "sources.rasters.tiff": "missing_end",
     "store": "verify",
     "store.conventions": "grid_attributes",
     "store.derived": "derived",
@@ -257,6 +276,7 @@ __all__ = [
     "PreparedBuild",
     "Progress",
     "Raster",
+    "RasterMapping",
     "Recipe",
     "RecipeFolder",
     "RetryLater",
@@ -289,6 +309,7 @@ __all__ = [
     "build",
     "cache_folder",
     "calibrate",
+    "check_marks",
     "check_output",
     "class_styles",
     "closest",
@@ -308,6 +329,7 @@ __all__ = [
     "field_options",
     "format_tile_id",
     "format_tile_ids",
+    "georeferencing_problem",
     "grid_attributes",
     "import_hdf5",
     "is_data",
@@ -320,6 +342,8 @@ __all__ = [
     "map_figure",
     "merge",
     "meter",
+    "missing_end",
+    "open_raster",
     "open_store",
     "option",
     "os_problem",
@@ -335,7 +359,9 @@ __all__ = [
     "published_statistics",
     "raster_outline",
     "read_ids",
+    "read_mapping",
     "read_raster",
+    "read_raster_window",
     "read_table",
     "read_yaml",
     "reason_of",
@@ -359,9 +385,11 @@ __all__ = [
     "store_report",
     "subset",
     "summarise",
+    "tags_of",
     "tile_figure",
     "to_tensors",
     "verify",
+    "warp_to_utm",
     "wrapped_path",
     "write_bytes",
     "write_errors",

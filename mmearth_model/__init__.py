@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
     from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.maps.describing import SceneOptions
+    from mmearth_model.maps.predict import WindowOptions, predict_scene
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
     from mmearth_model.network.feature_maps import FeatureMaps
     from mmearth_model.network.mpmae import MPMAE, MPMAEConfig
@@ -34,6 +36,8 @@ _MODULES = {
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
     "heads.network": "Network Output load_network save_network",
+    "maps.describing": "SceneOptions",
+    "maps.predict": "WindowOptions predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
     "network.feature_maps": "FeatureMaps",
     "network.mpmae": "MPMAE MPMAEConfig",
@@ -62,6 +66,7 @@ __all__ = [
     "Normaliser",
     "Output",
     "Report",
+    "SceneOptions",
     "TileDataset",
     "Timing",
     "TrainPlan",
@@ -69,6 +74,7 @@ __all__ = [
     "TrainRecipe",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "WindowOptions",
     "Workload",
     "bench",
     "convert",
@@ -79,6 +85,7 @@ __all__ = [
     "make_recipe",
     "plan_line",
     "plan_training",
+    "predict_scene",
     "pretrain",
     "read_report",
     "save_network",

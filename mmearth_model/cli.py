@@ -426,6 +426,112 @@ def embed(
             click.echo(f"{found.names[place]}  {similarity:.3f}")
 
 
+# ---------------------------------------------------------------- maps
+
+
+@cli.command(resumes=lambda given: True, first=("bands", "level", "offset", "scores", "workers", "out"))
+@click.argument("network", type=FILE)
+@click.argument("inputs", type=FILE, nargs=-1, required=True, metavar="INPUT...")
+@option(
+    "--bands FILE",
+    WHAT,
+    "Task or mapping file (or a task of catalog/tasks) that names the bands.",
+    shown="the files' own names",
+)
+@option(
+    "--level",
+    WHAT,
+    "Processing level of the scene, if neither its files nor --bands say it.",
+    click.Choice(["L1C", "L2A"]),
+)
+@option(
+    "--offset N",
+    WHAT,
+    "Added to Sentinel-2's numbers: -1000 for baselines from 04.00 on; if neither the files nor --bands say it.",
+    Number(float),
+)
+@option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
+@option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
+@option(
+    "--stride PX",
+    MODEL,
+    "Tasks per tile: pixels of the scene per pixel of the map.",
+    Number(int, Interval(ge=1, le=4096)),
+    shown="half a window",
+)
+@option(
+    "--overlap PX",
+    MODEL,
+    "Tasks per pixel: pixels that neighbouring windows share.",
+    Number(int, Interval(ge=0, le=4096)),
+    shown="about half a window",
+)
+@option(
+    "--blend",
+    MODEL,
+    "Tasks per pixel. smooth: weighted mean of all windows; centre: the window with the nearest centre.",
+    click.Choice(["smooth", "centre"]),
+    default="smooth",
+)
+@option(
+    "--workers N",
+    HARDWARE,
+    "Number of processes.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="one per core, on a GPU 1",
+)
+@option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
+@DEVICE
+@option("--out FILE", OUTPUT, "Map to write, a cloud-optimised GeoTIFF.", FilePath(".tif", ".tiff"), required=True)
+@JSON
+def predict(
+    network: Path,
+    inputs: tuple[Path, ...],
+    stride: int | None,
+    overlap: int | None,
+    blend: Any,  # noqa: ANN401 - one of the choices
+    scores: bool,
+    workers: int | None,
+    scheduler: str | None,
+    device: str,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Map a scene with a network of finetune --out or evaluate --keep-probe.
+
+    INPUT is a raster file with all bands that the network takes, or several files of one scene with some bands each. Bands
+    are named by --bands, by the descriptions in the files, or by the names of files with one band (T32UQD_..._B02_10m.jp2).
+    Running the same command again resumes an interrupted one.
+    """
+    from mmearth_data import meter
+
+    use_threads(1)
+    from mmearth_model import SceneOptions, WindowOptions, predict_scene
+    from mmearth_model.devices import default_workers
+
+    if scheduler is not None:
+        refuse_unused("with --scheduler, whose workers compute the map", "workers")
+    with meter(f"Predicting {short_path(out)}", "px") as show:
+        written = predict_scene(
+            network,
+            inputs,
+            out,
+            given=SceneOptions(**given),
+            tiling=WindowOptions(stride_px=stride, overlap_px=overlap, blend=blend),
+            scores=scores,
+            workers=workers or default_workers(device),
+            scheduler=scheduler,
+            device=device,
+            report=show,
+        )
+    if as_json:
+        click.echo(json.dumps({"written": [short_path(path) for path in written]}))
+        return
+    for path in written:
+        click.echo(f"{short_path(path)}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 # ---------------------------------------------------------------- third-party weights
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmearth_data import FileInputError, InputError, check_output, staged_folder, write_text
-from mmearth_model.data.targets import LEVELS, Normaliser
+from mmearth_model.data.targets import Normaliser
 from mmearth_model.heads.answers import decide, sigmoid, softmax
 from mmearth_model.heads.paper_unet import PaperUNet
 from mmearth_model.heads.probes import PixelProbe, TileProbe
@@ -110,12 +111,7 @@ class Network:
     @property
     def levels(self) -> tuple[str, ...]:
         """Product levels for which it has statistics; empty if its statistics do not depend on the level."""
-        by_level = [
-            m.name
-            for m in map(self.normaliser.modalities.get, self.normaliser.inputs)
-            if m and m.statistics_by == "s2_level"
-        ]
-        return tuple(level for level in LEVELS if any(self.normaliser.statistics[name].get(level) for name in by_level))
+        return self.normaliser.levels
 
     def probabilities(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Turn raw outputs (B, K, ...) into probabilities of the classes or labels; None for quantities."""
@@ -134,6 +130,15 @@ class Network:
         """
         found, _ = decide(self.kind, outputs, *self.scale)
         return self.codes[found] if self.kind in (TaskKind.SINGLE_LABEL, TaskKind.SEGMENTATION) else found
+
+    @property
+    def digest(self) -> str:
+        """Digest of weights and configuration."""
+        found = hashlib.blake2b(json.dumps(_config_of(self), sort_keys=True).encode(), digest_size=16)
+        for name, tensor in sorted(self.module.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def codes(self) -> NDArray[np.int64]:

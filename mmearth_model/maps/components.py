@@ -60,7 +60,9 @@ def fit_components(fields: Sequence[Vectors]) -> Components:
     """
     sample = _sample(fields).astype(np.float64)
     if len(sample) < 2:
-        raise InputError(f"--picture: expected at least 2 positions with data, got {len(sample)}; choose another scene.")
+        raise InputError(
+            f"--picture: expected at least 2 positions with data, got {len(sample)}; choose another scene."
+        )
     mean = sample.mean(axis=0)
     variances, vectors = np.linalg.eigh(np.atleast_2d(np.cov(sample - mean, rowvar=False)))
     axes = np.zeros((3, sample.shape[1]))

@@ -13,8 +13,9 @@ from mmearth_data import InputError, Store, __version__, check_output, make_fold
 from mmearth_model.devices import resolve_device
 from mmearth_model.evaluation.embedding import file_digest, named_information, source_uris
 from mmearth_model.maps.blocks import Block, WorkFolder, digest_of, run_blocks
-from mmearth_model.maps.describing import Given, describe_scene
+from mmearth_model.maps.describing import SceneOptions, describe_scene
 from mmearth_model.maps.lattice import Lattice, block_vectors, make_lattice
+from mmearth_model.maps.predict import WindowOptions
 from mmearth_model.maps.strips import open_strips
 from mmearth_model.maps.vector_files import TYPES, Origin, finished_vectors, write_vectors
 from mmearth_model.maps.vectors import VectorGrid, open_vectors
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mmearth_data import Modality
     from mmearth_model.maps.scene import Scene
     from mmearth_model.maps.vectors import Vectors
-    from mmearth_model.maps.windows import Blending
     from mmearth_model.network.encoder import ConvNeXtV2, Padding
 
 VECTORS = "vectors"
@@ -41,25 +41,6 @@ BLOCK_PX = 4096
 """Longest side of a block in pixels of the scene."""
 MULTIPLE = 32
 """Positions of which the side of a block is a multiple."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spacing:
-    """Positions and windows of a dense embedding.
-
-    Attributes
-    ----------
-    stride
-        Pixels between positions, a divisor or a multiple of the encoder's patch; None takes the patch.
-    overlap
-        Pixels that neighbouring windows share; None takes about half a window.
-    blend
-        How the vectors of several windows are combined: ``smooth``, or ``centre``, the window whose centre is nearest.
-    """
-
-    stride: int | None = None
-    overlap: int | None = None
-    blend: Blending = "smooth"
 
 
 @lru_cache(maxsize=1)
@@ -140,7 +121,7 @@ class BlockVectors:
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Read one whole block; see `mmearth_model.maps.vectors.Vectors`."""
-        block = Block(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+        block = Block.of(rows, columns)
         if block not in self.blocks:  # no tile of a store is there
             return np.full((self.grid.features, block.height, block.width), np.nan, dtype=np.float32)
         return self.folder.read(block)[VECTORS]
@@ -173,9 +154,9 @@ def embed_dense(
     source: Store | Sequence[str | Path],
     out: str | Path,
     *,
-    spacing: Spacing | None = None,
+    windows: WindowOptions | None = None,
     kind: str = "float32",
-    given: Given | None = None,
+    given: SceneOptions | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     device: str = "auto",
@@ -193,8 +174,8 @@ def embed_dense(
         Raster files of one scene, or a store whose tiles share a pixel grid in each zone.
     out
         x.zarr, or x.tif, a cloud-optimised GeoTIFF.
-    spacing
-        Positions and windows.
+    windows
+        Stride, by default the encoder's patch, overlap and blending.
     kind
         ``float32``, or ``int8``: multiples of a scale per feature.
     given
@@ -224,7 +205,7 @@ def embed_dense(
     """
     target = Path(out).absolute()
     resolve_device(device)
-    plan = _plan(checkpoint, source, target, spacing or Spacing(), kind, given or Given(), device)
+    plan = _plan(checkpoint, source, target, windows or WindowOptions(), kind, given or SceneOptions(), device)
     digest, folder = digest_of(plan.identity), WorkFolder.beside(target)
     finished = finished_vectors(target, digest)
     if finished and not folder.path.exists():
@@ -254,9 +235,7 @@ def _compute(
                 report(before + done, total)
 
         make_folder(part.vectors.folder.path)
-        run_blocks(
-            part.job, part.blocks, part.vectors.folder, workers=workers, scheduler=scheduler, report=told
-        )
+        run_blocks(part.job, part.blocks, part.vectors.folder, workers=workers, scheduler=scheduler, report=told)
         before += sum(block.pixels for block in part.blocks)
 
 
@@ -264,9 +243,9 @@ def _plan(
     checkpoint: Checkpoint,
     source: Store | Sequence[str | Path],
     out: Path,
-    spacing: Spacing,
+    windows: WindowOptions,
     kind: str,
-    given: Given,
+    given: SceneOptions,
     device: str,
 ) -> DensePlan:
     """Plan a dense embedding; raises as `embed_dense`."""
@@ -275,7 +254,7 @@ def _plan(
     if out.suffix not in (".zarr", ".tif"):
         raise InputError(f"--out: expected x.zarr or x.tif, got {out.name!r}; write {out.stem or 'x'}.zarr.")
     encoder = checkpoint.encoder()
-    lattice = make_lattice(encoder, spacing.stride, spacing.overlap, spacing.blend)
+    lattice = make_lattice(encoder, windows.stride_px, windows.overlap_px, windows.blend)
     common = {"checkpoint": checkpoint.folder, "padding": checkpoint.padding, "device": device}
     folder, features = WorkFolder.beside(out), encoder.out_channels
     if isinstance(source, Store):
@@ -295,13 +274,11 @@ def _plan(
     return DensePlan(parts=parts, origin=origin, identity=identity)
 
 
-def _scene_part(
-    scene: Scene, features: int, lattice: Lattice, folder: WorkFolder, common: Mapping[str, Any]
-) -> Part:
+def _scene_part(scene: Scene, features: int, lattice: Lattice, folder: WorkFolder, common: Mapping[str, Any]) -> Part:
     shape = lattice.positions((scene.height, scene.width))
     grid = _grid(scene.crs, scene.transform, lattice, shape, features)
     side = _side(features, lattice)
-    blocks = frozenset(_block(rows, columns) for rows, columns in grid.spans(side))
+    blocks = frozenset(Block.of(rows, columns) for rows, columns in grid.spans(side))
     job = SceneJob(**common, lattice=lattice, shape=shape, folder=folder, scene=scene)
     return Part(vectors=BlockVectors("", grid, side, folder, blocks), job=job)
 
@@ -314,14 +291,12 @@ def _zone_part(
     grid = _grid(f"EPSG:{zone.epsg}", zone.transform, lattice, shape, features)
     side, own = _side(features, lattice), WorkFolder(folder.path / zone.name)
     blocks = frozenset(
-        block for rows, columns in grid.spans(side) if zone.within(block := _block(rows, columns), lattice.stride).size
+        block
+        for rows, columns in grid.spans(side)
+        if zone.within(block := Block.of(rows, columns), lattice.stride).size
     )
     job = ZoneJob(**common, lattice=lattice, shape=shape, folder=own, store=store, zone=zone)
     return Part(vectors=BlockVectors(zone.name, grid, side, own, blocks), job=job)
-
-
-def _block(rows: slice, columns: slice) -> Block:
-    return Block(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
 
 
 def _side(features: int, lattice: Lattice) -> int:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from mmearth_data import InputError
-from mmearth_model.devices import slice_length
-from mmearth_model.maps.windows import Blend, plan_axis, step_of, windows_of
+from mmearth_model.maps.jobs import batches
+from mmearth_model.maps.windows import Blend, plan_axis, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,9 @@ def make_lattice(
     patch, window = encoder.strides[-1], encoder.config.image_size
     stride = patch if stride is None else stride
     if stride % patch and patch % stride:
-        raise InputError(f"--stride: expected a divisor or a multiple of the encoder's patch of {patch} px, got {stride}.")
+        raise InputError(
+            f"--stride: expected a divisor or a multiple of the encoder's patch of {patch} px, got {stride}."
+        )
     if encoder.config.padding == "reference":
         raise InputError(
             "expected an encoder whose last map has a position per patch, got one with padding reference; use --padding same."
@@ -141,8 +143,12 @@ def block_vectors(
         last = [-(-(end - by) // step) for end, by in zip(ends, shift, strict=True)]
         if any(a >= b for a, b in zip(first, last, strict=True)):
             continue
-        top, left = (n * step + by - start for n, by, start in zip(first, shift, (block.row, block.column), strict=True))
-        for row, values, share in _patches(encoder, reader, lattice, shape, shift, (first[0], last[0]), (first[1], last[1])):
+        top, left = (
+            n * step + by - start for n, by, start in zip(first, shift, (block.row, block.column), strict=True)
+        )
+        for row, values, share in _patches(
+            encoder, reader, lattice, shape, shift, (first[0], last[0]), (first[1], last[1])
+        ):
             place = top + (row - first[0]) * step
             rows = slice(place, place + step * values.shape[1], step)
             found[:, rows, left::step] = np.where(share >= LEAST_OBSERVED, values, np.nan)
@@ -212,36 +218,35 @@ def _patches(
         [left + int(offset) * lattice.patch for offset in across.offsets],
         lattice.window,
     )
-    start = offsets[0]
-    for (number, offset, weights), strip in zip(windows_of(down), strips, strict=True):
-        _add(blend, encoder, lattice, strip, offset, weights)
+    for offset, weights, strip in zip(offsets, down.weights, strips, strict=True):
+        finished = blend.advance(offset)
         _copy(shares, _observed(strip, lattice), offset - rows[0], int(across.offsets[0]) - columns[0])
-        end = min(rows[1], offsets[number + 1] if number + 1 < len(offsets) else rows[1])
-        values, skipped = blend.take(end), max(0, rows[0] - start)
-        start += values.shape[1]
-        values = values[:, skipped:]
-        if values.shape[1]:
-            first = start - values.shape[1]
-            yield first, values, shares[first - rows[0] : start - rows[0]]
+        _add(blend, encoder, lattice, strip, across, weights)
+        yield from _within(*finished, shares, rows)
+    yield from _within(*blend.rest(rows[1]), shares, rows)
+
+
+def _within(
+    first: int, values: NDArray[np.float32], shares: NDArray[np.float32], rows: tuple[int, int]
+) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield the part of finished rows that is asked for, if there is any."""
+    start, end = max(first, rows[0]), min(first + values.shape[1], rows[1])
+    if start < end:
+        yield start, values[:, start - first : end - first], shares[start - rows[0] : end - rows[0]]
 
 
 def _add(
-    blend: Blend, encoder: ConvNeXtV2, lattice: Lattice, strip: Strip, offset: int, weights: NDArray[np.float32]
+    blend: Blend, encoder: ConvNeXtV2, lattice: Lattice, strip: Strip, across: Axis, weights: NDArray[np.float32]
 ) -> None:
     """Add the maps of a strip's windows; those without any observed pixel have no vectors."""
-    columns = [strip.left + int(c - blend.columns.offsets[0]) * lattice.patch for c in blend.columns.offsets]
-    side = lattice.window // lattice.patch
-    seen = strip.seen(columns, lattice.window)
-    if not seen:
-        blend.add(offset, weights, 0, np.zeros((encoder.out_channels, side, side), dtype=np.float32))
-    length = slice_length(next(encoder.parameters()).device, max(1, len(seen)))
-    for first in range(0, len(seen), length):
-        some = seen[first : first + length]
+    columns = [strip.left + (offset - int(across.offsets[0])) * lattice.patch for offset in across.offsets.tolist()]
+    device = next(encoder.parameters()).device
+    for some in batches(strip, columns, lattice.window, device):
         images = strip.windows([columns[n] for n in some], lattice.window)
         with torch.inference_mode():
-            maps = encoder(images).float().cpu().numpy()
+            maps = encoder(images.to(device)).float().cpu().numpy()
         for column, values in zip(some, maps, strict=True):
-            blend.add(offset, weights, column, values)
+            blend.add(column, weights, values)
 
 
 def _observed(strip: Strip, lattice: Lattice) -> NDArray[np.float32]:
@@ -255,6 +260,8 @@ def _observed(strip: Strip, lattice: Lattice) -> NDArray[np.float32]:
 
 def _copy(into: NDArray[np.float32], values: NDArray[np.float32], top: int, left: int) -> None:
     """Copy values to a place that may reach beyond the array."""
-    rows, columns = (slice(max(0, first), max(0, first + length)) for first, length in zip((top, left), values.shape, strict=True))
+    rows, columns = (
+        slice(max(0, first), max(0, first + length)) for first, length in zip((top, left), values.shape, strict=True)
+    )
     part = into[rows, columns]
     part[:] = values[rows.start - top :, columns.start - left :][: part.shape[0], : part.shape[1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -64,7 +64,9 @@ def find_place(fields: Sequence[Vectors], lon: float, lat: float) -> Query:
         if np.isfinite(vector).all():
             return Query(lon, lat, (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32))
     if inside:
-        raise InputError(f"--query: expected a place with data, got {lon:g},{lat:g}, where there is none; choose another.")
+        raise InputError(
+            f"--query: expected a place with data, got {lon:g},{lat:g}, where there is none; choose another."
+        )
     raise InputError(f"--query: expected a place inside {_extent(fields)}, got {lon:g},{lat:g}; choose another.")
 
 
@@ -89,5 +91,3 @@ def _extent(fields: Sequence[Vectors]) -> str:
     west, south = (min(box[side] for box in boxes) for side in (0, 1))
     east, north = (max(box[side] for box in boxes) for side in (2, 3))
     return f"{west:.4f},{south:.4f} to {east:.4f},{north:.4f}"
-
-

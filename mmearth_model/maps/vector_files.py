@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmearth_data import grid_attributes, staged_file, staged_folder
-from mmearth_model.evaluation.embedding_files import GEOEMB, refuse_other_content
-from mmearth_model.maps.vectors import EMBEDDING, NODATA, PIXEL, SCALE, quantise, scale_of_largest
+from mmearth_data import InputError, grid_attributes, staged_folder
+from mmearth_model.evaluation.embedding_files import GEOEMB
+from mmearth_model.maps.blocks import Block
+from mmearth_model.maps.raster import IDENTITY_TAG, RasterForm, RasterGrid, is_finished, write_cog
+from mmearth_model.maps.vectors import (
+    EMBEDDING,
+    NODATA,
+    PIXEL,
+    SCALE,
+    quantise,
+    scale_of_largest,
+    zarr_attributes,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import zarr
@@ -81,7 +91,7 @@ def write_vectors(
     origin: Origin,
     work: Path,
     kind: str = "float32",
-    report: Callable[[int], None] | None = None,
+    identity: str = "",
 ) -> None:
     """Write vectors to a folder with the ending .zarr or a file with another ending, whole or not at all.
 
@@ -98,42 +108,40 @@ def write_vectors(
     kind
         ``float32``, or ``int8``: multiples of a scale per feature, which is 1/127 of the feature's largest absolute
         value.
-    report
-        Called with the number of positions of every part written.
+    identity
+        Digest of all that determines the result.
     """
     scale = scale_of_largest(largest_values(fields)) if kind == "int8" else None
+    facts = {**_facts(fields[0].grid, origin, scale), IDENTITY_TAG: identity}
     if path.suffix == ".zarr":
-        _write_zarr(path, fields, origin, scale, report)
+        _write_zarr(path, fields, scale, facts)
     else:
-        _write_tiff(path, fields[0], origin, scale, work, report)
+        _write_tiff(path, fields[0], work, scale, facts)
 
 
 def _write_zarr(
-    path: Path,
-    fields: Sequence[Vectors],
-    origin: Origin,
-    scale: NDArray[np.float32] | None,
-    report: Callable[[int], None] | None,
+    path: Path, fields: Sequence[Vectors], scale: NDArray[np.float32] | None, facts: Mapping[str, Any]
 ) -> None:
     import zarr
 
-    refuse_other(path)
     with staged_folder(path) as beside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")  # xarray's readers ask for it
-        root = zarr.create_group(beside, zarr_format=3, attributes=_facts(fields[0].grid, origin, scale))
+        root = zarr.create_group(beside, zarr_format=3, attributes=dict(facts))
         for field in fields:
             group = root.create_group(field.name) if field.name else root
-            group.attrs.update(_group_attributes(field.grid, origin, scale))
+            group.attrs.update({**facts, **_placed(field.grid, facts["zarr_conventions"])})
             _write_grid(group, field.grid)
-            array = _create(group, field, scale)
-            for rows, columns in field.grid.spans(field.side):
-                values = field.read(rows, columns)
-                array[:, rows, columns] = values if scale is None else quantise(values, scale)
-                if report is not None:
-                    report(values[0].size)
+            _write_array(group, field, scale)
             if field.name:
                 zarr.consolidate_metadata(beside, path=field.name)
         zarr.consolidate_metadata(beside)
+
+
+def _write_array(group: zarr.Group, field: Vectors, scale: NDArray[np.float32] | None) -> None:
+    array = _create(group, field, scale)
+    for rows, columns in field.grid.spans(field.side):
+        values = field.read(rows, columns)
+        array[:, rows, columns] = values if scale is None else quantise(values, scale)
 
 
 def _create(group: zarr.Group, field: Vectors, scale: NDArray[np.float32] | None) -> zarr.Array[Any]:
@@ -206,59 +214,34 @@ def _spacing(grid: VectorGrid) -> dict[str, float]:
     return {"geoemb:gsd": float(abs(grid.transform.determinant) ** 0.5 * metres)}
 
 
-def _group_attributes(grid: VectorGrid, origin: Origin, scale: NDArray[np.float32] | None) -> dict[str, Any]:
+def _placed(grid: VectorGrid, conventions: Sequence[Any]) -> dict[str, Any]:
+    """Attributes of a group with one grid, which declares its conventions besides those given."""
     from pyproj import CRS
 
-    placed = grid_attributes(CRS(grid.crs.to_wkt()), grid.transform[:6], grid.shape)
-    facts = _facts(grid, origin, scale)
-    return {**facts, **placed, "zarr_conventions": [*facts["zarr_conventions"], *placed["zarr_conventions"]]}
+    found = grid_attributes(CRS(grid.crs.to_wkt()), grid.transform[:6], grid.shape)
+    return {**found, "zarr_conventions": [*conventions, *found["zarr_conventions"]]}
 
 
 def _write_tiff(
-    path: Path,
-    field: Vectors,
-    origin: Origin,
-    scale: NDArray[np.float32] | None,
-    work: Path,
-    report: Callable[[int], None] | None,
+    path: Path, field: Vectors, work: Path, scale: NDArray[np.float32] | None, facts: Mapping[str, Any]
 ) -> None:
-    """Write a temporary GeoTIFF by parts, then a cloud-optimised one, which GDAL makes from a complete file only."""
-    import rasterio
-    from rasterio.shutil import copy
-    from rasterio.windows import Window
-
     grid = field.grid
-    profile = {
-        "driver": "GTiff",
-        "dtype": "float32" if scale is None else "int8",
-        "count": grid.features,
-        "height": grid.shape[0],
-        "width": grid.shape[1],
-        "crs": grid.crs,
-        "transform": grid.transform,
-        "nodata": np.nan if scale is None else NODATA,
-        "tiled": True,
-        "blockxsize": TIFF_BLOCK,
-        "blockysize": TIFF_BLOCK,
-        "interleave": "pixel",
-        "compress": "zstd",
-        "zstd_level": 1,
-        "bigtiff": "if_safer",
-    }
-    parts = work / "parts.tif"
-    with staged_file(path) as beside:
-        with rasterio.open(parts, "w", **profile) as file:
-            file.update_tags(**_tags(_facts(grid, origin, scale)))
-            if scale is not None:
-                file.scales = tuple(float(value) for value in scale)
-            for rows, columns in grid.spans(field.side):
-                values = field.read(rows, columns)
-                window = Window.from_slices(rows, columns)
-                file.write(values if scale is None else quantise(values, scale), window=window)
-                if report is not None:
-                    report(values[0].size)
-        options = {"compress": "deflate", "predictor": "yes", "blocksize": TIFF_BLOCK, "bigtiff": "if_safer"}
-        copy(parts, beside, driver="COG", overview_resampling="average", **options)
+    form = RasterForm(
+        bands=tuple(f"feature {number}" for number in range(grid.features)),
+        dtype="float32" if scale is None else "int8",
+        nodata=np.nan if scale is None else NODATA,
+        scale=1.0 if scale is None else tuple(scale.tolist()),
+        tile_px=TIFF_BLOCK,
+        tags=_tags(facts),
+    )
+    placed = RasterGrid(crs=grid.crs.to_wkt(), transform=grid.transform[:6], height=grid.shape[0], width=grid.shape[1])
+
+    def blocks() -> Iterator[tuple[Block, NDArray[Any]]]:
+        for rows, columns in grid.spans(field.side):
+            values = field.read(rows, columns)
+            yield Block.of(rows, columns), values if scale is None else quantise(values, scale)
+
+    write_cog(path, work, form, placed, blocks)
 
 
 def _tags(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -76,7 +76,6 @@ class VectorGrid:
             yield slice(row, min(row + side, self.shape[0])), slice(column, min(column + side, self.shape[1]))
 
 
-
 class Vectors(Protocol):
     """Vectors of one grid, read in parts."""
 

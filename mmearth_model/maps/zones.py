@@ -150,7 +150,9 @@ class TileReader:
                 slice(max(0, first), max(0, min(first + length, side)))
                 for first, length, side in ((top, height, values.shape[1]), (left, width, values.shape[2]))
             )
-            part[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = values[:, rows, columns]
+            part[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = values[
+                :, rows, columns
+            ]
             found[m.name] = part
         return found
 
@@ -165,9 +167,7 @@ class TileReader:
         return {name: np.repeat(column[:1], count) for name, column in self.batch["tile"].items()}
 
 
-def zone_vectors(
-    encoder: ConvNeXtV2, store: Store, zone: Zone, lattice: Lattice, block: Block
-) -> NDArray[np.float32]:
+def zone_vectors(encoder: ConvNeXtV2, store: Store, zone: Zone, lattice: Lattice, block: Block) -> NDArray[np.float32]:
     """(D, height, width) vectors of a block of positions of a zone, NaN where no tile has data; see `block_vectors`."""
     normaliser = input_normaliser(encoder.normaliser, unlabelled(StoreImages(store)))
     modalities = tuple(normaliser.modalities[name] for name in normaliser.inputs)
@@ -195,4 +195,6 @@ def _add_at(into: NDArray[np.float32], values: NDArray[np.float32], row: int, co
         slice(max(0, first), max(0, min(first + length, limit)))
         for first, length, limit in zip((row, column), values.shape[1:], into.shape[1:], strict=True)
     )
-    into[:, rows, columns] += values[:, rows.start - row : rows.stop - row, columns.start - column : columns.stop - column]
+    into[:, rows, columns] += values[
+        :, rows.start - row : rows.stop - row, columns.start - column : columns.stop - column
+    ]

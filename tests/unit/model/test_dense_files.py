@@ -120,7 +120,11 @@ def test_every_value_survives_int8_within_half_a_step(values: NDArray[np.float32
 
 def test_reading_back_gives_what_was_written(floats: Path) -> None:
     (found,) = open_vectors(floats)
-    assert (found.grid.shape, found.grid.features, found.grid.transform) == ((HEIGHT, WIDTH), FEATURES, field().grid.transform)
+    assert (found.grid.shape, found.grid.features, found.grid.transform) == (
+        (HEIGHT, WIDTH),
+        FEATURES,
+        field().grid.transform,
+    )
     assert found.grid.crs == CRS.from_epsg(32632)
     np.testing.assert_array_equal(found.read(slice(30, 40), slice(20, 45)), field().values[:, 30:40, 20:45])
 
@@ -157,7 +161,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     for name in ("y.zarr", "none.zarr", "none.tif"):
         with pytest.raises(FileInputError, match="expected a dense embedding"):
             open_vectors(tmp_path / name)
-    (tmp_path / "y.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {"geoemb:type": "pixel"}}')
+    (tmp_path / "y.zarr" / "zarr.json").write_text(
+        '{"zarr_format": 3, "node_type": "group", "attributes": {"geoemb:type": "pixel"}}'
+    )
     (tmp_path / "y.zarr" / "embedding").mkdir()
     (tmp_path / "y.zarr" / "embedding" / "zarr.json").write_text("{}")
     with pytest.raises(FileInputError, match="complete dense embedding"):
