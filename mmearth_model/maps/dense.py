@@ -16,6 +16,7 @@ from mmearth_model.maps.blocks import Block, WorkFolder, digest_of, run_blocks
 from mmearth_model.maps.describing import SceneOptions, describe_scene
 from mmearth_model.maps.lattice import Lattice, block_vectors, make_lattice
 from mmearth_model.maps.predict import WindowOptions
+from mmearth_model.maps.similarity import check_inside
 from mmearth_model.maps.strips import open_strips
 from mmearth_model.maps.vector_files import TYPES, Origin, finished_vectors, write_vectors
 from mmearth_model.maps.vectors import VectorGrid, open_vectors
@@ -157,6 +158,7 @@ def embed_dense(
     windows: WindowOptions | None = None,
     kind: str = "float32",
     given: SceneOptions | None = None,
+    inside: tuple[float, float] | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     device: str = "auto",
@@ -180,6 +182,8 @@ def embed_dense(
         ``float32``, or ``int8``: multiples of a scale per feature.
     given
         Bands, level and offset of a scene, where the files do not say them.
+    inside
+        Place (longitude, latitude) that has to be inside; refused before anything is computed.
     workers
         Number of processes, each with one thread.
     scheduler
@@ -206,6 +210,8 @@ def embed_dense(
     target = Path(out).absolute()
     resolve_device(device)
     plan = _plan(checkpoint, source, target, windows or WindowOptions(), kind, given or SceneOptions(), device)
+    if inside is not None:
+        check_inside([part.vectors for part in plan.parts], *inside)
     digest, folder = digest_of(plan.identity), WorkFolder.beside(target)
     finished = finished_vectors(target, digest)
     if finished and not folder.path.exists():
@@ -266,7 +272,7 @@ def _plan(
         parts = tuple(_zone_part(source, zone, features, lattice, folder, common) for zone in zones)
         origin = _origin(checkpoint, lattice, _Source.of_store(source))
     else:
-        scene = describe_scene(checkpoint.normaliser, [Path(path) for path in source], given)
+        scene = describe_scene(checkpoint.normaliser, [Path(path).absolute() for path in source], given)
         parts = (_scene_part(scene, features, lattice, folder, common),)
         origin = _origin(checkpoint, lattice, _Source.of_scene(scene))
     identity = {name: text for name, text in origin.about.items() if name not in ("checkpoint", "source")}

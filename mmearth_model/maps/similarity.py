@@ -51,23 +51,24 @@ def parse_place(text: str) -> tuple[float, float]:
     return lon, lat
 
 
+def check_inside(fields: Sequence[Vectors], lon: float, lat: float) -> None:
+    """Raise `InputError` if a place is outside all grids."""
+    if all(field.grid.position(lon, lat) is None for field in fields):
+        raise InputError(f"--query: expected a place inside {_extent(fields)}, got {lon:g},{lat:g}; choose another.")
+
+
 def find_place(fields: Sequence[Vectors], lon: float, lat: float) -> Query:
     """Read the vector at a place. Raises `InputError` if the place is outside all grids or has no data."""
-    inside = False
+    check_inside(fields, lon, lat)
     for field in fields:
         place = field.grid.position(lon, lat)
         if place is None:
             continue
-        inside = True
         row, column = place
         vector = field.read(slice(row, row + 1), slice(column, column + 1))[:, 0, 0]
         if np.isfinite(vector).all():
             return Query(lon, lat, (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32))
-    if inside:
-        raise InputError(
-            f"--query: expected a place with data, got {lon:g},{lat:g}, where there is none; choose another."
-        )
-    raise InputError(f"--query: expected a place inside {_extent(fields)}, got {lon:g},{lat:g}; choose another.")
+    raise InputError(f"--query: expected a place with data, got {lon:g},{lat:g}, where there is none; choose another.")
 
 
 def similarity_map(field: Vectors, query: Query, report: Callable[[int], None] | None = None) -> NDArray[np.float32]:

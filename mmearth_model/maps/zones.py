@@ -97,7 +97,8 @@ def zones_of(store: Store, normaliser: Normaliser, lattice: Lattice) -> tuple[Zo
     Raises
     ------
     InputError
-        If the store lacks what the encoder takes, or positions of different tiles in a zone do not coincide.
+        If the store lacks what the encoder takes, several tiles have the same corner, or positions of different tiles in
+        a zone do not coincide.
     """
     input_normaliser(normaliser, unlabelled(StoreImages(store)))
     epsg = np.asarray(store.coords["epsg"])
@@ -118,6 +119,11 @@ def _zone(store: Store, epsg: int, tiles: NDArray[np.intp], lattice: Lattice) ->
             f"{store.path}: expected corners of tiles that are multiples of {apart} px apart within a zone, so that positions of "
             f"different tiles coincide, got {lefts[off[0]]:g} and {tops[off[0]]:g} px in EPSG:{epsg}; use a store of "
             "mmearth-data build --cover, another --stride, or leave out --dense."
+        )
+    if len(np.unique(np.stack([tops, lefts]), axis=1).T) < len(tiles):
+        raise InputError(
+            f"{store.path}: expected one tile at each place, got several with the same corner in EPSG:{epsg}, such as several "
+            "dates; use a store of mmearth-data build --cover, or leave out --dense."
         )
     size = store.layout.size_px
     return Zone(
