@@ -81,6 +81,7 @@ OFFSET = option(
     Number(float),
 )
 ANY_RESOLUTION = option("--any-resolution", WHAT, "Accept pixels of another size than 10 m.", is_flag=True)
+FILL_MISSING = option("--fill-missing", WHAT, "Take the mean for bands that no file has.", is_flag=True)
 WORKERS = option(
     "--workers N",
     HARDWARE,
@@ -393,6 +394,7 @@ def finetune(
 @LEVEL
 @OFFSET
 @ANY_RESOLUTION
+@FILL_MISSING
 @PADDING
 @option(
     "--stride PX",
@@ -504,7 +506,7 @@ def embed(
 
 
 OF_TILES = ("task", "neighbours", "figure", "map_path", "cache")
-OF_SCENES = ("bands", "level", "offset", "any_resolution")
+OF_SCENES = ("bands", "level", "offset", "any_resolution", "fill_missing")
 OF_DENSE = (*OF_SCENES, "stride", "overlap", "blend", "kind", "workers", "scheduler")
 """Options of `embed` that belong to embeddings of tiles, and to dense ones."""
 
@@ -662,6 +664,7 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @LEVEL
 @OFFSET
 @ANY_RESOLUTION
+@FILL_MISSING
 @option("--scores", OUTPUT, "Write the probabilities too, to NAME.scores.tif.", is_flag=True)
 @option(
     "--stride PX",

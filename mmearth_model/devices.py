@@ -55,7 +55,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def default_workers(device: str) -> int:
-    """Processes that use a device fully: one per core of a CPU, with one thread each; one for a GPU."""
+    """Count the processes that use a device fully: one per core of a CPU, with one thread each; one for a GPU."""
     return (os.cpu_count() or 1) if resolve_device(device).type == "cpu" else 1
 
 

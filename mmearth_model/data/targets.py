@@ -175,9 +175,9 @@ class Normaliser:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """Product levels for which the inputs have statistics; empty if those do not depend on the level."""
-        by_level = [name for name in self.inputs if self.modalities[name].statistics_by == "s2_level"]
-        known = [self.statistics[name] for name in by_level]
+        """Product levels for which the inputs have statistics; empty if these do not depend on the level."""
+        inputs = [self.modalities[name] for name in self.inputs]
+        known = [self.statistics[m.name] for m in inputs if m.statistics_by == "s2_level"]
         return tuple(
             level for level in LEVELS if any(e["count"] for found in known for e in found.get(level, {}).values())
         )

@@ -65,9 +65,7 @@ class Block:
         return f"block-{self.row:07d}-{self.column:07d}.npz"
 
 
-def plan_blocks(
-    height: int, width: int, window: int, *, multiple: int = MULTIPLE, least: int = MIN_ROWS
-) -> tuple[Block, ...]:
+def plan_blocks(height: int, width: int, window: int, *, side: int | None = None) -> tuple[Block, ...]:
     """Divide a result into blocks.
 
     The division depends on sizes only, and never on how many processes work on it.
@@ -78,12 +76,10 @@ def plan_blocks(
         Pixels of the result.
     window
         Pixels of the result that one window covers, along one axis.
-    multiple
-        Pixels of which the borders of blocks are multiples.
-    least
-        Rows that a block has at least.
+    side
+        Rows of a block; None takes enough that few windows reach into two blocks. Blocks are twice as wide.
     """
-    rows = -(-max(least, WINDOWS_PER_BLOCK * window) // multiple) * multiple
+    rows = side or -(-max(MIN_ROWS, WINDOWS_PER_BLOCK * window) // MULTIPLE) * MULTIPLE
     columns = 2 * rows
     return tuple(
         Block(row, column, min(rows, height - row), min(columns, width - column))

@@ -37,6 +37,8 @@ from mmearth_model.tasks.spec import MEAN, TaskSpec, read_spec, task_names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from mmearth_data import Marks, Modality, RasterMapping
     from mmearth_model.data.targets import Normaliser
 
@@ -110,16 +112,19 @@ class SceneOptions:
         Added to the numbers of modalities whose statistics depend on the level: -1000 for baselines from 04.00 on.
     any_resolution
         Whether pixels of another size than 10 m are accepted.
+    fill_missing
+        Whether bands that no file has count as missing everywhere, which a network takes as their mean.
     """
 
     bands: str | None = None
     level: str | None = None
     offset: float | None = None
     any_resolution: bool = False
+    fill_missing: bool = False
 
 
 def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneOptions) -> Scene:
-    """Find all bands that a network takes in the files of a scene.
+    """Find all bands that a network or an encoder takes in the files of a scene.
 
     Raises
     ------
@@ -133,7 +138,9 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     modalities = tuple(normaliser.modalities[name] for name in normaliser.inputs)
     described, fills = _describe(modalities, inputs, headers, given)
     described = [entry for entry in described if entry.bands]
-    _check_bands(described, fills, modalities, inputs)
+    _check_repeats(described, modalities, inputs)
+    if not given.fill_missing:
+        _check_missing(described, fills, normaliser, inputs)
     level = _level(normaliser, described, headers, given)
     files = [_scene_file(entry, headers[entry.path], modalities, given, level) for entry in described]
     base = min(described, key=lambda entry: _area(headers[entry.path]))
@@ -143,7 +150,7 @@ def describe_scene(normaliser: Normaliser, inputs: Sequence[Path], given: SceneO
     return Scene(
         files=tuple(_placed(file, headers[file.path], grid, base.path) for file in files),
         modalities=modalities,
-        fills={name: found for name, found in fills.items() if found},
+        fills={name: {b: other for b, other in own.items() if other != MEAN} for name, own in fills.items()},
         crs=grid.crs,
         transform=grid.transform,
         height=grid.height,
@@ -217,14 +224,14 @@ def _check_resolution(path: Path, header: Header) -> None:
 
 def _placed(file: SceneFile, own: Header, grid: Header, base: Path) -> SceneFile:
     """Position of a file relative to the grid of the scene. Raises `FileInputError` if it does not fit or overlap it."""
-    from rasterio import CRS, Affine
+    from rasterio import CRS
 
     if CRS.from_wkt(own.crs) != CRS.from_wkt(grid.crs):
         raise FileInputError(
             file.path,
             f"expected the CRS of {short_path(base)}, got another one; warp it: rio warp IN OUT --like {base}.",
         )
-    a, b, c, d, e, f = tuple(~Affine(*own.transform) * Affine(*grid.transform))[:6]
+    (a, b, c), (d, e, f) = np.linalg.solve(_matrix(own), _matrix(grid))[:2].tolist()
     if (abs(b) + abs(d)) * max(grid.height, grid.width) > SAME_GRID_PX or a <= 0 or e <= 0:
         raise FileInputError(
             file.path,
@@ -236,6 +243,11 @@ def _placed(file: SceneFile, own: Header, grid: Header, base: Path) -> SceneFile
             file.path, f"expected a file that overlaps {short_path(base)}, got one elsewhere; give files of one scene."
         )
     return replace(file, rows=(e, f), columns=(a, c))
+
+
+def _matrix(header: Header) -> NDArray[np.float64]:
+    """(3, 3) matrix that takes (column, row, 1) to (x, y, 1)."""
+    return np.array([header.transform[:3], header.transform[3:], (0.0, 0.0, 1.0)])
 
 
 # ---------------------------------------------------------------- bands
@@ -373,13 +385,8 @@ def _matches(path: Path, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(fnmatch.fnmatchcase(p, w) for p, w in zip(parts, wanted, strict=True))
 
 
-def _check_bands(
-    described: Sequence[Described],
-    fills: Mapping[str, Mapping[str, str]],
-    modalities: Sequence[Modality],
-    inputs: Sequence[Path],
-) -> None:
-    """Refuse bands that are missing or doubled, and files of which no band is used."""
+def _check_repeats(described: Sequence[Described], modalities: Sequence[Modality], inputs: Sequence[Path]) -> None:
+    """Refuse files of which no band is used, and bands that come twice."""
     unused = [path for path in inputs if path not in {entry.path for entry in described}]
     if unused:
         raise FileInputError(
@@ -391,18 +398,30 @@ def _check_bands(
     for entry in described:
         for _, modality, band in entry.bands:
             first = owners.setdefault((modality, band), entry.path)
-            if first != entry.path or sum((m, b) == (modality, band) for _, m, b in entry.bands) > 1:
+            if first != entry.path or [own[1:] for own in entry.bands].count((modality, band)) > 1:
                 raise FileInputError(
                     entry.path,
                     f"expected each band once, got {band} of {modality} twice ({short_path(first)}); leave one out.",
                 )
-    for m in modalities:
-        known = {band for modality, band in owners if modality == m.name} | set(fills.get(m.name, {}))
-        absent = [band for band in m.model_bands if band not in known]
+
+
+def _check_missing(
+    described: Sequence[Described],
+    fills: Mapping[str, Mapping[str, str]],
+    normaliser: Normaliser,
+    inputs: Sequence[Path],
+) -> None:
+    """Refuse a scene without bands that the network takes; it ignores those that were never observed in training."""
+    for name in normaliser.inputs:
+        found = {band for entry in described for _, modality, band in entry.bands if modality == name}
+        observed = {band for own in normaliser.statistics[name].values() for band, e in own.items() if e["count"]}
+        bands = [band for band in normaliser.modalities[name].model_bands if band in observed]
+        absent = [band for band in bands if band not in found and band not in fills.get(name, {})]
         if absent:
             raise InputError(
-                f"{short_path(inputs[0])}: expected the bands {', '.join(m.model_bands)} of {m.name}, which the network takes, got "
-                f"no {', '.join(absent)}; add their files, or name the bands with --bands (fill in a task file replaces missing ones)."
+                f"{short_path(inputs[0])}: expected the bands {', '.join(bands)} of {name}, which the network takes, got no "
+                f"{', '.join(absent)}; add their files, name the bands with --bands, or give --fill-missing, which takes the "
+                "mean for them."
             )
 
 

@@ -91,7 +91,7 @@ class Plan:
         """Blocks of the map."""
         if self.network.kind.per_pixel:
             return plan_blocks(self.grid.height, self.grid.width, self.rows.window)
-        return plan_blocks(self.grid.height, self.grid.width, 1, multiple=TILE_BLOCK_PX, least=TILE_BLOCK_PX)
+        return plan_blocks(self.grid.height, self.grid.width, 1, side=TILE_BLOCK_PX)
 
     def job(self, folder: WorkFolder, device: str) -> Job:
         """Make what computes a block."""
