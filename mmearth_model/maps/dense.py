@@ -60,8 +60,6 @@ class DenseJob:
         Folder of the encoder's checkpoint, and its padding.
     lattice
         Positions and windows.
-    shape
-        Rows and columns of positions.
     folder
         Where blocks are written.
     device
@@ -71,7 +69,6 @@ class DenseJob:
     checkpoint: Path
     padding: Padding | None
     lattice: Lattice
-    shape: tuple[int, int]
     folder: WorkFolder
     device: str
 
@@ -95,7 +92,7 @@ class SceneJob(DenseJob):
         """See `DenseJob.vectors`."""
         assert encoder.normaliser is not None
         with open_strips(self.scene, encoder.normaliser) as reader:
-            return block_vectors(encoder, reader, self.lattice, self.shape, block)
+            return block_vectors(encoder, reader, self.lattice, (self.scene.height, self.scene.width), block)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +282,7 @@ def _scene_part(scene: Scene, features: int, lattice: Lattice, folder: WorkFolde
     grid = _grid(scene.crs, scene.transform, lattice, shape, features)
     side = _side(features, lattice)
     blocks = frozenset(Block.of(rows, columns) for rows, columns in grid.spans(side))
-    job = SceneJob(**common, lattice=lattice, shape=shape, folder=folder, scene=scene)
+    job = SceneJob(**common, lattice=lattice, folder=folder, scene=scene)
     return Part(vectors=BlockVectors("", grid, side, folder, blocks), job=job)
 
 
@@ -301,7 +298,7 @@ def _zone_part(
         for rows, columns in grid.spans(side)
         if zone.within(block := Block.of(rows, columns), lattice.stride).size
     )
-    job = ZoneJob(**common, lattice=lattice, shape=shape, folder=own, store=store, zone=zone)
+    job = ZoneJob(**common, lattice=lattice, folder=own, store=store, zone=zone)
     return Part(vectors=BlockVectors(zone.name, grid, side, own, blocks), job=job)
 
 

@@ -9,7 +9,7 @@ proportion to their observed pixels.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,7 +116,7 @@ def make_lattice(
 
 
 def block_vectors(
-    encoder: ConvNeXtV2, reader: StripReader, lattice: Lattice, shape: tuple[int, int], block: Block
+    encoder: ConvNeXtV2, reader: StripReader, lattice: Lattice, size: tuple[int, int], block: Block
 ) -> NDArray[np.float32]:
     """(D, height, width) vectors of a block of positions, NaN where less than half of the pixels were observed.
 
@@ -128,15 +128,15 @@ def block_vectors(
         Scene.
     lattice
         Positions and windows.
-    shape
-        Rows and columns of all positions.
+    size
+        Rows and columns of the scene in pixels.
     block
         Which positions.
     """
     if lattice.merged > 1:
-        return _merged(encoder, reader, lattice, shape, block)
+        return _merged(encoder, reader, lattice, size, block)
     found = np.full((encoder.out_channels, block.height, block.width), np.nan, dtype=np.float32)
-    step = lattice.shifts
+    shape, step = lattice.positions(size), lattice.shifts
     for shift in itertools.product(range(step), repeat=2):
         first = [-(-(start - by) // step) for start, by in zip((block.row, block.column), shift, strict=True)]
         ends = (block.row + block.height, block.column + block.width)
@@ -156,16 +156,16 @@ def block_vectors(
 
 
 def _merged(
-    encoder: ConvNeXtV2, reader: StripReader, lattice: Lattice, shape: tuple[int, int], block: Block
+    encoder: ConvNeXtV2, reader: StripReader, lattice: Lattice, size: tuple[int, int], block: Block
 ) -> NDArray[np.float32]:
     """Vectors of positions of several patches; see `block_vectors`."""
     merged = lattice.merged
     total = np.zeros((encoder.out_channels, block.height, block.width), dtype=np.float32)
     weight = np.zeros((block.height, block.width), dtype=np.float32)
-    patches = (shape[0] * merged, shape[1] * merged)
+    patches = replace(lattice, stride=lattice.patch).positions(size)
     rows, columns = (
-        (start * merged, (start + length) * merged)
-        for start, length in ((block.row, block.height), (block.column, block.width))
+        (start * merged, min((start + length) * merged, end))
+        for start, length, end in ((block.row, block.height, patches[0]), (block.column, block.width, patches[1]))
     )
     for row, values, share in _patches(encoder, reader, lattice, patches, (0, 0), rows, columns):
         into = (row + np.arange(values.shape[1])) // merged - block.row
@@ -176,8 +176,8 @@ def _merged(
 
 
 def _sums(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Sum every ``count`` columns."""
-    found: NDArray[np.float32] = values.reshape(*values.shape[:-1], -1, count).sum(axis=-1)
+    """Sum every ``count`` columns; the last sum may be of fewer."""
+    found: NDArray[np.float32] = np.add.reduceat(values, np.arange(0, values.shape[-1], count), axis=-1)
     return found
 
 

@@ -187,7 +187,7 @@ def zone_vectors(encoder: ConvNeXtV2, store: Store, zone: Zone, lattice: Lattice
     with ThreadPoolExecutor(1) as pool:
         for number, batch in zip(numbers.tolist(), batches, strict=True):
             reader = StripReader(TileReader(batch, modalities), normaliser, pool)
-            values = block_vectors(encoder, reader, lattice, shape, Block(0, 0, *shape))
+            values = block_vectors(encoder, reader, lattice, (zone.size_px, zone.size_px), Block(0, 0, *shape))
             row, column = int(zone.tops[number]) // lattice.stride, int(zone.lefts[number]) // lattice.stride
             known = np.isfinite(values[0])
             _add_at(weight[None], np.where(known, ramp, 0)[None], row - block.row, column - block.column)
