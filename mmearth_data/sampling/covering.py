@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from mmearth_data.geography.equal_area import Floats, Ints
     from mmearth_data.geography.zones import ZonePart
@@ -122,9 +123,16 @@ def cover(parts: Sequence[ZonePart], size_px: int, overlap_px: int) -> Cover:
         )
     runs = [_runs_of(part, step_m) for part in parts]
     epsg, row, first, count = (np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*runs, strict=True))
-    fields = {"size_px": size_px, "overlap_px": overlap_px, "epsg": epsg, "row": row, "first": first}
-    found = Cover(**fields, stop=np.cumsum(count), moved=np.empty(0, np.int64))
-    return Cover(**fields, stop=found.stop, moved=_repeated(found))
+    found = Cover(
+        size_px=size_px,
+        overlap_px=overlap_px,
+        epsg=epsg,
+        row=row,
+        first=first,
+        stop=np.cumsum(count),
+        moved=np.empty(0, np.int64),
+    )
+    return replace(found, moved=_repeated(found))
 
 
 def _runs_of(part: ZonePart, step_m: float) -> tuple[Ints, Ints, Ints, Ints]:
@@ -141,7 +149,7 @@ def _runs_of(part: ZonePart, step_m: float) -> tuple[Ints, Ints, Ints, Ints]:
     return np.full(len(starts), part.epsg), row[starts], first[starts], count
 
 
-def _blocks(geometry: shapely.Geometry, step_m: float) -> Iterator[tuple[Ints, Ints, Ints]]:
+def _blocks(geometry: BaseGeometry, step_m: float) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Disjoint square blocks of cells that make up the cover: (row, column, side) of their lower-left cells.
 
     Blocks that the area touches are divided into four until they are inside it, or single cells.

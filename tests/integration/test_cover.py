@@ -171,6 +171,7 @@ def test_of_equally_cloudy_scenes_the_nearest_to_the_middle_is_taken(at: tuple[f
     (place, *_) = (slot.place for slot in prepared.plan.shard(0).slots)
     (survey,) = prepared.source.survey([place])
     assert isinstance(survey, Survey)
+    assert place.grid is not None
     scene, equal = best_scene(place.grid, *DATES)
     assert equal > 1
     assert survey.facts["sentinel2"].endswith(scene)

@@ -87,10 +87,10 @@ def source(
     **limits: Any,
 ) -> EarthEngineSource:
     catalog = load_catalog()
-    rules = {"years": years, "levels": ("L2A", "L1C"), "cloud_percent": 10.0} | (rules or {})
+    chosen: dict[str, Any] = {"years": years, "levels": ("L2A", "L1C"), "cloud_percent": 10.0} | (rules or {})
     options = SessionOptions(url=server.url, connections=8, timeout_s=120, backoff=Backoff(attempts=3))
     return EarthEngineSource(
-        catalog, catalog.select(names), SceneRules(seed=SEED, **rules), options, LocalLimiter(8, **limits)
+        catalog, catalog.select(names), SceneRules(seed=SEED, **chosen), options, LocalLimiter(8, **limits)
     )
 
 
