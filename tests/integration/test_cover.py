@@ -24,7 +24,7 @@ from mmearth_data.catalog.tile import TileGrid
 from mmearth_data.cli import cli
 from mmearth_data.planet.scenes import Box, optical_scenes
 from mmearth_data.sources.base import Survey
-from mmearth_data.sources.draws import Period
+from mmearth_data.sources.period import Period
 from mmearth_data.sources.synthetic import SyntheticSource
 
 if TYPE_CHECKING:
