@@ -121,6 +121,8 @@ def test_no_cell_is_spare_and_an_aligned_region_takes_its_own_cells_alone() -> N
     assert len(cover([part], 64, 0)) == 15
     shifted = ZonePart(32632, shapely.box(640 * 800 - 5, 640 * 8000, 640 * 805, 640 * 8003))
     assert len(cover([shifted], 64, 0)) == 18
+    sliver = ZonePart(32632, shapely.box(640 * 800 - 0.005, 640 * 8000, 640 * 800 + 0.005, 640 * 8003))
+    assert len(cover([sliver], 64, 0)) == len(cover([], 64, 0)) == 0
     whole = cells("Liechtenstein", 32, 0)
     parts = {part.epsg: part.geometry.buffer(-TOUCH_M / 2) for part in zone_parts(area("Liechtenstein"))}
     for epsg, boxes in squares(whole).items():
