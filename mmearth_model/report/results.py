@@ -191,8 +191,9 @@ def read_tuned(folder: Path) -> ResultSet:
     """Read the result of a network: of fine-tuning, or of a probe. Raises `FileInputError` when it is damaged."""
     file = folder / CONFIG_FILE
     content = read_object(file, "a network")
-    record = content.get("record")
-    row = record.get("result") if isinstance(record, dict) else None
+    found = content.get("record")
+    record = found if isinstance(found, dict) else {}
+    row = record.get("result")
     if not isinstance(row, dict):
         raise FileInputError(
             file, "expected the result of a network (finetune, evaluate --keep-probe), got a file without; restore it."
