@@ -251,7 +251,9 @@ class Network:
         with evaluating(self.module), torch.inference_mode():
             for images in self.normaliser.prepare(tiles, device):
                 whole = whole_patches(self.encoder, images)
-                parts += [self.module(part).cpu().numpy() for part in whole.split(slice_length(device, len(whole)))]
+                parts += [
+                    self.module(part).cpu().numpy() for part in torch.split(whole, slice_length(device, len(whole)))
+                ]
         outputs = np.concatenate(parts)
         return Predicted(self.answers(outputs), self.probabilities(outputs))
 
