@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from mmearth_model.cli import _recipe, cli
 from mmearth_model.threads import COUNTS, PASSIVE
 from mmearth_model.training.pretraining import _bfloat16, prepare
 from mmearth_model.training.random_numbers import Position
+from mmearth_model.weights.checkpoints import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,6 +64,7 @@ TILE = "55d4a802aea54002"
 LOUD = ("finetune", "run", "--task", "store:biome", "--epochs", "3", "--batch-size", "6", "--lr", "0.05", "--json")
 EMBED = ("embed", "toy.zarr", "--checkpoint", "run", "--cache", "c", "--out", "x.parquet")
 CONVERT = ("convert", "run", "--out", "x")
+DESCRIBE = ("describe", "weights")
 BENCH = ("bench", "--batch-size", "2", "--image-size", "16", "--runs", "1", "--form", "sparse", "--device", "cpu", "--json")  # fmt: skip
 EXPERIMENT = ("experiment", "decoder", "--out", "e")
 REPORT = ("report", "run")
@@ -80,8 +83,11 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     (inputs / "binary").write_bytes(bytes(range(256)))
     (inputs / "task.yaml").write_text(TASK)
     (inputs / "table.csv").write_text(TABLE)
-    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
+    walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary", "weights", "edited"))
     walk.prepare("toy.zarr", "--recipe", "tiny.yaml", "--out", "run", "--device", "cpu")
+    for name in ("weights", "edited"):
+        shutil.copytree(find_checkpoint(inputs / "run"), inputs / name)
+    (inputs / "edited" / "README.md").write_text("My own words.")
     return walk
 
 
@@ -139,6 +145,11 @@ def drawn(result: Result) -> Any:
     """Sections of the page of a report, and the tiles whose reconstructions it shows."""
     text = Path("p.html").read_text(encoding="utf-8")
     return re.findall(r'<section id="([^"]+)"', text), re.findall(r"[0-9a-f]{16}  \(", text)
+
+
+def described(result: Result) -> str:
+    """First lines of the card that was written."""
+    return next(Path().glob("*/README.md")).read_text(encoding="utf-8")[:40]
 
 
 def workload(command_line: Sequence[str]) -> Any:
@@ -255,6 +266,10 @@ WITNESSES: dict[str, dict[str, list[Witness]]] = {
         "--store": [Followed(CONVERT, ("--store", "toy.zarr"), lambda result: files_here(".json")), Refused((*CONVERT, "--to", "timm", "--store", "toy.zarr"))],
         "--bands": [Followed((*CONVERT, "--store", "toy.zarr"), ("--bands", "sentinel2=B2"), left), Refused((*CONVERT, "--bands", "sentinel2=B2"))],
     },
+    "describe": {
+        "--licence": [Followed(DESCRIBE, ("--licence", "MIT"), described), Refused((*DESCRIBE, "--licence", "free"))],
+        "--force": [Followed(("describe", "edited"), ("--force",), described)],
+    },
     "bench": {
         "--size": [Chosen(BENCH, ("--size", "femto"), workload)],
         "--image-size": [Chosen(BENCH, ("--image-size", "24"), workload)],
@@ -328,6 +343,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "finetune": FINETUNE[1:],
     "embed": EMBED[1:],
     "convert": (*CONVERT[1:], "--store", "toy.zarr"),
+    "describe": DESCRIBE[1:],
     "bench": (*BENCH[1:], "--image-size", "12"),
     "experiment": ("list",),
     "report": ("run", "--html", "p.html", "--tiles", "0", "--embeddings", "0"),
