@@ -117,6 +117,7 @@ def predict_scene(
     scores: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -140,9 +141,11 @@ def predict_scene(
     scores
         Whether to write probabilities too.
     workers
-        Number of processes, each with one thread.
+        Number of processes on this machine.
     scheduler
         Address of a Dask scheduler whose workers compute instead; they must see the same folders.
+    threads
+        Threads of each process. On a CPU, several processes with one thread each are faster than one with several.
     device
         Device of each process.
     report
@@ -178,7 +181,7 @@ def predict_scene(
             if not (folder.path / NETWORK).is_dir():
                 save_network(folder.path / NETWORK, net)
             job = plan.job(folder, device)
-            run_blocks(job, plan.blocks, folder, workers=workers, scheduler=scheduler, report=report)
+            run_blocks(job, plan.blocks, folder, workers=workers, scheduler=scheduler, threads=threads, report=report)
             _publish(plan, folder, identity)
         folder.remove()
     return tuple(plan.forms)
