@@ -90,7 +90,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     walk = Walk(cli, inputs, tmp_path_factory.mktemp("walk"), copied=("folder", "binary"))
     save_network(inputs / "net", make_network())
     save_network(inputs / "tiles", make_network(TaskKind.SINGLE_LABEL))
-    values = numbers(40, 40)
+    values = numbers(70, 70)
     write_scene(inputs / "scene.tif", values)
     write_scene(inputs / "silent.tif", values, tags={"PROCESSING_LEVEL": None, "PROCESSING_BASELINE": None})
     write_scene(inputs / "coarse.tif", values, transform=Affine(20, 0, ULX, 0, -20, ULY))
