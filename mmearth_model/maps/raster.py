@@ -60,7 +60,9 @@ class RasterForm:
     units
         Unit of each band; empty for none.
     scale
-        Value = number * scale.
+        Value = number * scale; one scale, or one for each band.
+    tile_px
+        Pixels along a side of the tiles of the file, each of which holds all bands.
     classes
         Legend of the band, if its numbers are codes of classes.
     tags
@@ -71,7 +73,8 @@ class RasterForm:
     dtype: str
     nodata: float
     units: tuple[str, ...] = ()
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
+    tile_px: int = TILE_PX
     classes: tuple[Output, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -168,11 +171,11 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
     profile = {
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(form.bands), "dtype": form.dtype,
         "nodata": form.nodata, "crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "tiled": True,
-        "blockxsize": TILE_PX, "blockysize": TILE_PX, "bigtiff": "IF_SAFER", "compress": "DEFLATE", "zlevel": 1,
+        "blockxsize": form.tile_px, "blockysize": form.tile_px, "bigtiff": "IF_SAFER", "compress": "DEFLATE", "zlevel": 1,
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as plain:
         plain.descriptions = form.bands
-        plain.scales = (form.scale,) * len(form.bands)
+        plain.scales = form.scale if isinstance(form.scale, tuple) else (form.scale,) * len(form.bands)
         if form.units:
             plain.units = form.units
         plain.update_tags(**form.tags, **_legend(form.classes))
@@ -185,7 +188,7 @@ def _write_plain(path: Path, form: RasterForm, grid: RasterGrid, blocks: Blocks)
 def _cog_options(form: RasterForm) -> dict[str, Any]:
     predictor = "NO" if form.resampling == "MODE" else "YES"
     return {
-        "compress": "DEFLATE", "predictor": predictor, "blocksize": TILE_PX, "bigtiff": "IF_SAFER",
+        "compress": "DEFLATE", "predictor": predictor, "blocksize": form.tile_px, "bigtiff": "IF_SAFER",
         "overview_resampling": form.resampling,
     }  # fmt: skip
 
