@@ -710,6 +710,9 @@ def _show_dense(source: Path, *, query: str | None, picture: Path | None, simila
 @WORKERS
 @SCHEDULER
 @DEVICE
+@option(
+    "--threads N", HARDWARE, "Number of CPU threads of each process.", Number(int, Interval(ge=1, le=1024)), default=1
+)
 @option("--out FILE", OUTPUT, "Map to write, a cloud-optimised GeoTIFF.", FilePath(".tif", ".tiff"), required=True)
 @JSON
 def predict(
@@ -722,6 +725,7 @@ def predict(
     workers: int | None,
     scheduler: str | None,
     device: str,
+    threads: int,
     out: Path,
     as_json: bool,
     **given: Any,
@@ -734,12 +738,12 @@ def predict(
     """
     from mmearth_data import meter
 
-    use_threads(1)
+    use_threads(threads)
     from mmearth_model import SceneOptions, WindowOptions, predict_scene
     from mmearth_model.devices import default_workers
 
     if scheduler is not None:
-        refuse_unused("with --scheduler, whose workers compute the map", "workers")
+        refuse_unused("with --scheduler, whose workers compute the map", "workers", "threads")
     with meter(f"Predicting {short_path(out)}", "px") as show:
         written = predict_scene(
             network,
@@ -750,8 +754,9 @@ def predict(
             scores=scores,
             workers=workers or default_workers(device),
             scheduler=scheduler,
+            threads=threads,
             device=device,
-            report=show,
+            report=_mapping_shown(show, out),
         )
     if as_json:
         click.echo(json.dumps({"written": [short_path(path) for path in written]}))
@@ -1187,6 +1192,19 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
         table.add(name, *(f"{value:.1f}" for value in values))
     _print(Paragraphs([f"Training steps: {title}"], style="bold"))
     _print(table)
+
+
+def _mapping_shown(show: Meter, out: Path) -> Callable[[float, float], None]:
+    """Show the progress of a map, and first where it resumes."""
+    begun: list[float] = []
+
+    def report(done: float, total: float) -> None:
+        if done and not begun:
+            _say(f"Resuming {short_path(out)}: {done:,.0f} of {total:,.0f} px are finished.")
+        begun.append(done)
+        show(done, total)
+
+    return report
 
 
 def _training_shown(show: Meter) -> Callable[[TrainProgress], None]:
