@@ -14,7 +14,7 @@ from mmearth_model.maps.blocks import plan_blocks
 from mmearth_model.maps.jobs import Job
 from mmearth_model.maps.making import SCORES_SUFFIX, Plan, forms_of, make_map, tags_of
 from mmearth_model.maps.raster import RasterGrid
-from mmearth_model.maps.store_tiles import StoreTiles, opened
+from mmearth_model.maps.store_tiles import PIXEL_M, StoreTiles, check_grids, opened
 from mmearth_model.maps.virtual import write_vrt
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mmearth_data import Store
     from mmearth_model.maps.blocks import Block, WorkFolder
 
-PIXEL_M = 10
 MOST_EMPTY_PX = 10**9
 """Extent of a zone up to which its tiles may cover as little of it as they like."""
 LEAST_COVERED = 0.01
@@ -75,13 +74,8 @@ def plan_zones(store: Store) -> tuple[Zone, ...]:
     InputError
         If a tile has no known grid, tiles of a zone are on different grids, or are too far from each other for a map.
     """
-    coords = store.coords
-    unknown = int((~np.isfinite(coords["ulx"]) | ~np.isfinite(coords["uly"])).sum())
-    if unknown:
-        raise InputError(
-            f"{store.path}: expected tiles with a known grid for --mosaic, got {unknown} without one; leave out --mosaic."
-        )
-    return tuple(_zone(store, int(epsg)) for epsg in np.unique(coords["epsg"]))
+    check_grids(store)
+    return tuple(_zone(store, int(epsg)) for epsg in np.unique(store.coords["epsg"]))
 
 
 def _zone(store: Store, epsg: int) -> Zone:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mmearth_data import Store
     from mmearth_model.heads.network import Network
 
+PIXEL_M = 10
+"""Side of a pixel of a tile in metres."""
 READ_TILES = 32
 """Tiles that are read together."""
 
@@ -125,6 +127,16 @@ def _blended(
         total[:, *at] += values * weight
         weights[at] += weight
     return total[:, :size, :size] * seen, weights[:size, :size] * seen
+
+
+def check_grids(store: Store) -> None:
+    """Refuse a store with tiles whose grid is unknown, as in data that were imported."""
+    unknown = int((~np.isfinite(store.coords["ulx"]) | ~np.isfinite(store.coords["uly"])).sum())
+    if unknown:
+        raise InputError(
+            f"{store.path}: expected tiles with a known grid for rasters, got {unknown} of {len(store)} without one; build the "
+            "store anew."
+        )
 
 
 @lru_cache(maxsize=1)
