@@ -540,7 +540,8 @@ def predict(
     each. Bands are named by --bands, by the descriptions in the files, or by the names of files with one band
     (T32UQD_..._B02_10m.jp2). Running the same command again resumes an interrupted one.
     """
-    use_threads(1)
+    of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or inputs[0].is_dir())
+    use_threads(None if of_store and mosaic is None else 1)
     from mmearth_model import load_network
     from mmearth_model.maps.products import Products
 
@@ -548,7 +549,6 @@ def predict(
         refuse_unused("without --draw-validation", "seed")
     products = Products(vector=vector, report=area_report, validation=validation, draw=draw or 0, seed=seed)
     loaded = load_network(network)
-    of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or inputs[0].is_dir())
     target = mosaic if mosaic is not None and of_store else out
     if target is None or (mosaic is not None and out is not None):
         raise click.UsageError("expected --out, or --mosaic for a store, got neither or both; give one of them.")
