@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmearth_model.data.targets import Normaliser
     from mmearth_model.datasets import MMEarthStore
     from mmearth_model.evaluation import Evaluation, evaluate
-    from mmearth_model.heads.network import Network, Output, load_network, save_network
+    from mmearth_model.heads.network import Network, Output, Predicted, load_network, save_network
     from mmearth_model.maps.describing import SceneOptions
     from mmearth_model.maps.predict import WindowOptions, predict_scene
     from mmearth_model.network.encoder import ConvNeXtV2, EncoderConfig
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmearth_model.training.recipe import TrainRecipe, make_recipe
     from mmearth_model.weights.checkpoints import Checkpoint, load_checkpoint, load_encoder
     from mmearth_model.weights.converting import convert
+    from mmearth_model.weights.describing import describe
 
 _MODULES = {
     "benchmarking": "Timing Workload bench",
@@ -35,7 +36,7 @@ _MODULES = {
     "data.targets": "Normaliser",
     "datasets": "MMEarthStore",
     "evaluation": "Evaluation evaluate",
-    "heads.network": "Network Output load_network save_network",
+    "heads.network": "Network Output Predicted load_network save_network",
     "maps.describing": "SceneOptions",
     "maps.predict": "WindowOptions predict_scene",
     "network.encoder": "ConvNeXtV2 EncoderConfig",
@@ -49,6 +50,7 @@ _MODULES = {
     "training.recipe": "TrainRecipe make_recipe",
     "weights.checkpoints": "Checkpoint load_checkpoint load_encoder",
     "weights.converting": "convert",
+    "weights.describing": "describe",
 }
 """Module -> the public names that it defines."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -65,6 +67,7 @@ __all__ = [
     "Network",
     "Normaliser",
     "Output",
+    "Predicted",
     "Report",
     "SceneOptions",
     "TileDataset",
@@ -78,6 +81,7 @@ __all__ = [
     "Workload",
     "bench",
     "convert",
+    "describe",
     "evaluate",
     "load_checkpoint",
     "load_encoder",

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 from annotated_types import Interval
@@ -18,6 +18,7 @@ from mmearth_data import (
     InputError,
     Number,
     Pair,
+    PathOrUrl,
     Several,
     __version__,
     check_output,
@@ -35,7 +36,7 @@ from mmearth_model.fields import FineTuneFields, TrainFields, WorkFields
 from mmearth_model.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from mmearth_model.network.encoder import Padding
 
 WHAT, MODEL, HARDWARE, OUTPUT = Group.WHAT, Group.MODEL, Group.HARDWARE, Group.OUTPUT
-FILE, PICTURE = FilePath(), FilePath(".png", ".pdf", ".svg")
+FILE, FOLDER, PICTURE = FilePath(), PathOrUrl(), FilePath(".png", ".pdf", ".svg")
 PADDING = option(
     "--padding",
     MODEL,
@@ -53,7 +54,7 @@ PADDING = option(
     shown="from CKPT",
 )
 STORE = option(
-    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FILE, shown="the store of CKPT"
+    "--store STORE", WHAT, "Store with the labelled tiles of store:MODALITY tasks.", FOLDER, shown="the store of CKPT"
 )
 DEVICE = field_option(WorkFields, "device", default="auto")
 THREADS = option(
@@ -67,6 +68,8 @@ CACHE = option("--cache DIR", OUTPUT, "Folder that caches features.", FILE, show
 HTML = option(
     "--html FILE", OUTPUT, "Write an HTML report: one file, which needs no network.", FilePath(".html"), name="page"
 )
+OF_PROBES = ("protocols", "baselines", "convnext", "labels", "seeds", "test_share", "padding", "keep", "cache")
+"""Options of evaluate that concern probes and baselines only."""
 JSON = option("--json", OUTPUT, "Print the result as JSON.", name="as_json", is_flag=True)
 DEFAULT_COMMAND = "pretrain"
 
@@ -109,7 +112,7 @@ def cli() -> None:
 
 
 @cli.command(resumes=lambda given: not given["dry_run"], first=("base", "exclude", "epochs", "out", "dry_run"))
-@click.argument("store", type=FILE)
+@click.argument("store", type=FOLDER)
 @option(
     "--recipe NAME|FILE",
     WHAT,
@@ -124,7 +127,7 @@ def cli() -> None:
 @option("--dry-run", OUTPUT, "Print the plan and stop.", is_flag=True)
 @JSON
 def pretrain(
-    store: Path,
+    store: str | Path,
     base: str,
     out: Path | None,
     device: str,
@@ -168,7 +171,7 @@ def pretrain(
 
 
 @cli.command(resumes=lambda given: True, first=("tasks", "store", "protocols", "baselines", "out"))
-@click.argument("checkpoints", type=FILE, nargs=-1, metavar="[CKPT...]")
+@click.argument("checkpoints", type=FOLDER, nargs=-1, metavar="[CKPT|NETWORK...]")
 @option(
     "--task TASK",
     WHAT,
@@ -213,32 +216,43 @@ def pretrain(
 @DEVICE
 @THREADS
 @option("--out DIR", OUTPUT, "Write results.md, .csv, .json, .png, .pdf and .svg.", FILE)
+@option(
+    "--keep-probe DIR",
+    OUTPUT,
+    "Folder for the fitted linear probe as a network: of one CKPT, one task and one share of labels, with the first seed.",
+    FILE,
+    name="keep",
+)
 @HTML
 @CACHE
 @JSON
 def evaluate(
-    checkpoints: tuple[Path, ...],
+    checkpoints: tuple[str | Path, ...],
     tasks: tuple[str, ...],
-    store: Path | None,
+    store: str | Path | None,
     protocols: tuple[Any, ...],
     baselines: tuple[Any, ...],
     labels: list[str],
     padding: Padding | None,
     out: Path | None,
+    keep: Path | None,
     page: Path | None,
     as_json: bool,
     cache: Path | None,
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Probe frozen encoders and compare them with baselines.
+    """Probe frozen encoders and compare them with baselines; test networks.
 
-    CKPT is a checkpoint folder or a run folder (its last checkpoint); without one, only baselines are compared.
+    NETWORK is a folder of finetune --out or evaluate --keep-probe: it is tested as it is on the test samples of its task, or
+    of another one of the same kind whose classes it knows. CKPT is a checkpoint folder, a run folder (its last checkpoint), or the URL of a checkpoint: hf://OWNER/NAME[@REVISION]
+    [/SUBFOLDER] on the Hugging Face Hub, https://..., s3://..., gs://... or az://.... Without any, only baselines are
+    compared.
     """
     use_threads(threads)
     from mmearth_data import cache_folder, meter
+    from mmearth_model import Network
     from mmearth_model import evaluate as evaluate_encoders
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation import write_results
     from mmearth_model.tasks import LabelShare
 
@@ -248,8 +262,12 @@ def evaluate(
         refuse_unused("with only tasks from files", "store", "test_share")
     if out is not None:
         check_output(out, folder=True)
+        if keep is not None and keep.absolute() == out.absolute():
+            raise click.UsageError(f"--keep-probe: expected another folder than --out, got {keep} for both.")
     _check_page(page)
-    loaded = [load_checkpoint(path, padding=padding) for path in checkpoints]
+    loaded = [_load(path, padding, networks=True) for path in checkpoints]
+    if loaded and all(isinstance(each, Network) for each in loaded):
+        refuse_unused("with only networks, which are tested as they are", *OF_PROBES)
     opened = _store_of(tasks, store, loaded)
     with meter("Evaluating", "probes") as show:
         result = evaluate_encoders(
@@ -257,7 +275,8 @@ def evaluate(
             opened,
             tasks,
             protocols=protocols or ("knn", "linear"),
-            baselines=[name for name in baselines if name != "none"] if baselines else ("random",),
+            baselines=[name for name in baselines if name != "none"] if baselines else None,
+            keep=keep,
             labels=[LabelShare.parse(text) for text in labels],
             cache=cache or cache_folder() / "features",
             report=show,
@@ -267,7 +286,9 @@ def evaluate(
     about["test_share"] = options["test_share"]
     if out is not None:
         write_results(result, out, about)
-    _write_results_page(result, about, "Probes of frozen encoders", page)
+    if keep is not None:
+        _say(f"{keep}: the probe as a network")
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps({**about, **result.to_dict()}, indent=2))
         return
@@ -275,7 +296,7 @@ def evaluate(
 
 
 @cli.command(first=("task", "store", "labels", "epochs", "out"))
-@click.argument("checkpoint", type=FILE, metavar="CKPT")
+@click.argument("checkpoint", type=FOLDER, metavar="CKPT")
 @option("--task TASK", WHAT, "As for evaluate: store:MODALITY[.BAND][/shares|/pixels], or NAME=PATH.", required=True)
 @STORE
 @option("--labels SHARE", WHAT, "Share of the training labels, or shots (10-shot).", default="100%")
@@ -296,9 +317,9 @@ def evaluate(
 @HTML
 @JSON
 def finetune(
-    checkpoint: Path,
+    checkpoint: str | Path,
     task: str,
-    store: Path | None,
+    store: str | Path | None,
     padding: Padding | None,
     out: Path | None,
     page: Path | None,
@@ -311,12 +332,11 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained encoder on a labelled task and test it.
 
-    The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
+    CKPT is as for evaluate. The epoch that is best on the validation samples is tested; with --recipe paper, the last one.
     """
     from mmearth_data import meter
 
     use_threads(threads)
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.finetune import choose_recipe
     from mmearth_model.evaluation.finetune import finetune as finetune_encoder
     from mmearth_model.tasks import LabelShare, open_task
@@ -326,7 +346,7 @@ def finetune(
     _check_page(page)
     if options["frozen"]:
         refuse_unused("with --frozen, which does not train the encoder", "layer_decay", "drop_path")
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     opened = _store_of((task,), store, [loaded])
     found, share = open_task(task, opened), LabelShare.parse(labels)
     given = {key: value for key, value in options.items() if value is not None}
@@ -339,7 +359,7 @@ def finetune(
 
         result = finetune_encoder(loaded, found, recipe, labels=share, device=device, out=out, report=report)
     about = {"store": str(opened.path) if opened else None, "synthetic": bool(opened and opened.synthetic)}
-    _write_results_page(result, about, "Fine-tuned encoder", page)
+    _write_results_page(result, about, _title(result), page)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -350,8 +370,10 @@ def finetune(
 
 
 @cli.command(first=("checkpoint", "task", "outs", "neighbours", "map_path"))
-@click.argument("source", type=FILE, metavar="STORE|FOLDER")
-@option("--checkpoint CKPT", WHAT, "Checkpoint folder, or a run folder.", FILE, required=True)
+@click.argument("source", type=FOLDER, metavar="STORE|FOLDER")
+@option(
+    "--checkpoint CKPT", WHAT, "Checkpoint folder or run folder, or the URL of a checkpoint.", FOLDER, required=True
+)
 @option("--task NAME|FILE", WHAT, "Task file that describes the bands of a folder, zip or table.")
 @option("--neighbours TILE", WHAT, "Draw the tiles that are most similar to this one to --figure.")
 @PADDING
@@ -374,8 +396,8 @@ def finetune(
 )
 @CACHE
 def embed(
-    source: Path,
-    checkpoint: Path,
+    source: str | Path,
+    checkpoint: str | Path,
     task: str | None,
     padding: Padding | None,
     outs: tuple[Path, ...],
@@ -389,7 +411,6 @@ def embed(
     """Embed tiles of a store, or other rasters, with an encoder."""
     use_threads(threads)
     from mmearth_data import cache_folder, meter
-    from mmearth_model import load_checkpoint
     from mmearth_model.evaluation.embedding import embed as embed_tiles
     from mmearth_model.evaluation.embedding import map_figure, neighbours_figure
     from mmearth_model.evaluation.embedding_files import refuse_other_content, write_parquet, write_zarr
@@ -410,7 +431,7 @@ def embed(
     for picture, flag in ((figure if neighbours else None, "--figure"), (map_path, "--map")):
         if picture is not None:
             check_output(picture, option=flag)
-    loaded = load_checkpoint(checkpoint, padding=padding)
+    loaded = _load(checkpoint, padding)
     store = _open(source) if task is None else None
     rasters = store or open_task(f"{task}={source}")
     with meter(f"Embedding {short_path(source)}", "tiles") as show:
@@ -485,6 +506,13 @@ def embed(
 @option("--scheduler URL", HARDWARE, "Compute on the workers of this Dask scheduler instead.")
 @DEVICE
 @option(
+    "--threads N",
+    HARDWARE,
+    "Number of CPU threads of each process.",
+    Number(int, Interval(ge=1, le=1024)),
+    shown="1; without processes, one per core",
+)
+@option(
     "--out OUT",
     OUTPUT,
     "Scenes: the map, a cloud-optimised GeoTIFF (.tif). Stores: a table with a row per tile (.parquet), or a folder with "
@@ -526,6 +554,7 @@ def predict(
     out: Path | None,
     mosaic: Path | None,
     device: str,
+    threads: int | None,
     as_json: bool,
     vector: Path | None,
     area_report: Path | None,
@@ -541,7 +570,7 @@ def predict(
     (T32UQD_..._B02_10m.jp2). Running the same command again resumes an interrupted one.
     """
     of_store = len(inputs) == 1 and ("://" in str(inputs[0]) or inputs[0].is_dir())
-    use_threads(None if of_store and mosaic is None else 1)
+    use_threads(threads if of_store and mosaic is None else threads or 1)
     from mmearth_model import load_network
     from mmearth_model.maps.products import Products
 
@@ -556,6 +585,7 @@ def predict(
     if of_store and mosaic is None:
         refuse_unused("without --mosaic, for a store", "vector", "area_report", "validation", "draw", "seed")
     products.check(loaded, finished)
+    options["threads"] = threads
     make = _predict_store if of_store else _predict_scene
     written = make(loaded, inputs, target, device, options, mosaic is not None)
     made = products.make(finished)
@@ -582,7 +612,7 @@ def _predict_scene(
 
     if mosaic:
         raise click.UsageError("--mosaic: expected a store to make a mosaic of, got files of a scene; give --out.")
-    names = ("bands", "level", "offset", "any_resolution")
+    names = ("bands", "level", "offset", "any_resolution", "fill_missing")
     tiling = WindowOptions(stride_px=options["stride"], overlap_px=options["overlap"], blend=options["blend"])
     with meter(f"Predicting {short_path(out)}", "px") as show:
         written = predict_scene(
@@ -593,7 +623,7 @@ def _predict_scene(
             tiling=tiling,
             scores=options["scores"],
             device=device,
-            report=show,
+            report=_mapping_shown(show, out),
             **_spreading(options, device),
         )
     return list(written)
@@ -607,14 +637,22 @@ def _predict_store(
     from mmearth_model.maps.mosaic import predict_mosaic
     from mmearth_model.maps.stores import predict_rasters, predict_table
 
-    scene_only = ("bands", "level", "offset", "any_resolution", "stride", "overlap", "blend")
+    scene_only = ("bands", "level", "offset", "any_resolution", "fill_missing", "stride", "overlap", "blend")
     refuse_unused("for a store, whose tiles are the windows", *scene_only)
     store = _open(inputs[0])
     with meter(f"Predicting {short_path(inputs[0])}", "px" if mosaic else "tiles") as show:
         if mosaic:
             spreading = _spreading(options, device)
             return list(
-                predict_mosaic(network, store, out, scores=options["scores"], device=device, report=show, **spreading)
+                predict_mosaic(
+                    network,
+                    store,
+                    out,
+                    scores=options["scores"],
+                    device=device,
+                    report=_mapping_shown(show, out),
+                    **spreading,
+                )
             )
         refuse_unused("without --mosaic, for a store", "workers", "scheduler")
         if out.suffix == ".parquet":
@@ -629,8 +667,12 @@ def _spreading(options: dict[str, Any], device: str) -> dict[str, Any]:
     from mmearth_model.devices import default_workers
 
     if options["scheduler"] is not None:
-        refuse_unused("with --scheduler, whose workers compute the map", "workers")
-    return {"workers": options["workers"] or default_workers(device), "scheduler": options["scheduler"]}
+        refuse_unused("with --scheduler, whose workers compute the map", "workers", "threads")
+    return {
+        "workers": options["workers"] or default_workers(device),
+        "scheduler": options["scheduler"],
+        "threads": options["threads"] or 1,
+    }
 
 
 # ---------------------------------------------------------------- third-party weights
@@ -646,15 +688,17 @@ def _spreading(options: dict[str, Any], device: str) -> dict[str, Any]:
     "preset reference); timm: plain ConvNeXt V2.",
     click.Choice(["finetune", "dense", "sparse", "timm"]),
 )
-@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FILE)
+@option("--store STORE", WHAT, "Put this store's statistics into the checkpoint; released files have none.", FOLDER)
 @field_option(TrainFields, "bands", text="With --store: input bands of the weights.", shown="")
 @option("--out PATH", OUTPUT, "Folder to write, or with --to a file.", FILE, required=True)
-def convert(source: str, out: Path, to: str | None, store: Path | None, bands: dict[str, list[str]] | None) -> None:
+def convert(
+    source: str, out: Path, to: str | None, store: str | Path | None, bands: dict[str, list[str]] | None
+) -> None:
     """Convert weights of third-party code, or back with --to.
 
     SOURCE is a released MMEarth checkpoint (a .pth file, or a name of catalog/checkpoints.yaml, which is downloaded), a
     classifier or UNet fine-tuned from one, plain ConvNeXt V2 weights with the names of its authors or of timm (.pth,
-    .safetensors), or a checkpoint or run of this program. From pickles, only tensors, containers and the numbers in
+    .safetensors), or a checkpoint or run of this program, also as a URL (see evaluate). From pickles, only tensors, containers and the numbers in
     args (the options of the run) are read; nothing is imported or executed, and pickles that ask for more are refused.
     """
     from mmearth_data import meter
@@ -668,9 +712,31 @@ def convert(source: str, out: Path, to: str | None, store: Path | None, bands: d
             to=to,
             store=opened,
             bands=bands or {},
-            report=lambda received: show(0, None, f"{received / 2**20:.1f} MiB"),
+            report=_bytes_shown(show),
         )
     click.echo(f"{written}: converted.")
+
+
+@cli.command()
+@click.argument("folder", type=FILE)
+@option(
+    "--licence SPDX",
+    WHAT,
+    "Licence of the weights, an identifier of the SPDX list such as CC-BY-4.0; config.json records it.",
+    shown="as recorded",
+)
+@option("--force", OUTPUT, "Replace cards that were edited.", is_flag=True)
+def describe(folder: Path, licence: str | None, force: bool) -> None:
+    """Write a model card and a STAC item of weights.
+
+    FOLDER is a checkpoint, a network, or a run (its last checkpoint). README.md is a model card with the header of the
+    Hugging Face Hub, item.json a STAC item with the Machine Learning Model extension. Checkpoints and networks already have
+    both; this writes them again with a licence, or for folders of earlier versions.
+    """
+    from mmearth_model import describe as describe_weights
+
+    written = describe_weights(folder, licence=licence, force=force)
+    click.echo(f"{short_path(written.absolute())}: README.md, item.json")
 
 
 @cli.command(first=("size", "batch", "image_size", "forms", "device"))
@@ -828,7 +894,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
 @HTML
-@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FILE, shown="the store of each run")
+@option("--store STORE", WHAT, "With --html: store whose tiles are shown.", FOLDER, shown="the store of each run")
 @option(
     "--store-page FILE",
     WHAT,
@@ -849,7 +915,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 def report(
     runs: tuple[Path, ...],
     page: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     store_page: Path | None,
     tiles: int,
     embedded: int,
@@ -924,10 +990,34 @@ def _pair(text: str) -> tuple[str, str]:
 # ---------------------------------------------------------------- shared pieces
 
 
-def _open(path: Path) -> Store:
+def _open(path: str | Path) -> Store:
     from mmearth_data import open_store
 
     return open_store(path)
+
+
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[False] = False) -> Checkpoint: ...
+@overload
+def _load(path: str | Path, padding: Padding | None, *, networks: Literal[True]) -> Checkpoint | Network: ...
+def _load(path: str | Path, padding: Padding | None, *, networks: bool = False) -> Checkpoint | Network:
+    """Open a checkpoint or, with ``networks``, also a network, and say which one it is if it was downloaded."""
+    from mmearth_data import meter
+    from mmearth_model import load_checkpoint
+    from mmearth_model.heads.network import load_weights
+
+    load = load_weights if networks else load_checkpoint
+    if "://" not in str(path):
+        return load(path, padding=padding)
+    with meter(f"Fetching {path}", "MiB") as show:
+        found = load(path, padding=padding, report=_bytes_shown(show))
+    _say(str(found.origin))
+    return found
+
+
+def _bytes_shown(show: Meter) -> Callable[[int], None]:
+    """Show the progress of a download."""
+    return lambda received: show(0, None, f"{received / 2**20:.1f} MiB")
 
 
 def _of_store(task: str) -> bool:
@@ -935,8 +1025,10 @@ def _of_store(task: str) -> bool:
     return "=" not in task
 
 
-def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Checkpoint]) -> Store | None:
-    """Store that the tasks come from: the given one, or that of the first checkpoint."""
+def _store_of(
+    tasks: tuple[str, ...], store: str | Path | None, checkpoints: Sequence[Checkpoint | Network]
+) -> Store | None:
+    """Store that the tasks come from: the given one, or that of the first checkpoint or network."""
     from mmearth_model.weights.store_record import find_store
 
     if store is not None:
@@ -945,13 +1037,21 @@ def _store_of(tasks: tuple[str, ...], store: Path | None, checkpoints: list[Chec
         return None
     if not checkpoints:
         raise click.UsageError("expected a store for the tasks, got none; give --store, or NAME=PATH as --task.")
-    record, folder = checkpoints[0].config["store"], checkpoints[0].folder
-    if not record["path"]:
+    record, folder = checkpoints[0].store, checkpoints[0].folder
+    if folder is None or not record["path"]:
         raise click.UsageError(
-            f"expected a store for the tasks, got none, and {folder} was converted without one; "
-            "convert it again with --store STORE."
+            f"expected a store for the tasks, got none, and {checkpoints[0].name} {_without_store(checkpoints[0])}."
         )
     return find_store(record, folder.parent)
+
+
+def _without_store(found: Checkpoint | Network) -> str:
+    """Say why weights record no store, and what to do."""
+    from mmearth_model import Network
+
+    if isinstance(found, Network):
+        return "was trained on files; give --store STORE"
+    return "was converted without one; convert it again with --store STORE"
 
 
 def _say(text: str) -> None:
@@ -971,8 +1071,14 @@ def _print_table(result: Evaluation, store: Store | None) -> None:
     from mmearth_model.evaluation.terminal import render_results
 
     synthetic = f" on {short_path(store.path)}{', synthetic' if store.synthetic else ''}" if store else ""
-    frozen = all(not row.protocol.startswith("finetune") for row in result.rows)
-    _print(render_results(f"{'Frozen' if frozen else 'Fine-tuned'} encoders{synthetic}", result))
+    _print(render_results(f"{_title(result)}{synthetic}", result))
+
+
+def _title(result: Evaluation) -> str:
+    """Heading of results."""
+    from mmearth_model.formatting import title_of
+
+    return title_of({row.protocol for row in result.rows})
 
 
 def _print_timings(found: list[Timing], work: Workload) -> None:
@@ -990,6 +1096,19 @@ def _print_timings(found: list[Timing], work: Workload) -> None:
         table.add(name, *(f"{value:.1f}" for value in values))
     _print(Paragraphs([f"Training steps: {title}"], style="bold"))
     _print(table)
+
+
+def _mapping_shown(show: Meter, out: Path) -> Callable[[float, float], None]:
+    """Show the progress of a map, and first where it resumes."""
+    begun: list[float] = []
+
+    def report(done: float, total: float) -> None:
+        if done and not begun:
+            _say(f"Resuming {short_path(out)}: {done:,.0f} of {total:,.0f} px are finished.")
+        begun.append(done)
+        show(done, total)
+
+    return report
 
 
 def _training_shown(show: Meter) -> Callable[[TrainProgress], None]:

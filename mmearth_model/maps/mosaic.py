@@ -174,6 +174,7 @@ def predict_mosaic(
     scores: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
+    threads: int = 1,
     device: str = "auto",
     report: Callable[[float, float], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -192,7 +193,7 @@ def predict_mosaic(
         Folder.
     scores
         Whether to write probabilities too: ``zone_EPSG.scores.tif`` and ``mosaic.scores.vrt``.
-    workers, scheduler, device, report
+    workers, scheduler, threads, device, report
         As for `predict_scene`.
 
     Returns
@@ -219,7 +220,7 @@ def predict_mosaic(
             if report is not None:
                 report(before + done, everything)
 
-        make_map(plan, workers=workers, scheduler=scheduler, device=device, report=tell)
+        make_map(plan, workers=workers, scheduler=scheduler, threads=threads, device=device, report=tell)
     files = [list(plan.forms) for plan in plans]
     names = [MOSAIC, MOSAIC.replace(".vrt", SCORES_SUFFIX.replace(".tif", ".vrt"))]
     over = [write_vrt(folder / name, list(paths)) for name, paths in zip(names, zip(*files, strict=True), strict=False)]
